@@ -1,0 +1,39 @@
+# `make demo` and `make test` set everything up themselves; both can be repeated at no cost.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.salmask-ready
+DEMO ?= runs/demo
+DEMO_METHODS ?= mocov2 mocov2+ours-hp
+
+.PHONY: help setup demo test test-all lint bench clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml tools/setup.sh tools/get_detectron2.py
+	@PYTHON=$(PYTHON) VENV=$(VENV) bash tools/setup.sh
+	@touch $@
+
+setup: $(READY) ## Make the environment (.venv); does nothing where it is up to date
+
+demo: $(READY) ## From built-in images to the paper's Table 1 in miniature, about 5 minutes on 2 cores
+	@$(BIN)/salmask sweep demo --local --out $(DEMO)
+
+test: $(READY) lint ## Lint, types, import rules and the default tests
+	@$(BIN)/python -m pytest
+
+test-all: $(READY) lint ## The default tests and the slow ones
+	@$(BIN)/python -m pytest -m ''
+
+lint: $(READY) ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY) ## Masking cost: batched against one image at a time, in one run
+	@$(BIN)/salmask bench masking
+
+clean: ## Remove the environment and caches (never runs/)
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
