@@ -1,0 +1,1 @@
+"""The harness core and the paper's own method."""

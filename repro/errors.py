@@ -1,0 +1,20 @@
+"""The one exception for input that a person can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input: a path, a config key, a checkpoint, an image, a dataset.
+
+    The message is one line that names the thing and the mend. The command line prints it and exits with status 2; no
+    traceback is shown.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one if there is any, and all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f"did you mean '{close[0]}'? " if close else ""
+    return f"; {guess}known: {', '.join(names)}"

@@ -1,0 +1,29 @@
+"""Randomness as a function of names, not of history.
+
+Everything random draws from a stream named by whole numbers (seed, purpose, epoch, index ...), so neither the number of
+workers or devices nor a resume changes it.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Purpose(IntEnum):
+    """What a stream is for; two purposes never share numbers."""
+
+    initialisation = 0
+    order = 1
+    view = 2
+    mask = 3
+    shuffle = 4
+
+
+def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:
+    """A NumPy generator for this stream."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, purpose, *names))))
+
+
+def stream_seed(seed: int, purpose: Purpose, *names: int) -> int:
+    """A seed for `torch.Generator.manual_seed`, 0 to 2**63 - 1."""
+    return int(np.random.SeedSequence((seed, purpose, *names)).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,234 @@
+"""One measured number with its provenance, kept as append-only JSON lines.
+
+A run's `results.jsonl` holds one JSON object per line. Lines are only ever added, so a crash can cost the line that was
+being written and no other; a reader says what it could not read and goes on.
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from repro.errors import UserError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number and what it takes to trace it to its run.
+
+    Attributes:
+        run_id: Hash of the run's content; the same run has the same id everywhere.
+        sweep: Name of the sweep that the run belongs to.
+        method: A row of the paper's tables, e.g. `mocov2+ours-hp`.
+        framework: `mocov2`, `simclr` or `none`.
+        strategy: `none`, `high_pass`, `strong_blur` or `mean_fill`.
+        fidelity: `paper`, `released`, or the paper's equations with the released parts named.
+        seed: Seed of the run.
+        task: What was done with the checkpoint, e.g. `linear`.
+        dataset: Dataset that the number was measured on.
+        split: Split of that dataset, e.g. `val`.
+        protocol: Name and version of the evaluation, with its departures, e.g. `linear-moco-v1[epochs=10]`.
+        metric: What was measured, e.g. `top1` (the last epoch) or `top1_best`.
+        value: The number; percent for accuracies. Always finite.
+        scale: Empty at the paper's scale, else the departures from it. A result with a scale is *tiny*.
+        commit: Commit of the code that measured it.
+        dirty: Whether the work tree had uncommitted changes.
+        device: What it was measured on.
+        started: When the evaluation started, ISO 8601, UTC.
+        duration_s: How long it took, in seconds.
+        schema: Version of this record's layout.
+    """
+
+    run_id: str
+    sweep: str
+    method: str
+    framework: str
+    strategy: str
+    fidelity: str
+    seed: int
+    task: str
+    dataset: str
+    split: str
+    protocol: str
+    metric: str
+    value: float
+    scale: str
+    commit: str
+    dirty: bool
+    device: str
+    started: str
+    duration_s: float
+    schema: int = SCHEMA
+
+
+_TYPES: dict[str, type] = get_type_hints(Result)
+FIELDS: tuple[str, ...] = tuple(_TYPES)
+_EXACT = tuple(_TYPES.values())
+_NUMBERS = (FIELDS.index("value"), FIELDS.index("duration_s"))
+_STARTED = FIELDS.index("started")
+
+
+def append(path: Path, results: Sequence[Result]) -> None:
+    """Add results to a file: all of them, or none.
+
+    The lines go out in one write, followed by fsync. Where an earlier write was cut off in the middle of a line, the
+    new lines start on a line of their own, so that the torn one spoils nothing.
+
+    Args:
+        path: The run's `results.jsonl`; made if it is not there. Its folder must exist.
+        results: What to add; nothing is written if it is empty.
+
+    Raises:
+        UserError: A result holds a wrong type or a number that is not finite, or the file cannot be written.
+    """
+    if not results:
+        return
+    payload = "".join(_line(result) for result in results).encode()
+    try:
+        _append_bytes(path, payload)
+    except OSError as error:
+        reason = f"{error.strerror}; nothing was added, mend that and evaluate again"
+        raise UserError(f"cannot add results to {path}: {reason}") from error
+
+
+def read(path: Path) -> tuple[list[Result], list[str]]:
+    """Read a file of results.
+
+    Args:
+        path: A `results.jsonl`.
+
+    Returns:
+        The results in the order of the file, and one warning per kind of trouble, each with file and line.
+
+    Raises:
+        UserError: The file cannot be opened.
+    """
+    rows, warnings = read_rows(path)
+    return [Result(*row) for row in rows], warnings
+
+
+def read_rows(path: Path) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """Read a file of results as plain tuples, for those who read a great many.
+
+    Args:
+        path: A `results.jsonl`.
+
+    Returns:
+        The values of each result in the order of `FIELDS`, and the warnings of `read`.
+
+    Raises:
+        UserError: The file cannot be opened.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
+    rows: list[tuple[Any, ...]] = []
+    troubles: dict[str, list[int]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = _parse(line, last=number == len(lines))
+            rows.append(_values(record))
+        except ValueError as error:
+            troubles.setdefault(f"{error}; skipped", []).append(number)
+        else:
+            for name in record.keys() - _TYPES.keys():
+                troubles.setdefault(f"unknown field {name!r}; ignored", []).append(number)
+    return rows, [_warning(path, reason, numbers) for reason, numbers in troubles.items()]
+
+
+def _line(result: Result) -> str:
+    try:
+        values = _values(vars(result))
+    except ValueError as error:
+        raise UserError(
+            f"cannot record {result.metric} of {result.method}, run {result.run_id}: {error}; nothing was added"
+        ) from error
+    return json.dumps(dict(zip(FIELDS, values, strict=True))) + "\n"
+
+
+def _append_bytes(path: Path, payload: bytes) -> None:
+    new = not path.exists()
+    with path.open("a+b", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        if before:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                payload = b"\n" + payload
+        try:
+            written = file.write(payload)
+            if written != len(payload):
+                raise OSError(0, f"only {written} of {len(payload)} bytes were written, is the disk full?")
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+    if new:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name as durable as its content."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _parse(line: bytes, *, last: bool) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode())
+    except ValueError as error:
+        raise ValueError("the last line is torn (a write was cut off)" if last else "not a line of JSON") from error
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
+
+
+def _values(record: dict[str, Any]) -> tuple[Any, ...]:
+    """Order and check the values of one record.
+
+    Raises:
+        ValueError: Unknown schema, missing field, wrong type, a number that is not finite, or no ISO 8601 time.
+    """
+    if (schema := record.get("schema", SCHEMA)) != SCHEMA:
+        raise ValueError(f"schema {schema!r} is unknown, this version reads {SCHEMA}")
+    values = tuple(record.values())
+    # A record that we wrote passes here; the field-by-field check is for the others, and five times slower.
+    if tuple(record) != FIELDS or tuple(map(type, values)) != _EXACT:
+        values = tuple(_field(record, name, kind) for name, kind in _TYPES.items())
+    for index in _NUMBERS:
+        if not math.isfinite(values[index]):
+            raise ValueError(f"{FIELDS[index]} is {values[index]}, not a finite number")
+    try:
+        datetime.fromisoformat(values[_STARTED])
+    except ValueError as error:
+        raise ValueError(f"started is {values[_STARTED]!r}, not an ISO 8601 time") from error
+    return values
+
+
+def _field(record: dict[str, Any], name: str, kind: type) -> Any:
+    if name not in record:
+        if name == "schema":
+            return SCHEMA
+        raise ValueError(f"field {name!r} is missing")
+    value = record[name]
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"field {name!r} is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _warning(path: Path, reason: str, numbers: list[int]) -> str:
+    more = f" (and {len(numbers) - 1} more lines)" if len(numbers) > 1 else ""
+    return f"{path}:{numbers[0]}: {reason}{more}"
