@@ -1,0 +1,150 @@
+"""`salmask data`: which data sets there are, whether one is whole, and how to unpack one."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from repro import datasets
+from repro.datasets import DATASETS, SPLITS, Dataset
+from repro.errors import UserError
+from repro.verify import Report
+from repro.verify import verify as verify_dataset
+
+app = typer.Typer(no_args_is_help=True, help="List, verify and prepare data sets.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help=f"One of: {', '.join(DATASETS)}.")]
+Root = Annotated[
+    Path | None, typer.Option("--root", metavar="DIR", help="Its folder; default: as `salmask data list` shows.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("list")
+def list_datasets(as_json: Json = False) -> None:
+    """Show the data sets, and where each one's root was found.
+
+    Example: salmask data list
+    """
+    places = {name: _place(entry) for name, entry in DATASETS.items()}
+    if as_json:
+        rows = [
+            {
+                "name": entry.name,
+                "title": entry.title,
+                "classes": None if entry.classes is None else len(entry.classes),
+                "root": places[entry.name].root,
+                "note": places[entry.name].note,
+                "layout": entry.layout,
+            }
+            for entry in DATASETS.values()
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    console = Console()
+    table = Table("name", "classes", Column("root", overflow="fold"), "what and where", show_lines=True)
+    for entry in DATASETS.values():
+        place = places[entry.name]
+        classes = "as set" if entry.classes is None else str(len(entry.classes))
+        what = f"{entry.title}\n{entry.layout}"
+        table.add_row(entry.name, classes, escape(place.root or place.short), escape(what))
+    console.print(table)
+    console.print(f"To set a root: {escape(datasets.how_to_set_root('NAME'))}.", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def verify(
+    name: Name,
+    *,
+    root: Root = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decode the images.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show the images of every class.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one for each core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count the images of every class and split, and report everything that is wrong.
+
+    Exits with 0 where all is well, 1 where something must be mended, 2 where there is nothing to check.
+
+    Example: salmask data verify imagenet100 --root /data/imagenet --quick
+    """
+    entry = datasets.find(name)
+    if root is not None and not entry.needs_root:
+        raise UserError(f"data set {name!r} is drawn and has no root; leave --root out")
+    report = verify_dataset(name, datasets.find_root(name, root), deep=not quick, workers=workers)
+    if as_json:
+        typer.echo(json.dumps(report.to_plain(), indent=2))
+    else:
+        _print_report(report, per_class)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def prepare(
+    name: Name,
+    archives: Annotated[Path, typer.Option("--from", metavar="DIR", help="Folder with the downloaded archives.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where to; default: $SALMASK_DATA/NAME or data.yaml.")
+    ] = None,
+) -> None:
+    """Unpack what a data set needs from its archives; can be stopped and repeated.
+
+    Example: salmask data prepare imagenet100 --from ~/downloads --root /data/imagenet100
+    """
+    entry = datasets.find(name)
+    if entry.prepare is None:
+        typer.echo(f"{name}: nothing to prepare ({entry.layout})")
+        return
+    target = datasets.new_root(name, root)
+    entry.prepare(archives, target)
+    typer.echo(f"{name}: ready in {target}; check it with `salmask data verify {name} --root {target}`")
+
+
+class _Place(NamedTuple):
+    root: str | None
+    short: str = ""  # why there is no root, for a table
+    note: str = ""  # and what to do about it
+
+
+def _place(entry: Dataset) -> _Place:
+    if not entry.needs_root:
+        return _Place(None, "none needed", "none needed")
+    try:
+        return _Place(str(datasets.find_root(entry.name, None)))
+    except datasets.RootNotSetError as error:
+        return _Place(None, "not set", str(error))
+    except UserError as error:
+        return _Place(None, str(error), str(error))
+
+
+def _print_report(report: Report, per_class: bool) -> None:
+    console = Console(soft_wrap=True)  # a path is to be copied, not broken over lines
+    table = Table("split", "classes", "images", "per class", title=f"{report.name} {report.root or ''}".strip())
+    for split in SPLITS:
+        counts = sorted(report.counts.get(split, {}).values())
+        spread = f"{counts[0]} to {counts[-1]}, median {median(counts):g}" if counts else "–"
+        table.add_row(split, str(len(counts)), str(report.total(split)), spread)
+    console.print(table)
+    if per_class:
+        console.print(_per_class(report))
+    for problem in report.problems:
+        console.print(f"[red]{problem.kind}[/red] {escape(problem.path)}: {escape(problem.message)}", highlight=False)
+    for warning in report.warnings:
+        console.print(f"[yellow]warning[/yellow] {escape(warning)}", highlight=False)
+    kinds = Counter(problem.kind for problem in report.problems)
+    summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
+    depth = "every image decoded" if report.decoded else "images not decoded (--quick)"
+    console.print(f"{summary}; {depth}", highlight=False)
+
+
+def _per_class(report: Report) -> Table:
+    table = Table("class", *SPLITS)
+    for name in sorted({name for counts in report.counts.values() for name in counts}):
+        table.add_row(escape(name), *(str(report.counts.get(split, {}).get(name, 0)) for split in SPLITS))
+    return table

@@ -1,0 +1,320 @@
+"""The data sets: where their images lie, which classes they have, and how a split is opened.
+
+Adding a data set is adding one entry to `DATASETS`.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import platformdirs
+import yaml
+from PIL import Image
+
+from repro import imagenet
+from repro.errors import UserError
+from repro.folders import FolderImages, class_folders, shortened
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+ROOT_VARIABLE = "SALMASK_DATA"
+"""Environment variable: a folder with one folder (or link) for each data set."""
+
+
+class RootNotSetError(UserError):
+    """Nothing says where a data set is; the message says every way to."""
+
+
+class Images(Protocol):
+    """What every split of a data set is: decoded images with labels, by index."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names; a label is an index into them."""
+
+    @property
+    def targets(self) -> Sequence[int]:
+        """The label of every image, known without decoding any."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+    def fingerprint(self) -> str:
+        """A short hex digest that changes when the data does."""
+
+
+class ScenesSettings(Protocol):
+    """What `repro.scenes` needs to know; `repro.run.Scenes` is one."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def size(self) -> int:
+        """Side of a scene in pixels."""
+
+    @property
+    def train_count(self) -> int:
+        """Images of the training split."""
+
+    @property
+    def val_count(self) -> int:
+        """Images of the validation split."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is drawn."""
+
+
+Opener = Callable[[Split, Path | None, ScenesSettings], Images]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set.
+
+    Attributes:
+        name: What a run's `data.dataset` says.
+        title: What it is, in a few words.
+        layout: Where its files lie; one paragraph.
+        open: A split of it as `Images`; called with split, root and the settings of built-in scenes.
+        needs_root: Whether it is read from a folder.
+        generated: Whether its images are drawn rather than read.
+        classes: Class folders in the order of their labels; None: known only from the root or the settings.
+        expected: Images of a split in the published data set, where known. A mismatch is worth a warning, no more.
+        root_names: Names under which its root is looked up, the best one first.
+        mend: What to do about a root that has another layout.
+        prepare: Makes the root (second argument) from the archives in a folder (first); None: nothing to make.
+    """
+
+    name: str
+    title: str
+    layout: str
+    open: Opener
+    needs_root: bool = True
+    generated: bool = False
+    classes: tuple[str, ...] | None = None
+    expected: Mapping[Split, int] = field(default_factory=dict)
+    root_names: tuple[str, ...] = ()
+    mend: str = "put the images into one folder for each class"
+    prepare: Callable[[Path, Path], None] | None = None
+
+
+def find(dataset: str) -> Dataset:
+    """The entry of a data set.
+
+    Raises:
+        UserError: there is none of that name; says the nearest.
+    """
+    if dataset not in DATASETS:
+        raise UserError(f"unknown data set {dataset!r}{_nearest(dataset, DATASETS)}; known: {', '.join(DATASETS)}")
+    return DATASETS[dataset]
+
+
+def find_root(dataset: str, given: Path | None) -> Path | None:
+    """The folder of a data set: as given, else from $SALMASK_DATA, else from the user's `data.yaml`.
+
+    Args:
+        dataset: Its name.
+        given: By the command line or `machine.data_root`.
+
+    Returns:
+        An existing folder that is not empty; None for a data set that is read from no folder.
+
+    Raises:
+        RootNotSetError: no root is set.
+        UserError: the name is unknown, or the folder is missing or empty.
+    """
+    entry = find(dataset)
+    if not entry.needs_root:
+        return None
+    if given is not None:
+        return _usable(given, entry, "as given")
+    variable = _variable_folder()
+    for name in entry.root_names:
+        if variable is not None and (variable / name).exists():
+            return _usable(variable / name, entry, f"by ${ROOT_VARIABLE}")
+    listed = _listed_roots()
+    for name in entry.root_names:
+        if name in listed:
+            return _usable(listed[name], entry, f"by {config_file()}")
+    raise RootNotSetError(f"no root set for data set {dataset!r}: {how_to_set_root(entry.root_names[0])}")
+
+
+def how_to_set_root(name: str) -> str:
+    """Every way to say where the data set of a name is."""
+    return (
+        f"give --root DIR or machine.data_root=DIR, or make ${ROOT_VARIABLE}/{name}, "
+        f"or write `{name}: DIR` into {config_file()}"
+    )
+
+
+def new_root(dataset: str, given: Path | None) -> Path:
+    """The folder in which a data set is to be made; unlike `find_root`'s it need not exist.
+
+    Raises:
+        UserError: the name is unknown or no folder is named.
+    """
+    entry = find(dataset)
+    variable, listed = _variable_folder(), _listed_roots()
+    if given is not None:
+        return given.expanduser()
+    if variable is not None:
+        return variable / entry.root_names[0]
+    for name in entry.root_names:
+        if name in listed:
+            return listed[name]
+    raise UserError(f"where to put data set {dataset!r}? give --root DIR, or set ${ROOT_VARIABLE}")
+
+
+def open_images(dataset: str, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    """One split of a data set.
+
+    Args:
+        dataset: Its name.
+        split: Which part.
+        root: From `find_root`.
+        scenes: Settings of the built-in scenes; other data sets ignore them.
+
+    Raises:
+        UserError: the name is unknown, the root is missing, or it lacks the split or a class.
+    """
+    entry = find(dataset)
+    return entry.open(split, root if entry.needs_root else None, scenes)
+
+
+def config_file() -> Path:
+    """The user's list of data roots, a YAML mapping of name to folder; it need not exist."""
+    return platformdirs.user_config_path("salmask") / "data.yaml"
+
+
+def _variable_folder() -> Path | None:
+    value = os.environ.get(ROOT_VARIABLE, "")
+    if not value:
+        return None
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"${ROOT_VARIABLE} names {folder}, which is not a folder; make it or unset the variable")
+    return folder
+
+
+def _listed_roots() -> dict[str, Path]:
+    path = config_file()
+    try:
+        listed = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); mend or remove it"
+        ) from error
+    if listed is None:
+        return {}
+    if not isinstance(listed, dict) or not all(isinstance(value, str) for value in listed.values()):
+        raise UserError(f"{path}: must map the names of data sets to folders, one `NAME: DIR` a line")
+    known = sorted({name for entry in DATASETS.values() for name in entry.root_names})
+    for name in listed:
+        if name not in known:
+            raise UserError(f"{path}: unknown data set {name!r}{_nearest(str(name), known)}; known: {', '.join(known)}")
+    return {name: path.parent / Path(value).expanduser() for name, value in listed.items()}
+
+
+def _usable(folder: Path, entry: Dataset, source: str) -> Path:
+    folder = folder.expanduser()
+    try:
+        with os.scandir(folder) as entries:
+            empty = next(entries, None) is None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror} (root of {entry.name}, {source}); name an existing folder"
+        ) from error
+    if empty:
+        raise UserError(f"{folder}: the folder is empty (root of {entry.name}, {source}); {entry.mend}")
+    return folder
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _needed(root: Path | None) -> Path:
+    if root is None:
+        raise UserError("this data set is read from a folder, and none was given; give machine.data_root=DIR")
+    return root
+
+
+def _open_imagenet100(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    entry = DATASETS["imagenet100"]
+    return FolderImages(_needed(root), split, classes=entry.classes, mend=entry.mend)
+
+
+def _open_folder(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    # The training classes number the labels of both splits: a class that val lacks must not shift the others.
+    root, mend = _needed(root), DATASETS["folder"].mend
+    classes = class_folders(root / "train", mend=mend)
+    extra = sorted(set(class_folders(root / split, mend=mend)) - set(classes))
+    if extra:
+        raise UserError(f"{root / split}: {shortened(extra)} class folders are not in train; add or remove them")
+    return FolderImages(root, split, classes=classes, mend=mend)
+
+
+def _open_cutouts(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    return _open_scenes(split, _needed(root), scenes)
+
+
+def _open_scenes(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    from repro.scenes import Scenes
+
+    count = scenes.train_count if split == "train" else scenes.val_count
+    return Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
+
+
+DATASETS: dict[str, Dataset] = {
+    entry.name: entry
+    for entry in (
+        Dataset(
+            name="imagenet100",
+            title="ImageNet-100 (CMC's 100 classes of ImageNet-1k)",
+            layout="an ordinary ImageNet-1k root, train/WNID/*.JPEG and val/WNID/*.JPEG; only the 100 classes are read",
+            open=_open_imagenet100,
+            classes=imagenet.class_list(),
+            # 50 a class by construction; the training count as the literature on this class list gives it.
+            expected={"train": 126_689, "val": 5_000},
+            root_names=("imagenet100", "imagenet"),
+            mend="unpack with `salmask data prepare imagenet100 --from ARCHIVES`",
+            prepare=imagenet.prepare_imagenet100,
+        ),
+        Dataset(
+            name="folder",
+            title="your own images",
+            layout="train/CLASS/**/IMAGE and val/CLASS/**/IMAGE, the same classes in both",
+            open=_open_folder,
+            root_names=("folder",),
+        ),
+        Dataset(
+            name="scenes",
+            title="built-in scenes, drawn shapes",
+            layout="no files: every image is drawn from the seed, with its class, box and mask",
+            open=_open_scenes,
+            needs_root=False,
+            generated=True,
+            root_names=("scenes",),
+        ),
+        Dataset(
+            name="scenes-cutouts",
+            title="built-in scenes, pasted cut-outs",
+            layout="PNG files with transparency, in any folders; every file is a class that scenes are composed from",
+            open=_open_cutouts,
+            generated=True,
+            root_names=("scenes-cutouts",),
+            mend="name a folder of PNG files with transparency",
+        ),
+    )
+}

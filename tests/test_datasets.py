@@ -1,0 +1,251 @@
+import hashlib
+import importlib.resources
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from image_samples import make_folder_root, make_imagenet_root, write_image
+from PIL import Image
+
+from repro import datasets
+from repro.datasets import find_root, new_root, open_images
+from repro.errors import UserError
+from repro.folders import FolderImages
+from repro.imagenet import class_list
+
+
+@dataclass(frozen=True)
+class TinyScenes:
+    classes: int = 4
+    size: int = 64
+    train_count: int = 12
+    val_count: int = 8
+    seed: int = 3
+
+
+@pytest.fixture(autouse=True)
+def no_roots_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(datasets.ROOT_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_folder_root(tmp_path / "data")
+
+
+@pytest.fixture
+def imagenet_root(tmp_path: Path) -> Path:
+    return make_imagenet_root(tmp_path / "imagenet")
+
+
+def write_data_yaml(content: object) -> Path:
+    path = datasets.config_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+# Folders
+
+
+def test_a_folder_is_read_with_sorted_classes_nested_files_and_nothing_hidden(root: Path) -> None:
+    write_image(root / "train/ant/deep/er/x.JPG", 90)
+    write_image(root / "train/ant/.hidden.png", 91)
+    write_image(root / "train/.part/0.png", 92)
+    (root / "train/ant/notes.txt").write_text("not an image")
+    train = open_images("folder", "train", root, TinyScenes())
+    assert list(train.classes) == ["ant", "mole", "zebra"]
+    assert list(train.targets) == [0] * 5 + [1] * 4 + [2] * 4
+    assert len(train) == 13
+    image, label = train[len(train) - 1]
+    assert (image.mode, image.size, label) == ("RGB", (12, 10), 2)
+    assert np.array_equal(np.asarray(image), np.asarray(Image.open(root / "train/zebra/3.png")))
+
+
+def test_a_class_that_val_lacks_does_not_shift_the_labels(root: Path) -> None:
+    for file in (root / "val/mole").iterdir():
+        file.unlink()
+    (root / "val/mole").rmdir()
+    with pytest.raises(UserError, match=r"1 \(mole\) of 3 class folders missing"):
+        open_images("folder", "val", root, TinyScenes())
+    write_image(root / "val/mole/0.png", 60)
+    write_image(root / "val/newt/0.png", 61)
+    with pytest.raises(UserError, match=r"1 \(newt\) class folders are not in train"):
+        open_images("folder", "val", root, TinyScenes())
+
+
+def test_missing_and_empty_folders_are_named(root: Path, tmp_path: Path) -> None:
+    for file in (root / "val/ant").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"1 \(ant\) class folders have no image"):
+        open_images("folder", "val", root, TinyScenes())
+    with pytest.raises(UserError, match=r"test: No such file.*test/CLASS/IMAGE"):
+        FolderImages(root, "test")
+    (tmp_path / "flat/train").mkdir(parents=True)
+    write_image(tmp_path / "flat/train/0.png", 1)
+    with pytest.raises(UserError, match="lie flat, without class folders; put the images into one folder"):
+        open_images("folder", "train", tmp_path / "flat", TinyScenes())
+
+
+def test_the_fingerprint_changes_with_names_sizes_and_labels_only(root: Path) -> None:
+    def fingerprint(classes: tuple[str, ...] | None = None) -> str:
+        return FolderImages(root, "train", classes=classes).fingerprint()
+
+    first = fingerprint()
+    assert len(first) == 16
+    assert int(first, 16) >= 0
+    os.utime(root / "train/ant/0.png", (1, 1))
+    assert fingerprint() == first
+    assert fingerprint(("zebra", "mole", "ant")) != first
+    file = root / "train/ant/0.png"
+    file.write_bytes(file.read_bytes() + b"\0")
+    grown = fingerprint()
+    assert grown != first
+    file.rename(root / "train/ant/9.png")
+    assert fingerprint() not in {first, grown}
+
+
+def test_folder_images_can_be_sent_to_a_worker(root: Path) -> None:
+    train = FolderImages(root, "train")
+    copy = pickle.loads(pickle.dumps(train))
+    assert copy.fingerprint() == train.fingerprint()
+    assert copy[5][0].tobytes() == train[5][0].tobytes()
+
+
+# ImageNet-100
+
+
+def test_the_class_list_is_the_committed_one() -> None:
+    text = importlib.resources.files("repro").joinpath("imagenet100_classes.txt").read_bytes()
+    assert hashlib.sha256(text).hexdigest().startswith("5ee5db69")
+    assert len(class_list()) == len(set(class_list())) == 100
+    assert list(class_list()) == sorted(class_list())
+    assert (class_list()[0], class_list()[-1]) == ("n01558993", "n13040303")
+
+
+def test_imagenet100_reads_only_its_classes_of_an_imagenet_root(imagenet_root: Path) -> None:
+    val = open_images("imagenet100", "val", imagenet_root, TinyScenes())
+    assert tuple(val.classes) == class_list()
+    assert list(val.targets) == list(range(100))
+    assert isinstance(val, FolderImages)
+    assert [Path(file).parent.name for file in val.files] == list(class_list())
+
+
+def test_imagenet100_names_how_many_classes_are_missing(imagenet_root: Path) -> None:
+    for wnid in class_list()[10:17]:
+        (imagenet_root / "train" / wnid).rename(imagenet_root / f"away-{wnid}")
+    with pytest.raises(UserError, match=r"7 \(n\d{8}, .*…\) of 100 class folders missing.*data prepare") as caught:
+        open_images("imagenet100", "train", imagenet_root, TinyScenes())
+    assert class_list()[10] in str(caught.value)
+
+
+def test_a_flat_validation_folder_is_refused_with_the_mend(imagenet_root: Path) -> None:
+    (imagenet_root / "val").rename(imagenet_root / "sorted")
+    write_image(imagenet_root / "val/ILSVRC2012_val_00000001.JPEG", 1)
+    with pytest.raises(UserError, match=r"flat.*`salmask data prepare imagenet100 --from ARCHIVES`"):
+        open_images("imagenet100", "val", imagenet_root, TinyScenes())
+
+
+# Scenes
+
+
+def test_scenes_are_opened_with_the_settings_of_their_split() -> None:
+    train, val = (open_images("scenes", split, None, TinyScenes()) for split in datasets.SPLITS)
+    assert (len(train), len(val), len(train.classes)) == (12, 8, 4)
+    assert train[0][0].size == (64, 64)
+    assert train[0][1] == train.targets[0]
+    assert train.fingerprint() != val.fingerprint()
+
+
+def test_cutouts_need_a_folder() -> None:
+    with pytest.raises(UserError, match="read from a folder"):
+        open_images("scenes-cutouts", "train", None, TinyScenes())
+
+
+# Roots
+
+
+def test_the_root_is_looked_up_in_order(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, named = tmp_path / "listed", tmp_path / "named/folder"
+    for folder in (listed, named):
+        (folder / "train").mkdir(parents=True)
+    assert find_root("scenes", None) is None
+    with pytest.raises(UserError, match=r"--root DIR.*machine\.data_root=DIR.*\$SALMASK_DATA/folder.*data\.yaml"):
+        find_root("folder", None)
+    write_data_yaml({"folder": str(listed)})
+    assert find_root("folder", None) == listed
+    monkeypatch.setenv(datasets.ROOT_VARIABLE, str(named.parent))
+    assert find_root("folder", None) == named
+    assert find_root("folder", root) == root
+    named.rename(named.parent / "other")
+    assert find_root("folder", None) == listed
+
+
+def test_imagenet100_shares_the_root_of_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("store/imagenet/train", "store/imagenet100/train", "a/train", "b/train"):
+        (tmp_path / name).mkdir(parents=True)
+    write_data_yaml({"imagenet": str(tmp_path / "a")})
+    assert find_root("imagenet100", None) == tmp_path / "a"
+    write_data_yaml({"imagenet": str(tmp_path / "a"), "imagenet100": str(tmp_path / "b")})
+    assert find_root("imagenet100", None) == tmp_path / "b"
+    monkeypatch.setenv(datasets.ROOT_VARIABLE, str(tmp_path / "store"))
+    assert find_root("imagenet100", None) == tmp_path / "store/imagenet100"
+    (tmp_path / "store/imagenet100/train").rmdir()
+    (tmp_path / "store/imagenet100").rmdir()
+    assert find_root("imagenet100", None) == tmp_path / "store/imagenet"
+
+
+def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"nowhere: No such file.*root of folder, as given"):
+        find_root("folder", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: the folder is empty"):
+        find_root("folder", tmp_path / "empty")
+    monkeypatch.setenv(datasets.ROOT_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"\$SALMASK_DATA names .*nowhere, which is not a folder"):
+        find_root("folder", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("imagenet: [", "cannot be read as YAML"),
+        ("- imagenet", "must map the names"),
+        ("folder: 3", "must map the names"),
+        ("imagnet100: /data", "unknown data set 'imagnet100' .did you mean 'imagenet100'"),
+    ],
+)
+def test_a_bad_list_of_roots_is_refused(content: str, words: str) -> None:
+    path = write_data_yaml(content)
+    with pytest.raises(UserError, match=words) as caught:
+        find_root("folder", None)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_root_in_the_list_may_be_relative_to_it() -> None:
+    path = write_data_yaml({"folder": "images"})
+    (path.parent / "images/train").mkdir(parents=True)
+    assert find_root("folder", None) == path.parent / "images"
+
+
+def test_a_new_root_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="where to put"):
+        new_root("imagenet100", None)
+    write_data_yaml({"imagenet": str(tmp_path / "a")})
+    assert new_root("imagenet100", None) == tmp_path / "a"
+    monkeypatch.setenv(datasets.ROOT_VARIABLE, str(tmp_path))
+    assert new_root("imagenet100", None) == tmp_path / "imagenet100"
+    assert new_root("imagenet100", tmp_path / "b") == tmp_path / "b"
+
+
+def test_an_unknown_data_set_gets_the_nearest_name() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown data set 'imagenet10' \(did you mean 'imagenet100'\?\); known: .*scenes"
+    ):
+        open_images("imagenet10", "train", None, TinyScenes())

@@ -1,0 +1,394 @@
+"""From rows to Table 1: nothing averaged that differs, nothing tiny unmarked, the paper's values as they were read.
+
+The expected pages are `tests/golden/table1.*`. After a change that is meant, write them anew and read the difference:
+
+    SALMASK_UPDATE_GOLDENS=1 python -m pytest tests/test_tables.py -k golden && git diff tests/golden
+"""
+
+import csv
+import hashlib
+import io
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from repro.errors import UserError
+from repro.records import Result
+from results.formats import Table
+from results.published import PAPER, table1
+from results.tables import render, write
+
+GOLDEN = Path(__file__).parent / "golden"
+TINY = "resnet18, 64 px, 6 epochs, scenes"
+BASE = Result(
+    run_id="",
+    sweep="full",
+    method="mocov2",
+    framework="mocov2",
+    strategy="none",
+    fidelity="paper",
+    seed=0,
+    task="linear",
+    dataset="imagenet100",
+    split="val",
+    protocol="linear-moco-v1",
+    metric="top1",
+    value=68.0,
+    scale="",
+    commit="abc1234def5678",
+    dirty=False,
+    device="NVIDIA A100",
+    started="2026-11-22T10:00:00Z",
+    duration_s=60.0,
+)
+
+
+def rows_of(method: str = "mocov2", values: Sequence[float] = (68.0,), **changes: Any) -> list[Result]:
+    """One run per value, with seeds from 0."""
+    made = []
+    for seed, value in enumerate(values):
+        fields = {"seed": seed, "framework": method.split("+", maxsplit=1)[0], **changes}
+        run_id = f"{method}-s{fields['seed']}-{fields.get('dataset', '')}"
+        made.append(replace(BASE, **{"run_id": run_id, "method": method, "value": value, **fields}))
+    return made
+
+
+def frame_of(*results: Result) -> pd.DataFrame:
+    return pd.DataFrame([{**vars(result), "path": f"runs/{result.run_id}/results.jsonl"} for result in results])
+
+
+def records_of(table: Table) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(table.csv()), keep_default_na=False)
+
+
+def markdown_rows(table: Table) -> dict[str, list[str]]:
+    lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+# --- the published numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "total", "digest"),
+    [
+        ("table1", 39, 3069.57, "4cab90594d2923bcac62803271b9ae4f5005a14e79ae830e28aca405c099d84a"),
+        ("table2", 117, 5587.23, "e9766081eed61771b8a2400ab2cf32e1298fbc440ab74189a88353b3e7ed0eb0"),
+        ("table3", 10, 551.63, "e07eaf94bb09de7d3cb83f1be1f1cbe767dbff099563598f331233e1608ed3ae"),
+    ],
+)
+def test_the_published_values_are_as_read(name: str, count: int, total: float, digest: str) -> None:
+    text = (PAPER / f"{name}.csv").read_text(encoding="utf-8")
+    as_read = "".join(line.split(",", 1)[1] for line in text.splitlines(keepends=True))
+    assert hashlib.sha256(as_read.encode()).hexdigest() == digest
+    values = [float(line["value"]) for line in csv.DictReader(text.splitlines())]
+    assert len(values) == count
+    assert sum(values) == pytest.approx(total, abs=1e-6)
+
+
+def test_table_1_is_published_in_the_papers_order_with_its_best_cells() -> None:
+    published = table1()
+    assert [row.label for row in published.rows.values()] == [
+        "Supervised",
+        "MoCov2",
+        "MoCov2 + MSCN",
+        "MoCov2 + ADIOS",
+        "MoCov2 + OURS, high-pass",
+        "MoCov2 + OURS, strong blur",
+        "MoCov2 + OURS, mean fill",
+        "SimCLR",
+        "SimCLR + MSCN",
+        "SimCLR + ADIOS",
+        "SimCLR + OURS, high-pass",
+        "SimCLR + OURS, strong blur",
+        "SimCLR + OURS, mean fill",
+    ]
+    assert published.values["mocov2+ours-hp", "ImageNet-100"] == 73.80
+    assert published.values["simclr+adios", "Caltech-101"] == 81.96
+    assert published.best == {
+        ("mocov2+ours-hp", "ImageNet-100"),
+        ("mocov2+ours-hp", "Caltech-101"),
+        ("mocov2+ours-hp", "Flowers-102"),
+        ("simclr+ours-hp", "ImageNet-100"),
+        ("simclr+ours-hp", "Caltech-101"),
+        ("simclr+ours-blur", "Flowers-102"),
+    }
+
+
+def test_table_3_names_the_masked_branch() -> None:
+    with (PAPER / "table3.csv").open() as file:
+        branch = {line["row"]: line["mask_branch"] for line in csv.DictReader(file)}
+    assert branch["mocov2+ours-mean"] == "query"
+    assert {row.partition("@")[2]: name for row, name in branch.items() if "@" in row} == {"key": "key", "both": "both"}
+
+
+# --- the numbers of the table
+
+
+def test_mean_and_sample_std_and_difference_match_a_hand_computation() -> None:
+    values = (68.1, 68.9, 70.3)
+    (record,) = records_of(render("table1", frame_of(*rows_of(values=values)))).to_dict("records")
+    assert record["mean"] == pytest.approx(69.1, abs=1e-4)
+    assert record["std"] == pytest.approx(1.11355, abs=1e-4)  # sqrt((1.0 + 0.04 + 1.44) / 2)
+    assert record["std"] == pytest.approx(statistics.stdev(values), abs=1e-4)
+    assert record["n"] == 3
+    assert record["difference"] == pytest.approx(69.1 - 68.22, abs=1e-4)
+    assert record["runs"].split() == ["mocov2-s0-", "mocov2-s1-", "mocov2-s2-"]
+    assert markdown_rows(render("table1", frame_of(*rows_of(values=values))))["MoCov2"] == [
+        "68.22",
+        "69.10 ± 1.11 (3)",
+        "+0.88",
+    ]
+
+
+def test_a_single_run_has_no_std() -> None:
+    table = render("table1", frame_of(*rows_of(values=(67.5,))))
+    assert markdown_rows(table)["MoCov2"] == ["68.22", "67.50 (1)", "-0.72"]
+    assert records_of(table).loc[0, "std"] == ""
+
+
+def test_all_rows_show_what_was_not_run() -> None:
+    table = render("table1", frame_of(*rows_of()), rows="all")
+    assert len(markdown_rows(table)) == 13 + 2
+    assert markdown_rows(table)["SimCLR + MSCN"] == ["77.18", "–", "–"]
+    records = records_of(table).set_index("row")
+    assert records.loc["simclr+mscn", "ours"] == "not run"
+    assert records.loc["simclr+mscn", "mean"] == ""
+    assert records.loc["simclr+mscn", "n"] == 0
+    assert list(markdown_rows(render("table1", frame_of(*rows_of()))))[2:] == ["MoCov2"]
+
+
+def test_the_best_of_a_block_is_bold_and_a_lone_run_is_not() -> None:
+    frame = frame_of(
+        *rows_of(values=(68.0,)),
+        *rows_of("mocov2+ours-hp", (70.0,)),
+        *rows_of("simclr", (60.0,)),
+    )
+    cells = markdown_rows(render("table1", frame))
+    assert cells["MoCov2"][1] == "68.00 (1)"
+    assert cells["MoCov2 + OURS, high-pass"] == ["**73.80**", "**70.00 (1)**", "-3.80"]
+    assert cells["SimCLR"][1] == "60.00 (1)"
+    assert r"\textbf{70.00 (1)} & $-3.80$" in render("table1", frame).latex()
+
+
+def test_a_method_the_paper_does_not_have_stands_last_in_its_block() -> None:
+    frame = frame_of(*rows_of("mocov2+mine", (71.0,)), *rows_of("mocov2"), *rows_of("simclr"), *rows_of("byol"))
+    cells = markdown_rows(render("table1", frame))
+    assert list(cells)[2:] == ["MoCov2", "mocov2+mine", "SimCLR", "byol"]
+    assert cells["mocov2+mine"] == ["–", "**71.00 (1)**", "–"]
+
+
+def test_a_dataset_of_the_papers_is_compared_with_its_own_column() -> None:
+    cells = markdown_rows(render("table1", frame_of(*rows_of(values=(88.0,), dataset="flowers102"))))
+    assert cells["MoCov2"] == ["88.39", "88.00 (1)", "-0.39"]
+
+
+def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> None:
+    table = render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes")))
+    assert markdown_rows(table)["MoCov2"] == ["68.22", "40.00 (1)", "–"]
+    assert (
+        "scenes is not a dataset of the paper: its ImageNet-100 numbers stand beside for orientation"
+        in table.markdown()
+    )
+    (record,) = records_of(table).to_dict("records")
+    assert (record["published_dataset"], record["difference"]) == ("ImageNet-100", "")
+
+
+def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> None:
+    frame = frame_of(*rows_of(metric="top5", values=(90.0,)), *rows_of(values=(60.0,)))
+    table = render("table1", frame, metric="top5")
+    assert markdown_rows(table)["MoCov2"] == ["–", "90.00 (1)", "–"]
+    assert "the paper prints no top5" in table.markdown()
+
+
+# --- nothing is averaged that differs
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ("protocol", "linear-moco-v1[epochs=10]"),
+        ("fidelity", "paper, released: hard_negative"),
+        ("scale", TINY),
+        ("split", "test"),
+    ],
+)
+def test_runs_that_differ_become_column_groups_of_their_own(key: str, other: str) -> None:
+    table = render(
+        "table1", frame_of(*rows_of(values=(60.0,)), *rows_of(values=(70.0,), run_id="other", **{key: other}))
+    )
+    cells = markdown_rows(table)["MoCov2"]
+    assert sorted([cells[1], cells[4]]) == ["60.00 (1)", "70.00 (1)"]
+    assert f"differs from [1] in {key}" in table.markdown()
+    assert f"differs from [2] in {key}" in table.markdown()
+    assert set(records_of(table)[key]) == {getattr(BASE, key), other}
+
+
+def test_fidelity_protocol_and_commits_are_named_under_the_table() -> None:
+    table = render("table1", frame_of(*rows_of(protocol="linear-moco-v1[epochs=10]", dirty=True)))
+    said = "fidelity: paper; protocol: linear-moco-v1[epochs=10]; commits: abc1234 (dirty)"
+    assert said in table.markdown()
+    assert said in table.latex()
+
+
+def test_a_dirty_run_among_clean_ones_is_marked_in_its_cell() -> None:
+    first, second = rows_of(values=(60.0, 62.0))
+    frame = frame_of(first, replace(second, dirty=True), *rows_of("mocov2+ours-hp", (70.0,)))
+    table = render("table1", frame)
+    assert "commits: abc1234, abc1234 (dirty) – mixed" in table.markdown()
+    notes = dict(line[3:].split("] ", 1) for line in table.markdown().splitlines() if line.startswith("- ["))
+    marks = markdown_rows(table)["MoCov2"][1].removeprefix("61.00 ± 1.41 (2) [").removesuffix("]").split(", ")
+    assert [notes[mark] for mark in marks] == [
+        "its runs come from different states of the code",
+        "measured with uncommitted changes in the work tree",
+    ]
+    assert markdown_rows(table)["MoCov2 + OURS, high-pass"][1] == "**70.00 (1)**"
+
+
+def test_two_runs_for_one_seed_are_refused_by_name() -> None:
+    (one,) = rows_of()
+    with pytest.raises(UserError) as refusal:
+        render("table1", frame_of(one, replace(one, run_id="second", sweep="again")))
+    message = str(refusal.value)
+    assert "mocov2 with seed 0 on imagenet100" in message
+    assert "mocov2-s0- (runs/mocov2-s0-/results.jsonl) and second (runs/second/results.jsonl)" in message
+    assert "--sweep" in message
+    assert "\n" not in message
+
+
+def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
+    frame = frame_of(*rows_of())
+    with pytest.raises(UserError, match="no table 'table9'; there is: table1"):
+        render("table9", frame)
+    with pytest.raises(UserError, match="no choice of rows 'some'; there is: ours, all"):
+        render("table1", frame, rows="some")
+    with pytest.raises(UserError, match=r"no linear top2 among the results \(found: top1\)"):
+        render("table1", frame, metric="top2")
+    with pytest.raises(UserError, match="found: no linear evaluation"):
+        render("table1", frame.assign(task="knn"))
+
+
+# --- the watermark
+
+
+def test_tiny_numbers_are_watermarked_in_every_format() -> None:
+    table = render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes", scale=TINY)))
+    said = f"TINY MODE – {TINY}; not comparable with the published numbers"
+    assert table.markdown().startswith(f"**{said}**\n")
+    assert r"{\bfseries " + said.replace("–", "--") in table.latex()
+    (record,) = records_of(table).to_dict("records")
+    assert (record["scale"], record["watermark"]) == (TINY, said)
+
+
+def test_numbers_at_the_papers_scale_carry_no_watermark() -> None:
+    table = render("table1", frame_of(*rows_of()))
+    assert "TINY" not in table.markdown() + table.latex() + table.csv()
+
+
+def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() -> None:
+    other = "resnet18, 32 px"
+    table = render(
+        "table1",
+        frame_of(
+            *rows_of(),
+            *rows_of(values=(50.0,), scale=TINY, run_id="t"),
+            *rows_of(values=(40.0,), dataset="scenes", scale=other),
+        ),
+    )
+    assert table.watermark == f"TINY MODE – {TINY} / {other}; not comparable with the published numbers"
+    marked = {record["scale"]: record["watermark"] for record in records_of(table).to_dict("records")}
+    assert marked[""] == ""
+    assert marked[TINY].startswith(f"TINY MODE – {TINY};")
+    assert marked[other].startswith(f"TINY MODE – {other};")
+    assert "ImageNet-100 (TINY) [2]: Δ" in table.markdown()
+    assert "not run at the paper's scale: the difference is the scale's" in table.markdown()
+
+
+# --- the pages
+
+
+def golden_table() -> Table:
+    return render(
+        "table1",
+        frame_of(
+            *rows_of("supervised", (81.9,), framework="none"),
+            *rows_of("mocov2", (68.1, 68.9, 70.3)),
+            *rows_of("mocov2+ours-hp", (73.0, 74.2), commit="fedcba9876"),
+            *rows_of("simclr", (70.0,), dirty=True),
+            *rows_of("mocov2", (86.0, 87.0), dataset="flowers102"),
+            *rows_of("mocov2", (40.25, 41.75), dataset="scenes", scale=TINY, protocol="linear-moco-v1[epochs=10]"),
+            *rows_of("mocov2+ours-hp", (45.5,), dataset="scenes", scale=TINY, protocol="linear-moco-v1[epochs=10]"),
+        ),
+        rows="all",
+    )
+
+
+@pytest.mark.parametrize("suffix", [".md", ".tex", ".csv"])
+def test_the_pages_match_the_golden_ones(tmp_path: Path, suffix: str) -> None:
+    written = {path.suffix: path for path in write(golden_table(), tmp_path)}
+    text = written[suffix].read_text(encoding="utf-8")
+    expected = GOLDEN / f"table1{suffix}"
+    if os.environ.get("SALMASK_UPDATE_GOLDENS"):
+        expected.write_text(text, encoding="utf-8")
+    assert text == expected.read_text(encoding="utf-8")
+
+
+def test_the_order_of_the_rows_does_not_change_the_page() -> None:
+    frame = frame_of(*rows_of(values=(60.0, 61.0)), *rows_of("simclr", (70.0,)), *rows_of(dataset="scenes"))
+    assert render("table1", frame.iloc[::-1]).markdown() == render("table1", frame).markdown()
+
+
+def test_latex_escapes_what_tex_would_read_as_a_command() -> None:
+    table = render("table1", frame_of(*rows_of(dataset=r"my_set 50% & #1 {a} ~b^c \d $e <f>", values=(1.0, 2.0))))
+    text = table.latex()
+    assert r"my\_set 50\% \& \#1 \{a\} \textasciitilde{}b\textasciicircum{}c \textbackslash{}d \$e" in text
+    assert r"\textless{}f\textgreater{}" in text
+    assert r"1.50 $\pm$ 0.71 (2)" in text
+    assert text.isascii()
+
+
+def test_markdown_keeps_its_columns_when_a_name_holds_a_bar() -> None:
+    table = render("table1", frame_of(*rows_of(dataset="a|b")))
+    assert r"a\|b [1]: ours" in table.markdown()
+
+
+def test_write_replaces_the_files_and_leaves_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "table1.md").write_text("old")
+    paths = write(render("table1", frame_of(*rows_of())), tmp_path / "pages")
+    assert [path.name for path in paths] == ["table1.md", "table1.tex", "table1.csv"]
+    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["table1.csv", "table1.md", "table1.tex"]
+    assert "68.00 (1)" in paths[0].read_text()
+
+
+def test_a_write_that_fails_keeps_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "table1.md").write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("results.formats.os.fsync", full)
+    with pytest.raises(UserError, match=r"cannot write table1 to .*: No space left on device"):
+        write(render("table1", frame_of(*rows_of())), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["table1.md"]
+    assert (tmp_path / "table1.md").read_text() == "old"
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pages").write_text("")
+    with pytest.raises(UserError, match=r"cannot write table1 to .*pages"):
+        write(render("table1", frame_of(*rows_of())), tmp_path / "pages")
+
+
+def test_tables_are_made_without_torch() -> None:
+    code = "import results.tables, results.collect, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -1,0 +1,193 @@
+import json
+from pathlib import Path
+
+import pytest
+from image_samples import BAD_IMAGES, bad_image, make_folder_root, make_imagenet_root, write_image
+from PIL import Image
+from typer.testing import CliRunner
+
+from repro import datasets
+from repro.data_cli import app
+from repro.datasets import DATASETS
+from repro.errors import UserError
+from repro.imagenet import class_list
+from repro.verify import verify
+
+
+@pytest.fixture(autouse=True)
+def no_roots_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(datasets.ROOT_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_folder_root(tmp_path / "data")
+
+
+@pytest.fixture
+def imagenet_root(tmp_path: Path) -> Path:
+    return make_imagenet_root(tmp_path / "imagenet")
+
+
+def test_a_whole_folder_has_no_problems(root: Path) -> None:
+    report = verify("folder", root, workers=1)
+    assert report.ok
+    assert report.counts == {
+        "train": {"ant": 4, "mole": 4, "zebra": 4},
+        "val": {"ant": 2, "mole": 2, "zebra": 2},
+    }
+    assert (report.total("train"), report.total("val"), report.warnings) == (12, 6, [])
+
+
+def test_verify_reports_every_problem_at_once(root: Path) -> None:
+    bad = {what: bad_image(root / "train/ant", what) for what in BAD_IMAGES}
+    (root / "train/hollow").mkdir()
+    (root / "train/zebra/dangling.png").symlink_to(root / "nothing.png")
+    copied = root / "val/ant/copy.png"
+    copied.write_bytes((root / "train/zebra/1.png").read_bytes())
+    linked = root / "val/mole/link.png"
+    linked.symlink_to(root / "train/mole/2.png")
+    write_image(root / "val/newt/0.png", 70)
+    report = verify("folder", root, workers=1)
+    found = {(problem.kind, problem.path) for problem in report.problems}
+    assert found == {
+        *((kind, str(bad[what])) for what, (kind, _) in BAD_IMAGES.items()),
+        ("empty-class", str(root / "train/hollow")),
+        ("class-lists-differ", str(root / "val/hollow")),
+        ("class-lists-differ", str(root / "train/newt")),
+        ("unreadable", str(root / "train/zebra/dangling.png")),
+        ("overlap", str(copied)),
+        ("overlap", str(linked)),
+    }
+    assert len(report.problems) == len(found)
+    messages = {problem.path: problem.message for problem in report.problems}
+    assert messages[str(copied)] == f"has the same content as {root / 'train/zebra/1.png'}"
+    assert messages[str(linked)] == f"is the same file as {root / 'train/mole/2.png'}"
+    assert report.counts["train"]["ant"] == 4 + len(BAD_IMAGES)
+
+
+def test_a_quick_look_decodes_nothing_but_still_finds_what_sizes_tell(root: Path) -> None:
+    bad_image(root / "train/ant", "empty")
+    bad_image(root / "train/ant", "truncated")
+    report = verify("folder", root, deep=False, workers=1)
+    assert [problem.kind for problem in report.problems] == ["zero-byte"]
+    assert not report.decoded
+
+
+def test_several_processes_find_what_one_finds(root: Path) -> None:
+    for index in range(60):
+        write_image(root / "train/ant" / f"more{index}.png", 200 + index, size=(4, 4))
+    bad_image(root / "train/ant", "truncated")
+    bad_image(root / "train/zebra", "1x1")
+    assert verify("folder", root, workers=2).problems == verify("folder", root, workers=1).problems
+
+
+def test_verify_names_missing_splits_and_classes(imagenet_root: Path) -> None:
+    (imagenet_root / "val").rename(imagenet_root / "elsewhere")
+    away = class_list()[3:5]
+    for wnid in away:
+        (imagenet_root / "train" / wnid).rename(imagenet_root / wnid)
+    report = verify("imagenet100", imagenet_root, workers=1)
+    assert [(problem.kind, problem.path) for problem in report.problems] == [
+        ("missing-split", str(imagenet_root / "val")),
+        *(("missing-class", str(imagenet_root / "train" / wnid)) for wnid in away),
+    ]
+    assert [report.counts["train"][wnid] for wnid in away] == [0, 0]
+    assert "n99999999" not in report.counts["train"]
+
+
+def test_an_unusual_number_of_images_is_a_warning(imagenet_root: Path) -> None:
+    report = verify("imagenet100", imagenet_root, workers=1)
+    assert report.ok
+    assert [warning.split(",")[0] for warning in report.warnings] == ["train: 100 images", "val: 100 images"]
+    assert "126689" in report.warnings[0]
+
+
+def test_scenes_verify() -> None:
+    report = verify("scenes", None)
+    assert report.ok, report.problems
+    assert report.total("train") == report.total("val") == 40
+    assert set(report.counts["train"].values()) == {4}
+
+
+def test_cutouts_are_decoded_and_too_few_are_a_problem(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
+    image.paste((200, 30, 30, 255), (10, 10, 50, 50))
+    image.save(tmp_path / "only.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "only.png").read_bytes()[:50])
+    report = verify("scenes-cutouts", tmp_path, workers=1)
+    assert [problem.kind for problem in report.problems] == ["unreadable", "unusable"]
+    assert report.problems[0].path == str(tmp_path / "torn.png")
+
+
+def test_scenes_that_are_drawn_differently_each_time_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drifting:
+        classes = ("a", "b")
+        targets = (0, 1, 7)
+        draws = 0
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            Drifting.draws += 1
+            return Image.new("RGB", (4, 4), (Drifting.draws, index, 0)), self.targets[index]
+
+        def fingerprint(self) -> str:
+            return "same"
+
+    entry = datasets.Dataset(
+        name="drifting",
+        title="",
+        layout="",
+        open=lambda split, root, scenes: Drifting(),
+        needs_root=False,
+        generated=True,
+    )
+    monkeypatch.setitem(DATASETS, "drifting", entry)
+    kinds = [problem.kind for problem in verify("drifting", None).problems]
+    assert kinds.count("not-deterministic") == 6
+    assert kinds.count("label-range") == 2
+
+
+# The command line
+
+
+def test_the_list_shows_every_data_set_and_its_root(root: Path) -> None:
+    datasets.config_file().parent.mkdir(parents=True)
+    datasets.config_file().write_text(json.dumps({"folder": str(root)}))  # JSON is YAML
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)}
+    assert list(rows) == list(DATASETS)
+    assert rows["folder"]["root"] == str(root)
+    assert rows["imagenet100"]["classes"] == 100
+    assert rows["imagenet100"]["root"] is None
+    assert "--root DIR" in rows["imagenet100"]["note"]
+    shown = CliRunner().invoke(app, ["list"])
+    assert shown.exit_code == 0
+    assert all(name in shown.stdout for name in DATASETS)
+
+
+def test_verify_exits_by_what_it_found(root: Path) -> None:
+    whole = CliRunner().invoke(app, ["verify", "folder", "--root", str(root), "--workers", "1", "--per-class"])
+    assert whole.exit_code == 0
+    assert "no problems; every image decoded" in whole.stdout
+    assert "zebra" in whole.stdout
+    torn = bad_image(root / "train/ant", "truncated")
+    found = CliRunner().invoke(app, ["verify", "folder", "--root", str(root), "--workers", "1"])
+    assert found.exit_code == 1
+    assert f"unreadable {torn}: " in found.stdout
+    quick = CliRunner().invoke(app, ["verify", "folder", "--root", str(root), "--quick", "--json"])
+    assert quick.exit_code == 0
+    assert json.loads(quick.stdout)["counts"]["train"] == {"ant": 5, "mole": 4, "zebra": 4}
+
+
+def test_verify_without_a_usable_root_is_a_user_error(tmp_path: Path) -> None:
+    for arguments in (["folder"], ["folder", "--root", str(tmp_path / "none")], ["scenes", "--root", str(tmp_path)]):
+        outcome = CliRunner().invoke(app, ["verify", *arguments])
+        assert isinstance(outcome.exception, UserError)
+
+
+def test_every_command_shows_an_example() -> None:
+    for command in ("list", "verify", "prepare"):
+        assert f"salmask data {command}" in CliRunner().invoke(app, [command, "--help"]).stdout
