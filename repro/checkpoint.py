@@ -1,0 +1,93 @@
+"""Reading checkpoints safely, and the backbone that downstream tasks start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+from repro.errors import UserError
+from repro.files import write_atomically
+
+BACKBONE_FORMAT = 1
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read tensors and plain values, never code (`weights_only`).
+
+    Raises:
+        UserError: the file is missing, torn, or holds something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist") from None
+    except Exception as error:  # a torn file surfaces as any of half a dozen types
+        raise UserError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A trained encoder without its head."""
+
+    network: nn.Module
+    """A torchvision ResNet whose `fc` is the identity: B×3×H×W -> B×D, D the width of the last stage."""
+    arch: str
+    input_filter: str
+    """`high_pass` where the network was trained on high-passed images and must see such ever after, else `none`."""
+    width: int
+    run_id: str
+
+
+def save_backbone(path: Path, state: dict[str, Tensor], *, arch: str, input_filter: str, run_id: str) -> None:
+    """Write a backbone in torchvision's keys, without `fc`.
+
+    Args:
+        path: written atomically.
+        state: of a torchvision ResNet; entries of `fc` are left out.
+        arch: torchvision's name of it.
+        input_filter: see `Backbone`.
+        run_id: whose backbone it is.
+    """
+    content = {
+        "format": BACKBONE_FORMAT,
+        "arch": arch,
+        "input_filter": input_filter,
+        "run_id": run_id,
+        "state_dict": {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith("fc.")},
+    }
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
+    """Read a backbone written by `save_backbone`.
+
+    Args:
+        path: of `backbone.pth`.
+        arch: what the caller expects, if anything.
+
+    Raises:
+        UserError: the file is torn, no backbone, or of another architecture.
+    """
+    content = read_checkpoint(path)
+    if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
+        raise UserError(f"{path} is no salmask backbone; mend: give the backbone.pth of a finished run")
+    if arch and content["arch"] != arch:
+        raise UserError(f"{path} holds a {content['arch']}, not a {arch}; mend: encoder.arch={content['arch']}")
+    network = get_model(content["arch"], weights=None)
+    width = network.fc.in_features
+    network.fc = nn.Identity()
+    try:
+        network.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}"
+        ) from error
+    return Backbone(network, content["arch"], content["input_filter"], width, content["run_id"])

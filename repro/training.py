@@ -1,0 +1,165 @@
+"""A training on mmengine's Runner, resumable at any step: contrastive pretraining and the linear probe alike."""
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler
+from mmengine.runner import EpochBasedTrainLoop, LogProcessor, Runner
+from mmengine.visualization import TensorboardVisBackend, Visualizer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from repro.distributed import rank, world_size
+from repro.folder import RunFolder
+from repro.hooks import FiniteGuard, Heartbeat, MetricsFile, Throughput, forget_after
+from repro.resume import SaveCheckpoint, restore
+from repro.run import Machine, Precision
+
+log = logging.getLogger("salmask")
+
+
+class ResumableEpochs(EpochBasedTrainLoop):
+    """mmengine's epochs, which can also begin in the middle of one."""
+
+    def run_epoch(self) -> None:
+        """Run what is left of the epoch; hooks see the position of each batch in the whole epoch."""
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        start = self._iter - self._epoch * len(self.dataloader)
+        self.dataloader.batch_sampler.seek(self._epoch, start)
+        for position, batch in enumerate(self.dataloader, start):
+            self.run_iter(position, batch)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+
+class CpuAmpOptimWrapper(OptimWrapper):
+    """bf16 on a CPU, where mmengine's own wrapper asks for a GPU."""
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run forward passes under autocast."""
+        with super().optim_context(model), torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+
+
+def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device) -> OptimWrapper:
+    """Mmengine's wrapper for this precision; fp16 comes with a loss scaler."""
+    if precision is Precision.fp32:
+        return OptimWrapper(optimizer)
+    if device.type == "cpu":
+        return CpuAmpOptimWrapper(optimizer)
+    dtype = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}[precision]
+    return AmpOptimWrapper(optimizer=optimizer, dtype=dtype, loss_scale="dynamic" if dtype == "float16" else 1.0)
+
+
+class DeviceRunner(Runner):
+    """A Runner on the device that it is told, resuming from our own checkpoints."""
+
+    def __init__(self, device: torch.device, training: "Training", **kwargs: Any) -> None:
+        self.device, self.training = device, training
+        super().__init__(**kwargs)
+
+    def _log_env(self, env_cfg: Any) -> None:
+        """Say nothing: `provenance.json` holds the environment."""
+
+    def dump_config(self) -> None:
+        """Write nothing: `run.yaml` holds the settings."""
+
+    def load_or_resume(self) -> None:
+        """Go on from the newest good checkpoint; mmengine's own resume would unpickle more than tensors."""
+        for talker in (self.logger, *self.logger.handlers):
+            talker.setLevel(logging.INFO)  # from here on it tells of the training, no longer of itself
+        training = self.training
+        step = restore(self, training.checkpoints, training.run_id)
+        if rank() == 0:
+            forget_after(training.metrics, step)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
+        """DDP where there is a process group; running statistics stay each rank's own, as rank 0's are kept."""
+        model = model.to(self.device)
+        if world_size() == 1:
+            return model
+        ids = None if self.device.type == "cpu" else [self.device.index]
+        return MMDistributedDataParallel(module=model, device_ids=ids, broadcast_buffers=False)
+
+
+@dataclass
+class Training:
+    """What is trained, and where its files go."""
+
+    task: str
+    """`pretrain` or a downstream task."""
+    run_id: str
+    model: nn.Module
+    """An mmengine BaseModel with its data preprocessor."""
+    loader: DataLoader[Any]
+    """Its batch sampler is an `EpochBatches`."""
+    optimizer: torch.optim.Optimizer
+    schedulers: Sequence[_ParamScheduler]
+    epochs: int
+    batch: int
+    """Over all devices."""
+    folder: RunFolder
+    checkpoints: Path
+    metrics: Path
+    machine: Machine
+    device: torch.device
+    precision: Precision = Precision.fp32
+    hooks: Sequence[Hook] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Train from wherever the newest checkpoint left off to the end.
+
+        Raises:
+            DivergenceError: a gradient or loss was not finite.
+            UserError: a checkpoint does not fit.
+        """
+        machine = self.machine
+        guard = FiniteGuard(machine.log_every)
+        logs = self.folder.logs
+        for place in (logs, self.metrics.parent):
+            place.mkdir(parents=True, exist_ok=True)
+        writers = [MetricsFile(self.metrics), TensorboardVisBackend(save_dir=str(logs / "tensorboard"))]
+        name = f"{self.run_id}-{uuid.uuid4().hex[:6]}"  # mmengine keeps what it knows of a name for the process's life
+        runner = DeviceRunner(
+            self.device,
+            self,
+            model=self.model,
+            work_dir=str(logs),
+            experiment_name=name,
+            train_dataloader=self.loader,
+            train_cfg={"type": ResumableEpochs, "max_epochs": self.epochs},
+            optim_wrapper=wrap_optimizer(self.optimizer, self.precision, self.device),
+            param_scheduler=list(self.schedulers),
+            default_hooks={
+                "runtime_info": RuntimeInfoHook(),
+                "timer": IterTimerHook(),
+                "sampler_seed": None,  # EpochBatches is told its epoch by the loop
+                "logger": LoggerHook(interval=machine.log_every, ignore_last=False),
+                "param_scheduler": ParamSchedulerHook(),
+                "checkpoint": None,
+            },
+            custom_hooks=[
+                guard,
+                Throughput(self.batch, machine.log_every),
+                Heartbeat(self.folder, self.task),
+                SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard),
+                *self.hooks,
+            ],
+            visualizer=Visualizer(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
+            log_processor=LogProcessor(window_size=machine.log_every),
+            launcher="pytorch" if world_size() > 1 else "none",
+            env_cfg={"dist_cfg": {"backend": "gloo" if self.device.type == "cpu" else "nccl"}},
+            log_level="WARNING",
+            default_scope="mmengine",
+        )
+        runner.train()
