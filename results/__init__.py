@@ -1,0 +1,1 @@
+"""From measured rows to the pages of the paper. Imports no torch."""

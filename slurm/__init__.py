@@ -1,0 +1,1 @@
+"""From sweeps to jobs."""
