@@ -207,6 +207,7 @@ def evaluate(run: Run, folder: RunFolder, device: torch.device) -> list[Result]:
         rows = [
             Result(
                 run_id=run.id,
+                recipe=run.recipe,
                 sweep=folder.sweep,
                 method=run.method,
                 framework=run.framework.name,

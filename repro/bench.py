@@ -8,9 +8,20 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 from torchvision.transforms.functional import gaussian_blur
+from torchvision.transforms.v2.functional import normalize, pil_to_tensor
 
-from repro.masking import SaliencyMasking
+from repro.masking import SaliencyMasking, draw_patches, to_pixels
 from repro.run import Fidelity, Masking, Strategy
+from repro.saliency import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MIN_GRID,
+    STRIDE,
+    Localizer,
+    build_localizer,
+    foreground,
+)
+from repro.scenes import Scenes
 
 ROUNDS = 7
 
@@ -98,4 +109,56 @@ def mask_in_a_loop(images: Tensor, foreground: Tensor, low: float, high: float, 
     return torch.stack(made)
 
 
-BENCHMARKS: Mapping[str, Callable[[int, int], dict[str, Any]]] = {"masking": masking}
+def saliency(scenes: Scenes, size: int) -> list[dict[str, Any]]:
+    """How well the foreground covers the object whose mask is known, on whole scenes without augmentation.
+
+    Args:
+        scenes: an opened `Scenes`; its pictures are size×size.
+        size: pixels a side.
+
+    Returns:
+        A row a map: mean intersection over union with the object's mask, precision and recall over pixels, and the
+        share of the picture that is foreground (gamma). The maps: the paper's; the released code's, rows sorted (B1); as many
+        cells at random; and the paper's rule on a shallower stage, which needs no enlarged views where they are small.
+    """
+    drawn = [scenes.scene(index) for index in range(len(scenes))]
+    masks = torch.stack([torch.from_numpy(scene.instances[0].mask) for scene in drawn])
+    pixels = torch.stack([pil_to_tensor(scene.image) for scene in drawn])
+    views = normalize(pixels.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
+    localizer = build_localizer("efficientnet-lite0", "")
+    activations = torch.cat([localizer(part) for part in views.split(50)])
+    front = foreground(activations)
+    generator = Generator().manual_seed(0)
+    everywhere = torch.ones_like(front)
+    chance = draw_patches(everywhere, (front.sum((1, 2)), torch.zeros(len(front))), 1, generator).squeeze(1)
+    maps = {
+        "paper": front,
+        "released (rows sorted)": foreground(activations, row_sorted=True),
+        "as many cells at random": chance,
+    }
+    if size < MIN_GRID * STRIDE:
+        maps["paper, stride-16 stage"] = foreground(
+            torch.cat([_shallower(localizer, part) for part in views.split(50)])
+        )
+    return [{"foreground": name, **_overlap(cells, masks)} for name, cells in maps.items()]
+
+
+@torch.no_grad()
+def _shallower(localizer: Localizer, views: Tensor) -> Tensor:
+    """Activations of the stage before the last, of views as small as they are."""
+    network: Any = localizer.network.model
+    (tapped,) = network.forward_intermediates(
+        views * localizer.scale + localizer.shift, indices=[-2], intermediates_only=True
+    )
+    return tapped
+
+
+def _overlap(cells: Tensor, masks: Tensor) -> dict[str, float]:
+    shown = to_pixels(cells.unsqueeze(1), masks.shape[-2:]).squeeze(1)
+    both, either = (overlap.sum((1, 2)).float() for overlap in (shown & masks, shown | masks))
+    return {
+        "mean IoU": round((both / either).mean().item(), 3),
+        "precision": round((both / shown.sum((1, 2)).clamp(min=1)).mean().item(), 3),
+        "recall": round((both / masks.sum((1, 2))).mean().item(), 3),
+        "gamma": round(cells.float().mean().item(), 3),
+    }

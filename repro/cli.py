@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from repro import data_cli
-from repro.errors import UserError, nearest
+from repro.errors import UserError, one_line
 from repro.folder import RunFolder
 from repro.run import Run, build, parse_overrides, plain, read_yaml
+from results import cli as results_cli
 
 # Commands that train import torch when they are called: `salmask table` and `--help` answer at once.
 
@@ -158,7 +159,7 @@ def sweep(
     outcome = launch_local(jobs, place / "logs", parallel=parallel, console=console)
     console.print(f"{len(outcome.done)} jobs done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed")
     if any(job.done for job in jobs if job.task != "pretrain"):
-        show_table(chosen.table, [place], place / "tables", rows="ours", metric="top1", console=console)
+        results_cli.show_table(chosen.table, [place], place / "tables", rows="ours", console=console)
         galleries = sorted(place.glob("*/*/gallery/*.png"))
         for gallery in galleries:
             console.print(f"  {gallery}", soft_wrap=True, highlight=False)
@@ -179,49 +180,14 @@ def _numbers(text: str) -> Sequence[int]:
         raise UserError(f"--seeds {text}: seeds are whole numbers, for example --seeds 0,1,2") from None
 
 
-@app.command()
-def table(
-    name: Annotated[str, typer.Argument(metavar="TABLE", help="table1.")] = "table1",
-    runs: Annotated[
-        list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")
-    ] = None,
-    *,
-    every: Annotated[bool, typer.Option("--all", help="Also rows of the paper without a run of ours.")] = False,
-    metric: Annotated[str, typer.Option(help="top1 (last epoch), top5 or top1_best.")] = "top1",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write it; default: tables/ beside.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a table of the paper from recorded results, as Markdown, LaTeX and CSV.
+def _recipe(method: str) -> Run:
+    """What a method's name stands for; the results room may not ask `baselines` itself."""
+    from baselines import resolve
 
-    Example: salmask table table1 --runs runs/table1
-    """
-    roots = runs or [Path("runs")]
-    console = Console(stderr=as_json)
-    paths = show_table(
-        name, roots, out or roots[0] / "tables", rows="all" if every else "ours", metric=metric, console=console
-    )
-    if as_json:
-        typer.echo(json.dumps([str(path) for path in paths]))
+    return resolve(method)
 
 
-def show_table(
-    name: str, roots: Sequence[Path], out: Path, *, rows: Any, metric: str, console: Console
-) -> Sequence[Path]:
-    """Print a table and write it in every format; returns the files."""
-    from results.collect import collect
-    from results.tables import render, write
-
-    frame = collect(roots)
-    for warning in frame.attrs["warnings"]:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    made = render(name, frame, rows=rows, metric=metric)
-    console.print(made.markdown(), markup=False, highlight=False, soft_wrap=True)
-    paths = write(made, out)
-    for path in paths:
-        console.print(f"  {path}", soft_wrap=True, highlight=False)
-    return paths
+results_cli.mount(app, _recipe)
 
 
 @app.command()
@@ -266,23 +232,44 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="masking.")] = "masking",
-    *,
+bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("masking")
+def bench_masking(
     batch: Annotated[int, typer.Option(min=1, help="Images.")] = 32,
     size: Annotated[int, typer.Option(min=28, help="Pixels a side; a multiple of 7.")] = 224,
     as_json: AsJson = False,
 ) -> None:
-    """Time our masking beside the plain loop over images, in one run.
+    """Time our masking beside a plain loop over images.
 
     Example: salmask bench masking --batch 32 --size 224
     """
-    from repro.bench import BENCHMARKS
+    from repro.bench import masking
 
-    if what not in BENCHMARKS:
-        raise UserError(f"unknown benchmark '{what}'{nearest(what, BENCHMARKS)}")
-    report(as_json, BENCHMARKS[what](batch, size))
+    if size % 7:
+        raise UserError(f"--size {size} is no multiple of the 7×7 grid; mend: --size {7 * (size // 7)}")
+    report(as_json, masking(batch, size))
+
+
+@bench.command("saliency")
+def bench_saliency(
+    size: Annotated[int, typer.Option(min=64, max=512, help="Pixels a side.")] = 224,
+    count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 200,
+    cutouts: Annotated[Path | None, typer.Option(metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the foreground map with true object masks: the paper's, the released code's, and chance.
+
+    Example: salmask bench saliency --cutouts /usr/share/tuxpaint/stamps --size 224
+    """
+    from repro.bench import saliency
+    from repro.saliency import grid_of
+    from repro.scenes import Scenes
+
+    grid_of(size)
+    report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
 
 
 def report(as_json: bool, content: Any) -> None:
@@ -311,11 +298,11 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        # A loader's worker hands its error over inside a traceback; the message is the last line.
-        line = str(error).strip().splitlines()[-1].removeprefix("repro.errors.UserError: ")
-        _end(f"salmask: {line}", 2)
-    except KeyboardInterrupt:
-        _end("salmask: interrupted; the same command goes on from the last checkpoint", 130)
+        _end(f"salmask: {one_line(error)}", 2)
+    except SystemExit as end:
+        if end.code == 130:  # typer's answer to Ctrl-C
+            _end("salmask: interrupted; the same command goes on from the last checkpoint", 130)
+        raise
 
 
 def _end(line: str, status: int) -> NoReturn:

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torchvision.models import get_model
+from torchvision.models import get_model, list_models
 
 from repro.distributed import gather, rank, world_size
+from repro.errors import UserError, nearest
 from repro.randomness import Purpose, stream_seed
 from repro.views import Views
 
@@ -136,7 +137,14 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
 
 
 def build_encoder(arch: str, dim: int) -> nn.Module:
-    """A torchvision ResNet whose `fc` is MoCo v2's two-layer projector to `dim` (moco/builder.py `mlp`)."""
+    """A torchvision ResNet whose `fc` is MoCo v2's two-layer projector to `dim` (moco/builder.py `mlp`).
+
+    Raises:
+        UserError: torchvision has no ResNet of this name.
+    """
+    known = list_models(include=["resnet*", "resnext*", "wide_resnet*"])
+    if arch not in known:
+        raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's{nearest(arch, known)}")
     network = get_model(arch, weights=None, num_classes=dim)
     width = network.fc.in_features
     network.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, dim))
@@ -235,7 +243,7 @@ class MoCo(BaseModel):
         """
         if mode != "loss":
             raise ValueError(f"MoCo is only trained; mode '{mode}' is not one of its own")
-        query = F.normalize(self.encoder_q(views.query), dim=1)
+        query = F.normalize(self.encoder_q(views.query).float(), dim=1)
         self.encoder_k.update(self.encoder_q)
         key = self._embed_keys(views.key, 0)
         hard_negative = None

@@ -82,7 +82,7 @@ def _devices() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     try:
-        build_localizer("efficientnet-lite0", "", 224)
+        build_localizer("efficientnet-lite0", "")
         yield Finding("weights of efficientnet-lite0", "ok", "installed with salmask")
     except (UserError, OSError) as error:
         yield Finding("weights of efficientnet-lite0", "wrong", str(error), "make setup")

@@ -12,6 +12,17 @@ class UserError(Exception):
     """
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line.
+
+    A loader's worker hands its error over inside a traceback, whose last line is the message.
+    """
+    text = str(error).strip()
+    if "\nOriginal Traceback" in text:
+        text = text.splitlines()[-1].removeprefix("repro.errors.UserError: ")
+    return " ".join(text.split()) or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one if there is any, and all of them."""
     names = list(known)

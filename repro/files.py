@@ -39,6 +39,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}; mend: {mend}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically, as UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
     write_atomically(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))

@@ -21,7 +21,7 @@ from typing import Any
 
 import filelock
 
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.files import write_atomically, write_json
 from repro.run import Run, load
 
@@ -176,7 +176,7 @@ class RunFolder:
                 self.set_status("interrupted")
                 raise
             except BaseException as error:
-                self.set_status("failed", error=" ".join(str(error).split()) or type(error).__name__)
+                self.set_status("failed", error=one_line(error))
                 raise
             self.set_status("done")
 

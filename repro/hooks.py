@@ -11,6 +11,7 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor
 
 from repro.errors import UserError
+from repro.files import write_atomically
 from repro.folder import RunFolder
 
 
@@ -98,7 +99,7 @@ class Throughput(Hook):
     ) -> None:
         """Tell the log, and start anew."""
         done = runner.iter + 1 - self._from
-        if self.every_n_train_iters(runner, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        if self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx):
             elapsed = time.perf_counter() - self._since
             runner.message_hub.update_scalar("train/images_per_second", self.batch * done / elapsed)
             self._since, self._from = time.perf_counter(), runner.iter + 1
@@ -121,6 +122,10 @@ class Heartbeat(Hook):
         """Say how far it is."""
         if time.monotonic() - self._last > self.seconds:
             self._write(runner, runner.iter + 1)
+
+    def after_train(self, runner: Any) -> None:
+        """Say that every step is done."""
+        self._write(runner, runner.iter)
 
     def _write(self, runner: Any, step: int) -> None:
         if runner.rank == 0:
@@ -164,4 +169,4 @@ def forget_after(path: Path, step: int) -> None:
             continue
         if row["step"] <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept))
+    write_atomically(path, lambda file: file.write("".join(kept).encode()))

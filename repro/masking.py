@@ -98,7 +98,7 @@ def patch_counts(
         back = torch.round(cells * ratio * (1 - size / cells)).long()
     front, back = front.clamp(min=0).minimum(size), back.clamp(min=0).minimum(cells - size)
     if fidelity.single_patch is Source.released:
-        front, back = front.where(front != 1, 0), back.where(back != 1, 0)
+        front, back = front.where(size != 1, 0), back.where(cells - size != 1, 0)
     return front, back
 
 
@@ -219,26 +219,29 @@ class HighPass:
         counts = _draw_counts(foreground, mode, self.fidelity, generator, capped=True)
         patches = draw_patches(foreground, counts, C, generator)
         draw = torch.rand(2, B, 1, 1, 1, device=clean.device, generator=generator)
-        patches = torch.where(draw[1] < self.spatial_share, patches[:, :1], patches)
+        spatial = draw[1] < self.spatial_share
+        patches = torch.where(spatial, patches[:, :1], patches)
         box = Box.draw(B, (H, W), 200 / 224 if mode.background else 130 / 224, generator)
         focal = draw[0] < self.focal_probability
         hidden = box.outside() if mode.background else ~box.outside()
         masked = torch.where(focal, hidden.unsqueeze(1), to_pixels(patches, (H, W)))
         if self.fidelity.noise is Source.released:
-            noise = self._shared_noise(clean.shape, foreground.shape[-1], box, focal, mode, generator)
+            noise = self._shared_noise(clean.shape, foreground.shape[-1], box, focal, spatial, mode, generator)
         else:
             noise = torch.randn(clean.shape, device=clean.device, generator=generator)
         return torch.where(masked, noise.mul_(mode.noise_std).to(clean.dtype), clean)
 
     def _shared_noise(
-        self, shape: torch.Size, grid: int, box: "Box", focal: Tensor, mode: Mode, generator: Generator
+        self, shape: torch.Size, grid: int, box: "Box", focal: Tensor, spatial: Tensor, mode: Mode, generator: Generator
     ) -> Tensor:
-        """One tile for every masked patch of the batch (random_mask_hp.py:122,140-155).
+        """One tile for every spatially masked patch of the batch, one for every channel-wise one (hp:122,140-155).
 
         Only the noise around a query's focal window is drawn afresh for each image (hp:28-36).
         """
         _, C, H, W = shape
-        tile = torch.randn(C, H // grid, W // grid, device=focal.device, generator=generator).repeat(1, grid, grid)
+        tiles = torch.randn(2, C, H // grid, W // grid, device=focal.device, generator=generator)
+        shared, separate = tiles.repeat(1, 1, grid, grid)
+        tile = torch.where(spatial, shared, separate)
         if mode.background:
             in_box = torch.randn(shape, device=focal.device, generator=generator)
         else:

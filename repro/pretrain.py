@@ -17,8 +17,8 @@ from repro.loading import EpochBatches, TwoViews, make_loader
 from repro.masking import SaliencyMasking
 from repro.preprocess import ViewMaker
 from repro.randomness import Purpose, stream_seed
-from repro.run import Run, Source, Strategy
-from repro.saliency import build_localizer, default_grid
+from repro.run import Precision, Run, Source, Strategy
+from repro.saliency import build_localizer, grid_of
 from repro.training import Training
 
 log = logging.getLogger("salmask")
@@ -73,6 +73,8 @@ def build_training(run: Run, folder: RunFolder, images: Images, device: torch.de
         UserError: batch, crop or batch-norm groups do not fit the data, the localizer or the number of processes.
     """
     settings, moco = run.optimization, run.moco
+    if settings.precision is Precision.fp16 and device.type == "cpu":
+        raise UserError("optimization.precision=fp16 needs a GPU; mend: optimization.precision=bf16 or fp32")
     if moco.bn_splits % world_size() and world_size() > 1:
         raise UserError(
             f"moco.bn_splits={moco.bn_splits} groups cannot be shared by {world_size()} processes; "
@@ -121,20 +123,18 @@ def build_view_maker(run: Run, device: torch.device) -> ViewMaker:
     """The augmentation, localizer and masking of a run, on the device.
 
     Raises:
-        UserError: the localizer cannot be had, or its grid does not divide the crop.
+        UserError: the localizer cannot be had, or the grid does not divide the crop.
     """
     localizer = None
     if run.needs_localizer:
-        localizer = build_localizer(run.localizer.network, run.localizer.weights, run.data.crop).to(device)
+        localizer = build_localizer(run.localizer.network, run.localizer.weights).to(device)
     masked = run.masking.strategy is not Strategy.none
-    if masked:
-        grid = localizer.grid(run.data.crop) if localizer else default_grid(run.data.crop)
     return ViewMaker(
         seed=run.seed,
         augmentation=run.augmentation,
         masking=SaliencyMasking(run.masking, run.fidelity) if masked else None,
         localizer=localizer,
-        grid=grid if masked else 1,
+        grid=grid_of(run.data.crop) if masked else 1,
         relax=run.localizer.relax,
         row_sorted=run.fidelity.saliency_map is Source.released,
         channels_last=run.machine.channels_last,

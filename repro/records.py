@@ -24,6 +24,7 @@ class Result:
 
     Attributes:
         run_id: Hash of the run's content; the same run has the same id everywhere.
+        recipe: Hash of the run's content without its seed; only runs of one recipe may be averaged.
         sweep: Name of the sweep that the run belongs to.
         method: A row of the paper's tables, e.g. `mocov2+ours-hp`.
         framework: `mocov2`, `simclr` or `none`.
@@ -46,6 +47,7 @@ class Result:
     """
 
     run_id: str
+    recipe: str
     sweep: str
     method: str
     framework: str

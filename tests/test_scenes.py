@@ -124,7 +124,7 @@ def test_boxes_are_tight_and_objects_have_the_stated_size(size: int) -> None:
         assert inside[-1].any()
         assert inside[:, 0].any()
         assert inside[:, -1].any()
-        assert 0.35 * size - 3 <= max(x1 - x0, y1 - y0) <= 0.75 * size + 1
+        assert 0.55 * size - 3 <= max(x1 - x0, y1 - y0) <= 0.95 * size + 1
 
 
 def test_pixels_change_where_the_mask_says_and_nowhere_else() -> None:

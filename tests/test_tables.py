@@ -5,10 +5,10 @@ The expected pages are `tests/golden/table1.*`. After a change that is meant, wr
     SALMASK_UPDATE_GOLDENS=1 python -m pytest tests/test_tables.py -k golden && git diff tests/golden
 """
 
-import csv
 import hashlib
 import io
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,15 +21,22 @@ import pandas as pd
 import pytest
 
 from repro.errors import UserError
-from repro.records import Result
-from results.formats import Table
-from results.published import PAPER, table1
-from results.tables import render, write
+from repro.folder import RunFolder
+from repro.records import Result, append
+from repro.run import build
+from results.collect import collect
+from results.formats import csv, latex, markdown, write
+from results.html import table_page
+from results.layout import Table
+from results.published import PAPER, STRATEGIES, published, ranks
+from results.runs import SILENT_SECONDS, find_runs
+from results.tables import render
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = "resnet18, 64 px, 6 epochs, scenes"
 BASE = Result(
     run_id="",
+    recipe="aaaaaaaaaa",
     sweep="full",
     method="mocov2",
     framework="mocov2",
@@ -66,11 +73,11 @@ def frame_of(*results: Result) -> pd.DataFrame:
 
 
 def records_of(table: Table) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(table.csv()), keep_default_na=False)
+    return pd.read_csv(io.StringIO(csv(table)), keep_default_na=False)
 
 
 def markdown_rows(table: Table) -> dict[str, list[str]]:
-    lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+    lines = [line for line in markdown(table).splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     return {row[0]: row[1:] for row in cells}
 
@@ -90,14 +97,14 @@ def test_the_published_values_are_as_read(name: str, count: int, total: float, d
     text = (PAPER / f"{name}.csv").read_text(encoding="utf-8")
     as_read = "".join(line.split(",", 1)[1] for line in text.splitlines(keepends=True))
     assert hashlib.sha256(as_read.encode()).hexdigest() == digest
-    values = [float(line["value"]) for line in csv.DictReader(text.splitlines())]
+    values = list(published(name).values.values())
     assert len(values) == count
     assert sum(values) == pytest.approx(total, abs=1e-6)
 
 
 def test_table_1_is_published_in_the_papers_order_with_its_best_cells() -> None:
-    published = table1()
-    assert [row.label for row in published.rows.values()] == [
+    paper = published("table1")
+    assert [row.label for row in paper.rows.values()] == [
         "Supervised",
         "MoCov2",
         "MoCov2 + MSCN",
@@ -112,9 +119,12 @@ def test_table_1_is_published_in_the_papers_order_with_its_best_cells() -> None:
         "SimCLR + OURS, strong blur",
         "SimCLR + OURS, mean fill",
     ]
-    assert published.values["mocov2+ours-hp", "ImageNet-100"] == 73.80
-    assert published.values["simclr+adios", "Caltech-101"] == 81.96
-    assert published.best == {
+    assert paper.values["mocov2+ours-hp", "ImageNet-100", ""] == 73.80
+    assert paper.values["simclr+adios", "Caltech-101", ""] == 81.96
+    places = {1: set(), 2: set()}
+    for (method, group, _), rank in paper.ranks().items():
+        places[rank].add((method, group))
+    assert places[1] == {
         ("mocov2+ours-hp", "ImageNet-100"),
         ("mocov2+ours-hp", "Caltech-101"),
         ("mocov2+ours-hp", "Flowers-102"),
@@ -122,13 +132,38 @@ def test_table_1_is_published_in_the_papers_order_with_its_best_cells() -> None:
         ("simclr+ours-hp", "Caltech-101"),
         ("simclr+ours-blur", "Flowers-102"),
     }
+    assert places[2] == {
+        ("mocov2+ours-blur", "ImageNet-100"),
+        ("mocov2+mscn", "Caltech-101"),
+        ("mocov2+ours-mean", "Flowers-102"),
+        ("simclr+ours-blur", "ImageNet-100"),
+        ("simclr+mscn", "Caltech-101"),
+        ("simclr+mscn", "Flowers-102"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([3.0], {}), ([3.0, 2.0], {3.0: 1}), ([3.0, 2.0, 1.0], {3.0: 1, 2.0: 2}), ([3.0, 3.0, 1.0], {3.0: 1, 1.0: 2})],
+)
+def test_a_pair_has_a_best_and_one_alone_has_none(values: list[float], expected: dict[float, int]) -> None:
+    assert ranks(values) == expected
 
 
 def test_table_3_names_the_masked_branch() -> None:
-    with (PAPER / "table3.csv").open() as file:
-        branch = {line["row"]: line["mask_branch"] for line in csv.DictReader(file)}
-    assert branch["mocov2+ours-mean"] == "query"
-    assert {row.partition("@")[2]: name for row, name in branch.items() if "@" in row} == {"key": "key", "both": "both"}
+    rows = published("table3").rows
+    assert rows["mocov2+ours-mean"].label == "MoCov2 + OURS, mean fill (query masked)"
+    assert rows["mocov2+ours-hp@both"].label == "MoCov2 + OURS, high-pass (both masked)"
+    assert [row.block for row in rows.values()] == ["none", *(name for name in STRATEGIES for _ in range(3))]
+
+
+@pytest.mark.parametrize(("name", "rows", "columns"), [("table1", 13, 3), ("table2", 13, 9), ("table3", 10, 1)])
+def test_the_paper_alone_needs_no_run_and_shows_every_value(name: str, rows: int, columns: int) -> None:
+    table = render(name, only="paper")
+    assert sum(len(block) for block in table.blocks) == rows
+    assert sum(len(group.columns) for group in table.groups) == columns
+    shown = [float(cell.text) for block in table.blocks for line in block for cell in line.cells]
+    assert shown == list(published(name).values.values())
 
 
 # --- the numbers of the table
@@ -156,15 +191,93 @@ def test_a_single_run_has_no_std() -> None:
     assert records_of(table).loc[0, "std"] == ""
 
 
-def test_all_rows_show_what_was_not_run() -> None:
+def test_all_rows_show_the_papers_layout_and_what_was_not_run() -> None:
     table = render("table1", frame_of(*rows_of()), rows="all")
+    assert [group.heading.text for group in table.groups] == ["ImageNet-100", "Caltech-101", "Flowers-102"]
     assert len(markdown_rows(table)) == 13 + 2
-    assert markdown_rows(table)["SimCLR + MSCN"] == ["77.18", "–", "–"]
-    records = records_of(table).set_index("row")
-    assert records.loc["simclr+mscn", "ours"] == "not run"
-    assert records.loc["simclr+mscn", "mean"] == ""
-    assert records.loc["simclr+mscn", "n"] == 0
+    missing = ("not run", "–")
+    assert markdown_rows(table)["SimCLR + MSCN"] == ["77.18", *missing, "*86.99*", *missing, "*91.08*", *missing]
+    assert markdown_rows(table)["MoCov2"][:3] == ["68.22", "68.00 (1)", "-0.22"]
+    records = records_of(table).set_index(["row", "dataset"])
+    assert records.loc[("simclr+mscn", "imagenet100"), "ours"] == "not run"
+    assert records.loc[("simclr+mscn", "imagenet100"), "mean"] == ""
+    assert records.loc[("simclr+mscn", "imagenet100"), "n"] == 0
     assert list(markdown_rows(render("table1", frame_of(*rows_of()))))[2:] == ["MoCov2"]
+
+
+def test_one_of_the_three_can_be_shown_alone() -> None:
+    frame = frame_of(*rows_of(values=(68.0, 69.0)))
+    assert markdown_rows(render("table1", frame, only="ours"))["MoCov2"] == ["68.50 ± 0.71 (2)"]
+    assert markdown_rows(render("table1", frame, only="diff"))["MoCov2"] == ["+0.28"]
+    assert markdown_rows(render("table1", frame, only="paper"))["MoCov2"] == ["68.22", "81.87", "88.39"]
+
+
+def test_table_2_sets_ap_beside_ap_and_masks_beside_masks() -> None:
+    box = rows_of(task="detection", dataset="coco", metric="bbox_AP", values=(38.0, 39.0))
+    mask = rows_of(task="detection", dataset="coco", metric="mask_AP75", values=(36.0, 37.0))
+    table = render("table2", frame_of(*box, *mask))
+    assert [group.heading.text for group in table.groups] == ["COCO detection", "COCO instance segmentation"]
+    cells = markdown_rows(table)["MoCov2"]
+    assert cells[:6] == ["38.52", "38.50 ± 0.71 (2)", "-0.02", "57.62", "not run", "–"]
+    assert cells[-3:] == ["35.86", "36.50 ± 0.71 (2)", "+0.64"]
+    assert "does not state the COCO schedule" in markdown(table)
+    with pytest.raises(UserError, match="table2 prints its own metrics"):
+        render("table2", frame_of(*box), metric="top1")
+
+
+def test_table_3_ranks_the_branches_of_each_strategy() -> None:
+    frame = frame_of(
+        *rows_of("mocov2+ours-hp", (50.0,)),
+        *rows_of("mocov2+ours-hp@key", (40.0,)),
+        *rows_of("mocov2+ours-hp@both", (45.0,)),
+    )
+    cells = markdown_rows(render("table3", frame))
+    assert cells["MoCov2 + OURS, high-pass (query masked)"] == ["**58.19**", "**50.00 (1)**", "-8.19"]
+    assert cells["MoCov2 + OURS, high-pass (both masked)"][:2] == ["*56.29*", "*45.00 (1)*"]
+    assert "read the order of its rows, not the differences" in markdown(render("table3", frame))
+    assert "@" not in markdown(render("table1", frame))
+
+
+# --- why there is no number
+
+
+def started(root: Path, method: str, seed: int, **status: Any) -> None:
+    """A run folder that was begun and has no result."""
+    run = build([{"method": method, "seed": seed}])
+    folder = RunFolder.of(run, root / "full")
+    folder.prepare(run)
+    folder.set_status(**status)
+
+
+def test_an_empty_cell_says_what_became_of_its_runs(tmp_path: Path) -> None:
+    started(tmp_path, "mocov2+ours-hp", 0, state="running", task="pretrain")
+    started(tmp_path, "mocov2+ours-blur", 0, state="failed", error="out of memory")
+    started(tmp_path, "mocov2+ours-mean", 0, state="done", task="pretrain")
+    frame = frame_of(*rows_of(), *rows_of("mocov2+adios", protocol="linear-moco-v1[epochs=10]"))
+    table = render("table1", frame, runs=find_runs([tmp_path]), rows="all")
+    ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["ours"]
+    assert ours["mocov2"] == "68.00 (1)"
+    assert ours["mocov2+ours-hp"] == "running"
+    assert ours["mocov2+ours-blur"] == "failed"
+    assert ours["mocov2+ours-mean"] == "not evaluated"
+    assert ours["mocov2+adios"] == "other protocol"
+    assert ours["simclr"] == "not run"
+
+
+def test_a_mean_over_the_surviving_seeds_says_so(tmp_path: Path) -> None:
+    started(tmp_path, "mocov2", 3, state="failed", error="diverged")
+    started(tmp_path, "mocov2", 4, state="failed", error="diverged")
+    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=find_runs([tmp_path]))
+    assert "further runs of it have no result: 2 failed" in markdown(table)
+
+
+def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started(tmp_path, "mocov2", 0, state="running")
+    (run,) = find_runs([tmp_path])
+    assert run.state == "running"
+    assert run.status is not None
+    monkeypatch.setattr("results.runs.time.time", lambda: run.status.heartbeat + SILENT_SECONDS + 1)
+    assert run.state == "silent"
 
 
 def test_the_best_of_a_block_is_bold_and_a_lone_run_is_not() -> None:
@@ -177,7 +290,7 @@ def test_the_best_of_a_block_is_bold_and_a_lone_run_is_not() -> None:
     assert cells["MoCov2"][1] == "68.00 (1)"
     assert cells["MoCov2 + OURS, high-pass"] == ["**73.80**", "**70.00 (1)**", "-3.80"]
     assert cells["SimCLR"][1] == "60.00 (1)"
-    assert r"\textbf{70.00 (1)} & $-3.80$" in render("table1", frame).latex()
+    assert r"\textbf{70.00 (1)} & $-3.80$" in latex(render("table1", frame))
 
 
 def test_a_method_the_paper_does_not_have_stands_last_in_its_block() -> None:
@@ -195,19 +308,18 @@ def test_a_dataset_of_the_papers_is_compared_with_its_own_column() -> None:
 def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> None:
     table = render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes")))
     assert markdown_rows(table)["MoCov2"] == ["68.22", "40.00 (1)", "–"]
-    assert (
-        "scenes is not a dataset of the paper: its ImageNet-100 numbers stand beside for orientation"
-        in table.markdown()
+    assert "scenes is not a data set of the paper: its ImageNet-100 numbers stand beside for orientation" in markdown(
+        table
     )
     (record,) = records_of(table).to_dict("records")
-    assert (record["published_dataset"], record["difference"]) == ("ImageNet-100", "")
+    assert (record["published_column"], record["difference"]) == ("ImageNet-100", "")
 
 
 def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> None:
     frame = frame_of(*rows_of(metric="top5", values=(90.0,)), *rows_of(values=(60.0,)))
     table = render("table1", frame, metric="top5")
     assert markdown_rows(table)["MoCov2"] == ["–", "90.00 (1)", "–"]
-    assert "the paper prints no top5" in table.markdown()
+    assert "the paper prints no top5" in markdown(table)
 
 
 # --- nothing is averaged that differs
@@ -228,24 +340,24 @@ def test_runs_that_differ_become_column_groups_of_their_own(key: str, other: str
     )
     cells = markdown_rows(table)["MoCov2"]
     assert sorted([cells[1], cells[4]]) == ["60.00 (1)", "70.00 (1)"]
-    assert f"differs from [1] in {key}" in table.markdown()
-    assert f"differs from [2] in {key}" in table.markdown()
+    assert f"differs from [1] in {key}" in markdown(table)
+    assert f"differs from [2] in {key}" in markdown(table)
     assert set(records_of(table)[key]) == {getattr(BASE, key), other}
 
 
 def test_fidelity_protocol_and_commits_are_named_under_the_table() -> None:
     table = render("table1", frame_of(*rows_of(protocol="linear-moco-v1[epochs=10]", dirty=True)))
     said = "fidelity: paper; protocol: linear-moco-v1[epochs=10]; commits: abc1234 (dirty)"
-    assert said in table.markdown()
-    assert said in table.latex()
+    assert said in markdown(table)
+    assert said in latex(table)
 
 
 def test_a_dirty_run_among_clean_ones_is_marked_in_its_cell() -> None:
     first, second = rows_of(values=(60.0, 62.0))
     frame = frame_of(first, replace(second, dirty=True), *rows_of("mocov2+ours-hp", (70.0,)))
     table = render("table1", frame)
-    assert "commits: abc1234, abc1234 (dirty) – mixed" in table.markdown()
-    notes = dict(line[3:].split("] ", 1) for line in table.markdown().splitlines() if line.startswith("- ["))
+    assert "commits: abc1234, abc1234 (dirty) – mixed" in markdown(table)
+    notes = dict(line[3:].split("] ", 1) for line in markdown(table).splitlines() if line.startswith("- ["))
     marks = markdown_rows(table)["MoCov2"][1].removeprefix("61.00 ± 1.41 (2) [").removesuffix("]").split(", ")
     assert [notes[mark] for mark in marks] == [
         "its runs come from different states of the code",
@@ -259,15 +371,27 @@ def test_two_runs_for_one_seed_are_refused_by_name() -> None:
     with pytest.raises(UserError) as refusal:
         render("table1", frame_of(one, replace(one, run_id="second", sweep="again")))
     message = str(refusal.value)
-    assert "mocov2 with seed 0 on imagenet100" in message
+    assert "mocov2 with seed 0 on imagenet100 has several runs" in message
     assert "mocov2-s0- (runs/mocov2-s0-/results.jsonl) and second (runs/second/results.jsonl)" in message
     assert "--sweep" in message
     assert "\n" not in message
 
 
+def test_runs_of_two_recipes_under_one_name_are_refused_with_the_difference(tmp_path: Path) -> None:
+    for seed, rho in ((0, 2.0), (1, 1.0)):
+        run = build([{"method": "mocov2", "seed": seed, "moco.hard_negative_weight": rho}])
+        folder = RunFolder.of(run, tmp_path / "full")
+        folder.prepare(run)
+        append(folder.results, [replace(BASE, run_id=run.id, recipe=run.recipe, seed=seed)])
+    with pytest.raises(UserError, match=r"mocov2 on imagenet100 has runs of different recipes") as refusal:
+        render("table1", collect([tmp_path]))
+    assert "which differ in moco.hard_negative_weight (2.0 and 1.0)" in str(refusal.value)
+    assert "--sweep" in str(refusal.value)
+
+
 def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
     frame = frame_of(*rows_of())
-    with pytest.raises(UserError, match="no table 'table9'; there is: table1"):
+    with pytest.raises(UserError, match="no table 'table9'; there is: table1, table2, table3"):
         render("table9", frame)
     with pytest.raises(UserError, match="no choice of rows 'some'; there is: ours, all"):
         render("table1", frame, rows="some")
@@ -283,15 +407,15 @@ def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
 def test_tiny_numbers_are_watermarked_in_every_format() -> None:
     table = render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes", scale=TINY)))
     said = f"TINY MODE – {TINY}; not comparable with the published numbers"
-    assert table.markdown().startswith(f"**{said}**\n")
-    assert r"{\bfseries " + said.replace("–", "--") in table.latex()
+    assert markdown(table).startswith(f"**{said}**\n")
+    assert r"{\bfseries " + said.replace("–", "--") in latex(table)
     (record,) = records_of(table).to_dict("records")
     assert (record["scale"], record["watermark"]) == (TINY, said)
 
 
 def test_numbers_at_the_papers_scale_carry_no_watermark() -> None:
     table = render("table1", frame_of(*rows_of()))
-    assert "TINY" not in table.markdown() + table.latex() + table.csv()
+    assert "TINY" not in markdown(table) + latex(table) + csv(table)
 
 
 def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() -> None:
@@ -309,8 +433,8 @@ def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() ->
     assert marked[""] == ""
     assert marked[TINY].startswith(f"TINY MODE – {TINY};")
     assert marked[other].startswith(f"TINY MODE – {other};")
-    assert "ImageNet-100 (TINY) [2]: Δ" in table.markdown()
-    assert "not run at the paper's scale: the difference is the scale's" in table.markdown()
+    assert "ImageNet-100 (TINY) [2]: Δ" in markdown(table)
+    assert "not run at the paper's scale: the difference is the scale's" in markdown(table)
 
 
 # --- the pages
@@ -332,10 +456,12 @@ def golden_table() -> Table:
     )
 
 
-@pytest.mark.parametrize("suffix", [".md", ".tex", ".csv"])
+@pytest.mark.parametrize("suffix", [".md", ".tex", ".csv", ".html"])
 def test_the_pages_match_the_golden_ones(tmp_path: Path, suffix: str) -> None:
     written = {path.suffix: path for path in write(golden_table(), tmp_path)}
     text = written[suffix].read_text(encoding="utf-8")
+    if suffix == ".html":  # without the style and the script of every page
+        text = text[text.index("<main>") : text.index("</main>")]
     expected = GOLDEN / f"table1{suffix}"
     if os.environ.get("SALMASK_UPDATE_GOLDENS"):
         expected.write_text(text, encoding="utf-8")
@@ -344,12 +470,38 @@ def test_the_pages_match_the_golden_ones(tmp_path: Path, suffix: str) -> None:
 
 def test_the_order_of_the_rows_does_not_change_the_page() -> None:
     frame = frame_of(*rows_of(values=(60.0, 61.0)), *rows_of("simclr", (70.0,)), *rows_of(dataset="scenes"))
-    assert render("table1", frame.iloc[::-1]).markdown() == render("table1", frame).markdown()
+    assert markdown(render("table1", frame.iloc[::-1])) == markdown(render("table1", frame))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here (pdflatex)")
+@pytest.mark.parametrize("name", ["table1", "table2", "table3"])
+def test_the_latex_compiles_alone_and_in_a_document(tmp_path: Path, name: str) -> None:
+    table = golden_table() if name == "table1" else render(name, only="paper")
+    write(table, tmp_path)
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+        f"\\input{{{name}}}\n\\end{{document}}\n"
+    )
+    for source in (name, "paper"):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert (tmp_path / f"{source}.pdf").stat().st_size > 10_000
+
+
+def test_html_shows_names_as_text_and_marks_the_best() -> None:
+    name = "<img src=x onerror=alert(1)>"
+    page = table_page(render("table1", frame_of(*rows_of(), *rows_of("mocov2+x", (70.0,), dataset=name))))
+    assert "<img" not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 2
+    assert "<b>70.00 (1)</b>" not in page  # alone in its block and column
+    assert "<b>73.80</b>" in table_page(render("table1", only="paper"))
+    assert "<u>72.50</u>" in table_page(render("table1", only="paper"))
 
 
 def test_latex_escapes_what_tex_would_read_as_a_command() -> None:
     table = render("table1", frame_of(*rows_of(dataset=r"my_set 50% & #1 {a} ~b^c \d $e <f>", values=(1.0, 2.0))))
-    text = table.latex()
+    text = latex(table)
     assert r"my\_set 50\% \& \#1 \{a\} \textasciitilde{}b\textasciicircum{}c \textbackslash{}d \$e" in text
     assert r"\textless{}f\textgreater{}" in text
     assert r"1.50 $\pm$ 0.71 (2)" in text
@@ -358,15 +510,15 @@ def test_latex_escapes_what_tex_would_read_as_a_command() -> None:
 
 def test_markdown_keeps_its_columns_when_a_name_holds_a_bar() -> None:
     table = render("table1", frame_of(*rows_of(dataset="a|b")))
-    assert r"a\|b [1]: ours" in table.markdown()
+    assert r"a\|b [1]: ours" in markdown(table)
 
 
 def test_write_replaces_the_files_and_leaves_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages" / "table1.md").write_text("old")
     paths = write(render("table1", frame_of(*rows_of())), tmp_path / "pages")
-    assert [path.name for path in paths] == ["table1.md", "table1.tex", "table1.csv"]
-    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["table1.csv", "table1.md", "table1.tex"]
+    assert [path.name for path in paths] == ["table1.md", "table1.tex", "table1.csv", "table1.html"]
+    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == sorted(path.name for path in paths)
     assert "68.00 (1)" in paths[0].read_text()
 
 
@@ -376,8 +528,8 @@ def test_a_write_that_fails_keeps_the_old_page(tmp_path: Path, monkeypatch: pyte
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("results.formats.os.fsync", full)
-    with pytest.raises(UserError, match=r"cannot write table1 to .*: No space left on device"):
+    monkeypatch.setattr("repro.files.os.fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*table1\.md: .*No space left on device"):
         write(render("table1", frame_of(*rows_of())), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["table1.md"]
     assert (tmp_path / "table1.md").read_text() == "old"
@@ -385,7 +537,7 @@ def test_a_write_that_fails_keeps_the_old_page(tmp_path: Path, monkeypatch: pyte
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pages").write_text("")
-    with pytest.raises(UserError, match=r"cannot write table1 to .*pages"):
+    with pytest.raises(UserError, match=r"cannot write .*pages"):
         write(render("table1", frame_of(*rows_of())), tmp_path / "pages")
 
 

@@ -1,0 +1,89 @@
+"""How long a million result rows take to collect and to print."""
+
+import hashlib
+import json
+import resource
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from repro.records import Result
+from results.collect import collect_runs
+from results.formats import markdown
+from results.published import table1
+from results.runs import find_runs
+from results.tables import render
+
+ROWS_A_RUN = 500
+"""As of a probe that is scored at each of 100 epochs by five metrics."""
+
+
+def collecting(rows: int) -> dict[str, Any]:
+    """Write so many rows into run folders of a temporary folder, then time reading them and making Table 1.
+
+    Args:
+        rows: How many; a million by default of the command.
+
+    Returns:
+        Seconds of both, and the peak memory of this process in GB.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        runs = _write(Path(folder), rows)
+        start = time.perf_counter()
+        found = find_runs([Path(folder)])
+        frame = collect_runs(found)
+        read = time.perf_counter()
+        page = markdown(render("table1", frame, runs=found, rows="all"))
+        end = time.perf_counter()
+    return {
+        "rows": len(frame),
+        "run folders": runs,
+        "collect_s": round(read - start, 2),
+        "render_s": round(end - read, 2),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "characters": len(page),
+    }
+
+
+def _write(root: Path, rows: int) -> int:
+    """Fill run folders of all methods of Table 1, as many seeds as it takes; returns how many there are."""
+    methods = list(table1().rows.values())
+    count = max(rows // ROWS_A_RUN, 1)
+    for index in range(count):
+        row = methods[index % len(methods)]
+        seed = index // len(methods)
+        result = _result(row.method, row.block, seed)
+        folder = root / "sweep" / row.method / f"s{seed}-{result.run_id}"
+        folder.mkdir(parents=True)
+        size = ROWS_A_RUN if index else rows - ROWS_A_RUN * (count - 1)
+        metrics = ["top1", *(f"top1_epoch{number}" for number in range(1, size))]
+        lines = [json.dumps(vars(replace(result, metric=metric, value=60 + seed % 7))) for metric in metrics]
+        (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    return count
+
+
+def _result(method: str, framework: str, seed: int) -> Result:
+    return Result(
+        run_id=hashlib.sha256(f"{method} {seed}".encode()).hexdigest()[:10],
+        recipe=method,
+        sweep="sweep",
+        method=method,
+        framework=framework,
+        strategy="none",
+        fidelity="paper",
+        seed=seed,
+        task="linear",
+        dataset="imagenet100",
+        split="val",
+        protocol="linear-moco-v1",
+        metric="top1",
+        value=0.0,
+        scale="",
+        commit="0123456789abcdef",
+        dirty=False,
+        device="cpu",
+        started="2026-11-22T10:00:00+00:00",
+        duration_s=1.0,
+    )

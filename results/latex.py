@@ -1,0 +1,92 @@
+"""A table as LaTeX with booktabs' rules."""
+
+import re
+from collections.abc import Sequence
+
+from results.layout import Cell, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": "$-$",
+    "Δ": r"$\Delta$",
+    "–": "--",
+}
+_SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
+
+# Loaded or not, booktabs tells whether this file is read by a document or compiled alone.
+_LATEX_HEAD = r"""% \usepackage{booktabs,graphicx}, then \input this file; or compile it by itself.
+\ifcsname ver@booktabs.sty\endcsname
+  \def\salmaskend{}
+\else
+  \documentclass{article}
+  \usepackage{booktabs,graphicx}
+  \begin{document}
+  \def\salmaskend{\end{document}}
+\fi
+"""
+
+
+def latex(table: Table) -> str:
+    """Give the table as a `table` environment with booktabs' rules; the file also compiles by itself."""
+    spans = [len(group.columns) for group in table.groups]
+    starts = [2 + sum(spans[:index]) for index in range(len(spans))]
+    tops = [
+        rf"\multicolumn{{{span}}}{{c}}{{{_latex(group.heading)}}}"
+        for group, span in zip(table.groups, spans, strict=True)
+    ]
+    rules = [rf"\cmidrule(lr){{{s}-{s + span - 1}}}" for s, span in zip(starts, spans, strict=True)]
+    heads = [_latex(column) for group in table.groups for column in group.columns]
+    blocks = [
+        "\n".join(_latex_row([_escaped(line.label), *map(_latex, line.cells)]) for line in block)
+        for block in table.blocks
+    ]
+    watermark = rf"{{\bfseries {_escaped(table.watermark)}\par}}\medskip" if table.watermark else ""
+    notes = "\n".join(
+        rf"\textsuperscript{{{number}}} {_escaped(note)}\par" for number, note in enumerate(table.notes, start=1)
+    )
+    lines = [
+        r"\begin{table}[htbp]",
+        r"\centering\small",
+        rf"\caption{{{_escaped(table.title)}}}",
+        watermark,
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * sum(spans)}}}",
+        r"\toprule",
+        _latex_row(["", *tops]),
+        " ".join(rules),
+        _latex_row(["Method", *heads]),
+        r"\midrule",
+        "\n\\midrule\n".join(blocks),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\par\medskip",
+        r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
+        notes,
+        r"\end{minipage}",
+        r"\end{table}",
+    ]
+    return _LATEX_HEAD + "\n".join(line for line in lines if line) + "\n\\salmaskend\n"
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(lambda match: _LATEX[match.group()], text)
+
+
+def _latex(cell: Cell) -> str:
+    text = _escaped(cell.text)
+    if re.fullmatch(r"[+-]\d+\.\d+", text):
+        text = f"${text}$"  # a hyphen is no minus
+    text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text)
+    return text + (rf"\textsuperscript{{{','.join(map(str, cell.marks))}}}" if cell.marks else "")
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"

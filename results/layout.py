@@ -1,0 +1,60 @@
+"""What a table consists of, whatever it is printed as."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed cell.
+
+    Attributes:
+        text: Plain text, without markup.
+        rank: 1 where it is the best of its block, printed bold; 2 where it is the second best, marked more lightly.
+        marks: Numbers of the notes that it refers to, from 1.
+    """
+
+    text: str
+    rank: int = 0
+    marks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Columns under one heading."""
+
+    heading: Cell
+    columns: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: its label, one cell per column, and the method that it is about."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table.
+
+    Attributes:
+        name: File name without suffix, e.g. `table1`.
+        title: One sentence that says what the numbers are.
+        watermark: Printed above the table in bold, empty where every number was run at the paper's scale.
+        groups: The columns.
+        blocks: The rows; a rule stands between two blocks where the format has one.
+        notes: Texts of the notes; cells refer to them by position, from 1.
+        records: The same cells as data, one line per row and group, for CSV.
+    """
+
+    name: str
+    title: str
+    watermark: str
+    groups: tuple[Group, ...]
+    blocks: tuple[tuple[Line, ...], ...]
+    notes: tuple[str, ...]
+    records: pd.DataFrame

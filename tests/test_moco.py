@@ -1,0 +1,193 @@
+"""One step of MoCo: what it learns from, what it enqueues, and how it shuffles."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+import repro.contrastive
+from repro.contrastive import MoCo, info_nce
+from repro.views import Views
+
+B, SIZE, DIM, QUEUE = 8, 32, 16, 24
+
+
+@pytest.fixture(autouse=True)
+def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ResNet takes a second to initialise; what is tested here does not depend on the encoder."""
+
+    def build(_arch: str, dim: int) -> nn.Module:
+        block = nn.Conv2d(3, 12, 5, stride=4), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 24, 3), nn.BatchNorm2d(24)
+        return nn.Sequential(*block, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, dim))
+
+    monkeypatch.setattr(repro.contrastive, "build_encoder", build)
+
+
+def images(seed: int, count: int = B) -> Tensor:
+    return torch.randn(count, 3, SIZE, SIZE, generator=Generator().manual_seed(seed))
+
+
+def moco(seed: int = 0, **settings: Any) -> MoCo:
+    torch.manual_seed(seed)
+    return MoCo("small", DIM, **({"queue": QUEUE, "bn_splits": 2} | settings))
+
+
+def key_inputs(model: MoCo) -> list[Tensor]:
+    """Every batch that the key encoder is given from now on."""
+    seen: list[Tensor] = []
+    model.encoder_k.network.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].clone()))
+    return seen
+
+
+def order_of(shuffled: Tensor, original: Tensor) -> list[int]:
+    return [int((original == image).flatten(1).all(1).nonzero()) for image in shuffled]
+
+
+def test_a_step_is_the_loss_of_the_equation_on_the_queue_as_it_was() -> None:
+    model = moco(momentum=0.5, temperature=0.3, hard_negative_weight=1.5).eval()
+    reference = copy.deepcopy(model)
+    with torch.no_grad():  # encoders that differ, so that a wrong update shows
+        for p in [*model.encoder_k.parameters(), *reference.encoder_k.parameters()]:
+            p.mul_(1.1)
+    model(Views(images(0), images(1), images(2)))["loss"].backward()
+
+    reference.encoder_k.update(reference.encoder_q)
+    embed = [F.normalize(f(x), dim=1) for f, x in ((reference.encoder_q, images(0)), (reference.encoder_k, images(1)))]
+    hard = F.normalize(reference.encoder_k(images(2)), dim=1)
+    expected = info_nce(*embed, reference.queue.keys, hard, temperature=0.3, hard_negative_weight=1.5)
+    expected.backward()
+    for own, theirs in zip(model.encoder_q.parameters(), reference.encoder_q.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+    assert not torch.equal(model.queue.keys, reference.queue.keys)  # it was overwritten before backward
+
+
+def test_the_key_encoder_has_no_gradient_and_is_updated_before_its_keys() -> None:
+    model = moco(momentum=0.5)
+    with torch.no_grad():
+        for p in model.encoder_q.parameters():
+            p.add_(0.01)
+    before = [p.clone() for p in model.encoder_k.parameters()]
+    model(Views(images(0), images(1), images(2)))["loss"].backward()
+    for old, k, q in zip(before, model.encoder_k.parameters(), model.encoder_q.parameters(), strict=True):
+        assert k.grad is None
+        assert q.grad is not None
+        torch.testing.assert_close(k, 0.5 * old + 0.5 * q)
+
+
+@pytest.mark.parametrize("splits", [1, 2, 4])
+def test_this_batchs_keys_are_enqueued_in_order_and_hard_negatives_never(splits: int) -> None:
+    # In eval mode each key depends on its own image alone, so that the shuffle must be undone to match.
+    model = moco(bn_splits=splits).eval()
+    rest = model.queue.keys[:, B:].clone()
+    model(Views(images(0), images(1), images(2)))
+    expected = F.normalize(model.encoder_k(images(1)), dim=1)
+    torch.testing.assert_close(model.queue.keys[:, :B].T, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.queue.keys[:, B:], rest)
+    assert int(model.queue.position) == B
+    model(Views(images(0), images(3), images(2)))
+    assert int(model.queue.position) == 2 * B
+    torch.testing.assert_close(
+        model.queue.keys[:, B : 2 * B].T, F.normalize(model.encoder_k(images(3)), dim=1), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_keys_and_hard_negatives_are_shuffled_anew_at_each_step() -> None:
+    model = moco(bn_splits=2)
+    seen = key_inputs(model)
+    for _ in range(3):
+        model(Views(images(0), images(1), images(2)))
+    orders = [order_of(batch, images(1 + i % 2)) for i, batch in enumerate(seen)]
+    assert len(orders) == 6
+    assert all(sorted(order) == list(range(B)) for order in orders)
+    assert len({tuple(order) for order in orders} | {tuple(range(B))}) == 7
+
+
+def test_shuffles_follow_from_seed_and_steps_alone() -> None:
+    orders = []
+    for seed, steps in ((5, 40), (5, 40), (5, 41), (6, 40)):
+        model = moco(seed=steps, bn_splits=2)
+        model.seed, model.steps = seed, steps
+        seen = key_inputs(model)
+        torch.manual_seed(len(orders))  # the global stream plays no part
+        model(Views(images(0), images(1)))
+        orders.append(order_of(seen[0], images(1)))
+    assert orders[0] == orders[1]
+    assert orders[0] not in orders[2:]
+
+
+def test_without_groups_there_is_nothing_to_shuffle() -> None:
+    model = moco(bn_splits=1)
+    seen = key_inputs(model)
+    model(Views(images(0), images(1)))
+    assert order_of(seen[0], images(1)) == list(range(B))
+
+
+def test_one_hard_negative_serves_every_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[Tensor] = []
+
+    def spy(*args: Tensor, **settings: float) -> Tensor:
+        handed.append(args[3])
+        return info_nce(*args, **settings)
+
+    monkeypatch.setattr(repro.contrastive, "info_nce", spy)
+    model = moco().eval()
+    loss = model(Views(images(0), images(1), images(2, 1)))["loss"]
+    assert torch.isfinite(loss)
+    (hard,) = handed
+    assert hard.shape == (B, DIM)
+    assert (hard == hard[:1]).all()
+    torch.testing.assert_close(hard[0], F.normalize(model.encoder_k(images(2, 1)), dim=1)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_one_hard_negative_is_normalised_by_its_own_statistics_as_b3_says() -> None:
+    model = moco()
+    seen = key_inputs(model)
+    assert torch.isfinite(model(Views(images(0), images(1), images(2, 1)))["loss"])
+    assert [len(batch) for batch in seen] == [B, 1]
+
+
+def test_the_hard_negative_adds_to_the_loss() -> None:
+    plain, hardened = (moco().eval()(Views(images(0), images(1), hard))["loss"] for hard in (None, images(2)))
+    assert hardened > plain
+
+
+def test_a_checkpoint_holds_queue_position_and_steps(tmp_path: Path) -> None:
+    model = moco()
+    for step in range(3):
+        model(Views(images(0), images(step), images(2)))
+    torch.save(model.state_dict(), tmp_path / "moco.pth")
+    other = moco(seed=1)
+    other.load_state_dict(torch.load(tmp_path / "moco.pth", weights_only=True))
+    assert other.steps == 3
+    assert int(other.queue.position) == 3 * B % QUEUE
+    # From here both take the same step, shuffles included.
+    losses = [each(Views(images(0), images(9), images(2)))["loss"] for each in (model, other)]
+    assert torch.equal(*losses)
+    assert torch.equal(model.queue.keys, other.queue.keys)
+
+
+def test_mixed_precision_hands_full_precision_unit_vectors_to_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[Tensor] = []
+
+    def spy(*args: Tensor, **settings: float) -> Tensor:
+        handed.extend(args)
+        return info_nce(*args, **settings)
+
+    monkeypatch.setattr(repro.contrastive, "info_nce", spy)
+    model = moco()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(Views(images(0), images(1), images(2)))["loss"]
+    assert loss.dtype == torch.float32
+    query, key, queue, hard = handed
+    for vectors in (query, key, queue.T, hard):
+        assert vectors.dtype == torch.float32
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)), rtol=0, atol=1e-5)
+
+
+def test_a_mode_other_than_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="predict"):
+        moco()(Views(images(0), images(1)), mode="predict")

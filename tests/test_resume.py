@@ -1,0 +1,225 @@
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_samples import (
+    EPOCH,
+    OURS,
+    STEPS,
+    assert_same,
+    assert_same_training,
+    copied,
+    files_below,
+    interrupt,
+    make_training,
+    newest,
+    pretrained,
+    salmask,
+    tiny,
+    words,
+)
+
+from repro.checkpoint import read_checkpoint
+from repro.errors import UserError
+from repro.files import write_atomically
+from repro.folder import RunFolder
+from repro.hooks import Heartbeat, forget_after
+from repro.resume import checkpoints
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return pretrained(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Stopped in the last epoch, with checkpoints of steps 6 and 8."""
+    folder = RunFolder(tmp_path_factory.mktemp("interrupted") / "run")
+    interrupt(tiny(OURS), folder, 9)
+    assert [path.name for path in checkpoints(folder.checkpoints)] == ["step_00000008.pth", "step_00000006.pth"]
+    return folder
+
+
+def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:
+    make_training(tiny(OURS, changes), folder).run()
+
+
+@pytest.mark.parametrize(
+    ("step", "kept", "workers_before", "workers_after"),
+    [pytest.param(3, 2, 2, 0, id="mid-epoch"), pytest.param(4, 3, 0, 1, id="end of an epoch")],
+)
+def test_interrupted_and_resumed_equals_undisturbed_whatever_the_workers(
+    undisturbed: RunFolder, tmp_path: Path, step: int, kept: int, workers_before: int, workers_after: int
+) -> None:
+    folder = RunFolder(tmp_path)
+    interrupt(tiny(OURS, {"machine.workers": workers_before}), folder, step)
+    assert newest(folder.checkpoints)["step"] == kept
+    resume(folder, {"machine.workers": workers_after})
+    assert_same_training(folder.checkpoints, undisturbed.checkpoints)
+
+
+def test_each_step_is_logged_once_after_a_resume_and_with_the_same_loss(
+    undisturbed: RunFolder, interrupted: RunFolder, tmp_path: Path
+) -> None:
+    folder = copied(interrupted, tmp_path / "run")
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 9, "loss": 1')  # a line that a kill tore
+    resume(folder)
+    rows, expected = ([json.loads(x) for x in f.metrics.read_text().splitlines()] for f in (folder, undisturbed))
+    assert [(row["step"], row["loss"], row["lr"]) for row in rows] == [
+        (row["step"], row["loss"], row["lr"]) for row in expected
+    ]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+
+
+def test_a_torn_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
+    undisturbed: RunFolder, interrupted: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copied(interrupted, tmp_path / "run")
+    torn = folder.checkpoints / "step_00000008.pth"
+    content = torn.read_bytes()
+    torn.unlink()
+    torn.write_bytes(content[: len(content) // 2])
+    with caplog.at_level(logging.INFO, "salmask"):
+        resume(folder)
+    assert "step_00000008.pth cannot be read" in caplog.text
+    assert "falling back to the one before" in caplog.text
+    assert "resumed from step_00000006.pth at step 6" in caplog.text
+    assert_same_training(folder.checkpoints, undisturbed.checkpoints)
+
+
+def test_when_every_checkpoint_is_torn_one_line_says_what_to_do(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    for name, content in (("step_00000006.pth", b"PK\x03\x04 half"), ("step_00000008.pth", b"")):
+        (folder.checkpoints / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; mend: delete the folder") as caught:
+        resume(folder)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_last_two_checkpoints_are_kept_and_no_temporary(
+    undisturbed: RunFolder, interrupted: RunFolder, tmp_path: Path
+) -> None:
+    assert files_below(undisturbed.checkpoints) == {"step_00000008.pth", "step_00000009.pth"}
+    folder = copied(interrupted, tmp_path / "run")
+    (folder.checkpoints / ".step_00000009.pth.k1ll3d").write_bytes(b"half")
+    resume(folder)
+    assert files_below(folder.checkpoints) == {"step_00000008.pth", "step_00000009.pth"}
+
+
+def test_the_checkpoint_of_another_run_is_refused(interrupted: RunFolder, tmp_path: Path) -> None:
+    folder = copied(interrupted, tmp_path / "run")
+    other = tiny(OURS, {"seed": 1})
+    with pytest.raises(UserError, match=f"belongs to run {tiny(OURS).id}, not {other.id}; mend: "):
+        make_training(other, folder).run()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(interrupted: RunFolder, tmp_path: Path) -> None:
+    run = tiny(OURS, {"encoder.dim": 8})
+    content = read_checkpoint(checkpoints(interrupted.checkpoints)[0])
+    target = tmp_path / "checkpoints" / "step_00000008.pth"
+    write_atomically(target, lambda file: torch.save(content | {"run_id": run.id}, file))
+    with pytest.raises(UserError, match=r"is of another architecture: .*size mismatch.* mend: ") as caught:
+        make_training(run, RunFolder(tmp_path)).run()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_training_killed_between_its_last_step_and_its_backbone_only_writes_the_backbone(
+    undisturbed: RunFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs"
+    folder = copied(undisturbed, out / tiny(OURS).folder)
+    folder.backbone.unlink()
+    assert salmask("pretrain", OURS, "--out", str(out), *words()).code == 0
+    assert_same(read_checkpoint(folder.backbone), read_checkpoint(undisturbed.backbone))
+    assert folder.metrics.read_text() == undisturbed.metrics.read_text()
+
+
+def test_metrics_are_forgotten_after_the_step_that_is_resumed_from(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    forget_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    forget_after(tmp_path / "none", 2)
+    assert files_below(tmp_path) == {"metrics.jsonl"}
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+
+def kill(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("step_00000005.pth"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+from repro.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def survivor(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run killed with SIGKILL while it saved in mid-epoch, ended with SIGTERM later, and completed at last."""
+    out = tmp_path_factory.mktemp("survivor")
+    command = ["pretrain", OURS, "--out", str(out), *words({"machine.checkpoint_every": 1})]
+    folder = RunFolder.of(tiny(OURS), out)
+
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, *command], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert newest(folder.checkpoints)["step"] == 4
+    assert newest(folder.checkpoints)["step"] % EPOCH
+    assert len(files_below(folder.checkpoints)) == 3  # the half-written one has a name of its own
+    status = folder.status()
+    assert status is not None
+    assert (status.state, status.task, status.steps, status.attempt) == ("running", "pretrain", STEPS, 1)
+    (folder.gallery / "masks.png").write_bytes(b"as it was")
+
+    def terminate(hook: Heartbeat, runner: Any, *_: Any, **__: Any) -> None:
+        if runner.iter + 1 == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Heartbeat, "after_train_iter", terminate)
+        ended = salmask(*command)
+    assert ended.code == 128 + signal.SIGTERM
+    status = folder.status()
+    assert status is not None
+    assert (status.state, status.attempt, status.error) == ("interrupted", 2, "")
+
+    assert salmask(*command).code == 0
+    return folder
+
+
+def test_killed_and_terminated_and_resumed_equals_undisturbed(survivor: RunFolder, undisturbed: RunFolder) -> None:
+    assert_same_training(survivor.checkpoints, undisturbed.checkpoints)
+    assert_same(read_checkpoint(survivor.backbone), read_checkpoint(undisturbed.backbone))
+
+
+def test_a_killed_process_leaves_nothing_half_written(survivor: RunFolder) -> None:
+    assert files_below(survivor.checkpoints) == {"step_00000008.pth", "step_00000009.pth"}
+    assert {path.name for path in survivor.path.iterdir()} == {
+        *("run.yaml", "provenance.json", "status.json", "metrics.jsonl", "backbone.pth"),
+        *("checkpoints", "gallery", "logs", ".lock"),
+    }
+
+
+def test_every_attempt_is_on_record(survivor: RunFolder) -> None:
+    status = survivor.status()
+    assert status is not None
+    assert (status.state, status.attempt, status.step) == ("done", 3, STEPS)
+    assert len(json.loads(survivor.provenance.read_text())) == 3
+    rows = [json.loads(line) for line in survivor.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+
+
+def test_the_gallery_is_drawn_once(survivor: RunFolder) -> None:
+    assert (survivor.gallery / "masks.png").read_bytes() == b"as it was"

@@ -1,0 +1,373 @@
+"""What a run is, which id it has, and what it refuses."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import repro
+from repro.errors import UserError
+from repro.run import (
+    Data,
+    Fidelity,
+    Machine,
+    Optimization,
+    Probe,
+    Run,
+    Source,
+    Strategy,
+    added,
+    build,
+    identity,
+    load,
+    outside_identity,
+    parse_overrides,
+    read_yaml,
+)
+
+DEFAULT_ID = "45df9c0eca"
+"""Of the default run. Never change it: it names the folder of every run made so far, and so will every other id that
+changes with it. A new field goes in through `added`."""
+
+
+def refusal(*overrides: str) -> str:
+    """The message on these overrides, which is one line."""
+    with pytest.raises(UserError) as caught:
+        build([parse_overrides(overrides)])
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def python(*arguments: str, executable: str = sys.executable, **environment: str) -> str:
+    done = subprocess.run(
+        [executable, *arguments], env=os.environ | environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def test_the_default_run_keeps_its_id() -> None:
+    assert Run().id == DEFAULT_ID
+    assert build([]).id == DEFAULT_ID
+    assert Run().folder == f"mocov2/s0-{DEFAULT_ID}"
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
+def test_the_id_is_the_same_in_every_process(hash_seed: str) -> None:
+    assert python("-c", "from repro.run import Run; print(Run().id)", PYTHONHASHSEED=hash_seed) == DEFAULT_ID
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])
+def test_the_id_is_the_same_on_other_pythons(version: str) -> None:
+    executable = shutil.which(f"python{version}")
+    # The run module needs only pure-Python packages, which another version reads from this one's folder.
+    paths = os.pathsep.join([str(Path(repro.__file__).parents[1]), str(Path(yaml.__file__).parents[1])])
+    if not executable or subprocess.run([executable, "-c", ""], capture_output=True, check=False).returncode:
+        pytest.skip(f"no Python {version} here")
+    made = python("-c", "from repro.run import Run; print(Run().id)", executable=executable, PYTHONPATH=paths)
+    assert made == DEFAULT_ID
+
+
+def test_the_run_module_imports_no_torch() -> None:
+    heavy = "{'torch', 'torchvision', 'mmengine', 'timm', 'pandas', 'numpy'}"
+    assert python("-c", f"import sys, repro.run; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+def test_the_id_does_not_depend_on_the_order_of_keys() -> None:
+    settings = {"seed": 3, "data": {"crop": 112, "dataset": "scenes"}, "masking": {"strategy": "mean_fill"}}
+    turned = {name: dict(reversed(v.items())) if isinstance(v, dict) else v for name, v in reversed(settings.items())}
+    assert list(turned) != list(settings)
+    assert build([settings]).id == build([turned]).id == build([{name: settings[name]} for name in turned]).id
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("method=mocov2+ours-hp", True),
+        ("machine.workers=0", True),
+        ("machine.data_root=elsewhere", True),
+        ("machine.channels_last=true", True),
+        ("probe.epochs=3", True),
+        ("optimization.lr=0.0150", True),
+        ("seed=1", False),
+        ("optimization.lr=0.03", False),
+        ("optimization.precision=bf16", False),
+        ("masking.strategy=high_pass", False),
+        ("data.scenes.seed=1", False),
+        ("fidelity.cap=released", False),
+        ("augmentation.backend=reference", False),
+        ("localizer.weights=IMAGENET1K_V1", False),
+    ],
+)
+def test_the_id_follows_what_a_run_is_and_not_how_it_is_carried_out(override: str, same: bool) -> None:
+    changed = build([parse_overrides([override])])
+    assert (changed.id == DEFAULT_ID) is same
+
+
+def test_every_field_but_name_machine_and_probe_is_in_the_identity() -> None:
+    content = identity(Run())
+    fields = {f.name for f in dataclasses.fields(Run)}
+    assert set(content) == fields - {"method", "machine", "probe"}
+    assert set(content["optimization"]) == {f.name for f in dataclasses.fields(Optimization)}
+
+
+def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
+    assert build([{"optimization": {"lr": 1}}]).id == build([{"optimization": {"lr": 1.0}}]).id
+    assert Run(optimization=Optimization(lr=1)).id == Run(optimization=Optimization(lr=1.0)).id
+    assert build([parse_overrides(["optimization.lr=1"])]).id == build([parse_overrides(["optimization.lr=1e0"])]).id
+
+
+def test_runs_of_one_recipe_differ_in_their_seed_only() -> None:
+    first, second = (Run(seed=seed) for seed in (0, 1))
+    assert first.recipe == second.recipe
+    assert first.id != second.id
+    assert first.recipe != first.replace({"optimization.lr": 0.03}).recipe
+
+
+@dataclass(frozen=True)
+class _Old:
+    lr: float = 0.1
+
+
+@dataclass(frozen=True)
+class _Grown:
+    lr: float = 0.1
+    nesterov: bool = added(True, absent=False)
+    note: str = outside_identity("")
+
+
+@dataclass(frozen=True)
+class _DefaultChanged:
+    lr: float = 0.1
+    nesterov: bool = added(False, absent=False)
+    note: str = outside_identity("")
+
+
+@dataclass(frozen=True)
+class _Holder:
+    inner: Any = field(default_factory=_Old)
+
+
+def test_a_field_added_later_keeps_the_ids_of_runs_that_did_without_it() -> None:
+    assert identity(_Grown(nesterov=False)) == identity(_Old())
+    assert identity(_Holder(_Grown(nesterov=False))) == identity(_Holder(_Old()))
+    assert identity(_Grown()) == {"lr": 0.1, "nesterov": True}
+
+
+def test_changing_the_default_of_an_added_field_changes_no_meaning() -> None:
+    for value in (True, False):
+        assert identity(_Grown(nesterov=value)) == identity(_DefaultChanged(nesterov=value))
+    assert identity(_DefaultChanged()) == identity(_Old())
+    assert identity(_Grown()) != identity(_DefaultChanged())
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("sed=1", "seed"),
+        ("seeds=1", "seed"),
+        ("crop=64", "data.crop"),
+        ("data.corp=64", "data.crop"),
+        ("data.scenes.clases=3", "data.scenes.classes"),
+        ("optimisation.lr=1", "optimization.lr"),
+        ("optimization.learning=1", None),
+        ("lr=3", None),
+        ("masking.relax=1", "localizer.relax"),
+        ("moco.temprature=.1", "moco.temperature"),
+        ("machine.worker=2", "machine.workers"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_right_one(override: str, nearest: str | None) -> None:
+    message = refusal(override)
+    assert message.startswith(f"settings: unknown key '{override.partition('=')[0]}'; ")
+    if nearest:
+        assert message.endswith(f"did you mean '{nearest}'?")
+
+
+def test_a_key_like_no_other_is_answered_with_the_top_level_keys() -> None:
+    message = refusal("xyzzy=1")
+    assert "unknown key 'xyzzy'; the top-level keys are: method, framework, seed, data" in message
+
+
+def test_a_section_is_no_value() -> None:
+    assert refusal("data=scenes") == "settings: 'data' is a section; set its keys, for example data.dataset"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=one", "seed=one is not a whole number"),
+        ("seed=1.5", "seed=1.5 is not a whole number"),
+        ("seed=true", "seed=True is not a whole number"),
+        ("optimization.lr=fast", "optimization.lr=fast is not a number"),
+        ("optimization.lr=false", "optimization.lr=False is not a number"),
+        ("masking.hard_negative=1", "masking.hard_negative=1 is not true or false"),
+        ("data.crop=null", "data.crop=None is not a whole number"),
+        ("data.crop=[1,2]", "data.crop=[1, 2] is not a whole number"),
+        ("method=[a]", "method=['a'] is not text"),
+        ("masking.strategy=hp", "masking.strategy=hp is none of: none, high_pass, strong_blur, mean_fill"),
+        ("masking.branch=0", "masking.branch=0 is none of: query, key, both"),
+        ("fidelity=new", "fidelity.saliency_map=new is none of: paper, released"),
+    ],
+)
+def test_a_wrong_type_is_one_line_with_the_right_one(override: str, message: str) -> None:
+    assert refusal(override) == f"settings: {message}"
+
+
+@pytest.mark.parametrize("item", ["seed", "=1", "", "seed 1"])
+def test_an_override_without_key_or_value_is_refused_with_an_example(item: str) -> None:
+    assert refusal(item) == f"'{item}' is no setting; write key.sub=value, for example seed=1 or data.crop=64"
+
+
+def test_an_override_that_is_no_yaml_is_refused() -> None:
+    assert refusal("method=[1,").startswith("'method=[1,': the value is no YAML: ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed=-1"], "seed=-1 is negative; mend: 0 or more"),
+        (["optimization.batch=1"], "optimization.batch=1: a contrastive batch needs at least 2 images"),
+        (["moco.bn_splits=3"], "moco.bn_splits=3 does not divide optimization.batch=128; mend"),
+        (["moco.bn_splits=0"], "moco.bn_splits=0 does not divide optimization.batch=128; mend"),
+        (["moco.queue=1000"], "moco.queue=1000 is not a multiple of optimization.batch=128; mend"),
+        (["moco.queue=0"], "moco.queue=0 is not a multiple of optimization.batch=128; mend"),
+        (["masking.ratio_min=.3"], "masking.ratio_min=0.3 and masking.ratio_max=0.25 are not an ascending range"),
+        (["masking.hard_ratio_max=1.1"], "masking.hard_ratio_min=0.4 and masking.hard_ratio_max=1.1 are not"),
+        (["masking.ratio_min=.nan"], "masking.ratio_min=nan"),
+        (["augmentation.flip_probability=2"], "flip_probability=2 is not within 0..1"),
+        (["masking.focal_probability=-.1"], "focal_probability=-0.1 is not within 0..1"),
+        (["moco.momentum=1.01"], "momentum=1.01 is not within 0..1"),
+        (["data.crop=0"], "data.crop=0 must be positive"),
+        (["moco.temperature=0"], "moco.temperature=0.0 must be positive"),
+        (["optimization.epochs=0"], "optimization.epochs=0 must be positive"),
+        (["optimization.lr=-1"], "optimization.lr=-1.0 must be positive"),
+        (["optimization.lr=.nan"], "optimization.lr=nan must be positive"),
+        (["optimization.lr=.inf"], "optimization.lr=inf must be positive and finite"),
+        (["optimization.momentum=1.2"], "momentum=1.2 is not within 0..1"),
+        (["optimization.weight_decay=-1e-4"], "optimization.weight_decay=-0.0001 must not be negative"),
+        (["masking.noise_std=-.1"], "masking.noise_std=-0.1 must not be negative"),
+        (["augmentation.crop_scale_min=1.2"], "crop_scale_min=1.2 is not within 0..1"),
+        (["augmentation.hue=.6"], "augmentation.hue=0.6 is not within 0..0.5"),
+        (["augmentation.blur_sigma_min=3"], "augmentation.blur_sigma_min is larger than"),
+        (["data.crop=32", "moco.bn_splits=128"], "data.crop=32 with batch-norm groups of one image"),
+        (
+            ["data.crop=32", "fidelity=released", "masking.strategy=mean_fill"],
+            "data.crop=32 with batch-norm groups of one image",
+        ),
+        (["probe.epochs=0"], "probe.epochs=0 must be positive"),
+        (["encoder.dim=0"], "encoder.dim=0 must be positive"),
+        (["machine.device=gpu"], "machine.device=gpu is unknown; one of: auto, cpu, cuda"),
+        (["machine.workers=-1"], "machine.log_every and machine.checkpoint_every must be at least 1, machine.workers"),
+        (["machine.checkpoint_every=0"], "machine.log_every and machine.checkpoint_every must be at least 1"),
+    ],
+)
+def test_settings_that_exclude_each_other_or_leave_their_range_are_refused(overrides: list[str], message: str) -> None:
+    assert refusal(*overrides).startswith(message)
+
+
+def test_a_run_made_in_code_is_checked_too() -> None:
+    with pytest.raises(UserError, match="seed=-1"):
+        Run(seed=-1)
+
+
+def test_later_layers_win_over_earlier_ones_and_over_defaults(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("seed: 1\noptimization:\n  lr: 0.1\n  epochs: 5\ndata.crop: 64\n")
+    row = {"masking.strategy": "high_pass", "seed": 9, "optimization.epochs": 7}
+    run = build([row, read_yaml(config), parse_overrides(["seed=2", "optimization.lr=0.2"])])
+    assert (run.seed, run.optimization.lr, run.optimization.epochs) == (2, 0.2, 5)
+    assert (run.data.crop, run.masking.strategy, run.optimization.batch) == (64, Strategy.high_pass, 128)
+
+
+def test_the_last_of_two_overrides_of_one_key_wins() -> None:
+    assert build([parse_overrides(["seed=1", "seed=2"])]).seed == 2
+
+
+def test_fidelity_is_short_for_all_of_its_switches() -> None:
+    run = build([parse_overrides(["fidelity=released"])])
+    assert run.fidelity == Fidelity(*[Source.released] * len(dataclasses.fields(Fidelity)))
+    assert str(run.fidelity) == "released"
+    partly = build([{"fidelity": "released"}, {"fidelity": {"noise": "paper", "cap": "paper"}}]).fidelity
+    assert str(partly) == "paper, released: saliency_map, hard_negative, counts, negative_count, single_patch"
+    assert str(build([{"fidelity": "released"}, {"fidelity": "paper"}]).fidelity) == "paper"
+
+
+def test_a_run_is_read_back_from_its_yaml_unchanged(tmp_path: Path) -> None:
+    overrides = ["seed=7", "fidelity=released", "masking.strategy=mean_fill", "machine.workers=1", "probe.epochs=5"]
+    run = build([parse_overrides([*overrides, "method=mine", "optimization.lr=1e-3", "data.scenes.classes=4"])])
+    path = tmp_path / "run.yaml"
+    path.write_text(run.to_yaml())
+    again = load(path)
+    assert again == run
+    assert again.id == run.id
+    assert again.to_yaml() == run.to_yaml()
+    assert yaml.safe_load(run.to_yaml())["masking"]["strategy"] == "mean_fill"
+
+
+def test_replacing_changes_a_copy_and_a_run_itself_never_changes() -> None:
+    run = Run()
+    other = run.replace({"data.crop": 64, "machine.workers": 0})
+    assert (run.data.crop, other.data.crop, other.machine.workers) == (224, 64, 0)
+    assert other.replace({"data.crop": 224, "machine.workers": 4}) == run
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.seed = 1  # type: ignore[misc]
+    with pytest.raises(UserError, match="unknown key 'data.corp'"):
+        run.replace({"data.corp": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"seed: [1,\n", "is no YAML"),
+        (b"- seed\n", "holds no settings of the form `key: value`"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"sed: 1\n", "unknown key 'sed'; did you mean 'seed'?"),
+        (b"seed: x\n", "seed=x is not a whole number"),
+    ],
+)
+def test_a_broken_config_file_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_probes_protocol_names_every_departure() -> None:
+    assert Probe().protocol == "linear-moco-v1"
+    assert Probe(epochs=20, lr=1.5).protocol == "linear-moco-v1[epochs=20,lr=1.5]"
+
+
+def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> None:
+    run = Run()
+    assert run.departures == ()
+    assert (run.optimization.lr, run.optimization.batch, run.optimization.epochs) == (0.015, 128, 200)
+    assert (run.optimization.momentum, run.optimization.weight_decay) == (0.9, 1e-4)
+    assert (run.moco.queue, run.moco.momentum, run.moco.temperature) == (65536, 0.999, 0.2)
+    assert (run.moco.hard_negative_weight, run.moco.bn_splits, run.localizer.relax) == (2.0, 4, 0.6)
+    tiny = Run(data=Data("scenes", 64), optimization=Optimization(epochs=2), machine=Machine(workers=0))
+    assert tiny.departures == ("scenes (10 classes, 1024 images)", "64 px", "2 epochs")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        ([], False),
+        (["masking.strategy=mean_fill"], True),
+        (["masking.strategy=mean_fill", "masking.guidance=random"], False),
+    ],
+)
+def test_a_localizer_is_needed_only_where_saliency_guides(overrides: list[str], needed: bool) -> None:
+    assert build([parse_overrides(overrides)]).needs_localizer is needed

@@ -1,0 +1,243 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+from training_samples import CPU, EPOCH, OURS, STEPS, TINY, assert_same_training, make_training, newest, pretrained, tiny
+
+from baselines import METHODS
+from repro.checkpoint import load_backbone
+from repro.contrastive import MoCo
+from repro.errors import UserError
+from repro.folder import RunFolder
+from repro.hooks import DivergenceError
+from repro.loading import TwoViews
+from repro.preprocess import ViewMaker
+from repro.pretrain import build_training, build_view_maker, open_data
+from repro.resume import checkpoints
+from repro.run import Precision, Run
+from repro.training import CpuAmpOptimWrapper, wrap_optimizer
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return pretrained(tmp_path_factory)
+
+
+def metrics(folder: RunFolder) -> list[dict[str, float]]:
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def fixed_batch(run: Run, count: int = 8) -> dict[str, Any]:
+    dataset = TwoViews(open_data(run, "train"), run.data.crop, run.augmentation, run.seed)
+    return default_collate([dataset[0, index] for index in range(count)])
+
+
+def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> None:
+    rows = metrics(undisturbed)
+    assert len(rows) == STEPS
+    for step, row in enumerate(rows):
+        epoch = step // EPOCH
+        assert row["lr"] == pytest.approx(0.03 * 0.5 * (1 + cos(pi * epoch / 3)), rel=1e-9)
+        assert row["epoch"] == epoch + 1
+        assert row["images_per_second"] > 0
+
+
+def test_a_finished_run_holds_the_query_encoder_as_its_backbone(undisturbed: RunFolder) -> None:
+    backbone = load_backbone(undisturbed.backbone, arch="resnet18")
+    assert (backbone.input_filter, backbone.width, backbone.run_id) == ("high_pass", 512, tiny(OURS).id)
+    trained = newest(undisturbed.checkpoints)["model"]
+    for name, tensor in backbone.network.state_dict().items():
+        assert torch.equal(tensor, trained[f"encoder_q.{name}"]), name
+
+
+def test_momentum_encoder_and_queue_have_moved_and_the_localizer_is_in_no_checkpoint(
+    undisturbed: RunFolder, tmp_path: Path
+) -> None:
+    trained = newest(undisturbed.checkpoints)["model"]
+    fresh = make_training(tiny(OURS), RunFolder(tmp_path)).model.state_dict()
+    assert trained.keys() == fresh.keys()
+    assert {name.partition(".")[0] for name in trained} == {"encoder_q", "encoder_k", "queue", "_extra_state"}
+    for name in ("encoder_q.conv1.weight", "encoder_k.network.conv1.weight", "queue.keys"):
+        assert not torch.equal(trained[name], fresh[name]), name
+    assert trained["_extra_state"] == {"steps": STEPS}
+    assert int(trained["queue.position"]) == STEPS * 8 % 32
+    torch.testing.assert_close(trained["queue.keys"].norm(dim=0), torch.ones(32))
+
+
+def test_provenance_says_what_made_the_run(undisturbed: RunFolder) -> None:
+    (attempt,) = json.loads(undisturbed.provenance.read_text())
+    assert set(attempt) == {
+        *("started", "commit", "dirty", "command", "host", "device", "python", "packages", "data"),
+    }
+    assert attempt["device"].startswith("cpu")
+    assert attempt["packages"]["torch"] == torch.__version__.partition("+")[0] or attempt["packages"]["torch"]
+    assert "absent" not in attempt["packages"].values()
+    assert attempt["data"] == {"train": open_data(tiny(), "train").fingerprint()}
+    assert undisturbed.load() == tiny(OURS)
+
+
+def test_status_ends_as_done_with_every_step(undisturbed: RunFolder) -> None:
+    status = undisturbed.status()
+    assert status is not None
+    assert (status.state, status.task, status.step, status.steps, status.attempt, status.error) == (
+        *("done", "pretrain", STEPS, STEPS, 1, ""),
+    )
+
+
+@pytest.mark.parametrize("columns", [4, 7])
+def test_the_gallery_has_a_column_for_every_stage(undisturbed: RunFolder, tmp_path: Path, columns: int) -> None:
+    path = undisturbed.gallery / "masks.png"
+    if columns == 4:  # plain MoCo masks nothing: two views, and what the network sees of them
+        make_training(tiny(changes={"optimization.epochs": 1}), RunFolder(tmp_path)).run()
+        path = tmp_path / "gallery" / "masks.png"
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert picture.size == (165 * columns, 1353)  # 1.5 inches a column and for each of 8 images, 110 dots an inch
+        assert picture.convert("L").getextrema()[0] < 100  # not a white sheet
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_goes_down_on_a_fixed_batch(method: str) -> None:
+    run = tiny(method, {"moco.queue": 256})
+    maker = build_view_maker(run, CPU)
+    torch.manual_seed(0)
+    model = MoCo("resnet18", 16, queue=256, data_preprocessor=maker)  # one group: no shuffling, which is noise here
+    optimizer = torch.optim.SGD(model.encoder_q.parameters(), 0.03, momentum=0.9)
+    queue = {name: tensor.clone() for name, tensor in model.queue.state_dict().items()}
+    views = maker(fixed_batch(run, 16))["views"]
+    assert (views.hard_negative is None) == (method == "mocov2")
+    losses = []
+    for _ in range(30):
+        loss = model(views)["loss"]
+        model.queue.load_state_dict(queue)  # else the batch meets itself as negatives
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) / 5 < 0.8 * losses[0]
+
+
+@pytest.fixture
+def amp() -> CpuAmpOptimWrapper:
+    wrapper = wrap_optimizer(torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1), Precision.bf16, CPU)
+    assert isinstance(wrapper, CpuAmpOptimWrapper)
+    return wrapper
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mocov2"])
+def test_filters_and_noise_stay_in_single_precision_under_autocast(method: str, amp: CpuAmpOptimWrapper) -> None:
+    run = tiny(method, {"masking.guidance": "random"})
+    maker, batch = build_view_maker(run, CPU), fixed_batch(run)
+    exact = maker(batch)["views"]
+    with amp.optim_context(torch.nn.Identity()):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16
+        views = maker(batch)["views"]
+    for name in ("query", "key", "hard_negative"):
+        assert getattr(views, name).dtype is torch.float32
+        assert torch.equal(getattr(views, name), getattr(exact, name)), name
+
+
+def test_bf16_trains_with_weights_in_single_precision(undisturbed: RunFolder, tmp_path: Path) -> None:
+    run = tiny(OURS, {"optimization.precision": "bf16", "optimization.epochs": 1})
+    folder = RunFolder(tmp_path)
+    make_training(run, folder).run()
+    trained = newest(folder.checkpoints)["model"]
+    assert {x.dtype for x in trained.values() if isinstance(x, Tensor)} == {torch.float32, torch.int64}
+    losses, exact = ([row["loss"] for row in metrics(f)[:EPOCH]] for f in (folder, undisturbed))
+    assert losses != exact
+    assert losses[0] == pytest.approx(exact[0], rel=0.02)
+
+
+def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"precision=fp16 needs a GPU; mend: "):
+        make_training(tiny(changes={"optimization.precision": "fp16"}), RunFolder(tmp_path))
+
+
+def test_reference_and_device_augmentation_train_alike(undisturbed: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    make_training(tiny(OURS, {"augmentation.backend": "reference", "optimization.epochs": 1}), folder).run()
+    reference, device = ([row["loss"] for row in metrics(f)[:EPOCH]] for f in (folder, undisturbed))
+    assert reference != device
+    assert reference == pytest.approx(device, rel=0.1)  # one draw, applied by PIL or on the device
+
+
+class Poison(Hook):
+    """A gradient that is not a number, at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter + 1 == self.step:
+            weight = next(runner.model.encoder_q.parameters())
+            weight.register_hook(lambda gradient: gradient * float("nan"))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_next_checkpoint(undisturbed: RunFolder, tmp_path: Path) -> None:
+    run, folder = tiny(OURS), RunFolder(tmp_path)
+    with pytest.raises(DivergenceError, match=r"^the gradient or loss of step 6 is not finite; .*; mend: ") as caught:
+        make_training(run, folder, Poison(6)).run()
+    assert len(str(caught.value).splitlines()) == 1
+    assert [path.name for path in checkpoints(folder.checkpoints)] == ["step_00000004.pth", "step_00000003.pth"]
+    make_training(run, folder).run()
+    assert_same_training(folder.checkpoints, undisturbed.checkpoints)
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Iterator[Any]:
+    yield build_training(tiny(), RunFolder(tmp_path), open_data(tiny(), "train"), CPU)
+
+
+def test_nothing_in_machine_changes_the_model_that_is_built(built: Any, tmp_path: Path) -> None:
+    machine = {"machine.workers": 2, "machine.log_every": 7, "machine.channels_last": True}
+    other = make_training(tiny(changes=machine), RunFolder(tmp_path / "other"))
+    weights = other.model.state_dict()
+    for name, tensor in built.model.state_dict().items():
+        assert name == "_extra_state" or torch.equal(tensor, weights[name]), name
+    assert isinstance(other.model.data_preprocessor, ViewMaker)
+    assert other.model.data_preprocessor(fixed_batch(tiny()))["views"].query.is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def test_weights_start_from_the_seed_and_leave_the_global_generator_alone(built: Any, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    other = make_training(tiny(changes={"seed": 1}), RunFolder(tmp_path / "other"))
+    assert torch.equal(torch.get_rng_state(), state)
+    name = "encoder_q.conv1.weight"
+    assert not torch.equal(other.model.state_dict()[name], built.model.state_dict()[name])
+
+
+def test_the_settings_reach_the_optimizer(built: Any) -> None:
+    (group,) = built.optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (TINY["optimization.lr"], 0.9, 1e-4)
+    trained = {id(p) for p in group["params"]}
+    assert trained == {id(p) for p in built.model.encoder_q.parameters()}
+
+
+def test_batch_norm_groups_that_processes_cannot_share_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repro.pretrain.world_size", lambda: 3)
+    with pytest.raises(UserError, match=r"moco.bn_splits=2 groups cannot be shared by 3 processes; mend: "):
+        make_training(tiny(), RunFolder(tmp_path))
+
+
+def test_metrics_are_written_every_so_many_steps(tmp_path: Path) -> None:
+    run = tiny(changes={"machine.log_every": 2, "optimization.epochs": 2})
+    folder = RunFolder(tmp_path)
+    made = make_training(run, folder)
+    replace(made, hooks=[]).run()
+    rows = metrics(folder)
+    assert [row["step"] for row in rows] == [2, 3, 5, 6]  # every second one of an epoch, and its last
+    assert not folder.gallery.exists()

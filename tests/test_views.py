@@ -1,0 +1,271 @@
+"""What is drawn for a view, and that both ways to apply it give the same picture."""
+
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as tvf
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import stats
+from torch import Generator, Tensor
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from repro.run import Augmentation
+from repro.views import (
+    BLUR_TAPS,
+    ORDERS,
+    Draw,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    apply_on_device,
+    apply_reference,
+    draw_view,
+    random_crop,
+)
+
+NOTHING = Draw(jitter=0, order=0, brightness=1, contrast=1, saturation=1, hue=0, grey=0, sigma=0, flip=0)
+
+
+def pixels(count: int, size: int = 32, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=Generator().manual_seed(seed))
+
+
+def photograph(seed: int, width: int = 96, height: int = 96) -> Image.Image:
+    """Something with smooth areas, edges and every hue."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    smooth[height // 4 : height // 2, width // 3 :] = rng.integers(0, 256, 3)
+    return Image.fromarray(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
+
+
+def draws(count: int, settings: Augmentation, seed: int = 0) -> list[Draw]:
+    rng = np.random.default_rng(seed)
+    return [draw_view(rng, settings) for _ in range(count)]
+
+
+def column(made: list[Draw], name: str) -> NDArray[np.float64]:
+    return np.array([getattr(draw, name) for draw in made], dtype=float)
+
+
+def test_views_are_drawn_with_moco_v2s_probabilities_and_ranges() -> None:
+    made = draws(6000, Augmentation())
+    for name, probability in (("jitter", 0.8), ("grey", 0.2), ("flip", 0.5)):
+        assert stats.binomtest(int(column(made, name).sum()), len(made), probability).pvalue > 1e-4
+    sigma = column(made, "sigma")
+    assert stats.binomtest(int((sigma > 0).sum()), len(made), 0.5).pvalue > 1e-4
+    ranges = {"brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "saturation": (0.6, 1.4), "hue": (-0.1, 0.1)}
+    for name, (low, high) in ranges.items():
+        assert stats.kstest(column(made, name), stats.uniform(low, high - low).cdf).pvalue > 1e-4
+    assert stats.kstest(sigma[sigma > 0], stats.uniform(0.1, 1.9).cdf).pvalue > 1e-4
+    assert stats.chisquare(np.bincount(column(made, "order").astype(int), minlength=24)).pvalue > 1e-4
+    # The draws of one view are independent of each other.
+    table = np.stack([column(made, f.name) for f in fields(Draw)])
+    assert np.abs(np.corrcoef(table) - np.eye(len(table))).max() < 5 / math.sqrt(len(made))
+
+
+def test_a_strength_above_one_draws_no_negative_factor() -> None:
+    assert column(draws(300, Augmentation(brightness=1.5)), "brightness").min() >= 0
+
+
+def test_what_is_switched_off_is_never_drawn() -> None:
+    off = Augmentation(jitter_probability=0, grey_probability=0, blur_probability=0, flip_probability=0)
+    made = draws(100, off)
+    assert all(column(made, name).sum() == 0 for name in ("jitter", "grey", "sigma", "flip"))
+    image = photograph(0)
+    assert np.array_equal(np.asarray(apply_reference(image, made[0])), np.asarray(image))
+
+
+def test_a_row_holds_every_field_in_order() -> None:
+    draw = Draw(
+        jitter=1, order=7, brightness=0.75, contrast=1.25, saturation=0.5, hue=-0.0625, grey=0, sigma=1.5, flip=1
+    )
+    assert draw.row().tolist() == [1, 7, 0.75, 1.25, 0.5, -0.0625, 0, 1.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "low", "high"),
+    [
+        (adjust_brightness, tvf.adjust_brightness, 0.6, 1.4),
+        (adjust_contrast, tvf.adjust_contrast, 0.6, 1.4),
+        (adjust_saturation, tvf.adjust_saturation, 0.6, 1.4),
+        (adjust_hue, tvf.adjust_hue, -0.5, 0.5),
+    ],
+    ids=["brightness", "contrast", "saturation", "hue"],
+)
+def test_each_batched_adjustment_is_torchvisions_of_each_image(ours, theirs, low: float, high: float) -> None:  # noqa: ANN001
+    images = pixels(9)
+    images[0] = images[0, :1]  # a grey image has no hue
+    images[1, 0], images[1, 1:] = 1.0, 0.0  # pure red
+    amounts = torch.linspace(low, high, len(images))
+    expected = torch.stack([theirs(x, float(a)) for x, a in zip(images, amounts, strict=True)])
+    before = images.clone()
+    assert (ours(images, amounts.view(-1, 1, 1, 1)) - expected).abs().max() < 1e-5
+    assert torch.equal(images, before)
+
+
+def apply_one(image: Tensor, draw: Draw) -> Tensor:
+    """A draw on one tensor image by torchvision's own functions."""
+    if draw.jitter:
+        steps = [
+            lambda x: tvf.adjust_brightness(x, draw.brightness),
+            lambda x: tvf.adjust_contrast(x, draw.contrast),
+            lambda x: tvf.adjust_saturation(x, draw.saturation),
+            lambda x: tvf.adjust_hue(x, draw.hue),
+        ]
+        for step in ORDERS[int(draw.order)]:
+            image = steps[step](image)
+    if draw.grey:
+        image = tvf.rgb_to_grayscale(image, 3)
+    if draw.sigma:
+        image = tvf.gaussian_blur(image, [BLUR_TAPS] * 2, [draw.sigma] * 2)
+    return tvf.hflip(image) if draw.flip else image
+
+
+def test_a_batch_of_draws_is_torchvisions_functions_on_each_image() -> None:
+    images, made = pixels(60), draws(60, Augmentation(), seed=3)
+    before = images.clone()
+    applied = apply_on_device(images, torch.stack([draw.row() for draw in made]))
+    expected = torch.stack([apply_one(x, draw) for x, draw in zip(images, made, strict=True)])
+    assert (applied - expected).abs().max() < 1e-5
+    assert torch.equal(images, before)
+    assert applied.min() >= 0
+    assert applied.max() <= 1
+
+
+def test_every_order_of_the_jitter_is_kept() -> None:
+    strong = replace(NOTHING, jitter=1, brightness=1.4, contrast=0.6, saturation=1.4, hue=0.1)
+    made = [replace(strong, order=i) for i in range(len(ORDERS))]
+    image = pixels(1).expand(len(made), -1, -1, -1)
+    applied = apply_on_device(image, torch.stack([draw.row() for draw in made]))
+    expected = torch.stack([apply_one(image[0], draw) for draw in made])
+    assert (applied - expected).abs().max() < 1e-5
+    assert len({tuple(picture.flatten()[:50].tolist()) for picture in applied}) > 12
+
+
+def test_a_batch_in_which_nobody_is_changed_stays_as_it_is() -> None:
+    images = pixels(3)
+    assert torch.equal(apply_on_device(images, NOTHING.row().expand(3, -1)), images)
+
+
+def difference(made: list[Draw]) -> Tensor:
+    """Of the two backends on each picture: mean over pixels, in 0..1."""
+    pictures = [photograph(i) for i in range(len(made))]
+    reference = torch.stack([pil_to_tensor(apply_reference(p, d)) for p, d in zip(pictures, made, strict=True)]) / 255
+    whole = torch.stack([pil_to_tensor(p) for p in pictures]) / 255
+    device = apply_on_device(whole, torch.stack([d.row() for d in made]))
+    return (device - reference).abs().mean((1, 2, 3))
+
+
+def test_the_device_gives_the_reference_view_up_to_pils_rounding() -> None:
+    off = difference(draws(80, Augmentation(), seed=5)) * 255
+    assert off.mean() < 1
+    assert off.max() < 2
+
+
+@pytest.mark.parametrize(
+    ("draw", "bound"),
+    [
+        (replace(NOTHING, flip=1), 1e-6),
+        (replace(NOTHING, grey=1), 0.6),
+        (replace(NOTHING, jitter=1, brightness=1.3), 0.6),
+        (replace(NOTHING, jitter=1, contrast=0.7), 0.8),
+        (replace(NOTHING, jitter=1, saturation=1.3), 1.1),
+        (replace(NOTHING, jitter=1, hue=0.08), 1.5),
+        (replace(NOTHING, sigma=0.3), 0.8),
+        (replace(NOTHING, sigma=2.0), 1.0),
+    ],
+)
+def test_each_step_of_the_device_is_pils_up_to_rounding(draw: Draw, bound: float) -> None:
+    assert difference([draw] * 6).max() * 255 < bound
+
+
+class Boxes:
+    """Stands for an image of some size and keeps the boxes that are cut out of it."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.size, self.boxes = (width, height), []
+
+    def resize(self, size: tuple[int, int], _how: object, box: tuple[int, int, int, int]) -> None:
+        self.boxes.append(box)
+
+
+def crops(width: int, height: int, count: int) -> NDArray[np.int64]:
+    """Left, top, width and height of crops, count×4."""
+    image, rng = Boxes(width, height), np.random.default_rng(0)
+    for _ in range(count):
+        random_crop(image, 8, 0.2, rng)  # type: ignore[arg-type]
+    left, top, right, bottom = np.array(image.boxes).T
+    return np.stack([left, top, right - left, bottom - top], 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(400, 300), (300, 400), (500, 120)])
+def test_crops_have_the_distribution_of_torchvisions(width: int, height: int) -> None:
+    count = 2500
+    torch.manual_seed(0)
+    blank = torch.empty(0, height, width)
+    theirs = np.array([RandomResizedCrop.get_params(blank, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])
+    theirs = theirs[:, [1, 0, 3, 2]]  # torchvision gives top, left, height, width
+    ours = crops(width, height, count)
+    for read in (
+        lambda c: c[:, 0],
+        lambda c: c[:, 1],
+        lambda c: c[:, 2] * c[:, 3],
+        lambda c: np.log(c[:, 2] / c[:, 3]),
+    ):
+        # Of two samples of n, the KS distance exceeds 1.95 * sqrt(2 / n) once in a thousand times.
+        assert stats.ks_2samp(read(ours), read(theirs)).statistic < 1.95 * math.sqrt(2 / count)
+
+
+def test_crops_lie_inside_and_keep_area_and_ratio() -> None:
+    left, top, width, height = crops(400, 300, 2000).T
+    assert left.min() >= 0
+    assert top.min() >= 0
+    assert (left + width).max() <= 400
+    assert (top + height).max() <= 300
+    area, ratio = width * height / 120_000, width / height
+    assert 0.195 < area.min() < 0.22
+    assert 0.95 < area.max() <= 1
+    assert 0.74 < ratio.min() < 0.77
+    assert 1.30 < ratio.max() < 1.35
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (40, 1), (2, 3), (1000, 2), (3, 500)])
+def test_odd_images_are_cropped_as_torchvision_falls_back(width: int, height: int) -> None:
+    image = photograph(0, max(width, 8), max(height, 8)).crop((0, 0, width, height))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert random_crop(image, 16, 0.2, rng).size == (16, 16)
+    left, top, w, h = crops(width, height, 200).T
+    assert min(w.min(), h.min()) >= 1
+    assert ((left >= 0) & (left + w <= width) & (top >= 0) & (top + h <= height)).all()
+    if max(width, height) / min(width, height) > 8:  # no crop of an allowed ratio: the largest in the middle
+        expected = RandomResizedCrop.get_params(torch.empty(0, height, width), [0.2, 1.0], [3 / 4, 4 / 3])
+        if (w == w[0]).all():
+            assert (top[0], left[0], h[0], w[0]) == expected
+
+
+def test_a_crop_shows_its_box_resized() -> None:
+    image, size = photograph(1, 200, 150), 64
+    for seed in range(10):
+        view = random_crop(image, size, 0.2, np.random.default_rng(seed))
+        boxes = Boxes(200, 150)
+        random_crop(boxes, size, 0.2, np.random.default_rng(seed))  # type: ignore[arg-type]
+        expected = image.crop(boxes.boxes[0]).resize((size, size), Image.Resampling.BILINEAR)
+        off = np.abs(np.asarray(view).astype(int) - np.asarray(expected))
+        # Only at the border may a pixel of the box's surroundings be seen.
+        assert off[2:-2, 2:-2].max() <= 1
+        assert off.mean() < 1
+
+
+def test_the_stream_alone_decides_a_crop() -> None:
+    image = photograph(2)
+    first, again, other = (np.asarray(random_crop(image, 24, 0.2, np.random.default_rng(s))) for s in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)

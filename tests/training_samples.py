@@ -1,0 +1,193 @@
+"""Runs that take seconds, and what the tests of training share."""
+
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from baselines import resolve
+from repro import cli
+from repro.checkpoint import save_backbone
+from repro.contrastive import build_encoder
+from repro.folder import RunFolder
+from repro.pretrain import build_training, open_data, pretrain
+from repro.resume import checkpoints
+from repro.run import Run
+from repro.training import Training
+
+# Threads that wait for each other on busy cores are ten times slower than one; child processes must add up alike.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+CPU = torch.device("cpu")
+OURS = "mocov2+ours-hp"
+TINY: dict[str, Any] = {
+    "data.dataset": "scenes",
+    "data.crop": 32,
+    "data.scenes.classes": 8,
+    "data.scenes.size": 64,
+    "data.scenes.train_count": 28,
+    "data.scenes.val_count": 24,
+    "encoder.arch": "resnet18",
+    "encoder.dim": 16,
+    "localizer.network": "efficientnet-lite0",
+    "moco.queue": 32,
+    "moco.bn_splits": 2,
+    "optimization.epochs": 3,
+    "optimization.batch": 8,
+    "optimization.lr": 0.03,
+    "probe.epochs": 5,
+    "probe.batch": 16,
+    "machine.workers": 0,
+    "machine.device": "cpu",
+    "machine.log_every": 1,
+    "machine.checkpoint_every": 2,
+}
+EPOCH = 3
+"""Steps of an epoch: 28 images in batches of 8, four left out."""
+STEPS = 9
+
+
+def tiny(method: str = "mocov2", changes: Mapping[str, Any] | None = None) -> Run:
+    return resolve(method, {**TINY, **(changes or {})})
+
+
+def words(changes: Mapping[str, Any] | None = None) -> list[str]:
+    """The settings of `tiny` as a command line has them."""
+    return [f"{key}={value}" for key, value in {**TINY, **(changes or {})}.items()]
+
+
+def pretrained(factory: pytest.TempPathFactory) -> RunFolder:
+    """The paper's method trained from start to end without a disturbance, once for all tests of a session."""
+    run = tiny(OURS)
+    folder = RunFolder.of(run, factory.getbasetemp() / "undisturbed")
+    if not folder.pretrained:
+        with folder.attempt("pretrain"):
+            pretrain(run, folder, CPU)
+    return folder
+
+
+def with_random_backbone(run: Run, out: Path, input_filter: str = "none") -> RunFolder:
+    """The folder of a run whose backbone never saw an image: all that a probe needs."""
+    folder = RunFolder.of(run, out)
+    folder.prepare(run)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = build_encoder(run.encoder.arch, run.encoder.dim)
+    save_backbone(
+        folder.backbone, encoder.state_dict(), arch=run.encoder.arch, input_filter=input_filter, run_id=run.id
+    )
+    return folder
+
+
+def make_training(run: Run, folder: RunFolder, *hooks: Hook) -> Training:
+    """What `pretrain` drives, with further hooks."""
+    made = build_training(run, folder, open_data(run, "train"), CPU)
+    return replace(made, hooks=[*made.hooks, *hooks])
+
+
+class StopBefore(Hook):
+    """Ctrl-C just before a step, the first one being 1."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter + 1 == self.step:
+            raise KeyboardInterrupt
+
+
+def interrupt(run: Run, folder: RunFolder, step: int) -> None:
+    """Train up to a step, which is not made."""
+    with pytest.raises(KeyboardInterrupt):
+        make_training(run, folder, StopBefore(step)).run()
+
+
+def copied(folder: RunFolder, place: Path) -> RunFolder:
+    """A copy of a run's folder; checkpoints, which are never written in place, are linked."""
+
+    def copy(source: str, target: str) -> None:
+        (os.link if source.endswith(".pth") else shutil.copy2)(source, target)
+
+    shutil.copytree(folder.path, place, copy_function=copy)
+    return RunFolder(place)
+
+
+def newest(folder: Path) -> dict[str, Any]:
+    return torch.load(checkpoints(folder)[0], weights_only=True)
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Bit by bit, tensors included."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, Mapping):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    else:
+        assert one == other, where
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Two folders of checkpoints end in the same weights, queue, running statistics, momenta and schedule."""
+    a, b = newest(one), newest(other)
+    for part in ("step", "epoch", "model", "optimizer", "schedulers"):
+        assert_same(a[part], b[part], part)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def salmask(*arguments: str) -> Ended:
+    """The `salmask` command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["salmask", *arguments]):
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def refused(*arguments: str) -> str:
+    """The one line with which a command refuses bad input."""
+    ended = salmask(*arguments)
+    return refusal(ended)
+
+
+def refusal(ended: Ended) -> str:
+    assert ended.code == 2, ended
+    (line,) = ended.err.splitlines()
+    assert line.startswith("salmask: "), line
+    return line.removeprefix("salmask: ")
+
+
+def files_below(path: Path) -> set[str]:
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
