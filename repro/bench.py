@@ -118,8 +118,9 @@ def saliency(scenes: Scenes, size: int) -> list[dict[str, Any]]:
 
     Returns:
         A row a map: mean intersection over union with the object's mask, precision and recall over pixels, and the
-        share of the picture that is foreground (gamma). The maps: the paper's; the released code's, rows sorted (B1); as many
-        cells at random; and the paper's rule on a shallower stage, which needs no enlarged views where they are small.
+        share of the picture that is foreground (gamma). The maps: the paper's; the released code's, rows sorted (B1);
+        as many cells at random; and, where views are small, the paper's rule on a shallower stage, which would need no
+        enlarged views.
     """
     drawn = [scenes.scene(index) for index in range(len(scenes))]
     masks = torch.stack([torch.from_numpy(scene.instances[0].mask) for scene in drawn])

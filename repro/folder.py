@@ -19,10 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from repro.errors import UserError, one_line
-from repro.files import write_atomically, write_json
+from repro.files import held, write_atomically, write_json
 from repro.run import Run, load
 
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")
@@ -167,7 +165,8 @@ class RunFolder:
         Raises:
             UserError: another process holds the folder, or it cannot be written to.
         """
-        with self._locked():
+        taken = f"{self.path} is in use by another process; mend: wait for it, or stop it"
+        with held(self.path / ".lock", taken=taken, unwritable="choose another --out"):
             before = self.status()
             self.set_status("running", task=task, attempt=before.attempt + 1 if before else 1, error="")
             try:
@@ -179,21 +178,6 @@ class RunFolder:
                 self.set_status("failed", error=one_line(error))
                 raise
             self.set_status("done")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = filelock.FileLock(self.path / ".lock")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise UserError(f"{self.path} is in use by another process; mend: wait for it, or stop it") from None
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}; mend: choose another --out") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def _version(package: str) -> str:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-import filelock
 from rich.console import Console
 from rich.progress import Progress
 
 from repro.errors import UserError
+from repro.files import held, sync_folder
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -65,7 +65,12 @@ def prepare_imagenet100(archives: Path, root: Path) -> None:
     pending = {wnid for wnid in class_list() if not (train / wnid).is_dir()}
     _require(archives, [*([TRAIN_ARCHIVE] if pending else []), VAL_ARCHIVE, DEVKIT_ARCHIVE])
     labels = _validation_labels(archives / DEVKIT_ARCHIVE)
-    with _alone(root), Progress(console=Console(stderr=True)) as progress:
+    lock = held(
+        root / ".salmask-prepare.lock",
+        taken=f"{root}: another process is preparing this folder; wait until it has finished",
+        unwritable="name a folder that can be written with --root",
+    )
+    with lock, Progress(console=Console(stderr=True)) as progress:
         if pending:
             _unpack_train(archives / TRAIN_ARCHIVE, pending, train, progress)
         _unpack_val(archives / VAL_ARCHIVE, labels, val, progress)
@@ -163,9 +168,9 @@ def _unpack_class(
             tail = stream.read()
             if end == 0 or not tail or any(tail):
                 raise tarfile.ReadError(f"damaged after {end} bytes")
-        _flush_folder(part)
+        sync_folder(part)
         part.rename(target)
-        _flush_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -233,14 +238,6 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _blaming(source: Path | str, folder: Path, needed: int = 0) -> Iterator[None]:
     """Turn a torn archive or a full disk into one line; `needed` is how many bytes are still to be written."""
@@ -258,22 +255,6 @@ def _blaming(source: Path | str, folder: Path, needed: int = 0) -> Iterator[None
                 "(what is finished is kept)"
             ) from error
         raise UserError(f"{error.filename or source}: {_reason(error)}; make it accessible and repeat") from error
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(root / ".salmask-prepare.lock", timeout=0)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise UserError(f"{root}: another process is preparing this folder; wait until it has finished") from error
-    except OSError as error:
-        raise UserError(f"{root}: {_reason(error)}; name a folder that can be written with --root") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _reason(error: BaseException) -> str:

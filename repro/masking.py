@@ -4,6 +4,7 @@ Sections A.3 and A.4 of the method, vectorised over the batch: no loop over imag
 all randomness from one explicit generator on the batch's device. Images are B×3×H×W, normalised; foregrounds B×g×g.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -164,10 +165,14 @@ def _draw_counts(
 
 
 @dataclass(frozen=True)
-class StrongBlur:
-    """Masked patches show a strongly blurred view (random_mask_blur.py)."""
+class PatchFill(ABC):
+    """Whole patches are replaced, in all channels alike, by what `fill` makes of the view."""
 
     fidelity: Fidelity = field(default_factory=Fidelity)
+
+    @abstractmethod
+    def fill(self, views: Tensor) -> Tensor:
+        """What stands in masked patches: B×3×H×W, or B×3×1×1, of views B×3×H×W."""
 
     def clean(self, views: Tensor) -> Tensor:
         """The view itself."""
@@ -176,23 +181,23 @@ class StrongBlur:
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
         """See `Strategy.mask`."""
         patches = draw_patches(foreground, _draw_counts(foreground, mode, self.fidelity, generator), 1, generator)
-        return torch.where(to_pixels(patches, views.shape[-2:]), strong_blur(views), clean)
+        return torch.where(to_pixels(patches, views.shape[-2:]), self.fill(views), clean)
 
 
-@dataclass(frozen=True)
-class MeanFill:
+class StrongBlur(PatchFill):
+    """Masked patches show the strongly blurred view (random_mask_blur.py)."""
+
+    def fill(self, views: Tensor) -> Tensor:
+        """The view, blurred."""
+        return strong_blur(views)
+
+
+class MeanFill(PatchFill):
     """Masked patches show the mean colour of their view (random_mask_mean.py)."""
 
-    fidelity: Fidelity = field(default_factory=Fidelity)
-
-    def clean(self, views: Tensor) -> Tensor:
-        """The view itself."""
-        return views
-
-    def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
-        """See `Strategy.mask`."""
-        patches = draw_patches(foreground, _draw_counts(foreground, mode, self.fidelity, generator), 1, generator)
-        return torch.where(to_pixels(patches, views.shape[-2:]), views.mean((-2, -1), keepdim=True), clean)
+    def fill(self, views: Tensor) -> Tensor:
+        """The mean of each image and channel."""
+        return views.mean((-2, -1), keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -128,13 +128,12 @@ def build_view_maker(run: Run, device: torch.device) -> ViewMaker:
     localizer = None
     if run.needs_localizer:
         localizer = build_localizer(run.localizer.network, run.localizer.weights).to(device)
-    masked = run.masking.strategy is not Strategy.none
     return ViewMaker(
         seed=run.seed,
         augmentation=run.augmentation,
-        masking=SaliencyMasking(run.masking, run.fidelity) if masked else None,
+        masking=SaliencyMasking(run.masking, run.fidelity) if run.masks else None,
         localizer=localizer,
-        grid=grid_of(run.data.crop) if masked else 1,
+        grid=grid_of(run.data.crop) if run.masks else 1,
         relax=run.localizer.relax,
         row_sorted=run.fidelity.saliency_map is Source.released,
         channels_last=run.machine.channels_last,

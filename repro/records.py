@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from repro.errors import UserError
+from repro.files import sync_folder
 
 SCHEMA = 1
 
@@ -174,16 +175,7 @@ def _append_bytes(path: Path, payload: bytes) -> None:
             file.truncate(before)
             raise
     if new:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name as durable as its content."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_folder(path.parent)
 
 
 def _parse(line: bytes, *, last: bool) -> dict[str, Any]:

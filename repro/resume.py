@@ -90,6 +90,9 @@ def restore(runner: Any, folder: Path, run_id: str) -> int:
     if rank() == 0:
         for torn in folder.glob(".step_*"):  # a process killed while it saved leaves its temporary file
             torn.unlink()
+    if rank() == 0:
+        for torn in folder.glob(".step_*"):  # left by a process that was killed while it wrote
+            torn.unlink()
     found = checkpoints(folder)
     for path in found:
         try:

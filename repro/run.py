@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -23,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repro.errors import UserError
+from repro.limits import problems
 
 
 class Framework(StrEnum):
@@ -269,7 +269,7 @@ class Run:
         Raises:
             UserError: two settings exclude each other, or a value is out of its range.
         """
-        for problem in _problems(self):
+        for problem in problems(self):
             raise UserError(problem)
 
     @property
@@ -308,9 +308,14 @@ class Run:
         return tuple(found)
 
     @property
+    def masks(self) -> bool:
+        """Whether anything is masked."""
+        return self.masking.strategy is not Strategy.none
+
+    @property
     def needs_localizer(self) -> bool:
         """Whether a saliency map is computed at all."""
-        return self.masking.strategy is not Strategy.none and self.masking.guidance is Guidance.saliency
+        return self.masks and self.masking.guidance is Guidance.saliency
 
     def replace(self, overrides: Mapping[str, Any]) -> "Run":
         """A copy with `{"section.key": value}` changed."""
@@ -324,71 +329,6 @@ class Run:
 def _digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def _problems(run: Run) -> Iterator[str]:
-    masking, moco, optimization = run.masking, run.moco, run.optimization
-    if run.seed < 0:
-        yield f"seed={run.seed} is negative; mend: 0 or more"
-    if optimization.batch < 2:
-        yield f"optimization.batch={optimization.batch}: a contrastive batch needs at least 2 images"
-    elif moco.bn_splits < 1 or optimization.batch % moco.bn_splits:
-        yield (
-            f"moco.bn_splits={moco.bn_splits} does not divide optimization.batch={optimization.batch}; "
-            "mend: choose a batch that is a multiple of it"
-        )
-    if moco.queue < 1 or moco.queue % max(optimization.batch, 1):
-        yield (
-            f"moco.queue={moco.queue} is not a multiple of optimization.batch={optimization.batch}; "
-            "mend: change one of them"
-        )
-    for low, high in (("ratio_min", "ratio_max"), ("hard_ratio_min", "hard_ratio_max")):
-        a, b = getattr(masking, low), getattr(masking, high)
-        if not 0 <= a <= b <= 1:
-            yield f"masking.{low}={a:g} and masking.{high}={b:g} are not an ascending range within 0..1"
-    for section, name in (
-        *((run.augmentation, f"{n}_probability") for n in ("jitter", "grey", "blur", "flip")),
-        (masking, "focal_probability"),
-        (masking, "spatial_share"),
-        (run.augmentation, "crop_scale_min"),
-        (moco, "momentum"),
-        (optimization, "momentum"),
-    ):
-        if not 0 <= getattr(section, name) <= 1:
-            yield f"{name}={getattr(section, name):g} is not within 0..1"
-    for section, name in (
-        (run.data, "crop"),
-        (moco, "temperature"),
-        (optimization, "epochs"),
-        (optimization, "lr"),
-        (run.probe, "epochs"),
-        (run.probe, "batch"),
-        (run.encoder, "dim"),
-    ):
-        if not 0 < getattr(section, name) < math.inf:
-            yield f"{type(section).__name__.lower()}.{name}={getattr(section, name)} must be positive and finite"
-    for section, name in (
-        *((run.augmentation, n) for n in ("brightness", "contrast", "saturation", "blur_sigma_min")),
-        *((masking, n) for n in ("noise_std", "hard_noise_std")),
-        (optimization, "weight_decay"),
-    ):
-        if not 0 <= getattr(section, name) < math.inf:
-            yield f"{type(section).__name__.lower()}.{name}={getattr(section, name)} must not be negative"
-    if not 0 <= run.augmentation.hue <= 0.5:
-        yield f"augmentation.hue={run.augmentation.hue:g} is not within 0..0.5"
-    if not run.augmentation.blur_sigma_min <= run.augmentation.blur_sigma_max:
-        yield "augmentation.blur_sigma_min is larger than augmentation.blur_sigma_max"
-    masked = masking.strategy is not Strategy.none and masking.hard_negative
-    one_by_one = optimization.batch == moco.bn_splits or (masked and run.fidelity.hard_negative is Source.released)
-    if run.data.crop <= 32 and one_by_one:  # the last stage of a ResNet is 1×1 there
-        yield (
-            f"data.crop={run.data.crop} with batch-norm groups of one image: a group of one value has no statistics; "
-            "mend: data.crop=64, or moco.bn_splits and fidelity.hard_negative that leave no image alone"
-        )
-    if run.machine.device not in ("auto", "cpu", "cuda"):
-        yield f"machine.device={run.machine.device} is unknown; one of: auto, cpu, cuda"
-    if min(run.machine.log_every, run.machine.checkpoint_every) < 1 or run.machine.workers < 0:
-        yield "machine.log_every and machine.checkpoint_every must be at least 1, machine.workers at least 0"
 
 
 def identity(value: Any) -> Any:

@@ -181,7 +181,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(which == 1, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
-    corner = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1)
+    corner = torch.arange(5, 0, -2, device=images.device).view(3, 1, 1)
     k = (corner + sector + 6 * shift).remainder_(6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 

@@ -116,6 +116,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, fai
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "below" / "kept"
     write_atomically(path, lambda file: file.write(b"old"))
-    write_atomically(path, lambda file: (file.write(b"new"), file.flush(), path.read_text() == "old" or pytest.fail()))
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+
+    write_atomically(path, write)
     assert path.read_text() == "new"
     assert files_below(tmp_path) == {"below/kept"}

@@ -43,9 +43,7 @@ def test_each_image_is_blurred_with_its_own_sigma() -> None:
 
 @pytest.mark.parametrize(("period", "gain"), GAIN.items())
 @pytest.mark.parametrize("along", [-1, -2])
-def test_high_pass_lets_a_sinusoid_through_as_the_specification_tabulates(
-    period: int, gain: float, along: int
-) -> None:
+def test_high_pass_lets_a_sinusoid_through_as_the_specification_tabulates(period: int, gain: float, along: int) -> None:
     # Away from the border, whose reflection changes the phase.
     wave = torch.sin(2 * math.pi * torch.arange(448) / period).expand(1, 1, 448, 448)
     wave = wave if along == -1 else wave.mT

@@ -41,10 +41,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Stopped in the last epoch, with checkpoints of steps 6 and 8."""
+    """Stopped in the last epoch, with checkpoints of steps 4 and 5."""
     folder = RunFolder(tmp_path_factory.mktemp("interrupted") / "run")
-    interrupt(tiny(OURS), folder, 9)
-    assert [path.name for path in checkpoints(folder.checkpoints)] == ["step_00000008.pth", "step_00000006.pth"]
+    interrupt(tiny(OURS), folder, STEPS)
+    assert [path.name for path in checkpoints(folder.checkpoints)] == ["step_00000005.pth", "step_00000004.pth"]
     return folder
 
 
@@ -54,7 +54,7 @@ def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:
 
 @pytest.mark.parametrize(
     ("step", "kept", "workers_before", "workers_after"),
-    [pytest.param(3, 2, 2, 0, id="mid-epoch"), pytest.param(4, 3, 0, 1, id="end of an epoch")],
+    [pytest.param(2, 1, 2, 0, id="mid-epoch"), pytest.param(3, 2, 0, 1, id="end of an epoch")],
 )
 def test_interrupted_and_resumed_equals_undisturbed_whatever_the_workers(
     undisturbed: RunFolder, tmp_path: Path, step: int, kept: int, workers_before: int, workers_after: int
@@ -71,7 +71,7 @@ def test_each_step_is_logged_once_after_a_resume_and_with_the_same_loss(
 ) -> None:
     folder = copied(interrupted, tmp_path / "run")
     with folder.metrics.open("a") as file:
-        file.write('{"step": 9, "loss": 1')  # a line that a kill tore
+        file.write('{"step": 6, "loss": 1')  # a line that a kill tore
     resume(folder)
     rows, expected = ([json.loads(x) for x in f.metrics.read_text().splitlines()] for f in (folder, undisturbed))
     assert [(row["step"], row["loss"], row["lr"]) for row in rows] == [
@@ -84,15 +84,15 @@ def test_a_torn_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
     undisturbed: RunFolder, interrupted: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = copied(interrupted, tmp_path / "run")
-    torn = folder.checkpoints / "step_00000008.pth"
+    torn = folder.checkpoints / "step_00000005.pth"
     content = torn.read_bytes()
     torn.unlink()
     torn.write_bytes(content[: len(content) // 2])
     with caplog.at_level(logging.INFO, "salmask"):
         resume(folder)
-    assert "step_00000008.pth cannot be read" in caplog.text
+    assert "step_00000005.pth cannot be read" in caplog.text
     assert "falling back to the one before" in caplog.text
-    assert "resumed from step_00000006.pth at step 6" in caplog.text
+    assert "resumed from step_00000004.pth at step 4" in caplog.text
     assert_same_training(folder.checkpoints, undisturbed.checkpoints)
 
 
@@ -109,11 +109,11 @@ def test_when_every_checkpoint_is_torn_one_line_says_what_to_do(tmp_path: Path) 
 def test_the_last_two_checkpoints_are_kept_and_no_temporary(
     undisturbed: RunFolder, interrupted: RunFolder, tmp_path: Path
 ) -> None:
-    assert files_below(undisturbed.checkpoints) == {"step_00000008.pth", "step_00000009.pth"}
+    assert files_below(undisturbed.checkpoints) == {"step_00000005.pth", "step_00000006.pth"}
     folder = copied(interrupted, tmp_path / "run")
-    (folder.checkpoints / ".step_00000009.pth.k1ll3d").write_bytes(b"half")
+    (folder.checkpoints / ".step_00000006.pth.k1ll3d").write_bytes(b"half")
     resume(folder)
-    assert files_below(folder.checkpoints) == {"step_00000008.pth", "step_00000009.pth"}
+    assert files_below(folder.checkpoints) == {"step_00000005.pth", "step_00000006.pth"}
 
 
 def test_the_checkpoint_of_another_run_is_refused(interrupted: RunFolder, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ KILLED_WHILE_SAVING = """
 import os, signal, sys
 
 def kill(event, arguments):
-    if event == "os.rename" and str(arguments[1]).endswith("step_00000005.pth"):
+    if event == "os.rename" and str(arguments[1]).endswith("step_00000004.pth"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(kill)
@@ -170,13 +170,13 @@ main()
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run killed with SIGKILL while it saved in mid-epoch, ended with SIGTERM later, and completed at last."""
     out = tmp_path_factory.mktemp("survivor")
-    command = ["pretrain", OURS, "--out", str(out), *words({"machine.checkpoint_every": 1})]
+    command = ["pretrain", OURS, "--out", str(out), *words()]
     folder = RunFolder.of(tiny(OURS), out)
 
     killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, *command], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert newest(folder.checkpoints)["step"] == 4
-    assert newest(folder.checkpoints)["step"] % EPOCH
+    assert newest(folder.checkpoints)["step"] == 3
+    assert newest(folder.checkpoints)["step"] % EPOCH  # within an epoch
     assert len(files_below(folder.checkpoints)) == 3  # the half-written one has a name of its own
     status = folder.status()
     assert status is not None
@@ -184,7 +184,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     (folder.gallery / "masks.png").write_bytes(b"as it was")
 
     def terminate(hook: Heartbeat, runner: Any, *_: Any, **__: Any) -> None:
-        if runner.iter + 1 == 7:
+        if runner.iter + 1 == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patches:
@@ -205,7 +205,7 @@ def test_killed_and_terminated_and_resumed_equals_undisturbed(survivor: RunFolde
 
 
 def test_a_killed_process_leaves_nothing_half_written(survivor: RunFolder) -> None:
-    assert files_below(survivor.checkpoints) == {"step_00000008.pth", "step_00000009.pth"}
+    assert files_below(survivor.checkpoints) == {"step_00000005.pth", "step_00000006.pth"}
     assert {path.name for path in survivor.path.iterdir()} == {
         *("run.yaml", "provenance.json", "status.json", "metrics.jsonl", "backbone.pth"),
         *("checkpoints", "gallery", "logs", ".lock"),

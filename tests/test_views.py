@@ -29,7 +29,7 @@ from repro.views import (
     random_crop,
 )
 
-NOTHING = Draw(jitter=0, order=0, brightness=1, contrast=1, saturation=1, hue=0, grey=0, sigma=0, flip=0)
+NOTHING = Draw(jitter=0.0, order=0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, grey=0, sigma=0.0, flip=0)
 
 
 def pixels(count: int, size: int = 32, seed: int = 0) -> Tensor:
@@ -165,21 +165,22 @@ def difference(made: list[Draw]) -> Tensor:
 
 def test_the_device_gives_the_reference_view_up_to_pils_rounding() -> None:
     off = difference(draws(80, Augmentation(), seed=5)) * 255
-    assert off.mean() < 1
-    assert off.max() < 2
+    # PIL cuts to 8 bits after each of up to six steps, each time losing half a level or, in HSV, about one.
+    assert off.mean() < 1.5
+    assert off.max() < 3
 
 
 @pytest.mark.parametrize(
     ("draw", "bound"),
     [
-        (replace(NOTHING, flip=1), 1e-6),
-        (replace(NOTHING, grey=1), 0.6),
-        (replace(NOTHING, jitter=1, brightness=1.3), 0.6),
-        (replace(NOTHING, jitter=1, contrast=0.7), 0.8),
-        (replace(NOTHING, jitter=1, saturation=1.3), 1.1),
+        (replace(NOTHING, flip=1), 1e-4),
+        (replace(NOTHING, grey=1), 0.4),
+        (replace(NOTHING, jitter=1, brightness=1.3), 1.1),
+        (replace(NOTHING, jitter=1, contrast=0.7), 1.0),
+        (replace(NOTHING, jitter=1, saturation=1.3), 1.2),
         (replace(NOTHING, jitter=1, hue=0.08), 1.5),
-        (replace(NOTHING, sigma=0.3), 0.8),
-        (replace(NOTHING, sigma=2.0), 1.0),
+        (replace(NOTHING, sigma=0.3), 0.4),
+        (replace(NOTHING, sigma=2.0), 0.7),
     ],
 )
 def test_each_step_of_the_device_is_pils_up_to_rounding(draw: Draw, bound: float) -> None:

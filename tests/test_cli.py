@@ -1,0 +1,346 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from image_samples import bad_image, make_imagenet_root, write_image
+from training_samples import (
+    EPOCH,
+    OURS,
+    TINY,
+    Ended,
+    copied,
+    files_below,
+    pretrained,
+    refusal,
+    refused,
+    salmask,
+    tiny,
+    with_random_backbone,
+    words,
+)
+
+from repro import cli, datasets
+from repro.checkpoint import read_checkpoint, save_backbone
+from repro.folder import RunFolder
+from repro.hooks import Heartbeat
+from repro.imagenet import class_list
+from repro.resume import checkpoints
+from repro.scenes import Scenes
+
+
+@pytest.fixture(autouse=True)
+def no_roots_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(datasets.ROOT_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return pretrained(tmp_path_factory)
+
+
+def pretrain(out: Path, changes: dict[str, Any] | None = None, method: str = "mocov2") -> tuple[str, ...]:
+    return ("pretrain", method, "--out", str(out), *words(changes))
+
+
+def assert_only_the_refusal_is_on_record(out: Path, line: str) -> None:
+    """No run was begun: its folder holds the lock and a status that says why, and nothing else."""
+    (folder,) = (path.parent for path in out.rglob("status.json"))
+    assert files_below(folder) == {".lock", "status.json"}
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["error"]) == ("failed", line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["moco"], "unknown method 'moco'; did you mean 'mocov2'? known: mocov2, "),
+        (["mocov2", "optimisation.epochs=3"], "unknown key 'optimisation.epochs'; did you mean 'optimization.epochs'?"),
+        (["mocov2", "moco.queu=64"], "unknown key 'moco.queu'; did you mean 'moco.queue'?"),
+        (["mocov2", "optimization.epochs=many"], "optimization.epochs=many is not a whole number"),
+        (["mocov2", "optimization=3"], "'optimization' is a section; set its keys"),
+        (["mocov2", "masking.strategy=blur"], "masking.strategy=blur is none of: none, high_pass, "),
+        (["mocov2", "seed"], "'seed' is no setting; write key.sub=value"),
+        (["mocov2", "optimization.batch=48"], "moco.queue=65536 is not a multiple of optimization.batch=48; mend: "),
+        (["mocov2", "moco.bn_splits=3"], "moco.bn_splits=3 does not divide optimization.batch=128; mend: "),
+        (["mocov2", "machine.device=tpu"], "machine.device=tpu is unknown; one of: auto, cpu, cuda"),
+        (["mocov2", "--config", "none.yaml"], "config file none.yaml does not exist"),
+    ],
+)
+def test_settings_that_cannot_be_right_make_nothing(out: Path, arguments: list[str], part: str) -> None:
+    line = refused("pretrain", *arguments, "--out", str(out))
+    assert part in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"data.dataset": "imagenet-100"}, "unknown data set 'imagenet-100' (did you mean 'imagenet100'?)"),
+        ({"data.dataset": "folder"}, "no root set for data set 'folder': give --root DIR"),
+        ({"data.dataset": "folder", "machine.data_root": "/none"}, "/none: No such file or directory"),
+        ({"optimization.batch": 32}, "a batch of 32 is larger than the data (20 images); mend: a smaller"),
+        ({"encoder.arch": "resnet19"}, "encoder.arch=resnet19 is no ResNet of torchvision's; did you mean 'resnet1"),
+        ({"encoder.arch": "vgg11"}, "encoder.arch=vgg11 is no ResNet of torchvision's; known: "),
+        ({"data.scenes.size": 8}, "8"),
+        ({"optimization.precision": "fp16"}, "optimization.precision=fp16 needs a GPU; mend: "),
+        pytest.param(
+            {"machine.device": "cuda"},
+            "machine.device=cuda, but torch sees no GPU; mend: ",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+    ],
+)
+def test_what_only_the_data_or_the_machine_can_refuse_begins_no_run(
+    out: Path, changes: dict[str, Any], part: str
+) -> None:
+    line = refused(*pretrain(out, changes))
+    assert part in line
+    if changes.get("machine.device") != "cuda":
+        assert_only_the_refusal_is_on_record(out, line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"data.crop": 50}, "data.crop=50 is not divisible by the 4×4 grid; mend: data.crop="),
+        ({"localizer.network": "resnet51"}, "localizer.network=resnet51 is unknown; one of: resnet50, "),
+        ({"localizer.network": "checkpoint", "localizer.weights": "none.pth"}, "checkpoint none.pth does not exist"),
+    ],
+)
+def test_a_localizer_that_does_not_fit_begins_no_run(out: Path, changes: dict[str, Any], part: str) -> None:
+    line = refused(*pretrain(out, changes, OURS))
+    assert part in line
+    assert_only_the_refusal_is_on_record(out, line)
+
+
+def test_an_empty_data_root_and_missing_classes_are_named(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    changes = {"data.dataset": "imagenet100", "machine.data_root": tmp_path / "empty"}
+    assert "the folder is empty (root of imagenet100" in refused(*pretrain(out / "1", changes))
+
+    root = make_imagenet_root(tmp_path / "imagenet")
+    first, second = class_list()[3], class_list()[40]
+    shutil.rmtree(root / "train" / first)
+    shutil.rmtree(root / "train" / second)
+    line = refused(*pretrain(out / "2", {"data.dataset": "imagenet100"}), "--root", str(root))
+    assert f"2 ({first}, {second}) of 100 class folders missing" in line
+    assert_only_the_refusal_is_on_record(out / "2", line)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Fifteen good images; the sixteenth of a batch is the test's."""
+    for split in ("train", "val"):
+        for index in range(15):
+            write_image(tmp_path / "data" / split / f"class{index % 2}" / f"{index:02}.png", index, size=(40, 40))
+    return tmp_path / "data"
+
+
+def on_folder(images: Path, **changes: Any) -> dict[str, Any]:
+    return {"data.dataset": "folder", "machine.data_root": images, "optimization.epochs": 1, **changes}
+
+
+@pytest.mark.parametrize("what", ["empty", "text", "truncated", "corrupt-png", "1x1"])
+def test_a_bad_image_met_while_training_is_named(out: Path, images: Path, what: str) -> None:
+    bad = bad_image(images / "train" / "class1", what)
+    run = on_folder(images, **{"optimization.batch": 16, "moco.queue": 16})
+    line = refused(*pretrain(out, run))
+    assert line.startswith(f"{bad}: ")
+    assert "replace or delete it" in line
+    (folder,) = (path.parent for path in out.rglob("status.json"))
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["error"]) == ("failed", line)
+    below = {name for name in files_below(folder) if not name.startswith("logs/")}
+    assert below <= {".lock", "status.json", "run.yaml", "provenance.json", "gallery/masks.png"}
+
+
+def test_a_bad_image_in_a_loaders_process_is_one_line_on_a_terminal_too(out: Path, images: Path) -> None:
+    bad = bad_image(images / "train" / "class1", "truncated")
+    changes = on_folder(images, **{"optimization.batch": 16, "moco.queue": 16, "machine.workers": 1})
+    command = [sys.executable, "-m", "repro.cli", *pretrain(out, changes)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    line = refusal(Ended(ended.returncode, ended.stdout, ended.stderr))
+    assert line.startswith(f"{bad}: ")
+    status = json.loads(next(out.rglob("status.json")).read_text())
+    assert status["error"] == line
+
+
+def test_a_training_that_diverges_names_the_step_and_can_go_on(out: Path) -> None:
+    ended = salmask(*pretrain(out, {"optimization.lr": 1e30}))
+    assert ended.code == 2
+    line = ended.err.splitlines()[-1]
+    assert line.startswith("salmask: the gradient or loss of step ")
+    assert ended.err.count("salmask: ") == 1
+    assert "Traceback" not in ended.err
+    folder = next(path.parent for path in out.rglob("run.yaml"))
+    assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+    assert not (folder / "backbone.pth").exists()
+
+
+def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    line = refused(*pretrain(tmp_path / "file"))
+    assert line.startswith("cannot write to ")
+    assert "mend: choose another --out" in line
+    assert files_below(tmp_path) == {"file"}
+
+
+def test_the_second_process_on_a_run_is_refused_and_harms_nothing(out: Path) -> None:
+    folder = RunFolder.of(tiny(), out)
+    with folder.attempt("pretrain"):
+        before = folder.status()
+        line = refused(*pretrain(out))
+        assert line == f"{folder.path} is in use by another process; mend: wait for it, or stop it"
+        assert folder.status() == before
+        assert files_below(folder.path) == {".lock", "status.json"}
+
+
+def test_the_checkpoint_of_another_architecture_is_refused_and_kept(undisturbed: RunFolder, out: Path) -> None:
+    run = tiny(changes={"encoder.dim": 8})
+    target = RunFolder.of(run, out).checkpoints / "step_00000005.pth"
+    target.parent.mkdir(parents=True)
+    content = read_checkpoint(checkpoints(undisturbed.checkpoints)[0])
+    torch.save(content | {"run_id": run.id}, target)
+    ended = salmask(*pretrain(out, {"encoder.dim": 8}))
+    assert "is of another architecture: " in refusal(ended)
+    assert files_below(target.parent) == {target.name}
+
+
+def test_probe_refuses_what_is_no_finished_run(tmp_path: Path) -> None:
+    assert "is no run folder: it has no run.yaml" in refused("probe", str(tmp_path))
+    run = tiny()
+    folder = RunFolder.of(run, tmp_path / "runs")
+    folder.prepare(run)
+    assert "its pretraining is not finished; mend: salmask pretrain first" in refused("probe", str(folder.path))
+    other = {"arch": "resnet34", "input_filter": "none", "run_id": run.id}
+    save_backbone(folder.backbone, {}, **other)
+    assert "holds a resnet34, not a resnet18" in refused("probe", str(folder.path))
+    line = refused("probe", str(folder.path), "data.crop=64")
+    assert line == "only settings of probe and machine can change here: a backbone keeps the run that made it"
+    folder.backbone.write_bytes(b"torn")
+    assert "backbone.pth cannot be read" in refused("probe", str(folder.path))
+    assert files_below(folder.path) == {"run.yaml", "status.json", ".lock", "backbone.pth"}
+
+
+def commands() -> dict[str, Any]:
+    group = typer.main.get_command(cli.app)
+    found = {}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        below = getattr(command, "commands", None)
+        found |= {f"{name} {inner}": c for inner, c in below.items()} if below else {name: command}
+    return found
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_help_has_an_example_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    ended = salmask(*name.split(), "--help")
+    assert ended.code == 0
+    assert f"Example: salmask {name}" in ended.out
+
+
+@pytest.mark.parametrize("name", ["pretrain", "probe", "sweep", "table", "data list", "doctor"])
+def test_the_commands_of_the_readme_are_there(name: str) -> None:
+    assert name in commands()
+
+
+def test_json_of_a_training_that_logs_is_all_of_standard_output(out: Path) -> None:
+    ended = salmask(*pretrain(out, {"optimization.epochs": 1}), "--json")
+    assert ended.code == 0
+    told = json.loads(ended.out)
+    folder = RunFolder.of(tiny(changes={"optimization.epochs": 1}), out)
+    assert told == {"run": folder.load().id, "folder": str(folder.path), "backbone": str(folder.backbone)}
+    assert folder.backbone.exists()
+    assert ended.err.count("Epoch(train)") == EPOCH
+
+
+def test_a_finished_run_is_left_as_it_is(undisturbed: RunFolder, out: Path) -> None:
+    folder = copied(undisturbed, out / tiny(OURS).folder)
+    before = folder.backbone.stat().st_mtime_ns, folder.metrics.read_text(), folder.provenance.read_text()
+    ended = salmask(*pretrain(out, method=OURS), "--json")
+    assert json.loads(ended.out)["run"] == tiny(OURS).id
+    assert (folder.backbone.stat().st_mtime_ns, folder.metrics.read_text(), folder.provenance.read_text()) == before
+
+
+def test_probe_prints_the_rows_it_records_and_only_reads_them_again(tmp_path: Path) -> None:
+    folder = with_random_backbone(tiny(), tmp_path)
+    ended = salmask("probe", str(folder.path), "probe.epochs=1", "--json")
+    assert ended.code == 0, ended.err
+    rows = json.loads(ended.out)
+    assert [row["metric"] for row in rows] == ["top1", "top5", "top1_best"]
+    assert {row["protocol"] for row in rows} == {"linear-moco-v1[epochs=1,batch=16]"}
+    assert [json.loads(line) for line in folder.results.read_text().splitlines()] == rows
+    again = salmask("probe", str(folder.path), "probe.epochs=1")
+    assert again.err == ""
+    assert [line.split()[0] for line in again.out.splitlines()] == ["top1", "top5", "top1_best"]
+    assert f"{rows[0]['value']:.2f} %   linear-moco-v1[epochs=1,batch=16], scenes val" in again.out
+    assert len(folder.results.read_text().splitlines()) == 3
+    status = folder.status()
+    assert status is not None
+    assert (status.state, status.task, status.step, status.steps) == ("done", "linear", 2, 2)
+
+
+def test_lists_and_reports_are_json_where_asked(tmp_path: Path) -> None:
+    methods = json.loads(salmask("methods", "--json").out)
+    assert [row["method"] for row in methods][:2] == ["mocov2", OURS]
+    assert json.loads(salmask("methods", OURS, "--json").out)["masking"]["strategy"] == "high_pass"
+    assert [row["name"] for row in json.loads(salmask("data", "list", "--json").out)] == list(datasets.DATASETS)
+    timed = json.loads(salmask("bench", "masking", "--batch", "2", "--size", "28", "--json").out)
+    assert timed
+    planned = json.loads(salmask("sweep", "demo", "--plan", "--out", str(tmp_path / "demo"), "--json").out)
+    assert [row["done"] for row in planned] == [False] * 4
+    assert not (tmp_path / "demo").exists()
+
+
+def test_doctor_finds_nothing_wrong_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = json.loads(salmask("doctor", "--json").out)
+    assert all(set(finding) == {"check", "verdict", "found", "mend"} for finding in findings)
+    weights = [finding for finding in findings if finding["check"].startswith("weights of ")]
+    assert [(finding["check"], finding["verdict"]) for finding in weights][:1] == [
+        ("weights of efficientnet-lite0", "ok")
+    ]
+    assert "wrong" not in {finding["verdict"] for finding in weights}
+    assert {f"data {name}" for name in datasets.DATASETS} <= {finding["check"] for finding in findings}
+
+
+def test_doctor_fails_where_a_data_set_that_is_asked_for_is_not_there(tmp_path: Path) -> None:
+    ended = salmask("doctor", "--dataset", "imagenet100", "--root", str(tmp_path / "none"), "--json")
+    assert ended.code == 1
+    (finding,) = [finding for finding in json.loads(ended.out) if finding["check"] == "data imagenet100"]
+    assert finding["verdict"] == "wrong"
+    assert str(tmp_path / "none") in finding["found"]
+    ended = salmask("doctor", "--dataset", "imagenet", "--json")
+    assert ended.code == 1
+    assert "did you mean 'imagenet100'?" in json.loads(ended.out)[-1]["found"]
+
+
+def test_ctrl_c_is_one_line_and_the_run_says_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(hook: Heartbeat, runner: Any, *_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Heartbeat, "after_train_iter", press)
+    ended = salmask(*pretrain(out))
+    assert ended.code == 130
+    assert ended.err.splitlines() == ["salmask: interrupted; the same command goes on from the last checkpoint"]
+    status = RunFolder.of(tiny(), out).status()
+    assert status is not None
+    assert status.state == "interrupted"
+
+
+def test_scenes_of_the_tiny_runs_are_what_their_settings_say() -> None:
+    scenes = Scenes("train", count=20, classes=8, size=64, seed=0)
+    assert (len(scenes), len(scenes.classes)) == (TINY["data.scenes.train_count"], TINY["data.scenes.classes"])
