@@ -6,7 +6,8 @@ from typing import Any
 
 from baselines import mocov2
 from repro.errors import UserError, nearest
-from repro.run import Run, build
+from repro.run import Run
+from repro.settings import build
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from rich.table import Table as RichTable
 from repro import data_cli
 from repro.errors import UserError, one_line
 from repro.folder import RunFolder
-from repro.run import Run, build, parse_overrides, plain, read_yaml
+from repro.run import Run, plain
+from repro.settings import build, parse_overrides, read_yaml
 from results import cli as results_cli
 
 # Commands that train import torch when they are called: `salmask table` and `--help` answer at once.

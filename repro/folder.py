@@ -21,7 +21,8 @@ from typing import Any
 
 from repro.errors import UserError, one_line
 from repro.files import held, write_atomically, write_json
-from repro.run import Run, load
+from repro.run import Run
+from repro.settings import load
 
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")
 

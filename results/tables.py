@@ -69,7 +69,9 @@ def render(
     if frame is None:
         raise UserError(f"{name} needs results; give a folder in which a run has been evaluated, or --only paper")
     metric = metric or (paper.metrics[0] if paper.metrics else "")
-    chosen = _choose(frame, paper, metric, every=rows == "all")
+    chosen = choose(frame, paper, metric)
+    if chosen.empty and rows == "ours":
+        raise _nothing(frame, paper, metric)
     refuse_mixed(chosen)
     columns = find_columns(chosen, paper, metric, every=rows == "all")
     shown = _rows(chosen, paper, [run.method for run in runs], every=rows == "all")
@@ -82,15 +84,24 @@ def _check(what: str, value: str, known: Sequence[str]) -> None:
         raise UserError(f"no choice of {what} {value!r}; there is: {', '.join(filter(None, known))}")
 
 
-def _choose(frame: pd.DataFrame, paper: Published, metric: str, *, every: bool) -> pd.DataFrame:
-    task = frame[frame["task"] == paper.task] if paper.task else frame
+def choose(frame: pd.DataFrame, paper: Published, metric: str) -> pd.DataFrame:
+    """The results that a table shows.
+
+    Args:
+        frame: What `results.collect.collect` returns.
+        paper: The table.
+        metric: What stands in for the paper's metric, where it leaves that open; else empty.
+    """
     wanted = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
-    chosen = task[task["metric"].isin(wanted)]
-    if chosen.empty and not every:
-        what = f"{paper.task} {metric}" if metric else "detection AP"
-        found = ", ".join(sorted(task["metric"].unique())) or f"no {paper.task} evaluation"
-        raise UserError(f"no {what} among the results (found: {found}); evaluate a run or name another metric")
-    return chosen
+    mine = frame["metric"].isin(wanted)
+    return frame[mine & (frame["task"] == paper.task)] if paper.task else frame[mine]
+
+
+def _nothing(frame: pd.DataFrame, paper: Published, metric: str) -> UserError:
+    what = f"{paper.task} {metric}" if metric else "detection AP"
+    task = frame[frame["task"] == paper.task] if paper.task else frame
+    found = ", ".join(sorted(task["metric"].unique())) or f"no {paper.task} evaluation"
+    return UserError(f"no {what} among the results (found: {found}); evaluate a run or name another metric")
 
 
 def _rows(chosen: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[Row]:

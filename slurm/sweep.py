@@ -8,7 +8,8 @@ from typing import Any
 from repro.errors import UserError, nearest
 from repro.folder import RunFolder
 from repro.records import read
-from repro.run import Run, read_yaml
+from repro.run import Run
+from repro.settings import read_yaml
 
 SWEEPS = Path(__file__).parent / "sweeps"
 Resolve = Callable[..., Run]

@@ -9,7 +9,7 @@ from training_samples import files_below, tiny
 
 from repro.errors import UserError, one_line
 from repro.folder import RunFolder, Status, source
-from repro.run import load
+from repro.settings import load
 
 RUN = tiny()
 

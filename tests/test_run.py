@@ -25,14 +25,10 @@ from repro.run import (
     Source,
     Strategy,
     added,
-    build,
     identity,
-    keys,
-    load,
     outside_identity,
-    parse_overrides,
-    read_yaml,
 )
+from repro.settings import build, keys, load, parse_overrides, read_yaml
 
 DEFAULT_ID = "45df9c0eca"
 """Of the default run. Never change it: it names the folder of every run made so far, and so will every other id that
@@ -130,7 +126,7 @@ def test_runs_of_one_recipe_differ_in_their_seed_only() -> None:
     first, second = (Run(seed=seed) for seed in (0, 1))
     assert first.recipe == second.recipe
     assert first.id != second.id
-    assert first.recipe != first.replace({"optimization.lr": 0.03}).recipe
+    assert first.recipe != build([{"optimization.lr": 0.03}], base=first).recipe
 
 
 @dataclass(frozen=True)
@@ -312,13 +308,13 @@ def test_a_run_is_read_back_from_its_yaml_unchanged(tmp_path: Path) -> None:
 
 def test_replacing_changes_a_copy_and_a_run_itself_never_changes() -> None:
     run = Run()
-    other = run.replace({"data.crop": 64, "machine.workers": 0})
+    other = build([{"data.crop": 64, "machine.workers": 0}], base=run)
     assert (run.data.crop, other.data.crop, other.machine.workers) == (224, 64, 0)
-    assert other.replace({"data.crop": 224, "machine.workers": 4}) == run
+    assert build([{"data.crop": 224, "machine.workers": 4}], base=other) == run
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.seed = 1  # type: ignore[misc]
     with pytest.raises(UserError, match=r"unknown key 'data\.corp'"):
-        run.replace({"data.corp": 1})
+        build([{"data.corp": 1}], base=run)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import pytest
 from repro.errors import UserError
 from repro.folder import RunFolder
 from repro.records import Result, append
-from repro.run import build
+from repro.settings import build
 from results.collect import collect
 from results.formats import csv, latex, markdown, write
 from results.html import table_page

@@ -1,0 +1,103 @@
+"""How sure a difference is: paired by seed, corrected for how many were looked at."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+TEST = "two-sided paired t-test on the seeds that both methods have, p values after Holm"
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of two methods, seed by seed.
+
+    Attributes:
+        differences: First method − second, in points, one per seed that both have.
+        unpaired: Seeds that only one of them has.
+    """
+
+    differences: tuple[float, ...]
+    unpaired: int = 0
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return len(self.differences)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean difference in points; None without a pair."""
+        return float(np.mean(self.differences)) if self.n else None
+
+    @property
+    def testable(self) -> bool:
+        """Whether there is a spread to judge the mean by.
+
+        Accuracies are whole counts of images: two seeds can differ by exactly the same count by chance, and a t-test
+        would then be certain of everything.
+        """
+        return self.n > 1 and float(np.ptp(self.differences)) > 1e-9
+
+    @property
+    def p(self) -> float | None:
+        """Of `TEST`, before correction; None where it cannot be taken."""
+        return float(stats.ttest_1samp(self.differences, 0.0).pvalue) if self.testable else None
+
+    def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
+        """Student's interval of the mean difference, in points; None where it cannot be taken."""
+        if not self.testable:
+            return None
+        low, high = stats.ttest_1samp(self.differences, 0.0).confidence_interval(confidence)
+        return float(low), float(high)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison:
+    """Pair two methods by seed.
+
+    Args:
+        first: Seed -> value in percent.
+        second: The same of the other method.
+    """
+    both = sorted(first.keys() & second.keys())
+    return Comparison(tuple(first[seed] - second[seed] for seed in both), len(first.keys() ^ second.keys()))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: the chance of any false alarm among all stays below the level.
+
+    Args:
+        ps: Raw p values.
+
+    Returns:
+        Corrected ones, in the same order (Holm 1979; scipy offers only the false discovery rate).
+    """
+    order = np.argsort(ps, kind="stable")
+    steps = np.asarray(ps, dtype=float)[order] * (len(ps) - np.arange(len(ps)))
+    corrected = np.empty(len(ps))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(p) for p in corrected]
+
+
+def smallest_n(comparison: Comparison, difference: float, limit: int = 1000) -> int | None:
+    """How many seeds it would take to tell a difference of that size from none with 80 % power, at this spread.
+
+    Args:
+        comparison: Supplies the spread; needs two pairs.
+        difference: In points.
+        limit: Give up beyond so many.
+
+    Returns:
+        The number of pairs for an uncorrected test; None without a spread, or beyond the limit.
+    """
+    if not comparison.testable or not difference:
+        return None
+    spread = float(np.std(comparison.differences, ddof=1))
+    for n in range(2, limit + 1):
+        critical = stats.t.ppf(1 - LEVEL / 2, n - 1)
+        if 1 - stats.nct.cdf(critical, n - 1, abs(difference) * math.sqrt(n) / spread) >= 0.8:
+            return n
+    return None
