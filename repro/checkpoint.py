@@ -81,7 +81,10 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
         raise UserError(f"{path} is no salmask backbone; mend: give the backbone.pth of a finished run")
     if arch and content["arch"] != arch:
         raise UserError(f"{path} holds a {content['arch']}, not a {arch}; mend: encoder.arch={content['arch']}")
-    network = get_model(content["arch"], weights=None)
+    try:
+        network = get_model(content["arch"], weights=None)
+    except ValueError:
+        raise UserError(f"{path} holds a '{content['arch']}', which this torchvision does not know") from None
     width = network.fc.in_features
     network.fc = nn.Identity()
     try:

@@ -38,24 +38,25 @@ def gather(local: Tensor) -> Tensor:
 
 
 def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
-    """Torch's env:// variables from those that Slurm sets for a task; empty outside a job of several tasks.
+    """Torch's env:// variables from those that `srun` sets for a task; empty outside a step of several tasks.
 
     The port follows from the job's number, so that two jobs on one node do not meet.
 
     Raises:
         UserError: the list of nodes cannot be read.
     """
-    if int(slurm.get("SLURM_NTASKS", "1")) < 2 or "SLURM_PROCID" not in slurm:
+    # SLURM_NTASKS is set in a batch script too, which is one process and must not wait for others.
+    if int(slurm.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return {}
-    nodes = slurm.get("SLURM_STEP_NODELIST") or slurm.get("SLURM_JOB_NODELIST", "")
-    first = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)
+    nodes = slurm.get("SLURM_STEP_NODELIST", "")
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     if not first:
-        raise UserError(f"SLURM_JOB_NODELIST='{nodes}' names no node; mend: set MASTER_ADDR")
+        raise UserError(f"SLURM_STEP_NODELIST='{nodes}' names no node; mend: set MASTER_ADDR")
     return {
         "RANK": slurm["SLURM_PROCID"],
-        "WORLD_SIZE": slurm["SLURM_NTASKS"],
+        "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": slurm.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": "".join(part or "" for part in first.groups()),
+        "MASTER_ADDR": re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group()),  # node[03-07] -> node03
         "MASTER_PORT": str(20000 + int(slurm["SLURM_JOB_ID"]) % 20000),
     }
 

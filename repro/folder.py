@@ -125,8 +125,16 @@ class RunFolder:
         Args:
             device: name of the device.
             data: fingerprints of the data set's splits.
+
+        Raises:
+            UserError: an earlier attempt saw other data.
         """
         earlier = json.loads(self.provenance.read_text()) if self.provenance.exists() else []
+        if earlier and earlier[-1]["data"] != data:
+            raise UserError(
+                f"the data changed since {self.path} was begun (fingerprint {earlier[-1]['data']}, now {data}); "
+                "mend: restore it, or choose another --out"
+            )
         attempt = {
             "started": now(),
             **asdict(source()),

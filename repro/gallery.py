@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from mmengine.hooks import Hook
 from torch import Tensor
 from torch.utils.data import default_collate
+from torchvision.utils import make_grid
 
 from repro.distributed import rank
 from repro.files import write_atomically
@@ -56,14 +58,14 @@ def draw_gallery(stages: Stages, path: Path) -> None:
     rows = len(stages.query)
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(1.5 * len(columns), 1.5 * rows + 0.3), layout="constrained")
-        grid = figure.subplots(rows, len(columns), squeeze=False)
-        for column, (title, images, normalised) in enumerate(columns):
-            for row, axes in enumerate(grid[:, column]):
-                axes.axis("off")
-                if row < len(images):
-                    shown = stretch(images[row]) if normalised else images[row]
-                    axes.imshow(shown.clamp(0, 1).permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-            grid[0, column].set_title(title)
+        for axes, (title, images, normalised) in zip(figure.subplots(1, len(columns)), columns, strict=True):
+            shown = stretch(images) if normalised else images
+            # The released code's single hard negative stands in the first row; the rest of its column stays white.
+            padded = F.pad(shown.clamp(0, 1), (0, 0, 0, 0, 0, 0, 0, rows - len(shown)), value=1.0)
+            column = make_grid(padded, nrow=1, padding=2, pad_value=1.0)
+            axes.imshow(column.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+            axes.axis("off")
+            axes.set_title(title)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
     write_atomically(path, lambda file: file.write(buffer.getvalue()))
@@ -76,6 +78,7 @@ def overlay(views: Tensor, foreground: Tensor) -> Tensor:
     return views.where(shown, 0.3 * views + 0.7 * tint)
 
 
-def stretch(image: Tensor) -> Tensor:
-    """A normalised network input 3×H×W brought to 0..1 for the eye: three standard deviations around its mean."""
-    return (image - image.mean()) / (6 * image.std().clamp(min=1e-6)) + 0.5
+def stretch(inputs: Tensor) -> Tensor:
+    """Normalised network inputs B×3×H×W for the eye: three standard deviations around each one's mean become 0..1."""
+    mean, std = inputs.mean((1, 2, 3), keepdim=True), inputs.std((1, 2, 3), keepdim=True)
+    return (inputs - mean) / (6 * std.clamp(min=1e-6)) + 0.5

@@ -238,10 +238,10 @@ def test_a_run_of_two_processes_resumes_bit_by_bit(shared_run: tuple[RunFolder, 
 
 SLURM = {
     "SLURM_JOB_ID": "123456",
-    "SLURM_NTASKS": "8",
+    "SLURM_STEP_NUM_TASKS": "8",
     "SLURM_PROCID": "5",
     "SLURM_LOCALID": "1",
-    "SLURM_JOB_NODELIST": "node[03-07]",
+    "SLURM_STEP_NODELIST": "node[03-07]",
 }
 
 
@@ -264,11 +264,12 @@ def test_slurm_tasks_become_ranks() -> None:
         ("a,b,c", "a"),
         ("rack-1-[9-11],rack-2-[1-4]", "rack-1-9"),
         ("login,node[1-2]", "login"),
+        ("rack[1-2]node[1-4]", "rack1node1"),
         ("node003.cluster.example", "node003.cluster.example"),
     ],
 )
 def test_the_first_node_is_the_master(nodes: str, first: str) -> None:
-    assert slurm_to_env({**SLURM, "SLURM_JOB_NODELIST": nodes})["MASTER_ADDR"] == first
+    assert slurm_to_env({**SLURM, "SLURM_STEP_NODELIST": nodes})["MASTER_ADDR"] == first
 
 
 @pytest.mark.parametrize("job", ["1", "19999", "20000", "4294967295"])
@@ -278,18 +279,20 @@ def test_the_port_follows_from_the_job_and_is_one(job: str) -> None:
     assert port == 20000 + int(job) % 20000
 
 
-@pytest.mark.parametrize("environ", [{}, {**SLURM, "SLURM_NTASKS": "1"}, {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}])
+@pytest.mark.parametrize(
+    "environ", [{}, {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}]
+)
 def test_without_several_tasks_there_is_nothing_to_translate(environ: dict[str, str]) -> None:
     assert slurm_to_env(environ) == {}
 
 
 def test_a_list_of_nodes_that_names_none_is_refused() -> None:
-    with pytest.raises(UserError, match=r"SLURM_JOB_NODELIST='' names no node; mend: set MASTER_ADDR"):
-        slurm_to_env({**SLURM, "SLURM_JOB_NODELIST": ""})
+    with pytest.raises(UserError, match=r"SLURM_STEP_NODELIST='' names no node; mend: set MASTER_ADDR"):
+        slurm_to_env({**SLURM, "SLURM_STEP_NODELIST": ""})
 
 
 def test_one_process_joins_nothing_and_leaves_the_environment_alone() -> None:
-    environ = {"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    environ = {"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
     before = dict(environ)
     assert initialise("cpu", environ) == CPU
     assert environ == before

@@ -124,10 +124,17 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 def test_provenance_keeps_every_attempt(folder: RunFolder) -> None:
     folder.record_provenance("cpu", {"train": "aa"})
     first = json.loads(folder.provenance.read_text())
-    folder.record_provenance("cpu", {"train": "bb"})
+    folder.record_provenance("other cpu", {"train": "aa"})
     attempts = json.loads(folder.provenance.read_text())
     assert attempts[:1] == first
-    assert [attempt["data"]["train"] for attempt in attempts] == ["aa", "bb"]
+    assert [attempt["device"] for attempt in attempts] == ["cpu", "other cpu"]
+
+
+def test_data_that_changed_between_attempts_is_refused(folder: RunFolder) -> None:
+    folder.record_provenance("cpu", {"train": "aa"})
+    with pytest.raises(UserError, match="the data changed since"):
+        folder.record_provenance("cpu", {"train": "bb"})
+    assert len(json.loads(folder.provenance.read_text())) == 1
 
 
 def test_the_code_is_named_by_its_commit() -> None:

@@ -98,11 +98,11 @@ def test_clean_inputs_are_high_passed_for_high_pass_only() -> None:
 def test_a_positive_loses_both_strata_at_one_rate_and_a_hard_negative_foreground_only(strategy: Strategy) -> None:
     foreground = half_maps(3000)
     for mode, front, back in ((POSITIVE, 0.15, 0.15), (HARD, 0.55, 0.0)):
-        masked = per_cell(masked_by(strategy, foreground, mode) != UNTOUCHED)[..., 0].float()
+        masked = per_cell(masked_by(strategy, foreground, mode, size=21) != UNTOUCHED)[..., 0].float()
         in_front = foreground.unsqueeze(1).expand_as(masked)
-        assert masked[in_front].mean().item() == pytest.approx(front, abs=0.005)
+        assert masked[in_front].mean().item() == pytest.approx(front, abs=0.007)
         if back:
-            assert masked[~in_front].mean().item() == pytest.approx(back, abs=0.005)
+            assert masked[~in_front].mean().item() == pytest.approx(back, abs=0.007)
         else:
             assert masked[~in_front].sum() == 0
 
@@ -110,7 +110,9 @@ def test_a_positive_loses_both_strata_at_one_rate_and_a_hard_negative_foreground
 def test_the_mask_ratio_is_uniform_over_its_range_and_drawn_for_each_image() -> None:
     foreground = torch.ones(4000, 7, 7, dtype=torch.bool)
     for mode, low, high in ((POSITIVE, 0.05, 0.25), (HARD, 0.4, 0.7)):
-        hidden = per_cell(masked_by(MeanFill(), foreground, mode) != UNTOUCHED)[:, 0, ..., 0].sum((-2, -1)) / 49
+        hidden = (
+            per_cell(masked_by(MeanFill(), foreground, mode, size=14) != UNTOUCHED)[:, 0, ..., 0].sum((-2, -1)) / 49
+        )
         assert hidden.min() >= low - 0.5 / 49
         assert hidden.max() <= high + 0.5 / 49
         # Rounding to 49ths moves the uniform distribution by at most half a step.
@@ -132,7 +134,7 @@ def branches(changed: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
     ids=["positive", "hard"],
 )
 def test_high_pass_goes_focal_spatial_and_channel_wise_as_often_as_specified(mode: Mode, hidden: int) -> None:
-    count = 2500
+    count = 1500
     found = branches(masked_by(HighPass(), half_maps(count), mode, size=63) != UNTOUCHED, hidden)
     for branch, probability in zip(found, (0.2, 0.24, 0.56), strict=True):
         bound = 4 * (probability * (1 - probability) / count) ** 0.5
@@ -170,7 +172,7 @@ def test_a_focal_box_lies_anywhere_inside_with_equal_probability() -> None:
 def test_high_pass_fills_with_gaussian_noise_of_the_specified_strength(
     strategy: HighPass, mode: Mode, std: float
 ) -> None:
-    size, count = (28, 1500) if strategy.fidelity.noise is Source.paper else (224, 8)
+    size, count = (28, 800) if strategy.fidelity.noise is Source.paper else (224, 8)
     masked = masked_by(strategy, half_maps(count), mode, size=size)
     noise = masked[masked != UNTOUCHED]
     # Shared noise is one tile of 3 x 32 x 32 numbers, whose own std strays by 1/sqrt(2 * 3072) = 1.3 %.

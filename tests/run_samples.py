@@ -1,0 +1,112 @@
+"""Run folders as a finished sweep leaves them, made without training: for what reads them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from repro.folder import RunFolder
+from repro.records import Result, append
+from repro.run import Run, build
+
+RESULT = Result(
+    run_id="",
+    recipe="",
+    sweep="",
+    method="",
+    framework="",
+    strategy="",
+    fidelity="",
+    seed=0,
+    task="linear",
+    dataset="imagenet100",
+    split="val",
+    protocol="linear-moco-v1",
+    metric="top1",
+    value=0.0,
+    scale="",
+    commit="0123456789abcdef0123456789abcdef01234567",
+    dirty=False,
+    device="NVIDIA H100",
+    started="2026-11-22T10:00:00+00:00",
+    duration_s=600.0,
+)
+
+
+def finished(
+    root: Path, method: str, seed: int, values: dict[tuple[str, str], float], *, sweep: str = "full", **settings: Any
+) -> RunFolder:
+    """Make the folder of an evaluated run.
+
+    Args:
+        root: Folder of the sweeps.
+        method: Name of the method.
+        seed: Its seed.
+        values: (Data set, metric) -> value.
+        sweep: Name of the sweep.
+        settings: Settings of the run, `optimization__epochs=6`.
+    """
+    run = build([{"method": method, "seed": seed, **{key.replace("__", "."): value for key, value in settings.items()}}])
+    folder = begun(root / sweep, run)
+    rng = np.random.default_rng(seed)
+    _write_lines(
+        folder.metrics,
+        ({"step": step, "loss": 8 - 2 * step / 100 + rng.normal(0, 0.1), "time": 0.5} for step in range(10, 101, 10)),
+    )
+    probe = folder.path / "probes" / f"{run.data.dataset}-{run.probe.protocol}" / "metrics.jsonl"
+    _write_lines(probe, ({"step": step, "top1": 20 + step + rng.normal(0, 1)} for step in (10, 20, 30)))
+    folder.gallery.mkdir()
+    Image.fromarray(rng.integers(0, 255, (60, 40, 3), dtype=np.uint8)).save(folder.gallery / "masks.png")
+    (folder.logs / "first").mkdir(parents=True)
+    (folder.logs / "first" / "first.log").write_text("step 10 loss 7.8\nstep 20 loss 7.6\n")
+    append(
+        folder.results,
+        [replace(_of(run, sweep), dataset=dataset, metric=metric, value=value) for (dataset, metric), value in values.items()],
+    )
+    folder.set_status("done", task="linear", step=100, steps=100)
+    return folder
+
+
+def begun(sweep: Path, run: Run) -> RunFolder:
+    """Make the folder of a run that has no result."""
+    folder = RunFolder.of(run, sweep)
+    folder.prepare(run)
+    attempt = {
+        "started": "2026-11-22T08:00:00+00:00",
+        "commit": RESULT.commit,
+        "dirty": False,
+        "command": f"salmask pretrain {run.method} seed={run.seed}",
+        "host": "node1",
+        "device": "NVIDIA H100",
+        "python": "3.11.7",
+        "packages": {"torch": "2.14.1", "numpy": "2.4.6"},
+        "data": {"train": "75656031161e"},
+    }
+    folder.provenance.write_text(json.dumps([attempt]))
+    folder.set_status("running", task="pretrain", step=10, steps=100)
+    return folder
+
+
+def _of(run: Run, sweep: str) -> Result:
+    return replace(
+        RESULT,
+        run_id=run.id,
+        recipe=run.recipe,
+        sweep=sweep,
+        method=run.method,
+        framework=run.framework.name,
+        strategy=run.masking.strategy.name,
+        fidelity=str(run.fidelity),
+        seed=run.seed,
+        protocol=run.probe.protocol,
+        scale=", ".join(run.departures),
+    )
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
