@@ -53,7 +53,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = stream(self.seed, Purpose.order, self.epoch).permutation(self.count)
-        order = np.concatenate([order, order[: -self.count % world_size()]])
+        order = np.resize(order, self.count + -self.count % world_size())  # repeated from its beginning
         for step in range(self.start, len(self)):
             together = order[step * self.batch : (step + 1) * self.batch]
             share = len(together) // world_size()

@@ -128,6 +128,7 @@ def build_view_maker(run: Run, device: torch.device) -> ViewMaker:
     localizer = None
     if run.needs_localizer:
         localizer = build_localizer(run.localizer.network, run.localizer.weights).to(device)
+        localizer.check(run.data.crop)
     return ViewMaker(
         seed=run.seed,
         augmentation=run.augmentation,

@@ -18,6 +18,7 @@ from torchvision.models import get_model, get_model_weights
 
 from repro.checkpoint import load_backbone
 from repro.errors import UserError
+from repro.masking import high_pass
 
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 MIN_GRID = 4
@@ -82,6 +83,21 @@ class Localizer(nn.Module):
         self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
 
+    def check(self, crop: int) -> None:
+        """Make sure that the grid is the one that patches are drawn on; networks differ in how they round.
+
+        Raises:
+            UserError: the activations of a crop×crop view have another shape.
+        """
+        cells = grid_of(crop)
+        shape = self(torch.zeros(1, 3, crop, crop, device=self.scale.device)).shape
+        if len(shape) != 4 or tuple(shape[2:]) != (cells, cells):
+            found = "×".join(map(str, shape[1:]))
+            raise UserError(
+                f"the localizer's activations are {found} at data.crop={crop}, not D×{cells}×{cells}; "
+                f"mend: data.crop={STRIDE * cells}, or another localizer.network"
+            )
+
     def train(self, mode: bool = True) -> "Localizer":
         """Stay in eval mode: a localizer that follows its user into training is no longer frozen."""
         return super().train(False)
@@ -125,7 +141,9 @@ def build_localizer(network: str, weights: str) -> Localizer:
     if network == "resnet50":
         return Localizer(_without_head(_torchvision("resnet50", weights)))
     if network == "checkpoint":
-        return Localizer(_without_head(load_backbone(Path(weights)).network))
+        backbone = load_backbone(Path(weights))
+        stages = _without_head(backbone.network)
+        return Localizer(nn.Sequential(_HighPassed(), stages) if backbone.input_filter == "high_pass" else stages)
     if network.startswith("timm/"):
         return _timm(network.removeprefix("timm/"), weights)
     raise UserError(
@@ -153,6 +171,13 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
 def _without_head(resnet: nn.Module) -> nn.Module:
     """A torchvision ResNet up to its last stage (released main_moco.py:288, `children()[:-2]`)."""
     return nn.Sequential(*list(resnet.children())[:-2])
+
+
+class _HighPassed(nn.Module):
+    """What a backbone that was trained on high-passed views must see."""
+
+    def forward(self, views: Tensor) -> Tensor:
+        return high_pass(views)
 
 
 class _Features(nn.Module):

@@ -98,7 +98,8 @@ def random_crop(image: Image.Image, size: int, scale_min: float, rng: np.random.
         # Ten misses: the largest central crop of an allowed ratio.
         w, h = min(W, round(H * 4 / 3)), min(H, round(W * 4 / 3))
         left, top = (W - w) // 2, (H - h) // 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
+    # Cropped first: with `box` alone, PIL would blend in pixels from outside it.
+    return image.crop((left, top, left + w, top + h)).resize((size, size), Image.Resampling.BILINEAR)
 
 
 def apply_reference(image: Image.Image, draw: Draw) -> Image.Image:

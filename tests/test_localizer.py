@@ -15,6 +15,7 @@ from torchvision.models import get_model
 import repro.saliency
 from repro.checkpoint import save_backbone
 from repro.errors import UserError
+from repro.masking import high_pass
 from repro.saliency import IMAGENET_MEAN, IMAGENET_STD, Localizer, build_localizer, grid_of
 
 
@@ -167,3 +168,20 @@ def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="is no salmask backbone"):
         build_localizer("checkpoint", str(tmp_path / "other.pth"))
+
+
+def test_a_localizer_whose_grid_rounds_otherwise_is_refused() -> None:
+    localizer = build_localizer("timm/convnext_atto", "random")  # rounds down where ResNets round up
+    localizer.check(128)
+    with pytest.raises(UserError, match=r"×4×4 at data\.crop=130, not D×5×5; mend: data\.crop=160, or another"):
+        localizer.check(130)
+
+
+def test_a_high_passed_backbone_sees_high_passed_views_as_a_localizer(tmp_path: Path) -> None:
+    network = get_model("resnet18", weights=None).eval()
+    views = torch.randn(2, 3, 128, 128)
+    for input_filter, seen in (("none", views), ("high_pass", high_pass(views))):
+        path = tmp_path / f"{input_filter}.pth"
+        save_backbone(path, network.state_dict(), arch="resnet18", input_filter=input_filter, run_id="x")
+        expected = torch.nn.Sequential(*list(network.children())[:-2])(seen)
+        assert torch.allclose(build_localizer("checkpoint", str(path))(views), expected, atol=1e-4)

@@ -1,0 +1,5 @@
+"""One thread for each process: tests are many small computations, on cores that others share."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that a test starts inherit it
