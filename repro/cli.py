@@ -273,6 +273,9 @@ def bench_saliency(
     report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
 
 
+bench.command("collect")(results_cli.bench_collect)
+
+
 def report(as_json: bool, content: Any) -> None:
     """Print rows as a table, a mapping as lines, or either as JSON."""
     if as_json:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
-from results.paired import LEVEL, TEST, Comparison, holm, paired
+from results.paired import LEVEL, TEST, Comparison, holm, paired, seeds_needed
 from results.published import PAPER, TABLES, Group, published
 from results.tables import choose
 
@@ -62,6 +63,7 @@ class Finding:
         column: Our column that it was looked at in; None where nothing was run.
         p: Corrected for the number of comparisons; None where no test could be taken.
         margin: Points within which a difference counts as none.
+        tested: Number of different comparisons that were tested beside it, itself included.
     """
 
     claim: Claim
@@ -70,6 +72,12 @@ class Finding:
     column: Column | None
     p: float | None
     margin: float
+    tested: int = 1
+
+    @property
+    def corrected_interval(self) -> tuple[float, float] | None:
+        """The interval that holds for all comparisons at once with 95 % (Bonferroni)."""
+        return self.comparison.interval(1 - LEVEL / max(self.tested, 1))
 
     @property
     def where(self) -> str:
@@ -93,8 +101,19 @@ class Finding:
             SUPPORTED: "the difference is there after correction",
             CONTRADICTED: "the difference is there after correction, the other way round",
             TIE: f"the interval lies within ±{self.margin:g} points",
-            TOO_FEW: f"the interval holds no difference as well as more than {self.margin:g} points",
-        }[self.verdict]
+        }.get(self.verdict) or self._short_of()
+
+    def _short_of(self) -> str:
+        """Why two or more pairs were not enough."""
+        size = max(abs(self.claim.published), self.margin)
+        needed = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1))
+        more = f"; about {needed} seeds would show {size:g} points at this spread" if needed else ""
+        low, high = self.comparison.interval() or (0.0, 0.0)
+        if low > 0 or high < 0:
+            return (
+                f"alone it would count (p = {self.comparison.p:.3f}), among {self.tested} comparisons it does not{more}"
+            )
+        return f"the interval holds no difference as well as more than {self.margin:g} points{more}"
 
 
 def claims() -> list[Claim]:
@@ -131,8 +150,8 @@ def judge(frame: pd.DataFrame | None) -> list[Finding]:
         values = _values(frame, table)
         wanted = [claim for claim in claims() if claim.table == table]
         for claim in wanted:
-            columns = [column for column, _ in values if _fits(claim, column)]
-            findings += [_compare(claim, column, values) for column in columns or [None]]
+            fitting = [_compare(claim, column, held) for column, held in values if _fits(claim, column)]
+            findings += fitting or [_compare(claim, None, {})]
     return _decide(findings)
 
 
@@ -143,10 +162,11 @@ def count(findings: Sequence[Finding]) -> dict[str, int]:
 
 def method_note(findings: Sequence[Finding]) -> str:
     """One sentence that says how the verdicts were reached."""
-    tested = len({key for finding in findings if finding.p is not None for key in [_key(finding)]})
+    tested = max((finding.tested for finding in findings), default=0)
     return (
-        f"{TEST} over the {tested} comparison(s) that could be tested, level {LEVEL:g}; the intervals are 95 % each, "
-        f"uncorrected. Tie: the interval lies within ±{margin():g} points. One pair of runs never decides anything."
+        f"{TEST} over the {tested} comparison(s) that could be tested, level {LEVEL:g}. Intervals are 95 % each, the "
+        "corrected ones 95 % for all of them together (Bonferroni). Tie: the interval lies within "
+        f"±{margin():g} points. One pair of runs never decides anything."
     )
 
 
@@ -159,12 +179,15 @@ def as_frame(findings: Sequence[Finding]) -> pd.DataFrame:
             "where": finding.where,
             "better": finding.claim.better,
             "worse": finding.claim.worse,
-            "published": round(finding.claim.published, 2),
+            "published": finding.claim.published,
             "verdict": finding.verdict,
             "n": finding.comparison.n,
             "difference": finding.comparison.mean,
             "low": (finding.comparison.interval() or (None, None))[0],
             "high": (finding.comparison.interval() or (None, None))[1],
+            "low_corrected": (finding.corrected_interval or (None, None))[0],
+            "high_corrected": (finding.corrected_interval or (None, None))[1],
+            "p": finding.comparison.p,
             "p_corrected": finding.p,
             "scale": finding.column.scale if finding.column else "",
             "why": finding.why,
@@ -175,6 +198,7 @@ def as_frame(findings: Sequence[Finding]) -> pd.DataFrame:
     )
 
 
+@cache
 def _content() -> dict[str, Any]:
     content = yaml.safe_load((PAPER / "claims.yaml").read_text(encoding="utf-8"))
     assert isinstance(content, dict)
@@ -203,9 +227,8 @@ def _rankings(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Cla
 def _claim(id: str, says: str, source: str, table: str, group: Group, metric: str, better: str, worse: str) -> Claim:
     values = published(table).values
     place = (group.name, group.metrics[metric])
-    return Claim(
-        id, says, source, table, group.name, metric, better, worse, values[better, *place] - values[worse, *place]
-    )
+    difference = round(values[better, *place] - values[worse, *place], 2)
+    return Claim(id, says, source, table, group.name, metric, better, worse, difference)
 
 
 def _values(frame: pd.DataFrame | None, table: str) -> list[tuple[Column, dict[tuple[str, str], dict[int, float]]]]:
@@ -229,12 +252,7 @@ def _fits(claim: Claim, column: Column) -> bool:
     return column.group.name == claim.group and claim.metric in dict(column.metrics)
 
 
-def _compare(
-    claim: Claim,
-    column: Column | None,
-    columns: Sequence[tuple[Column, dict[tuple[str, str], dict[int, float]]]],
-) -> Finding:
-    values = next((values for other, values in columns if other is column), {})
+def _compare(claim: Claim, column: Column | None, values: Mapping[tuple[str, str], Mapping[int, float]]) -> Finding:
     first, second = (values.get((method, claim.metric), {}) for method in (claim.better, claim.worse))
     return Finding(claim, TOO_FEW, paired(first, second), column, None, margin())
 
@@ -250,7 +268,12 @@ def _decide(findings: Sequence[Finding]) -> list[Finding]:
     raw = {_key(finding): p for finding in findings if (p := finding.comparison.p) is not None}
     corrected = dict(zip(raw, holm(list(raw.values())), strict=True))
     return [
-        replace(finding, p=corrected.get(_key(finding)), verdict=_verdict(finding, corrected.get(_key(finding))))
+        replace(
+            finding,
+            p=corrected.get(_key(finding)),
+            verdict=_verdict(finding, corrected.get(_key(finding))),
+            tested=len(corrected),
+        )
         for finding in findings
     ]
 

@@ -11,7 +11,7 @@ from repro.files import write_atomically
 from results.reading import read_table
 from results.runs import RESULTS, RunRecord, difference, find_runs, listed
 
-MEASUREMENT = ["run_id", "task", "dataset", "split", "protocol", "metric"]
+MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
 """What makes two rows the same measurement, of which the later one counts."""
 
 KEYS = ["dataset", "split", "protocol", "fidelity", "scale"]
@@ -126,11 +126,17 @@ def export(frame: pd.DataFrame, path: Path) -> None:
     Raises:
         UserError: Another suffix, or the file cannot be written.
     """
-    buffer = io.BytesIO()
-    if path.suffix == ".parquet":
-        frame.to_parquet(buffer, index=False)
-    elif path.suffix == ".csv":
-        frame.to_csv(buffer, index=False, lineterminator="\n")
-    else:
+    if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"cannot export to {path}: its name must end in .parquet or .csv")
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    content = export_bytes(frame, path.suffix)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def export_bytes(frame: pd.DataFrame, suffix: str) -> bytes:
+    """The long table as the content of a `.parquet` or `.csv` file."""
+    buffer = io.BytesIO()
+    if suffix == ".parquet":
+        frame.to_parquet(buffer, index=False)
+    else:
+        frame.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from results.collect import KEYS
-from results.published import Group, Published
+from results.published import DATASETS, Group, Published
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,10 @@ def find_columns(frame: pd.DataFrame, published: Published, metric: str, *, ever
         if every and not found:
             ours.append(planned(group, metrics))
     taken: set[str] = set()
-    known = [group.dataset for group in published.groups]
     for group in published.groups:
         metrics = tuple(pair for pair in _metrics(group, metric) if pair[0] not in taken)
         taken |= set(dict(metrics))
-        foreign = frame[~frame["dataset"].isin(known) & frame["metric"].isin(dict(metrics))]
+        foreign = frame[~frame["dataset"].isin(DATASETS) & frame["metric"].isin(dict(metrics))]
         ours += [Column(group, metrics, key) for key in _keys(foreign)]
     return ours
 

@@ -1,13 +1,12 @@
 """How sure a difference is: paired by seed, corrected for how many were looked at."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-TEST = "two-sided paired t-test on the seeds that both methods have, p values after Holm"
+TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
 LEVEL = 0.05
 
 
@@ -82,22 +81,22 @@ def holm(ps: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def smallest_n(comparison: Comparison, difference: float, limit: int = 1000) -> int | None:
-    """How many seeds it would take to tell a difference of that size from none with 80 % power, at this spread.
+def seeds_needed(comparison: Comparison, difference: float, *, level: float = LEVEL, limit: int = 100) -> int | None:
+    """How many seeds it takes to tell a difference of that size from none with 80 % power, at the spread seen so far.
 
     Args:
-        comparison: Supplies the spread; needs two pairs.
+        comparison: Supplies the spread.
         difference: In points.
+        level: Of the two-sided test.
         limit: Give up beyond so many.
 
     Returns:
-        The number of pairs for an uncorrected test; None without a spread, or beyond the limit.
+        The number of pairs; None without a spread, or beyond the limit.
     """
     if not comparison.testable or not difference:
         return None
-    spread = float(np.std(comparison.differences, ddof=1))
-    for n in range(2, limit + 1):
-        critical = stats.t.ppf(1 - LEVEL / 2, n - 1)
-        if 1 - stats.nct.cdf(critical, n - 1, abs(difference) * math.sqrt(n) / spread) >= 0.8:
-            return n
-    return None
+    spread = np.std(comparison.differences, ddof=1)
+    n = np.arange(2, limit + 1)
+    critical = stats.t.isf(level / 2, n - 1)
+    enough = stats.nct.sf(critical, n - 1, abs(difference) * np.sqrt(n) / spread) >= 0.8
+    return int(n[enough][0]) if enough.any() else None

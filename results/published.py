@@ -21,6 +21,10 @@ CELL_CAVEATS = {("supervised", "Caltech-101"): _PROBE, ("supervised", "Flowers-1
 STRATEGIES = {"high_pass": "high-pass", "strong_blur": "strong blur", "mean_fill": "mean fill"}
 
 
+DATASETS = ("imagenet100", "caltech101", "flowers102", "voc07+12", "coco")
+"""Our names of the paper's data sets."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of a table.

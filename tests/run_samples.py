@@ -11,7 +11,8 @@ from PIL import Image
 
 from repro.folder import RunFolder
 from repro.records import Result, append
-from repro.run import Run, build
+from repro.run import Run
+from repro.settings import build
 
 RESULT = Result(
     run_id="",
@@ -50,7 +51,8 @@ def finished(
         sweep: Name of the sweep.
         settings: Settings of the run, `optimization__epochs=6`.
     """
-    run = build([{"method": method, "seed": seed, **{key.replace("__", "."): value for key, value in settings.items()}}])
+    changed = {key.replace("__", "."): value for key, value in settings.items()}
+    run = build([of_method(method), {"seed": seed}, changed])
     folder = begun(root / sweep, run)
     rng = np.random.default_rng(seed)
     _write_lines(
@@ -65,10 +67,26 @@ def finished(
     (folder.logs / "first" / "first.log").write_text("step 10 loss 7.8\nstep 20 loss 7.6\n")
     append(
         folder.results,
-        [replace(_of(run, sweep), dataset=dataset, metric=metric, value=value) for (dataset, metric), value in values.items()],
+        [
+            replace(_of(run, sweep), dataset=dataset, metric=metric, value=value)
+            for (dataset, metric), value in values.items()
+        ],
     )
     folder.set_status("done", task="linear", step=100, steps=100)
     return folder
+
+
+def of_method(method: str) -> dict[str, Any]:
+    """The settings that set a method apart; a framework that cannot be trained yet passes as MoCo v2."""
+    name, _, branch = method.partition("@")
+    framework, _, masking = name.partition("+")
+    strategies = {"ours-hp": "high_pass", "ours-blur": "strong_blur", "ours-mean": "mean_fill"}
+    return {
+        "method": method,
+        "masking": {"strategy": strategies.get(masking, "none"), "branch": branch or "query"},
+        # Of no meaning here: it keeps apart what differs in parts that a run cannot say yet.
+        "moco.hard_negative_weight": 2.0 + 0.01 * len(framework) + 0.001 * len(masking),
+    }
 
 
 def begun(sweep: Path, run: Run) -> RunFolder:

@@ -153,7 +153,7 @@ def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
     assert verdict(close)["verdict"] == TIE
     scattered = frame_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [65.0, 75.0, 71.0]})
     assert verdict(scattered)["verdict"] == TOO_FEW
-    assert "seeds could show" in verdict(frame_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [64.0, 66.0]}))["why"]
+    assert "seeds would show" in verdict(frame_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [64.0, 66.0]}))["why"]
 
 
 def test_pairs_without_a_spread_decide_nothing() -> None:
@@ -172,6 +172,8 @@ def test_a_borderline_difference_is_no_longer_supported_among_many_comparisons()
     assert among["difference"] == alone["difference"]
     assert among["p_corrected"] > alone["p_corrected"]
     assert among["verdict"] == TOO_FEW
+    assert among["why"].startswith("alone it would count (p = 0.021), among 8 ")
+    assert among["low_corrected"] < 0 < among["low"] < among["high"] < among["high_corrected"]
 
 
 def test_the_same_comparison_in_two_claims_counts_once() -> None:

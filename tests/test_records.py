@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from repro.errors import UserError
 from repro.records import FIELDS, Result, append, read
-from results.collect import collect
+from results.bench import collecting
+from results.collect import collect, export
 
 RESULT = Result(
     run_id="0a1b2c3d",
@@ -259,3 +261,50 @@ def test_nothing_to_collect_says_what_to_give(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("{\n")
     with pytest.raises(UserError, match=r"no result in the 1 file.*results\.jsonl:1: not a line of JSON; skipped"):
         collect([tmp_path])
+
+
+def test_one_sweep_can_be_chosen(tmp_path: Path) -> None:
+    save(tmp_path, *runs(1.0, 2.0), replace(RESULT, sweep="other", value=3.0))
+    assert list(collect([tmp_path], sweep="other")["value"]) == [3.0]
+    with pytest.raises(UserError, match=r"no sweep 'oter' below .*; there is: demo, other"):
+        collect([tmp_path], sweep="oter")
+
+
+def test_a_damaged_file_costs_the_others_of_its_batch_nothing(tmp_path: Path) -> None:
+    save(tmp_path, *runs(1.0, 2.0, 3.0))
+    broken = sorted(tmp_path.rglob("results.jsonl"))[1]
+    broken.write_text(broken.read_text().replace('"schema": 1', '"schema": 9'))
+    frame = collect([tmp_path])
+    assert list(frame["value"]) == [1.0, 3.0]
+    assert frame.attrs["warnings"] == [f"{broken}:1: schema 9 is unknown, this version reads 1; skipped"]
+
+
+@pytest.mark.parametrize("line", ['{"value": NaN}', '{"seed": "0"}', '{"started": "soon"}', '{"value": true}'])
+def test_the_fast_reader_skips_what_the_careful_one_skips(tmp_path: Path, line: str) -> None:
+    save(tmp_path, RESULT)
+    path = next(tmp_path.rglob("results.jsonl"))
+    path.write_text(path.read_text() + json.dumps(record(**json.loads(line))) + "\n")
+    frame = collect([tmp_path])
+    _, warnings = read(path)
+    assert len(frame) == 1
+    assert frame.attrs["warnings"] == warnings != []
+
+
+def test_what_is_exported_is_read_back_with_its_types(tmp_path: Path) -> None:
+    save(tmp_path, *runs(1.0, 2.0))
+    frame = collect([tmp_path])
+    export(frame, tmp_path / "out.parquet")
+    export(frame, tmp_path / "out.csv")
+    back = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(back.columns) == list(frame.columns)
+    assert (back.dtypes.drop("started") == frame.dtypes.drop("started")).all()
+    assert back.astype(str).equals(frame.astype(str))
+    assert list(pd.read_csv(tmp_path / "out.csv")["value"]) == [1.0, 2.0]
+    with pytest.raises(UserError, match=r"must end in \.parquet or \.csv"):
+        export(frame, tmp_path / "out.xlsx")
+
+
+def test_many_rows_are_collected_and_printed_quickly() -> None:
+    took = collecting(20_000)
+    assert took["rows"] == 20_000
+    assert took["collect_s"] + took["render_s"] < 5  # a million must stay below 10 s on two cores

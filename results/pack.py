@@ -1,0 +1,206 @@
+"""The artifact: one zip with all that a reader needs, and a check that nothing in it changed."""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+
+from repro.errors import UserError
+from repro.files import write_atomically
+from results.claims import as_frame, judge
+from results.collect import export_bytes
+from results.explain import Recipe
+from results.formats import FORMATS
+from results.plots import PLOTS, Material, NothingToDrawError, draw
+from results.published import PAPER, TABLES
+from results.redo import commands
+from results.report import build
+from results.runs import RunRecord
+from results.tables import render
+
+MANIFEST = "SHA256SUMS"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The oldest date that a zip can hold: the same content gives the same file."""
+
+_SMALL = ("run.yaml", "provenance.json", "status.json", "metrics.jsonl", "results.jsonl")
+_README = """# {title}
+
+Made by salmask {version} from {count} runs. Start with `report.html`, which needs no network.
+
+| what | where |
+| --- | --- |
+| everything on one page, warnings first | `report.html` |
+| the paper's tables with ours beside, as Markdown, LaTeX, CSV and HTML | `tables/` |
+| plots, as SVG and PNG | `plots/` |
+| every result as one long table, and the paper's claims with their tests | `data/` |
+| of each run: settings, provenance, state, metrics, results{checkpoints} | `runs/` |
+| installed packages of the machine that packed | `environment.txt` |
+| the commands that make each run again | `redo.sh` |
+| checksums of all files | `SHA256SUMS` |
+
+Verify with `salmask pack --check FILE`, or unpack and run `sha256sum -c SHA256SUMS`.
+"""
+
+
+def pack(
+    path: Path,
+    runs: Sequence[RunRecord],
+    frame: pd.DataFrame | None,
+    *,
+    title: str,
+    recipe: Recipe | None = None,
+    checkpoints: bool = False,
+) -> int:
+    """Write the artifact, whole or not at all.
+
+    Args:
+        path: A `.zip`.
+        runs: The run folders at hand.
+        frame: Their results; None where nothing was evaluated.
+        title: Heading of the report.
+        recipe: The run that a method's name stands for; see `results.explain.describe`.
+        checkpoints: Also put each run's `backbone.pth` in.
+
+    Returns:
+        The number of files in it.
+
+    Raises:
+        UserError: The path has another suffix or cannot be written, or runs exclude each other.
+    """
+    if path.suffix != ".zip":
+        raise UserError(f"cannot pack to {path}: its name must end in .zip")
+    if not runs:
+        raise UserError("no run folder to pack; give a folder with runs")
+    names: list[str] = []
+
+    def fill(file: IO[bytes]) -> None:
+        sums: dict[str, str] = {}
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in _contents(runs, frame, title, recipe, checkpoints=checkpoints):
+                sums[name] = hashlib.sha256(content).hexdigest()
+                _add(archive, name, content)
+            _add(archive, MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
+        names.extend(sums)
+
+    write_atomically(path, fill)
+    return len(names) + 1
+
+
+def check(path: Path) -> int:
+    """Verify an artifact: every file is there, unchanged, and no other beside.
+
+    Args:
+        path: What `pack` wrote.
+
+    Returns:
+        The number of files that were verified.
+
+    Raises:
+        UserError: It is no artifact, or a file is missing, changed or unexpected; names the first ones.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if MANIFEST not in names:
+                raise UserError(f"{path} is no artifact of salmask: it holds no {MANIFEST}")
+            sums = _read_manifest(path, archive.read(MANIFEST))
+            troubles = [f"{name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+            troubles += [f"{name} is missing" for name in sums if name not in names]
+            troubles += [f"{name} is not in {MANIFEST}" for name in names if name not in sums and name != MANIFEST]
+            troubles += [
+                f"{name} was changed"
+                for name, digest in sums.items()
+                if name in names and _digest(archive, name) != digest
+            ]
+    except FileNotFoundError:
+        raise UserError(f"no file {path}; give an artifact that `salmask pack` wrote") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is no whole zip file: {error}; copy it again") from error
+    if troubles:
+        more = f" and {len(troubles) - 3} more" if len(troubles) > 3 else ""
+        raise UserError(f"{path} is not as it was packed: {'; '.join(troubles[:3])}{more}")
+    return len(sums)
+
+
+def _contents(
+    runs: Sequence[RunRecord],
+    frame: pd.DataFrame | None,
+    title: str,
+    recipe: Recipe | None,
+    *,
+    checkpoints: bool,
+) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file but the manifest."""
+    held = ", backbone" if checkpoints else ""
+    version = metadata.version("salmask")
+    yield "README.md", _README.format(title=title, version=version, count=len(runs), checkpoints=held).encode()
+    yield "report.html", build(runs, frame, title=title, recipe=recipe).encode()
+    yield from _tables(runs, frame)
+    yield from _plots(runs, frame)
+    if frame is not None:
+        yield "data/results.csv", export_bytes(frame, ".csv")
+        yield "data/results.parquet", export_bytes(frame, ".parquet")
+    yield "data/claims.json", as_frame(judge(frame)).to_json(orient="records", indent=1).encode()
+    for file in sorted(PAPER.iterdir()):
+        yield f"data/paper/{file.name}", file.read_bytes()
+    yield "environment.txt", _environment().encode()
+    redo = ["#!/bin/sh", "# Makes every run again, in again/; see runs/ for what each is.", "set -e"]
+    for run in runs:
+        place = f"runs/{run.name}"
+        wanted = [*_SMALL, "backbone.pth"] if checkpoints else _SMALL
+        for name in wanted:
+            if (run.path / name).is_file():
+                yield f"{place}/{name}", (run.path / name).read_bytes()
+        redo += ["", f"# {run.name}", *commands(run, Path(place, "run.yaml"), "again")]
+    yield "redo.sh", ("\n".join(redo) + "\n").encode()
+
+
+def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[tuple[str, bytes]]:
+    for name in TABLES:
+        table = render(name, only="paper") if frame is None else render(name, frame, runs=runs, rows="all")
+        for suffix, make in FORMATS.items():
+            yield f"tables/{name}{suffix}", make(table).encode()
+
+
+def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[tuple[str, bytes]]:
+    material = Material(runs, frame)
+    for name in PLOTS:
+        for suffix in (".svg", ".png"):
+            try:
+                yield f"plots/{name}{suffix}", draw(name, material, suffix)
+            except NothingToDrawError:
+                break  # the report says what is missing for it
+
+
+def _environment() -> str:
+    found = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions() if d.metadata["Name"]}
+    return "\n".join(sorted(found, key=str.lower)) + "\n"
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = (0o755 if name.endswith(".sh") else 0o644) << 16
+    archive.writestr(entry, content)
+
+
+def _digest(archive: zipfile.ZipFile, name: str) -> str:
+    """Of a file's content; empty where it cannot be unpacked."""
+    try:
+        with archive.open(name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (zipfile.BadZipFile, zlib.error):
+        return ""
+
+
+def _read_manifest(path: Path, content: bytes) -> dict[str, str]:
+    lines = content.decode(errors="replace").splitlines()
+    pairs = [line.split("  ", 1) for line in lines]
+    if not all(len(pair) == 2 and len(pair[0]) == 64 for pair in pairs):
+        raise UserError(f"{path} is no artifact of salmask: its {MANIFEST} cannot be read")
+    return {name: digest for digest, name in pairs}

@@ -1,0 +1,140 @@
+"""How plots look: one colour, marker and line for a method everywhere, in light and dark, in colour and in grey."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH = 9.0  # of a plot, in inches
+
+Theme = Literal["light", "dark"]
+Fill = Literal["full", "left", "bottom"]
+
+# Okabe and Ito's colours, told apart with any colour vision; the markers tell them apart without any colour.
+_MASKING = {
+    "": ("#8a8f98", "o"),
+    "mscn": ("#56b4e9", "s"),
+    "adios": ("#cc79a7", "D"),
+    "ours-hp": ("#d55e00", "^"),
+    "ours-blur": ("#0072b2", "v"),
+    "ours-mean": ("#009e73", "P"),
+}
+_SUPERVISED = ("#e69f00", "*")
+_UNKNOWN = ("#b3a400", "X")
+_FRAMEWORK: Mapping[str, tuple[str, str, Fill]] = {"mocov2": ("-", "", "full"), "simclr": ("--", "///", "left")}
+_BRANCH = {"key": ":", "both": "-."}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn.
+
+    Attributes:
+        colour: Of its line, marker and bar.
+        marker: Of its points.
+        line: Solid for MoCo v2, dashed for SimCLR; dotted and dash-dotted for other masked branches.
+        hatch: Of its bar: none for MoCo v2, hatched for others.
+        fill: Which part of its marker is filled: all for MoCo v2, half for others.
+    """
+
+    colour: str
+    marker: str
+    line: str
+    hatch: str
+    fill: Fill
+
+
+def look(method: str) -> Look:
+    """The look of a method; a method that the paper does not have shares one colour with its like."""
+    name, _, branch = method.partition("@")
+    framework, _, masking = name.partition("+")
+    if framework == "supervised":
+        return Look(*_SUPERVISED, "-", "", "full")
+    line, hatch, fill = _FRAMEWORK.get(framework, (":", "...", "bottom"))
+    return Look(*_MASKING.get(masking, _UNKNOWN), _BRANCH.get(branch, line), hatch, fill)
+
+
+_INK = {"light": "#1d2430", "dark": "#e6eaf0"}
+_GRID = {"light": "#d9dee6", "dark": "#3a4453"}
+
+
+def ink(theme: Theme) -> str:
+    """Colour of text and reference lines."""
+    return _INK[theme]
+
+
+@contextmanager
+def themed(theme: Theme) -> Iterator[None]:
+    """Draw in a theme; backgrounds are transparent, so that a page shows through."""
+    settings: Mapping[str, Any] = {
+        "font.family": "DejaVu Sans",  # comes with matplotlib: the same plot everywhere
+        "font.size": 9.5,
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": _GRID[theme],
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+        "legend.handlelength": 3.2,  # long enough to tell dashes from dots
+        "legend.columnspacing": 1.6,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 5.5,
+        "errorbar.capsize": 3,
+        "hatch.linewidth": 0.8,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "text.parse_math": False,  # a name with dollars is a name
+        "svg.hashsalt": "salmask",  # the same drawing, the same bytes
+        "svg.fonttype": "path",
+        **{f"{part}.color": _INK[theme] for part in ("text", "xtick", "ytick")},
+        "axes.labelcolor": _INK[theme],
+        "axes.titlecolor": _INK[theme],
+        "axes.edgecolor": _INK[theme],
+    }
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+        yield
+
+
+def panels(count: int, height: float, *, room: float) -> tuple[Figure, list[Axes]]:
+    """Panels in two columns, each so many inches high, with room for a legend below."""
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(WIDTH, rows * height + room), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
+
+
+def folded(title: str, width: int = 46) -> str:
+    """A title in lines of so many characters; 46 fit above one of two panels."""
+    return textwrap.fill(title, width, break_on_hyphens=False, break_long_words=False)
+
+
+def limits(values: Sequence[float]) -> tuple[float, float]:
+    """The range of an axis that shows all values with some room around."""
+    low, high = min(values), max(values)
+    room = 0.08 * max(high - low, 1.0)
+    return low - room, high + room
+
+
+def legend(figure: Figure, note: str) -> None:
+    """One legend for all panels, below them, each name once."""
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    columns = min(len(handles), 3 if figure.get_figwidth() > 7 else 2) or 1
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, title=note, title_fontsize=8.5
+    )

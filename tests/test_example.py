@@ -1,0 +1,74 @@
+"""The worked example: recorded runs of `make demo`, from which everything is made again without training."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from results.claims import judge
+from results.collect import collect_runs
+from results.formats import write
+from results.pack import check, pack
+from results.plots import PLOTS, Material, save
+from results.published import TABLES
+from results.report import build
+from results.runs import RunRecord, find_runs
+from results.tables import render
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "demo"
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[RunRecord]:
+    return find_runs([EXAMPLE])
+
+
+def test_the_example_is_small_and_whole(runs: list[RunRecord]) -> None:
+    assert sum(path.stat().st_size for path in EXAMPLE.rglob("*")) < 500_000
+    assert {run.method for run in runs} == {"mocov2", "mocov2+ours-hp"}
+    for run in runs:
+        assert run.state == "done"
+        assert run.run is not None
+        assert run.path.name == f"s{run.run.seed}-{run.run.id}"
+        assert run.training_seconds
+        assert run.logs
+        assert [row["metric"] for row in collect_runs([run]).to_dict("records")] == ["top1", "top5", "top1_best"]
+        assert (collect_runs([run])["recipe"] == run.run.recipe).all()
+
+
+def test_the_example_names_no_machine() -> None:
+    for path in EXAMPLE.rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".yaml", ".log"):
+            text = path.read_text()
+            assert not any(f"{folder}/" in text for folder in ("/home", "/root", "/tmp", "/work", "/usr", "/opt")), path
+    hosts = [entry["host"] for path in EXAMPLE.rglob("provenance.json") for entry in json.loads(path.read_text())]
+    assert set(hosts) == {"example"}
+
+
+def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord], tmp_path: Path) -> None:
+    start = time.perf_counter()
+    frame = collect_runs(runs)
+    for name in TABLES:
+        assert len(write(render(name, frame, runs=runs, rows="all"), tmp_path / "tables")) == 4
+    material = Material(runs, frame)
+    for name in PLOTS:
+        assert len(save(name, material, tmp_path / "plots")) == 2
+    page = build(runs, frame, title="The example")
+    assert page.count("<picture>") == len(PLOTS) - 1
+    assert page.count('class="gallery"') == 2
+    assert "TINY MODE" in page
+    assert any(finding.comparison.n for finding in judge(frame))
+    assert pack(tmp_path / "artifact.zip", runs, frame, title="The example") == check(tmp_path / "artifact.zip") + 1
+    assert time.perf_counter() - start < 60
+
+
+def test_the_recorder_keeps_what_the_results_are_made_of(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "runs" / "demo")
+    command = [sys.executable, EXAMPLE.parent / "record.py", tmp_path / "runs" / "demo", tmp_path / "again"]
+    subprocess.run(command, check=True)
+    first, again = (collect_runs(find_runs([root])) for root in (EXAMPLE, tmp_path / "again"))
+    assert first.drop(columns="path").astype(str).equals(again.drop(columns="path").astype(str))

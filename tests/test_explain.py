@@ -1,0 +1,85 @@
+"""A number is traced to its runs, their settings, code, data and logs; what names no cell is refused."""
+
+from pathlib import Path
+
+import pytest
+from run_samples import begun, finished, of_method
+
+from baselines import resolve
+from repro.errors import UserError
+from repro.settings import build, read_yaml
+from results.collect import collect_runs
+from results.explain import explain
+from results.redo import commands
+from results.runs import RunRecord, find_runs
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[RunRecord]:
+    for seed, value in ((0, 68.0), (1, 70.0)):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value}, moco__queue=32768)
+    begun(tmp_path / "full", build([of_method("mocov2"), {"seed": 2, "moco.queue": 32768}]))
+    return find_runs([tmp_path])
+
+
+def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) -> None:
+    found = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
+    assert found["published"] == 68.22
+    (column,) = found["ours"]
+    assert column["ours"] == "69.00 ± 1.41 (2)"
+    assert column["protocol"] == "linear-moco-v1"
+    first, second = column["runs"]
+    assert [first["seed"], second["seed"]] == [0, 1]
+    assert [first["value"], second["value"]] == [68.0, 70.0]
+    assert first["differs from the recipe in"]["moco.queue"] == "65536 -> 32768"
+    assert first["trained at"] == ["0123456789abcdef0123456789abcdef01234567"]
+    assert first["data"] == {"train": "75656031161e"}
+    assert first["device"] == "NVIDIA H100"
+    assert first["pretraining took"] == "50 s"
+    assert Path(first["logs"][0]).read_text().startswith("step 10")
+    assert Path(first["configuration"]).is_file()
+    assert found["runs without a result"] == [f"full/mocov2/s2-{runs[-1].run.id if runs[-1].run else ''}: running"]
+
+
+def test_the_recipe_is_asked_for_what_a_run_changed(runs: list[RunRecord]) -> None:
+    frame = collect_runs(runs)
+    made = explain("table1:mocov2:imagenet100", frame, runs, lambda _: build([{"moco.queue": 32768}]))
+    assert "moco.queue" not in made["ours"][0]["runs"][0]["differs from the recipe in"]
+
+
+def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
+    found = explain("table1:simclr:caltech101", collect_runs(runs), runs)
+    assert found["published"] == 78.20
+    assert [column["ours"] for column in found["ours"]] == ["not run"]
+
+
+def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -> None:
+    begun(tmp_path / "full", build([of_method("mocov2")]))
+    found = explain("table1:mocov2:imagenet100", None, find_runs([tmp_path]))
+    assert found["ours"] == []
+    assert len(found["runs without a result"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("table1:mocov2", "names no cell; write TABLE:METHOD:DATASET"),
+        ("table9:mocov2:imagenet100", "no table 'table9'"),
+        ("table1:mocov:imagenet100", "did you mean 'mocov2'"),
+        ("table2:mocov2:coco:box_AP50", "did you mean 'bbox_AP50'"),
+    ],
+)
+def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        explain(name, collect_runs(runs), runs)
+
+
+def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2+ours-hp", 3, {("imagenet100", "top1"): 70.0}, optimization__epochs=7)
+    comment, pretrain, probe = commands(RunRecord(folder.path))
+    run = folder.load()
+    assert comment == "# code: commit 0123456789abcdef0123456789abcdef01234567"
+    words = pretrain.split()
+    assert words[:3] == ["salmask", "pretrain", "mocov2+ours-hp"]
+    assert resolve(words[2], read_yaml(Path(words[4]))).id == run.id
+    assert probe == f"salmask probe runs/full/{run.folder}"

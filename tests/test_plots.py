@@ -1,0 +1,87 @@
+"""Every plot is drawn from runs, is the same for the same runs, and says what is missing where there is nothing."""
+
+import colorsys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_samples import finished
+
+from repro.errors import UserError
+from results.collect import collect_runs
+from results.plots import PLOTS, Material, NothingToDrawError, curves, draw, save
+from results.published import published
+from results.runs import RunRecord, find_runs
+from results.style import look
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
+    root = tmp_path_factory.mktemp("runs")
+    for number, method in enumerate(("mocov2", "mocov2+ours-hp", "mocov2+ours-hp@key", "simclr+ours-hp")):
+        for seed in range(2):
+            values = {("imagenet100", "top1"): 60.0 + number + seed, ("coco", "bbox_AP"): 38.0 + number + seed}
+            finished(root, method, seed, values)
+    finished(root, "mocov2", 0, {("scenes", "top1"): 40.0}, sweep="demo", data__dataset="scenes", data__crop=64)
+    return find_runs([root])
+
+
+@pytest.fixture(scope="module")
+def material(runs: list[RunRecord]) -> Material:
+    return Material(runs, collect_runs(runs))
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_is_written_as_svg_and_png(material: Material, tmp_path: Path, name: str) -> None:
+    svg, png = save(name, material, tmp_path)
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+    with Image.open(png) as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels.shape[1] > 1000
+    assert pixels.std() > 5  # something is drawn
+    assert draw(name, material, ".svg") == svg.read_bytes()
+
+
+def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> None:
+    mine = [run for run in runs if run.method == "mocov2+ours-hp"]
+    axes = curves(Material(mine, None)).axes[0]
+    (line,) = axes.lines
+    expected = np.mean([[row["loss"] for row in run.metrics] for run in mine], axis=0)
+    assert np.allclose(line.get_ydata(), expected)
+    assert line.get_label() == "mocov2+ours-hp (2)"
+    (band,) = axes.collections
+    lowest = min(row["loss"] for run in mine for row in run.metrics)
+    assert band.get_datalim(axes.transData).y0 == pytest.approx(lowest)
+
+
+def test_what_cannot_be_drawn_says_what_is_missing() -> None:
+    for name in PLOTS:
+        with pytest.raises(NothingToDrawError, match=r"no |nothing"):
+            draw(name, Material([], None), ".svg")
+    with pytest.raises(UserError, match="unknown plot 'bar'; did you mean 'bars'"):
+        draw("bar", Material([], None), ".svg")
+
+
+def test_methods_of_a_framework_are_told_apart_without_colour_and_keep_their_colour() -> None:
+    methods = list(published("table1").rows)
+    looks = {method: look(method) for method in methods}
+    assert len({(style.marker, style.fill) for style in looks.values()}) == len(methods)
+    for masking in ("ours-hp", "ours-blur", "ours-mean", "mscn", "adios"):
+        assert looks[f"mocov2+{masking}"].colour == looks[f"simclr+{masking}"].colour
+        assert looks[f"mocov2+{masking}"].line != looks[f"simclr+{masking}"].line
+    assert look("mocov2+ours-hp@key").colour == looks["mocov2+ours-hp"].colour
+    lightness = [colorsys.rgb_to_hls(*(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)))[1] for c in _colours(looks)]
+    assert min(lightness) > 0.15
+    assert max(lightness) < 0.8  # visible on white and on black
+
+
+def _colours(looks: dict) -> list[str]:
+    return sorted({style.colour for style in looks.values()})
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is(tmp_path: Path) -> None:
+    finished(tmp_path, r"mine$\frac$", 0, {("imagenet100", "top1"): 60.0})
+    runs = find_runs([tmp_path])
+    assert draw("bars", Material(runs, collect_runs(runs)), ".svg").startswith(b"<?xml")
