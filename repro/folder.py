@@ -138,7 +138,8 @@ class RunFolder:
         attempt = {
             "started": now(),
             **asdict(source()),
-            "command": shlex.join(sys.argv),
+            "command": self._redo(),
+            "process": shlex.join(sys.argv),
             "host": socket.gethostname(),
             "device": device,
             "python": platform.python_version(),
@@ -146,6 +147,11 @@ class RunFolder:
             "data": data,
         }
         write_json(self.provenance, [*earlier, attempt])
+
+    def _redo(self) -> str:
+        """The command that makes this run again, also where a launcher's process made it."""
+        words = ("salmask", "pretrain", self.load().method, "--config", str(self.run_yaml), "--out")
+        return shlex.join((*words, str(self.path.parent.parent)))
 
     def status(self) -> Status | None:
         """What `status.json` says; nothing where the run never started."""

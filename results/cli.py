@@ -172,7 +172,8 @@ def plot(
 
     Example: salmask plot all --runs runs/table1
     """
-    from results.plots import PLOTS, Material, NothingToDrawError, save
+    from results.material import Material, NothingToDrawError
+    from results.plots import PLOTS, save
 
     console = Console()
     roots = runs or [Path("runs")]

@@ -16,7 +16,8 @@ from results.claims import as_frame, judge
 from results.collect import export_bytes
 from results.explain import Recipe
 from results.formats import FORMATS
-from results.plots import PLOTS, Material, NothingToDrawError, draw
+from results.material import Material, NothingToDrawError
+from results.plots import PLOTS, draw
 from results.published import PAPER, TABLES
 from results.redo import commands
 from results.report import build

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +14,10 @@ from PIL import Image
 
 from repro.errors import UserError, nearest
 from repro.files import write_atomically
+from results.material import Material, NothingToDrawError
 from results.published import published
 from results.runs import RunRecord
 from results.style import WIDTH, Theme, folded, ink, legend, limits, look, panels, themed
-from results.tables import render
-
-
-class NothingToDrawError(UserError):
-    """The runs at hand hold nothing that a plot shows; the message says what is missing."""
-
-
-@dataclass
-class Material:
-    """What plots are made of.
-
-    Attributes:
-        runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
-        theme: Whether they are for a light or a dark page.
-    """
-
-    runs: Sequence[RunRecord]
-    frame: pd.DataFrame | None
-    theme: Theme = "light"
-    _tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-
-    def table(self, name: str) -> pd.DataFrame:
-        """The data of a table that has numbers of ours, one line per row and column.
-
-        Raises:
-            NothingToDrawError: There are none.
-        """
-        if name not in self._tables:
-            self._tables[name] = self._render(name)
-        records = self._tables[name]
-        if records.empty:
-            raise NothingToDrawError(f"no result belongs into {name}; evaluate a run first")
-        return records
-
-    def has(self, name: str) -> bool:
-        """Whether a table has numbers of ours."""
-        try:
-            return not self.table(name).empty
-        except NothingToDrawError:
-            return False
-
-    def _render(self, name: str) -> pd.DataFrame:
-        if self.frame is None:
-            return pd.DataFrame()
-        records = render(name, self.frame, runs=self.runs, rows="all").records
-        filled = records[records["n"] > 0].copy()
-        filled["place"] = [_place(line) for line in filled.to_dict("records")]
-        return filled
 
 
 def curves(material: Material) -> Figure:
@@ -297,13 +248,6 @@ def save(name: str, material: Material, folder: Path) -> list[Path]:
     return list(contents)
 
 
-def _place(line: Mapping[Any, Any]) -> str:
-    """A column of ours, as a panel's title."""
-    tiny = " (TINY, not comparable with the paper)" if line["scale"] else ""
-    released = "" if line["fidelity"] == "paper" else f", fidelity {line['fidelity']}"
-    return f"{line['dataset']}{tiny}, {line['protocol']}{released}"
-
-
 def _values(material: Material, line: Mapping[Any, Any]) -> dict[str, float]:
     """Run id -> value of the runs behind a line of a table."""
     assert material.frame is not None
@@ -359,7 +303,7 @@ def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: 
         if points:
             place, mean, std = zip(*points, strict=True)
             label = published("table1").rows[base].label
-            axes.errorbar(place, mean, yerr=std, fmt=f"-{style.marker}", color=style.colour, label=label)
+            axes.errorbar(place, mean, yerr=std, fmt=f"-{style.marker}", color=style.colour, markersize=8, label=label)
     if "mocov2" in values:
         axes.axhline(values["mocov2"][0], color=ink(theme), linewidth=0.9, linestyle=(0, (4, 3)))
     axes.set_xticks(range(len(branches)), [f"{branch} masked" for branch in branches])

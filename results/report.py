@@ -21,7 +21,8 @@ from results.doubts import doubts
 from results.explain import Recipe, changed, describe
 from results.html import page
 from results.layout import Table
-from results.plots import PLOTS, Material, NothingToDrawError, draw
+from results.material import Material, NothingToDrawError
+from results.plots import PLOTS, draw
 from results.published import TABLES
 from results.redo import commands
 from results.runs import RunRecord

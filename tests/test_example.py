@@ -12,8 +12,9 @@ import pytest
 from results.claims import judge
 from results.collect import collect_runs
 from results.formats import write
+from results.material import Material
 from results.pack import check, pack
-from results.plots import PLOTS, Material, save
+from results.plots import PLOTS, save
 from results.published import TABLES
 from results.report import build
 from results.runs import RunRecord, find_runs

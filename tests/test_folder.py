@@ -1,4 +1,5 @@
 import json
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,10 @@ import filelock
 import pytest
 from training_samples import files_below, tiny
 
+from baselines import resolve
 from repro.errors import UserError, one_line
 from repro.folder import RunFolder, Status, source
-from repro.settings import load
+from repro.settings import load, read_yaml
 
 RUN = tiny()
 
@@ -122,6 +124,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def test_provenance_keeps_every_attempt(folder: RunFolder) -> None:
+    folder.prepare(RUN)
     folder.record_provenance("cpu", {"train": "aa"})
     first = json.loads(folder.provenance.read_text())
     folder.record_provenance("other cpu", {"train": "aa"})
@@ -130,7 +133,19 @@ def test_provenance_keeps_every_attempt(folder: RunFolder) -> None:
     assert [attempt["device"] for attempt in attempts] == ["cpu", "other cpu"]
 
 
+def test_provenance_names_a_command_that_makes_the_run_again(folder: RunFolder) -> None:
+    folder.prepare(RUN)
+    folder.record_provenance("cpu", {"train": "aa"})
+    (attempt,) = json.loads(folder.provenance.read_text())
+    words = shlex.split(attempt["command"])
+    assert words[:2] == ["salmask", "pretrain"]
+    method, config, out = words[2], Path(words[4]), Path(words[6])
+    again = resolve(method, read_yaml(config))
+    assert RunFolder.of(again, out).path == folder.path
+
+
 def test_data_that_changed_between_attempts_is_refused(folder: RunFolder) -> None:
+    folder.prepare(RUN)
     folder.record_provenance("cpu", {"train": "aa"})
     with pytest.raises(UserError, match="the data changed since"):
         folder.record_provenance("cpu", {"train": "bb"})

@@ -11,7 +11,8 @@ from run_samples import finished
 
 from repro.errors import UserError
 from results.collect import collect_runs
-from results.plots import PLOTS, Material, NothingToDrawError, curves, draw, save
+from results.material import Material, NothingToDrawError
+from results.plots import PLOTS, curves, draw, save
 from results.published import published
 from results.runs import RunRecord, find_runs
 from results.style import look

@@ -87,7 +87,7 @@ def test_momentum_encoder_and_queue_have_moved_and_the_localizer_is_in_no_checkp
 def test_provenance_says_what_made_the_run(undisturbed: RunFolder) -> None:
     (attempt,) = json.loads(undisturbed.provenance.read_text())
     assert set(attempt) == {
-        *("started", "commit", "dirty", "command", "host", "device", "python", "packages", "data"),
+        *("started", "commit", "dirty", "command", "process", "host", "device", "python", "packages", "data"),
     }
     assert attempt["device"].startswith("cpu")
     assert attempt["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
@@ -158,15 +158,22 @@ def test_filters_and_noise_stay_in_single_precision_under_autocast(method: str, 
         assert torch.equal(getattr(views, name), getattr(exact, name)), name
 
 
-def test_bf16_trains_with_weights_in_single_precision(undisturbed: RunFolder, tmp_path: Path) -> None:
-    run = tiny(OURS, {"optimization.precision": "bf16", "optimization.epochs": 1})
-    folder = RunFolder(tmp_path)
+def first_losses(path: Path, **changes: str) -> list[float]:
+    """Of one epoch in which masks do not hang on the last bits of a view, as those from a saliency map do."""
+    settings = {"masking.guidance": "random", "optimization.epochs": 1}
+    folder = RunFolder(path)
+    run = tiny(OURS, settings | {key.replace("__", "."): value for key, value in changes.items()})
     make_training(run, folder).run()
-    trained = newest(folder.checkpoints)["model"]
+    return [row["loss"] for row in metrics(folder)]
+
+
+def test_bf16_trains_with_weights_in_single_precision(tmp_path: Path) -> None:
+    half, exact = first_losses(tmp_path / "half", optimization__precision="bf16"), first_losses(tmp_path / "exact")
+    trained = newest(RunFolder(tmp_path / "half").checkpoints)["model"]
     assert {x.dtype for x in trained.values() if isinstance(x, Tensor)} == {torch.float32, torch.int64}
-    losses, exact = ([row["loss"] for row in metrics(f)[:EPOCH]] for f in (folder, undisturbed))
-    assert losses != exact
-    assert losses[0] == pytest.approx(exact[0], rel=0.02)
+    assert half != exact
+    # bf16 keeps 8 bits: similarities are off by about 0.02, which the temperature and rho turn into 0.02 * 2 / 0.2.
+    assert half[0] == pytest.approx(exact[0], abs=0.2)
 
 
 def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
@@ -174,10 +181,9 @@ def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
         make_training(tiny(changes={"optimization.precision": "fp16"}), RunFolder(tmp_path))
 
 
-def test_reference_and_device_augmentation_train_alike(undisturbed: RunFolder, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    make_training(tiny(OURS, {"augmentation.backend": "reference", "optimization.epochs": 1}), folder).run()
-    reference, device = ([row["loss"] for row in metrics(f)[:EPOCH]] for f in (folder, undisturbed))
+def test_reference_and_device_augmentation_train_alike(tmp_path: Path) -> None:
+    reference = first_losses(tmp_path / "reference", augmentation__backend="reference")
+    device = first_losses(tmp_path / "device")
     assert reference != device
     assert reference == pytest.approx(device, rel=0.1)  # one draw, applied by PIL or on the device
 
