@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.salmask-ready
 DEMO ?= runs/demo
-# Waiting threads sleep instead of spinning: where cores are shared with other work, spinning costs a factor of three.
+# As slurm/launch.py does for its jobs: waiting threads sleep, and freed memory is kept for the next step.
 export OMP_WAIT_POLICY ?= PASSIVE
+export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 
 .PHONY: help setup demo test test-all lint bench clean
 
