@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from run_samples import RESULT
 
 from repro.errors import UserError
 from repro.folder import RunFolder
@@ -34,24 +35,16 @@ from results.tables import render
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = "resnet18, 64 px, 6 epochs, scenes"
-BASE = Result(
-    run_id="",
+BASE = replace(
+    RESULT,
     recipe="aaaaaaaaaa",
     sweep="full",
     method="mocov2",
     framework="mocov2",
     strategy="none",
     fidelity="paper",
-    seed=0,
-    task="linear",
-    dataset="imagenet100",
-    split="val",
-    protocol="linear-moco-v1",
-    metric="top1",
     value=68.0,
-    scale="",
     commit="abc1234def5678",
-    dirty=False,
     device="NVIDIA A100",
     started="2026-11-22T10:00:00Z",
     duration_s=60.0,
