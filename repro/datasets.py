@@ -3,9 +3,8 @@
 Adding a data set is adding one entry to `DATASETS`.
 """
 
-import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,7 +14,7 @@ import yaml
 from PIL import Image
 
 from repro import imagenet
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 from repro.folders import FolderImages, class_folders, shortened
 
 Split = Literal["train", "val"]
@@ -113,7 +112,7 @@ def find(dataset: str) -> Dataset:
         UserError: there is none of that name; says the nearest.
     """
     if dataset not in DATASETS:
-        raise UserError(f"unknown data set {dataset!r}{_nearest(dataset, DATASETS)}; known: {', '.join(DATASETS)}")
+        raise UserError(f"unknown data set {dataset!r}{nearest(dataset, DATASETS)}")
     return DATASETS[dataset]
 
 
@@ -221,7 +220,7 @@ def _listed_roots() -> dict[str, Path]:
     known = sorted({name for entry in DATASETS.values() for name in entry.root_names})
     for name in listed:
         if name not in known:
-            raise UserError(f"{path}: unknown data set {name!r}{_nearest(str(name), known)}; known: {', '.join(known)}")
+            raise UserError(f"{path}: unknown data set {name!r}{nearest(str(name), known)}")
     return {name: path.parent / Path(value).expanduser() for name, value in listed.items()}
 
 
@@ -237,11 +236,6 @@ def _usable(folder: Path, entry: Dataset, source: str) -> Path:
     if empty:
         raise UserError(f"{folder}: the folder is empty (root of {entry.name}, {source}); {entry.mend}")
     return folder
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _needed(root: Path | None) -> Path:

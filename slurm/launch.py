@@ -1,7 +1,6 @@
 """Jobs to processes, through submitit; nothing is done twice."""
 
 import importlib
-import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from repro.run import Run
 from slurm.sweep import Job
 
-log = logging.getLogger("salmask")
 POLL_SECONDS = 0.5
 NO_LIMIT_MINUTES = 60 * 24 * 30
 

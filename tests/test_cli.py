@@ -89,7 +89,7 @@ def test_settings_that_cannot_be_right_make_nothing(out: Path, arguments: list[s
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"data.dataset": "imagenet-100"}, "unknown data set 'imagenet-100' (did you mean 'imagenet100'?)"),
+        ({"data.dataset": "imagenet-100"}, "unknown data set 'imagenet-100'; did you mean 'imagenet100'? known: "),
         ({"data.dataset": "folder"}, "no root set for data set 'folder': give --root DIR"),
         ({"data.dataset": "folder", "machine.data_root": "/none"}, "/none: No such file or directory"),
         ({"optimization.batch": 32}, "a batch of 32 is larger than the data (20 images); mend: a smaller"),

@@ -217,7 +217,7 @@ def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.
         ("imagenet: [", "cannot be read as YAML"),
         ("- imagenet", "must map the names"),
         ("folder: 3", "must map the names"),
-        ("imagnet100: /data", "unknown data set 'imagnet100' .did you mean 'imagenet100'"),
+        ("imagnet100: /data", "unknown data set 'imagnet100'; did you mean 'imagenet100'"),
     ],
 )
 def test_a_bad_list_of_roots_is_refused(content: str, words: str) -> None:
@@ -245,7 +245,5 @@ def test_a_new_root_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_unknown_data_set_gets_the_nearest_name() -> None:
-    with pytest.raises(
-        UserError, match=r"unknown data set 'imagenet10' \(did you mean 'imagenet100'\?\); known: .*scenes"
-    ):
+    with pytest.raises(UserError, match=r"unknown data set 'imagenet10'; did you mean 'imagenet100'\? known: .*scenes"):
         open_images("imagenet10", "train", None, TinyScenes())
