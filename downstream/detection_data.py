@@ -12,7 +12,6 @@ from typing import Any
 
 import filelock
 import numpy as np
-import platformdirs
 import torch
 from detectron2.data import DatasetFromList, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from repro import coco, voc
+from repro.datasets import scenes_cache
 from repro.detection import VOC
 from repro.distributed import rank, world_size
 from repro.errors import UserError
@@ -168,7 +168,7 @@ def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: i
     """
     key = hashlib.sha256(f"{train.fingerprint()} {test.fingerprint()}".encode()).hexdigest()[:12]
     layout, write, open_ = ("voc", write_voc, open_voc) if task == VOC else ("coco", write_coco, open_coco)
-    cache = platformdirs.user_cache_path("salmask") / "scenes"
+    cache = scenes_cache()
     root = cache / f"{layout}-{key}"
     cache.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(cache / f".{root.name}.lock"):

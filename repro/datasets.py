@@ -317,7 +317,14 @@ def _open_scenes(split: Split, root: Path | None, scenes: ScenesSettings) -> Ima
     from repro.scenes import Scenes
 
     count = scenes.train_count if split == "train" else scenes.val_count
-    return Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
+    made = Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
+    made.keep(scenes_cache())
+    return made
+
+
+def scenes_cache() -> Path:
+    """The user's folder for built-in scenes once drawn; whatever lies in it can be removed."""
+    return platformdirs.user_cache_path("salmask") / "scenes"
 
 
 DATASETS: dict[str, Dataset] = {

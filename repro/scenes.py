@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from repro.cutouts import Cutouts
+from repro.drawn import MOST_BYTES, DrawnPictures
 from repro.errors import UserError
 from repro.shapes import Shapes
 from repro.textures import Floats, blend, planes
@@ -82,7 +83,8 @@ class _Layer:
 class Scenes:
     """Scenes drawn on demand, each from (seed, split, index) alone, so any order and any worker sees the same ones.
 
-    Pixels repeat exactly on one machine; on another, rounding may move one by a level.
+    Pixels repeat exactly on one machine; on another, rounding may move one by a level. Drawing a scene takes longer
+    than a small network takes to learn from it: `keep` has each drawn only once.
 
     Attributes:
         classes: class names; a label is an index into them.
@@ -130,12 +132,21 @@ class Scenes:
         self._split, self._size, self._seed, self._objects = split, size, seed, objects
         self.classes = self._source.names
         self.targets = self._balanced_labels(count)
+        self._drawn: DrawnPictures | None = None
+
+    def keep(self, folder: Path) -> None:
+        """Keep the pictures in a file of this folder from now on, unless all of them would be over `MOST_BYTES`."""
+        if 3 * len(self) * self._size**2 <= MOST_BYTES:
+            self._drawn = DrawnPictures(folder / f"{self.fingerprint()}.rgb", self._size)
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.scene(index).image, self.targets[index]
+        index = self._checked(index)
+        if self._drawn is None:
+            return self.scene(index).image, self.targets[index]
+        return self._drawn.get(index, lambda: self.scene(index).image), self.targets[index]
 
     def scene(self, index: int) -> Scene:
         """One scene with its boxes and masks.

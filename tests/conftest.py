@@ -1,7 +1,18 @@
 """One thread for each process: tests are many small computations, on cores that others share."""
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that a test starts inherit it
 
 from slurm_cluster import cluster  # noqa: F401 (one fixture for every module: one cluster for a session)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Scenes that tests draw are not kept in the user's cache, and none of it is read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield

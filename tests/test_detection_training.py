@@ -41,12 +41,6 @@ def voc_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scenes_as("voc", tmp_path_factory.mktemp("data") / "voc")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scenes are written once for all tests, and none of it into the user's own cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def begin(trial: Trial, backbone: Backbone) -> GeneralizedRCNN:
     trial.place.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
