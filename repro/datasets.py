@@ -207,13 +207,19 @@ def open_images(dataset: str, split: Split, root: Path | None, scenes: ScenesSet
         dataset: Its name.
         split: Which part.
         root: From `find_root`.
-        scenes: Settings of the built-in scenes; other data sets ignore them.
+        scenes: Settings of the built-in scenes; other data sets ignore them. Scenes are drawn once and then kept in
+            `scenes_cache`.
 
     Raises:
         UserError: the name is unknown, the root is missing, or it lacks the split or a class.
     """
+    from repro.scenes import Scenes
+
     entry = find(dataset)
-    return entry.open(split, root if entry.needs_root else None, scenes)
+    images = entry.open(split, root if entry.needs_root else None, scenes)
+    if isinstance(images, Scenes):
+        images.keep(scenes_cache())
+    return images
 
 
 def config_file() -> Path:
@@ -317,9 +323,7 @@ def _open_scenes(split: Split, root: Path | None, scenes: ScenesSettings) -> Ima
     from repro.scenes import Scenes
 
     count = scenes.train_count if split == "train" else scenes.val_count
-    made = Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
-    made.keep(scenes_cache())
-    return made
+    return Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
 
 
 def scenes_cache() -> Path:

@@ -43,13 +43,22 @@ class ResumableEpochs(EpochBasedTrainLoop):
         self._epoch += 1
 
 
-class CpuAmpOptimWrapper(OptimWrapper):
-    """bf16 on a CPU, where mmengine's own wrapper asks for a GPU."""
+class Bf16OptimWrapper(OptimWrapper):
+    """bf16 on any device, without the loss scaler of mmengine's own wrapper.
+
+    bf16 has the range of fp32 and needs no scaler. That one waits for the device at each step, and drops a step that is
+    not finite before `FiniteGuard` can see it.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        """Wrap the optimizer of a model on this device."""
+        super().__init__(optimizer)
+        self._device = device.type
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Run forward passes under autocast."""
-        with super().optim_context(model), torch.autocast("cpu", dtype=torch.bfloat16):
+        with super().optim_context(model), torch.autocast(self._device, dtype=torch.bfloat16):
             yield
 
 
@@ -57,10 +66,9 @@ def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, devic
     """Mmengine's wrapper for this precision; fp16 comes with a loss scaler."""
     if precision is Precision.fp32:
         return OptimWrapper(optimizer)
-    if device.type == "cpu":
-        return CpuAmpOptimWrapper(optimizer)
-    dtype = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}[precision]
-    return AmpOptimWrapper(optimizer=optimizer, dtype=dtype, loss_scale="dynamic" if dtype == "float16" else 1.0)
+    if precision is Precision.bf16:
+        return Bf16OptimWrapper(optimizer, device)
+    return AmpOptimWrapper(optimizer=optimizer, dtype="float16", loss_scale="dynamic")
 
 
 def wrap_optimizers(

@@ -33,7 +33,7 @@ from repro.preprocess import ViewMaker
 from repro.pretrain import build_view_maker, open_data
 from repro.resume import checkpoints
 from repro.run import Precision, Run
-from repro.training import CpuAmpOptimWrapper, wrap_optimizer
+from repro.training import Bf16OptimWrapper, wrap_optimizer
 
 
 @pytest.fixture(scope="session")
@@ -116,14 +116,14 @@ def test_the_gallery_has_a_column_for_every_stage(undisturbed: RunFolder, tmp_pa
 
 
 @pytest.fixture
-def amp() -> CpuAmpOptimWrapper:
+def amp() -> Bf16OptimWrapper:
     wrapper = wrap_optimizer(torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1), Precision.bf16, CPU)
-    assert isinstance(wrapper, CpuAmpOptimWrapper)
+    assert isinstance(wrapper, Bf16OptimWrapper)
     return wrapper
 
 
 @pytest.mark.parametrize("method", [OURS, "mocov2+ours-blur", "simclr+ours-mean"])
-def test_filters_and_noise_stay_in_single_precision_under_autocast(method: str, amp: CpuAmpOptimWrapper) -> None:
+def test_filters_and_noise_stay_in_single_precision_under_autocast(method: str, amp: Bf16OptimWrapper) -> None:
     run = tiny(method, {"masking.guidance": "random"})
     maker, batch = build_view_maker(run, CPU), fixed_batch(run)
     exact = maker(batch)["views"]

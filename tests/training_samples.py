@@ -91,11 +91,11 @@ def with_random_backbone(run: Run, out: Path, input_filter: str = "none") -> Run
     return folder
 
 
-def make_training(run: Run, folder: RunFolder, *hooks: Hook) -> Training:
+def make_training(run: Run, folder: RunFolder, *hooks: Hook, device: torch.device = CPU) -> Training:
     """What `pretrain` drives, with other hooks: the gallery takes longer to draw than such a run to train."""
     images = open_data(run, "train")
-    batches = plan_batches(run, images, CPU)
-    return replace(build_training(run, folder, build_learner(run, images, CPU), batches, CPU), hooks=hooks)
+    batches = plan_batches(run, images, device)
+    return replace(build_training(run, folder, build_learner(run, images, device), batches, device), hooks=hooks)
 
 
 class StopBefore(Hook):
@@ -109,10 +109,10 @@ class StopBefore(Hook):
             raise KeyboardInterrupt
 
 
-def interrupt(run: Run, folder: RunFolder, step: int) -> None:
+def interrupt(run: Run, folder: RunFolder, step: int, device: torch.device = CPU) -> None:
     """Train up to a step, which is not made."""
     with pytest.raises(KeyboardInterrupt):
-        make_training(run, folder, StopBefore(step)).run()
+        make_training(run, folder, StopBefore(step), device=device).run()
 
 
 def copied(folder: RunFolder, place: Path) -> RunFolder:

@@ -1,0 +1,261 @@
+"""What only a GPU can show; skipped where there is none.
+
+Tests of the same things on a CPU stand beside what they test. Run them alone with `pytest tests/test_gpu.py`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from test_views import draws, pixels
+from torch import Tensor
+from training_samples import (
+    CPU,
+    assert_same_training,
+    interrupt,
+    make_training,
+    newest,
+    salmask,
+    tiny,
+    with_random_backbone,
+    words,
+)
+
+from baselines import METHODS, TABLE1, build_learner
+from repro.distributed import initialise
+from repro.folder import RunFolder
+from repro.hooks import DivergenceError
+from repro.loading import make_loader
+from repro.pretrain import open_data, plan_batches
+from repro.resume import checkpoints, stop_is_agreed
+from repro.run import Augmentation, Run
+from repro.training import wrap_optimizers
+from repro.views import Draw, apply_on_device
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+GPU = torch.device("cuda", 0)
+PRECISIONS = ("fp32", "bf16", "fp16")
+TRAINABLE = [name for name in METHODS if not name.endswith("-checkpoint")]  # that one needs a path
+
+
+def on_gpu(method: str = "mocov2", **changes: Any) -> Run:
+    """Released code leaves an image alone, which needs larger views."""
+    usual = {"machine.device": "cuda", "localizer.weights": "random", "data.crop": 64 if "released" in method else 32}
+    return tiny(method, usual | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def losses(folder: RunFolder) -> list[float]:
+    return [json.loads(line)["loss"] for line in folder.metrics.read_text().splitlines()]
+
+
+def trained(run: Run, path: Path, device: torch.device, *hooks: Hook) -> RunFolder:
+    folder = RunFolder(path)
+    make_training(run, folder, *hooks, device=device).run()
+    return folder
+
+
+@pytest.fixture
+def exact() -> Iterator[None]:
+    """Products in full single precision, by algorithms that add up in one order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        patch.setattr(torch.backends.cudnn, "deterministic", True)
+        yield
+
+
+# The same numbers
+
+
+def test_views_are_those_of_the_cpu() -> None:
+    made = torch.stack([draw.row() for draw in draws(64, Augmentation())])
+    images = pixels(64)
+    difference = (apply_on_device(images.to(GPU), made).cpu() - apply_on_device(images, made)).abs()
+    # A hue on the edge of its sector may fall to either side; almost none does.
+    assert difference.flatten(1).amax(1).sort().values[-4] < 1e-4
+    assert made.shape == (64, len(Draw.__dataclass_fields__))
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("method", ["mocov2", "mocov2+ours-blur", "simclr+ours-hp", "supervised"])
+def test_training_is_that_of_the_cpu(method: str, tmp_path: Path) -> None:
+    # Patches do not hang on the last bits of a saliency map; noise is drawn by each device's own generator.
+    settings = {"masking__guidance": "random", "masking__strategy": "none", "masking__hard_negative": False}
+    run = on_gpu(method, **settings)
+    first, second = (losses(trained(run, tmp_path / device.type, device)) for device in (CPU, GPU))
+    assert first[:2] == pytest.approx(second[:2], rel=2e-3)
+    assert first == pytest.approx(second, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_single(precision: str, tmp_path: Path) -> None:
+    run = on_gpu("mocov2+ours-mean", masking__guidance="random", optimization__epochs=1)
+    half = on_gpu(
+        "mocov2+ours-mean", masking__guidance="random", optimization__epochs=1, optimization__precision=precision
+    )
+    one, other = (trained(each, tmp_path / name, GPU) for each, name in ((run, "single"), (half, "half")))
+    assert losses(one) != losses(other)
+    assert losses(one)[0] == pytest.approx(losses(other)[0], abs=0.2)
+    dtypes = {x.dtype for x in newest(other.checkpoints)["model"].values() if isinstance(x, Tensor)}
+    assert dtypes == {torch.float32, torch.int64}
+
+
+def test_the_memory_layout_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    run, other = (on_gpu("simclr+ours-hp", masking__guidance="random", machine__channels_last=on) for on in (0, 1))
+    first, second = (trained(each, tmp_path / str(n), GPU) for n, each in enumerate((run, other)))
+    assert losses(first)[0] == pytest.approx(losses(second)[0], rel=2e-3)
+    learner = build_learner(other, open_data(other, "train"), GPU)
+    assert learner.encoder.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# Every row
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("method", TABLE1)
+def test_each_row_trains_in_every_precision(method: str, precision: str, tmp_path: Path) -> None:
+    run = on_gpu(method, optimization__precision=precision, machine__channels_last=True, machine__workers=2)
+    folder = trained(run, tmp_path, GPU)
+    assert newest(folder.checkpoints)["step"] == 6
+    assert torch.tensor(losses(folder)).isfinite().all()
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("method", TRAINABLE)
+def test_each_row_resumes_bit_by_bit(method: str, tmp_path: Path) -> None:
+    run = on_gpu(method, optimization__precision="bf16")
+    whole, folder = trained(run, tmp_path / "whole", GPU), RunFolder(tmp_path / "interrupted")
+    interrupt(run, folder, 6, device=GPU)
+    make_training(run, folder, device=GPU).run()
+    assert_same_training(folder.checkpoints, whole.checkpoints)
+
+
+@pytest.mark.usefixtures("exact")
+def test_the_state_of_the_loss_scaler_is_resumed(tmp_path: Path) -> None:
+    run = on_gpu("mocov2+ours-hp", optimization__precision="fp16")
+    whole, folder = trained(run, tmp_path / "whole", GPU), RunFolder(tmp_path / "interrupted")
+    interrupt(run, folder, 5, device=GPU)
+    make_training(run, folder, device=GPU).run()
+    assert_same_training(folder.checkpoints, whole.checkpoints)
+
+
+# Waiting for the device
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+WAITS: dict[str, str] = {}
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", [*TABLE1, "mocov2+ours-hp-released", "simclr+adios-all-masks"])
+def test_a_step_never_waits_for_the_device(method: str, precision: str) -> None:
+    run = on_gpu(method, optimization__precision=precision, machine__channels_last=True)
+    images = open_data(run, "train")
+    learner = build_learner(run, images, GPU)
+    wrapper = wrap_optimizers(learner.optimizers, run.optimization.precision, GPU)
+    batches = list(make_loader(learner.dataset, plan_batches(run, images, GPU), 0))
+    for batch in batches:  # optimizers make their state in the first steps
+        learner.model.train_step(batch, wrapper)
+    torch.cuda.set_sync_debug_mode("error")
+    learner.model.train_step(batches[0], wrapper)
+
+
+# What watches
+
+
+class Poison(Hook):
+    """A gradient that is not a number, at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter + 1 == self.step:
+            weight = next(runner.model.encoder_q.parameters())
+            weight.register_hook(lambda gradient: gradient * float("nan"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_is_told_at_the_next_reading(precision: str, tmp_path: Path) -> None:
+    run = on_gpu(optimization__precision=precision, machine__log_every=5, machine__checkpoint_every=3)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(DivergenceError, match=r"step 3 is not finite"):
+        make_training(run, folder, Poison(3), device=GPU).run()
+    assert [path.name for path in checkpoints(folder.checkpoints)] == ["step_00000002.pth"]
+
+
+def test_a_gradient_too_large_for_fp16_is_the_scalers_business(tmp_path: Path) -> None:
+    run = on_gpu(optimization__precision="fp16")
+    assert newest(trained(run, tmp_path, GPU, Poison(3)).checkpoints)["step"] == 6
+
+
+# Processes
+
+
+def test_one_process_of_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29731",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    device = initialise("auto", os.environ)
+    try:
+        assert device == GPU
+        assert dist.get_backend() == "nccl"
+        value = torch.ones(3, device=device)
+        dist.all_reduce(value)
+        assert value.tolist() == [1.0] * 3
+        assert not stop_is_agreed()
+    finally:
+        dist.destroy_process_group()
+
+
+# Commands
+
+
+def test_evaluations_run_on_the_gpu(tmp_path: Path) -> None:
+    quick = ("probe.epochs=1", "logistic.values=2", "knn.neighbours=[5]", "finetune.epochs=1")
+    numbers = {}
+    for device in ("cpu", "cuda"):
+        folder = with_random_backbone(tiny(), tmp_path / device)
+        arguments = ("eval", str(folder.path), *quick, f"machine.device={device}")
+        ended = salmask(*arguments, "--task", "linear,logistic,knn,finetune", "--json")
+        assert ended.code == 0, ended.err
+        numbers[device] = {(row["task"], row["metric"]): row["value"] for row in json.loads(ended.out)}
+    assert numbers["cpu"].keys() == numbers["cuda"].keys()
+    assert numbers["cpu"][("knn", "top1")] == pytest.approx(numbers["cuda"][("knn", "top1")], abs=9)  # two of 24 images
+
+
+def test_a_detector_is_fine_tuned_on_the_gpu(tmp_path: Path) -> None:
+    folder = with_random_backbone(tiny(), tmp_path)
+    small = ("detection.iterations=4", "detection.min_size=64", "detection.rois=8", "detection.trials=1")
+    ended = salmask("eval", str(folder.path), "--task", "voc07+12,coco", "--data", "scenes", *small, "--json")
+    assert ended.code == 0, ended.err
+    rows = json.loads(ended.out)
+    assert {row["task"] for row in rows} == {"voc07+12", "coco"}
+    assert {row["device"] for row in rows} == {torch.cuda.get_device_name()}
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("bench", "step", "--steps", "2", "mocov2")])
+def test_commands_that_ask_the_gpu(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    settings = [word for word in words() if not word.startswith("machine.device")] if command[0] == "bench" else []
+    ended = salmask(*command, *settings)
+    assert ended.code == 0, ended.err
+    assert torch.cuda.get_device_name() in ended.out + ended.err
