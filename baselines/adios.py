@@ -264,7 +264,7 @@ class Adios(BaseModel):
         """The images with one drawn mask each, or N times with all: what is hidden becomes the mean colour, 0."""
         if not self.single:
             return [images * (1 - mask) for mask in masks.unsqueeze(2).unbind(1)]
-        chosen = self._draw(len(images), masks.shape[1], turn).to(images.device)
+        chosen = self._draw(len(images), masks.shape[1], turn).to(images.device, non_blocking=True)
         return [images * (1 - masks[torch.arange(len(images), device=images.device), chosen].unsqueeze(1))]
 
     def _draw(self, images: int, masks: int, turn: int) -> Tensor:

@@ -367,6 +367,6 @@ class MoCo(BaseModel):
         generator = Generator().manual_seed(stream_seed(self.seed, Purpose.shuffle, self.steps, stream))
         order = torch.randperm(total, generator=generator)
         mine = slice(rank() * len(images), (rank() + 1) * len(images))
-        shuffled = gather(images)[order[mine].to(images.device)]
-        embedded = F.normalize(self.encoder_k(shuffled).float(), dim=1)
-        return gather(embedded)[order.argsort()[mine].to(images.device)]
+        there, back = (each[mine].to(images.device, non_blocking=True) for each in (order, order.argsort()))
+        embedded = F.normalize(self.encoder_k(gather(images)[there]).float(), dim=1)
+        return gather(embedded)[back]

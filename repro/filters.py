@@ -51,7 +51,7 @@ def gaussian_blur(images: Tensor, kernel: int, sigma: float | Tensor) -> Tensor:
     """
     # Weights of half precision would blur by a wrong amount; the pixels themselves may be of any precision.
     with torch.autocast(images.device.type, enabled=False):
-        sigmas = torch.as_tensor(sigma, dtype=torch.float32, device=images.device)
+        sigmas = sigma if isinstance(sigma, Tensor) else torch.full((), float(sigma), device=images.device)
         rows = gaussian_matrix(images.shape[-2], kernel, sigmas)
         columns = rows if images.shape[-1] == images.shape[-2] else gaussian_matrix(images.shape[-1], kernel, sigmas)
         if sigmas.ndim:

@@ -107,7 +107,7 @@ def test_half_precision_is_near_single(precision: str, tmp_path: Path) -> None:
 
 
 def test_the_memory_layout_changes_nothing_but_rounding(tmp_path: Path) -> None:
-    run, other = (on_gpu("simclr+ours-hp", masking__guidance="random", machine__channels_last=on) for on in (0, 1))
+    run, other = (on_gpu("simclr+ours-hp", masking__guidance="random", machine__channels_last=on) for on in (False, True))
     first, second = (trained(each, tmp_path / str(n), GPU) for n, each in enumerate((run, other)))
     assert losses(first)[0] == pytest.approx(losses(second)[0], rel=2e-3)
     learner = build_learner(other, open_data(other, "train"), GPU)
@@ -255,7 +255,8 @@ def test_a_detector_is_fine_tuned_on_the_gpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [("doctor",), ("bench", "step", "--steps", "2", "mocov2")])
 def test_commands_that_ask_the_gpu(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    settings = [word for word in words() if not word.startswith("machine.device")] if command[0] == "bench" else []
+    kept = [word for word in words() if not word.startswith("machine.device")] if command[0] == "bench" else []
+    settings = [part for word in kept for part in ("--set", word)]
     ended = salmask(*command, *settings)
     assert ended.code == 0, ended.err
     assert torch.cuda.get_device_name() in ended.out + ended.err
