@@ -107,10 +107,10 @@ def test_half_precision_is_near_single(precision: str, tmp_path: Path) -> None:
 
 
 def test_the_memory_layout_changes_nothing_but_rounding(tmp_path: Path) -> None:
-    run, other = (on_gpu("simclr+ours-hp", masking__guidance="random", machine__channels_last=on) for on in (False, True))
-    first, second = (trained(each, tmp_path / str(n), GPU) for n, each in enumerate((run, other)))
+    runs = [on_gpu("simclr+ours-hp", masking__guidance="random", machine__channels_last=on) for on in (False, True)]
+    first, second = (trained(run, tmp_path / str(n), GPU) for n, run in enumerate(runs))
     assert losses(first)[0] == pytest.approx(losses(second)[0], rel=2e-3)
-    learner = build_learner(other, open_data(other, "train"), GPU)
+    learner = build_learner(runs[1], open_data(runs[1], "train"), GPU)
     assert learner.encoder.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
