@@ -114,8 +114,9 @@ class Queue(nn.Module):
 class SplitBatchNorm(nn.BatchNorm2d):
     """Batch norm over groups of the batch, so that one device gives the statistics of several.
 
-    Sample i belongs to group i mod `splits`. The running statistics follow the mean over the groups. After the cell
-    "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook).
+    Groups follow each other in the batch, as the shares of several devices do. The running statistics follow the mean
+    over the groups. After the cell "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook), which deals the
+    samples out in turn instead; that takes a copy to another memory layout and back where channels come last.
     """
 
     running_mean: Tensor
@@ -129,17 +130,17 @@ class SplitBatchNorm(nn.BatchNorm2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise N×C×H×W; N is a multiple of `splits`, or 1 (the released code's single hard negative)."""
-        N, C, H, W = images.shape
-        if not self.training or self.splits == 1 or N == 1:
+        if not self.training or self.splits == 1 or len(images) == 1:
             return super().forward(images)
-        groups = images.reshape(N // self.splits, self.splits * C, H, W)
-        mean, variance = self.running_mean.repeat(self.splits), self.running_var.repeat(self.splits)
-        weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)
-        normalised = F.batch_norm(groups, mean, variance, weight, bias, True, self.momentum, self.eps)
-        self.running_mean.copy_(mean.view(self.splits, C).mean(0))
-        self.running_var.copy_(variance.view(self.splits, C).mean(0))
+        means, variances = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)
+        normalised = [
+            F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+            for group, mean, variance in zip(images.chunk(self.splits), means, variances, strict=True)
+        ]
+        self.running_mean.copy_(means.mean(0))
+        self.running_var.copy_(variances.mean(0))
         self.num_batches_tracked.add_(1)
-        return normalised.reshape(N, C, H, W)
+        return torch.cat(normalised)
 
 
 def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:

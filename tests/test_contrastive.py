@@ -196,17 +196,21 @@ def learned_norm(module: nn.BatchNorm2d) -> nn.BatchNorm2d:
     return module
 
 
-def test_split_batch_norm_is_a_batch_norm_for_each_group() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_split_batch_norm_is_a_batch_norm_for_each_group(layout: torch.memory_format) -> None:
     features, splits = 5, 4
     split = learned_norm(SplitBatchNorm(features, splits))
     images = torch.randn(12, features, 6, 7, generator=Generator().manual_seed(0)) * 2 + 1
     images = images + torch.arange(12.0).view(12, 1, 1, 1)  # groups of clearly different statistics
+    images = images.contiguous(memory_format=layout)
     ours_in, theirs_in = images.clone().requires_grad_(), images.clone().requires_grad_()
     norms = [learned_norm(nn.BatchNorm2d(features)) for _ in range(splits)]
     expected = torch.empty_like(images)
     for group, norm in enumerate(norms):
-        expected[group::splits] = norm(theirs_in[group::splits])
+        device = slice(3 * group, 3 * group + 3)
+        expected[device] = norm(theirs_in[device])
     out = split(ours_in)
+    assert out.is_contiguous(memory_format=layout)
     torch.testing.assert_close(out, expected)
     slope = torch.randn(images.shape, generator=Generator().manual_seed(1))
     (out * slope).sum().backward()
