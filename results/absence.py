@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from results.collect import KEYS
+from results.collect import KEYS, common_scale
 from results.columns import Column
 from results.runs import RunRecord
 
@@ -68,4 +68,5 @@ def missing_seeds(states: Counter[str]) -> str:
 def _fits(run: RunRecord, column: Column) -> bool:
     if run.run is None:
         return True  # its run.yaml cannot be read: better said in one column too many than in none
-    return (str(run.run.fidelity), ", ".join(run.run.departures)) == (column.fidelity, column.scale)
+    scale = common_scale(", ".join(run.run.departures))
+    return (str(run.run.fidelity), scale) == (column.fidelity, column.scale)

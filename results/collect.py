@@ -1,6 +1,7 @@
 """From run folders to one long table of results."""
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metr
 KEYS = ["dataset", "split", "protocol", "fidelity", "scale"]
 """Runs that differ in any of these are never averaged."""
 
+_OF_A_FRAMEWORK = re.compile(r"(?:^|, )(?:batch|queue) \d+")
+
 
 def collect(roots: Sequence[Path], *, sweep: str = "") -> pd.DataFrame:
     """Read every `results.jsonl` below the given folders.
@@ -30,8 +33,9 @@ def collect(roots: Sequence[Path], *, sweep: str = "") -> pd.DataFrame:
         sweep: Only runs of this sweep, where given.
 
     Returns:
-        One row per result: the fields of `repro.records.Result` (texts as categories, `started` as a UTC timestamp) and
-        `path`, the file it came from; ordered by path and line. `attrs["warnings"]` holds one line per kind of trouble.
+        One row per result: the fields of `repro.records.Result` (texts as categories, `started` as a UTC timestamp, of
+        `scale` the `common_scale`) and `path`, the file it came from; ordered by path and line. `attrs["warnings"]`
+        holds one line per kind of trouble.
 
     Raises:
         UserError: A root is missing, or no result was found below any.
@@ -59,9 +63,20 @@ def collect_runs(runs: Sequence[RunRecord], origin: str = "the given runs") -> p
     frame = table.to_pandas(self_destruct=True)
     times = frame["started"].cat  # parsed once each: a sweep's rows share few
     frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
+    scales = frame["scale"].cat
+    frame["scale"] = pd.Categorical(scales.categories.map(common_scale).take(scales.codes))
     frame = _keep_last(frame, warnings)
     frame.attrs["warnings"] = warnings
     return frame
+
+
+def common_scale(scale: str) -> str:
+    """A scale without what frameworks have of their own, so that one sweep's rows stand in one column.
+
+    Batch and queue count where a run is smaller than the paper's in nothing else. Rows of one method that differ in
+    them are refused (`refuse_mixed`).
+    """
+    return _OF_A_FRAMEWORK.sub("", scale).removeprefix(", ") or scale
 
 
 def _keep_last(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from run_samples import finished
 
 from repro.errors import UserError
 from repro.records import FIELDS, Result, append, read
 from results.bench import collecting
-from results.collect import collect, export
+from results.collect import collect, common_scale, export, refuse_mixed
 
 RESULT = Result(
     run_id="0a1b2c3d",
@@ -308,3 +309,17 @@ def test_many_rows_are_collected_and_printed_quickly() -> None:
     took = collecting(20_000)
     assert took["rows"] == 20_000
     assert took["collect_s"] + took["render_s"] < 5  # a million must stay below 10 s on two cores
+
+
+def test_rows_of_one_sweep_share_a_scale_whatever_their_frameworks_batch_and_queue(tmp_path: Path) -> None:
+    small = {"data__dataset": "scenes", "optimization__epochs": 20}
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 1.0}, **small, optimization__batch=256, moco__queue=4096)
+    finished(tmp_path, "mocov2+ours-hp", 0, {("scenes", "top1"): 1.0}, **small)
+    frame = collect([tmp_path])
+    assert set(frame["scale"]) == {"scenes (10 classes, 1024 images), 20 epochs"}
+    finished(tmp_path, "mocov2", 1, {("scenes", "top1"): 1.0}, **small)
+    with pytest.raises(UserError, match=r"runs of different recipes .* optimization.batch \(256 and 128\)"):
+        refuse_mixed(collect([tmp_path]))
+    alone = ("", "batch 64", "batch 64, queue 512")
+    assert tuple(map(common_scale, alone)) == alone
+    assert common_scale("batch 64, detection of 9 iterations") == "detection of 9 iterations"
