@@ -1,15 +1,19 @@
 """Benchmarks: commands that print ratios measured side by side in one run."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor
 
+from repro.contrastive import SplitBatchNorm, build_resnet, split_batch_norm
 from repro.masking import SaliencyMasking, draw_patches, to_pixels
 from repro.run import Fidelity, Masking, Strategy
 from repro.saliency import (
@@ -56,6 +60,76 @@ def masking(batch: int, size: int) -> dict[str, Any]:
         "batched_ms": round(1000 * seconds["batched"], 1),
         "loop_ms": round(1000 * seconds["loop"], 1),
         "loop / batched": round(seconds["loop"] / seconds["batched"], 1),
+    }
+
+
+class DealtOut(SplitBatchNorm):
+    """Groups dealt out in turn, by the reshaping of MoCo's one-GPU demo; no running statistics, which cost nothing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise N×C×H×W."""
+        N, C, H, W = images.shape
+        groups = images.reshape(N // self.splits, self.splits * C, H, W)
+        weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)
+        return F.batch_norm(groups, None, None, weight, bias, True, self.momentum, self.eps).reshape(N, C, H, W)
+
+
+def batch_norm(batch: int, size: int) -> list[dict[str, Any]]:
+    """A ResNet-18's forward and backward pass in bf16 with four batch-norm groups, ours and dealt out, beside one.
+
+    Args:
+        batch: images, a multiple of 4.
+        size: pixels a side.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def step(layout: torch.memory_format, norm: Any) -> Callable[[], object]:
+        network = build_resnet("resnet18", 128)
+        if norm is not nn.BatchNorm2d:
+            split_batch_norm(network, 4)
+            for part in network.modules():
+                if isinstance(part, SplitBatchNorm):
+                    part.__class__ = norm  # the same weights
+        network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
+
+        def run() -> None:
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = network(images).square().mean()
+            loss.backward()
+
+        return run
+
+    rows = []
+    for name, layout in (("channels last", torch.channels_last), ("contiguous", torch.contiguous_format)):
+        kinds = {"one group": nn.BatchNorm2d, "ours": SplitBatchNorm, "dealt out": DealtOut}
+        seconds = timed_in_turn({kind: step(layout, norm) for kind, norm in kinds.items()})
+        ratios = {f"{kind} ×": round(seconds[kind] / seconds["one group"], 2) for kind in ("ours", "dealt out")}
+        rows.append({"layout": name, "one group ms": round(1000 * seconds["one group"], 1), **ratios})
+    return rows
+
+
+def scenes(size: int, cutouts: Path | None, count: int = 64) -> dict[str, Any]:
+    """Drawing scenes, and reading those that are kept.
+
+    Args:
+        size: pixels a side.
+        cutouts: folder of RGBA cut-outs; None for drawn shapes.
+        count: scenes a round.
+    """
+    drawn, kept = (Scenes("train", count=count, size=size, cutouts=cutouts) for _ in range(2))
+
+    def all_of(made: Scenes) -> Callable[[], object]:
+        return lambda: [made[index] for index in range(count)]
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept.keep(Path(folder))
+        seconds = timed_in_turn({"draw": all_of(drawn), "read": all_of(kept)})
+    return {
+        "scene": f"{size}×{size}, {'drawn shapes' if cutouts is None else 'cut-outs'}",
+        "draw_ms": round(1000 * seconds["draw"] / count, 2),
+        "read_ms": round(1000 * seconds["read"] / count, 2),
+        "draw / read": round(seconds["draw"] / seconds["read"], 1),
     }
 
 

@@ -207,6 +207,38 @@ def bench_saliency(
     report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
 
 
+@bench.command("norm")
+def bench_norm(
+    batch: Annotated[int, typer.Option(min=4, help="Images; a multiple of 4.")] = 32,
+    size: Annotated[int, typer.Option(min=32, help="Pixels a side.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Time a ResNet-18 with four batch-norm groups, ours and MoCo's demo's, beside one group.
+
+    Example: salmask bench norm --batch 128 --size 224
+    """
+    from repro.bench import batch_norm
+
+    if batch % 4:
+        raise UserError(f"--batch {batch} is no multiple of the 4 groups; mend: --batch {4 * (batch // 4)}")
+    report(as_json, batch_norm(batch, size))
+
+
+@bench.command("scenes")
+def bench_scenes(
+    size: Annotated[int, typer.Option(min=64, max=512, help="Pixels a side.")] = 128,
+    cutouts: Annotated[Path | None, typer.Option(metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time drawing built-in scenes beside reading those that are kept.
+
+    Example: salmask bench scenes --cutouts /usr/share/tuxpaint/stamps
+    """
+    from repro.bench import scenes
+
+    report(as_json, scenes(size, cutouts))
+
+
 @bench.command("step")
 def bench_step(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="Default: mocov2.")] = None,
