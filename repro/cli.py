@@ -209,7 +209,7 @@ def bench_saliency(
 
 @bench.command("norm")
 def bench_norm(
-    batch: Annotated[int, typer.Option(min=4, help="Images; a multiple of 4.")] = 32,
+    batch: Annotated[int, typer.Option(min=8, help="Images; a multiple of 4.")] = 32,
     size: Annotated[int, typer.Option(min=32, help="Pixels a side.")] = 64,
     as_json: AsJson = False,
 ) -> None:

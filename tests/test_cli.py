@@ -301,7 +301,7 @@ def test_lists_and_reports_are_json_where_asked(tmp_path: Path) -> None:
     assert [row["name"] for row in json.loads(salmask("data", "list", "--json").out)] == list(datasets.DATASETS)
     timed = json.loads(salmask("bench", "masking", "--batch", "2", "--size", "28", "--json").out)
     assert timed
-    norms = json.loads(salmask("bench", "norm", "--batch", "4", "--size", "32", "--json").out)
+    norms = json.loads(salmask("bench", "norm", "--batch", "8", "--size", "32", "--json").out)
     assert [row["layout"] for row in norms] == ["channels last", "contiguous"]
     assert all(row[ratio] > 0 for row in norms for ratio in ("ours ×", "dealt out ×"))
     read = json.loads(salmask("bench", "scenes", "--size", "64", "--json").out)
