@@ -51,8 +51,13 @@ def curves(material: Material) -> Figure:
                 axes.fill_between(steps, values.min(0), values.max(0), color=style.colour, alpha=0.22, linewidth=0)
         axes.set(title=title, xlabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    legend(figure, "method (number of seeds); the band reaches from the lowest seed to the highest")
+    tiny = "; TINY MODE, not comparable with the paper" if any(_tiny(run) for run in material.runs) else ""
+    legend(figure, f"method (number of seeds); the band reaches from the lowest seed to the highest{tiny}")
     return figure
+
+
+def _tiny(run: RunRecord) -> bool:
+    return run.run is not None and bool(run.run.departures)
 
 
 def scatter(material: Material) -> Figure:

@@ -92,7 +92,7 @@ def _by_another_task(paper: Published, task: str) -> Published:
     setting = f"the paper evaluates by {paper.task} classifiers, and this is {task}: no published number compares"
     return replace(
         paper,
-        title=f"{paper.title}, by {task}",
+        title=f"{paper.title.removeprefix('Linear evaluation, ')}, by {task}",
         task=task,
         groups=tuple(replace(group, caveats=(setting,), other_setting=setting) for group in paper.groups),
         values={},

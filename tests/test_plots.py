@@ -57,6 +57,13 @@ def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> 
     assert band.get_datalim(axes.transData).y0 == pytest.approx(lowest)
 
 
+@pytest.mark.parametrize(("epochs", "tiny"), [(200, False), (6, True)])
+def test_curves_of_tiny_runs_say_so(epochs: int, tiny: bool, tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}, optimization__epochs=epochs)
+    note = curves(Material(find_runs([tmp_path]), None)).legends[0].get_title().get_text()
+    assert ("TINY MODE, not comparable with the paper" in note) is tiny
+
+
 def test_what_cannot_be_drawn_says_what_is_missing() -> None:
     for name in PLOTS:
         with pytest.raises(NothingToDrawError, match=r"no |nothing"):
