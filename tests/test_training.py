@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -15,6 +14,7 @@ from training_samples import (
     OURS,
     STEPS,
     TINY,
+    Poison,
     assert_same_training,
     files_below,
     make_training,
@@ -163,18 +163,6 @@ def test_reference_and_device_augmentation_train_alike(tmp_path: Path) -> None:
     device = first_losses(tmp_path / "device")
     assert reference != device
     assert reference == pytest.approx(device, rel=0.1)  # one draw, applied by PIL or on the device
-
-
-class Poison(Hook):
-    """A gradient that is not a number, at one step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        if runner.iter + 1 == self.step:
-            weight = next(runner.model.encoder_q.parameters())
-            weight.register_hook(lambda gradient: gradient * float("nan"))
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_next_checkpoint(undisturbed: RunFolder, tmp_path: Path) -> None:

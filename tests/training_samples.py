@@ -109,6 +109,18 @@ class StopBefore(Hook):
             raise KeyboardInterrupt
 
 
+class Poison(Hook):
+    """A gradient that is not a number, at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter + 1 == self.step:
+            weight = next(runner.model.encoder_q.parameters())
+            weight.register_hook(lambda gradient: gradient * float("nan"))
+
+
 def interrupt(run: Run, folder: RunFolder, step: int, device: torch.device = CPU) -> None:
     """Train up to a step, which is not made."""
     with pytest.raises(KeyboardInterrupt):
