@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from repro.errors import UserError
-from repro.folder import RunFolder, Status
+from repro.folder import SNAPSHOT, RunFolder, Status
 from repro.lock import STALE_SECONDS
 from repro.run import Run
 
@@ -149,6 +149,8 @@ def _walk(root: Path) -> Iterator[Path]:
         if not set(MARKERS).isdisjoint(files):
             yield Path(folder)
             below.clear()  # a run's checkpoints and galleries hold no further runs
+        elif SNAPSHOT in files:
+            below.clear()  # the code that a sweep's jobs import, with the runs that are recorded beside it
         else:
             below[:] = [name for name in below if not name.startswith(".")]
 

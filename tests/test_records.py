@@ -11,6 +11,7 @@ import pytest
 from run_samples import finished
 
 from repro.errors import UserError
+from repro.folder import SNAPSHOT
 from repro.records import FIELDS, Result, append, read
 from results.bench import collecting
 from results.collect import collect, common_scale, export, refuse_mixed
@@ -219,6 +220,15 @@ def test_collect_finds_every_run_below_overlapping_roots_once(tmp_path: Path) ->
     assert frame["started"].dt.tz is not None
     assert frame.attrs["warnings"] == []
     assert set(frame["path"]) == {str(path) for path in tmp_path.rglob("results.jsonl")}
+
+
+def test_runs_recorded_in_a_copy_of_the_code_are_no_runs_of_the_sweep(tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 1.0})
+    code = tmp_path / "full" / "code" / "0123456789ab"
+    finished(code / "results", "mocov2", 1, {("scenes", "top1"): 2.0})
+    assert len(collect([tmp_path])) == 2
+    (code / SNAPSHOT).touch()
+    assert collect([tmp_path])["seed"].tolist() == [0]
 
 
 def test_a_measurement_made_again_replaces_the_earlier_one_and_is_said_once(tmp_path: Path) -> None:
