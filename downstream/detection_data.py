@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from repro import coco, voc
-from repro.datasets import scenes_cache
 from repro.detection import VOC
 from repro.distributed import rank, world_size
+from repro.drawn import scenes_cache
 from repro.errors import UserError
 from repro.randomness import Purpose, stream, stream_seed
 from repro.scenes import Scenes

@@ -15,6 +15,7 @@ from PIL import Image
 
 from repro import caltech, coco, detection_archives, flowers, imagenet, voc
 from repro.archives import Preparer
+from repro.drawn import scenes_cache
 from repro.errors import UserError, nearest
 from repro.findings import Survey
 from repro.folders import FolderImages, class_folders, shortened
@@ -324,11 +325,6 @@ def _open_scenes(split: Split, root: Path | None, scenes: ScenesSettings) -> Ima
 
     count = scenes.train_count if split == "train" else scenes.val_count
     return Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
-
-
-def scenes_cache() -> Path:
-    """The user's folder for built-in scenes once drawn; whatever lies in it can be removed."""
-    return platformdirs.user_cache_path("salmask") / "scenes"
 
 
 DATASETS: dict[str, Dataset] = {

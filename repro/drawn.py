@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 from PIL import Image
 
 MOST_BYTES = 2 * 2**30
@@ -16,6 +17,11 @@ MOST_BYTES = 2 * 2**30
 _CHECKSUM = 4  # bytes; a place never written to reads as zeros, whose checksum is not 0
 
 log = logging.getLogger("salmask")
+
+
+def scenes_cache() -> Path:
+    """The user's folder for built-in scenes once drawn; whatever lies in it can be removed."""
+    return platformdirs.user_cache_path("salmask") / "scenes"
 
 
 class DrawnPictures:

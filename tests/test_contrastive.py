@@ -225,6 +225,11 @@ def test_split_batch_norm_is_a_batch_norm_for_each_group(layout: torch.memory_fo
     assert int(split.num_batches_tracked) == 1
 
 
+def test_groups_are_of_one_size() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        SplitBatchNorm(5, 4)(torch.randn(10, 5, 4, 4))
+
+
 def test_split_batch_norm_in_eval_mode_is_batch_norm() -> None:
     split, plain = (learned_norm(m).eval() for m in (SplitBatchNorm(5, 4), nn.BatchNorm2d(5)))
     images = torch.randn(6, 5, 4, 4)  # any number: 6 is no multiple of 4

@@ -4,7 +4,6 @@ import errno
 import logging
 import multiprocessing
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repro.datasets import open_images, scenes_cache
+from repro.datasets import open_images
+from repro.drawn import scenes_cache
 from repro.run import Scenes as Settings
 from repro.scenes import Scenes
 
@@ -130,7 +130,6 @@ def read_all(images: Scenes) -> list[bytes]:
 def test_workers_may_share_it(tmp_path: Path, method: str) -> None:
     made = kept(tmp_path)
     made[0]  # the file is open when the workers start
-    pickle.loads(pickle.dumps(made))
     with multiprocessing.get_context(method).Pool(3) as pool:
         results = pool.map(read_all, [made] * 3)
     assert all(result == all_pixels(scenes()) * 2 for result in results)

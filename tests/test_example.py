@@ -20,7 +20,8 @@ from results.report import build
 from results.runs import RunRecord, find_runs
 from results.tables import render
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "demo"
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +42,13 @@ def test_the_example_is_small_and_whole(runs: list[RunRecord]) -> None:
         assert (collect_runs([run])["recipe"] == run.run.recipe).all()
 
 
-def test_the_example_names_no_machine() -> None:
-    for path in EXAMPLE.rglob("*"):
+@pytest.mark.parametrize("place", [EXAMPLE, ROOT / "results" / "reproduced"], ids=lambda place: place.name)
+def test_recorded_runs_name_no_machine(place: Path) -> None:
+    for path in place.rglob("*"):
         if path.suffix in (".json", ".jsonl", ".yaml", ".log"):
             text = path.read_text()
             assert not any(f"{folder}/" in text for folder in ("/home", "/root", "/tmp", "/work", "/usr", "/opt")), path
-    hosts = [entry["host"] for path in EXAMPLE.rglob("provenance.json") for entry in json.loads(path.read_text())]
+    hosts = [entry["host"] for path in place.rglob("provenance.json") for entry in json.loads(path.read_text())]
     assert set(hosts) == {"example"}
 
 

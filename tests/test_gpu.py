@@ -43,7 +43,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 GPU = torch.device("cuda", 0)
 PRECISIONS = ("fp32", "bf16", "fp16")
-TRAINABLE = [name for name in METHODS if not name.endswith("-checkpoint")]  # that one needs a path
+FAST = "simclr+ours-hp"
+TRAINABLE = [
+    pytest.param(name, marks=[] if name == FAST else pytest.mark.slow)
+    for name in METHODS
+    if not name.endswith("-checkpoint")  # needs a path
+]
 
 
 def on_gpu(method: str = "mocov2", **changes: Any) -> Run:
