@@ -137,9 +137,10 @@ class SplitBatchNorm(nn.BatchNorm2d):
         if not self.training or self.splits == 1 or len(images) == 1:
             return super().forward(images)
         means, variances = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)
+        groups = torch.split(images, len(images) // self.splits)
         normalised = [
             F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
-            for group, mean, variance in zip(torch.split(images, len(images) // self.splits), means, variances, strict=True)
+            for group, mean, variance in zip(groups, means, variances, strict=True)
         ]
         self.running_mean.copy_(means.mean(0))
         self.running_var.copy_(variances.mean(0))
