@@ -103,7 +103,10 @@ def _acquire(lock: Path, holder: Callable[[], Holder | None], end: float) -> fil
             mine.acquire(timeout=0)
         except filelock.Timeout:
             if _dead(holder(), newest):
-                own = generation + 1 if _take_over(lock, generation) else own
+                if _take_over(lock, generation):
+                    own = generation + 1
+                    # Others may hold the new file for an instant, only to see that it is not theirs.
+                    end = max(end, time.monotonic() + 3 * RETRY_SECONDS)
                 continue
         else:
             # Asked again under the lock: it may have changed hands since.

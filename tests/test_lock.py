@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,21 @@ def test_a_lock_is_waited_for(lock: Path) -> None:
 
 def test_only_one_process_makes_the_file_of_a_generation_also_without_flock(lock: Path) -> None:
     assert [_take_over(lock, 4), _take_over(lock, 4), _take_over(lock, 5)] == [True, False, True]
+
+
+def test_who_took_over_waits_for_one_who_only_looks(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looker = filelock.FileLock(lock.with_name(".lock.1"), thread_local=False)
+
+    def made_and_looked_at(lock: Path, generation: int) -> bool:
+        made = _take_over(lock, generation)
+        looker.acquire()
+        threading.Timer(0.5, looker.release).start()
+        return made
+
+    monkeypatch.setattr("repro.lock._take_over", made_and_looked_at)
+    with filelock.FileLock(lock):
+        aged(lock)
+        assert hold(lock, holder(ago=OLD)) == [".lock", ".lock.1"]
 
 
 def take(lock: Path, results: "multiprocessing.Queue[str]", go: "multiprocessing.synchronize.Event") -> None:
