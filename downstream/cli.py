@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from repro.datasets import DATASETS, root_of
+from repro.datasets import DATASETS
 from repro.detection import COSTS
 from repro.errors import UserError, nearest
 from repro.evaluation import PROTOCOLS, Evaluation
 from repro.folder import RunFolder
 from repro.records import Result, read
+from repro.roots import root_of
 from repro.run import Run
 from repro.settings import build, parse_overrides
 

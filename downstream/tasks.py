@@ -13,13 +13,13 @@ import torch
 
 from downstream import detection, finetune, knn, linear, logistic
 from downstream.measurement import Measurement, Target, as_results
-from repro.datasets import root_of
 from repro.detection import COCO, VOC
 from repro.distributed import barrier, rank
 from repro.errors import UserError
 from repro.evaluation import Evaluation
 from repro.folder import RunFolder, now
 from repro.records import Result, append, read
+from repro.roots import root_of
 from repro.run import Run
 
 log = logging.getLogger("salmask")

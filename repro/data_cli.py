@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from repro import datasets
-from repro.datasets import DATASETS, Dataset
+from repro.datasets import DATASETS, Dataset, find
 from repro.errors import UserError
+from repro.roots import RootNotSetError, find_root, how_to_set_root, new_root
 from repro.verify import Report
 from repro.verify import verify as verify_dataset
 
@@ -56,7 +56,7 @@ def list_datasets(as_json: Json = False) -> None:
         what = f"{entry.title}\n{entry.layout}"
         table.add_row(entry.name, classes, escape(place.root or place.short), escape(what))
     console.print(table)
-    console.print(f"To set a root: {escape(datasets.how_to_set_root('NAME'))}.", soft_wrap=True, highlight=False)
+    console.print(f"To set a root: {escape(how_to_set_root('NAME'))}.", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -75,10 +75,10 @@ def verify(
 
     Example: salmask data verify imagenet100 --root /data/imagenet --quick
     """
-    entry = datasets.find(name)
+    entry = find(name)
     if root is not None and not entry.needs_root:
         raise UserError(f"data set {name!r} is drawn and has no root; leave --root out")
-    report = verify_dataset(name, datasets.find_root(name, root), deep=not quick, workers=workers)
+    report = verify_dataset(name, find_root(name, root), deep=not quick, workers=workers)
     if as_json:
         typer.echo(json.dumps(report.to_plain(), indent=2))
     else:
@@ -105,11 +105,11 @@ def prepare(
 
     Example: salmask data prepare imagenet100 --from ~/downloads --root /data/imagenet100
     """
-    entry = datasets.find(name)
+    entry = find(name)
     if entry.prepare is None:
         typer.echo(f"{name}: nothing to prepare ({entry.layout})")
         return
-    target = datasets.new_root(name, root)
+    target = new_root(name, root)
     entry.prepare(archives or [], target)
     typer.echo(f"{name}: ready in {target}; check it with `salmask data verify {name} --root {target}`")
 
@@ -151,8 +151,8 @@ def _place(entry: Dataset) -> _Place:
     if not entry.needs_root:
         return _Place(None, "none needed", "none needed")
     try:
-        return _Place(str(datasets.find_root(entry.name, None)))
-    except datasets.RootNotSetError as error:
+        return _Place(str(find_root(entry.name, None)))
+    except RootNotSetError as error:
         return _Place(None, "not set", str(error))
     except UserError as error:
         return _Place(None, str(error), str(error))

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from repro.datasets import DATASETS, find_root
+from repro.datasets import DATASETS
 from repro.distributed import initialise, rank, world_size
 from repro.errors import UserError, one_line
+from repro.roots import find_root
 from repro.saliency import build_localizer
 
 PACKAGES = {

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from repro.checkpoint import save_backbone
 from repro.contrastive import MoCo
-from repro.datasets import Images, Split, open_images, root_of
+from repro.datasets import Images, Split, open_images
 from repro.distributed import barrier, rank, world_size
 from repro.errors import UserError
 from repro.folder import RunFolder
@@ -26,6 +26,7 @@ from repro.masking import SaliencyMasking
 from repro.optimization import build_optimizer, build_schedulers
 from repro.preprocess import ViewMaker
 from repro.randomness import Purpose, stream_seed
+from repro.roots import root_of
 from repro.run import Framework, Precision, Run, Source, Strategy
 from repro.saliency import build_localizer, grid_of
 from repro.simclr import SimCLR

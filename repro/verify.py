@@ -121,7 +121,7 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
 
     Args:
         name: Of the data set.
-        root: From `datasets.find_root`.
+        root: From `repro.roots.find_root`.
         deep: Decode every image; False only looks at sizes (and at the content of files that may overlap).
         workers: Decoding processes; None: one for each core that this process may use.
 

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from submitit.helpers import clean_env
 
-from repro.datasets import RootNotSetError, how_to_list_root, root_of
 from repro.errors import UserError
 from repro.evaluation import Evaluation
 from repro.folder import PRETRAIN
 from repro.lock import held
+from repro.roots import RootNotSetError, how_to_list_root, root_of
 from slurm.batches import Batch, Parent, plan_batches, submission_name
 from slurm.graph import Graph, Job, Key
 from slurm.job import Call, write_order

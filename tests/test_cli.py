@@ -27,19 +27,14 @@ from training_samples import (
     words,
 )
 
-from repro import cli, datasets
+from repro import cli
 from repro.checkpoint import read_checkpoint, save_backbone
+from repro.datasets import DATASETS
 from repro.folder import RunFolder
 from repro.hooks import Heartbeat
 from repro.imagenet import class_list
 from repro.resume import checkpoints
 from repro.scenes import Scenes
-
-
-@pytest.fixture(autouse=True)
-def no_roots_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(datasets.ROOT_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture
@@ -298,7 +293,7 @@ def test_probe_prints_the_rows_it_records_and_only_reads_them_again(tmp_path: Pa
 
 
 def test_lists_and_reports_are_json_where_asked(tmp_path: Path) -> None:
-    assert [row["name"] for row in json.loads(salmask("data", "list", "--json").out)] == list(datasets.DATASETS)
+    assert [row["name"] for row in json.loads(salmask("data", "list", "--json").out)] == list(DATASETS)
     timed = json.loads(salmask("bench", "masking", "--batch", "2", "--size", "28", "--json").out)
     assert timed
     norms = json.loads(salmask("bench", "norm", "--batch", "8", "--size", "32", "--json").out)
@@ -319,7 +314,7 @@ def test_doctor_finds_nothing_wrong_with_the_weights(monkeypatch: pytest.MonkeyP
         ("weights of efficientnet-lite0", "ok")
     ]
     assert "wrong" not in {finding["verdict"] for finding in weights}
-    assert {f"data {name}" for name in datasets.DATASETS} <= {finding["check"] for finding in findings}
+    assert {f"data {name}" for name in DATASETS} <= {finding["check"] for finding in findings}
 
 
 def test_doctor_fails_where_a_data_set_that_is_asked_for_is_not_there(tmp_path: Path) -> None:

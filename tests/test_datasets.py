@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from image_samples import make_folder_root, make_imagenet_root, write_image
 from PIL import Image
 
-from repro import datasets
-from repro.datasets import find_root, new_root, open_images
+from repro.datasets import SPLITS, open_images
 from repro.errors import UserError
 from repro.folders import FolderImages
 from repro.imagenet import class_list
@@ -27,12 +25,6 @@ class TinyScenes:
     seed: int = 3
 
 
-@pytest.fixture(autouse=True)
-def no_roots_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(datasets.ROOT_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return make_folder_root(tmp_path / "data")
@@ -41,13 +33,6 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def imagenet_root(tmp_path: Path) -> Path:
     return make_imagenet_root(tmp_path / "imagenet")
-
-
-def write_data_yaml(content: object) -> Path:
-    path = datasets.config_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-    return path
 
 
 # Folders
@@ -155,7 +140,7 @@ def test_a_flat_validation_folder_is_refused_with_the_mend(imagenet_root: Path) 
 
 
 def test_scenes_are_opened_with_the_settings_of_their_split() -> None:
-    train, val = (open_images("scenes", split, None, TinyScenes()) for split in datasets.SPLITS)
+    train, val = (open_images("scenes", split, None, TinyScenes()) for split in SPLITS)
     assert (len(train), len(val), len(train.classes)) == (12, 8, 4)
     assert train[0][0].size == (64, 64)
     assert train[0][1] == train.targets[0]
@@ -165,83 +150,6 @@ def test_scenes_are_opened_with_the_settings_of_their_split() -> None:
 def test_cutouts_need_a_folder() -> None:
     with pytest.raises(UserError, match="read from a folder"):
         open_images("scenes-cutouts", "train", None, TinyScenes())
-
-
-# Roots
-
-
-def test_the_root_is_looked_up_in_order(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed, named = tmp_path / "listed", tmp_path / "named/folder"
-    for folder in (listed, named):
-        (folder / "train").mkdir(parents=True)
-    assert find_root("scenes", None) is None
-    with pytest.raises(UserError, match=r"--root DIR.*machine\.data_root=DIR.*\$SALMASK_DATA/folder.*data\.yaml"):
-        find_root("folder", None)
-    write_data_yaml({"folder": str(listed)})
-    assert find_root("folder", None) == listed
-    monkeypatch.setenv(datasets.ROOT_VARIABLE, str(named.parent))
-    assert find_root("folder", None) == named
-    assert find_root("folder", root) == root
-    named.rename(named.parent / "other")
-    assert find_root("folder", None) == listed
-
-
-def test_imagenet100_shares_the_root_of_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("store/imagenet/train", "store/imagenet100/train", "a/train", "b/train"):
-        (tmp_path / name).mkdir(parents=True)
-    write_data_yaml({"imagenet": str(tmp_path / "a")})
-    assert find_root("imagenet100", None) == tmp_path / "a"
-    write_data_yaml({"imagenet": str(tmp_path / "a"), "imagenet100": str(tmp_path / "b")})
-    assert find_root("imagenet100", None) == tmp_path / "b"
-    monkeypatch.setenv(datasets.ROOT_VARIABLE, str(tmp_path / "store"))
-    assert find_root("imagenet100", None) == tmp_path / "store/imagenet100"
-    (tmp_path / "store/imagenet100/train").rmdir()
-    (tmp_path / "store/imagenet100").rmdir()
-    assert find_root("imagenet100", None) == tmp_path / "store/imagenet"
-
-
-def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"nowhere: No such file.*root of folder, as given"):
-        find_root("folder", tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: the folder is empty"):
-        find_root("folder", tmp_path / "empty")
-    monkeypatch.setenv(datasets.ROOT_VARIABLE, str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"\$SALMASK_DATA names .*nowhere, which is not a folder"):
-        find_root("folder", None)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("imagenet: [", "cannot be read as YAML"),
-        ("- imagenet", "must map the names"),
-        ("folder: 3", "must map the names"),
-        ("imagnet100: /data", "unknown data set 'imagnet100'; did you mean 'imagenet100'"),
-    ],
-)
-def test_a_bad_list_of_roots_is_refused(content: str, words: str) -> None:
-    path = write_data_yaml(content)
-    with pytest.raises(UserError, match=words) as caught:
-        find_root("folder", None)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_root_in_the_list_may_be_relative_to_it() -> None:
-    path = write_data_yaml({"folder": "images"})
-    (path.parent / "images/train").mkdir(parents=True)
-    assert find_root("folder", None) == path.parent / "images"
-
-
-def test_a_new_root_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="where to put"):
-        new_root("imagenet100", None)
-    write_data_yaml({"imagenet": str(tmp_path / "a")})
-    assert new_root("imagenet100", None) == tmp_path / "a"
-    monkeypatch.setenv(datasets.ROOT_VARIABLE, str(tmp_path))
-    assert new_root("imagenet100", None) == tmp_path / "imagenet100"
-    assert new_root("imagenet100", tmp_path / "b") == tmp_path / "b"
 
 
 def test_an_unknown_data_set_gets_the_nearest_name() -> None:

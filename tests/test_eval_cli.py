@@ -24,9 +24,7 @@ SMALL = {"data.dataset": "scenes", "machine.workers": 0, "machine.device": "cpu"
 
 
 @pytest.fixture(autouse=True)
-def miniatures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("SALMASK_DATA", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+def miniatures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     recognise_miniatures(monkeypatch)
 

@@ -17,11 +17,6 @@ GOLDEN = Path(__file__).parent / "golden" / "sbatch"
 CODE = Path("/sweeps/code/0123456789ab")
 
 
-@pytest.fixture(autouse=True)
-def no_profiles_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-
-
 def write(path: Path, content: object) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))

@@ -447,7 +447,6 @@ def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
 def runs(sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder above the sweep, and the place where the command is called."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setattr(time, "time", lambda: NOW)
     return tmp_path / "runs"
 

@@ -75,11 +75,7 @@ def test_a_task_names_its_data_set_in_either_way(tmp_path: Path) -> None:
         assert graph.parent(job) == graph.jobs[0]
 
 
-def test_the_root_of_a_transfer_set_is_missed_before_anything_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SALMASK_DATA", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+def test_the_root_of_a_transfer_set_is_missed_before_anything_is_trained(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": ["linear@flowers102"]})
     out = tmp_path / "runs"
     line = refused("sweep", str(path), "--local", "--root", str(tmp_path), "--out", str(out))

@@ -6,18 +6,12 @@ from image_samples import BAD_IMAGES, bad_image, make_folder_root, make_imagenet
 from PIL import Image
 from typer.testing import CliRunner
 
-from repro import datasets
 from repro.data_cli import app
-from repro.datasets import DATASETS
+from repro.datasets import DATASETS, Dataset
 from repro.errors import UserError
 from repro.imagenet import class_list
+from repro.roots import config_file
 from repro.verify import verify
-
-
-@pytest.fixture(autouse=True)
-def no_roots_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(datasets.ROOT_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture
@@ -137,7 +131,7 @@ def test_scenes_that_are_drawn_differently_each_time_are_found(monkeypatch: pyte
         def fingerprint(self) -> str:
             return "same"
 
-    entry = datasets.Dataset(
+    entry = Dataset(
         name="drifting",
         title="",
         layout="",
@@ -155,8 +149,8 @@ def test_scenes_that_are_drawn_differently_each_time_are_found(monkeypatch: pyte
 
 
 def test_the_list_shows_every_data_set_and_its_root(root: Path) -> None:
-    datasets.config_file().parent.mkdir(parents=True)
-    datasets.config_file().write_text(json.dumps({"folder": str(root)}))  # JSON is YAML
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text(json.dumps({"folder": str(root)}))  # JSON is YAML
     rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)}
     assert list(rows) == list(DATASETS)
     assert rows["folder"]["root"] == str(root)

@@ -1,0 +1,90 @@
+"""Where a data set is looked up, and what is said where it is not."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from repro.errors import UserError
+from repro.roots import ROOT_VARIABLE, config_file, find_root, new_root
+
+
+def write_data_yaml(content: object) -> Path:
+    path = config_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_the_root_is_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, listed, named = tmp_path / "given", tmp_path / "listed", tmp_path / "named/folder"
+    for folder in (given, listed, named):
+        (folder / "train").mkdir(parents=True)
+    assert find_root("scenes", None) is None
+    with pytest.raises(UserError, match=r"--root DIR.*machine\.data_root=DIR.*\$SALMASK_DATA/folder.*data\.yaml"):
+        find_root("folder", None)
+    write_data_yaml({"folder": str(listed)})
+    assert find_root("folder", None) == listed
+    monkeypatch.setenv(ROOT_VARIABLE, str(named.parent))
+    assert find_root("folder", None) == named
+    assert find_root("folder", given) == given
+    named.rename(named.parent / "other")
+    assert find_root("folder", None) == listed
+
+
+def test_imagenet100_shares_the_root_of_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("store/imagenet/train", "store/imagenet100/train", "a/train", "b/train"):
+        (tmp_path / name).mkdir(parents=True)
+    write_data_yaml({"imagenet": str(tmp_path / "a")})
+    assert find_root("imagenet100", None) == tmp_path / "a"
+    write_data_yaml({"imagenet": str(tmp_path / "a"), "imagenet100": str(tmp_path / "b")})
+    assert find_root("imagenet100", None) == tmp_path / "b"
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "store"))
+    assert find_root("imagenet100", None) == tmp_path / "store/imagenet100"
+    (tmp_path / "store/imagenet100/train").rmdir()
+    (tmp_path / "store/imagenet100").rmdir()
+    assert find_root("imagenet100", None) == tmp_path / "store/imagenet"
+
+
+def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"nowhere: No such file.*root of folder, as given"):
+        find_root("folder", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: the folder is empty"):
+        find_root("folder", tmp_path / "empty")
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"\$SALMASK_DATA names .*nowhere, which is not a folder"):
+        find_root("folder", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("imagenet: [", "cannot be read as YAML"),
+        ("- imagenet", "must map the names"),
+        ("folder: 3", "must map the names"),
+        ("imagnet100: /data", "unknown data set 'imagnet100'; did you mean 'imagenet100'"),
+    ],
+)
+def test_a_bad_list_of_roots_is_refused(content: str, words: str) -> None:
+    path = write_data_yaml(content)
+    with pytest.raises(UserError, match=words) as caught:
+        find_root("folder", None)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_root_in_the_list_may_be_relative_to_it() -> None:
+    path = write_data_yaml({"folder": "images"})
+    (path.parent / "images/train").mkdir(parents=True)
+    assert find_root("folder", None) == path.parent / "images"
+
+
+def test_a_new_root_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="where to put"):
+        new_root("imagenet100", None)
+    write_data_yaml({"imagenet": str(tmp_path / "a")})
+    assert new_root("imagenet100", None) == tmp_path / "a"
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    assert new_root("imagenet100", None) == tmp_path / "imagenet100"
+    assert new_root("imagenet100", tmp_path / "b") == tmp_path / "b"
