@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.salmask-ready
 DEMO ?= runs/demo
-# As slurm/launch.py does for its jobs: waiting threads sleep, and freed memory is kept for the next step.
+# As slurm/local.py does for its jobs: waiting threads sleep, and freed memory is kept for the next step.
 export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 8589934592

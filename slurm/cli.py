@@ -174,7 +174,7 @@ def _submit(graph: Graph, cluster: Cluster, console: Console, show: Show, *, all
 
 
 def _run_here(graph: Graph, cluster: Cluster, parallel: int, console: Console, show: Show, *, as_json: bool) -> None:
-    from slurm.launch import launch_here
+    from slurm.local import launch_here
 
     outcome = launch_here(graph, cluster, parallel=parallel, console=console)
     console.print(f"{len(outcome.done)} jobs done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed")

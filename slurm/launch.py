@@ -1,42 +1,34 @@
-"""Jobs to a scheduler, through submitit: what is missing goes out, and nothing is done twice.
+"""Jobs to Slurm, through submitit: what is missing goes out at once, with dependencies, and nothing is done twice.
 
-A launch is what is planned (`slurm.batches`), less what is done and what is queued or running. On Slurm everything goes
-out at once, with dependencies, and the launch returns; here (`local`, `debug`) it keeps the order itself, and waits.
+A launch is what is planned (`slurm.batches`), less what is done and what is queued or running.
 """
 
 import os
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import submitit
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from submitit.helpers import clean_env
 
 from repro.errors import UserError
-from repro.evaluation import Evaluation
 from repro.folder import PRETRAIN
 from repro.lock import held
-from repro.roots import RootNotSetError, how_to_list_root, root_of
-from slurm.batches import Batch, Parent, plan_batches, submission_name
+from slurm.batches import Batch, Parent, plan_batches
 from slurm.graph import Graph, Job, Key
 from slurm.job import Call, write_order
 from slurm.ledger import Ledger, Submission
 from slurm.profile import Cluster
 from slurm.queue import Snapshot as Queue
 from slurm.queue import scancel, snapshot
-from slurm.sbatch import KEEP_MEMORY, SlurmExecutor, parameters
+from slurm.sbatch import SlurmExecutor, parameters
 from slurm.snapshot import Snapshot
 
-POLL_SECONDS = 0.5
-NO_LIMIT_MINUTES = 60 * 24 * 30
 LAUNCHING_SECONDS = 600.0
 """How long a launch waits for another one of the same sweep to be through."""
 MAX_ARRAY = 1000
@@ -128,46 +120,6 @@ def adopt(ledger: Ledger, queue: Queue) -> None:
         ledger.submitted([replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)])
 
 
-def launch_here(graph: Graph, cluster: Cluster, *, parallel: int, console: Console) -> Outcome:
-    """Run what is missing on this machine, `parallel` jobs at a time, and wait.
-
-    Args:
-        graph: the sweep.
-        cluster: a profile with the executor `local` or `debug`.
-        parallel: processes at a time.
-        console: for progress.
-
-    Returns:
-        What was done, what had been, and what failed; a failed pretraining fails what builds on it.
-
-    Raises:
-        UserError: the root of a data set that is only evaluated on is not set, missing or empty.
-    """
-    _check_roots(graph)
-    for name, value in cpu_environment(parallel).items():
-        os.environ.setdefault(name, value)
-    return _Here(graph, cluster, parallel, console).run()
-
-
-def cpu_environment(parallel: int) -> dict[str, str]:
-    """Variables for `parallel` processes that share the cores out; users' own win."""
-    threads = max(1, len(os.sched_getaffinity(0)) // parallel)
-    return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
-
-
-def _check_roots(graph: Graph) -> None:
-    """Find a missing root before hours are spent on the pretraining; that one's own is looked for as it starts."""
-    for job in graph.jobs:
-        if job.task != PRETRAIN and not job.done:
-            dataset = Evaluation.parse(job.task, job.run).dataset
-            if dataset != job.run.data.dataset:
-                try:
-                    root_of(job.run, dataset)
-                except RootNotSetError as error:  # --root is the pretraining's
-                    how = how_to_list_root(dataset)
-                    raise UserError(f"{job.name} needs {dataset}: {how}, or leave it out by --tasks") from error
-
-
 @contextmanager
 def _launching(place: Path) -> Iterator[None]:
     """Only one launcher of a sweep looks and submits at a time; the next one then finds everything queued."""
@@ -208,8 +160,8 @@ def _hand_over(
     """Submit one batch; returns the id of each of its jobs."""
     executor = _slurm_executor(batch, graph, cluster, code.path if code else None, submitted)
     after = batch.after(submitted)
-    entries = [_entry(graph, cluster, batch.name, key, after.get(key, ())) for key in batch.keys]
-    calls = [_call(graph, key, cluster.attempts) for key in batch.keys]
+    entries = [entry_of(graph, cluster, batch.name, key, after.get(key, ())) for key in batch.keys]
+    calls = [call_of(graph, key, cluster.attempts) for key in batch.keys]
     ledger.intend(entries)
     try:
         with _outside_of_any_job(), executor.batch():
@@ -231,7 +183,14 @@ def _slurm_executor(
     return executor
 
 
-def _call(graph: Graph, key: Key, attempts: int) -> Call:
+def call_of(graph: Graph, key: Key, attempts: int) -> Call:
+    """What a process or a Slurm job is to carry out; its order is written into the run's folder.
+
+    Args:
+        graph: the sweep.
+        key: of the job, or of the sweep's tables.
+        attempts: how often it may be carried out.
+    """
     job = graph.by_key.get(key)
     if job is None:
         return Call(graph.place.resolve(), key[1], attempts, tables=graph.tables)
@@ -241,7 +200,16 @@ def _call(graph: Graph, key: Key, attempts: int) -> Call:
     return Call(job.folder.path.resolve(), job.task, attempts)
 
 
-def _entry(graph: Graph, cluster: Cluster, name: str, key: Key, after: tuple[str, ...]) -> Submission:
+def entry_of(graph: Graph, cluster: Cluster, name: str, key: Key, after: tuple[str, ...]) -> Submission:
+    """The line of the ledger for a job.
+
+    Args:
+        graph: the sweep.
+        cluster: where it goes.
+        name: of the submission that it is part of.
+        key: of the job, or of the sweep's tables.
+        after: ids of the jobs that it waits for.
+    """
     job = graph.by_key.get(key)
     return Submission(
         submission=name,
@@ -277,125 +245,3 @@ def _listed(ids: Iterable[str]) -> str:
     """`812_0 … 812_44`, so that a long array does not fill the screen."""
     names = list(ids)
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} jobs)"
-
-
-class _Here:
-    """Keeps the order of the jobs on this machine; processes of another launcher are waited for, not doubled."""
-
-    def __init__(self, graph: Graph, cluster: Cluster, parallel: int, console: Console) -> None:
-        self.graph, self.cluster, self.parallel, self.console = graph, cluster, parallel, console
-        self.ledger = Ledger(graph.place)
-        self.outcome = Outcome(skipped=[job for job in graph.jobs if job.done])
-        done = {graph.key(job) for job in self.outcome.skipped}
-        self.waiting = [job for job in graph.jobs if graph.key(job) not in done]
-        self.running: list[tuple[Job, submitit.Job[None]]] = []
-
-    def run(self) -> Outcome:
-        with _progress(self.console) as progress, _cancelled_on_exit(self.running):
-            bars: dict[str, TaskID] = {}
-            while self.waiting or self.running:
-                for job, process in [pair for pair in self.running if _ended(pair[1])]:
-                    self.running.remove((job, process))
-                    self._note_end(job, process)
-                    progress.remove_task(bars.pop(job.name))
-                self._give_up_what_cannot_run()
-                for job in self._startable():
-                    self.waiting.remove(job)
-                    bars[job.name] = progress.add_task(job.name, total=None)
-                    self.console.print(f"[bold]started[/] {job.name}  ({job.folder.path})")
-                    self.running.append((job, self._start(job)))
-                for job, _ in self.running:
-                    _show(progress, bars[job.name], job)
-                time.sleep(POLL_SECONDS)
-        return self.outcome
-
-    def _startable(self) -> list[Job]:
-        room = self.parallel - len(self.running)
-        ready = [job for job in self.waiting if job.ready][: max(0, room)]
-        if not ready:
-            return []
-        newest = self.ledger.newest()
-        queue = Queue()
-        mine = []
-        for job in ready:
-            entry = newest.get(self.graph.key(job))
-            if entry is not None and entry.executor != "slurm" and queue.live(entry):
-                continue  # another launcher started it: its end shows in the folder
-            if job.done:
-                self.waiting.remove(job)
-                self.outcome.skipped.append(job)
-                continue
-            mine.append(job)
-        return mine
-
-    def _start(self, job: Job) -> "submitit.Job[None]":
-        # submitit names files by process id, which may come again: each submission gets a folder of its own.
-        key = self.graph.key(job)
-        name = submission_name(self.graph.place, job.task)
-        entry = _entry(self.graph, self.cluster, name, key, ())
-        self.ledger.intend([entry])
-        process = self._executor(name).submit(_call(self.graph, key, self.cluster.attempts))
-        local = self.cluster.executor == "local"
-        self.ledger.submitted([replace(entry, job=process.job_id if local else str(os.getpid()))])
-        return process
-
-    def _executor(self, name: str) -> Any:
-        folder = self.ledger.logs / name
-        if self.cluster.executor == "debug":
-            return submitit.DebugExecutor(folder=folder)
-        executor = submitit.LocalExecutor(folder=folder, max_num_timeout=self.cluster.attempts)
-        executor.update_parameters(timeout_min=NO_LIMIT_MINUTES, tasks_per_node=self.cluster.resources.tasks_per_node)
-        return executor
-
-    def _give_up_what_cannot_run(self) -> None:
-        coming = {self.graph.key(job) for job in [*self.waiting, *(job for job, _ in self.running)]}
-        for job in list(self.waiting):
-            parent = self.graph.parent(job)
-            if parent is not None and not job.ready and self.graph.key(parent) not in coming:
-                self.waiting.remove(job)
-                self.outcome.failed[job.name] = "not started: its pretraining failed"
-
-    def _note_end(self, job: Job, process: "submitit.Job[None]") -> None:
-        if job.done:  # the files are the truth, whatever the process says of itself
-            self.outcome.done.append(job)
-            self.console.print(f"[green]done[/]    {job.name}")
-            return
-        status = job.folder.status(job.task)
-        reason = status.error if status and status.error else f"it ended without a result; see {process.paths.stderr}"
-        self.outcome.failed[job.name] = reason
-        self.console.print(f"[red]failed[/]  {job.name}: ", end="")
-        self.console.print(reason, markup=False)
-
-
-def _ended(process: "submitit.Job[None]") -> bool:
-    """Whether a job is over; one of the debug executor is carried out by asking."""
-    if isinstance(process, submitit.DebugJob):
-        process.exception()
-        return True
-    return bool(process.done())
-
-
-def _show(progress: Progress, bar: TaskID, job: Job) -> None:
-    status = job.folder.status(job.task)
-    if status and status.steps:
-        progress.update(bar, completed=status.step, total=status.steps)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=console, transient=True)
-
-
-@contextmanager
-def _cancelled_on_exit(running: Sequence[tuple[Job, "submitit.Job[None]"]]) -> Iterator[None]:
-    """Ctrl-C ends the jobs too; each goes on from its last checkpoint at the next launch."""
-    try:
-        yield
-    finally:
-        for _, process in running:
-            process.cancel()

@@ -10,8 +10,9 @@ from repro.folder import PRETRAIN, RunFolder
 from repro.settings import load as load_run
 from slurm.graph import Graph, Job, Key, make_graph
 from slurm.job import Call, order_file
-from slurm.launch import Outcome, launch_here, submit
+from slurm.launch import Outcome, submit
 from slurm.ledger import REPORT, Ledger
+from slurm.local import launch_here
 from slurm.profile import Cluster
 from slurm.profile import load as load_cluster
 from slurm.snapshot import take
