@@ -12,7 +12,7 @@ from results.runs import find_runs
 from results.tables import render
 
 PLACE = Path(__file__).parents[1] / "results" / "reproduced"
-TASKS = {"h100-linear": "", "h100-knn": "knn"}
+TASKS = {"h100-linear": "", "h100-knn": "knn", "cpu-linear": "", "cpu-knn": "knn"}
 ROWS = {
     "h100": (
         "supervised",
@@ -26,15 +26,28 @@ ROWS = {
         "mocov2+ours-hp-rho1",
         "mocov2+ours-hp",
     ),
+    "cpu": (
+        "supervised",
+        *("mocov2", "mocov2+mscn", "mocov2+adios", "mocov2+ours-blur", "mocov2+ours-mean", "mocov2+ours-hp"),
+        "mocov2+ours-hp-no-masks",
+        *("simclr", "simclr+mscn", "simclr+adios", "simclr+ours-blur", "simclr+ours-mean", "simclr+ours-hp"),
+        *("simclr+ours-hp-rho1", "simclr+ours-hp-no-hard-negative"),
+    ),
 }
-"""Of the page's two tables, in their order; rows in italics are of untrained networks."""
-COMMITS = {"h100": "f998ef0", "untrained": "5ae5b94", "small": "5ae5b94", "small-untrained": "5ae5b94"}
+"""Of the page's tables, in their order; rows in italics are of untrained networks."""
+COMMITS = {
+    "h100": "f998ef0",
+    "cpu": "a69e1f2",
+    "untrained": "5ae5b94",
+    "small": "5ae5b94",
+    "small-untrained": "5ae5b94",
+}
 COMMITS |= {"small-rate-0.06": "916ea2d", "small-rate-0.015": "916ea2d"}
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_tables_follow_from_the_runs(name: str) -> None:
-    runs = find_runs([PLACE / "h100"])
+    runs = find_runs([PLACE / name.partition("-")[0]])
     table = render("table1", collect_runs(runs), runs=runs, only="ours", task=TASKS[name])
     assert markdown(table) == (PLACE / name / "table1.md").read_text()
     assert table.watermark.startswith("TINY MODE")
