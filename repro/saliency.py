@@ -190,7 +190,7 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
 
 
 def _without_head(resnet: nn.Module) -> nn.Module:
-    """A torchvision ResNet up to its last stage (released main_moco.py:288, `children()[:-2]`)."""
+    """A torchvision ResNet up to its last stage (released main_moco.py:288, `children()[:-2]`), batch norms folded."""
     return fold_batch_norm(nn.Sequential(*list(resnet.children())[:-2]))
 
 

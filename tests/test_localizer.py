@@ -59,6 +59,20 @@ def test_resnet50_sees_views_as_they_come() -> None:
     assert localizer(torch.zeros(1, 3, 224, 224)).shape == (1, 2048, 7, 7)
 
 
+def test_batch_norms_are_folded(lite: Localizer, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = get_model("resnet18", weights=None).state_dict()
+    save_backbone(tmp_path / "b.pth", state, arch="resnet18", input_filter="high_pass", run_id="x")
+    for localizer in (
+        lite,
+        build_localizer("resnet50", "random"),
+        build_localizer("checkpoint", str(tmp_path / "b.pth")),
+    ):
+        kinds = {type(module) for module in localizer.modules()}
+        assert any(issubclass(kind, nn.Conv2d) for kind in kinds)
+        assert not any(issubclass(kind, nn.BatchNorm2d) for kind in kinds)
+
+
 def test_a_localizer_stays_frozen_whatever_its_user_does(lite: Localizer) -> None:
     view = normalised(pixels(2, 64))
     before = {name: value.clone() for name, value in lite.state_dict().items()}
