@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from repro.run import Run, identity, plain
+from repro.identity import identity, plain
+from repro.run import Run
 
 
 def difference(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:

@@ -14,7 +14,8 @@ from repro.console import report
 from repro.difference import difference, flat
 from repro.errors import UserError
 from repro.folder import RunFolder
-from repro.run import Run, plain
+from repro.identity import plain
+from repro.run import Run
 from repro.settings import nested, parse_overrides
 
 if TYPE_CHECKING:

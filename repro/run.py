@@ -1,4 +1,4 @@
-"""Run: one frozen, typed description of an experiment, and the identity that follows from its content.
+"""Run: one frozen, typed description of an experiment; its id follows from its content (`repro.identity`).
 
 A `Run` is read from defaults, the settings of a method's row, a YAML file and `key.sub=value` overrides, in this
 order, and never changes afterwards. No torch is imported here: tables and launchers read runs too.
@@ -8,17 +8,15 @@ README). What the other frameworks do otherwise stands in `baselines/recipes.py`
 """
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
-from typing import Any
+from enum import StrEnum
 
 import yaml
 
 from repro.detection import Detection
 from repro.errors import UserError
 from repro.evaluation import Finetune, Knn, Logistic, Probe
+from repro.identity import added, digest, identity, outside_identity, plain
 from repro.limits import problems
 
 
@@ -119,23 +117,6 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
-
-
-def outside_identity(default: Any) -> Any:
-    """A field that says how or where a run is carried out, not what it is: it has no part in the run's id."""
-    factory = {"default_factory": default} if isinstance(default, type) else {"default": default}
-    return field(**factory, metadata={"identity": False})
-
-
-def added(default: Any, *, absent: Any) -> Any:
-    """A field that came after runs had been made.
-
-    Args:
-        default: what new runs get.
-        absent: what older runs, which lack the field, did. A run with this value keeps the id that it had before the
-            field existed. Never change it, also where `default` changes.
-    """
-    return field(default=default, metadata={"absent": absent})
 
 
 @dataclass(frozen=True)
@@ -358,12 +339,12 @@ class Run:
     @property
     def id(self) -> str:
         """Ten hex digits from the content of the run; equal for equal experiments, on any Python."""
-        return _digest(identity(self))
+        return digest(identity(self))
 
     @property
     def recipe(self) -> str:
         """Ten hex digits from the content of the run without its seed: runs of one recipe may be averaged."""
-        return _digest({name: value for name, value in identity(self).items() if name != "seed"})
+        return digest({name: value for name, value in identity(self).items() if name != "seed"})
 
     @property
     def folder(self) -> str:
@@ -406,35 +387,3 @@ class Run:
     def to_yaml(self) -> str:
         """The whole run, as `run.yaml` holds it."""
         return yaml.safe_dump(plain(self), sort_keys=False)
-
-
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def identity(value: Any) -> Any:
-    """The part of a run that its id is made of, as JSON values.
-
-    Every field counts with its value, so an id keeps its meaning when a default changes. Left out are fields that are
-    no part of the identity, fields added later that hold what older runs did (`added`), and a file's path where the
-    hash of its content is known.
-    """
-    if not dataclasses.is_dataclass(value):
-        return value.name if isinstance(value, Enum) else value
-    content = {}
-    for f in dataclasses.fields(value):
-        item = getattr(value, f.name)
-        absent = "absent" in f.metadata and item == f.metadata["absent"]
-        replaced = "unless" in f.metadata and getattr(value, f.metadata["unless"]) != ""
-        if f.metadata.get("identity", True) and not absent and not replaced:
-            # 1 and 1.0 are the same learning rate, but not the same JSON.
-            content[f.name] = float(item) if f.type is float else identity(item)
-    return content
-
-
-def plain(value: Any) -> Any:
-    """A dataclass as nested dictionaries of YAML's own types."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return value.name if isinstance(value, Enum) else value

@@ -19,11 +19,12 @@ from baselines.ablations import ABLATIONS as CHANGES
 from repro.contrastive import Queue
 from repro.errors import UserError
 from repro.folder import RunFolder
+from repro.identity import plain
 from repro.loading import TwoViews
 from repro.masking import high_pass
 from repro.pretrain import build_learner as build_core_learner
 from repro.pretrain import build_view_maker, open_data
-from repro.run import Precision, Run, plain
+from repro.run import Precision, Run
 from repro.settings import nested, read_yaml
 from repro.training import wrap_optimizer
 from results.published import published

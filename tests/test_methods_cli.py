@@ -10,7 +10,8 @@ from training_samples import refused, salmask, tiny
 from baselines import METHODS, TABLE1, TABLE3, resolve
 from repro.difference import difference
 from repro.folder import RunFolder
-from repro.run import Run, identity
+from repro.identity import identity
+from repro.run import Run
 from repro.settings import build
 
 row = cache(resolve)
