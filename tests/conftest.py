@@ -24,3 +24,12 @@ def nothing_of_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     """No data roots and no cluster profiles but those that a test makes."""
     monkeypatch.delenv("SALMASK_DATA", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def small_encoder() -> Iterator[None]:
+    """ADIOS on an encoder of two layers."""
+    from adios_samples import small_encoders
+
+    with small_encoders():
+        yield

@@ -18,6 +18,7 @@ from training_samples import (
     assert_same_training,
     files_below,
     make_training,
+    metrics,
     newest,
     pretrained,
     tiny,
@@ -27,7 +28,7 @@ from repro.checkpoint import load_backbone
 from repro.errors import UserError
 from repro.folder import RunFolder
 from repro.gallery import draw_gallery
-from repro.hooks import DivergenceError
+from repro.hooks import DivergenceError, RuntimeInfo
 from repro.loading import TwoViews
 from repro.preprocess import ViewMaker
 from repro.pretrain import build_view_maker, open_data
@@ -39,10 +40,6 @@ from repro.training import Bf16OptimWrapper, wrap_optimizer
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return pretrained(tmp_path_factory)
-
-
-def metrics(folder: RunFolder) -> list[dict[str, float]]:
-    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
 
 
 def fixed_batch(run: Run, count: int = 8) -> dict[str, Any]:
@@ -223,3 +220,24 @@ def test_metrics_are_written_every_so_many_steps(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [2, 4, 5, 7, 9, 10]  # every second one of an epoch, and its last
     assert len({row["images_per_second"] for row in rows}) == len(rows)  # each line of its own steps
     assert files_below(folder.checkpoints) == {"step_00000005.pth", "step_00000010.pth"}
+
+
+def test_the_log_of_a_training_does_not_wait_for_the_device_at_each_step() -> None:
+    class Hub:
+        def __init__(self) -> None:
+            self.told: list[tuple[str, float]] = []
+
+        def update_scalar(self, name: str, value: float) -> None:
+            self.told.append((name, value))
+
+    class Runner:
+        message_hub = Hub()
+        train_dataloader = range(5)
+
+    hook, runner = RuntimeInfo(2), Runner()
+    told = []
+    for position in range(5):
+        hook.after_train_iter(runner, position, None, {"loss": torch.tensor(float(position))})
+        told.append(len(runner.message_hub.told))
+    assert told == [0, 2, 2, 4, 5]  # the epoch's end hands on what is left
+    assert runner.message_hub.told == [("train/loss", float(n)) for n in range(5)]
