@@ -1,12 +1,17 @@
 """One thread for each process: tests are many small computations, on cores that others share."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that a test starts inherit it
+
+if TYPE_CHECKING:
+    from sweep_samples import FakeSlurm, Sweep
 
 from slurm_cluster import cluster  # noqa: F401 (one fixture for every module: one cluster for a session)
 
@@ -33,3 +38,33 @@ def small_encoder() -> Iterator[None]:
 
     with small_encoders():
         yield
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> "Sweep":
+    """A sweep of one run that has not begun."""
+    from sweep_samples import RUN, Sweep
+
+    made = Sweep(tmp_path / "runs" / "table1")
+    made.folder.prepare(RUN)
+    return made
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "FakeSlurm":
+    """The squeue, sacct and scancel on PATH."""
+    from sweep_samples import FakeSlurm
+
+    fake = FakeSlurm(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{fake.place}{os.pathsep}{os.environ['PATH']}")
+    return fake
+
+
+@pytest.fixture
+def runs(sweep: "Sweep", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder above the sweep; its parent is where the command is called."""
+    from sweep_samples import NOW
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    return tmp_path / "runs"

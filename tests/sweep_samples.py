@@ -1,0 +1,126 @@
+"""A sweep's folder to be filled, and a Slurm that says what a test has written down."""
+
+import json
+import socket
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from run_samples import RESULT
+from training_samples import tiny
+
+from repro.folder import RunFolder
+from repro.records import append
+from repro.run import Run
+from slurm.ledger import Ledger, Submission
+from slurm.queue import QueuedJob, Snapshot
+from slurm.status import Row, row
+
+NOW = 1_800_000_000.0
+RUN = tiny()
+HERE = socket.gethostname()
+ELSEWHERE = "node7"
+
+
+def iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+@dataclass
+class Sweep:
+    """A sweep's folder, to be filled."""
+
+    place: Path
+    run: Run = RUN
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.place)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder.of(self.run, self.place)
+
+    @property
+    def key(self) -> str:
+        return str(self.folder.path.relative_to(self.place))
+
+    def submitted(self, task: str = "pretrain", job: str = "812", **changes: Any) -> Submission:
+        """Put a job into the ledger, an hour ago."""
+        protocol = "" if task == "pretrain" else self.run.probe.protocol
+        entry = Submission(
+            **{
+                "submission": f"sweep-{task}-{job or 'none'}",
+                "executor": "slurm",
+                "cluster": "mine",
+                "run": self.run.id,
+                "folder": self.key,
+                "task": task,
+                "job": job,
+                "protocol": protocol,
+                "time": iso(NOW - 3600),
+                **changes,
+            }
+        )
+        self.ledger.intend([entry])
+        if job:
+            self.ledger.submitted([entry])
+        return entry
+
+    def says(self, state: str, *, age: float = 5.0, task: str = "pretrain", **changes: Any) -> None:
+        """Write a status, the last sign of life being so many seconds old."""
+        self.folder.prepare(self.run)
+        status = {"state": state, "task": task, "heartbeat": NOW - age, "host": ELSEWHERE, "pid": 1, **changes}
+        self.folder._status(task).write_text(json.dumps(status))
+
+    def measured(self, value: float = 61.5, **changes: Any) -> None:
+        rows = [
+            replace(
+                RESULT,
+                **{"run_id": self.run.id, "protocol": self.run.probe.protocol, "metric": m, "value": v, **changes},
+            )
+            for m, v in (("top5", 90.0), ("top1", value))
+        ]
+        append(self.folder.results, rows)
+
+    def row(self, queue: Snapshot, task: str = "pretrain", *, entry: bool = True) -> Row:
+        newest = self.ledger.newest().get((self.key, task)) if entry else None
+        return row(self.place, (self.key, task, newest), queue, NOW)
+
+
+def queue_of(state: str, reason: str = "", *, job: str = "812", start: float | None = -600.0, **more: Any) -> Snapshot:
+    """A queue with one job, times relative to now."""
+    times = {name: None if t is None else NOW + t for name, t in {"start": start, "end": more.pop("end", None)}.items()}
+    return Snapshot({job: QueuedJob(job, more.pop("name", "x"), state, reason, **times, nodes="n3", **more)})
+
+
+GONE = Snapshot()
+SILENT = Snapshot(trouble="squeue: slurm_load_jobs error: Unable to contact slurm controller")
+
+
+class FakeSlurm:
+    """squeue, sacct and scancel that print what a test has written, and keep what they were asked."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        place.mkdir()
+        for name in ("squeue", "sacct", "scancel"):
+            script = place / name
+            script.write_text(
+                f'#!/bin/sh\necho "{name} $*" >> {place}/calls\n'
+                f"[ -e {place}/{name}.err ] && {{ cat {place}/{name}.err >&2; exit 1; }}\n"
+                f'[ "$SLURM_TIME_FORMAT" = %s ] || exit 3\ncat {place}/{name}.out 2>/dev/null; exit 0\n'
+            )
+            script.chmod(0o755)
+
+    def says(self, command: str, *lines: str) -> None:
+        (self.place / f"{command}.out").write_text("".join(line + "\n" for line in lines))
+
+    def fails(self, command: str, message: str) -> None:
+        (self.place / f"{command}.err").write_text(message + "\n")
+
+    @property
+    def calls(self) -> list[str]:
+        log = self.place / "calls"
+        return log.read_text().splitlines() if log.exists() else []

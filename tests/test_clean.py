@@ -1,0 +1,94 @@
+"""`salmask clean`: what nobody needs, and no result."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from sweep_samples import GONE, NOW, SILENT, FakeSlurm, Sweep, queue_of
+from training_samples import files_below, refused, salmask
+
+from slurm import clean
+from slurm.clean import leftovers
+from slurm.queue import Snapshot
+
+
+def make_leftovers(sweep: Sweep) -> None:
+    """A finished run with everything that there is."""
+    for task, job in (("pretrain", "812"), ("linear", "813")):
+        entry = sweep.submitted(task, job)
+        (sweep.ledger.logs / entry.submission).mkdir(parents=True)
+        entry.log(sweep.place).write_text("x" * 10)
+        (sweep.ledger.logs / entry.submission / f"{job}_submission.sh").write_text("PYTHONPATH=/x/code/abc123")
+    sweep.says("done")
+    sweep.says("done", task="linear")
+    sweep.folder.backbone.write_bytes(b"weights")
+    sweep.measured()
+    sweep.folder.metrics.write_text("{}\n")
+    for name in ("checkpoints/step_1.pth", "probes/x-linear/checkpoints/step_2.pth", "features/y.npy", ".lock"):
+        (sweep.folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (sweep.folder.path / name).write_bytes(b"x" * 1000)
+    (sweep.folder.path / "probes/x-linear/metrics.jsonl").write_text("{}\n")
+    (sweep.folder.path / ".run.yaml.abcd_123").write_text("torn")
+    os.utime(sweep.folder.path / ".run.yaml.abcd_123", (NOW - 9999, NOW - 9999))
+    (sweep.place / "code" / "abc123").mkdir(parents=True)
+    (sweep.place / "code" / "abc123" / "x.py").write_text("1")
+    (sweep.place / "code" / "abc123.diff").write_text("difference")
+
+
+KEPT = {"run.yaml", "status.json", "status-linear.json", "backbone.pth", "results.jsonl", "metrics.jsonl"} | {
+    "probes/x-linear/metrics.jsonl"
+}
+
+
+def test_cleaning_takes_what_nobody_needs_and_no_result(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    make_leftovers(sweep)
+    before = files_below(sweep.place)
+    told = salmask("clean", "table1", "--dry-run")
+    assert told.out.splitlines()[-1].startswith("would remove 8 things, ")
+    assert files_below(sweep.place) == before
+    ended = json.loads(salmask("clean", "table1", "--json").out)
+    assert (ended["removed"], sum(item["bytes"] for item in ended["found"])) == (True, 3 * 1000 + 1000 + 4 + 1 + 2 * 35)
+    assert files_below(sweep.folder.path) == KEPT
+    assert files_below(sweep.place / "code") == {"abc123.diff"}
+    assert json.loads(salmask("clean", "table1", "--json").out)["found"] == []
+    assert {job["state"] for job in json.loads(salmask("status", "table1", "--json").out)["jobs"]} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("queue", "kept"),
+    [
+        (queue_of("RUNNING", job="813"), {"checkpoints", "probes", "features", ".lock", "code", "logs-813"}),
+        (SILENT, {"checkpoints", "probes", "features", ".lock", "code", "logs-812", "logs-813"}),
+        (GONE, {"probes", "features", ".lock", "logs-813"}),  # it can go on from its checkpoints
+    ],
+)
+def test_cleaning_leaves_alone_what_a_job_may_still_use(
+    sweep: Sweep, runs: Path, queue: Snapshot, kept: set[str]
+) -> None:
+    make_leftovers(sweep)
+    sweep.folder.results.unlink()  # the probe is not done
+    sweep.says("running", task="linear", age=9999)
+    found = {str(item.path.relative_to(sweep.place)) for item in leftovers(sweep.ledger, queue)}
+    names = {
+        "checkpoints": f"{sweep.key}/checkpoints",
+        "probes": f"{sweep.key}/probes/x-linear/checkpoints",
+        "features": f"{sweep.key}/features",
+        ".lock": f"{sweep.key}/.lock",
+        "code": "code/abc123",
+        "logs-812": "logs/sweep-pretrain-812",
+        "logs-813": "logs/sweep-linear-813",
+    }
+    assert {name for name, path in names.items() if path not in found} == kept
+
+
+def test_what_cannot_be_removed_is_one_line(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_leftovers(sweep)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(clean.shutil, "rmtree", refuse)
+    assert refused("clean", "table1").endswith("Permission denied; mend: its permissions")

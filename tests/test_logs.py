@@ -1,0 +1,87 @@
+"""`salmask logs`: whose they are, and following them."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_samples import NOW, FakeSlurm, Sweep
+from training_samples import refused, salmask
+
+from slurm import logs
+from slurm.logs import follow, last_line, log_files
+
+
+def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs: Path) -> None:
+    assert refused("logs", "mocov2/s0").endswith("has printed nothing yet; mend: salmask status runs/table1")
+    own = sweep.folder.logs / "20260101" / "x.log"
+    own.parent.mkdir(parents=True)
+    own.write_text("by hand\n")
+    assert log_files(sweep.ledger, sweep.key) == [own]
+    first, second = sweep.submitted(job="812"), sweep.submitted(job="820", submission="second")
+    for entry, text in ((first, "old\n"), (second, "one\ntwo\nthree\n")):
+        for stream in ("err", "out"):
+            path = entry.log(sweep.place, stream)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text if stream == "err" else "submitit INFO\n")
+    sweep.submitted(job="830", submission="third")  # waits, and has printed nothing
+    ended = salmask("logs", "mocov2/s0", "-n", "2")
+    assert ended.out.splitlines() == [
+        f"==> {second.log(Path('runs/table1'), 'err')} <==",
+        "two",
+        "three",
+        f"==> {second.log(Path('runs/table1'), 'out')} <==",
+        "submitit INFO",
+    ]
+
+
+def test_following_asks_slurm_seldom_and_ends_with_the_job(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = sweep.submitted().log(sweep.place, "err")
+    log.parent.mkdir(parents=True)
+    log.write_text("one\n")
+    sweep.says("running", step=30, steps=100)
+    slurm.says("squeue", f"812|x|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
+    clock, sleep = [0.0], time.sleep
+
+    def wait(seconds: float) -> None:
+        if seconds < logs.POLL_SECONDS:  # subprocess waits for the end of its process
+            sleep(seconds)
+            return
+        clock[0] += seconds
+        if clock[0] == 11:
+            log.write_text("one\ntwo\n")
+            sweep.folder.backbone.touch()
+
+    monkeypatch.setattr(time, "sleep", wait)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    ended = salmask("logs", "mocov2/s0", "-f")
+    assert (ended.code, clock[0], len(slurm.calls)) == (0, 15.0, 3)  # at 0, 5 and 10 s; at 15 s it is done
+    assert ended.out.splitlines()[1:] == ["one", "two"]
+
+
+def test_following_goes_on_across_requeues_and_resubmissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "POLL_SECONDS", 0)
+    first, second = tmp_path / "1_0_log.err", tmp_path / "2_0_log.err"
+    first.write_text("a\nb\nhalf")
+    now: dict[str, Any] = {"files": [first], "over": False}
+    told = follow(lambda: now["files"], 1, ended=lambda: now["over"])
+    assert next(told) == (first, "b\n")  # half a line is not told yet
+    with first.open("a") as file:
+        file.write(" done\nrequeued\n")  # Slurm appends
+    assert next(told) == (first, "half done\nrequeued\n")
+    second.write_text("anew\n1\n2\n3\n")
+    now["files"] = [second]
+    assert next(told) == (second, "anew\n1\n2\n3\n")
+    second.write_text("x")  # begun anew
+    now["over"] = True
+    assert next(told) == (second, "x\n")
+    assert next(told, None) is None
+
+
+def test_the_last_line_is_not_submitits(tmp_path: Path) -> None:
+    log = tmp_path / "x.err"
+    assert last_line(log) == ""
+    log.write_text("x" * 9000 + "\nValueError: no\n\nsubmitit WARNING (2026) - Bypassing signal SIGTERM\n")
+    assert last_line(log) == "ValueError: no"

@@ -1,0 +1,84 @@
+"""What is read off squeue and sacct, and how seldom they are asked."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
+
+from slurm.queue import QueuedJob, expand, parse_sacct, parse_squeue, snapshot
+
+LONG = "aaaaaaaaaabbbbbbbbbbccccccccccdddddddddd-linear-5f0c3a9e"
+
+
+def test_a_line_of_squeue_is_a_job() -> None:
+    (job,) = parse_squeue(f"812_3|{LONG}|RUNNING|None|1795396320|1795396420|n[1-2]|gpu|2|\n")
+    assert job == QueuedJob("812_3", LONG, "RUNNING", "", 1795396320.0, 1795396420.0, "n[1-2]", "gpu", 2)
+    (job,) = parse_squeue("9|x|PENDING|Priority|N/A|NONE||gpu|0|")
+    assert (job.waiting, job.live, job.start, job.end, job.reason) == (True, True, None, None, "Priority")
+    for line in ("", "slurm_load_jobs error", "1|2|3"):
+        assert list(parse_squeue(line)) == []
+
+
+def test_a_line_of_sacct_is_how_a_job_ended() -> None:
+    (job,) = parse_sacct("812|x|CANCELLED by 0|0:0|1795396320|1795396420|n1|gpu")
+    assert (job.state, job.reason, job.live, job.end) == ("CANCELLED", "by 0", False, 1795396420.0)
+    (job,) = parse_sacct("812|x|FAILED|0:9|1|Unknown|n1|gpu")
+    assert (job.state, job.reason, job.end) == ("FAILED", "signal 9", None)
+    (job,) = parse_sacct("812|x|FAILED|2:0|1|2|n1|gpu")
+    assert job.reason == "exit 2"
+
+
+def test_arrays_are_written_out() -> None:
+    assert expand("812") == ["812"]
+    assert expand("812_[0-2,7%2]") == ["812_0", "812_1", "812_2", "812_7"]
+    assert expand("812_[0-2,...]") == ["812_[0-2,...]"]
+    assert [job.job for job in parse_sacct("8_[1-2]|x|PENDING|0:0|Unknown|Unknown||gpu")] == ["8_1", "8_2"]
+
+
+def test_the_queue_is_asked_once_and_accounting_only_for_what_has_left_it(slurm: FakeSlurm) -> None:
+    slurm.says("squeue", "812_0|x|RUNNING|None|1|N/A|n1|gpu|0|")
+    slurm.says("sacct", "811|x|TIMEOUT|0:0|1|2|n1|gpu", "812_0|x|FAILED|0:0|1|2|n1|gpu")
+    found = snapshot(["812_0"])
+    assert (len(slurm.calls), found.jobs["812_0"].state) == (1, "RUNNING")
+    found = snapshot(["812_0", "811", "812_1", "812_2"])
+    assert [call.split()[0] for call in slurm.calls[1:]] == ["squeue", "sacct"]
+    assert "--jobs=811,812 " in slurm.calls[-1]
+    assert (found.jobs["811"].state, found.accounting) == ("TIMEOUT", True)
+    assert found.jobs["812_0"].state == "RUNNING"  # squeue is nearer to the truth
+
+
+def test_without_accounting_there_is_squeue_alone(slurm: FakeSlurm) -> None:
+    slurm.says("squeue", "812|x|PENDING|Priority|N/A|N/A||gpu|0|")
+    slurm.fails("sacct", "Slurm accounting storage is disabled")
+    found = snapshot(["811", "812"])
+    assert (found.accounting, found.trouble, set(found.jobs)) == (False, "", {"812"})
+
+
+def test_a_queue_that_does_not_answer_is_trouble_and_not_empty(slurm: FakeSlurm, sweep: Sweep) -> None:
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    found = snapshot(["811"])
+    assert found.trouble == "squeue: slurm_load_jobs error: Unable to contact slurm controller"
+    assert slurm.calls == [slurm.calls[0]]
+    assert found.live(sweep.submitted()) is None
+
+
+def test_where_there_is_no_slurm_nothing_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert snapshot(["811"]).trouble == "there is no squeue on this machine"
+
+
+def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
+    name = "table1-linear-5f0c3a9e"
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name])
+    try:
+        local = {"executor": "local", "submission": name, "host": HERE}
+        assert GONE.live(sweep.submitted(job=str(process.pid), **local)) is True
+        # The same id, given to another process since.
+        assert GONE.live(sweep.submitted(job=str(process.pid), **{**local, "submission": "older"})) is False
+        assert GONE.live(sweep.submitted(job=str(process.pid), **{**local, "host": ELSEWHERE})) is None
+    finally:
+        process.kill()
+        process.wait()
+    assert GONE.live(sweep.submitted(job=str(process.pid), **local)) is False

@@ -1,0 +1,60 @@
+"""`salmask retry`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_samples import FakeSlurm, Sweep
+from training_samples import refused, salmask, tiny
+
+from slurm import retry
+from slurm.graph import Graph
+from slurm.launch import Outcome
+
+
+@pytest.fixture
+def relaunched(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[str, str]]]:
+    """What would have been handed over: (method and seed, task)."""
+    graphs: list[set[tuple[str, str]]] = []
+
+    def submit(graph: Graph, *_: Any) -> Outcome:
+        graphs.append({(f"s{job.run.seed}", job.task) for job in graph.jobs})
+        return Outcome()
+
+    monkeypatch.setattr(retry, "submit", submit)
+    monkeypatch.setattr(retry, "take", lambda *_, **__: None)
+    return graphs
+
+
+def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, relaunched: list[set[tuple[str, str]]]
+) -> None:
+    assert salmask("retry", "table1", "--failed").out == "nothing to retry\n"
+    failed, cancelled, fine = (Sweep(sweep.place, tiny(changes={"seed": seed})) for seed in (1, 2, 3))
+    for index, one in enumerate((failed, cancelled, fine)):
+        one.folder.prepare(one.run)
+        one.submitted(job=f"812_{index}", cluster="slurm")
+        one.submitted("linear", job=f"813_{index}", after=(f"812_{index}",), cluster="slurm")
+    fine.folder.backbone.touch()
+    failed.says("failed", error="no root")
+    slurm.says("squeue", "813_2|x|RUNNING|None|1|N/A|n1|gpu|0|")
+    slurm.says(
+        "sacct",
+        "812_1|x|CANCELLED by 0|0:0|1|2|n1|gpu",
+        "813_0|x|CANCELLED|0:0|Unknown|2||gpu",
+        "813_1|x|CANCELLED by 0|0:0|1|2||gpu",
+    )
+    shown = salmask("retry", "table1", "--failed", "--dry-run").out.splitlines()
+    assert shown == ["pretrain mocov2 s1: failed, no root"]
+    assert relaunched == []
+    assert salmask("retry", "table1", "--failed").code == 0
+    assert relaunched.pop() == {("s1", "pretrain"), ("s1", "linear")}
+    assert salmask("retry", "table1").code == 0
+    assert relaunched.pop() >= {("s1", "pretrain"), ("s1", "linear"), ("s2", "pretrain"), ("s2", "linear")}
+    slurm.fails("squeue", "down")
+    assert refused("retry", "table1").startswith("what became of the jobs cannot be known: squeue: down; mend: later")
+
+
+def test_retry_names_the_profile_that_it_cannot_find(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    sweep.submitted(cluster="nowhere")
+    assert refused("retry", "table1").endswith("or name the profile that the sweep was launched by: --cluster FILE")

@@ -1,0 +1,99 @@
+"""`salmask status`: several sweeps, watching, and the names of sweeps and runs."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from sweep_samples import NOW, RUN, FakeSlurm, Sweep
+from training_samples import refused, salmask, tiny
+
+from slurm.places import find_place
+
+
+def test_status_of_several_sweeps_takes_one_look_at_the_queue(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    sweep.submitted(job="812_0")
+    sweep.says("running", step=30, steps=100)
+    other = Sweep(runs / "table2", tiny(changes={"seed": 1}))
+    other.submitted(job="700")
+    slurm.says("squeue", f"812_0|x|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
+    slurm.says("sacct", f"700|x|TIMEOUT|0:0|1|{NOW - 9:.0f}|n1|gpu")
+    told = json.loads(salmask("status", "--json").out)
+    assert [call.split()[0] for call in slurm.calls] == ["squeue", "sacct"]
+    assert [one["sweep"] for one in told] == ["table1", "table2"]
+    assert [one["counts"] for one in told] == [{"running": 1}, {"died": 1}]
+    assert told[0]["jobs"][0]["run"] == "mocov2 s0"
+    one = json.loads(salmask("status", "table1", "--json").out)
+    assert (one["folder"], one["trouble"]) == ("runs/table1", "")
+    assert [call.split()[0] for call in slurm.calls[2:]] == ["squeue"]
+    shown = salmask("status", "table2").out
+    assert "runs/table2: 1 died" in shown
+    assert "never said a word, Slurm says TIMEOUT" in shown
+
+
+def test_status_without_a_launcher_asks_no_scheduler(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    sweep.says("running", step=25, steps=100)
+    shown = salmask("status").out
+    assert "runs/table1: 1 running" in shown
+    assert "25 % (25/100)" in shown
+    assert slurm.calls == []
+
+
+def test_a_colleagues_sweep_is_looked_up_among_the_colleagues_jobs(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.submitted()
+    monkeypatch.setattr(Path, "owner", lambda path: "ada")
+    salmask("status", "table1")
+    assert "--user=ada" in slurm.calls[0].split()
+
+
+def test_the_doctor_of_a_cluster_needs_one(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert refused("doctor", "--cluster", "slurm") == (
+        "there is no squeue on this machine; mend: call this on a login node of the cluster"
+    )
+    assert refused("doctor", "--cluster", "local").endswith("mend: salmask doctor, without --cluster")
+
+
+def test_watching_ends_when_nothing_is_under_way(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.submitted()
+    sweep.says("running", step=30, steps=100)
+    slurm.says("squeue", f"812|x|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
+    waited = []
+    sleep = time.sleep
+
+    def finish(seconds: float) -> None:
+        if seconds < 1:  # subprocess waits for the end of its process
+            sleep(seconds)
+            return
+        waited.append(seconds)
+        if len(waited) == 2:
+            sweep.folder.backbone.touch()
+
+    monkeypatch.setattr(time, "sleep", finish)
+    ended = salmask("status", "table1", "--watch", "--every", "7")
+    assert (ended.code, waited) == (0, [7.0, 7.0])
+    assert "1 done" in ended.out
+    assert refused("status", "table1", "--watch", "--json").startswith("--watch and --json exclude each other")
+
+
+@pytest.mark.parametrize("word", ["table1", "runs/table1", "mocov2/s0", "RUN", "table1/mocov2/s0", "ID", "runs/RUN"])
+def test_sweeps_and_runs_have_several_names(sweep: Sweep, runs: Path, word: str) -> None:
+    word = word.replace("runs/RUN", f"runs/table1/{sweep.key}").replace("RUN", sweep.key).replace("ID", RUN.id[:5])
+    found = find_place(word)
+    assert found.sweep.resolve() == sweep.place
+    assert found.folder == ("" if word.endswith("table1") else sweep.key)
+
+
+def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Path) -> None:
+    assert refused("status", "tabel1") == "no sweep or run 'tabel1'; did you mean 'table1'? known: table1"
+    second = Sweep(runs / "table2")
+    second.folder.prepare(RUN)
+    assert refused("logs", RUN.id[:6]).startswith(f"'{RUN.id[:6]}' names 2 runs; mend: one of runs/table1/mocov2/s0-")
+    (runs.parent / "elsewhere").mkdir()
+    os.chdir(runs.parent / "elsewhere")
+    assert refused("status") == "there are no sweeps in runs; mend: salmask sweep first, or name a folder"
