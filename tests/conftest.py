@@ -68,3 +68,19 @@ def runs(sweep: "Sweep", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "time", lambda: NOW)
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def voc_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes in VOC's layout; to be read only."""
+    from detection_samples import scenes_as
+
+    return scenes_as("voc", tmp_path_factory.mktemp("data") / "voc")
+
+
+@pytest.fixture(scope="session")
+def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes in COCO's layout; to be read only."""
+    from detection_samples import scenes_as
+
+    return scenes_as("coco", tmp_path_factory.mktemp("data") / "coco")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from training_samples import CPU, TINY, tiny, with_random_backbone
 
-from repro.detection import VOC
+from repro.detection import VOC, Detection
 from repro.folder import RunFolder
 from repro.run import Run
 from repro.scenes import Scenes
@@ -15,7 +15,13 @@ from repro.scenes_export import write_coco, write_voc
 
 pytest.importorskip("detectron2")
 
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+from torchvision.models import get_model
+
 from downstream.detection import DetectionTask, quiet_detectron2
+from downstream.detection_config import Scaling, build_config
 from downstream.detection_data import DetectionData, open_coco, open_voc
 from downstream.detection_training import Trial
 from repro.checkpoint import Backbone, load_backbone
@@ -57,3 +63,33 @@ def planned(run: Run, folder: RunFolder, data: DetectionData, task: str = VOC) -
     backbone = load_backbone(folder.backbone)
     with quiet_detectron2():
         return DetectionTask(task).plan(run, folder, backbone, data, CPU)[0], backbone
+
+
+def config(
+    settings: Detection | None = None, *, arch: str = "resnet50", schedule: str = "voc_24k", devices: int = 8
+) -> tuple[CfgNode, Scaling]:
+    return build_config(
+        settings or Detection(),
+        schedule=schedule,
+        arch=arch,
+        classes=20,
+        mask_format="polygon",
+        devices=devices,
+        device="cpu",
+    )
+
+
+def backbone_of(arch: str, input_filter: str = "none") -> Backbone:
+    """Random weights with running statistics that are none of the defaults."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = get_model(arch, weights=None)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.8, 1.2)
+                nn.init.normal_(module.bias, 0, 0.1)
+                nn.init.normal_(module.running_mean, 0, 0.1)
+                nn.init.uniform_(module.running_var, 0.7, 1.3)
+    width = network.fc.in_features
+    network.fc = nn.Identity()
+    return Backbone(network, arch, input_filter, width, "run")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from detection_samples import SETTINGS, data_of, planned, prepared, scenes_as
+from detection_samples import SETTINGS, data_of, planned, prepared
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import GeneralizedRCNN
 from training_samples import CPU, assert_same, refused, salmask, with_random_backbone
@@ -34,11 +34,6 @@ from results.collect import collect
 from results.tables import render
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def voc_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return scenes_as("voc", tmp_path_factory.mktemp("data") / "voc")
 
 
 def begin(trial: Trial, backbone: Backbone) -> GeneralizedRCNN:

@@ -1,0 +1,128 @@
+"""The detectors' settings: MoCo's recipes, schedules for any number of devices, the protocols' names."""
+
+from dataclasses import replace
+
+import pytest
+from detection_samples import config
+from training_samples import tiny
+
+from downstream.detection_config import batch_on
+from repro.detection import COCO, VOC, Detection, DetectionHead, without_batch
+from repro.errors import UserError
+from repro.evaluation import Evaluation
+from repro.records import Result
+from repro.saliency import IMAGENET_MEAN, IMAGENET_STD
+
+
+def test_voc_is_mocos_recipe_to_the_letter() -> None:
+    """MoCo detection/configs: Base-RCNN-C4-BN, pascal_voc_R_50_C4_24k, and its _moco, on 8 GPUs."""
+    cfg, _ = config()
+    model, solver, given = cfg.MODEL, cfg.SOLVER, cfg.INPUT
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (16, 0.02, 24000)
+    assert tuple(solver.STEPS) == (18000, 22000)
+    assert (solver.WARMUP_ITERS, solver.WARMUP_FACTOR, solver.WARMUP_METHOD) == (100, 0.001, "linear")
+    assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM, solver.GAMMA) == (0.9, 1e-4, 0.0, 0.1)
+    assert solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
+    assert tuple(given.MIN_SIZE_TRAIN) == tuple(range(480, 801, 32))
+    assert (given.MIN_SIZE_TEST, given.MAX_SIZE_TRAIN, given.MAX_SIZE_TEST, given.FORMAT) == (800, 1333, 1333, "RGB")
+    assert pytest.approx([255 * value for value in IMAGENET_MEAN]) == model.PIXEL_MEAN
+    assert pytest.approx([255 * value for value in IMAGENET_STD]) == model.PIXEL_STD
+    assert (model.BACKBONE.FREEZE_AT, model.RESNETS.STRIDE_IN_1X1, model.RESNETS.NORM) == (0, False, "naiveSyncBN")
+    assert (model.RPN.PRE_NMS_TOPK_TRAIN, model.RPN.POST_NMS_TOPK_TRAIN) == (12000, 2000)
+    assert (model.RPN.PRE_NMS_TOPK_TEST, model.RPN.POST_NMS_TOPK_TEST, model.RPN.BATCH_SIZE_PER_IMAGE) == (
+        6000,
+        1000,
+        256,
+    )
+    assert (model.ROI_HEADS.BATCH_SIZE_PER_IMAGE, model.ROI_HEADS.IOU_THRESHOLDS, model.ROI_HEADS.NUM_CLASSES) == (
+        512,
+        [0.5],
+        20,
+    )
+    assert (model.ROI_HEADS.SCORE_THRESH_TEST, model.ROI_HEADS.NMS_THRESH_TEST) == (0.05, 0.5)
+    assert model.ANCHOR_GENERATOR.SIZES == [[32, 64, 128, 256, 512]]
+    assert (model.ROI_BOX_HEAD.POOLER_TYPE, model.ROI_BOX_HEAD.POOLER_RESOLUTION) == ("ROIAlignV2", 14)
+    assert (cfg.TEST.PRECISE_BN.ENABLED, cfg.TEST.PRECISE_BN.NUM_ITER) == (True, 200)
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 100
+    assert not model.MASK_ON
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "iterations"), [("1x", (60000, 80000), 90000), ("2x", (120000, 160000), 180000)]
+)
+def test_coco_is_mask_rcnn_on_both_schedules(schedule: str, steps: tuple[int, int], iterations: int) -> None:
+    cfg, _ = config(schedule=f"coco_{schedule}")
+    assert (tuple(cfg.SOLVER.STEPS), cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (steps, iterations, 1000)
+    assert tuple(cfg.INPUT.MIN_SIZE_TRAIN) == tuple(range(640, 801, 32))
+    assert cfg.MODEL.MASK_ON
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch", "lr", "iterations", "warmup", "steps", "norm"),
+    [
+        (1, 2, 0.0025, 192000, 800, (144000, 176000), "BN"),
+        (4, 8, 0.01, 48000, 200, (36000, 44000), "naiveSyncBN"),
+        (8, 16, 0.02, 24000, 100, (18000, 22000), "naiveSyncBN"),
+        (16, 16, 0.02, 24000, 100, (18000, 22000), "naiveSyncBN"),
+    ],
+)
+def test_schedules_scale_linearly_to_the_devices(
+    devices: int, batch: int, lr: float, iterations: int, warmup: int, steps: tuple[int, int], norm: str
+) -> None:
+    cfg, scaling = config(devices=devices)
+    solver = cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.MAX_ITER, solver.WARMUP_ITERS, tuple(solver.STEPS)) == (
+        batch,
+        iterations,
+        warmup,
+        steps,
+    )
+    assert pytest.approx(lr) == solver.BASE_LR
+    assert f"batch {batch} (reference 16)" in str(scaling)
+    assert norm == cfg.MODEL.RESNETS.NORM
+
+
+def test_a_short_schedule_keeps_its_shape() -> None:
+    cfg, scaling = config(Detection(iterations=240, batch=4, base_lr=0.04, min_size=96, rois=16), devices=1)
+    assert (scaling.batch, scaling.iterations, scaling.warmup, scaling.steps) == (4, 240, 24, (180, 220))
+    assert scaling.lr == pytest.approx(0.01)
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE) == (96, 16)
+    assert cfg.TEST.PRECISE_BN.NUM_ITER == 200
+    assert config(Detection(iterations=1), devices=1)[1].steps == (0,)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused() -> None:
+    with pytest.raises(UserError, match=r"batch of 16 cannot be shared by 3 .*detection.batch=18"):
+        batch_on(Detection(batch=16), 3)
+
+
+def test_protocols_name_every_departure() -> None:
+    assert Detection().protocol(VOC) == "voc-frcnn-c4-24k-v1"
+    assert Detection().protocol(VOC, 16) == "voc-frcnn-c4-24k-v1"
+    assert Detection(coco_schedule="1x", head=DetectionHead.fpn).protocol(COCO, 8) == "coco-mrcnn-fpn-1x-v1[batch=8]"
+    tiny_one = Detection(trials=2, iterations=60, min_size=96, rois=16, base_lr=0.04, high_pass_input=True)
+    name = "voc-frcnn-c4-24k-v1[batch=2,iterations=60,base_lr=0.04,min_size=96,rois=16,high_pass_input=1,trials=2]"
+    assert tiny_one.protocol(VOC, 2) == name
+    assert without_batch(name) == tiny_one.protocol(VOC)
+    assert without_batch("coco-mrcnn-c4-2x-v1[batch=2]") == Detection().protocol(COCO)
+    assert Detection(trials=5).protocol(VOC) == Detection().protocol(VOC)
+    assert Detection(trials=5).protocol(COCO).endswith("[trials=5]")
+    assert tiny_one.departures() == ("detection of 60 iterations, 96 px, 16 regions",)
+    assert Detection(batch=2).departures() == ()
+
+
+def test_a_result_on_any_number_of_devices_counts_unless_the_batch_is_asked_for() -> None:
+    run = tiny()
+    row = Result(
+        **dict.fromkeys(("recipe", "sweep", "method", "framework", "strategy", "fidelity", "scale", "commit"), ""),
+        **{"run_id": run.id, "seed": 0, "task": VOC, "dataset": "scenes", "split": "test", "metric": "bbox_AP"},
+        **{"protocol": "voc-frcnn-c4-24k-v1[batch=2]", "value": 1.0, "dirty": False, "device": "", "duration_s": 1.0},
+        started="2026-11-22T10:00:00+00:00",
+    )
+    one = Evaluation.parse(VOC, run)
+    assert one == Evaluation(VOC, "scenes")
+    assert one.recorded(run, [row]) == [row]
+    assert one.recorded(replace(run, detection=Detection(batch=2)), [row]) == [row]
+    assert one.recorded(replace(run, detection=Detection(batch=16)), [row]) == []
+    assert one.recorded(replace(run, detection=Detection(trials=1)), [row]) == []
+    assert Evaluation.parse(VOC, tiny(changes={"data.dataset": "imagenet100"})) == Evaluation(VOC, VOC)
