@@ -15,8 +15,8 @@ from rich.table import Column, Table
 from repro.datasets import DATASETS, Dataset, find
 from repro.errors import UserError
 from repro.roots import RootNotSetError, find_root, how_to_set_root, new_root
-from repro.verify import Report
 from repro.verify import verify as verify_dataset
+from repro.verify_report import Report
 
 app = typer.Typer(no_args_is_help=True, help="List, verify and prepare data sets.")
 
