@@ -70,6 +70,15 @@ def runs(sweep: "Sweep", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     return tmp_path / "runs"
 
 
+@pytest.fixture
+def miniatures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small copies of Caltech-101 and Flowers-102 pass for the real ones."""
+    from transfer_samples import recognise_miniatures
+
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    recognise_miniatures(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def voc_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes in VOC's layout; to be read only."""

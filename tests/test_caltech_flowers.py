@@ -1,41 +1,31 @@
+"""Caltech-101 and Flowers-102: parts, the splits of the protocols, wrong roots, `salmask data verify`."""
+
 import io
-import tarfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from transfer_samples import (
-    CALTECH,
     FLOWERS,
     KINDS,
     caltech_images,
-    caltech_zip,
-    flower_archives,
     flower_files,
     make_caltech,
     make_flowers,
-    recognise_miniatures,
-    tar_gz,
 )
 from typer.testing import CliRunner
 
-from repro import archives, caltech, flowers
-from repro.caltech import prepare_caltech101
+from repro import caltech, flowers
 from repro.data_cli import app
 from repro.datasets import DATASETS, open_images
 from repro.errors import UserError
-from repro.flowers import eighty_ten_ten, official, prepare_flowers102
+from repro.flowers import eighty_ten_ten, official
 from repro.run import Scenes
 from repro.subsets import Subset, apportion, divide, join, share_of, sizes
 from repro.verify import verify
 
-
-@pytest.fixture(autouse=True)
-def miniatures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    recognise_miniatures(monkeypatch)
+pytestmark = pytest.mark.usefixtures("miniatures")
 
 
 @pytest.fixture(scope="module")
@@ -271,144 +261,3 @@ def test_the_verify_command_prints_their_parts(flowers_root: Path) -> None:
     assert ended.exit_code == 0, ended.output
     assert all(f" {split} " in ended.stdout for split in ("train", "val", "test"))
     assert "no problems; every image decoded" in ended.stdout
-
-
-# data prepare
-
-
-@pytest.fixture
-def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    made = {"caltech-101.zip": caltech_zip(), **flower_archives()}
-    recognise_miniatures(monkeypatch, made)
-    (tmp_path / "downloads").mkdir()
-    for name, content in made.items():
-        (tmp_path / "downloads" / name).write_bytes(content)
-    return tmp_path / "downloads"
-
-
-def test_prepare_unpacks_what_then_verifies(downloads: Path, tmp_path: Path) -> None:
-    for name, base in (("caltech101", "caltech101/101_ObjectCategories"), ("flowers102", "flowers-102/jpg")):
-        root = tmp_path / name / "root"
-        arguments = ["prepare", name, "--from", str(downloads), "--root", str(root)]
-        ended = CliRunner().invoke(app, arguments)
-        assert ended.exit_code == 0, ended.output
-        assert f"{name}: ready in {root}" in ended.stdout
-        assert verify(name, root, workers=1).ok
-        assert [path for path in root.rglob(".*") if path.name != ".salmask-prepare.lock"] == []
-        stamps = {path: path.stat().st_mtime_ns for path in (root / base).rglob("*")}
-        assert CliRunner().invoke(app, arguments).exit_code == 0
-        assert {path: path.stat().st_mtime_ns for path in (root / base).rglob("*")} == stamps
-
-
-def test_archives_may_be_named_one_by_one(downloads: Path, tmp_path: Path) -> None:
-    files = [downloads / name for name in ("102flowers.tgz", "imagelabels.mat", "setid.mat")]
-    prepare_flowers102(files, tmp_path / "a")
-    assert len(official(tmp_path / "a")[2]) == 180
-    with pytest.raises(UserError, match=r"102flowers\.tgz missing; download from https://www\.robots\.ox\.ac\.uk"):
-        prepare_flowers102(files[1:], tmp_path / "b")
-    assert not (tmp_path / "b" / "flowers-102").exists()
-    with pytest.raises(UserError, match=r"none\.zip: no such file or folder"):
-        prepare_caltech101([tmp_path / "none.zip"], tmp_path / "c")
-
-
-def test_the_older_archive_of_caltech_will_do(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    older = tar_gz({f"101_ObjectCategories/{name}": content for name, content in caltech_images().items()})
-    recognise_miniatures(monkeypatch, {"101_ObjectCategories.tar.gz": older})
-    (downloads / "caltech-101.zip").unlink()
-    (downloads / "101_ObjectCategories.tar.gz").write_bytes(older)
-    prepare_caltech101([downloads], tmp_path / "root")
-    assert sizes(caltech.open_pool(tmp_path / "root")) == [33, 31, 36]
-
-
-@pytest.mark.parametrize("dataset", ["caltech101", "flowers102"])
-def test_a_wrong_checksum_is_refused_before_anything_is_unpacked(downloads: Path, tmp_path: Path, dataset: str) -> None:
-    name = {"caltech101": "caltech-101.zip", "flowers102": "102flowers.tgz"}[dataset]
-    (downloads / name).write_bytes((downloads / name).read_bytes()[:-10])
-    prepare = DATASETS[dataset].prepare
-    assert prepare is not None
-    with pytest.raises(UserError, match=rf"{name}: its MD5 is [0-9a-f]{{32}}, the published file's"):
-        prepare([downloads], tmp_path / "root")
-    assert not list((tmp_path / "root").rglob("*.jpg"))
-
-
-def test_a_torn_archive_leaves_no_half_data_set(
-    downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = (downloads / "102flowers.tgz").read_bytes()
-    torn = {**flower_archives(), "102flowers.tgz": whole[: len(whole) // 2]}
-    recognise_miniatures(monkeypatch, torn)
-    (downloads / "102flowers.tgz").write_bytes(torn["102flowers.tgz"])
-    with pytest.raises(UserError, match=r"102flowers\.tgz: torn, incomplete or not the right archive"):
-        prepare_flowers102([downloads], tmp_path / "root")
-    assert not list((tmp_path / "root").rglob("*.jpg"))
-
-
-def test_a_stopped_preparation_is_done_again(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, written = archives.write, Counter[str]()
-
-    def stop(path: Path, stream: io.BufferedReader, size: int) -> None:
-        written["files"] += 1
-        if written["files"] == 50:
-            raise KeyboardInterrupt
-        write(path, stream, size)
-
-    monkeypatch.setattr(archives, "write", stop)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_caltech101([downloads], tmp_path)
-    assert not (tmp_path / "caltech101/101_ObjectCategories").exists()
-    monkeypatch.setattr(archives, "write", write)
-    (tmp_path / "caltech101/.101_ObjectCategories.part/Faces").mkdir(parents=True)  # what kill -9 leaves
-    (tmp_path / "caltech101/.101_ObjectCategories.part/Faces/image_9999.jpg").write_bytes(b"half")
-    prepare_caltech101([downloads], tmp_path)
-    assert sum(CALTECH.values()) == len(list((tmp_path / "caltech101").rglob("*.jpg")))
-
-
-def test_members_that_lead_out_of_the_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hostile = tar_gz({"jpg/../../../evil.jpg": b"x"})
-    recognise_miniatures(monkeypatch, {**flower_archives(), "102flowers.tgz": hostile})
-    (tmp_path / "102flowers.tgz").write_bytes(hostile)
-    with pytest.raises(UserError, match=r"holds 'jpg/\.\./\.\./\.\./evil\.jpg', which does not belong there"):
-        prepare_flowers102([tmp_path / "102flowers.tgz", *lists(tmp_path)], tmp_path / "a" / "b" / "root")
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        link = tarfile.TarInfo("jpg/image_00001.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    recognise_miniatures(monkeypatch, {**flower_archives(), "102flowers.tgz": stream.getvalue()})
-    (tmp_path / "102flowers.tgz").write_bytes(stream.getvalue())
-    with pytest.raises(UserError, match="does not belong there"):
-        prepare_flowers102([tmp_path], tmp_path / "a" / "b" / "root")
-    assert not list(tmp_path.rglob("evil.jpg"))
-
-
-def lists(folder: Path) -> list[Path]:
-    for name in ("imagelabels.mat", "setid.mat"):
-        (folder / name).write_bytes(flower_archives()[name])
-    return [folder / "imagelabels.mat", folder / "setid.mat"]
-
-
-def test_without_a_network_a_download_names_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", offline)
-    with pytest.raises(UserError, match=r"cannot download https://data\.caltech.*not known\); mend: .*--from FILE"):
-        prepare_caltech101([], tmp_path / "a")
-    with pytest.raises(UserError, match=r"cannot download https://www\.robots.*mend: .*--from FILE"):
-        prepare_flowers102([], tmp_path / "b")
-
-
-def test_a_download_is_unpacked_like_a_given_archive(
-    downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched = []
-
-    def download(url: str, root: Path, name: str, md5: str) -> None:
-        fetched.append((url, md5))
-        root.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes((downloads / name).read_bytes())
-
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
-    prepare_caltech101([], tmp_path / "root")
-    assert fetched == [(caltech.URL, caltech.ARCHIVES["caltech-101.zip"])]
-    assert sizes(caltech.open_pool(tmp_path / "root")) == [33, 31, 36]

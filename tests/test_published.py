@@ -1,0 +1,89 @@
+"""The published numbers are as they were read, and the paper alone makes its tables."""
+
+import hashlib
+
+import pytest
+
+from results.published import PAPER, STRATEGIES, published, ranks
+from results.tables import render
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "total", "digest"),
+    [
+        ("table1", 39, 3069.57, "4cab90594d2923bcac62803271b9ae4f5005a14e79ae830e28aca405c099d84a"),
+        ("table2", 117, 5587.23, "e9766081eed61771b8a2400ab2cf32e1298fbc440ab74189a88353b3e7ed0eb0"),
+        ("table3", 10, 551.63, "e07eaf94bb09de7d3cb83f1be1f1cbe767dbff099563598f331233e1608ed3ae"),
+    ],
+)
+def test_the_published_values_are_as_read(name: str, count: int, total: float, digest: str) -> None:
+    text = (PAPER / f"{name}.csv").read_text(encoding="utf-8")
+    as_read = "".join(line.split(",", 1)[1] for line in text.splitlines(keepends=True))
+    assert hashlib.sha256(as_read.encode()).hexdigest() == digest
+    values = list(published(name).values.values())
+    assert len(values) == count
+    assert sum(values) == pytest.approx(total, abs=1e-6)
+
+
+def test_table_1_is_published_in_the_papers_order_with_its_best_cells() -> None:
+    paper = published("table1")
+    assert [row.label for row in paper.rows.values()] == [
+        "Supervised",
+        "MoCov2",
+        "MoCov2 + MSCN",
+        "MoCov2 + ADIOS",
+        "MoCov2 + OURS, high-pass",
+        "MoCov2 + OURS, strong blur",
+        "MoCov2 + OURS, mean fill",
+        "SimCLR",
+        "SimCLR + MSCN",
+        "SimCLR + ADIOS",
+        "SimCLR + OURS, high-pass",
+        "SimCLR + OURS, strong blur",
+        "SimCLR + OURS, mean fill",
+    ]
+    assert paper.values["mocov2+ours-hp", "ImageNet-100", ""] == 73.80
+    assert paper.values["simclr+adios", "Caltech-101", ""] == 81.96
+    places = {1: set(), 2: set()}
+    for (method, group, _), rank in paper.ranks().items():
+        places[rank].add((method, group))
+    assert places[1] == {
+        ("mocov2+ours-hp", "ImageNet-100"),
+        ("mocov2+ours-hp", "Caltech-101"),
+        ("mocov2+ours-hp", "Flowers-102"),
+        ("simclr+ours-hp", "ImageNet-100"),
+        ("simclr+ours-hp", "Caltech-101"),
+        ("simclr+ours-blur", "Flowers-102"),
+    }
+    assert places[2] == {
+        ("mocov2+ours-blur", "ImageNet-100"),
+        ("mocov2+mscn", "Caltech-101"),
+        ("mocov2+ours-mean", "Flowers-102"),
+        ("simclr+ours-blur", "ImageNet-100"),
+        ("simclr+mscn", "Caltech-101"),
+        ("simclr+mscn", "Flowers-102"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([3.0], {}), ([3.0, 2.0], {3.0: 1}), ([3.0, 2.0, 1.0], {3.0: 1, 2.0: 2}), ([3.0, 3.0, 1.0], {3.0: 1, 1.0: 2})],
+)
+def test_a_pair_has_a_best_and_one_alone_has_none(values: list[float], expected: dict[float, int]) -> None:
+    assert ranks(values) == expected
+
+
+def test_table_3_names_the_masked_branch() -> None:
+    rows = published("table3").rows
+    assert rows["mocov2+ours-mean"].label == "MoCov2 + OURS, mean fill (query masked)"
+    assert rows["mocov2+ours-hp@both"].label == "MoCov2 + OURS, high-pass (both masked)"
+    assert [row.block for row in rows.values()] == ["none", *(name for name in STRATEGIES for _ in range(3))]
+
+
+@pytest.mark.parametrize(("name", "rows", "columns"), [("table1", 13, 3), ("table2", 13, 9), ("table3", 10, 1)])
+def test_the_paper_alone_needs_no_run_and_shows_every_value(name: str, rows: int, columns: int) -> None:
+    table = render(name, only="paper")
+    assert sum(len(block) for block in table.blocks) == rows
+    assert sum(len(group.columns) for group in table.groups) == columns
+    shown = [float(cell.text) for block in table.blocks for line in block for cell in line.cells]
+    assert shown == list(published(name).values.values())
