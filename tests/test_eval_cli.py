@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model
 from training_samples import CPU, files_below, refused, salmask, tiny, with_random_backbone
-from transfer_samples import make_caltech, make_flowers, recognise_miniatures
+from transfer_samples import make_caltech, make_flowers
 
 from downstream.cli import TABLE1, evaluations
 from downstream.tasks import TASKS, evaluate
@@ -22,11 +22,7 @@ from repro.run import Run
 QUICK = ("probe.epochs=1", "logistic.values=2", "knn.neighbours=[5]")
 SMALL = {"data.dataset": "scenes", "machine.workers": 0, "machine.device": "cpu"}
 
-
-@pytest.fixture(autouse=True)
-def miniatures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    recognise_miniatures(monkeypatch)
+pytestmark = pytest.mark.usefixtures("miniatures")
 
 
 @pytest.fixture
