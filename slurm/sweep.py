@@ -6,6 +6,14 @@
     table: table1                              # or a list: what the report renders
     settings: {optimization: {epochs: 100}}    # over the method's own
 
+or in parts, each with what it does not say itself from the file, its settings joined to the file's:
+
+    seeds: [0, 1, 2]
+    settings: {optimization: {epochs: 100}}
+    parts:
+      - {methods: [mocov2], settings: {optimization: {lr: 0.06}}}
+      - {methods: [simclr]}
+
 or several sweeps as one, in which a pretraining that they share runs once:
 
     include: [table1, table2]
@@ -18,11 +26,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from repro.errors import UserError, nearest
 from repro.evaluation import Evaluation
 from repro.folder import PRETRAIN, RunFolder
 from repro.run import Run
-from repro.settings import read_yaml
+from repro.settings import nested, read_yaml
 from slurm.graph import Graph, Job, make_graph
 
 SWEEPS = Path(__file__).parent / "sweeps"
@@ -88,11 +98,29 @@ def _parts(path: Path, within: tuple[Path, ...]) -> list[Part]:
         names = [str(name) for name in content["include"]]
         beside = [path.parent / name if name.endswith(".yaml") else _path(name) for name in names]
         return [part for other in beside for part in _parts(other, (*within, path.resolve()))]
-    return [_part(path, content)]
+    if "parts" not in content:
+        return [_part(path, content)]
+    parts = content.pop("parts")
+    if not isinstance(parts, list) or not parts or not all(isinstance(own, dict) for own in parts):
+        raise UserError(f"{path}: `parts` is a list of mappings, for example `parts: [{{methods: [mocov2]}}]`")
+    return [_part(path, _joined(path, content, own)) for own in parts]
+
+
+def _joined(path: Path, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a file, with what it does not say itself from the file."""
+    both = [_settings(path, content) for content in (shared, own)]
+    return {**shared, **own, "settings": OmegaConf.to_container(OmegaConf.merge(*both))}
+
+
+def _settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    settings = content.get("settings", {})
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: settings are a mapping, for example `settings: {{data.crop: 64}}`")
+    return nested(settings)
 
 
 def _part(path: Path, content: dict[str, Any]) -> Part:
-    known = [*(f.name for f in fields(Part)), "include"]
+    known = [*(f.name for f in fields(Part)), "parts", "include"]
     for key in content:
         if key not in known:
             raise UserError(f"{path}: unknown key '{key}'{nearest(key, known)}")
@@ -105,11 +133,9 @@ def _part(path: Path, content: dict[str, Any]) -> Part:
         )
     if not all(type(seed) is int for seed in content["seeds"]):
         raise UserError(f"{path}: seeds are whole numbers")
-    if not isinstance(content.get("settings", {}), dict):
-        raise UserError(f"{path}: settings are a mapping, for example `settings: {{data.crop: 64}}`")
     if "tasks" in content:
         content["tasks"] = tuple(_task(path, task) for task in content["tasks"])
-    return Part(**content)
+    return Part(**{**content, "settings": _settings(path, content)})
 
 
 def _task(path: Path, task: Any) -> str:

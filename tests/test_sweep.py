@@ -101,9 +101,34 @@ def test_sweeps_are_included_by_name_or_beside_the_file(tmp_path: Path) -> None:
         load(round_about)
 
 
+def test_parts_take_from_the_file_what_they_do_not_say(tmp_path: Path) -> None:
+    content = {
+        "seeds": [3, 4],
+        "tasks": ["knn"],
+        "settings": {"optimization": {"epochs": 2, "lr": 0.5}, "data.crop": 48},
+        "parts": [
+            {"methods": ["mocov2"], "settings": {"optimization.lr": 0.1, "data": {"dataset": "scenes"}}},
+            {"methods": ["simclr"], "seeds": [0]},
+        ],
+    }
+    first, second = load(write(tmp_path / "mine.yaml", content)).parts
+    assert (first.methods, first.seeds, first.tasks) == (("mocov2",), (3, 4), ("knn",))
+    assert (second.methods, second.seeds, second.tasks) == (("simclr",), (0,), ("knn",))
+    assert first.settings == {
+        "optimization": {"epochs": 2, "lr": 0.1},
+        "data": {"crop": 48, "dataset": "scenes"},
+    }
+    assert second.settings == {"optimization": {"epochs": 2, "lr": 0.5}, "data": {"crop": 48}}
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [
+        ({"methods": ["mocov2"], "seeds": [0], "parts": []}, "`parts` is a list of mappings, for example "),
+        ({"methods": ["mocov2"], "seeds": [0], "parts": ["mocov2"]}, "`parts` is a list of mappings, for example "),
+        ({"seeds": [0], "parts": [{"method": ["mocov2"]}]}, "unknown key 'method'; did you mean 'methods'?"),
+        ({"seeds": [0], "parts": [{"seeds": [1]}]}, "a sweep needs methods and seeds, for example "),
+        ({"methods": ["mocov2"], "seeds": [0], "parts": [{"settings": [1]}]}, "settings are a mapping, for example "),
         ({"methods": ["mocov2"], "seed": [0]}, "unknown key 'seed'; did you mean 'seeds'?"),
         ({"methods": ["mocov2"]}, "a sweep needs methods and seeds, for example "),
         ({"methods": [], "seeds": [0]}, "a sweep needs methods and seeds, for example "),
