@@ -1,4 +1,8 @@
-"""One thread for each process: tests are many small computations, on cores that others share."""
+"""Fixtures that several files share, and one thread for each process.
+
+Tests are many small computations, on cores that others share. What a fixture makes its things of is imported within it,
+so that a test that needs no torch does not wait for it.
+"""
 
 import os
 import time

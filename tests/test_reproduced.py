@@ -1,19 +1,39 @@
 """The recorded reproduction: its tables follow from its runs, and its page says what the tables say."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from baselines import METHODS
+from baselines import METHODS, resolve
 from results.collect import collect, collect_runs
 from results.formats import markdown
 from results.runs import find_runs
 from results.tables import render
+from slurm.sweep import expand, load
 
 PLACE = Path(__file__).parents[1] / "results" / "reproduced"
-TASKS = {"h100-linear": "", "h100-knn": "knn", "cpu-linear": "", "cpu-knn": "knn"}
+TASKS = {
+    "cpu-112px": ("knn", "logistic", "linear"),
+    "h100": ("knn", "linear"),
+    "small": ("knn", "linear"),
+    "cpu-64px": ("knn", "linear"),
+}
+"""The columns of the page's tables, in their order."""
+TABLES = [(folder, task) for folder in ("cpu-112px", "h100", "cpu-64px") for task in TASKS[folder]]
+SWEPT: Mapping[str, Mapping[str, Any]] = {
+    "cpu-112px": {},
+    "cpu-64px": {"data.crop": 64, "data.scenes.size": 80, "optimization.epochs": 4, "probe.epochs": 6},
+}
+"""What the page's commands say beside `salmask sweep reproduction-small`."""
 ROWS = {
+    "cpu-112px": (
+        "supervised",
+        *("mocov2", "mocov2+mscn", "mocov2+adios", "mocov2+ours-blur", "mocov2+ours-mean", "mocov2+ours-hp"),
+        *("simclr", "simclr+mscn", "simclr+adios", "simclr+ours-blur", "simclr+ours-mean", "simclr+ours-hp"),
+    ),
     "h100": (
         "supervised",
         *("mocov2", "mocov2+mscn", "mocov2+adios", "mocov2+ours-blur", "mocov2+ours-mean", "mocov2+ours-hp"),
@@ -26,7 +46,7 @@ ROWS = {
         "mocov2+ours-hp-rho1",
         "mocov2+ours-hp",
     ),
-    "cpu": (
+    "cpu-64px": (
         "supervised",
         *("mocov2", "mocov2+mscn", "mocov2+adios", "mocov2+ours-blur", "mocov2+ours-mean", "mocov2+ours-hp"),
         "mocov2+ours-hp-no-masks",
@@ -37,7 +57,9 @@ ROWS = {
 """Of the page's tables, in their order; rows in italics are of untrained networks."""
 COMMITS = {
     "h100": "f998ef0",
-    "cpu": "a69e1f2",
+    "cpu-112px": "b83ac22",
+    "cpu-112px-untrained": "b83ac22",
+    "cpu-64px": "a69e1f2",
     "untrained": "5ae5b94",
     "small": "5ae5b94",
     "small-untrained": "5ae5b94",
@@ -45,27 +67,28 @@ COMMITS = {
 COMMITS |= {"small-rate-0.06": "916ea2d", "small-rate-0.015": "916ea2d"}
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_tables_follow_from_the_runs(name: str) -> None:
-    runs = find_runs([PLACE / name.partition("-")[0]])
-    table = render("table1", collect_runs(runs), runs=runs, only="ours", task=TASKS[name])
-    assert markdown(table) == (PLACE / name / "table1.md").read_text()
+@pytest.mark.parametrize(("folder", "task"), TABLES)
+def test_the_tables_follow_from_the_runs(folder: str, task: str) -> None:
+    runs = find_runs([PLACE / folder])
+    table = render("table1", collect_runs(runs), runs=runs, only="ours", task=task)
+    assert markdown(table) == (PLACE / f"{folder}-{task}" / "table1.md").read_text()
     assert table.watermark.startswith("TINY MODE")
 
 
 def test_the_page_has_the_means_of_the_runs() -> None:
-    lines = re.findall(r"^\| ([^*|]+) \| ([^|]+) \| ([^|]+) \|$", (PLACE / "README.md").read_text(), re.MULTILINE)
-    shown = [[knn.strip("* "), linear.strip("* ")] for label, knn, linear in lines if label != "---"]
+    page = (PLACE / "README.md").read_text()
+    cells = [line.strip("|").split("|")[1:] for line in page.splitlines() if re.match(r"\| [^*].* \(\d\)\** \|$", line)]
+    shown = [[cell.strip("* ") for cell in row] for row in cells]
     assert shown == [means(folder, method) for folder, methods in ROWS.items() for method in methods]
     for folder, methods in ROWS.items():
         assert {run.method for run in find_runs([PLACE / folder])} == set(methods) <= set(METHODS)
 
 
 def means(folder: str, method: str) -> list[str]:
-    """By kNN with k = 20 and by the linear probe."""
+    """By each task of the folder; kNN with k = 20."""
     frame = collect([PLACE / folder / method])
     chosen = frame[(frame["metric"] == "top1") & (frame["protocol"] != "knn-v1[k=200]")]
-    cells = [chosen.loc[chosen["task"] == task, "value"] for task in ("knn", "linear")]
+    cells = [chosen.loc[chosen["task"] == task, "value"] for task in TASKS[folder]]
     return [f"{v.mean():.1f} ± {v.std():.1f} ({len(v)})" if len(v) > 1 else f"{v.mean():.1f} (1)" for v in cells]
 
 
@@ -74,3 +97,13 @@ def test_runs_are_of_the_commit_that_the_page_names(folder: str) -> None:
     attempts = [attempt for run in find_runs([PLACE / folder]) for attempt in run.attempts]
     assert {(attempt["commit"][:7], attempt["dirty"]) for attempt in attempts} == {(COMMITS[folder], False)}
     assert COMMITS[folder] in (PLACE / "README.md").read_text()
+
+
+@pytest.mark.parametrize("folder", SWEPT)
+def test_the_pages_command_makes_these_runs(folder: str) -> None:
+    jobs = expand(load("reproduction-small"), PLACE / folder, resolve, SWEPT[folder]).jobs
+    runs = [record.run for record in find_runs([PLACE / folder]) if record.run is not None]
+    assert len(runs) == 3 * len(ROWS[folder])
+    assert {(run.folder, run.probe) for run in runs} <= {(job.run.folder, job.run.probe) for job in jobs}
+    shown = " ".join(f"{key}={value}" for key, value in SWEPT[folder].items())
+    assert shown in (PLACE / "README.md").read_text()
