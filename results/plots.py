@@ -282,10 +282,20 @@ def _probe_series(runs: Sequence[RunRecord]) -> Series:
         for name, rows in run.probes.items():
             # Of the data that it was pretrained on: transfer data have courses of their own, which are no more seeds.
             own = run.run is None or name.startswith(f"{run.run.data.dataset}-linear")
-            points = {row["step"]: row["top1"] for row in rows if "top1" in row}
+            points = _top1_course(rows)
             if points and own:
                 found.setdefault((_label(run, runs), run.method), []).append(points)
     return found
+
+
+def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
+    """Top-1 by step; of a grid of rates that of the classifier which is best in the end, as the result is."""
+    scored = [row for row in rows if any(name.partition("@")[0] == "top1" for name in row)]
+    if not scored:
+        return {}
+    last = {name: value for name, value in scored[-1].items() if name.partition("@")[0] == "top1"}
+    best = max(last, key=last.__getitem__)
+    return {row["step"]: row[best] for row in scored if best in row}
 
 
 def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:

@@ -1,6 +1,7 @@
 """Every plot is drawn from runs, is the same for the same runs, and says what is missing where there is nothing."""
 
 import colorsys
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -55,6 +56,17 @@ def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> 
     (band,) = axes.collections
     lowest = min(row["loss"] for run in mine for row in run.metrics)
     assert band.get_datalim(axes.transData).y0 == pytest.approx(lowest)
+
+
+def test_of_a_grid_of_rates_the_course_of_the_best_is_drawn(tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    (run,) = find_runs([tmp_path])
+    (probe,) = run.path.glob("probes/*/metrics.jsonl")
+    rows = [{"step": 10, "loss": 2.0}, {"step": 10, "top1@lr=30": 9.0, "top1@lr=1": 3.0, "top5@lr=1": 99.0}]
+    rows += [{"step": 20, "top1@lr=30": 11.0, "top1@lr=1": 12.0, "top5@lr=1": 99.0}]
+    probe.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (line,) = curves(Material(find_runs([tmp_path]), None)).axes[1].lines
+    assert line.get_xydata().tolist() == [[10, 3], [20, 12]]
 
 
 @pytest.mark.parametrize(("epochs", "tiny"), [(200, False), (6, True)])
