@@ -28,13 +28,19 @@ def keys(kind: type, prefix: str = "") -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`; `fidelity: released` is short for all of its switches."""
+    """`{"a.b": 1}` as `{"a": {"b": 1}}`; `fidelity: released` is short for all of its switches.
+
+    Raises:
+        UserError: a section has a value of its own beside those of its keys.
+    """
     tree: dict[str, Any] = {}
     for dotted, value in _flatten(flat):
         node = tree
         *parents, leaf = dotted.split(".")
         for name in parents:
             node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                raise UserError(f"'{name}' is a section and has a value beside '{dotted}'; mend: set its keys only")
         node[leaf] = value
     return tree
 

@@ -120,10 +120,12 @@ def _settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(path: Path, content: dict[str, Any]) -> Part:
-    known = [*(f.name for f in fields(Part)), "parts", "include"]
+    known = [f.name for f in fields(Part)]
     for key in content:
+        if key in ("parts", "include"):
+            raise UserError(f"{path}: `{key}` stands at the top of a file, not within a part")
         if key not in known:
-            raise UserError(f"{path}: unknown key '{key}'{nearest(key, known)}")
+            raise UserError(f"{path}: unknown key '{key}'{nearest(key, [*known, 'parts', 'include'])}")
     for key in ("methods", "seeds", "tasks", "table"):
         if key in content:
             content[key] = tuple(content[key]) if isinstance(content[key], list) else (content[key],)

@@ -104,6 +104,8 @@ def test_the_pages_command_makes_these_runs(folder: str) -> None:
     jobs = expand(load("reproduction-small"), PLACE / folder, resolve, SWEPT[folder]).jobs
     runs = [record.run for record in find_runs([PLACE / folder]) if record.run is not None]
     assert len(runs) == 3 * len(ROWS[folder])
-    assert {(run.folder, run.probe) for run in runs} <= {(job.run.folder, job.run.probe) for job in jobs}
-    shown = " ".join(f"{key}={value}" for key, value in SWEPT[folder].items())
-    assert shown in (PLACE / "README.md").read_text()
+    made = {(job.run.folder, job.run.probe, job.run.logistic, job.run.knn) for job in jobs}
+    assert {(run.folder, run.probe, run.logistic, run.knn) for run in runs} <= made
+    options = "".join(f" {key}={value}" for key, value in SWEPT[folder].items())
+    commands = [line.partition("     #")[0] for line in (PLACE / "README.md").read_text().splitlines()]
+    assert f"salmask sweep reproduction-small --local --parallel 2 --root DIR{options}" in commands

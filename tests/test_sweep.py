@@ -127,6 +127,8 @@ def test_parts_take_from_the_file_what_they_do_not_say(tmp_path: Path) -> None:
         ({"methods": ["mocov2"], "seeds": [0], "parts": []}, "`parts` is a list of mappings, for example "),
         ({"methods": ["mocov2"], "seeds": [0], "parts": ["mocov2"]}, "`parts` is a list of mappings, for example "),
         ({"seeds": [0], "parts": [{"method": ["mocov2"]}]}, "unknown key 'method'; did you mean 'methods'?"),
+        ({"seeds": [0], "parts": [{"methods": ["mocov2"], "parts": [{}]}]}, "`parts` stands at the top of a file, "),
+        ({"seeds": [0], "parts": [{"methods": ["mocov2"], "include": ["demo"]}]}, "`include` stands at the top of a "),
         ({"seeds": [0], "parts": [{"seeds": [1]}]}, "a sweep needs methods and seeds, for example "),
         ({"methods": ["mocov2"], "seeds": [0], "parts": [{"settings": [1]}]}, "settings are a mapping, for example "),
         ({"methods": ["mocov2"], "seed": [0]}, "unknown key 'seed'; did you mean 'seeds'?"),
