@@ -290,12 +290,12 @@ def _probe_series(runs: Sequence[RunRecord]) -> Series:
 
 def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
     """Top-1 by step; of a grid of rates that of the classifier which is best in the end, as the result is."""
-    scored = [row for row in rows if any(name.partition("@")[0] == "top1" for name in row)]
-    if not scored:
-        return {}
-    last = {name: value for name, value in scored[-1].items() if name.partition("@")[0] == "top1"}
-    best = max(last, key=last.__getitem__)
-    return {row["step"]: row[best] for row in scored if best in row}
+    courses: dict[str, dict[float, float]] = {}
+    for row in rows:
+        for name in row:
+            if name.partition("@")[0] == "top1":
+                courses.setdefault(name, {})[row["step"]] = row[name]
+    return max(courses.values(), key=lambda course: course[max(course)], default={})
 
 
 def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
