@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from baselines import ablations, masks, recipes
 from repro.errors import UserError, nearest
-from repro.run import Framework, Run, Strategy
-from repro.settings import build, nested, pinned
+from repro.runs.reading import build, nested, pinned
+from repro.runs.run import Framework, Run, Strategy
 
 if TYPE_CHECKING:
     import torch
 
-    from repro.datasets import Images
-    from repro.pretrain import Learner
+    from repro.data.catalogue import Images
+    from repro.training.pretraining import Learner
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -
 
 
 def build_learner(run: Run, images: "Images", device: "torch.device") -> "Learner":
-    """What a run trains, competitors included; a `repro.pretrain.Build`.
+    """What a run trains, competitors included; a `repro.training.pretraining.Build`.
 
     Raises:
         UserError: settings do not fit the data, the localizer or the number of processes.
@@ -101,6 +101,6 @@ def build_learner(run: Run, images: "Images", device: "torch.device") -> "Learne
         from baselines import adios
 
         return adios.build_learner(run, images, device)
-    from repro import pretrain
+    from repro.training import pretraining as pretrain
 
     return pretrain.build_learner(run, images, device)

@@ -17,5 +17,6 @@ MSCN: dict[str, Any] = {
     "masking": {"strategy": "high_pass", "guidance": "random", "branch": "both", "hard_negative": False}
 }
 
-# ADIOS (Shi et al. 2022), the single-mask version that its authors published for ImageNet-100; see `repro.run.Adios`.
+# ADIOS (Shi et al. 2022), the single-mask version that its authors published for ImageNet-100; its settings and their
+# source: `repro.runs.run.Adios`.
 ADIOS: dict[str, Any] = {"masking": {"strategy": "learned", "hard_negative": False}}

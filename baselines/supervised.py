@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from repro.contrastive import build_resnet, sync_batch_norm
-from repro.datasets import Images
-from repro.loading import OneView
-from repro.optimization import build_optimizer, build_schedulers
-from repro.preprocess import Augmenter
-from repro.pretrain import Learner, seeded_weights
-from repro.run import Augmentation, Run
+from repro.contrastive.moco import build_resnet, sync_batch_norm
+from repro.data.catalogue import Images
+from repro.runs.run import Augmentation, Run
+from repro.training.loading import OneView
+from repro.training.optimization import build_optimizer, build_schedulers
+from repro.training.preprocess import Augmenter
+from repro.training.pretraining import Learner, seeded_weights
 
 
 class LabelledInput(Augmenter):
@@ -74,7 +74,7 @@ class Classifier(BaseModel):
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
-    """A classifier of the images' classes; a `repro.pretrain.Build`.
+    """A classifier of the images' classes; a `repro.training.pretraining.Build`.
 
     Raises:
         UserError: torchvision has no such ResNet.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import UserError
-from repro.run import Norm
+from repro.runs.run import Norm
 
 GROUPS = 8
 """Of group norm (ADIOS src/utils/blocks.py:48)."""

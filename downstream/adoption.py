@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from repro.checkpoint import (
+from repro.backbones.checkpoint import (
     ForeignBackbone,
     load_backbone,
     read_checkpoint,
@@ -14,14 +14,14 @@ from repro.checkpoint import (
     save_backbone,
     weights_digest,
 )
-from repro.contrastive import build_resnet
-from repro.difference import difference
+from repro.contrastive.moco import build_resnet
+from repro.data.folders import shortened
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.folders import shortened
-from repro.pretrain import seeded_weights
-from repro.run import Run
-from repro.settings import build
+from repro.runs.difference import difference
+from repro.runs.folder import RunFolder
+from repro.runs.reading import build
+from repro.runs.run import Run
+from repro.training.pretraining import seeded_weights
 
 log = logging.getLogger("salmask")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+@_-]*")
@@ -57,7 +57,8 @@ def adopt(
     filter. What trained them is unknown, so tables show such rows as `imported weights`, in a column of their own.
 
     Args:
-        path: the checkpoint, see `repro.checkpoint.read_foreign`; `random` for fresh weights, the row below all others.
+        path: the checkpoint, see `repro.backbones.checkpoint.read_foreign`; `random` for fresh weights, the row below
+            all others.
         arch: torchvision's name of the network.
         name: the method's name in tables; empty: the file's.
         prefix: of the keys; empty: found.

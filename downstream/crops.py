@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
 
-from repro.datasets import Images
-from repro.masking import high_pass
+from repro.augmentation.views import random_crop
+from repro.data.catalogue import Images
+from repro.masking.strategies import high_pass
 from repro.randomness import Purpose, stream
-from repro.saliency import IMAGENET_MEAN, IMAGENET_STD
-from repro.views import random_crop
+from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
 
 CROP_SCALE_MIN = 0.08
 

@@ -19,14 +19,14 @@ from torch.utils.data import Subset as LoaderSubset
 
 from downstream.crops import BackboneInput, CentralCrops
 from downstream.progress import reported
-from repro.checkpoint import Backbone, load_backbone, weights_digest
-from repro.datasets import Images
+from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
+from repro.data.catalogue import Images
+from repro.data.subsets import Subset
 from repro.distributed import barrier, gather, rank, world_size
 from repro.errors import UserError
 from repro.files import write_atomically
-from repro.folder import RunFolder
-from repro.run import Run
-from repro.subsets import Subset
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
 VERSION = 1

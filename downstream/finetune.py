@@ -24,18 +24,18 @@ from downstream.crops import BackboneInput, CentralCrops, RandomCrops
 from downstream.linear import read_scores
 from downstream.measurement import Measurement, Target, measurements, scores
 from downstream.partitions import standard
-from repro.checkpoint import Backbone, load_backbone
-from repro.contrastive import sync_batch_norm
-from repro.datasets import Images
+from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.contrastive.moco import sync_batch_norm
+from repro.data.catalogue import Images
+from repro.data.subsets import share_of
 from repro.distributed import gather, rank, world_size
-from repro.evaluation import FINE_TUNINGS, Evaluation
-from repro.folder import RunFolder
-from repro.loading import EpochBatches, make_loader
-from repro.pretrain import seeded_weights
-from repro.resume import unwrapped
-from repro.run import Run
-from repro.subsets import share_of
-from repro.training import Training
+from repro.runs.evaluation import FINE_TUNINGS, Evaluation
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.training.loading import EpochBatches, make_loader
+from repro.training.pretraining import seeded_weights
+from repro.training.resume import unwrapped
+from repro.training.runner import Training
 
 SHARE_SEED = 0
 """Of the draw of labelled images."""

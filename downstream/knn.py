@@ -11,8 +11,8 @@ from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Measurement, Target, measurements, scores
 from downstream.partitions import standard
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.run import Run
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
 
 QUERIES = 1024
 """Images scored at a time: their similarities to 130,000 training images take half a gigabyte."""

@@ -31,16 +31,16 @@ from downstream.crops import BackboneInput, RandomCrops
 from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Measurement, Target, averaged, measurements, scores
 from downstream.partitions import paper_like, split_seeds
-from repro.checkpoint import Backbone, load_backbone
-from repro.datasets import Images
+from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.data.catalogue import Images
 from repro.distributed import rank
-from repro.evaluation import Evaluation, Probe
-from repro.folder import RunFolder
-from repro.loading import EpochBatches, make_loader
-from repro.pretrain import seeded_weights
-from repro.resume import unwrapped
-from repro.run import Run
-from repro.training import Training
+from repro.runs.evaluation import Evaluation, Probe
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.training.loading import EpochBatches, make_loader
+from repro.training.pretraining import seeded_weights
+from repro.training.resume import unwrapped
+from repro.training.runner import Training
 
 log = logging.getLogger("salmask")
 

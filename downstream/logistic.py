@@ -27,10 +27,10 @@ from downstream.partitions import Partition, split_seeds, standard
 from downstream.progress import reported
 from repro.distributed import world_size
 from repro.errors import UserError
-from repro.evaluation import Logistic
 from repro.files import write_atomically
-from repro.folder import RunFolder
-from repro.run import Run
+from repro.runs.evaluation import Logistic
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
 Labels = NDArray[np.int64]

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from repro.datasets import Images, Split, open_images
+from repro.data.catalogue import Images, Split, open_images
 from repro.errors import UserError
-from repro.evaluation import Evaluation
-from repro.folder import RunFolder, source
-from repro.pretrain import device_name
-from repro.records import Result
-from repro.run import Framework, Run, Scenes
+from repro.runs.evaluation import Evaluation
+from repro.runs.folder import RunFolder, source
+from repro.runs.records import Result
+from repro.runs.run import Framework, Run, Scenes
+from repro.training.pretraining import device_name
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from downstream.measurement import Target
-from repro import caltech, flowers
-from repro.datasets import Images, needed
-from repro.evaluation import DRAWN_SPLITS
-from repro.subsets import Subset, divide, join, sizes
+from repro.data import caltech, flowers
+from repro.data.catalogue import Images, needed
+from repro.data.subsets import Subset, divide, join, sizes
+from repro.runs.evaluation import DRAWN_SPLITS
 
 HELD_OUT_SHARE = 0.1
 """Of the training images, where a data set has no validation part of its own to choose settings on."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from repro.distributed import rank
-from repro.folder import RunFolder
+from repro.runs.folder import RunFolder
 
 SECONDS = 10.0
 """At least, between two entries in `status.json`."""

@@ -1,6 +1,6 @@
 """Every task, and how one is carried out: a finished run becomes rows of results.
 
-`evaluate` carries out an evaluation by name (see `repro.evaluation`): `linear`, `logistic@caltech101`, ...
+`evaluate` carries out an evaluation by name (see `repro.runs.evaluation`): `linear`, `logistic@caltech101`, ...
 """
 
 import logging
@@ -11,16 +11,17 @@ from typing import Protocol
 
 import torch
 
-from downstream import detection, finetune, knn, linear, logistic
+from downstream import finetune, knn, linear, logistic
+from downstream.detection import task as detection
 from downstream.measurement import Measurement, Target, as_results
-from repro.detection import COCO, VOC
+from repro.data.roots import root_of
 from repro.distributed import barrier, rank
 from repro.errors import UserError
-from repro.evaluation import Evaluation
-from repro.folder import RunFolder, now
-from repro.records import Result, append, read
-from repro.roots import root_of
-from repro.run import Run
+from repro.runs.detection import COCO, VOC
+from repro.runs.evaluation import Evaluation
+from repro.runs.folder import RunFolder, now
+from repro.runs.records import Result, append, read
+from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
 
@@ -43,7 +44,7 @@ TASKS: Mapping[str, Task] = {
     VOC: detection.DetectionTask(VOC),
     COCO: detection.DetectionTask(COCO),
 }
-"""Who measures; `repro.evaluation.PROTOCOLS` has the same names."""
+"""Who measures; `repro.runs.evaluation.PROTOCOLS` has the same names."""
 
 
 def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None) -> list[Result]:

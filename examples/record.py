@@ -1,7 +1,7 @@
 """Keep finished run folders in the repository: all that results are made of, without what is large or names a machine.
 
     python examples/record.py runs/demo examples/demo
-    python examples/record.py runs/reproduction results/reproduced/h100
+    python examples/record.py runs/reproduction examples/reproduced/h100
 
 Of each run it keeps settings, provenance, state, metrics and results as they are, except that host names are dropped
 and absolute paths are cut to their last part; the end of the last log; and, of the first run of each method, the

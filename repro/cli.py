@@ -9,17 +9,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from downstream import cli as downstream_cli
-from repro import data_cli, export_cli, methods_cli
+from downstream import commands as downstream_cli
+from repro.backbones import commands as export_cli
 from repro.console import report
+from repro.data import commands as data_cli
 from repro.errors import UserError, one_line
-from repro.folder import RunFolder
-from repro.run import Run
-from repro.settings import parse_overrides, read_yaml
-from repro.stopping import STOP
-from results import cli as results_cli
-from slurm import cli as slurm_cli
-from slurm import status_cli
+from repro.methods import commands as methods_cli
+from repro.runs.folder import RunFolder
+from repro.runs.reading import parse_overrides, read_yaml
+from repro.runs.run import Run
+from repro.runs.stopping import STOP
+from results import commands as results_cli
+from slurm import commands as slurm_cli
+from slurm import status_commands as status_cli
 
 # Commands that train import torch when they are called: `salmask table` and `--help` answer at once.
 
@@ -84,7 +86,7 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     from baselines import build_learner
     from downstream.tasks import evaluate
     from repro.distributed import initialise, rank
-    from repro.pretrain import pretrain
+    from repro.training.pretraining import pretrain
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     STOP.install()
@@ -181,7 +183,7 @@ def bench_masking(
 
     Example: salmask bench masking --batch 32 --size 224
     """
-    from repro.bench import masking
+    from repro.bench.masking import masking
 
     if size % 7:
         raise UserError(f"--size {size} is no multiple of the 7×7 grid; mend: --size {7 * (size // 7)}")
@@ -199,9 +201,9 @@ def bench_saliency(
 
     Example: salmask bench saliency --cutouts /usr/share/tuxpaint/stamps --size 224
     """
-    from repro.bench import saliency
-    from repro.saliency import grid_of
-    from repro.scenes import Scenes
+    from repro.bench.masking import saliency
+    from repro.saliency.localizer import grid_of
+    from repro.scenes.dataset import Scenes
 
     grid_of(size)
     report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
@@ -217,7 +219,7 @@ def bench_norm(
 
     Example: salmask bench norm --batch 128 --size 224
     """
-    from repro.bench import batch_norm
+    from repro.bench.masking import batch_norm
 
     if batch % 4:
         raise UserError(f"--batch {batch} is no multiple of the 4 groups; mend: --batch {4 * (batch // 4)}")
@@ -234,7 +236,7 @@ def bench_scenes(
 
     Example: salmask bench scenes --cutouts /usr/share/tuxpaint/stamps
     """
-    from repro.bench import scenes
+    from repro.bench.masking import scenes
 
     report(as_json, scenes(size, cutouts))
 
@@ -256,8 +258,8 @@ def bench_step(
     Example: salmask bench step mocov2 mocov2+ours-hp --root /data/imagenet
     """
     from baselines import build_learner, resolve
-    from repro.step_bench import measure
-    from repro.throughput import record, record_file
+    from repro.bench.step import measure
+    from repro.bench.throughput import record, record_file
 
     layers = [{"machine": {"data_root": root}} if root else {}, parse_overrides(settings or [])]
     rows = []

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from repro.datasets import DATASETS
+from repro.data.catalogue import DATASETS
+from repro.data.roots import find_root
 from repro.distributed import initialise, rank, world_size
 from repro.errors import UserError, one_line
-from repro.roots import find_root
-from repro.saliency import build_localizer
+from repro.saliency.localizer import build_localizer
 
 PACKAGES = {
     "torch": "torch",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repro.records import Result
+from repro.runs.records import Result
 from results.collect import collect_runs
 from results.formats import markdown
 from results.published import table1

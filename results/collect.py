@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro.difference import difference
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.runs.difference import difference
 from results.reading import read_table
 from results.runs import RESULTS, RunRecord, find_runs, listed
 
@@ -33,9 +33,9 @@ def collect(roots: Sequence[Path], *, sweep: str = "") -> pd.DataFrame:
         sweep: Only runs of this sweep, where given.
 
     Returns:
-        One row per result: the fields of `repro.records.Result` (texts as categories, `started` as a UTC timestamp, of
-        `scale` the `common_scale`) and `path`, the file it came from; ordered by path and line. `attrs["warnings"]`
-        holds one line per kind of trouble.
+        One row per result: the fields of `repro.runs.records.Result` (texts as categories, `started` as a UTC
+        timestamp, of `scale` the `common_scale`) and `path`, the file it came from; ordered by path and line.
+        `attrs["warnings"]` holds one line per kind of trouble.
 
     Raises:
         UserError: A root is missing, or no result was found below any.

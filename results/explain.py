@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from repro.difference import difference
 from repro.errors import UserError, nearest
-from repro.run import Run
+from repro.runs.difference import difference
+from repro.runs.run import Run
 from results.absence import reason, without_result
 from results.columns import find_columns
 from results.published import Published, published

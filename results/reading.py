@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from repro.errors import UserError
-from repro.records import FIELDS, SCHEMA, Result, read_rows
+from repro.runs.records import FIELDS, SCHEMA, Result, read_rows
 
 BATCH_BYTES = 32 * 2**20
 """Files are parsed together up to this size: a run's own file is too short to be worth a call."""
@@ -35,11 +35,11 @@ def read_table(paths: Sequence[Path]) -> tuple[pa.Table, list[str]]:
     """Read result files.
 
     Args:
-        paths: Files of `repro.records`.
+        paths: Files of `repro.runs.records`.
 
     Returns:
         A table with the columns of `FIELDS` and `path`, texts dictionary-encoded, in the order of the files and their
-        lines; and the warnings of `repro.records.read`.
+        lines; and the warnings of `repro.runs.records.read`.
 
     Raises:
         UserError: A file cannot be read.

@@ -3,9 +3,9 @@
 import shlex
 from pathlib import Path
 
-from repro.evaluation import PROTOCOLS, Evaluation
-from repro.records import read
-from repro.run import Run
+from repro.runs.evaluation import PROTOCOLS, Evaluation
+from repro.runs.records import read
+from repro.runs.run import Run
 from results.runs import RunRecord
 
 

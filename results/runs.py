@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from repro.errors import UserError
-from repro.folder import SNAPSHOT, RunFolder, Status
-from repro.lock import STALE_SECONDS
-from repro.run import Run
+from repro.runs.folder import SNAPSHOT, RunFolder, Status
+from repro.runs.lock import STALE_SECONDS
+from repro.runs.run import Run
 
 RESULTS = "results.jsonl"
 MARKERS = (RESULTS, "run.yaml", "status.json")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from repro.evaluation import Evaluation
-from repro.folder import PRETRAIN, RunFolder
-from repro.records import read
-from repro.run import Run
+from repro.runs.evaluation import Evaluation
+from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.records import read
+from repro.runs.run import Run
 from slurm.ledger import REPORT
 
 Key = tuple[str, str]

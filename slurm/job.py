@@ -17,11 +17,11 @@ from submitit.helpers import DelayedSubmission
 
 from repro.errors import UserError
 from repro.files import write_text
-from repro.folder import RunFolder
-from repro.lock import STALE_SECONDS
-from repro.run import Run
-from repro.settings import load
-from repro.stopping import STOP
+from repro.runs.folder import RunFolder
+from repro.runs.lock import STALE_SECONDS
+from repro.runs.reading import load
+from repro.runs.run import Run
+from repro.runs.stopping import STOP
 from slurm.ledger import REPORT
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from repro.errors import UserError
 from repro.files import append_lines
-from repro.folder import RunFolder, now
+from repro.runs.folder import RunFolder, now
 
 LEDGER = "jobs.jsonl"
 LOGS = "logs"

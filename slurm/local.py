@@ -14,10 +14,10 @@ import submitit
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from repro.data.roots import RootNotSetError, how_to_list_root, root_of
 from repro.errors import UserError
-from repro.evaluation import Evaluation
-from repro.folder import PRETRAIN
-from repro.roots import RootNotSetError, how_to_list_root, root_of
+from repro.runs.evaluation import Evaluation
+from repro.runs.folder import PRETRAIN
 from slurm.batches import submission_name
 from slurm.graph import Graph, Job
 from slurm.launch import Outcome, call_of, entry_of

@@ -1,6 +1,6 @@
 """What a sweep will cost, from what was measured: GPU-hours, disk and wall time; and what fits a budget.
 
-A pretraining's throughput comes from a recorded run of the same kind (`repro.throughput.kind_of`) in the sweep or
+A pretraining's throughput comes from a recorded run of the same kind (`repro.bench.throughput.kind_of`) in the sweep or
 beside it, else from `salmask bench step`. An evaluation's duration comes from recorded results of the same task, data
 set and protocol; of a linear probe also from the backbone's measured forward pass. What nobody measured is said to be
 unknown, and is in no sum.
@@ -18,18 +18,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from repro.datasets import DATASETS
+from repro.bench.throughput import Kind, Measurement, kind_of, record_file, recorded
+from repro.data.catalogue import DATASETS
 from repro.errors import UserError
-from repro.evaluation import Evaluation
-from repro.folder import PRETRAIN, RunFolder
-from repro.records import read
-from repro.run import Run
-from repro.throughput import Kind, Measurement, kind_of, record_file, recorded
+from repro.runs.evaluation import Evaluation
+from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.records import read
+from repro.runs.run import Run
 from slurm.graph import Graph, Job, Key
 from slurm.profile import Cluster
 
 KEPT = 2
-"""Checkpoints that a run keeps (`repro.resume.KEPT`)."""
+"""Checkpoints that a run keeps (`repro.training.resume.KEPT`)."""
 NEVER = "no such pretraining was measured; mend: salmask bench step"
 WARM_ROWS = 2
 """Log lines that do not count: the first steps are slow."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.files import write_atomically
-from repro.folder import SNAPSHOT
+from repro.runs.folder import SNAPSHOT
 from repro.whole_folder import new_folder
 
 PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
@@ -107,7 +107,7 @@ def _copy_packages(tree: Path, place: Path, *, allow_dirty: bool) -> Snapshot:
 
 
 def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
-    """Tell the code what it is a copy of: see `repro.folder.source`."""
+    """Tell the code what it is a copy of: see `repro.runs.folder.source`."""
     (folder / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}))
 
 

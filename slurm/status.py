@@ -15,10 +15,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from repro.detection import COCO, VOC, without_batch
-from repro.folder import PRETRAIN, RunFolder, Status
-from repro.lock import STALE_SECONDS
-from repro.records import Result, read
+from repro.runs.detection import COCO, VOC, without_batch
+from repro.runs.folder import PRETRAIN, RunFolder, Status
+from repro.runs.lock import STALE_SECONDS
+from repro.runs.records import Result, read
 from slurm.ledger import REPORT, Ledger, Submission
 from slurm.logs import last_line, tail
 from slurm.queue import QueuedJob, Snapshot

@@ -29,10 +29,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from repro.errors import UserError, nearest
-from repro.evaluation import Evaluation
-from repro.folder import PRETRAIN, RunFolder
-from repro.run import Run
-from repro.settings import nested, read_yaml
+from repro.runs.evaluation import Evaluation
+from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.reading import nested, read_yaml
+from repro.runs.run import Run
 from slurm.graph import Graph, Job, make_graph
 
 SWEEPS = Path(__file__).parent / "sweeps"

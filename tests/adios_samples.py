@@ -11,11 +11,11 @@ from training_samples import CPU, tiny
 
 from baselines.adios import Adios, MocoContrast, SimclrContrast
 from baselines.unet import OcclusionNetwork
-from repro.contrastive import MoCo
-from repro.run import Precision, Run
-from repro.simclr import SimCLR
-from repro.training import wrap_optimizers
-from repro.views import Views
+from repro.augmentation.views import Views
+from repro.contrastive.moco import MoCo
+from repro.contrastive.simclr import SimCLR
+from repro.runs.run import Precision, Run
+from repro.training.runner import wrap_optimizers
 
 B, CROP, DIM, QUEUE, SEED = 8, 32, 16, 32, 3
 ENCODERS = {"mocov2": "encoder_q", "simclr": "encoder"}
@@ -32,7 +32,10 @@ def build_small(_arch: str, dim: int) -> nn.Module:
 @contextmanager
 def small_encoders() -> Iterator[None]:
     """All encoders that are built within are small."""
-    with patch("repro.contrastive.build_encoder", build_small), patch("repro.simclr.build_encoder", build_small):
+    with (
+        patch("repro.contrastive.moco.build_encoder", build_small),
+        patch("repro.contrastive.simclr.build_encoder", build_small),
+    ):
         yield
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from training_samples import CPU, TINY, tiny, with_random_backbone
 
-from repro.detection import VOC, Detection
-from repro.folder import RunFolder
-from repro.run import Run
-from repro.scenes import Scenes
-from repro.scenes_export import write_coco, write_voc
+from repro.data.annotations.scenes_export import write_coco, write_voc
+from repro.runs.detection import VOC, Detection
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.scenes.dataset import Scenes
 
 pytest.importorskip("detectron2")
 
@@ -20,11 +20,11 @@ from detectron2.config import CfgNode
 from torch import nn
 from torchvision.models import get_model
 
-from downstream.detection import DetectionTask, quiet_detectron2
-from downstream.detection_config import Scaling, build_config
-from downstream.detection_data import DetectionData, open_coco, open_voc
-from downstream.detection_training import Trial
-from repro.checkpoint import Backbone, load_backbone
+from downstream.detection.config import Scaling, build_config
+from downstream.detection.data import DetectionData, open_coco, open_voc
+from downstream.detection.task import DetectionTask, quiet_detectron2
+from downstream.detection.training import Trial
+from repro.backbones.checkpoint import Backbone, load_backbone
 
 DETECTION: Mapping[str, Any] = {
     "data.scenes.classes": 4,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from repro.folder import RunFolder
-from repro.records import Result, append
-from repro.run import Run
-from repro.settings import build
+from repro.runs.folder import RunFolder
+from repro.runs.reading import build
+from repro.runs.records import Result, append
+from repro.runs.run import Run
 
 RESULT = Result(
     run_id="",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repro.scenes import Scenes
-from repro.scenes_export import write_coco, write_voc
+from repro.data.annotations.scenes_export import write_coco, write_voc
+from repro.scenes.dataset import Scenes
 
 CLASSES = 5
 

@@ -10,9 +10,9 @@ from typing import Any
 from run_samples import RESULT
 from training_samples import tiny
 
-from repro.folder import RunFolder
-from repro.records import append
-from repro.run import Run
+from repro.runs.folder import RunFolder
+from repro.runs.records import append
+from repro.runs.run import Run
 from slurm.ledger import Ledger, Submission
 from slurm.queue import QueuedJob, Snapshot
 from slurm.status import Row, row

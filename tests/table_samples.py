@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from run_samples import RESULT
 
-from repro.records import Result
+from repro.runs.records import Result
 from results.formats import csv, markdown
 from results.layout import Table
 

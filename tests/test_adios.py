@@ -13,10 +13,10 @@ from torch import Generator, Tensor, nn
 from training_samples import assert_same
 
 from baselines.adios import MARGIN, Adios, frozen, negative_entropy, sparsity_penalty
-from repro.contrastive import MoCo, info_nce, nt_xent
+from repro.augmentation.views import Views
+from repro.contrastive.moco import MoCo, info_nce, nt_xent
+from repro.contrastive.simclr import SimCLR
 from repro.randomness import Purpose, stream_seed
-from repro.simclr import SimCLR
-from repro.views import Views
 
 pytestmark = pytest.mark.usefixtures("small_encoder")
 

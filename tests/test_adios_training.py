@@ -19,11 +19,11 @@ from training_samples import CPU, EPOCH, STEPS, assert_same_training, interrupt,
 from baselines import adios
 from baselines.adios import Adios, MocoContrast, OcclusionGallery
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.hooks import DivergenceError
-from repro.loading import TwoViews
-from repro.pretrain import open_data
-from repro.resume import checkpoints
+from repro.runs.folder import RunFolder
+from repro.training.hooks import DivergenceError
+from repro.training.loading import TwoViews
+from repro.training.pretraining import open_data
+from repro.training.resume import checkpoints
 
 pytestmark = pytest.mark.usefixtures("small_encoder")
 

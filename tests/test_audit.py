@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 from training_samples import CPU, refused, salmask, tiny, words
 
-from repro import audit as module
-from repro import pretrain
-from repro.audit import OURS, RANDOM, RELEASED, Audit, Hidden, ObjectMasks, audit, variants, write
 from repro.errors import UserError
-from repro.preprocess import ViewMaker
-from repro.run import Backend, Branch, Fidelity, Guidance, Run, Source, Strategy
-from repro.saliency import Localizer
-from repro.scenes import Instance, Scene, Scenes
+from repro.methods import audit as module
+from repro.methods.audit import OURS, RANDOM, RELEASED, Audit, Hidden, ObjectMasks, audit, variants, write
+from repro.runs.run import Backend, Branch, Fidelity, Guidance, Run, Source, Strategy
+from repro.saliency.localizer import Localizer
+from repro.scenes.dataset import Instance, Scene, Scenes
+from repro.training import pretraining as pretrain
+from repro.training.preprocess import ViewMaker
 
 METHOD = "mocov2+ours-blur"
 """Patches alone: rates can be told exactly."""

@@ -16,14 +16,14 @@ from transfer_samples import (
 )
 from typer.testing import CliRunner
 
-from repro import caltech, flowers
-from repro.data_cli import app
-from repro.datasets import DATASETS, open_images
+from repro.data import caltech, flowers
+from repro.data.catalogue import DATASETS, open_images
+from repro.data.commands import app
+from repro.data.flowers import eighty_ten_ten, official
+from repro.data.subsets import Subset, apportion, divide, join, share_of, sizes
+from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.flowers import eighty_ten_ten, official
-from repro.run import Scenes
-from repro.subsets import Subset, apportion, divide, join, share_of, sizes
-from repro.verify import verify
+from repro.runs.run import Scenes
 
 pytestmark = pytest.mark.usefixtures("miniatures")
 

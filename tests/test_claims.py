@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from repro.records import Result
+from repro.runs.records import Result
 from results.claims import CONTRADICTED, SUPPORTED, TIE, TOO_FEW, as_frame, claims, count, judge, margin, method_note
 from results.paired import Comparison, holm, paired, seeds_needed
 from results.published import TABLES, published

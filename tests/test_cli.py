@@ -28,13 +28,13 @@ from training_samples import (
 )
 
 from repro import cli
-from repro.checkpoint import read_checkpoint, save_backbone
-from repro.datasets import DATASETS
-from repro.folder import RunFolder
-from repro.hooks import Heartbeat
-from repro.imagenet import class_list
-from repro.resume import checkpoints
-from repro.scenes import Scenes
+from repro.backbones.checkpoint import read_checkpoint, save_backbone
+from repro.data.catalogue import DATASETS
+from repro.data.imagenet import class_list
+from repro.runs.folder import RunFolder
+from repro.scenes.dataset import Scenes
+from repro.training.hooks import Heartbeat
+from repro.training.resume import checkpoints
 
 
 @pytest.fixture

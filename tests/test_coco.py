@@ -7,10 +7,10 @@ from image_samples import bad_image
 from PIL import Image
 from scene_samples import coco_root, copied, spoil_json
 
-from repro import coco
+from repro.data.annotations import coco
+from repro.data.annotations.findings import BrokenFileError
+from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.findings import BrokenFileError
-from repro.verify import verify
 
 TRAIN = "annotations/instances_train2017.json"
 VAL = "annotations/instances_val2017.json"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repro.contrastive import (
+from repro.contrastive.moco import (
     MomentumEncoder,
     Queue,
     SplitBatchNorm,

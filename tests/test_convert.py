@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from repro.convert import from_detectron2, to_detectron2
+from repro.backbones.convert import from_detectron2, to_detectron2
 from repro.errors import UserError
 
 

@@ -13,9 +13,9 @@ from torchvision.models import get_model
 from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
-from repro.bench import timed_in_turn
-from repro.cost import Cost, Step, counting, measure, untrained
-from repro.run import Run
+from repro.bench.masking import timed_in_turn
+from repro.methods.cost import Cost, Step, counting, measure, untrained
+from repro.runs.run import Run
 
 SMALL: dict[str, Any] = {
     "data.crop": 64,

@@ -10,10 +10,10 @@ import pytest
 from image_samples import make_folder_root, make_imagenet_root, write_image
 from PIL import Image
 
-from repro.datasets import SPLITS, open_images
+from repro.data.catalogue import SPLITS, open_images
+from repro.data.folders import FolderImages
+from repro.data.imagenet import class_list
 from repro.errors import UserError
-from repro.folders import FolderImages
-from repro.imagenet import class_list
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def test_folder_images_can_be_sent_to_a_worker(root: Path) -> None:
 
 
 def test_the_class_list_is_the_committed_one() -> None:
-    text = importlib.resources.files("repro").joinpath("imagenet100_classes.txt").read_bytes()
+    text = importlib.resources.files("repro.data").joinpath("imagenet100_classes.txt").read_bytes()
     assert hashlib.sha256(text).hexdigest().startswith("5ee5db69")
     assert len(class_list()) == len(set(class_list())) == 100
     assert list(class_list()) == sorted(class_list())

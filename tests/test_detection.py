@@ -12,15 +12,15 @@ import yaml
 from detection_samples import config, data_of, planned, prepared, scenes_as
 from training_samples import CPU, files_below
 
-from downstream.detection import DetectionTask, open_data, refuse_endless, require_detectron2
-from downstream.detection_data import (
+from downstream.detection.data import (
     open_coco,
     open_voc,
 )
+from downstream.detection.task import DetectionTask, open_data, refuse_endless, require_detectron2
 from downstream.measurement import Target
-from repro import voc
-from repro.detection import VOC, Detection
+from repro.data.annotations import voc
 from repro.errors import UserError
+from repro.runs.detection import VOC, Detection
 
 
 def test_other_classes_are_not_taken_for_the_real_thing(voc_root: Path, coco_root: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_estimate_knows_our_parts_of_a_detector() -> None:
     script = (
         "from pathlib import Path\n"
         "from detectron2.config import get_cfg\n"
-        "from downstream.detection_estimate import seconds_per_image\n"
+        "from downstream.detection.estimate import seconds_per_image\n"
         "cfg = get_cfg()\n"
         "cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 'cpu', 18, 64\n"
         "cfg.MODEL.RESNETS.NORM, cfg.MODEL.ROI_HEADS.NAME = 'BN', 'Res5HeadExtraNorm'\n"
@@ -80,7 +80,7 @@ def test_the_estimate_knows_our_parts_of_a_detector() -> None:
 @pytest.mark.parametrize(("seconds", "refused"), [(1.79, False), (1.81, True)])
 def test_twelve_hours_are_the_limit(seconds: float, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, _ = config(Detection(iterations=2000), arch="resnet18", devices=1)
-    monkeypatch.setattr("downstream.detection_estimate.seconds_per_image", lambda cfg: seconds)
+    monkeypatch.setattr("downstream.detection.estimate.seconds_per_image", lambda cfg: seconds)
     with pytest.raises(UserError, match="no GPU: 6 training") if refused else nullcontext():
         refuse_endless(cfg, 6)  # 6 x 2000 steps of two images
 

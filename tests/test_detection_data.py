@@ -7,9 +7,9 @@ import torch
 from detection_samples import data_of, planned, prepared, scenes
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
-from downstream.detection_data import GroupedBatches, TrainingImages, make_train_loader, voc_records
-from repro import voc
-from repro.detection import VOC
+from downstream.detection.data import GroupedBatches, TrainingImages, make_train_loader, voc_records
+from repro.data.annotations import voc
+from repro.runs.detection import VOC
 
 
 def test_boxes_of_voc_are_those_of_the_scenes(voc_root: Path) -> None:

@@ -12,10 +12,10 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
-from downstream.detection import summary
-from downstream.detection_evaluation import average_precisions
-from repro.detection import COCO, VOC
+from downstream.detection.evaluation import average_precisions
+from downstream.detection.task import summary
 from repro.errors import UserError
+from repro.runs.detection import COCO, VOC
 
 
 class GroundTruth(nn.Module):

@@ -17,19 +17,19 @@ from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import GeneralizedRCNN
 from training_samples import CPU, assert_same, refused, salmask, with_random_backbone
 
-from downstream import detection_training
-from downstream.detection import carry_out, peak_memory_gib, quiet_detectron2
-from downstream.detection_model import build_detector
-from downstream.detection_training import Saver, Stopwatch, Trial, load_trained, train
-from repro.checkpoint import Backbone
-from repro.detection import COCO, VOC
+from downstream.detection import training as detection_training
+from downstream.detection.model import build_detector
+from downstream.detection.task import carry_out, peak_memory_gib, quiet_detectron2
+from downstream.detection.training import Saver, Stopwatch, Trial, load_trained, train
+from repro.backbones.checkpoint import Backbone
+from repro.data.annotations.scenes_export import write_coco
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.hooks import DivergenceError
-from repro.records import read
-from repro.resume import checkpoints
-from repro.scenes import Scenes
-from repro.scenes_export import write_coco
+from repro.runs.detection import COCO, VOC
+from repro.runs.folder import RunFolder
+from repro.runs.records import read
+from repro.scenes.dataset import Scenes
+from repro.training.hooks import DivergenceError
+from repro.training.resume import checkpoints
 from results.collect import collect
 from results.tables import render
 
@@ -105,7 +105,7 @@ def test_everything_that_trains_moved_and_norms_were_estimated_anew(
 
 def test_trials_and_seeds_differ(voc_root: Path, tmp_path: Path) -> None:
     run, folder = prepared(tmp_path, {"detection.trials": 2})
-    from downstream.detection import DetectionTask
+    from downstream.detection.task import DetectionTask
 
     first, second = DetectionTask(VOC).plan(
         run, folder, planned(run, folder, data_of(VOC, voc_root))[1], data_of(VOC, voc_root), CPU

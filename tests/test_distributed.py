@@ -24,15 +24,15 @@ from training_samples import (
     words,
 )
 
-from repro.checkpoint import read_checkpoint
-from repro.contrastive import MoCo, info_nce
+from repro.augmentation.views import Views
+from repro.backbones.checkpoint import read_checkpoint
+from repro.contrastive.moco import MoCo, info_nce
 from repro.distributed import gather, initialise, rank, slurm_to_env, world_size
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.loading import EpochBatches
 from repro.randomness import Purpose, stream_seed
-from repro.resume import checkpoints
-from repro.views import Views
+from repro.runs.folder import RunFolder
+from repro.training.loading import EpochBatches
+from repro.training.resume import checkpoints
 
 BATCH, QUEUE, DIM, SEED = 8, 32, 16, 3
 HALVES = (slice(0, 4), slice(4, 8))

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repro.datasets import open_images
-from repro.drawn import scenes_cache
-from repro.run import Scenes as Settings
-from repro.scenes import Scenes
+from repro.data.catalogue import open_images
+from repro.runs.run import Scenes as Settings
+from repro.scenes.cache import scenes_cache
+from repro.scenes.dataset import Scenes
 
 SIZE = 64
 RECORD = 4 + 3 * SIZE**2

@@ -10,14 +10,14 @@ from torchvision.models import get_model
 from training_samples import CPU, files_below, refused, salmask, tiny, with_random_backbone
 from transfer_samples import make_caltech, make_flowers
 
-from downstream.cli import TABLE1, evaluations
+from downstream.commands import TABLE1, evaluations
 from downstream.tasks import TASKS, evaluate
-from repro.checkpoint import load_backbone, read_foreign, save_backbone, weights_digest
+from repro.backbones.checkpoint import load_backbone, read_foreign, save_backbone, weights_digest
 from repro.errors import UserError
-from repro.evaluation import PROTOCOLS, Evaluation
-from repro.folder import RunFolder
-from repro.records import read
-from repro.run import Run
+from repro.runs.evaluation import PROTOCOLS, Evaluation
+from repro.runs.folder import RunFolder
+from repro.runs.records import read
+from repro.runs.run import Run
 
 QUICK = ("probe.epochs=1", "logistic.values=2", "knn.neighbours=[5]")
 SMALL = {"data.dataset": "scenes", "machine.workers": 0, "machine.device": "cpu"}

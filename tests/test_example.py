@@ -42,7 +42,7 @@ def test_the_example_is_small_and_whole(runs: list[RunRecord]) -> None:
         assert (collect_runs([run])["recipe"] == run.run.recipe).all()
 
 
-@pytest.mark.parametrize("place", [EXAMPLE, ROOT / "results" / "reproduced"], ids=lambda place: place.name)
+@pytest.mark.parametrize("place", [EXAMPLE, ROOT / "examples" / "reproduced"], ids=lambda place: place.name)
 def test_recorded_runs_name_no_machine(place: Path) -> None:
     for path in place.rglob("*"):
         if path.suffix in (".json", ".jsonl", ".yaml", ".log"):

@@ -7,10 +7,10 @@ import pytest
 from run_samples import begun, finished, of_method
 
 from baselines import resolve
-from repro.detection import VOC
 from repro.errors import UserError
-from repro.records import append, read
-from repro.settings import build, read_yaml
+from repro.runs.detection import VOC
+from repro.runs.reading import build, read_yaml
+from repro.runs.records import append, read
 from results.collect import collect_runs
 from results.explain import explain
 from results.redo import commands

@@ -16,13 +16,13 @@ from torchvision.transforms.v2 import functional as tvf
 from training_samples import OURS, files_below, refused, salmask, tiny
 
 from downstream.adoption import adopt
-from repro.card import RESNETS
-from repro.checkpoint import load_backbone, save_backbone, weights_digest
-from repro.contrastive import build_encoder
-from repro.folder import RunFolder
-from repro.masking import high_pass
-from repro.records import append
-from repro.run import Run, Strategy
+from repro.backbones.card import RESNETS
+from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
+from repro.contrastive.moco import build_encoder
+from repro.masking.strategies import high_pass
+from repro.runs.folder import RunFolder
+from repro.runs.records import append
+from repro.runs.run import Run, Strategy
 
 LIBRARIES = ("torchvision", "timm", "detectron2", "huggingface")
 CROP = 64
@@ -295,7 +295,7 @@ def test_a_failed_export_leaves_nothing_and_takes_nothing(
     def full(*_: Any) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("repro.export.render", full)
+    monkeypatch.setattr("repro.backbones.export.render", full)
     before = files_below(existing)
     line = refused("export", str(plain.path), "--to", "timm", "--out", str(existing), "--force")
     assert line == f"cannot write {existing}: No space left on device; mend: free some space"

@@ -5,9 +5,9 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms import GaussianBlur
 
-from repro.filters import gaussian_blur, gaussian_matrix
-from repro.masking import high_pass, strong_blur
-from repro.saliency import IMAGENET_MEAN, IMAGENET_STD
+from repro.augmentation.blur import gaussian_blur, gaussian_matrix
+from repro.masking.strategies import high_pass, strong_blur
+from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
 
 GAIN = {224: 0.003, 64: 0.04, 32: 0.16, 22: 0.31, 16: 0.53, 11: 0.88}
 """Of the high-pass on sinusoids by their period in pixels (specification A.1)."""

@@ -21,15 +21,15 @@ from training_samples import (
 from downstream.finetune import FineTuned, FineTuning, ScoreNetwork
 from downstream.measurement import Target, scores
 from downstream.tasks import evaluate
-from repro.checkpoint import load_backbone
-from repro.datasets import Images
-from repro.folder import RunFolder
-from repro.loading import EpochBatches
-from repro.pretrain import open_data
-from repro.records import Result, read
-from repro.run import Finetune, Run
-from repro.subsets import Subset, sizes
-from repro.training import Training
+from repro.backbones.checkpoint import load_backbone
+from repro.data.catalogue import Images
+from repro.data.subsets import Subset, sizes
+from repro.runs.folder import RunFolder
+from repro.runs.records import Result, read
+from repro.runs.run import Finetune, Run
+from repro.training.loading import EpochBatches
+from repro.training.pretraining import open_data
+from repro.training.runner import Training
 
 CHANGES = {"finetune.epochs": 2, "finetune.batch": 8, "data.scenes.train_count": 24, "machine.checkpoint_every": 99}
 RUN = tiny(changes=CHANGES)

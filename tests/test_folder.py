@@ -11,8 +11,8 @@ from training_samples import files_below, tiny
 
 from baselines import resolve
 from repro.errors import UserError, one_line
-from repro.folder import RunFolder, Status, source
-from repro.settings import load, read_yaml
+from repro.runs.folder import RunFolder, Status, source
+from repro.runs.reading import load, read_yaml
 
 RUN = tiny()
 
@@ -101,7 +101,7 @@ def test_tasks_of_a_run_go_on_at_once_and_each_has_a_status(folder: RunFolder) -
 
 
 def test_a_heart_beats_while_no_step_ends(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repro.folder.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("repro.runs.folder.BEAT_SECONDS", 0.05)
     with folder.attempt("pretrain"):
         folder.set_status("running", step=4)
         before = state(folder).heartbeat
@@ -114,7 +114,7 @@ def test_a_heart_beats_while_no_step_ends(folder: RunFolder, monkeypatch: pytest
 def test_who_was_taken_over_ends_and_leaves_the_others_word_alone(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repro.folder.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("repro.runs.folder.BEAT_SECONDS", 0.05)
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torchvision.models import get_model
 
-from repro.folding import fold_batch_norm
+from repro.saliency.folding import fold_batch_norm
 
 
 def used(network: nn.Module) -> nn.Module:

@@ -29,15 +29,15 @@ from training_samples import (
 )
 
 from baselines import METHODS, TABLE1, build_learner
+from repro.augmentation.views import apply_on_device
 from repro.distributed import initialise
-from repro.folder import RunFolder
-from repro.hooks import DivergenceError
-from repro.loading import make_loader
-from repro.pretrain import open_data, plan_batches
-from repro.resume import checkpoints, stop_is_agreed
-from repro.run import Augmentation, Run
-from repro.training import wrap_optimizers
-from repro.views import apply_on_device
+from repro.runs.folder import RunFolder
+from repro.runs.run import Augmentation, Run
+from repro.training.hooks import DivergenceError
+from repro.training.loading import make_loader
+from repro.training.pretraining import open_data, plan_batches
+from repro.training.resume import checkpoints, stop_is_agreed
+from repro.training.runner import wrap_optimizers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

@@ -5,7 +5,7 @@ import pytest
 from image_samples import BAD_IMAGES, bad_image, write_image
 from PIL import Image
 
-from repro import images
+from repro.data import images
 from repro.errors import UserError
 
 

@@ -13,9 +13,9 @@ from downstream.features import FeatureStore
 from downstream.knn import vote
 from downstream.tasks import evaluate
 from repro.errors import UserError
-from repro.pretrain import open_data
-from repro.records import read
-from repro.run import Knn
+from repro.runs.records import read
+from repro.runs.run import Knn
+from repro.training.pretraining import open_data
 
 RUN = tiny(changes={"knn.neighbours": [3, 7]})
 

@@ -15,12 +15,12 @@ from submitit.core.utils import DelayedSubmission
 from training_samples import TINY, StopBefore, files_below, make_training, tiny
 
 from baselines import resolve
-from repro import folder as folder_module
 from repro.distributed import submitit_to_env
 from repro.errors import UserError
-from repro.folder import SNAPSHOT, RunFolder
-from repro.resume import checkpoints
-from repro.stopping import STOP, Stop
+from repro.runs import folder as folder_module
+from repro.runs.folder import SNAPSHOT, RunFolder
+from repro.runs.stopping import STOP, Stop
+from repro.training.resume import checkpoints
 from slurm.graph import Graph
 from slurm.job import Call, write_order
 from slurm.launch import adopt, submit

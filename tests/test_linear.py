@@ -15,15 +15,15 @@ from downstream.features import FeatureStore
 from downstream.linear import LinearProbe, assert_unchanged, build_training, final_scores, probe_place, read_scores
 from downstream.measurement import averaged, scores
 from downstream.tasks import evaluate as evaluate_by_name
-from repro.checkpoint import load_backbone
+from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
-from repro.evaluation import Probe
-from repro.folder import RunFolder
-from repro.loading import EpochBatches
-from repro.pretrain import open_data
-from repro.records import Result, read
-from repro.run import Run
-from repro.training import Training
+from repro.runs.evaluation import Probe
+from repro.runs.folder import RunFolder
+from repro.runs.records import Result, read
+from repro.runs.run import Run
+from repro.training.loading import EpochBatches
+from repro.training.pretraining import open_data
+from repro.training.runner import Training
 
 RUN = tiny()
 PROTOCOL = "linear-moco-v1[epochs=5,batch=16]"

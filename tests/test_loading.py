@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-import repro.loading
+import repro.training.loading
+from repro.augmentation.views import apply_on_device
 from repro.errors import UserError
-from repro.loading import EpochBatches, TwoViews, make_loader
-from repro.run import Augmentation, Backend
-from repro.views import apply_on_device
+from repro.runs.run import Augmentation, Backend
+from repro.training.loading import EpochBatches, TwoViews, make_loader
 
 
 class Pictures:
@@ -34,8 +34,8 @@ class Pictures:
 
 
 def of_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
-    monkeypatch.setattr(repro.loading, "rank", lambda: rank)
-    monkeypatch.setattr(repro.loading, "world_size", lambda: world)
+    monkeypatch.setattr(repro.training.loading, "rank", lambda: rank)
+    monkeypatch.setattr(repro.training.loading, "world_size", lambda: world)
 
 
 def epoch_of(batches: EpochBatches, epoch: int, start: int = 0) -> list[list[tuple[int, int]]]:

@@ -11,7 +11,7 @@ import filelock
 import pytest
 
 from repro.errors import UserError
-from repro.lock import STALE_SECONDS, Holder, _take_over, held
+from repro.runs.lock import STALE_SECONDS, Holder, _take_over, held
 
 HERE = socket.gethostname()
 OLD = STALE_SECONDS + 60
@@ -120,7 +120,7 @@ def test_who_took_over_waits_for_one_who_only_looks(lock: Path, monkeypatch: pyt
         threading.Timer(0.5, looker.release).start()
         return made
 
-    monkeypatch.setattr("repro.lock._take_over", made_and_looked_at)
+    monkeypatch.setattr("repro.runs.lock._take_over", made_and_looked_at)
     with filelock.FileLock(lock):
         aged(lock)
         assert hold(lock, holder(ago=OLD)) == [".lock", ".lock.1"]

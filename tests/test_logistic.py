@@ -17,9 +17,9 @@ from downstream.measurement import Target
 from downstream.partitions import standard
 from downstream.tasks import evaluate
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.records import read
-from repro.run import Logistic
+from repro.runs.folder import RunFolder
+from repro.runs.records import read
+from repro.runs.run import Logistic
 
 RUN = tiny(changes={"logistic.values": 5})
 

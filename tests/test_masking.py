@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from repro.masking import Mode, draw_patches, patch_counts, to_pixels
-from repro.run import Fidelity, Masking, Source
+from repro.masking.strategies import Mode, draw_patches, patch_counts, to_pixels
+from repro.runs.run import Fidelity, Masking, Source
 
 POSITIVE, HARD = Mode.positive(Masking()), Mode.hard(Masking())
 PAPER = Fidelity()

@@ -16,17 +16,17 @@ from training_samples import CPU, STEPS, assert_same_training, interrupt, make_t
 
 from baselines import ABLATIONS, METHODS, TABLE1, TABLE3, build_learner, resolve
 from baselines.ablations import ABLATIONS as CHANGES
-from repro.contrastive import Queue
+from repro.contrastive.moco import Queue
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.identity import plain
-from repro.loading import TwoViews
-from repro.masking import high_pass
-from repro.pretrain import build_learner as build_core_learner
-from repro.pretrain import build_view_maker, open_data
-from repro.run import Precision, Run
-from repro.settings import nested, read_yaml
-from repro.training import wrap_optimizer
+from repro.masking.strategies import high_pass
+from repro.runs.folder import RunFolder
+from repro.runs.identity import plain
+from repro.runs.reading import nested, read_yaml
+from repro.runs.run import Precision, Run
+from repro.training.loading import TwoViews
+from repro.training.pretraining import build_learner as build_core_learner
+from repro.training.pretraining import build_view_maker, open_data
+from repro.training.runner import wrap_optimizer
 from results.published import published
 from slurm.sweep import SWEEPS
 

@@ -8,11 +8,11 @@ import pytest
 from training_samples import refused, salmask, tiny
 
 from baselines import METHODS, TABLE1, TABLE3, resolve
-from repro.difference import difference
-from repro.folder import RunFolder
-from repro.identity import identity
-from repro.run import Run
-from repro.settings import build
+from repro.runs.difference import difference
+from repro.runs.folder import RunFolder
+from repro.runs.identity import identity
+from repro.runs.reading import build
+from repro.runs.run import Run
 
 row = cache(resolve)
 MASKED = [name for name in {**TABLE1, **TABLE3} if "+" in name]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-import repro.contrastive
-from repro.contrastive import MoCo, info_nce
-from repro.views import Views
+import repro.contrastive.moco
+from repro.augmentation.views import Views
+from repro.contrastive.moco import MoCo, info_nce
 
 B, SIZE, DIM, QUEUE = 8, 32, 16, 24
 
@@ -24,7 +24,7 @@ def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
         block = nn.Conv2d(3, 12, 5, stride=4), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 24, 3), nn.BatchNorm2d(24)
         return nn.Sequential(*block, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, dim))
 
-    monkeypatch.setattr(repro.contrastive, "build_encoder", build)
+    monkeypatch.setattr(repro.contrastive.moco, "build_encoder", build)
 
 
 def images(seed: int, count: int = B) -> Tensor:
@@ -133,7 +133,7 @@ def test_one_hard_negative_serves_every_query(monkeypatch: pytest.MonkeyPatch) -
         handed.append(args[3])
         return info_nce(*args, **settings)
 
-    monkeypatch.setattr(repro.contrastive, "info_nce", spy)
+    monkeypatch.setattr(repro.contrastive.moco, "info_nce", spy)
     model = moco().eval()
     loss = model(Views(images(0), images(1), images(2, 1)))["loss"]
     assert torch.isfinite(loss)
@@ -177,7 +177,7 @@ def test_mixed_precision_hands_full_precision_unit_vectors_to_the_loss(monkeypat
         handed.extend(args)
         return info_nce(*args, **settings)
 
-    monkeypatch.setattr(repro.contrastive, "info_nce", spy)
+    monkeypatch.setattr(repro.contrastive.moco, "info_nce", spy)
     model = moco()
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(Views(images(0), images(1), images(2)))["loss"]

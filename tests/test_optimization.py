@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from repro.optimization import WARMUP_START, build_optimizer, build_schedulers
-from repro.run import Interval, Optimization, Optimizer, Schedule
+from repro.runs.run import Interval, Optimization, Optimizer, Schedule
+from repro.training.optimization import WARMUP_START, build_optimizer, build_schedulers
 
 SHAPES = ((4, 3, 3, 3), (4,), (5, 7), (5,))
 LARS = Optimization(optimizer=Optimizer.lars, lr=0.3, momentum=0.9, weight_decay=0.1, lars_eta=0.02)

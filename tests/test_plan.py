@@ -8,10 +8,10 @@ from run_samples import RESULT
 from training_samples import OURS, TINY, refused, salmask, tiny, words
 
 from baselines import resolve
+from repro.bench.throughput import Measurement, kind_of, record, recorded
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.records import append
-from repro.throughput import Measurement, kind_of, record, recorded
+from repro.runs.folder import RunFolder
+from repro.runs.records import append
 from slurm.graph import Graph
 from slurm.plan import NEVER, Cost, Evidence, estimate, gather, train_images, wall_seconds, within_budget
 from slurm.profile import Cluster, Resources

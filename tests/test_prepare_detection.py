@@ -9,8 +9,9 @@ import pytest
 from scene_samples import coco_root, voc_root
 from training_samples import files_below, refused, salmask
 
-from repro import coco, detection_archives, voc
-from repro.detection_archives import COCO_ARCHIVES, VOC_ARCHIVES, Archive
+from repro.data.annotations import archives as detection_archives
+from repro.data.annotations import coco, voc
+from repro.data.annotations.archives import COCO_ARCHIVES, VOC_ARCHIVES, Archive
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ from PIL import Image
 from scipy.io import savemat
 from typer.testing import CliRunner
 
-from repro import imagenet
-from repro.data_cli import app
+from repro.data import imagenet
+from repro.data.commands import app
+from repro.data.imagenet import DEVKIT_ARCHIVE, TRAIN_ARCHIVE, VAL_ARCHIVE, class_list, prepare_imagenet100
+from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.imagenet import DEVKIT_ARCHIVE, TRAIN_ARCHIVE, VAL_ARCHIVE, class_list, prepare_imagenet100
-from repro.verify import verify
 
 OTHERS = ("n01440764", "n15075141")  # of ImageNet-1k, none of the hundred
 TRAIN_EACH = 2

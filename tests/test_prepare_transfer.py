@@ -9,14 +9,14 @@ import pytest
 from transfer_samples import CALTECH, caltech_images, caltech_zip, flower_archives, recognise_miniatures, tar_gz
 from typer.testing import CliRunner
 
-from repro import archives, caltech
-from repro.caltech import prepare_caltech101
-from repro.data_cli import app
-from repro.datasets import DATASETS
+from repro.data import archives, caltech
+from repro.data.caltech import prepare_caltech101
+from repro.data.catalogue import DATASETS
+from repro.data.commands import app
+from repro.data.flowers import official, prepare_flowers102
+from repro.data.subsets import sizes
+from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.flowers import official, prepare_flowers102
-from repro.subsets import sizes
-from repro.verify import verify
 
 pytestmark = pytest.mark.usefixtures("miniatures")
 

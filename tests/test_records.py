@@ -11,8 +11,8 @@ import pytest
 from run_samples import finished
 
 from repro.errors import UserError
-from repro.folder import SNAPSHOT
-from repro.records import FIELDS, Result, append, read
+from repro.runs.folder import SNAPSHOT
+from repro.runs.records import FIELDS, Result, append, read
 from results.bench import collecting
 from results.collect import collect, common_scale, export, refuse_mixed
 

@@ -7,7 +7,7 @@ import pytest
 from browser import CHROMIUM, browser
 from run_samples import begun, finished, of_method
 
-from repro.settings import build as build_run
+from repro.runs.reading import build as build_run
 from results.checklist import checklist
 from results.claims import judge
 from results.collect import collect_runs

@@ -14,7 +14,7 @@ from results.runs import find_runs
 from results.tables import render
 from slurm.sweep import expand, load
 
-PLACE = Path(__file__).parents[1] / "results" / "reproduced"
+PLACE = Path(__file__).parents[1] / "examples" / "reproduced"
 TASKS = {
     "cpu-112px": ("knn", "logistic", "linear"),
     "h100": ("knn", "linear"),

@@ -26,12 +26,12 @@ from training_samples import (
     words,
 )
 
-from repro.checkpoint import read_checkpoint
+from repro.backbones.checkpoint import read_checkpoint
 from repro.errors import UserError
 from repro.files import write_atomically
-from repro.folder import RunFolder
-from repro.hooks import Heartbeat, forget_after
-from repro.resume import checkpoints
+from repro.runs.folder import RunFolder
+from repro.training.hooks import Heartbeat, forget_after
+from repro.training.resume import checkpoints
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from repro.data.roots import ROOT_VARIABLE, config_file, find_root, new_root
 from repro.errors import UserError
-from repro.roots import ROOT_VARIABLE, config_file, find_root, new_root
 
 
 def write_data_yaml(content: object) -> Path:

@@ -14,8 +14,9 @@ import yaml
 
 import repro
 from repro.errors import UserError
-from repro.limits import LIMITS
-from repro.run import (
+from repro.runs.limits import LIMITS
+from repro.runs.reading import build, keys, load, parse_overrides, read_yaml
+from repro.runs.run import (
     Adios,
     Data,
     Fidelity,
@@ -30,7 +31,6 @@ from repro.run import (
     identity,
     outside_identity,
 )
-from repro.settings import build, keys, load, parse_overrides, read_yaml
 
 DEFAULT_ID = "45df9c0eca"
 """Of the default run. Never change it: it names the folder of every run made so far, and so will every other id that
@@ -61,7 +61,7 @@ def test_the_default_run_keeps_its_id() -> None:
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
 def test_the_id_is_the_same_in_every_process(hash_seed: str) -> None:
-    assert python("-c", "from repro.run import Run; print(Run().id)", PYTHONHASHSEED=hash_seed) == DEFAULT_ID
+    assert python("-c", "from repro.runs.run import Run; print(Run().id)", PYTHONHASHSEED=hash_seed) == DEFAULT_ID
 
 
 @pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])
@@ -71,13 +71,13 @@ def test_the_id_is_the_same_on_other_pythons(version: str) -> None:
     paths = os.pathsep.join([str(Path(repro.__file__).parents[1]), str(Path(yaml.__file__).parents[1])])
     if not executable or subprocess.run([executable, "-c", ""], capture_output=True, check=False).returncode:
         pytest.skip(f"no Python {version} here")
-    made = python("-c", "from repro.run import Run; print(Run().id)", executable=executable, PYTHONPATH=paths)
+    made = python("-c", "from repro.runs.run import Run; print(Run().id)", executable=executable, PYTHONPATH=paths)
     assert made == DEFAULT_ID
 
 
 def test_the_run_module_imports_no_torch() -> None:
     heavy = "{'torch', 'torchvision', 'mmengine', 'timm', 'pandas', 'numpy'}"
-    assert python("-c", f"import sys, repro.run; print(sorted({heavy} & set(sys.modules)))") == "[]"
+    assert python("-c", f"import sys, repro.runs.run; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
 def test_the_id_does_not_depend_on_the_order_of_keys() -> None:

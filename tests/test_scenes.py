@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from repro.errors import UserError
-from repro.scenes import Scenes
-from repro.shapes import MOST_CLASSES, OUTLINES, PATTERNS, Shapes
-from repro.textures import Floats, fill_outline, value_noise
+from repro.scenes.dataset import Scenes
+from repro.scenes.shapes import MOST_CLASSES, OUTLINES, PATTERNS, Shapes
+from repro.scenes.textures import Floats, fill_outline, value_noise
 
 STAMPS = {"a/disc": (220, 30, 30), "a/wide": (30, 200, 30), "b/disc": (40, 40, 230), "c/d/tall": (230, 210, 20)}
 
@@ -70,7 +70,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone() -> None:
 def test_another_process_draws_the_same_scenes_and_needs_no_torch() -> None:
     program = (
         "import hashlib, sys, numpy as np\n"
-        "from repro.scenes import Scenes\n"
+        "from repro.scenes.dataset import Scenes\n"
         "scenes = Scenes('val', count=20, seed=5, classes=25, objects=3)\n"
         "pixels = b''.join(np.asarray(scenes[i][0]).tobytes() for i in (11, 0, 19))\n"
         "print(hashlib.sha256(pixels).hexdigest(), scenes.fingerprint(), 'torch' in sys.modules)\n"

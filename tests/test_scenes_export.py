@@ -12,9 +12,9 @@ from PIL import Image
 from scene_samples import CLASSES, coco_root, scenes, voc_root
 from training_samples import files_below, refused, salmask
 
+from repro.data.annotations.scenes_export import rle, write_coco, write_voc
 from repro.errors import UserError
-from repro.scenes import Scenes
-from repro.scenes_export import rle, write_coco, write_voc
+from repro.scenes.dataset import Scenes
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from mmengine.model import MMDistributedDataParallel
 from torch import Generator, Tensor, nn
 
-import repro.simclr
-from repro.contrastive import ReducedBatchNorm, build_encoder, nt_xent, sync_batch_norm
+import repro.contrastive.simclr
+from repro.augmentation.views import Views
+from repro.contrastive.moco import ReducedBatchNorm, build_encoder, nt_xent, sync_batch_norm
+from repro.contrastive.simclr import SimCLR
 from repro.distributed import gather_with_gradient
-from repro.run import Anchor
-from repro.simclr import SimCLR
-from repro.views import Views
+from repro.runs.run import Anchor
 
 B, C, T, SIZE, DIM = 6, 16, 0.2, 16, 8
 
@@ -114,7 +114,7 @@ def test_nobody_meets_another_images_hard_negative() -> None:
 @pytest.fixture
 def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ResNet takes a second to initialise; what is tested here does not depend on the encoder."""
-    monkeypatch.setattr(repro.simclr, "build_encoder", build_small)
+    monkeypatch.setattr(repro.contrastive.simclr, "build_encoder", build_small)
 
 
 def build_small(_arch: str, dim: int) -> nn.Module:
@@ -171,7 +171,7 @@ def test_mixed_precision_hands_full_precision_unit_vectors_to_the_loss(
         handed.extend(args)
         return nt_xent(*args, **settings)
 
-    monkeypatch.setattr(repro.simclr, "nt_xent", spy)
+    monkeypatch.setattr(repro.contrastive.simclr, "nt_xent", spy)
     model = simclr()
     exact = model(Views(images(0), images(1), images(2)))["loss"]
     model.to(memory_format=torch.channels_last)
@@ -226,7 +226,7 @@ def one_of_two(number: int, store: str, place: str) -> None:
     """What each of two processes does."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
-    repro.simclr.build_encoder = build_small
+    repro.contrastive.simclr.build_encoder = build_small
     outcome: dict[str, Any] = {}
     for stopgrad in (False, True):
         model = simclr(hard_negative_stopgrad=stopgrad)

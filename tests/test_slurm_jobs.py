@@ -21,7 +21,7 @@ from slurm_cluster import Cluster, wait_until
 from training_samples import TINY, Ended, assert_same_training, salmask
 
 from repro.errors import UserError
-from repro.folder import RunFolder
+from repro.runs.folder import RunFolder
 from slurm.ledger import Ledger
 from slurm.probe import probe
 from slurm.profile import load

@@ -17,7 +17,7 @@ from slurm_cluster import Cluster, wait_until
 from training_samples import OURS, TINY, Ended, assert_same_training, salmask
 
 from baselines import resolve
-from repro.folder import RunFolder, Status
+from repro.runs.folder import RunFolder, Status
 from slurm.ledger import Ledger, Submission
 from slurm.queue import snapshot
 

@@ -10,9 +10,9 @@ import pytest
 from run_samples import RESULT
 from sweep_samples import ELSEWHERE, GONE, HERE, RUN, SILENT, Sweep, queue_of
 
-from repro.detection import VOC
-from repro.lock import STALE_SECONDS
-from repro.records import append
+from repro.runs.detection import VOC
+from repro.runs.lock import STALE_SECONDS
+from repro.runs.records import append
 from slurm.queue import Snapshot
 from slurm.status import State, duration, pace
 

@@ -7,7 +7,8 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from repro.masking import (
+from repro.augmentation.views import Views
+from repro.masking.strategies import (
     Box,
     HighPass,
     MeanFill,
@@ -19,9 +20,8 @@ from repro.masking import (
     high_pass,
     strong_blur,
 )
-from repro.run import Branch, Fidelity, Masking, Source
-from repro.run import Strategy as StrategyName
-from repro.views import Views
+from repro.runs.run import Branch, Fidelity, Masking, Source
+from repro.runs.run import Strategy as StrategyName
 
 POSITIVE, HARD = Mode.positive(Masking()), Mode.hard(Masking())
 NO_FOCAL = HighPass(focal_probability=0.0)

@@ -21,14 +21,14 @@ from training_samples import (
 
 from baselines import METHODS, build_learner, resolve
 from baselines.supervised import Classifier
-from repro import pretrain as core
-from repro.checkpoint import load_backbone
+from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.loading import OneView
-from repro.pretrain import Learner, open_data, pretrain
-from repro.run import Run
-from repro.saliency import IMAGENET_MEAN, IMAGENET_STD
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
+from repro.training import pretraining as core
+from repro.training.loading import OneView
+from repro.training.pretraining import Learner, open_data, pretrain
 
 
 @pytest.fixture(scope="module")

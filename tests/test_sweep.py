@@ -8,7 +8,7 @@ from training_samples import OURS, TINY, Ended, files_below, refused, salmask, t
 
 from baselines import resolve
 from repro.errors import UserError
-from repro.folder import RunFolder
+from repro.runs.folder import RunFolder
 from slurm.graph import Job
 from slurm.ledger import Ledger
 from slurm.sweep import SWEEPS, Part, Sweep, expand, load, narrowed

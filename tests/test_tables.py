@@ -9,10 +9,10 @@ import pytest
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
 
 from repro.errors import UserError
-from repro.folder import RunFolder
-from repro.lock import STALE_SECONDS
-from repro.records import append
-from repro.settings import build
+from repro.runs.folder import RunFolder
+from repro.runs.lock import STALE_SECONDS
+from repro.runs.reading import build
+from repro.runs.records import append
 from results.collect import collect
 from results.formats import csv, latex, markdown
 from results.runs import find_runs

@@ -6,12 +6,12 @@ from image_samples import BAD_IMAGES, bad_image, make_folder_root, make_imagenet
 from PIL import Image
 from typer.testing import CliRunner
 
-from repro.data_cli import app
-from repro.datasets import DATASETS, Dataset
+from repro.data.catalogue import DATASETS, Dataset
+from repro.data.commands import app
+from repro.data.imagenet import class_list
+from repro.data.roots import config_file
+from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.imagenet import class_list
-from repro.roots import config_file
-from repro.verify import verify
 
 
 @pytest.fixture

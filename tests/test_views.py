@@ -14,8 +14,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from repro.run import Augmentation, Interpolation
-from repro.views import (
+from repro.augmentation.views import (
     BLUR_TAPS,
     ORDERS,
     Draw,
@@ -28,6 +27,7 @@ from repro.views import (
     draw_view,
     random_crop,
 )
+from repro.runs.run import Augmentation, Interpolation
 
 NOTHING = Draw(jitter=0.0, order=0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, grey=0, sigma=0.0, flip=0)
 

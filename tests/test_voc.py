@@ -7,10 +7,10 @@ from PIL import Image
 from scene_samples import copied, spoil_text, voc_root
 from training_samples import salmask
 
-from repro import voc
+from repro.data.annotations import voc
+from repro.data.annotations.findings import BrokenFileError
+from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.findings import BrokenFileError
-from repro.verify import verify
 
 
 @pytest.fixture(scope="session")

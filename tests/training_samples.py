@@ -19,13 +19,13 @@ from mmengine.hooks import Hook
 
 from baselines import build_learner, resolve
 from repro import cli
-from repro.checkpoint import save_backbone
-from repro.contrastive import build_encoder
-from repro.folder import RunFolder
-from repro.pretrain import build_training, open_data, plan_batches, pretrain
-from repro.resume import checkpoints
-from repro.run import Run
-from repro.training import Training
+from repro.backbones.checkpoint import save_backbone
+from repro.contrastive.moco import build_encoder
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.training.pretraining import build_training, open_data, plan_batches, pretrain
+from repro.training.resume import checkpoints
+from repro.training.runner import Training
 
 # Threads that wait for each other on busy cores are ten times slower than one; child processes must add up alike.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 
-from repro import caltech
+from repro.data import caltech
 
 CALTECH = {"BACKGROUND_Google": 3, "Faces": 33, "accordion": 31, "yin_yang": 36}
 """Class folder -> images."""

@@ -1,0 +1,152 @@
+"""MoCo's detection settings as a detectron2 config, scaled linearly to the devices at hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from repro.errors import UserError
+from repro.runs.detection import REFERENCE_BATCH, Detection, DetectionHead
+
+CONFIGS = Path(__file__).parent / "configs"
+IMAGES_PER_DEVICE = 2  # the reference is 8 GPUs
+DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+NARROW = (18, 34)
+"""Depths of basic blocks."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What linear scaling made of a schedule."""
+
+    batch: int
+    """Over all devices."""
+    devices: int
+    lr: float
+    iterations: int
+    warmup: int
+    steps: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        return (
+            f"{self.devices} device(s), batch {self.batch} (reference {REFERENCE_BATCH}): learning rate {self.lr:g}, "
+            f"{self.iterations} iterations, warm-up {self.warmup}, x0.1 at {', '.join(map(str, self.steps))}"
+        )
+
+
+def batch_on(settings: Detection, devices: int) -> int:
+    """Images a step over all devices.
+
+    Args:
+        settings: `batch` is used; 0 stands for two images a device and 16 at most.
+        devices: how many processes train.
+
+    Raises:
+        UserError: the devices cannot share the batch evenly.
+    """
+    batch = settings.batch or min(REFERENCE_BATCH, IMAGES_PER_DEVICE * devices)
+    if batch % devices:
+        raise UserError(
+            f"a detection batch of {batch} cannot be shared by {devices} processes; "
+            f"mend: detection.batch={-(-batch // devices) * devices}"
+        )
+    return batch
+
+
+def scale(cfg: CfgNode, settings: Detection, devices: int) -> Scaling:
+    """Scale the schedule of a merged config to the batch, in place (linear rule, as detectron2's auto_scale_workers).
+
+    The learning rate goes with the batch, iterations against it. Where `iterations` is set, the schedule keeps its
+    shape.
+
+    Args:
+        cfg: with the reference schedule for a batch of 16.
+        settings: `batch`, `iterations` and `base_lr` are used.
+        devices: how many processes train.
+
+    Returns:
+        What is in `cfg.SOLVER` now.
+
+    Raises:
+        UserError: the devices cannot share the batch evenly.
+    """
+    batch, solver = batch_on(settings, devices), cfg.SOLVER
+    share = batch / REFERENCE_BATCH
+    iterations = settings.iterations or round(solver.MAX_ITER / share)
+    shape = iterations / solver.MAX_ITER
+    # The warm-up guards the first steps, of which a short schedule needs as many: a tenth of them at most.
+    warmup = max(1, min(iterations // 10, round(solver.WARMUP_ITERS / share)))
+    scaling = Scaling(
+        batch=batch,
+        devices=devices,
+        lr=settings.base_lr * share,
+        iterations=iterations,
+        warmup=warmup,
+        steps=tuple(sorted({int(step * shape) for step in solver.STEPS})),
+    )
+    solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER = scaling.batch, scaling.lr, scaling.iterations
+    solver.STEPS, solver.WARMUP_ITERS = scaling.steps, scaling.warmup
+    # detectron2 estimates over 200 batches whatever their size; a shorter training needs no more than it had itself.
+    cfg.TEST.PRECISE_BN.NUM_ITER = min(cfg.TEST.PRECISE_BN.NUM_ITER, iterations)
+    return scaling
+
+
+def build_config(
+    settings: Detection, *, schedule: str, arch: str, classes: int, mask_format: str, devices: int, device: str
+) -> tuple[CfgNode, Scaling]:
+    """The whole config of a training.
+
+    Args:
+        settings: of the run.
+        schedule: name of a file in `configs/`: `voc_24k`, `coco_1x` or `coco_2x`.
+        arch: torchvision's name of the backbone.
+        classes: of the data set.
+        mask_format: `polygon` or `bitmask`, as the data set has its masks.
+        devices: how many processes train.
+        device: `cpu` or `cuda`, with a number where there is one.
+
+    Returns:
+        A frozen config, and the scaling in it.
+
+    Raises:
+        UserError: no detector can be built on this backbone, or the devices cannot share the batch.
+    """
+    if arch not in DEPTHS:
+        raise UserError(
+            f"no detector can be built on a {arch}; mend: a run with encoder.arch one of {', '.join(DEPTHS)}"
+        )
+    cfg = get_cfg()
+    for name in ("transfer", f"head_{settings.head.value}", schedule):
+        cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
+    norm = norm_of(devices)
+    cfg.MODEL.DEVICE = device
+    cfg.MODEL.RESNETS.NORM = norm
+    cfg.MODEL.RESNETS.DEPTH = DEPTHS[arch]
+    if DEPTHS[arch] in NARROW:
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    if settings.head is DetectionHead.fpn:
+        cfg.MODEL.FPN.NORM = norm
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
+    cfg.INPUT.MASK_FORMAT = mask_format
+    if settings.min_size:
+        cfg.INPUT.MIN_SIZE_TRAIN = (settings.min_size,)
+        cfg.INPUT.MIN_SIZE_TEST = settings.min_size
+    if settings.rois:
+        cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = settings.rois
+        cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 2 * settings.rois
+        cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 2 * settings.rois
+    scaling = scale(cfg, settings, devices)
+    cfg.freeze()
+    return cfg, scaling
+
+
+def norm_of(devices: int) -> str:
+    """Batch norm over all devices. detectron2's own synchronised norm, as MoCo has it; it works on CPUs as well."""
+    return "naiveSyncBN" if devices > 1 else "BN"
+
+
+def as_yaml(cfg: CfgNode) -> str:
+    """The whole config, for `config.yaml` beside the checkpoints; detectron2 reads it back."""
+    text: str = cfg.dump()
+    return text

@@ -1,0 +1,277 @@
+"""Detection and instance segmentation: a pretrained backbone becomes a detector and is fine-tuned whole, as MoCo does.
+
+Two tasks, `voc07+12` (Faster R-CNN, 24k) and `coco` (Mask R-CNN, 1x or 2x), each on its own data set or on built-in
+scenes written in its layout. detectron2 is imported only when one is carried out.
+"""
+
+import importlib.util
+import logging
+import resource
+import statistics
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from downstream.measurement import Measurement, Target
+from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.distributed import rank, world_size
+from repro.errors import UserError
+from repro.files import write_json, write_text
+from repro.randomness import Purpose, stream_seed
+from repro.runs.detection import VOC, Detection
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.scenes.dataset import Scenes
+
+if TYPE_CHECKING:
+    from downstream.detection.data import DetectionData
+    from downstream.detection.training import Trial
+
+log = logging.getLogger("salmask")
+PATIENCE_HOURS = 12
+"""How long a full schedule may take on a CPU before it is refused."""
+
+
+@dataclass(frozen=True)
+class DetectionTask:
+    """One of the two tasks."""
+
+    name: str
+    """`voc07+12` or `coco`."""
+
+    def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
+        """Train and score detectors on a finished run's backbone.
+
+        Every trial keeps its checkpoints and scores below `detection/`; what is there is not made again.
+
+        Args:
+            run: `detection`, `seed` and `machine` are used.
+            folder: of the run, with its `backbone.pth`.
+            target: the task's own data set, or built-in scenes.
+            device: from `repro.distributed.initialise`.
+
+        Returns:
+            See `summary`. Nothing on other ranks than 0.
+
+        Raises:
+            UserError: detectron2 is missing, data, backbone or settings do not fit, or a full schedule would take too
+                long on this CPU.
+        """
+        require_detectron2()
+        backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
+        with quiet_detectron2():
+            data = open_data(self.name, run, target)
+            trials = self.plan(run, folder, backbone, data, device)
+            scores = [carry_out(trial, backbone, run.detection) for trial in trials]
+        if rank():
+            return []
+        departures = self.departures(run.detection, data)
+        return [
+            Measurement(trials[0].protocol, data.split, metric, value, departures)
+            for metric, value in summary(scores).items()
+        ]
+
+    def plan(
+        self, run: Run, folder: RunFolder, backbone: Backbone, data: "DetectionData", device: torch.device
+    ) -> "list[Trial]":
+        """The trainings of a checkpoint; their config is printed as scaled to the devices at hand.
+
+        Raises:
+            UserError: settings do not fit, or a full schedule would take too long on this CPU.
+        """
+        from downstream.detection.config import as_yaml, build_config
+        from downstream.detection.training import Trial
+
+        settings = run.detection
+        cfg, scaling = build_config(
+            settings,
+            schedule="voc_24k" if self.name == VOC else f"coco_{settings.coco_schedule}",
+            arch=backbone.arch,
+            classes=len(data.classes),
+            mask_format=data.mask_format,
+            devices=world_size(),
+            device=str(device),
+        )
+        log.info("%s: %s", settings.protocol(self.name, scaling.batch), scaling)
+        count = settings.trials_of(self.name)
+        if device.type == "cpu" and not (settings.iterations or settings.force or settings.evaluate_only):
+            refuse_endless(cfg, count)
+        # Every trial is the same whatever their number, so their folder is named without it.
+        place = folder.path / "detection" / f"{data.name}-{settings.protocol_of_one(self.name, scaling.batch)}"
+        if rank() == 0:
+            write_text(place / "config.yaml", as_yaml(cfg))
+        return [
+            Trial(
+                task=self.name,
+                run_id=run.id,
+                protocol=settings.protocol(self.name, scaling.batch),
+                index=index,
+                seed=stream_seed(run.seed, Purpose.trial, index),
+                place=place / f"trial{index}",
+                folder=folder,
+                cfg=cfg,
+                data=data,
+                machine=run.machine,
+                device=device,
+            )
+            for index in range(count)
+        ]
+
+    def departures(self, settings: Detection, data: "DetectionData") -> tuple[str, ...]:
+        """In what the measurement is smaller than the paper's: any makes it *tiny*."""
+        found = list(settings.departures())
+        if data.name != self.name:
+            found.append(f"{self.name} on {data.name} ({len(data.classes)} classes, {len(data.train)} images)")
+        return tuple(found)
+
+
+def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the scores of the trials become.
+
+    Returns:
+        For each AP the mean over the trials; of several also their sample standard deviation (`bbox_AP_std`) and each
+        one's (`bbox_AP@trial=0`). The mean `seconds_per_iteration`, the largest `peak_memory_gib`, and the sum of
+        `training_seconds` over all attempts.
+    """
+    found: dict[str, float] = {}
+    for metric in (name for name in scores[0] if "_AP" in name):
+        values = [trial[metric] for trial in scores]
+        found[metric] = statistics.fmean(values)
+        if len(values) > 1:
+            found[f"{metric}_std"] = statistics.stdev(values)
+            found |= {f"{metric}@trial={index}": value for index, value in enumerate(values)}
+    found["seconds_per_iteration"] = statistics.fmean(trial["seconds_per_iteration"] for trial in scores)
+    found["peak_memory_gib"] = max(trial["peak_memory_gib"] for trial in scores)
+    found["training_seconds"] = sum(trial["training_seconds"] for trial in scores)
+    return found
+
+
+def carry_out(trial: "Trial", backbone: Backbone, settings: Detection) -> dict[str, float]:
+    """Train and score one trial, or read what it scored; `scores.json` is written last.
+
+    Returns:
+        Its APs, `seconds_per_iteration`, `peak_memory_gib` and `training_seconds`; nothing of them on other ranks.
+
+    Raises:
+        UserError: only evaluation is asked for and nothing is trained, or a checkpoint does not fit.
+    """
+    from downstream.detection.evaluation import evaluate_detector
+    from downstream.detection.model import build_detector
+    from downstream.detection.training import load_trained, train
+
+    if (scored := trial.scored()) and not settings.evaluate_only:
+        return scored
+    if settings.evaluate_only and not trial.final.exists():
+        raise UserError(f"{trial.place} has no trained detector; mend: leave out detection.evaluate_only")
+    trial.place.mkdir(parents=True, exist_ok=True)
+    if trial.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(trial.device)
+    high_passed = settings.high_pass_input and backbone.input_filter == "high_pass"
+    with torch.random.fork_rng([trial.device] if trial.device.type == "cuda" else []):
+        torch.manual_seed(stream_seed(trial.seed, Purpose.initialisation))
+        model = build_detector(trial.cfg, backbone, high_passed=high_passed)
+        seconds = load_trained(trial, model) if trial.final.exists() else train(trial, model)
+    scores = evaluate_detector(trial, model)
+    if rank():
+        return {}
+    scores |= {
+        "seconds_per_iteration": seconds / trial.cfg.SOLVER.MAX_ITER,
+        "peak_memory_gib": peak_memory_gib(trial.device),
+        "training_seconds": seconds,
+    }
+    write_json(trial.scores, {**trial.identity(), "scores": scores})
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items() if "_AP" in name)
+    log.info("%s trial %d: %s", trial.task, trial.index, shown)
+    return scores
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory that was used: of this process's GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def open_data(task: str, run: Run, target: Target) -> "DetectionData":
+    """The images of a task.
+
+    Raises:
+        UserError: the task cannot be done on this data set, or its root is broken.
+    """
+    from downstream.detection.data import open_coco, open_scenes, open_voc
+
+    if target.dataset == task:
+        assert target.root is not None
+        return open_voc(target.root) if task == VOC else open_coco(target.root)
+    if not target.dataset.startswith("scenes"):
+        raise UserError(
+            f"{task} cannot be done on {target.dataset}, which has no boxes; mend: --data {task}, or --data scenes"
+        )
+    settings = target.scenes
+    common: dict[str, Any] = {
+        "classes": settings.classes,
+        "size": settings.size,
+        "seed": settings.seed,
+        "objects": run.detection.scene_objects,
+        "cutouts": target.root,
+    }
+    train = Scenes("train", count=settings.train_count, **common)
+    test = Scenes("val", count=settings.val_count, **common)
+    return open_scenes(task, train, test, target.dataset, workers=run.machine.workers)
+
+
+def require_detectron2() -> None:
+    """Refuse where detectron2 is not installed.
+
+    Raises:
+        UserError: says how to get it.
+    """
+    if importlib.util.find_spec("detectron2") is None:
+        raise UserError(
+            "detection and segmentation need detectron2, which is not installed; mend: make setup, or "
+            "pip install '.[detection]' && python tools/get_detectron2.py"
+        )
+
+
+@contextmanager
+def quiet_detectron2() -> Iterator[None]:
+    """Keep detectron2's own talk from the log: what matters of it is said here."""
+    names = dict.fromkeys(("detectron2", "fvcore", "iopath", "torch.fx._symbolic_trace"), logging.ERROR)
+    # Its trainer logs the traceback of what it raises again, and what a person can mend is told in one line.
+    names["detectron2.engine.train_loop"] = logging.CRITICAL
+    names["detectron2.evaluation.evaluator"] = logging.INFO  # how far the scoring is
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name, level in names.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            for talk in (".*torch.jit.script.*", "torch.meshgrid.*", "The given NumPy array is not writable"):
+                warnings.filterwarnings("ignore", message=talk)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def refuse_endless(cfg: Any, trials: int) -> None:
+    """Refuse a full schedule on a CPU, by a measurement of what it would take here.
+
+    Raises:
+        UserError: it would take longer than `PATIENCE_HOURS`.
+    """
+    from downstream.detection.estimate import seconds_per_image
+
+    seconds = seconds_per_image(cfg) * cfg.SOLVER.IMS_PER_BATCH / world_size()
+    hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
+    if hours > PATIENCE_HOURS:
+        raise UserError(
+            f"no GPU: {trials} training(s) of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each would "
+            f"take {hours / 24:.0f} days here; mend: a GPU, a smaller schedule (detection.iterations, detection.rois, "
+            "detection.min_size, detection.trials), or detection.force=true"
+        )

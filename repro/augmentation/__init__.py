@@ -1,0 +1,1 @@
+"""The random views of an image: one draw, applied by PIL or batched on the device."""

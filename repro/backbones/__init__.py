@@ -1,0 +1,1 @@
+"""A trained backbone as a file: read, written, taken from elsewhere, and exported to other libraries."""

@@ -1,0 +1,176 @@
+"""The card of an exported backbone: how to load it, what it was trained on and how, what it scored, its licence."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from repro.runs.folder import RunFolder
+from repro.runs.records import read
+from repro.runs.run import Framework, Run
+
+_BOTTLENECK = {"RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False}
+RESNETS: dict[str, Mapping[str, Any]] = {
+    "resnet18": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
+    "resnet34": {"DEPTH": 34, "RES2_OUT_CHANNELS": 64},
+    "resnet50": {"DEPTH": 50, **_BOTTLENECK},
+    "resnet101": {"DEPTH": 101, **_BOTTLENECK},
+    "resnet152": {"DEPTH": 152, **_BOTTLENECK},
+    "resnext50_32x4d": {"DEPTH": 50, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4, **_BOTTLENECK},
+    "resnext101_32x8d": {"DEPTH": 101, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 8, **_BOTTLENECK},
+    "wide_resnet50_2": {"DEPTH": 50, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
+    "wide_resnet101_2": {"DEPTH": 101, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
+}
+"""What `MODEL.RESNETS` must say for detectron2 to build the network that torchvision names so."""
+
+_DATA_TERMS = {
+    "imagenet100": "ImageNet's terms of access: non-commercial research and education",
+    "folder": "the terms of the images that the run was given",
+    "scenes": "none of anybody else's: the images are drawn",
+    "scenes-cutouts": "the terms of the cut-outs that the scenes were made of",
+}
+
+
+class Target(StrEnum):
+    """The library that a backbone is written for."""
+
+    torchvision = "torchvision"
+    timm = "timm"
+    detectron2 = "detectron2"
+    huggingface = "huggingface"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a program must know to use the weights; `salmask.json`.
+
+    Attributes:
+        format: Version of this file's layout.
+        arch: torchvision's name of the network.
+        width: Number of features.
+        input_filter: `high_pass`: after normalising, `x - gaussian_blur(x, 11, 5.0)`; or `none`.
+        mean: Of each channel of RGB in 0..1, subtracted.
+        std: Of each channel, divided by.
+        crop: Side of a training view in pixels.
+        weights: File of the weights.
+        sha256: `repro.backbones.checkpoint.weights_digest` of the weights in torchvision's keys, whatever keys the file
+            has.
+        run: Id of the run.
+        method: A row of the paper's tables.
+        dataset: What was learned from; empty where the weights came from elsewhere.
+        seed: Of the run.
+        tiny: In what the run is smaller than the paper's; empty at its scale.
+    """
+
+    format: int
+    arch: str
+    width: int
+    input_filter: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: int
+    weights: str
+    sha256: str
+    run: str
+    method: str
+    dataset: str
+    seed: int
+    tiny: str
+
+
+def render(folder: RunFolder, run: Run, target: Target, facts: Facts, licence: str) -> str:
+    """The card, Markdown with the front matter of Hugging Face; its Python is what the tests load the weights with.
+
+    Args:
+        folder: of the run: its provenance and results are told.
+        run: whose backbone it is.
+        target: whose way of loading is shown.
+        facts: as `salmask.json` holds them.
+        licence: of the weights.
+    """
+    rows = read(folder.results)[0] if folder.results.is_file() else []
+    terms = _DATA_TERMS.get(facts.dataset, "the terms of the data set that was learned from")
+    return _template().render(
+        target=target.value,
+        licence=licence,
+        terms=terms,
+        run=run,
+        facts=facts,
+        resized=round(facts.crop * 256 / 224),
+        pixel_mean=[round(255 * value, 3) for value in facts.mean],
+        pixel_std=[round(255 * value, 3) for value in facts.std],
+        resnets=RESNETS.get(facts.arch, {}),
+        settings=_settings(run),
+        data=_data(run, folder),
+        rows=[row for row in rows if row.run_id == run.id],
+        provenance=_provenance(folder, facts),
+    )
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """What sets the run apart, for people."""
+    if run.framework is Framework.external:
+        return {"framework": "unknown: the weights were trained elsewhere", "file": Path(run.imported.origin).name}
+    masking, optimization = run.masking, run.optimization
+    masked = f"{masking.branch.name}, patches drawn by {masking.guidance.name}" if run.masks else "nothing"
+    weights = {
+        Framework.mocov2: run.moco.hard_negative_weight,
+        Framework.simclr: run.simclr.hard_negative_weight,
+    }
+    weight = weights.get(run.framework, 0.0)
+    hard = f"weight {weight:g}" if weight and run.masks and masking.hard_negative else "none"
+    return {
+        "framework": run.framework.name,
+        "masking": masking.strategy.name,
+        "masked": masked,
+        "hard negative": hard,
+        "fidelity": str(run.fidelity),
+        "epochs": str(optimization.epochs),
+        "batch": f"{optimization.batch} over all devices",
+        "learning rate": f"{optimization.lr:g}",
+        "precision": optimization.precision.name,
+    }
+
+
+def _data(run: Run, folder: RunFolder) -> str:
+    if run.framework is Framework.external:
+        return "Unknown: the weights were trained elsewhere."
+    fingerprints: dict[str, str] = next((attempt["data"] for attempt in _attempts(folder)[-1:]), {})
+    known = ", ".join(f"{split} `{value}`" for split, value in fingerprints.items())
+    labels = "with" if run.framework is Framework.supervised else "without"
+    return f"{run.data.dataset}, {labels} its labels{f' (fingerprint: {known})' if known else ''}."
+
+
+def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
+    """Where the weights come from; host and paths stay at home."""
+    lines = [f"run `{facts.run}`, weights SHA-256 `{facts.sha256}`"]
+    for attempt in _attempts(folder)[-1:]:
+        edited = " (edited since)" if attempt["dirty"] else ""
+        packages = attempt["packages"]
+        made = "imported" if not facts.dataset else "trained"
+        lines.append(f"{made} by commit `{attempt['commit']}`{edited} on {attempt['device']}, {attempt['started']}")
+        lines.append(f"torch {packages['torch']}, torchvision {packages.get('torchvision', 'unknown')}")
+    return lines
+
+
+def _attempts(folder: RunFolder) -> list[dict[str, Any]]:
+    attempts: list[dict[str, Any]] = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
+    return attempts
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("repro.backbones", "templates"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # Markdown, of names that a run's own settings hold
+    )
+    return environment.get_template("card.md.j2")

@@ -1,0 +1,43 @@
+"""`salmask export`: a run's backbone for torchvision, timm, detectron2 or Hugging Face."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from repro.runs.folder import RunFolder
+
+# torch is imported when the command runs: `--help` answers at once.
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    target: Annotated[
+        Literal["torchvision", "timm", "detectron2", "huggingface"], typer.Option("--to", help="The library.")
+    ],
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write; default: RUN/exports/LIBRARY.")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option("--licence", metavar="NAME", help="Licence of the weights, for the card; e.g. apache-2.0.")
+    ] = "other",
+    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a run's backbone as another library loads it, with a card: method, data, protocol, results, licence.
+
+    Example: salmask export runs/table1/mocov2/s0-45df9c0eca --to timm
+    """
+    from repro.backbones.card import Target
+    from repro.backbones.export import export as write
+
+    place = out or folder / "exports" / target
+    weights = write(RunFolder(folder), Target(target), place, licence=licence, force=force)
+    typer.echo(json.dumps({"weights": str(weights), "card": str(place / "README.md")}) if as_json else str(weights))
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the command to the main one."""
+    app.command()(export)

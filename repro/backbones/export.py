@@ -1,0 +1,167 @@
+"""A run's backbone as other libraries load it, in a folder with a card that says what it is."""
+
+import dataclasses
+import io
+import json
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from repro.backbones.card import RESNETS, Facts, Target, render
+from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
+from repro.backbones.convert import to_detectron2
+from repro.errors import UserError
+from repro.runs.folder import RunFolder
+from repro.runs.run import Framework, Run
+from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
+from repro.whole_folder import new_folder
+
+State = dict[str, Tensor]
+
+_FACTS = "salmask.json"
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+
+
+def export(folder: RunFolder, target: Target, out: Path, *, licence: str = "other", force: bool = False) -> Path:
+    """Write a run's backbone for another library, with its card.
+
+    Args:
+        folder: of a finished run.
+        target: the library.
+        out: folder to write: the weights, `README.md` (the card), `salmask.json` (`Facts`) and `run.yaml`, without the
+            paths of the machine that trained it.
+        licence: of the weights, as Hugging Face names licences; `other` where nothing is said.
+        force: replace the export that is there; nothing else is ever replaced.
+
+    Returns:
+        The file of weights.
+
+    Raises:
+        UserError: the run is not finished, its backbone is another run's, the library cannot build its network, or the
+            folder is there already or cannot be written.
+    """
+    run = folder.load()
+    if not folder.pretrained:
+        raise UserError(
+            f"{folder.path} has no backbone.pth: its pretraining is not finished; mend: salmask pretrain first"
+        )
+    if not _LICENCE.fullmatch(licence):
+        raise UserError(f"--licence '{licence}' is no name of a licence; mend: for example apache-2.0, mit or other")
+    backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
+    if backbone.run_id != run.id:
+        raise UserError(f"{folder.backbone} is of run {backbone.run_id}, not {run.id}; mend: salmask pretrain again")
+    state: State = backbone.network.state_dict()
+    _require_known(target, backbone.arch)
+    name, write = _WRITERS[target]
+    facts = _facts(run, backbone, state, name.format(arch=backbone.arch))
+    if force and out.is_dir() and any(out.iterdir()) and not (out / _FACTS).is_file():
+        raise UserError(f"{out} is no export, so --force does not replace it; mend: name another folder with --out")
+    with new_folder(out, force=force, mend="name another with --out, or add --force to replace it") as place:
+        write(place / facts.weights, state, facts)
+        (place / "run.yaml").write_text(_without_paths(run).to_yaml())
+        (place / _FACTS).write_text(json.dumps(dataclasses.asdict(facts), indent=1) + "\n")
+        (place / "README.md").write_text(render(folder, run, target, facts, licence))
+    return out / facts.weights
+
+
+def _without_paths(run: Run) -> Run:
+    """The same run, its id included, but for where its files lay."""
+    replace, localizer, imported = dataclasses.replace, run.localizer, run.imported
+    if localizer.sha256:
+        localizer = replace(localizer, weights=Path(localizer.weights).name)
+    imported = replace(imported, origin=Path(imported.origin).name)
+    return replace(run, machine=replace(run.machine, data_root=""), localizer=localizer, imported=imported)
+
+
+def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
+    return Facts(
+        format=1,
+        arch=backbone.arch,
+        width=backbone.width,
+        input_filter=backbone.input_filter,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        crop=run.data.crop,
+        weights=weights,
+        sha256=weights_digest(state),
+        run=run.id,
+        method=run.method,
+        dataset="" if run.framework is Framework.external else run.data.dataset,
+        seed=run.seed,
+        tiny=", ".join(run.departures),
+    )
+
+
+def _require_known(target: Target, arch: str) -> None:
+    if target is Target.detectron2:
+        known: Sequence[str] = list(RESNETS)
+    elif target is Target.torchvision:
+        known = [arch]
+    else:
+        import timm
+
+        known = timm.list_models(arch)
+    if arch not in known:
+        raise UserError(f"{target} builds no '{arch}'; mend: --to torchvision, which made it")
+
+
+def _write_torchvision(path: Path, state: State, facts: Facts) -> None:
+    content = io.BytesIO()  # torch would report a full disk as something else than an OSError
+    torch.save(dict(state), content)
+    path.write_bytes(content.getvalue())
+
+
+def _write_safetensors(path: Path, state: State, facts: Facts) -> None:
+    described = {name: str(value) for name, value in dataclasses.asdict(facts).items()}
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}, {"format": "pt", **described}))
+
+
+def _write_huggingface(path: Path, state: State, facts: Facts) -> None:
+    """The weights, and the `config.json` by which timm builds the network (timm's models/_hub.py, `save_for_hf`)."""
+    _write_safetensors(path, state, facts)
+    config = {
+        "architecture": facts.arch,
+        "num_classes": 0,
+        "num_features": facts.width,
+        "pretrained_cfg": {
+            "tag": f"salmask_{facts.run}",
+            "custom_load": False,
+            "input_size": [3, facts.crop, facts.crop],
+            "fixed_input_size": False,
+            "interpolation": "bilinear",
+            "crop_pct": 224 / 256,
+            "crop_mode": "center",
+            "mean": facts.mean,
+            "std": facts.std,
+            "num_classes": 0,
+            "first_conv": "conv1",
+            "classifier": "fc",
+        },
+        "salmask": dataclasses.asdict(facts),
+    }
+    path.with_name("config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def _write_detectron2(path: Path, state: State, facts: Facts) -> None:
+    """As MoCo's detection/convert-pretrain-to-detectron2.py writes it: numpy arrays, to be matched by their endings."""
+    content = {
+        "model": {name: tensor.numpy() for name, tensor in to_detectron2(state).items()},
+        "__author__": "salmask",
+        "matching_heuristics": True,
+        "salmask": dataclasses.asdict(facts),
+    }
+    path.write_bytes(pickle.dumps(content))
+
+
+_WRITERS: Mapping[Target, tuple[str, Callable[[Path, State, Facts], None]]] = {
+    Target.torchvision: ("{arch}.pth", _write_torchvision),
+    Target.timm: ("{arch}.safetensors", _write_safetensors),
+    Target.detectron2: ("{arch}.pkl", _write_detectron2),
+    Target.huggingface: ("model.safetensors", _write_huggingface),
+}
+"""The name of the file of weights, and who writes it."""

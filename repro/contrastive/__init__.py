@@ -1,0 +1,1 @@
+"""Contrastive learning: losses, encoders, batch-norm groups, MoCo v2 and SimCLR."""

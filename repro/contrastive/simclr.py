@@ -1,0 +1,83 @@
+"""SimCLR (Chen et al. 2020), with the paper's hard negative as an optional third view.
+
+Nothing of the paper's SimCLR was released. It follows the cited substrates: one encoder with MoCo v2's projector, each
+view in a forward pass of its own so that batch statistics are per view, and negatives from all devices.
+"""
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from repro.augmentation.views import Views
+from repro.contrastive.moco import build_encoder, nt_xent, sync_batch_norm
+from repro.distributed import gather_with_gradient
+from repro.runs.run import Anchor
+
+
+class SimCLR(BaseModel):
+    """One encoder that tells two views of an image from all other views of the batch."""
+
+    def __init__(
+        self,
+        arch: str = "resnet50",
+        dim: int = 128,
+        *,
+        temperature: float = 0.2,
+        hard_negative_weight: float = 2.0,
+        hard_negative_anchor: Anchor = Anchor.query,
+        hard_negative_stopgrad: bool = False,
+        data_preprocessor: nn.Module | None = None,
+    ) -> None:
+        """Build the encoder; where there are several processes, its batch norm spans them.
+
+        Args:
+            arch: a torchvision ResNet.
+            dim: of the embedding.
+            temperature: of the loss.
+            hard_negative_weight: rho of `nt_xent`.
+            hard_negative_anchor: whether the query alone is told from its hard negative, or the key as well.
+            hard_negative_stopgrad: embed hard negatives without a gradient.
+            data_preprocessor: turns a batch of the loader into `Views`.
+        """
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
+        self.hard_negative_anchor, self.hard_negative_stopgrad = hard_negative_anchor, hard_negative_stopgrad
+        self.encoder = sync_batch_norm(build_encoder(arch, dim))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors N×dim, in single precision, of N×3×H×W."""
+        return F.normalize(self.encoder(images).float(), dim=1)
+
+    def forward(self, views: Views, mode: str = "loss") -> dict[str, Tensor]:
+        """The loss of one step, over the joint batch of all processes and the same on each.
+
+        Args:
+            views: query, key and, where there is one, hard negative; B×3×H×W each.
+            mode: only "loss".
+
+        Returns:
+            `loss`, a scalar.
+
+        Raises:
+            ValueError: another mode.
+        """
+        if mode != "loss":
+            raise ValueError(f"SimCLR is only trained; mode '{mode}' is not one of its own")
+        embedded = [self.embed(views.query), self.embed(views.key)]
+        if views.hard_negative is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.hard_negative_stopgrad):
+                embedded.append(self.embed(views.hard_negative))
+        return {"loss": self.contrast(*embedded)}
+
+    def contrast(self, query: Tensor, key: Tensor, *hard_negative: Tensor) -> Tensor:
+        """`nt_xent` of embeddings B×dim, and at most one hard negative each, over the joint batch of all processes."""
+        query, key, *hard = gather_with_gradient(torch.stack([query, key, *hard_negative], 1)).unbind(1)
+        return nt_xent(
+            query,
+            key,
+            *hard,
+            temperature=self.temperature,
+            hard_negative_weight=self.hard_negative_weight,
+            anchor=self.hard_negative_anchor,
+        )

@@ -1,0 +1,264 @@
+"""`Scenes` on disk in the layouts of PASCAL VOC and COCO, so that what reads those runs without any download. No torch.
+
+The same scenes give the same files. A folder appears under its name only when all of it is written.
+"""
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from repro.data.annotations import coco, voc
+from repro.errors import UserError
+from repro.scenes.dataset import Scenes
+from repro.whole_folder import new_folder
+
+JPEG_QUALITY = 95  # and full resolution of colour: edges stay where the masks say they are
+
+_SHARE_OF_2007 = 5_011 / (5_011 + 11_540)
+_CHUNK = 16  # scenes handed to a drawing process at a time
+
+
+_Annotation = TypeVar("_Annotation")
+
+
+class _Drawn(NamedTuple):
+    """What COCO says of one image."""
+
+    width: int
+    height: int
+    objects: list[dict[str, Any]]
+    """Still without the ids of objects and image."""
+
+
+def write_voc(root: Path, train: Scenes, test: Scenes, *, workers: int = 1) -> Path:
+    """Write scenes as a VOCdevkit, ready for VOC07+12 detection.
+
+    The first 30 % of `train` become VOC2007 trainval, the others VOC2012 trainval (the shares that VOC has), and `test`
+    becomes VOC2007 test. Boxes are 1-based and inclusive, as VOC's: `xmin = x0 + 1`, `xmax = x1`, so that a reader that
+    takes one off the lower corner, as detectron2's does, has the exact box of the scene. `ImageSets/Main` also has a
+    list for each class (`cat_trainval.txt`), by which `voc.class_names` knows the classes. Characters of a class name
+    that no file name should have (spaces, slashes) become `-`.
+
+    Args:
+        root: folder that will hold `VOC2007` and `VOC2012`; must not exist, or be empty.
+        train: at least 2 scenes.
+        test: of the same classes.
+        workers: drawing processes.
+
+    Returns:
+        `root`.
+
+    Raises:
+        UserError: the folder is not empty or cannot be written to, or the classes of the two differ.
+    """
+    _require_same_classes(train, test)
+    if len(train) < 2:
+        raise UserError(f"train has {len(train)} scene; mend: 2 at least, one for each year of VOC")
+    classes = _file_names(train.classes)
+    first = min(max(round(_SHARE_OF_2007 * len(train)), 1), len(train) - 1)
+    parts = (
+        (voc.TRAIN[0], train, range(first), "{:06d}", 1),
+        (voc.TRAIN[1], train, range(first, len(train)), "2012_{:06d}", 1),
+        (voc.TEST[0], test, range(len(test)), "{:06d}", first + 1),
+    )
+    with new_folder(root) as folder, _progress() as progress:
+        for image_set, scenes, indices, pattern, start in parts:
+            year = folder / f"VOC{image_set.year}"
+            names = [pattern.format(number) for number in range(start, start + len(indices))]
+            write = partial(_write_voc_scene, scenes, year, classes)
+            for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+                (year / name).mkdir(parents=True, exist_ok=True)
+            labels = _drawn(write, indices, names, workers, progress, str(image_set))
+            _write_image_sets(year / "ImageSets/Main", image_set.split, names, labels, classes)
+    return root
+
+
+def write_coco(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -> Path:
+    """Write scenes as COCO 2017: images, boxes and masks.
+
+    Category ids are 1 to the number of classes. Masks are uncompressed RLEs, exact to the pixel; no object is a crowd.
+    To train on them detectron2 needs `INPUT.MASK_FORMAT: bitmask` (`coco.check_layout` says so).
+
+    Args:
+        root: folder that will hold `annotations`, `train2017` and `val2017`; must not exist, or be empty.
+        train: scenes of `train2017`.
+        val: of the same classes, `val2017`.
+        workers: drawing processes.
+
+    Returns:
+        `root`.
+
+    Raises:
+        UserError: the folder is not empty or cannot be written to, or the classes of the two differ.
+    """
+    _require_same_classes(train, val)
+    start, numbers = 1, itertools.count(1)  # ids of images and of objects; the two splits share none
+    with new_folder(root) as folder, _progress() as progress:
+        for split, scenes in zip(coco.SPLITS, (train, val), strict=True):
+            names = [f"{number:012d}" for number in range(start, start + len(scenes))]
+            (folder / split).mkdir()
+            write = partial(_write_coco_scene, scenes, folder / split)
+            drawn = _drawn(write, range(len(scenes)), names, workers, progress, split)
+            _write_instances(coco.annotation_file(folder, split), scenes.classes, names, drawn, numbers)
+            start += len(scenes)
+    return root
+
+
+def rle(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
+    """COCO's uncompressed run-length code of a mask: lengths of runs of 0 and 1 in turn, down the columns, 0 first.
+
+    Args:
+        mask: H×W bool.
+    """
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate(([0], changes, [flat.size]))).tolist()
+    return {"counts": [0, *counts] if flat[0] else counts, "size": list(mask.shape)}
+
+
+def _write_voc_scene(scenes: Scenes, year: Path, classes: Sequence[str], index: int, name: str) -> set[int]:
+    """Write the image and the annotation of one scene; returns the labels on it."""
+    scene = scenes.scene(index)
+    _save_jpeg(scene.image, year / "JPEGImages" / f"{name}.jpg")
+    tree = ElementTree.Element("annotation")
+    for tag, text in (("folder", year.name), ("filename", f"{name}.jpg")):
+        ElementTree.SubElement(tree, tag).text = text
+    ElementTree.SubElement(ElementTree.SubElement(tree, "source"), "database").text = "salmask scenes"
+    _numbers(ElementTree.SubElement(tree, "size"), width=scene.image.width, height=scene.image.height, depth=3)
+    ElementTree.SubElement(tree, "segmented").text = "0"
+    for instance in scene.instances:
+        x0, y0, x1, y1 = instance.box
+        element = ElementTree.SubElement(tree, "object")
+        ElementTree.SubElement(element, "name").text = classes[instance.label]
+        ElementTree.SubElement(element, "pose").text = "Unspecified"
+        _numbers(element, truncated=0, difficult=0)
+        _numbers(ElementTree.SubElement(element, "bndbox"), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
+    ElementTree.indent(tree, "\t")
+    (year / "Annotations" / f"{name}.xml").write_text(ElementTree.tostring(tree, encoding="unicode") + "\n")
+    return {instance.label for instance in scene.instances}
+
+
+def _numbers(parent: ElementTree.Element, **values: int) -> None:
+    for tag, value in values.items():
+        ElementTree.SubElement(parent, tag).text = str(value)
+
+
+def _write_image_sets(
+    folder: Path, split: str, names: Sequence[str], labels: Sequence[set[int]], classes: Sequence[str]
+) -> None:
+    """The list of a split, and one for each class that says which images show it (1) and which do not (-1)."""
+    (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    for label, class_name in enumerate(classes):
+        lines = (f"{name} {1 if label in shown else -1:2d}\n" for name, shown in zip(names, labels, strict=True))
+        (folder / f"{class_name}_{split}.txt").write_text("".join(lines))
+
+
+def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> _Drawn:
+    """Write the image of one scene; returns what is on it."""
+    scene = scenes.scene(index)
+    _save_jpeg(scene.image, folder / f"{name}.jpg")
+    objects: list[dict[str, Any]] = []
+    for instance in scene.instances:
+        x0, y0, x1, y1 = instance.box
+        objects.append(
+            {
+                "category_id": instance.label + 1,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": int(instance.mask.sum()),
+                "iscrowd": 0,
+                "segmentation": rle(instance.mask),
+            }
+        )
+    return _Drawn(scene.image.width, scene.image.height, objects)
+
+
+def _write_instances(
+    path: Path, classes: Sequence[str], names: Sequence[str], drawn: Sequence[_Drawn], numbers: Iterator[int]
+) -> None:
+    images, annotations = [], []
+    for name, (width, height, objects) in zip(names, drawn, strict=True):
+        images.append({"id": int(name), "file_name": f"{name}.jpg", "width": width, "height": height, "license": 1})
+        annotations += [{"id": next(numbers), "image_id": int(name), **entry} for entry in objects]
+    content = {
+        "info": {"description": "salmask scenes", "version": "1.0", "year": 2017},
+        "licenses": [{"id": 1, "name": "drawn"}],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": label, "name": name, "supercategory": name} for label, name in enumerate(classes, 1)],
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, separators=(",", ":")))
+
+
+def _save_jpeg(image: Image.Image, path: Path) -> None:
+    image.save(path, quality=JPEG_QUALITY, subsampling=0)
+
+
+def _drawn(
+    write: Callable[[int, str], _Annotation],
+    indices: Sequence[int],
+    names: Sequence[str],
+    workers: int,
+    progress: Progress,
+    title: str,
+) -> list[_Annotation]:
+    """Write scenes one by one, or chunks of them in several processes; what each gives, in order."""
+    task = progress.add_task(title, total=len(indices))
+    chunks = [
+        (indices[start : start + _CHUNK], names[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)
+    ]
+    written: list[_Annotation] = []
+    outcomes: Iterable[list[_Annotation]]
+    with contextlib.ExitStack() as stack:
+        if workers > 1 and len(chunks) > 1:
+            # Not forked: the progress bar's thread would be in an unknown state in the copy.
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+            outcomes = pool.map(partial(_write_chunk, write), chunks)
+        else:
+            outcomes = map(partial(_write_chunk, write), chunks)
+        for outcome in outcomes:
+            written += outcome
+            progress.advance(task, len(outcome))
+    return written
+
+
+def _write_chunk(
+    write: Callable[[int, str], _Annotation], chunk: tuple[Sequence[int], Sequence[str]]
+) -> list[_Annotation]:
+    return [write(index, name) for index, name in zip(*chunk, strict=True)]
+
+
+def _progress() -> Progress:
+    return Progress(console=Console(stderr=True))
+
+
+def _require_same_classes(train: Scenes, test: Scenes) -> None:
+    if train.classes != test.classes:
+        raise UserError("the scenes to train and to test on have different classes; mend: draw both with one setting")
+
+
+def _file_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Class names as parts of file names.
+
+    Raises:
+        UserError: two become one.
+    """
+    names = tuple(re.sub(r"[^\w.+-]+", "-", name) for name in classes)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two classes would both be named '{twice}'; mend: rename one of the cut-outs")
+    return names

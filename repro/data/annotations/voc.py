@@ -1,0 +1,323 @@
+"""PASCAL VOC as it is downloaded: `VOCdevkit/VOC2007` and `VOCdevkit/VOC2012`. No torch.
+
+Detection trains on 2007 trainval and 2012 trainval and is scored on 2007 test. Annotations are read as detectron2 reads
+them (data/datasets/pascal_voc.py): 1-based inclusive corners become a box whose lower edges are one less.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from repro.data.annotations.findings import (
+    AnnotatedImage,
+    Box,
+    BrokenFileError,
+    FindingKind,
+    Survey,
+    box_fault,
+    listing,
+)
+from repro.errors import UserError
+
+CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""VOC's own twenty, in the order of detectron2's labels, which is the alphabet's."""
+
+
+class ImageSet(NamedTuple):
+    """A year's split, `VOC2007 test`."""
+
+    year: int
+    split: str
+
+    def __str__(self) -> str:
+        return f"VOC{self.year} {self.split}"
+
+
+TRAIN = (ImageSet(2007, "trainval"), ImageSet(2012, "trainval"))
+TEST = (ImageSet(2007, "test"),)
+IMAGE_SETS = TRAIN + TEST
+
+EXPECTED: Mapping[ImageSet, int] = dict(zip(IMAGE_SETS, (5_011, 11_540, 4_952), strict=True))
+"""Images of each (host.robots.ox.ac.uk/pascal/VOC, the development kits' tables)."""
+
+ARCHIVES: Mapping[ImageSet, str] = dict(
+    zip(
+        IMAGE_SETS,
+        ("VOCtrainval_06-Nov-2007.tar", "VOCtrainval_11-May-2012.tar", "VOCtest_06-Nov-2007.tar"),
+        strict=True,
+    )
+)
+"""What each is downloaded as."""
+
+_ID = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class VocObject:
+    """One object of an image.
+
+    Attributes:
+        name: Its class.
+        box: See `repro.data.annotations.findings.Box`.
+        difficult: Not counted when a detector is scored.
+    """
+
+    name: str
+    box: Box
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One XML file.
+
+    Attributes:
+        size: (width, height) in pixels.
+        objects: In the order of the file.
+    """
+
+    size: tuple[int, int]
+    objects: tuple[VocObject, ...]
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """A development kit that `check_layout` found to be whole.
+
+    Attributes:
+        folder: Holds `VOC2007` and `VOC2012`; detectron2 takes `folder / f"VOC{year}"` as `dirname`.
+        classes: Names in the order of their labels: `CLASSES`, or others where the kit was written from `Scenes`.
+        ids: Names of the images of each set that was asked for, without suffix.
+        objects: Objects of each set and class, difficult ones included.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    ids: Mapping[ImageSet, tuple[str, ...]]
+    objects: Mapping[ImageSet, Mapping[str, int]]
+
+
+def check_layout(root: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Devkit:
+    """Make sure, before anything is trained, that all images and annotations are there and every XML can be read.
+
+    Args:
+        root: `VOCdevkit`, or the folder that holds it.
+        sets: What is needed; `TRAIN`, `TEST` or both.
+
+    Returns:
+        Where the kit is, and what it holds. Images are not decoded: `salmask data verify voc07+12` does that.
+
+    Raises:
+        UserError: a year, split, image or annotation is missing, an XML is broken or names a class that is none of the
+            kit's, a box reaches out of its image, or a set has no object; with the mend.
+    """
+    folder = find_devkit(root)
+    survey = survey_devkit(folder, sets)
+    survey.refuse_first()
+    ids = {image_set: image_ids(folder, image_set) for image_set in sets}
+    return Devkit(folder, survey.classes, ids, {image_set: survey.objects[str(image_set)] for image_set in sets})
+
+
+def find_devkit(root: Path) -> Path:
+    """The folder that holds `VOC2007` and `VOC2012`: `root` or `root/VOCdevkit`.
+
+    Raises:
+        UserError: neither does.
+    """
+    for folder in (root / "VOCdevkit", root):
+        if any((folder / f"VOC{year}").is_dir() for year in (2007, 2012)):
+            return folder
+    if (root / "JPEGImages").is_dir():
+        raise UserError(f"{root}: this is one year of VOC; mend: name the folder above it, which holds both years")
+    raise UserError(
+        f"{root}: holds neither VOCdevkit nor VOC2007 and VOC2012; mend: name the folder that does, or unpack with "
+        "`salmask data prepare voc07+12 --from ARCHIVES`"
+    )
+
+
+def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Survey:
+    """Read all annotations and find everything that is wrong with them.
+
+    Args:
+        folder: From `find_devkit`.
+        sets: What to look at.
+    """
+    survey = Survey(class_names(folder))
+    ids: dict[ImageSet, tuple[str, ...]] = {}
+    for image_set in sets:
+        year = folder / f"VOC{image_set.year}"
+        mend = f"unpack {ARCHIVES[image_set]} into {folder.parent}"
+        if not year.is_dir():
+            there = ", ".join(sorted(name for name in listing(folder) if name.startswith("VOC")))
+            survey.add("missing-split", year, f"the folder is missing ({there} is there)", mend)
+            continue
+        try:
+            ids[image_set] = image_ids(folder, image_set)
+        except BrokenFileError as error:
+            survey.add("missing-split", error.path, error.reason, mend)
+            continue
+        _survey_set(survey, year, image_set, ids[image_set], mend)
+    _survey_overlap(survey, folder, ids)
+    return survey
+
+
+def survey_root(root: Path) -> Survey:
+    """`survey_devkit` of all that VOC07+12 detection needs, as `salmask data verify` calls it.
+
+    Raises:
+        UserError: there is no kit.
+    """
+    survey = survey_devkit(find_devkit(root))
+    if survey.classes != CLASSES:
+        survey.warnings.append(
+            f"its {len(survey.classes)} classes are not VOC's 20 (the first is '{survey.classes[0]}')"
+        )
+    return survey
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The classes of a kit: those with an image set of their own (`cat_trainval.txt`), sorted; else VOC's twenty."""
+    ending = "_trainval.txt"
+    names = sorted(
+        name.removesuffix(ending) for name in listing(folder / "VOC2007/ImageSets/Main") if name.endswith(ending)
+    )
+    return tuple(names) or CLASSES
+
+
+def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
+    """The names of a set's images, without suffix, as `ImageSets/Main/SPLIT.txt` lists them.
+
+    Raises:
+        BrokenFileError: the list is missing, empty, or lists something else than names.
+    """
+    path = folder / f"VOC{image_set.year}" / "ImageSets" / "Main" / f"{image_set.split}.txt"
+    try:
+        lines = path.read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "the list of images is missing" if isinstance(error, FileNotFoundError) else "cannot be read as text"
+        raise BrokenFileError(path, reason) from error
+    ids = tuple(line.strip() for line in lines if line.strip())
+    if not ids:
+        raise BrokenFileError(path, "lists no image")
+    strange = next((name for name in ids if not _ID.fullmatch(name)), None)
+    if strange is not None:
+        raise BrokenFileError(path, f"'{strange}' is no name of an image")
+    return ids
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Read one XML file.
+
+    Raises:
+        BrokenFileError: it is missing, broken, or lacks what detection needs.
+    """
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise BrokenFileError(path, f"broken XML ({error})") from error
+    except OSError as error:
+        raise BrokenFileError(path, f"{error.strerror}") from error
+    try:
+        size = (int(_text(tree, "size/width")), int(_text(tree, "size/height")))
+        objects = tuple(_object(element) for element in tree.iterfind("object"))
+    except ValueError as error:
+        raise BrokenFileError(path, str(error)) from error
+    return Annotation(size, objects)
+
+
+def _object(element: ElementTree.Element) -> VocObject:
+    name = _text(element, "name")
+    xmin, ymin, xmax, ymax = (float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    if xmax < xmin or ymax < ymin:
+        raise ValueError(f"the box of a {name} has no area ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})")
+    difficult = element.findtext("difficult", "0").strip()
+    return VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult == "1")
+
+
+def _text(element: ElementTree.Element, place: str) -> str:
+    text = element.findtext(place)
+    if text is None or not text.strip():
+        raise ValueError(f"<{place.replace('/', '><')}> is missing")
+    return text.strip()
+
+
+def _survey_set(survey: Survey, year: Path, image_set: ImageSet, ids: Sequence[str], mend: str) -> None:
+    counts = survey.objects.setdefault(str(image_set), dict.fromkeys(survey.classes, 0))
+    survey.images[str(image_set)] = len(ids)
+    images, annotations = year / "JPEGImages", year / "Annotations"
+    without_image = _note_missing(survey, "missing-image", images, ".jpg", image_set, ids, mend)
+    without_annotation = _note_missing(survey, "missing-annotation", annotations, ".xml", image_set, ids, mend)
+    for name in ids:
+        if name in without_annotation:
+            continue
+        path = annotations / f"{name}.xml"
+        try:
+            annotation = read_annotation(path)
+        except BrokenFileError as error:
+            survey.add("broken-annotation", path, error.reason, mend)
+            continue
+        _survey_objects(survey, path, annotation, counts)
+        if name not in without_image:
+            survey.files.append(AnnotatedImage(f"{images}/{name}.jpg", image_set in TEST, annotation.size))
+    if not sum(counts.values()) and len(without_annotation) < len(ids):
+        survey.add("no-objects", annotations, f"no object in any image of {image_set.split}", mend)
+
+
+def _note_missing(
+    survey: Survey, kind: FindingKind, folder: Path, suffix: str, image_set: ImageSet, ids: Sequence[str], mend: str
+) -> frozenset[str]:
+    """The names without a file in a folder: noted one by one, or at once where there are no others."""
+    there = listing(folder)
+    missing = [name for name in ids if name + suffix not in there]
+    what = kind.removeprefix("missing-")
+    if len(missing) == len(ids):
+        survey.add(kind, folder, f"no {what} of {image_set.split} is there, {len(ids)} are listed", mend)
+    else:
+        for name in missing:
+            survey.add(kind, folder / f"{name}{suffix}", f"the {what} is missing ({image_set})", mend)
+    return frozenset(missing)
+
+
+def _survey_objects(survey: Survey, path: Path, annotation: Annotation, counts: dict[str, int]) -> None:
+    for thing in annotation.objects:
+        if thing.name in counts:
+            counts[thing.name] += 1
+        else:
+            mend = "correct the class, or remove the object"
+            survey.add("unknown-class", path, f"'{thing.name}' is none of the {len(counts)} classes", mend)
+        if fault := box_fault(thing.box, annotation.size):
+            survey.add("outside-image", path, fault, "correct the box")
+
+
+def _survey_overlap(survey: Survey, folder: Path, ids: Mapping[ImageSet, Sequence[str]]) -> None:
+    """Images of one year that are listed to train and to test on."""
+    for test, train in itertools.product(set(TEST) & ids.keys(), set(TRAIN) & ids.keys()):
+        if test.year == train.year:
+            for name in sorted(set(ids[test]) & set(ids[train])):
+                path = folder / f"VOC{test.year}/JPEGImages/{name}.jpg"
+                survey.add("overlap", path, f"is listed in {train} and in {test}", "unpack both archives again")

@@ -1,0 +1,281 @@
+"""The data sets: how their images lie in a folder, which classes they have, and how a split is opened.
+
+Adding a data set is adding one entry to `DATASETS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from PIL import Image
+
+from repro.data import caltech, flowers, imagenet
+from repro.data.annotations import archives as detection_archives
+from repro.data.annotations import coco, voc
+from repro.data.annotations.findings import Survey
+from repro.data.archives import Preparer
+from repro.data.folders import FolderImages, class_folders, shortened
+from repro.data.subsets import join
+from repro.errors import UserError, nearest
+from repro.scenes.cache import scenes_cache
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+
+class Images(Protocol):
+    """What every split of a data set is: decoded images with labels, by index."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names; a label is an index into them."""
+
+    @property
+    def targets(self) -> Sequence[int]:
+        """The label of every image, known without decoding any."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+    def fingerprint(self) -> str:
+        """A short hex digest that changes when the data does."""
+
+
+class ScenesSettings(Protocol):
+    """What `repro.scenes.dataset` needs to know; `repro.runs.run.Scenes` is one."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def size(self) -> int:
+        """Side of a scene in pixels."""
+
+    @property
+    def train_count(self) -> int:
+        """Images of the training split."""
+
+    @property
+    def val_count(self) -> int:
+        """Images of the validation split."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is drawn."""
+
+
+Opener = Callable[[Split, Path | None, ScenesSettings], Images]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set.
+
+    Attributes:
+        name: What a run's `data.dataset` says.
+        title: What it is, in a few words.
+        layout: Where its files lie; one paragraph.
+        open: A split of it as `Images`; called with split, root and the settings of built-in scenes.
+        needs_root: Whether it is read from a folder.
+        generated: Whether its images are drawn rather than read.
+        classes: Class folders in the order of their labels; None: known only from the root or the settings.
+        expected: Images of a split in the published data set, where known. A mismatch is worth a warning, no more.
+        root_names: Names under which its root is looked up, the best one first.
+        mend: What to do about a root that has another layout.
+        prepare: Makes the root from the archives that it was downloaded as; None: nothing to make.
+        parts: The published parts by name, for data sets whose splits are no folders; `verify` looks at these.
+        survey: Reads the annotations of a data set of annotated objects, for `verify`.
+    """
+
+    name: str
+    title: str
+    layout: str
+    open: Opener
+    needs_root: bool = True
+    generated: bool = False
+    classes: tuple[str, ...] | None = None
+    expected: Mapping[str, int] = field(default_factory=dict)
+    root_names: tuple[str, ...] = ()
+    mend: str = "put the images into one folder for each class"
+    prepare: Preparer | None = None
+    parts: Callable[[Path], Mapping[str, Images]] | None = None
+    survey: Callable[[Path], Survey] | None = None
+
+
+def find(dataset: str) -> Dataset:
+    """The entry of a data set.
+
+    Raises:
+        UserError: there is none of that name; says the nearest.
+    """
+    if dataset not in DATASETS:
+        raise UserError(f"unknown data set {dataset!r}{nearest(dataset, DATASETS)}")
+    return DATASETS[dataset]
+
+
+def open_images(dataset: str, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    """One split of a data set.
+
+    Args:
+        dataset: Its name.
+        split: Which part.
+        root: From `repro.data.roots.find_root`.
+        scenes: Settings of the built-in scenes; other data sets ignore them. Scenes are drawn once and then kept in
+            `scenes_cache`.
+
+    Raises:
+        UserError: the name is unknown, the root is missing, or it lacks the split or a class.
+    """
+    from repro.scenes.dataset import Scenes
+
+    entry = find(dataset)
+    images = entry.open(split, root if entry.needs_root else None, scenes)
+    if isinstance(images, Scenes):
+        images.keep(scenes_cache())
+    return images
+
+
+def needed(root: Path | None) -> Path:
+    """The root of a data set that has one.
+
+    Raises:
+        UserError: none was given.
+    """
+    if root is None:
+        raise UserError("this data set is read from a folder, and none was given; give machine.data_root=DIR")
+    return root
+
+
+def _open_imagenet100(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    entry = DATASETS["imagenet100"]
+    return FolderImages(needed(root), split, classes=entry.classes, mend=entry.mend)
+
+
+def _open_folder(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    # The training classes number the labels of both splits: a class that val lacks must not shift the others.
+    root, mend = needed(root), DATASETS["folder"].mend
+    classes = class_folders(root / "train", mend=mend)
+    extra = sorted(set(class_folders(root / split, mend=mend)) - set(classes))
+    if extra:
+        raise UserError(f"{root / split}: {shortened(extra)} class folders are not in train; add or remove them")
+    return FolderImages(root, split, classes=classes, mend=mend)
+
+
+def _open_caltech(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    fit, held_out, rest = caltech.split(caltech.open_pool(needed(root)), seed=0)
+    return join(fit, held_out) if split == "train" else rest
+
+
+def _open_flowers(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    train, val, _ = flowers.official(needed(root))
+    return train if split == "train" else val
+
+
+def _open_annotated(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    raise UserError(
+        "images with annotated objects have no one class to learn or to score; mend: use them by "
+        "`salmask eval RUN --task voc07+12` or `--task coco`"
+    )
+
+
+def _open_cutouts(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    return _open_scenes(split, needed(root), scenes)
+
+
+def _open_scenes(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    from repro.scenes.dataset import Scenes
+
+    count = scenes.train_count if split == "train" else scenes.val_count
+    return Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
+
+
+DATASETS: dict[str, Dataset] = {
+    entry.name: entry
+    for entry in (
+        Dataset(
+            name="imagenet100",
+            title="ImageNet-100 (CMC's 100 classes of ImageNet-1k)",
+            layout="an ordinary ImageNet-1k root, train/WNID/*.JPEG and val/WNID/*.JPEG; only the 100 classes are read",
+            open=_open_imagenet100,
+            classes=imagenet.class_list(),
+            # 50 a class by construction; the training count as the literature on this class list gives it.
+            expected={"train": 126_689, "val": 5_000},
+            root_names=("imagenet100", "imagenet"),
+            mend="unpack with `salmask data prepare imagenet100 --from ARCHIVES`",
+            prepare=imagenet.prepare_imagenet100,
+        ),
+        Dataset(
+            name="caltech101",
+            title="Caltech-101, for evaluation",
+            layout="caltech101/101_ObjectCategories/CLASS/image_0001.jpg, as torchvision keeps it",
+            open=_open_caltech,
+            expected={"all": caltech.EXPECTED},
+            root_names=("caltech101",),
+            mend=caltech.MEND,
+            prepare=caltech.prepare_caltech101,
+            parts=lambda root: {"all": caltech.open_pool(root)},
+        ),
+        Dataset(
+            name="flowers102",
+            title="Oxford Flowers-102, for evaluation",
+            layout="flowers-102/jpg/image_00001.jpg, imagelabels.mat and setid.mat, as torchvision keeps it",
+            open=_open_flowers,
+            expected=flowers.OFFICIAL,
+            root_names=("flowers102", "flowers-102"),
+            mend=flowers.MEND,
+            prepare=flowers.prepare_flowers102,
+            parts=lambda root: dict(zip(flowers.OFFICIAL, flowers.official(root), strict=True)),
+        ),
+        Dataset(
+            name="voc07+12",
+            title="PASCAL VOC 2007 + 2012",
+            layout="VOCdevkit/VOC2007 and VOCdevkit/VOC2012, each with Annotations, ImageSets/Main and JPEGImages",
+            open=_open_annotated,
+            classes=voc.CLASSES,
+            expected={str(image_set): count for image_set, count in voc.EXPECTED.items()},
+            root_names=("voc07+12", "voc", "VOCdevkit"),
+            mend="unpack with `salmask data prepare voc07+12 --from ARCHIVES`",
+            prepare=detection_archives.prepare_voc,
+            survey=voc.survey_root,
+        ),
+        Dataset(
+            name="coco",
+            title="COCO 2017",
+            layout="train2017/, val2017/ and annotations/instances_train2017.json, instances_val2017.json",
+            open=_open_annotated,
+            expected=coco.EXPECTED,
+            root_names=("coco",),
+            mend="unpack with `salmask data prepare coco --from ARCHIVES`",
+            prepare=detection_archives.prepare_coco,
+            survey=coco.survey_root,
+        ),
+        Dataset(
+            name="folder",
+            title="your own images",
+            layout="train/CLASS/**/IMAGE and val/CLASS/**/IMAGE, the same classes in both",
+            open=_open_folder,
+            root_names=("folder",),
+        ),
+        Dataset(
+            name="scenes",
+            title="built-in scenes, drawn shapes",
+            layout="no files: every image is drawn from the seed, with its class, box and mask",
+            open=_open_scenes,
+            needs_root=False,
+            generated=True,
+            root_names=("scenes",),
+        ),
+        Dataset(
+            name="scenes-cutouts",
+            title="built-in scenes, pasted cut-outs",
+            layout="PNG files with transparency, in any folders; every file is a class that scenes are composed from",
+            open=_open_cutouts,
+            generated=True,
+            root_names=("scenes-cutouts",),
+            mend="name a folder of PNG files with transparency",
+        ),
+    )
+}

@@ -1,0 +1,186 @@
+"""`salmask data`: which data sets there are, whether one is whole, and how to unpack one."""
+
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Literal, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from repro.data.catalogue import DATASETS, Dataset, find
+from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
+from repro.data.verification.checks import verify as verify_dataset
+from repro.data.verification.report import Report
+from repro.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="List, verify and prepare data sets.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help=f"One of: {', '.join(DATASETS)}.")]
+Root = Annotated[
+    Path | None, typer.Option("--root", metavar="DIR", help="Its folder; default: as `salmask data list` shows.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("list")
+def list_datasets(as_json: Json = False) -> None:
+    """Show the data sets, and where each one's root was found.
+
+    Example: salmask data list
+    """
+    places = {name: _place(entry) for name, entry in DATASETS.items()}
+    if as_json:
+        rows = [
+            {
+                "name": entry.name,
+                "title": entry.title,
+                "classes": None if entry.classes is None else len(entry.classes),
+                "root": places[entry.name].root,
+                "note": places[entry.name].note,
+                "layout": entry.layout,
+            }
+            for entry in DATASETS.values()
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    console = Console()
+    table = Table("name", "classes", Column("root", overflow="fold"), "what and where", show_lines=True)
+    for entry in DATASETS.values():
+        place = places[entry.name]
+        classes = "as set" if entry.classes is None else str(len(entry.classes))
+        what = f"{entry.title}\n{entry.layout}"
+        table.add_row(entry.name, classes, escape(place.root or place.short), escape(what))
+    console.print(table)
+    console.print(f"To set a root: {escape(how_to_set_root('NAME'))}.", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def verify(
+    name: Name,
+    *,
+    root: Root = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decode the images.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show the images of every class.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one for each core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count the images of every class and split, and report everything that is wrong.
+
+    Exits with 0 where all is well, 1 where something must be mended, 2 where there is nothing to check.
+
+    Example: salmask data verify imagenet100 --root /data/imagenet --quick
+    """
+    entry = find(name)
+    if root is not None and not entry.needs_root:
+        raise UserError(f"data set {name!r} is drawn and has no root; leave --root out")
+    report = verify_dataset(name, find_root(name, root), deep=not quick, workers=workers)
+    if as_json:
+        typer.echo(json.dumps(report.to_plain(), indent=2))
+    else:
+        _print_report(report, per_class)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def prepare(
+    name: Name,
+    archives: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from", "--archive", metavar="PATH", help="A downloaded archive or a folder with them; repeatable."
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where to; default: $SALMASK_DATA/NAME or data.yaml.")
+    ] = None,
+) -> None:
+    """Unpack what a data set needs from its archives; can be stopped and repeated.
+
+    Checksums are those that torchvision knows. Without --from, what needs no account is downloaded.
+
+    Example: salmask data prepare imagenet100 --from ~/downloads --root /data/imagenet100
+    """
+    entry = find(name)
+    if entry.prepare is None:
+        typer.echo(f"{name}: nothing to prepare ({entry.layout})")
+        return
+    target = new_root(name, root)
+    entry.prepare(archives or [], target)
+    typer.echo(f"{name}: ready in {target}; check it with `salmask data verify {name} --root {target}`")
+
+
+@app.command("export-scenes")
+def export_scenes(
+    layout: Annotated[Literal["voc", "coco"], typer.Option("--as", help="Layout of the files.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not exist.")],
+    *,
+    train: Annotated[int, typer.Option(min=2, help="Scenes to train on.")] = 1000,
+    test: Annotated[int, typer.Option(min=1, help="Scenes to test on.")] = 200,
+    classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 20,
+    size: Annotated[int, typer.Option(min=64, max=512, help="Pixels a side.")] = 224,
+    objects: Annotated[int, typer.Option(min=1, help="The most objects on a scene.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other scenes.")] = 0,
+    cutouts: Annotated[Path | None, typer.Option(metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Drawing processes.")] = 1,
+) -> None:
+    """Write built-in scenes, with boxes and masks, as PASCAL VOC or COCO keeps its own.
+
+    Example: salmask data export-scenes --as voc --out data/scenes-voc --cutouts /usr/share/tuxpaint/stamps
+    """
+    from repro.data.annotations.scenes_export import write_coco, write_voc
+    from repro.scenes.dataset import Scenes
+
+    drawn = partial(Scenes, classes=classes, size=size, seed=seed, objects=objects, cutouts=cutouts)
+    write = {"voc": write_voc, "coco": write_coco}[layout]
+    write(out, drawn("train", count=train), drawn("val", count=test), workers=workers)
+    typer.echo(f"{train} + {test} scenes of {classes} classes in {out}")
+
+
+class _Place(NamedTuple):
+    root: str | None
+    short: str = ""  # why there is no root, for a table
+    note: str = ""  # and what to do about it
+
+
+def _place(entry: Dataset) -> _Place:
+    if not entry.needs_root:
+        return _Place(None, "none needed", "none needed")
+    try:
+        return _Place(str(find_root(entry.name, None)))
+    except RootNotSetError as error:
+        return _Place(None, "not set", str(error))
+    except UserError as error:
+        return _Place(None, str(error), str(error))
+
+
+def _print_report(report: Report, per_class: bool) -> None:
+    console = Console(soft_wrap=True)  # a path is to be copied, not broken over lines
+    per_class_of = "objects per class" if report.images else "per class"
+    table = Table("split", "classes", "images", per_class_of, title=f"{report.name} {report.root or ''}".strip())
+    for split in report.counts:
+        counts = sorted(report.counts[split].values())
+        spread = f"{counts[0]} to {counts[-1]}, median {median(counts):g}" if counts else "–"
+        table.add_row(split, str(len(counts)), str(report.total(split)), spread)
+    console.print(table)
+    if per_class:
+        console.print(_per_class(report))
+    for problem in report.problems:
+        console.print(f"[red]{problem.kind}[/red] {escape(problem.path)}: {escape(problem.message)}", highlight=False)
+    for warning in report.warnings:
+        console.print(f"[yellow]warning[/yellow] {escape(warning)}", highlight=False)
+    kinds = Counter(problem.kind for problem in report.problems)
+    summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
+    depth = "every image decoded" if report.decoded else "images not decoded (--quick)"
+    console.print(f"{summary}; {depth}", highlight=False)
+
+
+def _per_class(report: Report) -> Table:
+    table = Table("class", *report.counts)
+    for name in sorted({name for counts in report.counts.values() for name in counts}):
+        table.add_row(escape(name), *(str(counts.get(name, 0)) for counts in report.counts.values()))
+    return table

@@ -1,0 +1,1 @@
+"""Whether a data set is whole: every split, class and file of it, and the report."""

@@ -1,0 +1,241 @@
+"""Procedural objects: a class is a shape with a surface pattern, never a colour."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from repro.errors import UserError
+from repro.scenes.textures import (
+    Bytes,
+    Floats,
+    backdrop,
+    blend,
+    contrasting_colours,
+    fill_outline,
+    random_colours,
+    value_noise,
+)
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A shape about the origin, y downwards, in units of no meaning: whoever draws it sets its size.
+
+    Attributes:
+        solid: N×2 (x, y), closed.
+        hole: M×2 (x, y), cut out of it; None for none.
+    """
+
+    solid: Points
+    hole: Points | None = None
+
+
+def _polar(radius: Points, turn: Points) -> Points:
+    return np.stack([radius * np.sin(turn), -radius * np.cos(turn)], axis=1)
+
+
+def _regular(corners: int) -> Points:
+    return _polar(np.ones(corners), np.arange(corners) * 2 * np.pi / corners)
+
+
+def _disc(radius: float = 1.0) -> Points:
+    return radius * _regular(64)
+
+
+def _star() -> Points:
+    return _polar(np.tile([1, 0.42], 5), np.arange(10) * np.pi / 5)
+
+
+def _gear() -> Points:
+    teeth = 8
+    start = np.arange(teeth)[:, None] * 2 * np.pi / teeth
+    return _polar(np.tile([0.7, 1, 1, 0.7], teeth), (start + np.array([0, 0.12, 0.4, 0.52])).ravel())
+
+
+def _crescent() -> Points:
+    outer = np.linspace(0.65, 2 * np.pi - 0.65, 48)
+    inner = np.linspace(2 * np.pi - 0.95, 0.95, 48)
+    centre, radius = np.array([0, -0.33]), np.sin(0.65) / np.sin(0.95)
+    return np.concatenate([_polar(np.ones(48), outer), _polar(np.full(48, radius), inner) + centre])
+
+
+def _heart() -> Points:
+    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    depth = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)
+    return np.stack([16 * np.sin(turn) ** 3, -depth - 2.5], axis=1)
+
+
+def _corners(*pairs: tuple[float, float]) -> Points:
+    return np.array(pairs, dtype=np.float64)
+
+
+_SQUARE = _corners((-1, -1), (1, -1), (1, 1), (-1, 1))
+_CROSS = _corners(
+    *((-0.36, -1), (0.36, -1), (0.36, -0.36), (1, -0.36), (1, 0.36), (0.36, 0.36)),
+    *((0.36, 1), (-0.36, 1), (-0.36, 0.36), (-1, 0.36), (-1, -0.36), (-0.36, -0.36)),
+)
+_ARROW = _corners((0, -1), (0.8, 0), (0.32, 0), (0.32, 1), (-0.32, 1), (-0.32, 0), (-0.8, 0))
+_BOLT = _corners((0.25, -1), (-0.65, 0.15), (-0.12, 0.15), (-0.35, 1), (0.65, -0.25), (0.1, -0.25), (0.55, -1))
+
+OUTLINES: dict[str, Outline] = {
+    "disc": Outline(_disc()),
+    "square": Outline(_SQUARE),
+    "triangle": Outline(_regular(3)),
+    "star": Outline(_star()),
+    "cross": Outline(_CROSS),
+    "ring": Outline(_disc(), _disc(0.52)),
+    "crescent": Outline(_crescent()),
+    "heart": Outline(_heart()),
+    "arrow": Outline(_ARROW),
+    "gear": Outline(_gear(), _disc(0.28)),
+    "hexagon": Outline(_regular(6)),
+    "bolt": Outline(_BOLT),
+}
+
+
+# A pattern maps object coordinates (x, y: H×W, -1..1 across the object's longest side) and the pixels in one unit to
+# the share of the second colour: H×W in 0..1. The two colours come in random order, so no pattern has its own mean.
+Pattern = Callable[[np.random.Generator, Floats, Floats, float], Floats]
+
+
+def _plain(rng: np.random.Generator, x: Floats, y: Floats, unit: float) -> Floats:
+    angle = rng.uniform(0, 2 * np.pi)
+    along = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
+    return np.clip(0.5 + 0.45 * along, 0, 1)
+
+
+def _striped(rng: np.random.Generator, x: Floats, y: Floats, unit: float) -> Floats:
+    angle = rng.uniform(0, np.pi)
+    frequency = rng.uniform(2.0, 3.2) * np.pi
+    phase = frequency * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 2 * np.pi)
+    return _harden(np.sin(phase), unit / frequency)
+
+
+def _checked(rng: np.random.Generator, x: Floats, y: Floats, unit: float) -> Floats:
+    frequency, shift = rng.uniform(1.6, 2.4) * np.pi, rng.uniform(0, 2 * np.pi, 2)
+    return _harden(np.sin(frequency * x + shift[0]) * np.sin(frequency * y + shift[1]), unit / frequency)
+
+
+def _dotted(rng: np.random.Generator, x: Floats, y: Floats, unit: float) -> Floats:
+    frequency, shift = rng.uniform(3.4, 4.4) * np.pi, rng.uniform(0, 2 * np.pi, 2)
+    lattice = np.cos(frequency * (x + y) / 1.41 + shift[0]) + np.cos(frequency * (x - y) / 1.41 + shift[1])
+    return _harden(lattice - 0.55, unit / frequency)
+
+
+def _mottled(rng: np.random.Generator, x: Floats, y: Floats, unit: float) -> Floats:
+    height, width = x.shape
+    cells = int(rng.integers(5, 8))
+    field = value_noise(rng, (height, width), cells=cells, octaves=3)
+    return _harden(field - np.median(field), 2 * unit / cells * 2)
+
+
+def _harden(field: NDArray[np.floating], pixels: float) -> Floats:
+    """A field's sign as 0 or 1, with an edge about one pixel wide where it changes by 1 in `pixels` pixels."""
+    return (0.5 + field * max(pixels, 0.5)).clip(0, 1).astype(np.float32)
+
+
+PATTERNS: dict[str, Pattern] = {
+    "plain": _plain,
+    "striped": _striped,
+    "checked": _checked,
+    "dotted": _dotted,
+    "mottled": _mottled,
+}
+
+# The numbers of outlines and of patterns have no common factor, so stepping through both at once meets every pair once,
+# and the first ten classes already have ten outlines.
+MOST_CLASSES = len(OUTLINES) * len(PATTERNS)
+
+
+class Shapes:
+    """Procedural objects of `classes` classes.
+
+    Attributes:
+        names: one a class, such as "striped star".
+
+    Raises:
+        UserError: more classes are asked for than there are pairs of outline and pattern.
+    """
+
+    def __init__(self, classes: int) -> None:
+        if not 1 <= classes <= MOST_CLASSES:
+            raise UserError(f"classes={classes}: the built-in shapes have 1 to {MOST_CLASSES} classes")
+        outlines, patterns = list(OUTLINES), list(PATTERNS)
+        self._pairs = [(outlines[k % len(outlines)], patterns[k % len(patterns)]) for k in range(classes)]
+        self.names: tuple[str, ...] = tuple(f"{pattern} {outline}" for outline, pattern in self._pairs)
+
+    def identity(self) -> list[str]:
+        """What tells this set of objects from another: the class names."""
+        return list(self.names)
+
+    def sprite(self, rng: np.random.Generator, label: int, extent: int) -> Image.Image:
+        """One object in a random pose, with random colours and lighting.
+
+        Args:
+            rng: the source of randomness.
+            label: the class, an index into `names`.
+            extent: the longest side, in pixels.
+
+        Returns:
+            RGBA with straight alpha; its longer side is the extent, its outermost rows and columns may be faint.
+        """
+        outline, pattern = self._pairs[label]
+        pose = _random_pose(rng)
+        solid = OUTLINES[outline].solid @ pose.T
+        low, high = solid.min(axis=0), solid.max(axis=0)
+        scale, centre = extent / (high - low).max(), (low + high) / 2
+        width, height = np.maximum(np.rint((high - low) * scale), 1).astype(int).tolist()
+        middle = np.array([width, height]) / 2
+        hole = OUTLINES[outline].hole
+        holes = [] if hole is None else [(hole @ pose.T - centre) * scale + middle]
+        alpha = fill_outline((height, width), [(solid - centre) * scale + middle], holes)
+
+        x, y = _object_coordinates(pose, (height, width), extent)
+        first, second = contrasting_colours(rng)[:, :, None, None]
+        colour = blend(first, second, PATTERNS[pattern](rng, x, y, extent / 2))
+        colour *= _shading(rng, alpha, extent) * 255
+        levels = (colour + 0.5).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(np.stack([*levels, alpha], axis=-1))
+
+    def backdrop(self, rng: np.random.Generator, side: int) -> Floats:
+        """A ground that knows nothing of the objects on it: 3×side×side in 0..1."""
+        return backdrop(rng, side, random_colours(rng, 7))
+
+
+def _random_pose(rng: np.random.Generator) -> Points:
+    """Rotation by up to 40°, stretch by up to 1.2, shear by up to 0.2, flip: 2×2, from object to picture."""
+    angle, stretch, shear = rng.uniform(-0.7, 0.7), rng.uniform(-0.18, 0.18), rng.uniform(-0.2, 0.2)
+    flip = rng.choice([-1.0, 1.0])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    pose: Points = rotation @ np.array([[flip * np.exp(stretch / 2), shear], [0, np.exp(-stretch / 2)]])
+    return pose
+
+
+def _object_coordinates(pose: Points, shape: tuple[int, int], extent: int) -> tuple[Floats, Floats]:
+    """Where each pixel lies on the object before its pose: x and y, H×W each, 2 units to the extent."""
+    inverse = np.linalg.inv(pose)
+    inverse = (inverse / np.sqrt(abs(np.linalg.det(inverse)))).astype(np.float32)
+    height, width = shape
+    across = (2 * np.arange(width, dtype=np.float32) + 1 - width) / np.float32(extent)
+    down = ((2 * np.arange(height, dtype=np.float32) + 1 - height) / np.float32(extent))[:, None]
+    return inverse[0, 0] * across + inverse[0, 1] * down, inverse[1, 0] * across + inverse[1, 1] * down
+
+
+def _shading(rng: np.random.Generator, alpha: Bytes, extent: int) -> Floats:
+    """A rounded edge lit from one side, and a rough surface: the gain of each pixel, H×W about 1."""
+    radius = max(extent * 0.06, 1.0)
+    margin = int(3 * radius)
+    padded = Image.fromarray(np.pad(alpha, margin)).filter(ImageFilter.GaussianBlur(radius))
+    height = np.asarray(padded, dtype=np.float32) * np.float32(1 / 255)
+    slope_y, slope_x = np.gradient(height)
+    angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 1.0)
+    relief = (slope_x * np.cos(angle) + slope_y * np.sin(angle)) * np.float32(strength * 2 * radius)
+    rough = value_noise(rng, alpha.shape, cells=8, octaves=2) - 0.5
+    inner = relief[margin : margin + alpha.shape[0], margin : margin + alpha.shape[1]]
+    gain: Floats = 1 + inner + np.float32(rng.uniform(0.1, 0.3)) * rough
+    return gain

@@ -1,0 +1,1 @@
+"""From a run to its backbone: batches, views, the loop with its hooks, and what makes it resumable."""

@@ -1,0 +1,95 @@
+"""A picture of what the network sees: image, foreground, query, key and hard negative of the first images of a run."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from mmengine.hooks import Hook
+from torch import Tensor
+from torch.utils.data import default_collate
+from torchvision.utils import make_grid
+
+from repro.distributed import rank
+from repro.files import write_atomically
+from repro.masking.strategies import to_pixels
+from repro.training.preprocess import Stages, ViewMaker
+from repro.training.resume import unwrapped
+
+IMAGES = 8
+
+
+class MaskGallery(Hook):
+    """Draws the gallery once, before the first step, from the first images of the data set."""
+
+    def __init__(self, path: Path) -> None:
+        """Write to `path`, a PNG."""
+        self.path = path
+
+    def before_train(self, runner: Any) -> None:
+        """Draw; a resumed run keeps the picture it has, and a supervised one has nothing to show."""
+        maker = unwrapped(runner.model).data_preprocessor
+        if rank() or self.path.exists() or not isinstance(maker, ViewMaker):
+            return
+        draw_gallery(first_stages(runner.train_dataloader.dataset, maker), self.path)
+
+
+def first_stages(dataset: Any, maker: ViewMaker) -> Stages:
+    """The first images of the data set, on their way to the network."""
+    return maker.stages(default_collate([dataset[0, index] for index in range(min(IMAGES, len(dataset)))]))
+
+
+def draw_gallery(stages: Stages, path: Path) -> None:
+    """Write one row an image: view of the query, foreground, network input, and the same of the key.
+
+    Args:
+        stages: of a batch.
+        path: PNG, written atomically.
+    """
+    columns = [("query view", stages.query)]
+    if stages.query_foreground is not None:
+        columns.append(("its foreground", overlay(stages.query, stages.query_foreground)))
+    columns += [("query", stretch(stages.views.query)), ("key view", stages.key)]
+    if stages.key_foreground is not None:
+        columns.append(("its foreground", overlay(stages.key, stages.key_foreground)))
+    columns.append(("key", stretch(stages.views.key)))
+    if stages.views.hard_negative is not None:
+        columns.append(("hard negative", stretch(stages.views.hard_negative)))
+    write_atomically(path, lambda file: file.write(draw_columns(columns)))
+
+
+def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
+    """A PNG of pictures side by side, one row an image.
+
+    Args:
+        columns: title and pictures B×3×H×W in 0..1. Where a column has fewer than the first (the released code's single
+            hard negative), the rest of it stays white.
+    """
+    rows = len(columns[0][1])
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(1.5 * len(columns), 1.5 * rows + 0.3), layout="constrained")
+        for axes, (title, images) in zip(figure.subplots(1, len(columns)), columns, strict=True):
+            padded = F.pad(images.clamp(0, 1), (0, 0, 0, 0, 0, 0, 0, rows - len(images)), value=1.0)
+            column = make_grid(padded, nrow=1, padding=2, pad_value=1.0)
+            axes.imshow(column.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+            axes.axis("off")
+            axes.set_title(title)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def overlay(views: Tensor, foreground: Tensor) -> Tensor:
+    """Views B×3×H×W in 0..1 with the background of B×g×g darkened and bluish."""
+    shown = to_pixels(foreground.unsqueeze(1), (views.shape[-2], views.shape[-1]))
+    tint = views.new_tensor([0.1, 0.15, 0.45]).view(3, 1, 1)
+    return views.where(shown, 0.3 * views + 0.7 * tint)
+
+
+def stretch(inputs: Tensor) -> Tensor:
+    """Normalised network inputs B×3×H×W for the eye: three standard deviations around each one's mean become 0..1."""
+    mean, std = inputs.mean((1, 2, 3), keepdim=True), inputs.std((1, 2, 3), keepdim=True)
+    return (inputs - mean) / (6 * std.clamp(min=1e-6)) + 0.5

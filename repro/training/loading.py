@@ -1,0 +1,116 @@
+"""From a data set to batches whose content is a function of (seed, epoch, index) alone."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from repro.augmentation.views import apply_reference, draw_view, random_crop
+from repro.data.catalogue import Images
+from repro.distributed import rank, world_size
+from repro.errors import UserError
+from repro.randomness import Purpose, stream
+from repro.runs.run import Augmentation, Backend
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index), shuffled for each epoch, shared out over the ranks, from any step on."""
+
+    def __init__(self, count: int, batch: int, seed: int, *, drop_last: bool = True) -> None:
+        """Plan the epochs.
+
+        Args:
+            count: images.
+            batch: over all ranks.
+            seed: of the order.
+            drop_last: leave out of each epoch what does not fill a batch. Otherwise the last batch is smaller; where
+                the ranks cannot share it evenly, images from the epoch's beginning fill it up, as in torch's
+                DistributedSampler.
+
+        Raises:
+            UserError: there are fewer images than a batch holds, or the ranks cannot share a batch evenly.
+        """
+        if drop_last and batch > count:
+            raise UserError(
+                f"a batch of {batch} is larger than the data ({count} images); mend: a smaller optimization.batch"
+            )
+        if batch % world_size():
+            raise UserError(
+                f"a batch of {batch} cannot be shared by {world_size()} processes; mend: a multiple of them"
+            )
+        self.count, self.batch, self.seed, self.drop_last = count, batch, seed, drop_last
+        self.epoch, self.start = 0, 0
+
+    def seek(self, epoch: int, start: int) -> None:
+        """Begin the next iteration at batch `start` of `epoch`."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        return self.count // self.batch if self.drop_last else -(-self.count // self.batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = stream(self.seed, Purpose.order, self.epoch).permutation(self.count)
+        order = np.resize(order, self.count + -self.count % world_size())  # repeated from its beginning
+        for step in range(self.start, len(self)):
+            together = order[step * self.batch : (step + 1) * self.batch]
+            share = len(together) // world_size()
+            yield [(self.epoch, int(index)) for index in together[rank() * share : (rank() + 1) * share]]
+
+
+class RandomViews(Dataset[dict[str, Any]]):
+    """Random crops of each image with the draws that finish them.
+
+    An item has, for each of `names`, a crop NAME (uint8, 3×S×S) and its NAME_draw (a row of `Draw`); `epoch`, `index`,
+    and `label`.
+    """
+
+    names: ClassVar[tuple[str, ...]]
+    metainfo: ClassVar[dict[str, Any]] = {}  # mmengine asks for it, for its own visualisations
+
+    def __init__(self, images: Images, size: int, settings: Augmentation, seed: int) -> None:
+        self.images, self.size, self.settings, self.seed = images, size, settings, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = item
+        rng = stream(self.seed, Purpose.view, epoch, index)
+        image, label = self.images[index]
+        made: dict[str, Any] = {"epoch": epoch, "index": index, "label": label}
+        for name in self.names:
+            crop = random_crop(image, self.size, self.settings.crop_scale_min, rng, self.settings.interpolation)
+            draw = draw_view(rng, self.settings)
+            if self.settings.backend is Backend.reference:
+                crop = apply_reference(crop, draw)
+            made |= {name: pil_to_tensor(crop), f"{name}_draw": draw.row()}
+        return made
+
+
+class OneView(RandomViews):
+    """What supervised learning sees."""
+
+    names = ("view",)
+
+
+class TwoViews(RandomViews):
+    """What contrastive learning compares."""
+
+    names = ("query", "key")
+
+
+def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> DataLoader[Any]:
+    """A loader over `batches`.
+
+    Workers neither draw nor keep random numbers of their own, so their number changes no batch.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

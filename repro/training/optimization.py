@@ -1,0 +1,74 @@
+"""From the settings of `Optimization` to an optimizer and the schedule of its learning rate."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR, _ParamScheduler
+from timm.optim import Lars
+from torch import nn
+
+from repro.runs.run import Interval, Optimization, Optimizer, Schedule
+
+WARMUP_START = 1e-4
+"""Share of the learning rate with which a warm-up begins (solo-learn: 3e-5 of 0.3)."""
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: Optimization) -> torch.optim.Optimizer:
+    """The optimizer that the settings name, over `parameters`."""
+    if settings.optimizer is Optimizer.lars:
+        return build_lars(parameters, settings.lr, settings.momentum, settings.weight_decay, settings.lars_eta)
+    return torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def build_lars(
+    parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, eta: float
+) -> torch.optim.Optimizer:
+    """LARS as SimCLR's reimplementations use it (solo-learn solo/utils/lars.py, ADIOS src/utils/lars.py).
+
+    A matrix or kernel p with gradient g moves by `lr * min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1) * (g + wd p)`,
+    under momentum. Biases and the scales of norms, all of one dimension, follow plain SGD without weight decay.
+
+    Args:
+        parameters: what to train.
+        lr: learning rate; also the most that the layer-wise rate may be (their `clip_lr`).
+        momentum: of SGD.
+        weight_decay: wd.
+        eta: trust coefficient.
+    """
+    every = list(parameters)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in every if p.ndim != 1], "weight_decay": weight_decay, "always_adapt": True},
+        {"params": [p for p in every if p.ndim == 1], "weight_decay": 0.0, "always_adapt": False},
+    ]
+    return Lars(
+        [group for group in groups if group["params"]], lr=lr, momentum=momentum, trust_coeff=eta, trust_clip=True
+    )
+
+
+def build_schedulers(
+    optimizer: torch.optim.Optimizer, settings: Optimization, steps_per_epoch: int
+) -> list[_ParamScheduler]:
+    """The course of an optimizer's learning rate: a linear warm-up, if any, then a cosine to 0 or tenfold steps.
+
+    Args:
+        optimizer: its learning rate is the highest.
+        settings: epochs, warm-up, schedule, and whether the rate changes with each epoch or each step.
+        steps_per_epoch: of the loader.
+    """
+    by_epoch = settings.interval is Interval.epoch
+    total = settings.epochs * (1 if by_epoch else steps_per_epoch)
+    warmup = min(round(settings.warmup_share * total), total - 1)
+    warmup = warmup if warmup > 1 else 0  # a rise needs two points
+    schedulers: list[_ParamScheduler] = []
+    if warmup:
+        schedulers.append(LinearLR(optimizer, start_factor=WARMUP_START, end=warmup, by_epoch=by_epoch))
+    if settings.schedule is Schedule.cosine:
+        schedulers.append(
+            CosineAnnealingLR(optimizer, T_max=total - warmup, eta_min=0.0, begin=warmup, by_epoch=by_epoch)
+        )
+    else:
+        width = settings.step_share * total
+        milestones = [round(width * n) for n in range(1, int(1 / settings.step_share) + 1) if round(width * n) < total]
+        schedulers.append(MultiStepLR(optimizer, milestones, gamma=0.1, by_epoch=by_epoch))
+    return schedulers
