@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from baselines import ablations, masks, recipes
 from repro.errors import UserError, nearest
+from repro.runs.choices import Framework, Strategy
 from repro.runs.reading import build, nested, pinned
-from repro.runs.run import Framework, Run, Strategy
+from repro.runs.run import Run
 
 if TYPE_CHECKING:
     import torch
 
-    from repro.data.catalogue import Images
-    from repro.training.pretraining import Learner
+    from repro.data.splits import Images
+    from repro.training.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -
 
 
 def build_learner(run: Run, images: "Images", device: "torch.device") -> "Learner":
-    """What a run trains, competitors included; a `repro.training.pretraining.Build`.
+    """What a run trains, competitors included; a `repro.training.learner.Build`.
 
     Raises:
         UserError: settings do not fit the data, the localizer or the number of processes.
@@ -101,6 +102,6 @@ def build_learner(run: Run, images: "Images", device: "torch.device") -> "Learne
         from baselines import adios
 
         return adios.build_learner(run, images, device)
-    from repro.training import pretraining as pretrain
+    from repro.training import learner
 
-    return pretrain.build_learner(run, images, device)
+    return learner.build_learner(run, images, device)

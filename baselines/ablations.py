@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from repro.runs.run import Fidelity
+from repro.runs.sections import Fidelity
 
 
 @dataclass(frozen=True)

@@ -21,20 +21,20 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Generator, Tensor, nn
 
 from baselines.unet import OcclusionNetwork
-from repro.augmentation.views import Views
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
-from repro.data.catalogue import Images
-from repro.distributed import rank, world_size
+from repro.data.splits import Images
+from repro.distributed import rank, seeded_weights, world_size
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.run import Run
 from repro.training.gallery import draw_columns, first_stages
+from repro.training.learner import Learner, build_substrate, build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.optimization import build_lars, build_optimizer, build_schedulers
 from repro.training.preprocess import ViewMaker
-from repro.training.pretraining import Learner, build_substrate, build_view_maker, seeded_weights
 
 ENCODER, OCCLUSION = "encoder", "occlusion"
 """Names of the two optimizers."""
@@ -322,7 +322,7 @@ class OcclusionGallery(Hook):
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
-    """ADIOS on the substrate that the run names; a `repro.training.pretraining.Build`.
+    """ADIOS on the substrate that the run names; a `repro.training.learner.Build`.
 
     The occlusion network's rate takes the encoder's course, from its own height (ADIOS src/methods/base_adios.py).
 

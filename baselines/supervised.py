@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from repro.contrastive.moco import build_resnet, sync_batch_norm
-from repro.data.catalogue import Images
-from repro.runs.run import Augmentation, Run
+from repro.contrastive.batch_norm import sync_batch_norm
+from repro.contrastive.encoders import build_resnet
+from repro.data.splits import Images
+from repro.distributed import seeded_weights
+from repro.runs.run import Run
+from repro.runs.sections import Augmentation
+from repro.training.learner import Learner
 from repro.training.loading import OneView
 from repro.training.optimization import build_optimizer, build_schedulers
 from repro.training.preprocess import Augmenter
-from repro.training.pretraining import Learner, seeded_weights
 
 
 class LabelledInput(Augmenter):
@@ -74,7 +77,7 @@ class Classifier(BaseModel):
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
-    """A classifier of the images' classes; a `repro.training.pretraining.Build`.
+    """A classifier of the images' classes; a `repro.training.learner.Build`.
 
     Raises:
         UserError: torchvision has no such ResNet.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import UserError
-from repro.runs.run import Norm
+from repro.runs.choices import Norm
 
 GROUPS = 8
 """Of group norm (ADIOS src/utils/blocks.py:48)."""

@@ -6,22 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from repro.backbones.checkpoint import (
-    ForeignBackbone,
-    load_backbone,
-    read_checkpoint,
-    read_foreign,
-    save_backbone,
-    weights_digest,
-)
-from repro.contrastive.moco import build_resnet
-from repro.data.folders import shortened
-from repro.errors import UserError
+from repro.backbones.checkpoint import load_backbone, read_checkpoint, save_backbone, weights_digest
+from repro.backbones.foreign import ForeignBackbone, read_foreign
+from repro.contrastive.encoders import build_resnet
+from repro.distributed import seeded_weights
+from repro.errors import UserError, shortened
 from repro.runs.difference import difference
 from repro.runs.folder import RunFolder
 from repro.runs.reading import build
 from repro.runs.run import Run
-from repro.training.pretraining import seeded_weights
 
 log = logging.getLogger("salmask")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+@_-]*")
@@ -57,7 +50,7 @@ def adopt(
     filter. What trained them is unknown, so tables show such rows as `imported weights`, in a column of their own.
 
     Args:
-        path: the checkpoint, see `repro.backbones.checkpoint.read_foreign`; `random` for fresh weights, the row below
+        path: the checkpoint, see `repro.backbones.foreign.read_foreign`; `random` for fresh weights, the row below
             all others.
         arch: torchvision's name of the network.
         name: the method's name in tables; empty: the file's.

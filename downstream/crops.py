@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
 
-from repro.augmentation.views import random_crop
-from repro.data.catalogue import Images
-from repro.masking.strategies import high_pass
+from repro.augmentation.draws import random_crop
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
+from repro.data.splits import Images
+from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
 
 CROP_SCALE_MIN = 0.08
 

@@ -20,7 +20,7 @@ from torch.utils.data import Subset as LoaderSubset
 from downstream.crops import BackboneInput, CentralCrops
 from downstream.progress import reported
 from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
-from repro.data.catalogue import Images
+from repro.data.splits import Images
 from repro.data.subsets import Subset
 from repro.distributed import barrier, gather, rank, world_size
 from repro.errors import UserError

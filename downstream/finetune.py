@@ -25,15 +25,15 @@ from downstream.linear import read_scores
 from downstream.measurement import Measurement, Target, measurements, scores
 from downstream.partitions import standard
 from repro.backbones.checkpoint import Backbone, load_backbone
-from repro.contrastive.moco import sync_batch_norm
-from repro.data.catalogue import Images
+from repro.contrastive.batch_norm import sync_batch_norm
+from repro.data.splits import Images
 from repro.data.subsets import share_of
-from repro.distributed import gather, rank, world_size
-from repro.runs.evaluation import FINE_TUNINGS, Evaluation
+from repro.distributed import gather, rank, seeded_weights, world_size
+from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
+from repro.runs.protocols import FINE_TUNINGS
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, make_loader
-from repro.training.pretraining import seeded_weights
 from repro.training.resume import unwrapped
 from repro.training.runner import Training
 

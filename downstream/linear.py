@@ -32,13 +32,13 @@ from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Measurement, Target, averaged, measurements, scores
 from downstream.partitions import paper_like, split_seeds
 from repro.backbones.checkpoint import Backbone, load_backbone
-from repro.data.catalogue import Images
-from repro.distributed import rank
-from repro.runs.evaluation import Evaluation, Probe
+from repro.data.splits import Images
+from repro.distributed import rank, seeded_weights
+from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
+from repro.runs.protocols import Probe
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, make_loader
-from repro.training.pretraining import seeded_weights
 from repro.training.resume import unwrapped
 from repro.training.runner import Training
 

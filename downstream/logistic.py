@@ -28,8 +28,8 @@ from downstream.progress import reported
 from repro.distributed import world_size
 from repro.errors import UserError
 from repro.files import write_atomically
-from repro.runs.evaluation import Logistic
 from repro.runs.folder import RunFolder
+from repro.runs.protocols import Logistic
 from repro.runs.run import Run
 
 log = logging.getLogger("salmask")

@@ -7,13 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from repro.data.catalogue import Images, Split, open_images
+from repro.data.catalogue import open_images
+from repro.data.splits import Images, Split
+from repro.distributed import device_name
 from repro.errors import UserError
+from repro.runs.choices import Framework
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import RunFolder, source
+from repro.runs.folder import RunFolder
+from repro.runs.provenance import source
 from repro.runs.records import Result
-from repro.runs.run import Framework, Run, Scenes
-from repro.training.pretraining import device_name
+from repro.runs.run import Run
+from repro.runs.sections import Scenes
 
 
 @dataclass(frozen=True)

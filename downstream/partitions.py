@@ -6,9 +6,10 @@ import numpy as np
 
 from downstream.measurement import Target
 from repro.data import caltech, flowers
-from repro.data.catalogue import Images, needed
+from repro.data.catalogue import needed
+from repro.data.splits import Images
 from repro.data.subsets import Subset, divide, join, sizes
-from repro.runs.evaluation import DRAWN_SPLITS
+from repro.runs.protocols import DRAWN_SPLITS
 
 HELD_OUT_SHARE = 0.1
 """Of the training images, where a data set has no validation part of its own to choose settings on."""

@@ -19,7 +19,8 @@ from repro.distributed import barrier, rank
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import RunFolder, now
+from repro.runs.folder import RunFolder
+from repro.runs.provenance import now
 from repro.runs.records import Result, append, read
 from repro.runs.run import Run
 

@@ -201,7 +201,7 @@ def bench_saliency(
 
     Example: salmask bench saliency --cutouts /usr/share/tuxpaint/stamps --size 224
     """
-    from repro.bench.masking import saliency
+    from repro.bench.saliency import saliency
     from repro.saliency.localizer import grid_of
     from repro.scenes.dataset import Scenes
 
@@ -219,7 +219,7 @@ def bench_norm(
 
     Example: salmask bench norm --batch 128 --size 224
     """
-    from repro.bench.masking import batch_norm
+    from repro.bench.batch_norm import batch_norm
 
     if batch % 4:
         raise UserError(f"--batch {batch} is no multiple of the 4 groups; mend: --batch {4 * (batch // 4)}")
@@ -236,7 +236,7 @@ def bench_scenes(
 
     Example: salmask bench scenes --cutouts /usr/share/tuxpaint/stamps
     """
-    from repro.bench.masking import scenes
+    from repro.bench.scenes import scenes
 
     report(as_json, scenes(size, cutouts))
 

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from repro.errors import UserError
+from repro.randomness import Purpose, stream_seed
 
 
 def rank() -> int:
@@ -135,3 +137,16 @@ def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> t
     local = int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Networks built within start from the seed alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, Purpose.initialisation))
+        yield
+
+
+def device_name(device: torch.device) -> str:
+    """As provenance and results name it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"

@@ -21,7 +21,7 @@ from repro.data.catalogue import DATASETS
 from repro.data.roots import find_root
 from repro.distributed import initialise, rank, world_size
 from repro.errors import UserError, one_line
-from repro.saliency.localizer import build_localizer
+from repro.saliency.networks import build_localizer
 
 PACKAGES = {
     "torch": "torch",

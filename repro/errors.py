@@ -1,7 +1,7 @@
 """The one exception for input that a person can mend."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -37,3 +37,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     guess = "did you mean " + " or ".join(f"'{word}'" for word in close) + "? " if close else ""
     listed = f"{len(names)} are known" if many else f"known: {', '.join(names)}"
     return f"; {guess}{listed}"
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """How many names there are, and the first few of them."""
+    shown = ", ".join(names[:most])
+    return f"{len(names)} ({shown}{', …' if len(names) > most else ''})"

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from repro.errors import UserError
-from repro.runs.folder import SNAPSHOT, RunFolder, Status
+from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
+from repro.runs.provenance import SNAPSHOT
 from repro.runs.run import Run
+from repro.runs.status import Status
 
 RESULTS = "results.jsonl"
 MARKERS = (RESULTS, "run.yaml", "status.json")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from repro.runs.folder import PRETRAIN
+from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job, Key
 from slurm.profile import Cluster, Resources
 

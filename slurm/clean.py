@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.folder import RunFolder
+from repro.runs.status import PRETRAIN
 from slurm.ledger import Ledger, Submission
 from slurm.queue import Snapshot
 from slurm.snapshot import CODE

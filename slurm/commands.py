@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 
 from repro.errors import UserError
-from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.folder import RunFolder
 from repro.runs.reading import parse_overrides
+from repro.runs.status import PRETRAIN
 from slurm.graph import Graph
 from slurm.ledger import REPORT
 from slurm.profile import DEFAULT, Cluster, available

@@ -6,9 +6,10 @@ from functools import cached_property
 from pathlib import Path
 
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.folder import RunFolder
 from repro.runs.records import read
 from repro.runs.run import Run
+from repro.runs.status import PRETRAIN
 from slurm.ledger import REPORT
 
 Key = tuple[str, str]

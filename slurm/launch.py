@@ -17,8 +17,8 @@ from rich.console import Console
 from submitit.helpers import clean_env
 
 from repro.errors import UserError
-from repro.runs.folder import PRETRAIN
 from repro.runs.lock import held
+from repro.runs.status import PRETRAIN
 from slurm.batches import Batch, Parent, plan_batches
 from slurm.graph import Graph, Job, Key
 from slurm.job import Call, write_order

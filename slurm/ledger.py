@@ -23,7 +23,8 @@ from typing import Any
 
 from repro.errors import UserError
 from repro.files import append_lines
-from repro.runs.folder import RunFolder, now
+from repro.runs.folder import RunFolder
+from repro.runs.provenance import now
 
 LEDGER = "jobs.jsonl"
 LOGS = "logs"

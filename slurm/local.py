@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from repro.data.roots import RootNotSetError, how_to_list_root, root_of
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import PRETRAIN
+from repro.runs.status import PRETRAIN
 from slurm.batches import submission_name
 from slurm.graph import Graph, Job
 from slurm.launch import Outcome, call_of, entry_of

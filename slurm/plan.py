@@ -22,9 +22,10 @@ from repro.bench.throughput import Kind, Measurement, kind_of, record_file, reco
 from repro.data.catalogue import DATASETS
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.folder import RunFolder
 from repro.runs.records import read
 from repro.runs.run import Run
+from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job, Key
 from slurm.profile import Cluster
 

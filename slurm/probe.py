@@ -12,7 +12,7 @@ from rich.console import Console
 
 from repro.errors import UserError
 from repro.files import write_json
-from repro.runs.folder import PRETRAIN
+from repro.runs.status import PRETRAIN
 from slurm.batches import Batch, submission_name
 from slurm.logs import last_line
 from slurm.profile import Cluster

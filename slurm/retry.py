@@ -6,8 +6,9 @@ from rich.console import Console
 from submitit.helpers import DelayedSubmission
 
 from repro.errors import UserError
-from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.folder import RunFolder
 from repro.runs.reading import load as load_run
+from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job, Key, make_graph
 from slurm.job import Call, order_file
 from slurm.launch import Outcome, submit

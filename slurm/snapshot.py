@@ -18,9 +18,8 @@ from io import BytesIO
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import write_atomically
-from repro.runs.folder import SNAPSHOT
-from repro.whole_folder import new_folder
+from repro.files import new_folder, write_atomically
+from repro.runs.provenance import SNAPSHOT
 
 PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
 """What is copied: all that a job imports, and no example runs, which tables of the sweep would find."""
@@ -107,7 +106,7 @@ def _copy_packages(tree: Path, place: Path, *, allow_dirty: bool) -> Snapshot:
 
 
 def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
-    """Tell the code what it is a copy of: see `repro.runs.folder.source`."""
+    """Tell the code what it is a copy of: see `repro.runs.provenance.source`."""
     (folder / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}))
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from repro.runs.detection import COCO, VOC, without_batch
-from repro.runs.folder import PRETRAIN, RunFolder, Status
+from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import Result, read
+from repro.runs.status import PRETRAIN, Status
 from slurm.ledger import REPORT, Ledger, Submission
 from slurm.logs import last_line, tail
 from slurm.queue import QueuedJob, Snapshot

@@ -30,9 +30,10 @@ from omegaconf import OmegaConf
 
 from repro.errors import UserError, nearest
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import PRETRAIN, RunFolder
+from repro.runs.folder import RunFolder
 from repro.runs.reading import nested, read_yaml
 from repro.runs.run import Run
+from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job, make_graph
 
 SWEEPS = Path(__file__).parent / "sweeps"

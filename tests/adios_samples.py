@@ -11,11 +11,12 @@ from training_samples import CPU, tiny
 
 from baselines.adios import Adios, MocoContrast, SimclrContrast
 from baselines.unet import OcclusionNetwork
-from repro.augmentation.views import Views
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
-from repro.runs.run import Precision, Run
-from repro.training.runner import wrap_optimizers
+from repro.masking.views import Views
+from repro.runs.choices import Precision
+from repro.runs.run import Run
+from repro.training.precision import wrap_optimizers
 
 B, CROP, DIM, QUEUE, SEED = 8, 32, 16, 32, 3
 ENCODERS = {"mocov2": "encoder_q", "simclr": "encoder"}

@@ -13,9 +13,10 @@ from torch import Generator, Tensor, nn
 from training_samples import assert_same
 
 from baselines.adios import MARGIN, Adios, frozen, negative_entropy, sparsity_penalty
-from repro.augmentation.views import Views
-from repro.contrastive.moco import MoCo, info_nce, nt_xent
+from repro.contrastive.losses import info_nce, nt_xent
+from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
+from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 
 pytestmark = pytest.mark.usefixtures("small_encoder")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from training_samples import STEPS, assert_same, make_training, metrics, newest
 
 from baselines.adios import Adios
-from repro.augmentation.views import Views
+from repro.masking.views import Views
 from repro.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("small_encoder")

@@ -17,11 +17,14 @@ from training_samples import CPU, refused, salmask, tiny, words
 
 from repro.errors import UserError
 from repro.methods import audit as module
-from repro.methods.audit import OURS, RANDOM, RELEASED, Audit, Hidden, ObjectMasks, audit, variants, write
-from repro.runs.run import Backend, Branch, Fidelity, Guidance, Run, Source, Strategy
+from repro.methods.audit import OURS, RANDOM, RELEASED, Audit, Hidden, ObjectMasks, audit, variants
+from repro.methods.audit_page import write
+from repro.runs.choices import Backend, Branch, Guidance, Source, Strategy
+from repro.runs.run import Run
+from repro.runs.sections import Fidelity
 from repro.saliency.localizer import Localizer
 from repro.scenes.dataset import Instance, Scene, Scenes
-from repro.training import pretraining as pretrain
+from repro.training import learner
 from repro.training.preprocess import ViewMaker
 
 METHOD = "mocov2+ours-blur"
@@ -53,7 +56,7 @@ class Discs(Scenes):
 @pytest.fixture(scope="module")
 def red() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "build_localizer", lambda *_, **__: Localizer(Bright()))
+        patch.setattr(learner, "build_localizer", lambda *_, **__: Localizer(Bright()))
         yield
 
 
@@ -86,7 +89,7 @@ def test_object_masks_are_cropped_and_flipped_with_their_scenes(backend: Backend
     run = plain_colours()
     run = replace(run, augmentation=replace(run.augmentation, backend=backend))
     batch, objects = module._batch(run, discs(), list(range(24)), CPU)
-    maker = pretrain.build_view_maker(variants(run)[RANDOM], CPU)
+    maker = learner.build_view_maker(variants(run)[RANDOM], CPU)
     stages = maker.stages(batch)
     for name, pixels in (("query", stages.query), ("key", stages.key)):
         red = pixels[:, 0] > pixels[:, 2]
@@ -200,7 +203,7 @@ def test_rows_without_patches_are_refused(method: str, what: str) -> None:
 def test_what_is_hidden_is_read_off_the_networks_input() -> None:
     """Plant a fault behind the masking's back: the audit must see it."""
     run = plain_colours()
-    maker = pretrain.build_view_maker(variants(run)[RANDOM], CPU)
+    maker = learner.build_view_maker(variants(run)[RANDOM], CPU)
     batch, _ = module._batch(run, discs(), list(range(4)), CPU)
     stages = maker.stages(batch)
     assert isinstance(maker, ViewMaker)

@@ -23,7 +23,7 @@ from repro.data.flowers import eighty_ten_ten, official
 from repro.data.subsets import Subset, apportion, divide, join, share_of, sizes
 from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.runs.run import Scenes
+from repro.runs.sections import Scenes
 
 pytestmark = pytest.mark.usefixtures("miniatures")
 

@@ -7,7 +7,7 @@ import torch
 from training_samples import CPU, files_below
 
 from repro.backbones.checkpoint import load_backbone, read_checkpoint, save_backbone
-from repro.contrastive.moco import build_encoder
+from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.files import write_atomically
 

@@ -8,15 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repro.contrastive.moco import (
-    MomentumEncoder,
-    Queue,
-    SplitBatchNorm,
-    build_encoder,
-    info_nce,
-    nt_xent,
-    split_batch_norm,
-)
+from repro.contrastive.batch_norm import SplitBatchNorm, split_batch_norm
+from repro.contrastive.encoders import build_encoder
+from repro.contrastive.losses import info_nce, nt_xent
+from repro.contrastive.momentum import MomentumEncoder
+from repro.contrastive.queue import Queue
 
 B, C, K, T = 6, 16, 40, 0.2
 

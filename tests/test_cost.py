@@ -13,7 +13,7 @@ from torchvision.models import get_model
 from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
-from repro.bench.masking import timed_in_turn
+from repro.bench.timing import timed_in_turn
 from repro.methods.cost import Cost, Step, counting, measure, untrained
 from repro.runs.run import Run
 

@@ -10,9 +10,10 @@ import pytest
 from image_samples import make_folder_root, make_imagenet_root, write_image
 from PIL import Image
 
-from repro.data.catalogue import SPLITS, open_images
+from repro.data.catalogue import open_images
 from repro.data.folders import FolderImages
 from repro.data.imagenet import class_list
+from repro.data.splits import SPLITS
 from repro.errors import UserError
 
 

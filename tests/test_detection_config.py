@@ -7,11 +7,11 @@ from detection_samples import config
 from training_samples import tiny
 
 from downstream.detection.config import batch_on
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC, Detection, DetectionHead, without_batch
 from repro.runs.evaluation import Evaluation
 from repro.runs.records import Result
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
 
 
 def test_voc_is_mocos_recipe_to_the_letter() -> None:

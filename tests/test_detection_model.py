@@ -15,12 +15,12 @@ from downstream.adoption import adopt
 from downstream.detection.model import build_detector, check_detector, is_pretrained, load_weights, place
 from repro.backbones.checkpoint import load_backbone
 from repro.backbones.convert import to_detectron2
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
+from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.runs.detection import Detection, DetectionHead
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
-from repro.training.pretraining import seeded_weights
 
 
 @pytest.mark.parametrize("head", list(DetectionHead))

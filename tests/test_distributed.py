@@ -24,11 +24,12 @@ from training_samples import (
     words,
 )
 
-from repro.augmentation.views import Views
 from repro.backbones.checkpoint import read_checkpoint
-from repro.contrastive.moco import MoCo, info_nce
+from repro.contrastive.losses import info_nce
+from repro.contrastive.moco import MoCo
 from repro.distributed import gather, initialise, rank, slurm_to_env, world_size
 from repro.errors import UserError
+from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.training.loading import EpochBatches

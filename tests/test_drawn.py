@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from repro.data.catalogue import open_images
-from repro.runs.run import Scenes as Settings
+from repro.runs.sections import Scenes as Settings
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
 

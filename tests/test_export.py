@@ -18,11 +18,12 @@ from training_samples import OURS, files_below, refused, salmask, tiny
 from downstream.adoption import adopt
 from repro.backbones.card import RESNETS
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
-from repro.contrastive.moco import build_encoder
-from repro.masking.strategies import high_pass
+from repro.contrastive.encoders import build_encoder
+from repro.masking.filters import high_pass
+from repro.runs.choices import Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
-from repro.runs.run import Run, Strategy
+from repro.runs.run import Run
 
 LIBRARIES = ("torchvision", "timm", "detectron2", "huggingface")
 CROP = 64

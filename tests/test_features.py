@@ -10,11 +10,11 @@ from training_samples import CPU, OURS, tiny, with_random_backbone
 from downstream import features
 from downstream.features import FeatureStore
 from repro.backbones.checkpoint import Backbone, load_backbone, save_backbone
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.subsets import Subset
-from repro.masking.strategies import high_pass
+from repro.masking.filters import high_pass
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
 from repro.training.pretraining import open_data
 
 RUN = tiny()

@@ -22,7 +22,7 @@ from downstream.finetune import FineTuned, FineTuning, ScoreNetwork
 from downstream.measurement import Target, scores
 from downstream.tasks import evaluate
 from repro.backbones.checkpoint import load_backbone
-from repro.data.catalogue import Images
+from repro.data.splits import Images
 from repro.data.subsets import Subset, sizes
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read

@@ -11,8 +11,10 @@ from training_samples import files_below, tiny
 
 from baselines import resolve
 from repro.errors import UserError, one_line
-from repro.runs.folder import RunFolder, Status, source
+from repro.runs.folder import RunFolder
+from repro.runs.provenance import source
 from repro.runs.reading import load, read_yaml
+from repro.runs.status import Status
 
 RUN = tiny()
 

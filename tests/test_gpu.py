@@ -29,15 +29,16 @@ from training_samples import (
 )
 
 from baselines import METHODS, TABLE1, build_learner
-from repro.augmentation.views import apply_on_device
+from repro.augmentation.on_device import apply_on_device
 from repro.distributed import initialise
 from repro.runs.folder import RunFolder
-from repro.runs.run import Augmentation, Run
+from repro.runs.run import Run
+from repro.runs.sections import Augmentation
 from repro.training.hooks import DivergenceError
 from repro.training.loading import make_loader
+from repro.training.precision import wrap_optimizers
 from repro.training.pretraining import open_data, plan_batches
 from repro.training.resume import checkpoints, stop_is_agreed
-from repro.training.runner import wrap_optimizers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

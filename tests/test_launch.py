@@ -17,8 +17,9 @@ from training_samples import TINY, StopBefore, files_below, make_training, tiny
 from baselines import resolve
 from repro.distributed import submitit_to_env
 from repro.errors import UserError
-from repro.runs import folder as folder_module
-from repro.runs.folder import SNAPSHOT, RunFolder
+from repro.runs import provenance
+from repro.runs.folder import RunFolder
+from repro.runs.provenance import SNAPSHOT
 from repro.runs.stopping import STOP, Stop
 from repro.training.resume import checkpoints
 from slurm.graph import Graph
@@ -381,8 +382,8 @@ def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.Monke
     snapshot = take(tree / "ignored", allow_dirty=False, tree=tree)
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     commit(tree)  # the checkout around the copy has moved on
-    monkeypatch.setattr(folder_module, "__file__", str(snapshot.path / "repro" / "folder.py"))
-    assert folder_module.source() == folder_module.Source(snapshot.commit, dirty=False)
+    monkeypatch.setattr(provenance, "__file__", str(snapshot.path / "repro" / "runs" / "provenance.py"))
+    assert provenance.source() == provenance.Source(snapshot.commit, dirty=False)
     content = json.loads((snapshot.path / SNAPSHOT).read_text())
     assert content == {"commit": snapshot.commit, "dirty": False}
 

@@ -17,8 +17,8 @@ from downstream.measurement import averaged, scores
 from downstream.tasks import evaluate as evaluate_by_name
 from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
-from repro.runs.evaluation import Probe
 from repro.runs.folder import RunFolder
+from repro.runs.protocols import Probe
 from repro.runs.records import Result, read
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 import repro.training.loading
-from repro.augmentation.views import apply_on_device
+from repro.augmentation.on_device import apply_on_device
 from repro.errors import UserError
-from repro.runs.run import Augmentation, Backend
+from repro.runs.choices import Backend
+from repro.runs.sections import Augmentation
 from repro.training.loading import EpochBatches, TwoViews, make_loader
 
 

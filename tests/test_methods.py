@@ -16,17 +16,19 @@ from training_samples import CPU, STEPS, assert_same_training, interrupt, make_t
 
 from baselines import ABLATIONS, METHODS, TABLE1, TABLE3, build_learner, resolve
 from baselines.ablations import ABLATIONS as CHANGES
-from repro.contrastive.moco import Queue
+from repro.contrastive.queue import Queue
 from repro.errors import UserError
-from repro.masking.strategies import high_pass
+from repro.masking.filters import high_pass
+from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
 from repro.runs.reading import nested, read_yaml
-from repro.runs.run import Precision, Run
+from repro.runs.run import Run
+from repro.training.learner import build_learner as build_core_learner
+from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
-from repro.training.pretraining import build_learner as build_core_learner
-from repro.training.pretraining import build_view_maker, open_data
-from repro.training.runner import wrap_optimizer
+from repro.training.precision import wrap_optimizer
+from repro.training.pretraining import open_data
 from results.published import published
 from slurm.sweep import SWEEPS
 

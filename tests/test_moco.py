@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import repro.contrastive.moco
-from repro.augmentation.views import Views
-from repro.contrastive.moco import MoCo, info_nce
+from repro.contrastive.losses import info_nce
+from repro.contrastive.moco import MoCo
+from repro.masking.views import Views
 
 B, SIZE, DIM, QUEUE = 8, 32, 16, 24
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from repro.runs.run import Interval, Optimization, Optimizer, Schedule
+from repro.runs.choices import Interval, Optimizer, Schedule
+from repro.runs.sections import Optimization
 from repro.training.optimization import WARMUP_START, build_optimizer, build_schedulers
 
 SHAPES = ((4, 3, 3, 3), (4,), (5, 7), (5,))

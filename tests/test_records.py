@@ -11,7 +11,7 @@ import pytest
 from run_samples import finished
 
 from repro.errors import UserError
-from repro.runs.folder import SNAPSHOT
+from repro.runs.provenance import SNAPSHOT
 from repro.runs.records import FIELDS, Result, append, read
 from results.bench import collecting
 from results.collect import collect, common_scale, export, refuse_mixed

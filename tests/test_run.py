@@ -14,23 +14,11 @@ import yaml
 
 import repro
 from repro.errors import UserError
+from repro.runs.choices import Source, Strategy
 from repro.runs.limits import LIMITS
 from repro.runs.reading import build, keys, load, parse_overrides, read_yaml
-from repro.runs.run import (
-    Adios,
-    Data,
-    Fidelity,
-    Machine,
-    Optimization,
-    Probe,
-    Run,
-    Simclr,
-    Source,
-    Strategy,
-    added,
-    identity,
-    outside_identity,
-)
+from repro.runs.run import Probe, Run, added, identity, outside_identity
+from repro.runs.sections import Adios, Data, Fidelity, Machine, Optimization, Simclr
 
 DEFAULT_ID = "45df9c0eca"
 """Of the default run. Never change it: it names the folder of every run made so far, and so will every other id that

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from repro.saliency.localizer import foreground
+from repro.saliency.scda import foreground
 
 Map = NDArray[np.float64]
 

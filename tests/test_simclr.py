@@ -13,11 +13,13 @@ from mmengine.model import MMDistributedDataParallel
 from torch import Generator, Tensor, nn
 
 import repro.contrastive.simclr
-from repro.augmentation.views import Views
-from repro.contrastive.moco import ReducedBatchNorm, build_encoder, nt_xent, sync_batch_norm
+from repro.contrastive.batch_norm import ReducedBatchNorm, sync_batch_norm
+from repro.contrastive.encoders import build_encoder
+from repro.contrastive.losses import nt_xent
 from repro.contrastive.simclr import SimCLR
 from repro.distributed import gather_with_gradient
-from repro.runs.run import Anchor
+from repro.masking.views import Views
+from repro.runs.choices import Anchor
 
 B, C, T, SIZE, DIM = 6, 16, 0.2, 16, 8
 

@@ -17,7 +17,8 @@ from slurm_cluster import Cluster, wait_until
 from training_samples import OURS, TINY, Ended, assert_same_training, salmask
 
 from baselines import resolve
-from repro.runs.folder import RunFolder, Status
+from repro.runs.folder import RunFolder
+from repro.runs.status import Status
 from slurm.ledger import Ledger, Submission
 from slurm.queue import snapshot
 

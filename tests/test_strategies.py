@@ -7,21 +7,15 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from repro.augmentation.views import Views
-from repro.masking.strategies import (
-    Box,
-    HighPass,
-    MeanFill,
-    Mode,
-    SaliencyMasking,
-    Strategy,
-    StrongBlur,
-    build_strategy,
-    high_pass,
-    strong_blur,
-)
-from repro.runs.run import Branch, Fidelity, Masking, Source
-from repro.runs.run import Strategy as StrategyName
+from repro.masking.boxes import Box
+from repro.masking.branches import SaliencyMasking
+from repro.masking.filters import high_pass, strong_blur
+from repro.masking.patches import Mode
+from repro.masking.strategies import HighPass, MeanFill, Strategy, StrongBlur, build_strategy
+from repro.masking.views import Views
+from repro.runs.choices import Branch, Source
+from repro.runs.choices import Strategy as StrategyName
+from repro.runs.sections import Fidelity, Masking
 
 POSITIVE, HARD = Mode.positive(Masking()), Mode.hard(Masking())
 NO_FOCAL = HighPass(focal_probability=0.0)

@@ -22,13 +22,14 @@ from training_samples import (
 from baselines import METHODS, build_learner, resolve
 from baselines.supervised import Classifier
 from repro.backbones.checkpoint import load_backbone
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
-from repro.training import pretraining as core
+from repro.training import learner as core
+from repro.training.learner import Learner
 from repro.training.loading import OneView
-from repro.training.pretraining import Learner, open_data, pretrain
+from repro.training.pretraining import open_data, pretrain
 
 
 @pytest.fixture(scope="module")

@@ -26,15 +26,17 @@ from training_samples import (
 
 from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
+from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
-from repro.runs.run import Precision, Run
+from repro.runs.run import Run
 from repro.training.gallery import draw_gallery
 from repro.training.hooks import DivergenceError, RuntimeInfo
+from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
+from repro.training.precision import Bf16OptimWrapper, wrap_optimizer
 from repro.training.preprocess import ViewMaker
-from repro.training.pretraining import build_view_maker, open_data
+from repro.training.pretraining import open_data
 from repro.training.resume import checkpoints
-from repro.training.runner import Bf16OptimWrapper, wrap_optimizer
 
 
 @pytest.fixture(scope="session")
@@ -207,7 +209,7 @@ def test_the_settings_reach_the_optimizer(built: Any) -> None:
 def test_batch_norm_groups_that_processes_cannot_share_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repro.training.pretraining.world_size", lambda: 3)
+    monkeypatch.setattr("repro.training.learner.world_size", lambda: 3)
     with pytest.raises(UserError, match=r"moco.bn_splits=2 groups cannot be shared by 3 processes; mend: "):
         make_training(tiny(), RunFolder(tmp_path))
 

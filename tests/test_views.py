@@ -14,20 +14,18 @@ from torch import Generator, Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from repro.augmentation.views import (
+from repro.augmentation.draws import ORDERS, Draw, draw_view, random_crop
+from repro.augmentation.on_device import (
     BLUR_TAPS,
-    ORDERS,
-    Draw,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
     apply_on_device,
-    apply_reference,
-    draw_view,
-    random_crop,
 )
-from repro.runs.run import Augmentation, Interpolation
+from repro.augmentation.reference import apply_reference
+from repro.runs.choices import Interpolation
+from repro.runs.sections import Augmentation
 
 NOTHING = Draw(jitter=0.0, order=0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, grey=0, sigma=0.0, flip=0)
 

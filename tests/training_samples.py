@@ -20,7 +20,7 @@ from mmengine.hooks import Hook
 from baselines import build_learner, resolve
 from repro import cli
 from repro.backbones.checkpoint import save_backbone
-from repro.contrastive.moco import build_encoder
+from repro.contrastive.encoders import build_encoder
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.training.pretraining import build_training, open_data, plan_batches, pretrain

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from downstream.detection.config import NARROW
 from repro.backbones.checkpoint import Backbone
 from repro.backbones.convert import to_detectron2
-from repro.data.folders import shortened
-from repro.errors import UserError
-from repro.masking.strategies import high_pass
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
+from repro.errors import UserError, shortened
+from repro.masking.filters import high_pass
 
 log = logging.getLogger("salmask")
 TOLERANCE = 1e-4

@@ -10,9 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from repro.runs.choices import Framework
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
-from repro.runs.run import Framework, Run
+from repro.runs.run import Run
 
 _BOTTLENECK = {"RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False}
 RESNETS: dict[str, Mapping[str, Any]] = {

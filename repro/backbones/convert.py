@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from repro.data.folders import shortened
-from repro.errors import UserError
+from repro.errors import UserError, shortened
 
 Value = TypeVar("Value")
 

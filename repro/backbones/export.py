@@ -15,11 +15,12 @@ from torch import Tensor
 from repro.backbones.card import RESNETS, Facts, Target, render
 from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
 from repro.backbones.convert import to_detectron2
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
+from repro.files import new_folder
+from repro.runs.choices import Framework
 from repro.runs.folder import RunFolder
-from repro.runs.run import Framework, Run
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD
-from repro.whole_folder import new_folder
+from repro.runs.run import Run
 
 State = dict[str, Tensor]
 

@@ -13,10 +13,11 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from repro.bench.throughput import Measurement, kind_of
-from repro.distributed import initialise, world_size
+from repro.distributed import device_name, initialise, world_size
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
-from repro.training.pretraining import Build, build_training, device_name, open_data, plan_batches
+from repro.training.learner import Build
+from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.resume import unwrapped
 
 FORWARD_BATCH = 64

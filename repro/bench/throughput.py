@@ -9,7 +9,7 @@ import platformdirs
 
 from repro.errors import UserError
 from repro.files import append_lines
-from repro.runs.folder import now
+from repro.runs.provenance import now
 from repro.runs.run import Run
 
 Kind = tuple[str, ...]

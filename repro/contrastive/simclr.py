@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from repro.augmentation.views import Views
-from repro.contrastive.moco import build_encoder, nt_xent, sync_batch_norm
+from repro.contrastive.batch_norm import sync_batch_norm
+from repro.contrastive.encoders import build_encoder
+from repro.contrastive.losses import nt_xent
 from repro.distributed import gather_with_gradient
-from repro.runs.run import Anchor
+from repro.masking.views import Views
+from repro.runs.choices import Anchor
 
 
 class SimCLR(BaseModel):

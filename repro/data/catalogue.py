@@ -3,48 +3,25 @@
 Adding a data set is adding one entry to `DATASETS`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
-
-from PIL import Image
+from typing import Protocol
 
 from repro.data import caltech, flowers, imagenet
 from repro.data.annotations import archives as detection_archives
 from repro.data.annotations import coco, voc
 from repro.data.annotations.findings import Survey
 from repro.data.archives import Preparer
-from repro.data.folders import FolderImages, class_folders, shortened
+from repro.data.folders import FolderImages, class_folders
+from repro.data.splits import Images, Split
 from repro.data.subsets import join
-from repro.errors import UserError, nearest
+from repro.errors import UserError, nearest, shortened
 from repro.scenes.cache import scenes_cache
-
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
-
-
-class Images(Protocol):
-    """What every split of a data set is: decoded images with labels, by index."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Class names; a label is an index into them."""
-
-    @property
-    def targets(self) -> Sequence[int]:
-        """The label of every image, known without decoding any."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
-
-    def fingerprint(self) -> str:
-        """A short hex digest that changes when the data does."""
 
 
 class ScenesSettings(Protocol):
-    """What `repro.scenes.dataset` needs to know; `repro.runs.run.Scenes` is one."""
+    """What `repro.scenes.dataset` needs to know; `repro.runs.sections.Scenes` is one."""
 
     @property
     def classes(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from repro.data import images
-from repro.errors import UserError
+from repro.errors import UserError, shortened
 
 
 class FileImages:
@@ -141,9 +141,3 @@ def image_files(folder: Path | str) -> list[str]:
         except OSError as error:
             raise UserError(f"{folder}/{below}: {error.strerror}; make it readable or remove it") from error
     return sorted(found)
-
-
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """How many names there are, and the first few of them."""
-    shown = ", ".join(names[:most])
-    return f"{len(names)} ({shown}{', …' if len(names) > most else ''})"

@@ -18,13 +18,23 @@ from PIL import Image, UnidentifiedImageError
 from repro.errors import UserError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels in 0..1, by channel: every network here sees images normalised by them (torchvision, timm)."""
 SMALLEST_SIDE = 2
 """In pixels; an image with a shorter side cannot be cropped at random."""
 
+
 FaultKind = Literal["zero-byte", "unreadable", "too-small", "wrong-size"]
 
+
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
 _TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
 # What Pillow's decoders were seen to raise, or say that they may, for damaged bytes.
 _DAMAGE = (
     OSError,

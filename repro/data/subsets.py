@@ -11,7 +11,7 @@ from PIL import Image
 from repro.randomness import Purpose, stream
 
 if TYPE_CHECKING:
-    from repro.data.catalogue import Images
+    from repro.data.splits import Images
 
 Indices = NDArray[np.int64]
 

@@ -5,42 +5,41 @@ the network's inputs themselves, as the pixels that differ from the unmasked inp
 flat patch that is blurred, or filled with its own colour, is not hidden.
 """
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import default_collate
 
-from repro.bench.masking import as_many_at_random, overlap
-from repro.data.catalogue import Images
+from repro.data.splits import Images
 from repro.errors import UserError
-from repro.files import write_atomically, write_json, write_text
-from repro.html import data_uri, page
-from repro.masking.strategies import to_pixels
+from repro.masking.patches import as_many_at_random, overlap, to_pixels
 from repro.randomness import Purpose, stream, stream_seed
-from repro.runs.run import Backend, Branch, Fidelity, Framework, Guidance, Run, Source, Strategy
+from repro.runs.choices import Backend, Branch, Framework, Guidance, Source, Strategy
+from repro.runs.run import Run
+from repro.runs.sections import Fidelity
 from repro.scenes.dataset import Scenes
-from repro.training.gallery import draw_columns
 from repro.training.gallery import overlay as overlaid
+from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.preprocess import Stages, ViewMaker
-from repro.training.pretraining import build_view_maker
 
 BATCH = 32
 """Images at a time; the released code has one hard negative for so many, the batch of one of the paper's GPUs."""
+
+
 OURS, RANDOM, RELEASED = "saliency", "random", "released"
+
+
 MADE_FROM = {"query": "query", "key": "key", "hard negative": "key"}
 """The views that may be masked, each with the augmented view that it is made from."""
+
 
 Row = dict[str, Any]
 
@@ -304,60 +303,3 @@ def _fit(name: str, front: Tensor, objects: Tensor | None) -> Row:
     there = objects.any(-1).any(-1)  # a crop may miss the object
     fit = overlap(front[there], objects[there])
     return row | {key: fit[key] for key in ("mean IoU", "precision", "recall")}
-
-
-def draw_where(where: Mapping[str, Tensor]) -> bytes:
-    """A PNG of how often each cell is foreground, one panel a map, in percent."""
-    with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(2.6 * len(where), 2.9), layout="constrained")
-        for axes, (name, often) in zip(figure.subplots(1, len(where), squeeze=False)[0], where.items(), strict=True):
-            axes.imshow(often.numpy(), vmin=0, vmax=1, cmap="cividis")
-            for (row, column), value in np.ndenumerate(often.numpy()):
-                colour = "black" if value > 0.5 else "white"
-                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.set_title(name)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def write(made: Audit, folder: Path) -> list[Path]:
-    """Write `audit.html`, which needs nothing beside it, its pictures as PNG, and `statistics.json`.
-
-    Returns:
-        The files, the page first.
-    """
-    run = made.run
-    pictures = {"gallery": draw_columns(made.columns), "where": draw_where(made.where)}
-    facts = {
-        "run": run.id,
-        "masks": f"{run.masking.strategy}, {run.masking.branch} masked",
-        "data": run.data.dataset,
-        "images": str(made.images),
-        "view": f"{run.data.crop} px",
-        "localizer": run.localizer.network,
-    }
-    text = page(
-        "audit.html.j2",
-        package="repro.methods",
-        title=f"Mask audit of {run.method}",
-        facts=facts,
-        masks=made.masks,
-        maps=made.maps,
-        gallery=data_uri(pictures["gallery"], "image/png"),
-        where=data_uri(pictures["where"], "image/png"),
-        batch=BATCH,
-        focal=f"{run.masking.focal_probability:.0%}" if run.masking.strategy is Strategy.high_pass else "",
-    )
-    paths = [folder / "audit.html", folder / "gallery.png", folder / "where.png", folder / "statistics.json"]
-    for path, content in zip(paths[1:3], pictures.values(), strict=True):
-        _save(path, content)
-    write_json(paths[3], made.statistics())
-    write_text(paths[0], text)
-    return paths
-
-
-def _save(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda file: file.write(content))

@@ -19,7 +19,7 @@ from repro.runs.reading import nested, parse_overrides
 from repro.runs.run import Run
 
 if TYPE_CHECKING:
-    from repro.training.pretraining import Build
+    from repro.training.learner import Build
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Settings = Annotated[
@@ -165,7 +165,8 @@ def mount(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask audit mocov2+ours-hp --data scenes localizer.network=efficientnet-lite0
         """
         from repro.distributed import initialise
-        from repro.methods.audit import audit, write
+        from repro.methods.audit import audit
+        from repro.methods.audit_page import write
         from repro.training.pretraining import open_data
 
         given = {"data.dataset": data} if data else {}

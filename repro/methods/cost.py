@@ -18,11 +18,11 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
-from repro.bench.masking import timed_in_turn
+from repro.bench.timing import timed_in_turn
 from repro.runs.run import Run
+from repro.training.learner import Build
+from repro.training.precision import wrap_optimizers
 from repro.training.preprocess import ViewMaker
-from repro.training.pretraining import Build
-from repro.training.runner import wrap_optimizers
 
 TINY: Mapping[str, Any] = {
     "data.crop": 64,

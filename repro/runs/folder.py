@@ -12,89 +12,28 @@ import platform
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError, one_line
 from repro.files import write_atomically, write_json
-from repro.runs.lock import Holder, held, job_id
+from repro.runs.lock import held, job_id
+from repro.runs.provenance import RECORDED_PACKAGES, _version, now, source
 from repro.runs.reading import load
 from repro.runs.run import Run
+from repro.runs.status import PRETRAIN, Status, _read_status
 
 BEAT_SECONDS = 15.0
-PRETRAIN = "pretrain"
+
+
 _WRITING = threading.RLock()
 """Held while a status is read and written: the heart beats in a thread of its own."""
-
-RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a task on a run goes, as `status.json` or `status-TASK.json` tells it."""
-
-    state: str
-    """`running`, `done`, `failed` or `interrupted`."""
-    task: str = ""
-    """`pretrain`, a downstream task (`linear`, `linear@caltech101`) or, of a whole sweep, `report`."""
-    step: int = 0
-    steps: int = 0
-    attempt: int = 1
-    heartbeat: float = 0.0
-    """Seconds since the epoch; old in a run that says it is running: the process died."""
-    host: str = ""
-    error: str = ""
-    pid: int = 0
-    job: str = ""
-    """The scheduler's id; empty without one."""
-
-    @property
-    def holder(self) -> Holder | None:
-        """Who holds the task's lock; nobody unless it runs."""
-        return Holder(self.host, self.pid, self.heartbeat, self.job) if self.state == "running" else None
-
-
-@dataclass(frozen=True)
-class Source:
-    """The state of the code."""
-
-    commit: str
-    dirty: bool
-
-
-SNAPSHOT = ".source.json"
-"""At the root of a copy of the code: the commit that it was copied from, and whether it had been edited."""
-
-
-def source() -> Source:
-    """Commit of the code that runs, and whether it was edited since; `unknown` outside a git checkout."""
-    here = Path(__file__).resolve().parent
-    copied = here.parents[1] / SNAPSHOT
-    if copied.exists():  # asked first: a copy may lie within a checkout that has moved on
-        content = json.loads(copied.read_text())
-        return Source(content["commit"], content["dirty"])
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return Source(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
-    except (OSError, subprocess.CalledProcessError):
-        return Source("unknown", False)
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class RunFolder:
@@ -284,17 +223,3 @@ class RunFolder:
         finally:
             stop.set()
             thread.join()
-
-
-def _read_status(path: Path) -> Status | None:
-    try:
-        return Status(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"

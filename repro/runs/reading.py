@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repro.errors import UserError
-from repro.runs.run import Fidelity, Run
+from repro.runs.run import Run
+from repro.runs.sections import Fidelity
 
 
 def keys(kind: type, prefix: str = "") -> dict[str, Any]:

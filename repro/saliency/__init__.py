@@ -1,1 +1,8 @@
-"""Where the object is: a frozen network's activations, and the foreground that is read off them."""
+"""Where the object is: a frozen network's activations, and the foreground that is read off them.
+
+`foreground`, the rule itself, is what a reader of the paper looks for here, so the room's door shows it.
+"""
+
+from repro.saliency.scda import foreground
+
+__all__ = ["foreground"]

@@ -15,7 +15,7 @@ from torchvision.utils import make_grid
 
 from repro.distributed import rank
 from repro.files import write_atomically
-from repro.masking.strategies import to_pixels
+from repro.masking.patches import to_pixels
 from repro.training.preprocess import Stages, ViewMaker
 from repro.training.resume import unwrapped
 

@@ -8,12 +8,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from repro.augmentation.views import apply_reference, draw_view, random_crop
-from repro.data.catalogue import Images
+from repro.augmentation.draws import draw_view, random_crop
+from repro.augmentation.reference import apply_reference
+from repro.data.splits import Images
 from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.randomness import Purpose, stream
-from repro.runs.run import Augmentation, Backend
+from repro.runs.choices import Backend
+from repro.runs.sections import Augmentation
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

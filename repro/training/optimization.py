@@ -8,7 +8,8 @@ from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR, _ParamSched
 from timm.optim import Lars
 from torch import nn
 
-from repro.runs.run import Interval, Optimization, Optimizer, Schedule
+from repro.runs.choices import Interval, Optimizer, Schedule
+from repro.runs.sections import Optimization
 
 WARMUP_START = 1e-4
 """Share of the learning rate with which a warm-up begins (solo-learn: 3e-5 of 0.3)."""

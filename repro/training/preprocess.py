@@ -7,11 +7,15 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Generator, Tensor
 
-from repro.augmentation.views import Views, apply_on_device
-from repro.masking.strategies import SaliencyMasking
+from repro.augmentation.on_device import apply_on_device
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
+from repro.masking.branches import SaliencyMasking
+from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
-from repro.runs.run import Augmentation, Backend
-from repro.saliency.localizer import IMAGENET_MEAN, IMAGENET_STD, Localizer, foreground
+from repro.runs.choices import Backend
+from repro.runs.sections import Augmentation
+from repro.saliency.localizer import Localizer
+from repro.saliency.scda import foreground
 
 
 @dataclass(frozen=True)

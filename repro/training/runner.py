@@ -1,10 +1,9 @@
 """A training on mmengine's Runner, resumable at any step: contrastive pretraining and the linear probe alike."""
 
-import contextlib
 import logging
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,17 +11,19 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from mmengine.hooks import Hook, IterTimerHook, LoggerHook, ParamSchedulerHook
 from mmengine.model import MMDistributedDataParallel
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict, _ParamScheduler
+from mmengine.optim import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, Runner
 from mmengine.visualization import TensorboardVisBackend, Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
 from repro.distributed import rank, world_size
+from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
-from repro.runs.run import Machine, Precision
+from repro.runs.sections import Machine
 from repro.runs.stopping import STOP
 from repro.training.hooks import FiniteGuard, Heartbeat, MetricsFile, RuntimeInfo, Throughput, forget_after
+from repro.training.precision import wrap_optimizers
 from repro.training.resume import SaveCheckpoint, restore
 
 log = logging.getLogger("salmask")
@@ -41,42 +42,6 @@ class ResumableEpochs(EpochBasedTrainLoop):
             self.run_iter(position, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
-
-
-class Bf16OptimWrapper(OptimWrapper):
-    """bf16 on any device, without the loss scaler of mmengine's own wrapper.
-
-    bf16 has the range of fp32 and needs no scaler. That one waits for the device at each step, and drops a step that is
-    not finite before `FiniteGuard` can see it.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        """Wrap the optimizer of a model on this device."""
-        super().__init__(optimizer)
-        self._device = device.type
-
-    @contextlib.contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run forward passes under autocast."""
-        with super().optim_context(model), torch.autocast(self._device, dtype=torch.bfloat16):
-            yield
-
-
-def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device) -> OptimWrapper:
-    """Mmengine's wrapper for this precision; fp16 comes with a loss scaler."""
-    if precision is Precision.fp32:
-        return OptimWrapper(optimizer)
-    if precision is Precision.bf16:
-        return Bf16OptimWrapper(optimizer, device)
-    return AmpOptimWrapper(optimizer=optimizer, dtype="float16", loss_scale="dynamic")
-
-
-def wrap_optimizers(
-    optimizers: Mapping[str, torch.optim.Optimizer], precision: Precision, device: torch.device
-) -> OptimWrapper:
-    """What a model's `train_step` is given: the wrapper of the only optimizer, or an `OptimWrapperDict` of several."""
-    wrappers = {name: wrap_optimizer(optimizer, precision, device) for name, optimizer in optimizers.items()}
-    return OptimWrapperDict(**wrappers) if len(wrappers) > 1 else next(iter(wrappers.values()))
 
 
 @runtime_checkable

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from repro.data.annotations.findings import AnnotatedImage, BrokenFileError, FindingKind, Survey, box_fault, listing
-from repro.data.folders import shortened
-from repro.errors import UserError
+from repro.errors import UserError, shortened
 
 TRAIN, TEST = SPLITS = ("train2017", "val2017")
 

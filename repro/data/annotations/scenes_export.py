@@ -23,8 +23,8 @@ from rich.progress import Progress
 
 from repro.data.annotations import coco, voc
 from repro.errors import UserError
+from repro.files import new_folder
 from repro.scenes.dataset import Scenes
-from repro.whole_folder import new_folder
 
 JPEG_QUALITY = 95  # and full resolution of colour: edges stay where the masks say they are
 

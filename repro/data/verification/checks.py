@@ -13,7 +13,8 @@ from rich.progress import Progress
 from repro.data import catalogue as datasets
 from repro.data import folders
 from repro.data.annotations.findings import Survey
-from repro.data.catalogue import SPLITS, Dataset, Images, Split
+from repro.data.catalogue import Dataset
+from repro.data.splits import SPLITS, Images, Split
 from repro.data.subsets import Subset
 from repro.data.verification.files import File, check_decoding, check_files, stat_all
 from repro.data.verification.report import Report

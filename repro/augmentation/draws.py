@@ -1,0 +1,100 @@
+"""What is drawn at random for a view of an image.
+
+The draw is made once, for each sample from its own stream. `reference` applies it with PIL as MoCo v2 does, image by
+image; `on_device` applies the same draw to the whole batch. Both give the same view up to PIL's rounding to 8 bits.
+"""
+
+from dataclasses import dataclass, fields
+from itertools import permutations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from repro.runs.choices import Interpolation
+from repro.runs.sections import Augmentation
+
+ORDERS = tuple(permutations(range(4)))
+"""The orders in which brightness (0), contrast (1), saturation (2) and hue (3) are changed."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random view, or a batch of them with a tensor in each field."""
+
+    jitter: float
+    """0 or 1, as are `grey` and `flip`."""
+    order: float
+    """Index into `ORDERS`."""
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    grey: float
+    sigma: float
+    """Of the blur in pixels; 0 for none."""
+    flip: float
+
+    def row(self) -> Tensor:
+        """The draw as one tensor, to be stacked by the loader."""
+        return torch.tensor([getattr(self, f.name) for f in fields(self)])
+
+
+def draw_view(rng: np.random.Generator, settings: Augmentation) -> Draw:
+    """Draw all but the crop of MoCo v2's augmentation (released main_moco.py:247-259)."""
+
+    def around(value: float) -> float:
+        return rng.uniform(max(0.0, 1 - value), 1 + value)
+
+    return Draw(
+        jitter=rng.random() < settings.jitter_probability,
+        order=int(rng.integers(len(ORDERS))),
+        brightness=around(settings.brightness),
+        contrast=around(settings.contrast),
+        saturation=around(settings.saturation),
+        hue=rng.uniform(-settings.hue, settings.hue),
+        grey=rng.random() < settings.grey_probability,
+        sigma=rng.uniform(settings.blur_sigma_min, settings.blur_sigma_max)
+        if rng.random() < settings.blur_probability
+        else 0.0,
+        flip=rng.random() < settings.flip_probability,
+    )
+
+
+RESAMPLING = {
+    Interpolation.bilinear: Image.Resampling.BILINEAR,
+    Interpolation.bicubic: Image.Resampling.BICUBIC,
+}
+
+
+def random_crop(
+    image: Image.Image,
+    size: int,
+    scale_min: float,
+    rng: np.random.Generator,
+    interpolation: Interpolation = Interpolation.bilinear,
+) -> Image.Image:
+    """RandomResizedCrop as torchvision draws it: area scale_min..1, aspect ratio 3/4..4/3.
+
+    Args:
+        image: any size.
+        size: side of the result in pixels.
+        scale_min: smallest share of the area.
+        rng: the sample's stream.
+        interpolation: of the resizing.
+    """
+    W, H = image.size
+    for _ in range(10):
+        area = W * H * rng.uniform(scale_min, 1.0)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < w <= W and 0 < h <= H:
+            left, top = int(rng.integers(W - w + 1)), int(rng.integers(H - h + 1))
+            break
+    else:
+        # Ten misses: the largest central crop of an allowed ratio.
+        w, h = min(W, round(H * 4 / 3)), min(H, round(W * 4 / 3))
+        left, top = (W - w) // 2, (H - h) // 2
+    # Cropped first: with `box` alone, PIL would blend in pixels from outside it.
+    return image.crop((left, top, left + w, top + h)).resize((size, size), RESAMPLING[interpolation])

@@ -1,0 +1,25 @@
+"""A draw applied with PIL, image by image, as MoCo v2's own code does."""
+
+from PIL import Image, ImageFilter
+from torchvision.transforms.v2 import functional as tvf
+
+from repro.augmentation.draws import ORDERS, Draw
+
+
+def apply_reference(image: Image.Image, draw: Draw) -> Image.Image:
+    """Apply a draw to one PIL image, as MoCo v2 does (moco/loader.py:53-65)."""
+    if draw.jitter:
+        changes = (
+            (tvf.adjust_brightness, draw.brightness),
+            (tvf.adjust_contrast, draw.contrast),
+            (tvf.adjust_saturation, draw.saturation),
+            (tvf.adjust_hue, draw.hue),
+        )
+        for change in ORDERS[int(draw.order)]:
+            adjust, factor = changes[change]
+            image = adjust(image, factor)
+    if draw.grey:
+        image = tvf.to_grayscale(image, num_output_channels=3)
+    if draw.sigma:
+        image = image.filter(ImageFilter.GaussianBlur(draw.sigma))
+    return tvf.hflip(image) if draw.flip else image

@@ -1,0 +1,102 @@
+"""Batch norm over groups of a batch, and over the images of all processes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repro.distributed import gather_with_gradient, world_size
+
+
+class SplitBatchNorm(nn.BatchNorm2d):
+    """Batch norm over groups of the batch, so that one device gives the statistics of several.
+
+    Groups follow each other in the batch, as the shares of several devices do. The running statistics follow the mean
+    over the groups. After the cell "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook), which deals the
+    samples out in turn instead; that takes a copy to another memory layout and back where channels come last.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, features: int, splits: int) -> None:
+        super().__init__(features)
+        self.splits = splits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise N×C×H×W; N is a multiple of `splits`, or 1 (the released code's single hard negative).
+
+        Raises:
+            ValueError: N is neither.
+        """
+        if not self.training or self.splits == 1 or len(images) == 1:
+            return super().forward(images)
+        means, variances = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)
+        groups = torch.split(images, len(images) // self.splits)
+        normalised = [
+            F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+            for group, mean, variance in zip(groups, means, variances, strict=True)
+        ]
+        self.running_mean.copy_(means.mean(0))
+        self.running_var.copy_(variances.mean(0))
+        self.num_batches_tracked.add_(1)
+        return torch.cat(normalised)
+
+
+def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
+    """Replace every BatchNorm2d of a network by a SplitBatchNorm with the same parameters, in place."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            split = SplitBatchNorm(child.num_features, splits)
+            split.load_state_dict(child.state_dict())
+            setattr(network, name, split)
+        else:
+            split_batch_norm(child, splits)
+    return network
+
+
+class ReducedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the images of all processes on any backend; torch's SyncBatchNorm refuses CPUs."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise N×C×H×W; every process has the same N, H and W."""
+        if not self.training or world_size() == 1:
+            return super().forward(images)
+        count = images.numel() // images.shape[1] * world_size()
+        single = images.float()
+        mean = _total(single.sum((0, 2, 3))) / count
+        centred = single - mean.view(-1, 1, 1)
+        variance = _total(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(images.dtype)
+
+
+def _total(local: Tensor) -> Tensor:
+    """The sum over all processes, with its gradient."""
+    return gather_with_gradient(local.unsqueeze(0)).sum(0)
+
+
+def sync_batch_norm(network: nn.Module) -> nn.Module:
+    """Let every batch norm of a network span all processes: torch's own on GPUs, ours where the backend is gloo."""
+    if world_size() == 1:
+        return network
+    if torch.distributed.get_backend() != "gloo":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            reduced = ReducedBatchNorm(child.num_features, child.eps, child.momentum)
+            reduced.load_state_dict(child.state_dict())
+            setattr(network, name, reduced)
+        else:
+            sync_batch_norm(child)
+    return network

@@ -1,0 +1,79 @@
+"""The contrastive losses, with the paper's weighted hard negative as an optional term."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from repro.runs.choices import Anchor
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    hard_negative: Tensor | None = None,
+    *,
+    temperature: float,
+    hard_negative_weight: float = 2.0,
+) -> Tensor:
+    """InfoNCE against a queue of negatives and one weighted hard negative for each query.
+
+    `-log exp(s+/t) / (exp(s+/t) + sum_j exp(s_j/t) + exp(rho * s-/t))` with similarities s of unit vectors, temperature
+    t and weight rho (paper section 3.3; released moco/builder.py:116-171). The positive stands in the denominator, as
+    in the code and in MoCo; the poster leaves it out.
+
+    Args:
+        query: B×C, unit length.
+        key: B×C, unit length, the positives.
+        queue: C×K, unit length, the negatives that all queries share.
+        hard_negative: B×C, unit length, each query's own; none for plain MoCo.
+        temperature: t, positive.
+        hard_negative_weight: rho; multiplies the hard negative's similarity.
+
+    Returns:
+        The mean loss, a scalar.
+    """
+    with torch.autocast(query.device.type, enabled=False):  # similarities of half precision would be off by 1e-3 / t
+        query, key, queue = query.float(), key.float(), queue.float()
+        positive = (query * key).sum(1) / temperature
+        terms = [positive, (query @ queue / temperature).logsumexp(1)]
+        if hard_negative is not None:
+            terms.append(hard_negative_weight * (query * hard_negative.float()).sum(1) / temperature)
+        return (torch.stack(terms).logsumexp(0) - positive).mean()
+
+
+def nt_xent(
+    query: Tensor,
+    key: Tensor,
+    hard_negative: Tensor | None = None,
+    *,
+    temperature: float,
+    hard_negative_weight: float = 2.0,
+    anchor: Anchor = Anchor.query,
+) -> Tensor:
+    """NT-Xent, SimCLR's loss: each view against its partner, the 2B - 2 other views, and one weighted hard negative.
+
+    Chen et al. 2020, equation 1 and algorithm 1. An anchor a with partner b and hard negative h adds
+    `exp(rho * a.h / t)` to its denominator, as a query does in `info_nce`.
+
+    Args:
+        query: B×C, unit length.
+        key: B×C, unit length; key[i] is the other view of query[i]'s image.
+        hard_negative: B×C, unit length, each image's own; none for plain SimCLR. Nobody else's negative.
+        temperature: t, positive.
+        hard_negative_weight: rho; multiplies the hard negative's similarity.
+        anchor: who meets the hard negative: queries alone, as in MoCo, or keys as well.
+
+    Returns:
+        The mean over the 2B anchors, a scalar.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        z = torch.cat([query.float(), key.float()])
+        logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+        partner = torch.arange(len(z), device=z.device).roll(len(query))
+        if hard_negative is not None:
+            hard = hard_negative_weight * (z * hard_negative.float().repeat(2, 1)).sum(1) / temperature
+            if anchor is Anchor.query:
+                hard = torch.cat([hard[: len(query)], torch.full_like(hard[len(query) :], -torch.inf)])
+            logits = torch.cat([logits, hard.unsqueeze(1)], 1)
+        return F.cross_entropy(logits, partner)

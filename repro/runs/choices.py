@@ -1,0 +1,102 @@
+"""The values that settings choose from."""
+
+from enum import StrEnum
+
+
+class Framework(StrEnum):
+    """What a method trains on: one of two contrastive substrates, or labels; `external` weights came from elsewhere."""
+
+    mocov2 = "mocov2"
+    simclr = "simclr"
+    supervised = "supervised"
+    external = "external"
+
+
+class Strategy(StrEnum):
+    """What stands where a patch was masked; `learned` masks are drawn by a network that is trained too (ADIOS)."""
+
+    none = "none"
+    high_pass = "high_pass"
+    strong_blur = "strong_blur"
+    mean_fill = "mean_fill"
+    learned = "learned"
+
+
+class Guidance(StrEnum):
+    """Whether patches are drawn by saliency stratum or uniformly."""
+
+    saliency = "saliency"
+    random = "random"
+
+
+class Branch(StrEnum):
+    """The view that is masked (Table 3)."""
+
+    query = "query"
+    key = "key"
+    both = "both"
+
+
+class Source(StrEnum):
+    """Whose behaviour is followed where the authors' published equations and released code differ."""
+
+    paper = "paper"
+    released = "released"
+
+
+class Backend(StrEnum):
+    """Who applies the drawn augmentation: batched on the device, or PIL image by image in the workers."""
+
+    device = "device"
+    reference = "reference"
+
+
+class Interpolation(StrEnum):
+    """How a crop is resized."""
+
+    bilinear = "bilinear"
+    bicubic = "bicubic"
+
+
+class Anchor(StrEnum):
+    """The views that meet the hard negative in SimCLR's loss."""
+
+    query = "query"
+    both = "both"
+
+
+class Optimizer(StrEnum):
+    """SGD with momentum; `lars` scales each layer's step by the ratio of its norm and its gradient's."""
+
+    sgd = "sgd"
+    lars = "lars"
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls after the warm-up: along a cosine to 0, or by a tenth at each step."""
+
+    cosine = "cosine"
+    steps = "steps"
+
+
+class Interval(StrEnum):
+    """When the learning rate changes."""
+
+    epoch = "epoch"
+    step = "step"
+
+
+class Norm(StrEnum):
+    """Normalisation inside the occlusion network."""
+
+    group = "group"
+    instance = "instance"
+    none = "none"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward and backward pass."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"

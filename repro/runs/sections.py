@@ -1,0 +1,203 @@
+"""The sections of a run's settings, a frozen dataclass each.
+
+Values without a source in a comment are the paper's recipe for MoCo v2 on ImageNet-100 (released `main_moco.py` and
+README). What the other frameworks do otherwise stands in `baselines/recipes.py`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from repro.runs.choices import (
+    Anchor,
+    Backend,
+    Branch,
+    Guidance,
+    Interpolation,
+    Interval,
+    Norm,
+    Optimizer,
+    Precision,
+    Schedule,
+    Source,
+    Strategy,
+)
+from repro.runs.identity import added, outside_identity
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The built-in data set, `repro.scenes.dataset`."""
+
+    classes: int = 10
+    size: int = 96  # side of a scene in pixels
+    train_count: int = 1024
+    val_count: int = 512
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned from."""
+
+    dataset: str = "imagenet100"
+    crop: int = 224  # side of a view in pixels
+    scenes: Scenes = field(default_factory=Scenes)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """MoCo v2's random views (released main_moco.py:247-259)."""
+
+    backend: Backend = Backend.device
+    crop_scale_min: float = 0.2
+    interpolation: Interpolation = added(Interpolation.bilinear, absent=Interpolation.bilinear)
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    jitter_probability: float = 0.8
+    grey_probability: float = 0.2
+    blur_probability: float = 0.5
+    blur_sigma_min: float = 0.1
+    blur_sigma_max: float = 2.0
+    flip_probability: float = 0.5
+
+
+@dataclass(frozen=True)
+class Localizer:
+    """The frozen network whose activations are the saliency map (released main_moco.py:287-292)."""
+
+    network: str = "resnet50"  # "resnet50", "efficientnet-lite0", "timm/NAME" or "checkpoint"
+    # Of torchvision's ResNet-50; "random"; or the path of a checkpoint, for which its content counts.
+    weights: str = field(default="IMAGENET1K_V2", metadata={"unless": "sha256"})
+    relax: float = 0.6  # foreground: activation >= mean - relax * std
+    sha256: str = added("", absent="")  # of the checkpoint, see `repro.runs.reading.pinned`
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which patches are masked, and with what (released main_moco.py:294-302, random_mask_hp.py:128-136)."""
+
+    strategy: Strategy = Strategy.none
+    guidance: Guidance = Guidance.saliency
+    branch: Branch = Branch.query
+    hard_negative: bool = True
+    ratio_min: float = 0.05
+    ratio_max: float = 0.25
+    hard_ratio_min: float = 0.4
+    hard_ratio_max: float = 0.7
+    focal_probability: float = 0.2  # high-pass only, as are the next two
+    spatial_share: float = 0.3  # of what is not focal; the rest is channel-wise
+    noise_std: float = 0.18
+    hard_noise_std: float = 0.14
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """One switch for each divergence between the published equations and the released code."""
+
+    saliency_map: Source = Source.paper  # B1: each row of the map sorted
+    hard_negative: Source = Source.paper  # B2: image 0 of the batch is everybody's hard negative
+    noise: Source = Source.paper  # B4: one noise tile for the whole batch
+    cap: Source = Source.paper  # B5: share of masked foreground patches capped at .55 (high-pass)
+    counts: Source = Source.paper  # B6: total rounded down, background takes the whole deficit
+    negative_count: Source = Source.paper  # B7: a count of -1 masks all but one
+    single_patch: Source = Source.paper  # B8: a stratum of exactly one patch is never masked
+
+    def __str__(self) -> str:
+        """`paper`, `released`, or `paper, released: NAME, NAME`."""
+        released = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) is Source.released]
+        if not released:
+            return "paper"
+        return (
+            "released" if len(released) == len(dataclasses.fields(self)) else f"paper, released: {', '.join(released)}"
+        )
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The network that is trained."""
+
+    arch: str = "resnet50"
+    dim: int = 128  # of the embedding
+
+
+@dataclass(frozen=True)
+class Moco:
+    """MoCo v2 with a weighted hard negative (released moco/builder.py)."""
+
+    momentum: float = 0.999
+    queue: int = 65536
+    temperature: float = 0.2
+    hard_negative_weight: float = 2.0  # the paper's rho
+    bn_splits: int = 4  # batch-norm groups of one global batch: 4 x 32, as on the paper's 4 GPUs
+
+
+@dataclass(frozen=True)
+class Simclr:
+    """SimCLR with a weighted hard negative. The paper states none of it; defaults: ADIOS, solo-learn (simclr.yaml).
+
+    Batch norm is synchronised over devices: its groups are whole global batches, one for each view.
+    """
+
+    temperature: float = 0.2
+    hard_negative_weight: float = 2.0  # rho, as on MoCo; it weighs more among 510 negatives than among 65,536
+    hard_negative_anchor: Anchor = Anchor.query
+    hard_negative_stopgrad: bool = False
+
+
+@dataclass(frozen=True)
+class Adios:
+    """ADIOS (Shi et al. 2022), with `masking.strategy=learned`; values of its bash_files/imagenet100/simclr_adios_s.sh.
+
+    The occlusion network is optimised by LARS, whatever optimises the encoder, on the encoder's schedule.
+    """
+
+    masks: int = 4
+    single: bool = True  # one random mask for each image and step (ADIOS-s); otherwise all of them (ADIOS)
+    base_filters: int = 8  # of the occlusion network, a U-Net
+    norm: Norm = Norm.group
+    lr: float = 0.49876  # of the occlusion network
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    alpha_sparsity: float = 0.75  # penalty on masks that hide nothing or everything
+    alpha_entropy: float = 0.0  # weight of the entropy over the masks' sizes
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the encoder is optimised."""
+
+    epochs: int = 200
+    batch: int = 128  # over all devices
+    lr: float = 0.015
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    precision: Precision = Precision.fp32
+    optimizer: Optimizer = added(Optimizer.sgd, absent=Optimizer.sgd)
+    lars_eta: float = added(0.02, absent=0.02)  # trust coefficient (solo-learn)
+    schedule: Schedule = added(Schedule.cosine, absent=Schedule.cosine)
+    step_share: float = added(0.3, absent=0.3)  # of the epochs between two steps of `steps`
+    warmup_share: float = added(0.0, absent=0.0)  # of the epochs, over which the rate rises linearly
+    interval: Interval = added(Interval.epoch, absent=Interval.epoch)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights that were not trained here; how they were, no other setting of the run tells."""
+
+    weights: str = ""  # SHA-256 of the backbone's tensors
+    input_filter: str = "none"  # or "high_pass": what the weights were trained on
+    origin: str = outside_identity("")  # the file that they came from
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a run is carried out here. Nothing in it changes a result on one kind of device."""
+
+    data_root: str = ""  # of the data set; empty: $SALMASK_DATA or ~/.config/salmask/data.yaml
+    device: str = "auto"  # "auto", "cpu" or "cuda"
+    workers: int = 4  # decoding processes for each device
+    log_every: int = 20  # steps
+    checkpoint_every: int = 500  # steps; the end of an epoch is always kept
+    channels_last: bool = False

@@ -1,0 +1,33 @@
+"""SCDA with the paper's relaxed constraint: which cells of an activation map show the object.
+
+Section 3.2 of the paper: the activations of the last stage are summed over channels, and a cell of the grid is
+foreground where the sum is not below its mean by more than `relax` standard deviations.
+"""
+
+from torch import Tensor
+
+
+def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False) -> Tensor:
+    """SCDA with the relaxed constraint: the cells that show the object.
+
+    A cell is foreground where `A >= mean(A) - relax * std(A)`, A being the activations summed over channels and std the
+    population's (paper section 3.2; poster; released Dataset/localize.py:53-60). Without the largest-component step of
+    the original SCDA, as in the paper.
+
+    Args:
+        activations: B×D×h×w, of a frozen network.
+        relax: how many standard deviations below the mean still count.
+        row_sorted: do as the released code does (localize.py:83-87), which sorts each row of the map before reading it
+            and so pushes the foreground of every row to the right.
+
+    Returns:
+        B×h×w, boolean. A constant map is all foreground.
+    """
+    cells = activations.float().sum(1)
+    # The rule ignores an offset. Without one, a constant map is exactly 0 and not at the mercy of rounding.
+    cells = cells - cells[:, :1, :1]
+    mean = cells.mean((1, 2), keepdim=True)
+    std = cells.std((1, 2), correction=0, keepdim=True)
+    if row_sorted:
+        cells = cells.sort(-1).values
+    return cells >= mean - relax * std

@@ -1,0 +1,141 @@
+"""What a run trains: model, optimizers and data, put together from its settings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.optim import _ParamScheduler
+from torch import nn
+from torch.utils.data import Dataset
+
+from repro.contrastive.moco import MoCo
+from repro.contrastive.simclr import SimCLR
+from repro.data.splits import Images
+from repro.distributed import seeded_weights, world_size
+from repro.errors import UserError
+from repro.masking.branches import SaliencyMasking
+from repro.runs.choices import Framework, Source, Strategy
+from repro.runs.run import Run
+from repro.saliency.localizer import grid_of
+from repro.saliency.networks import build_localizer
+from repro.training.gallery import MaskGallery
+from repro.training.loading import TwoViews
+from repro.training.optimization import build_optimizer, build_schedulers
+from repro.training.preprocess import ViewMaker
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a row of the tables trains."""
+
+    model: BaseModel
+    """With its data preprocessor; on the device."""
+    encoder: nn.Module
+    """The part of the model that becomes `backbone.pth`."""
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    """One, `main`; or several by name."""
+    schedulers: Mapping[str, Sequence[_ParamScheduler]]
+    """Of each optimizer, by its name."""
+    dataset: Dataset[Any]
+    """What the loader reads; its items are named by (epoch, index)."""
+    gallery: Callable[[Path], Hook] = MaskGallery
+    """Draws what the network sees to a PNG at this path."""
+
+
+Build = Callable[[Run, Images, torch.device], Learner]
+"""Makes a learner for the training images, which know their classes and their number.
+
+Raises a UserError where settings do not fit the data, the localizer or the number of processes.
+"""
+
+
+def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
+    """MoCo v2 or SimCLR, plain or with the paper's masking.
+
+    Raises:
+        UserError: the run is of a kind that only `baselines` knows, or does not fit data, localizer or processes.
+    """
+    if run.framework not in (Framework.mocov2, Framework.simclr) or run.masking.strategy is Strategy.learned:
+        raise UserError(
+            f"framework={run.framework.value} with masking.strategy={run.masking.strategy.value} is no part of the "
+            "core; mend: hand `baselines.build_learner` in"
+        )
+    maker = build_view_maker(run, device)
+    with seeded_weights(run.seed):
+        model = build_substrate(run, maker).to(device)
+    if run.machine.channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model.encoder.parameters(), run.optimization)
+    return Learner(
+        model=model,
+        encoder=model.encoder,
+        optimizers={"main": optimizer},
+        schedulers={"main": build_schedulers(optimizer, run.optimization, len(images) // run.optimization.batch)},
+        dataset=TwoViews(images, run.data.crop, run.augmentation, run.seed),
+    )
+
+
+def build_substrate(run: Run, maker: ViewMaker | None) -> MoCo | SimCLR:
+    """The contrastive model of a run, with fresh weights, on the CPU; its `encoder` is what learns.
+
+    Args:
+        run: `framework` is mocov2 or simclr.
+        maker: its data preprocessor.
+
+    Raises:
+        UserError: the batch-norm groups do not fit the number of processes.
+    """
+    if run.framework is Framework.simclr:
+        return SimCLR(
+            run.encoder.arch,
+            run.encoder.dim,
+            temperature=run.simclr.temperature,
+            hard_negative_weight=run.simclr.hard_negative_weight,
+            hard_negative_anchor=run.simclr.hard_negative_anchor,
+            hard_negative_stopgrad=run.simclr.hard_negative_stopgrad,
+            data_preprocessor=maker,
+        )
+    moco = run.moco
+    if moco.bn_splits % world_size() and world_size() > 1:
+        raise UserError(
+            f"moco.bn_splits={moco.bn_splits} groups cannot be shared by {world_size()} processes; "
+            "mend: a multiple of them"
+        )
+    return MoCo(
+        run.encoder.arch,
+        run.encoder.dim,
+        queue=moco.queue,
+        momentum=moco.momentum,
+        temperature=moco.temperature,
+        hard_negative_weight=moco.hard_negative_weight,
+        bn_splits=moco.bn_splits // world_size(),
+        seed=run.seed,
+        data_preprocessor=maker,
+    )
+
+
+def build_view_maker(run: Run, device: torch.device) -> ViewMaker:
+    """The augmentation, localizer and masking of a run, on the device.
+
+    Raises:
+        UserError: the localizer cannot be had, or the grid does not divide the crop.
+    """
+    localizer = None
+    if run.needs_localizer:
+        of = run.localizer
+        localizer = build_localizer(of.network, of.weights, seed=run.seed, sha256=of.sha256).to(device)
+        localizer.check(run.data.crop)
+    return ViewMaker(
+        seed=run.seed,
+        augmentation=run.augmentation,
+        masking=SaliencyMasking(run.masking, run.fidelity) if run.masks else None,
+        localizer=localizer,
+        grid=grid_of(run.data.crop) if run.masks else 1,
+        relax=run.localizer.relax,
+        row_sorted=run.fidelity.saliency_map is Source.released,
+        channels_last=run.machine.channels_last,
+    ).to(device)

@@ -1,0 +1,46 @@
+"""The arithmetic of the forward and backward pass: fp32, bf16 or fp16, as mmengine's optimizer wrappers."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from torch import nn
+
+from repro.runs.choices import Precision
+
+
+class Bf16OptimWrapper(OptimWrapper):
+    """bf16 on any device, without the loss scaler of mmengine's own wrapper.
+
+    bf16 has the range of fp32 and needs no scaler. That one waits for the device at each step, and drops a step that is
+    not finite before `FiniteGuard` can see it.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        """Wrap the optimizer of a model on this device."""
+        super().__init__(optimizer)
+        self._device = device.type
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run forward passes under autocast."""
+        with super().optim_context(model), torch.autocast(self._device, dtype=torch.bfloat16):
+            yield
+
+
+def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device) -> OptimWrapper:
+    """Mmengine's wrapper for this precision; fp16 comes with a loss scaler."""
+    if precision is Precision.fp32:
+        return OptimWrapper(optimizer)
+    if precision is Precision.bf16:
+        return Bf16OptimWrapper(optimizer, device)
+    return AmpOptimWrapper(optimizer=optimizer, dtype="float16", loss_scale="dynamic")
+
+
+def wrap_optimizers(
+    optimizers: Mapping[str, torch.optim.Optimizer], precision: Precision, device: torch.device
+) -> OptimWrapper:
+    """What a model's `train_step` is given: the wrapper of the only optimizer, or an `OptimWrapperDict` of several."""
+    wrappers = {name: wrap_optimizer(optimizer, precision, device) for name, optimizer in optimizers.items()}
+    return OptimWrapperDict(**wrappers) if len(wrappers) > 1 else next(iter(wrappers.values()))
