@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from repro.runs.sections import Fidelity
+from repro.runs.sections import FidelitySettings
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ HEADLINE: Mapping[str, Ablation] = {
         f"released-{f.name.replace('_', '-')}": Ablation(
             f"{f.name.replace('_', ' ')} as released", {f"fidelity.{f.name}": "released"}
         )
-        for f in fields(Fidelity)
+        for f in fields(FidelitySettings)
     },
     "released-negative-count": Ablation(  # a count can be negative only where counts are released
         "counts and negative count as released",

@@ -18,5 +18,5 @@ MSCN: dict[str, Any] = {
 }
 
 # ADIOS (Shi et al. 2022), the single-mask version that its authors published for ImageNet-100; its settings and their
-# source: `repro.runs.sections.Adios`.
+# source: `repro.runs.sections.AdiosSettings`.
 ADIOS: dict[str, Any] = {"masking": {"strategy": "learned", "hard_negative": False}}

@@ -17,7 +17,7 @@ from repro.contrastive.encoders import build_resnet
 from repro.data.splits import Images
 from repro.distributed import seeded_weights
 from repro.runs.run import Run
-from repro.runs.sections import Augmentation
+from repro.runs.sections import AugmentationSettings
 from repro.training.learner import Learner
 from repro.training.loading import OneView
 from repro.training.optimization import build_optimizer, build_schedulers
@@ -27,7 +27,7 @@ from repro.training.preprocess import Augmenter
 class LabelledInput(Augmenter):
     """mmengine's data preprocessor of supervised learning."""
 
-    def __init__(self, augmentation: Augmentation, *, channels_last: bool = False) -> None:
+    def __init__(self, augmentation: AugmentationSettings, *, channels_last: bool = False) -> None:
         super().__init__(augmentation)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 

@@ -36,7 +36,7 @@ from repro.data.splits import Images
 from repro.distributed import rank, seeded_weights
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
-from repro.runs.protocols import Probe
+from repro.runs.protocols import ProbeSettings
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, make_loader
 from repro.training.resume import unwrapped
@@ -171,12 +171,12 @@ def build_training(
     )
 
 
-def metric_endings(settings: Probe) -> list[str]:
+def metric_endings(settings: ProbeSettings) -> list[str]:
     """What follows the metrics' names of each head: nothing for a single one, `@lr=10` in a grid."""
     return [f"@lr={lr:g}" for lr in settings.lr_grid] or [""]
 
 
-def final_scores(metrics: Path, settings: Probe) -> dict[str, float]:
+def final_scores(metrics: Path, settings: ProbeSettings) -> dict[str, float]:
     """What a finished probe reached, as its metrics tell."""
     rows, endings = read_scores(metrics), metric_endings(settings)
     last = rows[-1]

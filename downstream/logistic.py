@@ -29,7 +29,7 @@ from repro.distributed import world_size
 from repro.errors import UserError
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
-from repro.runs.protocols import Logistic
+from repro.runs.protocols import LogisticSettings
 from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
@@ -58,7 +58,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
 
 
 def _measure_split(
-    settings: Logistic, folder: RunFolder, store: FeatureStore, parts: Partition, place: Path
+    settings: LogisticSettings, folder: RunFolder, store: FeatureStore, parts: Partition, place: Path
 ) -> dict[str, float]:
     classes = len(parts.train.classes)
     if len(set(parts.fit.targets)) < 2:

@@ -17,7 +17,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.provenance import source
 from repro.runs.records import Result
 from repro.runs.run import Run
-from repro.runs.sections import Scenes
+from repro.runs.sections import ScenesSettings
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Target:
 
     dataset: str
     root: Path | None
-    scenes: Scenes
+    scenes: ScenesSettings
 
     def open(self, split: Split) -> Images:
         """Its images.

@@ -42,7 +42,7 @@ SHARED_MEMORY_GIB = 1.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One check."""
 
     check: str
@@ -52,84 +52,86 @@ class Finding:
     mend: str = ""
 
 
-def examine(dataset: str = "", root: Path | None = None) -> list[Finding]:
+def examine(dataset: str = "", root: Path | None = None) -> list[Diagnosis]:
     """Check everything; nothing is changed and nothing downloaded.
 
     Args:
         dataset: also insist that this data set's root is there.
         root: of that data set.
     """
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_packages, _detectron2, _devices, _weights, _disk)
+    checks: tuple[Callable[[], Iterator[Diagnosis]], ...] = (_packages, _detectron2, _devices, _weights, _disk)
     findings = [finding for check in checks for finding in check()]
     names = [dataset] if dataset else list(DATASETS)
     return findings + [_data(name, root, needed=bool(dataset)) for name in names]
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Diagnosis]:
     for module, distribution in PACKAGES.items():
         try:
             importlib.import_module(module)
-            yield Finding(module, "ok", metadata.version(distribution))
+            yield Diagnosis(module, "ok", metadata.version(distribution))
         except ImportError as error:
-            yield Finding(module, "wrong", f"cannot be imported: {error}", "make setup")
+            yield Diagnosis(module, "wrong", f"cannot be imported: {error}", "make setup")
 
 
-def _detectron2() -> Iterator[Finding]:
+def _detectron2() -> Iterator[Diagnosis]:
     try:
         module = importlib.import_module("detectron2")
     except ImportError:
-        yield Finding("detectron2", "note", "not installed; only detection and segmentation need it", "make setup")
+        yield Diagnosis("detectron2", "note", "not installed; only detection and segmentation need it", "make setup")
         return
     compiled = importlib.util.find_spec("detectron2._C") is not None
     kind = "built from source" if compiled else "pure Python (no deformable convolution, no rotated boxes)"
-    yield Finding("detectron2", "ok", f"{module.__version__}, {kind}")
+    yield Diagnosis("detectron2", "ok", f"{module.__version__}, {kind}")
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Diagnosis]:
     if not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0))
         mend = "for the paper's scale: a machine with an NVIDIA GPU and its driver"
-        yield Finding("device", "note", f"no GPU; {cores} CPU cores, {torch.get_num_threads()} threads", mend)
+        yield Diagnosis("device", "note", f"no GPU; {cores} CPU cores, {torch.get_num_threads()} threads", mend)
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        yield Finding(f"device {index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+        yield Diagnosis(f"device {index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
 
 
-def _weights() -> Iterator[Finding]:
+def _weights() -> Iterator[Diagnosis]:
     try:
         build_localizer("efficientnet-lite0", "")
-        yield Finding("weights of efficientnet-lite0", "ok", "installed with salmask")
+        yield Diagnosis("weights of efficientnet-lite0", "ok", "installed with salmask")
     except (UserError, OSError) as error:
-        yield Finding("weights of efficientnet-lite0", "wrong", str(error), "make setup")
+        yield Diagnosis("weights of efficientnet-lite0", "wrong", str(error), "make setup")
     cached = list((Path(torch.hub.get_dir()) / "checkpoints").glob("resnet50-*.pth"))
     if cached:
-        yield Finding("weights of resnet50", "ok", str(cached[0]))
+        yield Diagnosis("weights of resnet50", "ok", str(cached[0]))
     else:
         mend = "run once where there is a network, or localizer.network=efficientnet-lite0"
-        yield Finding("weights of resnet50", "note", "not downloaded yet; torchvision fetches them at first use", mend)
+        yield Diagnosis(
+            "weights of resnet50", "note", "not downloaded yet; torchvision fetches them at first use", mend
+        )
 
 
-def _disk() -> Iterator[Finding]:
+def _disk() -> Iterator[Diagnosis]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     verdict, mend = (
         ("ok", "") if free >= FREE_GIB else ("wrong", f"free at least {FREE_GIB} GiB, or use --out elsewhere")
     )
-    yield Finding("disk", verdict, f"{free:.0f} GiB free here", mend)
+    yield Diagnosis("disk", verdict, f"{free:.0f} GiB free here", mend)
 
 
-def _data(name: str, root: Path | None, *, needed: bool) -> Finding:
+def _data(name: str, root: Path | None, *, needed: bool) -> Diagnosis:
     try:
         found = find_root(name, root)
     except UserError as error:
         what, _, mend = str(error).partition(": give")
-        return Finding(f"data {name}", "wrong" if needed else "note", what, f"give{mend}" if mend else "")
-    return Finding(f"data {name}", "ok", str(found) if found else "built in")
+        return Diagnosis(f"data {name}", "wrong" if needed else "note", what, f"give{mend}" if mend else "")
+    return Diagnosis(f"data {name}", "ok", str(found) if found else "built in")
 
 
 # ------------------------------------------------------------------------------------------------ a node of a cluster
 
 
-def examine_node(place: Path, *, gpus: int, cpus: int) -> list[Finding]:
+def examine_node(place: Path, *, gpus: int, cpus: int) -> list[Diagnosis]:
     """Check from within a job what it needs from its node; each of its processes calls this.
 
     Args:
@@ -138,51 +140,51 @@ def examine_node(place: Path, *, gpus: int, cpus: int) -> list[Finding]:
         cpus: that it asked for each process.
     """
     first = int(os.environ.get("SLURM_PROCID", "0")) == 0
-    findings = [*_packages(), Finding("node", "ok", f"{socket.gethostname()}, {sys.executable}")]
+    findings = [*_packages(), Diagnosis("node", "ok", f"{socket.gethostname()}, {sys.executable}")]
     findings += [*_gpus_of_job(gpus), *_cores_of_job(cpus), *_processes(), *_scheduler(), *_shared_memory()]
     if first:
         findings += [*_writing(place), *(_data(name, None, needed=False) for name in DATASETS)]
     return findings
 
 
-def _gpus_of_job(asked: int) -> Iterator[Finding]:
+def _gpus_of_job(asked: int) -> Iterator[Diagnosis]:
     driver = _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     built = f"torch {torch.__version__} for CUDA {torch.version.cuda}"
     if torch.cuda.is_available():
-        yield Finding("driver", "ok", f"{driver or 'unknown'}; {built}")
+        yield Diagnosis("driver", "ok", f"{driver or 'unknown'}; {built}")
     elif asked and driver:
         mend = "load a newer driver's node by the profile's constraint, or install a torch for that driver"
-        yield Finding("driver", "wrong", f"{driver}, which {built} cannot use", mend)
+        yield Diagnosis("driver", "wrong", f"{driver}, which {built} cannot use", mend)
     elif asked:
         mend = "the profile's gpus, gres or partition: the node has no GPU, or does not show it"
-        yield Finding("driver", "wrong", f"no GPU, although {asked} were asked for", mend)
+        yield Diagnosis("driver", "wrong", f"no GPU, although {asked} were asked for", mend)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if asked and torch.cuda.is_available() and torch.cuda.device_count() > asked:
         mend = "nothing, where nodes are yours alone; else the profile's gres: jobs see each other's GPUs"
-        yield Finding("GPUs", "note", f"{torch.cuda.device_count()} are visible ({visible}), {asked} asked for", mend)
+        yield Diagnosis("GPUs", "note", f"{torch.cuda.device_count()} are visible ({visible}), {asked} asked for", mend)
     yield from _devices()
 
 
-def _cores_of_job(asked: int) -> Iterator[Finding]:
+def _cores_of_job(asked: int) -> Iterator[Diagnosis]:
     cores = len(os.sched_getaffinity(0))
     if cores < asked:
         mend = "the profile's cpus, or ask the administrators why the job is bound to fewer"
-        yield Finding("cores", "wrong", f"{cores} of {asked} that each process asked for", mend)
+        yield Diagnosis("cores", "wrong", f"{cores} of {asked} that each process asked for", mend)
     else:
-        yield Finding("cores", "ok", f"{cores} for each process")
+        yield Diagnosis("cores", "ok", f"{cores} for each process")
 
 
-def _processes() -> Iterator[Finding]:
+def _processes() -> Iterator[Diagnosis]:
     """Whether the processes of the job find each other, and how fast they talk: an all-reduce."""
     try:
         device = initialise("auto")
     except (RuntimeError, UserError, ValueError) as error:
         mend = "the profile's setup: NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME, the interface between the nodes"
-        yield Finding("processes", "wrong", f"cannot join each other: {one_line(error)[:200]}", mend)
+        yield Diagnosis("processes", "wrong", f"cannot join each other: {one_line(error)[:200]}", mend)
         return
     nccl = f", NCCL {'.'.join(map(str, _nccl_version()))}" if device.type == "cuda" else ""
     if world_size() == 1:
-        yield Finding("processes", "ok", f"one, on {device.type}{nccl}")
+        yield Diagnosis("processes", "ok", f"one, on {device.type}{nccl}")
         return
     ranks = torch.full((REDUCED_MIB * 2**18,), float(rank() + 1), device=device)
     dist.all_reduce(ranks)  # the first one also connects
@@ -195,7 +197,7 @@ def _processes() -> Iterator[Finding]:
     speed = REDUCED_MIB / 2**10 / (time.perf_counter() - started)
     found = f"{world_size()} on {device.type}{nccl}; all-reduce of {REDUCED_MIB} MiB at {speed:.2f} GiB/s"
     mend = "" if correct else "NCCL_P2P_DISABLE=1 in the profile's setup, and tell the administrators"
-    yield Finding("processes", "ok" if correct else "wrong", found if correct else f"{found}, with a wrong sum", mend)
+    yield Diagnosis("processes", "ok" if correct else "wrong", found if correct else f"{found}, with a wrong sum", mend)
     dist.destroy_process_group()
 
 
@@ -204,25 +206,25 @@ def _nccl_version() -> tuple[int, ...]:
     return version
 
 
-def _scheduler() -> Iterator[Finding]:
+def _scheduler() -> Iterator[Diagnosis]:
     if shutil.which("scontrol"):
-        yield Finding("requeue", "ok", "jobs can put themselves back in the queue (scontrol)")
+        yield Diagnosis("requeue", "ok", "jobs can put themselves back in the queue (scontrol)")
     else:
         mend = "put Slurm's commands on the PATH in the profile's setup"
-        yield Finding("requeue", "wrong", "no scontrol: a job cannot put itself back in the queue", mend)
+        yield Diagnosis("requeue", "wrong", "no scontrol: a job cannot put itself back in the queue", mend)
 
 
-def _shared_memory() -> Iterator[Finding]:
+def _shared_memory() -> Iterator[Diagnosis]:
     place = Path("/dev/shm")
     if place.is_dir():
         free = shutil.disk_usage(place).free / 2**30
         mend = (
             "" if free >= SHARED_MEMORY_GIB else "machine.workers=0, or a larger /dev/shm (of a container: --shm-size)"
         )
-        yield Finding("shared memory", "note" if mend else "ok", f"{free:.1f} GiB free in {place}", mend)
+        yield Diagnosis("shared memory", "note" if mend else "ok", f"{free:.1f} GiB free in {place}", mend)
 
 
-def _writing(place: Path) -> Iterator[Finding]:
+def _writing(place: Path) -> Iterator[Diagnosis]:
     mend = "the profile's scratch: a folder that the nodes share and that you may write to"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -237,17 +239,17 @@ def _writing(place: Path) -> Iterator[Finding]:
             skew = abs(Path(file.name).stat().st_mtime - time.time())
             locks = _locks(file.fileno())
     except OSError as error:
-        yield Finding("writing", "wrong", f"{place}: {error.strerror}", mend)
+        yield Diagnosis("writing", "wrong", f"{place}: {error.strerror}", mend)
         return
     free = shutil.disk_usage(place).free / 2**30
     verdict = "wrong" if free < FREE_GIB else "note" if speed < SLOW_MIB_PER_SECOND else "ok"
-    yield Finding(
+    yield Diagnosis(
         "writing", verdict, f"{speed:.0f} MiB/s to {place}, {free:.0f} GiB free", "" if verdict == "ok" else mend
     )
     if not locks:
-        yield Finding("locks", "note", f"none on {place}: only heartbeats keep two jobs apart", mend)
+        yield Diagnosis("locks", "note", f"none on {place}: only heartbeats keep two jobs apart", mend)
     if skew > 30:
-        yield Finding("clock", "wrong", f"{skew:.0f} s from the file server's", "tell the administrators (NTP)")
+        yield Diagnosis("clock", "wrong", f"{skew:.0f} s from the file server's", "tell the administrators (NTP)")
 
 
 def _locks(descriptor: int) -> bool:

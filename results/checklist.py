@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from results.claims import CONTRADICTED, SUPPORTED, Finding, count
+from results.claims import CONTRADICTED, SUPPORTED, Verdict, count
 from results.collect import KEYS
 from results.runs import RunRecord
 
@@ -33,7 +33,7 @@ class Item:
     evidence: str
 
 
-def checklist(runs: Sequence[RunRecord], frame: pd.DataFrame | None, findings: Sequence[Finding]) -> list[Item]:
+def checklist(runs: Sequence[RunRecord], frame: pd.DataFrame | None, findings: Sequence[Verdict]) -> list[Item]:
     """Fill the checklist in.
 
     Args:
@@ -68,7 +68,7 @@ def checklist(runs: Sequence[RunRecord], frame: pd.DataFrame | None, findings: S
     ]
 
 
-def _claims(findings: Sequence[Finding]) -> Item:
+def _claims(findings: Sequence[Verdict]) -> Item:
     found = count(findings)
     supported, against = found[SUPPORTED], found[CONTRADICTED]
     said = ", ".join(f"{number} {verdict}" for verdict, number in found.items())

@@ -12,7 +12,7 @@ import yaml
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.paired import LEVEL, TEST, Comparison, holm, paired, seeds_needed
-from results.published import PAPER, TABLES, Group, published
+from results.published import PAPER, TABLES, PublishedGroup, published
 from results.tables import choose
 
 SUPPORTED, TIE, CONTRADICTED, TOO_FEW = "supported", "tie", "contradicted", "not enough runs"
@@ -53,7 +53,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Verdict:
     """What the runs at hand say to a claim.
 
     Attributes:
@@ -127,7 +127,7 @@ def margin() -> float:
     return float(_content()["margin"])
 
 
-def judge(frame: pd.DataFrame | None) -> list[Finding]:
+def judge(frame: pd.DataFrame | None) -> list[Verdict]:
     """Hold every claim against the runs at hand.
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed. A claim
@@ -145,7 +145,7 @@ def judge(frame: pd.DataFrame | None) -> list[Finding]:
     Raises:
         UserError: Runs that exclude each other.
     """
-    findings: list[Finding] = []
+    findings: list[Verdict] = []
     for table in TABLES:
         values = _values(frame, table)
         wanted = [claim for claim in claims() if claim.table == table]
@@ -155,12 +155,12 @@ def judge(frame: pd.DataFrame | None) -> list[Finding]:
     return _decide(findings)
 
 
-def count(findings: Sequence[Finding]) -> dict[str, int]:
+def count(findings: Sequence[Verdict]) -> dict[str, int]:
     """How many findings have each verdict."""
     return {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
 
 
-def method_note(findings: Sequence[Finding]) -> str:
+def method_note(findings: Sequence[Verdict]) -> str:
     """One sentence that says how the verdicts were reached."""
     tested = max((finding.tested for finding in findings), default=0)
     return (
@@ -170,7 +170,7 @@ def method_note(findings: Sequence[Finding]) -> str:
     )
 
 
-def as_frame(findings: Sequence[Finding]) -> pd.DataFrame:
+def as_frame(findings: Sequence[Verdict]) -> pd.DataFrame:
     """The findings as data, one line each."""
     return pd.DataFrame(
         {
@@ -224,7 +224,9 @@ def _rankings(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Cla
                 yield _claim("ranking", says, source, table, groups[entry["column"]], entry["metric"], better, worse)
 
 
-def _claim(id: str, says: str, source: str, table: str, group: Group, metric: str, better: str, worse: str) -> Claim:
+def _claim(
+    id: str, says: str, source: str, table: str, group: PublishedGroup, metric: str, better: str, worse: str
+) -> Claim:
     values = published(table).values
     place = (group.name, group.metrics[metric])
     difference = round(values[better, *place] - values[worse, *place], 2)
@@ -252,19 +254,19 @@ def _fits(claim: Claim, column: Column) -> bool:
     return column.group.name == claim.group and claim.metric in dict(column.metrics)
 
 
-def _compare(claim: Claim, column: Column | None, values: Mapping[tuple[str, str], Mapping[int, float]]) -> Finding:
+def _compare(claim: Claim, column: Column | None, values: Mapping[tuple[str, str], Mapping[int, float]]) -> Verdict:
     first, second = (values.get((method, claim.metric), {}) for method in (claim.better, claim.worse))
-    return Finding(claim, TOO_FEW, paired(first, second), column, None, margin())
+    return Verdict(claim, TOO_FEW, paired(first, second), column, None, margin())
 
 
-def _key(finding: Finding) -> tuple[Any, ...]:
+def _key(finding: Verdict) -> tuple[Any, ...]:
     """What makes two findings the same comparison, to be counted once: tables and statements overlap."""
     claim, column = finding.claim, finding.column
     pair = tuple(sorted((claim.better, claim.worse)))
     return (pair, claim.metric, column.key if column else (), column.group.dataset if column else "")
 
 
-def _decide(findings: Sequence[Finding]) -> list[Finding]:
+def _decide(findings: Sequence[Verdict]) -> list[Verdict]:
     raw = {_key(finding): p for finding in findings if (p := finding.comparison.p) is not None}
     corrected = dict(zip(raw, holm(list(raw.values())), strict=True))
     return [
@@ -278,7 +280,7 @@ def _decide(findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def _verdict(finding: Finding, p: float | None) -> str:
+def _verdict(finding: Verdict, p: float | None) -> str:
     interval, mean = finding.comparison.interval(), finding.comparison.mean
     if p is None or interval is None or mean is None:
         return TOO_FEW

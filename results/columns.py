@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from results.collect import KEYS
-from results.published import DATASETS, Group, Published
+from results.published import DATASETS, Published, PublishedGroup
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Column:
         planned: Whether there are no runs of it at all.
     """
 
-    group: Group
+    group: PublishedGroup
     metrics: tuple[tuple[str, str], ...]
     key: tuple[str, ...]
     planned: bool = False
@@ -93,12 +93,12 @@ def paper_columns(published: Published) -> list[Column]:
     return [planned(group, tuple(group.metrics.items())) for group in published.groups]
 
 
-def planned(group: Group, metrics: tuple[tuple[str, str], ...]) -> Column:
+def planned(group: PublishedGroup, metrics: tuple[tuple[str, str], ...]) -> Column:
     """A column of the paper that nothing was run for: the paper's equations at the paper's scale."""
     return Column(group, metrics, (group.dataset, "", "", "paper", ""), planned=True)
 
 
-def _metrics(group: Group, metric: str) -> tuple[tuple[str, str], ...]:
+def _metrics(group: PublishedGroup, metric: str) -> tuple[tuple[str, str], ...]:
     return ((metric, ""),) if metric else tuple(group.metrics.items())
 
 

@@ -21,7 +21,7 @@ Recipe = Callable[[str], Run]
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellAddress:
     """A cell of a table, named as `TABLE:METHOD:DATASET[:METRIC]`."""
 
     table: Published
@@ -30,7 +30,7 @@ class Cell:
     metric: str
 
     @classmethod
-    def parse(cls, text: str) -> "Cell":
+    def parse(cls, text: str) -> "CellAddress":
         """Read a cell's name.
 
         Raises:
@@ -75,7 +75,7 @@ def explain(
     Raises:
         UserError: The text names no cell, or neither table nor runs know the method.
     """
-    cell = Cell.parse(text)
+    cell = CellAddress.parse(text)
     known = list(dict.fromkeys([*cell.table.rows, *(run.method for run in runs)]))
     if cell.method not in known:
         raise UserError(

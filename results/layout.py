@@ -21,7 +21,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Group:
+class ColumnGroup:
     """Columns under one heading."""
 
     heading: Cell
@@ -54,7 +54,7 @@ class Table:
     name: str
     title: str
     watermark: str
-    groups: tuple[Group, ...]
+    groups: tuple[ColumnGroup, ...]
     blocks: tuple[tuple[Line, ...], ...]
     notes: tuple[str, ...]
     records: pd.DataFrame

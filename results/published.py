@@ -26,7 +26,7 @@ DATASETS = ("imagenet100", "caltech101", "flowers102", "voc07+12", "coco")
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """A row of a table.
 
     Attributes:
@@ -43,7 +43,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
+class PublishedGroup:
     """Columns of the paper under one heading.
 
     Attributes:
@@ -81,8 +81,8 @@ class Published:
     title: str
     task: str
     metrics: tuple[str, ...]
-    groups: tuple[Group, ...]
-    rows: dict[str, Row]
+    groups: tuple[PublishedGroup, ...]
+    rows: dict[str, PublishedRow]
     values: dict[tuple[str, str, str], float]
 
     def ranks(self) -> dict[tuple[str, str, str], int]:
@@ -131,9 +131,9 @@ def table1() -> Published:
         "Linear evaluation, the paper's Table 1",
         ("top1", "top1_best"),
         (
-            Group("ImageNet-100", "ImageNet-100", "imagenet100", top1, (SINGLE_RUNS,)),
-            Group("Caltech-101", "Caltech-101", "caltech101", top1, (caltech, SINGLE_RUNS)),
-            Group("Flowers-102", "Flowers-102", "flowers102", top1, (flowers, SINGLE_RUNS)),
+            PublishedGroup("ImageNet-100", "ImageNet-100", "imagenet100", top1, (SINGLE_RUNS,)),
+            PublishedGroup("Caltech-101", "Caltech-101", "caltech101", top1, (caltech, SINGLE_RUNS)),
+            PublishedGroup("Flowers-102", "Flowers-102", "flowers102", top1, (flowers, SINGLE_RUNS)),
         ),
         task="linear",
     )
@@ -151,9 +151,11 @@ def table2() -> Published:
         "Detection and instance segmentation, the paper's Table 2",
         (),
         (
-            Group("VOC07+12_detection", "VOC07+12 detection", "voc07+12", box, (single,)),
-            Group("COCO_detection", "COCO detection", "coco", box, (schedule, single)),
-            Group("COCO_instance_segmentation", "COCO instance segmentation", "coco", mask, (schedule, single)),
+            PublishedGroup("VOC07+12_detection", "VOC07+12 detection", "voc07+12", box, (single,)),
+            PublishedGroup("COCO_detection", "COCO detection", "coco", box, (schedule, single)),
+            PublishedGroup(
+                "COCO_instance_segmentation", "COCO instance segmentation", "coco", mask, (schedule, single)
+            ),
         ),
     )
 
@@ -169,7 +171,7 @@ def table3() -> Published:
         "table3",
         "Which branch is masked, the paper's Table 3",
         ("top1", "top1_best"),
-        (Group("not_stated_on_poster", "Top1", "imagenet100", {"top1": ""}, (setting,), setting),),
+        (PublishedGroup("not_stated_on_poster", "Top1", "imagenet100", {"top1": ""}, (setting,), setting),),
         task="linear",
     )
 
@@ -177,7 +179,9 @@ def table3() -> Published:
 TABLES = {"table1": table1, "table2": table2, "table3": table3}
 
 
-def _load(name: str, title: str, metrics: tuple[str, ...], groups: tuple[Group, ...], *, task: str = "") -> Published:
+def _load(
+    name: str, title: str, metrics: tuple[str, ...], groups: tuple[PublishedGroup, ...], *, task: str = ""
+) -> Published:
     with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     bases = {line["framework"]: line["method"] for line in lines if line["method_family"] == "baseline"}
@@ -190,7 +194,7 @@ def _load(name: str, title: str, metrics: tuple[str, ...], groups: tuple[Group, 
     return Published(name, title, task, metrics, groups, rows, values)
 
 
-def _row(line: dict[str, str], bases: dict[str, str]) -> Row:
+def _row(line: dict[str, str], bases: dict[str, str]) -> PublishedRow:
     base, method, strategy = bases.get(line["framework"]), line["method"], line["strategy"]
     label = method if base is None or method == base else f"{base} + {method}"
     label += f", {STRATEGIES[strategy]}" if strategy in STRATEGIES else ""
@@ -198,4 +202,4 @@ def _row(line: dict[str, str], bases: dict[str, str]) -> Row:
     if branch := line.get("mask_branch"):  # Table 3 compares the branches of one strategy
         label += f" ({branch} masked)" if branch != "none" else ""
         block = strategy
-    return Row(line["row"], label, line["framework"], block)
+    return PublishedRow(line["row"], label, line["framework"], block)

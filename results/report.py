@@ -16,7 +16,7 @@ from repro.errors import UserError
 from repro.files import write_text
 from repro.html import data_uri
 from results.checklist import checklist
-from results.claims import VERDICTS, Finding, count, judge, method_note
+from results.claims import VERDICTS, Verdict, count, judge, method_note
 from results.doubts import doubts
 from results.explain import Recipe, changed, describe
 from results.html import page
@@ -137,7 +137,7 @@ def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, s
     }
 
 
-def _untested(findings: Sequence[Finding]) -> dict[str, str]:
+def _untested(findings: Sequence[Verdict]) -> dict[str, str]:
     """Claims without a pair of runs: what they say -> `15 in table1, 54 in table2`."""
     counted = Counter((f.claim.says, f.claim.table) for f in findings if not f.comparison.n)
     found: dict[str, list[str]] = {}

@@ -10,8 +10,8 @@ from repro.errors import UserError
 from results.absence import missing_seeds, reason, unfinished, without_result
 from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
-from results.layout import Cell, Group, Line, Table
-from results.published import CELL_CAVEATS, Published, Row, published, ranks
+from results.layout import Cell, ColumnGroup, Line, Table
+from results.published import CELL_CAVEATS, Published, PublishedRow, published, ranks
 from results.runs import RunRecord
 
 Rows = Literal["ours", "all"]
@@ -124,7 +124,7 @@ def _nothing(frame: pd.DataFrame, paper: Published, metric: str) -> UserError:
     return UserError(f"no {what} among the results (found: {found}); evaluate a run or name another metric")
 
 
-def _rows(chosen: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[Row]:
+def _rows(chosen: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[PublishedRow]:
     """List the rows by block; a method that the paper does not have stands last in its framework's block."""
     run = dict(zip(chosen["method"], chosen["framework"], strict=True))
     begun = {*run, *started}
@@ -133,12 +133,12 @@ def _rows(chosen: pd.DataFrame, paper: Published, started: Sequence[str], *, eve
     known = {row.method for name in ("table1", "table3") for row in published(name).rows.values()}
     for method in sorted(run.keys() - known):
         block = run[method] if run[method] in blocks[1:] else "other"
-        rows.append(Row(method, method, run[method], block))
+        rows.append(PublishedRow(method, method, run[method], block))
     return sorted(rows, key=lambda row: [*blocks, "other"].index(row.block))
 
 
 def _records(
-    shown: list[Row], columns: list[Column], chosen: pd.DataFrame, runs: Sequence[RunRecord], paper: Published
+    shown: list[PublishedRow], columns: list[Column], chosen: pd.DataFrame, runs: Sequence[RunRecord], paper: Published
 ) -> pd.DataFrame:
     """Lay out one line per row, column group and metric: the numbers that every format prints."""
     lines = [
@@ -165,7 +165,7 @@ def _parts(column: Column, chosen: pd.DataFrame) -> dict[tuple[str, str], pd.Dat
 
 
 def _record(
-    row: Row, index: int, column: Column, metric: str, part: pd.DataFrame | None, paper: Published
+    row: PublishedRow, index: int, column: Column, metric: str, part: pd.DataFrame | None, paper: Published
 ) -> dict[str, Any]:
     as_published = not paper.metrics or metric in paper.metrics
     value = paper.values.get((row.method, column.group.name, dict(column.metrics)[metric])) if as_published else None
@@ -220,7 +220,7 @@ def _watermark(scales: Sequence[str]) -> str:
 def _table(
     records: pd.DataFrame,
     chosen: pd.DataFrame,
-    shown: list[Row],
+    shown: list[PublishedRow],
     columns: list[Column],
     paper: Published,
     only: Only,
@@ -242,7 +242,7 @@ def _table(
     return Table(paper.name, _title(paper, records, only), watermark, groups, blocks, tuple(notes.texts), data)
 
 
-def _blocks(shown: Sequence[Row], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
+def _blocks(shown: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
     return tuple(
         tuple(Line(row.label, tuple(cells[row.method]), row.method) for row in shown if row.block == block)
         for block in dict.fromkeys(row.block for row in shown)
@@ -285,7 +285,7 @@ def _descriptions(columns: list[Column], chosen: pd.DataFrame) -> list[str]:
     return texts
 
 
-def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str]) -> Group:
+def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str]) -> ColumnGroup:
     metric = column.metrics[0][0]
     beside, apart = list(column.group.caveats), []
     if paper.metrics and metric not in paper.metrics:
@@ -310,7 +310,7 @@ def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: 
         for _, shown in column.metrics
         for kind in kinds
     ]
-    return Group(Cell(column.title, marks=(number,)), tuple(cells))
+    return ColumnGroup(Cell(column.title, marks=(number,)), tuple(cells))
 
 
 def _cells(record: dict[Any, Any], notes: _Notes, best: int, column: Column, *, dirt_is_news: bool) -> dict[str, Cell]:
@@ -335,7 +335,7 @@ def _paper_alone(paper: Published) -> Table:
     columns = paper_columns(paper)
     notes, best = _Notes([]), paper.ranks()
     groups = tuple(
-        Group(
+        ColumnGroup(
             Cell(column.group.title, marks=notes.mark(*column.group.caveats)),
             tuple(Cell(shown or "published") for _, shown in column.metrics),
         )

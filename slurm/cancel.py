@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from slurm.ledger import Submission
-from slurm.queue import Snapshot, scancel
+from slurm.queue import QueueSnapshot, scancel
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Cancelled:
     trouble: str = ""
 
 
-def cancel(entries: Iterable[Submission], queue: Snapshot, *, dry_run: bool = False) -> Cancelled:
+def cancel(entries: Iterable[Submission], queue: QueueSnapshot, *, dry_run: bool = False) -> Cancelled:
     """Tell every job that runs or waits to end; each saves a checkpoint first, and can go on later.
 
     Args:

@@ -12,9 +12,9 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from slurm.ledger import Ledger, Submission
-from slurm.queue import Snapshot
+from slurm.queue import QueueSnapshot
 from slurm.snapshot import CODE
-from slurm.status import LIVE, Key, State, finished, jobs_of, row
+from slurm.status import LIVE, State, TrackedJob, finished, jobs_of, row
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
 """Names that `repro.files.write_atomically` gives to what it has not finished."""
@@ -32,7 +32,7 @@ class Leftover:
     """Bytes."""
 
 
-def leftovers(ledger: Ledger, queue: Snapshot) -> list[Leftover]:
+def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     """Everything in a sweep's folder that no job will miss.
 
     Checkpoints and features of runs all of whose tasks are done; their locks; submitit's files of jobs that are done or
@@ -50,7 +50,7 @@ def leftovers(ledger: Ledger, queue: Snapshot) -> list[Leftover]:
     }
     busy = {key for key, state in states.items() if state in LIVE | {State.unknown}}
     busy |= {entry.key for entry in ledger.submissions() if queue.live(entry) is not False}
-    by_folder: dict[str, list[Key]] = defaultdict(list)
+    by_folder: dict[str, list[TrackedJob]] = defaultdict(list)
     for key in jobs:
         by_folder[key[0]].append(key)
     found: list[Leftover] = []
@@ -78,7 +78,7 @@ def remove(found: Sequence[Leftover]) -> None:
             raise UserError(f"cannot remove {leftover.path}: {error.strerror}; mend: its permissions") from error
 
 
-def _of_run(sweep: Path, folder: str, keys: Sequence[Key], now: float) -> Iterator[Leftover]:
+def _of_run(sweep: Path, folder: str, keys: Sequence[TrackedJob], now: float) -> Iterator[Leftover]:
     place = RunFolder(sweep / folder)
     if place.pretrained and place.checkpoints.is_dir():
         yield _leftover(place.checkpoints, "checkpoints of a finished pretraining")
@@ -94,7 +94,7 @@ def _of_run(sweep: Path, folder: str, keys: Sequence[Key], now: float) -> Iterat
             yield _leftover(path, "half written by a process that was killed")
 
 
-def _of_submissions(ledger: Ledger, queue: Snapshot, states: dict[tuple[str, str], State]) -> Iterator[Leftover]:
+def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: dict[tuple[str, str], State]) -> Iterator[Leftover]:
     newest = ledger.newest()
     of_folder: dict[str, list[Submission]] = defaultdict(list)
     for entry in ledger.submissions():
@@ -106,7 +106,7 @@ def _of_submissions(ledger: Ledger, queue: Snapshot, states: dict[tuple[str, str
             yield _leftover(place, "logs and pickles of jobs that are done or were handed over again")
 
 
-def _of_code(ledger: Ledger, queue: Snapshot) -> Iterator[Leftover]:
+def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:
     live = {entry.submission for entry in ledger.submissions() if queue.live(entry) is not False}
     scripts = [path.read_text() for name in live for path in (ledger.logs / name).glob("*.sh")]
     unclear = any(not list((ledger.logs / name).glob("*.sh")) for name in live)

@@ -24,10 +24,9 @@ from slurm.graph import Graph, Job, Key
 from slurm.job import Call, write_order
 from slurm.ledger import Ledger, Submission
 from slurm.profile import Cluster
-from slurm.queue import Snapshot as Queue
-from slurm.queue import scancel, snapshot
+from slurm.queue import QueueSnapshot, scancel, snapshot
 from slurm.sbatch import SlurmExecutor, parameters
-from slurm.snapshot import Snapshot
+from slurm.snapshot import CodeSnapshot
 
 LAUNCHING_SECONDS = 600.0
 """How long a launch waits for another one of the same sweep to be through."""
@@ -50,7 +49,7 @@ class Outcome:
     """Name of the job -> why."""
 
 
-def submit(graph: Graph, cluster: Cluster, code: Snapshot | None, console: Console) -> Outcome:
+def submit(graph: Graph, cluster: Cluster, code: CodeSnapshot | None, console: Console) -> Outcome:
     """Hand what is missing to Slurm and return.
 
     Args:
@@ -97,7 +96,7 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
         ids |= dict.fromkeys(batch.keys, f"<{batch.name}>")
 
 
-def adopt(ledger: Ledger, queue: Queue) -> None:
+def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
     """Complete what a killed launcher left half done: write down the ids of jobs that went out nevertheless.
 
     It may not have had the time to give submitit's pickles the names by which the jobs look for them.
@@ -132,7 +131,7 @@ def _launching(place: Path) -> Iterator[None]:
         yield
 
 
-def _live(ledger: Ledger, queue: Queue, console: Console) -> dict[Key, Parent]:
+def _live(ledger: Ledger, queue: QueueSnapshot, console: Console) -> dict[Key, Parent]:
     """What is queued or running; what waits for something that never comes is taken out of the queue."""
     entries = ledger.submissions()
     stuck = [e.job for e in entries if e.job in queue.jobs and queue.jobs[e.job].reason == "DependencyNeverSatisfied"]
@@ -153,7 +152,7 @@ def _hand_over(
     batch: Batch,
     graph: Graph,
     cluster: Cluster,
-    code: Snapshot | None,
+    code: CodeSnapshot | None,
     ledger: Ledger,
     submitted: Mapping[Key, str],
 ) -> dict[Key, str]:

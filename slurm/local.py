@@ -23,7 +23,7 @@ from slurm.graph import Graph, Job
 from slurm.launch import Outcome, call_of, entry_of
 from slurm.ledger import Ledger
 from slurm.profile import Cluster
-from slurm.queue import Snapshot as Queue
+from slurm.queue import QueueSnapshot
 from slurm.sbatch import KEEP_MEMORY
 
 POLL_SECONDS = 0.5
@@ -106,7 +106,7 @@ class _Here:
         if not ready:
             return []
         newest = self.ledger.newest()
-        queue = Queue()
+        queue = QueueSnapshot()
         mine = []
         for job in ready:
             entry = newest.get(self.graph.key(job))

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from repro.bench.throughput import Kind, Measurement, kind_of, record_file, recorded
+from repro.bench.throughput import Kind, StepMeasurement, kind_of, record_file, recorded
 from repro.data.catalogue import DATASETS
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
@@ -37,7 +37,7 @@ WARM_ROWS = 2
 
 
 @dataclass(frozen=True)
-class Cost:
+class JobCost:
     """Of one job that is still to do; nothing of one that is done."""
 
     seconds: float | None = 0.0
@@ -63,7 +63,7 @@ class Evidence:
     """Images per second, bytes of the folder, and name of a run of the kind."""
     durations: Mapping[tuple[str, ...], float]
     """Seconds by task, data set, protocol, architecture and crop."""
-    steps: Mapping[Kind, Measurement]
+    steps: Mapping[Kind, StepMeasurement]
     """From `salmask bench step`."""
 
 
@@ -100,7 +100,7 @@ def _rate(metrics: Path) -> float | None:
     return statistics.median(warm) if warm else None
 
 
-def estimate(graph: Graph, cluster: Cluster | None, evidence: Evidence | None = None) -> dict[Key, Cost]:
+def estimate(graph: Graph, cluster: Cluster | None, evidence: Evidence | None = None) -> dict[Key, JobCost]:
     """The cost of every job.
 
     Args:
@@ -111,10 +111,10 @@ def estimate(graph: Graph, cluster: Cluster | None, evidence: Evidence | None = 
     if evidence is None:
         others = sorted(path.parent for path in graph.place.parent.glob("*/jobs.jsonl"))
         evidence = gather([graph.place, *(path for path in others if path != graph.place)], record_file())
-    return {graph.key(job): Cost() if job.done else _cost(job, cluster, evidence) for job in graph.jobs}
+    return {graph.key(job): JobCost() if job.done else _cost(job, cluster, evidence) for job in graph.jobs}
 
 
-def _cost(job: Job, cluster: Cluster | None, evidence: Evidence) -> Cost:
+def _cost(job: Job, cluster: Cluster | None, evidence: Evidence) -> JobCost:
     resources = cluster.resources_of(job.task) if cluster else None
     gpus = max(1, resources.nodes * resources.gpus) if resources else 1
     processes = resources.nodes * resources.tasks_per_node if resources else 1
@@ -123,29 +123,29 @@ def _cost(job: Job, cluster: Cluster | None, evidence: Evidence) -> Cost:
     return _evaluation(job, gpus, evidence)
 
 
-def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> Cost:
+def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> JobCost:
     images, kind = train_images(run), kind_of(run)
     if images is None:
-        return Cost(None, gpus, None, f"nobody knows how many images {run.data.dataset} has; mend: --root")
+        return JobCost(None, gpus, None, f"nobody knows how many images {run.data.dataset} has; mend: --root")
     if kind in evidence.runs:
         rate, size, name = evidence.runs[kind]
-        return Cost(run.optimization.epochs * images / rate, gpus, size, f"run {name}, {rate:.0f} images/s")
+        return JobCost(run.optimization.epochs * images / rate, gpus, size, f"run {name}, {rate:.0f} images/s")
     if kind in evidence.steps:
         measured = evidence.steps[kind]
         rate = measured.images_per_second * processes / measured.processes
         scaled = (
             "" if processes == measured.processes else f", scaled from {measured.processes} to {processes} processes"
         )
-        return Cost(
+        return JobCost(
             run.optimization.epochs * images / rate,
             gpus,
             KEPT * measured.checkpoint_bytes + measured.backbone_bytes,
             f"bench step on {measured.device}, {measured.images_per_second:.0f} images/s{scaled}",
         )
-    return Cost(None, gpus, None, NEVER)
+    return JobCost(None, gpus, None, NEVER)
 
 
-def _evaluation(job: Job, gpus: int, evidence: Evidence) -> Cost:
+def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
     run = job.run
     evaluation = Evaluation.parse(job.task, run)
     took = [
@@ -154,13 +154,13 @@ def _evaluation(job: Job, gpus: int, evidence: Evidence) -> Cost:
     ]
     known = [seconds for seconds in took if seconds is not None]
     if known and len(known) == len(took):
-        return Cost(max(known), gpus, 0, "recorded results of the same protocol")
+        return JobCost(max(known), gpus, 0, "recorded results of the same protocol")
     measured = evidence.steps.get(kind_of(run))
     images = train_images(run) if evaluation.dataset == run.data.dataset else _published(evaluation.dataset)
     if evaluation.task == "linear" and measured and images:
         seconds = run.probe.epochs * images / measured.forward_images_per_second
-        return Cost(seconds, gpus, 0, f"forward pass on {measured.device}, at least")
-    return Cost(None, gpus, 0, "no such evaluation was recorded yet")
+        return JobCost(seconds, gpus, 0, f"forward pass on {measured.device}, at least")
+    return JobCost(None, gpus, 0, "no such evaluation was recorded yet")
 
 
 def train_images(run: Run) -> int | None:
@@ -177,7 +177,7 @@ def _published(dataset: str) -> int | None:
     return DATASETS[dataset].expected.get("train") if dataset in DATASETS else None
 
 
-def within_budget(graph: Graph, costs: Mapping[Key, Cost], gpu_hours: float) -> tuple[Graph, list[str]]:
+def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) -> tuple[Graph, list[str]]:
     """What fits a budget: whole runs with all of their tasks, the first seed of every method before the second.
 
     A run that does not fit is left out with everything after it, so that the methods keep equally many seeds but one.
@@ -207,7 +207,7 @@ def within_budget(graph: Graph, costs: Mapping[Key, Cost], gpu_hours: float) -> 
     return graph.without(gone), [f"{job.run.method} s{job.run.seed}" for job in gone]
 
 
-def wall_seconds(graph: Graph, costs: Mapping[Key, Cost], slots: int) -> float:
+def wall_seconds(graph: Graph, costs: Mapping[Key, JobCost], slots: int) -> float:
     """How long it takes with so many jobs at a time, each started as soon as it can be; unknown jobs take no time.
 
     Args:
@@ -234,7 +234,13 @@ def wall_seconds(graph: Graph, costs: Mapping[Key, Cost], slots: int) -> float:
 
 
 def print_plan(
-    graph: Graph, costs: Mapping[Key, Cost], cluster: Cluster | None, parallel: int, console: Console, *, as_json: bool
+    graph: Graph,
+    costs: Mapping[Key, JobCost],
+    cluster: Cluster | None,
+    parallel: int,
+    console: Console,
+    *,
+    as_json: bool,
 ) -> None:
     """Print the graph, counts and costs.
 
@@ -282,7 +288,7 @@ def _slots(cluster: Cluster | None, parallel: int) -> int:
     return 1 if cluster.executor == "debug" else cluster.throttle
 
 
-def _row(graph: Graph, job: Job, cost: Cost) -> dict[str, object]:
+def _row(graph: Graph, job: Job, cost: JobCost) -> dict[str, object]:
     parent = graph.parent(job)
     return {
         "job": job.name,
@@ -296,7 +302,7 @@ def _row(graph: Graph, job: Job, cost: Cost) -> dict[str, object]:
     }
 
 
-def _table(graph: Graph, costs: Mapping[Key, Cost]) -> Table:
+def _table(graph: Graph, costs: Mapping[Key, JobCost]) -> Table:
     """A line a method: its seeds, and of each task what is to do."""
     page = Table(box=None, pad_edge=False)
     for head in ("method", "seeds", *graph.tasks, "GPU-hours"):

@@ -27,11 +27,11 @@ REPORT_SECONDS = 30.0
 FOLDER = ".doctor"
 
 Finding = dict[str, str]
-"""`check`, `verdict` (`ok`, `note` or `wrong`), `found`, `mend`: a `repro.doctor.Finding`, as JSON keeps it."""
+"""`check`, `verdict` (`ok`, `note` or `wrong`), `found`, `mend`: a `repro.doctor.Diagnosis`, as JSON keeps it."""
 
 
 @dataclass(frozen=True)
-class Probe:
+class NodeProbe:
     """What runs on the node; what submitit pickles."""
 
     place: Path
@@ -69,7 +69,7 @@ def probe(cluster: Cluster, console: Console, *, wait: float) -> list[Finding]:
     folder = cluster.place.absolute() / FOLDER / name
     asked = replace(cluster.resources_of(PRETRAIN), time=MINUTES)
     batch = Batch(name, "probe", ((".", "probe"),), asked)
-    call = Probe(cluster.place.absolute(), folder / "report.json", asked.gpus, asked.cpus, time.time())
+    call = NodeProbe(cluster.place.absolute(), folder / "report.json", asked.gpus, asked.cpus, time.time())
     started = time.monotonic()
     job = _submit(call, batch, cluster, folder)
     with console.status(f"job {job}: queued"):
@@ -77,7 +77,7 @@ def probe(cluster: Cluster, console: Console, *, wait: float) -> list[Finding]:
     return _findings(job, queued, call.report, folder, time.monotonic() - started)
 
 
-def _submit(call: Probe, batch: Batch, cluster: Cluster, folder: Path) -> str:
+def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> str:
     queue = snapshot()
     if queue.trouble:
         raise UserError(f"{queue.trouble}; mend: call this on a login node of the cluster")

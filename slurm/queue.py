@@ -67,7 +67,7 @@ class QueuedJob:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class QueueSnapshot:
     """The queue at one moment."""
 
     jobs: Mapping[str, QueuedJob] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Snapshot:
         return job.live
 
 
-def snapshot(gone: Collection[str] = (), *, user: str = "") -> Snapshot:
+def snapshot(gone: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     """Ask Slurm: `squeue` once, and `sacct` once where `gone` names jobs that it no longer lists.
 
     Args:
@@ -111,7 +111,7 @@ def snapshot(gone: Collection[str] = (), *, user: str = "") -> Snapshot:
         user: whose queue, several names with commas; empty: one's own.
     """
     if not shutil.which("squeue"):
-        return Snapshot(trouble="there is no squeue on this machine")
+        return QueueSnapshot(trouble="there is no squeue on this machine")
     whose = [f"--user={user}"] if user else ["--me"]
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
     lines, trouble = _ask(["squeue", "--noheader", "--array", "--states=all", *whose, "-O", columns], SQUEUE_SECONDS)
@@ -123,7 +123,7 @@ def snapshot(gone: Collection[str] = (), *, user: str = "") -> Snapshot:
         lines, refusal = _ask([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
         accounting = not refusal
         jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
-    return Snapshot(jobs, trouble, accounting)
+    return QueueSnapshot(jobs, trouble, accounting)
 
 
 def parse_squeue(line: str) -> Iterator[QueuedJob]:

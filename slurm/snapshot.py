@@ -27,7 +27,7 @@ CODE = "code"
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class CodeSnapshot:
     """Code that does not change."""
 
     path: Path
@@ -36,7 +36,7 @@ class Snapshot:
     dirty: bool
 
 
-def take(place: Path, *, allow_dirty: bool, tree: Path | None = None) -> Snapshot:
+def take(place: Path, *, allow_dirty: bool, tree: Path | None = None) -> CodeSnapshot:
     """Copy the code that runs, unless the same state was copied before.
 
     Args:
@@ -64,7 +64,7 @@ def take(place: Path, *, allow_dirty: bool, tree: Path | None = None) -> Snapsho
     return _take_edited(tree, place, commit)
 
 
-def _take_edited(tree: Path, place: Path, commit: str) -> Snapshot:
+def _take_edited(tree: Path, place: Path, commit: str) -> CodeSnapshot:
     """Archive a work tree as it is, through an index of our own: the user's is not touched."""
     with tempfile.TemporaryDirectory() as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
@@ -77,16 +77,16 @@ def _take_edited(tree: Path, place: Path, commit: str) -> Snapshot:
     return _unpacked(place, name, commit, _archive(tree, content), dirty=True)
 
 
-def _unpacked(place: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> Snapshot:
+def _unpacked(place: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> CodeSnapshot:
     target = place / CODE / name
     if not target.exists():
         with new_folder(target) as part, tarfile.open(fileobj=BytesIO(archive)) as tar:
             tar.extractall(part, filter="data")
             _mark(part, commit, dirty=dirty)
-    return Snapshot(target.resolve(), commit, dirty)
+    return CodeSnapshot(target.resolve(), commit, dirty)
 
 
-def _copy_packages(tree: Path, place: Path, *, allow_dirty: bool) -> Snapshot:
+def _copy_packages(tree: Path, place: Path, *, allow_dirty: bool) -> CodeSnapshot:
     if not allow_dirty:
         raise UserError(
             f"{tree} is no git checkout, so the commit that jobs run could not be told; mend: install from a clone, or "
@@ -102,7 +102,7 @@ def _copy_packages(tree: Path, place: Path, *, allow_dirty: bool) -> Snapshot:
             for package in PACKAGES:
                 shutil.copytree(tree / package, part / package, ignore=shutil.ignore_patterns("__pycache__"))
             _mark(part, "unknown", dirty=True)
-    return Snapshot(target.resolve(), "unknown", dirty=True)
+    return CodeSnapshot(target.resolve(), "unknown", dirty=True)
 
 
 def _mark(folder: Path, commit: str, *, dirty: bool) -> None:

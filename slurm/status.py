@@ -22,7 +22,7 @@ from repro.runs.records import Result, read
 from repro.runs.status import PRETRAIN, Status
 from slurm.ledger import REPORT, Ledger, Submission
 from slurm.logs import last_line, tail
-from slurm.queue import QueuedJob, Snapshot
+from slurm.queue import QueuedJob, QueueSnapshot
 
 CLOCKS_SECONDS = 5.0
 """By how much the clocks of two machines of a cluster may differ."""
@@ -84,12 +84,12 @@ REASONS: Mapping[str, str] = {
 }
 """Slurm's reasons, by their beginnings, in words."""
 
-Key = tuple[str, str, Submission | None]
+TrackedJob = tuple[str, str, Submission | None]
 """Folder relative to the sweep's, task, and the submission made last; None: no launcher knows of it."""
 
 
 @dataclass(frozen=True)
-class Row:
+class JobRow:
     """One job: a task of a run."""
 
     run: str
@@ -114,7 +114,7 @@ class Row:
     """Since its last sign of life."""
 
 
-def jobs_of(ledger: Ledger) -> list[Key]:
+def jobs_of(ledger: Ledger) -> list[TrackedJob]:
     """Every job of a sweep: what its ledger names, and what its folders hold besides."""
     found: dict[tuple[str, str], Submission | None] = dict(ledger.newest())
     for path in sorted(ledger.sweep.glob("*/s*/")):
@@ -127,7 +127,7 @@ def jobs_of(ledger: Ledger) -> list[Key]:
     return [(*key, found[key]) for key in keys]
 
 
-def ids_to_ask(sweep: Path, jobs: Iterable[Key]) -> list[str]:
+def ids_to_ask(sweep: Path, jobs: Iterable[TrackedJob]) -> list[str]:
     """Slurm's ids of the jobs without a result: those whose end it would be good to know."""
     return [
         entry.job
@@ -136,7 +136,7 @@ def ids_to_ask(sweep: Path, jobs: Iterable[Key]) -> list[str]:
     ]
 
 
-def rows(ledger: Ledger, queue: Snapshot, now: float) -> list[Row]:
+def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
     """The state of every job of a sweep.
 
     Args:
@@ -147,13 +147,13 @@ def rows(ledger: Ledger, queue: Snapshot, now: float) -> list[Row]:
     return [row(ledger.sweep, key, queue, now) for key in jobs_of(ledger)]
 
 
-def row(sweep: Path, key: Key, queue: Snapshot, now: float) -> Row:
+def row(sweep: Path, key: TrackedJob, queue: QueueSnapshot, now: float) -> JobRow:
     """The state of one job; see `rows`."""
     folder, task, entry = key
     place = RunFolder(sweep / folder)
     status, broken = _status_of(place, task)
     name = sweep.resolve().name if task == REPORT else f"{place.path.parent.name} {place.path.name.split('-')[0]}"
-    row = Row(name, task, State.failed, folder, broken, job=entry.job if entry else "")
+    row = JobRow(name, task, State.failed, folder, broken, job=entry.job if entry else "")
     if status is not None:
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
         row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1))
@@ -179,13 +179,13 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
     return bool(found and (said_so or not entry or not entry.protocol or _asked_for(found, entry)))
 
 
-def counts(table: Sequence[Row]) -> dict[str, int]:
+def counts(table: Sequence[JobRow]) -> dict[str, int]:
     """How many jobs are in each state, without zeros."""
     found = Counter(row.state for row in table)
     return {state.value: found[state] for state in State if found[state]}
 
 
-def as_json_of(table: Sequence[Row], sweep: Path, queue: Snapshot) -> dict[str, Any]:
+def as_json_of(table: Sequence[JobRow], sweep: Path, queue: QueueSnapshot) -> dict[str, Any]:
     """What `salmask status --json` prints for a sweep."""
     return {
         "sweep": sweep.resolve().name,
@@ -200,7 +200,7 @@ def as_json_of(table: Sequence[Row], sweep: Path, queue: Snapshot) -> dict[str, 
 
 
 def _judge(
-    sweep: Path, status: Status | None, entry: Submission | None, queue: Snapshot, now: float
+    sweep: Path, status: Status | None, entry: Submission | None, queue: QueueSnapshot, now: float
 ) -> tuple[State, str]:
     job = queue.find(entry) if entry else None
     live = queue.live(entry) if entry else None
@@ -238,7 +238,7 @@ def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tupl
 
 
 def _never_said_a_word(
-    sweep: Path, entry: Submission | None, job: QueuedJob | None, live: bool | None, queue: Snapshot
+    sweep: Path, entry: Submission | None, job: QueuedJob | None, live: bool | None, queue: QueueSnapshot
 ) -> tuple[State, str]:
     if entry is None:
         return State.planned, "not started"
@@ -341,7 +341,7 @@ def _asked_for(found: Sequence[Result], entry: Submission | None) -> list[Result
     return [row for row in found if row.protocol in wanted or without_batch(row.protocol) in wanted]
 
 
-def _with_result(row: Row, place: RunFolder, task: str, entry: Submission | None) -> Row:
+def _with_result(row: JobRow, place: RunFolder, task: str, entry: Submission | None) -> JobRow:
     row = replace(row, state=State.done, silent_s=None, note="")
     if task == PRETRAIN:
         return replace(row, images_per_second=pace(place.metrics)[1])
@@ -354,7 +354,7 @@ def _with_result(row: Row, place: RunFolder, task: str, entry: Submission | None
     return replace(row, metric=metric, value=newest.value, note=f"{newest.protocol}, {newest.dataset}")
 
 
-def _with_pace(row: Row, place: RunFolder, task: str) -> Row:
+def _with_pace(row: JobRow, place: RunFolder, task: str) -> JobRow:
     name, _, dataset = task.partition("@")
     if task == PRETRAIN:
         files = [place.metrics]

@@ -19,8 +19,8 @@ from slurm.clean import leftovers, remove
 from slurm.ledger import Ledger
 from slurm.logs import follow, log_files
 from slurm.places import Place, all_sweeps, find_place
-from slurm.queue import Snapshot, snapshot
-from slurm.status import ENDED_BADLY, LIVE, Row, State, as_json_of, counts, duration, ids_to_ask, jobs_of, rows
+from slurm.queue import QueueSnapshot, snapshot
+from slurm.status import ENDED_BADLY, LIVE, JobRow, State, as_json_of, counts, duration, ids_to_ask, jobs_of, rows
 
 COLOURS = {
     State.done: "green",
@@ -214,13 +214,13 @@ def mount(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _look(places: Sequence[Place]) -> tuple[list[list[Row]], Snapshot]:
+def _look(places: Sequence[Place]) -> tuple[list[list[JobRow]], QueueSnapshot]:
     """The rows of each place, with one look at the queue for all of them."""
     ledgers = [Ledger(place.sweep) for place in places]
     known = [job for ledger in ledgers for job in ids_to_ask(ledger.sweep, jobs_of(ledger))]
     # Where no job was handed to Slurm, it has nothing to tell, and is not missed.
     asked = known or any(_on_slurm(ledger) for ledger in ledgers)
-    queue = snapshot(known, user=_owners(ledgers)) if asked else Snapshot()
+    queue = snapshot(known, user=_owners(ledgers)) if asked else QueueSnapshot()
     tables = [rows(ledger, queue, time.time()) for ledger in ledgers]
     return [
         [row for row in table if place.folder in ("", row.folder)] for place, table in zip(places, tables, strict=True)
@@ -239,7 +239,7 @@ def _owners(ledgers: Sequence[Ledger]) -> str:
         return ""
 
 
-def _shown(places: Sequence[Place], seen: Sequence[Sequence[Row]], queue: Snapshot) -> RenderableType:
+def _shown(places: Sequence[Place], seen: Sequence[Sequence[JobRow]], queue: QueueSnapshot) -> RenderableType:
     parts: list[RenderableType] = []
     for place, table in zip(places, seen, strict=True):
         summary = ", ".join(f"{number} {state}" for state, number in counts(table).items()) or "nothing yet"
@@ -249,7 +249,7 @@ def _shown(places: Sequence[Place], seen: Sequence[Sequence[Row]], queue: Snapsh
     return Group(*parts)
 
 
-def _table(table: Sequence[Row]) -> Table:
+def _table(table: Sequence[JobRow]) -> Table:
     cells = [
         {
             "run": row.run,
@@ -274,13 +274,13 @@ def _table(table: Sequence[Row]) -> Table:
     return shown
 
 
-def _progress(row: Row) -> str:
+def _progress(row: JobRow) -> str:
     if row.state is State.done or not row.steps:
         return ""
     return f"{100 * row.step / row.steps:.0f} % ({row.step}/{row.steps})"
 
 
-def _note(row: Row) -> str:
+def _note(row: JobRow) -> str:
     number = f"{row.metric} {row.value:.2f}" if row.value is not None else ""
     attempt = f"attempt {row.attempt}" if row.attempt > 1 and row.state is not State.done else ""
     return ", ".join(part for part in (number, attempt, row.note) if part)

@@ -8,7 +8,7 @@ import pytest
 from training_samples import CPU, TINY, tiny, with_random_backbone
 
 from repro.data.annotations.scenes_export import write_coco, write_voc
-from repro.runs.detection import VOC, Detection
+from repro.runs.detection import VOC, DetectionSettings
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
@@ -66,10 +66,10 @@ def planned(run: Run, folder: RunFolder, data: DetectionData, task: str = VOC) -
 
 
 def config(
-    settings: Detection | None = None, *, arch: str = "resnet50", schedule: str = "voc_24k", devices: int = 8
+    settings: DetectionSettings | None = None, *, arch: str = "resnet50", schedule: str = "voc_24k", devices: int = 8
 ) -> tuple[CfgNode, Scaling]:
     return build_config(
-        settings or Detection(),
+        settings or DetectionSettings(),
         schedule=schedule,
         arch=arch,
         classes=20,

@@ -14,8 +14,8 @@ from repro.runs.folder import RunFolder
 from repro.runs.records import append
 from repro.runs.run import Run
 from slurm.ledger import Ledger, Submission
-from slurm.queue import QueuedJob, Snapshot
-from slurm.status import Row, row
+from slurm.queue import QueuedJob, QueueSnapshot
+from slurm.status import JobRow, row
 
 NOW = 1_800_000_000.0
 RUN = tiny()
@@ -84,19 +84,21 @@ class Sweep:
         ]
         append(self.folder.results, rows)
 
-    def row(self, queue: Snapshot, task: str = "pretrain", *, entry: bool = True) -> Row:
+    def row(self, queue: QueueSnapshot, task: str = "pretrain", *, entry: bool = True) -> JobRow:
         newest = self.ledger.newest().get((self.key, task)) if entry else None
         return row(self.place, (self.key, task, newest), queue, NOW)
 
 
-def queue_of(state: str, reason: str = "", *, job: str = "812", start: float | None = -600.0, **more: Any) -> Snapshot:
+def queue_of(
+    state: str, reason: str = "", *, job: str = "812", start: float | None = -600.0, **more: Any
+) -> QueueSnapshot:
     """A queue with one job, times relative to now."""
     times = {name: None if t is None else NOW + t for name, t in {"start": start, "end": more.pop("end", None)}.items()}
-    return Snapshot({job: QueuedJob(job, more.pop("name", "x"), state, reason, **times, nodes="n3", **more)})
+    return QueueSnapshot({job: QueuedJob(job, more.pop("name", "x"), state, reason, **times, nodes="n3", **more)})
 
 
-GONE = Snapshot()
-SILENT = Snapshot(trouble="squeue: slurm_load_jobs error: Unable to contact slurm controller")
+GONE = QueueSnapshot()
+SILENT = QueueSnapshot(trouble="squeue: slurm_load_jobs error: Unable to contact slurm controller")
 
 
 class FakeSlurm:

@@ -21,7 +21,7 @@ from repro.methods.audit import OURS, RANDOM, RELEASED, Audit, Hidden, ObjectMas
 from repro.methods.audit_page import write
 from repro.runs.choices import Backend, Branch, Guidance, Source, Strategy
 from repro.runs.run import Run
-from repro.runs.sections import Fidelity
+from repro.runs.sections import FidelitySettings
 from repro.saliency.localizer import Localizer
 from repro.scenes.dataset import Instance, Scene, Scenes
 from repro.training import learner
@@ -190,7 +190,7 @@ def test_three_ways_of_choosing_patches_and_a_fourth_where_the_row_is_none_of_th
     assert variants(switched)["mocov2+ours-hp-released-noise"] == switched
     of_simclr = variants(tiny("simclr+ours-hp", LARGE))[RELEASED].fidelity
     assert of_simclr == replace(
-        Fidelity(**dict.fromkeys(vars(Fidelity()), Source.released)), hard_negative=Source.paper
+        FidelitySettings(**dict.fromkeys(vars(FidelitySettings()), Source.released)), hard_negative=Source.paper
     )
 
 

@@ -23,7 +23,7 @@ from repro.data.flowers import eighty_ten_ten, official
 from repro.data.subsets import Subset, apportion, divide, join, share_of, sizes
 from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.runs.sections import Scenes
+from repro.runs.sections import ScenesSettings
 
 pytestmark = pytest.mark.usefixtures("miniatures")
 
@@ -175,7 +175,7 @@ def test_caltech_trains_on_thirty_of_a_class_and_scores_the_rest(caltech_root: P
     assert [sizes(part) for part in (fit, held_out, rest)] == [[25] * 3, [5] * 3, [3, 1, 6]]
     assert len({*fit.indices, *held_out.indices, *rest.indices}) == len(pool)
     assert not np.array_equal(caltech.split(pool, seed=1)[0].indices, fit.indices)
-    train = open_images("caltech101", "train", caltech_root, Scenes())
+    train = open_images("caltech101", "train", caltech_root, ScenesSettings())
     assert isinstance(train, Subset)
     assert set(train.indices) == {*fit.indices, *held_out.indices}
 
@@ -195,7 +195,7 @@ def test_a_wrong_root_is_named_and_left_untouched(dataset: str, tmp_path: Path) 
     (tmp_path / "other").mkdir()
     for split in ("train", "val"):
         with pytest.raises(UserError, match=rf"{tmp_path}: holds no .*; unpack with `salmask data prepare {dataset}`"):
-            open_images(dataset, split, tmp_path, Scenes())  # type: ignore[arg-type]
+            open_images(dataset, split, tmp_path, ScenesSettings())  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 

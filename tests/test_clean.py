@@ -10,7 +10,7 @@ from training_samples import files_below, refused, salmask
 
 from slurm import clean
 from slurm.clean import leftovers
-from slurm.queue import Snapshot
+from slurm.queue import QueueSnapshot
 
 
 def make_leftovers(sweep: Sweep) -> None:
@@ -64,7 +64,7 @@ def test_cleaning_takes_what_nobody_needs_and_no_result(slurm: FakeSlurm, sweep:
     ],
 )
 def test_cleaning_leaves_alone_what_a_job_may_still_use(
-    sweep: Sweep, runs: Path, queue: Snapshot, kept: set[str]
+    sweep: Sweep, runs: Path, queue: QueueSnapshot, kept: set[str]
 ) -> None:
     make_leftovers(sweep)
     sweep.folder.results.unlink()  # the probe is not done

@@ -14,7 +14,7 @@ from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
 from repro.bench.timing import timed_in_turn
-from repro.methods.cost import Cost, Step, counting, measure, untrained
+from repro.methods.cost import Step, StepCost, counting, measure, untrained
 from repro.runs.run import Run
 
 SMALL: dict[str, Any] = {
@@ -33,7 +33,7 @@ def small(method: str, changes: Mapping[str, Any] | None = None) -> Run:
 
 
 @cache
-def cost(method: str) -> Cost:
+def cost(method: str) -> StepCost:
     run = small(method)
     return measure(run, run, build_learner, CPU, rounds=0)[0]
 

@@ -20,7 +20,7 @@ from downstream.detection.task import DetectionTask, open_data, refuse_endless, 
 from downstream.measurement import Target
 from repro.data.annotations import voc
 from repro.errors import UserError
-from repro.runs.detection import VOC, Detection
+from repro.runs.detection import VOC, DetectionSettings
 
 
 def test_other_classes_are_not_taken_for_the_real_thing(voc_root: Path, coco_root: Path) -> None:
@@ -79,7 +79,7 @@ def test_the_estimate_knows_our_parts_of_a_detector() -> None:
 
 @pytest.mark.parametrize(("seconds", "refused"), [(1.79, False), (1.81, True)])
 def test_twelve_hours_are_the_limit(seconds: float, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg, _ = config(Detection(iterations=2000), arch="resnet18", devices=1)
+    cfg, _ = config(DetectionSettings(iterations=2000), arch="resnet18", devices=1)
     monkeypatch.setattr("downstream.detection.estimate.seconds_per_image", lambda cfg: seconds)
     with pytest.raises(UserError, match="no GPU: 6 training") if refused else nullcontext():
         refuse_endless(cfg, 6)  # 6 x 2000 steps of two images

@@ -9,7 +9,7 @@ from training_samples import tiny
 from downstream.detection.config import batch_on
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
-from repro.runs.detection import COCO, VOC, Detection, DetectionHead, without_batch
+from repro.runs.detection import COCO, VOC, DetectionHead, DetectionSettings, without_batch
 from repro.runs.evaluation import Evaluation
 from repro.runs.records import Result
 
@@ -83,32 +83,35 @@ def test_schedules_scale_linearly_to_the_devices(
 
 
 def test_a_short_schedule_keeps_its_shape() -> None:
-    cfg, scaling = config(Detection(iterations=240, batch=4, base_lr=0.04, min_size=96, rois=16), devices=1)
+    cfg, scaling = config(DetectionSettings(iterations=240, batch=4, base_lr=0.04, min_size=96, rois=16), devices=1)
     assert (scaling.batch, scaling.iterations, scaling.warmup, scaling.steps) == (4, 240, 24, (180, 220))
     assert scaling.lr == pytest.approx(0.01)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE) == (96, 16)
     assert cfg.TEST.PRECISE_BN.NUM_ITER == 200
-    assert config(Detection(iterations=1), devices=1)[1].steps == (0,)
+    assert config(DetectionSettings(iterations=1), devices=1)[1].steps == (0,)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused() -> None:
     with pytest.raises(UserError, match=r"batch of 16 cannot be shared by 3 .*detection.batch=18"):
-        batch_on(Detection(batch=16), 3)
+        batch_on(DetectionSettings(batch=16), 3)
 
 
 def test_protocols_name_every_departure() -> None:
-    assert Detection().protocol(VOC) == "voc-frcnn-c4-24k-v1"
-    assert Detection().protocol(VOC, 16) == "voc-frcnn-c4-24k-v1"
-    assert Detection(coco_schedule="1x", head=DetectionHead.fpn).protocol(COCO, 8) == "coco-mrcnn-fpn-1x-v1[batch=8]"
-    tiny_one = Detection(trials=2, iterations=60, min_size=96, rois=16, base_lr=0.04, high_pass_input=True)
+    assert DetectionSettings().protocol(VOC) == "voc-frcnn-c4-24k-v1"
+    assert DetectionSettings().protocol(VOC, 16) == "voc-frcnn-c4-24k-v1"
+    assert (
+        DetectionSettings(coco_schedule="1x", head=DetectionHead.fpn).protocol(COCO, 8)
+        == "coco-mrcnn-fpn-1x-v1[batch=8]"
+    )
+    tiny_one = DetectionSettings(trials=2, iterations=60, min_size=96, rois=16, base_lr=0.04, high_pass_input=True)
     name = "voc-frcnn-c4-24k-v1[batch=2,iterations=60,base_lr=0.04,min_size=96,rois=16,high_pass_input=1,trials=2]"
     assert tiny_one.protocol(VOC, 2) == name
     assert without_batch(name) == tiny_one.protocol(VOC)
-    assert without_batch("coco-mrcnn-c4-2x-v1[batch=2]") == Detection().protocol(COCO)
-    assert Detection(trials=5).protocol(VOC) == Detection().protocol(VOC)
-    assert Detection(trials=5).protocol(COCO).endswith("[trials=5]")
+    assert without_batch("coco-mrcnn-c4-2x-v1[batch=2]") == DetectionSettings().protocol(COCO)
+    assert DetectionSettings(trials=5).protocol(VOC) == DetectionSettings().protocol(VOC)
+    assert DetectionSettings(trials=5).protocol(COCO).endswith("[trials=5]")
     assert tiny_one.departures() == ("detection of 60 iterations, 96 px, 16 regions",)
-    assert Detection(batch=2).departures() == ()
+    assert DetectionSettings(batch=2).departures() == ()
 
 
 def test_a_result_on_any_number_of_devices_counts_unless_the_batch_is_asked_for() -> None:
@@ -122,7 +125,7 @@ def test_a_result_on_any_number_of_devices_counts_unless_the_batch_is_asked_for(
     one = Evaluation.parse(VOC, run)
     assert one == Evaluation(VOC, "scenes")
     assert one.recorded(run, [row]) == [row]
-    assert one.recorded(replace(run, detection=Detection(batch=2)), [row]) == [row]
-    assert one.recorded(replace(run, detection=Detection(batch=16)), [row]) == []
-    assert one.recorded(replace(run, detection=Detection(trials=1)), [row]) == []
+    assert one.recorded(replace(run, detection=DetectionSettings(batch=2)), [row]) == [row]
+    assert one.recorded(replace(run, detection=DetectionSettings(batch=16)), [row]) == []
+    assert one.recorded(replace(run, detection=DetectionSettings(trials=1)), [row]) == []
     assert Evaluation.parse(VOC, tiny(changes={"data.dataset": "imagenet100"})) == Evaluation(VOC, VOC)

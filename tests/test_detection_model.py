@@ -18,7 +18,7 @@ from repro.backbones.convert import to_detectron2
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.distributed import seeded_weights
 from repro.errors import UserError
-from repro.runs.detection import Detection, DetectionHead
+from repro.runs.detection import DetectionHead, DetectionSettings
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 
@@ -27,7 +27,7 @@ from repro.runs.run import Run
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_res5_of_the_detector_is_torchvisions(arch: str, head: DetectionHead) -> None:
     backbone = backbone_of(arch)
-    cfg, _ = config(Detection(head=head), arch=arch, devices=1)
+    cfg, _ = config(DetectionSettings(head=head), arch=arch, devices=1)
     model = build_detector(cfg, backbone, high_passed=False)
     assert check_detector(model, cfg, backbone, high_passed=False) <= 1e-4
     kept = len([key for key in backbone.network.state_dict() if not key.startswith("fc.")])

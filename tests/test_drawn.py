@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from repro.data.catalogue import open_images
-from repro.runs.sections import Scenes as Settings
+from repro.runs.sections import ScenesSettings
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
 
@@ -136,7 +136,7 @@ def test_workers_may_share_it(tmp_path: Path, method: str) -> None:
 
 
 def test_data_sets_are_kept_in_the_users_cache_folder() -> None:
-    images = open_images("scenes", "val", None, Settings(size=SIZE, val_count=3, seed=77))
+    images = open_images("scenes", "val", None, ScenesSettings(size=SIZE, val_count=3, seed=77))
     file = scenes_cache() / f"{images.fingerprint()}.rgb"
     assert not file.exists()
     images[0]

@@ -25,8 +25,9 @@ from repro.backbones.checkpoint import load_backbone
 from repro.data.splits import Images
 from repro.data.subsets import Subset, sizes
 from repro.runs.folder import RunFolder
+from repro.runs.protocols import FinetuneSettings
 from repro.runs.records import Result, read
-from repro.runs.run import Finetune, Run
+from repro.runs.run import Run
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import open_data
 from repro.training.runner import Training
@@ -111,7 +112,7 @@ def test_a_second_call_trains_nothing(
 
 
 def test_the_recipe_is_simclrs(tmp_path: Path) -> None:
-    run = replace(RUN, finetune=Finetune(batch=16))
+    run = replace(RUN, finetune=FinetuneSettings(batch=16))
     made = training(with_random_backbone(run, tmp_path), run)
     (group,) = made.optimizers["main"].param_groups
     assert group["lr"] == pytest.approx(0.05 * 16 / 256)
@@ -139,8 +140,8 @@ def test_the_recipe_is_simclrs(tmp_path: Path) -> None:
     ],
 )
 def test_the_protocol_names_every_departure(task: str, settings: dict[str, Any], name: str, epochs: int) -> None:
-    assert Finetune(**settings).protocol(task) == name
-    assert Finetune(**settings).epochs_of(task) == epochs
+    assert FinetuneSettings(**settings).protocol(task) == name
+    assert FinetuneSettings(**settings).epochs_of(task) == epochs
 
 
 def test_a_share_of_the_labels_is_the_same_for_every_run(tmp_path: Path) -> None:
@@ -156,14 +157,14 @@ def test_a_share_of_the_labels_is_the_same_for_every_run(tmp_path: Path) -> None
 
 
 def test_few_labels_are_one_batch_and_the_rate_follows(tmp_path: Path) -> None:
-    run = replace(RUN, finetune=Finetune(epochs=2, batch=256))
+    run = replace(RUN, finetune=FinetuneSettings(epochs=2, batch=256))
     made = training(with_random_backbone(run, tmp_path), run, "semi-1")
     assert [len(batch) for batch in made.loader.batch_sampler] == [8]
     assert made.optimizers["main"].param_groups[0]["lr"] == pytest.approx(0.05 * 8 / 256)
 
 
 def test_tasks_do_not_share_their_files(tmp_path: Path) -> None:
-    run = replace(RUN, finetune=Finetune(epochs=1, batch=8))
+    run = replace(RUN, finetune=FinetuneSettings(epochs=1, batch=8))
     folder = with_random_backbone(run, tmp_path)
     for task in ("semi-1", "semi-10"):
         evaluate(run, folder, task, CPU)

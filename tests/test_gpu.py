@@ -33,7 +33,7 @@ from repro.augmentation.on_device import apply_on_device
 from repro.distributed import initialise
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
-from repro.runs.sections import Augmentation
+from repro.runs.sections import AugmentationSettings
 from repro.training.hooks import DivergenceError
 from repro.training.loading import make_loader
 from repro.training.precision import wrap_optimizers
@@ -81,7 +81,7 @@ def exact() -> Iterator[None]:
 
 
 def test_views_are_those_of_the_cpu() -> None:
-    made = torch.stack([draw.row() for draw in draws(64, Augmentation())])
+    made = torch.stack([draw.row() for draw in draws(64, AugmentationSettings())])
     images = pixels(64)
     difference = (apply_on_device(images.to(GPU), made).cpu() - apply_on_device(images, made)).abs()
     # A hue on the edge of its sector may fall to either side; almost none does.

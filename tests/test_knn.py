@@ -13,8 +13,8 @@ from downstream.features import FeatureStore
 from downstream.knn import vote
 from downstream.tasks import evaluate
 from repro.errors import UserError
+from repro.runs.protocols import KnnSettings
 from repro.runs.records import read
-from repro.runs.run import Knn
 from repro.training.pretraining import open_data
 
 RUN = tiny(changes={"knn.neighbours": [3, 7]})
@@ -84,9 +84,9 @@ def test_one_missing_protocol_makes_the_evaluation_again(tmp_path: Path) -> None
 
 
 def test_the_protocols_are_twenty_and_two_hundred_neighbours() -> None:
-    settings = Knn()
+    settings = KnnSettings()
     assert [settings.protocol(k) for k in settings.neighbours] == ["knn-v1[k=20]", "knn-v1[k=200]"]
-    assert Knn(temperature=0.1).protocol(20) == "knn-v1[k=20,temperature=0.1]"
+    assert KnnSettings(temperature=0.1).protocol(20) == "knn-v1[k=20,temperature=0.1]"
 
 
 def test_more_neighbours_than_images_are_refused(tmp_path: Path) -> None:

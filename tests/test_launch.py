@@ -27,8 +27,7 @@ from slurm.job import Call, write_order
 from slurm.launch import adopt, submit
 from slurm.ledger import Ledger, Submission
 from slurm.profile import Cluster, Resources
-from slurm.queue import QueuedJob
-from slurm.queue import Snapshot as Queue
+from slurm.queue import QueuedJob, QueueSnapshot
 from slurm.snapshot import take
 from slurm.sweep import Part, Sweep, expand
 
@@ -167,7 +166,7 @@ def test_jobs_of_a_killed_launcher_are_adopted_with_their_pickles(tmp_path: Path
     for seed, name in ((2, "a" * 32), (0, "b" * 32)):  # of the second one the name was given already
         DelayedSubmission(Call(tmp_path / f"m/s{seed}-ab", "pretrain")).dump(folder / f"{name}.pkl")
     jobs = {f"812_{n}": QueuedJob(f"812_{n}", "s-pretrain-1", "PENDING") for n in range(3)}
-    adopt(ledger, Queue(jobs))
+    adopt(ledger, QueueSnapshot(jobs))
     assert [e.job for e in ledger.submissions()] == ["812_0", "812_1", "812_2", ""]
     assert files_below(folder) == {"812_0_submitted.pkl", "812_2_submitted.pkl"}
     assert DelayedSubmission.load(folder / "812_2_submitted.pkl").function.folder == tmp_path / "m/s2-ab"
@@ -383,7 +382,7 @@ def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.Monke
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     commit(tree)  # the checkout around the copy has moved on
     monkeypatch.setattr(provenance, "__file__", str(snapshot.path / "repro" / "runs" / "provenance.py"))
-    assert provenance.source() == provenance.Source(snapshot.commit, dirty=False)
+    assert provenance.source() == provenance.CodeState(snapshot.commit, dirty=False)
     content = json.loads((snapshot.path / SNAPSHOT).read_text())
     assert content == {"commit": snapshot.commit, "dirty": False}
 

@@ -18,7 +18,7 @@ from downstream.tasks import evaluate as evaluate_by_name
 from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.protocols import Probe
+from repro.runs.protocols import ProbeSettings
 from repro.runs.records import Result, read
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches
@@ -111,7 +111,7 @@ def test_the_learning_rate_falls_tenfold_at_three_and_at_four_fifths(probed: tup
 
 
 def test_milestones_of_the_full_protocol_are_60_and_80(tmp_path: Path) -> None:
-    run = replace(RUN, probe=Probe())
+    run = replace(RUN, probe=ProbeSettings())
     made = training(with_random_backbone(run, tmp_path), run)
     (scheduler,) = made.schedulers["main"]
     assert dict(scheduler.milestones) == {60: 1, 80: 1}
@@ -130,7 +130,7 @@ def test_milestones_of_the_full_protocol_are_60_and_80(tmp_path: Path) -> None:
     ],
 )
 def test_the_protocol_names_every_departure(settings: dict[str, Any], name: str) -> None:
-    assert Probe(**settings).protocol == name
+    assert ProbeSettings(**settings).protocol == name
 
 
 def test_the_last_partial_batch_is_trained_on(probed: tuple[RunFolder, list[Result]]) -> None:
@@ -280,7 +280,7 @@ def test_the_best_rate_is_that_of_the_last_epoch(tmp_path: Path) -> None:
         {"epoch": 2, "top1@lr=30": 20.0, "top1@lr=1": 30.0, "top5@lr=1": 7.0, "mean_per_class@lr=1": 8.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = final_scores(tmp_path / "metrics.jsonl", Probe(lr_grid=(30.0, 1.0)))
+    found = final_scores(tmp_path / "metrics.jsonl", ProbeSettings(lr_grid=(30.0, 1.0)))
     assert found == {
         "top1": 30.0,
         "top5": 7.0,

@@ -12,7 +12,7 @@ import repro.training.loading
 from repro.augmentation.on_device import apply_on_device
 from repro.errors import UserError
 from repro.runs.choices import Backend
-from repro.runs.sections import Augmentation
+from repro.runs.sections import AugmentationSettings
 from repro.training.loading import EpochBatches, TwoViews, make_loader
 
 
@@ -120,7 +120,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.
 
 
 def two_views(seed: int = 0, backend: Backend = Backend.device) -> TwoViews:
-    return TwoViews(Pictures(12), 16, Augmentation(backend=backend), seed)
+    return TwoViews(Pictures(12), 16, AugmentationSettings(backend=backend), seed)
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:

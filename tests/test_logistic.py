@@ -18,8 +18,8 @@ from downstream.partitions import standard
 from downstream.tasks import evaluate
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
+from repro.runs.protocols import LogisticSettings
 from repro.runs.records import read
-from repro.runs.run import Logistic
 
 RUN = tiny(changes={"logistic.values": 5})
 
@@ -73,14 +73,14 @@ def test_a_warm_start_ends_where_a_cold_one_does(tmp_path: Path) -> None:
 
 
 def test_the_grid_is_kornbliths() -> None:
-    settings = Logistic()
+    settings = LogisticSettings()
     weights = grid(settings.l2_low, settings.l2_high, settings.values)
     assert len(weights) == 45
     assert (weights[0], weights[-1]) == (pytest.approx(1e5), pytest.approx(1e-6))
     assert np.diff(np.log10(weights)) == pytest.approx([-0.25] * 44)
     assert settings.protocol_on("flowers102") == "logreg-v1"
-    assert Logistic(values=9, splits=1).protocol_on("flowers102") == "logreg-v1[values=9]"
-    assert Logistic(splits=1).protocol_on("caltech101") == "logreg-v1[splits=1]"
+    assert LogisticSettings(values=9, splits=1).protocol_on("flowers102") == "logreg-v1[values=9]"
+    assert LogisticSettings(splits=1).protocol_on("caltech101") == "logreg-v1[splits=1]"
 
 
 def test_the_stronger_regularisation_wins_a_tie() -> None:
@@ -117,7 +117,7 @@ def test_an_interrupted_path_goes_on_to_the_same_numbers(tmp_path: Path) -> None
 
 
 def test_fits_that_do_not_converge_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = replace(RUN, logistic=Logistic(values=3, iterations=1))
+    run = replace(RUN, logistic=LogisticSettings(values=3, iterations=1))
     with caplog.at_level(logging.WARNING):
         rows = evaluate(run, with_random_backbone(run, tmp_path), "logistic", CPU)
     values = {row.metric: row.value for row in rows}

@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 
 from repro.masking.patches import Mode, draw_patches, patch_counts, to_pixels
 from repro.runs.choices import Source
-from repro.runs.sections import Fidelity, Masking
+from repro.runs.sections import FidelitySettings, MaskingSettings
 
-POSITIVE, HARD = Mode.positive(Masking()), Mode.hard(Masking())
-PAPER = Fidelity()
-RELEASED = Fidelity(*[Source.released] * 7)
+POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
+PAPER = FidelitySettings()
+RELEASED = FidelitySettings(*[Source.released] * 7)
 SWITCHES = ("cap", "counts", "negative_count", "single_patch")
 
 
@@ -26,7 +26,9 @@ def maps(sizes: list[int], grid: int = 7, seed: int = 0) -> Tensor:
     return (order < torch.tensor(sizes).unsqueeze(1)).view(-1, grid, grid)
 
 
-def slow_counts(foreground: Tensor, alpha: float, mode: Mode, fidelity: Fidelity, capped: bool) -> tuple[int, int]:
+def slow_counts(
+    foreground: Tensor, alpha: float, mode: Mode, fidelity: FidelitySettings, capped: bool
+) -> tuple[int, int]:
     """Patches masked in one image: lists of cells are made and sliced, as the released code does."""
     cells = foreground.flatten().tolist()
     front = [i for i, is_front in enumerate(cells) if is_front]
@@ -50,16 +52,16 @@ def slow_counts(foreground: Tensor, alpha: float, mode: Mode, fidelity: Fidelity
     return len(masked_front), len(masked_back)
 
 
-def switch_settings() -> Iterator[Fidelity]:
+def switch_settings() -> Iterator[FidelitySettings]:
     for values in product((Source.paper, Source.released), repeat=len(SWITCHES)):
-        yield Fidelity(**dict(zip(SWITCHES, values, strict=True)))
+        yield FidelitySettings(**dict(zip(SWITCHES, values, strict=True)))
 
 
 @pytest.mark.parametrize("fidelity", switch_settings(), ids=str)
 @pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
 @pytest.mark.parametrize("capped", [True, False])
 def test_counts_are_those_of_a_loop_for_every_combination_of_switches(
-    fidelity: Fidelity, mode: Mode, capped: bool
+    fidelity: FidelitySettings, mode: Mode, capped: bool
 ) -> None:
     sizes = [*range(50), *range(38, 50), *range(38, 50), 1, 48, 1, 48]
     foreground = maps(sizes)
@@ -92,7 +94,7 @@ def test_halves_are_rounded_to_even_as_python_does() -> None:
 def test_b5_caps_the_foreground_share_for_high_pass_only() -> None:
     foreground = maps([49, 49, 49])
     ratio = torch.tensor([0.555, 0.57, 0.7])
-    released = Fidelity(cap=Source.released)
+    released = FidelitySettings(cap=Source.released)
     assert patch_counts(foreground, ratio, HARD, released, capped=True)[0].tolist() == [27, 27, 27]
     assert patch_counts(foreground, ratio, HARD, released, capped=False)[0].tolist() == [27, 28, 34]
     assert patch_counts(foreground, ratio, HARD, PAPER, capped=True)[0].tolist() == [27, 28, 34]
@@ -105,14 +107,14 @@ def test_b6_leaves_the_whole_deficit_to_the_background() -> None:
     count = 40_000
     ratio = 0.05 + 0.2 * torch.rand(count, generator=Generator().manual_seed(0))
 
-    def means(size: int, fidelity: Fidelity) -> tuple[float, float, float]:
+    def means(size: int, fidelity: FidelitySettings) -> tuple[float, float, float]:
         foreground = maps([size]).expand(count, 7, 7)
         front, back = (n.double().mean().item() for n in patch_counts(foreground, ratio, POSITIVE, fidelity))
         return front + back, front / size, back / (49 - size)
 
     total, _, _ = means(32, PAPER)
     assert total == pytest.approx(7.35, abs=0.05)
-    counts = Fidelity(counts=Source.released)
+    counts = FidelitySettings(counts=Source.released)
     total, front, back = means(32, counts)  # gamma = .65
     assert total == pytest.approx(6.85, abs=0.05)
     assert front == pytest.approx(0.15, abs=0.003)
@@ -123,14 +125,14 @@ def test_b6_leaves_the_whole_deficit_to_the_background() -> None:
 def test_b7_a_count_of_minus_one_masks_all_but_one() -> None:
     # 46 of 49, alpha .1631: int(7.99) - round(7.503) = -1, and likewise for 47 and 49; for 46 at .15 it is 0.
     foreground, ratio = maps([46, 47, 49, 46]), torch.tensor([0.1631, 0.16, 0.16, 0.15])
-    clamped = Fidelity(counts=Source.released)
-    sliced = Fidelity(counts=Source.released, negative_count=Source.released)
+    clamped = FidelitySettings(counts=Source.released)
+    sliced = FidelitySettings(counts=Source.released, negative_count=Source.released)
     assert patch_counts(foreground, ratio, POSITIVE, clamped)[1].tolist() == [0, 0, 0, 0]
     assert patch_counts(foreground, ratio, POSITIVE, sliced)[1].tolist() == [2, 1, 0, 0]
 
 
 def test_b8_skips_a_stratum_of_one_patch_but_not_a_count_of_one() -> None:
-    released = Fidelity(single_patch=Source.released)
+    released = FidelitySettings(single_patch=Source.released)
     foreground = maps([1, 10, 48])
     # .6 of the only foreground patch, one of ten, all but .6 of the background.
     front, back = patch_counts(foreground, torch.tensor([0.6, 0.1, 0.6]), POSITIVE, released)
@@ -143,7 +145,7 @@ def test_b8_skips_a_stratum_of_one_patch_but_not_a_count_of_one() -> None:
 
 @pytest.mark.parametrize("fidelity", [PAPER, RELEASED], ids=str)
 @pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
-def test_the_drawn_patches_are_exactly_as_many_as_counted(fidelity: Fidelity, mode: Mode) -> None:
+def test_the_drawn_patches_are_exactly_as_many_as_counted(fidelity: FidelitySettings, mode: Mode) -> None:
     sizes = list(range(50)) * 8
     foreground, generator = maps(sizes), Generator().manual_seed(3)
     low, high = mode.ratio

@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from repro.runs.choices import Interval, Optimizer, Schedule
-from repro.runs.sections import Optimization
+from repro.runs.sections import OptimizationSettings
 from repro.training.optimization import WARMUP_START, build_optimizer, build_schedulers
 
 SHAPES = ((4, 3, 3, 3), (4,), (5, 7), (5,))
-LARS = Optimization(optimizer=Optimizer.lars, lr=0.3, momentum=0.9, weight_decay=0.1, lars_eta=0.02)
+LARS = OptimizationSettings(optimizer=Optimizer.lars, lr=0.3, momentum=0.9, weight_decay=0.1, lars_eta=0.02)
 
 
 def tensors(seed: int, scale: float) -> list[Tensor]:
@@ -22,7 +22,7 @@ def tensors(seed: int, scale: float) -> list[Tensor]:
     return [scale * torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
-def slow_lars(parameters: list[Tensor], steps: list[list[Tensor]], settings: Optimization) -> list[Tensor]:
+def slow_lars(parameters: list[Tensor], steps: list[list[Tensor]], settings: OptimizationSettings) -> list[Tensor]:
     """solo-learn solo/utils/lars.py with eta, clip_lars_lr and exclude_bias_n_norm_lars, in double precision."""
     moved = [p.double().clone() for p in parameters]
     velocities: list[Tensor | None] = [None] * len(parameters)
@@ -58,7 +58,7 @@ def test_lars_is_solo_learns(scale: float, changes: dict[str, float]) -> None:
 def test_the_layer_wise_rate_is_the_share_of_the_weights_unless_the_learning_rate_is_smaller(
     scale: float, moved: float | None
 ) -> None:
-    settings = Optimization(optimizer=Optimizer.lars, lr=0.3, weight_decay=0.0)
+    settings = OptimizationSettings(optimizer=Optimizer.lars, lr=0.3, weight_decay=0.0)
     start, gradient = tensors(0, 1.0)[0], tensors(1, scale)[0]
     weights = nn.Parameter(start.clone())
     weights.grad = gradient.clone()
@@ -85,11 +85,11 @@ def test_lars_momenta_go_round() -> None:
 
 
 def test_sgd_decays_every_parameter() -> None:
-    (group,) = build_optimizer([nn.Parameter(p) for p in tensors(0, 1.0)], Optimization()).param_groups
+    (group,) = build_optimizer([nn.Parameter(p) for p in tensors(0, 1.0)], OptimizationSettings()).param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"], len(group["params"])) == (0.015, 0.9, 1e-4, 4)
 
 
-def course(settings: Optimization, steps_per_epoch: int) -> list[float]:
+def course(settings: OptimizationSettings, steps_per_epoch: int) -> list[float]:
     """The learning rate of every step, as mmengine's hook steps the schedulers."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], settings.lr)
     schedulers = build_schedulers(optimizer, settings, steps_per_epoch)
@@ -111,7 +111,7 @@ def _advance(schedulers: list[Any], *, by_epoch: bool) -> None:
 
 @pytest.mark.parametrize(("interval", "units"), [(Interval.step, 100), (Interval.epoch, 20)])
 def test_warm_up_and_cosine_are_solo_learns(interval: Interval, units: int) -> None:
-    settings = Optimization(epochs=20, lr=0.3, warmup_share=0.2, interval=interval)
+    settings = OptimizationSettings(epochs=20, lr=0.3, warmup_share=0.2, interval=interval)
     warmup = units // 5
     start = WARMUP_START * 0.3
     expected = [start + (0.3 - start) * t / (warmup - 1) for t in range(warmup)]
@@ -121,9 +121,9 @@ def test_warm_up_and_cosine_are_solo_learns(interval: Interval, units: int) -> N
 
 
 def test_the_supervised_rate_falls_tenfold_at_30_60_and_90() -> None:
-    rates = course(Optimization(epochs=100, lr=0.1, schedule=Schedule.steps), 1)
+    rates = course(OptimizationSettings(epochs=100, lr=0.1, schedule=Schedule.steps), 1)
     assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30 + [0.0001] * 10)
-    short = course(Optimization(epochs=10, lr=0.1, schedule=Schedule.steps), 2)
+    short = course(OptimizationSettings(epochs=10, lr=0.1, schedule=Schedule.steps), 2)
     assert short == pytest.approx([0.1] * 6 + [0.01] * 6 + [0.001] * 6 + [0.0001] * 2)  # the steps scale
 
 
@@ -131,12 +131,12 @@ def test_the_supervised_rate_falls_tenfold_at_30_60_and_90() -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_the_shortest_trainings_have_a_schedule_too(epochs: int, share: float) -> None:
     for interval in Interval:
-        rates = course(Optimization(epochs=epochs, lr=0.3, warmup_share=share, interval=interval), 2)
+        rates = course(OptimizationSettings(epochs=epochs, lr=0.3, warmup_share=share, interval=interval), 2)
         assert max(rates) == pytest.approx(0.3)
         assert min(rates) > 0
 
 
 def test_momentum_and_warm_up_start_from_the_peak_rate() -> None:
-    rates = course(Optimization(epochs=200, lr=0.3, warmup_share=0.05, interval=Interval.step), 4)
+    rates = course(OptimizationSettings(epochs=200, lr=0.3, warmup_share=0.05, interval=Interval.step), 4)
     assert rates[0] == pytest.approx(3e-5)  # solo-learn's warmup_start_lr
     assert rates.index(max(rates)) in (39, 40)  # ten epochs of four steps

@@ -8,12 +8,12 @@ from run_samples import RESULT
 from training_samples import OURS, TINY, refused, salmask, tiny, words
 
 from baselines import resolve
-from repro.bench.throughput import Measurement, kind_of, record, recorded
+from repro.bench.throughput import StepMeasurement, kind_of, record, recorded
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
 from slurm.graph import Graph
-from slurm.plan import NEVER, Cost, Evidence, estimate, gather, train_images, wall_seconds, within_budget
+from slurm.plan import NEVER, Evidence, JobCost, estimate, gather, train_images, wall_seconds, within_budget
 from slurm.profile import Cluster, Resources
 from slurm.sweep import Part, Sweep, expand
 
@@ -39,8 +39,8 @@ def finished(place: Path, rates: list[float], took: float) -> None:
     append(folder.results, [row, replace(row, metric="top5")])
 
 
-def bench(rate: float, processes: int = 1, method: str = "mocov2") -> Measurement:
-    return Measurement(kind_of(tiny(method)), method, rate, 40.0, 1000, 300, "a card", processes)
+def bench(rate: float, processes: int = 1, method: str = "mocov2") -> StepMeasurement:
+    return StepMeasurement(kind_of(tiny(method)), method, rate, 40.0, 1000, 300, "a card", processes)
 
 
 def test_recorded_runs_tell_what_others_of_their_kind_cost(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_recorded_runs_tell_what_others_of_their_kind_cost(tmp_path: Path) -> No
     assert costs[0].disk is not None
     assert costs[0].disk > 5000
     assert (costs[1].seconds, costs[1].gpus) == (90.0, 1)
-    assert costs[2] == Cost(None, 4, None, NEVER)  # another kind: it masks
+    assert costs[2] == JobCost(None, 4, None, NEVER)  # another kind: it masks
     assert costs[3].seconds == 90.0
 
 
@@ -89,8 +89,8 @@ def test_the_size_of_an_epoch_is_known_without_opening_the_data(tmp_path: Path) 
     assert train_images(tiny(changes={"data.dataset": "folder"})) is None
 
 
-def costs_of(graph: Graph, **seconds: float) -> dict[Any, Cost]:
-    return {graph.key(job): Cost(seconds[job.task], 2, 0, "x") for job in graph.jobs}
+def costs_of(graph: Graph, **seconds: float) -> dict[Any, JobCost]:
+    return {graph.key(job): JobCost(seconds[job.task], 2, 0, "x") for job in graph.jobs}
 
 
 def test_a_budget_keeps_whole_runs_and_first_seeds(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_budget_keeps_whole_runs_and_first_seeds(tmp_path: Path) -> None:
     few, left_out = within_budget(graph, costs, 2.0)
     assert [job.name for job in few.jobs] == ["pretrain mocov2 s0", "linear mocov2 s0"]
     assert left_out == [f"{OURS} s0", "mocov2 s1", f"{OURS} s1"]
-    unknown = {**costs, graph.key(graph.jobs[3]): Cost(None, 1, None, NEVER)}
+    unknown = {**costs, graph.key(graph.jobs[3]): JobCost(None, 1, None, NEVER)}
     with pytest.raises(UserError, match=f"1 have none, linear mocov2.* s0 for one: {NEVER}"):
         within_budget(graph, unknown, 8.0)
 

@@ -15,10 +15,19 @@ import yaml
 import repro
 from repro.errors import UserError
 from repro.runs.choices import Source, Strategy
+from repro.runs.identity import added, identity, outside_identity
 from repro.runs.limits import LIMITS
+from repro.runs.protocols import ProbeSettings
 from repro.runs.reading import build, keys, load, parse_overrides, read_yaml
-from repro.runs.run import Probe, Run, added, identity, outside_identity
-from repro.runs.sections import Adios, Data, Fidelity, Machine, Optimization, Simclr
+from repro.runs.run import Run
+from repro.runs.sections import (
+    AdiosSettings,
+    DataSettings,
+    FidelitySettings,
+    MachineSettings,
+    OptimizationSettings,
+    SimclrSettings,
+)
 
 DEFAULT_ID = "45df9c0eca"
 """Of the default run. Never change it: it names the folder of every run made so far, and so will every other id that
@@ -105,15 +114,15 @@ def test_all_that_makes_a_backbone_is_in_the_identity_and_no_evaluation() -> Non
         *("framework", "seed", "data", "augmentation", "localizer", "masking", "fidelity", "encoder"),
         *("moco", "simclr", "adios", "optimization"),
     }
-    assert set(identity(changed)["simclr"]) == {f.name for f in dataclasses.fields(Simclr)}
-    assert set(identity(changed)["adios"]) == {f.name for f in dataclasses.fields(Adios)}
+    assert set(identity(changed)["simclr"]) == {f.name for f in dataclasses.fields(SimclrSettings)}
+    assert set(identity(changed)["adios"]) == {f.name for f in dataclasses.fields(AdiosSettings)}
     # Runs from before there was a SimCLR or ADIOS keep their ids.
     assert set(identity(Run())) == set(identity(changed)) - {"simclr", "adios"}
 
 
 def test_a_whole_number_and_its_float_are_the_same_setting() -> None:
     assert build([{"optimization": {"lr": 1}}]).id == build([{"optimization": {"lr": 1.0}}]).id
-    assert Run(optimization=Optimization(lr=1)).id == Run(optimization=Optimization(lr=1.0)).id
+    assert Run(optimization=OptimizationSettings(lr=1)).id == Run(optimization=OptimizationSettings(lr=1.0)).id
     assert build([parse_overrides(["optimization.lr=1"])]).id == build([parse_overrides(["optimization.lr=1e0"])]).id
 
 
@@ -284,7 +293,7 @@ def test_the_last_of_two_overrides_of_one_key_wins() -> None:
 
 def test_fidelity_is_short_for_all_of_its_switches() -> None:
     run = build([parse_overrides(["fidelity=released"])])
-    assert run.fidelity == Fidelity(*[Source.released] * len(dataclasses.fields(Fidelity)))
+    assert run.fidelity == FidelitySettings(*[Source.released] * len(dataclasses.fields(FidelitySettings)))
     assert str(run.fidelity) == "released"
     partly = build([{"fidelity": "released"}, {"fidelity": {"noise": "paper", "cap": "paper"}}]).fidelity
     assert str(partly) == "paper, released: saliency_map, hard_negative, counts, negative_count, single_patch"
@@ -337,8 +346,8 @@ def test_a_broken_config_file_is_named(tmp_path: Path, content: bytes | None, me
 
 
 def test_the_probes_protocol_names_every_departure() -> None:
-    assert Probe().protocol == "linear-moco-v1"
-    assert Probe(epochs=20, lr=1.5).protocol == "linear-moco-v1[epochs=20,lr=1.5]"
+    assert ProbeSettings().protocol == "linear-moco-v1"
+    assert ProbeSettings(epochs=20, lr=1.5).protocol == "linear-moco-v1[epochs=20,lr=1.5]"
 
 
 def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> None:
@@ -348,7 +357,9 @@ def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> 
     assert (run.optimization.momentum, run.optimization.weight_decay) == (0.9, 1e-4)
     assert (run.moco.queue, run.moco.momentum, run.moco.temperature) == (65536, 0.999, 0.2)
     assert (run.moco.hard_negative_weight, run.moco.bn_splits, run.localizer.relax) == (2.0, 4, 0.6)
-    tiny = Run(data=Data("scenes", 64), optimization=Optimization(epochs=2), machine=Machine(workers=0))
+    tiny = Run(
+        data=DataSettings("scenes", 64), optimization=OptimizationSettings(epochs=2), machine=MachineSettings(workers=0)
+    )
     assert tiny.departures == ("scenes (10 classes, 1024 images)", "64 px", "2 epochs")
 
 

@@ -13,7 +13,7 @@ from sweep_samples import ELSEWHERE, GONE, HERE, RUN, SILENT, Sweep, queue_of
 from repro.runs.detection import VOC
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
-from slurm.queue import Snapshot
+from slurm.queue import QueueSnapshot
 from slurm.status import State, duration, pace
 
 PENDING = {"start": None}
@@ -46,7 +46,7 @@ PENDING = {"start": None}
         (SILENT, "unknown", "squeue: slurm_load_jobs error: Unable to contact slurm controller"),
     ],
 )
-def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: Snapshot, state: str, note: str) -> None:
+def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueSnapshot, state: str, note: str) -> None:
     log = sweep.submitted().log(sweep.place, "err")
     log.parent.mkdir(parents=True)
     log.write_text("Traceback\nboom\nsubmitit ERROR (2026) - Submitted job triggered an exception\n\n")
@@ -78,7 +78,7 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: Snapsh
     ],
 )
 def test_a_running_job_is_alive_by_its_heartbeat_and_dead_by_slurms_word(
-    sweep: Sweep, queue: Snapshot, age: float, state: str, note: str
+    sweep: Sweep, queue: QueueSnapshot, age: float, state: str, note: str
 ) -> None:
     sweep.submitted()
     sweep.says("running", age=age, step=30, steps=100)
@@ -105,7 +105,7 @@ def test_a_running_job_is_alive_by_its_heartbeat_and_dead_by_slurms_word(
     ],
 )
 def test_what_a_job_said_at_its_end_is_told(
-    sweep: Sweep, status: dict[str, Any], queue: Snapshot, state: str, note: str
+    sweep: Sweep, status: dict[str, Any], queue: QueueSnapshot, state: str, note: str
 ) -> None:
     sweep.submitted()
     sweep.says(**status)
@@ -114,7 +114,7 @@ def test_what_a_job_said_at_its_end_is_told(
 
 
 @pytest.mark.parametrize("queue", [GONE, SILENT, queue_of("FAILED", "exit 1", end=-1), queue_of("RUNNING")])
-def test_a_result_that_is_there_is_done_whatever_slurm_says(sweep: Sweep, queue: Snapshot) -> None:
+def test_a_result_that_is_there_is_done_whatever_slurm_says(sweep: Sweep, queue: QueueSnapshot) -> None:
     sweep.submitted()
     sweep.submitted("linear", "813")
     sweep.says("running", age=9999)

@@ -11,13 +11,12 @@ from repro.masking.boxes import Box
 from repro.masking.branches import SaliencyMasking
 from repro.masking.filters import high_pass, strong_blur
 from repro.masking.patches import Mode
-from repro.masking.strategies import HighPass, MeanFill, Strategy, StrongBlur, build_strategy
+from repro.masking.strategies import HighPass, MaskingStrategy, MeanFill, StrongBlur, build_strategy
 from repro.masking.views import Views
-from repro.runs.choices import Branch, Source
-from repro.runs.choices import Strategy as StrategyName
-from repro.runs.sections import Fidelity, Masking
+from repro.runs.choices import Branch, Source, Strategy
+from repro.runs.sections import FidelitySettings, MaskingSettings
 
-POSITIVE, HARD = Mode.positive(Masking()), Mode.hard(Masking())
+POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
 NO_FOCAL = HighPass(focal_probability=0.0)
 UNTOUCHED = 7.0
 """A value that no fill takes: what still has it was not masked."""
@@ -33,7 +32,7 @@ def half_maps(count: int, seed: int = 1) -> Tensor:
     return (order < 32).view(count, 7, 7)
 
 
-def masked_by(strategy: Strategy, foreground: Tensor, mode: Mode, *, size: int = 28, seed: int = 5) -> Tensor:
+def masked_by(strategy: MaskingStrategy, foreground: Tensor, mode: Mode, *, size: int = 28, seed: int = 5) -> Tensor:
     """Views of a constant after masking."""
     flat = torch.full((len(foreground), 3, size, size), UNTOUCHED)
     return strategy.mask(flat, torch.randn(flat.shape), foreground, mode, Generator().manual_seed(seed))
@@ -47,7 +46,7 @@ def per_cell(pixels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
 @pytest.mark.parametrize("strategy", [StrongBlur(), MeanFill(), HighPass()], ids=lambda s: type(s).__name__)
-def test_only_masked_pixels_change_and_inputs_are_left_alone(strategy: Strategy, mode: Mode) -> None:
+def test_only_masked_pixels_change_and_inputs_are_left_alone(strategy: MaskingStrategy, mode: Mode) -> None:
     views, foreground = pictures(16), half_maps(16)
     clean = strategy.clean(views)
     views_before, clean_before = views.clone(), clean.clone()
@@ -89,7 +88,9 @@ def test_clean_inputs_are_high_passed_for_high_pass_only() -> None:
 
 
 @pytest.mark.parametrize("strategy", [StrongBlur(), MeanFill(), NO_FOCAL], ids=lambda s: type(s).__name__)
-def test_a_positive_loses_both_strata_at_one_rate_and_a_hard_negative_foreground_only(strategy: Strategy) -> None:
+def test_a_positive_loses_both_strata_at_one_rate_and_a_hard_negative_foreground_only(
+    strategy: MaskingStrategy,
+) -> None:
     foreground = half_maps(3000)
     for mode, front, back in ((POSITIVE, 0.15, 0.15), (HARD, 0.55, 0.0)):
         masked = per_cell(masked_by(strategy, foreground, mode, size=21) != UNTOUCHED)[..., 0].float()
@@ -161,7 +162,7 @@ def test_a_focal_box_lies_anywhere_inside_with_equal_probability() -> None:
 
 @pytest.mark.parametrize(("mode", "std"), [(POSITIVE, 0.18), (HARD, 0.14)], ids=["positive", "hard"])
 @pytest.mark.parametrize(
-    "strategy", [HighPass(), HighPass(replace(Fidelity(), noise=Source.released))], ids=["fresh", "shared"]
+    "strategy", [HighPass(), HighPass(replace(FidelitySettings(), noise=Source.released))], ids=["fresh", "shared"]
 )
 def test_high_pass_fills_with_gaussian_noise_of_the_specified_strength(
     strategy: HighPass, mode: Mode, std: float
@@ -176,7 +177,7 @@ def test_high_pass_fills_with_gaussian_noise_of_the_specified_strength(
     assert stats.kurtosis(noise.numpy()) == pytest.approx(0, abs=0.05 if tolerance < 0.01 else 0.4)
 
 
-def spatial_patches(fidelity: Fidelity) -> tuple[Tensor, Tensor]:
+def spatial_patches(fidelity: FidelitySettings) -> tuple[Tensor, Tensor]:
     """The masked patches of a few spatially masked images: n×(3*32*32) pixels and the image of each."""
     strategy = HighPass(fidelity, focal_probability=0.0, spatial_share=1.0)
     cells = per_cell(masked_by(strategy, half_maps(6), POSITIVE, size=224)).movedim(1, 3)  # B×7×7×3×n
@@ -185,14 +186,14 @@ def spatial_patches(fidelity: Fidelity) -> tuple[Tensor, Tensor]:
 
 
 def test_fresh_noise_differs_between_patches_and_between_images() -> None:
-    patches, _ = spatial_patches(Fidelity())
+    patches, _ = spatial_patches(FidelitySettings())
     assert len(patches) > 20
     similarity = torch.corrcoef(patches) - torch.eye(len(patches))
     assert similarity.abs().max() < 5 / 3072**0.5
 
 
 def test_b4_released_noise_is_one_tile_for_every_patch_of_every_image() -> None:
-    patches, images = spatial_patches(Fidelity(noise=Source.released))
+    patches, images = spatial_patches(FidelitySettings(noise=Source.released))
     assert len(images.unique()) == 6
     assert torch.equal(patches, patches[:1].expand_as(patches))
     channels = patches[0].view(3, -1)
@@ -200,7 +201,7 @@ def test_b4_released_noise_is_one_tile_for_every_patch_of_every_image() -> None:
 
 
 def test_b4_released_channel_wise_masks_share_the_tile_too() -> None:
-    strategy = HighPass(Fidelity(noise=Source.released), focal_probability=0.0, spatial_share=0.0)
+    strategy = HighPass(FidelitySettings(noise=Source.released), focal_probability=0.0, spatial_share=0.0)
     cells = per_cell(masked_by(strategy, half_maps(6), POSITIVE, size=224))
     for channel in range(3):
         hidden = cells[:, channel][(cells[:, channel] != UNTOUCHED).all(-1)]
@@ -209,7 +210,7 @@ def test_b4_released_channel_wise_masks_share_the_tile_too() -> None:
 
 
 def test_b4_released_focal_noise_is_fresh_around_a_window_and_shared_in_a_box() -> None:
-    strategy = HighPass(Fidelity(noise=Source.released), focal_probability=1.0)
+    strategy = HighPass(FidelitySettings(noise=Source.released), focal_probability=1.0)
     foreground = half_maps(4)
     boxes = masked_by(strategy, foreground, HARD, size=224)
     in_box = boxes[boxes != UNTOUCHED].view(4, 3 * 130 * 130)
@@ -223,25 +224,27 @@ def test_b4_released_focal_noise_is_fresh_around_a_window_and_shared_in_a_box() 
 
 
 def test_the_settings_choose_strategy_rates_and_strength() -> None:
-    settings = Masking(
-        strategy=StrategyName.high_pass, focal_probability=0.5, spatial_share=0.1, ratio_min=0.1, hard_noise_std=0.3
+    settings = MaskingSettings(
+        strategy=Strategy.high_pass, focal_probability=0.5, spatial_share=0.1, ratio_min=0.1, hard_noise_std=0.3
     )
-    fidelity = Fidelity(counts=Source.released)
+    fidelity = FidelitySettings(counts=Source.released)
     assert build_strategy(settings, fidelity) == HighPass(fidelity, 0.5, 0.1)
-    assert build_strategy(replace(settings, strategy=StrategyName.strong_blur), fidelity) == StrongBlur(fidelity)
-    assert build_strategy(replace(settings, strategy=StrategyName.mean_fill), fidelity) == MeanFill(fidelity)
+    assert build_strategy(replace(settings, strategy=Strategy.strong_blur), fidelity) == StrongBlur(fidelity)
+    assert build_strategy(replace(settings, strategy=Strategy.mean_fill), fidelity) == MeanFill(fidelity)
     assert Mode.positive(settings) == Mode("positive", (0.1, 0.25), True, 0.18)
     assert Mode.hard(settings) == Mode("hard", (0.4, 0.7), False, 0.3)
 
 
-def masked_views(seed: int = 0, fidelity: Fidelity | None = None, **settings: object) -> tuple[Tensor, Tensor, Views]:
+def masked_views(
+    seed: int = 0, fidelity: FidelitySettings | None = None, **settings: object
+) -> tuple[Tensor, Tensor, Views]:
     """Mean-filled views of six images whose key has its foreground on the left, and the query on the right."""
     query, key = pictures(6, seed=1), pictures(6, seed=2)
     left = torch.zeros(6, 7, 7, dtype=torch.bool)
     left[:, :, :3] = True
     masking = SaliencyMasking(
-        replace(Masking(strategy=StrategyName.mean_fill), **settings),  # type: ignore[arg-type]
-        fidelity or Fidelity(),
+        replace(MaskingSettings(strategy=Strategy.mean_fill), **settings),  # type: ignore[arg-type]
+        fidelity or FidelitySettings(),
     )
     return query, key, masking(query, key, ~left, left, Generator().manual_seed(seed))
 
@@ -275,7 +278,7 @@ def test_the_hard_negative_can_be_left_out() -> None:
 
 
 def test_b2_released_hard_negative_is_image_0s_alone() -> None:
-    _, key, views = masked_views(fidelity=Fidelity(hard_negative=Source.released))
+    _, key, views = masked_views(fidelity=FidelitySettings(hard_negative=Source.released))
     assert views.hard_negative is not None
     assert views.hard_negative.shape == (1, 3, 56, 56)
     changed = per_cell(views.hard_negative != key[:1])[0, 0, ..., 0]
@@ -284,16 +287,16 @@ def test_b2_released_hard_negative_is_image_0s_alone() -> None:
 
 
 def test_high_passed_views_come_out_even_of_the_branch_that_is_not_masked() -> None:
-    _, key, views = masked_views(strategy=StrategyName.high_pass)
+    _, key, views = masked_views(strategy=Strategy.high_pass)
     assert torch.equal(views.key, high_pass(key))
     assert views.hard_negative is not None
     same = views.hard_negative == views.key
     assert 0.4 < same.float().mean() < 0.95
 
 
-@pytest.mark.parametrize("fidelity", [Fidelity(), Fidelity(*[Source.released] * 7)], ids=str)
-def test_the_generators_seed_decides_everything(fidelity: Fidelity) -> None:
-    first, again, other = (masked_views(seed, fidelity, strategy=StrategyName.high_pass)[2] for seed in (3, 3, 4))
+@pytest.mark.parametrize("fidelity", [FidelitySettings(), FidelitySettings(*[Source.released] * 7)], ids=str)
+def test_the_generators_seed_decides_everything(fidelity: FidelitySettings) -> None:
+    first, again, other = (masked_views(seed, fidelity, strategy=Strategy.high_pass)[2] for seed in (3, 3, 4))
     assert first.hard_negative is not None
     assert again.hard_negative is not None
     assert torch.equal(first.query, again.query)
@@ -303,5 +306,5 @@ def test_the_generators_seed_decides_everything(fidelity: Fidelity) -> None:
 
 def test_masking_draws_from_its_generator_only() -> None:
     before = torch.get_rng_state()
-    masked_views(strategy=StrategyName.high_pass)
+    masked_views(strategy=Strategy.high_pass)
     assert torch.equal(torch.get_rng_state(), before)

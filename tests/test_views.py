@@ -25,7 +25,7 @@ from repro.augmentation.on_device import (
 )
 from repro.augmentation.reference import apply_reference
 from repro.runs.choices import Interpolation
-from repro.runs.sections import Augmentation
+from repro.runs.sections import AugmentationSettings
 
 NOTHING = Draw(jitter=0.0, order=0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, grey=0, sigma=0.0, flip=0)
 
@@ -43,7 +43,7 @@ def photograph(seed: int, width: int = 96, height: int = 96) -> Image.Image:
     return Image.fromarray(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
 
 
-def draws(count: int, settings: Augmentation, seed: int = 0) -> list[Draw]:
+def draws(count: int, settings: AugmentationSettings, seed: int = 0) -> list[Draw]:
     rng = np.random.default_rng(seed)
     return [draw_view(rng, settings) for _ in range(count)]
 
@@ -53,7 +53,7 @@ def column(made: list[Draw], name: str) -> NDArray[np.float64]:
 
 
 def test_views_are_drawn_with_moco_v2s_probabilities_and_ranges() -> None:
-    made = draws(6000, Augmentation())
+    made = draws(6000, AugmentationSettings())
     for name, probability in (("jitter", 0.8), ("grey", 0.2), ("flip", 0.5)):
         assert stats.binomtest(int(column(made, name).sum()), len(made), probability).pvalue > 1e-4
     sigma = column(made, "sigma")
@@ -69,11 +69,11 @@ def test_views_are_drawn_with_moco_v2s_probabilities_and_ranges() -> None:
 
 
 def test_a_strength_above_one_draws_no_negative_factor() -> None:
-    assert column(draws(300, Augmentation(brightness=1.5)), "brightness").min() >= 0
+    assert column(draws(300, AugmentationSettings(brightness=1.5)), "brightness").min() >= 0
 
 
 def test_what_is_switched_off_is_never_drawn() -> None:
-    off = Augmentation(jitter_probability=0, grey_probability=0, blur_probability=0, flip_probability=0)
+    off = AugmentationSettings(jitter_probability=0, grey_probability=0, blur_probability=0, flip_probability=0)
     made = draws(100, off)
     assert all(column(made, name).sum() == 0 for name in ("jitter", "grey", "sigma", "flip"))
     image = photograph(0)
@@ -127,7 +127,7 @@ def apply_one(image: Tensor, draw: Draw) -> Tensor:
 
 
 def test_a_batch_of_draws_is_torchvisions_functions_on_each_image() -> None:
-    images, made = pixels(60), draws(60, Augmentation(), seed=3)
+    images, made = pixels(60), draws(60, AugmentationSettings(), seed=3)
     before = images.clone()
     applied = apply_on_device(images, torch.stack([draw.row() for draw in made]))
     expected = torch.stack([apply_one(x, draw) for x, draw in zip(images, made, strict=True)])
@@ -162,7 +162,7 @@ def difference(made: list[Draw]) -> Tensor:
 
 
 def test_the_device_gives_the_reference_view_up_to_pils_rounding() -> None:
-    off = difference(draws(80, Augmentation(), seed=5)) * 255
+    off = difference(draws(80, AugmentationSettings(), seed=5)) * 255
     # PIL cuts to 8 bits after each of up to six steps, each time losing half a level or, in HSV, about one.
     assert off.mean() < 1.5
     assert off.max() < 3

@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 
 from repro.errors import UserError
-from repro.runs.detection import REFERENCE_BATCH, Detection, DetectionHead
+from repro.runs.detection import REFERENCE_BATCH, DetectionHead, DetectionSettings
 
 CONFIGS = Path(__file__).parent / "configs"
 IMAGES_PER_DEVICE = 2  # the reference is 8 GPUs
@@ -35,7 +35,7 @@ class Scaling:
         )
 
 
-def batch_on(settings: Detection, devices: int) -> int:
+def batch_on(settings: DetectionSettings, devices: int) -> int:
     """Images a step over all devices.
 
     Args:
@@ -54,7 +54,7 @@ def batch_on(settings: Detection, devices: int) -> int:
     return batch
 
 
-def scale(cfg: CfgNode, settings: Detection, devices: int) -> Scaling:
+def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
     """Scale the schedule of a merged config to the batch, in place (linear rule, as detectron2's auto_scale_workers).
 
     The learning rate goes with the batch, iterations against it. Where `iterations` is set, the schedule keeps its
@@ -93,7 +93,7 @@ def scale(cfg: CfgNode, settings: Detection, devices: int) -> Scaling:
 
 
 def build_config(
-    settings: Detection, *, schedule: str, arch: str, classes: int, mask_format: str, devices: int, device: str
+    settings: DetectionSettings, *, schedule: str, arch: str, classes: int, mask_format: str, devices: int, device: str
 ) -> tuple[CfgNode, Scaling]:
     """The whole config of a training.
 

@@ -23,7 +23,7 @@ from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.files import write_json, write_text
 from repro.randomness import Purpose, stream_seed
-from repro.runs.detection import VOC, Detection
+from repro.runs.detection import VOC, DetectionSettings
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
@@ -122,7 +122,7 @@ class DetectionTask:
             for index in range(count)
         ]
 
-    def departures(self, settings: Detection, data: "DetectionData") -> tuple[str, ...]:
+    def departures(self, settings: DetectionSettings, data: "DetectionData") -> tuple[str, ...]:
         """In what the measurement is smaller than the paper's: any makes it *tiny*."""
         found = list(settings.departures())
         if data.name != self.name:
@@ -151,7 +151,7 @@ def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return found
 
 
-def carry_out(trial: "Trial", backbone: Backbone, settings: Detection) -> dict[str, float]:
+def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -> dict[str, float]:
     """Train and score one trial, or read what it scored; `scores.json` is written last.
 
     Returns:

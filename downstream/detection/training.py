@@ -28,7 +28,7 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
-from repro.runs.sections import Machine
+from repro.runs.sections import MachineSettings
 from repro.training.hooks import DivergenceError, forget_after
 from repro.training.resume import KEPT, checkpoints
 
@@ -51,7 +51,7 @@ class Trial:
     folder: RunFolder
     cfg: CfgNode
     data: DetectionData
-    machine: Machine
+    machine: MachineSettings
     device: torch.device
 
     @property

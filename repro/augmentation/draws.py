@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from repro.runs.choices import Interpolation
-from repro.runs.sections import Augmentation
+from repro.runs.sections import AugmentationSettings
 
 ORDERS = tuple(permutations(range(4)))
 """The orders in which brightness (0), contrast (1), saturation (2) and hue (3) are changed."""
@@ -41,7 +41,7 @@ class Draw:
         return torch.tensor([getattr(self, f.name) for f in fields(self)])
 
 
-def draw_view(rng: np.random.Generator, settings: Augmentation) -> Draw:
+def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:
     """Draw all but the crop of MoCo v2's augmentation (released main_moco.py:247-259)."""
 
     def around(value: float) -> float:

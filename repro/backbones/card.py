@@ -37,7 +37,7 @@ _DATA_TERMS = {
 }
 
 
-class Target(StrEnum):
+class Library(StrEnum):
     """The library that a backbone is written for."""
 
     torchvision = "torchvision"
@@ -84,7 +84,7 @@ class Facts:
     tiny: str
 
 
-def render(folder: RunFolder, run: Run, target: Target, facts: Facts, licence: str) -> str:
+def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: str) -> str:
     """The card, Markdown with the front matter of Hugging Face; its Python is what the tests load the weights with.
 
     Args:

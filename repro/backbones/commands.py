@@ -30,11 +30,11 @@ def export(
 
     Example: salmask export runs/table1/mocov2/s0-45df9c0eca --to timm
     """
-    from repro.backbones.card import Target
+    from repro.backbones.card import Library
     from repro.backbones.export import export as write
 
     place = out or folder / "exports" / target
-    weights = write(RunFolder(folder), Target(target), place, licence=licence, force=force)
+    weights = write(RunFolder(folder), Library(target), place, licence=licence, force=force)
     typer.echo(json.dumps({"weights": str(weights), "card": str(place / "README.md")}) if as_json else str(weights))
 
 

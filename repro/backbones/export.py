@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from repro.backbones.card import RESNETS, Facts, Target, render
+from repro.backbones.card import RESNETS, Facts, Library, render
 from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
 from repro.backbones.convert import to_detectron2
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -28,7 +28,7 @@ _FACTS = "salmask.json"
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
-def export(folder: RunFolder, target: Target, out: Path, *, licence: str = "other", force: bool = False) -> Path:
+def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "other", force: bool = False) -> Path:
     """Write a run's backbone for another library, with its card.
 
     Args:
@@ -98,10 +98,10 @@ def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
     )
 
 
-def _require_known(target: Target, arch: str) -> None:
-    if target is Target.detectron2:
+def _require_known(target: Library, arch: str) -> None:
+    if target is Library.detectron2:
         known: Sequence[str] = list(RESNETS)
-    elif target is Target.torchvision:
+    elif target is Library.torchvision:
         known = [arch]
     else:
         import timm
@@ -159,10 +159,10 @@ def _write_detectron2(path: Path, state: State, facts: Facts) -> None:
     path.write_bytes(pickle.dumps(content))
 
 
-_WRITERS: Mapping[Target, tuple[str, Callable[[Path, State, Facts], None]]] = {
-    Target.torchvision: ("{arch}.pth", _write_torchvision),
-    Target.timm: ("{arch}.safetensors", _write_safetensors),
-    Target.detectron2: ("{arch}.pkl", _write_detectron2),
-    Target.huggingface: ("model.safetensors", _write_huggingface),
+_WRITERS: Mapping[Library, tuple[str, Callable[[Path, State, Facts], None]]] = {
+    Library.torchvision: ("{arch}.pth", _write_torchvision),
+    Library.timm: ("{arch}.safetensors", _write_safetensors),
+    Library.detectron2: ("{arch}.pkl", _write_detectron2),
+    Library.huggingface: ("model.safetensors", _write_huggingface),
 }
 """The name of the file of weights, and who writes it."""

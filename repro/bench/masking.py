@@ -10,7 +10,7 @@ from torchvision.transforms.functional import gaussian_blur
 from repro.bench.timing import timed_in_turn
 from repro.masking.branches import SaliencyMasking
 from repro.runs.choices import Strategy
-from repro.runs.sections import Fidelity, Masking
+from repro.runs.sections import FidelitySettings, MaskingSettings
 
 
 def masking(batch: int, size: int) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def masking(batch: int, size: int) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     query, key = torch.randn(2, batch, 3, size, size, device=device)
     query_foreground, key_foreground = torch.rand(2, batch, 7, 7, device=device) < 0.65
-    settings = Masking(strategy=Strategy.high_pass)
-    ours = SaliencyMasking(settings, Fidelity())
+    settings = MaskingSettings(strategy=Strategy.high_pass)
+    ours = SaliencyMasking(settings, FidelitySettings())
     generator = Generator(device).manual_seed(0)
     sides: Mapping[str, Callable[[], object]] = {
         "batched": lambda: ours(query, key, query_foreground, key_foreground, generator),

@@ -12,7 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
-from repro.bench.throughput import Measurement, kind_of
+from repro.bench.throughput import StepMeasurement, kind_of
 from repro.distributed import device_name, initialise, world_size
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -28,7 +28,7 @@ class _EnoughError(Exception):
     """Ends a training that was only to be timed."""
 
 
-class Stopwatch(Hook):
+class StepTimer(Hook):
     """Times steps after some to warm up, and ends the training."""
 
     priority = "LOWEST"
@@ -55,7 +55,7 @@ class Stopwatch(Hook):
             raise _EnoughError
 
 
-def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> Measurement:
+def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurement:
     """Train for a few steps in a folder of its own that goes away.
 
     Args:
@@ -75,14 +75,14 @@ def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> Measurement:
     run = replace(run, optimization=replace(run.optimization, epochs=epochs), machine=never)
     batches = plan_batches(run, images, device)
     learner = build(run, images, device)
-    watch = Stopwatch(warm_up, steps)
+    watch = StepTimer(warm_up, steps)
     with tempfile.TemporaryDirectory() as place:
         training = build_training(run, RunFolder(Path(place)), learner, batches, device)
         try:
             replace(training, hooks=[watch]).run()
         except _EnoughError:
             forward = forward_rate(learner.encoder, run.data.crop, device)
-    return Measurement(
+    return StepMeasurement(
         kind=kind_of(run),
         method=run.method,
         images_per_second=round(run.optimization.batch * steps / watch.seconds, 2),

@@ -17,7 +17,7 @@ Kind = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Measurement:
+class StepMeasurement:
     """What a method's steps took on a machine."""
 
     kind: Kind
@@ -56,7 +56,7 @@ def record_file() -> Path:
     return platformdirs.user_data_path("salmask") / "steps.jsonl"
 
 
-def record(path: Path, measurements: Iterable[Measurement]) -> None:
+def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
     """Add measurements to a file.
 
     Raises:
@@ -70,13 +70,13 @@ def record(path: Path, measurements: Iterable[Measurement]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}; mend: --out elsewhere") from error
 
 
-def recorded(path: Path) -> dict[Kind, Measurement]:
+def recorded(path: Path) -> dict[Kind, StepMeasurement]:
     """The newest measurement of each kind; lines that cannot be read are left out."""
-    found: dict[Kind, Measurement] = {}
+    found: dict[Kind, StepMeasurement] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             content = json.loads(line)
-            measurement = Measurement(**{**content, "kind": tuple(content["kind"])})
+            measurement = StepMeasurement(**{**content, "kind": tuple(content["kind"])})
         except (ValueError, TypeError, KeyError):
             continue  # torn, or of another version
         found[measurement.kind] = measurement

@@ -6,7 +6,6 @@ Adding a data set is adding one entry to `DATASETS`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from repro.data import caltech, flowers, imagenet
 from repro.data.annotations import archives as detection_archives
@@ -17,32 +16,8 @@ from repro.data.folders import FolderImages, class_folders
 from repro.data.splits import Images, Split
 from repro.data.subsets import join
 from repro.errors import UserError, nearest, shortened
+from repro.runs.sections import ScenesSettings
 from repro.scenes.cache import scenes_cache
-
-
-class ScenesSettings(Protocol):
-    """What `repro.scenes.dataset` needs to know; `repro.runs.sections.Scenes` is one."""
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-
-    @property
-    def size(self) -> int:
-        """Side of a scene in pixels."""
-
-    @property
-    def train_count(self) -> int:
-        """Images of the training split."""
-
-    @property
-    def val_count(self) -> int:
-        """Images of the validation split."""
-
-    @property
-    def seed(self) -> int:
-        """Of everything that is drawn."""
-
 
 Opener = Callable[[Split, Path | None, ScenesSettings], Images]
 

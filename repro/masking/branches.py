@@ -6,7 +6,7 @@ from repro.masking.patches import Mode
 from repro.masking.strategies import build_strategy
 from repro.masking.views import Views
 from repro.runs.choices import Branch, Source
-from repro.runs.sections import Fidelity, Masking
+from repro.runs.sections import FidelitySettings, MaskingSettings
 
 
 class SaliencyMasking:
@@ -16,7 +16,7 @@ class SaliencyMasking:
     the key that has lost much of its foreground is the query's hard negative.
     """
 
-    def __init__(self, settings: Masking, fidelity: Fidelity) -> None:
+    def __init__(self, settings: MaskingSettings, fidelity: FidelitySettings) -> None:
         """Take the strategy, the branch and the rates from `settings`; its strategy is not `none`."""
         self.strategy = build_strategy(settings, fidelity)
         self.branch = settings.branch

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from repro.runs.choices import Source
-from repro.runs.sections import Fidelity, Masking
+from repro.runs.sections import FidelitySettings, MaskingSettings
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Mode:
     """Of the noise that replaces high-passed patches, in normalised units."""
 
     @classmethod
-    def positive(cls, settings: Masking) -> "Mode":
+    def positive(cls, settings: MaskingSettings) -> "Mode":
         """Foreground and background at the same low rate (released main_moco.py:294-302)."""
         return cls("positive", (settings.ratio_min, settings.ratio_max), True, settings.noise_std)
 
     @classmethod
-    def hard(cls, settings: Masking) -> "Mode":
+    def hard(cls, settings: MaskingSettings) -> "Mode":
         """Much of the foreground, no background."""
         return cls("hard", (settings.hard_ratio_min, settings.hard_ratio_max), False, settings.hard_noise_std)
 
 
 def patch_counts(
-    foreground: Tensor, ratio: Tensor, mode: Mode, fidelity: Fidelity, *, capped: bool = False
+    foreground: Tensor, ratio: Tensor, mode: Mode, fidelity: FidelitySettings, *, capped: bool = False
 ) -> tuple[Tensor, Tensor]:
     """How many patches to mask in the foreground and in the background of each image.
 
     Paper: `round(N * alpha * gamma)` and `round(N * alpha * (1 - gamma))`, gamma being the foreground's share of the N
-    cells. Released code (random_mask_hp.py:55-60, 103, 125-126): see the switches of `Fidelity`.
+    cells. Released code (random_mask_hp.py:55-60, 103, 125-126): see the switches of `FidelitySettings`.
 
     Args:
         foreground: B×g×g, boolean.
@@ -106,7 +106,7 @@ def to_pixels(patches: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _draw_counts(
-    foreground: Tensor, mode: Mode, fidelity: Fidelity, generator: Generator, *, capped: bool = False
+    foreground: Tensor, mode: Mode, fidelity: FidelitySettings, generator: Generator, *, capped: bool = False
 ) -> tuple[Tensor, Tensor]:
     low, high = mode.ratio
     ratio = low + (high - low) * torch.rand(len(foreground), device=foreground.device, generator=generator)

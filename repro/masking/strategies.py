@@ -13,12 +13,11 @@ from torch import Generator, Tensor
 from repro.masking.boxes import Box
 from repro.masking.filters import high_pass, strong_blur
 from repro.masking.patches import Mode, _draw_counts, draw_patches, to_pixels
-from repro.runs.choices import Source
-from repro.runs.choices import Strategy as StrategyName
-from repro.runs.sections import Fidelity, Masking
+from repro.runs.choices import Source, Strategy
+from repro.runs.sections import FidelitySettings, MaskingSettings
 
 
-class Strategy(Protocol):
+class MaskingStrategy(Protocol):
     """What a network sees, clean and masked."""
 
     def clean(self, views: Tensor) -> Tensor:
@@ -45,7 +44,7 @@ class Strategy(Protocol):
 class PatchFill(ABC):
     """Whole patches are replaced, in all channels alike, by what `fill` makes of the view."""
 
-    fidelity: Fidelity = field(default_factory=Fidelity)
+    fidelity: FidelitySettings = field(default_factory=FidelitySettings)
 
     @abstractmethod
     def fill(self, views: Tensor) -> Tensor:
@@ -56,7 +55,7 @@ class PatchFill(ABC):
         return views
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
-        """See `Strategy.mask`."""
+        """See `MaskingStrategy.mask`."""
         patches = draw_patches(foreground, _draw_counts(foreground, mode, self.fidelity, generator), 1, generator)
         return torch.where(to_pixels(patches, views.shape[-2:]), self.fill(views), clean)
 
@@ -86,7 +85,7 @@ class HighPass:
     drawn for each channel on its own).
     """
 
-    fidelity: Fidelity = field(default_factory=Fidelity)
+    fidelity: FidelitySettings = field(default_factory=FidelitySettings)
     focal_probability: float = 0.2
     spatial_share: float = 0.3
     """Of the images that are not focal; 0.24 of all by default."""
@@ -96,7 +95,7 @@ class HighPass:
         return high_pass(views)
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
-        """See `Strategy.mask`."""
+        """See `MaskingStrategy.mask`."""
         B, C, H, W = clean.shape
         counts = _draw_counts(foreground, mode, self.fidelity, generator, capped=True)
         patches = draw_patches(foreground, counts, C, generator)
@@ -133,8 +132,8 @@ class HighPass:
         return torch.where(focal, in_box, tile)
 
 
-def build_strategy(settings: Masking, fidelity: Fidelity) -> Strategy:
+def build_strategy(settings: MaskingSettings, fidelity: FidelitySettings) -> MaskingStrategy:
     """The strategy that `settings` names."""
-    if settings.strategy is StrategyName.high_pass:
+    if settings.strategy is Strategy.high_pass:
         return HighPass(fidelity, settings.focal_probability, settings.spatial_share)
-    return StrongBlur(fidelity) if settings.strategy is StrategyName.strong_blur else MeanFill(fidelity)
+    return StrongBlur(fidelity) if settings.strategy is Strategy.strong_blur else MeanFill(fidelity)

@@ -23,7 +23,7 @@ from repro.masking.patches import as_many_at_random, overlap, to_pixels
 from repro.randomness import Purpose, stream, stream_seed
 from repro.runs.choices import Backend, Branch, Framework, Guidance, Source, Strategy
 from repro.runs.run import Run
-from repro.runs.sections import Fidelity
+from repro.runs.sections import FidelitySettings
 from repro.scenes.dataset import Scenes
 from repro.training.gallery import overlay as overlaid
 from repro.training.learner import build_view_maker
@@ -41,7 +41,7 @@ MADE_FROM = {"query": "query", "key": "key", "hard negative": "key"}
 """The views that may be masked, each with the augmented view that it is made from."""
 
 
-Row = dict[str, Any]
+StatisticsRow = dict[str, Any]
 
 
 def variants(run: Run) -> dict[str, Run]:
@@ -55,13 +55,13 @@ def variants(run: Run) -> dict[str, Run]:
     if run.masking.strategy in (Strategy.none, Strategy.learned):
         what = "nothing" if run.masking.strategy is Strategy.none else "with an occlusion network that training makes"
         raise UserError(f"{run.method} masks {what}; mend: audit a row that masks patches, for example mocov2+ours-hp")
-    released = Fidelity(**dict.fromkeys(Fidelity.__dataclass_fields__, Source.released))
+    released = FidelitySettings(**dict.fromkeys(FidelitySettings.__dataclass_fields__, Source.released))
     if run.framework is not Framework.mocov2:  # no other framework was released, and its hard negatives are its own
         released = replace(released, hard_negative=Source.paper)
     guided, at_random = (replace(run.masking, guidance=guidance) for guidance in (Guidance.saliency, Guidance.random))
     three = {
-        OURS: replace(run, masking=guided, fidelity=Fidelity()),
-        RANDOM: replace(run, masking=at_random, fidelity=Fidelity()),
+        OURS: replace(run, masking=guided, fidelity=FidelitySettings()),
+        RANDOM: replace(run, masking=at_random, fidelity=FidelitySettings()),
         RELEASED: replace(run, masking=guided, fidelity=released),
     }
     return three if run in three.values() else {run.method: run, **three}
@@ -124,7 +124,7 @@ class Hidden:
             unknown if objects is None else share(~objects),
         )
 
-    def row(self) -> Row:
+    def row(self) -> StatisticsRow:
         """Means in percent, and how unevenly foreground and background are hidden in single images."""
         spread = (self.foreground - self.background).to(torch.float64)
         spread = spread[spread.isfinite()]
@@ -149,16 +149,16 @@ class Audit:
 
     run: Run
     images: int
-    masks: list[Row]
+    masks: list[StatisticsRow]
     """What is hidden, a row for each way of choosing patches and each masked view."""
-    maps: list[Row]
+    maps: list[StatisticsRow]
     """How well each foreground map fits the object, a row a map."""
     where: Mapping[str, Tensor]
     """How often each cell of the grid is foreground, g×g each; and the mean object, where known."""
     columns: Sequence[tuple[str, Tensor]]
     """Of the gallery; see `repro.training.gallery.draw_columns`."""
 
-    def statistics(self) -> Row:
+    def statistics(self) -> StatisticsRow:
         """All numbers, as `statistics.json` holds them."""
         run = self.run
         return {"run": run.id, "method": run.method, "images": self.images, "masks": self.masks, "maps": self.maps}
@@ -289,11 +289,11 @@ def _concluded(run: Run, seen: _Seen, count: int, columns: Sequence[tuple[str, T
     return Audit(run, count, masks, [_fit(name, front, objects) for name, front in fronts.items()], where, columns)
 
 
-def _fit(name: str, front: Tensor, objects: Tensor | None) -> Row:
+def _fit(name: str, front: Tensor, objects: Tensor | None) -> StatisticsRow:
     """How well a map B×g×g fits; `lean` is where it lies: -1 all in the left column, 1 all in the right one, 0 even."""
     across = torch.linspace(-1, 1, front.shape[-1])
     cells = front.sum((1, 2)).clamp(min=1)
-    row: Row = {
+    row: StatisticsRow = {
         "map": name,
         "foreground %": _percent(front.float().mean((1, 2))),
         "lean": round(((front * across).sum((1, 2)) / cells).mean().item(), 3),

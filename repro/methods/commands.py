@@ -28,7 +28,7 @@ Settings = Annotated[
 MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="A row of the tables; `salmask methods` lists them.")]
 
 
-class Row(Protocol):
+class MethodRow(Protocol):
     """What a method's name stands for."""
 
     @property
@@ -51,7 +51,7 @@ class Resolve(Protocol):
 class Rows:
     """The room of methods, as these commands need it."""
 
-    methods: Mapping[str, Row]
+    methods: Mapping[str, MethodRow]
     headline: Sequence[str]
     """Those that stand for all where none is named."""
     resolve: Resolve
@@ -183,7 +183,7 @@ def mount(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         typer.echo("\n" + "\n".join(str(path) for path in paths))
 
 
-def listed(rows: Mapping[str, Row]) -> list[dict[str, str]]:
+def listed(rows: Mapping[str, MethodRow]) -> list[dict[str, str]]:
     """One line a row: its name, its title, and the settings in which it differs from the row without masking."""
     lines = []
     for name, row in rows.items():

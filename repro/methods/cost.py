@@ -55,7 +55,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """Of one row."""
 
     method: str
@@ -73,7 +73,7 @@ class Cost:
     relative: float | None
     """Its time divided by the baseline's, both measured in turn."""
 
-    def row(self, baseline: "Cost") -> dict[str, Any]:
+    def row(self, baseline: "StepCost") -> dict[str, Any]:
         """As a table shows it, beside the baseline's FLOPs."""
         return {
             "method": self.method,
@@ -133,7 +133,7 @@ def untrained(run: Run) -> Run:
     return replace(run, localizer=replace(run.localizer, network=network, weights="random", sha256=""))
 
 
-def measure(run: Run, baseline: Run, build: Build, device: torch.device, *, rounds: int) -> tuple[Cost, Cost]:
+def measure(run: Run, baseline: Run, build: Build, device: torch.device, *, rounds: int) -> tuple[StepCost, StepCost]:
     """What a row costs, and what its baseline does, measured in turn.
 
     Args:
@@ -160,7 +160,7 @@ def measure(run: Run, baseline: Run, build: Build, device: torch.device, *, roun
         took = seconds.get(name, first)
         relative = None if took is None or first is None else took / first
         forward, backward = dict(passes.forward), dict(passes.backward)
-        costs.append(Cost(of.method, trained, others, forward, backward, flops, took, relative))
+        costs.append(StepCost(of.method, trained, others, forward, backward, flops, took, relative))
     return costs[0], costs[1]
 
 

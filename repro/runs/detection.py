@@ -32,7 +32,7 @@ class DetectionHead(StrEnum):
 
 
 @dataclass(frozen=True)
-class Detection:
+class DetectionSettings:
     """How a detector is trained; 0 stands for what the protocol says."""
 
     head: DetectionHead = DetectionHead.c4
@@ -61,7 +61,7 @@ class Detection:
         changed = {
             "batch": batch if batch != REFERENCE_BATCH else 0,
             "iterations": self.iterations,
-            "base_lr": self.base_lr if self.base_lr != Detection.base_lr else 0,
+            "base_lr": self.base_lr if self.base_lr != DetectionSettings.base_lr else 0,
             "min_size": self.min_size,
             "rois": self.rois,
             "high_pass_input": int(self.high_pass_input),

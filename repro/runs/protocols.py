@@ -25,7 +25,7 @@ DRAWN_SPLITS = frozenset({"caltech101"})
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeSettings:
     """Linear evaluation, protocol `linear-moco-v1` (MoCo main_lincls.py)."""
 
     epochs: int = 100
@@ -51,14 +51,14 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Logistic:
+class LogisticSettings:
     """L2 logistic regression on pooled features, protocol `logreg-v1` (Kornblith et al. 2019, appendix A.4)."""
 
     l2_low: float = 1e-6  # of the grid of regularisation weights, evenly spaced by their logarithms
     l2_high: float = 1e5
     values: int = 45
     iterations: int = 1000  # of L-BFGS for each value
-    splits: int = 3  # as of `Probe`
+    splits: int = 3  # as of `ProbeSettings`
 
     def protocol_on(self, dataset: str) -> str:
         """`logreg-v1` with its departures."""
@@ -66,7 +66,7 @@ class Logistic:
 
 
 @dataclass(frozen=True)
-class Knn:
+class KnnSettings:
     """Weighted nearest neighbours on pooled features, protocol `knn-v1` (Wu et al. 2018, section 3.4)."""
 
     neighbours: tuple[int, ...] = (20, 200)  # one protocol for each
@@ -78,7 +78,7 @@ class Knn:
 
     def protocol(self, k: int) -> str:
         """`knn-v1[k=20]`; there is none without k."""
-        changed = f",temperature={self.temperature:g}" if self.temperature != Knn.temperature else ""
+        changed = f",temperature={self.temperature:g}" if self.temperature != KnnSettings.temperature else ""
         return f"knn-v1[k={k}{changed}]"
 
 
@@ -91,7 +91,7 @@ FINE_TUNINGS: Mapping[str, tuple[str, float, int]] = {
 
 
 @dataclass(frozen=True)
-class Finetune:
+class FinetuneSettings:
     """Training of the whole network from the backbone, SimCLR's semi-supervised recipe (appendix B.5)."""
 
     epochs: int = 0  # 0: 30, and 60 with one percent of the labels

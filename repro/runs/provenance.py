@@ -11,7 +11,7 @@ RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "
 
 
 @dataclass(frozen=True)
-class Source:
+class CodeState:
     """The state of the code."""
 
     commit: str
@@ -22,21 +22,21 @@ SNAPSHOT = ".source.json"
 """At the root of a copy of the code: the commit that it was copied from, and whether it had been edited."""
 
 
-def source() -> Source:
+def source() -> CodeState:
     """Commit of the code that runs, and whether it was edited since; `unknown` outside a git checkout."""
     here = Path(__file__).resolve().parent
     copied = here.parents[1] / SNAPSHOT
     if copied.exists():  # asked first: a copy may lie within a checkout that has moved on
         content = json.loads(copied.read_text())
-        return Source(content["commit"], content["dirty"])
+        return CodeState(content["commit"], content["dirty"])
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return Source(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
+        return CodeState(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
     except (OSError, subprocess.CalledProcessError):
-        return Source("unknown", False)
+        return CodeState("unknown", False)
 
 
 def now() -> str:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from repro.errors import UserError
 from repro.runs.run import Run
-from repro.runs.sections import Fidelity
+from repro.runs.sections import FidelitySettings
 
 
 def keys(kind: type, prefix: str = "") -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
         if dotted == "fidelity" and not isinstance(value, Mapping):
-            yield from ((f"fidelity.{f.name}", value) for f in dataclasses.fields(Fidelity))
+            yield from ((f"fidelity.{f.name}", value) for f in dataclasses.fields(FidelitySettings))
         elif isinstance(value, Mapping):
             yield from _flatten(value, f"{dotted}.")
         else:

@@ -13,23 +13,23 @@ import yaml
 
 from repro.errors import UserError
 from repro.runs.choices import Framework, Guidance, Strategy
-from repro.runs.detection import Detection
+from repro.runs.detection import DetectionSettings
 from repro.runs.identity import added, digest, identity, outside_identity, plain
 from repro.runs.limits import problems
-from repro.runs.protocols import Finetune, Knn, Logistic, Probe
+from repro.runs.protocols import FinetuneSettings, KnnSettings, LogisticSettings, ProbeSettings
 from repro.runs.sections import (
-    Adios,
-    Augmentation,
-    Data,
-    Encoder,
-    Fidelity,
-    Imported,
-    Localizer,
-    Machine,
-    Masking,
-    Moco,
-    Optimization,
-    Simclr,
+    AdiosSettings,
+    AugmentationSettings,
+    DataSettings,
+    EncoderSettings,
+    FidelitySettings,
+    ImportedSettings,
+    LocalizerSettings,
+    MachineSettings,
+    MaskingSettings,
+    MocoSettings,
+    OptimizationSettings,
+    SimclrSettings,
 )
 
 PAPER_SCALE = {Framework.mocov2: (200, 128), Framework.simclr: (200, 256), Framework.supervised: (100, 256)}
@@ -43,23 +43,23 @@ class Run:
     method: str = outside_identity("mocov2")  # a name; what it means stands in the other fields
     framework: Framework = Framework.mocov2
     seed: int = 0
-    data: Data = field(default_factory=Data)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    localizer: Localizer = field(default_factory=Localizer)
-    masking: Masking = field(default_factory=Masking)
-    fidelity: Fidelity = field(default_factory=Fidelity)
-    encoder: Encoder = field(default_factory=Encoder)
-    moco: Moco = field(default_factory=Moco)
-    simclr: Simclr = added(Simclr(), absent=Simclr())
-    adios: Adios = added(Adios(), absent=Adios())
-    optimization: Optimization = field(default_factory=Optimization)
-    imported: Imported = added(Imported(), absent=Imported())
-    probe: Probe = outside_identity(Probe)
-    logistic: Logistic = outside_identity(Logistic)
-    knn: Knn = outside_identity(Knn)
-    finetune: Finetune = outside_identity(Finetune)
-    detection: Detection = outside_identity(Detection)
-    machine: Machine = outside_identity(Machine)
+    data: DataSettings = field(default_factory=DataSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    localizer: LocalizerSettings = field(default_factory=LocalizerSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    fidelity: FidelitySettings = field(default_factory=FidelitySettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    moco: MocoSettings = field(default_factory=MocoSettings)
+    simclr: SimclrSettings = added(SimclrSettings(), absent=SimclrSettings())
+    adios: AdiosSettings = added(AdiosSettings(), absent=AdiosSettings())
+    optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+    imported: ImportedSettings = added(ImportedSettings(), absent=ImportedSettings())
+    probe: ProbeSettings = outside_identity(ProbeSettings)
+    logistic: LogisticSettings = outside_identity(LogisticSettings)
+    knn: KnnSettings = outside_identity(KnnSettings)
+    finetune: FinetuneSettings = outside_identity(FinetuneSettings)
+    detection: DetectionSettings = outside_identity(DetectionSettings)
+    machine: MachineSettings = outside_identity(MachineSettings)
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later.

@@ -25,7 +25,7 @@ from repro.runs.identity import added, outside_identity
 
 
 @dataclass(frozen=True)
-class Scenes:
+class ScenesSettings:
     """The built-in data set, `repro.scenes.dataset`."""
 
     classes: int = 10
@@ -36,16 +36,16 @@ class Scenes:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSettings:
     """What is learned from."""
 
     dataset: str = "imagenet100"
     crop: int = 224  # side of a view in pixels
-    scenes: Scenes = field(default_factory=Scenes)
+    scenes: ScenesSettings = field(default_factory=ScenesSettings)
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class AugmentationSettings:
     """MoCo v2's random views (released main_moco.py:247-259)."""
 
     backend: Backend = Backend.device
@@ -64,7 +64,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Localizer:
+class LocalizerSettings:
     """The frozen network whose activations are the saliency map (released main_moco.py:287-292)."""
 
     network: str = "resnet50"  # "resnet50", "efficientnet-lite0", "timm/NAME" or "checkpoint"
@@ -75,7 +75,7 @@ class Localizer:
 
 
 @dataclass(frozen=True)
-class Masking:
+class MaskingSettings:
     """Which patches are masked, and with what (released main_moco.py:294-302, random_mask_hp.py:128-136)."""
 
     strategy: Strategy = Strategy.none
@@ -93,7 +93,7 @@ class Masking:
 
 
 @dataclass(frozen=True)
-class Fidelity:
+class FidelitySettings:
     """One switch for each divergence between the published equations and the released code."""
 
     saliency_map: Source = Source.paper  # B1: each row of the map sorted
@@ -115,7 +115,7 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderSettings:
     """The network that is trained."""
 
     arch: str = "resnet50"
@@ -123,7 +123,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Moco:
+class MocoSettings:
     """MoCo v2 with a weighted hard negative (released moco/builder.py)."""
 
     momentum: float = 0.999
@@ -134,7 +134,7 @@ class Moco:
 
 
 @dataclass(frozen=True)
-class Simclr:
+class SimclrSettings:
     """SimCLR with a weighted hard negative. The paper states none of it; defaults: ADIOS, solo-learn (simclr.yaml).
 
     Batch norm is synchronised over devices: its groups are whole global batches, one for each view.
@@ -147,7 +147,7 @@ class Simclr:
 
 
 @dataclass(frozen=True)
-class Adios:
+class AdiosSettings:
     """ADIOS (Shi et al. 2022), with `masking.strategy=learned`; values of its bash_files/imagenet100/simclr_adios_s.sh.
 
     The occlusion network is optimised by LARS, whatever optimises the encoder, on the encoder's schedule.
@@ -165,7 +165,7 @@ class Adios:
 
 
 @dataclass(frozen=True)
-class Optimization:
+class OptimizationSettings:
     """How the encoder is optimised."""
 
     epochs: int = 200
@@ -183,7 +183,7 @@ class Optimization:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedSettings:
     """Weights that were not trained here; how they were, no other setting of the run tells."""
 
     weights: str = ""  # SHA-256 of the backbone's tensors
@@ -192,7 +192,7 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineSettings:
     """How a run is carried out here. Nothing in it changes a result on one kind of device."""
 
     data_root: str = ""  # of the data set; empty: $SALMASK_DATA or ~/.config/salmask/data.yaml

@@ -15,7 +15,7 @@ from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.randomness import Purpose, stream
 from repro.runs.choices import Backend
-from repro.runs.sections import Augmentation
+from repro.runs.sections import AugmentationSettings
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -72,7 +72,7 @@ class RandomViews(Dataset[dict[str, Any]]):
     names: ClassVar[tuple[str, ...]]
     metainfo: ClassVar[dict[str, Any]] = {}  # mmengine asks for it, for its own visualisations
 
-    def __init__(self, images: Images, size: int, settings: Augmentation, seed: int) -> None:
+    def __init__(self, images: Images, size: int, settings: AugmentationSettings, seed: int) -> None:
         self.images, self.size, self.settings, self.seed = images, size, settings, seed
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""From the settings of `Optimization` to an optimizer and the schedule of its learning rate."""
+"""From the settings of `OptimizationSettings` to an optimizer and the schedule of its learning rate."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,13 +9,13 @@ from timm.optim import Lars
 from torch import nn
 
 from repro.runs.choices import Interval, Optimizer, Schedule
-from repro.runs.sections import Optimization
+from repro.runs.sections import OptimizationSettings
 
 WARMUP_START = 1e-4
 """Share of the learning rate with which a warm-up begins (solo-learn: 3e-5 of 0.3)."""
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], settings: Optimization) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizationSettings) -> torch.optim.Optimizer:
     """The optimizer that the settings name, over `parameters`."""
     if settings.optimizer is Optimizer.lars:
         return build_lars(parameters, settings.lr, settings.momentum, settings.weight_decay, settings.lars_eta)
@@ -48,7 +48,7 @@ def build_lars(
 
 
 def build_schedulers(
-    optimizer: torch.optim.Optimizer, settings: Optimization, steps_per_epoch: int
+    optimizer: torch.optim.Optimizer, settings: OptimizationSettings, steps_per_epoch: int
 ) -> list[_ParamScheduler]:
     """The course of an optimizer's learning rate: a linear warm-up, if any, then a cosine to 0 or tenfold steps.
 

@@ -13,7 +13,7 @@ from repro.masking.branches import SaliencyMasking
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import Backend
-from repro.runs.sections import Augmentation
+from repro.runs.sections import AugmentationSettings
 from repro.saliency.localizer import Localizer
 from repro.saliency.scda import foreground
 
@@ -37,7 +37,7 @@ class Augmenter(BaseDataPreprocessor):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, augmentation: Augmentation) -> None:
+    def __init__(self, augmentation: AugmentationSettings) -> None:
         """Take what the loader drew from, and who applies it."""
         super().__init__(non_blocking=True)
         self.augmentation = augmentation
@@ -64,7 +64,7 @@ class ViewMaker(Augmenter):
         self,
         *,
         seed: int,
-        augmentation: Augmentation,
+        augmentation: AugmentationSettings,
         masking: SaliencyMasking | None = None,
         localizer: Localizer | None = None,
         grid: int = 7,

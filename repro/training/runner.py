@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from repro.distributed import rank, world_size
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
-from repro.runs.sections import Machine
+from repro.runs.sections import MachineSettings
 from repro.runs.stopping import STOP
 from repro.training.hooks import FiniteGuard, Heartbeat, MetricsFile, RuntimeInfo, Throughput, forget_after
 from repro.training.precision import wrap_optimizers
@@ -124,7 +124,7 @@ class Training:
     folder: RunFolder
     checkpoints: Path
     metrics: Path
-    machine: Machine
+    machine: MachineSettings
     device: torch.device
     precision: Precision = Precision.fp32
     hooks: Sequence[Hook] = field(default_factory=list)

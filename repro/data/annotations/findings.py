@@ -109,11 +109,11 @@ class Survey:
         raise UserError(f"{first.path}: {first.message}{more}; mend: {first.mend}")
 
 
-Box = tuple[float, float, float, float]
+BoxCorners = tuple[float, float, float, float]
 """(x0, y0, x1, y1) in pixels from the upper left corner of the image, upper edges exclusive."""
 
 
-def box_fault(box: Box, size: tuple[int, int]) -> str:
+def box_fault(box: BoxCorners, size: tuple[int, int]) -> str:
     """How a box reaches out of its image by more than `TOLERANCE`; empty where it does not."""
     (x0, y0, x1, y1), (width, height) = box, size
     if min(x0, y0) < -TOLERANCE or x1 > width + TOLERANCE or y1 > height + TOLERANCE:

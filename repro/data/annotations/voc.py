@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from repro.data.annotations.findings import (
     AnnotatedImage,
-    Box,
+    BoxCorners,
     BrokenFileError,
     FindingKind,
     Survey,
@@ -83,12 +83,12 @@ class VocObject:
 
     Attributes:
         name: Its class.
-        box: See `repro.data.annotations.findings.Box`.
+        box: See `repro.data.annotations.findings.BoxCorners`.
         difficult: Not counted when a detector is scored.
     """
 
     name: str
-    box: Box
+    box: BoxCorners
     difficult: bool
 
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -19,17 +18,10 @@ from repro.data.subsets import Subset
 from repro.data.verification.files import File, check_decoding, check_files, stat_all
 from repro.data.verification.report import Report
 from repro.errors import UserError
+from repro.runs.sections import ScenesSettings
 
-
-@dataclass(frozen=True)
-class _Sample:
-    """Settings of the scenes that are drawn to check them."""
-
-    classes: int = 10
-    size: int = 96
-    train_count: int = 40
-    val_count: int = 40
-    seed: int = 0
+_SAMPLE = ScenesSettings(train_count=40, val_count=40)
+"""Of the scenes that are drawn to check them."""
 
 
 def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | None = None) -> Report:
@@ -208,8 +200,8 @@ def _check_cutouts(report: Report, deep: bool, workers: int, progress: Progress)
 def _check_scenes(report: Report, entry: Dataset) -> None:
     where = report.name if report.root is None else str(report.root)
     try:
-        first = {split: entry.open(split, report.root, _Sample()) for split in SPLITS}
-        again = {split: entry.open(split, report.root, _Sample()) for split in SPLITS}
+        first = {split: entry.open(split, report.root, _SAMPLE) for split in SPLITS}
+        again = {split: entry.open(split, report.root, _SAMPLE) for split in SPLITS}
         drawn = {split: _pixels(report, where, split, first[split], again[split]) for split in SPLITS}
     except UserError as error:
         report.add("unusable", where, str(error))
