@@ -1,17 +1,18 @@
 """Every row of the paper's tables, ours included, and the ablations.
 
-A row is data: a framework's recipe (`recipes`), what is masked (`masks`), and in an ablation what is changed
-(`ablations`). None is a branch in code; what must be code beside the paper's own method are the competitors that train
-something else: `adios` and `supervised`.
+A row is data: a framework's recipe (`repro.runs.frameworks`), what is masked (`masks`), and in an ablation what is
+changed (`ablations`). None is a branch in code; what must be code beside the paper's own method are the competitors
+that train something else: `adios` and `supervised`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from baselines import ablations, masks, recipes
+from baselines import ablations, masks
 from repro.errors import UserError, nearest
 from repro.runs.choices import Framework, Strategy
+from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.reading import build, nested, pinned
 from repro.runs.run import Run
 
@@ -43,22 +44,29 @@ def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     return merged
 
 
-def _block(framework: str, title: str, recipe: Mapping[str, Any]) -> dict[str, Method]:
-    """The rows on a framework: plain, and with each masking."""
-    return {
-        framework: Method(title, _merged(recipe, masks.NONE)),
-        f"{framework}+mscn": Method(f"{title} + MSCN", _merged(recipe, masks.MSCN)),
-        f"{framework}+adios": Method(f"{title} + ADIOS", _merged(recipe, masks.ADIOS)),
-        f"{framework}+ours-hp": Method(f"{title} + ours, high-pass", _merged(recipe, masks.HIGH_PASS)),
-        f"{framework}+ours-blur": Method(f"{title} + ours, strong blur", _merged(recipe, masks.STRONG_BLUR)),
-        f"{framework}+ours-mean": Method(f"{title} + ours, mean fill", _merged(recipe, masks.MEAN_FILL)),
+def _block(framework: Framework) -> dict[str, Method]:
+    """The rows on a contrastive framework: plain, and with each masking."""
+    rows = {
+        "": ("", masks.NONE),
+        "+mscn": (" + MSCN", masks.MSCN),
+        "+adios": (" + ADIOS", masks.ADIOS),
+        "+ours-hp": (" + ours, high-pass", masks.HIGH_PASS),
+        "+ours-blur": (" + ours, strong blur", masks.STRONG_BLUR),
+        "+ours-mean": (" + ours, mean fill", masks.MEAN_FILL),
     }
+    return {f"{framework}{name}": _row(framework, title, masking) for name, (title, masking) in rows.items()}
+
+
+def _row(framework: Framework, title: str, masking: Mapping[str, Any]) -> Method:
+    """A framework's recipe with a masking; all rows of a framework share its recipe and differ in the masking alone."""
+    entry = FRAMEWORKS[framework]
+    settings = {"framework": framework.value, **entry.recipe}
+    return Method(f"{entry.title}{title}", _merged(settings, masking))
 
 
 TABLE1: Mapping[str, Method] = {
-    "supervised": Method("Supervised", _merged(recipes.SUPERVISED, masks.NONE)),
-    **_block("mocov2", "MoCo v2", recipes.MOCOV2),
-    **_block("simclr", "SimCLR", recipes.SIMCLR),
+    "supervised": _row(Framework.supervised, "", masks.NONE),
+    **{name: row for framework, entry in FRAMEWORKS.items() if entry.model for name, row in _block(framework).items()},
 }
 """The rows of tables 1 and 2."""
 
@@ -83,7 +91,7 @@ def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -
         UserError: an unknown method, key or value.
     """
     if method not in METHODS:
-        raise UserError(f"unknown method '{method}'{nearest(method, METHODS)}; mend: `salmask methods` lists them")
+        raise UserError(f"unknown method '{method}'{nearest(method, METHODS)}", mend="`salmask methods` lists them")
     return pinned(build([METHODS[method].settings, *layers, {"method": method}], origin=origin))
 
 

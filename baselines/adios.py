@@ -21,6 +21,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Generator, Tensor, nn
 
 from baselines.unet import OcclusionNetwork
+from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
 from repro.data.splits import Images
@@ -31,7 +32,7 @@ from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.run import Run
 from repro.training.gallery import draw_columns, first_stages
-from repro.training.learner import Learner, build_substrate, build_view_maker
+from repro.training.learner import Learner, build_model, build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.optimization import build_lars, build_optimizer, build_schedulers
 from repro.training.preprocess import ViewMaker
@@ -139,6 +140,19 @@ class SimclrContrast(Contrast[SimCLR]):
 
     def finish(self, keys: Tensor) -> None:
         """SimCLR keeps nothing from step to step."""
+
+
+def contrast_of(model: ContrastiveModel) -> Contrast:
+    """The encoder's side of ADIOS on a framework's model.
+
+    Raises:
+        UserError: nobody wrote a `Contrast` for the framework.
+    """
+    if isinstance(model, MoCo):
+        return MocoContrast(model)
+    if isinstance(model, SimCLR):
+        return SimclrContrast(model)
+    raise UserError(f"ADIOS is not written for {type(model).__name__}", mend="a row on mocov2 or simclr")
 
 
 class Adios(BaseModel):
@@ -278,8 +292,8 @@ def _optimizers(wrapper: OptimWrapper) -> tuple[OptimWrapper, OptimWrapper]:
     names = list(wrapper.keys()) if isinstance(wrapper, OptimWrapperDict) else ["only one"]
     if set(names) != {ENCODER, OCCLUSION}:
         raise UserError(
-            f"ADIOS trains two networks in turn, each with an optimizer of its own, and was given: {', '.join(names)}; "
-            f"mend: optimizers named {ENCODER} and {OCCLUSION}"
+            f"ADIOS trains two networks in turn, each with an optimizer of its own, and was given: {', '.join(names)}",
+            mend=f"optimizers named {ENCODER} and {OCCLUSION}",
         )
     return wrapper[ENCODER], wrapper[OCCLUSION]
 
@@ -322,7 +336,7 @@ class OcclusionGallery(Hook):
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
-    """ADIOS on the substrate that the run names; a `repro.training.learner.Build`.
+    """ADIOS on the framework that the run names; a `repro.training.learner.Build`.
 
     The occlusion network's rate takes the encoder's course, from its own height (ADIOS src/methods/base_adios.py).
 
@@ -332,11 +346,11 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     settings = run.adios
     maker = build_view_maker(run, device)
     with seeded_weights(run.seed):
-        substrate = build_substrate(run, None)
+        substrate = build_model(run, None)
         occlusion = OcclusionNetwork(
             run.data.crop, masks=settings.masks, base=settings.base_filters, norm=settings.norm
         )
-    contrast = MocoContrast(substrate) if isinstance(substrate, MoCo) else SimclrContrast(substrate)
+    contrast = contrast_of(substrate)
     model = Adios(
         contrast,
         occlusion,

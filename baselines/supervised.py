@@ -1,19 +1,19 @@
 """The supervised row: a ResNet that learns the labels, by torchvision's reference recipe (references/classification).
 
 SGD with learning rate 0.1 for a batch of 256, a tenth of it at 30, 60 and 90 of 100 epochs, random crops and flips; the
-settings are `recipes.SUPERVISED`. The paper states no recipe. Batch norm spans the global batch, so that the number of
-devices changes nothing.
+settings are its `recipe` in `repro.runs.frameworks`. The paper states no recipe. Batch norm spans the global batch, so
+that the number of devices changes nothing.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.encoders import build_resnet
+from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.distributed import seeded_weights
 from repro.runs.run import Run
@@ -41,7 +41,7 @@ class LabelledInput(Augmenter):
         }
 
 
-class Classifier(BaseModel):
+class Classifier(LossModel):
     """A ResNet with one output for each class; `encoder` holds it whole, its `fc` included."""
 
     def __init__(self, arch: str, classes: int, *, data_preprocessor: nn.Module | None = None) -> None:
@@ -55,22 +55,16 @@ class Classifier(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor)
         self.encoder = sync_batch_norm(build_resnet(arch, classes))
 
-    def forward(self, images: Tensor, labels: Tensor, mode: str = "loss") -> dict[str, Tensor]:
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of one step.
 
         Args:
             images: B×3×H×W, normalised.
             labels: B, below the number of classes.
-            mode: only "loss".
 
         Returns:
             `loss`, and `accuracy` of the batch in 0..1, which is logged.
-
-        Raises:
-            ValueError: another mode.
         """
-        if mode != "loss":
-            raise ValueError(f"the classifier is only trained; mode '{mode}' is not one of its own")
         logits = self.encoder(images).float()
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         return {"loss": F.cross_entropy(logits, labels), "accuracy": accuracy}

@@ -43,8 +43,8 @@ class OcclusionNetwork(nn.Module):
         stages = stages_of(crop)
         if norm is Norm.group and base % GROUPS:
             raise UserError(
-                f"adios.base_filters={base} cannot be normalised in {GROUPS} groups; "
-                f"mend: a multiple of {GROUPS}, or adios.norm=instance"
+                f"adios.base_filters={base} cannot be normalised in {GROUPS} groups",
+                mend=f"a multiple of {GROUPS}, or adios.norm=instance",
             )
         down = [3, *[base] * (stages - 3), *[2 * base] * 3]
         up = [2 * base, 2 * base, 2 * base, *[base] * (stages - 2)]
@@ -86,12 +86,12 @@ def stages_of(crop: int) -> int:
     """
     stages = int(math.log2(crop) - 1) if crop >= 1 else 0
     if stages < 4:
-        raise UserError(f"data.crop={crop} is too small for ADIOS's occlusion network; mend: data.crop=32 or more")
+        raise UserError(f"data.crop={crop} is too small for ADIOS's occlusion network", mend="data.crop=32 or more")
     unit = 1 << (stages - 1)
     if crop % unit:
         raise UserError(
-            f"data.crop={crop} cannot be halved {stages - 1} times, as ADIOS's occlusion network does; "
-            f"mend: data.crop={crop // unit * unit} or {(crop // unit + 1) * unit}"
+            f"data.crop={crop} cannot be halved {stages - 1} times, as ADIOS's occlusion network does",
+            mend=f"data.crop={crop // unit * unit} or {(crop // unit + 1) * unit}",
         )
     return stages
 

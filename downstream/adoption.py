@@ -79,12 +79,12 @@ def adopt(
     run = build([settings, made])
     fixed = sorted(key for key in difference(build([made]), run) if not key.startswith("data."))
     if fixed:
-        raise UserError(f"{fixed[0]} says nothing about weights from elsewhere; mend: leave it out")
+        raise UserError(f"{fixed[0]} says nothing about weights from elsewhere", mend="leave it out")
     folder = RunFolder.of(run, out)
     if folder.pretrained:
         held = weights_digest(load_backbone(folder.backbone, arch=arch).network.state_dict())
         if held != digest:
-            raise UserError(f"{folder.backbone} holds other weights than {path}; mend: choose another --out")
+            raise UserError(f"{folder.backbone} holds other weights than {path}", mend="choose another --out")
         return run, folder
     folder.prepare(run)
     folder.record_provenance("not trained here", {"weights": digest})

@@ -91,7 +91,7 @@ def mount(app: typer.Typer, carry_out: CarryOut) -> None:
             run = with_settings(folder.load(), parse_overrides(words))
         else:
             if words and "=" not in words[0]:
-                raise UserError(f"'{words[0]}': with --checkpoint no run is named; mend: leave one of them out")
+                raise UserError(f"'{words[0]}': with --checkpoint no run is named", mend="leave one of them out")
             from downstream.adoption import adopt
 
             run, folder = adopt(
@@ -151,7 +151,7 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
     found: dict[Evaluation, None] = {}
     for name in names:
         if dataset and (name == "table1" or "@" in name):
-            raise UserError(f"--task {name} says itself what it is evaluated on; mend: leave --data out")
+            raise UserError(f"--task {name} says itself what it is evaluated on", mend="leave --data out")
         for one in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
             if one.partition("@")[0] not in PROTOCOLS:
                 raise UserError(f"unknown task '{one}'{nearest(one, ('table1', *PROTOCOLS))}")
@@ -185,8 +185,8 @@ def _evaluate_all(
     several = len({evaluation.dataset for evaluation in chosen}) > 1
     if several and "" in roots:
         raise UserError(
-            f"--root {roots['']}: several data sets are evaluated on; mend: --root DATASET=DIR for each, or "
-            "$SALMASK_DATA"
+            f"--root {roots['']}: several data sets are evaluated on",
+            mend="--root DATASET=DIR for each, or $SALMASK_DATA",
         )
     _check_roots(run, folder, chosen, roots)
     rows: list[Result] = []

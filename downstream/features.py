@@ -102,7 +102,7 @@ class FeatureStore:
         """Each rank takes every world_size-th image."""
         count, ranks = len(images), world_size()
         if not count:
-            raise UserError("there is no image to compute features of; mend: salmask data verify")
+            raise UserError("there is no image to compute features of", mend="salmask data verify")
         mine = [index % count for index in range(rank(), count + -count % ranks, ranks)]
         loader = DataLoader(
             LoaderSubset(CentralCrops(images, self.crop), mine),

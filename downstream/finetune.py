@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.optim import CosineAnnealingLR
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -26,6 +25,7 @@ from downstream.measurement import Measurement, Target, measurements, scores
 from downstream.partitions import standard
 from repro.backbones.checkpoint import Backbone, load_backbone
 from repro.contrastive.batch_norm import sync_batch_norm
+from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.data.subsets import share_of
 from repro.distributed import gather, rank, seeded_weights, world_size
@@ -41,7 +41,7 @@ SHARE_SEED = 0
 """Of the draw of labelled images."""
 
 
-class FineTuned(BaseModel):
+class FineTuned(LossModel):
     """A backbone with a new linear layer, all of it trained."""
 
     def __init__(self, backbone: Backbone, classes: int) -> None:
@@ -53,10 +53,8 @@ class FineTuned(BaseModel):
         nn.init.zeros_(self.network.fc.bias)
         sync_batch_norm(self.network)
 
-    def forward(self, images: Tensor, labels: Tensor, mode: str = "loss") -> dict[str, Tensor]:
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of a batch."""
-        if mode != "loss":
-            raise ValueError(f"the network is only trained; mode '{mode}' is not one of its own")
         return {"loss": F.cross_entropy(self.network(images), labels)}
 
 

@@ -28,8 +28,8 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     most = max(run.knn.neighbours)
     if most > len(parts.train):
         raise UserError(
-            f"knn.neighbours={most}, but {target.dataset} has only {len(parts.train)} training images; "
-            f"mend: knn.neighbours=[{min(20, len(parts.train))}]"
+            f"knn.neighbours={most}, but {target.dataset} has only {len(parts.train)} training images",
+            mend=f"knn.neighbours=[{min(20, len(parts.train))}]",
         )
     store = FeatureStore.of(run, folder, device, "knn")
     bank, queries = (torch.from_numpy(store(part)).to(device) for part in (parts.train, parts.scored))

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.optim import MultiStepLR
 from torch import Tensor, nn
 
@@ -32,6 +31,7 @@ from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Measurement, Target, averaged, measurements, scores
 from downstream.partitions import paper_like, split_seeds
 from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.distributed import rank, seeded_weights
 from repro.runs.evaluation import Evaluation
@@ -45,7 +45,7 @@ from repro.training.runner import Training
 log = logging.getLogger("salmask")
 
 
-class LinearProbe(BaseModel):
+class LinearProbe(LossModel):
     """Linear classifiers on a frozen backbone, which is no registered submodule and so in no checkpoint."""
 
     def __init__(self, backbone: Backbone, classes: int, heads: int = 1) -> None:
@@ -69,10 +69,8 @@ class LinearProbe(BaseModel):
         (backbone,) = self._backbone
         return backbone(images)
 
-    def forward(self, images: Tensor, labels: Tensor, mode: str = "loss") -> dict[str, Tensor]:
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of a batch, summed over the heads."""
-        if mode != "loss":
-            raise ValueError(f"the probe is only trained; mode '{mode}' is not one of its own")
         features = self.features(images)
         return {"loss": torch.stack([F.cross_entropy(head(features), labels) for head in self.heads]).sum()}
 

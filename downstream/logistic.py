@@ -46,7 +46,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
         UserError: the backbone or the data do not fit, or there are several processes.
     """
     if world_size() > 1:
-        raise UserError("the task logistic runs in one process; mend: start it without torchrun, or with one task")
+        raise UserError("the task logistic runs in one process", mend="start it without torchrun, or with one task")
     protocol = run.logistic.protocol_on(target.dataset)
     partitions = [standard(target, seed) for seed in split_seeds(target.dataset, run.logistic.splits)]
     store = FeatureStore.of(run, folder, device, "logistic")
@@ -62,7 +62,7 @@ def _measure_split(
 ) -> dict[str, float]:
     classes = len(parts.train.classes)
     if len(set(parts.fit.targets)) < 2:
-        raise UserError("logistic regression needs images of two classes or more; mend: salmask data verify")
+        raise UserError("logistic regression needs images of two classes or more", mend="salmask data verify")
     weights = grid(settings.l2_low, settings.l2_high, settings.values)
     with reported(folder, "logistic", "logistic regression", settings.values + 1) as tell:
         path = choose(

@@ -12,6 +12,7 @@ from repro.data.splits import Images, Split
 from repro.distributed import device_name
 from repro.errors import UserError
 from repro.runs.choices import Framework
+from repro.runs.departures import Departure, scale_of
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.provenance import source
@@ -50,7 +51,7 @@ class Target:
         """
         train, val = self.open("train"), self.open("val")
         if list(train.classes) != list(val.classes):
-            raise UserError(f"{self.dataset}: train and val have different classes; mend: salmask data verify")
+            raise UserError(f"{self.dataset}: train and val have different classes", mend="salmask data verify")
         return train, val
 
 
@@ -70,7 +71,7 @@ class Measurement:
     split: str
     metric: str
     value: float
-    departures: tuple[str, ...] = ()
+    departures: tuple[Departure, ...] = ()
 
 
 def measurements(protocol: str, split: str, values: Mapping[str, float]) -> list[Measurement]:
@@ -119,7 +120,7 @@ def as_results(
             protocol=one.protocol,
             metric=one.metric,
             value=one.value,
-            scale=", ".join((*run.departures, *one.departures)),
+            scale=scale_of((*run.departures, *one.departures)),
             **asdict(source()),
             device=device_name(device),
             started=started,

@@ -70,7 +70,7 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
         return done
     if not folder.pretrained:
         raise UserError(
-            f"{folder.path} has no backbone.pth: its pretraining is not finished; mend: salmask pretrain first"
+            f"{folder.path} has no backbone.pth: its pretraining is not finished", mend="salmask pretrain first"
         )
     started, clock = now(), time.monotonic()
     target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)

@@ -186,7 +186,7 @@ def bench_masking(
     from repro.bench.masking import masking
 
     if size % 7:
-        raise UserError(f"--size {size} is no multiple of the 7×7 grid; mend: --size {7 * (size // 7)}")
+        raise UserError(f"--size {size} is no multiple of the 7×7 grid", mend=f"--size {7 * (size // 7)}")
     report(as_json, masking(batch, size))
 
 
@@ -222,7 +222,7 @@ def bench_norm(
     from repro.bench.batch_norm import batch_norm
 
     if batch % 4:
-        raise UserError(f"--batch {batch} is no multiple of the 4 groups; mend: --batch {4 * (batch // 4)}")
+        raise UserError(f"--batch {batch} is no multiple of the 4 groups", mend=f"--batch {4 * (batch // 4)}")
     report(as_json, batch_norm(batch, size))
 
 

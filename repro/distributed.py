@@ -78,7 +78,7 @@ def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
     nodes = slurm.get("SLURM_STEP_NODELIST", "")
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     if not first:
-        raise UserError(f"SLURM_STEP_NODELIST='{nodes}' names no node; mend: set MASTER_ADDR")
+        raise UserError(f"SLURM_STEP_NODELIST='{nodes}' names no node", mend="set MASTER_ADDR")
     return {
         "RANK": slurm["SLURM_PROCID"],
         "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
@@ -124,7 +124,7 @@ def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> t
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            "machine.device=cuda, but torch sees no GPU; mend: machine.device=auto, or see `salmask doctor`"
+            "machine.device=cuda, but torch sees no GPU", mend="machine.device=auto, or see `salmask doctor`"
         )
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if "RANK" not in environ:

@@ -5,11 +5,24 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """Bad input: a path, a config key, a checkpoint, an image, a dataset.
+    """Bad input: a path, a config key, a checkpoint, an image, a data set.
 
-    The message is one line that names the thing and the mend. The command line prints it and exits with status 2; no
+    As text it is one line that names the thing and the mend. The command line prints it and exits with status 2; no
     traceback is shown.
+
+    Attributes:
+        what: The thing, and what is wrong with it.
+        mend: What a person can do about it; empty only where nobody can do anything.
     """
+
+    def __init__(self, what: str, *, mend: str = "") -> None:
+        # Only `what` goes to Exception: an error that comes out of another process is made anew from its `args`, and
+        # gets its other attributes back from its `__dict__`.
+        super().__init__(what)
+        self.what, self.mend = what, mend
+
+    def __str__(self) -> str:
+        return f"{self.what}; mend: {self.mend}" if self.mend else self.what
 
 
 def one_line(error: BaseException) -> str:

@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         _discard(temporary)
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         mend = "free some space" if full else "check that the folder exists and can be written to"
-        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}; mend: {mend}") from error
+        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}", mend=f"{mend}") from error
     except BaseException:
         _discard(temporary)
         raise
@@ -113,9 +113,9 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
     part = ""
     try:
         if target.exists() and not target.is_dir():
-            raise UserError(f"{target} is a file; mend: name a folder")
+            raise UserError(f"{target} is a file", mend="name a folder")
         if not force and target.exists() and any(target.iterdir()):
-            raise UserError(f"{target} exists already; mend: {mend}")
+            raise UserError(f"{target} exists already", mend=f"{mend}")
         target.parent.mkdir(parents=True, exist_ok=True)
         part = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         Path(part).chmod(0o755)
@@ -127,7 +127,7 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
         sync_folder(target.parent)
     except OSError as error:
         mend = "free some space" if error.errno == errno.ENOSPC else "name a folder that can be written to"
-        raise UserError(f"cannot write {target}: {error.strerror or error}; mend: {mend}") from error
+        raise UserError(f"cannot write {target}: {error.strerror or error}", mend=f"{mend}") from error
     finally:
         if part:
             shutil.rmtree(part, ignore_errors=True)

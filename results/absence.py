@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from results.collect import KEYS, common_scale
+from repro.runs.departures import common_scale, scale_of
+from results.collect import KEYS
 from results.columns import Column
 from results.runs import RunRecord
 
@@ -68,5 +69,5 @@ def missing_seeds(states: Counter[str]) -> str:
 def _fits(run: RunRecord, column: Column) -> bool:
     if run.run is None:
         return True  # its run.yaml cannot be read: better said in one column too many than in none
-    scale = common_scale(", ".join(run.run.departures))
+    scale = common_scale(scale_of(run.run.departures))
     return (str(run.run.fidelity), scale) == (column.fidelity, column.scale)

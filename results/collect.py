@@ -1,7 +1,6 @@
 """From run folders to one long table of results."""
 
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pandas as pd
 
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.runs.departures import common_scale
 from repro.runs.difference import difference
 from results.reading import read_table
 from results.runs import RESULTS, RunRecord, find_runs, listed
@@ -18,8 +18,6 @@ MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metr
 
 KEYS = ["dataset", "split", "protocol", "fidelity", "scale"]
 """Runs that differ in any of these are never averaged."""
-
-_OF_A_FRAMEWORK = re.compile(r"(?:^|, )(?:batch|queue) \d+")
 
 
 def collect(roots: Sequence[Path], *, sweep: str = "") -> pd.DataFrame:
@@ -68,15 +66,6 @@ def collect_runs(runs: Sequence[RunRecord], origin: str = "the given runs") -> p
     frame = _keep_last(frame, warnings)
     frame.attrs["warnings"] = warnings
     return frame
-
-
-def common_scale(scale: str) -> str:
-    """A scale without what frameworks have of their own, so that one sweep's rows stand in one column.
-
-    Batch and queue count where a run is smaller than the paper's in nothing else. Rows of one method that differ in
-    them are refused (`refuse_mixed`).
-    """
-    return _OF_A_FRAMEWORK.sub("", scale).removeprefix(", ") or scale
 
 
 def _keep_last(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def remove(found: Sequence[Leftover]) -> None:
             else:
                 leftover.path.unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"cannot remove {leftover.path}: {error.strerror}; mend: its permissions") from error
+            raise UserError(f"cannot remove {leftover.path}: {error.strerror}", mend="its permissions") from error
 
 
 def _of_run(sweep: Path, folder: str, keys: Sequence[TrackedJob], now: float) -> Iterator[Leftover]:

@@ -142,7 +142,7 @@ def _planned(
 
 def _dry_run(graph: Graph, cluster: Cluster) -> None:
     if cluster.executor != "slurm":
-        raise UserError(f"--dry-run shows what sbatch would get; '{cluster.name}' has no sbatch; mend: --plan")
+        raise UserError(f"--dry-run shows what sbatch would get; '{cluster.name}' has no sbatch", mend="--plan")
     from slurm.launch import scripts
     from slurm.snapshot import CODE
 

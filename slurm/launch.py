@@ -63,15 +63,17 @@ def submit(graph: Graph, cluster: Cluster, code: CodeSnapshot | None, console: C
     """
     if not shutil.which("sbatch"):
         raise UserError(
-            f"cluster '{cluster.name}' needs Slurm, and there is no sbatch on this machine; "
-            "mend: launch from a login node, or --local"
+            f"cluster '{cluster.name}' needs Slurm, and there is no sbatch on this machine",
+            mend="launch from a login node, or --local",
         )
     outcome = Outcome()
     ledger = Ledger(graph.place)
     with _launching(graph.place):
         queue = snapshot()
         if queue.trouble:
-            raise UserError(f"cannot tell what is queued already ({queue.trouble}); mend: try again when Slurm answers")
+            raise UserError(
+                f"cannot tell what is queued already ({queue.trouble})", mend="try again when Slurm answers"
+            )
         adopt(ledger, queue)
         live = _live(ledger, queue, console)
         for batch in plan_batches(graph, cluster, _array_limit(cluster), live):
@@ -168,7 +170,7 @@ def _hand_over(
     except submitit.core.utils.FailedJobError as error:
         shutil.rmtree(ledger.logs / batch.name)
         said = " ".join(str(error).split())
-        raise UserError(f"sbatch refused {batch.name}: {said}; mend: the profile of '{cluster.name}'") from error
+        raise UserError(f"sbatch refused {batch.name}: {said}", mend=f"the profile of '{cluster.name}'") from error
     ids = {key: job.job_id for key, job in zip(batch.keys, jobs, strict=True)}
     ledger.submitted([replace(entry, job=ids[entry.key]) for entry in entries])
     return ids

@@ -129,7 +129,7 @@ class Ledger:
             append_lines(self.path, lines.encode())
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write {self.path}: {reason}; mend: choose another --out") from error
+            raise UserError(f"cannot write {self.path}: {reason}", mend="choose another --out") from error
 
     def _entries(self) -> Iterable[Submission]:
         try:
@@ -137,7 +137,7 @@ class Ledger:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}; mend: its permissions") from error
+            raise UserError(f"cannot read {self.path}: {error.strerror}", mend="its permissions") from error
         for line in lines:
             entry = _parsed(line)
             if entry is not None:

@@ -47,7 +47,7 @@ def find_place(word: str) -> Place:
         if _is_sweep(path):
             return Place(path)
         if not any((root / word).is_dir() for root in roots):
-            raise UserError(f"{word} holds neither jobs nor runs; mend: name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
+            raise UserError(f"{word} holds neither jobs nor runs", mend="name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
     named = [root / word for root in roots if _is_sweep(root / word)]
     if named:
         return Place(named[0])
@@ -56,7 +56,7 @@ def find_place(word: str) -> Place:
         known = [sweep.name for root in roots for sweep in sweeps(root)]
         raise UserError(f"no sweep or run '{word}'{nearest(word, known)}" if known else _nothing(roots))
     if len(found) > 1:
-        raise UserError(f"'{word}' names {len(found)} runs; mend: one of {', '.join(map(str, found[:5]))}")
+        raise UserError(f"'{word}' names {len(found)} runs", mend=f"one of {', '.join(map(str, found[:5]))}")
     return Place(found[0].parent.parent, "/".join(found[0].parts[-2:]))
 
 

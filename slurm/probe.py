@@ -64,7 +64,7 @@ def probe(cluster: Cluster, console: Console, *, wait: float) -> list[Finding]:
         UserError: there is no Slurm here, or it refuses the job.
     """
     if cluster.executor != "slurm":
-        raise UserError(f"'{cluster.name}' runs on this machine; mend: salmask doctor, without --cluster")
+        raise UserError(f"'{cluster.name}' runs on this machine", mend="salmask doctor, without --cluster")
     name = submission_name(Path("doctor"), "probe")
     folder = cluster.place.absolute() / FOLDER / name
     asked = replace(cluster.resources_of(PRETRAIN), time=MINUTES)
@@ -80,7 +80,7 @@ def probe(cluster: Cluster, console: Console, *, wait: float) -> list[Finding]:
 def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> str:
     queue = snapshot()
     if queue.trouble:
-        raise UserError(f"{queue.trouble}; mend: call this on a login node of the cluster")
+        raise UserError(f"{queue.trouble}", mend="call this on a login node of the cluster")
     executor = SlurmExecutor(folder=folder)
     executor.update_parameters(**parameters(batch, cluster, "", Path(__file__).resolve().parent.parent))
     core = importlib.import_module("submitit.core.utils")
@@ -88,7 +88,7 @@ def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> st
         return str(executor.submit(call).job_id)
     except core.FailedJobError as error:
         said = " ".join(str(error).split())
-        raise UserError(f"sbatch refused the probe: {said}; mend: the profile '{cluster.name}'") from error
+        raise UserError(f"sbatch refused the probe: {said}", mend=f"the profile '{cluster.name}'") from error
 
 
 def _wait(job: str, report: Path, end: float, console: Console) -> QueuedJob | None:

@@ -118,8 +118,8 @@ def load(name: str) -> Cluster:
         known = available()
         if name not in known:
             raise UserError(
-                f"unknown cluster '{name}'{nearest(name, known)}; mend: write {user_folder() / f'{name}.yaml'}, "
-                "or give the path of a .yaml file"
+                f"unknown cluster '{name}'{nearest(name, known)}",
+                mend=f"write {user_folder() / f'{name}.yaml'}, or give the path of a .yaml file",
             )
         path = known[name]
     try:
@@ -162,7 +162,7 @@ def _cluster(path: Path, content: dict[str, Any]) -> Cluster:
     if cluster.executor not in EXECUTORS:
         raise UserError(f"{path}: executor '{cluster.executor}' is unknown; one of: {', '.join(EXECUTORS)}")
     if cluster.attempts < 1:
-        raise UserError(f"{path}: attempts={cluster.attempts} lets nothing run; mend: 1 or more")
+        raise UserError(f"{path}: attempts={cluster.attempts} lets nothing run", mend="1 or more")
     return cluster
 
 

@@ -58,8 +58,11 @@ def take(place: Path, *, allow_dirty: bool, tree: Path | None = None) -> CodeSna
     if not allow_dirty:
         files = ", ".join(line[3:] for line in edited[:3]) + (" …" if len(edited) > 3 else "")
         raise UserError(
-            f"{len(edited)} files in {tree} are not as they were committed ({files}), so what jobs run could not be "
-            "told; mend: commit them, or --allow-dirty to record the difference"
+            (
+                f"{len(edited)} files in {tree} are not as they were committed ({files}), so what jobs run could not "
+                "be told"
+            ),
+            mend="commit them, or --allow-dirty to record the difference",
         )
     return _take_edited(tree, place, commit)
 
@@ -89,8 +92,8 @@ def _unpacked(place: Path, name: str, commit: str, archive: bytes, *, dirty: boo
 def _copy_packages(tree: Path, place: Path, *, allow_dirty: bool) -> CodeSnapshot:
     if not allow_dirty:
         raise UserError(
-            f"{tree} is no git checkout, so the commit that jobs run could not be told; mend: install from a clone, or "
-            "--allow-dirty to copy the packages as they are"
+            f"{tree} is no git checkout, so the commit that jobs run could not be told",
+            mend="install from a clone, or --allow-dirty to copy the packages as they are",
         )
     digest = hashlib.sha256()
     for package in PACKAGES:

@@ -58,7 +58,7 @@ def status(
     Example: salmask status table1 --watch
     """
     if watch and as_json:
-        raise UserError("--watch and --json exclude each other; mend: call --json again and again")
+        raise UserError("--watch and --json exclude each other", mend="call --json again and again")
     places = [find_place(sweep)] if sweep else [Place(path) for path in all_sweeps()]
     seen, queue = _look(places)
     if as_json:
@@ -93,7 +93,7 @@ def logs(
     ledger = Ledger(place.sweep)
     folder = place.folder or "."
     if not following and not log_files(ledger, folder, task):
-        raise UserError(f"{run} has printed nothing yet; mend: salmask status {place.sweep}")
+        raise UserError(f"{run} has printed nothing yet", mend=f"salmask status {place.sweep}")
 
     asked, over = -math.inf, False
 
@@ -134,7 +134,7 @@ def cancel(
         for process in told.elsewhere:
             typer.echo(f"started on another machine, end it there: {process}")
     if told.trouble:
-        raise UserError(f"{told.trouble}; mend: try again, or scancel by hand")
+        raise UserError(f"{told.trouble}", mend="try again, or scancel by hand")
 
 
 def retry(
@@ -154,7 +154,7 @@ def retry(
     place = find_place(target)
     (seen,), queue = _look([place])
     if queue.trouble and any(row.state is State.unknown for row in seen):
-        raise UserError(f"what became of the jobs cannot be known: {queue.trouble}; mend: later")
+        raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend="later")
     wanted = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
     chosen = [row for row in seen if row.state in wanted]
     if not chosen:

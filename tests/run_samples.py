@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
 from repro.runs.reading import build
 from repro.runs.records import Result, append
@@ -121,7 +122,7 @@ def _of(run: Run, sweep: str) -> Result:
         fidelity=str(run.fidelity),
         seed=run.seed,
         protocol=run.probe.protocol,
-        scale=", ".join(run.departures),
+        scale=scale_of(run.departures),
     )
 
 

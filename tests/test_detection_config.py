@@ -9,6 +9,7 @@ from training_samples import tiny
 from downstream.detection.config import batch_on
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
+from repro.runs.departures import scale_of
 from repro.runs.detection import COCO, VOC, DetectionHead, DetectionSettings, without_batch
 from repro.runs.evaluation import Evaluation
 from repro.runs.records import Result
@@ -110,7 +111,7 @@ def test_protocols_name_every_departure() -> None:
     assert without_batch("coco-mrcnn-c4-2x-v1[batch=2]") == DetectionSettings().protocol(COCO)
     assert DetectionSettings(trials=5).protocol(VOC) == DetectionSettings().protocol(VOC)
     assert DetectionSettings(trials=5).protocol(COCO).endswith("[trials=5]")
-    assert tiny_one.departures() == ("detection of 60 iterations, 96 px, 16 regions",)
+    assert scale_of(tiny_one.departures()) == "detection of 60 iterations, 96 px, 16 regions"
     assert DetectionSettings(batch=2).departures() == ()
 
 

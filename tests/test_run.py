@@ -15,6 +15,7 @@ import yaml
 import repro
 from repro.errors import UserError
 from repro.runs.choices import Source, Strategy
+from repro.runs.departures import scale_of
 from repro.runs.identity import added, identity, outside_identity
 from repro.runs.limits import LIMITS
 from repro.runs.protocols import ProbeSettings
@@ -360,7 +361,7 @@ def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> 
     tiny = Run(
         data=DataSettings("scenes", 64), optimization=OptimizationSettings(epochs=2), machine=MachineSettings(workers=0)
     )
-    assert tiny.departures == ("scenes (10 classes, 1024 images)", "64 px", "2 epochs")
+    assert scale_of(tiny.departures) == "scenes (10 classes, 1024 images), 64 px, 2 epochs"
 
 
 @pytest.mark.parametrize(

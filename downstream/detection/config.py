@@ -48,8 +48,8 @@ def batch_on(settings: DetectionSettings, devices: int) -> int:
     batch = settings.batch or min(REFERENCE_BATCH, IMAGES_PER_DEVICE * devices)
     if batch % devices:
         raise UserError(
-            f"a detection batch of {batch} cannot be shared by {devices} processes; "
-            f"mend: detection.batch={-(-batch // devices) * devices}"
+            f"a detection batch of {batch} cannot be shared by {devices} processes",
+            mend=f"detection.batch={-(-batch // devices) * devices}",
         )
     return batch
 
@@ -114,7 +114,7 @@ def build_config(
     """
     if arch not in DEPTHS:
         raise UserError(
-            f"no detector can be built on a {arch}; mend: a run with encoder.arch one of {', '.join(DEPTHS)}"
+            f"no detector can be built on a {arch}", mend=f"a run with encoder.arch one of {', '.join(DEPTHS)}"
         )
     cfg = get_cfg()
     for name in ("transfer", f"head_{settings.head.value}", schedule):

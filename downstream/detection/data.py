@@ -84,8 +84,8 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
     kit = voc.check_layout(root)
     if name == VOC and set(kit.classes) != set(voc.CLASSES):
         raise UserError(
-            f"{kit.folder}: its {len(kit.classes)} classes are not VOC's 20 (the first is '{kit.classes[0]}'); "
-            "mend: the VOC that is downloaded, or --data scenes for built-in scenes"
+            f"{kit.folder}: its {len(kit.classes)} classes are not VOC's 20 (the first is '{kit.classes[0]}')",
+            mend="the VOC that is downloaded, or --data scenes for built-in scenes",
         )
     (test,) = voc.TEST
     warn_absent(kit.objects[test], str(test))
@@ -134,8 +134,8 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
     folder = coco.check_layout(root)
     if name == "coco" and len(folder.classes) != coco.CLASS_COUNT:
         raise UserError(
-            f"{root}: has {len(folder.classes)} classes, COCO has {coco.CLASS_COUNT}; mend: the COCO that is "
-            "downloaded, or --data scenes for built-in scenes"
+            f"{root}: has {len(folder.classes)} classes, COCO has {coco.CLASS_COUNT}",
+            mend="the COCO that is downloaded, or --data scenes for built-in scenes",
         )
     train_split, test_split = coco.SPLITS
     warn_absent(folder.objects[test_split], test_split)

@@ -120,7 +120,8 @@ def average_precisions(
             if not math.isfinite(value):
                 raise UserError(
                     f"{task} {metric} of {detections} detections is not a number: the test split has no object that "
-                    "counts; mend: check its annotations with `salmask data verify`"
+                    "counts",
+                    mend="check its annotations with `salmask data verify`",
                 )
             scores[f"{PREFIX[task]}_{metric}"] = value
     return scores

@@ -113,14 +113,14 @@ def load_weights(model: GeneralizedRCNN, state: Mapping[str, Tensor]) -> int:
     unmatched += [f"{key} (no weight)" for key in own if key in expected and key not in given]
     if unmatched:
         raise UserError(
-            f"{shortened(unmatched, len(unmatched))} of the backbone and the detector do not match; "
-            "mend: a backbone of the depth that its encoder.arch says"
+            f"{shortened(unmatched, len(unmatched))} of the backbone and the detector do not match",
+            mend="a backbone of the depth that its encoder.arch says",
         )
     shapes = [
         f"{key} {tuple(v.shape)} for {tuple(own[key].shape)}" for key, v in given.items() if v.shape != own[key].shape
     ]
     if shapes:
-        raise UserError(f"{shortened(shapes, len(shapes))}: shapes differ; mend: a backbone of another width or depth")
+        raise UserError(f"{shortened(shapes, len(shapes))}: shapes differ", mend="a backbone of another width or depth")
     with torch.no_grad():
         for key, value in given.items():
             own[key].copy_(value)

@@ -23,6 +23,7 @@ from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.files import write_json, write_text
 from repro.randomness import Purpose, stream_seed
+from repro.runs.departures import Departure
 from repro.runs.detection import VOC, DetectionSettings
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -122,11 +123,12 @@ class DetectionTask:
             for index in range(count)
         ]
 
-    def departures(self, settings: DetectionSettings, data: "DetectionData") -> tuple[str, ...]:
+    def departures(self, settings: DetectionSettings, data: "DetectionData") -> tuple[Departure, ...]:
         """In what the measurement is smaller than the paper's: any makes it *tiny*."""
         found = list(settings.departures())
         if data.name != self.name:
-            found.append(f"{self.name} on {data.name} ({len(data.classes)} classes, {len(data.train)} images)")
+            shown = f"{self.name} on {data.name} ({len(data.classes)} classes, {len(data.train)} images)"
+            found.append(Departure("detection data", shown))
         return tuple(found)
 
 
@@ -167,7 +169,7 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     if (scored := trial.scored()) and not settings.evaluate_only:
         return scored
     if settings.evaluate_only and not trial.final.exists():
-        raise UserError(f"{trial.place} has no trained detector; mend: leave out detection.evaluate_only")
+        raise UserError(f"{trial.place} has no trained detector", mend="leave out detection.evaluate_only")
     trial.place.mkdir(parents=True, exist_ok=True)
     if trial.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(trial.device)
@@ -211,7 +213,7 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
         return open_voc(target.root) if task == VOC else open_coco(target.root)
     if not target.dataset.startswith("scenes"):
         raise UserError(
-            f"{task} cannot be done on {target.dataset}, which has no boxes; mend: --data {task}, or --data scenes"
+            f"{task} cannot be done on {target.dataset}, which has no boxes", mend=f"--data {task}, or --data scenes"
         )
     settings = target.scenes
     common: dict[str, Any] = {
@@ -234,8 +236,8 @@ def require_detectron2() -> None:
     """
     if importlib.util.find_spec("detectron2") is None:
         raise UserError(
-            "detection and segmentation need detectron2, which is not installed; mend: make setup, or "
-            "pip install '.[detection]' && python tools/get_detectron2.py"
+            "detection and segmentation need detectron2, which is not installed",
+            mend="make setup, or pip install '.[detection]' && python tools/get_detectron2.py",
         )
 
 
@@ -271,7 +273,12 @@ def refuse_endless(cfg: Any, trials: int) -> None:
     hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
     if hours > PATIENCE_HOURS:
         raise UserError(
-            f"no GPU: {trials} training(s) of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each would "
-            f"take {hours / 24:.0f} days here; mend: a GPU, a smaller schedule (detection.iterations, detection.rois, "
-            "detection.min_size, detection.trials), or detection.force=true"
+            (
+                f"no GPU: {trials} training(s) of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each would "
+                f"take {hours / 24:.0f} days here"
+            ),
+            mend=(
+                "a GPU, a smaller schedule (detection.iterations, detection.rois, detection.min_size, "
+                "detection.trials), or detection.force=true"
+            ),
         )

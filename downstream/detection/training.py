@@ -129,7 +129,7 @@ def train(trial: Trial, model: GeneralizedRCNN) -> float:
 def divergence(trial: Trial, what: str) -> DivergenceError:
     """The error that ends a training of numbers that are none."""
     return DivergenceError(
-        f"{trial.place}: {what} the last good checkpoint is kept; mend: a lower detection.base_lr, or a larger batch"
+        f"{trial.place}: {what} the last good checkpoint is kept", mend="a lower detection.base_lr, or a larger batch"
     )
 
 
@@ -289,7 +289,7 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
         log.info("resumed from %s at step %d", path, content["step"])
         return int(content["step"]), float(content["seconds"])
     if found:
-        raise UserError(f"no checkpoint in {trial.place} can be read; mend: delete the folder to start anew")
+        raise UserError(f"no checkpoint in {trial.place} can be read", mend="delete the folder to start anew")
     return 0, 0.0
 
 
@@ -302,8 +302,8 @@ def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
     for name, expected in trial.identity().items():
         if content.get(name) != expected:
             raise UserError(
-                f"{path} is of another training: its {name} is {content.get(name)}, not {expected}; "
-                f"mend: delete {trial.place} to start anew, or restore the data"
+                f"{path} is of another training: its {name} is {content.get(name)}, not {expected}",
+                mend=f"delete {trial.place} to start anew, or restore the data",
             )
 
 

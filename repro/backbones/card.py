@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from repro.runs.choices import Framework
 from repro.runs.folder import RunFolder
+from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import read
 from repro.runs.run import Run
 
@@ -119,11 +120,8 @@ def _settings(run: Run) -> dict[str, str]:
         return {"framework": "unknown: the weights were trained elsewhere", "file": Path(run.imported.origin).name}
     masking, optimization = run.masking, run.optimization
     masked = f"{masking.branch.name}, patches drawn by {masking.guidance.name}" if run.masks else "nothing"
-    weights = {
-        Framework.mocov2: run.moco.hard_negative_weight,
-        Framework.simclr: run.simclr.hard_negative_weight,
-    }
-    weight = weights.get(run.framework, 0.0)
+    rho = FRAMEWORKS[run.framework].hard_negative_weight
+    weight = rho(run) if rho else 0.0
     hard = f"weight {weight:g}" if weight and run.masks and masking.hard_negative else "none"
     return {
         "framework": run.framework.name,

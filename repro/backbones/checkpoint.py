@@ -95,9 +95,9 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     """
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
-        raise UserError(f"{path} is no salmask backbone; mend: give the backbone.pth of a finished run")
+        raise UserError(f"{path} is no salmask backbone", mend="give the backbone.pth of a finished run")
     if arch and content["arch"] != arch:
-        raise UserError(f"{path} holds a {content['arch']}, not a {arch}; mend: encoder.arch={content['arch']}")
+        raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")
     try:
         network = get_model(content["arch"], weights=None)
     except ValueError:

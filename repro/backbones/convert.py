@@ -92,11 +92,11 @@ def _renamed(state: Mapping[str, Value], rules: _Rules, head: re.Pattern[str], l
             converted[name] = value
     if unmatched:
         raise UserError(
-            f"{shortened(unmatched, len(unmatched))} keys of the weights are none of a {library} ResNet; "
-            "mend: give its backbone alone, without prefixes such as 'module.encoder_q.'"
+            f"{shortened(unmatched, len(unmatched))} keys of the weights are none of a {library} ResNet",
+            mend="give its backbone alone, without prefixes such as 'module.encoder_q.'",
         )
     if not converted:
-        raise UserError(f"there are no weights of a {library} ResNet to convert; mend: give a backbone's state dict")
+        raise UserError(f"there are no weights of a {library} ResNet to convert", mend="give a backbone's state dict")
     return converted
 
 

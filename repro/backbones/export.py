@@ -19,6 +19,7 @@ from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.files import new_folder
 from repro.runs.choices import Framework
+from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 
@@ -49,19 +50,19 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
     run = folder.load()
     if not folder.pretrained:
         raise UserError(
-            f"{folder.path} has no backbone.pth: its pretraining is not finished; mend: salmask pretrain first"
+            f"{folder.path} has no backbone.pth: its pretraining is not finished", mend="salmask pretrain first"
         )
     if not _LICENCE.fullmatch(licence):
-        raise UserError(f"--licence '{licence}' is no name of a licence; mend: for example apache-2.0, mit or other")
+        raise UserError(f"--licence '{licence}' is no name of a licence", mend="for example apache-2.0, mit or other")
     backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
     if backbone.run_id != run.id:
-        raise UserError(f"{folder.backbone} is of run {backbone.run_id}, not {run.id}; mend: salmask pretrain again")
+        raise UserError(f"{folder.backbone} is of run {backbone.run_id}, not {run.id}", mend="salmask pretrain again")
     state: State = backbone.network.state_dict()
     _require_known(target, backbone.arch)
     name, write = _WRITERS[target]
     facts = _facts(run, backbone, state, name.format(arch=backbone.arch))
     if force and out.is_dir() and any(out.iterdir()) and not (out / _FACTS).is_file():
-        raise UserError(f"{out} is no export, so --force does not replace it; mend: name another folder with --out")
+        raise UserError(f"{out} is no export, so --force does not replace it", mend="name another folder with --out")
     with new_folder(out, force=force, mend="name another with --out, or add --force to replace it") as place:
         write(place / facts.weights, state, facts)
         (place / "run.yaml").write_text(_without_paths(run).to_yaml())
@@ -94,7 +95,7 @@ def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
         method=run.method,
         dataset="" if run.framework is Framework.external else run.data.dataset,
         seed=run.seed,
-        tiny=", ".join(run.departures),
+        tiny=scale_of(run.departures),
     )
 
 
@@ -108,7 +109,7 @@ def _require_known(target: Library, arch: str) -> None:
 
         known = timm.list_models(arch)
     if arch not in known:
-        raise UserError(f"{target} builds no '{arch}'; mend: --to torchvision, which made it")
+        raise UserError(f"{target} builds no '{arch}'", mend="--to torchvision, which made it")
 
 
 def _write_torchvision(path: Path, state: State, facts: Facts) -> None:

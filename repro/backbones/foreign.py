@@ -54,7 +54,7 @@ def read_foreign(path: Path, arch: str, prefix: str = "") -> ForeignBackbone:
     try:
         expected = get_model(arch, weights=None).state_dict()
     except ValueError:
-        raise UserError(f"--arch {arch}: this torchvision does not know it; mend: resnet50, for example") from None
+        raise UserError(f"--arch {arch}: this torchvision does not know it", mend="resnet50, for example") from None
     expected = {name: tensor for name, tensor in expected.items() if not name.startswith("fc.")}
     counts = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
     found = {**counts, **{name: tensor for name, tensor in inside.items() if name in expected}}
@@ -71,8 +71,8 @@ def read_foreign(path: Path, arch: str, prefix: str = "") -> ForeignBackbone:
     for what, names in (("lacks", missing), ("also holds", strange), ("has other shapes:", misshapen)):
         if names:
             raise UserError(
-                f"{path} does not fit a {arch}: behind '{prefix}' it {what} {shortened(names)}; "
-                "mend: another --arch or --prefix"
+                f"{path} does not fit a {arch}: behind '{prefix}' it {what} {shortened(names)}",
+                mend="another --arch or --prefix",
             )
     taken = {prefix + name for name in found}
     return ForeignBackbone(
@@ -97,9 +97,14 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         if not isinstance(error.__cause__, UnpicklingError):
             raise
         raise UserError(
-            f"checkpoint {path} holds more than tensors and plain values, or is torn; it is not read, as it could run "
-            "code; mend: if you trust it, keep its tensors alone: "
-            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+            (
+                f"checkpoint {path} holds more than tensors and plain values, or is torn; it is not read, as it could "
+                "run code"
+            ),
+            mend=(
+                "if you trust it, keep its tensors alone: torch.save(torch.load(FILE, "
+                "weights_only=False)['state_dict'], NEW)"
+            ),
         ) from error
     for name in ("state_dict", "model", "model_state_dict"):
         if isinstance(content.get(name), dict):
@@ -123,5 +128,5 @@ def _find_prefix(state: Mapping[str, Tensor], path: Path) -> str:
         )
     if len(trained) > 1:
         quoted = ", ".join(f"'{prefix}'" for prefix in trained)
-        raise UserError(f"{path} holds several networks, behind {quoted}; mend: name one with --prefix")
+        raise UserError(f"{path} holds several networks, behind {quoted}", mend="name one with --prefix")
     return trained[0]

@@ -67,7 +67,7 @@ def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         append_lines(path, lines.encode())
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; mend: --out elsewhere") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}", mend="--out elsewhere") from error
 
 
 def recorded(path: Path) -> dict[Kind, StepMeasurement]:

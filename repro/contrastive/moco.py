@@ -5,20 +5,22 @@ MoCo never knows who masked its views, nor how.
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
 from torch import Generator, Tensor, nn
 
 from repro.contrastive.batch_norm import split_batch_norm
 from repro.contrastive.encoders import build_encoder
+from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.losses import info_nce
 from repro.contrastive.momentum import MomentumEncoder
 from repro.contrastive.queue import Queue
 from repro.distributed import gather, rank, world_size
+from repro.errors import UserError
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
+from repro.runs.run import Run
 
 
-class MoCo(BaseModel):
+class MoCo(ContrastiveModel):
     """MoCo v2 (Chen et al. 2020) with the paper's hard negative as an optional third view.
 
     The encoders have MoCo's names, `encoder_q` and `encoder_k`.
@@ -61,7 +63,7 @@ class MoCo(BaseModel):
         self.steps = 0
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> nn.Module:  # type: ignore[override]  # MoCo has its own name for it, and checkpoints keep that
         """What learns: the query encoder."""
         return self.encoder_q
 
@@ -73,21 +75,15 @@ class MoCo(BaseModel):
         """Read it back."""
         self.steps = state["steps"]
 
-    def forward(self, views: Views, mode: str = "loss") -> dict[str, Tensor]:
-        """One step: loss of the views and the new keys into the queue.
+    def losses(self, views: Views) -> dict[str, Tensor]:
+        """One step: the loss of the views, and the new keys into the queue.
 
         Args:
             views: query, key and, where there is one, hard negative; B×3×H×W each, the hard negative B or 1.
-            mode: only "loss".
 
         Returns:
             `loss`, a scalar.
-
-        Raises:
-            ValueError: another mode.
         """
-        if mode != "loss":
-            raise ValueError(f"MoCo is only trained; mode '{mode}' is not one of its own")
         query = self.embed(views.query)
         self.encoder_k.update(self.encoder_q)
         key = self.embed_keys(views.key)
@@ -135,3 +131,32 @@ class MoCo(BaseModel):
         there, back = (each[mine].to(images.device, non_blocking=True) for each in (order, order.argsort()))
         embedded = F.normalize(self.encoder_k(gather(images)[there]).float(), dim=1)
         return gather(embedded)[back]
+
+
+def build(run: Run, preprocessor: nn.Module | None) -> MoCo:
+    """MoCo v2 as a run's settings have it, with fresh weights, on the CPU.
+
+    Args:
+        run: `encoder`, `moco` and `seed` are used.
+        preprocessor: turns a batch of the loader into `Views`.
+
+    Raises:
+        UserError: torchvision has no such ResNet, or the processes cannot share the batch-norm groups.
+    """
+    moco = run.moco
+    if moco.bn_splits % world_size() and world_size() > 1:
+        raise UserError(
+            f"moco.bn_splits={moco.bn_splits} groups cannot be shared by {world_size()} processes",
+            mend="a multiple of them",
+        )
+    return MoCo(
+        run.encoder.arch,
+        run.encoder.dim,
+        queue=moco.queue,
+        momentum=moco.momentum,
+        temperature=moco.temperature,
+        hard_negative_weight=moco.hard_negative_weight,
+        bn_splits=moco.bn_splits // world_size(),
+        seed=run.seed,
+        data_preprocessor=preprocessor,
+    )

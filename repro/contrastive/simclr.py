@@ -1,23 +1,24 @@
 """SimCLR (Chen et al. 2020), with the paper's hard negative as an optional third view.
 
-Nothing of the paper's SimCLR was released. It follows the cited substrates: one encoder with MoCo v2's projector, each
+Nothing of the paper's SimCLR was released. It follows the cited frameworks: one encoder with MoCo v2's projector, each
 view in a forward pass of its own so that batch statistics are per view, and negatives from all devices.
 """
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.encoders import build_encoder
+from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.losses import nt_xent
 from repro.distributed import gather_with_gradient
 from repro.masking.views import Views
 from repro.runs.choices import Anchor
+from repro.runs.run import Run
 
 
-class SimCLR(BaseModel):
+class SimCLR(ContrastiveModel):
     """One encoder that tells two views of an image from all other views of the batch."""
 
     def __init__(
@@ -51,21 +52,15 @@ class SimCLR(BaseModel):
         """Unit vectors N×dim, in single precision, of N×3×H×W."""
         return F.normalize(self.encoder(images).float(), dim=1)
 
-    def forward(self, views: Views, mode: str = "loss") -> dict[str, Tensor]:
+    def losses(self, views: Views) -> dict[str, Tensor]:
         """The loss of one step, over the joint batch of all processes and the same on each.
 
         Args:
             views: query, key and, where there is one, hard negative; B×3×H×W each.
-            mode: only "loss".
 
         Returns:
             `loss`, a scalar.
-
-        Raises:
-            ValueError: another mode.
         """
-        if mode != "loss":
-            raise ValueError(f"SimCLR is only trained; mode '{mode}' is not one of its own")
         embedded = [self.embed(views.query), self.embed(views.key)]
         if views.hard_negative is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.hard_negative_stopgrad):
@@ -83,3 +78,24 @@ class SimCLR(BaseModel):
             hard_negative_weight=self.hard_negative_weight,
             anchor=self.hard_negative_anchor,
         )
+
+
+def build(run: Run, preprocessor: nn.Module | None) -> SimCLR:
+    """SimCLR as a run's settings have it, with fresh weights, on the CPU.
+
+    Args:
+        run: `encoder` and `simclr` are used.
+        preprocessor: turns a batch of the loader into `Views`.
+
+    Raises:
+        UserError: torchvision has no such ResNet.
+    """
+    return SimCLR(
+        run.encoder.arch,
+        run.encoder.dim,
+        temperature=run.simclr.temperature,
+        hard_negative_weight=run.simclr.hard_negative_weight,
+        hard_negative_anchor=run.simclr.hard_negative_anchor,
+        hard_negative_stopgrad=run.simclr.hard_negative_stopgrad,
+        data_preprocessor=preprocessor,
+    )

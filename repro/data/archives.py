@@ -62,7 +62,7 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
         download_url(url, folder, name, md5)
     except (OSError, RuntimeError) as error:  # torchvision reports a wrong checksum as RuntimeError
         raise UserError(
-            f"cannot download {url} ({reason(error)}); mend: download it elsewhere and give it with --from FILE"
+            f"cannot download {url} ({reason(error)})", mend="download it elsewhere and give it with --from FILE"
         ) from error
     return folder / name
 

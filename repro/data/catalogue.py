@@ -128,8 +128,8 @@ def _open_flowers(split: Split, root: Path | None, scenes: ScenesSettings) -> Im
 
 def _open_annotated(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
     raise UserError(
-        "images with annotated objects have no one class to learn or to score; mend: use them by "
-        "`salmask eval RUN --task voc07+12` or `--task coco`"
+        "images with annotated objects have no one class to learn or to score",
+        mend="use them by `salmask eval RUN --task voc07+12` or `--task coco`",
     )
 
 

@@ -21,7 +21,8 @@ from repro.data.splits import Images
 from repro.errors import UserError
 from repro.masking.patches import as_many_at_random, overlap, to_pixels
 from repro.randomness import Purpose, stream, stream_seed
-from repro.runs.choices import Backend, Branch, Framework, Guidance, Source, Strategy
+from repro.runs.choices import Backend, Branch, Guidance, Source, Strategy
+from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 from repro.scenes.dataset import Scenes
@@ -54,9 +55,9 @@ def variants(run: Run) -> dict[str, Run]:
     """
     if run.masking.strategy in (Strategy.none, Strategy.learned):
         what = "nothing" if run.masking.strategy is Strategy.none else "with an occlusion network that training makes"
-        raise UserError(f"{run.method} masks {what}; mend: audit a row that masks patches, for example mocov2+ours-hp")
+        raise UserError(f"{run.method} masks {what}", mend="audit a row that masks patches, for example mocov2+ours-hp")
     released = FidelitySettings(**dict.fromkeys(FidelitySettings.__dataclass_fields__, Source.released))
-    if run.framework is not Framework.mocov2:  # no other framework was released, and its hard negatives are its own
+    if not FRAMEWORKS[run.framework].released:  # where nothing was released, the hard negatives are our own
         released = replace(released, hard_negative=Source.paper)
     guided, at_random = (replace(run.masking, guidance=guidance) for guidance in (Guidance.saliency, Guidance.random))
     three = {

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from repro.runs.departures import Departure
+
 VOC, COCO = "voc07+12", "coco"
 """The two tasks, named as the data sets whose schedules they are."""
 
@@ -74,11 +76,11 @@ class DetectionSettings:
         """The name without the number of trials: each of them is the same whatever it is."""
         return dataclasses.replace(self, trials=0).protocol(task, batch)
 
-    def departures(self) -> tuple[str, ...]:
+    def departures(self) -> tuple[Departure, ...]:
         """In what a training is smaller than the protocol's."""
         sizes = {"iterations": self.iterations, "px": self.min_size, "regions": self.rois}
         found = [f"{size} {what}" for what, size in sizes.items() if size]
-        return (f"detection of {', '.join(found)}",) if found else ()
+        return (Departure("detection", ", ".join(found)),) if found else ()
 
     def trials_of(self, task: str) -> int:
         """How many trainings of one checkpoint a number is the mean of."""

@@ -72,7 +72,7 @@ class RunFolder:
         if self.run_yaml.exists():
             held = load(self.run_yaml)
             if held.id != run.id:
-                raise UserError(f"{self.path} holds run {held.id}, not {run.id}; mend: choose another --out")
+                raise UserError(f"{self.path} holds run {held.id}, not {run.id}", mend="choose another --out")
             return
         write_atomically(self.run_yaml, lambda file: file.write(run.to_yaml().encode()))
 
@@ -83,7 +83,7 @@ class RunFolder:
             UserError: the folder is none of a run.
         """
         if not self.run_yaml.is_file():
-            raise UserError(f"{self.path} is no run folder: it has no run.yaml; mend: name runs/SWEEP/METHOD/sSEED-ID")
+            raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
         return load(self.run_yaml)
 
     def record_provenance(self, device: str, data: dict[str, str]) -> None:
@@ -99,8 +99,8 @@ class RunFolder:
         earlier = json.loads(self.provenance.read_text()) if self.provenance.exists() else []
         if earlier and earlier[-1]["data"] != data:
             raise UserError(
-                f"the data changed since {self.path} was begun (fingerprint {earlier[-1]['data']}, now {data}); "
-                "mend: restore it, or choose another --out"
+                f"the data changed since {self.path} was begun (fingerprint {earlier[-1]['data']}, now {data})",
+                mend="restore it, or choose another --out",
             )
         attempt = {
             "started": now(),

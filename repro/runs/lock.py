@@ -85,7 +85,7 @@ def held(
         lock.parent.mkdir(parents=True, exist_ok=True)
         mine = _acquire(lock, holder, time.monotonic() + wait)
     except OSError as error:
-        raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}; mend: {unwritable}") from error
+        raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}", mend=f"{unwritable}") from error
     if mine is None:
         raise UserError(taken)
     try:

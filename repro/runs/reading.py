@@ -41,7 +41,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         for name in parents:
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
-                raise UserError(f"'{name}' is a section and has a value beside '{dotted}'; mend: set its keys only")
+                raise UserError(f"'{name}' is a section and has a value beside '{dotted}'", mend="set its keys only")
         node[leaf] = value
     return tree
 
@@ -191,7 +191,7 @@ def pinned(run: Run) -> Run:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(
-            f"localizer.weights={localizer.weights} cannot be read ({error.strerror}); "
-            "mend: the backbone.pth of a finished run"
+            f"localizer.weights={localizer.weights} cannot be read ({error.strerror})",
+            mend="the backbone.pth of a finished run",
         ) from error
     return dataclasses.replace(run, localizer=dataclasses.replace(localizer, weights=str(path), sha256=digest))

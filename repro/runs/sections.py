@@ -1,7 +1,7 @@
 """The sections of a run's settings, a frozen dataclass each.
 
 Values without a source in a comment are the paper's recipe for MoCo v2 on ImageNet-100 (released `main_moco.py` and
-README). What the other frameworks do otherwise stands in `baselines/recipes.py`.
+README). What the other frameworks do otherwise is their `recipe` in `repro.runs.frameworks`.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from repro.runs.choices import (
     Anchor,
     Backend,
     Branch,
+    Framework,
     Guidance,
     Interpolation,
     Interval,
@@ -21,7 +22,9 @@ from repro.runs.choices import (
     Source,
     Strategy,
 )
+from repro.runs.detection import DetectionSettings
 from repro.runs.identity import added, outside_identity
+from repro.runs.protocols import FinetuneSettings, KnnSettings, LogisticSettings, ProbeSettings
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class ScenesSettings:
     seed: int = 0
 
 
+def is_drawn(dataset: str) -> bool:
+    """Whether a data set's images are built-in scenes: `scenes` and `scenes-cutouts` are."""
+    return dataset.startswith("scenes")
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """What is learned from."""
@@ -42,6 +50,11 @@ class DataSettings:
     dataset: str = "imagenet100"
     crop: int = 224  # side of a view in pixels
     scenes: ScenesSettings = field(default_factory=ScenesSettings)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the images are built-in scenes, of drawn shapes or pasted cut-outs."""
+        return is_drawn(self.dataset)
 
 
 @dataclass(frozen=True)
@@ -201,3 +214,43 @@ class MachineSettings:
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the end of an epoch is always kept
     channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Every setting of a run, section by section, not yet checked; `repro.runs.run.Run` adds the checks and the id.
+
+    The fields stand apart from `Run` so that what judges them (`limits`, `frameworks`) can name their types without
+    importing what it is called by.
+    """
+
+    method: str = outside_identity("mocov2")  # a name; what it means stands in the other fields
+    framework: Framework = Framework.mocov2
+    seed: int = 0
+    data: DataSettings = field(default_factory=DataSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    localizer: LocalizerSettings = field(default_factory=LocalizerSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    fidelity: FidelitySettings = field(default_factory=FidelitySettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    moco: MocoSettings = field(default_factory=MocoSettings)
+    simclr: SimclrSettings = added(SimclrSettings(), absent=SimclrSettings())
+    adios: AdiosSettings = added(AdiosSettings(), absent=AdiosSettings())
+    optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+    imported: ImportedSettings = added(ImportedSettings(), absent=ImportedSettings())
+    probe: ProbeSettings = outside_identity(ProbeSettings)
+    logistic: LogisticSettings = outside_identity(LogisticSettings)
+    knn: KnnSettings = outside_identity(KnnSettings)
+    finetune: FinetuneSettings = outside_identity(FinetuneSettings)
+    detection: DetectionSettings = outside_identity(DetectionSettings)
+    machine: MachineSettings = outside_identity(MachineSettings)
+
+    @property
+    def masks(self) -> bool:
+        """Whether patches are masked before the network sees a view; learned masks are the model's own."""
+        return self.masking.strategy not in (Strategy.none, Strategy.learned)
+
+    @property
+    def needs_localizer(self) -> bool:
+        """Whether a saliency map is computed at all."""
+        return self.masks and self.masking.guidance is Guidance.saliency

@@ -58,8 +58,8 @@ class Localizer(nn.Module):
         if len(shape) != 4 or tuple(shape[2:]) != (cells, cells):
             found = "×".join(map(str, shape[1:]))
             raise UserError(
-                f"the localizer's activations are {found} at data.crop={crop}, not D×{cells}×{cells}; "
-                f"mend: data.crop={STRIDE * cells}, or another localizer.network"
+                f"the localizer's activations are {found} at data.crop={crop}, not D×{cells}×{cells}",
+                mend=f"data.crop={STRIDE * cells}, or another localizer.network",
             )
 
     def train(self, mode: bool = True) -> "Localizer":
@@ -84,5 +84,5 @@ def grid_of(crop: int) -> int:
     if crop % cells:
         # A near multiple of the grid may have another grid; a multiple of the stride is its own.
         near = STRIDE * round(crop / STRIDE) if crop > MIN_GRID * STRIDE else cells * max(1, round(crop / cells))
-        raise UserError(f"data.crop={crop} is not divisible by the {cells}×{cells} grid; mend: data.crop={near}")
+        raise UserError(f"data.crop={crop} is not divisible by the {cells}×{cells} grid", mend=f"data.crop={near}")
     return cells

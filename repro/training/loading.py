@@ -37,11 +37,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         """
         if drop_last and batch > count:
             raise UserError(
-                f"a batch of {batch} is larger than the data ({count} images); mend: a smaller optimization.batch"
+                f"a batch of {batch} is larger than the data ({count} images)", mend="a smaller optimization.batch"
             )
         if batch % world_size():
             raise UserError(
-                f"a batch of {batch} cannot be shared by {world_size()} processes; mend: a multiple of them"
+                f"a batch of {batch} cannot be shared by {world_size()} processes", mend="a multiple of them"
             )
         self.count, self.batch, self.seed, self.drop_last = count, batch, seed, drop_last
         self.epoch, self.start = 0, 0

@@ -70,7 +70,7 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
     """
     settings = run.optimization
     if settings.precision is Precision.fp16 and device.type == "cpu":
-        raise UserError("optimization.precision=fp16 needs a GPU; mend: optimization.precision=bf16 or fp32")
+        raise UserError("optimization.precision=fp16 needs a GPU", mend="optimization.precision=bf16 or fp32")
     return EpochBatches(len(images), settings.batch, run.seed)
 
 

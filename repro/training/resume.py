@@ -123,12 +123,12 @@ def restore(runner: Any, folder: Path, run_id: str) -> int:
             log.warning("%s; falling back to the one before", error)
             continue
         if content.get("run_id") != run_id:
-            raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}; mend: choose another --out")
+            raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}", mend="choose another --out")
         _apply(runner, content, path)
         log.info("resumed from %s at step %d", path.name, content["step"])
         return int(content["step"])
     if found:
-        raise UserError(f"no checkpoint in {folder} can be read; mend: delete the folder to start anew")
+        raise UserError(f"no checkpoint in {folder} can be read", mend="delete the folder to start anew")
     return 0
 
 
@@ -140,7 +140,7 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
             scheduler.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:  # mmengine asserts the optimizers' names
         detail = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is of another architecture: {detail}; mend: choose another --out") from error
+        raise UserError(f"{path} is of another architecture: {detail}", mend="choose another --out") from error
     runner.train_loop._iter, runner.train_loop._epoch = content["step"], content["epoch"]
     if content["world_size"] == world_size():
         set_generators(content["generators"][rank()])

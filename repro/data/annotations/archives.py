@@ -143,7 +143,7 @@ def _located(needed: Sequence[Archive], given: Sequence[Path], root: Path) -> Ma
     missing = [archive for archive, path in found.items() if path is None]
     if missing:
         urls = ", ".join(archive.url for archive in missing)
-        raise UserError(f"{', '.join(map(str, given))}: missing {urls}; mend: download and name it with --from")
+        raise UserError(f"{', '.join(map(str, given))}: missing {urls}", mend="download and name it with --from")
     return {archive: path for archive, path in found.items() if path is not None}
 
 

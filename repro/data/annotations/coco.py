@@ -120,8 +120,8 @@ def require_root(root: Path) -> None:
     """
     if not any((root / name).is_dir() for name in ("annotations", *SPLITS)):
         raise UserError(
-            f"{root}: holds neither annotations/ nor {'/, '.join(SPLITS)}/; mend: name the folder that does, or unpack "
-            "with `salmask data prepare coco --from ARCHIVES`"
+            f"{root}: holds neither annotations/ nor {'/, '.join(SPLITS)}/",
+            mend="name the folder that does, or unpack with `salmask data prepare coco --from ARCHIVES`",
         )
 
 

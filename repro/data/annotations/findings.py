@@ -106,7 +106,7 @@ class Survey:
         first = self.findings[0]
         alike = sum(finding.kind == first.kind for finding in self.findings) - 1
         more = f" (and {alike} more like it)" if alike else ""
-        raise UserError(f"{first.path}: {first.message}{more}; mend: {first.mend}")
+        raise UserError(f"{first.path}: {first.message}{more}", mend=f"{first.mend}")
 
 
 BoxCorners = tuple[float, float, float, float]

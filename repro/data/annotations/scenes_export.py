@@ -67,7 +67,7 @@ def write_voc(root: Path, train: Scenes, test: Scenes, *, workers: int = 1) -> P
     """
     _require_same_classes(train, test)
     if len(train) < 2:
-        raise UserError(f"train has {len(train)} scene; mend: 2 at least, one for each year of VOC")
+        raise UserError(f"train has {len(train)} scene", mend="2 at least, one for each year of VOC")
     classes = _file_names(train.classes)
     first = min(max(round(_SHARE_OF_2007 * len(train)), 1), len(train) - 1)
     parts = (
@@ -248,7 +248,7 @@ def _progress() -> Progress:
 
 def _require_same_classes(train: Scenes, test: Scenes) -> None:
     if train.classes != test.classes:
-        raise UserError("the scenes to train and to test on have different classes; mend: draw both with one setting")
+        raise UserError("the scenes to train and to test on have different classes", mend="draw both with one setting")
 
 
 def _file_names(classes: Sequence[str]) -> tuple[str, ...]:
@@ -260,5 +260,5 @@ def _file_names(classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(re.sub(r"[^\w.+-]+", "-", name) for name in classes)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"two classes would both be named '{twice}'; mend: rename one of the cut-outs")
+        raise UserError(f"two classes would both be named '{twice}'", mend="rename one of the cut-outs")
     return names

@@ -153,10 +153,10 @@ def find_devkit(root: Path) -> Path:
         if any((folder / f"VOC{year}").is_dir() for year in (2007, 2012)):
             return folder
     if (root / "JPEGImages").is_dir():
-        raise UserError(f"{root}: this is one year of VOC; mend: name the folder above it, which holds both years")
+        raise UserError(f"{root}: this is one year of VOC", mend="name the folder above it, which holds both years")
     raise UserError(
-        f"{root}: holds neither VOCdevkit nor VOC2007 and VOC2012; mend: name the folder that does, or unpack with "
-        "`salmask data prepare voc07+12 --from ARCHIVES`"
+        f"{root}: holds neither VOCdevkit nor VOC2007 and VOC2012",
+        mend="name the folder that does, or unpack with `salmask data prepare voc07+12 --from ARCHIVES`",
     )
 
 

@@ -1,0 +1,184 @@
+"""What a framework is: one entry of `FRAMEWORKS` for each. CONTRIBUTING tells how to add one.
+
+An entry names its model by a dotted name, which only the learner resolves: tables and launchers read this table, and
+need no torch.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from repro.runs.choices import Branch, Framework, Source, Strategy
+from repro.runs.departures import Departure
+from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
+from repro.runs.sections import RunSettings
+
+
+def _no_problems(run: RunSettings) -> Iterator[Problem]:
+    yield from ()
+
+
+@dataclass(frozen=True)
+class FrameworkEntry:
+    """Everything about a framework that is not its model."""
+
+    title: str
+    """As the paper's tables have it."""
+    epochs: int = 0
+    """The paper's; a run with fewer is *tiny*. 0: how it was trained is unknown."""
+    batch: int = 0
+    """The paper's, over all devices; a run with another is *tiny*."""
+    queue: int = 0
+    """The paper's, of a framework that has one."""
+    model: str = ""
+    """`MODULE:FUNCTION` that makes the contrastive model of a run; empty for what is no contrastive framework."""
+    released: bool = False
+    """Whether the paper's authors released code for it, which `fidelity` can follow."""
+    hard_negative_weight: Callable[[RunSettings], float] | None = None
+    """The paper's rho; None where there is no hard negative."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How its rows differ from the default Run, but for the masking."""
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    """Ranges of its own settings."""
+    problems: Callable[[RunSettings], Iterator[Problem]] = _no_problems
+    """What no run of it may be."""
+
+    def departures(self, run: RunSettings) -> Iterator[Departure]:
+        """In what its training is smaller than the paper's."""
+        if not self.epochs:
+            return
+        if run.optimization.epochs < self.epochs:
+            yield Departure("epochs", run.optimization.epochs)
+        if run.optimization.batch != self.batch:
+            yield Departure("batch", run.optimization.batch)
+        if self.queue and run.moco.queue != self.queue:
+            yield Departure("queue", run.moco.queue)
+
+
+def _released_hard_negative(run: RunSettings) -> bool:
+    return run.masks and run.masking.hard_negative and run.fidelity.hard_negative is Source.released
+
+
+def _moco_problems(run: RunSettings) -> Iterator[Problem]:
+    batch, moco = run.optimization.batch, run.moco
+    if batch % moco.bn_splits:
+        yield Problem(
+            f"moco.bn_splits={moco.bn_splits} does not divide optimization.batch={batch}",
+            mend="choose a batch that is a multiple of it",
+        )
+    if moco.queue % batch:
+        yield Problem(
+            f"moco.queue={moco.queue} is not a multiple of optimization.batch={batch}", mend="change one of them"
+        )
+    # At 32 px the last stage of a ResNet is 1×1: a group of one image is a group of one value a channel.
+    if run.data.crop <= 32 and (batch == moco.bn_splits or _released_hard_negative(run)):
+        yield Problem(
+            f"data.crop={run.data.crop} with batch-norm groups of one image: a group of one value has no statistics",
+            mend="data.crop=64, or moco.bn_splits and fidelity.hard_negative that leave no image alone",
+        )
+
+
+def _simclr_problems(run: RunSettings) -> Iterator[Problem]:
+    if run.masks and run.masking.branch is Branch.key:
+        yield Problem(
+            "masking.branch=key is masking.branch=query with the names exchanged: SimCLR has one encoder and a "
+            "symmetric loss",
+            mend="masking.branch=query or both",
+        )
+    if _released_hard_negative(run):
+        yield Problem(
+            "fidelity.hard_negative=released follows a line of the released MoCo code, and no SimCLR was released",
+            mend="fidelity.hard_negative=paper",
+        )
+
+
+def _supervised_problems(run: RunSettings) -> Iterator[Problem]:
+    if run.masking.strategy is not Strategy.none:
+        yield Problem(
+            f"masking.strategy={run.masking.strategy.name} has no place in supervised learning, which sees one whole "
+            "view",
+            mend="masking.strategy=none",
+        )
+
+
+FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
+    Framework.mocov2: FrameworkEntry(
+        title="MoCo v2",
+        epochs=200,
+        batch=128,
+        queue=65536,
+        model="repro.contrastive.moco:build",
+        released=True,
+        hard_negative_weight=lambda run: run.moco.hard_negative_weight,
+        # MoCo v2's recipe is the default Run (released README and main_moco.py).
+        limits={
+            "moco.momentum": SHARE,
+            "moco.queue": COUNT,
+            "moco.temperature": POSITIVE,
+            "moco.hard_negative_weight": NOT_NEGATIVE,
+            "moco.bn_splits": COUNT,
+        },
+        problems=_moco_problems,
+    ),
+    Framework.simclr: FrameworkEntry(
+        title="SimCLR",
+        epochs=200,
+        batch=256,
+        model="repro.contrastive.simclr:build",
+        hard_negative_weight=lambda run: run.simclr.hard_negative_weight,
+        # The paper states no recipe. The lineage of the authors' imagenet100.sh: ADIOS, a fork of solo-learn. Where the
+        # two differ, solo-learn's simclr.yaml and symmetric.yaml; projector 2048-2048-128 and temperature 0.2 as in
+        # ADIOS.
+        recipe={
+            "optimization": {
+                "epochs": 200,
+                "batch": 256,
+                "lr": 0.3,  # 0.3 * batch / 256
+                "momentum": 0.9,
+                "weight_decay": 1e-4,
+                "optimizer": "lars",
+                "lars_eta": 0.02,
+                "warmup_share": 0.05,  # 10 of 200 epochs
+                "schedule": "cosine",
+                "interval": "step",
+            },
+            "augmentation": {
+                "crop_scale_min": 0.08,
+                "interpolation": "bicubic",
+                "brightness": 0.8,
+                "contrast": 0.8,
+                "saturation": 0.8,
+                "hue": 0.2,
+            },
+        },
+        limits={"simclr.temperature": POSITIVE, "simclr.hard_negative_weight": NOT_NEGATIVE},
+        problems=_simclr_problems,
+    ),
+    Framework.supervised: FrameworkEntry(
+        title="Supervised",
+        epochs=100,
+        batch=256,
+        # torchvision's reference recipe: random crops and flips, a tenth of the rate at 30, 60 and 90 of 100 epochs.
+        recipe={
+            "optimization": {
+                "epochs": 100,
+                "batch": 256,
+                "lr": 0.1,
+                "momentum": 0.9,
+                "weight_decay": 1e-4,
+                "schedule": "steps",
+                "step_share": 0.3,
+            },
+            "augmentation": {
+                "crop_scale_min": 0.08,
+                "jitter_probability": 0.0,
+                "grey_probability": 0.0,
+                "blur_probability": 0.0,
+            },
+            # The probe's rate suits contrastive features; supervised ones may want another (protocol's name says so).
+            "probe": {"lr_grid": [30.0, 10.0, 1.0, 0.1]},
+        },
+        problems=_supervised_problems,
+    ),
+    Framework.external: FrameworkEntry(title="Imported weights"),
+}
