@@ -91,7 +91,7 @@ def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -
         UserError: an unknown method, key or value.
     """
     if method not in METHODS:
-        raise UserError(f"unknown method '{method}'{nearest(method, METHODS)}", mend="`salmask methods` lists them")
+        raise UserError(f"unknown method '{method}'", mend=f"{nearest(method, METHODS)}; `salmask methods` lists them")
     return pinned(build([METHODS[method].settings, *layers, {"method": method}], origin=origin))
 
 

@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
+from repro.console import AsJson, completion
 from repro.data.catalogue import DATASETS
 from repro.data.roots import root_of
 from repro.errors import UserError, nearest
+from repro.runs import reading
 from repro.runs.detection import COSTS
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.folder import RunFolder
-from repro.runs.reading import build, parse_overrides
+from repro.runs.reading import parse_overrides
 from repro.runs.records import Result, read
 from repro.runs.run import Run
 
@@ -29,16 +31,15 @@ TABLE1 = ("linear@imagenet100", "linear@caltech101", "linear@flowers102", "logis
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example probe.epochs=20.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def mount(app: typer.Typer, carry_out: CarryOut) -> None:
-    """Add the commands to an application.
+def build(carry_out: CarryOut) -> typer.Typer:
+    """The commands.
 
     Args:
-        app: of `salmask`.
         carry_out: how an evaluation is carried out in this process.
     """
+    app = typer.Typer(add_completion=False)
 
     @app.command("eval")
     def evaluate(
@@ -50,10 +51,22 @@ def mount(app: typer.Typer, carry_out: CarryOut) -> None:
             ),
         ] = None,
         task: Annotated[
-            str, typer.Option("--task", metavar="A,B", help=f"table1, or any of: {', '.join(PROTOCOLS)}; TASK@DATA.")
+            str,
+            typer.Option(
+                "--task",
+                metavar="A,B",
+                help=f"table1, or any of: {', '.join(PROTOCOLS)}; TASK@DATA.",
+                autocompletion=completion(lambda: ("table1", *PROTOCOLS), several=True),
+            ),
         ] = "linear",
         data: Annotated[
-            str, typer.Option("--data", metavar="DATASET", help="Default: what the run was pretrained on.")
+            str,
+            typer.Option(
+                "--data",
+                metavar="DATASET",
+                help="Default: what the run was pretrained on.",
+                autocompletion=completion(lambda: DATASETS),
+            ),
         ] = "",
         root: Annotated[
             list[str] | None,
@@ -120,6 +133,8 @@ def mount(app: typer.Typer, carry_out: CarryOut) -> None:
         chosen = [Evaluation("linear", run.data.dataset)]
         _evaluate_all(run, RunFolder(folder), chosen, _roots([root] if root else []), carry_out, as_json=as_json)
 
+    return app
+
 
 def with_settings(held: Run, overrides: Mapping[str, object]) -> Run:
     """A run with other settings of its evaluation.
@@ -127,7 +142,7 @@ def with_settings(held: Run, overrides: Mapping[str, object]) -> Run:
     Raises:
         UserError: a setting would make it another run.
     """
-    run = build([overrides], base=held)
+    run = reading.build([overrides], base=held)
     if run.id != held.id:
         raise UserError(
             "only settings of machine and of evaluations (probe, logistic, knn, finetune, detection) can change here: "
@@ -154,10 +169,10 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
             raise UserError(f"--task {name} says itself what it is evaluated on", mend="leave --data out")
         for one in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
             if one.partition("@")[0] not in PROTOCOLS:
-                raise UserError(f"unknown task '{one}'{nearest(one, ('table1', *PROTOCOLS))}")
+                raise UserError(f"unknown task '{one}'", mend=nearest(one, ("table1", *PROTOCOLS)))
             found[Evaluation.parse(one, run)] = None
     if not found:
-        raise UserError("which task? mend: --task linear")
+        raise UserError("no task is named", mend="--task linear")
     return list(found)
 
 
@@ -168,7 +183,7 @@ def _roots(given: Sequence[str]) -> dict[str, Path]:
         dataset, equals, folder = text.partition("=")
         named = bool(equals) and "/" not in dataset
         if named and dataset not in DATASETS:
-            raise UserError(f"--root {text}: unknown data set {dataset!r}{nearest(dataset, DATASETS)}")
+            raise UserError(f"--root {text}: unknown data set {dataset!r}", mend=nearest(dataset, DATASETS))
         roots[dataset if named else ""] = Path(folder if named else text)
     return roots
 

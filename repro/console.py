@@ -1,12 +1,18 @@
-"""How commands print: for people or as JSON."""
+"""How commands print, for people or as JSON, and the options and completions that several of them share."""
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Complete = Callable[[str], list[str]]
+"""What a shell may put in the place of the beginning of a word."""
+UNBOUNDED_WIDTH = 400
+"""Columns of a pipe or a file, which has no width to fold at."""
 
 
 def report(as_json: bool, content: Any) -> None:
@@ -20,14 +26,29 @@ def report(as_json: bool, content: Any) -> None:
         _print_rows(content)
 
 
+def completion(names: Callable[[], Iterable[str]], *, several: bool = False) -> Complete:
+    """A completion from a list of names.
+
+    Args:
+        names: The list; asked for only when a shell asks, so that nothing is imported for it before.
+        several: Whether the word is a list with commas between, of which the last name is completed.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        begun, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
+        return [f"{begun}{comma}{name}" for name in names() if name.startswith(last)]
+
+    return complete
+
+
 def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
-    shown = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for index, row in enumerate(rows):
         if not index:
             for key in row:
-                shown.add_column(key, overflow="fold")
-        shown.add_row(*("–" if value is None else str(value) for value in row.values()))
+                table.add_column(key, overflow="fold")
+        table.add_row(*("–" if value is None else str(value) for value in row.values()))
     console = Console()
     if not console.is_terminal:
-        console.width = 400  # a pipe or a file has no width to fold at
-    console.print(shown, markup=False)
+        console.width = UNBOUNDED_WIDTH
+    console.print(table, markup=False)

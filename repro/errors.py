@@ -40,7 +40,7 @@ LONGEST_LIST = 20
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one if there is any, and all that are known.
+    """The mend of an unknown name: the nearest known one if there is any, and all that are known.
 
     Of more than twenty, only those that are near are named.
     """
@@ -48,8 +48,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     many = len(names) > LONGEST_LIST
     close = difflib.get_close_matches(name, names, n=3 if many else 1)
     guess = "did you mean " + " or ".join(f"'{word}'" for word in close) + "? " if close else ""
-    listed = f"{len(names)} are known" if many else f"known: {', '.join(names)}"
-    return f"; {guess}{listed}"
+    if many:
+        return f"{guess}{len(names)} are known"
+    return f"{guess}{'known:' if guess else 'one of'} {', '.join(names)}"
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:

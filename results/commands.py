@@ -1,7 +1,7 @@
 """The commands that read results: `salmask table`, `claims`, `explain`, `plot`, `report`, `pack`, `collect`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +11,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from repro.console import AsJson, completion
 from repro.runs.run import Run
 
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
 
 Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")]
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _tables() -> Iterable[str]:
+    from results.published import TABLES
+
+    return TABLES
 
 
 def table(
-    name: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2 or table3.")] = "table1",
+    name: Annotated[
+        str, typer.Argument(metavar="TABLE", help="table1, table2 or table3.", autocompletion=completion(_tables))
+    ] = "table1",
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
@@ -83,6 +91,20 @@ def show_table(
     for path in paths:
         console.print(f"  {path}", soft_wrap=True, highlight=False)
     return paths
+
+
+def show_tables(tables: Sequence[str], place: Path, console: Console) -> None:
+    """Print a sweep's tables, write them beside its runs, and name the pictures.
+
+    Args:
+        tables: names of the tables.
+        place: the sweep's folder.
+        console: to print on.
+    """
+    for name in tables:
+        show_table(name, [place], place / "tables", rows="ours", console=console)
+    for gallery in sorted(place.glob("*/*/gallery/*.png")):
+        console.print(f"  {gallery}", soft_wrap=True, highlight=False)
 
 
 def collect(
@@ -260,13 +282,13 @@ def _warn(warnings: Sequence[str], console: Console) -> None:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
-def mount(app: typer.Typer, recipe: Callable[[str], Run]) -> None:
-    """Add the commands to the main one.
+def build(recipe: Callable[[str], Run]) -> typer.Typer:
+    """The commands.
 
     Args:
-        app: The command line.
         recipe: The run that a method's name stands for, by which `explain` and `report` tell what a run changed.
     """
+    app = typer.Typer(add_completion=False)
     for command in (table, claims, plot, collect):
         app.command()(command)
 
@@ -324,3 +346,5 @@ def mount(app: typer.Typer, recipe: Callable[[str], Run]) -> None:
             typer.echo(f"{verify(check)} files are as they were packed")
         else:
             typer.echo(pack(runs, sweep, out, title, recipe, checkpoints=checkpoints))
+
+    return app

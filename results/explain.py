@@ -45,7 +45,7 @@ class CellAddress:
         known = {metric: None for group in table.groups for metric in group.metrics}
         metric = parts[3] if len(parts) == 4 else next(iter(known))
         if not table.metrics and metric not in known:
-            raise UserError(f"{parts[0]} has no metric '{metric}'{nearest(metric, known)}")
+            raise UserError(f"{parts[0]} has no metric '{metric}'", mend=nearest(metric, known))
         return cls(table, parts[1], parts[2], metric)
 
     @property
@@ -79,7 +79,7 @@ def explain(
     known = list(dict.fromkeys([*cell.table.rows, *(run.method for run in runs)]))
     if cell.method not in known:
         raise UserError(
-            f"no method '{cell.method}' in {cell.table.name} or among the runs{nearest(cell.method, known)}"
+            f"no method '{cell.method}' in {cell.table.name} or among the runs", mend=nearest(cell.method, known)
         )
     metric = cell.metric if cell.table.metrics else ""
     chosen = choose(frame, cell.table, metric) if frame is not None else pd.DataFrame(columns=["dataset", "metric"])

@@ -235,7 +235,7 @@ def draw(name: str, material: Material, suffix: str) -> bytes:
         NothingToDrawError: The runs at hand hold nothing that it shows.
     """
     if name not in PLOTS:
-        raise UserError(f"unknown plot '{name}'{nearest(name, PLOTS)}")
+        raise UserError(f"unknown plot '{name}'", mend=nearest(name, PLOTS))
     buffer = io.BytesIO()
     with themed(material.theme):
         # A fixed date: the same runs, the same bytes.

@@ -1,22 +1,23 @@
 """The commands that plan and launch: `salmask sweep`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from repro.console import AsJson, completion
 from repro.errors import UserError
-from repro.runs.folder import RunFolder
+from repro.runs.evaluation import PROTOCOLS
 from repro.runs.reading import parse_overrides
 from repro.runs.status import PRETRAIN
 from slurm.graph import Graph
-from slurm.ledger import REPORT
 from slurm.profile import DEFAULT, Cluster, available
 from slurm.profile import load as load_cluster
-from slurm.sweep import Resolve, expand, load, narrowed
+from slurm.program import Program
+from slurm.sweep import Resolve, expand, known_sweeps, load, narrowed
 
 Show = Callable[[Sequence[str], Path, Console], None]
 """`show(tables, sweep's folder, console)`: prints tables and writes them beside the runs."""
@@ -36,25 +37,40 @@ def choose_cluster(name: str, *, local: bool, debug: bool) -> Cluster | None:
     return load_cluster(DEFAULT) if DEFAULT in available() else None
 
 
-def mount(app: typer.Typer, resolve: Resolve, show: Show) -> None:
-    """Add the commands to the main one.
+def build(resolve: Resolve, show: Show, program: Program, method_names: Callable[[], Iterable[str]]) -> typer.Typer:
+    """The commands.
 
     Args:
-        app: The command line.
         resolve: Turns a method and layers of settings into a Run; a launcher does not know the methods.
         show: Renders the tables; a launcher does not know the results.
+        program: What jobs carry out; a launcher needs no torch.
+        method_names: For completion.
     """
+    app = typer.Typer(add_completion=False)
 
     @app.command("sweep")
     def sweep_command(
-        name: Annotated[str, typer.Argument(metavar="SWEEP", help="demo, table1, table2, all … or a YAML file.")],
+        name: Annotated[
+            str,
+            typer.Argument(
+                metavar="SWEEP",
+                help="demo, table1, table2, all … or a YAML file.",
+                autocompletion=completion(known_sweeps),
+            ),
+        ],
         settings: Annotated[
             list[str] | None,
             typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example optimization.epochs=10."),
         ] = None,
         *,
         cluster: Annotated[
-            str, typer.Option("--cluster", metavar="NAME|FILE", help="Profile to submit by; see docs/cluster.md.")
+            str,
+            typer.Option(
+                "--cluster",
+                metavar="NAME|FILE",
+                help="Profile to submit by; see docs/cluster.md.",
+                autocompletion=completion(available),
+            ),
         ] = "",
         local: Annotated[bool, typer.Option("--local", help="Run here, in processes of their own, and wait.")] = False,
         debug: Annotated[bool, typer.Option("--debug", help="Run in this process, one job after the other.")] = False,
@@ -65,9 +81,19 @@ def mount(app: typer.Typer, resolve: Resolve, show: Show) -> None:
         budget: Annotated[
             float, typer.Option("--budget-gpu-hours", min=0, help="Leave out what does not fit; 0: no limit.")
         ] = 0.0,
-        methods: Annotated[str, typer.Option(metavar="A,B", help="Only these methods.")] = "",
+        methods: Annotated[
+            str,
+            typer.Option(
+                metavar="A,B", help="Only these methods.", autocompletion=completion(method_names, several=True)
+            ),
+        ] = "",
         seeds: Annotated[str, typer.Option(metavar="0,1,2", help="Only these seeds.")] = "",
-        tasks: Annotated[str, typer.Option(metavar="A,B@DATA", help="Only these tasks.")] = "",
+        tasks: Annotated[
+            str,
+            typer.Option(
+                metavar="A,B@DATA", help="Only these tasks.", autocompletion=completion(lambda: PROTOCOLS, several=True)
+            ),
+        ] = "",
         parallel: Annotated[int, typer.Option(min=1, help="Jobs at a time (--local, --plan).")] = 1,
         root: Annotated[
             str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
@@ -76,7 +102,7 @@ def mount(app: typer.Typer, resolve: Resolve, show: Show) -> None:
         allow_dirty: Annotated[
             bool, typer.Option("--allow-dirty", help="Submit edited code, recording the difference.")
         ] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: AsJson = False,
     ) -> None:
         """Pretrain and evaluate a whole table; a second call does only what is missing.
 
@@ -102,15 +128,11 @@ def mount(app: typer.Typer, resolve: Resolve, show: Show) -> None:
         if dry_run:
             _dry_run(graph, chosen)
         elif chosen.executor == "slurm":
-            _submit(graph, chosen, console, show, allow_dirty=allow_dirty, as_json=as_json)
+            _submit(graph, chosen, program, console, show, allow_dirty=allow_dirty, as_json=as_json)
         else:
-            _run_here(graph, chosen, parallel, console, show, as_json=as_json)
+            _run_here(graph, chosen, program, parallel, console, show, as_json=as_json)
 
-
-def carry_out_report(place: Path, tables: Sequence[str], show: Show) -> None:
-    """What the last job of a sweep does: the tables of whatever is there."""
-    with RunFolder(place).attempt(REPORT, wait=60):
-        show(tables, place, Console(width=160))
+    return app
 
 
 def _planned(
@@ -150,7 +172,16 @@ def _dry_run(graph: Graph, cluster: Cluster) -> None:
         typer.echo(f"# ---- {name}\n{script}")
 
 
-def _submit(graph: Graph, cluster: Cluster, console: Console, show: Show, *, allow_dirty: bool, as_json: bool) -> None:
+def _submit(
+    graph: Graph,
+    cluster: Cluster,
+    program: Program,
+    console: Console,
+    show: Show,
+    *,
+    allow_dirty: bool,
+    as_json: bool,
+) -> None:
     from slurm.launch import submit
     from slurm.snapshot import take
 
@@ -161,7 +192,7 @@ def _submit(graph: Graph, cluster: Cluster, console: Console, show: Show, *, all
         counts = {"done": len(graph.jobs), "live": 0}
     else:
         code = take(graph.place, allow_dirty=allow_dirty)
-        outcome = submit(graph, cluster, code, console)
+        outcome = submit(graph, cluster, code, program, console)
         outcome_ids = {f"{folder} {task}": job for (folder, task), job in outcome.submitted.items()}
         counts = {"done": len(outcome.skipped), "live": len(outcome.live)}
         console.print(
@@ -174,10 +205,19 @@ def _submit(graph: Graph, cluster: Cluster, console: Console, show: Show, *, all
         typer.echo(json.dumps({"submitted": outcome_ids, **counts}, indent=1))
 
 
-def _run_here(graph: Graph, cluster: Cluster, parallel: int, console: Console, show: Show, *, as_json: bool) -> None:
+def _run_here(
+    graph: Graph,
+    cluster: Cluster,
+    program: Program,
+    parallel: int,
+    console: Console,
+    show: Show,
+    *,
+    as_json: bool,
+) -> None:
     from slurm.local import launch_here
 
-    outcome = launch_here(graph, cluster, parallel=parallel, console=console)
+    outcome = launch_here(graph, cluster, program, parallel=parallel, console=console)
     console.print(f"{len(outcome.done)} jobs done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed")
     if any(job.done for job in graph.jobs if job.task != PRETRAIN):
         show(graph.tables, graph.place, console)

@@ -5,8 +5,8 @@ of its evaluations; whatever an earlier attempt left is gone on from. So an atte
 at once do no harm, and a pickle that Slurm keeps for days holds nothing that could grow old.
 """
 
-import importlib
 import os
+import pkgutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +42,8 @@ class Call:
     folder: Path
     """Absolute: of a run, or of the sweep for its report."""
     task: str
+    program: str
+    """`MODULE:FUNCTION` of what is carried out; see `slurm.program`."""
     attempts: int = 30
     """How often the job may begin, requeues included."""
     tables: tuple[str, ...] = ()
@@ -71,19 +73,20 @@ class Call:
         return DelayedSubmission(self) if restarts() + 1 < self.attempts else None
 
     def _carry_out(self) -> None:
-        cli = importlib.import_module("repro.cli")
+        function = pkgutil.resolve_name(self.program)
         if self.task == REPORT:
-            cli.carry_out_report(self.folder, self.tables)
+            function(self.folder, self.tables)
             return
         run = load(order_file(RunFolder(self.folder), self.task))
         # An earlier attempt on a machine that died may hold the lock until it counts as stale.
-        cli.carry_out(run, self.folder, self.task, wait=1.5 * STALE_SECONDS)
+        function(run, self.folder, self.task, wait=1.5 * STALE_SECONDS)
 
     def _refuse_to_begin_for_ever(self) -> None:
         if restarts() >= self.attempts:
-            reason = f"gave up after {restarts()} requeues; mend: look at the logs, then raise attempts in the profile"
-            RunFolder(self.folder).set_status("failed", task=self.task, error=reason)
-            raise UserError(f"{self.task} of {self.folder} {reason}")
+            mend = "look at the logs, then raise attempts in the profile"
+            reason = UserError(f"gave up after {restarts()} requeues", mend=mend)
+            RunFolder(self.folder).set_status("failed", task=self.task, error=str(reason))
+            raise UserError(f"{self.task} of {self.folder} {reason.what}", mend=mend)
 
     def _show_gpus(self) -> None:
         """Show those that the launcher sees: submitit's local executor hides all of them."""

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import submitit
@@ -18,12 +18,12 @@ from submitit.helpers import clean_env
 
 from repro.errors import UserError
 from repro.runs.lock import held
-from repro.runs.status import PRETRAIN
 from slurm.batches import Batch, Parent, plan_batches
-from slurm.graph import Graph, Job, Key
-from slurm.job import Call, write_order
+from slurm.graph import Graph, Key
+from slurm.handover import Outcome, call_of, entry_of
 from slurm.ledger import Ledger, Submission
 from slurm.profile import Cluster
+from slurm.program import Program
 from slurm.queue import QueueSnapshot, scancel, snapshot
 from slurm.sbatch import SlurmExecutor, parameters
 from slurm.snapshot import CodeSnapshot
@@ -34,28 +34,14 @@ MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
 
 
-@dataclass
-class Outcome:
-    """How a launch ended."""
-
-    done: list[Job] = field(default_factory=list)
-    skipped: list[Job] = field(default_factory=list)
-    """Done before."""
-    live: list[Job] = field(default_factory=list)
-    """Queued or running since an earlier launch."""
-    submitted: dict[Key, str] = field(default_factory=dict)
-    """Slurm's ids of what went out now."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Name of the job -> why."""
-
-
-def submit(graph: Graph, cluster: Cluster, code: CodeSnapshot | None, console: Console) -> Outcome:
+def submit(graph: Graph, cluster: Cluster, code: CodeSnapshot | None, program: Program, console: Console) -> Outcome:
     """Hand what is missing to Slurm and return.
 
     Args:
         graph: the sweep.
         cluster: a profile with the executor `slurm`.
         code: what the jobs import; None: what they find.
+        program: what the jobs carry out.
         console: for what is told.
 
     Raises:
@@ -77,7 +63,7 @@ def submit(graph: Graph, cluster: Cluster, code: CodeSnapshot | None, console: C
         adopt(ledger, queue)
         live = _live(ledger, queue, console)
         for batch in plan_batches(graph, cluster, _array_limit(cluster), live):
-            ids = _hand_over(batch, graph, cluster, code, ledger, outcome.submitted)
+            ids = _hand_over(batch, graph, cluster, code, program, ledger, outcome.submitted)
             outcome.submitted |= ids
             console.print(f"submitted {batch.name}: {_listed(ids.values())}", soft_wrap=True, highlight=False)
     for job in graph.jobs:
@@ -126,7 +112,7 @@ def _launching(place: Path) -> Iterator[None]:
     """Only one launcher of a sweep looks and submits at a time; the next one then finds everything queued."""
     with held(
         place / ".launch.lock",
-        taken=f"another launch of {place} is still submitting; mend: wait for it",
+        taken=UserError(f"another launch of {place} is still submitting", mend="wait for it"),
         unwritable="choose another --out",
         wait=LAUNCHING_SECONDS,
     ):
@@ -155,6 +141,7 @@ def _hand_over(
     graph: Graph,
     cluster: Cluster,
     code: CodeSnapshot | None,
+    program: Program,
     ledger: Ledger,
     submitted: Mapping[Key, str],
 ) -> dict[Key, str]:
@@ -162,7 +149,7 @@ def _hand_over(
     executor = _slurm_executor(batch, graph, cluster, code.path if code else None, submitted)
     after = batch.after(submitted)
     entries = [entry_of(graph, cluster, batch.name, key, after.get(key, ())) for key in batch.keys]
-    calls = [call_of(graph, key, cluster.attempts) for key in batch.keys]
+    calls = [call_of(graph, key, cluster.attempts, program) for key in batch.keys]
     ledger.intend(entries)
     try:
         with _outside_of_any_job(), executor.batch():
@@ -182,46 +169,6 @@ def _slurm_executor(
     executor = SlurmExecutor(folder=graph.place.resolve() / "logs" / batch.name, max_num_timeout=cluster.attempts)
     executor.update_parameters(**parameters(batch, cluster, batch.dependency(submitted), code))
     return executor
-
-
-def call_of(graph: Graph, key: Key, attempts: int) -> Call:
-    """What a process or a Slurm job is to carry out; its order is written into the run's folder.
-
-    Args:
-        graph: the sweep.
-        key: of the job, or of the sweep's tables.
-        attempts: how often it may be carried out.
-    """
-    job = graph.by_key.get(key)
-    if job is None:
-        return Call(graph.place.resolve(), key[1], attempts, tables=graph.tables)
-    write_order(job.run, job.folder, job.task)
-    if job.task == PRETRAIN:
-        job.folder.prepare(job.run)
-    return Call(job.folder.path.resolve(), job.task, attempts)
-
-
-def entry_of(graph: Graph, cluster: Cluster, name: str, key: Key, after: tuple[str, ...]) -> Submission:
-    """The line of the ledger for a job.
-
-    Args:
-        graph: the sweep.
-        cluster: where it goes.
-        name: of the submission that it is part of.
-        key: of the job, or of the sweep's tables.
-        after: ids of the jobs that it waits for.
-    """
-    job = graph.by_key.get(key)
-    return Submission(
-        submission=name,
-        executor=cluster.executor,
-        cluster=cluster.name,
-        run=job.run.id if job else "",
-        folder=key[0],
-        task=key[1],
-        protocol=job.protocol if job else "",
-        after=after,
-    )
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from repro.runs.evaluation import Evaluation
 from repro.runs.status import PRETRAIN
 from slurm.batches import submission_name
 from slurm.graph import Graph, Job
-from slurm.launch import Outcome, call_of, entry_of
+from slurm.handover import Outcome, call_of, entry_of
 from slurm.ledger import Ledger
 from slurm.profile import Cluster
+from slurm.program import Program
 from slurm.queue import QueueSnapshot
 from slurm.sbatch import KEEP_MEMORY
 
@@ -30,12 +31,13 @@ POLL_SECONDS = 0.5
 NO_LIMIT_MINUTES = 60 * 24 * 30
 
 
-def launch_here(graph: Graph, cluster: Cluster, *, parallel: int, console: Console) -> Outcome:
+def launch_here(graph: Graph, cluster: Cluster, program: Program, *, parallel: int, console: Console) -> Outcome:
     """Run what is missing on this machine, `parallel` jobs at a time, and wait.
 
     Args:
         graph: the sweep.
         cluster: a profile with the executor `local` or `debug`.
+        program: what the jobs carry out.
         parallel: processes at a time.
         console: for progress.
 
@@ -48,7 +50,7 @@ def launch_here(graph: Graph, cluster: Cluster, *, parallel: int, console: Conso
     _check_roots(graph)
     for name, value in cpu_environment(parallel).items():
         os.environ.setdefault(name, value)
-    return _Here(graph, cluster, parallel, console).run()
+    return _Here(graph, cluster, program, parallel, console).run()
 
 
 def cpu_environment(parallel: int) -> dict[str, str]:
@@ -73,8 +75,9 @@ def _check_roots(graph: Graph) -> None:
 class _Here:
     """Keeps the order of the jobs on this machine; processes of another launcher are waited for, not doubled."""
 
-    def __init__(self, graph: Graph, cluster: Cluster, parallel: int, console: Console) -> None:
-        self.graph, self.cluster, self.parallel, self.console = graph, cluster, parallel, console
+    def __init__(self, graph: Graph, cluster: Cluster, program: Program, parallel: int, console: Console) -> None:
+        self.graph, self.cluster, self.program = graph, cluster, program
+        self.parallel, self.console = parallel, console
         self.ledger = Ledger(graph.place)
         self.outcome = Outcome(skipped=[job for job in graph.jobs if job.done])
         done = {graph.key(job) for job in self.outcome.skipped}
@@ -125,7 +128,7 @@ class _Here:
         name = submission_name(self.graph.place, job.task)
         entry = entry_of(self.graph, self.cluster, name, key, ())
         self.ledger.intend([entry])
-        process = self._executor(name).submit(call_of(self.graph, key, self.cluster.attempts))
+        process = self._executor(name).submit(call_of(self.graph, key, self.cluster.attempts, self.program))
         local = self.cluster.executor == "local"
         self.ledger.submitted([replace(entry, job=process.job_id if local else str(os.getpid()))])
         return process

@@ -54,7 +54,7 @@ def find_place(word: str) -> Place:
     found = sorted({run for root in roots for run in _runs(root) if _named(run, word)})
     if not found:
         known = [sweep.name for root in roots for sweep in sweeps(root)]
-        raise UserError(f"no sweep or run '{word}'{nearest(word, known)}" if known else _nothing(roots))
+        raise UserError(f"no sweep or run '{word}'", mend=nearest(word, known)) if known else _nothing(roots)
     if len(found) > 1:
         raise UserError(f"'{word}' names {len(found)} runs", mend=f"one of {', '.join(map(str, found[:5]))}")
     return Place(found[0].parent.parent, "/".join(found[0].parts[-2:]))
@@ -69,7 +69,7 @@ def all_sweeps() -> list[Path]:
     roots = roots_of_sweeps()
     found = [sweep for root in roots for sweep in sweeps(root)]
     if not found:
-        raise UserError(_nothing(roots))
+        raise _nothing(roots)
     return found
 
 
@@ -78,8 +78,10 @@ def sweeps(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("*/") if _is_sweep(path))
 
 
-def _nothing(roots: Sequence[Path]) -> str:
-    return f"there are no sweeps in {', '.join(map(str, roots))}; mend: salmask sweep first, or name a folder"
+def _nothing(roots: Sequence[Path]) -> UserError:
+    return UserError(
+        f"there are no sweeps in {', '.join(map(str, roots))}", mend="salmask sweep first, or name a folder"
+    )
 
 
 def _is_sweep(path: Path) -> bool:

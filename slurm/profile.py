@@ -118,8 +118,8 @@ def load(name: str) -> Cluster:
         known = available()
         if name not in known:
             raise UserError(
-                f"unknown cluster '{name}'{nearest(name, known)}",
-                mend=f"write {user_folder() / f'{name}.yaml'}, or give the path of a .yaml file",
+                f"unknown cluster '{name}'",
+                mend=f"{nearest(name, known)}; or write {user_folder() / f'{name}.yaml'}, or give a file's path",
             )
         path = known[name]
     try:
@@ -169,7 +169,7 @@ def _cluster(path: Path, content: dict[str, Any]) -> Cluster:
 def _check_keys(path: Path, content: Mapping[str, Any], known: list[str]) -> None:
     for key in content:
         if key not in known:
-            raise UserError(f"{path}: unknown key '{key}'{nearest(key, known)}")
+            raise UserError(f"{path}: unknown key '{key}'", mend=nearest(key, known))
 
 
 def _resources(path: Path, content: Mapping[str, Any], base: Resources) -> Resources:

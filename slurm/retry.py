@@ -10,12 +10,14 @@ from repro.runs.folder import RunFolder
 from repro.runs.reading import load as load_run
 from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job, Key, make_graph
+from slurm.handover import Outcome
 from slurm.job import Call, order_file
-from slurm.launch import Outcome, submit
+from slurm.launch import submit
 from slurm.ledger import REPORT, Ledger
 from slurm.local import launch_here
 from slurm.profile import Cluster
 from slurm.profile import load as load_cluster
+from slurm.program import Program
 from slurm.snapshot import take
 
 
@@ -42,13 +44,16 @@ def graph_of(ledger: Ledger, wanted: Collection[Key]) -> Graph:
     return make_graph(ledger.sweep, jobs, _tables(ledger))
 
 
-def relaunch(ledger: Ledger, wanted: Collection[Key], cluster: str, console: Console, *, allow_dirty: bool) -> Outcome:
+def relaunch(
+    ledger: Ledger, wanted: Collection[Key], cluster: str, program: Program, console: Console, *, allow_dirty: bool
+) -> Outcome:
     """Hand jobs over again; what is done, queued or running is left alone.
 
     Args:
         ledger: of the sweep.
         wanted: (folder, task).
         cluster: profile; empty: that of the last launch.
+        program: what the jobs carry out.
         console: for what is told.
         allow_dirty: as of `slurm.snapshot.take`.
 
@@ -58,8 +63,8 @@ def relaunch(ledger: Ledger, wanted: Collection[Key], cluster: str, console: Con
     profile = _profile(ledger, cluster)
     graph = graph_of(ledger, wanted)
     if profile.executor != "slurm":
-        return launch_here(graph, profile, parallel=1, console=console)
-    return submit(graph, profile, take(ledger.sweep, allow_dirty=allow_dirty), console)
+        return launch_here(graph, profile, program, parallel=1, console=console)
+    return submit(graph, profile, take(ledger.sweep, allow_dirty=allow_dirty), program, console)
 
 
 def _profile(ledger: Ledger, cluster: str) -> Cluster:

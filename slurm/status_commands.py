@@ -13,12 +13,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from repro.console import AsJson
+from repro.doctor.diagnosis import Diagnosis
 from repro.errors import UserError
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.ledger import Ledger
 from slurm.logs import follow, log_files
 from slurm.places import Place, all_sweeps, find_place
+from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
 from slurm.status import ENDED_BADLY, LIVE, JobRow, State, as_json_of, counts, duration, ids_to_ask, jobs_of, rows
 
@@ -39,7 +42,6 @@ WIDTH_OF_FILES = 200
 FASTEST_SECONDS = 5.0
 """Between two questions to Slurm, which serves everybody."""
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 Target = Annotated[
     str, typer.Argument(metavar="SWEEP|RUN", help="Name or folder of a sweep; a run's folder, METHOD/sSEED or id.")
@@ -137,42 +139,6 @@ def cancel(
         raise UserError(f"{told.trouble}", mend="try again, or scancel by hand")
 
 
-def retry(
-    target: Target,
-    *,
-    failed: Annotated[bool, typer.Option("--failed", help="Only what failed or died, not what was cancelled.")] = False,
-    cluster: Annotated[str, typer.Option(metavar="NAME|FILE", help="Profile; default: the one of last time.")] = "",
-    allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="Submit edited code, recording the difference.")
-    ] = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Hand over again what failed, died, was interrupted or cancelled; each job goes on from its last checkpoint.
-
-    Example: salmask retry table1 --failed
-    """
-    place = find_place(target)
-    (seen,), queue = _look([place])
-    if queue.trouble and any(row.state is State.unknown for row in seen):
-        raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend="later")
-    wanted = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
-    chosen = [row for row in seen if row.state in wanted]
-    if not chosen:
-        typer.echo("nothing to retry")
-        return
-    for row in chosen:
-        typer.echo(f"{row.task} {row.run}: {row.state}{f', {row.note}' if row.note else ''}")
-    if dry_run:
-        return
-    from slurm.retry import relaunch  # submitit takes a second to import
-
-    keys = [(row.folder, row.task) for row in chosen]
-    outcome = relaunch(Ledger(place.sweep), keys, cluster, Console(stderr=True), allow_dirty=allow_dirty)
-    typer.echo(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
-    if outcome.failed:
-        raise typer.Exit(1)
-
-
 def clean(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name or folder.")],
     *,
@@ -200,18 +166,64 @@ def clean(
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(found)} things, {total:.1f} MB")
 
 
-def probe_cluster(cluster: str, *, wait: float, console: Console) -> list[dict[str, str]]:
+def probe_cluster(cluster: str, program: Program, *, wait: float, console: Console) -> list[Diagnosis]:
     """What a short job with a profile's resources finds; see `slurm.probe`."""
     from slurm.probe import probe
     from slurm.profile import load
 
-    return probe(load(cluster), console, wait=wait)
+    return probe(load(cluster), console, program, wait=wait)
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the commands to the main one."""
-    for command in (status, logs, cancel, retry, clean):
+def build(program: Program) -> typer.Typer:
+    """The commands.
+
+    Args:
+        program: what jobs carry out that `retry` hands over again.
+    """
+    app = typer.Typer(add_completion=False)
+    for command in (status, logs, cancel):
         app.command()(command)
+
+    @app.command()
+    def retry(
+        target: Target,
+        *,
+        failed: Annotated[
+            bool, typer.Option("--failed", help="Only what failed or died, not what was cancelled.")
+        ] = False,
+        cluster: Annotated[str, typer.Option(metavar="NAME|FILE", help="Profile; default: the one of last time.")] = "",
+        allow_dirty: Annotated[
+            bool, typer.Option("--allow-dirty", help="Submit edited code, recording the difference.")
+        ] = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        """Hand over again what failed, died, was interrupted or cancelled; each job goes on from its last checkpoint.
+
+        Example: salmask retry table1 --failed
+        """
+        place = find_place(target)
+        (seen,), queue = _look([place])
+        if queue.trouble and any(row.state is State.unknown for row in seen):
+            raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend="later")
+        wanted = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
+        chosen = [row for row in seen if row.state in wanted]
+        if not chosen:
+            typer.echo("nothing to retry")
+            return
+        for row in chosen:
+            typer.echo(f"{row.task} {row.run}: {row.state}{f', {row.note}' if row.note else ''}")
+        if dry_run:
+            return
+        from slurm.retry import relaunch  # submitit takes a second to import
+
+        keys = [(row.folder, row.task) for row in chosen]
+        outcome = relaunch(Ledger(place.sweep), keys, cluster, program, Console(stderr=True), allow_dirty=allow_dirty)
+        typer.echo(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
+        if outcome.failed:
+            raise typer.Exit(1)
+
+    app.command()(clean)
+    return app
 
 
 def _look(places: Sequence[Place]) -> tuple[list[list[JobRow]], QueueSnapshot]:

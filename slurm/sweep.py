@@ -85,7 +85,7 @@ def _path(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         return path
     if name not in known_sweeps():
-        raise UserError(f"unknown sweep '{name}'{nearest(name, known_sweeps())}, or the path of a .yaml file")
+        raise UserError(f"unknown sweep '{name}'", mend=f"{nearest(name, known_sweeps())}, or the path of a .yaml file")
     return SWEEPS / f"{name}.yaml"
 
 
@@ -126,7 +126,7 @@ def _part(path: Path, content: dict[str, Any]) -> Part:
         if key in ("parts", "include"):
             raise UserError(f"{path}: `{key}` stands at the top of a file, not within a part")
         if key not in known:
-            raise UserError(f"{path}: unknown key '{key}'{nearest(key, [*known, 'parts', 'include'])}")
+            raise UserError(f"{path}: unknown key '{key}'", mend=nearest(key, [*known, "parts", "include"]))
     for key in ("methods", "seeds", "tasks", "table"):
         if key in content:
             content[key] = tuple(content[key]) if isinstance(content[key], list) else (content[key],)
@@ -172,7 +172,7 @@ def narrowed(sweep: Sweep, methods: Sequence[str], seeds: Sequence[int], tasks: 
     ):
         for name in wanted:
             if name not in has:
-                raise UserError(f"sweep {sweep.name} has no {what} '{name}'{nearest(name, dict.fromkeys(has))}")
+                raise UserError(f"sweep {sweep.name} has no {what} '{name}'", mend=nearest(name, dict.fromkeys(has)))
     parts = [
         replace(
             part,

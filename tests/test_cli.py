@@ -31,6 +31,7 @@ from repro import cli
 from repro.backbones.checkpoint import read_checkpoint, save_backbone
 from repro.data.catalogue import DATASETS
 from repro.data.imagenet import class_list
+from repro.lazy_commands import LazyGroup
 from repro.runs.folder import RunFolder
 from repro.scenes.dataset import Scenes
 from repro.training.hooks import Heartbeat
@@ -62,16 +63,22 @@ def assert_only_the_refusal_is_on_record(out: Path, line: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["moco"], "unknown method 'moco'; did you mean 'mocov2'? 45 are known; mend: `salmask methods` lists them"),
-        (["mocov2", "optimisation.epochs=3"], "unknown key 'optimisation.epochs'; did you mean 'optimization.epochs'?"),
-        (["mocov2", "moco.queu=64"], "unknown key 'moco.queu'; did you mean 'moco.queue'?"),
+        (
+            ["moco"],
+            "unknown method 'moco'; mend: did you mean 'mocov2'? 45 are known; `salmask methods` lists them",
+        ),
+        (
+            ["mocov2", "optimisation.epochs=3"],
+            "unknown key 'optimisation.epochs'; mend: did you mean 'optimization.epochs'?",
+        ),
+        (["mocov2", "moco.queu=64"], "unknown key 'moco.queu'; mend: did you mean 'moco.queue'?"),
         (["mocov2", "optimization.epochs=many"], "optimization.epochs=many is not a whole number"),
         (["mocov2", "optimization=3"], "'optimization' is a section; set its keys"),
         (["mocov2", "masking.strategy=blur"], "masking.strategy=blur is none of: none, high_pass, "),
         (["mocov2", "seed"], "'seed' is no setting; write key.sub=value"),
         (["mocov2", "optimization.batch=48"], "moco.queue=65536 is not a multiple of optimization.batch=48; mend: "),
         (["mocov2", "moco.bn_splits=3"], "moco.bn_splits=3 does not divide optimization.batch=128; mend: "),
-        (["mocov2", "machine.device=tpu"], "machine.device=tpu is unknown; one of: auto, cpu, cuda"),
+        (["mocov2", "machine.device=tpu"], "machine.device=tpu is unknown; mend: one of auto, cpu, cuda"),
         (["mocov2", "--config", "none.yaml"], "config file none.yaml does not exist"),
         (
             [OURS, "localizer.network=checkpoint", "localizer.weights=none.pth"],
@@ -88,12 +95,18 @@ def test_settings_that_cannot_be_right_make_nothing(out: Path, arguments: list[s
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"data.dataset": "imagenet-100"}, "unknown data set 'imagenet-100'; did you mean 'imagenet100'? known: "),
-        ({"data.dataset": "folder"}, "no root set for data set 'folder': give --root DIR"),
+        (
+            {"data.dataset": "imagenet-100"},
+            "unknown data set 'imagenet-100'; mend: did you mean 'imagenet100'? known: ",
+        ),
+        ({"data.dataset": "folder"}, "no root set for data set 'folder'; mend: give --root DIR"),
         ({"data.dataset": "folder", "machine.data_root": "/none"}, "/none: No such file or directory"),
         ({"optimization.batch": 32}, "a batch of 32 is larger than the data (20 images); mend: a smaller"),
-        ({"encoder.arch": "resnet19"}, "encoder.arch=resnet19 is no ResNet of torchvision's; did you mean 'resnet1"),
-        ({"encoder.arch": "vgg11"}, "encoder.arch=vgg11 is no ResNet of torchvision's; known: "),
+        (
+            {"encoder.arch": "resnet19"},
+            "encoder.arch=resnet19 is no ResNet of torchvision's; mend: did you mean 'resnet1",
+        ),
+        ({"encoder.arch": "vgg11"}, "encoder.arch=vgg11 is no ResNet of torchvision's; mend: one of "),
         ({"data.scenes.size": 8}, "8"),
         ({"optimization.precision": "fp16"}, "optimization.precision=fp16 needs a GPU; mend: "),
         pytest.param(
@@ -236,8 +249,9 @@ def test_probe_refuses_what_is_no_finished_run(tmp_path: Path) -> None:
 
 def commands() -> dict[str, Any]:
     group = typer.main.get_command(cli.app)
+    assert isinstance(group, LazyGroup)
     found = {}
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in ((name, group.load(name)) for name in group.table):
         below = getattr(command, "commands", None)
         found |= {f"{name} {inner}": c for inner, c in below.items()} if below else {name: command}
     return found
@@ -325,7 +339,7 @@ def test_doctor_fails_where_a_data_set_that_is_asked_for_is_not_there(tmp_path: 
     assert str(tmp_path / "none") in finding["found"]
     ended = salmask("doctor", "--dataset", "imagenet", "--json")
     assert ended.code == 1
-    assert "did you mean 'imagenet100'?" in json.loads(ended.out)[-1]["found"]
+    assert "did you mean 'imagenet100'?" in json.loads(ended.out)[-1]["mend"]
 
 
 def test_ctrl_c_is_one_line_and_the_run_says_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,5 +154,7 @@ def test_cutouts_need_a_folder() -> None:
 
 
 def test_an_unknown_data_set_gets_the_nearest_name() -> None:
-    with pytest.raises(UserError, match=r"unknown data set 'imagenet10'; did you mean 'imagenet100'\? known: .*scenes"):
+    with pytest.raises(
+        UserError, match=r"unknown data set 'imagenet10'; mend: did you mean 'imagenet100'\? known: .*scenes"
+    ):
         open_images("imagenet10", "train", None, TinyScenes())

@@ -160,8 +160,8 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--task", "liner"], "unknown task 'liner'; did you mean 'linear'?"),
-        (["--task", "linear", "--data", "caltech"], "unknown data set 'caltech'; did you mean 'caltech101'?"),
+        (["--task", "liner"], "unknown task 'liner'; mend: did you mean 'linear'?"),
+        (["--task", "linear", "--data", "caltech"], "unknown data set 'caltech'; mend: did you mean 'caltech101'?"),
         (["--task", "knn@nowhere"], "unknown data set 'nowhere'"),
         (["--task", "table1", "--data", "scenes"], "--task table1 says itself what it is evaluated on; mend: leave"),
         (["--task", ","], "which task? mend: --task linear"),
@@ -169,9 +169,12 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
         (["--task", "linear", "--data", "flowers102", "--root", "/none"], "/none: No such file or directory"),
         (["--task", "table1", "--root", "/data"], "several data sets are evaluated on; mend: --root DATASET=DIR"),
         (["--task", "table1"], "no root set for data set 'imagenet100'"),
-        (["--root", "caltech=/data"], "--root caltech=/data: unknown data set 'caltech'; did you mean 'caltech101'?"),
+        (
+            ["--root", "caltech=/data"],
+            "--root caltech=/data: unknown data set 'caltech'; mend: did you mean 'caltech101'?",
+        ),
         (["data.crop=64"], "only settings of machine and of evaluations (probe, logistic, knn, finetune, detection)"),
-        (["knn.neighbors=[5]"], "unknown key 'knn.neighbors'; did you mean 'knn.neighbours'?"),
+        (["knn.neighbors=[5]"], "unknown key 'knn.neighbors'; mend: did you mean 'knn.neighbours'?"),
         (["probe.lr_grid=[30,-1]"], "probe.lr_grid holds -1, which is out of range; mend: more than 0"),
         (["logistic.l2_low=10", "logistic.l2_high=1"], "logistic.l2_low=10 is larger than logistic.l2_high=1"),
     ],

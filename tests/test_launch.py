@@ -17,6 +17,7 @@ from training_samples import TINY, StopBefore, files_below, make_training, tiny
 from baselines import resolve
 from repro.distributed import submitit_to_env
 from repro.errors import UserError
+from repro.jobs import PROGRAM
 from repro.runs import provenance
 from repro.runs.folder import RunFolder
 from repro.runs.provenance import SNAPSHOT
@@ -76,7 +77,7 @@ def queued(fake: Path, *ids: str, name: str = "x", state: str = "PENDING", reaso
 
 def launch(graph: Graph) -> dict[str, str]:
     """`TASK SEED` -> id of what was submitted."""
-    outcome = submit(graph, CLUSTER, None, Console(quiet=True))
+    outcome = submit(graph, CLUSTER, None, PROGRAM, Console(quiet=True))
     seeds = {folder: folder.partition("/s")[2][:1] for folder, _ in outcome.submitted}
     return {f"{task} {seeds[folder]}".strip(): job for (folder, task), job in outcome.submitted.items()}
 
@@ -164,7 +165,7 @@ def test_jobs_of_a_killed_launcher_are_adopted_with_their_pickles(tmp_path: Path
     folder = ledger.logs / "s-pretrain-1"
     folder.mkdir(parents=True)
     for seed, name in ((2, "a" * 32), (0, "b" * 32)):  # of the second one the name was given already
-        DelayedSubmission(Call(tmp_path / f"m/s{seed}-ab", "pretrain")).dump(folder / f"{name}.pkl")
+        DelayedSubmission(Call(tmp_path / f"m/s{seed}-ab", "pretrain", PROGRAM.task)).dump(folder / f"{name}.pkl")
     jobs = {f"812_{n}": QueuedJob(f"812_{n}", "s-pretrain-1", "PENDING") for n in range(3)}
     adopt(ledger, QueueSnapshot(jobs))
     assert [e.job for e in ledger.submissions()] == ["812_0", "812_1", "812_2", ""]
@@ -194,7 +195,7 @@ def ordered(tmp_path: Path, attempts: int = 3) -> Call:
     run = tiny()
     folder = RunFolder.of(run, tmp_path)
     write_order(run, folder, "pretrain")
-    return Call(folder.path, "pretrain", attempts)
+    return Call(folder.path, "pretrain", PROGRAM.task, attempts)
 
 
 @pytest.mark.parametrize("seen", ["2,3", "", None])
@@ -210,7 +211,7 @@ def test_a_job_sees_the_gpus_of_its_launcher_although_submitit_hides_them(
     for name, value in {"CUDA_VISIBLE_DEVICES": "", "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
     found: list[Any] = []
-    monkeypatch.setattr("repro.cli.carry_out", lambda *_, **__: found.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: found.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
     call()
     assert found == [seen]
 
@@ -220,7 +221,7 @@ def test_several_local_processes_are_ranks(monkeypatch: pytest.MonkeyPatch, tmp_
     for name, value in {**variables, "LOCAL_LOCALID": "1"}.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
     found: dict[str, str] = {}
-    monkeypatch.setattr("repro.cli.carry_out", lambda *_, **__: found.update(submitit_to_env(os.environ)))
+    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: found.update(submitit_to_env(os.environ)))
     ordered(tmp_path)()
     assert [found[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["1", "1", "2"]
     assert found["MASTER_PORT"] == str(20000 + 20001 % 12768)
@@ -231,7 +232,7 @@ def test_on_slurm_nothing_is_hidden_or_shown(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     found: list[Any] = []
-    monkeypatch.setattr("repro.cli.carry_out", lambda *_, **__: found.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: found.append(os.environ["CUDA_VISIBLE_DEVICES"]))
     call()
     assert found == ["0,1"]
 
@@ -239,7 +240,7 @@ def test_on_slurm_nothing_is_hidden_or_shown(monkeypatch: pytest.MonkeyPatch, tm
 def test_a_job_begins_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     call = ordered(tmp_path, attempts=3)
     begun: list[int] = []
-    monkeypatch.setattr("repro.cli.carry_out", lambda *_, **__: begun.append(1))
+    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: begun.append(1))
     for restarts, next_one in ((0, True), (1, True), (2, False)):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         call()
@@ -265,7 +266,7 @@ def test_usr2_sends_a_job_back_to_the_queue_and_term_does_not(
         STOP.install()
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("repro.cli.carry_out", carry_out)
+    monkeypatch.setattr("repro.jobs.carry_out", carry_out)
     before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
     signal.signal(signal.SIGUSR2, lambda one, _: came.append(one))  # submitit's
     try:

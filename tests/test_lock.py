@@ -24,7 +24,7 @@ def lock(tmp_path: Path) -> Path:
 
 def hold(lock: Path, holder: Callable[[], Holder | None] = lambda: None, wait: float = 0.0) -> list[str]:
     """The lock files that are there while we hold it."""
-    with held(lock, taken="it is taken", unwritable="elsewhere", holder=holder, wait=wait):
+    with held(lock, taken=UserError("it is taken"), unwritable="elsewhere", holder=holder, wait=wait):
         return sorted(path.name for path in lock.parent.iterdir())
 
 
@@ -130,7 +130,7 @@ def take(lock: Path, results: "multiprocessing.Queue[str]", go: "multiprocessing
     stale = Holder("elsewhere", 1, time.time() - OLD)
     go.wait()
     try:
-        with held(lock, taken="taken", unwritable="", holder=lambda: stale):
+        with held(lock, taken=UserError("taken"), unwritable="", holder=lambda: stale):
             results.put("had it")
             time.sleep(2)
     except UserError:

@@ -118,5 +118,7 @@ def test_diff_reads_the_folder_of_a_run(tmp_path: Path) -> None:
 
 
 def test_an_unknown_row_is_one_line() -> None:
-    assert refused("methods", "mocov3").startswith("unknown method 'mocov3'; did you mean 'mocov2'?")
-    assert refused("methods", "diff", "mocov2", "simclr2").startswith("unknown method 'simclr2'; did you mean 'simclr'")
+    assert refused("methods", "mocov3").startswith("unknown method 'mocov3'; mend: did you mean 'mocov2'?")
+    assert refused("methods", "diff", "mocov2", "simclr2").startswith(
+        "unknown method 'simclr2'; mend: did you mean 'simclr'"
+    )

@@ -80,7 +80,7 @@ def test_what_cannot_be_drawn_says_what_is_missing() -> None:
     for name in PLOTS:
         with pytest.raises(NothingToDrawError, match=r"no |nothing"):
             draw(name, Material([], None), ".svg")
-    with pytest.raises(UserError, match="unknown plot 'bar'; did you mean 'bars'"):
+    with pytest.raises(UserError, match="unknown plot 'bar'; mend: did you mean 'bars'"):
         draw("bar", Material([], None), ".svg")
 
 

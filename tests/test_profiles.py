@@ -86,8 +86,8 @@ def test_times_are_slurms(text: str, expected: int) -> None:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ({"partiton": "gpu"}, "unknown key 'partiton'; did you mean 'partition'?"),
-        ({"tasks": {"linear": {"gpu": 1}}}, "unknown key 'gpu'; did you mean 'gpus'?"),
+        ({"partiton": "gpu"}, "unknown key 'partiton'; mend: did you mean 'partition'?"),
+        ({"tasks": {"linear": {"gpu": 1}}}, "unknown key 'gpu'; mend: did you mean 'gpus'?"),
         ({"tasks": ["linear"]}, "tasks are a mapping, for example "),
         ({"executor": "pbs"}, "executor 'pbs' is unknown; one of: slurm, local, debug"),
         ({"time": "two days"}, "time=two days is no time; write minutes, HH:MM:SS or D-HH:MM:SS"),
@@ -115,7 +115,9 @@ def test_the_users_own_profiles_come_first(tmp_path: Path) -> None:
     write(mine / "other.yaml", {"partition": "other"})
     assert load("slurm").resources.partition == "mine"
     assert {"other", "local", "debug"} <= set(available())
-    with pytest.raises(UserError, match=r"unknown cluster 'othr'; did you mean 'other'\? .*mend: write .*othr\.yaml"):
+    with pytest.raises(
+        UserError, match=r"unknown cluster 'othr'; mend: did you mean 'other'\? .*mend: write .*othr\.yaml"
+    ):
         load("othr")
 
 

@@ -63,7 +63,7 @@ def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.
         ("imagenet: [", "cannot be read as YAML"),
         ("- imagenet", "must map the names"),
         ("folder: 3", "must map the names"),
-        ("imagnet100: /data", "unknown data set 'imagnet100'; did you mean 'imagenet100'"),
+        ("imagnet100: /data", "unknown data set 'imagnet100'; mend: did you mean 'imagenet100'"),
     ],
 )
 def test_a_bad_list_of_roots_is_refused(content: str, words: str) -> None:

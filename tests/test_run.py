@@ -196,7 +196,7 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(override: str, neare
 
 def test_a_key_like_no_other_is_answered_with_the_top_level_keys() -> None:
     message = refusal("xyzzy=1")
-    assert "unknown key 'xyzzy'; the top-level keys are: method, framework, seed, data" in message
+    assert "unknown key 'xyzzy'; mend: the top-level keys are method, framework, seed, data" in message
 
 
 def test_a_section_is_no_value() -> None:
@@ -259,7 +259,7 @@ def test_an_override_that_is_no_yaml_is_refused() -> None:
             ["data.crop=32", "fidelity=released", "masking.strategy=mean_fill"],
             "data.crop=32 with batch-norm groups of one image",
         ),
-        (["machine.device=gpu"], "machine.device=gpu is unknown; one of: auto, cpu, cuda"),
+        (["machine.device=gpu"], "machine.device=gpu is unknown; mend: one of auto, cpu, cuda"),
         (["machine.checkpoint_every=0"], "machine.checkpoint_every=0 is out of range; mend: 1 or more"),
     ],
 )
@@ -331,7 +331,7 @@ def test_replacing_changes_a_copy_and_a_run_itself_never_changes() -> None:
         (b"seed: [1,\n", "is no YAML"),
         (b"- seed\n", "holds no settings of the form `key: value`"),
         (b"\xff\xfe\x00", "cannot be read"),
-        (b"sed: 1\n", "unknown key 'sed'; did you mean 'seed'?"),
+        (b"sed: 1\n", "unknown key 'sed'; mend: did you mean 'seed'?"),
         (b"seed: x\n", "seed=x is not a whole number"),
     ],
 )

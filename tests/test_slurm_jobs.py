@@ -21,6 +21,7 @@ from slurm_cluster import Cluster, wait_until
 from training_samples import TINY, Ended, assert_same_training, salmask
 
 from repro.errors import UserError
+from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from slurm.ledger import Ledger
 from slurm.probe import probe
@@ -275,14 +276,14 @@ def test_the_doctor_finds_that_a_node_has_not_what_was_asked_for(cluster: Cluste
 
 def test_the_doctor_tells_why_its_job_cannot_start_and_takes_it_back(cluster: Cluster, tmp_path: Path) -> None:
     profile = load(write(tmp_path / "held.yaml", {"cpus": 1, "scratch": str(tmp_path), "extra": {"hold": ""}}))
-    (finding,) = probe(profile, Console(quiet=True), wait=6)
-    assert finding["verdict"] == "wrong"
-    assert "did not start within 6 s: JobHeldUser" in finding["found"]
-    job = finding["found"].split()[1]
+    (finding,) = probe(profile, Console(quiet=True), PROGRAM, wait=6)
+    assert finding.verdict == "wrong"
+    assert "did not start within 6 s: JobHeldUser" in finding.found
+    job = finding.found.split()[1]
     wait_until(lambda: cluster.state(job) == "CANCELLED", "the probe is cancelled")
     profile = load(write(tmp_path / "none.yaml", {"cpus": 1, "scratch": str(tmp_path), "partition": "nowhere"}))
     with pytest.raises(UserError, match=r"sbatch refused the probe: .*nowhere|invalid partition.*; mend: the profile"):
-        probe(profile, Console(quiet=True), wait=6)
+        probe(profile, Console(quiet=True), PROGRAM, wait=6)
 
 
 def test_without_accounting_a_job_that_died_silently_is_dead_all_the_same(

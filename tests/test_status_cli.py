@@ -90,7 +90,7 @@ def test_sweeps_and_runs_have_several_names(sweep: Sweep, runs: Path, word: str)
 
 
 def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Path) -> None:
-    assert refused("status", "tabel1") == "no sweep or run 'tabel1'; did you mean 'table1'? known: table1"
+    assert refused("status", "tabel1") == "no sweep or run 'tabel1'; mend: did you mean 'table1'? known: table1"
     second = Sweep(runs / "table2")
     second.folder.prepare(RUN)
     assert refused("logs", RUN.id[:6]).startswith(f"'{RUN.id[:6]}' names 2 runs; mend: one of runs/table1/mocov2/s0-")

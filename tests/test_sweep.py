@@ -126,12 +126,12 @@ def test_parts_take_from_the_file_what_they_do_not_say(tmp_path: Path) -> None:
     [
         ({"methods": ["mocov2"], "seeds": [0], "parts": []}, "`parts` is a list of mappings, for example "),
         ({"methods": ["mocov2"], "seeds": [0], "parts": ["mocov2"]}, "`parts` is a list of mappings, for example "),
-        ({"seeds": [0], "parts": [{"method": ["mocov2"]}]}, "unknown key 'method'; did you mean 'methods'?"),
+        ({"seeds": [0], "parts": [{"method": ["mocov2"]}]}, "unknown key 'method'; mend: did you mean 'methods'?"),
         ({"seeds": [0], "parts": [{"methods": ["mocov2"], "parts": [{}]}]}, "`parts` stands at the top of a file, "),
         ({"seeds": [0], "parts": [{"methods": ["mocov2"], "include": ["demo"]}]}, "`include` stands at the top of a "),
         ({"seeds": [0], "parts": [{"seeds": [1]}]}, "a sweep needs methods and seeds, for example "),
         ({"methods": ["mocov2"], "seeds": [0], "parts": [{"settings": [1]}]}, "settings are a mapping, for example "),
-        ({"methods": ["mocov2"], "seed": [0]}, "unknown key 'seed'; did you mean 'seeds'?"),
+        ({"methods": ["mocov2"], "seed": [0]}, "unknown key 'seed'; mend: did you mean 'seeds'?"),
         ({"methods": ["mocov2"]}, "a sweep needs methods and seeds, for example "),
         ({"methods": [], "seeds": [0]}, "a sweep needs methods and seeds, for example "),
         ({"methods": ["mocov2"], "seeds": ["one"]}, "seeds are whole numbers"),
@@ -150,7 +150,9 @@ def test_a_broken_sweep_is_refused_by_name(tmp_path: Path, content: object, part
 
 
 def test_an_unknown_sweep_gets_the_nearest_name() -> None:
-    with pytest.raises(UserError, match=r"unknown sweep 'tabel1'; did you mean 'table1'\? known: .*or the path of a"):
+    with pytest.raises(
+        UserError, match=r"unknown sweep 'tabel1'; mend: did you mean 'table1'\? known: .*or the path of a"
+    ):
         load("tabel1")
     with pytest.raises(UserError, match=r"config file none\.yaml does not exist"):
         load("none.yaml")
@@ -179,9 +181,9 @@ def test_jobs_are_methods_by_seeds_with_pretraining_first(tmp_path: Path) -> Non
 def test_a_sweep_with_an_unknown_method_or_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown method 'byol'"):
         expand(narrowed(SWEEP, ["byol"], []), tmp_path, resolve, {})
-    with pytest.raises(UserError, match=r"sweep mine: unknown key 'optimization.epoch'; did you mean"):
+    with pytest.raises(UserError, match=r"sweep mine: unknown key 'optimization.epoch'; mend: did you mean"):
         expand(SWEEP, tmp_path, resolve, {"optimization": {"epoch": 3}})
-    with pytest.raises(UserError, match="unknown task 'liner'; did you mean 'linear'"):
+    with pytest.raises(UserError, match="unknown task 'liner'; mend: did you mean 'linear'"):
         expand(narrowed(SWEEP, [], [], ["liner"]), tmp_path, resolve, {})
 
 
@@ -203,9 +205,9 @@ def test_the_command_refuses_what_it_cannot_run(tmp_path: Path) -> None:
     where = "say where to run: --local runs here, --cluster NAME submits to Slurm; --plan only shows the jobs"
     assert refused("sweep", "demo") == where
     assert refused("sweep", "demo", "--local", "--debug") == "choose one of local, debug to run on"
-    assert "unknown cluster 'lokal'; did you mean 'local'?" in refused("sweep", "demo", "--cluster", "lokal")
+    assert "unknown cluster 'lokal'; mend: did you mean 'local'?" in refused("sweep", "demo", "--cluster", "lokal")
     assert "'local' has no sbatch; mend: --plan" in refused("sweep", "demo", "--local", "--dry-run")
-    assert "unknown sweep 'dmo'; did you mean 'demo'?" in refused("sweep", "dmo", "--local")
+    assert "unknown sweep 'dmo'; mend: did you mean 'demo'?" in refused("sweep", "dmo", "--local")
     assert "seeds are whole numbers" in refused("sweep", "demo", "--plan", "--seeds", "a")
     assert "unknown method 'simsiam'" in refused("sweep", "demo", "--plan", "--methods", "simsiam")
     assert files_below(tmp_path) == set()

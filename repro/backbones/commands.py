@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from repro.console import AsJson
 from repro.runs.folder import RunFolder
 
 # torch is imported when the command runs: `--help` answers at once.
@@ -24,7 +25,7 @@ def export(
         str, typer.Option("--licence", metavar="NAME", help="Licence of the weights, for the card; e.g. apache-2.0.")
     ] = "other",
     force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's backbone as another library loads it, with a card: method, data, protocol, results, licence.
 
@@ -38,6 +39,8 @@ def export(
     typer.echo(json.dumps({"weights": str(weights), "card": str(place / "README.md")}) if as_json else str(weights))
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the command to the main one."""
+def build() -> typer.Typer:
+    """The command."""
+    app = typer.Typer(add_completion=False)
     app.command()(export)
+    return app

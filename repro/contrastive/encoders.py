@@ -14,7 +14,7 @@ def build_resnet(arch: str, outputs: int) -> nn.Module:
     """
     known = list_models(include=["resnet*", "resnext*", "wide_resnet*"])
     if arch not in known:
-        raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's{nearest(arch, known)}")
+        raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's", mend=nearest(arch, known))
     return get_model(arch, weights=None, num_classes=outputs)
 
 

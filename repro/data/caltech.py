@@ -117,7 +117,7 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
     target = torchvision_root(root) / FOLDER / IMAGES
     lock = held(
         root / ".salmask-prepare.lock",
-        taken=f"{root}: another process is preparing this folder; wait until it has finished",
+        taken=UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
         unwritable="name a folder that can be written with --root",
     )
     with lock:

@@ -64,7 +64,7 @@ def find(dataset: str) -> Dataset:
         UserError: there is none of that name; says the nearest.
     """
     if dataset not in DATASETS:
-        raise UserError(f"unknown data set {dataset!r}{nearest(dataset, DATASETS)}")
+        raise UserError(f"unknown data set {dataset!r}", mend=nearest(dataset, DATASETS))
     return DATASETS[dataset]
 
 

@@ -12,15 +12,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from repro.console import completion
 from repro.data.catalogue import DATASETS, Dataset, find
 from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
 from repro.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="List, verify and prepare data sets.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, verify and prepare data sets.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help=f"One of: {', '.join(DATASETS)}.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help=f"One of: {', '.join(DATASETS)}.", autocompletion=completion(lambda: DATASETS)),
+]
 Root = Annotated[
     Path | None, typer.Option("--root", metavar="DIR", help="Its folder; default: as `salmask data list` shows.")
 ]

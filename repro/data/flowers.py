@@ -101,7 +101,7 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
     base = torchvision_root(root) / FOLDER
     lock = held(
         root / ".salmask-prepare.lock",
-        taken=f"{root}: another process is preparing this folder; wait until it has finished",
+        taken=UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
         unwritable="name a folder that can be written with --root",
     )
     published = dict(Flowers102._file_dict.values())

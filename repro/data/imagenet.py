@@ -64,7 +64,7 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     labels = _validation_labels(found[DEVKIT_ARCHIVE])
     lock = held(
         root / ".salmask-prepare.lock",
-        taken=f"{root}: another process is preparing this folder; wait until it has finished",
+        taken=UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
         unwritable="name a folder that can be written with --root",
     )
     with lock, Progress(console=Console(stderr=True)) as progress:

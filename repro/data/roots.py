@@ -48,7 +48,7 @@ def find_root(dataset: str, given: Path | None) -> Path | None:
     for name in entry.root_names:
         if name in listed:
             return _usable(listed[name], entry, f"by {config_file()}")
-    raise RootNotSetError(f"no root set for data set {dataset!r}: {how_to_set_root(entry.root_names[0])}")
+    raise RootNotSetError(f"no root set for data set {dataset!r}", mend=how_to_set_root(entry.root_names[0]))
 
 
 def root_of(run: "Run", dataset: str, given: Path | None = None) -> Path | None:
@@ -127,7 +127,7 @@ def _listed_roots() -> dict[str, Path]:
     known = sorted({name for entry in DATASETS.values() for name in entry.root_names})
     for name in listed:
         if name not in known:
-            raise UserError(f"{path}: unknown data set {name!r}{nearest(str(name), known)}")
+            raise UserError(f"{path}: unknown data set {name!r}", mend=nearest(str(name), known))
     return {name: path.parent / Path(value).expanduser() for name, value in listed.items()}
 
 

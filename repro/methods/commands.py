@@ -1,61 +1,28 @@
 """The commands that look at rows: `salmask methods` lists, shows, compares and costs them; `salmask audit` looks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import track
 from typer.core import TyperGroup
 
-from repro.console import report
+from repro.console import AsJson, completion, report
+from repro.data.catalogue import DATASETS
 from repro.errors import UserError
 from repro.runs.difference import difference, flat
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
 from repro.runs.reading import nested, parse_overrides
+from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
 
-if TYPE_CHECKING:
-    from repro.training.learner import Build
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example data.crop=112.")
 ]
-MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="A row of the tables; `salmask methods` lists them.")]
-
-
-class MethodRow(Protocol):
-    """What a method's name stands for."""
-
-    @property
-    def title(self) -> str:
-        """As the paper has it."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """How it differs from the default Run."""
-
-
-class Resolve(Protocol):
-    """The run of a method, with layers of settings on top."""
-
-    def __call__(self, method: str, *layers: Mapping[str, Any]) -> Run:
-        """Raise a UserError for an unknown method, key or value."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The room of methods, as these commands need it."""
-
-    methods: Mapping[str, MethodRow]
-    headline: Sequence[str]
-    """Those that stand for all where none is named."""
-    resolve: Resolve
-    build: "Build"
 
 
 class _NameIsShow(TyperGroup):
@@ -66,15 +33,32 @@ class _NameIsShow(TyperGroup):
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
-def mount(app: typer.Typer, rows: Callable[[], Rows]) -> None:
-    """Add the commands to the main one.
+def build(rows: Callable[[], Rows]) -> typer.Typer:
+    """The commands.
 
     Args:
-        app: the command line.
-        rows: the room of methods; called when a command runs, so that `--help` answers at once.
+        rows: the methods, which this room does not know; called when a command needs them.
     """
+    app = typer.Typer(add_completion=False)
     methods = typer.Typer(cls=_NameIsShow, invoke_without_command=True)
     app.add_typer(methods, name="methods")
+    _add_looking(methods, rows)
+    _add_cost(methods, rows)
+    _add_audit(app, rows)
+    return app
+
+
+def _method_name(rows: Callable[[], Rows]) -> Any:
+    return typer.Argument(
+        metavar="METHOD",
+        help="A row of the tables; `salmask methods` lists them.",
+        autocompletion=completion(lambda: rows().methods),
+    )
+
+
+def _add_looking(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
+    """The commands that train nothing: list, show, diff."""
+    names = completion(lambda: rows().methods)
 
     @methods.callback()
     def list_methods(context: typer.Context, as_json: AsJson = False) -> None:
@@ -86,7 +70,7 @@ def mount(app: typer.Typer, rows: Callable[[], Rows]) -> None:
             report(as_json, listed(rows().methods))
 
     @methods.command("show")
-    def show(context: typer.Context, method: MethodName, as_json: AsJson = False) -> None:
+    def show(context: typer.Context, method: Annotated[str, _method_name(rows)], as_json: AsJson = False) -> None:
         """Show every setting of a row; `show` may be left out.
 
         Example: salmask methods show mocov2+ours-hp
@@ -97,8 +81,8 @@ def mount(app: typer.Typer, rows: Callable[[], Rows]) -> None:
 
     @methods.command("diff")
     def diff(
-        first: Annotated[str, typer.Argument(metavar="A", help="A row, or the folder of a run.")],
-        second: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+        first: Annotated[str, typer.Argument(metavar="A", help="A row, or the folder of a run.", autocompletion=names)],
+        second: Annotated[str, typer.Argument(metavar="B", help="The other one.", autocompletion=names)],
         as_json: AsJson = False,
     ) -> None:
         """Show in which settings two rows differ; what is not shown is the same.
@@ -106,17 +90,24 @@ def mount(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask methods diff mocov2 mocov2+ours-hp
         """
         resolve = rows().resolve
-        found = difference(*(named(name, resolve) for name in (first, second)))
-        if as_json or found:
-            lines = [{"setting": key, first: _plain(one), second: _plain(other)} for key, (one, other) in found.items()]
-            report(as_json, lines)
+        differing = difference(*(named(name, resolve) for name in (first, second)))
+        if as_json or differing:
+            pairs = ((key, _plain(one), _plain(other)) for key, (one, other) in differing.items())
+            report(as_json, [{"setting": key, first: one, second: other} for key, one, other in pairs])
         else:
             typer.echo(f"{first} and {second} are the same experiment")
 
+
+def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
     @methods.command("cost")
     def cost(
         names: Annotated[
-            list[str] | None, typer.Argument(metavar="[METHOD]...", help="Rows; default: those of table 1.")
+            list[str] | None,
+            typer.Argument(
+                metavar="[METHOD]...",
+                help="Rows; default: those of table 1.",
+                autocompletion=completion(lambda: rows().methods),
+            ),
         ] = None,
         *,
         batch: Annotated[int, typer.Option(min=4, help="Images a step; a multiple of 4.")] = 8,
@@ -141,19 +132,29 @@ def mount(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         ]
         costs = measured(runs, room, batch, rounds, tiny=tiny, settings=settings or [])
         if as_json:
-            report(True, [asdict(made) for made, _ in costs])
+            report(True, [asdict(own) for own, _ in costs])
             return
-        report(False, [made.row(baseline) for made, baseline in costs])
+        report(False, [own.row(baseline) for own, baseline in costs])
         scale = f"{runs[0].data.crop} px, {runs[0].encoder.arch}, {batch} images a step"
         typer.echo(f"{scale}; parameters: trained + momentum encoder and localizer")
         typer.echo("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn")
 
+
+def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
     @app.command("audit")
     def audit_command(
-        method: MethodName,
+        method: Annotated[str, _method_name(rows)],
         settings: Settings = None,
         *,
-        data: Annotated[str, typer.Option("--data", metavar="NAME", help="Short for data.dataset=NAME.")] = "",
+        data: Annotated[
+            str,
+            typer.Option(
+                "--data",
+                metavar="NAME",
+                help="Short for data.dataset=NAME.",
+                autocompletion=completion(lambda: DATASETS),
+            ),
+        ] = "",
         root: Annotated[str, typer.Option("--root", metavar="DIR", help="Root of the data set.")] = "",
         count: Annotated[int, typer.Option(min=2, help="Images to measure.")] = 128,
         show: Annotated[int, typer.Option(min=1, max=32, help="Images in the gallery.")] = 8,
@@ -172,14 +173,14 @@ def mount(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         given = {"data.dataset": data} if data else {}
         layers = [nested(given | ({"machine.data_root": root} if root else {})), parse_overrides(settings or [])]
         run = rows().resolve(method, *layers)
-        made = audit(run, open_data(run, "train"), count=count, shown=show, device=initialise(run.machine.device))
-        paths = write(made, out or Path("runs/audit") / method)
+        result = audit(run, open_data(run, "train"), count=count, shown=show, device=initialise(run.machine.device))
+        paths = write(result, out or Path("runs/audit") / method)
         if as_json:
-            report(True, made.statistics())
+            report(True, result.statistics())
             return
-        report(False, made.maps)
+        report(False, result.maps)
         typer.echo()
-        report(False, made.masks)
+        report(False, result.masks)
         typer.echo("\n" + "\n".join(str(path) for path in paths))
 
 

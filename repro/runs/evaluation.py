@@ -51,7 +51,7 @@ class Evaluation:
         """
         task, _, dataset = name.partition("@")
         if task not in PROTOCOLS:
-            raise UserError(f"unknown task '{task}'{nearest(task, PROTOCOLS)}")
+            raise UserError(f"unknown task '{task}'", mend=nearest(task, PROTOCOLS))
         return cls(task, dataset or _usual_dataset(task, run))
 
     def name(self, run: "Run") -> str:

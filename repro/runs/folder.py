@@ -25,7 +25,6 @@ from repro.errors import UserError, one_line
 from repro.files import write_atomically, write_json
 from repro.runs.lock import held, job_id
 from repro.runs.provenance import RECORDED_PACKAGES, _version, now, source
-from repro.runs.reading import load
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN, Status, _read_status
 
@@ -70,7 +69,7 @@ class RunFolder:
             UserError: it cannot be written to, or holds another run.
         """
         if self.run_yaml.exists():
-            held = load(self.run_yaml)
+            held = self.load()
             if held.id != run.id:
                 raise UserError(f"{self.path} holds run {held.id}, not {run.id}", mend="choose another --out")
             return
@@ -84,6 +83,8 @@ class RunFolder:
         """
         if not self.run_yaml.is_file():
             raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
+        from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
+
         return load(self.run_yaml)
 
     def record_provenance(self, device: str, data: dict[str, str]) -> None:
@@ -173,7 +174,7 @@ class RunFolder:
         Raises:
             UserError: another process holds it, or the folder cannot be written to.
         """
-        taken = f"{self.path} is in use by another process; mend: wait for it, or stop it"
+        taken = UserError(f"{self.path} is in use by another process", mend="wait for it, or stop it")
         lock = held(
             self._lock(task),
             taken=taken,

@@ -64,7 +64,7 @@ def job_id() -> str:
 def held(
     lock: Path,
     *,
-    taken: str,
+    taken: UserError,
     unwritable: str,
     holder: Callable[[], Holder | None] = lambda: None,
     wait: float = 0.0,
@@ -73,7 +73,7 @@ def held(
 
     Args:
         lock: its folder is made.
-        taken: the message where another process holds it.
+        taken: what is raised where another process holds it.
         unwritable: the mend where the folder cannot be written to.
         holder: who holds it according to its files, asked at each try; None: nobody says so.
         wait: seconds to wait for it.
@@ -87,7 +87,7 @@ def held(
     except OSError as error:
         raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}", mend=f"{unwritable}") from error
     if mine is None:
-        raise UserError(taken)
+        raise taken
     try:
         yield
     finally:

@@ -72,12 +72,9 @@ def _check_keys(tree: Mapping[str, Any], known: Iterable[str], origin: str) -> N
         if not close:
             leaves = {k.rpartition(".")[2]: k for k in known}
             close = [leaves[k] for k in difflib.get_close_matches(dotted.rpartition(".")[2], leaves, n=1, cutoff=0.5)]
-        hint = (
-            f"; did you mean '{close[0]}'?"
-            if close
-            else f"; the top-level keys are: {', '.join(dict.fromkeys(k.partition('.')[0] for k in known))}"
-        )
-        raise UserError(f"{origin}: unknown key '{dotted}'{hint}")
+        top_level = dict.fromkeys(k.partition(".")[0] for k in known)
+        mend = f"did you mean '{close[0]}'?" if close else f"the top-level keys are {', '.join(top_level)}"
+        raise UserError(f"{origin}: unknown key '{dotted}'", mend=mend)
 
 
 def _first(known: Iterable[str], section: str) -> str:

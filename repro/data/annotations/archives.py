@@ -107,7 +107,7 @@ def prepare_coco(archives: Sequence[Path], root: Path) -> None:
 def _prepare(needed: Sequence[Archive], given: Sequence[Path], root: Path) -> None:
     lock = held(
         root / ".salmask-prepare.lock",
-        taken=f"{root}: another process is preparing this folder; wait until it has finished",
+        taken=UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
         unwritable="name a folder that can be written with --root",
     )
     with lock:

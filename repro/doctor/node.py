@@ -1,7 +1,6 @@
-"""What is wrong with this machine, and the mend."""
+"""What is wrong with a node of a cluster, as a job on it sees it."""
 
 import fcntl
-import importlib
 import os
 import shutil
 import socket
@@ -9,126 +8,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from repro.data.catalogue import DATASETS
-from repro.data.roots import find_root
 from repro.distributed import initialise, rank, world_size
+from repro.doctor.diagnosis import Diagnosis
+from repro.doctor.machine import FREE_GIB, check_data, check_devices, check_packages
 from repro.errors import UserError, one_line
-from repro.saliency.networks import build_localizer
 
-PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "mmengine": "mmengine-lite",
-    "timm": "timm",
-    "submitit": "submitit",
-    "pandas": "pandas",
-    "matplotlib": "matplotlib",
-}
-FREE_GIB = 5
 WRITTEN_MIB = 256
 SLOW_MIB_PER_SECOND = 30.0
 """A checkpoint of a ResNet-50 with queue and momenta is about 400 MiB, written every few hundred steps."""
 REDUCED_MIB = 64
 SHARED_MEMORY_GIB = 1.0
 """Through which a loader's processes hand over batches: a few of 128 images are below this."""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """One check."""
-
-    check: str
-    verdict: str
-    """`ok`, `note` (works, worth knowing) or `wrong`."""
-    found: str
-    mend: str = ""
-
-
-def examine(dataset: str = "", root: Path | None = None) -> list[Diagnosis]:
-    """Check everything; nothing is changed and nothing downloaded.
-
-    Args:
-        dataset: also insist that this data set's root is there.
-        root: of that data set.
-    """
-    checks: tuple[Callable[[], Iterator[Diagnosis]], ...] = (_packages, _detectron2, _devices, _weights, _disk)
-    findings = [finding for check in checks for finding in check()]
-    names = [dataset] if dataset else list(DATASETS)
-    return findings + [_data(name, root, needed=bool(dataset)) for name in names]
-
-
-def _packages() -> Iterator[Diagnosis]:
-    for module, distribution in PACKAGES.items():
-        try:
-            importlib.import_module(module)
-            yield Diagnosis(module, "ok", metadata.version(distribution))
-        except ImportError as error:
-            yield Diagnosis(module, "wrong", f"cannot be imported: {error}", "make setup")
-
-
-def _detectron2() -> Iterator[Diagnosis]:
-    try:
-        module = importlib.import_module("detectron2")
-    except ImportError:
-        yield Diagnosis("detectron2", "note", "not installed; only detection and segmentation need it", "make setup")
-        return
-    compiled = importlib.util.find_spec("detectron2._C") is not None
-    kind = "built from source" if compiled else "pure Python (no deformable convolution, no rotated boxes)"
-    yield Diagnosis("detectron2", "ok", f"{module.__version__}, {kind}")
-
-
-def _devices() -> Iterator[Diagnosis]:
-    if not torch.cuda.is_available():
-        cores = len(os.sched_getaffinity(0))
-        mend = "for the paper's scale: a machine with an NVIDIA GPU and its driver"
-        yield Diagnosis("device", "note", f"no GPU; {cores} CPU cores, {torch.get_num_threads()} threads", mend)
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        yield Diagnosis(f"device {index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-
-
-def _weights() -> Iterator[Diagnosis]:
-    try:
-        build_localizer("efficientnet-lite0", "")
-        yield Diagnosis("weights of efficientnet-lite0", "ok", "installed with salmask")
-    except (UserError, OSError) as error:
-        yield Diagnosis("weights of efficientnet-lite0", "wrong", str(error), "make setup")
-    cached = list((Path(torch.hub.get_dir()) / "checkpoints").glob("resnet50-*.pth"))
-    if cached:
-        yield Diagnosis("weights of resnet50", "ok", str(cached[0]))
-    else:
-        mend = "run once where there is a network, or localizer.network=efficientnet-lite0"
-        yield Diagnosis(
-            "weights of resnet50", "note", "not downloaded yet; torchvision fetches them at first use", mend
-        )
-
-
-def _disk() -> Iterator[Diagnosis]:
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    verdict, mend = (
-        ("ok", "") if free >= FREE_GIB else ("wrong", f"free at least {FREE_GIB} GiB, or use --out elsewhere")
-    )
-    yield Diagnosis("disk", verdict, f"{free:.0f} GiB free here", mend)
-
-
-def _data(name: str, root: Path | None, *, needed: bool) -> Diagnosis:
-    try:
-        found = find_root(name, root)
-    except UserError as error:
-        what, _, mend = str(error).partition(": give")
-        return Diagnosis(f"data {name}", "wrong" if needed else "note", what, f"give{mend}" if mend else "")
-    return Diagnosis(f"data {name}", "ok", str(found) if found else "built in")
-
-
-# ------------------------------------------------------------------------------------------------ a node of a cluster
 
 
 def examine_node(place: Path, *, gpus: int, cpus: int) -> list[Diagnosis]:
@@ -140,10 +37,10 @@ def examine_node(place: Path, *, gpus: int, cpus: int) -> list[Diagnosis]:
         cpus: that it asked for each process.
     """
     first = int(os.environ.get("SLURM_PROCID", "0")) == 0
-    findings = [*_packages(), Diagnosis("node", "ok", f"{socket.gethostname()}, {sys.executable}")]
+    findings = [*check_packages(), Diagnosis("node", "ok", f"{socket.gethostname()}, {sys.executable}")]
     findings += [*_gpus_of_job(gpus), *_cores_of_job(cpus), *_processes(), *_scheduler(), *_shared_memory()]
     if first:
-        findings += [*_writing(place), *(_data(name, None, needed=False) for name in DATASETS)]
+        findings += [*_writing(place), *(check_data(name, None, needed=False) for name in DATASETS)]
     return findings
 
 
@@ -162,7 +59,7 @@ def _gpus_of_job(asked: int) -> Iterator[Diagnosis]:
     if asked and torch.cuda.is_available() and torch.cuda.device_count() > asked:
         mend = "nothing, where nodes are yours alone; else the profile's gres: jobs see each other's GPUs"
         yield Diagnosis("GPUs", "note", f"{torch.cuda.device_count()} are visible ({visible}), {asked} asked for", mend)
-    yield from _devices()
+    yield from check_devices()
 
 
 def _cores_of_job(asked: int) -> Iterator[Diagnosis]:

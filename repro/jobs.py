@@ -1,0 +1,73 @@
+"""What commands and jobs carry out: a task on a run's folder, a sweep's tables.
+
+Beside the command line the one place that sees every room. A launcher knows these functions by name (`PROGRAM`), since
+it needs no torch and they do.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.runs.status import PRETRAIN
+from repro.runs.stopping import STOP
+from slurm.ledger import REPORT
+from slurm.program import Program
+
+PROGRAM = Program(
+    task="repro.jobs:carry_out",
+    report="repro.jobs:render_report",
+    examine="repro.doctor.node:examine_node",
+)
+REPORT_WAIT_SECONDS = 60.0
+"""How long a report waits for another one of the same sweep."""
+
+
+def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait: float = 0.0) -> None:
+    """Carry out a task on a run's folder, as a command, a job or a rank of several.
+
+    Args:
+        run: the experiment.
+        path: its folder.
+        task: `pretrain`, or an evaluation: `TASK` or `TASK@DATASET`.
+        root: of the evaluation's data set, where it is not to be looked up.
+        wait: seconds to wait where another process is at the same.
+
+    Raises:
+        UserError: bad input, or another process holds the folder.
+    """
+    from baselines import build_learner
+    from downstream.tasks import evaluate
+    from repro.distributed import initialise, rank
+    from repro.training.pretraining import pretrain
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    STOP.install()
+    folder = RunFolder(path)
+    device = initialise(run.machine.device)
+    # Of several ranks only the first one holds the folder and tells its status.
+    with folder.attempt(task, wait=wait) if rank() == 0 else nullcontext():
+        if task == PRETRAIN:
+            pretrain(run, folder, device, build_learner)
+        else:
+            evaluate(run, folder, task, device, root)
+
+
+def render_report(place: Path, tables: Sequence[str]) -> None:
+    """Render a sweep's tables from whatever is there, as its last job.
+
+    Args:
+        place: the sweep's folder.
+        tables: names of the tables.
+
+    Raises:
+        UserError: a table is unknown, or its results exclude each other.
+    """
+    from results.commands import show_tables
+
+    with RunFolder(place).attempt(REPORT, wait=REPORT_WAIT_SECONDS):
+        show_tables(tables, place, Console(width=160))

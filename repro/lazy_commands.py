@@ -1,0 +1,80 @@
+"""A command line whose rooms are loaded one at a time: each when one of its commands runs.
+
+`salmask --help` and a wrong word must not wait for omegaconf and pandas. So the command line holds a table of names,
+each with its line of help and a function that makes the room's commands; only what is asked for is made. A test holds
+that each line of help is the command's own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from repro.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """A command, or a group of commands, that is not loaded yet."""
+
+    help: str
+    """What `--help` says of it: the first line of its docstring."""
+    app: Callable[[], typer.Typer]
+    """Makes the commands of its room, this one among them; or those of the group that it is."""
+    group: bool = False
+    """Whether the whole of `app()` is what the name stands for."""
+
+
+class LazyGroup(TyperGroup):
+    """Commands by name, of which only the one that is called is loaded."""
+
+    table: ClassVar[Mapping[str, LazyCommand]]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order in which help shows them."""
+        return list(self.table)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in with the line of help, which is all that a list of commands needs."""
+        entry = self.table.get(cmd_name)
+        return None if entry is None else TyperCommand(cmd_name, help=entry.help)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that a line calls, loaded.
+
+        Raises:
+            UserError: there is none of that name; says the nearest.
+        """
+        if args[0] in self.table:
+            return args[0], self.load(args[0]), args[1:]
+        if ctx.resilient_parsing:  # a shell asks for completions of a line that is not finished
+            return super().resolve_command(ctx, args)
+        raise UserError(f"unknown command '{args[0]}'", mend=nearest(args[0], self.table))
+
+    @classmethod
+    def load(cls, name: str) -> Any:
+        """The command itself."""
+        entry = cls.table[name]
+        commands = typer.main.get_command(entry.app())
+        command = commands if entry.group else getattr(commands, "commands", {name: commands})[name]
+        command.name = name
+        return command
+
+
+def lazy_app(table: Mapping[str, LazyCommand], *, help: str) -> typer.Typer:
+    """A command line of lazily loaded commands.
+
+    Args:
+        table: by name.
+        help: what the whole is for.
+    """
+    group = type("Commands", (LazyGroup,), {"table": table})
+    app = typer.Typer(cls=group, no_args_is_help=True, pretty_exceptions_enable=False)
+
+    def root() -> None: ...
+
+    root.__doc__ = help
+    app.callback()(root)
+    return app

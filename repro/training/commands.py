@@ -1,0 +1,67 @@
+"""`salmask pretrain`: from a row of the tables to its backbone."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repro.console import AsJson, completion, report
+from repro.runs.folder import RunFolder
+from repro.runs.reading import parse_overrides, read_yaml
+from repro.runs.run import Run
+from repro.runs.status import PRETRAIN
+
+Resolve = Callable[..., Run]
+"""`resolve(method, *layers)`: the run of a method, with layers of settings on top."""
+CarryOut = Callable[[Run, Path, str], None]
+"""Carries out a task on a run's folder."""
+
+
+def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[str]]) -> typer.Typer:
+    """The command.
+
+    Args:
+        resolve: knows the methods, which this room does not.
+        carry_out: how a pretraining is carried out in this process.
+        methods: names of the methods, for completion.
+    """
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def pretrain(
+        method: Annotated[
+            str,
+            typer.Argument(
+                metavar="METHOD",
+                help="A row of the tables; `salmask methods` lists them.",
+                autocompletion=completion(methods),
+            ),
+        ],
+        settings: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example optimization.epochs=10."),
+        ] = None,
+        config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings.")] = None,
+        root: Annotated[
+            str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
+        ] = "",
+        out: Annotated[
+            Path, typer.Option("--out", metavar="DIR", help="Folder of the sweep that the run belongs to.")
+        ] = Path("runs/adhoc"),
+        as_json: AsJson = False,
+    ) -> None:
+        """Pretrain a method; the same command goes on where an interrupted run stopped.
+
+        Example: salmask pretrain mocov2+ours-hp --root /data/imagenet seed=1
+
+        On 4 GPUs: torchrun --nproc-per-node 4 -m repro.cli pretrain mocov2+ours-hp --root /data/imagenet
+        """
+        layers = [read_yaml(config)] if config else []
+        machine = {"machine": {"data_root": root}} if root else {}
+        run = resolve(method, *layers, machine, parse_overrides(settings or []))
+        folder = RunFolder.of(run, out)
+        carry_out(run, folder.path, PRETRAIN)
+        report(as_json, {"run": run.id, "folder": str(folder.path), "backbone": str(folder.backbone)})
+
+    return app

@@ -1,0 +1,100 @@
+"""What waits for what when a command starts: nothing is loaded that the command does not use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from repro import cli
+from repro.lazy_commands import LazyGroup
+from tests.training_samples import salmask
+
+HEAVY = ("torch", "torchvision", "mmengine", "detectron2", "pandas", "matplotlib", "omegaconf", "submitit", "sklearn")
+
+
+def loaded(*words: str, cwd: Path) -> set[str]:
+    """The modules that a command leaves imported."""
+    code = (
+        "import sys\n"
+        f"sys.argv = ['salmask', *{words!r}]\n"
+        "from repro.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
+    return set(ended.stdout.rpartition("LOADED")[2].split())
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        (("--help",), ()),
+        (("no-such-command",), ()),
+        (("--show-completion", "bash"), ()),
+        (("status",), ()),
+        (("cancel", "nothing"), ()),
+        (("logs", "nothing"), ()),
+        (("table", "--help"), ("omegaconf",)),
+        (("data", "list"), ("omegaconf",)),
+        (("methods",), ("omegaconf",)),
+        (("sweep", "demo", "--plan"), ("omegaconf",)),
+        (("table", "table1", "--only", "paper", "--out", "tables"), ("omegaconf", "pandas")),
+    ],
+    ids=" ".join,
+)
+def test_a_command_loads_no_more_than_it_uses(words: tuple[str, ...], needed: tuple[str, ...], tmp_path: Path) -> None:
+    assert loaded(*words, cwd=tmp_path) & set(HEAVY) <= set(needed)
+
+
+def test_the_lines_of_help_are_the_commands_own() -> None:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, LazyGroup)
+    for name, entry in group.table.items():
+        own = group.load(name)
+        assert entry.help == (own.help or "").partition("\n")[0], name
+
+
+def test_every_command_of_a_room_is_in_the_table() -> None:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, LazyGroup)
+    rooms = {entry.app for entry in group.table.values() if not entry.group}
+    made = {name for room in rooms for name in _names(room())}
+    assert made == {name for name, entry in group.table.items() if not entry.group}
+
+
+def _names(app: typer.Typer) -> list[str]:
+    command = typer.main.get_command(app)
+    return list(getattr(command, "commands", {command.name: command}))
+
+
+def test_a_wrong_word_is_refused_with_the_nearest_right_one() -> None:
+    ended = salmask("swep")
+    assert ended.code == 2
+    assert ended.err.startswith("salmask: unknown command 'swep'; mend: did you mean 'sweep'?")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("salmask pretrain mocov2+ours-m", {"mocov2+ours-mean", "mocov2+ours-mean@key", "mocov2+ours-mean@both"}),
+        ("salmask methods diff simclr+ms", {"simclr+mscn"}),
+        ("salmask data verify scenes-", {"scenes-cutouts"}),
+        ("salmask sweep table", {"table1", "table2", "table3"}),
+        ("salmask sweep table1 --methods mocov2,supe", {"mocov2,supervised"}),
+        ("salmask sweep table1 --tasks linear,semi", {"linear,semi-1", "linear,semi-10"}),
+        ("salmask eval RUN --task lin", {"linear"}),
+        ("salmask ret", {"retry"}),
+        ("salmask ben", {"bench"}),
+    ],
+)
+def test_a_shell_completes_names(line: str, expected: set[str]) -> None:
+    environment = {**os.environ, "_SALMASK_COMPLETE": "complete_bash", "COMP_WORDS": line}
+    environment["COMP_CWORD"] = str(len(line.split()) - 1)
+    program = "from repro.cli import app; app(prog_name='salmask')"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert set(ended.stdout.split()) == expected, ended.stderr
