@@ -19,33 +19,35 @@ class Cancelled:
     elsewhere: list[str] = field(default_factory=list)
     """Local jobs of other machines: `HOST: PROCESS`."""
     trouble: str = ""
+    """What Slurm objected to; empty: nothing."""
 
 
 def cancel(entries: Iterable[Submission], queue: QueueSnapshot, *, dry_run: bool = False) -> Cancelled:
-    """Tell every job that runs or waits to end; each saves a checkpoint first, and can go on later.
+    """Tells every job that runs or waits to end; each saves a checkpoint first, and can go on later.
 
     Args:
         entries: of a ledger.
         queue: from `slurm.queue.snapshot`.
         dry_run: only say which.
     """
-    slurm: list[str] = []
-    local: list[str] = []
+    slurm_ids: list[str] = []
+    processes: list[str] = []
     elsewhere: list[str] = []
     for entry in entries:
         if entry.executor == "slurm":
-            found = [queue.find(entry)] if entry.job else queue.named(entry.submission)
-            slurm += [job.job for job in found if job is not None and job.live]
+            # An intent without an id may have gone out all the same, as one job or as an array: by its name.
+            candidates = [queue.find(entry)] if entry.job else queue.named(entry.submission)
+            slurm_ids += [job.job for job in candidates if job is not None and job.live]
             # Where squeue is silent, Slurm is told about every job whose end is not known.
-            slurm += [entry.job] if entry.job and queue.find(entry) is None and queue.trouble else []
+            slurm_ids += [entry.job] if entry.job and queue.find(entry) is None and queue.trouble else []
         elif entry.executor == "local" and entry.host != socket.gethostname():
             elsewhere += [f"{entry.host}: {entry.job}"]
         elif entry.executor == "local" and queue.live(entry):
-            local.append(entry.job)
-    slurm = list(dict.fromkeys(slurm))
+            processes.append(entry.job)
+    slurm_ids = list(dict.fromkeys(slurm_ids))  # an array without ids is found once for each of its intents
     if dry_run:
-        return Cancelled([*slurm, *local], elsewhere)
-    trouble = scancel(slurm)
-    for process in local:
+        return Cancelled([*slurm_ids, *processes], elsewhere)
+    trouble = scancel(slurm_ids)
+    for process in processes:
         os.kill(int(process), signal.SIGTERM)  # submitit's process hands it on to the job's
-    return Cancelled([*slurm, *local], elsewhere, trouble)
+    return Cancelled([*slurm_ids, *processes], elsewhere, trouble)

@@ -4,22 +4,22 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.runs.folder import RunFolder
+from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
-from slurm.ledger import Ledger, Submission
+from slurm.ledger import Key, Ledger, Submission
 from slurm.queue import QueueSnapshot
 from slurm.snapshot import CODE
 from slurm.status import LIVE, State, TrackedJob, finished, jobs_of, row
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
-"""Names that `repro.files.write_atomically` gives to what it has not finished."""
+"""Names that `repro.files.write_atomically` gives to what it has not finished: Python's `mkstemp` adds the eight."""
 TORN_SECONDS = 3600.0
-"""A file that is still being written is younger."""
+"""A temporary file that is older belongs to a process that was killed; one that is still being written is younger."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Leftover:
     path: Path
     why: str
     size: int
-    """Bytes."""
+    """Bytes, of a folder with all that it holds."""
 
 
 def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
-    """Everything in a sweep's folder that no job will miss.
+    """Returns everything in a sweep's folder that no job will miss.
 
     Checkpoints and features of runs all of whose tasks are done; their locks; submitit's files of jobs that are done or
     were handed over again; code that no job runs; what a killed process had half written. Nothing of a job that runs or
@@ -48,27 +48,29 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     states = {
         (folder, task): row(ledger.sweep, (folder, task, entry), queue, now).state for folder, task, entry in jobs
     }
+    # Two sources, either of which is enough: a job that was started by hand shows in its folder alone, and an older
+    # submission of a job that was handed over again may still wait in the queue. "Not known" (None) counts as busy.
     busy = {key for key, state in states.items() if state in LIVE | {State.unknown}}
     busy |= {entry.key for entry in ledger.submissions() if queue.live(entry) is not False}
     by_folder: dict[str, list[TrackedJob]] = defaultdict(list)
-    for key in jobs:
-        by_folder[key[0]].append(key)
-    found: list[Leftover] = []
-    for folder, keys in by_folder.items():
-        if not any((folder, task) in busy for _, task, _ in keys) and folder != ".":
-            found += _of_run(ledger.sweep, folder, keys, now)
-    found += _of_submissions(ledger, queue, states)
-    found += _of_code(ledger, queue)
-    return found
+    for job in jobs:
+        by_folder[job[0]].append(job)
+    unneeded: list[Leftover] = []
+    for folder, members in by_folder.items():
+        if not any((folder, task) in busy for _, task, _ in members) and folder != ".":
+            unneeded += _of_run(ledger.sweep, folder, members, now)
+    unneeded += _of_submissions(ledger, queue, states)
+    unneeded += _of_code(ledger, queue)
+    return unneeded
 
 
-def remove(found: Sequence[Leftover]) -> None:
-    """Remove leftovers.
+def remove(unneeded: Sequence[Leftover]) -> None:
+    """Removes leftovers.
 
     Raises:
         UserError: one cannot be removed; those before it are gone.
     """
-    for leftover in found:
+    for leftover in unneeded:
         try:
             if leftover.path.is_dir():
                 shutil.rmtree(leftover.path)
@@ -78,37 +80,43 @@ def remove(found: Sequence[Leftover]) -> None:
             raise UserError(f"cannot remove {leftover.path}: {error.strerror}", mend="its permissions") from error
 
 
-def _of_run(sweep: Path, folder: str, keys: Sequence[TrackedJob], now: float) -> Iterator[Leftover]:
-    place = RunFolder(sweep / folder)
-    if place.pretrained and place.checkpoints.is_dir():
-        yield _leftover(place.checkpoints, "checkpoints of a finished pretraining")
-    if all(finished(sweep, *key) for key in keys) and any(task != PRETRAIN for _, task, _ in keys):
-        for path in sorted(place.path.glob("*/*/checkpoints/")):
+def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) -> Iterator[Leftover]:
+    """Yields what can go of one run, none of whose jobs is busy."""
+    run_folder = RunFolder(sweep / folder)
+    if run_folder.pretrained and run_folder.checkpoints.is_dir():
+        yield _leftover(run_folder.checkpoints, "checkpoints of a finished pretraining")
+    # A sweep of pretrainings alone may be evaluated by hand later: its features and locks are left.
+    if all(finished(sweep, *job) for job in jobs) and any(task != PRETRAIN for _, task, _ in jobs):
+        for path in sorted(run_folder.path.glob("*/*/checkpoints/")):
             yield _leftover(path, "checkpoints of finished tasks")
-        if (place.path / "features").is_dir():
-            yield _leftover(place.path / "features", "features, computed again where they are needed")
-        for path in sorted(place.path.glob(".lock*")):
+        if (run_folder.path / FEATURES).is_dir():
+            yield _leftover(run_folder.path / FEATURES, "features, computed again where they are needed")
+        for path in sorted(run_folder.path.glob(".lock*")):
             yield _leftover(path, "locks of a finished run")
-    for path in sorted(place.path.rglob(".*")):
+    for path in sorted(run_folder.path.rglob(".*")):
         if path.is_file() and TEMPORARY.fullmatch(path.name) and now - path.stat().st_mtime > TORN_SECONDS:
             yield _leftover(path, "half written by a process that was killed")
 
 
-def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: dict[tuple[str, str], State]) -> Iterator[Leftover]:
+def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, State]) -> Iterator[Leftover]:
+    """Yields submitit's folders that neither a person nor a job will look into."""
     newest = ledger.newest()
-    of_folder: dict[str, list[Submission]] = defaultdict(list)
+    by_submission: dict[str, list[Submission]] = defaultdict(list)
     for entry in ledger.submissions():
-        of_folder[entry.submission].append(entry)
-    for name, entries in of_folder.items():
-        place = ledger.logs / name
+        by_submission[entry.submission].append(entry)
+    for name, entries in by_submission.items():
+        logs = ledger.logs / name
+        # The logs of the newest attempt at a job that is not done say why; those of an array go together.
         needed = any(newest[entry.key] == entry and states.get(entry.key) is not State.done for entry in entries)
-        if place.is_dir() and not needed and not any(queue.live(entry) is not False for entry in entries):
-            yield _leftover(place, "logs and pickles of jobs that are done or were handed over again")
+        if logs.is_dir() and not needed and not any(queue.live(entry) is not False for entry in entries):
+            yield _leftover(logs, "logs and pickles of jobs that are done or were handed over again")
 
 
 def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:
+    """Yields copies of the code that no script of a job that may still run points to."""
     live = {entry.submission for entry in ledger.submissions() if queue.live(entry) is not False}
     scripts = [path.read_text() for name in live for path in (ledger.logs / name).glob("*.sh")]
+    # A job that may be alive and has no script, as a local one, names no copy: then all of them stay.
     unclear = any(not list((ledger.logs / name).glob("*.sh")) for name in live)
     for path in sorted((ledger.sweep / CODE).glob("*/")):
         if not unclear and not any(path.name in script for script in scripts):

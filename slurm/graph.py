@@ -1,19 +1,16 @@
 """Jobs and what each waits for: pretrain -> every downstream task of the run -> the report of the sweep."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
-from repro.runs.records import read
+from repro.runs.records import Result, read
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
-from slurm.ledger import REPORT
-
-Key = tuple[str, str]
-"""(Folder relative to the sweep's, task): what names a job in the ledger."""
+from slurm.ledger import REPORT, Key
 
 
 @dataclass(frozen=True)
@@ -27,27 +24,35 @@ class Job:
 
     @property
     def name(self) -> str:
-        """As progress and messages call it."""
+        """The job as progress bars and messages call it: `linear mocov2 s0`."""
         return f"{self.task} {self.run.method} s{self.run.seed}"
 
     @property
     def ready(self) -> bool:
-        """Whether what it builds on is there."""
+        """Whether the backbone that the job builds on is there; a pretraining builds on none."""
         return self.task == PRETRAIN or self.folder.pretrained
 
     @property
     def done(self) -> bool:
-        """Whether its result is there, whoever made it."""
+        """Whether the job's result is in the run's folder, whoever made it.
+
+        The folder is read at every access. `Graph.finished` tells it of all jobs, and reads each file once.
+        """
+        return self.done_by([] if self.task == PRETRAIN else results_of(self.folder.results))
+
+    def done_by(self, results: Sequence[Result]) -> bool:
+        """Whether the job's result is there, where the rows of its folder were read already.
+
+        Args:
+            results: every row of the run's `results.jsonl`; a pretraining goes by its backbone and ignores them.
+        """
         if self.task == PRETRAIN:
             return self.folder.pretrained
-        if not self.folder.results.exists():
-            return False
-        rows, _ = read(self.folder.results)
-        return bool(Evaluation.parse(self.task, self.run).recorded(self.run, rows))
+        return bool(Evaluation.parse(self.task, self.run).recorded(self.run, results))
 
     @property
     def protocol(self) -> str:
-        """How it measures; empty for a pretraining."""
+        """Names of the protocols that the job measures by, separated by `, `; empty for a pretraining."""
         if self.task == PRETRAIN:
             return ""
         return ", ".join(Evaluation.parse(self.task, self.run).protocols(self.run))
@@ -57,29 +62,49 @@ class Job:
 class Graph:
     """The jobs of a sweep, each after what it waits for, each once."""
 
-    place: Path
-    """The sweep's folder."""
+    sweep_folder: Path
     jobs: tuple[Job, ...]
     tables: tuple[str, ...]
-    """What the report renders."""
+    """Names of the tables that the report renders."""
 
     @cached_property
     def by_key(self) -> Mapping[Key, Job]:
-        """The jobs by name."""
+        """Every job by the key that names it in the ledger."""
         return {self.key(job): job for job in self.jobs}
 
     def key(self, job: Job) -> Key:
-        """What names a job in the ledger."""
-        return str(job.folder.path.relative_to(self.place)), job.task
+        """Returns what names a job in the ledger."""
+        return str(job.folder.path.relative_to(self.sweep_folder)), job.task
 
     def parent(self, job: Job) -> Job | None:
-        """The pretraining that a job waits for."""
+        """Returns the pretraining that a job waits for; None for a pretraining."""
         return None if job.task == PRETRAIN else self.by_key[self.key(job)[0], PRETRAIN]
 
     def children(self, job: Job) -> list[Job]:
-        """What waits for a pretraining."""
+        """Returns the jobs that wait for a pretraining."""
         folder = self.key(job)[0]
-        return [other for other in self.jobs if other.task != PRETRAIN and self.key(other)[0] == folder]
+        return [child for child in self.jobs if child.task != PRETRAIN and self.key(child)[0] == folder]
+
+    def finished(self, read_results: Callable[[Path], Sequence[Result]] | None = None) -> frozenset[Key]:
+        """Returns the keys of the jobs whose result is there, reading the results of each run once.
+
+        It is what the folders hold at this moment: whoever is going to act on it calls it again, under the lock that
+        keeps other launchers away.
+
+        Args:
+            read_results: reads a run's `results.jsonl`; default: `results_of`. For callers that read the same files
+                for something else and keep what they read.
+        """
+        read_results = read_results or results_of
+        rows: dict[Path, Sequence[Result]] = {}
+        keys = set()
+        for job in self.jobs:
+            path = job.folder.results
+            if job.task != PRETRAIN and path not in rows:
+                rows[path] = read_results(path)
+            if job.done_by(rows.get(path, [])):
+                keys.add(self.key(job))
+        return frozenset(keys)
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -88,18 +113,33 @@ class Graph:
 
     @property
     def report(self) -> Key:
-        """The job that renders the tables, which is in no run's folder."""
+        """The key of the job that renders the tables, which is in no run's folder."""
         return ".", REPORT
 
     def without(self, jobs: Iterable[Job]) -> "Graph":
-        """The graph less these jobs; a pretraining takes what waits for it along."""
-        gone = {self.key(job) for job in jobs}
-        gone |= {self.key(child) for key in gone if key[1] == PRETRAIN for child in self.children(self.by_key[key])}
-        return Graph(self.place, tuple(job for job in self.jobs if self.key(job) not in gone), self.tables)
+        """Returns the graph less these jobs; a pretraining takes what waits for it along."""
+        dropped = {self.key(job) for job in jobs}
+        dropped |= {
+            self.key(child) for key in dropped if key[1] == PRETRAIN for child in self.children(self.by_key[key])
+        }
+        remaining = tuple(job for job in self.jobs if self.key(job) not in dropped)
+        return Graph(self.sweep_folder, remaining, self.tables)
 
 
-def make_graph(place: Path, jobs: Sequence[Job], tables: Sequence[str]) -> Graph:
-    """Put jobs in an order that can be kept, each folder's pretraining first; what is named twice is done once."""
-    once = {(job.folder.path, job.task): job for job in reversed(jobs)}
-    kept = [once[key] for key in dict.fromkeys((job.folder.path, job.task) for job in jobs)]
-    return Graph(place, tuple(kept), tuple(dict.fromkeys(tables)))
+def results_of(path: Path) -> list[Result]:
+    """Returns the rows of a run's `results.jsonl`; none where there is no such file yet."""
+    return read(path)[0] if path.exists() else []
+
+
+def make_graph(sweep_folder: Path, jobs: Sequence[Job], tables: Sequence[str]) -> Graph:
+    """Makes a graph of jobs whose order can be kept, each folder's pretraining first.
+
+    Args:
+        sweep_folder: the folder that every run's folder is below.
+        jobs: in any order of the runs; what is named twice, by two sweeps that are included in one, is done once.
+        tables: names of the tables that the report renders.
+    """
+    # Of equal jobs the first one counts, settings and place in the order: reversed, since the last of equal keys wins.
+    distinct = {(job.folder.path, job.task): job for job in reversed(jobs)}
+    ordered = [distinct[key] for key in dict.fromkeys((job.folder.path, job.task) for job in jobs)]
+    return Graph(sweep_folder, tuple(ordered), tuple(dict.fromkeys(tables)))

@@ -1,11 +1,16 @@
-"""What every way of launching shares: what a job is told, the ledger's line for it, and how a launch ended."""
+"""Handing a job over, whoever carries it out: its call, its line in the ledger, and how the launch ended.
+
+`slurm.launch` hands jobs to Slurm and `slurm.local` to processes on this machine. What goes out is the same, so that a
+sweep may be begun in one way and gone on with in the other.
+"""
 
 from dataclasses import dataclass, field
 
 from repro.runs.status import PRETRAIN
-from slurm.graph import Graph, Job, Key
-from slurm.job import Call, write_order
-from slurm.ledger import Submission
+from slurm.graph import Graph, Job
+from slurm.job import Call
+from slurm.ledger import Key, Submission
+from slurm.orders import write_order
 from slurm.profile import Cluster
 from slurm.program import Program
 
@@ -15,6 +20,7 @@ class Outcome:
     """How a launch ended."""
 
     done: list[Job] = field(default_factory=list)
+    """Done by this launch, which waited for it."""
     skipped: list[Job] = field(default_factory=list)
     """Done before."""
     live: list[Job] = field(default_factory=list)
@@ -25,37 +31,42 @@ class Outcome:
     """Name of the job -> why."""
 
 
-def call_of(graph: Graph, key: Key, attempts: int, program: Program) -> Call:
-    """What a process or a Slurm job is to carry out; its order is written into the run's folder.
+def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Call:
+    """Writes a job's order into its run's folder, and returns what its process is to call.
 
     Args:
         graph: the sweep.
-        key: of the job, or of the sweep's tables.
-        attempts: how often it may be carried out.
-        program: what it carries out.
+        key: of the job, or of the sweep's report.
+        attempts: how often the job may begin.
+        program: the names of what jobs carry out.
+
+    Raises:
+        UserError: the folder cannot be written to, or holds another run.
     """
     job = graph.by_key.get(key)
-    if job is None:
-        return Call(graph.place.resolve(), key[1], program.report, attempts, tables=graph.tables)
+    if job is None:  # the report is no job of the graph, which has no run for it
+        return Call(graph.sweep_folder.resolve(), key[1], program.report, attempts, tables=graph.tables)
     write_order(job.run, job.folder, job.task)
     if job.task == PRETRAIN:
+        # The training would do it too, but hours later: here a folder that holds another run is refused at once, and
+        # `salmask status` and `logs` know the run while it waits.
         job.folder.prepare(job.run)
     return Call(job.folder.path.resolve(), job.task, program.task, attempts)
 
 
-def entry_of(graph: Graph, cluster: Cluster, name: str, key: Key, after: tuple[str, ...]) -> Submission:
-    """The line of the ledger for a job.
+def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, after: tuple[str, ...]) -> Submission:
+    """Returns the ledger's line for a job, as it is before the job has an id.
 
     Args:
         graph: the sweep.
-        cluster: where it goes.
-        name: of the submission that it is part of.
-        key: of the job, or of the sweep's tables.
+        cluster: the profile by which the job goes out.
+        submission: name of what is handed over at once, which the job is part of.
+        key: of the job, or of the sweep's report.
         after: ids of the jobs that it waits for.
     """
     job = graph.by_key.get(key)
     return Submission(
-        submission=name,
+        submission=submission,
         executor=cluster.executor,
         cluster=cluster.name,
         run=job.run.id if job else "",

@@ -1,8 +1,8 @@
 """What a job's process runs: a task on a folder, by name, so that launching needs no torch.
 
-A job starts from its folder alone. What it is to do stands in `jobs/TASK.yaml` there, the whole run with the settings
-of its evaluations; whatever an earlier attempt left is gone on from. So an attempt can end anywhere and begin anew, two
-at once do no harm, and a pickle that Slurm keeps for days holds nothing that could grow old.
+A job starts from its folder alone. What it is to do stands there in its order (`slurm.orders`); whatever an earlier
+attempt left is gone on from. So an attempt can end anywhere and begin anew, two at once do no harm, and a pickle that
+Slurm keeps for days holds nothing that could grow old.
 """
 
 import os
@@ -16,28 +16,16 @@ from typing import Any
 from submitit.helpers import DelayedSubmission
 
 from repro.errors import UserError
-from repro.files import write_text
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
-from repro.runs.reading import load
-from repro.runs.run import Run
 from repro.runs.stopping import STOP
 from slurm.ledger import REPORT
-
-
-def write_order(run: Run, folder: RunFolder, task: str) -> None:
-    """Write what a job is to do to its folder."""
-    write_text(order_file(folder, task), run.to_yaml())
-
-
-def order_file(folder: RunFolder, task: str) -> Path:
-    """Where that stands."""
-    return folder.path / "jobs" / f"{task}.yaml"
+from slurm.orders import read_order
 
 
 @dataclass(frozen=True)
 class Call:
-    """A task on a folder; what submitit pickles."""
+    """A task on a folder, to be carried out in a process of its own; what submitit pickles."""
 
     folder: Path
     """Absolute: of a run, or of the sweep for its report."""
@@ -49,27 +37,37 @@ class Call:
     tables: tuple[str, ...] = ()
     """What the report renders."""
     gpus: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
-    """CUDA_VISIBLE_DEVICES of the launcher."""
+    """The launcher's CUDA_VISIBLE_DEVICES."""
 
     def __call__(self) -> None:
-        """Carry the task out; asked to stop, save a checkpoint, go back to the queue and end.
+        """Carries the task out; asked to stop, it saves a checkpoint, goes back to the queue and ends.
 
         Raises:
             UserError: it has begun too often, or cannot be carried out.
+            SystemExit: the process was asked to stop.
         """
-        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's handler, which ours replaces
+        # submitit's handler of USR2, which knows how to requeue. It is fetched before anything runs, since the training
+        # sets a handler of its own that ends between two steps (`repro.runs.stopping`): submitit's would requeue in
+        # the middle of one, before anything is saved.
+        requeue = signal.getsignal(signal.SIGUSR2)
         if os.environ.get("SUBMITIT_EXECUTOR") == "local":
             self._show_gpus()
         self._refuse_to_begin_for_ever()
         try:
             self._carry_out()
         except SystemExit:
+            # USR2 is Slurm's warning before a time limit or a preemption: the job has more to do. TERM is a person's
+            # `scancel`, after which nothing may come back from the dead.
             if STOP.signal == signal.SIGUSR2 and callable(requeue):
                 go_back(requeue)
             raise
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """What submitit keeps for the next attempt: the same, since everything stands in the folder."""
+        """Returns what submitit keeps for the next attempt: the same call, since everything stands in the folder.
+
+        Returns:
+            None after the last attempt; then submitit does not requeue.
+        """
         return DelayedSubmission(self) if restarts() + 1 < self.attempts else None
 
     def _carry_out(self) -> None:
@@ -77,11 +75,13 @@ class Call:
         if self.task == REPORT:
             function(self.folder, self.tables)
             return
-        run = load(order_file(RunFolder(self.folder), self.task))
-        # An earlier attempt on a machine that died may hold the lock until it counts as stale.
+        run = read_order(RunFolder(self.folder), self.task)
+        # An earlier attempt on a machine that died may hold the lock until it counts as stale: to give up at once would
+        # fail a job that has only to wait. Half as long again, so that it has surely grown stale by then.
         function(run, self.folder, self.task, wait=1.5 * STALE_SECONDS)
 
     def _refuse_to_begin_for_ever(self) -> None:
+        """Ends a job that Slurm began too often, whatever requeued it: submitit counts only time-outs."""
         if restarts() >= self.attempts:
             mend = "look at the logs, then raise attempts in the profile"
             reason = UserError(f"gave up after {restarts()} requeues", mend=mend)
@@ -89,21 +89,28 @@ class Call:
             raise UserError(f"{self.task} of {self.folder} {reason.what}", mend=mend)
 
     def _show_gpus(self) -> None:
-        """Show those that the launcher sees: submitit's local executor hides all of them."""
+        """Lets the process see the GPUs that the launcher sees: submitit's local executor hides all of them."""
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if self.gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
 
 
 def go_back(requeue: Callable[[int, Any], Any]) -> None:
-    """Put the job back into the queue, as submitit does it.
+    """Puts the job back into the queue, as submitit does it, and ends this process.
 
-    Rank 0 speaks for all; the others end in peace, since a failure of one would have srun kill rank 0 in mid-sentence.
+    Every rank comes here and calls submitit's handler, which requeues from rank 0 alone. The others end with status 0:
+    by a failure of one srun would kill rank 0 in mid-sentence (`--kill-on-bad-exit`).
+
+    Args:
+        requeue: submitit's handler of USR2; it ends the process itself where it requeues.
+
+    Raises:
+        SystemExit: always; with status 0 where submitit's handler returns.
     """
     requeue(signal.SIGUSR2, None)
     raise SystemExit(0)
 
 
 def restarts() -> int:
-    """How often Slurm began this job before."""
+    """Returns how often Slurm began this job before; 0 outside of Slurm."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))

@@ -31,6 +31,9 @@ LOGS = "logs"
 REPORT = "report"
 """The task that renders the tables; its folder is the sweep's own, `.`."""
 
+Key = tuple[str, str]
+"""(Folder relative to the sweep's, task): what names a job."""
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -60,54 +63,65 @@ class Submission:
     """ISO 8601, UTC."""
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What it is for: (folder, task)."""
+    def key(self) -> Key:
+        """The job that was handed over, whichever submission of it this is."""
         return self.folder, self.task
 
     def log(self, sweep: Path, stream: str = "out", rank: int = 0) -> Path:
-        """File of what the job printed.
+        """Returns the file of what the job printed.
 
         Args:
             sweep: the sweep's folder.
             stream: `out` or `err`.
-            rank: of several processes.
+            rank: the number of the process, of several.
         """
         return sweep / LOGS / self.submission / f"{self.job}_{rank}_log.{stream}"
 
     def run_folder(self, sweep: Path) -> RunFolder:
-        """The folder that it works on; its `status(task)` says how far it is."""
+        """Returns the run's folder that the job works on; its `status(task)` says how far the job is."""
         return RunFolder(sweep / self.folder)
 
 
-_KNOWN = {f.name for f in fields(Submission)}
+_FIELDS = {f.name for f in fields(Submission)}
 
 
 class Ledger:
-    """`jobs.jsonl` of one sweep."""
+    """The `jobs.jsonl` of one sweep.
+
+    Attributes:
+        sweep: The sweep's folder.
+        path: The ledger's file.
+        logs: The folder of submitit's files.
+    """
 
     def __init__(self, sweep: Path) -> None:
-        """Name the file; nothing is created."""
+        """Names the file of a sweep's folder; nothing is created."""
         self.sweep = sweep
         self.path = sweep / LEDGER
         self.logs = sweep / LOGS
 
     def submissions(self) -> list[Submission]:
-        """Every job that ever went out or was about to, oldest first, each with all that is known of it.
+        """Returns every job that ever went out or was about to, oldest first, each with all that is known of it.
 
         Raises:
             UserError: the file is there and cannot be read.
         """
-        known: dict[tuple[str, str, str], Submission] = {}
+        latest: dict[tuple[str, str, str], Submission] = {}
         for entry in self._entries():
-            known[(entry.submission, *entry.key)] = entry
-        return list(known.values())
+            # The line with the scheduler's id takes the place of its intent, and the order stays that of the intents.
+            latest[(entry.submission, *entry.key)] = entry
+        return list(latest.values())
 
-    def newest(self) -> dict[tuple[str, str], Submission]:
-        """Of each (folder, task) the submission made last."""
+    def newest(self) -> dict[Key, Submission]:
+        """Returns the submission of each job that was made last.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
         return {entry.key: entry for entry in self.submissions()}
 
     def intend(self, entries: Sequence[Submission]) -> None:
-        """Write down what is about to be handed over.
+        """Writes down what is about to be handed over.
 
         Raises:
             UserError: the file cannot be written to.
@@ -115,7 +129,7 @@ class Ledger:
         self._append(replace(entry, job="") for entry in entries)
 
     def submitted(self, entries: Sequence[Submission]) -> None:
-        """Write down what was, with its ids.
+        """Writes down what was handed over, with the ids that the scheduler gave it.
 
         Raises:
             UserError: the file cannot be written to.
@@ -138,6 +152,7 @@ class Ledger:
             return
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror}", mend="its permissions") from error
+        # Split as bytes: a line that was torn within a character would break the decoding of all the others.
         for line in lines:
             entry = _parsed(line)
             if entry is not None:
@@ -145,10 +160,10 @@ class Ledger:
 
 
 def _parsed(line: bytes) -> Submission | None:
-    """A line; None where it is torn. Keys of later versions are left out."""
+    """Returns what a line says; None where it is torn. Keys of later versions are left out."""
     try:
         content: Any = json.loads(line)
-        known = {key: value for key, value in content.items() if key in _KNOWN}
-        return Submission(**{**known, "after": tuple(known.get("after", ()))})
+        values = {key: value for key, value in content.items() if key in _FIELDS}
+        return Submission(**{**values, "after": tuple(values.get("after", ()))})
     except (ValueError, TypeError, AttributeError):
         return None

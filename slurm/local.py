@@ -1,11 +1,11 @@
 """Jobs on this machine, through submitit's local and debug executors.
 
-The launch keeps their order itself, and waits.
+There is no scheduler here: the launch keeps the order of the jobs itself, and waits for them.
 """
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,8 +20,8 @@ from repro.runs.evaluation import Evaluation
 from repro.runs.status import PRETRAIN
 from slurm.batches import submission_name
 from slurm.graph import Graph, Job
-from slurm.handover import Outcome, call_of, entry_of
-from slurm.ledger import Ledger
+from slurm.handover import Outcome, ledger_entry, prepare_call
+from slurm.ledger import Key, Ledger
 from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueueSnapshot
@@ -29,15 +29,16 @@ from slurm.sbatch import KEEP_MEMORY
 
 POLL_SECONDS = 0.5
 NO_LIMIT_MINUTES = 60 * 24 * 30
+"""A month, since submitit's local executor has a time limit for every job."""
 
 
 def launch_here(graph: Graph, cluster: Cluster, program: Program, *, parallel: int, console: Console) -> Outcome:
-    """Run what is missing on this machine, `parallel` jobs at a time, and wait.
+    """Runs what is missing on this machine, `parallel` jobs at a time, and waits.
 
     Args:
         graph: the sweep.
         cluster: a profile with the executor `local` or `debug`.
-        program: what the jobs carry out.
+        program: the names of what the jobs carry out.
         parallel: processes at a time.
         console: for progress.
 
@@ -47,46 +48,57 @@ def launch_here(graph: Graph, cluster: Cluster, program: Program, *, parallel: i
     Raises:
         UserError: the root of a data set that is only evaluated on is not set, missing or empty.
     """
-    _check_roots(graph)
+    finished = graph.finished()
+    _check_roots(graph, finished)
     for name, value in cpu_environment(parallel).items():
         os.environ.setdefault(name, value)
-    return _Here(graph, cluster, program, parallel, console).run()
+    return _Here(graph, finished, cluster, program, parallel, console).run()
 
 
 def cpu_environment(parallel: int) -> dict[str, str]:
-    """Variables for `parallel` processes that share the cores out; users' own win."""
+    """Returns the variables for `parallel` processes that share the cores out; the user's own take precedence."""
     threads = max(1, len(os.sched_getaffinity(0)) // parallel)
     return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
 
 
-def _check_roots(graph: Graph) -> None:
-    """Find a missing root before hours are spent on the pretraining; that one's own is looked for as it starts."""
+def _check_roots(graph: Graph, finished: Collection[Key]) -> None:
+    """Finds a missing root before hours are spent on the pretraining; that one's own is looked for as it starts."""
     for job in graph.jobs:
-        if job.task != PRETRAIN and not job.done:
-            dataset = Evaluation.parse(job.task, job.run).dataset
-            if dataset != job.run.data.dataset:
-                try:
-                    root_of(job.run, dataset)
-                except RootNotSetError as error:  # --root is the pretraining's
-                    how = how_to_list_root(dataset)
-                    raise UserError(f"{job.name} needs {dataset}: {how}, or leave it out by --tasks") from error
+        if job.task == PRETRAIN or graph.key(job) in finished:
+            continue
+        dataset = Evaluation.parse(job.task, job.run).dataset
+        if dataset != job.run.data.dataset:
+            try:
+                root_of(job.run, dataset)
+            except RootNotSetError as error:  # --root is the pretraining's
+                how = how_to_list_root(dataset)
+                raise UserError(f"{job.name} needs {dataset}", mend=f"{how}, or leave it out by --tasks") from error
 
 
 class _Here:
     """Keeps the order of the jobs on this machine; processes of another launcher are waited for, not doubled."""
 
-    def __init__(self, graph: Graph, cluster: Cluster, program: Program, parallel: int, console: Console) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        finished: Collection[Key],
+        cluster: Cluster,
+        program: Program,
+        parallel: int,
+        console: Console,
+    ) -> None:
         self.graph, self.cluster, self.program = graph, cluster, program
         self.parallel, self.console = parallel, console
-        self.ledger = Ledger(graph.place)
-        self.outcome = Outcome(skipped=[job for job in graph.jobs if job.done])
-        done = {graph.key(job) for job in self.outcome.skipped}
-        self.waiting = [job for job in graph.jobs if graph.key(job) not in done]
+        self.ledger = Ledger(graph.sweep_folder)
+        self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
+        self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
         self.running: list[tuple[Job, submitit.Job[None]]] = []
 
     def run(self) -> Outcome:
         with _progress(self.console) as progress, _cancelled_on_exit(self.running):
             bars: dict[str, TaskID] = {}
+            # In each round first what has ended, then what can no longer run, then what can start: an end makes room
+            # and makes children ready, or dooms them, and all of that should count in the same round.
             while self.waiting or self.running:
                 for job, process in [pair for pair in self.running if _ended(pair[1])]:
                     self.running.remove((job, process))
@@ -104,13 +116,14 @@ class _Here:
         return self.outcome
 
     def _startable(self) -> list[Job]:
+        """Returns the jobs to start now; those that another launcher did in the meantime count as done before."""
         room = self.parallel - len(self.running)
         ready = [job for job in self.waiting if job.ready][: max(0, room)]
         if not ready:
             return []
         newest = self.ledger.newest()
-        queue = QueueSnapshot()
-        mine = []
+        queue = QueueSnapshot()  # of local jobs it asks the processes of this machine, and no scheduler
+        startable = []
         for job in ready:
             entry = newest.get(self.graph.key(job))
             if entry is not None and entry.executor != "slurm" and queue.live(entry):
@@ -119,17 +132,18 @@ class _Here:
                 self.waiting.remove(job)
                 self.outcome.skipped.append(job)
                 continue
-            mine.append(job)
-        return mine
+            startable.append(job)
+        return startable
 
     def _start(self, job: Job) -> "submitit.Job[None]":
         # submitit names files by process id, which may come again: each submission gets a folder of its own.
         key = self.graph.key(job)
-        name = submission_name(self.graph.place, job.task)
-        entry = entry_of(self.graph, self.cluster, name, key, ())
+        name = submission_name(self.graph.sweep_folder, job.task)
+        entry = ledger_entry(self.graph, self.cluster, name, key, ())
         self.ledger.intend([entry])
-        process = self._executor(name).submit(call_of(self.graph, key, self.cluster.attempts, self.program))
+        process = self._executor(name).submit(prepare_call(self.graph, key, self.cluster.attempts, self.program))
         local = self.cluster.executor == "local"
+        # The debug executor carries the job out in this process, whose id tells others that it is under way.
         self.ledger.submitted([replace(entry, job=process.job_id if local else str(os.getpid()))])
         return process
 
@@ -142,6 +156,7 @@ class _Here:
         return executor
 
     def _give_up_what_cannot_run(self) -> None:
+        """Fails the jobs whose pretraining neither is there nor will come; without it the loop would never end."""
         coming = {self.graph.key(job) for job in [*self.waiting, *(job for job, _ in self.running)]}
         for job in list(self.waiting):
             parent = self.graph.parent(job)
@@ -162,7 +177,7 @@ class _Here:
 
 
 def _ended(process: "submitit.Job[None]") -> bool:
-    """Whether a job is over; one of the debug executor is carried out by asking."""
+    """Returns whether a job is over; one of the debug executor is carried out by asking."""
     if isinstance(process, submitit.DebugJob):
         process.exception()
         return True
@@ -187,7 +202,11 @@ def _progress(console: Console) -> Progress:
 
 @contextmanager
 def _cancelled_on_exit(running: Sequence[tuple[Job, "submitit.Job[None]"]]) -> Iterator[None]:
-    """Ctrl-C ends the jobs too; each goes on from its last checkpoint at the next launch."""
+    """Ends the jobs when the launch ends early, by Ctrl-C; each goes on from its last checkpoint at the next launch.
+
+    Args:
+        running: the launch's own list, which has changed by then.
+    """
     try:
         yield
     finally:

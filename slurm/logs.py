@@ -4,30 +4,32 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from repro.runs.folder import RunFolder
 from slurm.ledger import Ledger, Submission
 
 TAIL_BYTES = 8192
+"""Some hundred lines; logs of long trainings have many megabytes."""
 POLL_SECONDS = 0.5
 
 
 def tail(path: Path) -> str:
-    """The end of a file, which may begin within a line; empty where there is none."""
+    """Returns the end of a file, which may begin within a line; empty where there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode(errors="replace")
+            return file.read().decode(errors="replace")  # the tail may begin within a character
     except OSError:
         return ""
 
 
 def last_line(log: Path) -> str:
-    """The last line that says something, which submitit's own do not; empty where there is none."""
+    """Returns the last line that says something, which submitit's own do not; empty where there is none."""
     lines = [line.strip() for line in tail(log).splitlines()]
     return next((line for line in reversed(lines) if line and not line.startswith("submitit ")), "")[:300]
 
 
 def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
-    """What the newest attempt at a run has printed: each process's errors (where trainings log) and output.
+    """Returns what the newest attempt at a run has printed: each process's errors (where trainings log) and output.
 
     Args:
         ledger: of the sweep.
@@ -39,24 +41,30 @@ def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
     """
     entry = newest_submission(ledger, folder, task)
     if entry is not None:
-        place = ledger.logs / entry.submission
-        found = sorted((*place.glob(f"{entry.job}_*_log.err"), *place.glob(f"{entry.job}_*_log.out")))
-        return sorted(found, key=lambda path: (path.suffix != ".err", path.name))
-    own = sorted((ledger.sweep / folder / "logs").rglob("*.log"), key=lambda path: path.stat().st_mtime)
-    return own[-1:]
+        logs = ledger.logs / entry.submission
+        files = (*logs.glob(f"{entry.job}_*_log.err"), *logs.glob(f"{entry.job}_*_log.out"))
+        return sorted(files, key=lambda path: (path.suffix != ".err", path.name))
+    own_logs = sorted(RunFolder(ledger.sweep / folder).logs.rglob("*.log"), key=lambda path: path.stat().st_mtime)
+    return own_logs[-1:]
 
 
 def newest_submission(ledger: Ledger, folder: str, task: str = "") -> Submission | None:
-    """The job of a run that was handed over last; one that has not begun counts only where no other has."""
+    """Returns the job of a run that was handed over last; one that has not begun counts only where no other has.
+
+    Args:
+        ledger: of the sweep.
+        folder: of the run, relative to the sweep's.
+        task: only of this one; empty: of any.
+    """
     entries = [e for e in ledger.submissions() if e.folder == folder and task in ("", e.task) and e.job]
-    begun = [entry for entry in entries if any((ledger.logs / entry.submission).glob(f"{entry.job}_*_log.*"))]
-    return next(reversed(begun or entries), None)
+    with_logs = [entry for entry in entries if any((ledger.logs / entry.submission).glob(f"{entry.job}_*_log.*"))]
+    return next(reversed(with_logs or entries), None)
 
 
 def follow(
     files: Callable[[], Sequence[Path]], lines: int, *, ended: Callable[[], bool] | None = None
 ) -> Iterator[tuple[Path, str]]:
-    """What log files hold, and what comes to them.
+    """Yields what log files hold, and what comes to them.
 
     Slurm appends to the same files when a job is put back in the queue; a job that is handed over anew has others.
 
@@ -68,30 +76,33 @@ def follow(
     Yields:
         Files, each with a piece of text that ends with a line.
     """
-    read: dict[Path, int] = {}
-    first = True
+    offsets: dict[Path, int] = {}
+    first_round = True
     while True:
+        # Asked before the files are read, so that what is written between the two is read in one more, the last, round.
         last_round = ended is None or ended()
         for path in files():
             try:
-                start = read.get(path, 0) if path.stat().st_size >= read.get(path, 0) else 0  # 0: begun anew
-                content = _from(path, start)
+                # A file that is shorter than what was read of it has begun anew.
+                offset = offsets.get(path, 0) if path.stat().st_size >= offsets.get(path, 0) else 0
+                content = _from(path, offset)
             except OSError:
                 continue
-            whole = len(content) if last_round else content.rfind(b"\n") + 1
-            text = content[:whole].decode(errors="replace")
-            read[path] = start + whole
-            if first:
+            # Half a line is left for the next round, when its rest has come; in the last round it is all there is.
+            length = len(content) if last_round else content.rfind(b"\n") + 1
+            text = content[:length].decode(errors="replace")
+            offsets[path] = offset + length
+            if first_round:
                 text = "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
             if text:
                 yield path, text if text.endswith("\n") else text + "\n"
         if last_round:
             return
-        first = False
+        first_round = False
         time.sleep(POLL_SECONDS)
 
 
-def _from(path: Path, position: int) -> bytes:
+def _from(path: Path, offset: int) -> bytes:
     with path.open("rb") as file:
-        file.seek(position)
+        file.seek(offset)
         return file.read()

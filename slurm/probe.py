@@ -23,8 +23,10 @@ from slurm.queue import QueuedJob, scancel, snapshot
 from slurm.sbatch import SlurmExecutor, parameters
 
 MINUTES = 5
-"""That the job asks for; it takes about one."""
+"""Time limit of the job; it takes about one."""
 ASK_SECONDS = 5.0
+"""Between two questions to Slurm, which serves everybody."""
+POLL_SECONDS = 0.2
 REPORT_SECONDS = 30.0
 """After the end of a job, for its report to come through the file system."""
 FOLDER = ".doctor"
@@ -37,6 +39,7 @@ class NodeProbe:
     place: Path
     """Where sweeps will go."""
     report: Path
+    """Where to write what was found."""
     gpus: int
     """That each node was asked for."""
     cpus: int
@@ -45,14 +48,15 @@ class NodeProbe:
     """`MODULE:FUNCTION` that looks at the node; see `slurm.program`."""
 
     def __call__(self) -> None:
-        """Look around, and write what was found."""
-        found = pkgutil.resolve_name(self.program)(self.place, gpus=self.gpus, cpus=self.cpus)
+        """Examines the node, and writes what was found."""
+        findings = pkgutil.resolve_name(self.program)(self.place, gpus=self.gpus, cpus=self.cpus)
+        # Every process takes part, since whether they find each other is part of it; one of them reports.
         if os.environ.get("SLURM_PROCID", "0") == "0":
-            write_json(self.report, [asdict(finding) for finding in found])
+            write_json(self.report, [asdict(finding) for finding in findings])
 
 
 def probe(cluster: Cluster, console: Console, program: Program, *, wait: float) -> list[Diagnosis]:
-    """Send a job with what the profile asks for a pretraining, and tell what it found.
+    """Sends a job with what the profile asks for a pretraining, and returns what it found.
 
     Args:
         cluster: a profile with the executor `slurm`.
@@ -66,15 +70,16 @@ def probe(cluster: Cluster, console: Console, program: Program, *, wait: float) 
     if cluster.executor != "slurm":
         raise UserError(f"'{cluster.name}' runs on this machine", mend="salmask doctor, without --cluster")
     name = submission_name(Path("doctor"), "probe")
-    folder = cluster.place.absolute() / FOLDER / name
-    asked = replace(cluster.resources_of(PRETRAIN), time=MINUTES)
-    batch = Batch(name, "probe", ((".", "probe"),), asked)
-    call = NodeProbe(cluster.place.absolute(), folder / "report.json", asked.gpus, asked.cpus, program.examine)
-    started = time.monotonic()
+    sweeps_folder = cluster.sweeps_folder.absolute()
+    folder = sweeps_folder / FOLDER / name
+    resources = replace(cluster.resources_of(PRETRAIN), time=MINUTES)
+    batch = Batch(name, "probe", ((".", "probe"),), resources)
+    call = NodeProbe(sweeps_folder, folder / "report.json", resources.gpus, resources.cpus, program.examine)
+    start = time.monotonic()
     job = _submit(call, batch, cluster, folder)
     with console.status(f"job {job}: queued"):
-        queued = _wait(job, call.report, started + wait, console)
-    return _findings(job, queued, call.report, folder, time.monotonic() - started)
+        queued = _wait(job, call.report, start + wait)
+    return _findings(job, queued, call.report, folder, time.monotonic() - start)
 
 
 def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> str:
@@ -86,26 +91,29 @@ def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> st
     try:
         return str(executor.submit(call).job_id)
     except submitit.core.utils.FailedJobError as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"sbatch refused the probe: {said}", mend=f"the profile '{cluster.name}'") from error
+        refusal = " ".join(str(error).split())
+        raise UserError(f"sbatch refused the probe: {refusal}", mend=f"the profile '{cluster.name}'") from error
 
 
-def _wait(job: str, report: Path, end: float, console: Console) -> QueuedJob | None:
-    """Until the report is there, the job is gone, or time is up; returns what Slurm said last."""
-    seen: QueuedJob | None = None
-    gone: float | None = None
-    asked = 0.0
-    while not report.exists() and time.monotonic() < (end if gone is None else gone + REPORT_SECONDS):
-        if time.monotonic() - asked >= ASK_SECONDS:
-            asked = time.monotonic()
+def _wait(job: str, report: Path, deadline: float) -> QueuedJob | None:
+    """Waits until the report is there, the job is gone, or time is up; returns what Slurm said of it last."""
+    latest: QueuedJob | None = None
+    gone_at: float | None = None
+    asked_at = 0.0
+    # The report decides, not the queue: it may be there before squeue tells of the end, and on a shared file system
+    # come some time after it.
+    while not report.exists() and time.monotonic() < (deadline if gone_at is None else gone_at + REPORT_SECONDS):
+        if time.monotonic() - asked_at >= ASK_SECONDS:
+            asked_at = time.monotonic()
             queue = snapshot([job])
-            seen = queue.jobs.get(job, seen)
-            if gone is None and not queue.trouble and not (seen is not None and seen.live and job in queue.jobs):
-                gone = time.monotonic()
-        time.sleep(0.2)
-    if not report.exists() and seen is not None and seen.live:
-        scancel([job])
-    return seen
+            latest = queue.jobs.get(job, latest)
+            alive = latest is not None and latest.live and job in queue.jobs
+            if gone_at is None and not queue.trouble and not alive:
+                gone_at = time.monotonic()
+        time.sleep(POLL_SECONDS)
+    if not report.exists() and latest is not None and latest.live:
+        scancel([job])  # nobody waits for it any more
+    return latest
 
 
 def _findings(job: str, queued: QueuedJob | None, report: Path, folder: Path, seconds: float) -> list[Diagnosis]:

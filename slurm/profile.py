@@ -38,6 +38,8 @@ BUILT_IN = Path(__file__).parent / "clusters"
 EXECUTORS = ("slurm", "local", "debug")
 DEFAULT = "default"
 """Name of the profile that is used where none is named, if the user has one."""
+RUNS = Path("runs")
+"""Where sweeps go unless a profile or the command line says otherwise."""
 _TIME = re.compile(r"(?:(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?)")
 
 
@@ -68,17 +70,18 @@ class Resources:
 
     @property
     def tasks_per_node(self) -> int:
-        """Processes of a node."""
+        """How many processes run on each node."""
         return self.processes or max(1, self.gpus)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A profile."""
+    """A profile; its settings are explained at the top of this module."""
 
     name: str
     executor: str = "slurm"
     resources: Resources = Resources()
+    """What every task asks for that `tasks` does not name."""
     tasks: Mapping[str, Resources] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
     scratch: str = ""
@@ -88,136 +91,145 @@ class Cluster:
     signal_seconds: int = 120
 
     def resources_of(self, task: str) -> Resources:
-        """What a task asks for: `linear@caltech101` by its whole name, else as `linear`, else as all."""
+        """Returns what a task asks for: `linear@caltech101` by its whole name, else as `linear`, else as all."""
         return self.tasks.get(task) or self.tasks.get(task.partition("@")[0]) or self.resources
 
     @property
-    def place(self) -> Path:
+    def sweeps_folder(self) -> Path:
         """The folder that sweeps go to."""
-        return Path(os.path.expandvars(self.scratch)).expanduser() if self.scratch else Path("runs")
+        return Path(os.path.expandvars(self.scratch)).expanduser() if self.scratch else RUNS
 
 
 def user_folder() -> Path:
-    """Where the user's own profiles are."""
+    """Returns the folder of the user's own profiles; it need not exist."""
     return platformdirs.user_config_path("salmask") / "clusters"
 
 
 def available() -> dict[str, Path]:
-    """Every profile by name; the user's own come first and hide ours of the same name."""
+    """Returns every profile by name; the user's own hide ours of the same name."""
     return {path.stem: path for folder in (BUILT_IN, user_folder()) for path in sorted(folder.glob("*.yaml"))}
 
 
 def load(name: str) -> Cluster:
-    """A profile by name, or from a YAML file.
+    """Reads a profile by name, or from a YAML file.
 
     Raises:
         UserError: there is none of that name, or the file is broken.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        known = available()
-        if name not in known:
+        profiles = available()
+        if name not in profiles:
             raise UserError(
                 f"unknown cluster '{name}'",
-                mend=f"{nearest(name, known)}; or write {user_folder() / f'{name}.yaml'}, or give a file's path",
+                mend=f"{nearest(name, profiles)}; or write {user_folder() / f'{name}.yaml'}, or give a file's path",
             )
-        path = known[name]
+        path = profiles[name]
     try:
         # Everything as text: YAML would read 10:00:00 as a number to the base of 60.
         content = yaml.load(path.read_text(), Loader=yaml.BaseLoader)
     except FileNotFoundError:
-        raise UserError(f"cluster profile {path} does not exist") from None
+        raise UserError(f"cluster profile {path} does not exist", mend="check the path") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cluster profile {path} cannot be read: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        mend = "check that it is YAML and may be read"
+        raise UserError(f"cluster profile {path} cannot be read: {reason}", mend=mend) from error
     if not isinstance(content, dict):
-        raise UserError(f"cluster profile {path} holds no settings of the form `key: value`")
+        mend = "for example `partition: gpu`"
+        raise UserError(f"cluster profile {path} holds no settings of the form `key: value`", mend=mend)
     return _cluster(path, content)
 
 
 def _cluster(path: Path, content: dict[str, Any]) -> Cluster:
-    own = {f.name for f in fields(Cluster)} - {"name", "resources"}
-    asked = {f.name for f in fields(Resources)}
-    _check_keys(path, content, sorted(own | asked))
-    resources = _resources(path, {key: content[key] for key in content if key in asked}, Resources())
+    cluster_keys = {f.name for f in fields(Cluster)} - {"name", "resources"}
+    resource_keys = {f.name for f in fields(Resources)}
+    _check_keys(path, content, sorted(cluster_keys | resource_keys))
+    resources = _resources(path, {key: content[key] for key in content if key in resource_keys}, Resources())
     special = content.get("tasks", {})
     if not isinstance(special, dict) or not all(isinstance(value, dict) for value in special.values()):
-        raise UserError(f"{path}: tasks are a mapping, for example `tasks: {{linear: {{gpus: 1}}}}`")
+        raise UserError(f"{path}: tasks are a mapping", mend="for example `tasks: {linear: {gpus: 1}}`")
     for value in special.values():
-        _check_keys(path, value, sorted(asked))
+        _check_keys(path, value, sorted(resource_keys))
     if not isinstance(content.get("setup", []), list):
-        raise UserError(f"{path}: setup is a list of shell lines, for example `setup: [module load cuda]`")
+        raise UserError(f"{path}: setup is a list of shell lines", mend="for example `setup: [module load cuda]`")
     cluster = Cluster(
         name=path.stem,
         executor=str(content.get("executor", "slurm")),
         resources=resources,
+        # A task's own settings stand over those of the profile, so that it names only what differs.
         tasks={task: _resources(path, value, resources) for task, value in special.items()},
         setup=tuple(content.get("setup", ())),
         scratch=str(content.get("scratch", "")),
         **{
-            key: _whole(path, key, content[key])
+            key: _whole_number(path, key, content[key])
             for key in ("throttle", "max_array", "attempts", "signal_seconds")
             if key in content
         },
     )
     if cluster.executor not in EXECUTORS:
-        raise UserError(f"{path}: executor '{cluster.executor}' is unknown; one of: {', '.join(EXECUTORS)}")
+        raise UserError(f"{path}: executor '{cluster.executor}' is unknown", mend=f"one of {', '.join(EXECUTORS)}")
     if cluster.attempts < 1:
         raise UserError(f"{path}: attempts={cluster.attempts} lets nothing run", mend="1 or more")
     return cluster
 
 
-def _check_keys(path: Path, content: Mapping[str, Any], known: list[str]) -> None:
+def _check_keys(path: Path, content: Mapping[str, Any], known_keys: list[str]) -> None:
     for key in content:
-        if key not in known:
-            raise UserError(f"{path}: unknown key '{key}'", mend=nearest(key, known))
+        if key not in known_keys:
+            raise UserError(f"{path}: unknown key '{key}'", mend=nearest(key, known_keys))
 
 
 def _resources(path: Path, content: Mapping[str, Any], base: Resources) -> Resources:
+    """Returns the resources of `base` with what a file says of them."""
     changes: dict[str, Any] = {}
     for key, value in content.items():
         if key == "time":
             changes[key] = minutes(path, value)
         elif key == "memory":
-            changes[key] = _number(path, key, value)
+            changes[key] = _gigabytes(path, key, value)
         elif key == "extra":
             if not isinstance(value, dict):
-                raise UserError(f"{path}: extra is a mapping of sbatch's options, for example {{mail-type: FAIL}}")
+                raise UserError(f"{path}: extra is a mapping of sbatch's options", mend="for example {mail-type: FAIL}")
             changes[key] = tuple((str(name), str(text)) for name, text in value.items())
         else:
             kind = int if isinstance(getattr(base, key), int) else str
-            changes[key] = _whole(path, key, value) if kind is int else str(value)
-    made = replace(base, **changes)
-    if made.nodes < 1 or made.cpus < 1 or made.time < 1:
-        raise UserError(f"{path}: nodes, cpus and time are at least 1")
-    return made
+            changes[key] = _whole_number(path, key, value) if kind is int else str(value)
+    resources = replace(base, **changes)
+    if resources.nodes < 1 or resources.cpus < 1 or resources.time < 1:
+        raise UserError(f"{path}: nodes, cpus and time are at least 1", mend="set none of them to 0")
+    return resources
 
 
 def minutes(path: Path, text: str) -> int:
-    """Whole minutes of `D-HH:MM:SS`, `HH:MM:SS`, `HH:MM` or a number of minutes, rounded up.
+    """Returns the whole minutes, rounded up, of `D-HH:MM:SS`, `HH:MM:SS`, `HH:MM` or a number of minutes.
+
+    Args:
+        path: the file that says it, for the error.
+        text: the time.
 
     Raises:
         UserError: it is none of them.
     """
     if str(text).isdigit():
         return int(text)
-    found = _TIME.fullmatch(str(text))
-    if not found:
-        raise UserError(f"{path}: time={text} is no time; write minutes, HH:MM:SS or D-HH:MM:SS")
-    part = {name: int(value or 0) for name, value in found.groupdict().items()}
-    return 24 * 60 * part["days"] + 60 * part["hours"] + part["minutes"] + (part["seconds"] > 0)
+    match = _TIME.fullmatch(str(text))
+    if not match:
+        raise UserError(f"{path}: time={text} is no time", mend="write minutes, HH:MM:SS or D-HH:MM:SS")
+    units = {name: int(value or 0) for name, value in match.groupdict().items()}
+    return 24 * 60 * units["days"] + 60 * units["hours"] + units["minutes"] + (units["seconds"] > 0)
 
 
-def _whole(path: Path, key: str, value: Any) -> int:
+def _whole_number(path: Path, key: str, value: Any) -> int:
     if not str(value).isdigit():
-        raise UserError(f"{path}: {key}={value} is no whole number")
+        raise UserError(f"{path}: {key}={value} is no whole number", mend=f"for example `{key}: 1`")
     return int(value)
 
 
-def _number(path: Path, key: str, value: Any) -> float:
+def _gigabytes(path: Path, key: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = -1.0
     if not 0 <= number < 1e6:
-        raise UserError(f"{path}: {key}={value} is no number of gigabytes")
+        raise UserError(f"{path}: {key}={value} is no number of gigabytes", mend=f"for example `{key}: 64`")
     return number

@@ -1,8 +1,9 @@
-"""The program that a launcher hands to the scheduler, by dotted names.
+"""The program that a launcher hands to the scheduler: the names of what its jobs carry out.
 
-A launcher reads runs and files and needs no torch; what its jobs do needs all of it. So whoever calls the launcher
-tells it the names of what jobs carry out, and each name is kept in the call that submitit pickles: a pickle that Slurm
-keeps for days holds text that means the same in the copy of the code that the job runs.
+A launcher reads runs and files and needs no torch; what its jobs do needs all of it. So the launcher imports none of
+that, and whoever calls it (the command line) tells it the dotted names instead. A name is kept in what submitit
+pickles. Slurm may keep a pickle for days: a name means the same in the copy of the code that the job will run, whereas
+a pickled function would tie it to the modules of the launching process.
 """
 
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Program:
-    """What jobs carry out, each as `MODULE:FUNCTION`."""
+    """What jobs carry out, each function named as `MODULE:FUNCTION`."""
 
     task: str
-    """`carry_out(run, path, task, *, wait)`: a task on a run's folder."""
+    """`carry_out(run, path, task, *, wait)` carries a task out on a run's folder."""
     report: str
-    """`render_report(place, tables)`: the tables of a sweep's folder."""
+    """`render_report(sweep_folder, tables)` renders the tables of a sweep's folder."""
     examine: str
-    """`examine_node(place, *, gpus, cpus)`: what is wrong with a node, as a list of dataclasses."""
+    """`examine_node(sweeps_folder, *, gpus, cpus)` returns what is wrong with a node, as a list of dataclasses."""

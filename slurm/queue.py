@@ -19,13 +19,15 @@ WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPEC
 ON_A_NODE = frozenset(
     {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 )
-NEVER = ("DependencyNeverSatisfied", "JobHeld", "BadConstraints", "launch failed requeued held")
-"""Reasons (their beginnings) with which a job waits until a person does something."""
+"""Slurm's words for a job that waits, and for one that has nodes, coming or going; all others mean that it ended."""
+PARENT_FAILED = "DependencyNeverSatisfied"
+"""Slurm's reason for a job that waits for one that has failed."""
 
 SQUEUE_FIELDS = ("JobArrayID", "Name", "State", "Reason", "StartTime", "EndTime", "NodeList", "Partition", "RestartCnt")
 SACCT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Start", "End", "NodeList", "Partition")
 SQUEUE_SECONDS = 60
 SACCT_SECONDS = 30
+"""How long an answer is waited for: squeue asks the controller, sacct a database that may be slow or gone."""
 IDS_A_CALL = 5000
 """More ids than this do not fit on a command line; the newest are asked for."""
 
@@ -52,18 +54,13 @@ class QueuedJob:
 
     @property
     def waiting(self) -> bool:
-        """Whether it is in the queue and not on a node."""
+        """Whether the job is in the queue and not on a node."""
         return self.state in WAITING
 
     @property
     def live(self) -> bool:
-        """Whether it runs, or will."""
+        """Whether the job runs, or will."""
         return self.waiting or self.state in ON_A_NODE
-
-    @property
-    def stuck(self) -> bool:
-        """Whether it waits for what will not come by itself."""
-        return self.waiting and self.reason.startswith(NEVER)
 
 
 @dataclass(frozen=True)
@@ -78,11 +75,11 @@ class QueueSnapshot:
     """Whether `sacct` answered."""
 
     def named(self, name: str) -> list[QueuedJob]:
-        """The jobs of this name, by id: what one submission became."""
+        """Returns the jobs of a name: what one submission became."""
         return [job for job in self.jobs.values() if job.name == name]
 
     def find(self, entry: Submission) -> QueuedJob | None:
-        """What Slurm says of a job of a ledger; None where it knows none.
+        """Returns what Slurm says of a job of a ledger; None where it knows none, or where the job is not Slurm's.
 
         An intent whose id never got into the ledger is looked for by its submission's name.
         """
@@ -90,44 +87,51 @@ class QueueSnapshot:
             return None
         if not entry.job:
             return next(iter(self.named(entry.submission)), None)
-        # An array that is cancelled before it began stands there as a whole.
+        # An array that is cancelled before it began stands in the answer as a whole, under its own id.
         return self.jobs.get(entry.job) or self.jobs.get(_array(entry.job))
 
     def live(self, entry: Submission) -> bool | None:
-        """Whether a job of a ledger runs or waits; None where that cannot be known from here."""
+        """Returns whether a job of a ledger runs or waits; None where that cannot be known from here."""
         if entry.executor != "slurm":
             return _process_lives(entry)
         job = self.find(entry)
-        if job is None:
+        if job is None:  # an answer without the job means that it is over; no answer means nothing
             return None if self.trouble else False
         return job.live
 
 
-def snapshot(gone: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
-    """Ask Slurm: `squeue` once, and `sacct` once where `gone` names jobs that it no longer lists.
+def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
+    """Asks Slurm: `squeue` once, and `sacct` once where `ended` names jobs that squeue no longer lists.
 
     Args:
-        gone: ids of jobs of which it would be good to know how they ended.
+        ended: ids of jobs of which it would be good to know how they ended, if they did.
         user: whose queue, several names with commas; empty: one's own.
     """
     if not shutil.which("squeue"):
         return QueueSnapshot(trouble="there is no squeue on this machine")
-    whose = [f"--user={user}"] if user else ["--me"]
+    owners = [f"--user={user}"] if user else ["--me"]
+    # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
-    lines, trouble = _ask(["squeue", "--noheader", "--array", "--states=all", *whose, "-O", columns], SQUEUE_SECONDS)
+    lines, trouble = _ask(["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns], SQUEUE_SECONDS)
     jobs = {job.job: job for line in lines for job in parse_squeue(line)}
-    asked = sorted({_array(job) for job in gone if job not in jobs}, key=_number)[-IDS_A_CALL:]
+    # sacct is asked for whole arrays: a few short ids instead of hundreds.
+    unlisted = sorted({_array(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
     accounting = False
-    if asked and not trouble and shutil.which("sacct"):
-        words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(asked)}"]
+    if unlisted and not trouble and shutil.which("sacct"):
+        words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
         lines, refusal = _ask([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
         accounting = not refusal
+        # squeue has the last word on what both know: the database lags behind, above all after a requeue.
         jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
     return QueueSnapshot(jobs, trouble, accounting)
 
 
 def parse_squeue(line: str) -> Iterator[QueuedJob]:
-    """The jobs of a line of `squeue`, whose fields are `SQUEUE_FIELDS`, each followed by `|`; none in a broken line."""
+    """Yields the jobs of a line of `squeue`; none in a broken line.
+
+    Args:
+        line: the fields `SQUEUE_FIELDS`, each followed by `|`.
+    """
     cells = line.strip().split("|")
     if len(cells) != len(SQUEUE_FIELDS) + 1:
         return
@@ -147,56 +151,65 @@ def parse_squeue(line: str) -> Iterator[QueuedJob]:
 
 
 def parse_sacct(line: str) -> Iterator[QueuedJob]:
-    """The jobs of a line of `sacct`, whose fields are `SACCT_FIELDS`, separated by `|`; none in a broken line."""
+    """Yields the jobs of a line of `sacct`; none in a broken line.
+
+    Args:
+        line: the fields `SACCT_FIELDS`, separated by `|`.
+    """
     cells = line.strip().split("|")
     if len(cells) != len(SACCT_FIELDS):
         return
     ids, name, state, code, start, end, nodes, partition = cells
-    word, _, more = state.partition(" ")  # "CANCELLED by 0"
-    status, _, signal = code.partition(":")
-    reason = more or (f"signal {signal}" if signal not in ("", "0") else f"exit {status}" if status != "0" else "")
+    word, _, detail = state.partition(" ")  # "CANCELLED by 0"
+    status, _, signal = code.partition(":")  # "0:9": status 0, ended by signal 9
+    reason = detail or (f"signal {signal}" if signal not in ("", "0") else f"exit {status}" if status != "0" else "")
     for job in expand(ids):
         yield QueuedJob(job, name, word, reason, _seconds(start), _seconds(end), nodes, partition)
 
 
 def expand(ids: str) -> list[str]:
-    """The jobs that Slurm writes as one: `812_[0-2,7%2]` is `812_0`, `812_1`, `812_2` and `812_7`."""
-    array, bracket, tasks = ids.partition("_[")
+    """Returns the jobs that Slurm writes as one: `812_[0-2,7%2]` is `812_0`, `812_1`, `812_2` and `812_7`."""
+    array, bracket, numbers = ids.partition("_[")
     if not bracket:
         return [ids]
-    found = []
-    for part in re.sub(r"%\d+", "", tasks.rstrip("]")).split(","):
-        first, _, last = part.partition("-")
+    jobs = []
+    for span in re.sub(r"%\d+", "", numbers.rstrip("]")).split(","):  # without the throttle, %2
+        first, _, last = span.partition("-")
         if not first.isdigit() or not (last or first).isdigit():
             return [ids]  # "812_[0-9...]": squeue cuts long lists where it is not told --array
-        found += [f"{array}_{task}" for task in range(int(first), int(last or first) + 1)]
-    return found
+        jobs += [f"{array}_{number}" for number in range(int(first), int(last or first) + 1)]
+    return jobs
 
 
-def scancel(jobs: Sequence[str], signal: str = "") -> str:
-    """Cancel jobs, in one call; returns what Slurm objected to."""
-    chosen = [f"--signal={signal}"] if signal else []
-    return _ask(["scancel", *chosen, *jobs], SQUEUE_SECONDS)[1] if jobs else ""
+def scancel(jobs: Sequence[str]) -> str:
+    """Cancels jobs, in one call; returns what Slurm objected to, empty where it did not.
+
+    Args:
+        jobs: their ids; none: nothing is called.
+    """
+    return _ask(["scancel", *jobs], SQUEUE_SECONDS)[1] if jobs else ""
 
 
 def _ask(words: Sequence[str], seconds: float) -> tuple[list[str], str]:
-    """The lines that a command prints, and its complaint where it fails."""
+    """Returns the lines that a command prints, and its complaint where it fails."""
+    # Times as seconds since the epoch, so that no time zone and no locale of the cluster comes between.
     environment = {**os.environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
     try:
-        ended = subprocess.run(
+        process = subprocess.run(
             words, env=environment, capture_output=True, text=True, errors="replace", check=False, timeout=seconds
         )
     except subprocess.TimeoutExpired:
         return [], f"{words[0]} did not answer within {seconds:.0f} s"
     except OSError as error:
         return [], f"{words[0]}: {error.strerror}"
-    if ended.returncode:
-        said = ended.stderr.strip().splitlines()
-        return [], f"{words[0]}: {said[-1] if said else f'status {ended.returncode}'}"
-    return ended.stdout.splitlines(), ""
+    if process.returncode:
+        complaint = process.stderr.strip().splitlines()
+        return [], f"{words[0]}: {complaint[-1] if complaint else f'status {process.returncode}'}"
+    return process.stdout.splitlines(), ""
 
 
 def _process_lives(entry: Submission) -> bool | None:
+    """Returns whether the process of a local job runs; None where only another machine can tell."""
     if not entry.job.isdigit():
         return False  # a local job gets its id as its process begins
     if entry.host != socket.gethostname():
@@ -212,11 +225,13 @@ def _process_lives(entry: Submission) -> bool | None:
         words = command.read_bytes()
     except OSError:
         return not Path("/proc/self").exists()  # gone since, or no Linux: the id is all there is
-    # An id comes again; submitit's processes name their folder. A zombie names nothing.
+    # Linux gives the id of a process that ended to another one. submitit's processes name their folder, which is the
+    # submission's; the debug executor runs in a launcher, whose words may be any. A zombie has no words at all.
     return entry.submission.encode() in words or (entry.executor == "debug" and bool(words))
 
 
 def _array(job: str) -> str:
+    """Returns the id of the array that a job is of, `812` of `812_3`; its own id where it is of none."""
     return job.partition("_")[0]
 
 
@@ -225,4 +240,5 @@ def _number(job: str) -> int:
 
 
 def _seconds(text: str) -> float | None:
+    """Returns a time in seconds since the epoch; None for `N/A`, `Unknown` and the like."""
     return float(text) if text.isdigit() else None

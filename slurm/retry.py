@@ -7,67 +7,68 @@ from submitit.helpers import DelayedSubmission
 
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.reading import load as load_run
 from repro.runs.status import PRETRAIN
-from slurm.graph import Graph, Job, Key, make_graph
+from slurm.graph import Graph, Job, make_graph
 from slurm.handover import Outcome
-from slurm.job import Call, order_file
+from slurm.job import Call
 from slurm.launch import submit
-from slurm.ledger import REPORT, Ledger
+from slurm.ledger import REPORT, Key, Ledger
 from slurm.local import launch_here
+from slurm.orders import ordered_run
 from slurm.profile import Cluster
 from slurm.profile import load as load_cluster
 from slurm.program import Program
 from slurm.snapshot import take
 
 
-def graph_of(ledger: Ledger, wanted: Collection[Key]) -> Graph:
-    """The jobs of a sweep that are wanted, with what they build on and what builds on them.
+def graph_of(ledger: Ledger, requested: Collection[Key]) -> Graph:
+    """Returns the jobs of a sweep that are requested, with what they build on and what builds on them.
 
     Args:
         ledger: of the sweep.
-        wanted: (folder, task).
+        requested: keys of jobs.
 
     Raises:
         UserError: a run's settings are gone.
     """
-    begun = {folder for folder, task in wanted if task == PRETRAIN}
-    keys = {*wanted, *((folder, PRETRAIN) for folder, task in wanted if task != REPORT)}
-    keys |= {key for key in ledger.newest() if key[0] in begun}
+    # A graph holds the pretraining of every task, done or not. And where a pretraining begins anew, Slurm has taken
+    # what waited for it out of the queue: that goes out with it, so that one retry mends the whole run.
+    retrained = {folder for folder, task in requested if task == PRETRAIN}
+    keys = {*requested, *((folder, PRETRAIN) for folder, task in requested if task != REPORT)}
+    keys |= {key for key in ledger.newest() if key[0] in retrained}
     jobs = []
     for folder, task in sorted(keys, key=lambda key: (key[0], key[1] != PRETRAIN, key[1])):
-        if task == REPORT:
-            continue
-        place = RunFolder(ledger.sweep / folder)
-        order = order_file(place, task)
-        jobs.append(Job(load_run(order) if order.is_file() else place.load(), place, task))
+        if task != REPORT:  # every launch has a report of its own
+            run_folder = RunFolder(ledger.sweep / folder)
+            jobs.append(Job(ordered_run(run_folder, task), run_folder, task))
     return make_graph(ledger.sweep, jobs, _tables(ledger))
 
 
 def relaunch(
-    ledger: Ledger, wanted: Collection[Key], cluster: str, program: Program, console: Console, *, allow_dirty: bool
+    ledger: Ledger, requested: Collection[Key], cluster: str, program: Program, console: Console, *, allow_dirty: bool
 ) -> Outcome:
-    """Hand jobs over again; what is done, queued or running is left alone.
+    """Hands jobs over again; what is done, queued or running is left alone.
 
     Args:
         ledger: of the sweep.
-        wanted: (folder, task).
-        cluster: profile; empty: that of the last launch.
-        program: what the jobs carry out.
+        requested: keys of jobs.
+        cluster: name of the profile; empty: that of the last launch.
+        program: the names of what the jobs carry out.
         console: for what is told.
-        allow_dirty: as of `slurm.snapshot.take`.
+        allow_dirty: whether code that was edited since its commit may go out, as of `slurm.snapshot.take`.
 
     Raises:
         UserError: the profile is unknown, the code was edited, or the scheduler refuses.
     """
     profile = _profile(ledger, cluster)
-    graph = graph_of(ledger, wanted)
+    graph = graph_of(ledger, requested)
     if profile.executor != "slurm":
         return launch_here(graph, profile, program, parallel=1, console=console)
     return submit(graph, profile, take(ledger.sweep, allow_dirty=allow_dirty), program, console)
 
 
 def _profile(ledger: Ledger, cluster: str) -> Cluster:
+    """Returns the profile of a name, else that of the last launch, else the one for this machine."""
     if cluster:
         return load_cluster(cluster)
     entries = ledger.submissions()
@@ -76,11 +77,13 @@ def _profile(ledger: Ledger, cluster: str) -> Cluster:
     try:
         return load_cluster(entries[-1].cluster)
     except UserError as error:
-        raise UserError(f"{error}; or name the profile that the sweep was launched by: --cluster FILE") from error
+        # The ledger holds a profile's name and not its path: one that was given as a file is not found again.
+        mend = f"{error.mend}; or name the profile that the sweep was launched by: --cluster FILE"
+        raise UserError(error.what, mend=mend) from error
 
 
 def _tables(ledger: Ledger) -> tuple[str, ...]:
-    """What the sweep's report renders, which stands in that job itself."""
+    """Returns what the sweep's report renders, which stands in the newest call of that job and nowhere else."""
     for entry in reversed(ledger.submissions()):
         pickle = ledger.logs / entry.submission / f"{entry.job}_submitted.pkl"
         if entry.task == REPORT and pickle.is_file():

@@ -26,23 +26,23 @@ class SlurmExecutor(submitit.SlurmExecutor):
 
     @classmethod
     def affinity(cls) -> int:
-        """That submitit may use it; whether Slurm is there is asked before anything is submitted."""
+        """Tells submitit that it may be used; whether Slurm is there is asked before anything is submitted."""
         return 2
 
     def script(self, jobs: int) -> str:
-        """What sbatch would get.
+        """Returns what sbatch would get.
 
         Args:
             jobs: one, or the size of an array.
         """
         if jobs > 1:
-            self.parameters["map_count"] = jobs
+            self.parameters["map_count"] = jobs  # as submitit's own submission of an array does it
         text: str = self._make_submission_file_text(self._submitit_command_str, "")
         return text
 
 
 def parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | None) -> dict[str, Any]:
-    """What a batch asks of Slurm, in submitit's words.
+    """Returns what a batch asks of Slurm, in submitit's words.
 
     Args:
         batch: what is submitted.
@@ -50,42 +50,46 @@ def parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | Non
         dependency: what sbatch is told to wait for; empty: nothing.
         code: where the job imports our code from; None: where it finds it.
     """
-    asked = batch.resources
-    extra: dict[str, Any] = {name: True if value == "" else value for name, value in asked.extra}
-    if asked.reservation:
-        extra["reservation"] = asked.reservation
+    resources = batch.resources
+    extra: dict[str, Any] = {name: True if value == "" else value for name, value in resources.extra}
+    if resources.reservation:
+        extra["reservation"] = resources.reservation
     if dependency:
         extra["kill-on-invalid-dep"] = "yes"  # else a child of a failed job waits for ever
+    # Some clusters do not requeue unless told to. Requeueing is safe: a job goes on from its last checkpoint.
     extra["requeue"] = True
-    given = {
-        "partition": asked.partition,
-        "account": asked.account,
-        "qos": asked.qos,
-        "constraint": asked.constraint,
-        "exclude": asked.exclude,
-        "gres": asked.gres,
-        "gpus_per_node": asked.gpus,
-        "mem": f"{round(1024 * asked.memory)}M" if asked.memory else "",
+    optional = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "exclude": resources.exclude,
+        "gres": resources.gres,
+        "gpus_per_node": resources.gpus,
+        # In MB, since sbatch takes no fractions of a GB.
+        "mem": f"{round(1024 * resources.memory)}M" if resources.memory else "",
         "dependency": dependency,
     }
     return {
-        **{name: value for name, value in given.items() if value},
+        **{name: value for name, value in optional.items() if value},
         "job_name": batch.name,
-        "time": asked.time,
-        "nodes": asked.nodes,
-        "ntasks_per_node": asked.tasks_per_node,
-        "cpus_per_task": asked.cpus,
+        "time": resources.time,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks_per_node,
+        "cpus_per_task": resources.cpus,
         "signal_delay_s": cluster.signal_seconds,
+        # All at once where the profile sets no throttle; submitit would let 256 run.
         "array_parallelism": cluster.throttle or len(batch.keys),
-        "setup": _setup(cluster, asked.cpus, code),
+        "setup": _setup(cluster, resources.cpus, code),
         # srun no longer takes the number of cores from sbatch (22.05); and a rank that fails must end the others.
-        "srun_args": [f"--cpus-per-task={asked.cpus}", "--kill-on-bad-exit=1"],
+        "srun_args": [f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"],
         "additional_parameters": extra,
         "wckey": None,  # submitit's own would be refused where such keys are checked
     }
 
 
 def _setup(cluster: Cluster, cpus: int, code: Path | None) -> list[str]:
+    """Returns the lines of shell that come before the job."""
     lines = [*cluster.setup]
     if code is not None:
         # Safe path: python -m would look into the folder of the submission first, where the code may be edited.

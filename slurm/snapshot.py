@@ -28,19 +28,21 @@ CODE = "code"
 
 @dataclass(frozen=True)
 class CodeSnapshot:
-    """Code that does not change."""
+    """A copy of the code, which does not change."""
 
     path: Path
     """Where PYTHONPATH points."""
     commit: str
+    """Its hash; `unknown` of an installation without git."""
     dirty: bool
+    """Whether the code may differ from that commit."""
 
 
-def take(place: Path, *, allow_dirty: bool, tree: Path | None = None) -> CodeSnapshot:
-    """Copy the code that runs, unless the same state was copied before.
+def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> CodeSnapshot:
+    """Copies the code that runs, unless the same state was copied before.
 
     Args:
-        place: the sweep's folder.
+        sweep_folder: the copy goes below it.
         allow_dirty: also take a work tree that was edited since its commit.
         tree: a checkout; default: the one that this code runs from.
 
@@ -50,46 +52,51 @@ def take(place: Path, *, allow_dirty: bool, tree: Path | None = None) -> CodeSna
     tree = tree or Path(__file__).resolve().parent.parent
     try:
         commit = _git(tree, "rev-parse", "HEAD").decode().strip()
-        edited = _git(tree, "status", "--porcelain").decode().splitlines()
-    except (OSError, subprocess.CalledProcessError):
-        return _copy_packages(tree, place, allow_dirty=allow_dirty)
-    if not edited:
-        return _unpacked(place, commit[:12], commit, _archive(tree, commit), dirty=False)
+        # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run.
+        edits = _git(tree, "status", "--porcelain", "--", *PACKAGES).decode().splitlines()
+    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or no checkout
+        return _copy_packages(tree, sweep_folder, allow_dirty=allow_dirty)
+    if not edits:
+        return _unpacked(sweep_folder, commit[:12], commit, _archive(tree, commit), dirty=False)
     if not allow_dirty:
-        files = ", ".join(line[3:] for line in edited[:3]) + (" …" if len(edited) > 3 else "")
+        files = ", ".join(line[3:] for line in edits[:3]) + (" …" if len(edits) > 3 else "")
         raise UserError(
-            (
-                f"{len(edited)} files in {tree} are not as they were committed ({files}), so what jobs run could not "
-                "be told"
-            ),
+            f"{len(edits)} files in {tree} are not as they were committed ({files}), "
+            "so what jobs run could not be told",
             mend="commit them, or --allow-dirty to record the difference",
         )
-    return _take_edited(tree, place, commit)
+    return _take_edited(tree, sweep_folder, commit)
 
 
-def _take_edited(tree: Path, place: Path, commit: str) -> CodeSnapshot:
-    """Archive a work tree as it is, through an index of our own: the user's is not touched."""
+def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> CodeSnapshot:
+    """Archives a work tree as it is, and writes its difference from the commit beside the copy."""
+    # `git archive` takes a tree object, not files. To make one of the work tree, files must be staged; staged into the
+    # user's own index they would be in the next commit, and another git command at work there would collide. So they
+    # are staged into an index of our own, filled from the commit first, so that deleted files show as deleted. The
+    # objects that this adds to the repository belong to no branch, and git's garbage collection takes them some day.
     with tempfile.TemporaryDirectory() as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
         _git(tree, "read-tree", commit, environment=index)
         _git(tree, "add", "--all", environment=index)
         content = _git(tree, "write-tree", environment=index).decode().strip()
         difference = _git(tree, "diff", "--cached", "--binary", commit, environment=index)
+    # The tree's hash in the name: another edit of the same commit is another copy, the same edit the same one.
     name = f"{commit[:12]}-{content[:12]}"
-    write_atomically(place / CODE / f"{name}.diff", lambda file: file.write(difference))
-    return _unpacked(place, name, commit, _archive(tree, content), dirty=True)
+    write_atomically(sweep_folder / CODE / f"{name}.diff", lambda file: file.write(difference))
+    return _unpacked(sweep_folder, name, commit, _archive(tree, content), dirty=True)
 
 
-def _unpacked(place: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> CodeSnapshot:
-    target = place / CODE / name
-    if not target.exists():
-        with new_folder(target) as part, tarfile.open(fileobj=BytesIO(archive)) as tar:
-            tar.extractall(part, filter="data")
-            _mark(part, commit, dirty=dirty)
+def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> CodeSnapshot:
+    target = sweep_folder / CODE / name
+    if not target.exists():  # a folder of this name is whole (`new_folder`), and jobs may be running from it
+        with new_folder(target) as folder, tarfile.open(fileobj=BytesIO(archive)) as tar:
+            tar.extractall(folder, filter="data")
+            _mark(folder, commit, dirty=dirty)
     return CodeSnapshot(target.resolve(), commit, dirty)
 
 
-def _copy_packages(tree: Path, place: Path, *, allow_dirty: bool) -> CodeSnapshot:
+def _copy_packages(tree: Path, sweep_folder: Path, *, allow_dirty: bool) -> CodeSnapshot:
+    """Copies an installation without git, under a name made from the content of its modules."""
     if not allow_dirty:
         raise UserError(
             f"{tree} is no git checkout, so the commit that jobs run could not be told",
@@ -99,21 +106,22 @@ def _copy_packages(tree: Path, place: Path, *, allow_dirty: bool) -> CodeSnapsho
     for package in PACKAGES:
         for path in sorted((tree / package).rglob("*.py")):
             digest.update(path.read_bytes())
-    target = place / CODE / f"unknown-{digest.hexdigest()[:12]}"
+    target = sweep_folder / CODE / f"unknown-{digest.hexdigest()[:12]}"
     if not target.exists():
-        with new_folder(target) as part:
+        with new_folder(target) as folder:
             for package in PACKAGES:
-                shutil.copytree(tree / package, part / package, ignore=shutil.ignore_patterns("__pycache__"))
-            _mark(part, "unknown", dirty=True)
+                shutil.copytree(tree / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+            _mark(folder, "unknown", dirty=True)
     return CodeSnapshot(target.resolve(), "unknown", dirty=True)
 
 
 def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
-    """Tell the code what it is a copy of: see `repro.runs.provenance.source`."""
+    """Tells the code what it is a copy of: see `repro.runs.provenance.source`."""
     (folder / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}))
 
 
 def _archive(tree: Path, content: str) -> bytes:
+    """Returns the packages of a commit or a tree object as a tar file."""
     return _git(tree, "archive", content, "--", *(name for name in PACKAGES if (tree / name).is_dir()))
 
 

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -20,10 +19,26 @@ from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.ledger import Ledger
 from slurm.logs import follow, log_files
-from slurm.places import Place, all_sweeps, find_place
+from slurm.options import (
+    FASTEST_SECONDS,
+    AllowDirty,
+    AnySweep,
+    DryRun,
+    Every,
+    Failed,
+    Following,
+    Lines,
+    OneRun,
+    OneSweep,
+    SameCluster,
+    SweepOrRun,
+    Task,
+    Watch,
+)
 from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
 from slurm.status import ENDED_BADLY, LIVE, JobRow, State, as_json_of, counts, duration, ids_to_ask, jobs_of, rows
+from slurm.targets import SweepTarget, all_sweeps, find_target
 
 COLOURS = {
     State.done: "green",
@@ -39,146 +54,131 @@ COLOURS = {
 }
 WIDTH_OF_FILES = 200
 """Characters of a line where it goes to a file or a pager."""
-FASTEST_SECONDS = 5.0
-"""Between two questions to Slurm, which serves everybody."""
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-Target = Annotated[
-    str, typer.Argument(metavar="SWEEP|RUN", help="Name or folder of a sweep; a run's folder, METHOD/sSEED or id.")
-]
+NOTE_WIDTH = 28
+"""Characters that the notes keep in a narrow terminal, where they are folded."""
 
 
-def status(
-    sweep: Annotated[str, typer.Argument(metavar="[SWEEP]", help="Name or folder; default: all below runs/.")] = "",
-    *,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until nothing is under way.")] = False,
-    every: Annotated[float, typer.Option(min=FASTEST_SECONDS, help="Seconds between two looks.")] = 10.0,
-    as_json: AsJson = False,
-) -> None:
+def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, as_json: AsJson = False) -> None:
     """Show what every job is doing: how far it is, why it waits, how it ended, or the number that it found.
 
     Example: salmask status table1 --watch
     """
     if watch and as_json:
         raise UserError("--watch and --json exclude each other", mend="call --json again and again")
-    places = [find_place(sweep)] if sweep else [Place(path) for path in all_sweeps()]
-    seen, queue = _look(places)
+    targets = [find_target(sweep)] if sweep else [SweepTarget(path) for path in all_sweeps()]
+    tables, queue = _look(targets)
     if as_json:
-        content = [as_json_of(table, place.sweep, queue) for place, table in zip(places, seen, strict=True)]
+        content = [as_json_of(table, target.sweep, queue) for target, table in zip(targets, tables, strict=True)]
         typer.echo(json.dumps(content[0] if sweep else content, indent=1))
         return
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
     if not watch:
-        console.print(_shown(places, seen, queue))
+        console.print(_page(targets, tables, queue))
         return
-    with Live(_shown(places, seen, queue), console=console, auto_refresh=False) as live:
-        while any(row.state in LIVE for table in seen for row in table):
+    with Live(_page(targets, tables, queue), console=console, auto_refresh=False) as live:
+        while any(row.state in LIVE for table in tables for row in table):
             time.sleep(every)
-            seen, queue = _look(places)
-            live.update(_shown(places, seen, queue), refresh=True)
+            tables, queue = _look(targets)
+            live.update(_page(targets, tables, queue), refresh=True)
 
 
-def logs(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Its folder, METHOD/sSEED, or the beginning of its id.")],
-    *,
-    task: Annotated[str, typer.Option(help="Of this task; default: of the one that was submitted last.")] = "",
-    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on, also across requeues.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Of the end of each file.")] = 50,
-) -> None:
+def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: Lines = 50) -> None:
     """Show what the newest attempt at a run printed.
 
     Example: salmask logs mocov2+ours-hp/s0 -f
     """
-    place = find_place(run)
-    ledger = Ledger(place.sweep)
-    folder = place.folder or "."
+    target = find_target(run)
+    ledger = Ledger(target.sweep)
+    folder = target.folder or "."  # of a whole sweep what its report printed
     if not following and not log_files(ledger, folder, task):
-        raise UserError(f"{run} has printed nothing yet", mend=f"salmask status {place.sweep}")
+        raise UserError(f"{run} has printed nothing yet", mend=f"salmask status {target.sweep}")
 
-    asked, over = -math.inf, False
+    # The files are read twice a second, but Slurm is asked no faster than it can bear.
+    asked_at, over = -math.inf, False
 
     def ended() -> bool:
-        nonlocal asked, over
-        if time.monotonic() - asked >= FASTEST_SECONDS:
-            asked = time.monotonic()
-            (seen,), _ = _look([Place(place.sweep, folder)])
-            over = not any(row.state in LIVE and task in ("", row.task) for row in seen)
+        nonlocal asked_at, over
+        if time.monotonic() - asked_at >= FASTEST_SECONDS:
+            asked_at = time.monotonic()
+            (table,), _ = _look([SweepTarget(target.sweep, folder)])
+            over = not any(row.state in LIVE and task in ("", row.task) for row in table)
         return over
 
-    shown: Path | None = None
+    printed_last: Path | None = None
     for path, text in follow(lambda: log_files(ledger, folder, task), lines, ended=ended if following else None):
-        if path != shown:
+        if path != printed_last:
             typer.secho(f"==> {path} <==", bold=True)
-            shown = path
+            printed_last = path
         typer.echo(text, nl=False)
 
 
-def cancel(
-    target: Target,
-    *,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """End the jobs of a sweep or a run; each saves a checkpoint, and `salmask retry` goes on from it.
 
     Example: salmask cancel table1 --dry-run
     """
-    place = find_place(target)
-    entries = [e for e in Ledger(place.sweep).submissions() if place.folder in ("", e.folder)]
-    told = cancel_jobs(entries, snapshot(), dry_run=dry_run)
+    selection = find_target(target)
+    entries = [entry for entry in Ledger(selection.sweep).submissions() if selection.covers(entry.folder)]
+    outcome = cancel_jobs(entries, snapshot(), dry_run=dry_run)
     if as_json:
-        typer.echo(json.dumps({"cancelled": told.jobs, "elsewhere": told.elsewhere, "trouble": told.trouble}, indent=1))
+        content = {"cancelled": outcome.jobs, "elsewhere": outcome.elsewhere, "trouble": outcome.trouble}
+        typer.echo(json.dumps(content, indent=1))
     else:
         verb = "would cancel" if dry_run else "cancelled"
-        typer.echo(f"{verb} {len(told.jobs)} jobs{': ' if told.jobs else ''}{', '.join(told.jobs)}")
-        for process in told.elsewhere:
+        typer.echo(f"{verb} {len(outcome.jobs)} jobs{': ' if outcome.jobs else ''}{', '.join(outcome.jobs)}")
+        for process in outcome.elsewhere:
             typer.echo(f"started on another machine, end it there: {process}")
-    if told.trouble:
-        raise UserError(f"{told.trouble}", mend="try again, or scancel by hand")
+    if outcome.trouble:
+        raise UserError(f"{outcome.trouble}", mend="try again, or scancel by hand")
 
 
-def clean(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Name or folder.")],
-    *,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Remove what nobody needs any more: checkpoints of what is done, files of old submissions, unused code, locks.
 
     Results, backbones, metrics, pictures and settings stay. Look with --dry-run first.
 
     Example: salmask clean table1 --dry-run
     """
-    ledger = Ledger(find_place(sweep).sweep)
+    ledger = Ledger(find_target(sweep).sweep)
     queue = snapshot(ids_to_ask(ledger.sweep, jobs_of(ledger)))
-    found = leftovers(ledger, queue)
+    unneeded = leftovers(ledger, queue)
     if not dry_run:
-        remove(found)
+        remove(unneeded)
     if as_json:
-        content = [{"path": str(item.path), "why": item.why, "bytes": item.size} for item in found]
+        content = [{"path": str(item.path), "why": item.why, "bytes": item.size} for item in unneeded]
         typer.echo(json.dumps({"removed": not dry_run, "found": content}, indent=1))
         return
-    for item in found:
+    for item in unneeded:
         typer.echo(f"{item.size / 1e6:10.1f} MB  {item.path}  ({item.why})")
-    total = sum(item.size for item in found) / 1e6
-    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(found)} things, {total:.1f} MB")
+    total = sum(item.size for item in unneeded) / 1e6
+    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(unneeded)} things, {total:.1f} MB")
 
 
 def probe_cluster(cluster: str, program: Program, *, wait: float, console: Console) -> list[Diagnosis]:
-    """What a short job with a profile's resources finds; see `slurm.probe`."""
-    from slurm.probe import probe
+    """Returns what a short job with a profile's resources finds; see `slurm.probe`.
+
+    Args:
+        cluster: name of the profile, or its file.
+        program: whose `examine` the job carries out.
+        wait: seconds to wait for the job.
+        console: for progress.
+
+    Raises:
+        UserError: the profile is unknown, there is no Slurm here, or it refuses the job.
+    """
+    from slurm.probe import probe  # submitit takes a second to import
     from slurm.profile import load
 
     return probe(load(cluster), console, program, wait=wait)
 
 
 def build(program: Program) -> typer.Typer:
-    """The commands.
+    """Makes the commands.
 
     Args:
-        program: what jobs carry out that `retry` hands over again.
+        program: The names of what jobs carry out that `retry` hands over again.
     """
     app = typer.Typer(add_completion=False)
     for command in (status, logs, cancel):
@@ -186,38 +186,31 @@ def build(program: Program) -> typer.Typer:
 
     @app.command()
     def retry(
-        target: Target,
+        target: SweepOrRun,
         *,
-        failed: Annotated[
-            bool, typer.Option("--failed", help="Only what failed or died, not what was cancelled.")
-        ] = False,
-        cluster: Annotated[str, typer.Option(metavar="NAME|FILE", help="Profile; default: the one of last time.")] = "",
-        allow_dirty: Annotated[
-            bool, typer.Option("--allow-dirty", help="Submit edited code, recording the difference.")
-        ] = False,
+        failed: Failed = False,
+        cluster: SameCluster = "",
+        allow_dirty: AllowDirty = False,
         dry_run: DryRun = False,
     ) -> None:
         """Hand over again what failed, died, was interrupted or cancelled; each job goes on from its last checkpoint.
 
         Example: salmask retry table1 --failed
         """
-        place = find_place(target)
-        (seen,), queue = _look([place])
-        if queue.trouble and any(row.state is State.unknown for row in seen):
-            raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend="later")
-        wanted = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
-        chosen = [row for row in seen if row.state in wanted]
-        if not chosen:
+        selection = find_target(target)
+        retried = _to_retry(selection, failed=failed)
+        if not retried:
             typer.echo("nothing to retry")
             return
-        for row in chosen:
+        for row in retried:
             typer.echo(f"{row.task} {row.run}: {row.state}{f', {row.note}' if row.note else ''}")
         if dry_run:
             return
         from slurm.retry import relaunch  # submitit takes a second to import
 
-        keys = [(row.folder, row.task) for row in chosen]
-        outcome = relaunch(Ledger(place.sweep), keys, cluster, program, Console(stderr=True), allow_dirty=allow_dirty)
+        keys = [(row.folder, row.task) for row in retried]
+        ledger, console = Ledger(selection.sweep), Console(stderr=True)
+        outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty)
         typer.echo(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
         if outcome.failed:
             raise typer.Exit(1)
@@ -226,43 +219,59 @@ def build(program: Program) -> typer.Typer:
     return app
 
 
-def _look(places: Sequence[Place]) -> tuple[list[list[JobRow]], QueueSnapshot]:
-    """The rows of each place, with one look at the queue for all of them."""
-    ledgers = [Ledger(place.sweep) for place in places]
-    known = [job for ledger in ledgers for job in ids_to_ask(ledger.sweep, jobs_of(ledger))]
+def _to_retry(target: SweepTarget, *, failed: bool) -> list[JobRow]:
+    """Returns the jobs that ended badly; with `failed` not those that were asked to end.
+
+    Raises:
+        UserError: Slurm does not answer, and what became of a job depends on it.
+    """
+    (table,), queue = _look([target])
+    if queue.trouble and any(row.state is State.unknown for row in table):
+        raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend="later")
+    states = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
+    return [row for row in table if row.state in states]
+
+
+def _look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnapshot]:
+    """Returns the rows of each target, with one look at the queue for all of them."""
+    ledgers = [Ledger(target.sweep) for target in targets]
+    ids = [job for ledger in ledgers for job in ids_to_ask(ledger.sweep, jobs_of(ledger))]
     # Where no job was handed to Slurm, it has nothing to tell, and is not missed.
-    asked = known or any(_on_slurm(ledger) for ledger in ledgers)
-    queue = snapshot(known, user=_owners(ledgers)) if asked else QueueSnapshot()
+    needs_slurm = ids or any(_has_intents(ledger) for ledger in ledgers)
+    queue = snapshot(ids, user=_owners(ledgers)) if needs_slurm else QueueSnapshot()
     tables = [rows(ledger, queue, time.time()) for ledger in ledgers]
     return [
-        [row for row in table if place.folder in ("", row.folder)] for place, table in zip(places, tables, strict=True)
+        [row for row in table if target.covers(row.folder)] for target, table in zip(targets, tables, strict=True)
     ], queue
 
 
-def _on_slurm(ledger: Ledger) -> bool:
+def _has_intents(ledger: Ledger) -> bool:
+    """Returns whether a launcher may have been killed before it wrote down Slurm's ids."""
     return any(entry.executor == "slurm" and not entry.job for entry in ledger.newest().values())
 
 
 def _owners(ledgers: Sequence[Ledger]) -> str:
-    """Whose jobs to ask for: a sweep may be a colleague's."""
+    """Returns whose jobs to ask for, with commas between: a sweep may be a colleague's."""
     try:
         return ",".join(sorted({ledger.path.owner() for ledger in ledgers if ledger.path.exists()}))
     except KeyError:  # an account that this machine does not know
         return ""
 
 
-def _shown(places: Sequence[Place], seen: Sequence[Sequence[JobRow]], queue: QueueSnapshot) -> RenderableType:
-    parts: list[RenderableType] = []
-    for place, table in zip(places, seen, strict=True):
+def _page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[JobRow]], queue: QueueSnapshot) -> RenderableType:
+    """Returns everything that `salmask status` shows to people."""
+    blocks: list[RenderableType] = []
+    for target, table in zip(targets, tables, strict=True):
         summary = ", ".join(f"{number} {state}" for state, number in counts(table).items()) or "nothing yet"
-        parts += [Text(f"{place.sweep}: {summary}", style="bold"), _table(table)]
+        blocks += [Text(f"{target.sweep}: {summary}", style="bold"), _table(table)]
     if queue.trouble:
-        parts.append(Text(f"Slurm does not answer: {queue.trouble}", style="red"))
-    return Group(*parts)
+        blocks.append(Text(f"Slurm does not answer: {queue.trouble}", style="red"))
+    return Group(*blocks)
 
 
 def _table(table: Sequence[JobRow]) -> Table:
-    cells = [
+    """Returns the rows of a sweep as a table, without the columns that are empty."""
+    lines = [
         {
             "run": row.run,
             "task": row.task,
@@ -275,15 +284,21 @@ def _table(table: Sequence[JobRow]) -> Table:
         }
         for row in table
     ]
-    used = [heading for heading in (cells[0] if cells else {}) if any(line[heading] for line in cells)]
-    shown = Table(box=None, pad_edge=False)
-    for heading in used:
+    headings = [heading for heading in (lines[0] if lines else {}) if any(line[heading] for line in lines)]
+    console_table = Table(box=None, pad_edge=False)
+    for heading in headings:
         number = heading in ("progress", "left", "images/s")
-        shown.add_column(heading, justify="right" if number else "left", min_width=0 if heading else 28, no_wrap=number)
-    for row, line in zip(table, cells, strict=True):
-        colours = {"state": COLOURS.get(row.state, "")}
-        shown.add_row(*(Text(line[heading], style=colours.get(heading, "")) for heading in used))
-    return shown
+        console_table.add_column(
+            heading,
+            justify="right" if number else "left",
+            min_width=0 if heading else NOTE_WIDTH,
+            no_wrap=number,
+        )
+    for row, line in zip(table, lines, strict=True):
+        styles = {"state": COLOURS.get(row.state, "")}
+        # As Text, since notes hold what jobs printed: rich would take brackets in it for markup.
+        console_table.add_row(*(Text(line[heading], style=styles.get(heading, "")) for heading in headings))
+    return console_table
 
 
 def _progress(row: JobRow) -> str:

@@ -38,7 +38,7 @@ from slurm.graph import Graph, Job, make_graph
 
 SWEEPS = Path(__file__).parent / "sweeps"
 Resolve = Callable[..., Run]
-"""`resolve(method, *layers) -> Run`; the caller knows the methods, a launcher does not."""
+"""`resolve(method, *layers, origin=...) -> Run`; the caller knows the methods, a launcher does not."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ class Sweep:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """What the report renders."""
+        """Names of the tables that the report renders, each once."""
         return tuple(dict.fromkeys(table for part in self.parts for table in part.table))
 
 
 def known_sweeps() -> list[str]:
-    """Names of the sweeps that come with salmask."""
+    """Returns the names of the sweeps that come with salmask."""
     return sorted(file.stem for file in SWEEPS.glob("*.yaml"))
 
 
 def load(name: str) -> Sweep:
-    """A sweep by name, or from a YAML file.
+    """Reads a sweep by name, or from a YAML file.
 
     Raises:
         UserError: there is none of that name, or the file is broken.
@@ -89,53 +89,61 @@ def _path(name: str) -> Path:
     return SWEEPS / f"{name}.yaml"
 
 
-def _parts(path: Path, within: tuple[Path, ...]) -> list[Part]:
+def _parts(path: Path, including: tuple[Path, ...]) -> list[Part]:
+    """Reads the parts of a file, and those of the files that it includes.
+
+    Args:
+        path: the file.
+        including: the files on the way to it, which it may not include again: it would never end.
+    """
     content = read_yaml(path)
-    if path.resolve() in within:
-        raise UserError(f"{path}: a sweep cannot include itself")
+    if path.resolve() in including:
+        raise UserError(f"{path}: a sweep cannot include itself", mend="take it out of `include`")
     if "include" in content:
         if set(content) != {"include"} or not isinstance(content["include"], list):
-            raise UserError(f"{path}: `include: [table1, table2]` stands alone in a file")
+            mend = "for example `include: [table1, table2]`"
+            raise UserError(f"{path}: `include` stands alone in a file", mend=mend)
         names = [str(name) for name in content["include"]]
-        beside = [path.parent / name if name.endswith(".yaml") else _path(name) for name in names]
-        return [part for other in beside for part in _parts(other, (*within, path.resolve()))]
+        files = [path.parent / name if name.endswith(".yaml") else _path(name) for name in names]
+        return [part for file in files for part in _parts(file, (*including, path.resolve()))]
     if "parts" not in content:
         return [_part(path, content)]
     parts = content.pop("parts")
-    if not isinstance(parts, list) or not parts or not all(isinstance(own, dict) for own in parts):
-        raise UserError(f"{path}: `parts` is a list of mappings, for example `parts: [{{methods: [mocov2]}}]`")
-    return [_part(path, _joined(path, content, own)) for own in parts]
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"{path}: `parts` is a list of mappings", mend="for example `parts: [{methods: [mocov2]}]`")
+    return [_part(path, _joined(path, content, part)) for part in parts]
 
 
-def _joined(path: Path, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A part of a file, with what it does not say itself from the file."""
-    both = [_settings(path, content) for content in (shared, own)]
-    return {**shared, **own, "settings": OmegaConf.to_container(OmegaConf.merge(*both))}
+def _joined(path: Path, shared: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a part of a file, with what it does not say itself from the file."""
+    # Settings are joined key by key, so that a part can change one of them; every other key is replaced as a whole.
+    layers = [_settings(path, content) for content in (shared, part)]
+    return {**shared, **part, "settings": OmegaConf.to_container(OmegaConf.merge(*layers))}
 
 
 def _settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     settings = content.get("settings", {})
     if not isinstance(settings, dict):
-        raise UserError(f"{path}: settings are a mapping, for example `settings: {{data.crop: 64}}`")
+        raise UserError(f"{path}: settings are a mapping", mend="for example `settings: {data.crop: 64}`")
     return nested(settings)
 
 
 def _part(path: Path, content: dict[str, Any]) -> Part:
-    known = [f.name for f in fields(Part)]
+    """Returns a part as a file describes it, checked."""
+    part_keys = [f.name for f in fields(Part)]
     for key in content:
         if key in ("parts", "include"):
-            raise UserError(f"{path}: `{key}` stands at the top of a file, not within a part")
-        if key not in known:
-            raise UserError(f"{path}: unknown key '{key}'", mend=nearest(key, [*known, "parts", "include"]))
+            raise UserError(f"{path}: `{key}` stands at the top of a file, not within a part", mend="move it there")
+        if key not in part_keys:
+            raise UserError(f"{path}: unknown key '{key}'", mend=nearest(key, [*part_keys, "parts", "include"]))
     for key in ("methods", "seeds", "tasks", "table"):
         if key in content:
             content[key] = tuple(content[key]) if isinstance(content[key], list) else (content[key],)
     if not content.get("methods") or not content.get("seeds"):
-        raise UserError(
-            f"{path}: a sweep needs methods and seeds, for example `methods: [mocov2]` and `seeds: [0, 1, 2]`"
-        )
-    if not all(type(seed) is int for seed in content["seeds"]):
-        raise UserError(f"{path}: seeds are whole numbers")
+        mend = "for example `methods: [mocov2]` and `seeds: [0, 1, 2]`"
+        raise UserError(f"{path}: a sweep needs methods and seeds", mend=mend)
+    if not all(type(seed) is int for seed in content["seeds"]):  # isinstance would let `true` pass as 1
+        raise UserError(f"{path}: seeds are whole numbers", mend="for example `seeds: [0, 1, 2]`")
     if "tasks" in content:
         content["tasks"] = tuple(_task(path, task) for task in content["tasks"])
     return Part(**{**content, "settings": _settings(path, content)})
@@ -146,33 +154,41 @@ def _task(path: Path, task: Any) -> str:
         return task
     if isinstance(task, dict) and set(task) <= {"task", "data"} and isinstance(task.get("task"), str):
         return f"{task['task']}@{task['data']}" if task.get("data") else str(task["task"])
-    raise UserError(f"{path}: {task} is no task; write linear, linear@caltech101 or {{task: linear, data: caltech101}}")
+    mend = "write linear, linear@caltech101 or {task: linear, data: caltech101}"
+    raise UserError(f"{path}: {task} is no task", mend=mend)
 
 
 def narrowed(sweep: Sweep, methods: Sequence[str], seeds: Sequence[int], tasks: Sequence[str] = ()) -> Sweep:
-    """The sweep with only these methods, seeds and tasks, where any are named.
+    """Returns the sweep with only these methods, seeds and tasks, where any are named.
 
     A sweep of one part takes methods, seeds and tasks that it does not have as well; of several, each keeps its own.
+
+    Args:
+        sweep: what is narrowed.
+        methods: names of methods; none: all that it has.
+        seeds: none: all that it has.
+        tasks: names of tasks; none: all that it has.
 
     Raises:
         UserError: no part of several has them.
     """
     if len(sweep.parts) == 1:
-        (part,) = sweep.parts
-        chosen = replace(
-            part,
-            methods=tuple(methods) or part.methods,
-            seeds=tuple(seeds) or part.seeds,
-            tasks=tuple(tasks) or part.tasks,
+        (single,) = sweep.parts
+        replaced = replace(
+            single,
+            methods=tuple(methods) or single.methods,
+            seeds=tuple(seeds) or single.seeds,
+            tasks=tuple(tasks) or single.tasks,
         )
-        return Sweep(sweep.name, (chosen,))
-    for what, wanted, has in (
+        return Sweep(sweep.name, (replaced,))
+    for kind, names, available in (
         ("method", methods, [method for part in sweep.parts for method in part.methods]),
         ("task", tasks, [task for part in sweep.parts for task in part.tasks]),
     ):
-        for name in wanted:
-            if name not in has:
-                raise UserError(f"sweep {sweep.name} has no {what} '{name}'", mend=nearest(name, dict.fromkeys(has)))
+        for name in names:
+            if name not in available:
+                mend = nearest(name, dict.fromkeys(available))
+                raise UserError(f"sweep {sweep.name} has no {kind} '{name}'", mend=mend)
     parts = [
         replace(
             part,
@@ -186,7 +202,7 @@ def narrowed(sweep: Sweep, methods: Sequence[str], seeds: Sequence[int], tasks: 
 
 
 def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, Any]) -> Graph:
-    """Every job of a sweep, pretrainings before what builds on them.
+    """Returns every job of a sweep, pretrainings before what builds on them.
 
     Args:
         sweep: what to run.
@@ -201,10 +217,12 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
     for part in sweep.parts:
         origin = f"sweep {sweep.name}"
         recipes = {method: resolve(method, part.settings, overrides, origin=origin) for method in part.methods}
+        # The first seed of every method before the second: what is stopped half-way has whole rows of a table.
         for seed in part.seeds:
             for recipe in recipes.values():
                 run = replace(recipe, seed=seed)
                 folder = RunFolder.of(run, out)
+                # Parsed and named again: `linear@imagenet100` of a run on imagenet100 is the same job as `linear`.
                 tasks = [Evaluation.parse(task, run).name(run) for task in part.tasks]
                 jobs += [Job(run, folder, task) for task in (PRETRAIN, *tasks)]
     return make_graph(out, jobs, sweep.tables)

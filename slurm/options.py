@@ -1,0 +1,95 @@
+"""Arguments and options of the commands that launch jobs and look after them, as annotations for typer.
+
+They stand here and not in the commands' signatures, so that a command shows what it does and an option that several
+commands have is worded once.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from repro.console import completion
+from repro.runs.evaluation import PROTOCOLS
+from slurm.profile import available
+
+FASTEST_SECONDS = 5.0
+"""The least time between two questions to Slurm, which serves everybody."""
+
+
+def _sweeps() -> Iterable[str]:
+    from slurm.sweep import known_sweeps  # needs omegaconf, which `salmask status` should not wait for
+
+    return known_sweeps()
+
+
+def methods_option(method_names: Callable[[], Iterable[str]]) -> Any:
+    """Returns the `--methods` option of `salmask sweep`.
+
+    Args:
+        method_names: what a shell completes; a launcher does not know the methods.
+    """
+    return typer.Option(
+        metavar="A,B", help="Only these methods.", autocompletion=completion(method_names, several=True)
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- of a launch
+
+SweepName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP", help="demo, table1, table2, all … or a YAML file.", autocompletion=completion(_sweeps)
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example optimization.epochs=10."),
+]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        metavar="NAME|FILE",
+        help="Profile to submit by; see docs/cluster.md.",
+        autocompletion=completion(available),
+    ),
+]
+Local = Annotated[bool, typer.Option("--local", help="Run here, in processes of their own, and wait.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Run in this process, one job after the other.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Show jobs, cost and time, and run nothing.")]
+ShowScripts = Annotated[
+    bool, typer.Option("--dry-run", help="Show the scripts that sbatch would get, and submit nothing.")
+]
+Budget = Annotated[float, typer.Option("--budget-gpu-hours", min=0, help="Leave out what does not fit; 0: no limit.")]
+Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Only these seeds.")]
+Tasks = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B@DATA", help="Only these tasks.", autocompletion=completion(lambda: PROTOCOLS, several=True)
+    ),
+]
+Parallel = Annotated[int, typer.Option(min=1, help="Jobs at a time (--local, --plan).")]
+Root = Annotated[
+    str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/SWEEP.")]
+AllowDirty = Annotated[bool, typer.Option("--allow-dirty", help="Submit edited code, recording the difference.")]
+
+# ---------------------------------------------------------------------------------------- of what looks after the jobs
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+AnySweep = Annotated[str, typer.Argument(metavar="[SWEEP]", help="Name or folder; default: all below runs/.")]
+OneSweep = Annotated[str, typer.Argument(metavar="SWEEP", help="Name or folder.")]
+SweepOrRun = Annotated[
+    str, typer.Argument(metavar="SWEEP|RUN", help="Name or folder of a sweep; a run's folder, METHOD/sSEED or id.")
+]
+OneRun = Annotated[str, typer.Argument(metavar="RUN", help="Its folder, METHOD/sSEED, or the beginning of its id.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Look again and again, until nothing is under way.")]
+Every = Annotated[float, typer.Option(min=FASTEST_SECONDS, help="Seconds between two looks.")]
+Task = Annotated[str, typer.Option(help="Of this task; default: of the one that was submitted last.")]
+Following = Annotated[bool, typer.Option("--follow", "-f", help="Go on, also across requeues.")]
+Lines = Annotated[int, typer.Option("--lines", "-n", min=0, help="Of the end of each file.")]
+Failed = Annotated[bool, typer.Option("--failed", help="Only what failed or died, not what was cancelled.")]
+SameCluster = Annotated[str, typer.Option(metavar="NAME|FILE", help="Profile; default: the one of last time.")]

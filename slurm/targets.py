@@ -1,0 +1,121 @@
+"""What a word on the command line means: a sweep's folder, or a run's."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.errors import UserError, nearest
+from slurm.ledger import LEDGER
+from slurm.profile import RUNS, available, load
+
+SHORTEST_ID = 4
+"""Digits of an id that name a run; fewer would often name several, or be meant as something else."""
+
+
+@dataclass(frozen=True)
+class SweepTarget:
+    """A sweep, or one run of it."""
+
+    sweep: Path
+    folder: str = ""
+    """Of the run, relative to the sweep's; empty: the whole sweep."""
+
+    def covers(self, folder: str) -> bool:
+        """Returns whether a job of this folder (relative to the sweep's) is meant."""
+        return self.folder in ("", folder)
+
+
+def roots_of_sweeps() -> list[Path]:
+    """Returns the folders that sweeps are looked for in: `runs/`, and where the profiles of clusters put them."""
+    roots = [RUNS]
+    for name in available():
+        with contextlib.suppress(UserError):  # a broken profile is told of where it is used
+            roots.append(load(name).sweeps_folder)
+    return list(dict.fromkeys(roots))
+
+
+def find_target(word: str) -> SweepTarget:
+    """Finds the sweep or the run that a word names.
+
+    Args:
+        word: a folder of a run or a sweep, the name of a sweep, `METHOD/sSEED` in one, or the beginning of a run's id.
+
+    Raises:
+        UserError: there is no such thing, or several.
+    """
+    roots = roots_of_sweeps()
+    path = Path(word)
+    if path.is_dir():
+        if _is_run(path):
+            absolute = path.resolve()
+            return SweepTarget(absolute.parents[1], "/".join(absolute.parts[-2:]))
+        if _is_sweep(path):
+            return SweepTarget(path)
+        # A folder that is neither, such as a checkout's own `table1/`, may be called like a sweep below a root.
+        if not any((root / word).is_dir() for root in roots):
+            raise UserError(f"{word} holds neither jobs nor runs", mend="name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
+    matching_sweeps = [root / word for root in roots if _is_sweep(root / word)]
+    if matching_sweeps:
+        return SweepTarget(matching_sweeps[0])
+    matching_runs = sorted({run for root in roots for run in _runs(root) if word in _names(run) or _has_id(run, word)})
+    if not matching_runs:
+        names = [sweep.name for root in roots for sweep in sweeps(root)]
+        raise UserError(f"no sweep or run '{word}'", mend=nearest(word, names)) if names else _nothing(roots)
+    if len(matching_runs) > 1:
+        few = ", ".join(map(str, matching_runs[:5]))
+        raise UserError(f"'{word}' names {len(matching_runs)} runs", mend=f"one of {few}")
+    run = matching_runs[0]
+    return SweepTarget(run.parent.parent, "/".join(run.parts[-2:]))
+
+
+def all_sweeps() -> list[Path]:
+    """Returns every sweep's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    roots = roots_of_sweeps()
+    folders = [sweep for root in roots for sweep in sweeps(root)]
+    if not folders:
+        raise _nothing(roots)
+    return folders
+
+
+def sweeps(root: Path) -> list[Path]:
+    """Returns the sweeps' folders directly below a folder."""
+    return sorted(path for path in root.glob("*/") if _is_sweep(path))
+
+
+def _nothing(roots: Sequence[Path]) -> UserError:
+    return UserError(
+        f"there are no sweeps in {', '.join(map(str, roots))}", mend="salmask sweep first, or name a folder"
+    )
+
+
+def _is_sweep(path: Path) -> bool:
+    return (path / LEDGER).is_file() or any(True for _ in _runs_of(path))
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("run.yaml", "status.json"))
+
+
+def _runs(root: Path) -> Iterator[Path]:
+    for sweep in root.glob("*/"):
+        yield from _runs_of(sweep)
+
+
+def _runs_of(sweep: Path) -> Iterator[Path]:
+    return (path for path in sweep.glob("*/s*-*/") if _is_run(path))
+
+
+def _names(run: Path) -> tuple[str, ...]:
+    """Returns the words that name a run's folder, `SWEEP/METHOD/sSEED-ID`, without and with its sweep and its id."""
+    sweep, method, name = run.parts[-3:]
+    seed = name.partition("-")[0]
+    return name, f"{method}/{name}", f"{method}/{seed}", f"{sweep}/{method}/{name}", f"{sweep}/{method}/{seed}"
+
+
+def _has_id(run: Path, word: str) -> bool:
+    return len(word) >= SHORTEST_ID and run.name.partition("-")[2].startswith(word)
