@@ -1,1 +1,1 @@
-"""From measured rows to the pages of the paper. Imports no torch."""
+"""The room that turns measured rows into the tables, plots and pages of the paper. It imports no torch."""

@@ -1,4 +1,4 @@
-"""Why there is no number, or fewer than were started."""
+"""Why there is no number in a cell, or why it has fewer seeds than were started."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,15 +21,16 @@ UNFINISHED = {
 """State of a run folder without a result -> what the cell says, the most hopeful first."""
 
 _OTHER = {"protocol": "other protocol", "fidelity": "other fidelity", "scale": "other scale", "split": "other split"}
+"""A key in which the method's numbers differ from the column -> what the cell says; the first that differs is named."""
 
 
 def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: Sequence[RunRecord]) -> str:
     """Say why a cell is empty.
 
     Args:
-        method: Of its row.
-        column: Of the table.
-        metric: Of the cell.
+        method: The method of its row.
+        column: The column that it stands in.
+        metric: The metric that it would show.
         frame: Results of the table's task.
         runs: What `without_result` returns.
 
@@ -42,28 +43,40 @@ def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: 
         if states[state]:
             return text
     elsewhere = frame[(frame["method"] == method) & (frame["dataset"] == column.dataset) & (frame["metric"] == metric)]
+    # A column that nothing was run for has no protocol or split of its own that another number could differ from.
     if elsewhere.empty or column.planned:
         return "not run"
     for name, text in _OTHER.items():
         if column.key[KEYS.index(name)] not in set(elsewhere[name]):
             return text
+    # Each key alone occurs among the method's numbers, and only their combination does not.
     return "other protocol"
 
 
 def without_result(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs that were begun and gave no number yet; the other functions here want these."""
+    """Returns the runs that were begun and gave no number yet, which the other functions here expect."""
     return [run for run in runs if not run.folder.results.exists() and run.state in UNFINISHED]
 
 
 def unfinished(method: str, column: Column, runs: Sequence[RunRecord]) -> Counter[str]:
-    """Count the states of a method's runs that belong into a column and have no result yet."""
+    """Count the states of a method's runs that belong into a column and have no result yet.
+
+    Args:
+        method: The method of the row.
+        column: The column, of which fidelity and scale decide; a run without a result has no split or protocol.
+        runs: What `without_result` returns.
+    """
     return Counter(run.state for run in runs if run.method == method and _fits(run, column))
 
 
 def missing_seeds(states: Counter[str]) -> str:
-    """A note on a cell whose other seeds gave no number: a mean over the survivors may flatter."""
-    parts = [f"{states[state]} {text}" for state, text in UNFINISHED.items() if states[state]]
-    return f"further runs of it have no result: {', '.join(parts)}" if parts else ""
+    """Returns the note on a cell whose other seeds gave no number, as a mean over the survivors may flatter.
+
+    Args:
+        states: What `unfinished` returns; the note is empty where nothing is counted.
+    """
+    counts = [f"{states[state]} {text}" for state, text in UNFINISHED.items() if states[state]]
+    return f"further runs of it have no result: {', '.join(counts)}" if counts else ""
 
 
 def _fits(run: RunRecord, column: Column) -> bool:

@@ -1,4 +1,4 @@
-"""How long a million result rows take to collect and to print."""
+"""The benchmark of the results: how long a million rows take to collect and to print."""
 
 import hashlib
 import json
@@ -17,31 +17,33 @@ from results.runs import find_runs
 from results.tables import render
 
 ROWS_A_RUN = 500
-"""As of a probe that is scored at each of 100 epochs by five metrics."""
+"""Rows of a run folder, as of a probe that is scored at each of 100 epochs by five metrics."""
 
 
 def collecting(rows: int) -> dict[str, Any]:
     """Write so many rows into run folders of a temporary folder, then time reading them and making Table 1.
 
     Args:
-        rows: How many; a million by default of the command.
+        rows: The number of rows.
 
     Returns:
-        Seconds of both, and the peak memory of this process in GB.
+        The counts of rows and run folders, the seconds of collecting and of rendering, the peak memory of this process
+        in GB, and the length of the page in characters.
     """
     with tempfile.TemporaryDirectory() as folder:
-        runs = _write(Path(folder), rows)
+        folder_count = _write(Path(folder), rows)
         start = time.perf_counter()
-        found = find_runs([Path(folder)])
-        frame = collect_runs(found)
-        read = time.perf_counter()
-        page = markdown(render("table1", frame, runs=found, rows="all"))
+        runs = find_runs([Path(folder)])
+        frame = collect_runs(runs)
+        collected = time.perf_counter()
+        page = markdown(render("table1", frame, runs=runs, rows="all"))
         end = time.perf_counter()
     return {
         "rows": len(frame),
-        "run folders": runs,
-        "collect_s": round(read - start, 2),
-        "render_s": round(end - read, 2),
+        "run folders": folder_count,
+        "collect_s": round(collected - start, 2),
+        "render_s": round(end - collected, 2),
+        # Linux tells it in KiB.
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "characters": len(page),
     }
@@ -49,15 +51,15 @@ def collecting(rows: int) -> dict[str, Any]:
 
 def _write(root: Path, rows: int) -> int:
     """Fill run folders of all methods of Table 1, as many seeds as it takes; returns how many there are."""
-    methods = list(table1().rows.values())
+    paper_rows = list(table1().rows.values())
     count = max(rows // ROWS_A_RUN, 1)
     for index in range(count):
-        row = methods[index % len(methods)]
-        seed = index // len(methods)
+        row = paper_rows[index % len(paper_rows)]
+        seed = index // len(paper_rows)
         result = _result(row.method, row.block, seed)
         folder = root / "sweep" / row.method / f"s{seed}-{result.run_id}"
         folder.mkdir(parents=True)
-        size = ROWS_A_RUN if index else rows - ROWS_A_RUN * (count - 1)
+        size = ROWS_A_RUN if index else rows - ROWS_A_RUN * (count - 1)  # the first takes what is left over
         metrics = ["top1", *(f"top1_epoch{number}" for number in range(1, size))]
         lines = [json.dumps(vars(replace(result, metric=metric, value=60 + seed % 7))) for metric in metrics]
         (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
@@ -65,6 +67,7 @@ def _write(root: Path, rows: int) -> int:
 
 
 def _result(method: str, framework: str, seed: int) -> Result:
+    """Returns a row at the paper's scale, to be completed by `replace`."""
     return Result(
         run_id=hashlib.sha256(f"{method} {seed}".encode()).hexdigest()[:10],
         recipe=method,

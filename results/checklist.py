@@ -5,15 +5,16 @@ author can answer says so; everything else is read from the run folders.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from results.claims import CONTRADICTED, SUPPORTED, Verdict, count
-from results.collect import KEYS
+from results.collect import ENOUGH_SEEDS, seeds_by_cell
 from results.runs import RunRecord
 
 AUTHOR = "author"
+"""The answer to a question that no run folder can answer."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Item:
     """One question and its answer.
 
     Attributes:
-        source: Whose question it is.
-        question: In short.
+        source: Whose question it is, with its number or badge.
+        question: The question in short, as a statement.
         answer: `yes`, `partly`, `no`, or `author` where only the author can tell.
         evidence: What in the runs it rests on, or what is missing.
     """
@@ -33,16 +34,19 @@ class Item:
     evidence: str
 
 
-def checklist(runs: Sequence[RunRecord], frame: pd.DataFrame | None, findings: Sequence[Verdict]) -> list[Item]:
+def checklist(runs: Sequence[RunRecord], frame: pd.DataFrame | None, verdicts: Sequence[Verdict]) -> list[Item]:
     """Fill the checklist in.
 
     Args:
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
-        findings: What `results.claims.judge` returns.
+        verdicts: What `results.claims.judge` returns.
+
+    Returns:
+        One item for each question, NeurIPS' before ACM's.
     """
     return [
-        _claims(findings),
+        _claims(verdicts),
         Item("NeurIPS 2", "Limitations are discussed", AUTHOR, "the warnings at the top of this page are a start"),
         _described(runs),
         _open_code(runs),
@@ -68,19 +72,18 @@ def checklist(runs: Sequence[RunRecord], frame: pd.DataFrame | None, findings: S
     ]
 
 
-def _claims(findings: Sequence[Verdict]) -> Item:
-    found = count(findings)
-    supported, against = found[SUPPORTED], found[CONTRADICTED]
-    said = ", ".join(f"{number} {verdict}" for verdict, number in found.items())
-    answer = "no" if against or not supported else "yes" if supported == len(findings) else "partly"
-    return Item("NeurIPS 1", "The claims are what the experiments show", answer, said)
+def _claims(verdicts: Sequence[Verdict]) -> Item:
+    counts = count(verdicts)
+    supported, contradicted = counts[SUPPORTED], counts[CONTRADICTED]
+    answer = "no" if contradicted or not supported else "yes" if supported == len(verdicts) else "partly"
+    evidence = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
+    return Item("NeurIPS 1", "The claims are what the experiments show", answer, evidence)
 
 
 def _described(runs: Sequence[RunRecord]) -> Item:
-    good = [run for run in runs if run.run and run.attempts and _clean(run)]
-    return _share(
-        "NeurIPS 4", "Results can be reproduced from what is disclosed", good, runs, "with run.yaml and a clean commit"
-    )
+    reproducible = [run for run in runs if run.run and run.attempts and _clean(run)]
+    question = "Results can be reproduced from what is disclosed"
+    return _share("NeurIPS 4", question, reproducible, runs, "with run.yaml and a clean commit")
 
 
 def _open_code(runs: Sequence[RunRecord]) -> Item:
@@ -89,66 +92,65 @@ def _open_code(runs: Sequence[RunRecord]) -> Item:
 
 
 def _settings(runs: Sequence[RunRecord]) -> Item:
-    good = [run for run in runs if run.run]
-    return _share("NeurIPS 6", "All settings are given", good, runs, "with every setting in run.yaml, listed below")
+    readable = [run for run in runs if run.run]
+    return _share("NeurIPS 6", "All settings are given", readable, runs, "with every setting in run.yaml, listed below")
 
 
 def _spread(frame: pd.DataFrame | None) -> Item:
     question = "Error bars and significance are reported"
     if frame is None:
         return Item("NeurIPS 7", question, "no", "no result yet")
-    seeds = frame.groupby([*KEYS, "task", "metric", "method"], observed=True)["seed"].nunique()
-    fewest = int(seeds.min())
-    answer = "yes" if fewest >= 3 else "partly" if int(seeds.max()) > 1 else "no"
-    return Item(
-        "NeurIPS 7",
-        question,
-        answer,
-        f"{fewest} to {int(seeds.max())} seeds a cell; sample standard deviations, paired 95 % intervals, p after Holm",
-    )
+    seeds = seeds_by_cell(frame)
+    fewest, most = int(seeds.min()), int(seeds.max())
+    answer = "yes" if fewest >= ENOUGH_SEEDS else "partly" if most > 1 else "no"
+    evidence = f"{fewest} to {most} seeds a cell; sample standard deviations, paired 95 % intervals, p after Holm"
+    return Item("NeurIPS 7", question, answer, evidence)
 
 
 def _compute(runs: Sequence[RunRecord]) -> Item:
-    good = [run for run in runs if run.attempts and run.training_seconds]
-    hours = sum(run.training_seconds or 0 for run in good) / 3600
-    devices = sorted({str(run.attempts[-1].get("device", "?")) for run in good})
-    item = _share("NeurIPS 8", "Compute is given for each experiment", good, runs, "with device and training time")
-    return Item(
-        item.source, item.question, item.answer, f"{item.evidence}; {hours:.2f} h in all on {', '.join(devices) or '–'}"
-    )
+    timed = [run for run in runs if run.attempts and run.training_seconds]
+    hours = sum(run.training_seconds or 0 for run in timed) / 3600
+    devices = sorted({str(run.last_attempt.get("device", "?")) for run in timed})
+    item = _share("NeurIPS 8", "Compute is given for each experiment", timed, runs, "with device and training time")
+    return replace(item, evidence=f"{item.evidence}; {hours:.2f} h in all on {', '.join(devices) or '–'}")
 
 
 def _data(runs: Sequence[RunRecord]) -> Item:
-    good = [run for run in runs if run.attempts and run.attempts[-1].get("data")]
-    return _share("NeurIPS 13", "Data are identified exactly", good, runs, "with a fingerprint of the images they saw")
+    fingerprinted = [run for run in runs if run.last_attempt.get("data")]
+    return _share(
+        "NeurIPS 13", "Data are identified exactly", fingerprinted, runs, "with a fingerprint of the images they saw"
+    )
 
 
 def _complete(runs: Sequence[RunRecord]) -> Item:
-    good = [run for run in runs if run.state == "done"]
-    return _share("ACM Functional", "Complete: every run that was begun is finished", good, runs, "finished")
+    finished = [run for run in runs if run.state == "done"]
+    return _share("ACM Functional", "Complete: every run that was begun is finished", finished, runs, "finished")
 
 
 def _exercisable(runs: Sequence[RunRecord]) -> Item:
-    good = [run for run in runs if run.run]
-    return _share("ACM Functional", "Exercisable: a command makes each run again", good, runs, "with commands below")
+    readable = [run for run in runs if run.run]
+    question = "Exercisable: a command makes each run again"
+    return _share("ACM Functional", question, readable, runs, "with commands below")
 
 
 def _reproduced(frame: pd.DataFrame | None) -> Item:
     question = "Results reproduced at the paper's scale"
-    full = 0 if frame is None else int(frame[frame["scale"] == ""]["run_id"].nunique())
-    if not full:
+    full_runs = 0 if frame is None else int(frame[frame["scale"] == ""]["run_id"].nunique())
+    if not full_runs:
         return Item("ACM Reproduced", question, "no", "no run at the paper's scale; tiny runs show that the code works")
-    return Item(
-        "ACM Reproduced", question, "partly", f"{full} runs at the paper's scale; the differences are in the tables"
-    )
+    # Never more than "partly": whether a difference still counts as reproduced is for a person to say.
+    evidence = f"{full_runs} runs at the paper's scale; the differences are in the tables"
+    return Item("ACM Reproduced", question, "partly", evidence)
 
 
 def _clean(run: RunRecord) -> bool:
-    return all(a.get("commit", "unknown") != "unknown" and not a.get("dirty") for a in run.attempts)
+    """Whether every attempt ran a known commit without changes, as one dirty attempt taints the whole training."""
+    return all(attempt.get("commit", "unknown") != "unknown" and not attempt.get("dirty") for attempt in run.attempts)
 
 
-def _share(source: str, question: str, good: Sequence[RunRecord], runs: Sequence[RunRecord], what: str) -> Item:
-    answer = "no" if not good else "yes" if len(good) == len(runs) else "partly"
-    missing = [run.name for run in runs if run not in good][:3]
-    without = f"; not: {', '.join(missing)}" + (" …" if len(runs) - len(good) > 3 else "") if missing else ""
-    return Item(source, question, answer, f"{len(good)} of {len(runs)} runs {what}{without}")
+def _share(source: str, question: str, passing: Sequence[RunRecord], runs: Sequence[RunRecord], what: str) -> Item:
+    """Answer by how many of the runs pass, and name the first three that do not."""
+    answer = "no" if not passing else "yes" if len(passing) == len(runs) else "partly"
+    failing = [run.name for run in runs if run not in passing]
+    exceptions = f"; not: {', '.join(failing[:3])}" + (" …" if len(failing) > 3 else "") if failing else ""
+    return Item(source, question, answer, f"{len(passing)} of {len(runs)} runs {what}{exceptions}")

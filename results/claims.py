@@ -13,10 +13,14 @@ from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.paired import LEVEL, TEST, Comparison, holm, paired, seeds_needed
 from results.published import PAPER, TABLES, PublishedGroup, published
-from results.tables import choose
+from results.tables import select_results
 
 SUPPORTED, TIE, CONTRADICTED, TOO_FEW = "supported", "tie", "contradicted", "not enough runs"
-VERDICTS = (SUPPORTED, TIE, CONTRADICTED, TOO_FEW)
+OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, TOO_FEW)
+"""What a verdict can come to."""
+
+ValuesBySeed = Mapping[int, float]
+"""Seed -> value in percent."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,13 @@ class Claim:
 
     Attributes:
         id: `ours-beats-baseline`, ..., or `ranking` for what a table prints in bold and colour.
-        says: In words.
+        says: The claim in words.
         source: Where the paper says it.
         table: `table1`, `table2` or `table3`.
         group: Name of the column group of that table.
-        metric: Ours.
+        metric: Our name of the metric.
         better: Method that is said to be better.
-        worse: Than this one.
+        worse: Method that is said to be worse.
         published: Published difference in points; negative where the paper's own numbers do not bear the claim out.
     """
 
@@ -47,7 +51,7 @@ class Claim:
 
     @property
     def label(self) -> str:
-        """`MoCov2 + OURS, high-pass > MoCov2`."""
+        """The two rows as the tables print them, `MoCov2 + OURS, high-pass > MoCov2`."""
         rows = published(self.table).rows
         return f"{rows[self.better].label} > {rows[self.worse].label}"
 
@@ -58,16 +62,16 @@ class Verdict:
 
     Attributes:
         claim: What is claimed.
-        verdict: One of `VERDICTS`.
+        outcome: One of `OUTCOMES`.
         comparison: The differences, seed by seed.
-        column: Our column that it was looked at in; None where nothing was run.
-        p: Corrected for the number of comparisons; None where no test could be taken.
+        column: Our column in which the two methods were compared; None where nothing was run.
+        p: The p value, corrected for the number of comparisons; None where no test could be taken.
         margin: Points within which a difference counts as none.
-        tested: Number of different comparisons that were tested beside it, itself included.
+        tested: Number of different comparisons that were tested in all, this one included.
     """
 
     claim: Claim
-    verdict: str
+    outcome: str
     comparison: Comparison
     column: Column | None
     p: float | None
@@ -76,12 +80,12 @@ class Verdict:
 
     @property
     def corrected_interval(self) -> tuple[float, float] | None:
-        """The interval that holds for all comparisons at once with 95 % (Bonferroni)."""
+        """The interval that holds for all comparisons at once with 95 % (Bonferroni), in points."""
         return self.comparison.interval(1 - LEVEL / max(self.tested, 1))
 
     @property
     def where(self) -> str:
-        """Our column, with the metric's printed name."""
+        """Our column, or the paper's where nothing was run, with the metric's printed name."""
         claim = self.claim
         group = next(group for group in published(claim.table).groups if group.name == claim.group)
         title = self.column.title if self.column else group.title
@@ -90,6 +94,7 @@ class Verdict:
     @property
     def why(self) -> str:
         """What the verdict rests on, in a few words."""
+        # From what was not run to what was run and does not tell; only then do the outcomes differ.
         if self.comparison.n == 0:
             unpaired = self.comparison.unpaired
             return f"no seed that both have ({unpaired} with one of them alone)" if unpaired else "not run"
@@ -101,13 +106,15 @@ class Verdict:
             SUPPORTED: "the difference is there after correction",
             CONTRADICTED: "the difference is there after correction, the other way round",
             TIE: f"the interval lies within ±{self.margin:g} points",
-        }.get(self.verdict) or self._short_of()
+        }.get(self.outcome) or self._why_too_few()
 
-    def _short_of(self) -> str:
-        """Why two or more pairs were not enough."""
+    def _why_too_few(self) -> str:
+        """Returns why two or more pairs were not enough."""
+        # The difference that is worth finding: the paper's, but nothing within the margin.
         size = max(abs(self.claim.published), self.margin)
-        needed = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1))
-        more = f"; about {needed} seeds would show {size:g} points at this spread" if needed else ""
+        # Bonferroni's level: stricter than Holm's at every step but the first, so the number is rather too high.
+        seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1))
+        more = f"; about {seeds} seeds would show {size:g} points at this spread" if seeds else ""
         low, high = self.comparison.interval() or (0.0, 0.0)
         if low > 0 or high < 0:
             return (
@@ -117,13 +124,13 @@ class Verdict:
 
 
 def claims() -> list[Claim]:
-    """Every claim of `results/paper/claims.yaml`, one for each pair of rows and column."""
+    """Returns every claim of `results/paper/claims.yaml`, one for each pair of rows, column and metric."""
     content = _content()
     return [*_statements(content["statements"]), *_rankings(content["rankings"])]
 
 
 def margin() -> float:
-    """Points within which a difference counts as none."""
+    """Returns the points within which a difference counts as none."""
     return float(_content()["margin"])
 
 
@@ -139,30 +146,31 @@ def judge(frame: pd.DataFrame | None) -> list[Verdict]:
         frame: What `results.collect.collect` returns; None where nothing was run.
 
     Returns:
-        One finding for each claim and column of ours, in the order of the claims; a claim that nothing was run for has
-        one as well.
+        One verdict for each claim and column of ours, by table and then in the order of the claims; a claim that
+        nothing was run for has one as well.
 
     Raises:
         UserError: Runs that exclude each other.
     """
-    findings: list[Verdict] = []
+    undecided: list[Verdict] = []
     for table in TABLES:
-        values = _values(frame, table)
-        wanted = [claim for claim in claims() if claim.table == table]
-        for claim in wanted:
-            fitting = [_compare(claim, column, held) for column, held in values if _fits(claim, column)]
-            findings += fitting or [_compare(claim, None, {})]
-    return _decide(findings)
+        columns = _values_by_column(frame, table)
+        for claim in claims():
+            if claim.table == table:
+                comparisons = [_compare(claim, column, values) for column, values in columns if _fits(claim, column)]
+                undecided += comparisons or [_compare(claim, None, {})]
+    # Only now: the correction needs to know how many comparisons there are in all tables together.
+    return _decide(undecided)
 
 
-def count(findings: Sequence[Verdict]) -> dict[str, int]:
-    """How many findings have each verdict."""
-    return {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
+def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Returns how many verdicts come to each of `OUTCOMES`, in their order, zeros included."""
+    return {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in OUTCOMES}
 
 
-def method_note(findings: Sequence[Verdict]) -> str:
-    """One sentence that says how the verdicts were reached."""
-    tested = max((finding.tested for finding in findings), default=0)
+def method_note(verdicts: Sequence[Verdict]) -> str:
+    """Returns the sentences that say how the verdicts were reached."""
+    tested = max((verdict.tested for verdict in verdicts), default=0)
     return (
         f"{TEST} over the {tested} comparison(s) that could be tested, level {LEVEL:g}. Intervals are 95 % each, the "
         "corrected ones 95 % for all of them together (Bonferroni). Tie: the interval lies within "
@@ -170,42 +178,44 @@ def method_note(findings: Sequence[Verdict]) -> str:
     )
 
 
-def as_frame(findings: Sequence[Verdict]) -> pd.DataFrame:
-    """The findings as data, one line each."""
+def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """Returns the verdicts as data, one line each, as `claims.json` and `salmask claims --json` have them."""
     return pd.DataFrame(
         {
-            "claim": finding.claim.id,
-            "table": finding.claim.table,
-            "where": finding.where,
-            "better": finding.claim.better,
-            "worse": finding.claim.worse,
-            "published": finding.claim.published,
-            "verdict": finding.verdict,
-            "n": finding.comparison.n,
-            "difference": finding.comparison.mean,
-            "low": (finding.comparison.interval() or (None, None))[0],
-            "high": (finding.comparison.interval() or (None, None))[1],
-            "low_corrected": (finding.corrected_interval or (None, None))[0],
-            "high_corrected": (finding.corrected_interval or (None, None))[1],
-            "p": finding.comparison.p,
-            "p_corrected": finding.p,
-            "scale": finding.column.scale if finding.column else "",
-            "why": finding.why,
-            "says": finding.claim.says,
-            "source": finding.claim.source,
+            "claim": verdict.claim.id,
+            "table": verdict.claim.table,
+            "where": verdict.where,
+            "better": verdict.claim.better,
+            "worse": verdict.claim.worse,
+            "published": verdict.claim.published,
+            "verdict": verdict.outcome,
+            "n": verdict.comparison.n,
+            "difference": verdict.comparison.mean,
+            "low": (verdict.comparison.interval() or (None, None))[0],
+            "high": (verdict.comparison.interval() or (None, None))[1],
+            "low_corrected": (verdict.corrected_interval or (None, None))[0],
+            "high_corrected": (verdict.corrected_interval or (None, None))[1],
+            "p": verdict.comparison.p,
+            "p_corrected": verdict.p,
+            "scale": verdict.column.scale if verdict.column else "",
+            "why": verdict.why,
+            "says": verdict.claim.says,
+            "source": verdict.claim.source,
         }
-        for finding in findings
+        for verdict in verdicts
     )
 
 
 @cache
 def _content() -> dict[str, Any]:
+    """Returns `claims.yaml`, which explains its own layout."""
     content = yaml.safe_load((PAPER / "claims.yaml").read_text(encoding="utf-8"))
     assert isinstance(content, dict)
     return content
 
 
 def _statements(entries: Sequence[Mapping[str, Any]]) -> Iterator[Claim]:
+    """Yield what the text says: a pair of rows is compared in every column of a table."""
     for entry in entries:
         for table in entry["tables"]:
             for group in published(table).groups:
@@ -215,75 +225,87 @@ def _statements(entries: Sequence[Mapping[str, Any]]) -> Iterator[Claim]:
 
 
 def _rankings(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Claim]:
+    """Yield what the tables mark: in one column the best beats the second best, and that one the best of the rest."""
     says = "best and second best of the block, in bold and colour"
     for table, entries in tables.items():
         groups = {group.name: group for group in published(table).groups}
         for entry in entries:
             for better, worse in pairwise(entry["order"]):
-                source = f"Table {table[-1]}"
-                yield _claim("ranking", says, source, table, groups[entry["column"]], entry["metric"], better, worse)
+                source, group = published(table).source, groups[entry["column"]]
+                yield _claim("ranking", says, source, table, group, entry["metric"], better, worse)
 
 
 def _claim(
     id: str, says: str, source: str, table: str, group: PublishedGroup, metric: str, better: str, worse: str
 ) -> Claim:
+    """Returns a claim with the published difference between its two rows."""
     values = published(table).values
-    place = (group.name, group.metrics[metric])
-    difference = round(values[better, *place] - values[worse, *place], 2)
+    column = (group.name, group.metrics[metric])
+    # The paper prints two decimals: what lies beyond them comes from the subtraction of floats.
+    difference = round(values[better, *column] - values[worse, *column], 2)
     return Claim(id, says, source, table, group.name, metric, better, worse, difference)
 
 
-def _values(frame: pd.DataFrame | None, table: str) -> list[tuple[Column, dict[tuple[str, str], dict[int, float]]]]:
-    """Our columns, each with seed -> value by (method, metric)."""
+def _values_by_column(
+    frame: pd.DataFrame | None, table: str
+) -> list[tuple[Column, dict[tuple[str, str], dict[int, float]]]]:
+    """Returns our columns of a table, each with the values by seed of each (method, metric)."""
+    # Of a table that leaves its metric open the first one is judged, top-1 of the last epoch: to judge the best epoch
+    # as well would be a second look at the same runs.
     if frame is None:
         return []
     paper = published(table)
     metric = paper.metrics[0] if paper.metrics else ""
-    chosen = choose(frame, paper, metric)
-    refuse_mixed(chosen)
-    found = []
-    for column in find_columns(chosen, paper, metric, every=False):
+    results = select_results(frame, paper, metric)
+    refuse_mixed(results)
+    columns = []
+    for column in find_columns(results, paper, metric, every=False):
         values: dict[tuple[str, str], dict[int, float]] = {}
-        for row in column.rows_of(chosen).itertuples():
-            values.setdefault((str(row.method), str(row.metric)), {})[int(str(row.seed))] = float(str(row.value))
-        found.append((column, values))
-    return found
+        for row in column.rows_of(results).to_dict("records"):
+            values.setdefault((row["method"], row["metric"]), {})[row["seed"]] = row["value"]
+        columns.append((column, values))
+    return columns
 
 
 def _fits(claim: Claim, column: Column) -> bool:
     return column.group.name == claim.group and claim.metric in dict(column.metrics)
 
 
-def _compare(claim: Claim, column: Column | None, values: Mapping[tuple[str, str], Mapping[int, float]]) -> Verdict:
-    first, second = (values.get((method, claim.metric), {}) for method in (claim.better, claim.worse))
-    return Verdict(claim, TOO_FEW, paired(first, second), column, None, margin())
+def _compare(claim: Claim, column: Column | None, values: Mapping[tuple[str, str], ValuesBySeed]) -> Verdict:
+    """Pair the two methods of a claim by seed; what that means is decided when all comparisons are known."""
+    better, worse = (values.get((method, claim.metric), {}) for method in (claim.better, claim.worse))
+    return Verdict(claim, TOO_FEW, paired(better, worse), column, None, margin())
 
 
-def _key(finding: Verdict) -> tuple[Any, ...]:
-    """What makes two findings the same comparison, to be counted once: tables and statements overlap."""
-    claim, column = finding.claim, finding.column
-    pair = tuple(sorted((claim.better, claim.worse)))
+def _key(verdict: Verdict) -> tuple[Any, ...]:
+    """What makes two verdicts the same comparison, to be counted once: tables and statements overlap."""
+    claim, column = verdict.claim, verdict.column
+    pair = tuple(sorted((claim.better, claim.worse)))  # a > b and b > a are one two-sided test
     return (pair, claim.metric, column.key if column else (), column.group.dataset if column else "")
 
 
-def _decide(findings: Sequence[Verdict]) -> list[Verdict]:
-    raw = {_key(finding): p for finding in findings if (p := finding.comparison.p) is not None}
-    corrected = dict(zip(raw, holm(list(raw.values())), strict=True))
+def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
+    """Correct the p values for the number of different comparisons, and come to an outcome for each verdict."""
+    # By key: a comparison that two claims share is one test, and must not make the correction stricter.
+    p_values = {_key(verdict): p for verdict in undecided if (p := verdict.comparison.p) is not None}
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return [
         replace(
-            finding,
-            p=corrected.get(_key(finding)),
-            verdict=_verdict(finding, corrected.get(_key(finding))),
+            verdict,
+            p=corrected.get(_key(verdict)),
+            outcome=_outcome(verdict, corrected.get(_key(verdict))),
             tested=len(corrected),
         )
-        for finding in findings
+        for verdict in undecided
     ]
 
 
-def _verdict(finding: Verdict, p: float | None) -> str:
-    interval, mean = finding.comparison.interval(), finding.comparison.mean
+def _outcome(verdict: Verdict, p: float | None) -> str:
+    """Returns one of `OUTCOMES`; `p` is the corrected value."""
+    interval, mean = verdict.comparison.interval(), verdict.comparison.mean
     if p is None or interval is None or mean is None:
         return TOO_FEW
     if p < LEVEL:
         return SUPPORTED if mean > 0 else CONTRADICTED
-    return TIE if -finding.margin < interval[0] and interval[1] < finding.margin else TOO_FEW
+    # No difference found is not yet "there is none": for a tie the interval must lie within the margin.
+    return TIE if -verdict.margin < interval[0] and interval[1] < verdict.margin else TOO_FEW

@@ -1,4 +1,4 @@
-"""From run folders to one long table of results."""
+"""The way from run folders to one long table of results, and which of its rows may be averaged."""
 
 import io
 from collections.abc import Sequence
@@ -19,9 +19,15 @@ MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metr
 KEYS = ["dataset", "split", "protocol", "fidelity", "scale"]
 """Runs that differ in any of these are never averaged."""
 
+CELL = [*KEYS, "task", "metric", "method"]
+"""Rows that agree in all of these are averaged: they are the seeds of one cell."""
+
+ENOUGH_SEEDS = 3
+"""Seeds behind a cell from which on pages call its spread known."""
+
 
 def collect(roots: Sequence[Path], *, sweep: str = "") -> pd.DataFrame:
-    """Read every `results.jsonl` below the given folders.
+    """Read every `results.jsonl` below some folders.
 
     A run that was evaluated twice has two rows for the same measurement: the one that started later is kept, which for
     rows of one file is the lower line.
@@ -42,48 +48,55 @@ def collect(roots: Sequence[Path], *, sweep: str = "") -> pd.DataFrame:
 
 
 def collect_runs(runs: Sequence[RunRecord], origin: str = "the given runs") -> pd.DataFrame:
-    """Read the results of runs that have been found; see `collect`.
+    """Read the results of run folders that are known already.
 
     Args:
         runs: What `find_runs` returns.
         origin: Where they were looked for, as a message names it.
+
+    Returns:
+        What `collect` returns.
 
     Raises:
         UserError: None of them holds a result.
     """
     paths = [run.folder.results for run in runs if run.folder.results.is_file()]
     if not paths:
-        raise UserError(f"no {RESULTS} below {origin}; give a folder in which a run has been evaluated")
+        raise UserError(f"no {RESULTS} below {origin}", mend="give a folder in which a run has been evaluated")
     table, warnings = read_table(paths)
     if not table.num_rows:
         reason = f", the first trouble is {warnings[0]}" if warnings else ""
-        raise UserError(f"no result in the {len(paths)} file(s) below {origin}{reason}; evaluate a run first")
-    frame = table.to_pandas(self_destruct=True)
-    times = frame["started"].cat  # parsed once each: a sweep's rows share few
+        raise UserError(f"no result in the {len(paths)} file(s) below {origin}{reason}", mend="evaluate a run first")
+    frame = table.to_pandas(self_destruct=True)  # frees each column of Arrow's as it goes: a million rows, once
+    # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
+    times = frame["started"].cat
     frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
     scales = frame["scale"].cat
     frame["scale"] = pd.Categorical(scales.categories.map(common_scale).take(scales.codes))
     frame = _keep_last(frame, warnings)
-    frame.attrs["warnings"] = warnings
+    frame.attrs["warnings"] = warnings  # last of all: pandas drops `attrs` in many of its operations
     return frame
 
 
 def _keep_last(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+    """Returns the row that started last of each measurement; what is left out is added to the warnings."""
     repeated = frame.duplicated(MEASUREMENT, keep=False)
     if not repeated.any():
         return frame
-    kept = frame.sort_values("started", kind="stable").drop_duplicates(MEASUREMENT, keep="last").sort_index()
-    dropped = frame.index.difference(kept.index)
+    # Stable: of rows that started in the same second the lower line is the later one. `sort_index` then gives the
+    # order of paths and lines back.
+    latest = frame.sort_values("started", kind="stable").drop_duplicates(MEASUREMENT, keep="last").sort_index()
+    dropped = frame.index.difference(latest.index)
     first = frame.loc[dropped[0]]
     warnings.append(
         f"{len(dropped)} row(s) were measured again later (same {', '.join(MEASUREMENT)}) and are left out, the first: "
         f"{first['metric']} on {first['dataset']} of run {first['run_id']} in {first['path']}"
     )
-    return kept.reset_index(drop=True)
+    return latest.reset_index(drop=True)
 
 
 def refuse_mixed(frame: pd.DataFrame) -> None:
-    """Refuse rows that would be averaged although they are of different recipes, or claim the same seed.
+    """Refuse rows that would be averaged although they are of different recipes, or are of the same seed.
 
     Args:
         frame: Rows of one task and metric, or several metrics of the same runs.
@@ -91,34 +104,47 @@ def refuse_mixed(frame: pd.DataFrame) -> None:
     Raises:
         UserError: Names two runs that exclude each other, and in what they differ.
     """
-    cell = [*KEYS, "task", "metric", "method"]
-    recipes = frame.drop_duplicates([*cell, "recipe"])
-    _refuse(frame, recipes[recipes.duplicated(cell, keep=False)], [*cell, "recipe"], "runs of different recipes")
-    seeds = [*cell, "seed"]
-    _refuse(frame, frame[frame.duplicated(seeds, keep=False)], seeds, "several runs")
+    # Recipes first: two recipes under one name mostly are two runs for one seed as well, and how their settings differ
+    # is the better message.
+    recipes = frame.drop_duplicates([*CELL, "recipe"])
+    _refuse(recipes[recipes.duplicated(CELL, keep=False)], CELL, "runs of different recipes")
+    seed_of_cell = [*CELL, "seed"]
+    _refuse(frame[frame.duplicated(seed_of_cell, keep=False)], seed_of_cell, "several runs")
 
 
-def _refuse(frame: pd.DataFrame, rivals: pd.DataFrame, cell: list[str], trouble: str) -> None:
+def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str) -> None:
+    """Raise a UserError that names the first two rows that agree in the keys; none where there are no rivals."""
     if rivals.empty:
         return
     first = rivals.iloc[0]
-    place = [name for name in cell if name != "recipe"]
-    second = rivals[(rivals[place] == first[place]).all(axis=1)].iloc[1]
-    of_seed = f" with seed {first['seed']}" if "seed" in cell else ""
+    second = rivals[(rivals[keys] == first[keys]).all(axis=1)].iloc[1]
+    of_seed = f" with seed {first['seed']}" if "seed" in keys else ""
     raise UserError(
         f"{first['method']}{of_seed} on {first['dataset']} has {trouble} under one name: {first['run_id']} "
-        f"({first['path']}) and {second['run_id']} ({second['path']}){_apart(first, second)}; name one sweep with "
-        "--sweep, or give a narrower path"
+        f"({first['path']}) and {second['run_id']} ({second['path']}){_difference(first, second)}",
+        mend="name one sweep with --sweep, or give a narrower path",
     )
 
 
-def _apart(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
-    """Say in what two runs differ, as their folders tell."""
-    one, other = (RunRecord(Path(row["path"]).parent).run for row in (first, second))
-    if one is None or other is None:
+def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
+    """Say in what the runs of two rows differ, as their folders tell."""
+    first_run, second_run = (RunRecord(Path(row["path"]).parent).run for row in (first, second))
+    if first_run is None or second_run is None:
         return ", whose run.yaml is not there to tell the difference" if first["recipe"] != second["recipe"] else ""
-    differing = [f"{name} ({mine} and {its})" for name, (mine, its) in difference(one, other).items()]
-    return f", which differ in {', '.join(differing)}" if differing else ""
+    settings = [f"{name} ({value} and {its})" for name, (value, its) in difference(first_run, second_run).items()]
+    return f", which differ in {', '.join(settings)}" if settings else ""
+
+
+def seeds_by_cell(frame: pd.DataFrame) -> "pd.Series[int]":
+    """Count the seeds behind each cell.
+
+    Args:
+        frame: What `collect` returns.
+
+    Returns:
+        The number of different seeds, indexed by the columns of `CELL`.
+    """
+    return frame.groupby(CELL, observed=True)["seed"].nunique()
 
 
 def export(frame: pd.DataFrame, path: Path) -> None:
@@ -132,13 +158,13 @@ def export(frame: pd.DataFrame, path: Path) -> None:
         UserError: Another suffix, or the file cannot be written.
     """
     if path.suffix not in (".parquet", ".csv"):
-        raise UserError(f"cannot export to {path}: its name must end in .parquet or .csv")
-    content = export_bytes(frame, path.suffix)
+        raise UserError(f"cannot export to {path}", mend="give a name that ends in .parquet or .csv")
+    content = export_bytes(frame, path.suffix)  # before the file is opened: a failure here leaves the old one
     write_atomically(path, lambda file: file.write(content))
 
 
 def export_bytes(frame: pd.DataFrame, suffix: str) -> bytes:
-    """The long table as the content of a `.parquet` or `.csv` file."""
+    """Returns the long table as the content of a `.parquet` or `.csv` file."""
     buffer = io.BytesIO()
     if suffix == ".parquet":
         frame.to_parquet(buffer, index=False)

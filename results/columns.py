@@ -1,4 +1,4 @@
-"""Which columns a table has: the paper's, and ours beside them, one for each way of measuring."""
+"""The columns of a table: the paper's, and ours beside them, one for each way of measuring."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Column:
 
     Attributes:
         group: The paper's columns that stand beside.
-        metrics: Our metric -> its printed name.
+        metrics: Pairs of our metric and its printed name.
         key: Values of `KEYS`; empty texts where there are no runs.
         planned: Whether there are no runs of it at all.
     """
@@ -26,17 +26,17 @@ class Column:
 
     @property
     def dataset(self) -> str:
-        """Ours, which may be none of the paper's."""
+        """The data set of our runs, which may be none of the paper's."""
         return self.key[0]
 
     @property
     def fidelity(self) -> str:
-        """As `Result.fidelity`."""
+        """The fidelity of our runs, as `Result.fidelity` has it."""
         return self.key[3]
 
     @property
     def scale(self) -> str:
-        """As `Result.scale`."""
+        """The scale of our runs, as `Result.scale` has it; empty at the paper's."""
         return self.key[4]
 
     @property
@@ -46,55 +46,63 @@ class Column:
 
     @property
     def title(self) -> str:
-        """Its heading."""
+        """The heading of the column group."""
         title = self.group.title if self.of_the_paper else self.dataset
         return title + (" (TINY)" if self.scale else "")
 
     def rows_of(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The results that belong here."""
-        mine = frame["metric"].isin([metric for metric, _ in self.metrics])
+        """Returns the results that belong into this column group, for all of its metrics."""
+        belongs = frame["metric"].isin([metric for metric, _ in self.metrics])
         for name, value in zip(KEYS, self.key, strict=True):
-            mine &= frame[name] == value
-        return frame[mine]
+            belongs &= frame[name] == value
+        return frame[belongs]
 
 
-def find_columns(frame: pd.DataFrame, published: Published, metric: str, *, every: bool) -> list[Column]:
-    """The columns in the paper's order, data sets that it does not have last.
+def find_columns(frame: pd.DataFrame, paper: Published, metric: str, *, every: bool) -> list[Column]:
+    """List a table's columns in the paper's order, data sets that the paper does not have last.
 
     Args:
         frame: Results of the table's task.
-        published: The table.
+        paper: The published table.
         metric: What stands in for the paper's metric, where the paper leaves it open; else empty.
         every: Also columns of the paper that nothing was run for.
     """
-    ours: list[Column] = []
-    for group in published.groups:
+    columns: list[Column] = []
+    for group in paper.groups:
         metrics = _metrics(group, metric)
-        found = _keys(frame[(frame["dataset"] == group.dataset) & frame["metric"].isin(dict(metrics))])
-        ours += [Column(group, metrics, key) for key in found]
-        if every and not found:
-            ours.append(planned(group, metrics))
-    taken: set[str] = set()
-    for group in published.groups:
+        keys = _keys(frame[(frame["dataset"] == group.dataset) & frame["metric"].isin(dict(metrics))])
+        columns += [Column(group, metrics, key) for key in keys]
+        if every and not keys:
+            columns.append(planned(group, metrics))
+    metrics_with_column: set[str] = set()
+    for group in paper.groups:
         metrics = _metrics(group, metric)
         foreign = frame[~frame["dataset"].isin(DATASETS) & frame["metric"].isin(dict(metrics))]
-        if published.task:  # one column of the paper is enough to stand beside
-            metrics = tuple(pair for pair in metrics if pair[0] not in taken)
-            taken |= set(dict(metrics))
+        if paper.task:
+            # All groups of such a table have the same metric: a foreign data set stands beside the first of them, and
+            # not once more beside each.
+            metrics = tuple(pair for pair in metrics if pair[0] not in metrics_with_column)
+            metrics_with_column |= set(dict(metrics))
             foreign = foreign[foreign["metric"].isin(dict(metrics))]
         else:  # scenes stand in for VOC and for COCO, and the task says for which
             foreign = foreign[foreign["task"] == group.dataset]
-        ours += [Column(group, metrics, key) for key in _keys(foreign)]
-    return ours
+        columns += [Column(group, metrics, key) for key in _keys(foreign)]
+    return columns
 
 
-def paper_columns(published: Published) -> list[Column]:
-    """The paper's columns alone."""
-    return [planned(group, tuple(group.metrics.items())) for group in published.groups]
+def paper_columns(paper: Published) -> list[Column]:
+    """Returns the paper's columns alone, each without runs."""
+    return [planned(group, tuple(group.metrics.items())) for group in paper.groups]
 
 
 def planned(group: PublishedGroup, metrics: tuple[tuple[str, str], ...]) -> Column:
-    """A column of the paper that nothing was run for: the paper's equations at the paper's scale."""
+    """Returns a column of the paper that nothing was run for.
+
+    Args:
+        group: The paper's columns.
+        metrics: Pairs of our metric and its printed name.
+    """
+    # The paper's equations at its scale: a run without a result belongs here if it has both (`results.absence`).
     return Column(group, metrics, (group.dataset, "", "", "paper", ""), planned=True)
 
 

@@ -1,18 +1,27 @@
-"""The commands that read results: `salmask table`, `claims`, `explain`, `plot`, `report`, `pack`, `collect`."""
+"""The commands that read results: `salmask table`, `claims`, `explain`, `plot`, `report`, `pack`, `collect`.
+
+`salmask bench collect`, which times them, is here too.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as RichTable
+from rich.table import Table as ConsoleTable
 
 from repro.console import AsJson, completion
-from repro.runs.run import Run
+from repro.console import report as print_content
+from results.runs import Recipe, RunRecord, find_runs, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from results.claims import Verdict
 
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
 
@@ -20,7 +29,7 @@ Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help=
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
 
 
-def _tables() -> Iterable[str]:
+def _table_names() -> Iterable[str]:
     from results.published import TABLES
 
     return TABLES
@@ -28,7 +37,7 @@ def _tables() -> Iterable[str]:
 
 def table(
     name: Annotated[
-        str, typer.Argument(metavar="TABLE", help="table1, table2 or table3.", autocompletion=completion(_tables))
+        str, typer.Argument(metavar="TABLE", help="table1, table2 or table3.", autocompletion=completion(_table_names))
     ] = "table1",
     runs: Roots = None,
     *,
@@ -48,14 +57,14 @@ def table(
 
     Example: salmask table table1 --runs runs/table1
     """
-    roots = runs or [Path("runs")]
+    roots = _roots(runs)
     paths = show_table(
         name,
         roots,
         out or roots[0] / "tables",
         rows="all" if every else "ours",
         metric=metric,
-        console=Console(stderr=as_json),
+        console=Console(stderr=as_json),  # with --json nothing else goes to the standard output
         only=only,
         sweep=sweep,
         task=task,
@@ -76,34 +85,52 @@ def show_table(
     sweep: str = "",
     task: str = "",
 ) -> Sequence[Path]:
-    """Print a table and write it in every format; returns the files."""
+    """Print a table and write it in every format.
+
+    Args:
+        name: `table1`, `table2` or `table3`.
+        roots: Folders of the runs.
+        out: Folder of the files.
+        rows: As of `results.tables.render`, like the arguments of the same names below.
+        metric: The number of ours to show.
+        console: What to print on.
+        only: Which of the three numbers to show alone.
+        sweep: Only runs of this sweep, where given.
+        task: Another evaluation than the paper's.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: There is nothing to show, or it cannot be written.
+    """
     from results.collect import collect_runs
     from results.formats import markdown, write
-    from results.runs import find_runs, listed
     from results.tables import render
 
-    found = [] if only == "paper" else find_runs(roots, sweep=sweep)
-    frame = None if only == "paper" else collect_runs(found, listed(roots))
-    _warn(frame.attrs["warnings"] if frame is not None else [], console)
-    made = render(name, frame, runs=found, rows=rows, only=only, metric=metric, task=task)
-    console.print(markdown(made), markup=False, highlight=False, soft_wrap=True)
-    paths = write(made, out)
+    # The paper's numbers alone need no run, not even a folder of runs.
+    runs = [] if only == "paper" else find_runs(roots, sweep=sweep)
+    frame = None if only == "paper" else collect_runs(runs, listed(roots))
+    _warn(frame, console)
+    table = render(name, frame, runs=runs, rows=rows, only=only, metric=metric, task=task)
+    console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
+    paths = write(table, out)
     for path in paths:
         console.print(f"  {path}", soft_wrap=True, highlight=False)
     return paths
 
 
-def show_tables(tables: Sequence[str], place: Path, console: Console) -> None:
+def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console) -> None:
     """Print a sweep's tables, write them beside its runs, and name the pictures.
 
     Args:
-        tables: names of the tables.
-        place: the sweep's folder.
-        console: to print on.
+        tables: Names of the tables.
+        sweep_folder: The sweep's folder.
+        console: What to print on.
     """
     for name in tables:
-        show_table(name, [place], place / "tables", rows="ours", console=console)
-    for gallery in sorted(place.glob("*/*/gallery/*.png")):
+        show_table(name, [sweep_folder], sweep_folder / "tables", rows="ours", console=console)
+    for gallery in sorted(sweep_folder.glob("*/*/gallery/*.png")):
         console.print(f"  {gallery}", soft_wrap=True, highlight=False)
 
 
@@ -123,8 +150,8 @@ def collect(
     from results.collect import export
 
     console = Console()
-    frame = collect_results(runs or [Path("runs")], sweep=sweep)
-    _warn(frame.attrs["warnings"], console)
+    frame = collect_results(_roots(runs), sweep=sweep)
+    _warn(frame, console)
     export(frame, out)
     console.print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs in {out}", soft_wrap=True, highlight=False)
 
@@ -143,44 +170,15 @@ def claims(
     from results.claims import as_frame, count, judge, method_note
 
     console = Console(stderr=as_json)
-    _, frame = _gather(runs, sweep, console)
-    findings = judge(frame)
-    shown = as_frame([finding for finding in findings if every or finding.comparison.n])
+    _, frame = _gather(_roots(runs), sweep, console)
+    verdicts = judge(frame)
+    listed_verdicts = [verdict for verdict in verdicts if every or verdict.comparison.n]
     if as_json:
-        typer.echo(shown.to_json(orient="records", indent=1))
+        typer.echo(as_frame(listed_verdicts).to_json(orient="records", indent=1))
         return
-    print_claims(shown, console)
-    console.print(
-        ", ".join(f"{number} {verdict}" for verdict, number in count(findings).items()) + f"\n{method_note(findings)}"
-    )
-
-
-def print_claims(shown: Any, console: Console) -> None:
-    """Print findings as a table, one line each."""
-    page = RichTable(box=None, pad_edge=False)
-    for head in ("verdict", "claim", "where", "paper", "ours (n)", "95 %", "p"):
-        page.add_column(head, overflow="fold", justify="left" if head in ("verdict", "claim", "where") else "right")
-    for line in shown.to_dict("records"):
-        tested = line["p_corrected"] is not None and line["p_corrected"] == line["p_corrected"]
-        page.add_row(
-            line["verdict"],
-            escape(f"{line['better']} > {line['worse']}"),
-            escape(line["where"]),
-            f"{line['published']:+.2f}",
-            f"{line['difference']:+.2f} ({line['n']})" if line["n"] else "–",
-            f"{line['low']:+.2f} … {line['high']:+.2f}" if tested else "–",
-            f"{line['p_corrected']:.3f}" if tested else "–",
-        )
-    console.print(page)
-
-
-def explain(name: str, runs: Roots, sweep: str, recipe: Callable[[str], Run], *, as_json: bool) -> None:
-    """Print all that is known about a cell of a table."""
-    from results.explain import explain as explain_cell
-
-    found, frame = _gather(runs, sweep, Console(stderr=as_json))
-    content = explain_cell(name, frame, found, recipe)
-    typer.echo(json.dumps(content, indent=1) if as_json else yaml.safe_dump(content, sort_keys=False, width=120))
+    _print_claims(listed_verdicts, console)
+    counts = ", ".join(f"{number} {outcome}" for outcome, number in count(verdicts).items())
+    console.print(f"{counts}\n{method_note(verdicts)}")
 
 
 def plot(
@@ -203,64 +201,17 @@ def plot(
     from results.plots import PLOTS, save
 
     console = Console()
-    roots = runs or [Path("runs")]
+    roots = _roots(runs)
     material = Material(*_gather(roots, sweep, console), "dark" if dark else "light")
-    for chosen in PLOTS if name == "all" else [name]:
+    for plot_name in PLOTS if name == "all" else [name]:
         try:
-            paths = save(chosen, material, out or roots[0] / "plots")
+            paths = save(plot_name, material, out or roots[0] / "plots")
         except NothingToDrawError as reason:
             if name != "all":
                 raise
-            console.print(f"{chosen}: left out, {reason}", markup=False, soft_wrap=True)
+            console.print(f"{plot_name}: left out, {reason.note}", markup=False, soft_wrap=True)
         else:
             console.print("\n".join(str(path) for path in paths), markup=False, highlight=False, soft_wrap=True)
-
-
-def report(runs: list[Path] | None, sweep: str, out: Path | None, title: str, recipe: Callable[[str], Run]) -> Path:
-    """Write the page that shows everything; returns its path."""
-    from results.report import write
-
-    roots = runs or [Path("runs")]
-    found, frame = _gather(roots, sweep, Console(stderr=True))
-    path = out or roots[0] / "report.html"
-    write(path, found, frame, title=title or _heading(roots, sweep), recipe=recipe)
-    return path
-
-
-def pack(
-    runs: list[Path] | None,
-    sweep: str,
-    out: Path | None,
-    title: str,
-    recipe: Callable[[str], Run],
-    *,
-    checkpoints: bool,
-) -> str:
-    """Write the artifact; returns what there is to say of it."""
-    from results.pack import pack as write_artifact
-
-    roots = runs or [Path("runs")]
-    found, frame = _gather(roots, sweep, Console(stderr=True))
-    path = out or roots[0] / "artifact.zip"
-    heading = title or _heading(roots, sweep)
-    files = write_artifact(path, found, frame, title=heading, recipe=recipe, checkpoints=checkpoints)
-    return f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}"
-
-
-def _heading(roots: Sequence[Path], sweep: str) -> str:
-    return f"salmask: {sweep or ', '.join(root.resolve().name for root in roots)}"
-
-
-def _gather(runs: list[Path] | None, sweep: str, console: Console) -> tuple[Any, Any]:
-    """The run folders and their results; None for results where nothing was evaluated."""
-    from results.collect import collect_runs
-    from results.runs import find_runs
-
-    found = find_runs(runs or [Path("runs")], sweep=sweep)
-    evaluated = any(run.folder.results.is_file() for run in found)
-    frame = collect_runs(found) if evaluated else None
-    _warn(frame.attrs["warnings"] if frame is not None else [], console)
-    return found, frame
 
 
 def bench_collect(
@@ -273,27 +224,27 @@ def bench_collect(
     """
     from results.bench import collecting
 
-    content = collecting(rows)
-    typer.echo(json.dumps(content, indent=1) if as_json else "\n".join(f"{k}: {v}" for k, v in content.items()))
+    print_content(as_json, collecting(rows))
 
 
-def _warn(warnings: Sequence[str], console: Console) -> None:
-    for warning in warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
-
-
-def build(recipe: Callable[[str], Run]) -> typer.Typer:
-    """The commands.
+def build(recipe: Recipe) -> typer.Typer:
+    """Returns the commands that read results.
 
     Args:
-        recipe: The run that a method's name stands for, by which `explain` and `report` tell what a run changed.
+        recipe: Makes the run that a method's name stands for, by which `explain`, `report` and `pack` tell what a run
+            changed.
     """
     app = typer.Typer(add_completion=False)
-    for command in (table, claims, plot, collect):
+    for command in (table, claims, plot, collect, _explain(recipe), _report(recipe), _pack(recipe)):
         app.command()(command)
+    return app
 
-    @app.command("explain")
-    def explain_command(
+
+# The three commands that need recipes are made where these are at hand; typer names a command after its function.
+
+
+def _explain(recipe: Recipe) -> Callable[..., None]:
+    def explain(
         cell: Annotated[str, typer.Argument(metavar="TABLE:METHOD:DATASET[:METRIC]", help="A cell of a table.")],
         runs: Roots = None,
         *,
@@ -304,10 +255,17 @@ def build(recipe: Callable[[str], Run]) -> typer.Typer:
 
         Example: salmask explain table1:mocov2+ours-hp:imagenet100
         """
-        explain(cell, runs, sweep, recipe, as_json=as_json)
+        from results.explain import explain as explain_cell
 
-    @app.command("report")
-    def report_command(
+        records, frame = _gather(_roots(runs), sweep, Console(stderr=as_json))
+        content = explain_cell(cell, frame, records, recipe)
+        typer.echo(json.dumps(content, indent=1) if as_json else yaml.safe_dump(content, sort_keys=False, width=120))
+
+    return explain
+
+
+def _report(recipe: Recipe) -> Callable[..., None]:
+    def report(
         runs: Roots = None,
         *,
         sweep: OneSweep = "",
@@ -320,10 +278,19 @@ def build(recipe: Callable[[str], Run]) -> typer.Typer:
 
         Example: salmask report --runs runs/table1
         """
-        typer.echo(report(runs, sweep, out, title, recipe))
+        from results.report import write
 
-    @app.command("pack")
-    def pack_command(
+        roots = _roots(runs)
+        records, frame = _gather(roots, sweep, Console(stderr=True))
+        path = out or roots[0] / "report.html"
+        write(path, records, frame, title=title or _heading(roots, sweep), recipe=recipe)
+        typer.echo(path)
+
+    return report
+
+
+def _pack(recipe: Recipe) -> Callable[..., None]:
+    def pack(
         runs: Roots = None,
         *,
         sweep: OneSweep = "",
@@ -340,11 +307,62 @@ def build(recipe: Callable[[str], Run]) -> typer.Typer:
 
         Example: salmask pack --runs runs/table1; salmask pack --check runs/table1/artifact.zip
         """
+        from results import pack as artifact  # the module: its function has the name of this command
+
         if check is not None:
-            from results.pack import check as verify
+            typer.echo(f"{artifact.check(check)} files are as they were packed")
+            return
+        roots = _roots(runs)
+        records, frame = _gather(roots, sweep, Console(stderr=True))
+        path = out or roots[0] / "artifact.zip"
+        heading = title or _heading(roots, sweep)
+        files = artifact.pack(path, records, frame, title=heading, recipe=recipe, checkpoints=checkpoints)
+        typer.echo(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
 
-            typer.echo(f"{verify(check)} files are as they were packed")
-        else:
-            typer.echo(pack(runs, sweep, out, title, recipe, checkpoints=checkpoints))
+    return pack
 
-    return app
+
+def _print_claims(verdicts: "Sequence[Verdict]", console: Console) -> None:
+    """Print verdicts as a table, one line each."""
+    console_table = ConsoleTable(box=None, pad_edge=False)
+    for head in ("verdict", "claim", "where", "paper", "ours (n)", "95 %", "p"):
+        justify: Any = "left" if head in ("verdict", "claim", "where") else "right"
+        console_table.add_column(head, overflow="fold", justify=justify)
+    for verdict in verdicts:
+        claim, comparison = verdict.claim, verdict.comparison
+        mean, interval = comparison.mean, comparison.interval()
+        console_table.add_row(
+            verdict.outcome,
+            escape(f"{claim.better} > {claim.worse}"),
+            escape(verdict.where),
+            f"{claim.published:+.2f}",
+            "–" if mean is None else f"{mean:+.2f} ({comparison.n})",
+            "–" if interval is None else f"{interval[0]:+.2f} … {interval[1]:+.2f}",
+            "–" if verdict.p is None else f"{verdict.p:.3f}",
+        )
+    console.print(console_table)
+
+
+def _roots(runs: list[Path] | None) -> list[Path]:
+    """Returns the folders that a command looks into; what is written goes beside the first of them by default."""
+    return runs or [Path("runs")]
+
+
+def _heading(roots: Sequence[Path], sweep: str) -> str:
+    return f"salmask: {sweep or ', '.join(root.resolve().name for root in roots)}"
+
+
+def _gather(roots: Sequence[Path], sweep: str, console: Console) -> tuple[list[RunRecord], "pd.DataFrame | None"]:
+    """Returns the run folders and their results, None where nothing was evaluated; prints the warnings."""
+    from results.collect import collect_runs
+
+    runs = find_runs(roots, sweep=sweep)
+    evaluated = any(run.folder.results.is_file() for run in runs)
+    frame = collect_runs(runs) if evaluated else None
+    _warn(frame, console)
+    return runs, frame
+
+
+def _warn(frame: "pd.DataFrame | None", console: Console) -> None:
+    for warning in frame.attrs["warnings"] if frame is not None else []:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from results.absence import UNFINISHED
-from results.collect import KEYS
+from results.collect import ENOUGH_SEEDS, seeds_by_cell
 from results.runs import RunRecord
 
-SHOWN = 4
+LONGEST_LIST = 4
+"""How many names a doubt lists before it only counts the rest."""
 
 
 def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
@@ -27,13 +28,13 @@ def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
         return
     for scale in sorted({str(scale) for scale in frame["scale"] if scale}):
         yield f"TINY MODE – {scale}: not comparable with the published numbers"
-    seeds = frame.groupby([*KEYS, "task", "metric", "method"], observed=True)["seed"].nunique()
-    if int(seeds.min()) < 3:
-        single = seeds[seeds < 3].reset_index()["method"].astype(str)
-        yield f"fewer than 3 seeds behind {len(single)} cell(s): {_some(sorted(set(single)))}"
+    seeds = seeds_by_cell(frame)
+    if int(seeds.min()) < ENOUGH_SEEDS:
+        methods = seeds[seeds < ENOUGH_SEEDS].reset_index()["method"].astype(str)
+        yield f"fewer than {ENOUGH_SEEDS} seeds behind {len(methods)} cell(s): {_some(sorted(set(methods)))}"
     if frame["dirty"].any():
         yield f"measured with uncommitted changes: {_some(sorted(set(frame[frame['dirty']]['run_id'])))}"
-    commits = sorted({str(commit)[:7] for commit in frame["commit"]})
+    commits = sorted({str(commit)[:7] for commit in frame["commit"]})  # "unknown" has seven letters too
     if "unknown" in commits:
         yield "some results do not know the commit of their code"
     if len(commits) > 1:
@@ -41,38 +42,43 @@ def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
 
 
 def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
-    for state, said in UNFINISHED.items():
+    for state, text in UNFINISHED.items():
         names = [run.name for run in runs if run.state == state]
         if names:
-            yield f"{len(names)} run(s) {said}: {_some(names)}"
+            yield f"{len(names)} run(s) {text}: {_some(names)}"
     unreadable = [run.name for run in runs if run.run is None]
     if unreadable:
         yield f"{len(unreadable)} run(s) whose run.yaml is missing or of another version: {_some(unreadable)}"
-    for what, values in (("data", _fingerprints(runs)), ("torch", _versions(runs, "torch"))):
-        for place, found in values.items():
-            if len(found) > 1:
-                yield f"{place}: runs of {len(found)} different {what} side by side: {_some(sorted(found))}"
-    devices = sorted({str(run.attempts[-1].get("device")) for run in runs if run.attempts})
+    for dataset, fingerprints in _fingerprints(runs).items():
+        yield from _side_by_side(dataset, "data", fingerprints)
+    yield from _side_by_side("torch", "torch", _versions(runs, "torch"))
+    devices = sorted({str(run.last_attempt.get("device")) for run in runs if run.attempts})
     if len(devices) > 1:
         yield f"runs on {len(devices)} kinds of device: {_some(devices)}"
 
 
+def _side_by_side(subject: str, what: str, values: set[str]) -> Iterator[str]:
+    if len(values) > 1:
+        yield f"{subject}: runs of {len(values)} different {what} side by side: {_some(sorted(values))}"
+
+
 def _fingerprints(runs: Sequence[RunRecord]) -> dict[str, set[str]]:
-    """Fingerprints of the training images by data set and its settings."""
-    found: dict[str, set[str]] = {}
+    """Returns the fingerprints of the training images by data set; of scenes by their settings too."""
+    fingerprints: dict[str, set[str]] = {}
     for run in runs:
-        if run.run and run.attempts and run.attempts[-1].get("data"):
-            place = f"{run.run.data.dataset} {run.run.data.scenes}" if "scenes" in run.run.data.dataset else ""
-            name = run.run.data.dataset
-            found.setdefault(place or name, set()).add(str(run.attempts[-1]["data"].get("train")))
-    return found
+        images = run.last_attempt.get("data")
+        if run.run and images:
+            data = run.run.data
+            # Scenes of other settings are other images by intention; only of the same settings it is news.
+            dataset = f"{data.dataset} {data.scenes}" if data.drawn else data.dataset
+            fingerprints.setdefault(dataset, set()).add(str(images.get("train")))
+    return fingerprints
 
 
-def _versions(runs: Sequence[RunRecord], package: str) -> dict[str, set[str]]:
-    found = {str(run.attempts[-1].get("packages", {}).get(package)) for run in runs if run.attempts}
-    return {package: found}
+def _versions(runs: Sequence[RunRecord], package: str) -> set[str]:
+    return {str(run.last_attempt.get("packages", {}).get(package)) for run in runs if run.attempts}
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - LONGEST_LIST} more" if len(names) > LONGEST_LIST else ""
+    return ", ".join(names[:LONGEST_LIST]) + more

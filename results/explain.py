@@ -1,6 +1,6 @@
 """Where a number in a table comes from: the runs behind a cell, and all that is known about each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,22 @@ from repro.errors import UserError, nearest
 from repro.runs.difference import difference
 from repro.runs.run import Run
 from results.absence import reason, without_result
-from results.columns import find_columns
+from results.columns import Column, find_columns
 from results.published import Published, published
-from results.runs import RunRecord
-from results.tables import choose, summary
-
-Recipe = Callable[[str], Run]
-"""The run that a method's name stands for."""
+from results.runs import Recipe, RunRecord, code_label
+from results.tables import select_results, summary
 
 
 @dataclass(frozen=True)
 class CellAddress:
-    """A cell of a table, named as `TABLE:METHOD:DATASET[:METRIC]`."""
+    """A cell of a table, written as `TABLE:METHOD:DATASET[:METRIC]`.
+
+    Attributes:
+        table: The published table.
+        method: The method of the row, which need be none of the paper's.
+        dataset: Our name of the column's data set, which need be none of the paper's.
+        metric: Our name of the metric; the table's first where the text names none.
+    """
 
     table: Published
     method: str
@@ -31,26 +35,29 @@ class CellAddress:
 
     @classmethod
     def parse(cls, text: str) -> "CellAddress":
-        """Read a cell's name.
+        """Read the address of a cell.
 
         Raises:
             UserError: It has another form, or names something that the table does not have.
         """
-        parts = text.split(":")
-        if len(parts) not in (3, 4) or not all(parts):
+        words = text.split(":")
+        if len(words) not in (3, 4) or not all(words):
             raise UserError(
-                f"'{text}' names no cell; write TABLE:METHOD:DATASET, for example table1:mocov2+ours-hp:imagenet100"
+                f"'{text}' names no cell",
+                mend="write TABLE:METHOD:DATASET, for example table1:mocov2+ours-hp:imagenet100",
             )
-        table = published(parts[0])
-        known = {metric: None for group in table.groups for metric in group.metrics}
-        metric = parts[3] if len(parts) == 4 else next(iter(known))
-        if not table.metrics and metric not in known:
-            raise UserError(f"{parts[0]} has no metric '{metric}'", mend=nearest(metric, known))
-        return cls(table, parts[1], parts[2], metric)
+        table = published(words[0])
+        metrics = [metric for group in table.groups for metric in group.metrics]
+        metric = words[3] if len(words) == 4 else metrics[0]
+        # A table that leaves its metric open shows any of ours.
+        if not table.metrics and metric not in metrics:
+            raise UserError(f"{words[0]} has no metric '{metric}'", mend=nearest(metric, dict.fromkeys(metrics)))
+        return cls(table, words[1], words[2], metric)
 
     @property
     def published(self) -> float | None:
-        """The paper's number; None where it has none."""
+        """The paper's number in percent; None where it has none."""
+        # Where the paper leaves its metric open, its number stands beside each of ours that may be meant.
         metric = next(iter(self.table.groups[0].metrics)) if self.metric in self.table.metrics else self.metric
         for group in self.table.groups:
             if group.dataset == self.dataset and metric in group.metrics:
@@ -67,7 +74,8 @@ def explain(
         text: `TABLE:METHOD:DATASET[:METRIC]`, for example `table1:mocov2+ours-hp:imagenet100`.
         frame: What `results.collect.collect` returns; None where nothing was evaluated.
         runs: The run folders at hand.
-        recipe: The run that a method's name stands for, by which what a run changed is told; the defaults without it.
+        recipe: Makes the run that a method's name stands for, by which what a run changed is told; the default
+            settings without it.
 
     Returns:
         The cell, the published number, and ours by protocol with every run behind it; where there is none, why.
@@ -75,57 +83,70 @@ def explain(
     Raises:
         UserError: The text names no cell, or neither table nor runs know the method.
     """
-    cell = CellAddress.parse(text)
-    known = list(dict.fromkeys([*cell.table.rows, *(run.method for run in runs)]))
-    if cell.method not in known:
+    address = CellAddress.parse(text)
+    methods = list(dict.fromkeys([*address.table.rows, *(run.method for run in runs)]))
+    if address.method not in methods:
         raise UserError(
-            f"no method '{cell.method}' in {cell.table.name} or among the runs", mend=nearest(cell.method, known)
+            f"no method '{address.method}' in {address.table.name} or among the runs",
+            mend=nearest(address.method, methods),
         )
-    metric = cell.metric if cell.table.metrics else ""
-    chosen = choose(frame, cell.table, metric) if frame is not None else pd.DataFrame(columns=["dataset", "metric"])
-    columns = [
-        column
-        for column in (find_columns(chosen, cell.table, metric, every=True) if frame is not None else [])
-        if column.dataset == cell.dataset and cell.metric in dict(column.metrics)
-    ]
-    folders = {str(run.folder.results): run for run in runs}
-    found = []
-    for column in columns:
-        part = column.rows_of(chosen) if not column.planned else chosen.iloc[:0]
-        part = part[(part["method"] == cell.method) & (part["metric"] == cell.metric)].sort_values("seed")
+    runs_without_result = [run for run in without_result(runs) if run.method == address.method]
+    return {
+        "cell": text,
+        "metric": address.metric,
+        "published": address.published,
+        "ours": [] if frame is None else _ours(address, frame, runs, recipe),
+        "runs without a result": [f"{run.name}: {_state(run)}" for run in runs_without_result],
+    }
+
+
+def _ours(
+    address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord], recipe: Recipe | None
+) -> list[dict[str, Any]]:
+    """Tell of each column that the cell may stand in what it shows, and by which runs."""
+    metric = address.metric if address.table.metrics else ""
+    results = select_results(frame, address.table, metric)
+    records = {str(run.folder.results): run for run in runs}
+    entries = []
+    # Planned columns too: of a cell without any run there is a reason to tell.
+    for column in find_columns(results, address.table, metric, every=True):
+        if column.dataset != address.dataset or address.metric not in dict(column.metrics):
+            continue
+        rows = _rows_of_cell(address, column, results)
         dataset, split, protocol, fidelity, scale = column.key
-        if part.empty:
-            ours = reason(cell.method, column, cell.metric, chosen, without_result(runs))
+        if rows.empty:
+            shown_text = reason(address.method, column, address.metric, results, without_result(runs))
         else:
-            ours = summary(part["value"])
-        found.append(
+            shown_text = summary(rows["value"])
+        entries.append(
             {
-                "ours": ours,
+                "ours": shown_text,
                 "dataset": dataset,
                 "split": split,
                 "protocol": protocol,
                 "fidelity": fidelity,
                 "scale": scale or "as in the paper",
-                "runs": [_behind(row, folders, recipe) for row in part.to_dict("records")],
+                "runs": [_behind(row, records, recipe) for row in rows.to_dict("records")],
             }
         )
-    others = [run for run in without_result(runs) if run.method == cell.method]
-    return {
-        "cell": text,
-        "metric": cell.metric,
-        "published": cell.published,
-        "ours": found,
-        "runs without a result": [f"{run.name}: {_state(run)}" for run in others],
-    }
+    return entries
 
 
-def _behind(row: Mapping[Any, Any], folders: Mapping[str, RunRecord], recipe: Recipe | None) -> dict[str, Any]:
-    run = folders.get(row["path"], RunRecord(Path(row["path"]).parent))
+def _rows_of_cell(address: CellAddress, column: Column, results: pd.DataFrame) -> pd.DataFrame:
+    # The key of a column that nothing was run for is no key of any row: its empty texts stand for "none".
+    rows = results.iloc[:0] if column.planned else column.rows_of(results)
+    return rows[(rows["method"] == address.method) & (rows["metric"] == address.metric)].sort_values("seed")
+
+
+def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord], recipe: Recipe | None) -> dict[str, Any]:
+    """Tell what is known of a row of results and of its run; `records` are the run folders by their `results.jsonl`."""
+    # The folder of the row's file, where the rows were not collected from the run folders at hand.
+    run = records.get(row["path"], RunRecord(Path(row["path"]).parent))
     return {
         "run": run.name,
         "seed": row["seed"],
         "value": row["value"],
-        "measured at": f"{row['commit']}{' (dirty)' if row['dirty'] else ''}",
+        "measured at": code_label(row["commit"], dirty=row["dirty"]),
         "started": str(row["started"]),
         "took": f"{row['duration_s']:g} s on {row['device']}",
         **describe(run, recipe),
@@ -133,33 +154,43 @@ def _behind(row: Mapping[Any, Any], folders: Mapping[str, RunRecord], recipe: Re
 
 
 def describe(run: RunRecord, recipe: Recipe | None = None) -> dict[str, Any]:
-    """What a run's folder tells about it.
+    """Tell what a run's folder tells about it.
 
     Args:
         run: The folder.
-        recipe: The run that a method's name stands for; without it, or for a method it does not know, the defaults.
+        recipe: Makes the run that a method's name stands for; without it, or for a method that it does not know, the
+            run is compared with the default settings.
 
     Returns:
         State, configuration and what it changed of the recipe, code, machine, data, training time, and files.
     """
-    last = run.attempts[-1] if run.attempts else {}
+    attempt = run.last_attempt
     seconds = run.training_seconds
     return {
         "state": _state(run),
         "configuration": str(run.folder.run_yaml) if run.run else "run.yaml is missing, or of another version",
         "differs from the recipe in": changed(run, recipe),
-        "trained at": [f"{a.get('commit', '?')}{' (dirty)' if a.get('dirty') else ''}" for a in run.attempts],
-        "device": last.get("device", "not recorded"),
-        "host": last.get("host", "not recorded"),
-        "packages": last.get("packages", {}),
-        "data": last.get("data", {}),
+        "trained at": [code_label(entry.get("commit", "?"), dirty=entry.get("dirty", False)) for entry in run.attempts],
+        "device": attempt.get("device", "not recorded"),
+        "host": attempt.get("host", "not recorded"),
+        "packages": attempt.get("packages", {}),
+        "data": attempt.get("data", {}),
         "pretraining took": f"{seconds:.0f} s" if seconds else "not recorded",
         "logs": [str(path) for path in run.logs],
     }
 
 
 def changed(run: RunRecord, recipe: Recipe | None) -> dict[str, str]:
-    """What a run changed of its method's recipe: `{"data.crop": "224 -> 64"}`."""
+    """Tell what a run changed of its method's recipe.
+
+    Args:
+        run: The folder.
+        recipe: As of `describe`.
+
+    Returns:
+        Setting -> its value in the recipe and here, `{"data.crop": "224 -> 64"}`; empty where there is no `run.yaml`
+        that can be read.
+    """
     if run.run is None:
         return {}
     return {name: f"{before} -> {after}" for name, (before, after) in difference(_recipe(run, recipe), run.run).items()}

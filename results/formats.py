@@ -1,4 +1,4 @@
-"""A table in every format, and into files: Markdown and CSV here, LaTeX and HTML beside."""
+"""The formats of a table, and the files that hold it: Markdown and CSV are made here, LaTeX and HTML beside."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,26 +11,27 @@ from results.layout import Cell, Table
 
 
 def markdown(table: Table) -> str:
-    """Give a table in GitHub's Markdown, its columns aligned so that a terminal shows it well too."""
+    """Returns a table in GitHub's Markdown, its columns aligned so that a terminal shows it well too."""
+    # Markdown has no cells that span columns: each heading names its group.
     heads = [
         _markdown(Cell(f"{group.heading.text}{_marks(group.heading)}: {column.text}", marks=column.marks))
         for group in table.groups
         for column in group.columns
     ]
     body = [[_markdown(Cell(line.label)), *map(_markdown, line.cells)] for block in table.blocks for line in block]
-    parts = [f"**{_escaped(table.watermark)}**"] if table.watermark else []
-    parts += [table.title, _aligned(["Method", *heads], body)]
-    parts += ["\n".join(f"- [{number}] {_escaped(note)}" for number, note in enumerate(table.notes, start=1))]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    paragraphs = [f"**{_escaped(table.watermark)}**"] if table.watermark else []
+    paragraphs += [table.title, _aligned(["Method", *heads], body)]
+    paragraphs += ["\n".join(f"- [{number}] {_escaped(note)}" for number, note in enumerate(table.notes, start=1))]
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
 def csv(table: Table) -> str:
-    """Give a table as data: one line per row, column group and metric, numbers with at most four decimals."""
+    """Returns a table as data: one line per row, column group and metric, numbers with at most four decimals."""
     return table.records.round(4).to_csv(index=False, lineterminator="\n")
 
 
 FORMATS: Mapping[str, Callable[[Table], str]] = {".md": markdown, ".tex": latex, ".csv": csv, ".html": table_page}
-"""Suffix of the file -> what makes its text."""
+"""Suffix of a file -> what makes its text."""
 
 
 def write(table: Table, folder: Path) -> list[Path]:
@@ -38,7 +39,7 @@ def write(table: Table, folder: Path) -> list[Path]:
 
     Args:
         table: What to write.
-        folder: Where to; made if it is not there.
+        folder: The folder of the files, made if it is not there.
 
     Returns:
         The files: `<name>.md`, `<name>.tex`, `<name>.csv`, `<name>.html`.
@@ -46,6 +47,7 @@ def write(table: Table, folder: Path) -> list[Path]:
     Raises:
         UserError: The folder cannot be made or written to.
     """
+    # All texts before the first file: a format that fails leaves the old pages, which agree with one another.
     texts = {folder / (table.name + suffix): make(table) for suffix, make in FORMATS.items()}
     for path, text in texts.items():
         write_text(path, text)
@@ -62,6 +64,7 @@ def _markdown(cell: Cell) -> str:
 
 
 def _escaped(text: str) -> str:
+    # Only what would break a cell, start emphasis or a tag: a terminal shows this text too.
     return re.sub(r"([|*\\<])", r"\\\1", text)
 
 

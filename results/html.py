@@ -1,4 +1,4 @@
-"""The pages of results."""
+"""The HTML of this room: its templates, filled."""
 
 from typing import Any
 
@@ -7,10 +7,18 @@ from results.layout import Table
 
 
 def page(template: str, **content: Any) -> str:
-    """Fill a template of this package; see `repro.html.page`."""
+    """Fill a template of this room.
+
+    Args:
+        template: Name of a file in `results/templates`.
+        content: What it shows; every text is escaped.
+
+    Returns:
+        A self-contained page, as `repro.html.page` makes it.
+    """
     return html.page(template, package="results", **content)
 
 
 def table_page(table: Table) -> str:
-    """Give a table as a page of its own."""
+    """Returns a table as a page of its own."""
     return page("table.html.j2", table=table)

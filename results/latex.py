@@ -1,4 +1,4 @@
-"""A table as LaTeX with booktabs' rules."""
+"""The LaTeX of a table, with booktabs' rules."""
 
 import re
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ _LATEX = {
     "Δ": r"$\Delta$",
     "–": "--",
 }
+"""A character that TeX reads as a command, or that its fonts lack -> how it is written."""
 _SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
 
 # Loaded or not, booktabs tells whether this file is read by a document or compiled alone.
@@ -35,9 +36,9 @@ _LATEX_HEAD = r"""% \usepackage{booktabs,graphicx}, then \input this file; or co
 
 
 def latex(table: Table) -> str:
-    """Give the table as a `table` environment with booktabs' rules; the file also compiles by itself."""
+    """Returns a table as a `table` environment with booktabs' rules; the file also compiles by itself."""
     spans = [len(group.columns) for group in table.groups]
-    starts = [2 + sum(spans[:index]) for index in range(len(spans))]
+    starts = [2 + sum(spans[:index]) for index in range(len(spans))]  # LaTeX counts from 1, and 1 is the method
     tops = [
         rf"\multicolumn{{{span}}}{{c}}{{{_latex(group.heading)}}}"
         for group, span in zip(table.groups, spans, strict=True)
@@ -52,6 +53,7 @@ def latex(table: Table) -> str:
     notes = "\n".join(
         rf"\textsuperscript{{{number}}} {_escaped(note)}\par" for number, note in enumerate(table.notes, start=1)
     )
+    # `\resizebox` shrinks a table to the width of the line if it is wider, and leaves a narrower one as it is.
     lines = [
         r"\begin{table}[htbp]",
         r"\centering\small",
@@ -82,8 +84,8 @@ def _escaped(text: str) -> str:
 
 def _latex(cell: Cell) -> str:
     text = _escaped(cell.text)
-    if re.fullmatch(r"[+-]\d+\.\d+", text):
-        text = f"${text}$"  # a hyphen is no minus
+    if cell.signed:
+        text = f"${text}$"  # outside of mathematics a hyphen is no minus
     text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text)
     return text + (rf"\textsuperscript{{{','.join(map(str, cell.marks))}}}" if cell.marks else "")
 

@@ -1,4 +1,4 @@
-"""What a table consists of, whatever it is printed as."""
+"""The parts of a table, whatever it is printed as."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,13 @@ class Cell:
         text: Plain text, without markup.
         rank: 1 where it is the best of its block, printed bold; 2 where it is the second best, marked more lightly.
         marks: Numbers of the notes that it refers to, from 1.
+        signed: Whether the text is a number with a sign, which LaTeX sets as mathematics.
     """
 
     text: str
     rank: int = 0
     marks: tuple[int, ...] = ()
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,10 @@ class ColumnGroup:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: its label, one cell per column, and the method that it is about."""
+    """A row: its label, and one cell per column."""
 
     label: str
     cells: tuple[Cell, ...]
-    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Table:
     Attributes:
         name: File name without suffix, e.g. `table1`.
         title: One sentence that says what the numbers are.
-        watermark: Printed above the table in bold, empty where every number was run at the paper's scale.
+        watermark: Printed above the table in bold; empty where every run of ours was made at the paper's scale.
         groups: The columns.
         blocks: The rows; a rule stands between two blocks where the format has one.
         notes: Texts of the notes; cells refer to them by position, from 1.
-        records: The same cells as data, one line per row and group, for CSV.
+        records: The same cells as data, one line per row, column group and metric, for CSV and plots.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What plots are made of: the run folders, their results, and the tables' data, each worked out once."""
+"""The material of plots: the run folders, their results, and the tables' data, each worked out once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,12 @@ from results.tables import render
 
 
 class NothingToDrawError(UserError):
-    """The runs at hand hold nothing that a plot shows; the message says what is missing."""
+    """The runs at hand hold nothing that a plot shows."""
+
+    @property
+    def note(self) -> str:
+        """What is missing and what would give it, as pages say it where the plot would stand."""
+        return f"{self.what}; {self.mend}" if self.mend else self.what
 
 
 @dataclass
@@ -30,38 +35,43 @@ class Material:
     frame: pd.DataFrame | None
     theme: Theme = "light"
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """What `table` has worked out, by name."""
 
     def table(self, name: str) -> pd.DataFrame:
-        """The data of a table that has numbers of ours, one line per row and column.
+        """Returns the lines of a table's data that have a number of ours.
+
+        Args:
+            name: `table1`, `table2` or `table3`.
+
+        Returns:
+            `Table.records`, one line per row, column group and metric, and `panel`, the title of the panel that shows
+            the line's column.
 
         Raises:
             NothingToDrawError: There are none.
         """
-        if name not in self._tables:
-            self._tables[name] = self._render(name)
-        records = self._tables[name]
-        if records.empty:
-            raise NothingToDrawError(f"no result belongs into {name}; evaluate a run first")
-        return records
+        if not self.has(name):
+            raise NothingToDrawError(f"no result belongs into {name}", mend="evaluate a run first")
+        return self._tables[name]
 
     def has(self, name: str) -> bool:
-        """Whether a table has numbers of ours."""
-        try:
-            return not self.table(name).empty
-        except NothingToDrawError:
-            return False
+        """Returns whether a table has numbers of ours."""
+        if name not in self._tables:
+            self._tables[name] = self._render(name)
+        return not self._tables[name].empty
 
     def _render(self, name: str) -> pd.DataFrame:
         if self.frame is None:
             return pd.DataFrame()
+        # The whole layout, as it is made even where no result belongs into the table; ours alone would be refused.
         records = render(name, self.frame, runs=self.runs, rows="all").records
         filled = records[records["n"] > 0].copy()
-        filled["place"] = [_place(line) for line in filled.to_dict("records")]
+        filled["panel"] = [_panel(line) for line in filled.to_dict("records")]
         return filled
 
 
-def _place(line: Mapping[Any, Any]) -> str:
-    """A column of ours, as a panel's title."""
+def _panel(line: Mapping[Any, Any]) -> str:
+    """Returns the title of the panel that shows a column of ours."""
     tiny = " (TINY, not comparable with the paper)" if line["scale"] else ""
-    released = "" if line["fidelity"] == "paper" else f", fidelity {line['fidelity']}"
-    return f"{line['dataset']}{tiny}, {line['protocol']}{released}"
+    fidelity = "" if line["fidelity"] == "paper" else f", fidelity {line['fidelity']}"
+    return f"{line['dataset']}{tiny}, {line['protocol']}{fidelity}"

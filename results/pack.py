@@ -1,8 +1,9 @@
-"""The artifact: one zip with all that a reader needs, and a check that nothing in it changed."""
+"""The artifact, one zip with all that a reader needs, and the check that nothing in it changed."""
 
 import hashlib
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -14,22 +15,21 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from results.claims import as_frame, judge
 from results.collect import export_bytes
-from results.explain import Recipe
 from results.formats import FORMATS
 from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, draw
+from results.plots import PLOTS, SUFFIXES, draw
 from results.published import PAPER, TABLES
 from results.redo import commands
 from results.report import build
-from results.runs import RunRecord
+from results.runs import Recipe, RunRecord
 from results.tables import render
 
 MANIFEST = "SHA256SUMS"
+"""Name of the file with the checksums of all others, as `sha256sum -c` reads it."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The oldest date that a zip can hold: the same content gives the same file."""
 
-_SMALL = ("run.yaml", "provenance.json", "status*.json", "metrics.jsonl", "results.jsonl")
-"""Patterns; each task has a status of its own."""
+_GIVE_ARTIFACT = "give an artifact that `salmask pack` wrote"
 _README = """# {title}
 
 Made by salmask {version} from {count} runs. Start with `report.html`, which needs no network.
@@ -65,7 +65,7 @@ def pack(
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the report.
-        recipe: The run that a method's name stands for; see `results.explain.describe`.
+        recipe: Makes the run that a method's name stands for; see `results.explain.describe`.
         checkpoints: Also put each run's `backbone.pth` in.
 
     Returns:
@@ -75,12 +75,13 @@ def pack(
         UserError: The path has another suffix or cannot be written, or runs exclude each other.
     """
     if path.suffix != ".zip":
-        raise UserError(f"cannot pack to {path}: its name must end in .zip")
+        raise UserError(f"cannot pack to {path}", mend="give a name that ends in .zip")
     if not runs:
-        raise UserError("no run folder to pack; give a folder with runs")
+        raise UserError("no run folder to pack", mend="give a folder with runs")
     names: list[str] = []
 
     def fill(file: IO[bytes]) -> None:
+        # `write_atomically` calls this once, with the file that takes the place of the old one when all is written.
         sums: dict[str, str] = {}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in _contents(runs, frame, title, recipe, checkpoints=checkpoints):
@@ -109,9 +110,11 @@ def check(path: Path) -> int:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if MANIFEST not in names:
-                raise UserError(f"{path} is no artifact of salmask: it holds no {MANIFEST}")
+                raise UserError(f"{path} is no artifact of salmask: it holds no {MANIFEST}", mend=_GIVE_ARTIFACT)
             sums = _read_manifest(path, archive.read(MANIFEST))
-            troubles = [f"{name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+            # A zip may hold a name twice, and programs differ in which of the two they unpack.
+            repeated = sorted(name for name, number in Counter(names).items() if number > 1)
+            troubles = [f"{name} is there twice" for name in repeated]
             troubles += [f"{name} is missing" for name in sums if name not in names]
             troubles += [f"{name} is not in {MANIFEST}" for name in names if name not in sums and name != MANIFEST]
             troubles += [
@@ -120,12 +123,14 @@ def check(path: Path) -> int:
                 if name in names and _digest(archive, name) != digest
             ]
     except FileNotFoundError:
-        raise UserError(f"no file {path}; give an artifact that `salmask pack` wrote") from None
+        raise UserError(f"no file {path}", mend=_GIVE_ARTIFACT) from None
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is no whole zip file: {error}; copy it again") from error
+        raise UserError(f"{path} is no whole zip file: {error}", mend="copy it again") from error
     if troubles:
         more = f" and {len(troubles) - 3} more" if len(troubles) > 3 else ""
-        raise UserError(f"{path} is not as it was packed: {'; '.join(troubles[:3])}{more}")
+        raise UserError(
+            f"{path} is not as it was packed: {'; '.join(troubles[:3])}{more}", mend="copy it again, or pack it again"
+        )
     return len(sums)
 
 
@@ -137,10 +142,10 @@ def _contents(
     *,
     checkpoints: bool,
 ) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file but the manifest."""
-    held = ", backbone" if checkpoints else ""
+    """Yield name and content of every file but the manifest, one at a time: never more than one lies in memory."""
+    backbone = ", backbone" if checkpoints else ""
     version = metadata.version("salmask")
-    yield "README.md", _README.format(title=title, version=version, count=len(runs), checkpoints=held).encode()
+    yield "README.md", _README.format(title=title, version=version, count=len(runs), checkpoints=backbone).encode()
     yield "report.html", build(runs, frame, title=title, recipe=recipe).encode()
     yield from _tables(runs, frame)
     yield from _plots(runs, frame)
@@ -153,12 +158,18 @@ def _contents(
     yield "environment.txt", _environment().encode()
     redo = ["#!/bin/sh", "# Makes every run again, in again/; see runs/ for what each is.", "set -e"]
     for run in runs:
-        place = f"runs/{run.name}"
-        wanted = [*_SMALL, "backbone.pth"] if checkpoints else _SMALL
-        for found in (path for pattern in wanted for path in sorted(run.path.glob(pattern))):
-            yield f"{place}/{found.name}", found.read_bytes()
-        redo += ["", f"# {run.name}", *commands(run, Path(place, "run.yaml"), "again")]
+        folder = Path("runs", run.name)
+        for path in _files_of(run, checkpoints=checkpoints):
+            yield str(folder / path.name), path.read_bytes()
+        redo += ["", f"# {run.name}", *commands(run, folder / run.folder.run_yaml.name, "again")]
     yield "redo.sh", ("\n".join(redo) + "\n").encode()
+
+
+def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
+    folder = run.folder
+    statuses = sorted(run.path.glob("status*.json"))  # each task has one of its own
+    paths = [folder.run_yaml, folder.provenance, *statuses, folder.metrics, folder.results]
+    return [path for path in [*paths, *([folder.backbone] if checkpoints else [])] if path.exists()]
 
 
 def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[tuple[str, bytes]]:
@@ -171,7 +182,7 @@ def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[t
 def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[tuple[str, bytes]]:
     material = Material(runs, frame)
     for name in PLOTS:
-        for suffix in (".svg", ".png"):
+        for suffix in SUFFIXES:
             try:
                 yield f"plots/{name}{suffix}", draw(name, material, suffix)
             except NothingToDrawError:
@@ -179,19 +190,21 @@ def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[tu
 
 
 def _environment() -> str:
-    found = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions() if d.metadata["Name"]}
-    return "\n".join(sorted(found, key=str.lower)) + "\n"
+    """Returns the installed packages as a requirements file; what a broken installation left has no name."""
+    packages = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions() if d.metadata["Name"]}
+    return "\n".join(sorted(packages, key=str.lower)) + "\n"
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Add a file without the time and the rights that this machine would give it."""
     entry = zipfile.ZipInfo(name, _EPOCH)
     entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.external_attr = (0o755 if name.endswith(".sh") else 0o644) << 16
+    entry.external_attr = (0o755 if name.endswith(".sh") else 0o644) << 16  # the upper half is Unix's mode
     archive.writestr(entry, content)
 
 
 def _digest(archive: zipfile.ZipFile, name: str) -> str:
-    """Of a file's content; empty where it cannot be unpacked."""
+    """Returns the SHA-256 of a file's content; empty where it cannot be unpacked."""
     try:
         with archive.open(name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -200,8 +213,9 @@ def _digest(archive: zipfile.ZipFile, name: str) -> str:
 
 
 def _read_manifest(path: Path, content: bytes) -> dict[str, str]:
+    """Returns the digest of each file by name; `path` is for messages."""
     lines = content.decode(errors="replace").splitlines()
     pairs = [line.split("  ", 1) for line in lines]
     if not all(len(pair) == 2 and len(pair[0]) == 64 for pair in pairs):
-        raise UserError(f"{path} is no artifact of salmask: its {MANIFEST} cannot be read")
+        raise UserError(f"{path} is no artifact of salmask: its {MANIFEST} cannot be read", mend=_GIVE_ARTIFACT)
     return {name: digest for digest, name in pairs}

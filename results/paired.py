@@ -1,4 +1,4 @@
-"""How sure a difference is: paired by seed, corrected for how many were looked at."""
+"""How sure a difference is: paired by seed, and corrected for how many comparisons were made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ import numpy as np
 from scipy import stats
 
 TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
+"""The test of all claims, as pages name it."""
 LEVEL = 0.05
+"""The level of the test, shared by all comparisons together."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,12 @@ class Comparison:
 
     @property
     def n(self) -> int:
-        """Number of pairs."""
+        """The number of pairs."""
         return len(self.differences)
 
     @property
     def mean(self) -> float | None:
-        """Mean difference in points; None without a pair."""
+        """The mean difference in points; None without a pair."""
         return float(np.mean(self.differences)) if self.n else None
 
     @property
@@ -43,11 +45,15 @@ class Comparison:
 
     @property
     def p(self) -> float | None:
-        """Of `TEST`, before correction; None where it cannot be taken."""
+        """The p value of `TEST` before correction; None where the test cannot be taken."""
         return float(stats.ttest_1samp(self.differences, 0.0).pvalue) if self.testable else None
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
-        """Student's interval of the mean difference, in points; None where it cannot be taken."""
+        """Returns Student's interval of the mean difference, in points; None where it cannot be taken.
+
+        Args:
+            confidence: The share of such intervals that hold the true difference.
+        """
         if not self.testable:
             return None
         low, high = stats.ttest_1samp(self.differences, 0.0).confidence_interval(confidence)
@@ -60,13 +66,16 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Compariso
     Args:
         first: Seed -> value in percent.
         second: The same of the other method.
+
+    Returns:
+        The differences of the seeds that both have, by seed, and how many seeds only one of them has.
     """
-    both = sorted(first.keys() & second.keys())
-    return Comparison(tuple(first[seed] - second[seed] for seed in both), len(first.keys() ^ second.keys()))
+    seeds = sorted(first.keys() & second.keys())
+    return Comparison(tuple(first[seed] - second[seed] for seed in seeds), len(first.keys() ^ second.keys()))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the chance of any false alarm among all stays below the level.
+    """Correct p values by Holm's step-down method: the chance of any false alarm among all stays below the level.
 
     Args:
         ps: Raw p values.
@@ -75,6 +84,7 @@ def holm(ps: Sequence[float]) -> list[float]:
         Corrected ones, in the same order (Holm 1979; scipy offers only the false discovery rate).
     """
     order = np.argsort(ps, kind="stable")
+    # The smallest of m is multiplied by m, the next by m - 1, ...; the running maximum keeps the order of the raw ones.
     steps = np.asarray(ps, dtype=float)[order] * (len(ps) - np.arange(len(ps)))
     corrected = np.empty(len(ps))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
@@ -82,13 +92,13 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(comparison: Comparison, difference: float, *, level: float = LEVEL, limit: int = 100) -> int | None:
-    """How many seeds it takes to tell a difference of that size from none with 80 % power, at the spread seen so far.
+    """Tell how many seeds it takes to tell a difference from none with 80 % power, at the spread seen so far.
 
     Args:
         comparison: Supplies the spread.
-        difference: In points.
-        level: Of the two-sided test.
-        limit: Give up beyond so many.
+        difference: The true difference in points that should be found.
+        level: The level of the two-sided test.
+        limit: The largest number of pairs that is tried.
 
     Returns:
         The number of pairs; None without a spread, or beyond the limit.
@@ -98,5 +108,6 @@ def seeds_needed(comparison: Comparison, difference: float, *, level: float = LE
     spread = np.std(comparison.differences, ddof=1)
     n = np.arange(2, limit + 1)
     critical = stats.t.isf(level / 2, n - 1)
+    # With a true difference the t statistic follows the noncentral t distribution; its other tail adds next to nothing.
     enough = stats.nct.sf(critical, n - 1, abs(difference) * np.sqrt(n) / spread) >= 0.8
     return int(n[enough][0]) if enough.any() else None

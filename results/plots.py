@@ -1,4 +1,4 @@
-"""The plots: curves, published beside ours, Table 1 as bars, Table 3 by branch, accuracy against compute, galleries."""
+"""The plots: curves, published against ours, Table 1 as bars, Table 3 by branch, accuracy by compute, galleries."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -14,29 +14,37 @@ from PIL import Image
 
 from repro.errors import UserError, nearest
 from repro.files import write_atomically
+from repro.runs.protocols import metric_without_rate
+from results.collect import KEYS
 from results.material import Material, NothingToDrawError
-from results.published import published
+from results.published import STRATEGIES, published
 from results.runs import RunRecord
 from results.style import WIDTH, Theme, folded, ink, legend, limits, look, panels, themed
 
+SUFFIXES = (".svg", ".png")
+"""The files of a plot."""
+BRANCHES = ("key", "both", "query")
+"""The masked branches from left to right; in the paper's Table 3 accuracy rises in this order."""
+MOST_SECONDS_IN_MINUTES = 2 * 3600
+"""Up to this longest pretraining the axis of `compute` counts minutes, beyond it hours."""
+
 
 def curves(material: Material) -> Figure:
-    """Training curves: a line for the mean over seeds, a band from the lowest to the highest."""
-    drawn = [
-        ("pretraining loss", "step", _series(material.runs, "loss")),
-        ("kNN accuracy while pretraining, %", "step", _series(material.runs, "knn")),
+    """Draw training curves: a line for the mean over seeds, a band from the lowest to the highest."""
+    courses = [
+        ("pretraining loss", "step", _loss_series(material.runs)),
         ("linear probe, top-1 on the validation images, %", "step of the probe", _probe_series(material.runs)),
     ]
-    drawn = [panel for panel in drawn if panel[2]]
-    if not drawn:
-        raise NothingToDrawError("no run has metrics yet; start one")
-    names = len({name for _, _, series in drawn for name in series})
-    figure, grid = panels(len(drawn), 3.0, room=0.5 + 0.09 * names)
-    for axes, (title, label, series) in zip(grid, drawn, strict=True):
+    courses = [course for course in courses if course[2]]  # no empty panel before the first probe
+    if not courses:
+        raise NothingToDrawError("no run has metrics yet", mend="start one")
+    names = len({name for _, _, series in courses for name in series})
+    figure, grid = panels(len(courses), 3.0, room=0.5 + 0.09 * names)
+    for axes, (title, label, series) in zip(grid, courses, strict=True):
         for (name, method), runs in sorted(series.items()):
             steps, values = _aligned(runs)
             style = look(method)
-            every = max(len(steps) // 8, 1)
+            every = max(len(steps) // 8, 1)  # about eight markers a line, enough to tell lines apart without colour
             axes.plot(
                 steps,
                 values.mean(0),
@@ -61,11 +69,11 @@ def _tiny(run: RunRecord) -> bool:
 
 
 def scatter(material: Material) -> Figure:
-    """Published against ours, a point for each cell of tables 1 and 2 that has both; on the line they agree."""
-    lines = [material.table(name) for name in ("table1", "table2") if material.has(name)]
-    if not lines:
-        raise NothingToDrawError("no result belongs into a table of the paper; evaluate a run first")
-    records = pd.concat(lines).dropna(subset=["published"])
+    """Draw published against ours, a point for each cell of tables 1 and 2 that has both; on the line they agree."""
+    tables = [material.table(name) for name in ("table1", "table2") if material.has(name)]
+    if not tables:
+        raise NothingToDrawError("no result belongs into a table of the paper", mend="evaluate a run first")
+    records = pd.concat(tables).dropna(subset=["published"])
     if records.empty:
         raise NothingToDrawError("no result of ours has a published number beside it")
     figure = Figure(figsize=(7.0, 5.4 + 0.09 * records["row"].nunique()), layout="constrained")
@@ -92,25 +100,27 @@ def scatter(material: Material) -> Figure:
 
 
 def bars(material: Material) -> Figure:
-    """Table 1 as bars: ours with the standard deviation, the published number as a line across the bar."""
+    """Draw Table 1 as bars: ours with the standard deviation, the published number as a line across the bar."""
     records = material.table("table1")
-    places = list(dict.fromkeys(records["place"]))
-    most = records.groupby("place").size().max()
-    figure, grid = panels(len(places), 0.9 + 0.3 * most, room=0.3)
-    for axes, place in zip(grid, places, strict=True):
-        part = records[records["place"] == place].to_dict("records")
-        for position, line in enumerate(part):
+    titles = list(dict.fromkeys(records["panel"]))
+    most_bars = records.groupby("panel").size().max()
+    figure, grid = panels(len(titles), 0.9 + 0.3 * most_bars, room=0.3)
+    for axes, title in zip(grid, titles, strict=True):
+        lines = records[records["panel"] == title].to_dict("records")
+        for position, line in enumerate(lines):
             _bar(axes, position, line, material.theme)
-        labels = [f"{line['label']} ({line['n']})" for line in part]
-        axes.set_yticks(range(len(part)), labels)
-        axes.set(title=folded(place, 30), xlabel="top-1, %", ylim=(most - 0.4, -0.6))
-        axes.margins(x=0.14)
+        labels = [f"{line['label']} ({line['n']})" for line in lines]
+        axes.set_yticks(range(len(lines)), labels)
+        # Upside down, so that the first row is at the top; equally long in all panels, so that bars are equally thick.
+        axes.set(title=folded(title, 30), xlabel="top-1, %", ylim=(most_bars - 0.4, -0.6))
+        axes.margins(x=0.14)  # room for the numbers behind the bars
         axes.grid(axis="y", visible=False)
     figure.supxlabel("bar: mean over (seeds); whisker: standard deviation; thick line: published", fontsize=8.5)
     return figure
 
 
 def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> None:
+    """Draw the bar of a line: ours, its whisker, the published number across it, and our number as text behind."""
     style, dark = look(line["row"]), ink(theme)
     error = 0.0 if pd.isna(line["std"]) else line["std"]
     axes.barh(
@@ -119,6 +129,7 @@ def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> No
     if error:
         axes.errorbar(line["mean"], position, xerr=error, color=dark, linewidth=1.2)
     end = line["mean"] + error
+    # Only where a difference is taken: beside another data set's bar the published number would look like a target.
     if pd.notna(line["difference"]):
         axes.vlines(line["published"], position - 0.42, position + 0.42, color=dark, linewidth=2.2)
         end = max(end, line["published"])
@@ -126,43 +137,44 @@ def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> No
 
 
 def branches(material: Material) -> Figure:
-    """Table 3: accuracy by masked branch, ours beside the paper's."""
+    """Draw Table 3: accuracy by masked branch, ours beside the paper's."""
     records = material.table("table3")
-    if not records["row"].str.contains("+ours", regex=False).any():
-        raise NothingToDrawError(
-            "no result of a masked branch; run mocov2+ours-hp, and with masking.branch=key or both"
-        )
     paper = published("table3")
-    places = list(dict.fromkeys(records["place"]))
-    figure, grid = panels(1 + len(places), 2.7, room=0.4)
+    masked_methods = [row.method for row in paper.rows.values() if row.branch in BRANCHES]
+    if not records["row"].isin(masked_methods).any():
+        raise NothingToDrawError(
+            "no result of a masked branch", mend="run mocov2+ours-hp, and with masking.branch=key or both"
+        )
+    titles = list(dict.fromkeys(records["panel"]))
+    figure, grid = panels(1 + len(titles), 2.7, room=0.4)
     group = paper.groups[0].name
     values = {method: (paper.values[method, group, ""], 0.0) for method in paper.rows}
     _branch_panel(grid[0], values, "published, setting not stated", material.theme)
-    for axes, place in zip(grid[1:], places, strict=True):
-        part = records[records["place"] == place]
-        ours = dict(zip(part["row"], zip(part["mean"], part["std"].fillna(0.0), strict=True), strict=True))
-        _branch_panel(axes, ours, folded(f"ours, {place}"), material.theme)
+    for axes, title in zip(grid[1:], titles, strict=True):
+        lines = records[records["panel"] == title]
+        ours = dict(zip(lines["row"], zip(lines["mean"], lines["std"].fillna(0.0), strict=True), strict=True))
+        _branch_panel(axes, ours, folded(f"ours, {title}"), material.theme)
     legend(figure, "dashed: no masking; whisker: standard deviation over seeds")
     return figure
 
 
 def compute(material: Material) -> Figure:
-    """Accuracy against the time that pretraining took, a point for each run."""
+    """Draw accuracy against the time that pretraining took, a point for each run."""
     records = material.table("table1")
+    # A run without a recorded time has no point; nothing tells where it would be.
     runs = {run.run.id: run for run in material.runs if run.run and run.training_seconds}
     longest = max((run.training_seconds or 0 for run in runs.values()), default=0)
-    unit, seconds = ("hours", 3600) if longest > 2 * 3600 else ("minutes", 60)
-    places = list(dict.fromkeys(records["place"]))
-    figure, grid = panels(len(places), 2.7, room=0.5 + 0.09 * records["row"].nunique())
-    drawn: set[str] = set()
-    for axes, place in zip(grid, places, strict=True):
-        for line in records[records["place"] == place].to_dict("records"):
+    unit, seconds = ("hours", 3600) if longest > MOST_SECONDS_IN_MINUTES else ("minutes", 60)
+    titles = list(dict.fromkeys(records["panel"]))
+    figure, grid = panels(len(titles), 2.7, room=0.5 + 0.09 * records["row"].nunique())
+    devices: set[str] = set()
+    for axes, title in zip(grid, titles, strict=True):
+        for line in records[records["panel"] == title].to_dict("records"):
             style = look(line["row"])
-            for identity, value in _values(material, line).items():
-                if identity in runs:
-                    took = (runs[identity].training_seconds or 0) / seconds
+            for run_id, value in _values_by_run(material, line).items():
+                if run_id in runs:
                     axes.plot(
-                        took,
+                        (runs[run_id].training_seconds or 0) / seconds,
                         value,
                         style.marker,
                         color=style.colour,
@@ -171,26 +183,27 @@ def compute(material: Material) -> Figure:
                         linestyle="none",
                         label=line["label"],
                     )
-                    drawn |= {attempt.get("device", "?") for attempt in runs[identity].attempts[-1:]}
-        axes.set(title=folded(place), xlabel=f"pretraining, {unit}", ylabel="top-1, %")
+                    devices |= {attempt.get("device", "?") for attempt in runs[run_id].attempts[-1:]}
+        axes.set(title=folded(title), xlabel=f"pretraining, {unit}", ylabel="top-1, %")
         axes.margins(0.15)
-    if not drawn:
+    if not devices:
         raise NothingToDrawError("no evaluated run has recorded how long its pretraining took")
-    legend(figure, f"a point is a run; measured on {', '.join(sorted(drawn))}")
+    legend(figure, f"a point is a run; measured on {', '.join(sorted(devices))}")
     return figure
 
 
 def gallery(material: Material) -> Figure:
-    """What the networks see: the first gallery of each method that has one."""
+    """Draw what the networks see: the first gallery of each method that has one."""
     first: dict[str, Path] = {}
     for run in material.runs:
         for path in run.galleries:
             first.setdefault(run.method, path)
     if not first:
-        raise NothingToDrawError("no run has a gallery yet; start one")
-    pictures = {method: _small(path) for method, path in first.items()}
+        raise NothingToDrawError("no run has a gallery yet", mend="start one")
+    pictures = {method: shrunk(path, 760, 1000) for method, path in first.items()}
     names = list(pictures)
     rows = [names[start : start + 3] for start in range(0, len(names), 3)]
+    # Three a row, each as wide as its proportions ask for.
     ratios = [[pictures[name].width / pictures[name].height for name in row] for row in rows]
     heights = [WIDTH / max(sum(row), 1.2) + 0.3 for row in ratios]  # pictures of a row are equally high
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
@@ -203,15 +216,31 @@ def gallery(material: Material) -> Figure:
     return figure
 
 
-def _small(path: Path) -> Image.Image:
-    """A gallery as large as a page can show it."""
-    with Image.open(path) as picture:
-        shown = picture.convert("RGB")
-    shown.thumbnail((760, 1000))
-    return shown
+def shrunk(path: Path, width: int, height: int) -> Image.Image:
+    """Load a picture no larger than a page can show it.
+
+    Args:
+        path: A gallery, which may be very long.
+        width: The largest width in pixels.
+        height: The largest height in pixels.
+
+    Returns:
+        The picture in RGB, its proportions kept.
+
+    Raises:
+        UserError: The file cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+    except OSError as error:
+        raise UserError(f"{path} is no picture: {error}", mend="remove it") from error
+    picture.thumbnail((width, height))
+    return picture
 
 
 Plot = Callable[[Material], Figure]
+"""Draws a figure; raises NothingToDrawError where the material holds nothing that it shows."""
 PLOTS: Mapping[str, Plot] = {
     "curves": curves,
     "scatter": scatter,
@@ -220,6 +249,7 @@ PLOTS: Mapping[str, Plot] = {
     "compute": compute,
     "gallery": gallery,
 }
+"""Name of a plot -> what draws it, in the order of the report."""
 
 
 def draw(name: str, material: Material, suffix: str) -> bytes:
@@ -228,7 +258,10 @@ def draw(name: str, material: Material, suffix: str) -> bytes:
     Args:
         name: One of `PLOTS`.
         material: What it is made of.
-        suffix: `.svg` or `.png`.
+        suffix: One of `SUFFIXES`.
+
+    Returns:
+        The content of the file: the same material, the same bytes.
 
     Raises:
         UserError: Unknown plot.
@@ -238,90 +271,116 @@ def draw(name: str, material: Material, suffix: str) -> bytes:
         raise UserError(f"unknown plot '{name}'", mend=nearest(name, PLOTS))
     buffer = io.BytesIO()
     with themed(material.theme):
-        # A fixed date: the same runs, the same bytes.
+        # Without matplotlib's date and version: the same runs, the same bytes.
         metadata = {"Date": None, "Creator": "salmask"} if suffix == ".svg" else {"Software": "salmask"}
+        # An SVG lets its page show through. A PNG may be looked at on black, where dark text would vanish.
         background = "none" if suffix == ".svg" else "white"
         PLOTS[name](material).savefig(buffer, format=suffix[1:], dpi=160, metadata=metadata, facecolor=background)
     return buffer.getvalue()
 
 
 def save(name: str, material: Material, folder: Path) -> list[Path]:
-    """Write a plot as SVG and PNG; see `draw`."""
-    contents = {folder / f"{name}{suffix}": draw(name, material, suffix) for suffix in (".svg", ".png")}
+    """Write a plot as SVG and PNG.
+
+    Args:
+        name: One of `PLOTS`.
+        material: What it is made of.
+        folder: The folder of the files, made if it is not there.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: Unknown plot, or a file cannot be written.
+        NothingToDrawError: The runs at hand hold nothing that it shows.
+    """
+    # Both are drawn before the first is written: a plot that fails leaves the old files as they were.
+    contents = {folder / f"{name}{suffix}": draw(name, material, suffix) for suffix in SUFFIXES}
     for path, content in contents.items():
         write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
     return list(contents)
 
 
-def _values(material: Material, line: Mapping[Any, Any]) -> dict[str, float]:
-    """Run id -> value of the runs behind a line of a table."""
+def _values_by_run(material: Material, line: Mapping[Any, Any]) -> dict[str, float]:
+    """Returns the values behind a line of a table by run id."""
     assert material.frame is not None
     frame = material.frame
-    mine = frame["run_id"].isin(str(line["runs"]).split()) & (frame["metric"] == line["metric"])
-    for key in ("dataset", "split", "protocol"):
-        mine &= frame[key] == line[key]
-    return dict(zip(frame[mine]["run_id"].astype(str), frame[mine]["value"], strict=True))
+    behind = (frame["method"] == line["row"]) & (frame["metric"] == line["metric"])
+    for key in KEYS:
+        behind &= frame[key] == line[key]
+    return dict(zip(frame[behind]["run_id"].astype(str), frame[behind]["value"], strict=True))
 
 
 Series = dict[tuple[str, str], list[dict[float, float]]]
 """(Label, method) -> for each seed its value by step."""
 
 
-def _series(runs: Sequence[RunRecord], key: str) -> Series:
-    found: Series = {}
+def _loss_series(runs: Sequence[RunRecord]) -> Series:
+    """Returns the pretraining loss of each run."""
+    series: Series = {}
     for run in runs:
-        points = {row["step"]: value for row in run.metrics for name, value in row.items() if name.startswith(key)}
+        points = {row["step"]: row["loss"] for row in run.metrics if "loss" in row}
         if points:
-            found.setdefault((_label(run, runs), run.method), []).append(points)
-    return found
+            series.setdefault((_label(run, runs), run.method), []).append(points)
+    return series
 
 
 def _probe_series(runs: Sequence[RunRecord]) -> Series:
-    found: Series = {}
+    """Returns the validation accuracy of each linear probe on the data of the pretraining."""
+    series: Series = {}
     for run in runs:
         for name, rows in run.probes.items():
             # Of the data that it was pretrained on: transfer data have courses of their own, which are no more seeds.
-            own = run.run is None or name.startswith(f"{run.run.data.dataset}-linear")
+            on_own_data = run.run is None or name.startswith(f"{run.run.data.dataset}-linear")
             points = _top1_course(rows)
-            if points and own:
-                found.setdefault((_label(run, runs), run.method), []).append(points)
-    return found
+            if points and on_own_data:
+                series.setdefault((_label(run, runs), run.method), []).append(points)
+    return series
 
 
 def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
-    """Top-1 by step; of a grid of rates that of the classifier which is best in the end, as the result is."""
+    """Returns top-1 by step; of a grid of rates that of the classifier which is best in the end, as the result is."""
     courses: dict[str, dict[float, float]] = {}
     for row in rows:
         for name in row:
-            if name.partition("@")[0] == "top1":
+            if metric_without_rate(name) == "top1":
                 courses.setdefault(name, {})[row["step"]] = row[name]
-    return max(courses.values(), key=lambda course: course[max(course)], default={})
+    return max(courses.values(), key=lambda course: course[max(course)], default={})  # by the value at the last step
 
 
 def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
-    """The method's name; with its recipe where several are at hand."""
-    recipes = {other.run.recipe for other in runs if other.method == run.method and other.run}
+    """Returns the method's name, with its recipe where several are at hand: these are never averaged."""
+    recipes = {record.run.recipe for record in runs if record.method == run.method and record.run}
     return f"{run.method} {run.run.recipe[:6]}" if run.run and len(recipes) > 1 else run.method
 
 
 def _aligned(runs: Sequence[dict[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """The steps that all seeds have, and seeds × steps of values."""
+    """Returns the steps that all seeds have, and their values, seeds × steps."""
+    # Seeds still run: the mean of a step that only some have reached would jump where the others end.
     steps = sorted(set.intersection(*(set(points) for points in runs)))
     return np.array(steps), np.array([[points[step] for step in steps] for points in runs])
 
 
 def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: str, theme: Theme) -> None:
-    branches = ("key", "both", "query")
-    for strategy in ("hp", "blur", "mean"):
-        base = f"mocov2+ours-{strategy}"
-        style = look(base)
-        names = [base if branch == "query" else f"{base}@{branch}" for branch in branches]
-        points = [(place, *values[name]) for place, name in enumerate(names) if name in values]
+    """Draw a line for each strategy through its branches, from (mean, standard deviation) by method."""
+    rows = published("table3").rows.values()
+    for strategy in STRATEGIES:
+        methods = {row.branch: row.method for row in rows if row.block == strategy}
+        points = [
+            (position, *values[methods[branch]])
+            for position, branch in enumerate(BRANCHES)
+            if methods[branch] in values
+        ]
         if points:
-            place, mean, std = zip(*points, strict=True)
-            label = published("table1").rows[base].label
-            axes.errorbar(place, mean, yerr=std, fmt=f"-{style.marker}", color=style.colour, markersize=8, label=label)
-    if "mocov2" in values:
-        axes.axhline(values["mocov2"][0], color=ink(theme), linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.set_xticks(range(len(branches)), [f"{branch} masked" for branch in branches])
+            # The paper's own setting gives the line its look and its name, which Table 1 has without the branch.
+            base = methods["query"]
+            style, label = look(base), published("table1").rows[base].label
+            positions, means, stds = zip(*points, strict=True)
+            axes.errorbar(
+                positions, means, yerr=stds, fmt=f"-{style.marker}", color=style.colour, markersize=8, label=label
+            )
+    for row in rows:
+        if row.branch == "none" and row.method in values:
+            axes.axhline(values[row.method][0], color=ink(theme), linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set_xticks(range(len(BRANCHES)), [f"{branch} masked" for branch in BRANCHES])
     axes.set(title=title, xlim=(-0.4, 2.4), ylabel="top-1, %")

@@ -1,4 +1,4 @@
-"""The numbers of the paper's tables, as `results/paper/*.csv` hold them, and what is ours beside which column."""
+"""The paper's tables: their numbers, as `results/paper/*.csv` hold them, and what of ours stands beside them."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 
 PAPER = Path(__file__).parent / "paper"
+"""Folder of the files with the paper's numbers and claims."""
 
 SINGLE_RUNS = (
     "the paper's Table 1 gives single runs and no std; it names neither the metric (top-1 is inferred) nor whether the "
@@ -19,7 +20,7 @@ CELL_CAVEATS = {("supervised", "Caltech-101"): _PROBE, ("supervised", "Flowers-1
 """What to know about single cells, by row and column group of the paper."""
 
 STRATEGIES = {"high_pass": "high-pass", "strong_blur": "strong blur", "mean_fill": "mean fill"}
-
+"""Masking strategy -> how a row's label names it, in the order of the paper's rows."""
 
 DATASETS = ("imagenet100", "caltech101", "flowers102", "voc07+12", "coco")
 """Our names of the paper's data sets."""
@@ -33,13 +34,16 @@ class PublishedRow:
         method: Name that joins it to `Result.method`.
         label: How it is printed.
         framework: `none` for the supervised one, else `mocov2` or `simclr`.
-        block: Rows of one block stand between two rules and compete for best and second best.
+        block: Rows of one block stand between two rules and compete for best and second best. The framework; in
+            Table 3, which compares the branches of one strategy, the strategy.
+        branch: `key`, `both` or `query`, or `none` without masking; empty in tables that do not compare branches.
     """
 
     method: str
     label: str
     framework: str
     block: str
+    branch: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ class Published:
 
     Attributes:
         name: `table1`, `table2` or `table3`.
+        source: Where the paper has it, `Table 1`.
         title: What the numbers are.
+        title_without_task: The same for numbers of another evaluation than the paper's, which is then named behind.
         task: The task whose results belong into it; empty where the metrics alone tell.
         metrics: Metrics of ours that may be shown in place of the first one, where the paper leaves it open.
         groups: The columns in its order.
@@ -78,7 +84,9 @@ class Published:
     """
 
     name: str
+    source: str
     title: str
+    title_without_task: str
     task: str
     metrics: tuple[str, ...]
     groups: tuple[PublishedGroup, ...]
@@ -86,7 +94,11 @@ class Published:
     values: dict[tuple[str, str, str], float]
 
     def ranks(self) -> dict[tuple[str, str, str], int]:
-        """1 for the best and 2 for the second best cell of each block and column."""
+        """Rank the published cells within each block and column.
+
+        Returns:
+            1 for the best and 2 for the second best, by the keys of `values`; other cells have no entry.
+        """
         ranked: dict[tuple[str, str, str], int] = {}
         for block in dict.fromkeys(row.block for row in self.rows.values()):
             for group, metric in dict.fromkeys(key[1:] for key in self.values):
@@ -95,32 +107,40 @@ class Published:
                     for key, value in self.values.items()
                     if key[1:] == (group, metric) and self.rows[key[0]].block == block
                 }
-                places = ranks(cells.values())
-                ranked |= {key: places[value] for key, value in cells.items() if value in places}
+                rank_of = ranks(cells.values())
+                ranked |= {key: rank_of[value] for key, value in cells.items() if value in rank_of}
         return ranked
 
 
 def ranks(values: Iterable[float]) -> dict[float, int]:
-    """Which value is the best (1) and which the second best (2); a pair has only a best, one alone neither."""
+    """Tell which value is the best and which the second best.
+
+    Args:
+        values: The values that compete, with repetitions.
+
+    Returns:
+        Value -> rank, 1 or 2. Of two values only the best has one, and a single value has none: beating nobody, or
+        being the last of two, is no merit to print in bold.
+    """
     values = list(values)
     top = sorted(set(values), reverse=True)[: 2 if len(values) > 2 else len(values) - 1]
-    return {value: place for place, value in enumerate(top, start=1)}
+    return {value: rank for rank, value in enumerate(top, start=1)}
 
 
 def published(name: str) -> Published:
-    """The published table of that name.
+    """Returns the published table of that name.
 
     Raises:
         UserError: There is none.
     """
     if name not in TABLES:
-        raise UserError(f"no table {name!r}; there is: {', '.join(TABLES)}")
+        raise UserError(f"no table {name!r}", mend=nearest(name, TABLES))
     return TABLES[name]()
 
 
 @cache
 def table1() -> Published:
-    """Classification: 13 rows, 39 values."""
+    """Returns Table 1, classification by a linear probe: 13 rows, 39 values."""
     caltech = "the paper states neither split nor metric, and its values fit no plain top-1 count"
     flowers = (
         "the paper's values are multiples of 1/818, so a validation folder of 818 images rather than the official split"
@@ -128,29 +148,31 @@ def table1() -> Published:
     top1 = {"top1": ""}
     return _load(
         "table1",
-        "Linear evaluation, the paper's Table 1",
-        ("top1", "top1_best"),
-        (
+        source="Table 1",
+        title="Linear evaluation, the paper's Table 1",
+        title_without_task="the paper's Table 1",
+        task="linear",
+        metrics=("top1", "top1_best"),
+        groups=(
             PublishedGroup("ImageNet-100", "ImageNet-100", "imagenet100", top1, (SINGLE_RUNS,)),
             PublishedGroup("Caltech-101", "Caltech-101", "caltech101", top1, (caltech, SINGLE_RUNS)),
             PublishedGroup("Flowers-102", "Flowers-102", "flowers102", top1, (flowers, SINGLE_RUNS)),
         ),
-        task="linear",
     )
 
 
 @cache
 def table2() -> Published:
-    """Detection and instance segmentation: 13 rows, 117 values."""
+    """Returns Table 2, detection and instance segmentation: 13 rows, 117 values."""
     single = "the paper's Table 2 gives single numbers and no std; MoCo reports a std of 0.2 to 0.4 AP between trials"
     schedule = "the paper does not state the COCO schedule, 1x or 2x"
     box = {"bbox_AP": "AP", "bbox_AP50": "AP50", "bbox_AP75": "AP75"}
     mask = {"mask_AP": "AP", "mask_AP50": "AP50", "mask_AP75": "AP75"}
     return _load(
         "table2",
-        "Detection and instance segmentation, the paper's Table 2",
-        (),
-        (
+        source="Table 2",
+        title="Detection and instance segmentation, the paper's Table 2",
+        groups=(
             PublishedGroup("VOC07+12_detection", "VOC07+12 detection", "voc07+12", box, (single,)),
             PublishedGroup("COCO_detection", "COCO detection", "coco", box, (schedule, single)),
             PublishedGroup(
@@ -162,44 +184,55 @@ def table2() -> Published:
 
 @cache
 def table3() -> Published:
-    """Which branch is masked: 10 rows, 10 values."""
+    """Returns Table 3, which branch is masked: 10 rows, 10 values."""
     setting = (
         "the paper names neither data set nor epochs of its Table 3, and MoCo v2 is 56.00 there and 68.22 in Table 1: "
         "read the order of its rows, not the differences"
     )
     return _load(
         "table3",
-        "Which branch is masked, the paper's Table 3",
-        ("top1", "top1_best"),
-        (PublishedGroup("not_stated_on_poster", "Top1", "imagenet100", {"top1": ""}, (setting,), setting),),
+        source="Table 3",
+        title="Which branch is masked, the paper's Table 3",
         task="linear",
+        metrics=("top1", "top1_best"),
+        groups=(PublishedGroup("not_stated_on_poster", "Top1", "imagenet100", {"top1": ""}, (setting,), setting),),
     )
 
 
 TABLES = {"table1": table1, "table2": table2, "table3": table3}
+"""Name of a table -> what loads it."""
 
 
 def _load(
-    name: str, title: str, metrics: tuple[str, ...], groups: tuple[PublishedGroup, ...], *, task: str = ""
+    name: str,
+    *,
+    source: str,
+    title: str,
+    title_without_task: str = "",
+    task: str = "",
+    metrics: tuple[str, ...] = (),
+    groups: tuple[PublishedGroup, ...],
 ) -> Published:
+    """Read a table's CSV; without a title of its own for other tasks it keeps its title."""
     with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     bases = {line["framework"]: line["method"] for line in lines if line["method_family"] == "baseline"}
     rows = {line["row"]: _row(line, bases) for line in lines}
-    printed = {(group.name, ours): shown for group in groups for ours, shown in group.metrics.items()}
+    # Tables 1 and 3 do not say which metric they print: their CSVs call it `top1_acc_pct`, which is none of ours.
+    printed_names = {(group.name, ours): printed for group in groups for ours, printed in group.metrics.items()}
     values = {
-        (line["row"], line["dataset"], printed.get((line["dataset"], line["metric"]), "")): float(line["value"])
+        (line["row"], line["dataset"], printed_names.get((line["dataset"], line["metric"]), "")): float(line["value"])
         for line in lines
     }
-    return Published(name, title, task, metrics, groups, rows, values)
+    return Published(name, source, title, title_without_task or title, task, metrics, groups, rows, values)
 
 
 def _row(line: dict[str, str], bases: dict[str, str]) -> PublishedRow:
     base, method, strategy = bases.get(line["framework"]), line["method"], line["strategy"]
     label = method if base is None or method == base else f"{base} + {method}"
     label += f", {STRATEGIES[strategy]}" if strategy in STRATEGIES else ""
-    block = line["framework"]
-    if branch := line.get("mask_branch"):  # Table 3 compares the branches of one strategy
+    block, branch = line["framework"], line.get("mask_branch", "")
+    if branch:  # Table 3 compares the branches of one strategy
         label += f" ({branch} masked)" if branch != "none" else ""
         block = strategy
-    return PublishedRow(line["row"], label, line["framework"], block)
+    return PublishedRow(line["row"], label, line["framework"], block, branch)

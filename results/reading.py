@@ -1,4 +1,4 @@
-"""Result files as one Arrow table: whole files at the speed of a parser, damaged ones line by line."""
+"""The reader of result files into one Arrow table: whole files at the speed of a parser, damaged ones line by line."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from repro.runs.records import FIELDS, SCHEMA, Result, read_rows
 BATCH_BYTES = 32 * 2**20
 """Files are parsed together up to this size: a run's own file is too short to be worth a call."""
 
+# Arrow's types are told, not guessed: a file whose values all look like whole numbers would get another type.
 _ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 _SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in get_type_hints(Result).items()])
 _PARSE = arrow_json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="error")
@@ -28,6 +29,7 @@ class _File:
 
     @property
     def lines(self) -> int:
+        """The number of whole lines, empty ones included."""
         return self.content.count(b"\n")
 
 
@@ -38,36 +40,39 @@ def read_table(paths: Sequence[Path]) -> tuple[pa.Table, list[str]]:
         paths: Files of `repro.runs.records`.
 
     Returns:
-        A table with the columns of `FIELDS` and `path`, texts dictionary-encoded, in the order of the files and their
-        lines; and the warnings of `repro.runs.records.read`.
+        A table with the columns of `repro.runs.records.FIELDS` and `path`, texts dictionary-encoded, in the order of
+        the files and their lines; and the warnings of `repro.runs.records.read`.
 
     Raises:
         UserError: A file cannot be read.
     """
-    parts, warnings = [_empty()], []
+    tables, warnings = [_empty()], []  # the empty one, so that there are columns where there is no file
     for batch in _batches(paths):
-        whole = _parse_whole(batch)
-        if whole is not None:
-            parts.append(whole)
+        table_of_batch = _parse_whole(batch)
+        if table_of_batch is not None:
+            tables.append(table_of_batch)
             continue
+        # One damaged file spoils its batch: now each is parsed alone, and only the damaged ones line by line.
         for file in batch:
-            alone = _parse_whole([file])
-            if alone is None:  # the careful reader says what is wrong with which line
+            table = _parse_whole([file])
+            if table is None:  # the careful reader says what is wrong with which line
                 rows, troubles = read_rows(file.path)
                 warnings += troubles
-                alone = _from_rows(rows, file.path)
-            parts.append(alone)
-    return pa.concat_tables(parts).unify_dictionaries(), warnings
+                table = _from_rows(rows, file.path)
+            tables.append(table)
+    return pa.concat_tables(tables).unify_dictionaries(), warnings
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[list[_File]]:
+    """Read the files, and yield them in batches of about `BATCH_BYTES` in their order."""
     batch: list[_File] = []
     size = 0
     for path in paths:
         try:
             file = _File(path, path.read_bytes())
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
+            mend = "check the path and its permissions"
+            raise UserError(f"cannot read {path}: {error.strerror}", mend=mend) from error
         batch.append(file)
         size += len(file.content)
         if size > BATCH_BYTES:
@@ -82,6 +87,7 @@ def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
     filled = [file for file in files if file.content]
     if not filled:
         return _empty()
+    # Joined, a last line without its end would run into the first line of the next file.
     if not all(file.content.endswith(b"\n") for file in filled):
         return None
     try:
@@ -90,6 +96,7 @@ def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
         ).select(FIELDS)
     except (pa.ArrowInvalid, KeyError):
         return None
+    # Arrow passes over empty lines and reads several objects of one line: then rows could not be told apart by file.
     counts = [file.lines for file in filled]
     if table.num_rows != sum(counts) or not _is_good(table):
         return None
@@ -97,6 +104,7 @@ def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
 
 
 def _is_good(table: pa.Table) -> bool:
+    """Whether all rows pass the checks of `repro.runs.records`, of whole columns at once."""
     if any(column.null_count for column in table.columns):
         return False
     finite = pc.and_(pc.is_finite(table["value"]), pc.is_finite(table["duration_s"]))
@@ -104,6 +112,7 @@ def _is_good(table: pa.Table) -> bool:
 
 
 def _has_times(table: pa.Table) -> bool:
+    """Whether every `started` is a time; of a doubtful one the careful reader decides."""
     try:
         pc.cast(pc.unique(table["started"]), pa.timestamp("us", tz="UTC"))
     except pa.ArrowInvalid:
@@ -112,12 +121,14 @@ def _has_times(table: pa.Table) -> bool:
 
 
 def _from_rows(rows: Sequence[tuple[object, ...]], path: Path) -> pa.Table:
+    """Returns rows of `repro.runs.records.read_rows` as a table like the parser's."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(FIELDS)
     arrays = [pa.array(values, kind) for values, kind in zip(columns, _SCHEMA.types, strict=True)]
     return _with_paths(pa.Table.from_arrays(arrays, schema=_SCHEMA), [path], [len(rows)])
 
 
 def _with_paths(table: pa.Table, paths: Sequence[Path], counts: Sequence[int]) -> pa.Table:
+    """Add the column `path`, of which each path stands in as many rows as its count says, and encodes the texts."""
     columns = [column.dictionary_encode() if pa.types.is_string(column.type) else column for column in table.columns]
     indices = pa.array(np.repeat(np.arange(len(paths), dtype=np.int32), counts))
     path = pa.DictionaryArray.from_arrays(indices, pa.array([str(path) for path in paths], pa.string()))

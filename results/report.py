@@ -1,4 +1,4 @@
-"""One self-contained page: claims, tables, plots, runs and a checklist, warnings first."""
+"""The report, one self-contained page: claims, tables, plots, runs and a checklist, warnings first."""
 
 import io
 from collections import Counter
@@ -10,26 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
-from repro.errors import UserError
 from repro.files import write_text
 from repro.html import data_uri
 from results.checklist import checklist
-from results.claims import VERDICTS, Verdict, count, judge, method_note
+from results.claims import CONTRADICTED, SUPPORTED, TIE, TOO_FEW, Verdict, count, judge, method_note
 from results.doubts import doubts
-from results.explain import Recipe, changed, describe
+from results.explain import changed, describe
 from results.html import page
 from results.layout import Table
 from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, draw
+from results.plots import PLOTS, draw, shrunk
 from results.published import TABLES
 from results.redo import commands
-from results.runs import RunRecord
+from results.runs import Recipe, RunRecord, code_label
 from results.tables import render
 
 LOG_LINES = 12
+"""How many of the last lines of a run's log the page shows."""
+LOG_BYTES = 8000
+"""How much of the end of a log is read to find them."""
 GALLERY_PIXELS = 1100
+"""The largest width of a gallery."""
 
 CAPTIONS = {
     "curves": "Training curves.",
@@ -38,16 +40,23 @@ CAPTIONS = {
     "branches": "Table 3 by masked branch.",
     "compute": "Accuracy against the time that pretraining took.",
 }
+"""Name of a plot -> what stands above it."""
+
+STATE_CLASSES = {SUPPORTED: "supported", TIE: "tie", CONTRADICTED: "contradicted", TOO_FEW: "not"}
+"""Outcome of a verdict -> the class that gives it its colour in `style.css`."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot or gallery as data URIs; `dark` is empty where one does for both themes."""
+    """A plot or gallery as the page embeds it."""
 
     name: str
+    """The plot's name, or the gallery's method."""
     caption: str
     light: str
+    """The picture for a light page, as a data URI."""
     dark: str = ""
+    """The picture for a dark page; empty where one does for both."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,19 @@ class Entry:
 
     run: RunRecord
     anchor: str
+    """The id of its place on the page."""
     facts: dict[str, Any]
+    """What its folder tells, by name; a value may be a text, a list or a mapping."""
     changed: dict[str, str]
+    """What it changed of its method's recipe, as `results.explain.changed` tells it."""
     results: list[dict[str, Any]]
+    """Its rows."""
     log: str
+    """The last lines of its newest log."""
     commands: list[str]
+    """What makes it again."""
     configuration: str
+    """The whole `run.yaml`; empty where it cannot be read."""
 
 
 def build(
@@ -73,7 +89,7 @@ def build(
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the page.
-        recipe: The run that a method's name stands for; see `results.explain.describe`.
+        recipe: Makes the run that a method's name stands for; see `results.explain.describe`.
 
     Returns:
         HTML that needs nothing beside it, neither files nor a network.
@@ -81,40 +97,51 @@ def build(
     Raises:
         UserError: Runs that exclude each other.
     """
-    findings = judge(frame)
+    verdicts = judge(frame)
     pictures, left_out = _plots(runs, frame)
     tables = [_table(name, runs, frame) for name in TABLES]
     return page(
         "report.html.j2",
         title=title,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=metadata.version("salmask"),
         warnings=doubts(runs, frame),
         facts=_facts(runs, frame),
-        verdicts=count(findings),
-        verdict_names=VERDICTS,
-        findings=[finding for finding in findings if finding.comparison.n],
-        untested=_untested(findings),
-        note=method_note(findings),
+        counts=count(verdicts),
+        state_classes=STATE_CLASSES,
+        verdicts=[verdict for verdict in verdicts if verdict.comparison.n],
+        untested=_untested(verdicts),
+        note=method_note(verdicts),
         tables=tables,
         pictures=pictures,
         left_out=left_out,
         galleries=_galleries(runs),
         entries=[_entry(run, index, frame, recipe) for index, run in enumerate(runs)],
         provenance=_provenance(runs),
-        checklist=checklist(runs, frame, findings),
+        checklist=checklist(runs, frame, verdicts),
     )
 
 
 def write(
     path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str, recipe: Recipe | None = None
 ) -> None:
-    """Write the page, whole or not at all; see `build`."""
+    """Write the page, whole or not at all.
+
+    Args:
+        path: The file.
+        runs: The run folders at hand.
+        frame: Their results; None where nothing was evaluated.
+        title: Heading of the page.
+        recipe: As of `build`.
+
+    Raises:
+        UserError: Runs that exclude each other, or the file cannot be written.
+    """
     write_text(path, build(runs, frame, title=title, recipe=recipe))
 
 
 def _table(name: str, runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Table:
-    """The whole layout where something was run for it, else the paper's numbers alone."""
+    """Returns the whole layout of a table where something was run for it, else the paper's numbers alone."""
     if frame is not None:
         table = render(name, frame, runs=runs, rows="all")
         if (table.records["n"] > 0).any():
@@ -137,63 +164,60 @@ def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, s
     }
 
 
-def _untested(findings: Sequence[Verdict]) -> dict[str, str]:
-    """Claims without a pair of runs: what they say -> `15 in table1, 54 in table2`."""
-    counted = Counter((f.claim.says, f.claim.table) for f in findings if not f.comparison.n)
-    found: dict[str, list[str]] = {}
-    for (says, table), number in counted.items():
-        found.setdefault(says, []).append(f"{number} in {table}")
-    return {says: ", ".join(parts) for says, parts in found.items()}
+def _untested(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Returns the claims without a pair of runs: what they say -> `15 in table1, 54 in table2`."""
+    claims = [verdict.claim for verdict in verdicts if not verdict.comparison.n]
+    counts: dict[str, list[str]] = {}
+    for (says, table), number in Counter((claim.says, claim.table) for claim in claims).items():
+        counts.setdefault(says, []).append(f"{number} in {table}")
+    return {says: ", ".join(tables) for says, tables in counts.items()}
 
 
 def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[Picture], list[str]]:
-    drawn, left_out = [], []
-    light, dark = Material(runs, frame), Material(runs, frame, "dark")
+    """Returns the plots, and of each that cannot be drawn what is missing for it."""
+    pictures, left_out = [], []
+    light, dark = Material(runs, frame), Material(runs, frame, "dark")  # the browser chooses, by its user's theme
     for name in PLOTS:
         if name == "gallery":
             continue  # the page shows the galleries themselves
         try:
             uris = [data_uri(draw(name, material, ".svg"), "image/svg+xml") for material in (light, dark)]
         except NothingToDrawError as reason:
-            left_out.append(f"{name}: {reason}")
+            left_out.append(f"{name}: {reason.note}")  # said on the page: a plot that is missing looks forgotten
         else:
-            drawn.append(Picture(name, CAPTIONS[name], *uris))
-    return drawn, left_out
+            pictures.append(Picture(name, CAPTIONS[name], *uris))
+    return pictures, left_out
 
 
 def _galleries(runs: Sequence[RunRecord]) -> list[Picture]:
-    """One gallery of each method, small enough for a page."""
-    found: dict[str, Picture] = {}
+    """Returns one gallery of each method, small enough for a page."""
+    by_method: dict[str, Picture] = {}
     for run in runs:
         for path in run.galleries:
-            if run.method not in found:
-                found[run.method] = Picture(run.method, f"{run.name}, {path.name}", _embedded(path))
-    return list(found.values())
+            if run.method not in by_method:
+                by_method[run.method] = Picture(run.method, f"{run.name}, {path.name}", _embedded(path))
+    return list(by_method.values())
 
 
 def _embedded(path: Path) -> str:
     buffer = io.BytesIO()
-    try:
-        with Image.open(path) as picture:
-            shown = picture.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{path} is no picture: {error}; remove it") from error
-    shown.thumbnail((GALLERY_PIXELS, 2 * GALLERY_PIXELS))
-    shown.save(buffer, "JPEG", quality=82, optimize=True)
+    picture = shrunk(path, GALLERY_PIXELS, 2 * GALLERY_PIXELS)
+    picture.save(buffer, "JPEG", quality=82, optimize=True)
     return data_uri(buffer.getvalue(), "image/jpeg")
 
 
 def _entry(run: RunRecord, index: int, frame: pd.DataFrame | None, recipe: Recipe | None) -> Entry:
     facts = describe(run, recipe)
+    # The settings stand in sections of their own below, and the packages in the page's provenance.
     for shown_elsewhere in ("differs from the recipe in", "configuration", "packages"):
         facts.pop(shown_elsewhere)
-    mine = frame[frame["path"] == str(run.folder.results)] if frame is not None else pd.DataFrame()
+    rows = frame[frame["path"] == str(run.folder.results)] if frame is not None else pd.DataFrame()
     return Entry(
         run=run,
         anchor=f"run-{index}",
         facts=facts,
         changed=changed(run, recipe),
-        results=[{str(key): value for key, value in row.items()} for row in mine.to_dict("records")],
+        results=[{str(key): value for key, value in row.items()} for row in rows.to_dict("records")],
         log=_tail(run.logs),
         commands=commands(run),
         configuration=run.run.to_yaml() if run.run else "",
@@ -201,24 +225,22 @@ def _entry(run: RunRecord, index: int, frame: pd.DataFrame | None, recipe: Recip
 
 
 def _tail(logs: Sequence[Path]) -> str:
-    """The last lines of the newest log."""
+    """Returns the last lines of the newest log, each cut where it is very long."""
     if not logs:
         return ""
     with logs[-1].open("rb") as file:
-        file.seek(max(logs[-1].stat().st_size - 8000, 0))
-        lines = file.read().decode(errors="replace").splitlines()
+        file.seek(max(logs[-1].stat().st_size - LOG_BYTES, 0))
+        lines = file.read().decode(errors="replace").splitlines()  # the cut may fall within a character
     return "\n".join(line[:400] for line in lines[-LOG_LINES:])
 
 
 def _provenance(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """What the runs ran on, with how many runs each."""
-    last = [run.attempts[-1] for run in runs if run.attempts]
+    """Returns what the newest attempts ran on: what it is, and its values with how many runs have each."""
+    attempts = [run.last_attempt for run in runs if run.attempts]
     values: dict[str, list[str]] = {
-        "commit": [f"{a.get('commit', '?')}{' (dirty)' if a.get('dirty') else ''}" for a in last],
-        "device": [str(a.get("device", "?")) for a in last],
-        "host": [str(a.get("host", "?")) for a in last],
-        "python": [str(a.get("python", "?")) for a in last],
-        "data": [f"{split}: {print_}" for a in last for split, print_ in a.get("data", {}).items()],
-        "packages": [f"{name} {version}" for a in last for name, version in a.get("packages", {}).items()],
+        "commit": [code_label(entry.get("commit", "?"), dirty=entry.get("dirty", False)) for entry in attempts],
+        **{what: [str(entry.get(what, "?")) for entry in attempts] for what in ("device", "host", "python")},
+        "data": [f"{split}: {digest}" for entry in attempts for split, digest in entry.get("data", {}).items()],
+        "packages": [f"{name} {version}" for entry in attempts for name, version in entry.get("packages", {}).items()],
     }
-    return [(what, Counter(found).most_common()) for what, found in values.items()]
+    return [(what, Counter(texts).most_common()) for what, texts in values.items()]

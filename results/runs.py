@@ -3,33 +3,41 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from repro.errors import UserError
-from repro.runs.folder import RunFolder
+from repro.errors import UserError, nearest
+from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.run import Run
 from repro.runs.status import Status
 
-RESULTS = "results.jsonl"
-MARKERS = (RESULTS, "run.yaml", "status.json")
+Recipe = Callable[[str], Run]
+"""Makes the run that a method's name stands for, with none of its settings changed; raises UserError for unknown names.
+
+The command line hands it in: this room may not look into `baselines`.
+"""
+
+_NAMES = RunFolder(Path())
+RESULTS = _NAMES.results.name
+MARKERS = (RESULTS, _NAMES.run_yaml.name, "status.json")
 """A folder that holds any of these is a run's."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder, read when asked."""
+    """One run folder, of which each file is read when it is first asked for."""
 
     path: Path
+    """The folder, `runs/<sweep>/<method>/s<seed>-<id>`."""
 
     @cached_property
     def folder(self) -> RunFolder:
-        """Its files."""
+        """The paths of its files."""
         return RunFolder(self.path)
 
     @property
@@ -39,12 +47,12 @@ class RunRecord:
 
     @property
     def sweep(self) -> str:
-        """The sweep that it belongs to."""
+        """The name of the sweep that it belongs to."""
         return self.folder.sweep
 
     @property
     def name(self) -> str:
-        """`SWEEP/METHOD/sSEED-ID`."""
+        """The run's name as pages print it, `SWEEP/METHOD/sSEED-ID`."""
         return "/".join(self.path.resolve().parts[-3:])
 
     @cached_property
@@ -65,9 +73,10 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """`not started`, `running`, `silent` (no heartbeat for long), `done`, `failed` or `interrupted`.
+        """The state of the run, in more words than its `status.json` has.
 
-        `pretrained` is a run whose backbone is there and that nothing was measured of.
+        `not started`, `running`, `silent` (says that it runs, without a heartbeat for `STALE_SECONDS`), `done`,
+        `failed`, `interrupted`, `unreadable`, or `pretrained`: its last task is done and nothing was measured of it.
         """
         status = self.status
         if status is None:
@@ -88,38 +97,47 @@ class RunRecord:
         return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
 
     @property
+    def last_attempt(self) -> dict[str, Any]:
+        """What the newest attempt ran on; empty where nothing is recorded."""
+        return self.attempts[-1] if self.attempts else {}
+
+    @property
     def logs(self) -> list[Path]:
         """Its log files, oldest first."""
+        # mmengine names a log and its folder by the time at which the attempt began.
         return sorted(self.folder.logs.rglob("*.log"))
 
     @property
     def galleries(self) -> list[Path]:
-        """Its pictures."""
+        """The pictures of what its network saw, `.png` or `.jpg`, by name."""
         return sorted(path for path in self.folder.gallery.glob("*") if path.suffix in (".png", ".jpg"))
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
-        """The lines of the pretraining's `metrics.jsonl`."""
+        """The rows of the pretraining's `metrics.jsonl`."""
         return read_metrics(self.folder.metrics)
 
     @cached_property
     def probes(self) -> dict[str, list[dict[str, float]]]:
-        """The metrics of each probe, by the name of its folder."""
-        return {path.parent.name: read_metrics(path) for path in sorted(self.path.glob("probes/*/metrics.jsonl"))}
+        """The metrics of each linear probe, by the name of its folder, `DATASET-PROTOCOL`."""
+        files = sorted((self.path / TASK_FOLDERS["linear"]).glob("*/metrics.jsonl"))
+        return {file.parent.name: read_metrics(file) for file in files}
 
     @property
     def training_seconds(self) -> float | None:
         """How long the pretraining's steps took, as its metrics tell; None where they do not."""
-        seconds, before = 0.0, 0.0
+        seconds, last_step = 0.0, 0.0
         for row in self.metrics:
             if "time" in row:
-                seconds += row["time"] * (row["step"] - before)
-                before = row["step"]
+                # `time` is the mean over the steps that the row stands for. Time stamps would not do: between two
+                # attempts a run may have waited for days.
+                seconds += row["time"] * (row["step"] - last_step)
+                last_step = row["step"]
         return seconds or None
 
 
 def find_runs(roots: Sequence[Path], *, sweep: str = "") -> list[RunRecord]:
-    """List the run folders below the given ones, each once, by path.
+    """List the run folders below the given ones, each once, sorted by path.
 
     Args:
         roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
@@ -128,44 +146,60 @@ def find_runs(roots: Sequence[Path], *, sweep: str = "") -> list[RunRecord]:
     Raises:
         UserError: A root is missing, a folder cannot be listed, or there is no such sweep.
     """
+    # By resolved path, as two roots may overlap, or one may be a link to the other.
     folders = sorted({path.resolve(): path for root in roots for path in _walk(root)}.values())
     runs = [RunRecord(path) for path in folders]
     if not sweep:
         return runs
-    chosen = [run for run in runs if run.sweep == sweep]
-    if runs and not chosen:
-        known = ", ".join(sorted({run.sweep for run in runs}))
-        raise UserError(f"no sweep {sweep!r} below {listed(roots)}; there is: {known}")
-    return chosen
+    runs_of_sweep = [run for run in runs if run.sweep == sweep]
+    if runs and not runs_of_sweep:
+        sweeps = sorted({run.sweep for run in runs})
+        raise UserError(f"no sweep {sweep!r} below {listed(roots)}", mend=nearest(sweep, sweeps))
+    return runs_of_sweep
 
 
 def listed(roots: Sequence[Path]) -> str:
-    """Folders as a message names them."""
+    """Returns folders as a message names them, with commas between."""
     return ", ".join(map(str, roots))
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    """Yield the run folders below a folder, or the folder itself."""
     if not root.is_dir():
-        raise UserError(f"no folder {root}; give a run folder, or one above it")
-    for folder, below, files in os.walk(root, onerror=_refuse):
+        raise UserError(f"no folder {root}", mend="give a run folder, or one above it")
+    # `os.walk` goes into the subfolders that are left in its list: emptying it in place is how not to.
+    for folder, subfolders, files in os.walk(root, onerror=_refuse):
         if not set(MARKERS).isdisjoint(files):
             yield Path(folder)
-            below.clear()  # a run's checkpoints and galleries hold no further runs
+            subfolders.clear()  # a run's checkpoints and galleries hold no further runs
         elif SNAPSHOT in files:
-            below.clear()  # the code that a sweep's jobs import, with the runs that are recorded beside it
+            subfolders.clear()  # the code that a sweep's jobs import, with the runs that are recorded beside it
         else:
-            below[:] = [name for name in below if not name.startswith(".")]
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
 
 
 def _refuse(error: OSError) -> NoReturn:
     """Stop at a folder that cannot be listed: a table that lacks its runs would not show it."""
     raise UserError(
-        f"cannot look into {error.filename}: {error.strerror}; mend its permissions or give a narrower path"
+        f"cannot look into {error.filename}: {error.strerror}",
+        mend="change its permissions or give a narrower path",
     )
 
 
+def code_label(commit: str, *, dirty: bool) -> str:
+    """Returns a state of the code as pages print it: the commit, `(dirty)` behind it with uncommitted changes."""
+    return f"{commit} (dirty)" if dirty else commit
+
+
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.jsonl` by line; a torn line is left out, a missing file has none."""
+    """Read a training's metrics.
+
+    Args:
+        path: A `metrics.jsonl`, which a run may still be writing.
+
+    Returns:
+        Its rows that have a step, in the order of the file; a torn line is left out, a missing file has none.
+    """
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:

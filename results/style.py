@@ -1,4 +1,4 @@
-"""How plots look: one colour, marker and line for a method everywhere, in light and dark, in colour and in grey."""
+"""The look of plots: one colour, marker and line for a method everywhere, in light and dark, in colour and in grey."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +10,14 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-WIDTH = 9.0  # of a plot, in inches
+WIDTH = 9.0
+"""The width of a plot in inches."""
 
 Theme = Literal["light", "dark"]
 Fill = Literal["full", "left", "bottom"]
 
 # Okabe and Ito's colours, told apart with any colour vision; the markers tell them apart without any colour.
-_MASKING = {
+_MASKING = {  # by what follows the framework in a method's name
     "": ("#8a8f98", "o"),
     "mscn": ("#56b4e9", "s"),
     "adios": ("#cc79a7", "D"),
@@ -35,10 +36,11 @@ class Look:
     """How a method is drawn.
 
     Attributes:
-        colour: Of its line, marker and bar.
-        marker: Of its points.
-        line: Solid for MoCo v2, dashed for SimCLR; dotted and dash-dotted for other masked branches.
-        hatch: Of its bar: none for MoCo v2, hatched for others.
+        colour: The colour of its line, marker and bar, which stands for the masking.
+        marker: The marker of its points, which stands for the masking too.
+        line: The style of its line: solid for MoCo v2, dashed for SimCLR; dotted and dash-dotted where the key or both
+            branches are masked.
+        hatch: The hatching of its bar: none for MoCo v2, hatched for others.
         fill: Which part of its marker is filled: all for MoCo v2, half for others.
     """
 
@@ -50,7 +52,12 @@ class Look:
 
 
 def look(method: str) -> Look:
-    """The look of a method; a method that the paper does not have shares one colour with its like."""
+    """Returns the look of a method; all maskings that the paper does not have share one colour and marker.
+
+    Args:
+        method: Its name, `FRAMEWORK[+MASKING][@BRANCH]`, for example `mocov2+ours-hp@key`.
+    """
+    # The name is what a method is known by, and all that a row of results has of a method of somebody's own.
     name, _, branch = method.partition("@")
     framework, _, masking = name.partition("+")
     if framework == "supervised":
@@ -64,13 +71,13 @@ _GRID = {"light": "#d9dee6", "dark": "#3a4453"}
 
 
 def ink(theme: Theme) -> str:
-    """Colour of text and reference lines."""
+    """Returns the colour of text and reference lines."""
     return _INK[theme]
 
 
 @contextmanager
 def themed(theme: Theme) -> Iterator[None]:
-    """Draw in a theme; backgrounds are transparent, so that a page shows through."""
+    """Draw in a theme while the context lasts; backgrounds are transparent, so that a page shows through."""
     settings: Mapping[str, Any] = {
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same plot everywhere
         "font.size": 9.5,
@@ -97,7 +104,7 @@ def themed(theme: Theme) -> Iterator[None]:
         "text.parse_math": False,  # a name with dollars is a name
         "svg.hashsalt": "salmask",  # the same drawing, the same bytes
         "svg.fonttype": "path",
-        **{f"{part}.color": _INK[theme] for part in ("text", "xtick", "ytick")},
+        **{f"{element}.color": _INK[theme] for element in ("text", "xtick", "ytick")},
         "axes.labelcolor": _INK[theme],
         "axes.titlecolor": _INK[theme],
         "axes.edgecolor": _INK[theme],
@@ -107,30 +114,46 @@ def themed(theme: Theme) -> Iterator[None]:
 
 
 def panels(count: int, height: float, *, room: float) -> tuple[Figure, list[Axes]]:
-    """Panels in two columns, each so many inches high, with room for a legend below."""
+    """Lay out panels in two columns.
+
+    Args:
+        count: The number of panels.
+        height: The height of a row of panels in inches.
+        room: Room for a legend below them in inches.
+
+    Returns:
+        The figure, and the axes of its panels row by row.
+    """
     columns = min(count, 2)
     rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH, rows * height + room), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[count:]:
-        axes.remove()
+        axes.remove()  # the empty half of the last row, which would be drawn as an empty frame
     return figure, grid[:count]
 
 
 def folded(title: str, width: int = 46) -> str:
-    """A title in lines of so many characters; 46 fit above one of two panels."""
+    """Returns a title in lines of at most `width` characters; 46 fit above one of two panels."""
     return textwrap.fill(title, width, break_on_hyphens=False, break_long_words=False)
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
-    """The range of an axis that shows all values with some room around."""
+    """Returns the range of an axis that shows all values with some room around."""
     low, high = min(values), max(values)
+    # At least one point counts as the span: a single value would have an axis without a length.
     room = 0.08 * max(high - low, 1.0)
     return low - room, high + room
 
 
 def legend(figure: Figure, note: str) -> None:
-    """One legend for all panels, below them, each name once."""
+    """Draw one legend for all panels, below them.
+
+    Args:
+        figure: The figure with all panels drawn.
+        note: The legend's title.
+    """
+    # By label: each method stands once, however many panels it is drawn in.
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -6,17 +6,20 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 from results.absence import missing_seeds, reason, unfinished, without_result
 from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
 from results.published import CELL_CAVEATS, Published, PublishedRow, published, ranks
-from results.runs import RunRecord
+from results.runs import RunRecord, code_label
 
 Rows = Literal["ours", "all"]
+"""Which rows and columns a table has: those that something was run for, or the paper's whole layout."""
 Only = Literal["", "ours", "paper", "diff"]
+"""Which of its three numbers a cell shows alone; empty for all three."""
 _KINDS = {"": ("published", "ours", "Δ"), "ours": ("ours",), "paper": ("published",), "diff": ("Δ",)}
+"""A choice of `Only` -> the kinds of columns in each group."""
 
 
 class _Notes:
@@ -26,6 +29,7 @@ class _Notes:
         self.texts = list(texts)
 
     def mark(self, *texts: str) -> tuple[int, ...]:
+        """Returns the numbers of notes, from 1; texts that are new are added."""
         self.texts += [text for text in dict.fromkeys(texts) if text not in self.texts]
         return tuple(sorted({self.texts.index(text) + 1 for text in texts}))
 
@@ -67,110 +71,127 @@ def render(
     _check("rows", rows, get_args(Rows))
     _check("--only", only, get_args(Only))
     if metric and not paper.metrics:
-        raise UserError(f"{name} prints its own metrics, AP to AP75; leave --metric out")
-    if only == "paper":
+        raise UserError(f"{name} prints its own metrics, AP to AP75", mend="leave --metric out")
+    if only == "paper":  # before anything that needs results
         return _paper_alone(paper)
     if task and task != paper.task:
         paper = _by_another_task(paper, task)
     if frame is None:
-        raise UserError(f"{name} needs results; give a folder in which a run has been evaluated, or --only paper")
+        raise UserError(
+            f"{name} needs results", mend="give a folder in which a run has been evaluated, or --only paper"
+        )
     metric = metric or (paper.metrics[0] if paper.metrics else "")
-    chosen = choose(frame, paper, metric)
-    if chosen.empty and rows == "ours":
-        raise _nothing(frame, paper, metric)
-    refuse_mixed(chosen)
-    columns = find_columns(chosen, paper, metric, every=rows == "all")
-    shown = _rows(chosen, paper, [run.method for run in runs], every=rows == "all")
-    records = _records(shown, columns, chosen, without_result(runs), paper)
-    return _table(records, chosen, shown, columns, paper, only)
+    results = select_results(frame, paper, metric)
+    if results.empty and rows == "ours":
+        raise _no_results(frame, paper, metric)
+    # Of the table's results alone: runs that exclude each other elsewhere are no reason to refuse this table.
+    refuse_mixed(results)
+    columns = find_columns(results, paper, metric, every=rows == "all")
+    table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
+    records = _records(table_rows, columns, results, without_result(runs), paper)
+    return _table(records, results, table_rows, columns, paper, only)
 
 
 def _by_another_task(paper: Published, task: str) -> Published:
-    """The layout of a table for numbers that the paper does not have."""
+    """Returns the layout of a table for numbers that the paper does not have."""
     if not paper.task:
-        raise UserError(f"{paper.name} has no other tasks; leave --task out")
+        raise UserError(f"{paper.name} has no other tasks", mend="leave --task out")
     setting = f"the paper evaluates by {paper.task} classifiers, and this is {task}: no published number compares"
     return replace(
         paper,
-        title=f"{paper.title.removeprefix('Linear evaluation, ')}, by {task}",
+        title=f"{paper.title_without_task}, by {task}",
         task=task,
         groups=tuple(replace(group, caveats=(setting,), other_setting=setting) for group in paper.groups),
-        values={},
+        values={},  # with no published number there is no difference either, and nothing is ranked
     )
 
 
-def _check(what: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UserError(f"no choice of {what} {value!r}; there is: {', '.join(filter(None, known))}")
+def _check(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"no choice of {what} {value!r}", mend=nearest(value, filter(None, choices)))
 
 
-def choose(frame: pd.DataFrame, paper: Published, metric: str) -> pd.DataFrame:
-    """The results that a table shows.
+def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.DataFrame:
+    """Select the results that a table shows.
 
     Args:
         frame: What `results.collect.collect` returns.
         paper: The table.
         metric: What stands in for the paper's metric, where it leaves that open; else empty.
     """
-    wanted = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
-    mine = frame["metric"].isin(wanted)
-    return frame[mine & (frame["task"] == paper.task)] if paper.task else frame[mine]
+    metrics = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
+    has_metric = frame["metric"].isin(metrics)
+    return frame[has_metric & (frame["task"] == paper.task)] if paper.task else frame[has_metric]
 
 
-def _nothing(frame: pd.DataFrame, paper: Published, metric: str) -> UserError:
+def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError:
     what = f"{paper.task} {metric}" if metric else "detection AP"
-    task = frame[frame["task"] == paper.task] if paper.task else frame
-    found = ", ".join(sorted(task["metric"].unique())) or f"no {paper.task} evaluation"
-    return UserError(f"no {what} among the results (found: {found}); evaluate a run or name another metric")
+    of_task = frame[frame["task"] == paper.task] if paper.task else frame
+    metrics = ", ".join(sorted(of_task["metric"].unique())) or f"no {paper.task} evaluation"
+    return UserError(f"no {what} among the results (found: {metrics})", mend="evaluate a run or name another metric")
 
 
-def _rows(chosen: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[PublishedRow]:
+def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[PublishedRow]:
     """List the rows by block; a method that the paper does not have stands last in its framework's block."""
-    run = dict(zip(chosen["method"], chosen["framework"], strict=True))
-    begun = {*run, *started}
-    rows = [row for row in paper.rows.values() if every or row.method in begun]
+    frameworks = dict(zip(results["method"], results["framework"], strict=True))
+    started_methods = {*frameworks, *started}
+    rows = [row for row in paper.rows.values() if every or row.method in started_methods]
     blocks = list(dict.fromkeys(row.block for row in paper.rows.values()))
-    known = {row.method for name in ("table1", "table3") for row in published(name).rows.values()}
-    for method in sorted(run.keys() - known):
-        block = run[method] if run[method] in blocks[1:] else "other"
-        rows.append(PublishedRow(method, method, run[method], block))
+    # Tables 1 and 3 share their task: what is a row of the one is no foreign method in the other.
+    paper_methods = {row.method for name in ("table1", "table3") for row in published(name).rows.values()}
+    for method in sorted(frameworks.keys() - paper_methods):
+        framework = frameworks[method]
+        # The first block is for rows without a framework (or, in Table 3, without a strategy): it takes no strangers.
+        block = framework if framework in blocks[1:] else "other"
+        rows.append(PublishedRow(method, method, framework, block))
     return sorted(rows, key=lambda row: [*blocks, "other"].index(row.block))
 
 
 def _records(
-    shown: list[PublishedRow], columns: list[Column], chosen: pd.DataFrame, runs: Sequence[RunRecord], paper: Published
+    rows: list[PublishedRow], columns: list[Column], results: pd.DataFrame, runs: Sequence[RunRecord], paper: Published
 ) -> pd.DataFrame:
     """Lay out one line per row, column group and metric: the numbers that every format prints."""
-    lines = [
-        _record(row, index, column, metric, parts.get((row.method, metric)), paper)
-        | _absent(row.method, column, metric, chosen, runs, filled=(row.method, metric) in parts)
-        for index, column in enumerate(columns)
-        for parts in [_parts(column, chosen)]
-        for row in shown
-        for metric, _ in column.metrics
-    ]
+    lines = []
+    for index, column in enumerate(columns):
+        seeds = _seeds_by_cell(column, results)
+        for row in rows:
+            for metric, _ in column.metrics:
+                cell = seeds.get((row.method, metric))
+                record = _record(row, index, column, metric, cell, paper)
+                if cell is None:
+                    record |= {"ours": reason(row.method, column, metric, results, runs), "missing": ""}
+                else:
+                    record["missing"] = missing_seeds(unfinished(row.method, column, runs))
+                lines.append(record)
+    # Without the types, a table without any number of a kind would have a column of `None`s.
     records = pd.DataFrame(lines).astype(dict.fromkeys(("published", "mean", "std", "difference"), "float64"))
-    order = {row.method: number for number, row in enumerate(shown)}
+    order = {row.method: number for number, row in enumerate(rows)}
     records = records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
-    printed = records["mean"].round(2)
+    # Ranked as printed: two means that read the same are equally good.
+    printed_means = records["mean"].round(2)
     records["rank"] = 0
-    for _, cells in printed.groupby([records["block"], records["column"], records["metric"]]):
-        records.loc[cells.index, "rank"] = cells.map(ranks(cells.dropna())).fillna(0).astype(int)
+    for _, means in printed_means.groupby([records["block"], records["column"], records["metric"]]):
+        records.loc[means.index, "rank"] = means.map(ranks(means.dropna())).fillna(0).astype(int)
     return records
 
 
-def _parts(column: Column, chosen: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    groups = column.rows_of(chosen).groupby(["method", "metric"], sort=False, observed=True)
-    return {(str(method), str(metric)): part for (method, metric), part in groups}
+def _seeds_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """Returns the results of a column by (method, metric), one line per seed."""
+    groups = column.rows_of(results).groupby(["method", "metric"], sort=False, observed=True)
+    return {(str(method), str(metric)): seeds for (method, metric), seeds in groups}
 
 
 def _record(
-    row: PublishedRow, index: int, column: Column, metric: str, part: pd.DataFrame | None, paper: Published
+    row: PublishedRow, index: int, column: Column, metric: str, seeds: pd.DataFrame | None, paper: Published
 ) -> dict[str, Any]:
+    """Returns a line of the records; `column` and `code_states` are for the layout and are no part of a table's."""
+    printed_name = dict(column.metrics)[metric]
+    # Top-5 beside the paper's top-1 would read as a comparison.
     as_published = not paper.metrics or metric in paper.metrics
-    value = paper.values.get((row.method, column.group.name, dict(column.metrics)[metric])) if as_published else None
-    mean = None if part is None else part["value"].mean()
+    value = paper.values.get((row.method, column.group.name, printed_name)) if as_published else None
+    mean = None if seeds is None else seeds["value"].mean()
     difference = mean - value if column.of_the_paper and mean is not None and value is not None else None
+    commits = [] if seeds is None else _commits(seeds)
     return {
         "table": paper.name,
         "block": row.block,
@@ -180,36 +201,30 @@ def _record(
         **dict(zip(KEYS, column.key, strict=True)),
         "metric": metric,
         "published": value,
-        "published_column": f"{column.group.title} {dict(column.metrics)[metric]}".strip(),
-        "ours": "" if part is None else summary(part["value"]),
+        "published_column": f"{column.group.title} {printed_name}".strip(),
+        "ours": "" if seeds is None else summary(seeds["value"]),
         "mean": mean,
-        "std": None if part is None else part["value"].std(),  # pandas' std is the sample one, ddof=1
-        "n": 0 if part is None else len(part),
+        "std": None if seeds is None else seeds["value"].std(),  # pandas' std is the sample one, ddof=1
+        "n": 0 if seeds is None else len(seeds),
         "difference": difference,
-        "runs": "" if part is None else " ".join(sorted(part["run_id"])),
-        "commits": "" if part is None else ", ".join(_commits(part)),
-        "dirty": part is not None and bool(part["dirty"].any()),
+        "runs": "" if seeds is None else " ".join(sorted(seeds["run_id"])),
+        "commits": ", ".join(commits),
+        "code_states": len(commits),
+        "dirty": seeds is not None and bool(seeds["dirty"].any()),
         "watermark": _watermark([column.scale]),
     }
 
 
-def _absent(
-    method: str, column: Column, metric: str, chosen: pd.DataFrame, runs: Sequence[RunRecord], *, filled: bool
-) -> dict[str, str]:
-    if filled:
-        return {"missing": missing_seeds(unfinished(method, column, runs))}
-    return {"ours": reason(method, column, metric, chosen, runs), "missing": ""}
-
-
 def summary(values: "pd.Series[float]") -> str:
-    """`69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
-    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread} ({len(values)})"
+    """Returns what a cell of ours shows, `69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
+    std = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{std} ({len(values)})"
 
 
-def _commits(part: pd.DataFrame) -> list[str]:
-    pairs = sorted(set(zip(part["commit"], part["dirty"], strict=True)))
-    return [commit[:7] + (" (dirty)" if dirty else "") for commit, dirty in pairs]
+def _commits(results: pd.DataFrame) -> list[str]:
+    """Returns the different states of the code that measured the results."""
+    states = sorted(set(zip(results["commit"], results["dirty"], strict=True)))
+    return [code_label(commit[:7], dirty=dirty) for commit, dirty in states]
 
 
 def _watermark(scales: Sequence[str]) -> str:
@@ -219,33 +234,36 @@ def _watermark(scales: Sequence[str]) -> str:
 
 def _table(
     records: pd.DataFrame,
-    chosen: pd.DataFrame,
-    shown: list[PublishedRow],
+    results: pd.DataFrame,
+    rows: list[PublishedRow],
     columns: list[Column],
     paper: Published,
     only: Only,
 ) -> Table:
-    notes = _Notes(_descriptions(columns, chosen))
+    # The notes on the columns come first: a group's heading refers to them by its own number.
+    notes = _Notes(_column_notes(columns, results))
     kinds = _KINDS[only]
-    groups = tuple(_group(column, index + 1, notes, paper, kinds) for index, column in enumerate(columns))
-    mixed = records[records["n"] > 0].groupby("column")["dirty"].nunique() > 1
-    best = paper.ranks()
-    cells: dict[str, list[Cell]] = {row.method: [] for row in shown}
+    groups = tuple(_group(column, number, notes, paper, kinds) for number, column in enumerate(columns, start=1))
+    # Where all runs of a column are dirty its note says so; a mark in each cell would say no more.
+    dirt_differs = records[records["n"] > 0].groupby("column")["dirty"].nunique() > 1
+    paper_ranks = paper.ranks()
+    cells: dict[str, list[Cell]] = {row.method: [] for row in rows}
     for record in records.to_dict("records"):
         column = columns[record["column"]]
-        place = (record["row"], column.group.name, dict(column.metrics)[record["metric"]])
-        made = _cells(record, notes, best.get(place, 0), column, dirt_is_news=bool(mixed.get(record["column"], False)))
-        cells[record["row"]] += [made[kind] for kind in kinds]
+        rank = paper_ranks.get((record["row"], column.group.name, dict(column.metrics)[record["metric"]]), 0)
+        mark_dirt = bool(dirt_differs.get(record["column"], False))
+        cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
+        cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
     watermark = _watermark([column.scale for column in columns])
-    blocks = _blocks(shown, cells)
-    data = records.drop(columns="column")
-    return Table(paper.name, _title(paper, records, only), watermark, groups, blocks, tuple(notes.texts), data)
+    data = records.drop(columns=["column", "code_states"])
+    title = _title(paper, records, only)
+    return Table(paper.name, title, watermark, groups, _blocks(rows, cells), tuple(notes.texts), data)
 
 
-def _blocks(shown: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
+def _blocks(rows: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
     return tuple(
-        tuple(Line(row.label, tuple(cells[row.method]), row.method) for row in shown if row.block == block)
-        for block in dict.fromkeys(row.block for row in shown)
+        tuple(Line(row.label, tuple(cells[row.method])) for row in rows if row.block == block)
+        for block in dict.fromkeys(row.block for row in rows)
     )
 
 
@@ -260,113 +278,111 @@ def _title(paper: Published, records: pd.DataFrame, only: Only) -> str:
     return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in _KINDS[only]) + marks
 
 
-def _descriptions(columns: list[Column], chosen: pd.DataFrame) -> list[str]:
+def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
     """Say what each column group holds, and how it differs from the others of its data set."""
-    texts = []
+    notes = []
     for number, column in enumerate(columns, start=1):
         if column.planned:
-            texts.append(f"{column.title}: nothing was run on {column.dataset}")
+            notes.append(f"{column.title}: nothing was run on {column.dataset}")
             continue
-        part = column.rows_of(chosen)
-        commits = _commits(part)
+        rows = column.rows_of(results)
+        commits = _commits(rows)
         dataset, split, protocol, fidelity, scale = column.key
-        parts = [
+        facts = [
             f"{dataset} ({split}): fidelity: {fidelity}",
             f"protocol: {protocol}",
             f"commits: {', '.join(commits)}" + (" – mixed" if len(commits) > 1 else ""),
             f"scale: {scale or 'as in the paper'}",
-            f"sweeps: {', '.join(sorted(part['sweep'].unique()))}",
+            f"sweeps: {', '.join(sorted(rows['sweep'].unique()))}",
         ]
-        for other_number, other in enumerate(columns, start=1):
-            if other_number != number and other.dataset == dataset and other.group == column.group:
-                differing = [k for k, mine, its in zip(KEYS, column.key, other.key, strict=True) if mine != its]
-                parts.append(f"differs from [{other_number}] in {', '.join(differing)}")
-        texts.append("; ".join(parts))
-    return texts
+        # Readers see two columns of one data set and ask why there are two.
+        for rival_number, rival in enumerate(columns, start=1):
+            if rival_number != number and rival.dataset == dataset and rival.group == column.group:
+                keys = [key for key, *values in zip(KEYS, column.key, rival.key, strict=True) if len(set(values)) > 1]
+                facts.append(f"differs from [{rival_number}] in {', '.join(keys)}")
+        notes.append("; ".join(facts))
+    return notes
 
 
 def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str]) -> ColumnGroup:
+    """Head a column group, with what to know of the published numbers and of the differences."""
     metric = column.metrics[0][0]
-    beside, apart = list(column.group.caveats), []
+    on_published, on_difference = list(column.group.caveats), []
     if paper.metrics and metric not in paper.metrics:
-        beside = apart = [f"the paper prints no {metric}"]
+        on_published = on_difference = [f"the paper prints no {metric}"]
     elif not column.of_the_paper:
-        apart = [
+        on_difference = [
             f"{column.dataset} is not a data set of the paper: its {column.group.title} numbers stand beside for "
             "orientation only, and no difference is taken"
         ]
-        beside = [*apart, *column.group.caveats]
+        on_published = [*on_difference, *column.group.caveats]
     elif column.scale:
-        apart = ["not run at the paper's scale: the difference is the scale's before it is the method's"]
+        on_difference = ["not run at the paper's scale: the difference is the scale's before it is the method's"]
     elif column.group.other_setting:
-        apart = [column.group.other_setting]
+        on_difference = [column.group.other_setting]
     names = {
         "published": "published" if column.of_the_paper else f"published, {column.group.title}",
         "ours": "ours",
         "Δ": "Δ",
     }
+    notes_by_kind = {"published": on_published, "ours": [], "Δ": on_difference}
     cells = [
-        Cell(f"{shown} {names[kind]}".strip(), marks=notes.mark(*{"published": beside, "Δ": apart}.get(kind, [])))
-        for _, shown in column.metrics
+        Cell(f"{printed_name} {names[kind]}".strip(), marks=notes.mark(*notes_by_kind[kind]))
+        for _, printed_name in column.metrics
         for kind in kinds
     ]
     return ColumnGroup(Cell(column.title, marks=(number,)), tuple(cells))
 
 
-def _cells(record: dict[Any, Any], notes: _Notes, best: int, column: Column, *, dirt_is_news: bool) -> dict[str, Cell]:
-    place = (record["row"], column.group.name)
-    has_value = pd.notna(record["published"])
-    caveats = [CELL_CAVEATS[place]] if has_value and place in CELL_CAVEATS else []
-    doubts = ["its runs come from different states of the code"] if ", " in record["commits"] else []
-    doubts += ["measured with uncommitted changes in the work tree"] if record["dirty"] and dirt_is_news else []
+def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, mark_dirt: bool) -> dict[str, Cell]:
+    """Returns the three cells of a record by kind; `rank` is the published number's."""
+    has_value, has_difference = pd.notna(record["published"]), pd.notna(record["difference"])
+    caveat = CELL_CAVEATS.get((record["row"], column.group.name))
+    caveats = [caveat] if has_value and caveat else []
+    doubts = ["its runs come from different states of the code"] if record["code_states"] > 1 else []
+    doubts += ["measured with uncommitted changes in the work tree"] if record["dirty"] and mark_dirt else []
     doubts += [record["missing"]] if record["missing"] else []
-    compared = pd.notna(record["difference"])
     return {
         "published": Cell(
-            f"{record['published']:.2f}" if has_value else "–", best if has_value else 0, notes.mark(*caveats)
+            f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, notes.mark(*caveats)
         ),
         "ours": Cell(record["ours"], record["rank"], notes.mark(*doubts)),
-        "Δ": Cell(f"{record['difference']:+.2f}" if compared else "–"),
+        "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", signed=has_difference),
     }
 
 
 def _paper_alone(paper: Published) -> Table:
-    """The published table and nothing else."""
+    """Returns the published table and nothing else."""
     columns = paper_columns(paper)
-    notes, best = _Notes([]), paper.ranks()
+    notes, paper_ranks = _Notes([]), paper.ranks()
     groups = tuple(
         ColumnGroup(
             Cell(column.group.title, marks=notes.mark(*column.group.caveats)),
-            tuple(Cell(shown or "published") for _, shown in column.metrics),
+            tuple(Cell(printed_name or "published") for _, printed_name in column.metrics),
         )
         for column in columns
     )
-    rows = list(paper.rows.values())
-    places = [(column.group.name, shown) for column in columns for _, shown in column.metrics]
-    cells = {
-        row.method: [
-            Cell(
-                f"{paper.values[row.method, *place]:.2f}",
-                best.get((row.method, *place), 0),
-                notes.mark(*([CELL_CAVEATS[row.method, place[0]]] if (row.method, place[0]) in CELL_CAVEATS else [])),
-            )
-            for place in places
-        ]
-        for row in rows
-    }
-    records = pd.DataFrame(
-        {
-            "table": paper.name,
-            "block": row.block,
-            "row": row.method,
-            "label": row.label,
-            "published_column": f"{column.group.title} {shown}".strip(),
-            "published": paper.values[row.method, column.group.name, shown],
-            "rank": best.get((row.method, column.group.name, shown), 0),
-        }
-        for row in rows
-        for column in columns
-        for _, shown in column.metrics
-    )
+    cells: dict[str, list[Cell]] = {}
+    lines: list[dict[str, Any]] = []
+    for row in paper.rows.values():
+        cells[row.method] = []
+        for column in columns:
+            for _, printed_name in column.metrics:
+                key = (row.method, column.group.name, printed_name)
+                value, rank = paper.values[key], paper_ranks.get(key, 0)
+                caveat = CELL_CAVEATS.get((row.method, column.group.name))
+                cells[row.method].append(Cell(f"{value:.2f}", rank, notes.mark(*([caveat] if caveat else []))))
+                lines.append(
+                    {
+                        "table": paper.name,
+                        "block": row.block,
+                        "row": row.method,
+                        "label": row.label,
+                        "published_column": f"{column.group.title} {printed_name}".strip(),
+                        "published": value,
+                        "rank": rank,
+                    }
+                )
     title = f"{paper.title}, percent, as published. Best of a block is bold, second best marked."
-    return Table(paper.name, title, "", groups, _blocks(rows, cells), tuple(notes.texts), records)
+    blocks = _blocks(list(paper.rows.values()), cells)
+    return Table(paper.name, title, "", groups, blocks, tuple(notes.texts), pd.DataFrame(lines))
