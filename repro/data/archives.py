@@ -7,28 +7,63 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from rich.console import Console
 from rich.progress import Progress
 
+from repro.data.errors import PathError, reason_of
 from repro.errors import UserError
 from repro.files import sync_folder
+from repro.runs.lock import held
+
+Preparer = Callable[[Sequence[Path], Path], None]
+"""Makes the root (second argument) from downloaded archives: files, or folders with them; none: download."""
 
 TORN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
+"""What the standard library raises for an archive that is torn, or is none."""
+
+DOWNLOAD_AGAIN = "download it again and repeat (what is finished is kept)"
+"""The mend of an archive that is torn or incomplete."""
+
+
+def preparing(root: Path) -> AbstractContextManager[None]:
+    """Holds the lock under which a root is prepared, for the length of a `with` block.
+
+    Args:
+        root: The folder that is unpacked into; made where it does not exist.
+
+    Raises:
+        UserError: Another process is preparing the same root, or the root cannot be written to.
+    """
+    return held(
+        root / ".salmask-prepare.lock",
+        taken=UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
+        unwritable="name a folder that can be written with --root",
+    )
 
 
 def locate(given: Sequence[Path], name: str) -> Path | None:
-    """The archive of a name among files and folders that a person gave; None where it is not.
+    """Looks for the archive of a name among the files and folders that a person gave.
+
+    Args:
+        given: Archives, or folders with archives.
+        name: The archive's file name.
+
+    Returns:
+        The archive's path; None where it is not among them.
 
     Raises:
-        UserError: something given does not exist.
+        UserError: Something given does not exist.
     """
     for path in (path.expanduser() for path in given):
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder; name the downloaded archives, or the folder with them")
+            raise PathError(
+                path, "no such file or folder", mend="name the downloaded archives, or the folder with them"
+            )
         if path.is_dir() and (path / name).is_file():
             return path / name
         if path.is_file() and path.name == name:
@@ -36,24 +71,61 @@ def locate(given: Sequence[Path], name: str) -> Path | None:
     return None
 
 
-def check_md5(archive: Path, md5: str) -> None:
-    """Make sure that a file is the published one.
+def locate_all(given: Sequence[Path], sources: Mapping[str, str], dataset: str) -> dict[str, Path]:
+    """Looks for several archives, all of which are needed, before any of them is read.
+
+    Args:
+        given: Archives, or folders with archives.
+        sources: Where each archive is published, by its file name.
+        dataset: The data set's name, which stands in the message where nothing was given.
+
+    Returns:
+        The path of each archive by its file name.
 
     Raises:
-        UserError: it is not.
+        UserError: An archive is not there, or something given does not exist.
+    """
+    # All are looked for before any is missed: a person learns of everything that is still to be downloaded at once.
+    paths = {name: path for name in sources if (path := locate(given, name)) is not None}
+    if missing := [name for name in sources if name not in paths]:
+        urls = dict.fromkeys(sources[name] for name in missing)  # each once, in order
+        raise UserError(
+            f"{', '.join(map(str, given)) or dataset}: {', '.join(missing)} missing",
+            mend=f"download from {', '.join(urls)} and name the files, or the folder that holds them, with --from",
+        )
+    return paths
+
+
+def check_md5(archive: Path, md5: str) -> None:
+    """Makes sure that a file is the published one.
+
+    Args:
+        archive: The file.
+        md5: The published file's MD5, 32 hex digits.
+
+    Raises:
+        UserError: It is another file.
     """
     from torchvision.datasets.utils import calculate_md5
 
-    found = calculate_md5(archive)
-    if found != md5:
-        raise UserError(f"{archive}: its MD5 is {found}, the published file's {md5}; download it again")
+    actual = calculate_md5(archive)
+    if actual != md5:
+        raise PathError(archive, f"its MD5 is {actual}, the published file's {md5}", mend="download it again")
 
 
 def fetch(url: str, folder: Path, md5: str) -> Path:
-    """Download a file with its checksum; one that is there already is kept.
+    """Downloads a file and compares its checksum; one that is there already is kept.
+
+    Args:
+        url: Where it is published; the last part is the file's name.
+        folder: The folder that the file is written to.
+        md5: The published file's MD5, 32 hex digits.
+
+    Returns:
+        The file's path.
 
     Raises:
-        UserError: there is no network, or what came is not the published file.
+        UserError: There is no network, or what came is not the published file.
     """
     from torchvision.datasets.utils import download_url
 
@@ -62,103 +134,139 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
         download_url(url, folder, name, md5)
     except (OSError, RuntimeError) as error:  # torchvision reports a wrong checksum as RuntimeError
         raise UserError(
-            f"cannot download {url} ({reason(error)})", mend="download it elsewhere and give it with --from FILE"
+            f"cannot download {url} ({reason_of(error)})", mend="download it elsewhere and give it with --from FILE"
         ) from error
     return folder / name
 
 
 def unpack_folder(archive: tarfile.TarFile, inside: str, target: Path, *, source: Path) -> None:
-    """Unpack one folder of a tar file; it appears under its name only when all of it is on disk.
+    """Unpacks one folder of a tar file; it appears under its name only when all of it is on disk.
 
     Args:
-        archive: open.
-        inside: name of the folder in it, at any depth.
-        target: what the folder becomes; it must not exist.
-        source: the file that a message names.
+        archive: An open tar file, which may be a stream.
+        inside: The name of the folder in it, at any depth.
+        target: What the folder becomes; it must not exist.
+        source: The file that a message names.
 
     Raises:
-        UserError: the archive is torn or does not hold the folder, or the disk is full.
+        UserError: The archive is torn or does not hold the folder, or the disk is full.
     """
-    part = target.with_name(f".{target.name}.part")
-    if part.exists():  # left by a process that was killed
-        shutil.rmtree(part)
-    try:
-        with blaming(source, target.parent), Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task(f"unpacking {inside}", total=None)
-            for member in archive:
-                place = _below(member, inside)
-                if place is None:
-                    continue
-                stream = archive.extractfile(member)
-                if stream is None:
-                    raise tarfile.ReadError(f"{member.name} is no regular file")
-                write(part / place, stream, member.size)
-                progress.advance(task)
-        if not part.exists():
-            raise UserError(f"{source}: holds no folder {inside}; not the right archive: download it again")
-        sync_folder(part)
-        part.rename(target)
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    progress_bar = Progress(console=Console(stderr=True))
+    with blaming(source, target.parent), whole_folder(target) as folder, progress_bar as progress:
+        # A stream has no table of contents: how much is to come is not known, and each member is read as it passes.
+        task = progress.add_task(f"unpacking {inside}", total=None)
+        for member in archive:
+            path = _path_below(member, inside)
+            if path is None:
+                continue
+            with open_member(archive, member) as stream:
+                write_member(folder / path, stream, member.size)
+            progress.advance(task)
+        if not any(folder.iterdir()):
+            raise PathError(source, f"holds no folder {inside}; not the right archive", mend="download it again")
 
 
-def _below(member: tarfile.TarInfo, inside: str) -> PurePosixPath | None:
-    """Where a member lies below the wanted folder; None for folders, for members elsewhere and for hidden files.
+def _path_below(member: tarfile.TarInfo, inside: str) -> PurePosixPath | None:
+    """Returns where a member lies below a folder; None for folders, for members elsewhere and for hidden files.
 
     Raises:
-        tarfile.ReadError: a link, or a name that would lead out of the folder.
+        tarfile.ReadError: The member is a link, or its name would lead out of the folder.
     """
     parts = PurePosixPath(member.name).parts
     if member.isdir() or inside not in parts[:-1]:
         return None
     below = parts[parts.index(inside) + 1 :]
-    if any(part.startswith(".") and part != ".." for part in below):  # what a Mac adds
+    if any(name.startswith(".") and name != ".." for name in below):  # what a Mac adds
         return None
+    # Refused rather than skipped: no published archive has such members, so this one is none of them.
     if not member.isreg() or ".." in parts:
         raise tarfile.ReadError(f"holds {member.name!r}, which does not belong there")
     return PurePosixPath(*below)
 
 
-def write(path: Path, stream: IO[bytes], size: int) -> None:
-    """Write a member of an archive and flush it to disk.
+def open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    """Opens a member of a tar file for reading.
 
     Raises:
-        tarfile.ReadError: there are fewer bytes than the archive says.
+        tarfile.ReadError: It is no regular file.
+    """
+    stream = archive.extractfile(member)
+    if stream is None:
+        raise tarfile.ReadError(f"{member.name} is no regular file")
+    return stream
+
+
+def write_member(path: Path, stream: IO[bytes], size: int) -> None:
+    """Writes a member of an archive and flushes it to disk.
+
+    Args:
+        path: The file to write; its folder is made.
+        stream: The member's content.
+        size: The bytes that the archive says it has.
+
+    Raises:
+        tarfile.ReadError: There are fewer bytes than the archive says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         shutil.copyfileobj(stream, file)
-        if file.tell() != size:
+        if file.tell() != size:  # tarfile may end silently where an archive is cut within a member
             raise tarfile.ReadError(f"{path.name} has {file.tell()} of {size} bytes")
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def blaming(source: Path | str, folder: Path, needed: int = 0) -> Iterator[None]:
-    """Turn a torn archive or a full disk into one line; `needed` is how many bytes are still to be written."""
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Makes a folder to fill, which takes the target's name once it is filled, and goes if it is not.
+
+    Unlike `repro.files.new_folder` it counts on being alone (under the lock of `preparing`): its temporary folder has a
+    fixed name, so that what a killed process left behind is found and removed. Files must be flushed by who writes
+    them, as `write_member` does; the names are made durable here, first those in the folder, then the folder's own.
+
+    Args:
+        target: The folder's name in the end; it must not exist.
+
+    Yields:
+        The folder to write to, beside the target.
+    """
+    unfinished = target.with_name(f".{target.name}.part")
+    if unfinished.exists():  # left by a process that was killed
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        sync_folder(unfinished)
+        unfinished.rename(target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def blaming(source: Path | str, folder: Path, remaining: int = 0) -> Iterator[None]:
+    """Turns a torn archive or a full disk into an error that names the file to blame.
+
+    Args:
+        source: The archive that is read, or a member of it.
+        folder: The folder that is written to.
+        remaining: The bytes that are still to be written; 0 where nobody knows.
+
+    Raises:
+        UserError: In place of an error of the archive or of the operating system.
+    """
     try:
         yield
     except TORN as error:
         raise UserError(
-            f"{source}: torn, incomplete or not the right archive ({reason(error)}); download it again and repeat "
-            "(what is finished is kept)"
+            f"{source}: torn, incomplete or not the right archive ({reason_of(error)})", mend=DOWNLOAD_AGAIN
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            amount = f"about {needed / 1e9:.1f} GB more are needed" if needed else "more room is needed"
-            raise UserError(
-                f"{folder}: the disk is full: {amount}; make room and repeat (what is finished is kept)"
+            amount = f"about {remaining / 1e9:.1f} GB more are needed" if remaining else "more room is needed"
+            raise PathError(
+                folder, f"the disk is full: {amount}", mend="make room and repeat (what is finished is kept)"
             ) from error
-        raise UserError(f"{error.filename or source}: {reason(error)}; make it accessible and repeat") from error
-
-
-def reason(error: BaseException) -> str:
-    """An error in one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-Preparer = Callable[[Sequence[Path], Path], None]
-"""Makes the root (second argument) from downloaded archives: files, or folders with them; none: download."""
+        raise UserError(
+            f"{error.filename or source}: {reason_of(error)}", mend="make it accessible and repeat"
+        ) from error

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from repro.data.archives import TORN, blaming, check_md5, fetch, locate, reason, unpack_folder
-from repro.data.folders import FileImages, class_folders, image_files
+from repro.data.archives import TORN, blaming, check_md5, fetch, locate, preparing, unpack_folder
+from repro.data.errors import PathError, reason_of
+from repro.data.folders import FileImages, class_folders, folder_above, image_files
 from repro.data.subsets import Subset, divide
 from repro.errors import UserError
-from repro.runs.lock import held
 
 CLASSES = 101
 EXPECTED = 8_677
@@ -31,96 +31,87 @@ ARCHIVES = {
 MEND = "unpack with `salmask data prepare caltech101`"
 
 
-def torchvision_root(root: Path) -> Path:
-    """What torchvision's class calls root: the folder that `caltech101/` lies in, which may be named itself."""
-    return root.parent if root.name == FOLDER and not (root / FOLDER).is_dir() else root
-
-
 def open_pool(root: Path) -> FileImages:
-    """All images of the 101 classes, listed by torchvision's class and decoded by `repro.data.images`.
+    """Lists all images of the 101 classes by torchvision's class; `repro.data.images` decodes them.
 
     Args:
-        root: `root/caltech101/101_ObjectCategories/CLASS/image_0001.jpg`; or the folder `caltech101` itself.
+        root: The folder above `caltech101/101_ObjectCategories/CLASS/image_0001.jpg`, or that `caltech101` itself.
 
     Raises:
-        UserError: the folder is missing, or is no Caltech-101.
+        UserError: The folder is missing, or is no Caltech-101.
     """
     from torchvision.datasets import Caltech101
 
-    parent = torchvision_root(root)
+    parent = folder_above(root, FOLDER)
     folder = parent / FOLDER / IMAGES
     # Looked at first: torchvision makes folders in a wrong root, and counts on every name in a right one.
     if not folder.is_dir():
-        raise UserError(f"{root}: holds no {FOLDER}/{IMAGES}; {MEND}, or name the folder that it lies in")
-    found = class_folders(folder, mend=MEND)
-    if BACKGROUND not in found or len(found) != CLASSES + 1:
-        raise UserError(
-            f"{folder}: {len(found)} class folders, {BACKGROUND} {'among' if BACKGROUND in found else 'not among'} "
-            f"them, where Caltech-101 has {CLASSES} and {BACKGROUND}; {MEND}"
-        )
-    _check_names(folder, found)
-    listed = Caltech101(parent)
-    names = [listed.categories[label] for label in listed.y]
-    files = [f"{name}/image_{number:04d}.jpg" for name, number in zip(names, listed.index, strict=True)]
-    return FileImages(folder, files, list(listed.y), listed.categories)
+        raise PathError(root, f"holds no {FOLDER}/{IMAGES}", mend=f"{MEND}, or name the folder that it lies in")
+    classes = class_folders(folder, mend=MEND)
+    if BACKGROUND not in classes or len(classes) != CLASSES + 1:
+        whether = "among" if BACKGROUND in classes else "not among"
+        expected = f"Caltech-101 has {CLASSES} and {BACKGROUND}"
+        reason = f"{len(classes)} class folders, {BACKGROUND} {whether} them, where {expected}"
+        raise PathError(folder, reason, mend=MEND)
+    _check_names(folder, classes)
+    dataset = Caltech101(parent)
+    names = [dataset.categories[label] for label in dataset.y]
+    files = [f"{name}/image_{number:04d}.jpg" for name, number in zip(names, dataset.index, strict=True)]
+    return FileImages(folder, files, list(dataset.y), dataset.categories)
 
 
 def _check_names(folder: Path, classes: Sequence[str]) -> None:
-    """Make sure that each class holds image_0001.jpg to image_N.jpg: torchvision counts files and makes up names."""
+    """Makes sure that each class holds image_0001.jpg to image_N.jpg: torchvision counts files and makes up names."""
     for name in classes:
-        if name == BACKGROUND:
+        if name == BACKGROUND:  # left out, whatever it holds
             continue
         files = image_files(folder / name)
         everything = sorted(path.name for path in (folder / name).iterdir())
-        wanted = [f"image_{number:04d}.jpg" for number in range(1, len(everything) + 1)]
-        if files != wanted:
-            odd = sorted(set(everything) ^ set(wanted))
-            what = f"{odd[0]} is missing or does not belong there" if odd else "the folder is empty"
-            raise UserError(f"{folder / name}: {what}; {MEND}")
+        expected = [f"image_{number:04d}.jpg" for number in range(1, len(everything) + 1)]
+        if files != expected:
+            odd = sorted(set(everything) ^ set(expected))
+            reason = f"{odd[0]} is missing or does not belong there" if odd else "the folder is empty"
+            raise PathError(folder / name, reason, mend=MEND)
 
 
 def split(pool: FileImages, seed: int) -> tuple[Subset, Subset, Subset]:
-    """Draw 30 images of each class for training, and the rest for scoring.
+    """Draws 30 images of each class for training, and the rest for scoring.
 
     Args:
-        pool: from `open_pool`.
-        seed: of the draw.
+        pool: All images, from `open_pool`.
+        seed: The seed of the draw.
 
     Returns:
         25 images a class to fit on, 5 a class to choose settings on (which are training images too), and the rest.
 
     Raises:
-        UserError: a class has too few images.
+        UserError: A class has too few images.
     """
     counts = [0] * len(pool.classes)
     for target in pool.targets:
         counts[target] += 1
     if min(counts) <= TRAIN_EACH:
         name = pool.classes[counts.index(min(counts))]
-        raise UserError(f"{pool.folder / name}: {min(counts)} images, where more than {TRAIN_EACH} are needed; {MEND}")
+        reason = f"{min(counts)} images, where more than {TRAIN_EACH} are needed"
+        raise PathError(pool.folder / name, reason, mend=MEND)
     classes = len(pool.classes)
     fit, held_out, rest = divide(pool, [[TRAIN_EACH - HELD_OUT_EACH] * classes, [HELD_OUT_EACH] * classes], seed)
     return fit, held_out, rest
 
 
 def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
-    """Unpack the images to `root/caltech101/101_ObjectCategories/`; done already is left alone.
+    """Unpacks the images to `root/caltech101/101_ObjectCategories/`; what is done already is left alone.
 
     Args:
         archives: `caltech-101.zip` as data.caltech.edu gives it, the older `101_ObjectCategories.tar.gz`, or a folder
             with one of them; none: download.
-        root: where to; made where it does not exist.
+        root: The folder to unpack into; made where it does not exist.
 
     Raises:
-        UserError: there is no archive or network, an archive is torn or another one, or the disk is full.
+        UserError: There is no archive or network, an archive is torn or another one, or the disk is full.
     """
-    target = torchvision_root(root) / FOLDER / IMAGES
-    lock = held(
-        root / ".salmask-prepare.lock",
-        taken=UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
-        unwritable="name a folder that can be written with --root",
-    )
-    with lock:
+    target = folder_above(root, FOLDER) / FOLDER / IMAGES
+    with preparing(root):
         if target.is_dir():
             return
         archive = _archive(archives, root)
@@ -128,27 +119,30 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             with blaming(archive, target.parent):
+                # As a stream ("r|gz"): each step back in a member of a zip file would begin it anew.
                 tar = stack.enter_context(tarfile.open(fileobj=_tar_stream(archive, stack), mode="r|gz"))
             unpack_folder(tar, IMAGES, target, source=archive)
 
 
 def _archive(given: Sequence[Path], root: Path) -> Path:
+    """Returns either archive, whichever was given; downloads today's where nothing was."""
     for name in ARCHIVES:
-        if (found := locate(given, name)) is not None:
-            return found
+        if (path := locate(given, name)) is not None:
+            return path
     if given:
-        raise UserError(
-            f"{', '.join(map(str, given))}: {' or '.join(ARCHIVES)} missing; download {URL} and name it with --from"
-        )
+        names = ", ".join(map(str, given))
+        raise UserError(f"{names}: {' or '.join(ARCHIVES)} missing", mend=f"download {URL} and name it with --from")
     return fetch(URL, root, ARCHIVES["caltech-101.zip"])
 
 
 def _tar_stream(archive: Path, stack: ExitStack) -> IO[bytes]:
+    """Opens the tar file of the images, which today's archive holds in a zip file; `stack` closes what is opened."""
     if archive.suffix != ".zip":
         return stack.enter_context(archive.open("rb"))
     try:
         outer = stack.enter_context(zipfile.ZipFile(archive))
+        # A Mac packed it: for each file there is a second one with the Mac's own attributes, under __MACOSX.
         (inner,) = (name for name in outer.namelist() if name.endswith(f"/{IMAGES}.tar.gz") and "__MACOSX" not in name)
         return stack.enter_context(outer.open(inner))
     except (*TORN, ValueError) as error:
-        raise UserError(f"{archive}: holds no {IMAGES}.tar.gz ({reason(error)}); download it again") from error
+        raise PathError(archive, f"holds no {IMAGES}.tar.gz ({reason_of(error)})", mend="download it again") from error

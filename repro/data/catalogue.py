@@ -12,25 +12,28 @@ from repro.data.annotations import archives as detection_archives
 from repro.data.annotations import coco, voc
 from repro.data.annotations.findings import Survey
 from repro.data.archives import Preparer
-from repro.data.folders import FolderImages, class_folders
+from repro.data.errors import PathError
+from repro.data.folders import FOLDER_FOR_EACH_CLASS, FolderImages, class_folders
 from repro.data.splits import Images, Split
 from repro.data.subsets import join
 from repro.errors import UserError, nearest, shortened
 from repro.runs.sections import ScenesSettings
 from repro.scenes.cache import scenes_cache
+from repro.scenes.dataset import Scenes
 
 Opener = Callable[[Split, Path | None, ScenesSettings], Images]
+"""Opens a split of a data set, given its root (None where it has none) and the settings of the built-in scenes."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set.
+    """All that is known of one data set before anything of it is read.
 
     Attributes:
-        name: What a run's `data.dataset` says.
+        name: The name by which a run's `data.dataset` asks for it.
         title: What it is, in a few words.
         layout: Where its files lie; one paragraph.
-        open: A split of it as `Images`; called with split, root and the settings of built-in scenes.
+        open: Opens a split of it.
         needs_root: Whether it is read from a folder.
         generated: Whether its images are drawn rather than read.
         classes: Class folders in the order of their labels; None: known only from the root or the settings.
@@ -38,7 +41,7 @@ class Dataset:
         root_names: Names under which its root is looked up, the best one first.
         mend: What to do about a root that has another layout.
         prepare: Makes the root from the archives that it was downloaded as; None: nothing to make.
-        parts: The published parts by name, for data sets whose splits are no folders; `verify` looks at these.
+        parts: Opens the published parts by name, for data sets whose splits are no folders; `verify` looks at these.
         survey: Reads the annotations of a data set of annotated objects, for `verify`.
     """
 
@@ -51,82 +54,87 @@ class Dataset:
     classes: tuple[str, ...] | None = None
     expected: Mapping[str, int] = field(default_factory=dict)
     root_names: tuple[str, ...] = ()
-    mend: str = "put the images into one folder for each class"
+    mend: str = FOLDER_FOR_EACH_CLASS
     prepare: Preparer | None = None
     parts: Callable[[Path], Mapping[str, Images]] | None = None
     survey: Callable[[Path], Survey] | None = None
 
 
-def find(dataset: str) -> Dataset:
-    """The entry of a data set.
+def find_dataset(name: str) -> Dataset:
+    """Returns the entry of a data set.
+
+    Args:
+        name: The data set's name.
 
     Raises:
-        UserError: there is none of that name; says the nearest.
+        UserError: There is none of that name; the mend says the nearest.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"unknown data set {dataset!r}", mend=nearest(dataset, DATASETS))
-    return DATASETS[dataset]
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}", mend=nearest(name, DATASETS))
+    return DATASETS[name]
 
 
 def open_images(dataset: str, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    """One split of a data set.
+    """Opens one split of a data set.
 
     Args:
-        dataset: Its name.
-        split: Which part.
-        root: From `repro.data.roots.find_root`.
+        dataset: The data set's name.
+        split: `train` or `val`.
+        root: The data set's folder, from `repro.data.roots.find_root`.
         scenes: Settings of the built-in scenes; other data sets ignore them. Scenes are drawn once and then kept in
             `scenes_cache`.
 
     Raises:
-        UserError: the name is unknown, the root is missing, or it lacks the split or a class.
+        UserError: The name is unknown, the root is missing, or it lacks the split or a class.
     """
-    from repro.scenes.dataset import Scenes
-
-    entry = find(dataset)
+    entry = find_dataset(dataset)
     images = entry.open(split, root if entry.needs_root else None, scenes)
+    # Here rather than in the openers: whoever draws scenes to look at them (`data verify`) wants them drawn anew.
     if isinstance(images, Scenes):
         images.keep(scenes_cache())
     return images
 
 
-def needed(root: Path | None) -> Path:
-    """The root of a data set that has one.
+def required_root(root: Path | None) -> Path:
+    """Returns the root of a data set that cannot do without one.
 
     Raises:
-        UserError: none was given.
+        UserError: None was given.
     """
     if root is None:
-        raise UserError("this data set is read from a folder, and none was given; give machine.data_root=DIR")
+        raise UserError("this data set is read from a folder, and none was given", mend="give machine.data_root=DIR")
     return root
 
 
 def _open_imagenet100(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
     entry = DATASETS["imagenet100"]
-    return FolderImages(needed(root), split, classes=entry.classes, mend=entry.mend)
+    return FolderImages(required_root(root), split, classes=entry.classes, mend=entry.mend)
 
 
 def _open_folder(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
     # The training classes number the labels of both splits: a class that val lacks must not shift the others.
-    root, mend = needed(root), DATASETS["folder"].mend
+    root, mend = required_root(root), DATASETS["folder"].mend
     classes = class_folders(root / "train", mend=mend)
     extra = sorted(set(class_folders(root / split, mend=mend)) - set(classes))
     if extra:
-        raise UserError(f"{root / split}: {shortened(extra)} class folders are not in train; add or remove them")
+        reason = f"{shortened(extra)} class folders are not in train"
+        raise PathError(root / split, reason, mend="add or remove them")
     return FolderImages(root, split, classes=classes, mend=mend)
 
 
 def _open_caltech(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    fit, held_out, rest = caltech.split(caltech.open_pool(needed(root)), seed=0)
+    # No split was ever published: one draw, always the same, stands for it.
+    fit, held_out, rest = caltech.split(caltech.open_pool(required_root(root)), seed=0)
     return join(fit, held_out) if split == "train" else rest
 
 
 def _open_flowers(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    train, val, _ = flowers.official(needed(root))
+    train, val, _ = flowers.official(required_root(root))
     return train if split == "train" else val
 
 
 def _open_annotated(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    # An entry like any other, so that it can be prepared and verified; detection reads its files on its own.
     raise UserError(
         "images with annotated objects have no one class to learn or to score",
         mend="use them by `salmask eval RUN --task voc07+12` or `--task coco`",
@@ -134,12 +142,10 @@ def _open_annotated(split: Split, root: Path | None, scenes: ScenesSettings) -> 
 
 
 def _open_cutouts(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    return _open_scenes(split, needed(root), scenes)
+    return _open_scenes(split, required_root(root), scenes)
 
 
 def _open_scenes(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    from repro.scenes.dataset import Scenes
-
     count = scenes.train_count if split == "train" else scenes.val_count
     return Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
 
@@ -155,7 +161,7 @@ DATASETS: dict[str, Dataset] = {
             classes=imagenet.class_list(),
             # 50 a class by construction; the training count as the literature on this class list gives it.
             expected={"train": 126_689, "val": 5_000},
-            root_names=("imagenet100", "imagenet"),
+            root_names=("imagenet100", "imagenet"),  # a whole ImageNet-1k serves too, of which the 100 are read
             mend="unpack with `salmask data prepare imagenet100 --from ARCHIVES`",
             prepare=imagenet.prepare_imagenet100,
         ),

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from repro.console import completion
-from repro.data.catalogue import DATASETS, Dataset, find
+from repro.data.catalogue import DATASETS, Dataset, find_dataset
 from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
@@ -37,15 +37,15 @@ def list_datasets(as_json: Json = False) -> None:
 
     Example: salmask data list
     """
-    places = {name: _place(entry) for name, entry in DATASETS.items()}
+    locations = {name: _location(entry) for name, entry in DATASETS.items()}
     if as_json:
         rows = [
             {
                 "name": entry.name,
                 "title": entry.title,
                 "classes": None if entry.classes is None else len(entry.classes),
-                "root": places[entry.name].root,
-                "note": places[entry.name].note,
+                "root": locations[entry.name].root,
+                "note": locations[entry.name].note,
                 "layout": entry.layout,
             }
             for entry in DATASETS.values()
@@ -55,10 +55,11 @@ def list_datasets(as_json: Json = False) -> None:
     console = Console()
     table = Table("name", "classes", Column("root", overflow="fold"), "what and where", show_lines=True)
     for entry in DATASETS.values():
-        place = places[entry.name]
+        location = locations[entry.name]
         classes = "as set" if entry.classes is None else str(len(entry.classes))
-        what = f"{entry.title}\n{entry.layout}"
-        table.add_row(entry.name, classes, escape(place.root or place.short), escape(what))
+        description = f"{entry.title}\n{entry.layout}"
+        # Escaped: square brackets in a path are no markup of rich's.
+        table.add_row(entry.name, classes, escape(location.root or location.short), escape(description))
     console.print(table)
     console.print(f"To set a root: {escape(how_to_set_root('NAME'))}.", soft_wrap=True, highlight=False)
 
@@ -79,15 +80,15 @@ def verify(
 
     Example: salmask data verify imagenet100 --root /data/imagenet --quick
     """
-    entry = find(name)
+    entry = find_dataset(name)
     if root is not None and not entry.needs_root:
-        raise UserError(f"data set {name!r} is drawn and has no root; leave --root out")
+        raise UserError(f"data set {name!r} is drawn and has no root", mend="leave --root out")
     report = verify_dataset(name, find_root(name, root), deep=not quick, workers=workers)
     if as_json:
         typer.echo(json.dumps(report.to_plain(), indent=2))
     else:
         _print_report(report, per_class)
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(0 if report.ok else 1)  # 2 is that of every `UserError`
 
 
 @app.command()
@@ -109,7 +110,7 @@ def prepare(
 
     Example: salmask data prepare imagenet100 --from ~/downloads --root /data/imagenet100
     """
-    entry = find(name)
+    entry = find_dataset(name)
     if entry.prepare is None:
         typer.echo(f"{name}: nothing to prepare ({entry.layout})")
         return
@@ -139,30 +140,34 @@ def export_scenes(
     from repro.data.annotations.scenes_export import write_coco, write_voc
     from repro.scenes.dataset import Scenes
 
-    drawn = partial(Scenes, classes=classes, size=size, seed=seed, objects=objects, cutouts=cutouts)
+    draw = partial(Scenes, classes=classes, size=size, seed=seed, objects=objects, cutouts=cutouts)
     write = {"voc": write_voc, "coco": write_coco}[layout]
-    write(out, drawn("train", count=train), drawn("val", count=test), workers=workers)
+    write(out, draw("train", count=train), draw("val", count=test), workers=workers)
     typer.echo(f"{train} + {test} scenes of {classes} classes in {out}")
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
+    """Where a data set's root is."""
+
     root: str | None
     short: str = ""  # why there is no root, for a table
     note: str = ""  # and what to do about it
 
 
-def _place(entry: Dataset) -> _Place:
+def _location(entry: Dataset) -> _Location:
+    """Looks up where a data set's root is; that there is none is shown, not raised."""
     if not entry.needs_root:
-        return _Place(None, "none needed", "none needed")
+        return _Location(None, "none needed", "none needed")
     try:
-        return _Place(str(find_root(entry.name, None)))
-    except RootNotSetError as error:
-        return _Place(None, "not set", str(error))
+        return _Location(str(find_root(entry.name, None)))
+    except RootNotSetError as error:  # of most data sets on most machines: its long mend would fill the table
+        return _Location(None, "not set", str(error))
     except UserError as error:
-        return _Place(None, str(error), str(error))
+        return _Location(None, str(error), str(error))
 
 
 def _print_report(report: Report, per_class: bool) -> None:
+    """Prints a report as a table of counts, its problems and warnings, and a line that sums them up."""
     console = Console(soft_wrap=True)  # a path is to be copied, not broken over lines
     per_class_of = "objects per class" if report.images else "per class"
     table = Table("split", "classes", "images", per_class_of, title=f"{report.name} {report.root or ''}".strip())
@@ -184,6 +189,7 @@ def _print_report(report: Report, per_class: bool) -> None:
 
 
 def _per_class(report: Report) -> Table:
+    """Lays out the images of every class, one column for each split."""
     table = Table("class", *report.counts)
     for name in sorted({name for counts in report.counts.values() for name in counts}):
         table.add_row(escape(name), *(str(counts.get(name, 0)) for counts in report.counts.values()))

@@ -9,7 +9,11 @@ from pathlib import Path
 from PIL import Image
 
 from repro.data import images
-from repro.errors import UserError, shortened
+from repro.data.errors import PathError
+from repro.errors import shortened
+
+FOLDER_FOR_EACH_CLASS = "put the images into one folder for each class"
+"""The mend of a folder of images that has another layout."""
 
 
 class FileImages:
@@ -33,24 +37,27 @@ class FileImages:
         return images.decode(f"{self.folder}/{self.files[index]}"), self.targets[index]
 
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over the class order and every file's relative path and size; nothing is decoded.
+        """Returns 16 hex digits that change when the classes' order, a file's relative path or a file's size does.
+
+        They are of a SHA-256 over these; nothing is decoded, since a fingerprint of the pixels would take as long as an
+        epoch.
 
         Raises:
-            UserError: a file has gone since the folder was read.
+            UserError: A file has gone since the folder was read.
         """
         return self._fingerprint
 
     @functools.cached_property
-    def _fingerprint(self) -> str:
+    def _fingerprint(self) -> str:  # cached: on a file system over the network, 10^5 calls of stat take minutes
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for file in self.files:
             path = f"{self.folder}/{file}"
             try:
                 size = os.stat(path).st_size  # noqa: PTH116  a Path for each of 10^5 files costs more than the stat
             except OSError as error:
-                raise UserError(
-                    f"{path}: {error.strerror}; the data changed since it was listed, start again"
-                ) from error
+                reason = f"{error.strerror}; the data changed since it was listed"
+                raise PathError(path, reason, mend="start again") from error
+            # Linux allows names that are no UTF-8; Python hands their odd bytes over as surrogates, and back so.
             digest.update(f"\0{file}\0{size}".encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 
@@ -65,10 +72,10 @@ class FolderImages(FileImages):
         root: Folder of the data set.
         split: Name of the split's folder.
         classes: Class folders in the order of their labels; None: all of the split's folders, sorted.
-        mend: What to do about a folder that has another layout; ends an error's message.
+        mend: What a person can do about a folder that has another layout.
 
     Raises:
-        UserError: the split's folder is missing or has no class folders, or classes are missing or without an image
+        UserError: The split's folder is missing or has no class folders, or classes are missing or without an image
             (all of them are counted, the first few named).
     """
 
@@ -78,14 +85,15 @@ class FolderImages(FileImages):
         split: str,
         *,
         classes: Sequence[str] | None = None,
-        mend: str = "put the images into one folder for each class",
+        mend: str = FOLDER_FOR_EACH_CLASS,
     ) -> None:
         folder = root / split
-        found = class_folders(folder, mend=mend)
-        super().__init__(folder, [], [], found if classes is None else classes)
-        missing = sorted(set(self.classes) - set(found))
+        present = class_folders(folder, mend=mend)
+        super().__init__(folder, [], [], present if classes is None else classes)
+        missing = sorted(set(self.classes) - set(present))
         if missing:
-            raise UserError(f"{folder}: {shortened(missing)} of {len(self.classes)} class folders missing; {mend}")
+            reason = f"{shortened(missing)} of {len(self.classes)} class folders missing"
+            raise PathError(folder, reason, mend=mend)
         empty = []
         for label, name in enumerate(self.classes):
             files = [f"{name}/{file}" for file in image_files(folder / name)]
@@ -94,38 +102,41 @@ class FolderImages(FileImages):
             self.files += files
             self.targets += [label] * len(files)
         if empty:
-            raise UserError(f"{folder}: {shortened(empty)} class folders have no image; fill or remove them")
+            raise PathError(folder, f"{shortened(empty)} class folders have no image", mend="fill or remove them")
 
 
 def class_folders(folder: Path, *, mend: str) -> list[str]:
-    """The sorted names of the class folders of a split.
+    """Returns the sorted names of the class folders of a split.
 
     Args:
-        folder: Of the split.
-        mend: Ends an error's message.
+        folder: The split's folder.
+        mend: What a person can do about a folder without class folders.
 
     Raises:
-        UserError: the folder is missing or cannot be read, or holds no folder.
+        UserError: The folder is missing or cannot be read, or holds no folder.
     """
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
             names = sorted(entry.name for entry in visible if entry.is_dir())
     except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; expected {folder.name}/CLASS/IMAGE in the data root") from error
+        layout = f"expected {folder.name}/CLASS/IMAGE in the data root"
+        raise PathError(folder, f"{error.strerror}; {layout}", mend=mend) from error
     if not names:
-        what = "the images lie flat, without class folders" if visible else "the folder is empty"
-        raise UserError(f"{folder}: {what}; {mend}")
+        reason = "the images lie flat, without class folders" if visible else "the folder is empty"
+        raise PathError(folder, reason, mend=mend)
     return names
 
 
 def image_files(folder: Path | str) -> list[str]:
-    """The sorted paths, relative to a class's folder, of all image files in it and below.
+    """Returns the sorted paths, relative to a class's folder, of all image files in it and below.
 
     Raises:
-        UserError: the folder cannot be read.
+        UserError: The folder cannot be read.
     """
-    found = []
+    files = []
+    # `os.scandir` rather than `Path.rglob`: it tells files from folders without a call of stat for each, and hidden
+    # folders are never entered.
     pending = [""]
     while pending:
         below = pending.pop()
@@ -136,8 +147,17 @@ def image_files(folder: Path | str) -> list[str]:
                         continue
                     if entry.is_dir():
                         pending.append(f"{below}{entry.name}/")
-                    elif os.path.splitext(entry.name)[1].lower() in images.EXTENSIONS:  # noqa: PTH122  as above
-                        found.append(below + entry.name)
+                    elif os.path.splitext(entry.name)[1].lower() in images.EXTENSIONS:  # noqa: PTH122  as in `_fingerprint`
+                        files.append(below + entry.name)
         except OSError as error:
-            raise UserError(f"{folder}/{below}: {error.strerror}; make it readable or remove it") from error
-    return sorted(found)
+            path = Path(folder, below)
+            raise PathError(path, f"{error.strerror}", mend="make it readable or remove it") from error
+    return sorted(files)
+
+
+def folder_above(root: Path, name: str) -> Path:
+    """Returns the folder that holds the folder of this name, whether a person gave the one or the other.
+
+    torchvision's classes take the folder above (`root/caltech101/`) as their root; people name either.
+    """
+    return root.parent if root.name == name and not (root / name).is_dir() else root

@@ -7,21 +7,25 @@ image is of.
 
 import importlib.resources
 import io
-import os
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from rich.console import Console
 from rich.progress import Progress
 
-from repro.data.archives import TORN, blaming, locate, reason
-from repro.errors import UserError
-from repro.files import sync_folder
-from repro.runs.lock import held
+from repro.data.archives import (
+    DOWNLOAD_AGAIN,
+    TORN,
+    blaming,
+    locate_all,
+    open_member,
+    preparing,
+    whole_folder,
+    write_member,
+)
+from repro.data.errors import PathError, reason_of
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -30,21 +34,23 @@ DEVKIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _TRAIN_IMAGE = re.compile(r"n\d{8}_\d+\.JPEG")
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
-_META = "data/meta.mat"
-_GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+_META = "data/meta.mat"  # a member of the devkit: WordNet ids by ILSVRC2012's own numbers
+_GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"  # such a number for each validation image, by line
+_AVERAGE_BYTES = 130_000  # of a validation image, to say how much room is needed
+_SOURCE = "https://image-net.org (an account is needed)"
 
 
 def class_list() -> tuple[str, ...]:
-    """The 100 WordNet ids of ImageNet-100, sorted; a label is an index into them.
+    """Returns the 100 WordNet ids of ImageNet-100, sorted; a label is an index into them.
 
     Source: the list of CMC (Tian et al., 2020), which the paper's code reads its classes from.
     """
-    listed = importlib.resources.files("repro.data").joinpath("imagenet100_classes.txt").read_text()
-    return tuple(sorted(listed.split()))
+    text = importlib.resources.files("repro.data").joinpath("imagenet100_classes.txt").read_text()
+    return tuple(sorted(text.split()))
 
 
 def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
-    """Unpack the hundred classes into `root/train/WNID/` and `root/val/WNID/`.
+    """Unpacks the hundred classes into `root/train/WNID/` and `root/val/WNID/`.
 
     It can be stopped at any time and run again: a training class appears under its name only when all of it is on disk,
     and classes and validation images that are there already are left alone.
@@ -55,57 +61,55 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
         root: Folder to unpack into; made where it does not exist. An ImageNet-1k root is as good.
 
     Raises:
-        UserError: an archive is missing, torn or not what its name says (what is finished is kept); the disk is full;
+        UserError: An archive is missing, torn or not what its name says (what is finished is kept); the disk is full;
             the root cannot be written; or another process is preparing the same root.
     """
     train, val = root / "train", root / "val"
+    # A class folder is there only when it is whole, so the 138 GB of training images are not needed a second time.
     pending = {wnid for wnid in class_list() if not (train / wnid).is_dir()}
-    found = _require(archives, [*([TRAIN_ARCHIVE] if pending else []), VAL_ARCHIVE, DEVKIT_ARCHIVE])
-    labels = _validation_labels(found[DEVKIT_ARCHIVE])
-    lock = held(
-        root / ".salmask-prepare.lock",
-        taken=UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
-        unwritable="name a folder that can be written with --root",
-    )
-    with lock, Progress(console=Console(stderr=True)) as progress:
+    names = [*([TRAIN_ARCHIVE] if pending else []), VAL_ARCHIVE, DEVKIT_ARCHIVE]
+    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
+    paths = locate_all(archives, dict.fromkeys(names, _SOURCE), "imagenet100")
+    labels = _validation_labels(paths[DEVKIT_ARCHIVE])
+    with preparing(root), Progress(console=Console(stderr=True)) as progress:
         if pending:
-            _unpack_train(found[TRAIN_ARCHIVE], pending, train, progress)
-        _unpack_val(found[VAL_ARCHIVE], labels, val, progress)
-
-
-def _require(given: Sequence[Path], names: list[str]) -> dict[str, Path]:
-    found = {name: path for name in names if (path := locate(given, name)) is not None}
-    if missing := [name for name in names if name not in found]:
-        where = ", ".join(map(str, given)) or "imagenet100"
-        raise UserError(
-            f"{where}: {', '.join(missing)} missing; download from https://image-net.org (an account is needed) "
-            "and name the files, or the folder that holds them, with --from"
-        )
-    return found
+            _unpack_train(paths[TRAIN_ARCHIVE], pending, train, progress)
+        _unpack_val(paths[VAL_ARCHIVE], labels, val, progress)
 
 
 def _validation_labels(devkit: Path) -> dict[str, str]:
-    """File name -> WordNet id of those validation images that are of the hundred classes."""
+    """Reads which class each validation image is of.
+
+    Returns:
+        The WordNet id by file name, of those images alone that are of the hundred classes.
+
+    Raises:
+        UserError: The devkit is torn or another file, or a class has no validation image.
+    """
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
     try:
         with tarfile.open(devkit, "r:gz") as archive:
-            texts = {wanted: _member_bytes(archive, wanted) for wanted in (_META, _GROUND_TRUTH)}
-        synsets = loadmat(io.BytesIO(texts[_META]), squeeze_me=True)["synsets"]
+            contents = {ending: _member_bytes(archive, ending) for ending in (_META, _GROUND_TRUTH)}
+        synsets = loadmat(io.BytesIO(contents[_META]), squeeze_me=True)["synsets"]
         leaves = synsets[synsets["num_children"] == 0]  # inner nodes of WordNet have ids too, but no images
         wnid_of = {int(number): str(wnid) for number, wnid in zip(leaves["ILSVRC2012_ID"], leaves["WNID"], strict=True)}
-        truth = [wnid_of[int(line)] for line in texts[_GROUND_TRUTH].split()]
+        truth = [wnid_of[int(line)] for line in contents[_GROUND_TRUTH].split()]
     except (*TORN, OSError, MatReadError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{devkit}: not a whole ILSVRC2012 devkit ({reason(error)}); download it again") from error
-    wanted = set(class_list())
-    labels = {f"ILSVRC2012_val_{n:08d}.JPEG": wnid for n, wnid in enumerate(truth, start=1) if wnid in wanted}
-    if lacking := wanted - set(labels.values()):
-        raise UserError(f"{devkit}: no validation image of {len(lacking)} of the 100 classes; download it again")
+        raise PathError(
+            devkit, f"not a whole ILSVRC2012 devkit ({reason_of(error)})", mend="download it again"
+        ) from error
+    classes = set(class_list())
+    labels = {f"ILSVRC2012_val_{n:08d}.JPEG": wnid for n, wnid in enumerate(truth, start=1) if wnid in classes}
+    if lacking := classes - set(labels.values()):
+        reason = f"no validation image of {len(lacking)} of the 100 classes"
+        raise PathError(devkit, reason, mend="download it again")
     return labels
 
 
 def _member_bytes(archive: tarfile.TarFile, ending: str) -> bytes:
+    """Reads the member whose name has this ending; the folder above it is named after the devkit's version."""
     for member in archive:
         if member.isfile() and member.name.endswith(f"/{ending}"):
             return _content(archive, member)
@@ -113,99 +117,95 @@ def _member_bytes(archive: tarfile.TarFile, ending: str) -> bytes:
 
 
 def _unpack_train(archive: Path, pending: set[str], folder: Path, progress: Progress) -> None:
-    """Unpack the classes of `pending`, which is emptied as they are finished."""
-    if kept := len(class_list()) - len(pending):
-        progress.console.print(f"train: {kept} classes are there already")
+    """Unpacks the classes of `pending`, which is emptied as they are finished."""
+    if finished := len(class_list()) - len(pending):
+        progress.console.print(f"train: {finished} classes are there already")
     with blaming(archive, folder), tarfile.open(archive, "r:") as outer:
         members, torn = _class_members(outer, pending)
         task = progress.add_task("train", total=sum(member.size for member in members.values()))
         for wnid, member in members.items():
-            left = sum(members[name].size for name in pending & members.keys())
-            with blaming(f"{archive}: member {member.name}", folder, left):
+            remaining = sum(members[name].size for name in pending & members.keys())
+            with blaming(f"{archive}: member {member.name}", folder, remaining):
                 _unpack_class(outer, member, folder / wnid, lambda size: progress.advance(task, size))
             pending.remove(wnid)
+    # Only now: of an archive that is cut short, the classes before the cut are worth having.
     if pending:
-        first = min(pending)
-        raise UserError(
-            f"{archive}: member {first}.tar and {len(pending) - 1} more of the 100 classes are not in it"
-            f"{f' ({torn})' if torn else ''}; the archive is incomplete: download it again and repeat (what is "
-            "finished is kept)"
-        )
+        reason = f"member {min(pending)}.tar and {len(pending) - 1} more of the 100 classes are not in it"
+        if torn:
+            reason += f" ({torn})"
+        raise PathError(archive, f"{reason}; the archive is incomplete", mend=DOWNLOAD_AGAIN)
 
 
-def _class_members(outer: tarfile.TarFile, wanted: set[str]) -> tuple[dict[str, tarfile.TarInfo], str]:
-    """The nested tars of the wanted classes, and why the list ends early ("" where it does not)."""
-    found: dict[str, tarfile.TarInfo] = {}
+def _class_members(outer: tarfile.TarFile, wnids: set[str]) -> tuple[dict[str, tarfile.TarInfo], str]:
+    """Returns the nested tar file of each of the classes, and why the list ends early ("" where it does not)."""
+    members: dict[str, tarfile.TarInfo] = {}
     try:
         for member in outer:
             name = _plain_name(member, _CLASS_TAR)
-            if name is not None and (wnid := name.removesuffix(".tar")) in wanted:
-                found[wnid] = member
+            if name is not None and (wnid := name.removesuffix(".tar")) in wnids:
+                members[wnid] = member
     except tarfile.ReadError as error:
-        return found, reason(error)
-    return found, ""
+        return members, reason_of(error)
+    return members, ""
 
 
 def _unpack_class(
     outer: tarfile.TarFile, member: tarfile.TarInfo, target: Path, advance: Callable[[int], None]
 ) -> None:
-    part = target.with_name(f".{target.name}.part")
-    if part.exists():  # left by a process that was killed
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
-    try:
-        with _stream(outer, member) as stream, tarfile.open(fileobj=stream, mode="r:") as nested:
-            end = 0
-            for image in nested:
-                name = _plain_name(image, _TRAIN_IMAGE)
-                if name is not None:
-                    _write(part / name, _content(nested, image))
-                    advance(image.size)
-                end = image.offset_data + -(-image.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            # tarfile takes a damaged header for the end of the archive; the end is zeros, and not nothing.
-            stream.seek(end)
-            tail = stream.read()
-            if end == 0 or not tail or any(tail):
-                raise tarfile.ReadError(f"damaged after {end} bytes")
-        sync_folder(part)
-        part.rename(target)
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    """Unpacks the nested tar file of one class in place; `advance` is told the bytes of each image."""
+    with (
+        whole_folder(target) as folder,
+        open_member(outer, member) as stream,
+        tarfile.open(fileobj=stream, mode="r:") as nested,
+    ):
+        end = 0
+        for image in nested:
+            name = _plain_name(image, _TRAIN_IMAGE)
+            if name is not None:
+                write_member(folder / name, io.BytesIO(_content(nested, image)), image.size)
+                advance(image.size)
+            # A member's content is padded to whole blocks, and the next header follows; -(-a // b) rounds up.
+            end = image.offset_data + -(-image.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        # tarfile takes a damaged header for the end of the archive; the end is zeros, and not nothing.
+        stream.seek(end)
+        tail = stream.read()
+        if end == 0 or not tail or any(tail):
+            raise tarfile.ReadError(f"damaged after {end} bytes")
 
 
 def _unpack_val(archive: Path, labels: Mapping[str, str], folder: Path, progress: Progress) -> None:
+    """Unpacks the validation images of `labels`, which says the class of each, image by image.
+
+    A whole class at a time, as in training, cannot be had: the archive is flat, and its classes are mixed.
+    """
     task = progress.add_task("val", total=len(labels))
-    left = dict(labels)
-    average = 130_000  # bytes an image, to say how much room is needed
+    remaining = dict(labels)
     for wnid in sorted(set(labels.values())):
-        with blaming(archive, folder, len(left) * average):
+        with blaming(archive, folder, len(remaining) * _AVERAGE_BYTES):
             (folder / wnid).mkdir(parents=True, exist_ok=True)
-    with blaming(archive, folder, len(left) * average), tarfile.open(archive, "r:") as outer:
+    with blaming(archive, folder, len(remaining) * _AVERAGE_BYTES), tarfile.open(archive, "r:") as outer:
         for member in outer:
             name = _plain_name(member, _VAL_IMAGE)
-            if name not in left:
+            if name not in remaining:
                 continue
             target = folder / labels[name] / name
-            with blaming(f"{archive}: member {member.name}", folder, len(left) * average):
+            with blaming(f"{archive}: member {member.name}", folder, len(remaining) * _AVERAGE_BYTES):
                 if not (target.is_file() and target.stat().st_size == member.size):
-                    part = target.with_name(f".{name}.part")
-                    _write(part, _content(outer, member))
-                    part.replace(target)
-            del left[name]
+                    unfinished = target.with_name(f".{name}.part")
+                    write_member(unfinished, io.BytesIO(_content(outer, member)), member.size)
+                    unfinished.replace(target)
+            del remaining[name]
             progress.advance(task)
-    if left:
-        raise UserError(
-            f"{archive}: member {min(left)} and {len(left) - 1} more are not in it; the archive is incomplete: "
-            "download it again and repeat (what is finished is kept)"
-        )
+    if remaining:
+        reason = f"member {min(remaining)} and {len(remaining) - 1} more are not in it; the archive is incomplete"
+        raise PathError(archive, reason, mend=DOWNLOAD_AGAIN)
 
 
 def _plain_name(member: tarfile.TarInfo, pattern: re.Pattern[str]) -> str | None:
-    """The last part of a member's name, so that no member can be written outside its folder; None for a folder.
+    """Returns the last part of a member's name, so that none can be written outside its folder; None for a folder.
 
     Raises:
-        tarfile.ReadError: the member is no regular file, or its name does not follow the pattern.
+        tarfile.ReadError: The member is no regular file, or its name does not follow the pattern.
     """
     if member.isdir():
         return None
@@ -215,23 +215,14 @@ def _plain_name(member: tarfile.TarInfo, pattern: re.Pattern[str]) -> str | None
     return name
 
 
-def _stream(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    stream = archive.extractfile(member)
-    if stream is None:
-        raise tarfile.ReadError(f"{member.name} is no regular file")
-    return stream
-
-
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    with _stream(archive, member) as stream:
+    """Reads a member whole, so that nothing is written of one that is cut short.
+
+    Raises:
+        tarfile.ReadError: It is no regular file, or there are fewer bytes than the archive says.
+    """
+    with open_member(archive, member) as stream:
         content = stream.read()
     if len(content) != member.size:
         raise tarfile.ReadError(f"{member.name} has {len(content)} of {member.size} bytes")
     return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

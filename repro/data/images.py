@@ -15,25 +15,23 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from repro.data.errors import reason_of
 from repro.errors import UserError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
-
+"""Endings by which a file counts as an image, in small letters; what it really holds is seen when it is decoded."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in 0..1, by channel: every network here sees images normalised by them (torchvision, timm)."""
+
 SMALLEST_SIDE = 2
 """In pixels; an image with a shorter side cannot be cropped at random."""
 
-
 FaultKind = Literal["zero-byte", "unreadable", "too-small", "wrong-size"]
+"""What sort of thing is wrong with an image file."""
 
-
-_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-
-
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # "I" has 32 bits, but Pillow opened 16-bit greys as it
 _TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
-
 
 # What Pillow's decoders were seen to raise, or say that they may, for damaged bytes.
 _DAMAGE = (
@@ -65,7 +63,7 @@ class Fault:
 
 
 def decode(path: Path | str) -> Image.Image:
-    """The image of a file, fully decoded.
+    """Decodes all of an image file.
 
     16-bit greys are scaled to 8 bits, transparency is laid over white, CMYK and palettes are converted, and of an
     animation the first frame is taken. Orientation tags are ignored, as torchvision's image folders do.
@@ -77,57 +75,69 @@ def decode(path: Path | str) -> Image.Image:
         An image of mode RGB with both sides of at least `SMALLEST_SIDE` pixels.
 
     Raises:
-        UserError: the file is missing, empty, damaged, or smaller than `SMALLEST_SIDE` pixels.
+        UserError: The file is missing, empty, damaged, or smaller than `SMALLEST_SIDE` pixels.
     """
     outcome = _decode_or_fault(path)
     if isinstance(outcome, Fault):
+        # A plain `UserError`: a loader's worker hands it over as text, which no other class could be made of.
         raise UserError(
-            f"{path}: {outcome.reason}; replace or delete it (`salmask data verify NAME` lists every such file)"
+            f"{path}: {outcome.reason}",
+            mend="replace or delete it (`salmask data verify NAME` lists every such file)",
         )
     return outcome
 
 
-def fault(path: Path | str, size: tuple[int, int] | None = None) -> Fault | None:
-    """What is wrong with an image file, found by decoding all of it; None where nothing is.
+def find_fault(path: Path | str, size: tuple[int, int] | None = None) -> Fault | None:
+    """Says what is wrong with an image file, by decoding all of it.
 
     Args:
         path: An image file.
         size: (width, height) in pixels that it must have; None: any.
+
+    Returns:
+        The fault; None where the file can be used.
     """
     outcome = _decode_or_fault(path)
     if isinstance(outcome, Fault):
         return outcome
     if size is not None and outcome.size != size:
-        (width, height), (wanted_width, wanted_height) = outcome.size, size
-        return Fault("wrong-size", f"{width}×{height} pixels, where its annotation says {wanted_width}×{wanted_height}")
+        (width, height), (listed_width, listed_height) = outcome.size, size
+        return Fault("wrong-size", f"{width}×{height} pixels, where its annotation says {listed_width}×{listed_height}")
     return None
 
 
 def _decode_or_fault(path: Path | str) -> Image.Image | Fault:
+    """Decodes an image file, or says why it cannot be used."""
     try:
+        # Opened here rather than by Pillow, so that the size and the pixels are of the same file, and it is closed.
         with Path(path).open("rb") as stream:
             if os.fstat(stream.fileno()).st_size == 0:
                 return Fault("zero-byte", "the file is empty (0 bytes)")
-            with Image.open(stream) as opened:
+            with Image.open(stream) as image:
                 # Before the pixels are decoded: the header alone tells.
-                if min(opened.size) < SMALLEST_SIDE:
-                    width, height = opened.size
+                if min(image.size) < SMALLEST_SIDE:
+                    width, height = image.size
                     return Fault(
                         "too-small",
                         f"{width}×{height} pixels are too small to crop; {SMALLEST_SIDE}×{SMALLEST_SIDE} is the least",
                     )
-                return _to_rgb(opened)
-    except UnidentifiedImageError:
+                return _to_rgb(image)
+    except UnidentifiedImageError:  # an `OSError` too, so it stands before the others
         return Fault("unreadable", "not an image, or its header is damaged")
     except _DAMAGE as error:
-        return Fault("unreadable", f"the image cannot be decoded ({_one_line(error)})")
+        return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image of any mode to RGB, and decodes it on the way.
+
+    Raises:
+        ValueError: Its pixels have no defined white, so nobody knows how bright it is meant to be.
+    """
     if image.mode in _SIXTEEN_BIT_MODES:
         return _sixteen_bit_to_rgb(image)
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no defined white; save it with 8 bits")
+        raise ValueError("floating-point pixels have no defined white; save it with 8 bits")  # becomes a `Fault`
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         cutout = image.convert("RGBA")
         # Dropping alpha would show whatever colours the file keeps under its transparent pixels.
@@ -136,13 +146,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 0..65535 to 0..255; Pillow's own conversion clips, which turns most of such an image white."""
+    """Scales 0..65535 to 0..255; Pillow's own conversion clips, which turns most of such an image white.
+
+    Raises:
+        ValueError: Its pixels are outside of 0..65535.
+    """
     levels = np.asarray(image).astype(np.int64)
     if levels.min() < 0 or levels.max() > 65535:
         raise ValueError("its 32-bit pixels exceed 16 bits; save it with 8 bits")
+    # 65535 = 257 · 255, so that this rounds exactly; 128 is half of the divisor.
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
-
-
-def _one_line(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__

@@ -7,139 +7,152 @@ from typing import TYPE_CHECKING
 import platformdirs
 import yaml
 
-from repro.data.catalogue import DATASETS, Dataset, find
-from repro.errors import UserError, nearest
+from repro.data.catalogue import DATASETS, Dataset, find_dataset
+from repro.data.errors import PathError, reason_of
+from repro.errors import UserError, nearest, one_line
 
 if TYPE_CHECKING:
     from repro.runs.run import Run
 
 ROOT_VARIABLE = "SALMASK_DATA"
-"""Environment variable: a folder with one folder (or link) for each data set."""
+"""The environment variable that names a folder with one folder (or link) for each data set."""
 
 
 class RootNotSetError(UserError):
-    """Nothing says where a data set is; the message says every way to."""
+    """Nothing says where a data set is; the mend says every way to."""
 
 
-def find_root(dataset: str, given: Path | None) -> Path | None:
-    """The folder of a data set: as given, else from $SALMASK_DATA, else from the user's `data.yaml`.
+def find_root(dataset: str, root: Path | None) -> Path | None:
+    """Looks up the folder of a data set: as given, else by $SALMASK_DATA, else by the user's `data.yaml`.
 
     Args:
-        dataset: Its name.
-        given: By the command line or `machine.data_root`.
+        dataset: The data set's name.
+        root: The folder that the command line or `machine.data_root` names; None: look it up.
 
     Returns:
         An existing folder that is not empty; None for a data set that is read from no folder.
 
     Raises:
-        RootNotSetError: no root is set.
-        UserError: the name is unknown, or the folder is missing or empty.
+        RootNotSetError: No root is set.
+        UserError: The name is unknown, or the folder is missing or empty.
     """
-    entry = find(dataset)
+    entry = find_dataset(dataset)
     if not entry.needs_root:
         return None
-    if given is not None:
-        return _usable(given, entry, "as given")
+    if root is not None:
+        return _usable(root, entry, "as given")
     variable = _variable_folder()
     for name in entry.root_names:
+        # A folder that the variable leads to must exist to count: not every data set need be below it.
         if variable is not None and (variable / name).exists():
             return _usable(variable / name, entry, f"by ${ROOT_VARIABLE}")
-    listed = _listed_roots()
+    listed_roots = _listed_roots()
     for name in entry.root_names:
-        if name in listed:
-            return _usable(listed[name], entry, f"by {config_file()}")
+        if name in listed_roots:
+            return _usable(listed_roots[name], entry, f"by {config_file()}")
     raise RootNotSetError(f"no root set for data set {dataset!r}", mend=how_to_set_root(entry.root_names[0]))
 
 
-def root_of(run: "Run", dataset: str, given: Path | None = None) -> Path | None:
-    """The root of a data set that a run is trained or evaluated on; None where it is read from no folder.
+def root_of(run: "Run", dataset: str, root: Path | None = None) -> Path | None:
+    """Looks up the root of a data set that a run is trained or evaluated on.
 
     Args:
-        run: its `machine.data_root` is the root of the data that it is pretrained on, and of no other.
-        dataset: its name.
-        given: by the command line.
+        run: The run; its `machine.data_root` is the root of the data that it is pretrained on, and of no other.
+        dataset: The data set's name.
+        root: The folder that the command line names; None: look it up.
+
+    Returns:
+        The root; None for a data set that is read from no folder.
 
     Raises:
-        UserError: as `find_root`.
+        UserError: As `find_root` does.
     """
-    if given is None and dataset == run.data.dataset and run.machine.data_root:
-        given = Path(run.machine.data_root)
-    return find_root(dataset, given)
+    if root is None and dataset == run.data.dataset and run.machine.data_root:
+        root = Path(run.machine.data_root)
+    return find_root(dataset, root)
 
 
 def how_to_set_root(name: str) -> str:
-    """Every way to say where the data set of a name is."""
+    """Says every way to tell where the data set of a name is."""
     return f"give --root DIR or machine.data_root=DIR, or {how_to_list_root(name)}"
 
 
 def how_to_list_root(name: str) -> str:
-    """The ways that hold for every command."""
+    """Says the ways to tell where the data set of a name is that hold for every command."""
     return f"make ${ROOT_VARIABLE}/{name}, or write `{name}: DIR` into {config_file()}"
 
 
-def new_root(dataset: str, given: Path | None) -> Path:
-    """The folder in which a data set is to be made; unlike `find_root`'s it need not exist.
+def new_root(dataset: str, root: Path | None) -> Path:
+    """Looks up the folder in which a data set is to be made; unlike `find_root`'s it need not exist.
+
+    Args:
+        dataset: The data set's name.
+        root: The folder that the command line names; None: look it up.
 
     Raises:
-        UserError: the name is unknown or no folder is named.
+        UserError: The name is unknown or no folder is named.
     """
-    entry = find(dataset)
-    variable, listed = _variable_folder(), _listed_roots()
-    if given is not None:
-        return given.expanduser()
+    entry = find_dataset(dataset)
+    # Both are read even where `root` decides: a variable or a list that is wrong should not wait for its first use.
+    variable, listed_roots = _variable_folder(), _listed_roots()
+    if root is not None:
+        return root.expanduser()
     if variable is not None:
         return variable / entry.root_names[0]
     for name in entry.root_names:
-        if name in listed:
-            return listed[name]
-    raise UserError(f"where to put data set {dataset!r}? give --root DIR, or set ${ROOT_VARIABLE}")
+        if name in listed_roots:
+            return listed_roots[name]
+    raise UserError(f"nothing says where to put data set {dataset!r}", mend=f"give --root DIR, or set ${ROOT_VARIABLE}")
 
 
 def config_file() -> Path:
-    """The user's list of data roots, a YAML mapping of name to folder; it need not exist."""
+    """Returns the path of the user's list of data roots, a YAML mapping of name to folder; it need not exist."""
     return platformdirs.user_config_path("salmask") / "data.yaml"
 
 
 def _variable_folder() -> Path | None:
+    """Returns the folder that the environment variable names; None where it is not set."""
     value = os.environ.get(ROOT_VARIABLE, "")
     if not value:
         return None
     folder = Path(value).expanduser()
+    # Refused rather than passed over: whoever set it means it, and the list below would answer in its place.
     if not folder.is_dir():
-        raise UserError(f"${ROOT_VARIABLE} names {folder}, which is not a folder; make it or unset the variable")
+        raise UserError(f"${ROOT_VARIABLE} names {folder}, which is not a folder", mend="make it or unset the variable")
     return folder
 
 
 def _listed_roots() -> dict[str, Path]:
+    """Reads the user's list of data roots: folder by name; empty where there is no list."""
     path = config_file()
     try:
-        listed = yaml.safe_load(path.read_text())
+        folders = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); mend or remove it"
-        ) from error
-    if listed is None:
+        raise PathError(path, f"cannot be read as YAML ({one_line(error)})", mend="correct or remove it") from error
+    if folders is None:  # a file of comments alone
         return {}
-    if not isinstance(listed, dict) or not all(isinstance(value, str) for value in listed.values()):
-        raise UserError(f"{path}: must map the names of data sets to folders, one `NAME: DIR` a line")
-    known = sorted({name for entry in DATASETS.values() for name in entry.root_names})
-    for name in listed:
-        if name not in known:
-            raise UserError(f"{path}: unknown data set {name!r}", mend=nearest(str(name), known))
-    return {name: path.parent / Path(value).expanduser() for name, value in listed.items()}
+    if not isinstance(folders, dict) or not all(isinstance(folder, str) for folder in folders.values()):
+        reason = "must map the names of data sets to folders"
+        raise PathError(path, reason, mend="write one `NAME: DIR` a line")
+    root_names = sorted({name for entry in DATASETS.values() for name in entry.root_names})
+    for name in folders:
+        if name not in root_names:  # else a slip of the pen would read as "no root set"
+            raise PathError(path, f"unknown data set {name!r}", mend=nearest(str(name), root_names))
+    # A relative folder is relative to the list, which means the same from wherever a command is started.
+    return {name: path.parent / Path(folder).expanduser() for name, folder in folders.items()}
 
 
 def _usable(folder: Path, entry: Dataset, source: str) -> Path:
+    """Returns a data set's folder if it can be read and is not empty; `source` is who named it, for the message."""
     folder = folder.expanduser()
+    origin = f"(root of {entry.name}, {source})"
     try:
         with os.scandir(folder) as entries:
             empty = next(entries, None) is None
     except OSError as error:
-        raise UserError(
-            f"{folder}: {error.strerror} (root of {entry.name}, {source}); name an existing folder"
-        ) from error
+        raise PathError(folder, f"{reason_of(error)} {origin}", mend="name an existing folder") from error
     if empty:
-        raise UserError(f"{folder}: the folder is empty (root of {entry.name}, {source}); {entry.mend}")
+        raise PathError(folder, f"the folder is empty {origin}", mend=entry.mend)
     return folder

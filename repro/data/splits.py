@@ -1,4 +1,4 @@
-"""What every split of a data set is: decoded images with labels, by index."""
+"""The names of a data set's two splits, and what each split is to whoever trains on it."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -7,16 +7,19 @@ from PIL import Image
 
 Split = Literal["train", "val"]
 
-
 SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class Images(Protocol):
-    """What every split of a data set is: decoded images with labels, by index."""
+    """Decoded images with labels, by index: what every split of every data set is.
+
+    An index gives an RGB image and its label. Files, parts of a pool and drawn scenes all have this form, and need not
+    have a class in common.
+    """
 
     @property
     def classes(self) -> Sequence[str]:
-        """Class names; a label is an index into them."""
+        """The class names; a label is an index into them."""
 
     @property
     def targets(self) -> Sequence[int]:
@@ -27,4 +30,4 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
 
     def fingerprint(self) -> str:
-        """A short hex digest that changes when the data does."""
+        """Returns a short hex digest that changes when the data does."""

@@ -20,21 +20,23 @@ class Subset:
     """Some images of a pool.
 
     Attributes:
-        pool: all of them.
-        indices: which, N.
-        classes: the pool's.
-        targets: the label of each.
+        pool: All images of the data set.
+        indices: Which of them, N indices into the pool.
+        classes: The pool's class names.
+        targets: The label of each of the N images.
     """
 
     def __init__(self, pool: "Images", indices: Sequence[int] | Indices) -> None:
-        """Take the images at `indices`, in that order; of a subset, straight from its pool."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        """Takes the images at `indices`, in that order; of a subset, straight from its pool."""
+        pool_indices = np.asarray(indices, dtype=np.int64)
+        # One level only, however often parts are taken of parts: `join` can then compare pools, and `data verify` and
+        # the features' cache find the pool's own numbers.
         if isinstance(pool, Subset):
-            chosen, pool = pool.indices[chosen], pool.pool
+            pool_indices, pool = pool.indices[pool_indices], pool.pool
         self.pool: Images = pool
-        self.indices: Indices = chosen
+        self.indices: Indices = pool_indices
         self.classes: tuple[str, ...] = tuple(pool.classes)
-        self.targets: list[int] = np.asarray(pool.targets, dtype=np.int64)[chosen].tolist()
+        self.targets: list[int] = np.asarray(pool.targets, dtype=np.int64)[pool_indices].tolist()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -43,7 +45,7 @@ class Subset:
         return self.pool[int(self.indices[index])]
 
     def fingerprint(self) -> str:
-        """16 hex digits over the pool's fingerprint, the indices and the labels."""
+        """Returns 16 hex digits of a SHA-256 over the pool's fingerprint, the indices and the labels."""
         digest = hashlib.sha256(self.pool.fingerprint().encode())
         digest.update(self.indices.tobytes())
         digest.update(np.asarray(self.targets, dtype=np.int64).tobytes())
@@ -51,72 +53,96 @@ class Subset:
 
 
 def apportion(sizes: Sequence[int], total: int) -> list[int]:
-    """Share a total out over classes in proportion to their sizes, by largest remainders (the first class wins a tie).
+    """Shares a total out over classes in proportion to their sizes, by largest remainders (the first class wins a tie).
 
     Args:
-        sizes: of the classes.
-        total: at most their sum.
+        sizes: The sizes of the classes.
+        total: The total, at most the sum of the sizes.
 
     Returns:
         A count for each class, at most its size; they add up to `total`.
     """
     quotas = np.asarray(sizes, dtype=np.float64) * total / sum(sizes)
     counts = np.floor(quotas).astype(int)
-    order = np.argsort(-(quotas - counts), kind="stable")
+    order = np.argsort(-(quotas - counts), kind="stable")  # stable, so that a tie is broken the same way everywhere
     counts[order[: total - counts.sum()]] += 1
     return counts.tolist()
 
 
 def shuffled_classes(targets: Sequence[int], classes: int, seed: int) -> list[Indices]:
-    """The images of each class in a random order, each class from a stream of its own."""
+    """Puts the images of each class into a random order.
+
+    Each class has a stream of its own, so that its order does not change with the other classes.
+
+    Args:
+        targets: The label of each image.
+        classes: The number of classes.
+        seed: The seed of the orders.
+
+    Returns:
+        The indices of each class's images.
+    """
     labels = np.asarray(targets)
     return [stream(seed, Purpose.split, label).permutation(np.flatnonzero(labels == label)) for label in range(classes)]
 
 
 def divide(images: "Images", counts: Sequence[Sequence[int]], seed: int) -> list[Subset]:
-    """Draw disjoint parts class by class; the last one is what remains.
+    """Draws disjoint parts class by class; the last one is what remains.
 
     Args:
-        images: what to divide.
-        counts: for each part but the last, images of each class.
-        seed: of the draw.
+        images: The images to divide.
+        counts: For each part but the last, how many images of each class it gets.
+        seed: The seed of the draw.
 
     Returns:
         `len(counts) + 1` parts, indices ascending.
     """
     orders = shuffled_classes(images.targets, len(images.classes), seed)
-    parts, taken = [], [0] * len(orders)
-    for part in [*counts, [len(order) for order in orders]]:
-        ends = [start + count for start, count in zip(taken, part, strict=True)]
-        drawn = [order[start:end] for order, start, end in zip(orders, taken, ends, strict=True)]
-        parts.append(Subset(images, np.sort(np.concatenate(drawn))))
-        taken = ends
+    # Each part continues where the one before it stopped in every class's order. The last asks for more than is left,
+    # and a slice ends with the list.
+    parts, starts = [], [0] * len(orders)
+    for class_counts in [*counts, [len(order) for order in orders]]:
+        ends = [start + count for start, count in zip(starts, class_counts, strict=True)]
+        indices = [order[start:end] for order, start, end in zip(orders, starts, ends, strict=True)]
+        parts.append(Subset(images, np.sort(np.concatenate(indices))))
+        starts = ends
     return parts
 
 
 def sizes(images: "Images") -> list[int]:
-    """Images of each class."""
+    """Counts the images of each class."""
     return np.bincount(np.asarray(images.targets, dtype=np.int64), minlength=len(images.classes)).tolist()
 
 
 def share_of(images: "Images", share: float, seed: int) -> Subset:
-    """A share of the images, as equal for all classes as whole numbers allow, at least one of each class.
+    """Draws a share of the images, as equal for all classes as whole numbers allow, at least one of each class.
 
     SimCLR's 1 % and 10 % are balanced like this; drawing without regard to class would leave some out.
+
+    Args:
+        images: The images to draw from.
+        share: The share of all images, 0 to 1.
+        seed: The seed of the draw.
     """
-    available = sizes(images)
-    counts = [min(size, max(1, count)) for size, count in zip(available, _balanced(available, share), strict=True)]
+    class_sizes = sizes(images)
+    even_counts = _balanced(class_sizes, share)
+    counts = [min(size, max(1, count)) for size, count in zip(class_sizes, even_counts, strict=True)]
     return divide(images, [counts], seed)[0]
 
 
-def _balanced(available: Sequence[int], share: float) -> list[int]:
-    total = round(share * sum(available))
-    each, more = divmod(total, len(available))
-    return [each + (label < more) for label in range(len(available))]
+def _balanced(class_sizes: Sequence[int], share: float) -> list[int]:
+    """Spreads a share of all images evenly over the classes; the first ones get one more each where there is a rest."""
+    total = round(share * sum(class_sizes))
+    each, rest = divmod(total, len(class_sizes))
+    return [each + (label < rest) for label in range(len(class_sizes))]
 
 
 def join(first: Subset, second: Subset) -> Subset:
-    """Two parts of one pool as one, indices ascending."""
+    """Joins two parts of one pool, indices ascending.
+
+    Raises:
+        ValueError: They are parts of different pools.
+    """
     if first.pool is not second.pool:
         raise ValueError("only parts of one pool can be joined")
     return Subset(first.pool, np.sort(np.concatenate([first.indices, second.indices])))

@@ -14,13 +14,13 @@ from PIL import Image
 
 MOST_BYTES = 2 * 2**30
 """A set that would take more is drawn anew each time: the file lies in the user's cache folder."""
-_CHECKSUM = 4  # bytes; a place never written to reads as zeros, whose checksum is not 0
+_CHECKSUM_BYTES = 4
 
 log = logging.getLogger("salmask")
 
 
 def scenes_cache() -> Path:
-    """The user's folder for built-in scenes once drawn; whatever lies in it can be removed."""
+    """Returns the user's folder for built-in scenes once drawn; whatever lies in it can be removed."""
     return platformdirs.user_cache_path("salmask") / "scenes"
 
 
@@ -33,53 +33,66 @@ class DrawnPictures:
     """
 
     def __init__(self, path: Path, size: int) -> None:
-        """Nothing is opened yet.
+        """Remembers where the pictures lie; nothing is opened yet.
 
         Args:
-            path: the file; made with its folder when the first picture is drawn.
-            size: height and width in pixels.
+            path: The file; made with its folder when the first picture is drawn.
+            size: The height and width of each picture in pixels.
         """
         self._path, self._size = path, size
         self._descriptor: int | None = None
         self._usable = True
 
     def get(self, index: int, draw: Callable[[], Image.Image]) -> Image.Image:
-        """The RGB picture of an index, as it was drawn before, or as `draw` draws it now."""
+        """Returns the RGB picture of an index, as it was drawn before, or as `draw` draws it now."""
         if not self._usable:
             return draw()
         try:
-            return self._read(index) or self._written(index, draw())
+            picture = self._read(index)
+            if picture is None:
+                picture = draw()
+                self._write(index, picture)
+            return picture
         except OSError as error:
+            # Not tried again: on a full disk there would be a warning, and a failed write, for each picture.
             log.warning("%s: %s; pictures are drawn anew each time", self._path, error.strerror or error)
             self._usable = False
             return draw()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open file: a spawned worker opens its own."""
+        """Leaves the open file out: a spawned worker opens its own."""
         return self.__dict__ | {"_descriptor": None}
 
     def _open(self) -> int:
+        """Returns the descriptor of the file, which is opened and made the first time.
+
+        A forked worker inherits it: `pread` and `pwrite` say where to read and write, so that a shared position in the
+        file does no harm.
+        """
         if self._descriptor is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            # A descriptor, unlike a file object, is not closed by itself when nobody needs these pictures any more.
             weakref.finalize(self, os.close, self._descriptor)
         return self._descriptor
 
-    def _record(self) -> int:
-        return _CHECKSUM + 3 * self._size**2
+    def _record_bytes(self) -> int:
+        return _CHECKSUM_BYTES + 3 * self._size**2
 
     def _read(self, index: int) -> Image.Image | None:
-        record = os.pread(self._open(), self._record(), index * self._record())
-        pixels = record[_CHECKSUM:]
-        if len(record) < self._record() or record[:_CHECKSUM] != _checksum(pixels):
+        """Returns the picture of an index; None where it was never written whole."""
+        record = os.pread(self._open(), self._record_bytes(), index * self._record_bytes())
+        pixels = record[_CHECKSUM_BYTES:]
+        # A place never written to reads as zeros, whose checksum is not 0: it is no black picture.
+        if len(record) < self._record_bytes() or record[:_CHECKSUM_BYTES] != _checksum(pixels):
             return None
         return Image.frombytes("RGB", (self._size, self._size), pixels)
 
-    def _written(self, index: int, picture: Image.Image) -> Image.Image:
+    def _write(self, index: int, picture: Image.Image) -> None:
         pixels = np.asarray(picture).tobytes()
-        os.pwrite(self._open(), _checksum(pixels) + pixels, index * self._record())  # cut short: fails its checksum
-        return picture
+        record = _checksum(pixels) + pixels
+        os.pwrite(self._open(), record, index * self._record_bytes())  # a write cut short fails its checksum
 
 
 def _checksum(pixels: bytes) -> bytes:
-    return zlib.crc32(pixels).to_bytes(_CHECKSUM, "little")
+    return zlib.crc32(pixels).to_bytes(_CHECKSUM_BYTES, "little")

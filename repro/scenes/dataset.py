@@ -18,14 +18,14 @@ from repro.scenes.shapes import Shapes
 from repro.scenes.textures import Floats, blend, planes
 
 _RENDERING = 1  # raise it when the same settings draw other pixels: it is part of the fingerprint
-_SPLITS = {"train": 0, "val": 1}
+_SPLIT_NUMBERS = {"train": 0, "val": 1}  # in the entropy of a scene's randomness
 _SIZES = (64, 512)  # pixels
 _SEEDS = (0, 2**32 - 1)  # one word of entropy each, so that (seed, split, index) is unambiguous
 _COUNTS = (1, 2**32 - 1)
 _ALONE = (0.55, 0.95)  # an object's longest side, in sides of the scene
 _AMONG_OTHERS = (0.25, 0.5)
-_LEAST_VISIBLE_MAIN = 0.5
-_LEAST_VISIBLE = 0.2
+_LEAST_VISIBLE_MAIN = 0.5  # share of the main object that must stay visible: the scene has its label
+_LEAST_VISIBLE = 0.2  # share of any other object
 _TRIES = 10  # placements tried for a further object before the scene does without it
 
 
@@ -34,9 +34,9 @@ class Instance:
     """One object of a scene.
 
     Attributes:
-        label: the class, an index into `Scenes.classes`.
+        label: The class, an index into `Scenes.classes`.
         box: (x0, y0, x1, y1) in pixels, upper edges exclusive, tight around the mask.
-        mask: H×W bool, the pixels of which the object makes up at least half; masks of one scene are disjoint.
+        mask: H×W bool, the pixels of which the object makes up at least half; the masks of one scene are disjoint.
     """
 
     label: int
@@ -50,7 +50,7 @@ class Scene:
 
     Attributes:
         image: RGB, size×size.
-        instances: the main object first, then the others from back to front.
+        instances: The main object first, then the others from back to front.
     """
 
     image: Image.Image
@@ -58,26 +58,39 @@ class Scene:
 
 
 class Objects(Protocol):
-    """What scenes are made of: `Shapes` or `Cutouts`."""
+    """What scenes are composed of: `Shapes` or `Cutouts`.
+
+    Attributes:
+        names: The name of each class.
+    """
 
     names: tuple[str, ...]
 
     def identity(self) -> list[str]:
-        """What tells this set of objects from another."""
+        """Returns what tells this set of objects from another."""
 
     def sprite(self, rng: np.random.Generator, label: int, extent: int) -> Image.Image:
-        """One object of a class in a random pose: RGBA with straight alpha, no side over the extent in pixels."""
+        """Draws one object of a class in a random pose: RGBA with straight alpha, no side over the extent in pixels."""
 
     def backdrop(self, rng: np.random.Generator, side: int) -> Floats:
-        """A ground: 3×side×side in 0..1."""
+        """Draws a ground: 3×side×side in 0..1."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
+    """One object at its place in a scene of H×W pixels.
+
+    Attributes:
+        label: The class.
+        colour: 3×h×w in 0..1.
+        alpha: H×W in 0..1, over the whole scene.
+        window: The rows and columns where the colour lies; alpha is 0 elsewhere.
+    """
+
     label: int
-    colour: Floats  # 3×h×w in 0..1
-    alpha: Floats  # H×W in 0..1, over the whole scene
-    window: tuple[slice, slice]  # where the colour lies; alpha is 0 elsewhere
+    colour: Floats
+    alpha: Floats
+    window: tuple[slice, slice]
 
 
 class Scenes:
@@ -87,8 +100,8 @@ class Scenes:
     than a small network takes to learn from it: `keep` has each drawn only once.
 
     Attributes:
-        classes: class names; a label is an index into them.
-        targets: the label of each scene's main object. Every run of len(classes) scenes from a multiple of it has each
+        classes: The class names; a label is an index into them.
+        targets: The label of each scene's main object. Every run of len(classes) scenes from a multiple of it has each
             class once, so any first n scenes are balanced within one.
     """
 
@@ -106,53 +119,54 @@ class Scenes:
         objects: int = 1,
         cutouts: Path | None = None,
     ) -> None:
-        """Name the scenes; nothing is drawn yet.
+        """Fixes which scenes there are; nothing is drawn yet.
 
         Args:
-            split: the two never share a scene.
-            count: number of scenes; a larger data set begins with the smaller one.
-            classes: number of classes.
-            size: height and width in pixels, 64 to 512.
-            seed: another seed, other scenes; at least 0.
-            objects: the most objects on one scene. With more than 1, a scene has 1 to `objects`, later ones may hide
+            split: `train` or `val`; the two never share a scene.
+            count: The number of scenes; a larger data set begins with the smaller one.
+            classes: The number of classes.
+            size: The height and width in pixels, 64 to 512.
+            seed: Another seed, other scenes; at least 0.
+            objects: The most objects on one scene. With more than 1, a scene has 1 to `objects`, later ones may hide
                 parts of earlier ones, at least half of the main one and a fifth of any other stays visible.
-            cutouts: a folder of PNG files with alpha to take the objects from; None for procedural shapes.
+            cutouts: A folder of PNG files with alpha to take the objects from; None for procedural shapes.
 
         Raises:
-            UserError: a setting out of its range, or a folder that cannot serve.
+            UserError: A setting is out of its range, or the folder of cut-outs cannot serve.
         """
-        if split not in _SPLITS:
-            raise UserError(f"split={split!r}: choose one of {', '.join(_SPLITS)}")
+        if split not in _SPLIT_NUMBERS:
+            raise UserError(f"unknown split {split!r}", mend=f"choose one of {', '.join(_SPLIT_NUMBERS)}")
         for name, value, (least, most) in (("count", count, _COUNTS), ("size", size, _SIZES), ("seed", seed, _SEEDS)):
             if not least <= value <= most:
-                raise UserError(f"{name}={value}: choose from {least} to {most}")
+                raise UserError(f"{name}={value} is out of range", mend=f"choose from {least} to {most}")
         if objects < 1:
-            raise UserError(f"objects={objects}: at least 1 is needed")
+            raise UserError(f"objects={objects} is out of range", mend="choose 1 at least")
         self._source: Objects = Shapes(classes) if cutouts is None else Cutouts(cutouts, classes, longest=size)
         self._split, self._size, self._seed, self._objects = split, size, seed, objects
         self.classes = self._source.names
         self.targets = self._balanced_labels(count)
-        self._drawn: DrawnPictures | None = None
+        self._pictures: DrawnPictures | None = None
 
     def keep(self, folder: Path) -> None:
-        """Keep the pictures in a file of this folder from now on, unless all of them would be over `MOST_BYTES`."""
+        """Keeps the pictures in a file of this folder from now on, unless all of them would be over `MOST_BYTES`."""
+        # The fingerprint is the file's name, so that no two data sets could ever take each other's pictures.
         if 3 * len(self) * self._size**2 <= MOST_BYTES:
-            self._drawn = DrawnPictures(folder / f"{self.fingerprint()}.rgb", self._size)
+            self._pictures = DrawnPictures(folder / f"{self.fingerprint()}.rgb", self._size)
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         index = self._checked(index)
-        if self._drawn is None:
+        if self._pictures is None:
             return self.scene(index).image, self.targets[index]
-        return self._drawn.get(index, lambda: self.scene(index).image), self.targets[index]
+        return self._pictures.get(index, lambda: self.scene(index).image), self.targets[index]
 
     def scene(self, index: int) -> Scene:
-        """One scene with its boxes and masks.
+        """Draws one scene, with its boxes and masks.
 
         Raises:
-            IndexError: no such scene.
+            IndexError: There is no such scene.
         """
         index = self._checked(index)
         ground, lighting, objects = self._streams(index)
@@ -162,21 +176,25 @@ class Scenes:
             covered = canvas[:, *layer.window]
             covered[...] = blend(covered, layer.colour, layer.alpha[layer.window])
         masks = _visible_masks(layers)
-        found = zip(layers, masks, strict=True)
-        instances = tuple(Instance(layer.label, _tight_box(mask), mask) for layer, mask in found)
+        instances = tuple(
+            Instance(layer.label, _tight_box(mask), mask) for layer, mask in zip(layers, masks, strict=True)
+        )
         return Scene(_lit(lighting, canvas), instances)
 
     def backdrop(self, index: int) -> Image.Image:
-        """The same scene without its objects: the pixels are the scene's wherever no object reaches.
+        """Draws the same scene without its objects: the pixels are the scene's wherever no object reaches.
 
         Raises:
-            IndexError: no such scene.
+            IndexError: There is no such scene.
         """
         ground, lighting, _ = self._streams(self._checked(index))
         return _lit(lighting, self._source.backdrop(ground, self._size))
 
     def fingerprint(self) -> str:
-        """12 hex digits of the SHA-256 over the settings, the drawing's version and, for cut-outs, the files."""
+        """Returns 12 hex digits of the SHA-256 over the settings, the drawing's version and, for cut-outs, the files.
+
+        The settings alone would not do: a cut-out replaced by another of the same name is another data set.
+        """
         settings = {
             "rendering": _RENDERING,
             "split": self._split,
@@ -189,26 +207,42 @@ class Scenes:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def _checked(self, index: int) -> int:
+        """Returns an index from the front, 0 to len - 1.
+
+        Raises:
+            IndexError: There is no such scene.
+        """
         number = operator.index(index)
         if not -len(self) <= number < len(self):
             raise IndexError(f"scene {number} of {len(self)}")
         return number % len(self)
 
     def _streams(self, index: int) -> tuple[np.random.Generator, np.random.Generator, np.random.Generator]:
-        """Independent randomness for the ground, the lighting and the objects of one scene."""
-        root = np.random.SeedSequence((self._seed, _SPLITS[self._split], index))
+        """Makes independent randomness for the ground, the lighting and the objects of one scene.
+
+        It is independent so that `backdrop` draws the same ground and the same light without drawing the objects.
+        """
+        # Not `repro.randomness.stream`, which would put a purpose among the numbers: the pictures, and with them the
+        # results of every run on scenes, would become others.
+        root = np.random.SeedSequence((self._seed, _SPLIT_NUMBERS[self._split], index))
         ground, lighting, objects = (np.random.Generator(np.random.PCG64(child)) for child in root.spawn(3))
         return ground, lighting, objects
 
     def _balanced_labels(self, count: int) -> list[int]:
-        """One permutation of the classes after another, cut to `count`."""
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self._seed, _SPLITS[self._split]))))
+        """Returns one permutation of the classes after another, cut to `count`."""
+        # As in `_streams`, numpy's own: other labels would be other scenes. No scene shares this stream, as scenes draw
+        # from streams that were spawned.
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self._seed, _SPLIT_NUMBERS[self._split]))))
+        # A round more than fits whole: -(-a // b) rounds up. Whole rounds keep any first n scenes balanced within one.
         rounds = np.tile(np.arange(len(self.classes)), (-(-count // len(self.classes)), 1))
         labels: list[int] = rng.permuted(rounds, axis=1).ravel()[:count].tolist()
         return labels
 
     def _place(self, rng: np.random.Generator, label: int) -> list[_Layer]:
-        """The objects of a scene, from back to front."""
+        """Places the objects of a scene, from back to front: its main one, of the label given, behind all others.
+
+        Where a further object hides too much of the others at each of `_TRIES` places, the scene does without it.
+        """
         layers = [self._layer(rng, label, _ALONE if self._objects == 1 else _AMONG_OTHERS)]
         for _ in range(rng.integers(1, self._objects + 1) - 1):
             for _ in range(_TRIES):
@@ -219,26 +253,36 @@ class Scenes:
         return layers
 
     def _layer(self, rng: np.random.Generator, label: int, scales: tuple[float, float]) -> _Layer:
-        """One object of random size at a random place, wholly inside the scene."""
+        """Draws one object of random size at a random place, wholly inside the scene.
+
+        Args:
+            rng: The source of randomness.
+            label: The object's class.
+            scales: The least and the greatest length of its longest side, in sides of the scene.
+        """
         sprite = planes(self._source.sprite(rng, label, round(self._size * rng.uniform(*scales))))
         height, width = sprite.shape[1:]
         top, left = int(rng.integers(self._size - height + 1)), int(rng.integers(self._size - width + 1))
         window = (slice(top, top + height), slice(left, left + width))
+        # Over the whole scene, so that layers of different windows can be compared pixel by pixel.
         alpha = np.zeros((self._size, self._size), dtype=np.float32)
         alpha[window] = sprite[3]
         return _Layer(label, sprite[:3], alpha, window)
 
 
 def _visible_masks(layers: list[_Layer]) -> list[NDArray[np.bool_]]:
-    """Per layer, H×W: at least half of the pixel is this object, after what lies in front of it."""
-    masks, clear = [], np.ones_like(layers[0].alpha)
+    """Returns the mask of each layer, H×W: at least half of the pixel is this object, less what lies in front of it."""
+    # From front to back: `transmission` is the share of a pixel that shows through all layers in front. At most one
+    # layer can have half of a pixel or more, but for a tie; so masks are disjoint.
+    masks, transmission = [], np.ones_like(layers[0].alpha)
     for layer in reversed(layers):
-        masks.append(layer.alpha * clear >= 0.5)
-        clear = clear * (1 - layer.alpha)
+        masks.append(layer.alpha * transmission >= 0.5)
+        transmission = transmission * (1 - layer.alpha)
     return masks[::-1]
 
 
 def _enough_visible(layers: list[_Layer]) -> bool:
+    """Says whether enough of each object is left visible; the first layer is the main object's."""
     shares = [
         np.count_nonzero(mask) / np.count_nonzero(layer.alpha >= 0.5)
         for layer, mask in zip(layers, _visible_masks(layers), strict=True)
@@ -247,16 +291,17 @@ def _enough_visible(layers: list[_Layer]) -> bool:
 
 
 def _tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Returns the (x0, y0, x1, y1) in pixels of what is set in a mask, upper edges exclusive."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _lit(rng: np.random.Generator, canvas: Floats) -> Image.Image:
-    """The picture that a camera takes of a 3×H×W canvas: gain, cast and falloff of the light, sensor noise."""
+    """Returns the picture that a camera takes of a 3×H×W canvas: gain, cast and falloff of the light, sensor noise."""
     gain = (np.exp(rng.uniform(-0.3, 0.2)) * rng.uniform(0.93, 1.07, (3, 1, 1))).astype(np.float32)
     slope = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
     axis = np.linspace(-1, 1, canvas.shape[-1], dtype=np.float32)
     falloff = 1 + slope[0] * axis[:, None] + slope[1] * axis
     noise = rng.standard_normal(falloff.shape, dtype=np.float32) * np.float32(255 * rng.uniform(0, 0.025))
-    levels = canvas * (255 * gain * falloff) + (noise + 0.5)
+    levels = canvas * (255 * gain * falloff) + (noise + 0.5)  # 0.5, since the conversion to bytes rounds down
     return Image.fromarray(np.moveaxis(levels.clip(0, 255).astype(np.uint8), 0, -1))

@@ -20,6 +20,7 @@ from repro.scenes.textures import (
 )
 
 Points = NDArray[np.float64]
+"""N×2 (x, y); also the 2×2 matrix that turns them into others."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Outline:
 
 
 def _polar(radius: Points, turn: Points) -> Points:
+    """Returns points at these radii (N) and angles (N, in radians clockwise from the top): N×2."""
     return np.stack([radius * np.sin(turn), -radius * np.cos(turn)], axis=1)
 
 
@@ -135,7 +137,7 @@ def _mottled(rng: np.random.Generator, x: Floats, y: Floats, unit: float) -> Flo
 
 
 def _harden(field: NDArray[np.floating], pixels: float) -> Floats:
-    """A field's sign as 0 or 1, with an edge about one pixel wide where it changes by 1 in `pixels` pixels."""
+    """Returns a field's sign as 0 or 1, with an edge about one pixel wide where it changes by 1 in `pixels` pixels."""
     return (0.5 + field * max(pixels, 0.5)).clip(0, 1).astype(np.float32)
 
 
@@ -156,30 +158,31 @@ class Shapes:
     """Procedural objects of `classes` classes.
 
     Attributes:
-        names: one a class, such as "striped star".
+        names: The name of each class, such as "striped star".
 
     Raises:
-        UserError: more classes are asked for than there are pairs of outline and pattern.
+        UserError: More classes are asked for than there are pairs of outline and pattern.
     """
 
     def __init__(self, classes: int) -> None:
         if not 1 <= classes <= MOST_CLASSES:
-            raise UserError(f"classes={classes}: the built-in shapes have 1 to {MOST_CLASSES} classes")
+            message = f"classes={classes} is out of range of the built-in shapes"
+            raise UserError(message, mend=f"choose from 1 to {MOST_CLASSES}")
         outlines, patterns = list(OUTLINES), list(PATTERNS)
         self._pairs = [(outlines[k % len(outlines)], patterns[k % len(patterns)]) for k in range(classes)]
         self.names: tuple[str, ...] = tuple(f"{pattern} {outline}" for outline, pattern in self._pairs)
 
     def identity(self) -> list[str]:
-        """What tells this set of objects from another: the class names."""
+        """Returns what tells this set of objects from another: the class names."""
         return list(self.names)
 
     def sprite(self, rng: np.random.Generator, label: int, extent: int) -> Image.Image:
-        """One object in a random pose, with random colours and lighting.
+        """Draws one object in a random pose, with random colours and lighting.
 
         Args:
-            rng: the source of randomness.
-            label: the class, an index into `names`.
-            extent: the longest side, in pixels.
+            rng: The source of randomness.
+            label: The class, an index into `names`.
+            extent: The longest side, in pixels.
 
         Returns:
             RGBA with straight alpha; its longer side is the extent, its outermost rows and columns may be faint.
@@ -187,6 +190,7 @@ class Shapes:
         outline, pattern = self._pairs[label]
         pose = _random_pose(rng)
         solid = OUTLINES[outline].solid @ pose.T
+        # Scaled by what the pose made of the outline, so that every shape fills its extent whatever its units.
         low, high = solid.min(axis=0), solid.max(axis=0)
         scale, centre = extent / (high - low).max(), (low + high) / 2
         width, height = np.maximum(np.rint((high - low) * scale), 1).astype(int).tolist()
@@ -203,12 +207,12 @@ class Shapes:
         return Image.fromarray(np.stack([*levels, alpha], axis=-1))
 
     def backdrop(self, rng: np.random.Generator, side: int) -> Floats:
-        """A ground that knows nothing of the objects on it: 3×side×side in 0..1."""
+        """Draws a ground that knows nothing of the objects on it: 3×side×side in 0..1."""
         return backdrop(rng, side, random_colours(rng, 7))
 
 
 def _random_pose(rng: np.random.Generator) -> Points:
-    """Rotation by up to 40°, stretch by up to 1.2, shear by up to 0.2, flip: 2×2, from object to picture."""
+    """Draws a rotation by up to 40°, stretch by up to 1.2, shear by up to 0.2, flip: 2×2, from object to picture."""
     angle, stretch, shear = rng.uniform(-0.7, 0.7), rng.uniform(-0.18, 0.18), rng.uniform(-0.2, 0.2)
     flip = rng.choice([-1.0, 1.0])
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -217,7 +221,8 @@ def _random_pose(rng: np.random.Generator) -> Points:
 
 
 def _object_coordinates(pose: Points, shape: tuple[int, int], extent: int) -> tuple[Floats, Floats]:
-    """Where each pixel lies on the object before its pose: x and y, H×W each, 2 units to the extent."""
+    """Returns where each pixel lies on the object before its pose: x and y, H×W each, 2 units to the extent."""
+    # The pose without its change of area: patterns turn and shear with the object, but keep their scale.
     inverse = np.linalg.inv(pose)
     inverse = (inverse / np.sqrt(abs(np.linalg.det(inverse)))).astype(np.float32)
     height, width = shape
@@ -227,7 +232,15 @@ def _object_coordinates(pose: Points, shape: tuple[int, int], extent: int) -> tu
 
 
 def _shading(rng: np.random.Generator, alpha: Bytes, extent: int) -> Floats:
-    """A rounded edge lit from one side, and a rough surface: the gain of each pixel, H×W about 1."""
+    """Draws a rounded edge lit from one side, and a rough surface: the gain of each pixel, H×W about 1.
+
+    Args:
+        rng: The source of randomness.
+        alpha: H×W, the object's outline.
+        extent: The object's longest side in pixels.
+    """
+    # The blurred outline is taken for a height, and its slope towards the light for how much light falls on it. It is
+    # padded, since a blur within the picture would see no edge where the object touches the border.
     radius = max(extent * 0.06, 1.0)
     margin = int(3 * radius)
     padded = Image.fromarray(np.pad(alpha, margin)).filter(ImageFilter.GaussianBlur(radius))

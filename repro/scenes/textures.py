@@ -18,29 +18,30 @@ _SUPERSAMPLE = 4  # sub-pixels along one side of a pixel when an outline is fill
 
 
 def value_noise(rng: np.random.Generator, shape: tuple[int, int], *, cells: int, octaves: int) -> Floats:
-    """Multi-octave value noise (random grids, bicubically enlarged; each octave twice as fine, 0.55 as strong).
+    """Draws multi-octave value noise (random grids, bicubically enlarged; each octave twice as fine, 0.55 as strong).
 
     Args:
-        rng: the source of randomness.
+        rng: The source of randomness.
         shape: (H, W) in pixels.
-        cells: grid cells along a side in the coarsest octave, at least 2.
-        octaves: number of octaves, at least 1.
+        cells: The grid cells along a side in the coarsest octave, at least 2.
+        octaves: The number of octaves, at least 1.
 
     Returns:
         H×W, its least value 0 and its greatest 1.
     """
     field = rng.random((cells, cells), dtype=np.float32)
+    # Each sum is enlarged together with the next octave, so that only the last step is at the full size.
     for octave in range(1, octaves):
         side = cells * 2**octave
         field = _enlarge(field, (side, side)) + 0.55**octave * rng.random((side, side), dtype=np.float32)
     field = _enlarge(field, shape)
     field -= field.min()
-    field /= max(field.max(), np.float32(1e-6))
+    field /= max(field.max(), np.float32(1e-6))  # a flat field stays 0 rather than becoming NaN
     return field
 
 
 def random_colours(rng: np.random.Generator, number: int) -> Floats:
-    """Colours of any hue, saturation 0.1..0.85 and lightness 0.2..0.8 (HLS).
+    """Draws colours of any hue, saturation 0.1..0.85 and lightness 0.2..0.8 (HLS).
 
     Returns:
         number×3 RGB in 0..1.
@@ -51,7 +52,7 @@ def random_colours(rng: np.random.Generator, number: int) -> Floats:
 
 
 def contrasting_colours(rng: np.random.Generator) -> Floats:
-    """Two colours whose lightness differs by 0.25..0.5, in random order and with unrelated hues.
+    """Draws two colours whose lightness differs by 0.25..0.5, in random order and with unrelated hues.
 
     Returns:
         2×3 RGB in 0..1.
@@ -67,12 +68,12 @@ def contrasting_colours(rng: np.random.Generator) -> Floats:
 def fill_outline(
     shape: tuple[int, int], solids: Sequence[NDArray[np.float64]], holes: Sequence[NDArray[np.float64]] = ()
 ) -> Bytes:
-    """Coverage of every pixel by closed outlines, less what the holes cut out.
+    """Computes the coverage of every pixel by closed outlines, less what the holes cut out.
 
     Args:
         shape: (H, W) in pixels.
-        solids: outlines to fill, each N×2 (x, y) in pixels.
-        holes: outlines to cut out afterwards, each N×2 (x, y) in pixels.
+        solids: The outlines to fill, each N×2 (x, y) in pixels.
+        holes: The outlines to cut out afterwards, each N×2 (x, y) in pixels.
 
     Returns:
         H×W alpha, 0..255, from 4×4 samples a pixel.
@@ -87,13 +88,18 @@ def fill_outline(
 
 
 def planes(image: Image.Image) -> Floats:
-    """A picture as C×H×W float32 in 0..1, contiguous."""
+    """Returns a picture as C×H×W float32 in 0..1, contiguous."""
     levels: Bytes = np.asarray(image)
     return np.ascontiguousarray(np.moveaxis(levels, -1, 0)) * np.float32(1 / 255)
 
 
 def blend(under: Floats, over: Floats, weight: Floats | float) -> Floats:
-    """`under` where weight is 0, `over` where it is 1; shapes must broadcast.
+    """Mixes two pictures: `under` where the weight is 0, `over` where it is 1.
+
+    Args:
+        under: The picture below.
+        over: The picture above.
+        weight: The share of `over`, 0..1. The three shapes must broadcast.
 
     Returns:
         The mixture, float32.
@@ -102,12 +108,12 @@ def blend(under: Floats, over: Floats, weight: Floats | float) -> Floats:
 
 
 def backdrop(rng: np.random.Generator, side: int, palette: Floats) -> Floats:
-    """A cluttered ground: two layered textures, small debris, grain.
+    """Draws a cluttered ground: two layered textures, small debris, grain.
 
     Args:
-        rng: the source of randomness.
-        side: height and width in pixels.
-        palette: at least 4×3 RGB in 0..1; two colours make the ground, the third its patches, the rest the debris.
+        rng: The source of randomness.
+        side: The height and width in pixels.
+        palette: At least 4×3 RGB in 0..1; two colours make the ground, the third its patches, the rest the debris.
 
     Returns:
         3×side×side in 0..1.
@@ -120,6 +126,9 @@ def backdrop(rng: np.random.Generator, side: int, palette: Floats) -> Floats:
     grain = value_noise(rng, (side, side), cells=max(side // 8, 8), octaves=3)
     image *= 1 + np.float32(rng.uniform(0.15, 0.7)) * (grain - 0.5)
     return np.clip(image, 0, 1, out=image)
+
+
+# The textures of a ground, each side×side in 0..1: the share of the ground's second colour.
 
 
 def _clouds(rng: np.random.Generator, side: int) -> Floats:
@@ -147,6 +156,7 @@ def _tiles(rng: np.random.Generator, side: int) -> Floats:
     number = int(rng.integers(4, 10))
     angle, bend = rng.uniform(0, np.pi / 2), rng.uniform(0, 1.5)
     warp = bend * value_noise(rng, (side, side), cells=4, octaves=3)
+    # Rows and columns are counted from the centre and may be negative; % brings them into the table of 16×16 tiles.
     row = np.floor(_along(angle, side) * number + warp).astype(np.intp)
     column = np.floor(_along(angle + np.pi / 2, side) * number - warp).astype(np.intp)
     values = rng.random((16, 16), dtype=np.float32)
@@ -157,13 +167,13 @@ _FIELDS: tuple[Callable[[np.random.Generator, int], Floats], ...] = (_clouds, _r
 
 
 def _along(angle: float, side: int) -> Floats:
-    """Each pixel's distance from the centre along a direction, in sides: side×side, about -0.7..0.7."""
+    """Returns each pixel's distance from the centre along a direction, in sides: side×side, about -0.7..0.7."""
     axis = ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
     return axis * np.float32(np.cos(angle)) + (axis * np.float32(np.sin(angle)))[:, None]
 
 
 def _with_debris(rng: np.random.Generator, image: Floats, colours: Floats) -> Floats:
-    """3×side×side `image` with 4 to 14 small lumps and twigs of the colours on it; some stick out at the edge."""
+    """Draws 4 to 14 small lumps and twigs of the colours on a 3×side×side image; some stick out at its edge."""
     side, number = image.shape[-1], int(rng.integers(4, 15))
     draw_scale = _SUPERSAMPLE // 2  # debris needs no exact edge
     canvas = Image.new("RGBA", (side * draw_scale, side * draw_scale))
@@ -178,7 +188,7 @@ def _with_debris(rng: np.random.Generator, image: Floats, colours: Floats) -> Fl
 
 
 def _lumps(rng: np.random.Generator, number: int) -> NDArray[np.float64]:
-    """Wobbly ellipses about the origin with radii of 0.02..0.1: number×20×2 (x, y)."""
+    """Draws wobbly ellipses about the origin with radii of 0.02..0.1: number×20×2 (x, y)."""
     turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     uniform = rng.random((6, number, 1))
     radius, flatness = 0.02 + 0.08 * uniform[0] ** 2, 0.15 + 0.85 * uniform[1]

@@ -28,24 +28,30 @@ from repro.scenes.dataset import Scenes
 
 JPEG_QUALITY = 95  # and full resolution of colour: edges stay where the masks say they are
 
-_SHARE_OF_2007 = 5_011 / (5_011 + 11_540)
-_CHUNK = 16  # scenes handed to a drawing process at a time
+_SHARE_OF_2007 = voc.EXPECTED[voc.TRAIN[0]] / sum(voc.EXPECTED[image_set] for image_set in voc.TRAIN)
+_CHUNK = 16  # scenes handed to a drawing process at a time: few messages, and the progress bar still moves
 
 
 _Annotation = TypeVar("_Annotation")
 
 
-class _Drawn(NamedTuple):
-    """What COCO says of one image."""
+class _CocoImage(NamedTuple):
+    """What COCO says of one image.
+
+    Attributes:
+        width: The image's width in pixels.
+        height: The image's height in pixels.
+        objects: The entries of its objects, still without the ids of objects and image: processes that draw scenes side
+            by side could not number them.
+    """
 
     width: int
     height: int
     objects: list[dict[str, Any]]
-    """Still without the ids of objects and image."""
 
 
 def write_voc(root: Path, train: Scenes, test: Scenes, *, workers: int = 1) -> Path:
-    """Write scenes as a VOCdevkit, ready for VOC07+12 detection.
+    """Writes scenes as a VOCdevkit, ready for VOC07+12 detection.
 
     The first 30 % of `train` become VOC2007 trainval, the others VOC2012 trainval (the shares that VOC has), and `test`
     becomes VOC2007 test. Boxes are 1-based and inclusive, as VOC's: `xmin = x0 + 1`, `xmax = x1`, so that a reader that
@@ -54,105 +60,111 @@ def write_voc(root: Path, train: Scenes, test: Scenes, *, workers: int = 1) -> P
     that no file name should have (spaces, slashes) become `-`.
 
     Args:
-        root: folder that will hold `VOC2007` and `VOC2012`; must not exist, or be empty.
-        train: at least 2 scenes.
-        test: of the same classes.
-        workers: drawing processes.
+        root: The folder that will hold `VOC2007` and `VOC2012`; it must not exist, or be empty.
+        train: At least 2 scenes.
+        test: Scenes of the same classes.
+        workers: The number of drawing processes.
 
     Returns:
         `root`.
 
     Raises:
-        UserError: the folder is not empty or cannot be written to, or the classes of the two differ.
+        UserError: The folder is not empty or cannot be written to, or the classes of the two differ.
     """
     _require_same_classes(train, test)
     if len(train) < 2:
-        raise UserError(f"train has {len(train)} scene", mend="2 at least, one for each year of VOC")
+        raise UserError(f"train has {len(train)} scene", mend="draw 2 at least, one for each year of VOC")
     classes = _file_names(train.classes)
-    first = min(max(round(_SHARE_OF_2007 * len(train)), 1), len(train) - 1)
-    parts = (
-        (voc.TRAIN[0], train, range(first), "{:06d}", 1),
-        (voc.TRAIN[1], train, range(first, len(train)), "2012_{:06d}", 1),
-        (voc.TEST[0], test, range(len(test)), "{:06d}", first + 1),
+    count_2007 = min(max(round(_SHARE_OF_2007 * len(train)), 1), len(train) - 1)
+    # 2007's test lies in the same folder as its trainval, so its numbers continue those.
+    image_sets = (
+        (voc.TRAIN[0], train, range(count_2007), "{:06d}", 1),
+        (voc.TRAIN[1], train, range(count_2007, len(train)), "2012_{:06d}", 1),
+        (voc.TEST[0], test, range(len(test)), "{:06d}", count_2007 + 1),
     )
     with new_folder(root) as folder, _progress() as progress:
-        for image_set, scenes, indices, pattern, start in parts:
+        for image_set, scenes, indices, pattern, start in image_sets:
             year = folder / f"VOC{image_set.year}"
             names = [pattern.format(number) for number in range(start, start + len(indices))]
             write = partial(_write_voc_scene, scenes, year, classes)
             for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
                 (year / name).mkdir(parents=True, exist_ok=True)
-            labels = _drawn(write, indices, names, workers, progress, str(image_set))
+            labels = _write_all(write, indices, names, workers, progress, str(image_set))
             _write_image_sets(year / "ImageSets/Main", image_set.split, names, labels, classes)
     return root
 
 
 def write_coco(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -> Path:
-    """Write scenes as COCO 2017: images, boxes and masks.
+    """Writes scenes as COCO 2017: images, boxes and masks.
 
     Category ids are 1 to the number of classes. Masks are uncompressed RLEs, exact to the pixel; no object is a crowd.
     To train on them detectron2 needs `INPUT.MASK_FORMAT: bitmask` (`coco.check_layout` says so).
 
     Args:
-        root: folder that will hold `annotations`, `train2017` and `val2017`; must not exist, or be empty.
-        train: scenes of `train2017`.
-        val: of the same classes, `val2017`.
-        workers: drawing processes.
+        root: The folder that will hold `annotations`, `train2017` and `val2017`; it must not exist, or be empty.
+        train: The scenes of `train2017`.
+        val: The scenes of `val2017`, of the same classes.
+        workers: The number of drawing processes.
 
     Returns:
         `root`.
 
     Raises:
-        UserError: the folder is not empty or cannot be written to, or the classes of the two differ.
+        UserError: The folder is not empty or cannot be written to, or the classes of the two differ.
     """
     _require_same_classes(train, val)
-    start, numbers = 1, itertools.count(1)  # ids of images and of objects; the two splits share none
+    first_image_id, object_ids = 1, itertools.count(1)  # the two splits share none
     with new_folder(root) as folder, _progress() as progress:
         for split, scenes in zip(coco.SPLITS, (train, val), strict=True):
-            names = [f"{number:012d}" for number in range(start, start + len(scenes))]
+            names = [f"{number:012d}" for number in range(first_image_id, first_image_id + len(scenes))]
             (folder / split).mkdir()
             write = partial(_write_coco_scene, scenes, folder / split)
-            drawn = _drawn(write, range(len(scenes)), names, workers, progress, split)
-            _write_instances(coco.annotation_file(folder, split), scenes.classes, names, drawn, numbers)
-            start += len(scenes)
+            images = _write_all(write, range(len(scenes)), names, workers, progress, split)
+            _write_instances(coco.annotation_file(folder, split), scenes.classes, names, images, object_ids)
+            first_image_id += len(scenes)
     return root
 
 
 def rle(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """COCO's uncompressed run-length code of a mask: lengths of runs of 0 and 1 in turn, down the columns, 0 first.
+    """Encodes a mask as COCO's uncompressed run-length code: lengths of runs of 0 and 1 in turn, down the columns.
 
     Args:
         mask: H×W bool.
+
+    Returns:
+        `counts`, the lengths, and `size`, [H, W].
     """
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(np.concatenate(([0], changes, [flat.size]))).tolist()
+    # The first run is of 0 by definition; where the mask begins with 1 it has no length.
     return {"counts": [0, *counts] if flat[0] else counts, "size": list(mask.shape)}
 
 
 def _write_voc_scene(scenes: Scenes, year: Path, classes: Sequence[str], index: int, name: str) -> set[int]:
-    """Write the image and the annotation of one scene; returns the labels on it."""
+    """Writes the image and the annotation of one scene; returns the labels on it."""
     scene = scenes.scene(index)
     _save_jpeg(scene.image, year / "JPEGImages" / f"{name}.jpg")
     tree = ElementTree.Element("annotation")
     for tag, text in (("folder", year.name), ("filename", f"{name}.jpg")):
         ElementTree.SubElement(tree, tag).text = text
     ElementTree.SubElement(ElementTree.SubElement(tree, "source"), "database").text = "salmask scenes"
-    _numbers(ElementTree.SubElement(tree, "size"), width=scene.image.width, height=scene.image.height, depth=3)
+    _add_numbers(ElementTree.SubElement(tree, "size"), width=scene.image.width, height=scene.image.height, depth=3)
     ElementTree.SubElement(tree, "segmented").text = "0"
     for instance in scene.instances:
         x0, y0, x1, y1 = instance.box
         element = ElementTree.SubElement(tree, "object")
         ElementTree.SubElement(element, "name").text = classes[instance.label]
         ElementTree.SubElement(element, "pose").text = "Unspecified"
-        _numbers(element, truncated=0, difficult=0)
-        _numbers(ElementTree.SubElement(element, "bndbox"), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
+        _add_numbers(element, truncated=0, difficult=0)
+        # 1-based and inclusive: x0 + 1 is the first pixel, and the exclusive edge x1 is the number of the last.
+        _add_numbers(ElementTree.SubElement(element, "bndbox"), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
     ElementTree.indent(tree, "\t")
     (year / "Annotations" / f"{name}.xml").write_text(ElementTree.tostring(tree, encoding="unicode") + "\n")
     return {instance.label for instance in scene.instances}
 
 
-def _numbers(parent: ElementTree.Element, **values: int) -> None:
+def _add_numbers(parent: ElementTree.Element, **values: int) -> None:
     for tag, value in values.items():
         ElementTree.SubElement(parent, tag).text = str(value)
 
@@ -160,15 +172,16 @@ def _numbers(parent: ElementTree.Element, **values: int) -> None:
 def _write_image_sets(
     folder: Path, split: str, names: Sequence[str], labels: Sequence[set[int]], classes: Sequence[str]
 ) -> None:
-    """The list of a split, and one for each class that says which images show it (1) and which do not (-1)."""
+    """Writes the list of a split, and one for each class that says which images show it (1) and which do not (-1)."""
+    # As in VOC itself: `cat_trainval.txt` has every image of the split, and not those alone that show a cat.
     (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
     for label, class_name in enumerate(classes):
-        lines = (f"{name} {1 if label in shown else -1:2d}\n" for name, shown in zip(names, labels, strict=True))
+        lines = (f"{name} {1 if label in on_image else -1:2d}\n" for name, on_image in zip(names, labels, strict=True))
         (folder / f"{class_name}_{split}.txt").write_text("".join(lines))
 
 
-def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> _Drawn:
-    """Write the image of one scene; returns what is on it."""
+def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> _CocoImage:
+    """Writes the image of one scene; returns what COCO says of it."""
     scene = scenes.scene(index)
     _save_jpeg(scene.image, folder / f"{name}.jpg")
     objects: list[dict[str, Any]] = []
@@ -183,20 +196,22 @@ def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> _D
                 "segmentation": rle(instance.mask),
             }
         )
-    return _Drawn(scene.image.width, scene.image.height, objects)
+    return _CocoImage(scene.image.width, scene.image.height, objects)
 
 
 def _write_instances(
-    path: Path, classes: Sequence[str], names: Sequence[str], drawn: Sequence[_Drawn], numbers: Iterator[int]
+    path: Path, classes: Sequence[str], names: Sequence[str], images: Sequence[_CocoImage], object_ids: Iterator[int]
 ) -> None:
-    images, annotations = [], []
-    for name, (width, height, objects) in zip(names, drawn, strict=True):
-        images.append({"id": int(name), "file_name": f"{name}.jpg", "width": width, "height": height, "license": 1})
-        annotations += [{"id": next(numbers), "image_id": int(name), **entry} for entry in objects]
+    """Writes the annotations of a split; an image's id is the number that its name is."""
+    image_entries, annotations = [], []
+    for name, (width, height, objects) in zip(names, images, strict=True):
+        size = {"width": width, "height": height}
+        image_entries.append({"id": int(name), "file_name": f"{name}.jpg", **size, "license": 1})
+        annotations += [{"id": next(object_ids), "image_id": int(name), **entry} for entry in objects]
     content = {
         "info": {"description": "salmask scenes", "version": "1.0", "year": 2017},
         "licenses": [{"id": 1, "name": "drawn"}],
-        "images": images,
+        "images": image_entries,
         "annotations": annotations,
         "categories": [{"id": label, "name": name, "supercategory": name} for label, name in enumerate(classes, 1)],
     }
@@ -208,7 +223,7 @@ def _save_jpeg(image: Image.Image, path: Path) -> None:
     image.save(path, quality=JPEG_QUALITY, subsampling=0)
 
 
-def _drawn(
+def _write_all(
     write: Callable[[int, str], _Annotation],
     indices: Sequence[int],
     names: Sequence[str],
@@ -216,12 +231,24 @@ def _drawn(
     progress: Progress,
     title: str,
 ) -> list[_Annotation]:
-    """Write scenes one by one, or chunks of them in several processes; what each gives, in order."""
+    """Writes scenes one by one, or chunks of them in several processes.
+
+    Args:
+        write: Draws and writes the scene of an index under a name; must be picklable.
+        indices: The scenes' indices.
+        names: The scenes' names.
+        workers: The number of drawing processes.
+        progress: Shows how far it is.
+        title: What the progress is of.
+
+    Returns:
+        What `write` returned for each scene, in order.
+    """
     task = progress.add_task(title, total=len(indices))
     chunks = [
         (indices[start : start + _CHUNK], names[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)
     ]
-    written: list[_Annotation] = []
+    annotations: list[_Annotation] = []
     outcomes: Iterable[list[_Annotation]]
     with contextlib.ExitStack() as stack:
         if workers > 1 and len(chunks) > 1:
@@ -231,9 +258,9 @@ def _drawn(
         else:
             outcomes = map(partial(_write_chunk, write), chunks)
         for outcome in outcomes:
-            written += outcome
+            annotations += outcome
             progress.advance(task, len(outcome))
-    return written
+    return annotations
 
 
 def _write_chunk(
@@ -252,13 +279,13 @@ def _require_same_classes(train: Scenes, test: Scenes) -> None:
 
 
 def _file_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Class names as parts of file names.
+    """Turns class names into what may be part of a file's name.
 
     Raises:
-        UserError: two become one.
+        UserError: Two of them become one.
     """
     names = tuple(re.sub(r"[^\w.+-]+", "-", name) for name in classes)
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"two classes would both be named '{twice}'", mend="rename one of the cut-outs")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two classes would both be named '{repeated}'", mend="rename one of the cut-outs")
     return names

@@ -21,7 +21,7 @@ from repro.data.annotations.findings import (
     box_fault,
     listing,
 )
-from repro.errors import UserError
+from repro.data.errors import PathError, reason_of
 
 CLASSES = (
     "aeroplane",
@@ -45,11 +45,11 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
-"""VOC's own twenty, in the order of detectron2's labels, which is the alphabet's."""
+"""VOC's own twenty classes, in the order of detectron2's labels, which is the alphabet's."""
 
 
 class ImageSet(NamedTuple):
-    """A year's split, `VOC2007 test`."""
+    """A year's split, such as `VOC2007 test`."""
 
     year: int
     split: str
@@ -63,7 +63,7 @@ TEST = (ImageSet(2007, "test"),)
 IMAGE_SETS = TRAIN + TEST
 
 EXPECTED: Mapping[ImageSet, int] = dict(zip(IMAGE_SETS, (5_011, 11_540, 4_952), strict=True))
-"""Images of each (host.robots.ox.ac.uk/pascal/VOC, the development kits' tables)."""
+"""Images of each set (host.robots.ox.ac.uk/pascal/VOC, the development kits' tables)."""
 
 ARCHIVES: Mapping[ImageSet, str] = dict(
     zip(
@@ -72,9 +72,9 @@ ARCHIVES: Mapping[ImageSet, str] = dict(
         strict=True,
     )
 )
-"""What each is downloaded as."""
+"""The file that each set is downloaded as."""
 
-_ID = re.compile(r"[\w.-]+")
+_ID = re.compile(r"[\w.-]+")  # no slash: the name becomes part of a path
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class VocObject:
     """One object of an image.
 
     Attributes:
-        name: Its class.
-        box: See `repro.data.annotations.findings.BoxCorners`.
-        difficult: Not counted when a detector is scored.
+        name: The name of its class.
+        box: (x0, y0, x1, y1) in pixels, upper edges exclusive.
+        difficult: Whether it is left out when a detector is scored.
     """
 
     name: str
@@ -94,11 +94,11 @@ class VocObject:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One XML file.
+    """The content of one XML file.
 
     Attributes:
-        size: (width, height) in pixels.
-        objects: In the order of the file.
+        size: (width, height) of the image in pixels.
+        objects: The objects in the order of the file.
     """
 
     size: tuple[int, int]
@@ -123,17 +123,17 @@ class Devkit:
 
 
 def check_layout(root: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Devkit:
-    """Make sure, before anything is trained, that all images and annotations are there and every XML can be read.
+    """Makes sure, before anything is trained, that all images and annotations are there and every XML can be read.
 
     Args:
-        root: `VOCdevkit`, or the folder that holds it.
-        sets: What is needed; `TRAIN`, `TEST` or both.
+        root: The folder `VOCdevkit`, or the one that holds it.
+        sets: The sets that are needed; `TRAIN`, `TEST` or both.
 
     Returns:
         Where the kit is, and what it holds. Images are not decoded: `salmask data verify voc07+12` does that.
 
     Raises:
-        UserError: a year, split, image or annotation is missing, an XML is broken or names a class that is none of the
+        UserError: A year, split, image or annotation is missing, an XML is broken or names a class that is none of the
             kit's, a box reaches out of its image, or a set has no object; with the mend.
     """
     folder = find_devkit(root)
@@ -144,28 +144,30 @@ def check_layout(root: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Devkit:
 
 
 def find_devkit(root: Path) -> Path:
-    """The folder that holds `VOC2007` and `VOC2012`: `root` or `root/VOCdevkit`.
+    """Returns the folder that holds `VOC2007` and `VOC2012`: `root` or `root/VOCdevkit`.
 
     Raises:
-        UserError: neither does.
+        UserError: Neither does.
     """
+    # One year is enough to tell a kit: which years are missing, the survey says with the archive to unpack.
     for folder in (root / "VOCdevkit", root):
         if any((folder / f"VOC{year}").is_dir() for year in (2007, 2012)):
             return folder
     if (root / "JPEGImages").is_dir():
-        raise UserError(f"{root}: this is one year of VOC", mend="name the folder above it, which holds both years")
-    raise UserError(
-        f"{root}: holds neither VOCdevkit nor VOC2007 and VOC2012",
+        raise PathError(root, "this is one year of VOC", mend="name the folder above it, which holds both years")
+    raise PathError(
+        root,
+        "holds neither VOCdevkit nor VOC2007 and VOC2012",
         mend="name the folder that does, or unpack with `salmask data prepare voc07+12 --from ARCHIVES`",
     )
 
 
 def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Survey:
-    """Read all annotations and find everything that is wrong with them.
+    """Reads all annotations and finds everything that is wrong with them.
 
     Args:
-        folder: From `find_devkit`.
-        sets: What to look at.
+        folder: The kit's folder, from `find_devkit`.
+        sets: The sets to look at.
     """
     survey = Survey(class_names(folder))
     ids: dict[ImageSet, tuple[str, ...]] = {}
@@ -173,8 +175,8 @@ def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Survey
         year = folder / f"VOC{image_set.year}"
         mend = f"unpack {ARCHIVES[image_set]} into {folder.parent}"
         if not year.is_dir():
-            there = ", ".join(sorted(name for name in listing(folder) if name.startswith("VOC")))
-            survey.add("missing-split", year, f"the folder is missing ({there} is there)", mend)
+            present = ", ".join(sorted(name for name in listing(folder) if name.startswith("VOC")))
+            survey.add("missing-split", year, f"the folder is missing ({present} is there)", mend)
             continue
         try:
             ids[image_set] = image_ids(folder, image_set)
@@ -187,10 +189,10 @@ def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Survey
 
 
 def survey_root(root: Path) -> Survey:
-    """`survey_devkit` of all that VOC07+12 detection needs, as `salmask data verify` calls it.
+    """Surveys all that VOC07+12 detection needs, as `salmask data verify` asks for it; see `survey_devkit`.
 
     Raises:
-        UserError: there is no kit.
+        UserError: There is no kit.
     """
     survey = survey_devkit(find_devkit(root))
     if survey.classes != CLASSES:
@@ -201,7 +203,11 @@ def survey_root(root: Path) -> Survey:
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The classes of a kit: those with an image set of their own (`cat_trainval.txt`), sorted; else VOC's twenty."""
+    """Returns the classes of a kit: those with an image set of their own (`cat_trainval.txt`), sorted; else VOC's.
+
+    Kits that `repro.data.annotations.scenes_export` wrote have other classes than VOC. The lists tell them without a
+    look into every annotation.
+    """
     ending = "_trainval.txt"
     names = sorted(
         name.removesuffix(ending) for name in listing(folder / "VOC2007/ImageSets/Main") if name.endswith(ending)
@@ -210,10 +216,10 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
 
 def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
-    """The names of a set's images, without suffix, as `ImageSets/Main/SPLIT.txt` lists them.
+    """Reads the names of a set's images, without suffix, as `ImageSets/Main/SPLIT.txt` lists them.
 
     Raises:
-        BrokenFileError: the list is missing, empty, or lists something else than names.
+        BrokenFileError: The list is missing, empty, or lists something else than names.
     """
     path = folder / f"VOC{image_set.year}" / "ImageSets" / "Main" / f"{image_set.split}.txt"
     try:
@@ -231,17 +237,17 @@ def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Read one XML file.
+    """Reads one XML file.
 
     Raises:
-        BrokenFileError: it is missing, broken, or lacks what detection needs.
+        BrokenFileError: It is missing, broken, or lacks what detection needs.
     """
     try:
         tree = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise BrokenFileError(path, f"broken XML ({error})") from error
     except OSError as error:
-        raise BrokenFileError(path, f"{error.strerror}") from error
+        raise BrokenFileError(path, reason_of(error)) from error
     try:
         size = (int(_text(tree, "size/width")), int(_text(tree, "size/height")))
         objects = tuple(_object(element) for element in tree.iterfind("object"))
@@ -251,27 +257,40 @@ def read_annotation(path: Path) -> Annotation:
 
 
 def _object(element: ElementTree.Element) -> VocObject:
+    """Reads one <object>.
+
+    Raises:
+        ValueError: It lacks what detection needs, or its box has no area.
+    """
     name = _text(element, "name")
     xmin, ymin, xmax, ymax = (float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
     if xmax < xmin or ymax < ymin:
         raise ValueError(f"the box of a {name} has no area ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})")
-    difficult = element.findtext("difficult", "0").strip()
+    difficult = element.findtext("difficult", "0").strip()  # the tag may be missing
+    # From 1-based and inclusive to 0-based and exclusive: the upper edges stay, the lower ones are one less.
     return VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult == "1")
 
 
-def _text(element: ElementTree.Element, place: str) -> str:
-    text = element.findtext(place)
+def _text(element: ElementTree.Element, path: str) -> str:
+    """Returns the text of the element at a path such as `size/width`.
+
+    Raises:
+        ValueError: There is none.
+    """
+    text = element.findtext(path)
     if text is None or not text.strip():
-        raise ValueError(f"<{place.replace('/', '><')}> is missing")
+        raise ValueError(f"<{path.replace('/', '><')}> is missing")
     return text.strip()
 
 
 def _survey_set(survey: Survey, year: Path, image_set: ImageSet, ids: Sequence[str], mend: str) -> None:
+    """Adds to a survey what the annotations of one set say, and what is wrong with them."""
+    # Every class from 0: one without an object is a line of the report too.
     counts = survey.objects.setdefault(str(image_set), dict.fromkeys(survey.classes, 0))
     survey.images[str(image_set)] = len(ids)
     images, annotations = year / "JPEGImages", year / "Annotations"
-    without_image = _note_missing(survey, "missing-image", images, ".jpg", image_set, ids, mend)
-    without_annotation = _note_missing(survey, "missing-annotation", annotations, ".xml", image_set, ids, mend)
+    without_image = _add_missing(survey, "missing-image", images, ".jpg", image_set, ids, mend)
+    without_annotation = _add_missing(survey, "missing-annotation", annotations, ".xml", image_set, ids, mend)
     for name in ids:
         if name in without_annotation:
             continue
@@ -284,38 +303,41 @@ def _survey_set(survey: Survey, year: Path, image_set: ImageSet, ids: Sequence[s
         _survey_objects(survey, path, annotation, counts)
         if name not in without_image:
             survey.files.append(AnnotatedImage(f"{images}/{name}.jpg", image_set in TEST, annotation.size))
+    # Where no annotation is there at all, that was added already, and says more.
     if not sum(counts.values()) and len(without_annotation) < len(ids):
         survey.add("no-objects", annotations, f"no object in any image of {image_set.split}", mend)
 
 
-def _note_missing(
+def _add_missing(
     survey: Survey, kind: FindingKind, folder: Path, suffix: str, image_set: ImageSet, ids: Sequence[str], mend: str
 ) -> frozenset[str]:
-    """The names without a file in a folder: noted one by one, or at once where there are no others."""
-    there = listing(folder)
-    missing = [name for name in ids if name + suffix not in there]
-    what = kind.removeprefix("missing-")
+    """Returns the names without a file in a folder; each is a finding, or all are one where no file is there."""
+    present = listing(folder)
+    missing = [name for name in ids if name + suffix not in present]
+    noun = "image" if kind == "missing-image" else "annotation"
     if len(missing) == len(ids):
-        survey.add(kind, folder, f"no {what} of {image_set.split} is there, {len(ids)} are listed", mend)
+        survey.add(kind, folder, f"no {noun} of {image_set.split} is there, {len(ids)} are listed", mend)
     else:
         for name in missing:
-            survey.add(kind, folder / f"{name}{suffix}", f"the {what} is missing ({image_set})", mend)
+            survey.add(kind, folder / f"{name}{suffix}", f"the {noun} is missing ({image_set})", mend)
     return frozenset(missing)
 
 
 def _survey_objects(survey: Survey, path: Path, annotation: Annotation, counts: dict[str, int]) -> None:
-    for thing in annotation.objects:
-        if thing.name in counts:
-            counts[thing.name] += 1
+    """Counts the objects of one image by class, and adds to a survey what is wrong with them."""
+    for instance in annotation.objects:
+        if instance.name in counts:
+            counts[instance.name] += 1
         else:
             mend = "correct the class, or remove the object"
-            survey.add("unknown-class", path, f"'{thing.name}' is none of the {len(counts)} classes", mend)
-        if fault := box_fault(thing.box, annotation.size):
+            survey.add("unknown-class", path, f"'{instance.name}' is none of the {len(counts)} classes", mend)
+        if fault := box_fault(instance.box, annotation.size):
             survey.add("outside-image", path, fault, "correct the box")
 
 
 def _survey_overlap(survey: Survey, folder: Path, ids: Mapping[ImageSet, Sequence[str]]) -> None:
-    """Images of one year that are listed to train and to test on."""
+    """Adds images to a survey that are listed both to train and to test on; only one year has both lists."""
+    # Of one year only: the same name in two years is two images, in two folders.
     for test, train in itertools.product(set(TEST) & ids.keys(), set(TRAIN) & ids.keys()):
         if test.year == train.year:
             for name in sorted(set(ids[test]) & set(ids[train])):

@@ -1,4 +1,8 @@
-"""What is wrong with a data set: everything at once, not the first thing."""
+"""The checks of a data set, by the form that it has: everything that is wrong is reported, not the first thing alone.
+
+Folders of classes, published parts, annotated images and drawn scenes are checked each in its own way;
+`repro.data.verification.files` checks the files of the first three.
+"""
 
 import hashlib
 import os
@@ -9,10 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from repro.data import catalogue as datasets
 from repro.data import folders
 from repro.data.annotations.findings import Survey
-from repro.data.catalogue import Dataset
+from repro.data.catalogue import Dataset, find_dataset
 from repro.data.splits import SPLITS, Images, Split
 from repro.data.subsets import Subset
 from repro.data.verification.files import File, check_decoding, check_files, stat_all
@@ -21,28 +24,29 @@ from repro.errors import UserError
 from repro.runs.sections import ScenesSettings
 
 _SAMPLE = ScenesSettings(train_count=40, val_count=40)
-"""Of the scenes that are drawn to check them."""
+"""The settings of the scenes that are drawn to check them: enough for each of ten classes to come four times."""
 
 
 def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | None = None) -> Report:
-    """Check a data set and report everything that is wrong with it.
+    """Checks a data set and reports everything that is wrong with it.
 
     Args:
-        name: Of the data set.
-        root: From `repro.data.roots.find_root`.
+        name: The data set's name.
+        root: The data set's folder, from `repro.data.roots.find_root`.
         deep: Decode every image; False only looks at sizes (and at the content of files that may overlap).
-        workers: Decoding processes; None: one for each core that this process may use.
+        workers: The number of decoding processes; None: one for each core that this process may use.
 
     Raises:
-        UserError: the name is unknown, or the data set needs a root and none was given.
+        UserError: The name is unknown, or the data set needs a root and none was given.
     """
-    entry = datasets.find(name)
+    entry = find_dataset(name)
     if entry.needs_root and root is None:
-        raise UserError(f"data set {name!r} is read from a folder; give --root DIR")
+        raise UserError(f"data set {name!r} is read from a folder", mend="give --root DIR")
     workers = _cores() if workers is None else workers
     report = Report(name, root if entry.needs_root else None, decoded=deep)
     with Progress(console=Console(stderr=True)) as progress:
         if entry.generated:
+            # Cut-outs first: a file that does not decode is a problem of its own, and ends the drawing of scenes.
             _check_cutouts(report, deep, workers, progress)
             _check_scenes(report, entry)
         elif entry.survey is not None and root is not None:
@@ -55,19 +59,21 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
 
 
 def _cores() -> int:
+    """Counts the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # what the job was given, rather than what the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _check_folders(report: Report, entry: Dataset, root: Path, *, deep: bool, workers: int, progress: Progress) -> None:
-    found = {split: _class_folders(report, root / split, entry) for split in SPLITS}
-    if entry.classes is None:
-        _compare_class_lists(report, root, found)
+    """Checks a data set that has one folder for each split, and in it one for each class."""
+    present = {split: _class_folders(report, root / split, entry) for split in SPLITS}
+    if entry.classes is None:  # else a split is held against the classes that the data set has anyway
+        _compare_class_lists(report, root, present)
     files: list[File] = []
-    for split in SPLITS:
-        if found[split] is not None:
-            files += _count_split(report, entry, root, split, found[split] or [])
+    for split, classes in present.items():
+        if classes is not None:
+            files += _count_split(report, entry, root, split, classes)
     check_files(report, files, deep=deep, workers=workers, progress=progress)
 
 
@@ -81,20 +87,18 @@ def _check_parts(
     workers: int,
     progress: Progress,
 ) -> None:
-    """A data set with published lists in place of folders for its splits."""
+    """Checks a data set with published lists in place of folders for its splits."""
     try:
-        opened = parts(root)
+        images_of = parts(root)
     except UserError as error:
-        report.add("unusable", root, _without(error, root))
+        report.add_error("unusable", root, error)
         return
     files: list[File] = []
-    for split, part in opened.items():
-        names = Counter(part.classes[target] for target in part.targets)
-        report.counts[split] = {name: names[name] for name in part.classes}
-        files += list(stat_all(report, split, _paths(part)))
-        expected = entry.expected.get(split, len(part))
-        if len(part) != expected:
-            report.warnings.append(f"{split}: {len(part)} images, where {entry.title} has {expected}")
+    for split, images in images_of.items():
+        class_counts = Counter(images.classes[target] for target in images.targets)
+        report.counts[split] = {name: class_counts[name] for name in images.classes}
+        files += list(stat_all(report, split, _paths(images)))
+        _compare_number(report, entry, split, len(images))
     check_files(report, files, deep=deep, workers=workers, progress=progress)
 
 
@@ -108,22 +112,21 @@ def _check_annotations(
     workers: int,
     progress: Progress,
 ) -> None:
-    """A data set of images with annotated objects."""
-    task = progress.add_task("reading annotations", total=None)
+    """Checks a data set of images with annotated objects."""
+    task = progress.add_task("reading annotations", total=None)  # nobody knows how long: one large file, or thousands
     try:
         survey = survey_root(root)
     except UserError as error:
-        report.add("unusable", root, _without(error, root))
+        report.add_error("unusable", root, error)
         return
     progress.update(task, total=1, completed=1)
     for finding in survey.findings:
-        report.add(finding.kind, finding.path, f"{finding.message}; mend: {finding.mend}")
+        report.add(finding.kind, finding.path, finding.message, finding.mend)
     report.counts, report.images = survey.objects, survey.images
     report.warnings += survey.warnings
     for split, number in survey.images.items():
-        expected = entry.expected.get(split, number)
-        if number != expected:
-            report.warnings.append(f"{split}: {number} images, where {entry.title} has {expected}")
+        _compare_number(report, entry, split, number)
+    # By role rather than by split: images that two training splits share do no harm, those that a test has too do.
     files: list[File] = []
     for role, test in (("train", False), ("test", True)):
         files += stat_all(report, role, [image.path for image in survey.files if image.test is test])
@@ -131,22 +134,34 @@ def _check_annotations(
     check_files(report, files, sizes, deep=deep, workers=workers, progress=progress)
 
 
-def _paths(part: Images) -> list[str]:
-    pool, indices = (part.pool, part.indices.tolist()) if isinstance(part, Subset) else (part, range(len(part)))
+def _compare_number(report: Report, entry: Dataset, split: str, number: int) -> None:
+    """Warns where a split has another number of images than the published data set."""
+    expected = entry.expected.get(split, number)
+    if number != expected:
+        report.warnings.append(f"{split}: {number} images, where {entry.title} has {expected}")
+
+
+def _paths(images: Images) -> list[str]:
+    """Returns the files of images that are files, or part of a pool of files."""
+    pool, indices = (
+        (images.pool, images.indices.tolist()) if isinstance(images, Subset) else (images, range(len(images)))
+    )
     assert isinstance(pool, folders.FileImages)
     return [f"{pool.folder}/{pool.files[index]}" for index in indices]
 
 
 def _class_folders(report: Report, folder: Path, entry: Dataset) -> list[str] | None:
+    """Returns the names of a split's class folders; None, and a problem, where there are none."""
     try:
         return folders.class_folders(folder, mend=entry.mend)
     except UserError as error:
-        report.add("missing-split", folder, _without(error, folder))
+        report.add_error("missing-split", folder, error)
         return None
 
 
-def _compare_class_lists(report: Report, root: Path, found: dict[Split, list[str] | None]) -> None:
-    train, val = found["train"], found["val"]
+def _compare_class_lists(report: Report, root: Path, present: Mapping[Split, list[str] | None]) -> None:
+    """Reports classes that only one of the splits has."""
+    train, val = present["train"], present["val"]
     if train is None or val is None:
         return
     for name in sorted(set(train) - set(val)):
@@ -155,84 +170,93 @@ def _compare_class_lists(report: Report, root: Path, found: dict[Split, list[str
         report.add("class-lists-differ", root / "train" / name, "the class is in val, but not in train")
 
 
-def _count_split(report: Report, entry: Dataset, root: Path, split: Split, found: Sequence[str]) -> list[File]:
+def _count_split(report: Report, entry: Dataset, root: Path, split: Split, present: Sequence[str]) -> list[File]:
+    """Counts the images of each class of a split and returns them; `present` are the class folders that it has."""
     counts = report.counts.setdefault(split, {})
-    present = set(found)
+    # Of the data set's own classes where it has some: the other nine hundred of an ImageNet-1k root are no concern.
+    present_names = frozenset(present)
     files: list[File] = []
-    for name in entry.classes or found:
+    for name in entry.classes or present:
         folder = root / split / name
         counts[name] = 0
-        if name not in present:
+        if name not in present_names:
             report.add("missing-class", folder, "the class folder is missing")
             continue
-        of_class = list(_files_below(report, split, folder))
-        counts[name] = len(of_class)
-        if not of_class:
+        class_files = list(_files_below(report, split, folder))
+        counts[name] = len(class_files)
+        if not class_files:
             report.add("empty-class", folder, "the class folder has no image")
-        files += of_class
-    expected = entry.expected.get(split)
-    if expected is not None and len(files) != expected:
-        report.warnings.append(f"{split}: {len(files)} images, where {entry.title} has {expected}")
+        files += class_files
+    _compare_number(report, entry, split, len(files))
     return files
 
 
 def _files_below(report: Report, split: Split, folder: Path) -> Iterator[File]:
+    """Yields the image files of a class; a folder that cannot be read is a problem, and yields none."""
     try:
         names = folders.image_files(folder)
     except UserError as error:
-        report.add("unreadable", folder, _without(error, folder))
+        report.add_error("unreadable", folder, error)
         return
     yield from stat_all(report, split, [f"{folder}/{name}" for name in names])
 
 
 def _check_cutouts(report: Report, deep: bool, workers: int, progress: Progress) -> None:
+    """Checks the files that scenes are composed from; scenes of drawn shapes have none."""
     if report.root is None:
         return
     try:
         paths = [f"{report.root}/{name}" for name in folders.image_files(report.root)]
     except UserError as error:
-        report.add("unreadable", report.root, _without(error, report.root))
+        report.add_error("unreadable", report.root, error)
         return
     if deep:
         check_decoding(report, paths, workers, progress)
 
 
 def _check_scenes(report: Report, entry: Dataset) -> None:
+    """Checks that a sample of drawn scenes is the same at each drawing, and that the splits share no scene."""
     where = report.name if report.root is None else str(report.root)
     try:
         first = {split: entry.open(split, report.root, _SAMPLE) for split in SPLITS}
         again = {split: entry.open(split, report.root, _SAMPLE) for split in SPLITS}
-        drawn = {split: _pixels(report, where, split, first[split], again[split]) for split in SPLITS}
+        digests = {split: _pixel_digests(report, where, split, first[split], again[split]) for split in SPLITS}
     except UserError as error:
-        report.add("unusable", where, str(error))
+        report.add("unusable", where, error.what, error.mend)
         return
     for split in SPLITS:
         counts: dict[str, int] = defaultdict(int, dict.fromkeys(first[split].classes, 0))
         for target in first[split].targets:
-            if 0 <= target < len(first[split].classes):
+            if 0 <= target < len(first[split].classes):  # another label is reported already
                 counts[first[split].classes[target]] += 1
         report.counts[split] = dict(counts)
-    for digest in sorted(drawn["train"].keys() & drawn["val"].keys()):
-        message = f"scene {drawn['val'][digest]} of val is scene {drawn['train'][digest]} of train"
+    for digest in sorted(digests["train"].keys() & digests["val"].keys()):
+        message = f"scene {digests['val'][digest]} of val is scene {digests['train'][digest]} of train"
         report.add("overlap", where, message)
 
 
-def _pixels(report: Report, where: str, split: Split, first: Images, again: Images) -> dict[bytes, int]:
-    """Draw a split twice; the digests of its images, each with its index."""
+def _pixel_digests(report: Report, where: str, split: Split, first: Images, again: Images) -> dict[bytes, int]:
+    """Draws a split twice and reports what differs.
+
+    Args:
+        report: The report that gets the problems.
+        where: The path that problems are reported of.
+        split: The split's name.
+        first: The split.
+        again: The same split, opened a second time.
+
+    Returns:
+        The index of each image by the SHA-256 of its pixels.
+    """
     digests: dict[bytes, int] = {}
     if first.fingerprint() != again.fingerprint():
         report.add("not-deterministic", where, f"{split}: two equal data sets have different fingerprints")
     for index, target in enumerate(first.targets):
-        (image, label), (second, _) = first[index], again[index]
+        (image, label), (second_image, _) = first[index], again[index]
         if label != target or not 0 <= label < len(first.classes):
             message = f"scene {index} of {split}: label {label}, listed as {target}, of {len(first.classes)} classes"
             report.add("label-range", where, message)
-        if image.tobytes() != second.tobytes():
+        if image.tobytes() != second_image.tobytes():
             report.add("not-deterministic", where, f"scene {index} of {split} differs when it is drawn again")
         digests[hashlib.sha256(image.tobytes()).digest()] = index
     return digests
-
-
-def _without(error: UserError, path: Path) -> str:
-    """The message without the path that it begins with; a problem has a field for that."""
-    return str(error).removeprefix(f"{path}").lstrip("/").removeprefix(": ")

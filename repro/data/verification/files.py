@@ -1,4 +1,4 @@
-"""Checks of many files at once: empty ones, the same in two splits, and whether each decodes."""
+"""Checks of many files at once: which are empty, which stand in two splits, and whether each decodes."""
 
 import contextlib
 import hashlib
@@ -16,29 +16,37 @@ from types import MappingProxyType
 from rich.progress import Progress
 
 from repro.data import images
+from repro.data.errors import reason_of
 from repro.data.verification.report import Report
 from repro.errors import UserError
 
-_CHUNK = 32  # images handed to a decoding process at a time
+_CHUNK = 32  # images handed to a decoding process at a time: far fewer messages than images, and still even work
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a split, as `stat` knows it."""
+    """A file of a split, as `stat` knows it.
+
+    Attributes:
+        split: The split's name.
+        path: The file.
+        size: The file's size in bytes.
+        identity: Device and inode: equal for links, and for folders that are reached twice.
+    """
 
     split: str
     path: str
-    size: int  # bytes
-    identity: tuple[int, int]  # device and inode: equal for links, and for folders that are reached twice
+    size: int
+    identity: tuple[int, int]
 
 
 def stat_all(report: Report, split: str, paths: Iterable[str]) -> Iterator[File]:
-    """The files of a split; those that cannot be looked at are reported instead."""
+    """Yields the files of a split; those that cannot be looked at are reported instead."""
     for path in paths:
         try:
             status = os.stat(path)  # noqa: PTH116  a Path for each of 10^5 files costs more than the stat
         except OSError as error:
-            report.add("unreadable", path, f"{error.strerror}")
+            report.add("unreadable", path, reason_of(error))
         else:
             yield File(split, path, status.st_size, (status.st_dev, status.st_ino))
 
@@ -52,18 +60,18 @@ def check_files(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Report empty files, those that another split holds too and, if `deep`, those that do not decode.
+    """Reports empty files, those that another split holds too and, if `deep`, those that do not decode.
 
     Args:
-        report: Gets the problems.
-        files: Of all splits, the earlier split first.
+        report: The report that gets the problems.
+        files: The files of all splits, the earlier split first.
         sizes: Width and height in pixels that annotations give to a path.
         deep: Decode every file that is not empty.
-        workers: Hashing threads and decoding processes.
+        workers: The number of hashing threads and of decoding processes.
         progress: Shows how far it is.
 
     Raises:
-        UserError: a decoding process was killed.
+        UserError: A decoding process was killed.
     """
     for file in files:
         if file.size == 0:
@@ -74,30 +82,32 @@ def check_files(
 
 
 def _check_overlap(report: Report, files: Sequence[File], workers: int, progress: Progress) -> None:
-    """Files that an earlier split holds too: by link, or as a copy. Only files of equal size are read."""
-    links: dict[tuple[int, int], File] = {}
-    copies: list[File] = []
+    """Reports files that an earlier split holds too: by link, or as a copy. Only files of equal size are read."""
+    first_of_identity: dict[tuple[int, int], File] = {}
+    distinct_files: list[File] = []
     splits_of_size: dict[int, set[str]] = defaultdict(set)
     for file in files:
-        known = links.setdefault(file.identity, file)
-        if known.split != file.split:
-            report.add("overlap", file.path, f"is the same file as {known.path}")
+        first = first_of_identity.setdefault(file.identity, file)
+        if first.split != file.split:
+            report.add("overlap", file.path, f"is the same file as {first.path}")
         elif file.size > 0:
-            copies.append(file)
+            distinct_files.append(file)
             splits_of_size[file.size].add(file.split)
-    candidates = [file for file in copies if len(splits_of_size[file.size]) > 1]
-    first: dict[str, File] = {}
+    # A copy has its original's size, so of most data sets few files are left to be read, though hundreds of GB long.
+    candidates = [file for file in distinct_files if len(splits_of_size[file.size]) > 1]
+    first_of_digest: dict[str, File] = {}
     task = progress.add_task("comparing splits", total=len(candidates))
     with ThreadPoolExecutor(workers) as pool:  # hashing lets go of Python's lock
         for file, digest in zip(candidates, pool.map(_digest, [file.path for file in candidates]), strict=True):
             progress.advance(task)
             if isinstance(digest, OSError):
-                report.add("unreadable", file.path, f"{digest.strerror}")
-            elif (known := first.setdefault(digest, file)).split != file.split:
-                report.add("overlap", file.path, f"has the same content as {known.path}")
+                report.add("unreadable", file.path, reason_of(digest))
+            elif (first := first_of_digest.setdefault(digest, file)).split != file.split:
+                report.add("overlap", file.path, f"has the same content as {first.path}")
 
 
 def _digest(path: str) -> str | OSError:
+    """Returns the SHA-256 of a file, or why it cannot be read: raised, it would end the other threads' work."""
     try:
         with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -112,31 +122,45 @@ def check_decoding(
     progress: Progress,
     sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> None:
-    """Report what does not decode, or not to the size in `sizes`; arguments as of `check_files`."""
+    """Reports what does not decode, or not to the size in `sizes`.
+
+    Args:
+        report: The report that gets the problems.
+        paths: The files.
+        workers: The number of decoding processes.
+        progress: Shows how far it is.
+        sizes: Width and height in pixels that annotations give to a path.
+
+    Raises:
+        UserError: A decoding process was killed.
+    """
     task = progress.add_task("decoding", total=len(paths))
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     sizes_of = [[sizes.get(path) for path in chunk] for chunk in chunks]
-    noted = {problem.path for problem in report.problems if problem.kind == "unreadable"}
+    # What another check could not read would not decode either; one problem for each file is enough.
+    unreadable = {problem.path for problem in report.problems if problem.kind == "unreadable"}
     with contextlib.ExitStack() as stack:
         outcomes: Iterable[list[images.Fault | None]]
         if workers > 1 and len(chunks) > 1:
             # Not forked: the progress bar's thread would be in an unknown state in the copy.
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
-            outcomes = pool.map(_faults, chunks, sizes_of)
+            outcomes = pool.map(_find_faults, chunks, sizes_of)
         else:
-            outcomes = map(_faults, chunks, sizes_of)
+            outcomes = map(_find_faults, chunks, sizes_of)
         try:
             for chunk, faults in zip(chunks, outcomes, strict=True):
                 progress.advance(task, len(chunk))
                 for path, fault in zip(chunk, faults, strict=True):
-                    if fault is not None and path not in noted:
+                    if fault is not None and path not in unreadable:
                         report.add(fault.kind, path, fault.reason)
         except BrokenProcessPool as error:
-            raise UserError("a decoding process was killed, perhaps for memory; repeat with --workers 1") from error
+            message = "a decoding process was killed, perhaps for memory"
+            raise UserError(message, mend="repeat with --workers 1") from error
 
 
-def _faults(paths: Sequence[str], sizes: Sequence[tuple[int, int] | None]) -> list[images.Fault | None]:
+def _find_faults(paths: Sequence[str], sizes: Sequence[tuple[int, int] | None]) -> list[images.Fault | None]:
+    """Returns what is wrong with each file, None for nothing: the work of one decoding process for one chunk."""
     with warnings.catch_warnings():
         # Pillow warns of odd metadata on the terminal of every process; what matters here is whether pixels come out.
         warnings.simplefilter("ignore")
-        return [images.fault(path, size) for path, size in zip(paths, sizes, strict=True)]
+        return [images.find_fault(path, size) for path, size in zip(paths, sizes, strict=True)]

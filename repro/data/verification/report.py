@@ -1,10 +1,12 @@
-"""The report of a check of a data set: problems, warnings, counts."""
+"""The report of a check of a data set: its problems, warnings and counts."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from repro.data.annotations.findings import FindingKind
+from repro.data.errors import PathError
+from repro.errors import UserError
 
 ProblemKind = Literal[
     FindingKind,
@@ -24,13 +26,13 @@ ProblemKind = Literal[
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One thing to mend.
+class DataProblem:
+    """One thing in a data set that a person must mend.
 
     Attributes:
         kind: What sort of thing, for counting.
         path: The file or folder.
-        message: What is wrong with it.
+        message: What is wrong with it, and the mend where the kind does not say it already.
     """
 
     kind: ProblemKind
@@ -40,11 +42,11 @@ class Problem:
 
 @dataclass
 class Report:
-    """What `verify` found.
+    """What `verify` learned about a data set.
 
     Attributes:
-        name: The data set.
-        root: Its folder; None for drawn images.
+        name: The data set's name.
+        root: The data set's folder; None for drawn images.
         decoded: Whether every image was decoded.
         counts: Images for each split and class, or, of annotated images, objects; a missing class counts 0.
         images: Images for each split of annotated images, which no class counts.
@@ -57,7 +59,7 @@ class Report:
     decoded: bool
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[DataProblem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -66,13 +68,35 @@ class Report:
         return not self.problems
 
     def total(self, split: str) -> int:
-        """Images of a split; 0 where it is missing."""
+        """Returns the number of images of a split; 0 where it is missing."""
         return self.images.get(split, sum(self.counts.get(split, {}).values()))
 
     def to_plain(self) -> dict[str, Any]:
-        """The report as JSON can hold it."""
+        """Returns the report as JSON can hold it."""
         return {**asdict(self), "root": None if self.root is None else str(self.root), "ok": self.ok}
 
-    def add(self, kind: ProblemKind, path: Path | str, message: str) -> None:
-        """Note a problem."""
-        self.problems.append(Problem(kind, str(path), message))
+    def add(self, kind: ProblemKind, path: Path | str, message: str, mend: str = "") -> None:
+        """Adds a problem.
+
+        Args:
+            kind: What sort of thing, for counting.
+            path: The file or folder.
+            message: What is wrong with it.
+            mend: What a person can do about it; empty where the message tells enough.
+        """
+        # In the words that the command line has for an error, so that a problem reads the same in either place.
+        self.problems.append(DataProblem(kind, str(path), str(UserError(message, mend=mend))))
+
+    def add_error(self, kind: ProblemKind, folder: Path, error: UserError) -> None:
+        """Adds an error as a problem of a folder.
+
+        Args:
+            kind: What sort of thing, for counting.
+            folder: The folder that was looked at; the error may be about something below it.
+            error: The error. The folder is left out of its message, as a problem has a field for that.
+        """
+        message = error.what
+        if isinstance(error, PathError) and error.path.is_relative_to(folder):
+            below = error.path.relative_to(folder)
+            message = error.reason if below == Path() else f"{below}: {error.reason}"
+        self.add(kind, folder, message, error.mend)
