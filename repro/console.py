@@ -16,7 +16,12 @@ UNBOUNDED_WIDTH = 400
 
 
 def report(as_json: bool, content: Any) -> None:
-    """Print rows as a table, a mapping as lines, or either as JSON."""
+    """Prints rows as a table, a mapping as lines, or either as JSON.
+
+    Args:
+        as_json: Whether to print JSON.
+        content: A mapping, or rows: mappings with the same keys, which are the columns.
+    """
     if as_json:
         typer.echo(json.dumps(content, indent=1))
     elif isinstance(content, dict):
@@ -27,7 +32,7 @@ def report(as_json: bool, content: Any) -> None:
 
 
 def completion(names: Callable[[], Iterable[str]], *, several: bool = False) -> Complete:
-    """A completion from a list of names.
+    """Returns a completion from a list of names.
 
     Args:
         names: The list; asked for only when a shell asks, so that nothing is imported for it before.
@@ -35,13 +40,14 @@ def completion(names: Callable[[], Iterable[str]], *, several: bool = False) -> 
     """
 
     def complete(incomplete: str) -> list[str]:
-        begun, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
-        return [f"{begun}{comma}{name}" for name in names() if name.startswith(last)]
+        earlier, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
+        return [f"{earlier}{comma}{name}" for name in names() if name.startswith(last)]
 
     return complete
 
 
 def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
+    """Prints a table whose columns are the keys of the first row."""
     table = Table(box=None, pad_edge=False)
     for index, row in enumerate(rows):
         if not index:
@@ -49,6 +55,6 @@ def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
                 table.add_column(key, overflow="fold")
         table.add_row(*("–" if value is None else str(value) for value in row.values()))
     console = Console()
-    if not console.is_terminal:
+    if not console.is_terminal:  # rich would fold at 80 columns, and break the lines that `grep` and `cut` read
         console.width = UNBOUNDED_WIDTH
     console.print(table, markup=False)

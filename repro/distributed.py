@@ -1,4 +1,7 @@
-"""One process or many: torchrun's or Slurm's environment, and the few collectives that training needs."""
+"""One process or many: the launchers' environments, the few collectives that training needs, and what ranks share.
+
+Each function works without a process group too, as that of the only rank.
+"""
 
 import os
 import re
@@ -15,36 +18,83 @@ from repro.randomness import Purpose, stream_seed
 
 
 def rank() -> int:
-    """This process's number, 0 without a process group."""
+    """Returns this process's number, 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes, 1 without a process group."""
+    """Returns the number of processes, 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def barrier() -> None:
-    """Wait for all processes."""
+    """Waits for all processes."""
     if dist.is_initialized():
         dist.barrier()
 
 
 @torch.no_grad()
 def gather(local: Tensor) -> Tensor:
-    """Concatenate every rank's N×... along the first dimension, in the order of ranks; no gradient."""
+    """Concatenates every rank's tensor along the first dimension, in the order of ranks; no gradient.
+
+    Args:
+        local: N×..., of the same shape on every rank.
+
+    Returns:
+        (world_size * N)×..., the same on every rank.
+    """
     if world_size() == 1:
         return local
-    parts = [torch.empty_like(local) for _ in range(world_size())]
-    dist.all_gather(parts, local.contiguous())
-    return torch.cat(parts)
+    of_ranks = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(of_ranks, local.contiguous())
+    return torch.cat(of_ranks)
+
+
+def share_of_rank(count: int) -> list[int]:
+    """Returns the indices of the items that this rank works on when all ranks share a data set.
+
+    Rank r takes the items r, r + world_size, r + 2 * world_size and so on. Where the ranks cannot share evenly, the
+    shares are filled up with items from the data set's beginning, because `gather` needs as many rows of every rank.
+
+    Args:
+        count: Number of items in the data set.
+
+    Returns:
+        ceil(count / world_size) indices, each in 0..count - 1.
+    """
+    ranks = world_size()
+    filled_up = count + -count % ranks  # the smallest multiple of the number of ranks that is not below `count`
+    return [position % count for position in range(rank(), filled_up, ranks)]
+
+
+def in_order(gathered: Tensor, count: int) -> Tensor:
+    """Puts the results of all ranks' shares back into the data set's order.
+
+    Args:
+        gathered: M×..., what `gather` returned for results in the order of `share_of_rank(count)`; M is world_size
+            times the length of a share.
+        count: Number of items in the data set.
+
+    Returns:
+        count×..., row i being the result of item i; what filled the shares up is dropped.
+    """
+    # `gather` joins rank by rank, and item i is number i // ranks of rank i % ranks: as ranks × share, the items stand
+    # column by column.
+    by_rank = gathered.reshape(world_size(), len(gathered) // world_size(), *gathered.shape[1:])
+    return by_rank.transpose(0, 1).flatten(0, 1)[:count]
 
 
 def gather_with_gradient(local: Tensor) -> Tensor:
-    """Concatenate every rank's N×... along the first dimension; gradients flow back to the rank they belong to.
+    """Concatenates every rank's tensor along the first dimension; gradients flow back to the rank they belong to.
 
     Each rank receives the sum of all ranks' gradients. Where every rank computes the same loss from the result, DDP's
     mean over ranks then makes it the gradient of that loss.
+
+    Args:
+        local: N×..., of the same shape on every rank.
+
+    Returns:
+        (world_size * N)×..., the same on every rank.
     """
     if world_size() == 1:
         return local
@@ -61,35 +111,44 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
+        total = gradient.contiguous().clone()  # summed in place, and autograd may use the tensor elsewhere too
         dist.all_reduce(total)
         return total[rank() * ctx.count : (rank() + 1) * ctx.count]
 
 
 def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
-    """Torch's env:// variables from those that `srun` sets for a task; empty outside a step of several tasks.
+    """Returns torch's env:// variables from those that `srun` sets for a task; none outside a step of several tasks.
+
+    Args:
+        slurm: The environment of the process.
 
     Raises:
-        UserError: the list of nodes cannot be read.
+        UserError: The list of nodes names none.
     """
     # SLURM_NTASKS is set in a batch script too, which is one process and must not wait for others.
     if int(slurm.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return {}
     nodes = slurm.get("SLURM_STEP_NODELIST", "")
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
-    if not first:
+    # The first entry ends at a comma that is not within brackets. `scontrol show hostnames` would unfold the list, but
+    # is not installed on every node.
+    first_entry = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    if not first_entry:
         raise UserError(f"SLURM_STEP_NODELIST='{nodes}' names no node", mend="set MASTER_ADDR")
     return {
         "RANK": slurm["SLURM_PROCID"],
         "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": slurm.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group()),  # node[03-07] -> node03
+        "MASTER_ADDR": re.sub(r"\[(\w+)[^\]]*\]", r"\1", first_entry.group()),  # node[03-07] -> node03
         "MASTER_PORT": port_of(slurm["SLURM_JOB_ID"]),
     }
 
 
 def submitit_to_env(local: Mapping[str, str]) -> dict[str, str]:
-    """Torch's env:// variables from those of submitit's local executor; empty where it started one process."""
+    """Returns torch's env:// variables from those of submitit's local executor; none where it started one process.
+
+    Args:
+        local: The environment of the process.
+    """
     if local.get("SUBMITIT_EXECUTOR") != "local" or int(local.get("SUBMITIT_LOCAL_NTASKS", "1")) < 2:
         return {}
     return {
@@ -102,25 +161,30 @@ def submitit_to_env(local: Mapping[str, str]) -> dict[str, str]:
 
 
 def port_of(job: str) -> str:
-    """A port that follows from a job's number, so that two jobs on one node do not meet.
+    """Returns a port that follows from a job's number, so that all its tasks agree and two jobs on one node differ.
 
-    From 20000 on, and below those that Linux gives to outgoing connections.
+    Args:
+        job: The job's number; consecutive numbers give different ports.
     """
+    # 20000 to 32767: below the ports that Linux gives to outgoing connections, 32768 and up.
     return str(20000 + int(job) % 12768)
 
 
 def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> torch.device:
-    """Join the process group that torchrun or Slurm describes, if any, and choose this process's device.
+    """Joins the process group that torchrun, Slurm or submitit describes, if any, and chooses this process's device.
 
     CUDA_VISIBLE_DEVICES stays as the scheduler set it: where each task sees one GPU that is device 0, else the local
     rank's.
 
     Args:
         device: "auto", "cpu" or "cuda".
-        environ: where the launcher's variables stand; Slurm's are translated in place for torch.
+        environ: The environment, which holds the launcher's variables; those for torch are added to it.
+
+    Returns:
+        The device to compute on.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: A GPU is asked for and there is none, or Slurm's list of nodes cannot be read.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
@@ -128,25 +192,35 @@ def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> t
         )
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if "RANK" not in environ:
-        found = submitit_to_env(environ) or slurm_to_env(environ)
-        environ.update({name: environ.get(name, value) for name, value in found.items()})
+        # submitit first: its local executor may run within a Slurm job, whose variables describe that job alone.
+        variables = submitit_to_env(environ) or slurm_to_env(environ)
+        # What a person has set, such as MASTER_ADDR, stays.
+        environ.update({name: environ.get(name, value) for name, value in variables.items()})
     if "RANK" in environ and not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo")
     if not on_gpu:
         return torch.device("cpu")
-    local = int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
+    # Modulo: where Slurm shows each task its own GPU alone, that is device 0 whatever the local rank.
+    index = int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """Networks built within start from the seed alone; the global generator is left as it was."""
+    """Makes networks that are built within the block start from the seed alone.
+
+    The global generator of the CPU is left as it was.
+
+    Args:
+        seed: The run's seed.
+    """
+    # No GPU's generator is touched, so weights have to be drawn on the CPU: there they are the same on every machine.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, Purpose.initialisation))
         yield
 
 
 def device_name(device: torch.device) -> str:
-    """As provenance and results name it."""
+    """Returns the name of a device for provenance and results: the GPU's model, or the number of CPU threads."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"

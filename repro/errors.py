@@ -1,4 +1,4 @@
-"""The one exception for input that a person can mend."""
+"""The one exception for input that a person can mend, and the words that several messages share."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -22,27 +22,36 @@ class UserError(Exception):
         self.what, self.mend = what, mend
 
     def __str__(self) -> str:
-        return f"{self.what}; mend: {self.mend}" if self.mend else self.what
+        return with_mend(self.what, self.mend)
+
+
+def with_mend(what: str, mend: str) -> str:
+    """Returns what is wrong and what a person can do about it, in one line; without a mend the former alone."""
+    return f"{what}; mend: {mend}" if mend else what
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line.
-
-    A loader's worker hands its error over inside a traceback, whose last line is the message.
-    """
+    """Returns the message of an error in one line; the error's kind where it has no message."""
     text = str(error).strip()
+    # A worker of a DataLoader hands its error over as text: torch raises an error of the same kind here, whose message
+    # is the worker's whole traceback (torch._utils.ExceptionWrapper). Its last line is "KIND: MESSAGE".
     if "\nOriginal Traceback" in text:
-        text = text.splitlines()[-1].removeprefix("repro.errors.UserError: ")
+        text = text.splitlines()[-1]
+        if isinstance(error, UserError):  # of other errors the kind says as much as the message
+            text = text.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
     return " ".join(text.split()) or type(error).__name__
 
 
 LONGEST_LIST = 20
+"""Names that a message lists at most."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The mend of an unknown name: the nearest known one if there is any, and all that are known.
+    """Returns the mend of an unknown name: the nearest known one if there is any, and all that are known.
 
-    Of more than twenty, only those that are near are named.
+    Args:
+        name: The unknown name.
+        known: The names that there are; of more than twenty, at most three are named, those that are near.
     """
     names = list(known)
     many = len(names) > LONGEST_LIST
@@ -54,6 +63,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
-    """How many names there are, and the first few of them."""
-    shown = ", ".join(names[:most])
-    return f"{len(names)} ({shown}{', …' if len(names) > most else ''})"
+    """Returns how many names there are, and the first few of them: `7 (a, b, c, d, e, …)`.
+
+    Args:
+        names: All names.
+        most: How many of them are listed.
+    """
+    listed = ", ".join(names[:most])
+    return f"{len(names)} ({listed}{', …' if len(names) > most else ''})"

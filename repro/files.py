@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there, also after a crash or where the disk is full."""
 
 import contextlib
 import errno
@@ -15,10 +15,14 @@ from repro.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that a reader finds the old content or the new, whatever happens meanwhile.
+    """Writes a file so that a reader finds the old content or the new, whatever happens meanwhile.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        write: Writes the content to the open file that it is given.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk is full; the old file is untouched.
+        UserError: The folder cannot be written to, or the disk is full; the old file is untouched.
     """
     temporary = ""
     try:
@@ -26,17 +30,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             write(file)
+            # Content before name: a file system may make the new name durable first, and a power cut between the two
+            # would leave an empty file in the place of the old one.
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o644)  # mkstemp's own files are for their owner alone
         Path(temporary).replace(path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         _discard(temporary)
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         mend = "free some space" if full else "check that the folder exists and can be written to"
-        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}", mend=f"{mend}") from error
-    except BaseException:
+        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}", mend=mend) from error
+    except BaseException:  # an interruption too must leave no temporary file
         _discard(temporary)
         raise
 
@@ -47,7 +53,7 @@ def _discard(temporary: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as the files' content."""
+    """Makes the names in a folder as durable as the files' content, which their own fsync does not do."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,78 +62,85 @@ def sync_folder(folder: Path) -> None:
 
 
 def append_lines(path: Path, payload: bytes) -> None:
-    """Add whole lines to a file that several processes add to: all of them, or none.
+    """Adds whole lines to a file that several processes add to: all of them, or none.
 
     The lines go out in one write under a lock on the file, followed by fsync. Where an earlier write was cut off in the
     middle of a line, the new lines start on a line of their own, so that the torn one spoils nothing.
 
+    Args:
+        path: The file; made if it is not there. Its folder must exist.
+        payload: The lines, each with its newline.
+
     Raises:
-        OSError: the file cannot be written to, or the disk is full; it is as it was.
+        OSError: The file cannot be written to, or the disk is full; it is as it was.
     """
-    new = not path.exists()
+    is_new = not path.exists()
     with path.open("a+b", buffering=0) as file:
         with contextlib.suppress(OSError):  # a file system without locks: appending alone is nearly as safe
             fcntl.flock(file, fcntl.LOCK_EX)
-        before = file.seek(0, os.SEEK_END)
-        if before:
+        # Only under the lock: what another process is writing must be whole before its end is looked at.
+        size_before = file.seek(0, os.SEEK_END)
+        if size_before:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 payload = b"\n" + payload
         try:
-            written = file.write(payload)
-            if written != len(payload):
-                raise OSError(0, f"only {written} of {len(payload)} bytes were written, is the disk full?")
+            # Unbuffered, so this is one write(2), which may be cut short without an error.
+            count = file.write(payload)
+            if count != len(payload):
+                raise OSError(0, f"only {count} of {len(payload)} bytes were written, is the disk full?")
             os.fsync(file.fileno())
         except OSError:
-            file.truncate(before)
+            file.truncate(size_before)
             raise
-    if new:
+    if is_new:
         sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically, as UTF-8."""
+    """Writes text atomically, as UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
+    """Writes JSON atomically."""
     write_atomically(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
 
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, force: bool = False, mend: str = "name another folder, or remove it") -> Iterator[Path]:
-    """A folder to fill, which takes the target's name once it is filled, and goes if it is not.
+    """Yields a folder to fill, which takes the target's name once it is filled, and goes if it is not.
 
     Args:
-        target: must not exist, or be an empty folder.
-        force: replace the folder that is there, once the new one is whole.
-        mend: what to do about a folder that is there.
+        target: Must not exist, or be an empty folder.
+        force: Whether to replace the folder that is there, once the new one is whole.
+        mend: What to do about a folder that is there.
 
     Yields:
         The folder to write to, beside the target.
 
     Raises:
-        UserError: the target is there, or cannot be written to.
+        UserError: The target is there, or cannot be written to.
     """
-    part = ""
+    temporary = ""
     try:
         if target.exists() and not target.is_dir():
             raise UserError(f"{target} is a file", mend="name a folder")
         if not force and target.exists() and any(target.iterdir()):
-            raise UserError(f"{target} exists already", mend=f"{mend}")
+            raise UserError(f"{target} exists already", mend=mend)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        Path(part).chmod(0o755)
-        yield Path(part)
+        # Beside the target and not in /tmp: only within one file system is a rename a single step.
+        temporary = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        Path(temporary).chmod(0o755)
+        yield Path(temporary)
         os.sync()  # thousands of small files: one by one would take longer than writing them
         if force and target.exists():
             shutil.rmtree(target)
-        Path(part).replace(target)  # over an empty folder too, as rename(2) allows
+        Path(temporary).replace(target)  # over an empty folder too, as rename(2) allows
         sync_folder(target.parent)
     except OSError as error:
         mend = "free some space" if error.errno == errno.ENOSPC else "name a folder that can be written to"
-        raise UserError(f"cannot write {target}: {error.strerror or error}", mend=f"{mend}") from error
+        raise UserError(f"cannot write {target}: {error.strerror or error}", mend=mend) from error
     finally:
-        if part:
-            shutil.rmtree(part, ignore_errors=True)
+        if temporary:  # after the rename there is nothing of this name any more
+            shutil.rmtree(temporary, ignore_errors=True)

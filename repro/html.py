@@ -10,31 +10,38 @@ from markupsafe import Markup
 
 
 def page(template: str, *, package: str = "repro", **content: Any) -> str:
-    """Fill a template.
+    """Returns a page: a template filled with content.
 
     The page carries a content security policy that admits its own script alone: what a name or a log line brings along
     can neither run nor load anything, should it ever get past the escaping.
 
     Args:
         template: Name of a file in the package's `templates/`; it may extend `_page.html.j2`, which lies in this one's.
-        package: Whose template it is.
-        content: What it shows; every text is escaped.
+        package: The package that the template belongs to.
+        content: What the page shows, by the names that the template has for it; every text is escaped.
     """
     templates = _templates(package)
     style, script = (_asset(templates, name) for name in ("style.css", "sort.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    # Both are files of ours: `Markup` keeps their quotes and arrows as they are.
+    # Both are files of ours: `Markup` keeps their quotes and arrows as they are. The hash is of the script as it stands
+    # in the page: one escaped character, and a browser would not run it.
     return templates.get_template(template).render(style=Markup(style), script=Markup(script), policy=policy, **content)
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """A file as part of the page; `kind` is its media type, for example `image/png`."""
+    """Returns a file as an address that holds it, so that a page needs no second file.
+
+    Args:
+        content: The file's content.
+        kind: Its media type, for example `image/png`.
+    """
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 @cache
 def _templates(package: str) -> Environment:
+    """Returns the environment of a package's templates, in which this package's own are found too."""
     return Environment(
         loader=ChoiceLoader([PackageLoader(name, "templates") for name in dict.fromkeys((package, "repro"))]),
         autoescape=True,
@@ -45,5 +52,6 @@ def _templates(package: str) -> Environment:
 
 
 def _asset(templates: Environment, name: str) -> str:
+    # Its source and not a rendering: braces of CSS and JavaScript are no template's.
     assert templates.loader is not None
     return templates.loader.get_source(templates, name)[0]

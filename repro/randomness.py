@@ -10,7 +10,10 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream is for; two purposes never share numbers."""
+    """What a stream is for; two purposes never share numbers.
+
+    The values are part of every stream's name: a changed one would change the runs that draw from it.
+    """
 
     initialisation = 0
     order = 1
@@ -25,10 +28,24 @@ class Purpose(IntEnum):
 
 
 def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:
-    """A NumPy generator for this stream."""
+    """Returns a NumPy generator for a stream, at its beginning.
+
+    Args:
+        seed: The run's seed, or the seed of what is drawn.
+        purpose: What the stream is for.
+        names: Further whole numbers, 0 or more, such as the epoch and the image's index.
+    """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, purpose, *names))))
 
 
 def stream_seed(seed: int, purpose: Purpose, *names: int) -> int:
-    """A seed for `torch.Generator.manual_seed`, 0 to 2**63 - 1."""
+    """Returns a stream's seed for `torch.Generator.manual_seed`, 0 to 2**63 - 1.
+
+    Args:
+        seed: The run's seed, or the seed of what is drawn.
+        purpose: What the stream is for.
+        names: Further whole numbers, 0 or more, such as the epoch and the image's index.
+    """
+    # SeedSequence hashes its numbers, so that neighbouring seeds or epochs give unrelated streams. One bit less than it
+    # gives: torch takes a signed number.
     return int(np.random.SeedSequence((seed, purpose, *names)).generate_state(1, np.uint64)[0] >> 1)

@@ -16,10 +16,11 @@ ProbeCluster = Callable[..., list[Diagnosis]]
 
 
 def build(probe_cluster: ProbeCluster) -> typer.Typer:
-    """The command.
+    """Returns the command `salmask doctor`.
 
     Args:
-        probe_cluster: sends the job; this room knows no launcher.
+        probe_cluster: Sends the short job and returns what it found. It is handed in, as this package does not know how
+            jobs are launched.
     """
     app = typer.Typer(add_completion=False)
 

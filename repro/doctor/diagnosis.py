@@ -8,7 +8,10 @@ class Diagnosis:
     """One check."""
 
     check: str
+    """What was checked, for example `disk` or `data imagenet100`."""
     verdict: str
     """`ok`, `note` (works, worth knowing) or `wrong`."""
     found: str
+    """What came of it."""
     mend: str = ""
+    """What a person can do about it; empty where nothing needs to be done."""

@@ -1,4 +1,4 @@
-"""What is wrong with this machine."""
+"""What is wrong with this machine: packages, devices, weights, disk and data roots."""
 
 import importlib
 import os
@@ -24,17 +24,20 @@ PACKAGES = {
     "pandas": "pandas",
     "matplotlib": "matplotlib",
 }
-
-
+"""Module -> distribution that brings it."""
 FREE_GIB = 5
+"""Room for the checkpoints of a few runs, each of about 400 MiB at the paper's scale."""
 
 
 def examine(dataset: str = "", root: Path | None = None) -> list[Diagnosis]:
-    """Check everything; nothing is changed and nothing downloaded.
+    """Checks everything; nothing is changed and nothing downloaded.
 
     Args:
-        dataset: also insist that this data set's root is there.
-        root: of that data set.
+        dataset: A data set whose root must be there; empty: all are looked for, and none is missed.
+        root: Root of that data set; None: where the environment or the user's list says.
+
+    Returns:
+        One diagnosis for each check, in the order in which they are printed.
     """
     checks: tuple[Callable[[], Iterator[Diagnosis]], ...] = (
         check_packages,
@@ -49,9 +52,10 @@ def examine(dataset: str = "", root: Path | None = None) -> list[Diagnosis]:
 
 
 def check_packages() -> Iterator[Diagnosis]:
-    """Whether what training needs can be imported, and in which version."""
+    """Yields whether each package that training needs can be imported, and in which version."""
     for module, distribution in PACKAGES.items():
         try:
+            # Imported, not only looked for: a torch and a torchvision that do not fit each other fail here.
             importlib.import_module(module)
             yield Diagnosis(module, "ok", metadata.version(distribution))
         except ImportError as error:
@@ -59,6 +63,7 @@ def check_packages() -> Iterator[Diagnosis]:
 
 
 def _detectron2() -> Iterator[Diagnosis]:
+    """Yields whether detectron2 is there, and whether its compiled operations are."""
     try:
         module = importlib.import_module("detectron2")
     except ImportError:
@@ -70,7 +75,7 @@ def _detectron2() -> Iterator[Diagnosis]:
 
 
 def check_devices() -> Iterator[Diagnosis]:
-    """The GPUs, or that there is none."""
+    """Yields each GPU, or that there is none."""
     if not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0))
         mend = "for the paper's scale: a machine with an NVIDIA GPU and its driver"
@@ -81,11 +86,15 @@ def check_devices() -> Iterator[Diagnosis]:
 
 
 def _weights() -> Iterator[Diagnosis]:
+    """Yields whether the weights of the localizers are there."""
     try:
         build_localizer("efficientnet-lite0", "")
         yield Diagnosis("weights of efficientnet-lite0", "ok", "installed with salmask")
     except (UserError, OSError) as error:
-        yield Diagnosis("weights of efficientnet-lite0", "wrong", str(error), "make setup")
+        # Whatever mend the error itself has, of a file that belongs to the installation it is to install again.
+        what = error.what if isinstance(error, UserError) else str(error)
+        yield Diagnosis("weights of efficientnet-lite0", "wrong", what, "make setup")
+    # Only looked for: to load them would mean to download them.
     cached = list((Path(torch.hub.get_dir()) / "checkpoints").glob("resnet50-*.pth"))
     if cached:
         yield Diagnosis("weights of resnet50", "ok", str(cached[0]))
@@ -97,6 +106,7 @@ def _weights() -> Iterator[Diagnosis]:
 
 
 def _disk() -> Iterator[Diagnosis]:
+    """Yields the free space where runs go unless `--out` says otherwise: below the current folder."""
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     verdict, mend = (
         ("ok", "") if free >= FREE_GIB else ("wrong", f"free at least {FREE_GIB} GiB, or use --out elsewhere")
@@ -105,9 +115,15 @@ def _disk() -> Iterator[Diagnosis]:
 
 
 def check_data(name: str, root: Path | None, *, needed: bool) -> Diagnosis:
-    """Whether the root of a data set is there; a missing one is wrong only where it is needed."""
+    """Returns whether the root of a data set is there.
+
+    Args:
+        name: Name of the data set.
+        root: Its root; None: where the environment or the user's list says.
+        needed: Whether a missing root is wrong, and not only worth a note.
+    """
     try:
-        found = find_root(name, root)
+        folder = find_root(name, root)
     except UserError as error:
         return Diagnosis(f"data {name}", "wrong" if needed else "note", error.what, error.mend)
-    return Diagnosis(f"data {name}", "ok", str(found) if found else "built in")
+    return Diagnosis(f"data {name}", "ok", str(folder) if folder else "built in")

@@ -30,7 +30,7 @@ class Guidance(StrEnum):
 
 
 class Branch(StrEnum):
-    """The view that is masked (Table 3)."""
+    """The view that is masked (the paper's Table 3)."""
 
     query = "query"
     key = "key"
@@ -38,7 +38,7 @@ class Branch(StrEnum):
 
 
 class Source(StrEnum):
-    """Whose behaviour is followed where the authors' published equations and released code differ."""
+    """Which of the two is followed where the authors' published equations and their released code differ."""
 
     paper = "paper"
     released = "released"
@@ -52,14 +52,14 @@ class Backend(StrEnum):
 
 
 class Interpolation(StrEnum):
-    """How a crop is resized."""
+    """How the pixels of a crop are computed when it is resized."""
 
     bilinear = "bilinear"
     bicubic = "bicubic"
 
 
 class Anchor(StrEnum):
-    """The views that meet the hard negative in SimCLR's loss."""
+    """The views whose embeddings meet the hard negative in SimCLR's loss."""
 
     query = "query"
     both = "both"
@@ -80,14 +80,14 @@ class Schedule(StrEnum):
 
 
 class Interval(StrEnum):
-    """When the learning rate changes."""
+    """How often the learning rate is set anew along its schedule."""
 
     epoch = "epoch"
     step = "step"
 
 
 class Norm(StrEnum):
-    """Normalisation inside the occlusion network."""
+    """Normalisation inside the occlusion network (ADIOS)."""
 
     group = "group"
     instance = "instance"

@@ -1,7 +1,8 @@
-"""In what a run, or a measurement of it, is smaller than the paper's.
+"""What is smaller than the paper's in a run, or in a measurement of it.
 
 A departure is a pair of what departs and its value. Only `scale_of` makes text of them, for the field `scale` of a
-result; that text is all that a table knows of a run whose folder is gone.
+result. That field is stored, and a table may know nothing else of a run whose folder is gone. So `common_scale` works
+on the stored text, by the formats of this module.
 """
 
 import re
@@ -31,21 +32,28 @@ FORMATS: Mapping[str, str] = {
     "detection": "detection of {}",
     "detection data": "{}",
 }
-"""How each is shown."""
+"""How the value of each departure is written. Never change one: results that were recorded hold the text."""
 OF_A_FRAMEWORK = ("batch", "queue")
-"""What frameworks have of their own, so that rows of one sweep differ in it."""
-_OF_A_FRAMEWORK = re.compile("|".join(rf"(?:^|, ){FORMATS[what].format('[0-9]+')}" for what in OF_A_FRAMEWORK))
+"""The departures that frameworks have of their own, so that rows of one sweep differ in them."""
+_SEPARATOR = ", "
+_OF_A_FRAMEWORK = re.compile("|".join(FORMATS[what].format("[0-9]+") for what in OF_A_FRAMEWORK))
 
 
 def scale_of(departures: Iterable[Departure]) -> str:
-    """The text of a result's `scale`; empty at the paper's."""
-    return ", ".join(map(str, departures))
+    """Returns the text of a result's `scale`, for example `64 px, 2 epochs`; empty at the paper's scale."""
+    return _SEPARATOR.join(map(str, departures))
 
 
 def common_scale(scale: str) -> str:
-    """A `scale` without what frameworks have of their own, so that one sweep's rows stand in one column.
+    """Returns a `scale` without what frameworks have of their own, so that one sweep's rows stand in one column.
 
     Batch and queue count where a run is smaller than the paper's in nothing else. Rows of one method that differ in
     them are refused (`results.collect.refuse_mixed`).
+
+    Args:
+        scale: The text of a result's `scale`.
     """
-    return _OF_A_FRAMEWORK.sub("", scale).removeprefix(", ") or scale
+    # A value may hold the separator too, as a data set's does. Its pieces look like no batch or queue, and are put
+    # together again as they were.
+    pieces = [piece for piece in scale.split(_SEPARATOR) if not _OF_A_FRAMEWORK.fullmatch(piece)]
+    return _SEPARATOR.join(pieces) or scale

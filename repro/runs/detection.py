@@ -5,21 +5,21 @@ A number belongs to a protocol with a name and a version, and every departure fr
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from repro.runs.departures import Departure
+from repro.runs.protocols import protocol_name
 
 VOC, COCO = "voc07+12", "coco"
 """The two tasks, named as the data sets whose schedules they are."""
-
-TASKS = (VOC, COCO)
+DETECTION_TASKS = (VOC, COCO)
 COCO_SCHEDULES = ("1x", "2x")
 TRIALS = {VOC: 5, COCO: 1}
 """Trainings of one checkpoint that a number is the mean of (MoCo: 5 on VOC)."""
-
 REFERENCE_BATCH = 16
+"""Images a step over all devices in MoCo's detection/: two on each of 8 GPUs."""
+IMAGES_PER_DEVICE = 2
 LEAST_SIDE = 32
 """Pixels of an image's short side; with fewer, a C4 map has a single cell."""
 COSTS = ("seconds_per_iteration", "peak_memory_gib", "training_seconds")
@@ -51,16 +51,16 @@ class DetectionSettings:
     evaluate_only: bool = False  # never train: measure trained detectors again
 
     def protocol(self, task: str, batch: int = 0) -> str:
-        """Name and version, with every departure.
+        """Returns the name and version of the protocol with every departure from it.
 
         Args:
             task: `voc07+12` or `coco`.
-            batch: what `batch` came to on the devices at hand; 0: as set, and not named where it is left to them.
+            batch: What `batch` came to on the devices at hand; 0: as set, and not named where it is left to them.
         """
-        name = f"frcnn-{self.head.value}-24k" if task == VOC else f"mrcnn-{self.head.value}-{self.coco_schedule}"
-        batch = batch or self.batch
-        trials = self.trials_of(task)
-        changed = {
+        name = f"voc-frcnn-{self.head}-24k-v1" if task == VOC else f"coco-mrcnn-{self.head}-{self.coco_schedule}-v1"
+        batch, trials = batch or self.batch, self.trials_of(task)
+        # 0 where the protocol's own value is used: no setting here can depart from it by being 0.
+        values = {
             "batch": batch if batch != REFERENCE_BATCH else 0,
             "iterations": self.iterations,
             "base_lr": self.base_lr if self.base_lr != DetectionSettings.base_lr else 0,
@@ -69,24 +69,31 @@ class DetectionSettings:
             "high_pass_input": int(self.high_pass_input),
             "trials": trials if trials != TRIALS[task] else 0,
         }
-        named = ",".join(f"{key}={value:g}" for key, value in changed.items() if value)
-        return f"{'voc' if task == VOC else 'coco'}-{name}-v1" + (f"[{named}]" if named else "")
+        return protocol_name(name, ((setting, value) for setting, value in values.items() if value))
 
     def protocol_of_one(self, task: str, batch: int) -> str:
-        """The name without the number of trials: each of them is the same whatever it is."""
+        """Returns the name of the protocol without the number of trials, which changes none of them."""
         return dataclasses.replace(self, trials=0).protocol(task, batch)
 
+    def possible_protocols(self, task: str) -> frozenset[str]:
+        """Returns every name that `protocol` gives once it is known on how many devices the training ran.
+
+        Args:
+            task: `voc07+12` or `coco`.
+
+        Returns:
+            The one name where `batch` is set. Where it is left open, the names for two images on each of 1 to 8
+            devices; more than eight share the batch of sixteen.
+        """
+        open_batches = range(IMAGES_PER_DEVICE, REFERENCE_BATCH + 1, IMAGES_PER_DEVICE)
+        return frozenset(self.protocol(task, batch) for batch in ([self.batch] if self.batch else open_batches))
+
     def departures(self) -> tuple[Departure, ...]:
-        """In what a training is smaller than the protocol's."""
+        """Returns in what a training is smaller than the protocol's: one departure that names every size, or none."""
         sizes = {"iterations": self.iterations, "px": self.min_size, "regions": self.rois}
-        found = [f"{size} {what}" for what, size in sizes.items() if size]
-        return (Departure("detection", ", ".join(found)),) if found else ()
+        text = ", ".join(f"{size} {unit}" for unit, size in sizes.items() if size)
+        return (Departure("detection", text),) if text else ()
 
     def trials_of(self, task: str) -> int:
-        """How many trainings of one checkpoint a number is the mean of."""
+        """Returns how many trainings of one checkpoint a number is the mean of."""
         return self.trials or TRIALS[task]
-
-
-def without_batch(protocol: str) -> str:
-    """The name of a protocol that leaves the batch to the devices at hand."""
-    return re.sub(r"\[\]$", "", re.sub(r"(?<=\[)batch=\d+,?", "", protocol))

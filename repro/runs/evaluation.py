@@ -1,8 +1,8 @@
-"""How backbones are evaluated: the protocols with their settings, and what the name of an evaluation means. No torch.
+"""How backbones are evaluated: every task with its protocols, and what the name of an evaluation means. No torch.
 
 An evaluation is a task on a data set, written `TASK` (on the data of the pretraining) or `TASK@DATASET`, for example
 `linear@caltech101`. A protocol has a name and a version, and every departure from it is part of the name:
-`linear-moco-v1[epochs=20]`. The defaults of the settings are the protocols.
+`linear-moco-v1[epochs=20]`. The settings of the protocols are in `repro.runs.protocols` and `repro.runs.detection`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from repro.errors import UserError, nearest
-from repro.runs.detection import COCO, VOC, without_batch
+from repro.runs.detection import COCO, DETECTION_TASKS, VOC
 from repro.runs.records import Result
 
 if TYPE_CHECKING:
@@ -31,8 +31,12 @@ PROTOCOLS: "Mapping[str, Callable[[Run, str], tuple[str, ...]]]" = {
 
 
 def _usual_dataset(task: str, run: "Run") -> str:
-    """The data of the pretraining; of detection its own, unless a run was pretrained on scenes, which have boxes."""
-    return task if task in (VOC, COCO) and not run.data.dataset.startswith("scenes") else run.data.dataset
+    """Returns the data set that a task takes where none is named.
+
+    That is the data of the pretraining. Detection has data of its own, unless a run was pretrained on scenes, which
+    have boxes.
+    """
+    return task if task in DETECTION_TASKS and not run.data.drawn else run.data.dataset
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,19 @@ class Evaluation:
     """A task on a data set."""
 
     task: str
+    """A key of `PROTOCOLS`."""
     dataset: str
 
     @classmethod
     def parse(cls, name: str, run: "Run") -> "Evaluation":
-        """Read `TASK` or `TASK@DATASET`.
+        """Reads `TASK` or `TASK@DATASET`.
+
+        Args:
+            name: The text to read.
+            run: The run that is evaluated; it decides the data set where `name` names none.
 
         Raises:
-            UserError: there is no such task.
+            UserError: There is no such task.
         """
         task, _, dataset = name.partition("@")
         if task not in PROTOCOLS:
@@ -55,19 +64,33 @@ class Evaluation:
         return cls(task, dataset or _usual_dataset(task, run))
 
     def name(self, run: "Run") -> str:
-        """The shortest name that `parse` reads back: `linear` on the data of the pretraining."""
+        """Returns the shortest name that `parse` reads back for this run: `linear` on the data of the pretraining."""
         return self.task if self.dataset == _usual_dataset(self.task, run) else f"{self.task}@{self.dataset}"
 
     def protocols(self, run: "Run") -> tuple[str, ...]:
-        """Names of the protocols that its rows carry."""
+        """Returns the names of the protocols that its rows carry, as far as the run's settings tell.
+
+        A batch of detection that is left to the devices at hand is not among these settings, and stands in the rows
+        alone: `recorded` knows such rows.
+        """
         return PROTOCOLS[self.task](run, self.dataset)
 
     def recorded(self, run: "Run", rows: Iterable[Result]) -> list[Result]:
-        """Its rows among a folder's; none unless every protocol has some, so that it counts as done or not at all."""
-        protocols = self.protocols(run)
-        found = [row for row in rows if (row.run_id, row.task, row.dataset) == (run.id, self.task, self.dataset)]
-        # A batch that is left to the devices at hand stands in the rows and not in the run's settings.
-        left_open = self.task in (VOC, COCO) and not run.detection.batch
-        named = {row.protocol: without_batch(row.protocol) if left_open else row.protocol for row in found}
-        found = [row for row in found if named[row.protocol] in protocols]
-        return found if {named[row.protocol] for row in found} == set(protocols) else []
+        """Returns the rows of this evaluation among those of a run's folder, in their order.
+
+        Args:
+            run: The run, with the settings of the evaluation that is asked for.
+            rows: Results of any task and protocol.
+
+        Returns:
+            The rows; none unless every protocol has some, so that an evaluation counts as done or not at all.
+        """
+        rows = [row for row in rows if (row.run_id, row.task, row.dataset) == (run.id, self.task, self.dataset)]
+        if self.task in DETECTION_TASKS:
+            # Measured on two GPUs or on eight, a number is a result of the settings that left the batch open. A set of
+            # names is made and compared: a row's name is never taken apart.
+            possible = run.detection.possible_protocols(self.task)
+            return [row for row in rows if row.protocol in possible]
+        protocols = set(self.protocols(run))
+        rows = [row for row in rows if row.protocol in protocols]
+        return rows if {row.protocol for row in rows} == protocols else []

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,23 +23,37 @@ from typing import Any
 
 from repro.errors import UserError, one_line
 from repro.files import write_atomically, write_json
+from repro.runs.detection import COCO, VOC
 from repro.runs.lock import held, job_id
-from repro.runs.provenance import RECORDED_PACKAGES, _version, now, source
+from repro.runs.provenance import RECORDED_PACKAGES, now, package_version, source
 from repro.runs.run import Run
-from repro.runs.status import PRETRAIN, Status, _read_status
+from repro.runs.status import PRETRAIN, Status, read_status
 
 BEAT_SECONDS = 15.0
-
+"""Time between two signs of life; far below `repro.runs.lock.STALE_SECONDS`, so that a late one proves nothing."""
+CHECKPOINTS_KEPT = 2
+"""How many checkpoints a training keeps: the newest, and one before it should the newest turn out to be damaged."""
+FEATURES = "features"
+"""Folder below a run's for the pooled features that its linear, logistic and kNN tasks share."""
+TASK_FOLDERS: Mapping[str, str] = {
+    "linear": "probes",
+    "finetune": "finetune",
+    "semi-1": "finetune",
+    "semi-10": "finetune",
+    VOC: "detection",
+    COCO: "detection",
+}
+"""Task -> folder below a run's for the files of its trainings. Tasks that take no steps have none."""
 
 _WRITING = threading.RLock()
-"""Held while a status is read and written: the heart beats in a thread of its own."""
+"""Held while a status is read and written again, which the training's thread and the heartbeat's both do."""
 
 
 class RunFolder:
     """Paths and small files of one run."""
 
     def __init__(self, path: Path) -> None:
-        """Name the folder; nothing is created."""
+        """Names the folder; nothing is created."""
         self.path = path
         self.run_yaml = path / "run.yaml"
         self.provenance = path / "provenance.json"
@@ -54,7 +68,12 @@ class RunFolder:
 
     @classmethod
     def of(cls, run: Run, out: Path) -> "RunFolder":
-        """The folder of a run below a sweep's folder."""
+        """Returns the folder of a run.
+
+        Args:
+            run: The run.
+            out: The sweep's folder.
+        """
         return cls(out / run.folder)
 
     @property
@@ -63,23 +82,23 @@ class RunFolder:
         return self.path.resolve().parent.parent.name
 
     def prepare(self, run: Run) -> None:
-        """Create the folder and write `run.yaml`, once.
+        """Creates the folder and writes `run.yaml`, once.
 
         Raises:
-            UserError: it cannot be written to, or holds another run.
+            UserError: The folder cannot be written to, or holds another run.
         """
         if self.run_yaml.exists():
-            held = self.load()
-            if held.id != run.id:
-                raise UserError(f"{self.path} holds run {held.id}, not {run.id}", mend="choose another --out")
+            run_there = self.load()
+            if run_there.id != run.id:
+                raise UserError(f"{self.path} holds run {run_there.id}, not {run.id}", mend="choose another --out")
             return
         write_atomically(self.run_yaml, lambda file: file.write(run.to_yaml().encode()))
 
     def load(self) -> Run:
-        """The run that this folder belongs to.
+        """Returns the run that this folder belongs to.
 
         Raises:
-            UserError: the folder is none of a run.
+            UserError: The folder is none of a run.
         """
         if not self.run_yaml.is_file():
             raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
@@ -88,15 +107,16 @@ class RunFolder:
         return load(self.run_yaml)
 
     def record_provenance(self, device: str, data: dict[str, str]) -> None:
-        """Write what this attempt runs on, keeping what earlier attempts ran on.
+        """Writes what this attempt runs on, keeping what earlier attempts ran on.
 
         Args:
-            device: name of the device.
-            data: fingerprints of the data set's splits.
+            device: Name of the device.
+            data: Fingerprints of the data set's splits, by their names.
 
         Raises:
-            UserError: an earlier attempt saw other data.
+            UserError: An earlier attempt saw other data.
         """
+        # An attempt that goes on from a checkpoint must see the images that the checkpoint was trained on.
         earlier = json.loads(self.provenance.read_text()) if self.provenance.exists() else []
         if earlier and earlier[-1]["data"] != data:
             raise UserError(
@@ -106,18 +126,18 @@ class RunFolder:
         attempt = {
             "started": now(),
             **asdict(source()),
-            "command": self._redo(),
+            "command": self._command_again(),
             "process": shlex.join(sys.argv),
             "host": socket.gethostname(),
             "device": device,
             "python": platform.python_version(),
-            "packages": {name: _version(name) for name in RECORDED_PACKAGES},
+            "packages": {name: package_version(name) for name in RECORDED_PACKAGES},
             "data": data,
         }
         write_json(self.provenance, [*earlier, attempt])
 
-    def _redo(self) -> str:
-        """The command that makes this run again, also where a launcher's process made it."""
+    def _command_again(self) -> str:
+        """Returns the command that makes this run again, also where a launcher's process made it."""
         run, out = self.load(), str(self.path.parent.parent)
         if run.imported.weights:
             words = ["eval", "--checkpoint", run.imported.origin, "--arch", run.encoder.arch, "--name", run.method]
@@ -126,20 +146,20 @@ class RunFolder:
         return shlex.join(["salmask", *words, "--out", out])
 
     def status(self, task: str = "") -> Status | None:
-        """How a task goes; nothing where it never started.
+        """Returns how a task goes, or None where it never started.
 
         Args:
-            task: which; empty: the one that was heard of last.
+            task: The task; empty: the one that gave the last sign of life.
         """
         if task:
-            return _read_status(self._status(task))
-        found = [_read_status(path) for path in (self._status(PRETRAIN), *self.path.glob("status-*.json"))]
-        return max((status for status in found if status), key=lambda status: status.heartbeat, default=None)
+            return read_status(self._status_file(task))
+        statuses = [read_status(path) for path in (self._status_file(PRETRAIN), *self.path.glob("status-*.json"))]
+        return max((status for status in statuses if status), key=lambda status: status.heartbeat, default=None)
 
-    def _status(self, task: str) -> Path:
+    def _status_file(self, task: str) -> Path:
         return self.path / ("status.json" if task in (PRETRAIN, "") else f"status-{task}.json")
 
-    def _lock(self, task: str) -> Path:
+    def _lock_file(self, task: str) -> Path:
         return self.path / (".lock" if task == PRETRAIN else f".lock-{task}")
 
     @property
@@ -148,44 +168,54 @@ class RunFolder:
         return self.backbone.exists()
 
     def set_status(self, state: str, **changes: Any) -> None:
-        """Write the state of a task, its other values kept unless given.
+        """Writes the state of a task, its other values kept unless given.
+
+        Nothing is written where another process has taken over the task: what it says counts.
 
         Args:
-            state: the new one.
-            changes: other values; `task` says whose state it is, unless an attempt goes on, whose task it then is.
+            state: The new state.
+            changes: Other values; `task` says whose state it is, unless an attempt goes on, whose task it then is.
         """
         task, number = self._attempt or (changes.get("task", PRETRAIN), None)
         with _WRITING:
             before = self.status(task) or Status(state)
             if number not in (None, before.attempt):
-                return  # another process has taken over: its word counts
-            fresh = {"state": state, "heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
-            changes = {**fresh, "job": job_id(), **changes, "task": task}
-            write_json(self._status(task), {**asdict(before), **changes})
+                return
+            changes = {
+                "state": state,
+                "heartbeat": time.time(),
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "job": job_id(),
+                **changes,
+                "task": task,  # last: an attempt's own task wins over one that is given
+            }
+            write_json(self._status_file(task), {**asdict(before), **changes})
 
     @contextmanager
     def attempt(self, task: str, *, wait: float = 0.0) -> Iterator[None]:
-        """Carry a task out: hold its lock, and keep its status true however it ends.
+        """Carries a task out within the block: holds its lock, and keeps its status true however the block ends.
 
         Args:
             task: `pretrain`, or what is done with the backbone.
-            wait: seconds to wait while another process holds the lock.
+            wait: Seconds to wait while another process holds the lock.
 
         Raises:
-            UserError: another process holds it, or the folder cannot be written to.
+            UserError: Another process holds the lock, or the folder cannot be written to.
         """
-        taken = UserError(f"{self.path} is in use by another process", mend="wait for it, or stop it")
         lock = held(
-            self._lock(task),
-            taken=taken,
+            self._lock_file(task),
+            taken=UserError(f"{self.path} is in use by another process", mend="wait for it, or stop it"),
             unwritable="choose another --out",
             holder=lambda: getattr(self.status(task), "holder", None),
             wait=wait,
         )
         with lock:
+            # The number tells a process that was suspended, and whose lock was taken over meanwhile, that it is not its
+            # attempt any more: it then finds a higher one in the status.
             before = self.status(task)
             number = before.attempt + 1 if before else 1
-            self._attempt = None
+            self._attempt = None  # nothing of an earlier attempt may keep `set_status` from writing the new number
             self.set_status("running", task=task, attempt=number, error="")
             self._attempt = task, number
             try:
@@ -204,23 +234,26 @@ class RunFolder:
 
     @contextmanager
     def _beating(self, task: str, number: int) -> Iterator[None]:
-        """Give signs of life, also while no step ends; end this process where another has taken over."""
+        """Gives signs of life during the block, also while no step ends; ends this process where it was taken over."""
         stop = threading.Event()
 
         def beat() -> None:
             while not stop.wait(BEAT_SECONDS):
                 with _WRITING:
-                    now_there = self.status(task)
-                    if now_there is None or now_there.attempt != number:
+                    status = self.status(task)
+                    if status is None or status.attempt != number:
+                        # Two processes must not write one run's files. This thread can end the training's only by a
+                        # signal, and this is the one that the training listens to.
                         os.kill(os.getpid(), signal.SIGTERM)
                         return
                     with contextlib.suppress(UserError):  # a full disk is the training's to report
-                        self.set_status(now_there.state)
+                        self.set_status(status.state)
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield
         finally:
+            # Waited for, so that no late beat writes `running` over the state in which the attempt ends.
             stop.set()
             thread.join()

@@ -1,4 +1,4 @@
-"""What a framework is: one entry of `FRAMEWORKS` for each. CONTRIBUTING tells how to add one.
+"""What a framework is: one entry of `FRAMEWORKS` for each. CONTRIBUTING.md tells how to add one.
 
 An entry names its model by a dotted name, which only the learner resolves: tables and launchers read this table, and
 need no torch.
@@ -23,28 +23,28 @@ class FrameworkEntry:
     """Everything about a framework that is not its model."""
 
     title: str
-    """As the paper's tables have it."""
+    """The framework's name in the paper's tables."""
     epochs: int = 0
-    """The paper's; a run with fewer is *tiny*. 0: how it was trained is unknown."""
+    """The paper's number of epochs; a run with fewer is *tiny*. 0: how it was trained is unknown."""
     batch: int = 0
-    """The paper's, over all devices; a run with another is *tiny*."""
+    """The paper's images a step over all devices; a run with another number is *tiny*."""
     queue: int = 0
-    """The paper's, of a framework that has one."""
+    """The paper's number of keys in the queue; 0: the framework has no queue."""
     model: str = ""
     """`MODULE:FUNCTION` that makes the contrastive model of a run; empty for what is no contrastive framework."""
     released: bool = False
     """Whether the paper's authors released code for it, which `fidelity` can follow."""
     hard_negative_weight: Callable[[RunSettings], float] | None = None
-    """The paper's rho; None where there is no hard negative."""
+    """Returns a run's weight of the hard negative, the paper's rho; None where there is no hard negative."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """How its rows differ from the default Run, but for the masking."""
+    """How its rows differ from the default Run, but for the masking, as nested settings."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
-    """Ranges of its own settings."""
+    """Ranges of its own settings, by `section.key`."""
     problems: Callable[[RunSettings], Iterator[Problem]] = _no_problems
-    """What no run of it may be."""
+    """Yields what is wrong with a run of this framework alone; what holds for every run is in `repro.runs.limits`."""
 
     def departures(self, run: RunSettings) -> Iterator[Departure]:
-        """In what its training is smaller than the paper's."""
+        """Yields in what a run's training is smaller than the paper's."""
         if not self.epochs:
             return
         if run.optimization.epochs < self.epochs:
@@ -56,6 +56,7 @@ class FrameworkEntry:
 
 
 def _released_hard_negative(run: RunSettings) -> bool:
+    """Returns whether one image is everybody's hard negative, as in the released code (`FidelitySettings`)."""
     return run.masks and run.masking.hard_negative and run.fidelity.hard_negative is Source.released
 
 
@@ -70,7 +71,8 @@ def _moco_problems(run: RunSettings) -> Iterator[Problem]:
         yield Problem(
             f"moco.queue={moco.queue} is not a multiple of optimization.batch={batch}", mend="change one of them"
         )
-    # At 32 px the last stage of a ResNet is 1×1: a group of one image is a group of one value a channel.
+    # At 32 px the last stage of a ResNet is 1×1: a group of one image is a group of one value a channel. The released
+    # hard negative is one image that passes through the key encoder alone.
     if run.data.crop <= 32 and (batch == moco.bn_splits or _released_hard_negative(run)):
         yield Problem(
             f"data.crop={run.data.crop} with batch-norm groups of one image: a group of one value has no statistics",

@@ -1,6 +1,11 @@
 """What a run is known by: which fields of its settings count, the values they count with, and the hash of these.
 
-It knows dataclasses, enums and JSON, and nothing of what the settings mean; those stand in `repro.runs.run`.
+It knows dataclasses, enums and JSON, and nothing of what the settings mean; those are in `repro.runs.sections`.
+
+An id names the folder of a run and stands in each of its results, so it has to survive changes of the code. Two rules
+see to that. Every field counts with its value and not as "the default", so that a new default makes new runs and leaves
+the ids of old ones. And a field that is added later says what runs did before it existed (`added`): with that value it
+does not count, so that the content that is hashed is the one from before the field.
 """
 
 import dataclasses
@@ -12,28 +17,34 @@ from typing import Any
 
 
 def outside_identity(default: Any) -> Any:
-    """A field that says how or where a run is carried out, not what it is: it has no part in the run's id."""
+    """Returns a field that says how or where a run is carried out, not what it is, and has no part in the run's id.
+
+    Args:
+        default: The default value, or a class whose instances are made by calling it.
+    """
     factory = {"default_factory": default} if isinstance(default, type) else {"default": default}
     return field(**factory, metadata={"identity": False})
 
 
 def added(default: Any, *, absent: Any) -> Any:
-    """A field that came after runs had been made.
+    """Returns a field that came after runs had been made.
 
     Args:
-        default: what new runs get.
-        absent: what older runs, which lack the field, did. A run with this value keeps the id that it had before the
+        default: What new runs get.
+        absent: What older runs, which lack the field, did. A run with this value keeps the id that it had before the
             field existed. Never change it, also where `default` changes.
     """
     return field(default=default, metadata={"absent": absent})
 
 
 def identity(value: Any) -> Any:
-    """The part of a run that its id is made of, as JSON values.
+    """Returns the part of a run that its id is made of, as JSON values.
 
-    Every field counts with its value, so an id keeps its meaning when a default changes. Left out are fields that are
-    no part of the identity, fields added later that hold what older runs did (`added`), and a file's path where the
-    hash of its content is known.
+    Left out are fields that are no part of the identity, fields added later that hold what older runs did (`added`),
+    and a file's path where the hash of its content is known (metadata `unless`, which names the hash's field).
+
+    Args:
+        value: A run, one of its sections, or a single value.
     """
     if not dataclasses.is_dataclass(value):
         return value.name if isinstance(value, Enum) else value
@@ -49,13 +60,14 @@ def identity(value: Any) -> Any:
 
 
 def digest(content: Any) -> str:
-    """Ten hex digits from JSON values; equal for equal content, on any Python."""
+    """Returns ten hex digits from JSON values; equal for equal content, on any Python."""
+    # Keys are sorted and spaces left out, so that neither the order of fields nor the writer's style has a say.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def plain(value: Any) -> Any:
-    """A dataclass as nested dictionaries of YAML's own types."""
+    """Returns a dataclass as nested dictionaries of YAML's own types, with every field."""
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return value.name if isinstance(value, Enum) else value

@@ -75,21 +75,32 @@ LIMITS: Mapping[str, Limit] = {
     "machine.log_every": COUNT,
     "machine.checkpoint_every": COUNT,
 }
+"""Ranges of the settings that every run has, by `section.key`; those of one framework stand in its entry."""
 ASCENDING = (
     ("masking.ratio_min", "masking.ratio_max"),
     ("masking.hard_ratio_min", "masking.hard_ratio_max"),
     ("augmentation.blur_sigma_min", "augmentation.blur_sigma_max"),
     ("logistic.l2_low", "logistic.l2_high"),
 )
+"""Pairs of settings of which the first must not be larger than the second."""
 DEVICES = ("auto", "cpu", "cuda")
 
 
 def problems(run: RunSettings) -> Iterator[Problem]:
-    """Everything that is wrong with a run; the first is the one to tell."""
+    """Yields everything that is wrong with a run.
+
+    A run is refused with the first problem alone. So ranges come first: the checks below them may divide by a setting,
+    and need not say again what is out of its range.
+
+    Args:
+        run: The settings; they need not be a `Run`, which exists only where there is no problem.
+    """
 
     def value(key: str) -> float:
         return reduce(getattr, key.split("."), run)  # type: ignore[return-value]
 
+    # Of all frameworks, not of the run's own alone: a section that the run has no use for is written to its `run.yaml`
+    # too, and counts with its values.
     of_frameworks = (limit for entry in FRAMEWORKS.values() for limit in entry.limits.items())
     for key, limit in (*LIMITS.items(), *of_frameworks):
         if not limit.allows(value(key)):
@@ -111,11 +122,14 @@ def problems(run: RunSettings) -> Iterator[Problem]:
     if run.optimization.warmup_share == 1:
         yield Problem("optimization.warmup_share=1 leaves no epoch to the schedule", mend="a smaller share")
     yield from _evaluation_problems(run)
-    yield from _masking_problems(run)
+    # The framework's own come before those of its masks: where it has no place for masks at all, nothing else is to be
+    # said of them.
     yield from FRAMEWORKS[run.framework].problems(run)
+    yield from _masking_problems(run)
 
 
 def _evaluation_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields what is wrong with how a run's backbone is measured, and with where imported weights come from."""
     for key, items, limit in (
         ("probe.lr_grid", run.probe.lr_grid, POSITIVE),
         ("knn.neighbours", run.knn.neighbours, COUNT),
@@ -132,6 +146,7 @@ def _evaluation_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _masking_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields what is wrong with the localizer and with learned masks."""
     masking = run.masking
     if run.localizer.sha256 and run.localizer.network != "checkpoint":
         yield Problem(

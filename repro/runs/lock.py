@@ -27,6 +27,7 @@ from repro.errors import UserError
 STALE_SECONDS = 120.0
 """A holder that gave no sign of life for so long is dead; signs come every `repro.runs.folder.BEAT_SECONDS`."""
 RETRY_SECONDS = 1.0
+"""Time between two tries at a lock that is waited for."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Holder:
 
 
 def job_id() -> str:
-    """The scheduler's id of the job that this process belongs to; empty without one."""
+    """Returns the scheduler's id of the job that this process belongs to; empty without one."""
+    # The shell of an interactive allocation has SLURM_JOB_ID without SLURM_PROCID. In it, two processes of one job may
+    # run at once; of a step's tasks, Slurm ends one attempt before it begins the next.
     return os.environ.get("SLURM_JOB_ID", "") if "SLURM_PROCID" in os.environ else ""
 
 
@@ -69,62 +72,82 @@ def held(
     holder: Callable[[], Holder | None] = lambda: None,
     wait: float = 0.0,
 ) -> Iterator[None]:
-    """Hold a lock file, or refuse; the lock goes with the process, however it ends.
+    """Holds a lock file during the block, or refuses; the lock goes with the process, however it ends.
 
     Args:
-        lock: its folder is made.
-        taken: what is raised where another process holds it.
-        unwritable: the mend where the folder cannot be written to.
-        holder: who holds it according to its files, asked at each try; None: nobody says so.
-        wait: seconds to wait for it.
+        lock: Path of the lock file; its folder is made if it is not there.
+        taken: What is raised where another process holds the lock.
+        unwritable: The mend where the folder cannot be written to.
+        holder: Returns who holds the lock according to its files, asked at each try; None: nobody says so.
+        wait: Seconds to wait for the lock.
 
     Raises:
-        UserError: another process holds it, or it cannot be made.
+        UserError: Another process holds the lock, or it cannot be made.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        mine = _acquire(lock, holder, time.monotonic() + wait)
+        file_lock = _acquire(lock, holder, time.monotonic() + wait)
     except OSError as error:
-        raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}", mend=f"{unwritable}") from error
-    if mine is None:
+        raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}", mend=unwritable) from error
+    if file_lock is None:
         raise taken
     try:
         yield
     finally:
-        mine.release()
+        file_lock.release()
 
 
-def _acquire(lock: Path, holder: Callable[[], Holder | None], end: float) -> filelock.FileLock | None:
-    own = -1
+def _acquire(lock: Path, holder: Callable[[], Holder | None], deadline: float) -> filelock.FileLock | None:
+    """Returns the lock on the newest generation's file, held; None where somebody else had it until the deadline.
+
+    Args:
+        lock: Path of the first generation's file.
+        holder: As of `held`.
+        deadline: When to give up, on the monotonic clock; there is one try at least.
+    """
+    made_here = -1  # the generation whose file this process made, once it has taken over
     while True:
-        newest, generation = _newest(lock)
-        mine = filelock.FileLock(newest)
+        # Looked up anew at each try: another process may have taken over meanwhile, and from then on a lock on an older
+        # generation's file is worth nothing.
+        path, generation = _newest(lock)
+        file_lock = filelock.FileLock(path)
         try:
-            mine.acquire(timeout=0)
+            file_lock.acquire(timeout=0)
         except filelock.Timeout:
-            if _dead(holder(), newest):
+            if _dead(holder(), path):
+                # Whoever loses this race goes on with the winner's file, which `_newest` finds.
                 if _take_over(lock, generation):
-                    own = generation + 1
+                    made_here = generation + 1
                     # Others may hold the new file for an instant, only to see that it is not theirs.
-                    end = max(end, time.monotonic() + 3 * RETRY_SECONDS)
+                    deadline = max(deadline, time.monotonic() + 3 * RETRY_SECONDS)
                 continue
         else:
-            # Asked again under the lock: it may have changed hands since.
-            if _newest(lock)[1] == generation and (generation == own or _may_have(holder(), newest)):
-                return mine
-            mine.release()
-        if time.monotonic() >= end:
+            # Asked again under the lock: between the look-up and flock another process may have made the next
+            # generation. And flock alone does not suffice: where it does not reach other machines, a process of another
+            # one may hold this very file, and only its signs of life tell. Who made the file skips that question: the
+            # status still names the dead holder, whom the new file's age would make look alive.
+            is_newest = _newest(lock)[1] == generation
+            if is_newest and (generation == made_here or _may_have(holder(), path)):
+                return file_lock
+            file_lock.release()
+        if time.monotonic() >= deadline:
             return None
         time.sleep(RETRY_SECONDS)
 
 
 def _may_have(holder: Holder | None, lock: Path) -> bool:
-    """Whether a lock that flock gave us is ours: no other machine's holder is alive."""
+    """Returns whether a lock that flock gave us is ours: no other machine's holder is alive.
+
+    A holder of this machine has let go of it: otherwise flock would have refused us.
+    """
     return holder is None or holder.here or holder.ended or _silent(holder, lock)
 
 
 def _dead(holder: Holder | None, lock: Path) -> bool:
-    """Whether the holder of a lock that flock refused is gone nevertheless."""
+    """Returns whether the holder of a lock that flock refused is gone nevertheless.
+
+    Silence alone does not prove it of a process of this machine, which may be suspended: its process must be gone too.
+    """
     if holder is None or not _silent(holder, lock):
         return False
     return holder.ended or not holder.here
@@ -136,14 +159,15 @@ def _silent(holder: Holder, lock: Path) -> bool:
 
 
 def _newest(lock: Path) -> tuple[Path, int]:
-    """The file of the newest generation, and its number; the first one has none in its name."""
-    numbers = [path.name.removeprefix(f"{lock.name}.") for path in lock.parent.glob(f"{lock.name}.*")]
-    generation = max((int(number) for number in numbers if number.isdigit()), default=0)
+    """Returns the file of the newest generation, and its number; the first one, 0, has no number in its name."""
+    suffixes = [path.name.removeprefix(f"{lock.name}.") for path in lock.parent.glob(f"{lock.name}.*")]
+    generation = max((int(suffix) for suffix in suffixes if suffix.isdigit()), default=0)
     return (lock.with_name(f"{lock.name}.{generation}") if generation else lock), generation
 
 
 def _take_over(lock: Path, generation: int) -> bool:
-    """Make the file of the next generation; whether this process did, and not a faster one."""
+    """Makes the file of the next generation; returns whether this process did, and not a faster one."""
+    # O_EXCL is decided by the file server, also between machines and where flock is not: of all that try, one succeeds.
     try:
         os.close(os.open(lock.with_name(f"{lock.name}.{generation + 1}"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     except FileExistsError:
@@ -152,10 +176,11 @@ def _take_over(lock: Path, generation: int) -> bool:
 
 
 def _runs(pid: int) -> bool:
+    """Returns whether a process of this number runs on this machine."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # signal 0 only asks
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # it runs, as another user
         return True
     return True

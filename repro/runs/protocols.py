@@ -5,23 +5,55 @@ defaults of the settings are the protocols. Those of detection stand in `repro.r
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-
-
+LINEAR_PROTOCOL = "linear-moco-v1"
 LINEAR_PROTOCOLS: Mapping[str, str] = {
     "caltech101": "linear-caltech-30-v1",
     "flowers102": "linear-flowers-80-10-10-v1",
 }
-"""The linear probe as the paper's numbers on a data set look made; `linear-moco-v1` on every other."""
-
-
+"""The linear probe as the paper's numbers on a data set look made; `LINEAR_PROTOCOL` on every other."""
 DRAWN_SPLITS = frozenset({"caltech101"})
 """Data sets without a split of their own: numbers are means over several drawn ones."""
+
+
+def protocol_name(name: str, departures: Iterable[tuple[str, Any]]) -> str:
+    """Returns the name of a protocol with its departures: `linear-moco-v1`, `linear-moco-v1[epochs=20,batch=16]`.
+
+    Results are found again by this text, so neither the order of the departures nor the format of a value may change.
+
+    Args:
+        name: Name and version of the protocol.
+        departures: Each setting that departs from the protocol, with its value: a number, a tuple of numbers, or text.
+    """
+    text = ",".join(f"{setting}={_value_text(value)}" for setting, value in departures)
+    return f"{name}[{text}]" if text else name
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(_value_text, value))  # no comma, which stands between departures
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _departures(settings: Any, *without: str) -> Iterator[tuple[str, Any]]:
+    """Yields the fields of a protocol's settings that differ from their defaults, in the order of the fields.
+
+    Args:
+        settings: An instance of one of the dataclasses below, whose defaults are the protocol.
+        without: Names of fields that play no part in this measurement.
+    """
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if f.name not in without and value != f.default:
+            yield f.name, value
+
+
+def _unused_fields(dataset: str) -> tuple[str, ...]:
+    """Returns the fields that change nothing on a data set: the number of drawn splits, where it has a split."""
+    return () if dataset in DRAWN_SPLITS else ("splits",)
 
 
 @dataclass(frozen=True)
@@ -37,17 +69,35 @@ class ProbeSettings:
     splits: int = 3  # drawn splits that a number is the mean of, where the data set has none of its own
 
     def __post_init__(self) -> None:
-        """YAML has lists only."""
+        """Turns `lr_grid` into a tuple of floats; YAML knows lists only, and whole numbers among them."""
         object.__setattr__(self, "lr_grid", tuple(float(lr) for lr in self.lr_grid))
 
     @property
     def protocol(self) -> str:
-        """`linear-moco-v1`, with every departure from it named: `linear-moco-v1[epochs=20]`."""
+        """The name of the protocol with its departures, on a data set without a protocol of its own."""
         return self.protocol_on("")
 
     def protocol_on(self, dataset: str) -> str:
-        """The name on a data set: `linear-caltech-30-v1`, `linear-flowers-80-10-10-v1`, else `linear-moco-v1`."""
-        return LINEAR_PROTOCOLS.get(dataset, "linear-moco-v1") + _departures(self, *_unused_splits(dataset))
+        """Returns the name of the protocol with its departures on a data set.
+
+        Args:
+            dataset: Name of the data set; one of `LINEAR_PROTOCOLS` has a protocol of its own.
+        """
+        name = LINEAR_PROTOCOLS.get(dataset, LINEAR_PROTOCOL)
+        return protocol_name(name, _departures(self, *_unused_fields(dataset)))
+
+    @property
+    def metric_endings(self) -> list[str]:
+        """What follows the metrics' names of each classifier: nothing for a single one, `@lr=10` in a grid."""
+        return [f"{_RATE_MARK}{lr:g}" for lr in self.lr_grid] or [""]
+
+
+_RATE_MARK = "@lr="
+
+
+def metric_without_rate(name: str) -> str:
+    """Returns a metric's name without what `ProbeSettings.metric_endings` puts behind it: `top1` of `top1@lr=10`."""
+    return name.partition(_RATE_MARK)[0]
 
 
 @dataclass(frozen=True)
@@ -61,8 +111,8 @@ class LogisticSettings:
     splits: int = 3  # as of `ProbeSettings`
 
     def protocol_on(self, dataset: str) -> str:
-        """`logreg-v1` with its departures."""
-        return "logreg-v1" + _departures(self, *_unused_splits(dataset))
+        """Returns the name of the protocol, `logreg-v1`, with its departures on a data set."""
+        return protocol_name("logreg-v1", _departures(self, *_unused_fields(dataset)))
 
 
 @dataclass(frozen=True)
@@ -73,13 +123,13 @@ class KnnSettings:
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
-        """YAML has lists only."""
+        """Turns `neighbours` into a tuple of whole numbers; YAML knows lists only."""
         object.__setattr__(self, "neighbours", tuple(int(k) for k in self.neighbours))
 
     def protocol(self, k: int) -> str:
-        """`knn-v1[k=20]`; there is none without k."""
-        changed = f",temperature={self.temperature:g}" if self.temperature != KnnSettings.temperature else ""
-        return f"knn-v1[k={k}{changed}]"
+        """Returns the name of the protocol for one number of neighbours: `knn-v1[k=20]`, always with its k."""
+        # k is named on every row, and as text: as a number a huge one would be rounded to six digits.
+        return protocol_name("knn-v1", [("k", str(k)), *_departures(self, "neighbours")])
 
 
 FINE_TUNINGS: Mapping[str, tuple[str, float, int]] = {
@@ -101,28 +151,16 @@ class FinetuneSettings:
     weight_decay: float = 0.0
 
     def protocol(self, task: str) -> str:
-        """`finetune-v1`, `semi-1pct-v1` or `semi-10pct-v1`, with departures."""
+        """Returns the name of the protocol with its departures.
+
+        Args:
+            task: A key of `FINE_TUNINGS`.
+        """
         name, _, epochs = FINE_TUNINGS[task]
-        as_published = dataclasses.replace(self, epochs=0 if self.epochs == epochs else self.epochs)
-        return name + _departures(as_published)
+        # Epochs that are given and are the protocol's own are no departure, although they differ from the field's 0.
+        unused = ("epochs",) if self.epochs == epochs else ()
+        return protocol_name(name, _departures(self, *unused))
 
     def epochs_of(self, task: str) -> int:
-        """How many epochs a task takes."""
+        """Returns how many epochs a task, a key of `FINE_TUNINGS`, takes."""
         return self.epochs or FINE_TUNINGS[task][2]
-
-
-def _unused_splits(dataset: str) -> tuple[str, ...]:
-    return () if dataset in DRAWN_SPLITS else ("splits",)
-
-
-def _departures(settings: Any, *without: str) -> str:
-    changed = [
-        f"{f.name}={_shown(getattr(settings, f.name))}"
-        for f in dataclasses.fields(settings)
-        if f.name not in without and getattr(settings, f.name) != f.default
-    ]
-    return f"[{','.join(changed)}]" if changed else ""
-
-
-def _shown(value: Any) -> str:
-    return "+".join(f"{item:g}" for item in value) if isinstance(value, tuple) else f"{value:g}"

@@ -8,6 +8,9 @@ from importlib import metadata
 from pathlib import Path
 
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")
+"""The distributions whose versions are on record: those that compute, decode, or collect."""
+SNAPSHOT = ".source.json"
+"""At the root of a copy of the code: the commit that it was copied from, and whether it had been edited."""
 
 
 @dataclass(frozen=True)
@@ -15,37 +18,36 @@ class CodeState:
     """The state of the code."""
 
     commit: str
+    """The full hash; `unknown` outside a git checkout."""
     dirty: bool
-
-
-SNAPSHOT = ".source.json"
-"""At the root of a copy of the code: the commit that it was copied from, and whether it had been edited."""
+    """Whether tracked files differed from the commit."""
 
 
 def source() -> CodeState:
-    """Commit of the code that runs, and whether it was edited since; `unknown` outside a git checkout."""
-    here = Path(__file__).resolve().parent
-    copied = here.parents[1] / SNAPSHOT
-    if copied.exists():  # asked first: a copy may lie within a checkout that has moved on
-        content = json.loads(copied.read_text())
+    """Returns the commit of the code that runs and whether it was edited since; `unknown` outside a git checkout."""
+    package = Path(__file__).resolve().parent
+    snapshot = package.parents[1] / SNAPSHOT
+    if snapshot.exists():  # before git is asked: a copy may lie within a checkout that has moved on
+        content = json.loads(snapshot.read_text())
         return CodeState(content["commit"], content["dirty"])
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return CodeState(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or no checkout
         return CodeState("unknown", False)
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601."""
+    """Returns the time in UTC to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _version(package: str) -> str:
+def package_version(distribution: str) -> str:
+    """Returns the version of an installed distribution; `absent` where there is none of that name."""
     try:
-        return metadata.version(package)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "absent"

@@ -1,4 +1,4 @@
-"""Ranges of numbers, and what is said of a setting that is out of its own."""
+"""Ranges of numbers, and what is wrong with a setting outside of its own."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a run; becomes a `UserError`."""
+    """One thing that is wrong with a run; `repro.runs.run.Run` makes a `UserError` of it."""
 
     what: str
     mend: str
@@ -22,10 +22,12 @@ class Limit:
     """Whether `low` itself is out."""
 
     def allows(self, value: float) -> bool:
-        """Whether a value is finite and within."""
+        """Returns whether a value is finite and within the range."""
+        # The last comparison refuses infinity where `high` is infinite; NaN fails every comparison.
         return (self.low < value if self.above else self.low <= value) and value <= self.high and value < math.inf
 
     def __str__(self) -> str:
+        """Returns the range in words, as the mend of a value outside of it."""
         if self.high < math.inf:
             return f"{self.low:g}..{self.high:g}"
         return f"more than {self.low:g}" if self.above else f"{self.low:g} or more"

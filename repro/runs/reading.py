@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,40 @@ from repro.errors import UserError
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 
+_EXPECTED: Mapping[Any, tuple[str, str]] = {
+    int: ("a whole number", "1"),
+    float: ("a number", "0.1"),
+    bool: ("true or false", "true"),
+    str: ("text", "some-text"),
+    tuple[int, ...]: ("a list of whole numbers", "[1,2]"),
+    tuple[float, ...]: ("a list of numbers", "[0.1,1]"),
+}
+"""Type of a setting -> what a value has to be, and an example."""
+
 
 def keys(kind: type, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key of a dataclass with its type."""
-    found: dict[str, Any] = {}
+    """Returns every dotted key of a dataclass with its type.
+
+    Args:
+        kind: The dataclass; a field that is a dataclass itself is a section, whose keys are listed in its place.
+        prefix: What the keys begin with.
+    """
+    types: dict[str, Any] = {}
     for f in dataclasses.fields(kind):
         if dataclasses.is_dataclass(f.type) and isinstance(f.type, type):
-            found |= keys(f.type, f"{prefix}{f.name}.")
+            types |= keys(f.type, f"{prefix}{f.name}.")
         else:
-            found[prefix + f.name] = f.type
-    return found
+            types[prefix + f.name] = f.type
+    return types
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`; `fidelity: released` is short for all of its switches.
+    """Returns settings with dotted keys as nested ones: `{"a.b": 1}` as `{"a": {"b": 1}}`.
+
+    `fidelity: released` is short for all of its switches. What is nested already may be mixed with dotted keys.
 
     Raises:
-        UserError: a section has a value of its own beside those of its keys.
+        UserError: A section has a value of its own beside those of its keys.
     """
     tree: dict[str, Any] = {}
     for dotted, value in _flatten(flat):
@@ -47,6 +64,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields nested or dotted settings as pairs of dotted key and value."""
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
         if dotted == "fidelity" and not isinstance(value, Mapping):
@@ -57,66 +75,80 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield dotted, value
 
 
-def _check_keys(tree: Mapping[str, Any], known: Iterable[str], origin: str) -> None:
-    known = list(known)
-    sections = {name.rpartition(".")[0] for name in known}
+def _check_keys(tree: Mapping[str, Any], right_keys: Collection[str], origin: str) -> None:
+    """Refuses settings that a run does not have.
+
+    Raises:
+        UserError: A key is unknown, with the nearest right one as the mend, or names a section.
+    """
     for dotted, _ in _flatten(tree):
-        if dotted in known:
+        if dotted in right_keys:
             continue
-        if dotted in sections:
-            raise UserError(
-                f"{origin}: '{dotted}' is a section; set its keys, for example {dotted}.{_first(known, dotted)}"
-            )
-        same_leaf = [k for k in known if k.rpartition(".")[2] == dotted.rpartition(".")[2]]
-        close = difflib.get_close_matches(dotted, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.5)
-        if not close:
-            leaves = {k.rpartition(".")[2]: k for k in known}
-            close = [leaves[k] for k in difflib.get_close_matches(dotted.rpartition(".")[2], leaves, n=1, cutoff=0.5)]
-        top_level = dict.fromkeys(k.partition(".")[0] for k in known)
-        mend = f"did you mean '{close[0]}'?" if close else f"the top-level keys are {', '.join(top_level)}"
+        below = [key for key in right_keys if key.startswith(f"{dotted}.")]
+        if below:
+            raise UserError(f"{origin}: '{dotted}' is a section", mend=f"set its keys, for example {below[0]}")
+        nearest_key = _nearest_key(dotted, right_keys)
+        top_level = ", ".join(dict.fromkeys(key.partition(".")[0] for key in right_keys))
+        mend = f"did you mean '{nearest_key}'?" if nearest_key else f"the top-level keys are {top_level}"
         raise UserError(f"{origin}: unknown key '{dotted}'", mend=mend)
 
 
-def _first(known: Iterable[str], section: str) -> str:
-    return next(k for k in known if k.startswith(f"{section}.")).rpartition(".")[2]
+def _nearest_key(dotted: str, right_keys: Collection[str]) -> str | None:
+    """Returns the key that was probably meant by an unknown one, or None where none is like it."""
+    leaves = {key.rpartition(".")[2]: key for key in right_keys}
+    leaf = dotted.rpartition(".")[2]
+    # A right name in a wrong section, or in none, is a sure sign, however unlike the whole keys are.
+    same_leaf = [key for key in right_keys if key.rpartition(".")[2] == leaf]
+    matches = difflib.get_close_matches(dotted, same_leaf or right_keys, n=1, cutoff=0.0 if same_leaf else 0.5)
+    if not matches:
+        # A long section would outweigh a short name with a typing error in it.
+        matches = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.5)]
+    return matches[0] if matches else None
 
 
 def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origin: str = "settings") -> Run:
-    """A run from layers of nested settings, later ones winning.
+    """Returns a run made from layers of settings, later ones winning.
+
+    Args:
+        layers: Nested or dotted settings.
+        base: The run that the layers change; None: the default run.
+        origin: What messages call the layers.
 
     Raises:
-        UserError: an unknown key (with the nearest right one) or a value of a wrong type.
+        UserError: A key is unknown (the nearest right one is named), or a value is of a wrong type.
     """
+    # Typed by the dataclass: OmegaConf turns "1" into 1 and a name into an enum's member, or refuses.
     config = OmegaConf.structured(base or Run)
     assert isinstance(config, DictConfig)
     _thaw(config)
     types = keys(Run)
     for layer in layers:
         tree = nested(layer)
+        # OmegaConf refuses unknown keys too, but knows no nearest one.
         _check_keys(tree, types, origin)
         for dotted, value in _flatten(tree):
             if isinstance(value, bool) is not (types[dotted] is bool):  # OmegaConf would read True as 1 and 7 as True
-                raise UserError(_wrong_type(origin, dotted, value, types[dotted]))
+                raise _wrong_type(origin, dotted, value, types[dotted])
             try:
                 OmegaConf.update(config, dotted, value)
             except OmegaConfBaseException as error:
-                raise UserError(_wrong_type(origin, dotted, value, types[dotted])) from error
-    made = OmegaConf.to_object(config)
-    assert isinstance(made, Run)
-    return made
+                raise _wrong_type(origin, dotted, value, types[dotted]) from error
+    run = OmegaConf.to_object(config)
+    assert isinstance(run, Run)
+    return run
 
 
-def _wrong_type(origin: str, dotted: str, value: Any, kind: Any) -> str:
+def _wrong_type(origin: str, dotted: str, value: Any, kind: Any) -> UserError:
+    """Returns the error for a value that is not of its setting's type."""
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"{origin}: {dotted}={value} is none of: {', '.join(member.name for member in kind)}"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    names |= {tuple[int, ...]: "a list of whole numbers, [1,2]", tuple[float, ...]: "a list of numbers, [0.1,1]"}
-    expected = names.get(kind, str(kind))
-    return f"{origin}: {dotted}={value} is not {expected}"
+        names = ", ".join(member.name for member in kind)
+        return UserError(f"{origin}: {dotted}={value} is unknown", mend=f"one of {names}")
+    expected, example = _EXPECTED[kind]
+    return UserError(f"{origin}: {dotted}={value} is not {expected}", mend=f"for example {dotted}={example}")
 
 
 def _thaw(config: DictConfig) -> None:
-    """OmegaConf takes a frozen dataclass for a read-only node; it is filled here, once."""
+    """Makes a config writable: OmegaConf takes a frozen dataclass for a read-only node, and it is filled here, once."""
     OmegaConf.set_readonly(config, False)
     for key in config:
         node = config._get_node(key)
@@ -125,59 +157,64 @@ def _thaw(config: DictConfig) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Settings from a YAML file.
+    """Returns the settings that a YAML file holds, unchecked.
 
     Raises:
-        UserError: the file is missing, no YAML, or no mapping.
+        UserError: The file is missing, no YAML, or no mapping.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.create(path.read_text()))
     except FileNotFoundError:
-        raise UserError(f"config file {path} does not exist") from None
+        raise UserError(f"config file {path} does not exist", mend="name an existing file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {path} cannot be read: {error}") from error
+        mend = "name a text file that can be read"
+        raise UserError(f"config file {path} cannot be read: {error}", mend=mend) from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"config file {path} is no YAML: {' '.join(str(error).split())}") from error
+        message = " ".join(str(error).split())  # YAML's own has several lines, with the place in the file
+        raise UserError(f"config file {path} is no YAML: {message}", mend="correct it there") from error
     if not isinstance(content, dict):
-        raise UserError(f"config file {path} holds no settings of the form `key: value`")
+        mend = "write lines such as `seed: 1`"
+        raise UserError(f"config file {path} holds no settings of the form `key: value`", mend=mend)
     return {str(key): value for key, value in content.items()}
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """`["seed=1", "data.crop=64"]` as a nested dictionary, values read as YAML.
+    """Returns settings of the command line, such as `["seed=1", "data.crop=64"]`, nested and with values read as YAML.
 
     Raises:
-        UserError: an item has no `=`.
+        UserError: An item has no key or no `=`, or its value is no YAML.
     """
     flat: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise UserError(f"'{item}' is no setting; write key.sub=value, for example seed=1 or data.crop=64")
+            mend = "write key.sub=value, for example seed=1 or data.crop=64"
+            raise UserError(f"'{item}' is no setting", mend=mend)
         try:
             flat[key] = OmegaConf.from_dotlist([f"v={value}"]).v
         except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"'{item}': the value is no YAML: {' '.join(str(error).split())}") from error
+            mend = "write a number, text, true, false, or a list such as [1,2]"
+            raise UserError(f"'{item}': the value is no YAML: {' '.join(str(error).split())}", mend=mend) from error
     return nested(flat)
 
 
 def load(path: Path) -> Run:
-    """Read a run back from its `run.yaml`.
+    """Reads a run back from its `run.yaml`.
 
     Raises:
-        UserError: the file is missing, broken, or was written by a version with other keys.
+        UserError: The file is missing, broken, or was written by a version with other keys.
     """
     return build([read_yaml(path)], origin=str(path))
 
 
 def pinned(run: Run) -> Run:
-    """The run with the content of the checkpoint that its localizer is named by: a path alone says nothing.
+    """Returns a run whose localizer is known by the content of its checkpoint, and not by the file's path alone.
 
-    Its SHA-256 becomes part of the identity in the place of the path, so that a run that goes on, or is made again, has
-    the same localizer or is refused.
+    The SHA-256 of the content becomes part of the identity in the place of the path, so that a run that goes on, or is
+    made again, has the same localizer or is refused. A run without such a localizer is returned as it is.
 
     Raises:
-        UserError: there is no such file.
+        UserError: The checkpoint cannot be read.
     """
     localizer = run.localizer
     if localizer.network != "checkpoint" or localizer.sha256 or not localizer.weights:

@@ -16,6 +16,7 @@ from repro.errors import UserError
 from repro.files import append_lines
 
 SCHEMA = 1
+"""Version of the records' layout."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Result:
         recipe: Hash of the run's content without its seed; only runs of one recipe may be averaged.
         sweep: Name of the sweep that the run belongs to.
         method: A row of the paper's tables, e.g. `mocov2+ours-hp`.
-        framework: `mocov2`, `simclr` or `none`.
-        strategy: `none`, `high_pass`, `strong_blur` or `mean_fill`.
+        framework: `mocov2`, `simclr`, `supervised` or `external` (weights that were imported).
+        strategy: `none`, `high_pass`, `strong_blur`, `mean_fill` or `learned`.
         fidelity: `paper`, `released`, or the paper's equations with the released parts named.
         seed: Seed of the run.
         task: What was done with the checkpoint, e.g. `linear`.
@@ -69,15 +70,17 @@ class Result:
     schema: int = SCHEMA
 
 
+# Looked up once: a million rows are checked against them, and dataclasses' own functions are slow.
 _TYPES: dict[str, type] = get_type_hints(Result)
 FIELDS: tuple[str, ...] = tuple(_TYPES)
+"""Names of a record's fields, in the order in which they are written."""
 _EXACT = tuple(_TYPES.values())
 _NUMBERS = (FIELDS.index("value"), FIELDS.index("duration_s"))
 _STARTED = FIELDS.index("started")
 
 
 def append(path: Path, results: Sequence[Result]) -> None:
-    """Add results to a file: all of them, or none.
+    """Adds results to a file: all of them, or none.
 
     The lines go out in one write, followed by fsync. Where an earlier write was cut off in the middle of a line, the
     new lines start on a line of their own, so that the torn one spoils nothing.
@@ -91,16 +94,17 @@ def append(path: Path, results: Sequence[Result]) -> None:
     """
     if not results:
         return
+    # Every record is checked before the first is written.
     payload = "".join(_line(result) for result in results).encode()
     try:
         append_lines(path, payload)
     except OSError as error:
-        reason = f"{error.strerror}; nothing was added, mend that and evaluate again"
-        raise UserError(f"cannot add results to {path}: {reason}") from error
+        mend = "see to the disk's space and the folder's permissions, and evaluate again"
+        raise UserError(f"cannot add results to {path}: {error.strerror}; nothing was added", mend=mend) from error
 
 
 def read(path: Path) -> tuple[list[Result], list[str]]:
-    """Read a file of results.
+    """Reads a file of results.
 
     Args:
         path: A `results.jsonl`.
@@ -116,7 +120,7 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
 
 
 def read_rows(path: Path) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Read a file of results as plain tuples, for those who read a great many.
+    """Reads a file of results as plain tuples, for those who read a great many.
 
     Args:
         path: A `results.jsonl`.
@@ -130,24 +134,31 @@ def read_rows(path: Path) -> tuple[list[tuple[Any, ...]], list[str]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
+        raise UserError(f"cannot read {path}: {error.strerror}", mend="check the path and its permissions") from error
     rows: list[tuple[Any, ...]] = []
-    troubles: dict[str, list[int]] = {}
+    line_numbers: dict[str, list[int]] = {}  # by the trouble that they have
     for number, line in enumerate(lines, start=1):
+        # Behind the file's last newline `split` leaves an empty piece. Anything else there was not written to its end.
         if not line:
             continue
         try:
             record = _parse(line, last=number == len(lines))
             rows.append(_values(record))
         except ValueError as error:
-            troubles.setdefault(f"{error}; skipped", []).append(number)
+            line_numbers.setdefault(f"{error}; skipped", []).append(number)
         else:
             for name in record.keys() - _TYPES.keys():
-                troubles.setdefault(f"unknown field {name!r}; ignored", []).append(number)
-    return rows, [_warning(path, reason, numbers) for reason, numbers in troubles.items()]
+                line_numbers.setdefault(f"unknown field {name!r}; ignored", []).append(number)
+    return rows, [_warning(path, trouble, numbers) for trouble, numbers in line_numbers.items()]
 
 
 def _line(result: Result) -> str:
+    """Returns a result as a line of JSON, with its newline.
+
+    Raises:
+        UserError: The result holds a wrong type or a number that is not finite; whatever measured it is at fault, and
+            no mend is known.
+    """
     try:
         values = _values(vars(result))
     except ValueError as error:
@@ -158,6 +169,16 @@ def _line(result: Result) -> str:
 
 
 def _parse(line: bytes, *, last: bool) -> dict[str, Any]:
+    """Returns the JSON object that a line holds.
+
+    Args:
+        line: Without its newline.
+        last: Whether it is what follows the file's last newline. A write that was cut off leaves its beginning there;
+            the next one begins a line of its own, and leaves the torn one in the middle of the file.
+
+    Raises:
+        ValueError: It holds none.
+    """
     try:
         record = json.loads(line.decode())
     except ValueError as error:
@@ -168,7 +189,7 @@ def _parse(line: bytes, *, last: bool) -> dict[str, Any]:
 
 
 def _values(record: dict[str, Any]) -> tuple[Any, ...]:
-    """Order and check the values of one record.
+    """Returns the values of one record in the order of `FIELDS`, checked.
 
     Raises:
         ValueError: Unknown schema, missing field, wrong type, a number that is not finite, or no ISO 8601 time.
@@ -190,11 +211,17 @@ def _values(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _field(record: dict[str, Any], name: str, kind: type) -> Any:
+    """Returns the value of one field; a whole number is taken where a float belongs.
+
+    Raises:
+        ValueError: The field is missing or of another type.
+    """
     if name not in record:
         if name == "schema":
-            return SCHEMA
+            return SCHEMA  # the first files had no such field
         raise ValueError(f"field {name!r} is missing")
     value = record[name]
+    # NumPy's float64 is a float; a bool is an int, and no number here.
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
@@ -202,6 +229,7 @@ def _field(record: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
-def _warning(path: Path, reason: str, numbers: list[int]) -> str:
+def _warning(path: Path, trouble: str, numbers: list[int]) -> str:
+    """Returns one warning for all lines of a file with the same trouble, naming the first of them."""
     more = f" (and {len(numbers) - 1} more lines)" if len(numbers) > 1 else ""
-    return f"{path}:{numbers[0]}: {reason}{more}"
+    return f"{path}:{numbers[0]}: {trouble}{more}"

@@ -8,22 +8,31 @@ from repro.runs.run import Run
 
 
 class MethodRow(Protocol):
-    """What a method's name stands for."""
+    """What a method's name stands for: one row of the paper's tables."""
 
     @property
     def title(self) -> str:
-        """As the paper has it."""
+        """The method's name as the paper has it."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """How it differs from the default Run."""
+        """How the method differs from the default Run, as nested settings."""
 
 
 class Resolve(Protocol):
-    """The run of a method, with layers of settings on top."""
+    """A function that makes the run of a method, with layers of settings on top of the row's."""
 
     def __call__(self, method: str, *layers: Mapping[str, Any], origin: str = "settings") -> Run:
-        """Raise a UserError for an unknown method, key or value; `origin` is what messages call the layers."""
+        """Returns the run of a method.
+
+        Args:
+            method: Name of a row.
+            layers: Nested settings, later ones winning.
+            origin: What messages call the layers.
+
+        Raises:
+            UserError: A method, key or value is unknown.
+        """
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,9 @@ class Rows:
     """The rows of the tables."""
 
     methods: Mapping[str, MethodRow]
+    """Every row by its name."""
     headline: Sequence[str]
-    """Those that stand for all where none is named."""
+    """Names of the rows that stand for all where none is named."""
     resolve: Resolve
     build: Callable[..., Any]
     """Makes what a row trains, a `repro.training.learner.Build`; typed loosely, as that room needs torch."""

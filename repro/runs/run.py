@@ -23,12 +23,12 @@ class Run(RunSettings):
     """One experiment: a method on a data set with a seed."""
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail later.
+        """Refuses settings that could only fail later.
 
         Raises:
-            UserError: two settings exclude each other, or a value is out of its range.
+            UserError: Two settings exclude each other, or a value is out of its range.
         """
-        for problem in problems(self):
+        for problem in problems(self):  # lazily: only the first is computed
             raise UserError(problem.what, mend=problem.mend)
 
     @property
@@ -51,10 +51,11 @@ class Run(RunSettings):
         """In what the run is smaller than the paper's; a run with any is *tiny* and watermarked in every table."""
         data = self.data
         smaller: list[Departure] = []
+        # Their number is named too: drawn data can be made of any size, and a table must not mix two.
         if data.drawn:
             scenes = data.scenes
-            shown = f"{data.dataset} ({scenes.classes} classes, {scenes.train_count} images)"
-            smaller.append(Departure("data", shown))
+            size = f"{scenes.classes} classes, {scenes.train_count} images"
+            smaller.append(Departure("data", f"{data.dataset} ({size})"))
         if self.encoder.arch != "resnet50":
             smaller.append(Departure("encoder", self.encoder.arch))
         if data.crop < 224:
@@ -62,5 +63,5 @@ class Run(RunSettings):
         return (*smaller, *FRAMEWORKS[self.framework].departures(self))
 
     def to_yaml(self) -> str:
-        """The whole run, as `run.yaml` holds it."""
+        """Returns the whole run as `run.yaml` holds it, every setting with its value."""
         return yaml.safe_dump(plain(self), sort_keys=False)

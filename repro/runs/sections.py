@@ -38,11 +38,6 @@ class ScenesSettings:
     seed: int = 0
 
 
-def is_drawn(dataset: str) -> bool:
-    """Whether a data set's images are built-in scenes: `scenes` and `scenes-cutouts` are."""
-    return dataset.startswith("scenes")
-
-
 @dataclass(frozen=True)
 class DataSettings:
     """What is learned from."""
@@ -53,8 +48,8 @@ class DataSettings:
 
     @property
     def drawn(self) -> bool:
-        """Whether the images are built-in scenes, of drawn shapes or pasted cut-outs."""
-        return is_drawn(self.dataset)
+        """Whether the images are built-in scenes: `scenes` of drawn shapes, or `scenes-cutouts` of pasted cut-outs."""
+        return self.dataset.startswith("scenes")
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,8 @@ class FidelitySettings:
     single_patch: Source = Source.paper  # B8: a stratum of exactly one patch is never masked
 
     def __str__(self) -> str:
-        """`paper`, `released`, or `paper, released: NAME, NAME`."""
+        """Returns `paper`, `released`, or `paper, released: NAME, NAME`."""
+        # In the order of the fields: the text is part of every result, and rows are averaged where it is the same.
         released = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) is Source.released]
         if not released:
             return "paper"

@@ -25,37 +25,39 @@ class Stop:
         self._training = False
 
     def install(self) -> None:
-        """Listen to the signals."""
+        """Makes this process listen to the signals, and forgets one that came before."""
         self.signal = 0
         for number in SIGNALS:
             signal.signal(number, self._ask)
 
     @contextmanager
     def after_a_step(self) -> Iterator[None]:
-        """Within, a signal waits until somebody calls `now`."""
+        """Makes a signal wait, within the block, until the training calls `now` after a step."""
         self._training = True
         try:
             yield
         finally:
             self._training = False
-            signal.alarm(0)
+            signal.alarm(0)  # the training has ended in time: what is left to do needs no deadline
 
     def now(self) -> NoReturn:
-        """End as the signal asked.
+        """Ends the process as the signal asked.
 
         Raises:
-            SystemExit: always; 128 + the signal's number, as shells have it.
+            SystemExit: Always; 128 + the signal's number, as shells have it.
         """
         raise SystemExit(128 + (self.signal or signal.SIGTERM))
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        again = bool(self.signal)
-        self.signal = self.signal or number
-        if again or not self._training:
+        repeated = bool(self.signal)
+        self.signal = self.signal or number  # the first one decides the exit status
+        if repeated or not self._training:
             self.now()
+        # A step may hang, in a collective or a slow disk: SIGALRM then ends the process before the scheduler kills it,
+        # so that its status is still written.
         signal.signal(signal.SIGALRM, lambda *_: self.now())
         signal.alarm(GRACE_SECONDS)
 
 
 STOP = Stop()
-"""Signals come to a process, so there is one for each."""
+"""The state of this process: signals come to a process, so there is one for each."""
