@@ -1,1 +1,1 @@
-"""The random views of an image: one draw, applied by PIL or batched on the device."""
+"""The random views of an image: what is drawn for one, and the draw applied with PIL or to a batch on the device."""

@@ -21,32 +21,38 @@ ORDERS = tuple(permutations(range(4)))
 
 @dataclass(frozen=True)
 class Draw:
-    """One random view, or a batch of them with a tensor in each field."""
+    """What is drawn for one random view, beside its crop."""
 
     jitter: float
-    """0 or 1, as are `grey` and `flip`."""
+    """Whether the colours are changed; 0 or 1, as are `grey` and `flip`."""
     order: float
-    """Index into `ORDERS`."""
+    """Index into `ORDERS`, the order of the changes."""
     brightness: float
     contrast: float
     saturation: float
     hue: float
     grey: float
     sigma: float
-    """Of the blur in pixels; 0 for none."""
+    """Standard deviation of the blur in pixels; 0 for none."""
     flip: float
 
     def row(self) -> Tensor:
-        """The draw as one tensor, to be stacked by the loader."""
+        """Returns the draw as one tensor of 9 numbers, in the order of the fields, to be stacked by the loader."""
         return torch.tensor([getattr(self, f.name) for f in fields(self)])
 
 
 def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:
-    """Draw all but the crop of MoCo v2's augmentation (released main_moco.py:247-259)."""
+    """Draws all but the crop of MoCo v2's augmentation (released main_moco.py:247-259).
+
+    Args:
+        rng: the sample's stream.
+        settings: probabilities and strengths.
+    """
 
     def around(value: float) -> float:
         return rng.uniform(max(0.0, 1 - value), 1 + value)
 
+    # The lines below read the stream one after the other: in another order, every view of every run would be another.
     return Draw(
         jitter=rng.random() < settings.jitter_probability,
         order=int(rng.integers(len(ORDERS))),
@@ -66,6 +72,7 @@ RESAMPLING = {
     Interpolation.bilinear: Image.Resampling.BILINEAR,
     Interpolation.bicubic: Image.Resampling.BICUBIC,
 }
+"""PIL's name of each interpolation."""
 
 
 def random_crop(
@@ -75,7 +82,7 @@ def random_crop(
     rng: np.random.Generator,
     interpolation: Interpolation = Interpolation.bilinear,
 ) -> Image.Image:
-    """RandomResizedCrop as torchvision draws it: area scale_min..1, aspect ratio 3/4..4/3.
+    """Crops and resizes an image as torchvision's RandomResizedCrop does: area scale_min..1, aspect ratio 3/4..4/3.
 
     Args:
         image: any size.
@@ -83,6 +90,9 @@ def random_crop(
         scale_min: smallest share of the area.
         rng: the sample's stream.
         interpolation: of the resizing.
+
+    Returns:
+        A square of `size` pixels a side.
     """
     W, H = image.size
     for _ in range(10):
@@ -93,7 +103,7 @@ def random_crop(
             left, top = int(rng.integers(W - w + 1)), int(rng.integers(H - h + 1))
             break
     else:
-        # Ten misses: the largest central crop of an allowed ratio.
+        # Ten misses, as they happen with long and narrow images: the largest central crop of an allowed ratio.
         w, h = min(W, round(H * 4 / 3)), min(H, round(W * 4 / 3))
         left, top = (W - w) // 2, (H - h) // 2
     # Cropped first: with `box` alone, PIL would blend in pixels from outside it.

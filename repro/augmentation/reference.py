@@ -7,9 +7,9 @@ from repro.augmentation.draws import ORDERS, Draw
 
 
 def apply_reference(image: Image.Image, draw: Draw) -> Image.Image:
-    """Apply a draw to one PIL image, as MoCo v2 does (moco/loader.py:53-65)."""
+    """Returns a crop with a draw applied to it, as MoCo v2 does (moco/loader.py:53-65)."""
     if draw.jitter:
-        changes = (
+        changes = (  # in the order of the numbers of `ORDERS`
             (tvf.adjust_brightness, draw.brightness),
             (tvf.adjust_contrast, draw.contrast),
             (tvf.adjust_saturation, draw.saturation),

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from repro.backbones.library import Library
 from repro.runs.choices import Framework
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
@@ -28,7 +28,7 @@ RESNETS: dict[str, Mapping[str, Any]] = {
     "wide_resnet50_2": {"DEPTH": 50, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
     "wide_resnet101_2": {"DEPTH": 101, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
 }
-"""What `MODEL.RESNETS` must say for detectron2 to build the network that torchvision names so."""
+"""What `MODEL.RESNETS` must say for detectron2 to build the network, by torchvision's name of it."""
 
 _DATA_TERMS = {
     "imagenet100": "ImageNet's terms of access: non-commercial research and education",
@@ -36,15 +36,7 @@ _DATA_TERMS = {
     "scenes": "none of anybody else's: the images are drawn",
     "scenes-cutouts": "the terms of the cut-outs that the scenes were made of",
 }
-
-
-class Library(StrEnum):
-    """The library that a backbone is written for."""
-
-    torchvision = "torchvision"
-    timm = "timm"
-    detectron2 = "detectron2"
-    huggingface = "huggingface"
+"""What the images of a data set may be used for, as the card says it."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +78,16 @@ class Facts:
 
 
 def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: str) -> str:
-    """The card, Markdown with the front matter of Hugging Face; its Python is what the tests load the weights with.
+    """Returns the card as Markdown with the front matter of Hugging Face.
+
+    The tests load the weights with the Python that stands in it.
 
     Args:
-        folder: of the run: its provenance and results are told.
-        run: whose backbone it is.
-        target: whose way of loading is shown.
-        facts: as `salmask.json` holds them.
-        licence: of the weights.
+        folder: the run's; its provenance and results are told.
+        run: the one that made the backbone.
+        target: the library whose way of loading is shown.
+        facts: what `salmask.json` holds.
+        licence: name of the weights' licence.
     """
     rows = read(folder.results)[0] if folder.results.is_file() else []
     terms = _DATA_TERMS.get(facts.dataset, "the terms of the data set that was learned from")
@@ -115,7 +109,7 @@ def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: 
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """What sets the run apart, for people."""
+    """Returns the settings that set the run apart, by names for people."""
     if run.framework is Framework.external:
         return {"framework": "unknown: the weights were trained elsewhere", "file": Path(run.imported.origin).name}
     masking, optimization = run.masking, run.optimization
@@ -137,27 +131,30 @@ def _settings(run: Run) -> dict[str, str]:
 
 
 def _data(run: Run, folder: RunFolder) -> str:
+    """Returns the sentence that says what the weights were learned from."""
     if run.framework is Framework.external:
         return "Unknown: the weights were trained elsewhere."
+    # Of the last attempt; none stands on record where a folder was put together by hand.
     fingerprints: dict[str, str] = next((attempt["data"] for attempt in _attempts(folder)[-1:]), {})
-    known = ", ".join(f"{split} `{value}`" for split, value in fingerprints.items())
+    by_split = ", ".join(f"{split} `{fingerprint}`" for split, fingerprint in fingerprints.items())
     labels = "with" if run.framework is Framework.supervised else "without"
-    return f"{run.data.dataset}, {labels} its labels{f' (fingerprint: {known})' if known else ''}."
+    return f"{run.data.dataset}, {labels} its labels{f' (fingerprint: {by_split})' if by_split else ''}."
 
 
 def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
-    """Where the weights come from; host and paths stay at home."""
+    """Returns lines that say where the weights come from; the machine's name and its paths stay at home."""
     lines = [f"run `{facts.run}`, weights SHA-256 `{facts.sha256}`"]
     for attempt in _attempts(folder)[-1:]:
         edited = " (edited since)" if attempt["dirty"] else ""
         packages = attempt["packages"]
-        made = "imported" if not facts.dataset else "trained"
-        lines.append(f"{made} by commit `{attempt['commit']}`{edited} on {attempt['device']}, {attempt['started']}")
+        verb = "imported" if not facts.dataset else "trained"
+        lines.append(f"{verb} by commit `{attempt['commit']}`{edited} on {attempt['device']}, {attempt['started']}")
         lines.append(f"torch {packages['torch']}, torchvision {packages.get('torchvision', 'unknown')}")
     return lines
 
 
 def _attempts(folder: RunFolder) -> list[dict[str, Any]]:
+    """Returns what is on record of each attempt at the run, the last one last."""
     attempts: list[dict[str, Any]] = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
     return attempts
 
@@ -166,7 +163,7 @@ def _attempts(folder: RunFolder) -> list[dict[str, Any]]:
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("repro.backbones", "templates"),
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a card with a hole must not be published
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -14,10 +14,11 @@ from repro.errors import UserError
 from repro.files import write_atomically
 
 BACKBONE_FORMAT = 1
+"""Version of the layout of `backbone.pth`."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read tensors and plain values, never code (`weights_only`).
+    """Reads tensors and plain values from a file of `torch.save`, never code (`weights_only`).
 
     Raises:
         UserError: the file is missing, torn, or holds something else.
@@ -25,18 +26,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"checkpoint {path} does not exist") from None
+        raise UserError(f"checkpoint {path} does not exist", mend="check the path") from None
     except Exception as error:  # a torn file surfaces as any of half a dozen types
         raise UserError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint"
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint",
+            mend="copy it anew, or make it again",
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not a checkpoint")
+        raise UserError(
+            f"checkpoint {path} holds a {type(content).__name__}, not a checkpoint",
+            mend="name a file that holds a dictionary",
+        )
     return content
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """64 hex digits of the SHA-256 over names, types, shapes and bytes, in the order of the names.
+    """Returns the SHA-256 over names, types, shapes and bytes of weights, in the order of the names; 64 hex digits.
 
     Steps that batch norms have counted are left out: they change no output, and not every library keeps them.
     """
@@ -45,7 +50,9 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
         if name.endswith("num_batches_tracked"):
             continue
         flat = tensor.detach().cpu().contiguous().flatten()
+        # Names and shapes as well: bytes alone would not tell two tensors from the same bytes cut elsewhere.
         digest.update(f"{name} {flat.dtype} {tuple(tensor.shape)}\0".encode())
+        # As bytes, since numpy has no bfloat16.
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -57,38 +64,42 @@ class Backbone:
     network: nn.Module
     """A torchvision ResNet whose `fc` is the identity: B×3×H×W -> B×D, D the width of the last stage."""
     arch: str
+    """torchvision's name of the network."""
     input_filter: str
     """`high_pass` where the network was trained on high-passed images and must see such ever after, else `none`."""
     width: int
+    """D, the number of features."""
     run_id: str
+    """The run that trained it."""
 
 
 def save_backbone(path: Path, state: dict[str, Tensor], *, arch: str, input_filter: str, run_id: str) -> None:
-    """Write a backbone in torchvision's keys, without `fc`.
+    """Writes a backbone in torchvision's keys, without `fc`.
 
     Args:
-        path: written atomically.
-        state: of a torchvision ResNet; entries of `fc` are left out.
-        arch: torchvision's name of it.
+        path: file to write, atomically.
+        state: state dict of a torchvision ResNet; entries of `fc` are left out.
+        arch: torchvision's name of the network.
         input_filter: see `Backbone`.
-        run_id: whose backbone it is.
+        run_id: the run that trained it.
     """
     content = {
         "format": BACKBONE_FORMAT,
         "arch": arch,
         "input_filter": input_filter,
         "run_id": run_id,
+        # Contiguous: a network that was trained with its channels last is saved like any other.
         "state_dict": {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith("fc.")},
     }
     write_atomically(path, lambda file: torch.save(content, file))
 
 
 def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
-    """Read a backbone written by `save_backbone`.
+    """Reads a backbone written by `save_backbone`.
 
     Args:
-        path: of `backbone.pth`.
-        arch: what the caller expects, if anything.
+        path: the `backbone.pth` to read.
+        arch: the architecture that it must have; by default any.
 
     Raises:
         UserError: the file is torn, no backbone, or of another architecture.
@@ -101,13 +112,17 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     try:
         network = get_model(content["arch"], weights=None)
     except ValueError:
-        raise UserError(f"{path} holds a '{content['arch']}', which this torchvision does not know") from None
+        raise UserError(
+            f"{path} holds a '{content['arch']}', which this torchvision does not know",
+            mend="use the torchvision that it was trained with",
+        ) from None
     width = network.fc.in_features
     network.fc = nn.Identity()
     try:
         network.load_state_dict(content["state_dict"])
     except RuntimeError as error:
         raise UserError(
-            f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}"
+            f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}",
+            mend="give the backbone.pth of a finished run",
         ) from error
     return Backbone(network, content["arch"], content["input_filter"], width, content["run_id"])

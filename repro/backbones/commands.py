@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from repro.backbones.library import Library
 from repro.console import AsJson
 from repro.runs.folder import RunFolder
 
@@ -14,9 +15,7 @@ from repro.runs.folder import RunFolder
 
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    target: Annotated[
-        Literal["torchvision", "timm", "detectron2", "huggingface"], typer.Option("--to", help="The library.")
-    ],
+    target: Annotated[Library, typer.Option("--to", help="The library.")],
     *,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write; default: RUN/exports/LIBRARY.")
@@ -31,16 +30,16 @@ def export(
 
     Example: salmask export runs/table1/mocov2/s0-45df9c0eca --to timm
     """
-    from repro.backbones.card import Library
     from repro.backbones.export import export as write
 
-    place = out or folder / "exports" / target
-    weights = write(RunFolder(folder), Library(target), place, licence=licence, force=force)
-    typer.echo(json.dumps({"weights": str(weights), "card": str(place / "README.md")}) if as_json else str(weights))
+    export_folder = out or folder / "exports" / target
+    weights = write(RunFolder(folder), target, export_folder, licence=licence, force=force)
+    card = export_folder / "README.md"
+    typer.echo(json.dumps({"weights": str(weights), "card": str(card)}) if as_json else str(weights))
 
 
 def build() -> typer.Typer:
-    """The command."""
+    """Builds the command `salmask export`."""
     app = typer.Typer(add_completion=False)
     app.command()(export)
     return app

@@ -15,15 +15,18 @@ Value = TypeVar("Value")
 
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _TORCHVISION_HEAD = re.compile(r"fc\.")
-_DETECTRON2_HEAD = re.compile(r"(linear|stem\.fc)\.")  # its own classifier; torchvision's, as MoCo's script leaves it
+_DETECTRON2_HEAD = re.compile(r"(linear|stem\.fc)\.")  # its own classifier, or torchvision's as MoCo's script leaves it
 
 _Rules = tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]
+"""Patterns of whole keys, each with what makes the new key of a match."""
 
 
 def _rules(*rules: tuple[str, Callable[[re.Match[str]], str]]) -> _Rules:
-    return tuple((re.compile(pattern), renamed) for pattern, renamed in rules)
+    return tuple((re.compile(pattern), rename) for pattern, rename in rules)
 
 
+# Each direction is written out. Inverting patterns by program would be harder to read than twelve lines, and the tests
+# hold the two against each other.
 _TO_DETECTRON2 = _rules(
     (r"conv1\.weight", lambda m: "stem.conv1.weight"),
     (rf"bn1\.{_NORM}", lambda m: f"stem.conv1.norm.{m[1]}"),
@@ -44,14 +47,14 @@ _FROM_DETECTRON2 = _rules(
 
 
 def to_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
-    """Rename the weights of a torchvision ResNet (basic or bottleneck blocks) for detectron2.
+    """Renames the weights of a torchvision ResNet (basic or bottleneck blocks) for detectron2.
 
     `conv1` becomes `stem.conv1`, `layer1..4` `res2..5`, `bnK` `convK.norm`, `downsample` `shortcut`. A detectron2 model
     holds these names below `backbone.` (and, of a C4 model, `res5` below `roi_heads.`); its checkpointer finds them
     there by their endings where the file says `matching_heuristics`.
 
     Args:
-        state: torchvision's keys, without any prefix; `fc.*` is left out.
+        state: weights under torchvision's keys, without any prefix; `fc.*` is left out.
 
     Returns:
         The same values under detectron2's keys, in the order of `state`; `num_batches_tracked` is kept, which only
@@ -64,11 +67,11 @@ def to_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def from_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
-    """Rename the weights of a detectron2 ResNet for torchvision; the inverse of `to_detectron2`.
+    """Renames the weights of a detectron2 ResNet for torchvision; the inverse of `to_detectron2`.
 
     Args:
-        state: keys of the backbone, `stem.*` and `res2..5.*`, without any prefix; a classifier (`linear.*` or
-            `stem.fc.*`) is left out.
+        state: weights under the backbone's keys, `stem.*` and `res2..5.*`, without any prefix; a classifier (`linear.*`
+            or `stem.fc.*`) is left out.
 
     Returns:
         The same values under torchvision's keys, in the order of `state`. From frozen norms it lacks
@@ -81,6 +84,8 @@ def from_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _renamed(state: Mapping[str, Value], rules: _Rules, head: re.Pattern[str], library: str) -> dict[str, Value]:
+    """Renames all keys but those that begin as a head's do; `library` names the source in errors."""
+    # All keys that fit no rule are told at once: which they are shows what kind of file it is.
     converted, unmatched = {}, []
     for key, value in state.items():
         if head.match(key):
@@ -101,7 +106,8 @@ def _renamed(state: Mapping[str, Value], rules: _Rules, head: re.Pattern[str], l
 
 
 def _renamed_key(key: str, rules: _Rules) -> str | None:
-    for pattern, renamed in rules:
+    """Returns the new name of a key by the only rule that matches it, or nothing where none does."""
+    for pattern, rename in rules:
         if match := pattern.fullmatch(key):
-            return renamed(match)
+            return rename(match)
     return None

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from repro.backbones.card import RESNETS, Facts, Library, render
+from repro.backbones.card import RESNETS, Facts, render
 from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
 from repro.backbones.convert import to_detectron2
+from repro.backbones.library import Library
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.files import new_folder
@@ -26,22 +27,23 @@ from repro.runs.run import Run
 State = dict[str, Tensor]
 
 _FACTS = "salmask.json"
+"""Name of the file of `Facts`; that it is there is what tells an export from any other folder."""
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
 def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "other", force: bool = False) -> Path:
-    """Write a run's backbone for another library, with its card.
+    """Writes a run's backbone for another library, with its card.
 
     Args:
-        folder: of a finished run.
-        target: the library.
+        folder: the folder of a finished run.
+        target: the library to write for.
         out: folder to write: the weights, `README.md` (the card), `salmask.json` (`Facts`) and `run.yaml`, without the
             paths of the machine that trained it.
-        licence: of the weights, as Hugging Face names licences; `other` where nothing is said.
-        force: replace the export that is there; nothing else is ever replaced.
+        licence: the weights' licence, as Hugging Face names licences; `other` where nothing is said.
+        force: whether to replace the export that is there; nothing else is ever replaced.
 
     Returns:
-        The file of weights.
+        The path of the file of weights.
 
     Raises:
         UserError: the run is not finished, its backbone is another run's, the library cannot build its network, or the
@@ -52,35 +54,38 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
         raise UserError(
             f"{folder.path} has no backbone.pth: its pretraining is not finished", mend="salmask pretrain first"
         )
+    # The licence goes into the card's front matter as it is: a line break there could add any other field.
     if not _LICENCE.fullmatch(licence):
         raise UserError(f"--licence '{licence}' is no name of a licence", mend="for example apache-2.0, mit or other")
     backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
     if backbone.run_id != run.id:
         raise UserError(f"{folder.backbone} is of run {backbone.run_id}, not {run.id}", mend="salmask pretrain again")
     state: State = backbone.network.state_dict()
-    _require_known(target, backbone.arch)
+    _require_buildable(target, backbone.arch)
     name, write = _WRITERS[target]
     facts = _facts(run, backbone, state, name.format(arch=backbone.arch))
+    # --force deletes a folder: only one that an export of ours made, or an empty one.
     if force and out.is_dir() and any(out.iterdir()) and not (out / _FACTS).is_file():
         raise UserError(f"{out} is no export, so --force does not replace it", mend="name another folder with --out")
-    with new_folder(out, force=force, mend="name another with --out, or add --force to replace it") as place:
-        write(place / facts.weights, state, facts)
-        (place / "run.yaml").write_text(_without_paths(run).to_yaml())
-        (place / _FACTS).write_text(json.dumps(dataclasses.asdict(facts), indent=1) + "\n")
-        (place / "README.md").write_text(render(folder, run, target, facts, licence))
+    with new_folder(out, force=force, mend="name another with --out, or add --force to replace it") as export_folder:
+        write(export_folder / facts.weights, state, facts)
+        (export_folder / "run.yaml").write_text(_without_paths(run).to_yaml())
+        (export_folder / _FACTS).write_text(json.dumps(dataclasses.asdict(facts), indent=1) + "\n")
+        (export_folder / "README.md").write_text(render(folder, run, target, facts, licence))
     return out / facts.weights
 
 
 def _without_paths(run: Run) -> Run:
-    """The same run, its id included, but for where its files lay."""
+    """Returns the same run, its id included, without the paths where its files lay."""
     replace, localizer, imported = dataclasses.replace, run.localizer, run.imported
-    if localizer.sha256:
+    if localizer.sha256:  # only then are its weights a path and not a name
         localizer = replace(localizer, weights=Path(localizer.weights).name)
     imported = replace(imported, origin=Path(imported.origin).name)
     return replace(run, machine=replace(run.machine, data_root=""), localizer=localizer, imported=imported)
 
 
 def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
+    """Returns what `salmask.json` says of a run's backbone, whose file is named `weights`."""
     return Facts(
         format=1,
         arch=backbone.arch,
@@ -99,32 +104,39 @@ def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
     )
 
 
-def _require_known(target: Library, arch: str) -> None:
+def _require_buildable(target: Library, arch: str) -> None:
+    """Refuses an architecture that the library has no network for.
+
+    Raises:
+        UserError: names torchvision, which has it.
+    """
     if target is Library.detectron2:
-        known: Sequence[str] = list(RESNETS)
+        architectures: Sequence[str] = list(RESNETS)
     elif target is Library.torchvision:
-        known = [arch]
+        architectures = [arch]
     else:
         import timm
 
-        known = timm.list_models(arch)
-    if arch not in known:
+        architectures = timm.list_models(arch)
+    if arch not in architectures:
         raise UserError(f"{target} builds no '{arch}'", mend="--to torchvision, which made it")
 
 
 def _write_torchvision(path: Path, state: State, facts: Facts) -> None:
-    content = io.BytesIO()  # torch would report a full disk as something else than an OSError
+    # By way of memory: torch would report a full disk as something else than the OSError that `new_folder` knows.
+    content = io.BytesIO()
     torch.save(dict(state), content)
     path.write_bytes(content.getvalue())
 
 
 def _write_safetensors(path: Path, state: State, facts: Facts) -> None:
-    described = {name: str(value) for name, value in dataclasses.asdict(facts).items()}
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}, {"format": "pt", **described}))
+    # The header of the format holds strings alone; "format" is what transformers looks for.
+    header = {"format": "pt", **{name: str(value) for name, value in dataclasses.asdict(facts).items()}}
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}, header))
 
 
 def _write_huggingface(path: Path, state: State, facts: Facts) -> None:
-    """The weights, and the `config.json` by which timm builds the network (timm's models/_hub.py, `save_for_hf`)."""
+    """Writes weights and the `config.json` by which timm builds the network (timm's models/_hub.py, `save_for_hf`)."""
     _write_safetensors(path, state, facts)
     config = {
         "architecture": facts.arch,
@@ -150,7 +162,7 @@ def _write_huggingface(path: Path, state: State, facts: Facts) -> None:
 
 
 def _write_detectron2(path: Path, state: State, facts: Facts) -> None:
-    """As MoCo's detection/convert-pretrain-to-detectron2.py writes it: numpy arrays, to be matched by their endings."""
+    """Writes what MoCo's detection/convert-pretrain-to-detectron2.py does: arrays, to be matched by their endings."""
     content = {
         "model": {name: tensor.numpy() for name, tensor in to_detectron2(state).items()},
         "__author__": "salmask",
@@ -166,4 +178,4 @@ _WRITERS: Mapping[Library, tuple[str, Callable[[Path, State, Facts], None]]] = {
     Library.detectron2: ("{arch}.pkl", _write_detectron2),
     Library.huggingface: ("model.safetensors", _write_huggingface),
 }
-"""The name of the file of weights, and who writes it."""
+"""The name of each library's file of weights, and the function that writes it."""

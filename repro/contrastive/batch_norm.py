@@ -1,4 +1,4 @@
-"""Batch norm over groups of a batch, and over the images of all processes."""
+"""Batch norm over groups of a batch, and batch norm over the images of all processes."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,13 @@ from repro.distributed import gather_with_gradient, world_size
 
 
 class SplitBatchNorm(nn.BatchNorm2d):
-    """Batch norm over groups of the batch, so that one device gives the statistics of several.
+    """Batch norm over groups of the batch, so that one device has the statistics of several.
 
-    Groups follow each other in the batch, as the shares of several devices do. The running statistics follow the mean
-    over the groups. After the cell "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook), which deals the
-    samples out in turn instead; that takes a copy to another memory layout and back where channels come last.
+    Group 0 is the first N / splits images, group 1 the next, and so on, as the shares of several devices lie in a
+    global batch. The running statistics follow the mean over the groups.
+
+    After the cell "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook), which deals the images out in turn
+    instead; that takes a copy to another memory layout and back where channels come last.
     """
 
     running_mean: Tensor
@@ -25,14 +27,20 @@ class SplitBatchNorm(nn.BatchNorm2d):
         self.splits = splits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise N×C×H×W; N is a multiple of `splits`, or 1 (the released code's single hard negative).
+        """Normalises N×C×H×W; N is a multiple of `splits`, or 1 (the released code's single hard negative).
 
         Raises:
             ValueError: N is neither.
         """
+        # One image is a group by itself: there is nothing to split, and its statistics are those of its pixels.
         if not self.training or self.splits == 1 or len(images) == 1:
             return super().forward(images)
+        # Each group moves running statistics of its own, which start as the common ones. Their mean is what one step
+        # with the mean of the groups' statistics would give, since the step is linear in them. Rows are views, so that
+        # `F.batch_norm` writes into `means` and `variances`.
         means, variances = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)
+        # Slices of the batch are views in either memory layout. An N that does not divide gives a group too many, which
+        # `zip` refuses.
         groups = torch.split(images, len(images) // self.splits)
         normalised = [
             F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
@@ -45,7 +53,15 @@ class SplitBatchNorm(nn.BatchNorm2d):
 
 
 def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
-    """Replace every BatchNorm2d of a network by a SplitBatchNorm with the same parameters, in place."""
+    """Replaces every BatchNorm2d of a network, in place, by a SplitBatchNorm with the same parameters and buffers.
+
+    Args:
+        network: is changed; names in its state dict stay as they are.
+        splits: number of groups.
+
+    Returns:
+        The same network.
+    """
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
             split = SplitBatchNorm(child.num_features, splits)
@@ -65,16 +81,20 @@ class ReducedBatchNorm(nn.BatchNorm2d):
     momentum: float
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise N×C×H×W; every process has the same N, H and W."""
+        """Normalises N×C×H×W; every process has the same N, H and W."""
         if not self.training or world_size() == 1:
             return super().forward(images)
         count = images.numel() // images.shape[1] * world_size()
-        single = images.float()
-        mean = _total(single.sum((0, 2, 3))) / count
-        centred = single - mean.view(-1, 1, 1)
+        # In single precision, as torch's own: sums over a batch are beyond half precision.
+        values = images.float()
+        mean = _total(values.sum((0, 2, 3))) / count
+        # A second pass over centred values costs one more collective than `E[x²] - E[x]²`, which cancels where the mean
+        # is large against the deviation.
+        centred = values - mean.view(-1, 1, 1)
         variance = _total(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
+            # The unbiased variance, as in torch; the batch itself is normalised by the biased one.
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
@@ -82,12 +102,19 @@ class ReducedBatchNorm(nn.BatchNorm2d):
 
 
 def _total(local: Tensor) -> Tensor:
-    """The sum over all processes, with its gradient."""
+    """Returns the sum of a tensor over all processes; gradients flow back to each of them."""
     return gather_with_gradient(local.unsqueeze(0)).sum(0)
 
 
 def sync_batch_norm(network: nn.Module) -> nn.Module:
-    """Let every batch norm of a network span all processes: torch's own on GPUs, ours where the backend is gloo."""
+    """Lets every batch norm of a network span all processes: by torch's own on GPUs, by ours where the backend is gloo.
+
+    Args:
+        network: may be changed in place; names in its state dict stay as they are.
+
+    Returns:
+        The network to use.
+    """
     if world_size() == 1:
         return network
     if torch.distributed.get_backend() != "gloo":

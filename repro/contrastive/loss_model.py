@@ -1,4 +1,4 @@
-"""What mmengine's Runner trains: models that turn a batch into a loss, and do nothing else."""
+"""The models that mmengine's Runner trains: they turn a batch into a loss, and do nothing else."""
 
 from abc import abstractmethod
 from typing import Any
@@ -10,28 +10,34 @@ from torch import Tensor, nn
 class LossModel(BaseModel):
     """An mmengine model that is only trained; what it learned is used without it, as a backbone."""
 
-    def forward(self, *inputs: Any, mode: str = "loss", **named: Any) -> dict[str, Tensor]:
-        """The losses of one step, as mmengine asks for them.
+    def forward(self, *inputs: Any, mode: str = "loss", **named_inputs: Any) -> dict[str, Tensor]:
+        """Returns the losses of one step, as mmengine's `train_step` asks for them.
+
+        Subclasses define `losses` instead. It is called from here, as DDP reduces the gradients of what is computed
+        within a call of the model.
 
         Args:
-            inputs: of `losses`, as the data preprocessor makes them.
+            inputs: what `losses` takes, where the data preprocessor makes a sequence.
             mode: only "loss"; mmengine's other modes predict.
-            named: of `losses`, by name.
+            named_inputs: what `losses` takes by name, where the data preprocessor makes a dictionary.
 
         Raises:
-            ValueError: another mode.
+            ValueError: the mode is another.
         """
         if mode != "loss":
             raise ValueError(f"{type(self).__name__} is only trained; mode '{mode}' is not one of its own")
-        return self.losses(*inputs, **named)
+        return self.losses(*inputs, **named_inputs)
 
     @abstractmethod
-    def losses(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
-        """The scalar `loss` of one step, and scalars to log beside it."""
+    def losses(self, *inputs: Any, **named_inputs: Any) -> dict[str, Tensor]:
+        """Returns the scalar `loss` of one step, and scalars to log beside it.
+
+        mmengine adds up all whose name contains "loss"; the others are logged only.
+        """
 
 
 class ContrastiveModel(LossModel):
-    """A contrastive framework's model: compares views, and learns its `encoder` by it."""
+    """A contrastive framework's model: it compares views, and so trains its `encoder`."""
 
     encoder: nn.Module
-    """What learns, and becomes `backbone.pth`."""
+    """The network that learns, and whose weights become `backbone.pth`."""

@@ -16,7 +16,7 @@ def info_nce(
     temperature: float,
     hard_negative_weight: float = 2.0,
 ) -> Tensor:
-    """InfoNCE against a queue of negatives and one weighted hard negative for each query.
+    """Computes InfoNCE against a queue of negatives and one weighted hard negative for each query.
 
     `-log exp(s+/t) / (exp(s+/t) + sum_j exp(s_j/t) + exp(rho * s-/t))` with similarities s of unit vectors, temperature
     t and weight rho (paper section 3.3; released moco/builder.py:116-171). The positive stands in the denominator, as
@@ -36,6 +36,8 @@ def info_nce(
     with torch.autocast(query.device.type, enabled=False):  # similarities of half precision would be off by 1e-3 / t
         query, key, queue = query.float(), key.float(), queue.float()
         positive = (query * key).sum(1) / temperature
+        # The denominator's logarithm in two steps: joined to the other columns, the B×K similarities of the queue would
+        # be copied. All terms are logarithms, as `exp` would overflow at a low temperature.
         terms = [positive, (query @ queue / temperature).logsumexp(1)]
         if hard_negative is not None:
             terms.append(hard_negative_weight * (query * hard_negative.float()).sum(1) / temperature)
@@ -51,7 +53,7 @@ def nt_xent(
     hard_negative_weight: float = 2.0,
     anchor: Anchor = Anchor.query,
 ) -> Tensor:
-    """NT-Xent, SimCLR's loss: each view against its partner, the 2B - 2 other views, and one weighted hard negative.
+    """Computes NT-Xent, SimCLR's loss: each view against its partner, 2B - 2 other views and a weighted hard negative.
 
     Chen et al. 2020, equation 1 and algorithm 1. An anchor a with partner b and hard negative h adds
     `exp(rho * a.h / t)` to its denominator, as a query does in `info_nce`.
@@ -69,9 +71,11 @@ def nt_xent(
     """
     with torch.autocast(query.device.type, enabled=False):
         z = torch.cat([query.float(), key.float()])
-        logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+        logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)  # no view is told from itself
+        # Queries are rows 0..B-1 and keys B..2B-1, so that a partner is half the rows away.
         partner = torch.arange(len(z), device=z.device).roll(len(query))
         if hard_negative is not None:
+            # One more column of logits, where each row has its own image's hard negative and nobody else's.
             hard = hard_negative_weight * (z * hard_negative.float().repeat(2, 1)).sum(1) / temperature
             if anchor is Anchor.query:
                 hard = torch.cat([hard[: len(query)], torch.full_like(hard[len(query) :], -torch.inf)])

@@ -1,6 +1,6 @@
 """MoCo v2 (Chen et al. 2020), with the paper's hard negative as an optional third view.
 
-MoCo never knows who masked its views, nor how.
+It takes views as they are, and never knows whether, by whom or how they were masked.
 """
 
 import torch
@@ -21,7 +21,7 @@ from repro.runs.run import Run
 
 
 class MoCo(ContrastiveModel):
-    """MoCo v2 (Chen et al. 2020) with the paper's hard negative as an optional third view.
+    """A query encoder that learns to tell its key, of the momentum encoder, from a queue of other images' keys.
 
     The encoders have MoCo's names, `encoder_q` and `encoder_k`.
     """
@@ -39,16 +39,16 @@ class MoCo(ContrastiveModel):
         seed: int = 0,
         data_preprocessor: nn.Module | None = None,
     ) -> None:
-        """Build both encoders.
+        """Builds both encoders and the queue.
 
         Args:
             arch: a torchvision ResNet.
-            dim: of the embedding.
-            queue: negatives K, a multiple of the global batch.
-            momentum: of the key encoder.
-            temperature: of the loss.
+            dim: number of dimensions of the embedding.
+            queue: number of negatives K, a multiple of the global batch.
+            momentum: m of the key encoder.
+            temperature: t of `info_nce`.
             hard_negative_weight: rho of `info_nce`.
-            bn_splits: batch-norm groups on each device.
+            bn_splits: number of batch-norm groups on each device.
             seed: of the permutations of ShuffleBN; the same on every rank.
             data_preprocessor: turns a batch of the loader into `Views`.
         """
@@ -64,19 +64,19 @@ class MoCo(ContrastiveModel):
 
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]  # MoCo has its own name for it, and checkpoints keep that
-        """What learns: the query encoder."""
+        """The query encoder, which is the network that learns."""
         return self.encoder_q
 
     def get_extra_state(self) -> dict[str, int]:
-        """What a checkpoint holds besides tensors."""
+        """Returns what a checkpoint holds of MoCo besides tensors."""
         return {"steps": self.steps}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Read it back."""
+        """Restores what `get_extra_state` returned."""
         self.steps = state["steps"]
 
     def losses(self, views: Views) -> dict[str, Tensor]:
-        """One step: the loss of the views, and the new keys into the queue.
+        """Makes one step: computes the loss of the views, and puts the new keys into the queue.
 
         Args:
             views: query, key and, where there is one, hard negative; B×3×H×W each, the hard negative B or 1.
@@ -85,56 +85,72 @@ class MoCo(ContrastiveModel):
             `loss`, a scalar.
         """
         query = self.embed(views.query)
+        # The key encoder follows the query encoder as the last step left it, before it embeds keys (moco/builder.py).
         self.encoder_k.update(self.encoder_q)
         key = self.embed_keys(views.key)
         hard_negative = None
         if views.hard_negative is not None:
             hard_negative = self.embed_keys(views.hard_negative, stream=1).expand_as(query)
         loss = self.contrast(query, key, hard_negative)
+        # Only after the loss: a query's own key must not stand among its negatives.
         self.enqueue(key)
         return {"loss": loss}
 
     def embed(self, images: Tensor) -> Tensor:
-        """Unit embeddings N×dim, in single precision, of the queries N×3×H×W."""
+        """Returns unit embeddings N×dim, in single precision, of the queries N×3×H×W."""
         return F.normalize(self.encoder_q(images).float(), dim=1)
 
     def contrast(self, query: Tensor, key: Tensor, hard_negative: Tensor | None = None) -> Tensor:
-        """`info_nce` of embeddings B×dim against the queue as it is now."""
+        """Returns `info_nce` of embeddings B×dim against the queue as it is now."""
         return info_nce(
             query,
             key,
-            self.queue.keys.clone(),  # backward reads the queue as it was, and `enqueue` overwrites a part of it
+            # The backward pass reads the queue as it was, and `enqueue` overwrites a part of it before. The copy is
+            # small beside the B×K similarities.
+            self.queue.keys.clone(),
             hard_negative,
             temperature=self.temperature,
             hard_negative_weight=self.hard_negative_weight,
         )
 
     def enqueue(self, key: Tensor) -> None:
-        """End the step: this process's keys B×dim and those of the others become negatives."""
+        """Ends the step: the keys B×dim of this process and those of all others become negatives."""
         self.queue.enqueue(gather(key))
         self.steps += 1
 
     @torch.no_grad()
     def embed_keys(self, images: Tensor, stream: int = 0) -> Tensor:
-        """Unit embeddings of keys, their batch-norm groups shuffled against the queries' (ShuffleBN, MoCo section 3.3).
+        """Embeds keys in batch-norm groups that are shuffled against the queries' (ShuffleBN, MoCo section 3.3).
 
-        Without it a query and its key share batch statistics, which give away the match. Each `stream` of a step has a
-        shuffle of its own.
+        Without it a query and its key share batch statistics, which give away the match.
+
+        Args:
+            images: N×3×H×W, this process's.
+            stream: number of the shuffle in this step; each has an order of its own.
+
+        Returns:
+            N×dim, unit length, in single precision and in the order of `images`.
         """
+        # Where all images are one group, or there is only one of them, an order changes no statistics.
         if self.groups == 1 or len(images) * world_size() == 1:
             return F.normalize(self.encoder_k(images).float(), dim=1)
         total = len(images) * world_size()
-        # The same on every rank, and drawn on the host: no broadcast, and a resumed run shuffles alike.
+        # Seed and step name the order, so that it is the same on every rank without a broadcast, and in a resumed run.
+        # Drawn on the host, as a permutation on a GPU would be another one.
         generator = Generator().manual_seed(stream_seed(self.seed, Purpose.shuffle, self.steps, stream))
         order = torch.randperm(total, generator=generator)
-        mine = slice(rank() * len(images), (rank() + 1) * len(images))
-        there, back = (each[mine].to(images.device, non_blocking=True) for each in (order, order.argsort()))
-        embedded = F.normalize(self.encoder_k(gather(images)[there]).float(), dim=1)
-        return gather(embedded)[back]
+        # This rank embeds its share of the shuffled global batch: whichever ranks those images came from. Sorting the
+        # order gives its inverse, by which the rank finds its own images' embeddings among those of all.
+        share = slice(rank() * len(images), (rank() + 1) * len(images))
+        shuffled, original = (
+            indices[share].to(images.device, non_blocking=True) for indices in (order, order.argsort())
+        )
+        embeddings = F.normalize(self.encoder_k(gather(images)[shuffled]).float(), dim=1)
+        return gather(embeddings)[original]
 
 
 def build(run: Run, preprocessor: nn.Module | None) -> MoCo:
-    """MoCo v2 as a run's settings have it, with fresh weights, on the CPU.
+    """Builds MoCo v2 as a run's settings have it, with fresh weights, on the CPU.
 
     Args:
         run: `encoder`, `moco` and `seed` are used.

@@ -6,22 +6,23 @@ from torch import Tensor, nn
 
 
 class Queue(nn.Module):
-    """The last K keys, first in, first out."""
+    """The last K keys of all processes, first in, first out; a ring, so that no key is ever moved."""
 
     keys: Tensor
-    """dim×K."""
+    """dim×K, a key in each column."""
     position: Tensor
-    """Of the oldest key; a scalar."""
+    """Column of the oldest key; a scalar."""
 
     def __init__(self, dim: int, size: int) -> None:
-        """Start with random unit vectors, as MoCo does (moco/builder.py)."""
+        """Starts with `size` random unit vectors of `dim` dimensions, as MoCo does (moco/builder.py)."""
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(dim, size), dim=0))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replace the oldest keys by `keys`, N×C. The position stays on the device: nothing waits for the host."""
+        """Replaces the oldest N keys by `keys`, N×dim; the same on every process."""
+        # The position stays on the device. As a number, for a slice, it would have to be waited for at each step.
         slots = (self.position + torch.arange(len(keys), device=keys.device)) % self.keys.shape[1]
         self.keys.index_copy_(1, slots, keys.T.to(self.keys.dtype))
         self.position.add_(len(keys)).remainder_(self.keys.shape[1])

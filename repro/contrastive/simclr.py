@@ -32,15 +32,15 @@ class SimCLR(ContrastiveModel):
         hard_negative_stopgrad: bool = False,
         data_preprocessor: nn.Module | None = None,
     ) -> None:
-        """Build the encoder; where there are several processes, its batch norm spans them.
+        """Builds the encoder; where there are several processes, its batch norm spans them.
 
         Args:
             arch: a torchvision ResNet.
-            dim: of the embedding.
-            temperature: of the loss.
+            dim: number of dimensions of the embedding.
+            temperature: t of `nt_xent`.
             hard_negative_weight: rho of `nt_xent`.
             hard_negative_anchor: whether the query alone is told from its hard negative, or the key as well.
-            hard_negative_stopgrad: embed hard negatives without a gradient.
+            hard_negative_stopgrad: whether to embed hard negatives without a gradient.
             data_preprocessor: turns a batch of the loader into `Views`.
         """
         super().__init__(data_preprocessor=data_preprocessor)
@@ -49,11 +49,11 @@ class SimCLR(ContrastiveModel):
         self.encoder = sync_batch_norm(build_encoder(arch, dim))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Unit vectors N×dim, in single precision, of N×3×H×W."""
+        """Returns unit embeddings N×dim, in single precision, of images N×3×H×W."""
         return F.normalize(self.encoder(images).float(), dim=1)
 
     def losses(self, views: Views) -> dict[str, Tensor]:
-        """The loss of one step, over the joint batch of all processes and the same on each.
+        """Returns the loss of one step, over the joint batch of all processes and the same on each.
 
         Args:
             views: query, key and, where there is one, hard negative; B×3×H×W each.
@@ -61,14 +61,23 @@ class SimCLR(ContrastiveModel):
         Returns:
             `loss`, a scalar.
         """
-        embedded = [self.embed(views.query), self.embed(views.key)]
+        # One view at a time, so that batch statistics are those of a view.
+        embeddings = [self.embed(views.query), self.embed(views.key)]
         if views.hard_negative is not None:
+            # Never switched on where a caller has switched gradients off.
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.hard_negative_stopgrad):
-                embedded.append(self.embed(views.hard_negative))
-        return {"loss": self.contrast(*embedded)}
+                embeddings.append(self.embed(views.hard_negative))
+        return {"loss": self.contrast(*embeddings)}
 
     def contrast(self, query: Tensor, key: Tensor, *hard_negative: Tensor) -> Tensor:
-        """`nt_xent` of embeddings B×dim, and at most one hard negative each, over the joint batch of all processes."""
+        """Returns `nt_xent` over the joint batch of all processes, of embeddings B×dim each, unit length.
+
+        Args:
+            query: embeddings of the queries.
+            key: embeddings of their keys.
+            hard_negative: at most one tensor, the embeddings of each image's hard negative.
+        """
+        # Stacked, so that one collective gathers two or three views.
         query, key, *hard = gather_with_gradient(torch.stack([query, key, *hard_negative], 1)).unbind(1)
         return nt_xent(
             query,
@@ -81,7 +90,7 @@ class SimCLR(ContrastiveModel):
 
 
 def build(run: Run, preprocessor: nn.Module | None) -> SimCLR:
-    """SimCLR as a run's settings have it, with fresh weights, on the CPU.
+    """Builds SimCLR as a run's settings have it, with fresh weights, on the CPU.
 
     Args:
         run: `encoder` and `simclr` are used.

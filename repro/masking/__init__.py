@@ -1,4 +1,4 @@
-"""Which patches of a view are hidden, and what stands in their place.
+"""Masking: which patches of a view are hidden, and what stands in their place.
 
 The two filters of the paper are useful without the rest, so the room's door shows them.
 """

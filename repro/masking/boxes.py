@@ -11,29 +11,39 @@ class Box:
     """A box of one size at a random place in each image."""
 
     top: Tensor
-    """B×1, pixels."""
+    """B×1, pixels from the image's upper edge."""
     left: Tensor
-    """B×1, pixels."""
+    """B×1, pixels from the image's left edge."""
     size: tuple[int, int]
+    """Height and width of the box in pixels."""
     image: tuple[int, int]
+    """Height and width of the image in pixels."""
 
     @classmethod
     def draw(cls, count: int, image: tuple[int, int], share: float, generator: Generator) -> "Box":
-        """Place `count` boxes, each side a share of the image's, anywhere inside (random_mask_hp.py:28-38)."""
+        """Places a box anywhere inside each of `count` images (random_mask_hp.py:28-38).
+
+        Args:
+            count: number of images B.
+            image: their height and width in pixels.
+            share: side of the box as a share of the image's, 0..1.
+            generator: on the device where the boxes are wanted.
+        """
         size = (round(image[0] * share), round(image[1] * share))
         top, left = (
-            torch.randint(0, whole - part + 1, (count, 1), device=generator.device, generator=generator)
-            for whole, part in zip(image, size, strict=True)
+            torch.randint(0, image_side - box_side + 1, (count, 1), device=generator.device, generator=generator)
+            for image_side, box_side in zip(image, size, strict=True)
         )
         return cls(top, left, size, image)
 
     def coordinates(self) -> tuple[Tensor, Tensor]:
-        """Rows B×H and columns B×W of the image, counted from the box's corner."""
-        rows, columns = (torch.arange(n, device=self.top.device) for n in self.image)
+        """Returns the rows B×H and the columns B×W of the image, counted from the box's upper left corner."""
+        rows, columns = (torch.arange(side, device=self.top.device) for side in self.image)
         return rows - self.top, columns - self.left
 
     def outside(self) -> Tensor:
-        """B×H×W, true outside the box."""
-        inside = ((i >= 0) & (i < n) for i, n in zip(self.coordinates(), self.size, strict=True))
-        rows, columns = inside
+        """Returns a mask B×H×W that is true outside the box."""
+        rows, columns = (
+            (offsets >= 0) & (offsets < side) for offsets, side in zip(self.coordinates(), self.size, strict=True)
+        )
         return ~(rows.unsqueeze(2) & columns.unsqueeze(1))

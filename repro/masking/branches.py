@@ -17,7 +17,12 @@ class SaliencyMasking:
     """
 
     def __init__(self, settings: MaskingSettings, fidelity: FidelitySettings) -> None:
-        """Take the strategy, the branch and the rates from `settings`; its strategy is not `none`."""
+        """Reads the settings of a run that masks.
+
+        Args:
+            settings: strategy, branch and rates; the strategy is not `none`.
+            fidelity: where to do as the released code does instead of the paper.
+        """
         self.strategy = build_strategy(settings, fidelity)
         self.branch = settings.branch
         self.positive, self.hard = Mode.positive(settings), Mode.hard(settings)
@@ -27,24 +32,25 @@ class SaliencyMasking:
     def __call__(
         self, query: Tensor, key: Tensor, query_foreground: Tensor, key_foreground: Tensor, generator: Generator
     ) -> Views:
-        """Mask normalised views.
+        """Masks normalised views, and makes the hard negative if there is to be one.
 
         Args:
             query: B×3×H×W, normalised, as is `key`.
-            key: the other view.
-            query_foreground: B×g×g, boolean.
-            key_foreground: B×g×g, boolean.
-            generator: on the batch's device.
+            key: the other view of the same images.
+            query_foreground: B×g×g, boolean; g divides H and W.
+            key_foreground: likewise, of the key.
+            generator: of all that is drawn, on the batch's device.
         """
+        # The masks are drawn from one stream: query, key, hard negative. Their order is part of what a seed means.
         strategy = self.strategy
         clean_query, clean_key = strategy.clean(query), strategy.clean(key)
-        masked_query, masked_key, hard = clean_query, clean_key, None
+        masked_query, masked_key, hard_negative = clean_query, clean_key, None
         if self.branch is not Branch.key:
             masked_query = strategy.mask(clean_query, query, query_foreground, self.positive, generator)
         if self.branch is not Branch.query:
             masked_key = strategy.mask(clean_key, key, key_foreground, self.positive, generator)
         if self.hard_negative:
             # The released code hands image 0's hard negative to every query of the batch (main_moco.py:362,375).
-            chosen = slice(0, 1 if self.one_for_all else None)
-            hard = strategy.mask(clean_key[chosen], key[chosen], key_foreground[chosen], self.hard, generator)
-        return Views(masked_query, masked_key, hard)
+            images = slice(0, 1 if self.one_for_all else None)
+            hard_negative = strategy.mask(clean_key[images], key[images], key_foreground[images], self.hard, generator)
+        return Views(masked_query, masked_key, hard_negative)

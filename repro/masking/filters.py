@@ -1,4 +1,4 @@
-"""The filters that masking fills patches with, or looks at images through."""
+"""The filters of the masking strategies: one fills patches, through the other one views are seen."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from repro.augmentation.blur import gaussian_blur
 
 
 def high_pass(images: Tensor) -> Tensor:
-    """`x - blur(x)` with an 11×11 Gaussian of sigma 5 (released moco/loader.py:15,68-78).
+    """Returns `x - blur(x)` with an 11×11 Gaussian of sigma 5 (released moco/loader.py:15,68-78).
 
     Args:
         images: B×3×H×W, normalised, H and W at least 6.
@@ -18,7 +18,7 @@ def high_pass(images: Tensor) -> Tensor:
 
 
 def strong_blur(images: Tensor) -> Tensor:
-    """A 31×31 Gaussian blur of sigma 10 (released moco/loader.py:16-19).
+    """Blurs images by a 31×31 Gaussian of sigma 10 (released moco/loader.py:16-19).
 
     Args:
         images: B×3×H×W, normalised, H and W at least 16.

@@ -12,73 +12,78 @@ from torch import Generator, Tensor
 
 from repro.masking.boxes import Box
 from repro.masking.filters import high_pass, strong_blur
-from repro.masking.patches import Mode, _draw_counts, draw_patches, to_pixels
+from repro.masking.patches import Mode, draw_counts, draw_patches, to_pixels
 from repro.runs.choices import Source, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
+FOCAL_WINDOW = 200 / 224
+"""Side of a query's focal window, as a share of the view's (random_mask_hp.py:28-36)."""
+FOCAL_BOX = 130 / 224
+"""Side of a hard negative's focal box, as a share of the view's."""
+
 
 class MaskingStrategy(Protocol):
-    """What a network sees, clean and masked."""
+    """Turns a view into what the network sees of it, clean or masked."""
 
     def clean(self, views: Tensor) -> Tensor:
-        """Turn a normalised view B×3×H×W into the network's input without masks."""
+        """Turns normalised views B×3×H×W into the network's inputs without masks, B×3×H×W."""
         ...
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
-        """Mask the network's input.
+        """Masks the network's inputs.
 
         Args:
             clean: `self.clean(views)`, B×3×H×W; left as it is.
             views: B×3×H×W, normalised.
             foreground: B×g×g of the views, boolean; g divides H and W.
-            mode: how strongly.
-            generator: on the batch's device.
+            mode: how strongly to mask.
+            generator: of what is drawn, on the batch's device.
 
         Returns:
-            B×3×H×W.
+            The masked inputs, B×3×H×W.
         """
         ...
 
 
 @dataclass(frozen=True)
 class PatchFill(ABC):
-    """Whole patches are replaced, in all channels alike, by what `fill` makes of the view."""
+    """Replaces whole patches, in all channels alike, by what `fill` makes of the view."""
 
     fidelity: FidelitySettings = field(default_factory=FidelitySettings)
 
     @abstractmethod
     def fill(self, views: Tensor) -> Tensor:
-        """What stands in masked patches: B×3×H×W, or B×3×1×1, of views B×3×H×W."""
+        """Returns what stands in masked patches of views B×3×H×W: B×3×H×W, or B×3×1×1 for one colour each."""
 
     def clean(self, views: Tensor) -> Tensor:
-        """The view itself."""
+        """Returns the views themselves."""
         return views
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
-        """See `MaskingStrategy.mask`."""
-        patches = draw_patches(foreground, _draw_counts(foreground, mode, self.fidelity, generator), 1, generator)
+        """Masks the network's inputs as `MaskingStrategy.mask` describes it."""
+        patches = draw_patches(foreground, draw_counts(foreground, mode, self.fidelity, generator), 1, generator)
         return torch.where(to_pixels(patches, views.shape[-2:]), self.fill(views), clean)
 
 
 class StrongBlur(PatchFill):
-    """Masked patches show the strongly blurred view (random_mask_blur.py)."""
+    """Shows the strongly blurred view in masked patches (random_mask_blur.py)."""
 
     def fill(self, views: Tensor) -> Tensor:
-        """The view, blurred."""
+        """Returns the strongly blurred views, B×3×H×W."""
         return strong_blur(views)
 
 
 class MeanFill(PatchFill):
-    """Masked patches show the mean colour of their view (random_mask_mean.py)."""
+    """Shows the mean colour of the view in masked patches (random_mask_mean.py)."""
 
     def fill(self, views: Tensor) -> Tensor:
-        """The mean of each image and channel."""
+        """Returns the mean of each image and channel, B×3×1×1."""
         return views.mean((-2, -1), keepdim=True)
 
 
 @dataclass(frozen=True)
 class HighPass:
-    """Views are high-passed; masked areas show Gaussian noise (random_mask_hp.py).
+    """High-passes views, and shows Gaussian noise in masked areas (random_mask_hp.py).
 
     Each image goes one of three ways: *focal* (for a query everything outside a random window, for a hard negative a
     random box, whatever the saliency), *spatial* (patches hidden in all channels alike) or *channel-wise* (patches
@@ -88,22 +93,25 @@ class HighPass:
     fidelity: FidelitySettings = field(default_factory=FidelitySettings)
     focal_probability: float = 0.2
     spatial_share: float = 0.3
-    """Of the images that are not focal; 0.24 of all by default."""
+    """Share of the spatial ones among the images that are not focal; by default 0.24 of all images."""
 
     def clean(self, views: Tensor) -> Tensor:
-        """The high-passed view."""
+        """Returns the high-passed views."""
         return high_pass(views)
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
-        """See `MaskingStrategy.mask`."""
+        """Masks the network's inputs as `MaskingStrategy.mask` describes it."""
+        # Each image goes its way without a branch, which would wait for the device: all three are drawn for all images,
+        # and `where` picks. In this order, as each draw moves the stream on.
         B, C, H, W = clean.shape
-        counts = _draw_counts(foreground, mode, self.fidelity, generator, capped=True)
+        counts = draw_counts(foreground, mode, self.fidelity, generator, capped=True)
         patches = draw_patches(foreground, counts, C, generator)
-        draw = torch.rand(2, B, 1, 1, 1, device=clean.device, generator=generator)
-        spatial = draw[1] < self.spatial_share
-        patches = torch.where(spatial, patches[:, :1], patches)
-        box = Box.draw(B, (H, W), 200 / 224 if mode.background else 130 / 224, generator)
-        focal = draw[0] < self.focal_probability
+        focal_draw, spatial_draw = torch.rand(2, B, 1, 1, 1, device=clean.device, generator=generator)
+        spatial = spatial_draw < self.spatial_share
+        patches = torch.where(spatial, patches[:, :1], patches)  # the first channel's patches in all channels
+        # A query keeps most of itself: all but what lies inside a large window is hidden. A hard negative loses a box.
+        box = Box.draw(B, (H, W), FOCAL_WINDOW if mode.background else FOCAL_BOX, generator)
+        focal = focal_draw < self.focal_probability
         hidden = box.outside() if mode.background else ~box.outside()
         masked = torch.where(focal, hidden.unsqueeze(1), to_pixels(patches, (H, W)))
         if self.fidelity.noise is Source.released:
@@ -113,27 +121,33 @@ class HighPass:
         return torch.where(masked, noise.mul_(mode.noise_std).to(clean.dtype), clean)
 
     def _shared_noise(
-        self, shape: torch.Size, grid: int, box: "Box", focal: Tensor, spatial: Tensor, mode: Mode, generator: Generator
+        self, shape: torch.Size, grid: int, box: Box, focal: Tensor, spatial: Tensor, mode: Mode, generator: Generator
     ) -> Tensor:
-        """One tile for every spatially masked patch of the batch, one for every channel-wise one (hp:122,140-155).
+        """Returns the released code's noise B×3×H×W, of which much is shared over the batch.
 
-        Only the noise around a query's focal window is drawn afresh for each image (hp:28-36).
+        One tile stands in every spatially masked patch of the batch and one in every channel-wise masked one
+        (hp:122,140-155). Hard negatives share the noise in their focal box; only that around a query's focal window is
+        drawn afresh for each image (hp:28-36).
         """
         _, C, H, W = shape
         tiles = torch.randn(2, C, H // grid, W // grid, device=focal.device, generator=generator)
-        shared, separate = tiles.repeat(1, 1, grid, grid)
-        tile = torch.where(spatial, shared, separate)
+        spatial_noise, channel_noise = tiles.repeat(1, 1, grid, grid)
+        patch_noise = torch.where(spatial, spatial_noise, channel_noise)
         if mode.background:
-            in_box = torch.randn(shape, device=focal.device, generator=generator)
+            focal_noise = torch.randn(shape, device=focal.device, generator=generator)
         else:
-            one = torch.randn(C, *box.size, device=focal.device, generator=generator)
-            rows, columns = (i.clamp(0, n - 1) for i, n in zip(box.coordinates(), box.size, strict=True))
-            in_box = one[:, rows.unsqueeze(2), columns.unsqueeze(1)].transpose(0, 1)
-        return torch.where(focal, in_box, tile)
+            box_noise = torch.randn(C, *box.size, device=focal.device, generator=generator)
+            # The same noise wherever the box lies: each pixel reads it at its coordinates in the box. Outside, where
+            # nothing is masked, any coordinates do that exist.
+            rows, columns = (
+                offsets.clamp(0, side - 1) for offsets, side in zip(box.coordinates(), box.size, strict=True)
+            )
+            focal_noise = box_noise[:, rows.unsqueeze(2), columns.unsqueeze(1)].transpose(0, 1)
+        return torch.where(focal, focal_noise, patch_noise)
 
 
 def build_strategy(settings: MaskingSettings, fidelity: FidelitySettings) -> MaskingStrategy:
-    """The strategy that `settings` names."""
+    """Builds the masking strategy that `settings` name, which is not `none`."""
     if settings.strategy is Strategy.high_pass:
         return HighPass(fidelity, settings.focal_probability, settings.spatial_share)
     return StrongBlur(fidelity) if settings.strategy is Strategy.strong_blur else MeanFill(fidelity)

@@ -1,4 +1,4 @@
-"""The network's inputs: what masking hands on and contrastive models take."""
+"""The network's inputs, which masking makes and contrastive models take."""
 
 from dataclasses import dataclass
 

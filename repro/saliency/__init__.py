@@ -1,4 +1,4 @@
-"""Where the object is: a frozen network's activations, and the foreground that is read off them.
+"""Saliency, or where the object is: a frozen network's activations, and the foreground that is read off them.
 
 `foreground`, the rule itself, is what a reader of the paper looks for here, so the room's door shows it.
 """

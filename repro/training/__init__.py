@@ -1,1 +1,1 @@
-"""From a run to its backbone: batches, views, the loop with its hooks, and what makes it resumable."""
+"""The way from a run to its backbone: batches, views, the training loop with its hooks, and resumable checkpoints."""

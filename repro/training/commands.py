@@ -13,18 +13,18 @@ from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 
 Resolve = Callable[..., Run]
-"""`resolve(method, *layers)`: the run of a method, with layers of settings on top."""
+"""`resolve(method, *layers)` returns the run of a method, with layers of settings on top."""
 CarryOut = Callable[[Run, Path, str], None]
-"""Carries out a task on a run's folder."""
+"""`carry_out(run, folder, task)` carries out a task of a run in the run's folder."""
 
 
 def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[str]]) -> typer.Typer:
-    """The command.
+    """Builds the command `salmask pretrain`.
 
     Args:
-        resolve: knows the methods, which this room does not.
-        carry_out: how a pretraining is carried out in this process.
-        methods: names of the methods, for completion.
+        resolve: returns the run of a method; handed in, as this room knows no methods.
+        carry_out: carries the pretraining out in this process.
+        methods: returns the names of the methods, for completion.
     """
     app = typer.Typer(add_completion=False)
 

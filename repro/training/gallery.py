@@ -20,17 +20,21 @@ from repro.training.preprocess import Stages, ViewMaker
 from repro.training.resume import unwrapped
 
 IMAGES = 8
+"""Images of the data set that a gallery shows, from the first on."""
 
 
 class MaskGallery(Hook):
     """Draws the gallery once, before the first step, from the first images of the data set."""
 
     def __init__(self, path: Path) -> None:
-        """Write to `path`, a PNG."""
+        """Names the PNG to write."""
         self.path = path
 
     def before_train(self, runner: Any) -> None:
-        """Draw; a resumed run keeps the picture it has, and a supervised one has nothing to show."""
+        """Draws the gallery on rank 0.
+
+        A resumed run keeps the picture that it has; a model without two views has nothing to show.
+        """
         maker = unwrapped(runner.model).data_preprocessor
         if rank() or self.path.exists() or not isinstance(maker, ViewMaker):
             return
@@ -38,15 +42,18 @@ class MaskGallery(Hook):
 
 
 def first_stages(dataset: Any, maker: ViewMaker) -> Stages:
-    """The first images of the data set, on their way to the network."""
+    """Returns what happens to the first images of a data set on their way to the network, in epoch 0."""
     return maker.stages(default_collate([dataset[0, index] for index in range(min(IMAGES, len(dataset)))]))
 
 
 def draw_gallery(stages: Stages, path: Path) -> None:
-    """Write one row an image: view of the query, foreground, network input, and the same of the key.
+    """Writes a picture of a batch, one row for each image.
+
+    Its columns are the query's view, foreground and network input, the same of the key, and the hard negative; those
+    that a method does not have are left out.
 
     Args:
-        stages: of a batch.
+        stages: what happened to the batch.
         path: PNG, written atomically.
     """
     columns = [("query view", stages.query)]
@@ -62,16 +69,21 @@ def draw_gallery(stages: Stages, path: Path) -> None:
 
 
 def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
-    """A PNG of pictures side by side, one row an image.
+    """Draws columns of pictures side by side, one row for each image.
 
     Args:
         columns: title and pictures B×3×H×W in 0..1. Where a column has fewer than the first (the released code's single
             hard negative), the rest of it stays white.
+
+    Returns:
+        The content of a PNG.
     """
     rows = len(columns[0][1])
+    # A `Figure` of its own instead of pyplot's: no global state, no display, nothing to close in a long training.
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(1.5 * len(columns), 1.5 * rows + 0.3), layout="constrained")
         for axes, (title, images) in zip(figure.subplots(1, len(columns)), columns, strict=True):
+            # Eight numbers, from the last dimension to the first: only the number of images grows.
             padded = F.pad(images.clamp(0, 1), (0, 0, 0, 0, 0, 0, 0, rows - len(images)), value=1.0)
             column = make_grid(padded, nrow=1, padding=2, pad_value=1.0)
             axes.imshow(column.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
@@ -83,13 +95,17 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
 
 
 def overlay(views: Tensor, foreground: Tensor) -> Tensor:
-    """Views B×3×H×W in 0..1 with the background of B×g×g darkened and bluish."""
-    shown = to_pixels(foreground.unsqueeze(1), (views.shape[-2], views.shape[-1]))
+    """Returns views B×3×H×W in 0..1 with the background darkened and bluish, given the foreground B×g×g, boolean."""
+    foreground_pixels = to_pixels(foreground.unsqueeze(1), (views.shape[-2], views.shape[-1]))
     tint = views.new_tensor([0.1, 0.15, 0.45]).view(3, 1, 1)
-    return views.where(shown, 0.3 * views + 0.7 * tint)
+    return views.where(foreground_pixels, 0.3 * views + 0.7 * tint)
 
 
 def stretch(inputs: Tensor) -> Tensor:
-    """Normalised network inputs B×3×H×W for the eye: three standard deviations around each one's mean become 0..1."""
+    """Returns normalised network inputs B×3×H×W for the eye.
+
+    Three standard deviations to each side of an image's mean become 0..1; beyond them the values exceed that range.
+    """
+    # Measured for each image, as a high-passed one has far less contrast than a plain one.
     mean, std = inputs.mean((1, 2, 3), keepdim=True), inputs.std((1, 2, 3), keepdim=True)
     return (inputs - mean) / (6 * std.clamp(min=1e-6)) + 0.5

@@ -1,4 +1,4 @@
-"""What watches a training from outside: throughput, non-finite gradients, state and heartbeat."""
+"""Hooks that watch a training from outside: logged numbers, non-finite gradients, throughput and signs of life."""
 
 import json
 import time
@@ -15,93 +15,105 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
 
+HEARTBEAT_SECONDS = 10.0
+"""Least time between two entries of a training's progress in its status."""
+
 
 class RuntimeInfo(RuntimeInfoHook):
-    """mmengine's, which reads every number of a step at once and so waits for the device at each.
+    """mmengine's hook that hands a step's losses to the log, without its wait for the device at each step.
 
-    Here they stay on the device until the next log line, which reads all steps since the last in one go.
+    mmengine's own turns every number of a step into a Python float at once. Here they stay on the device until the next
+    log line, which reads those of all steps since the last in one go.
     """
 
     def __init__(self, every: int) -> None:
-        """Read the numbers every so many steps, and at the end of each epoch."""
+        """Reads the numbers every so many steps, and at the end of each epoch."""
         super().__init__()
         self.every = every
-        self._kept: list[dict[str, Tensor]] = []
+        self._unread_steps: list[dict[str, Tensor]] = []
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Forget what an interrupted epoch left."""
+        """Forgets the numbers that an interrupted epoch left."""
         super().before_train_epoch(runner)
-        self._kept.clear()
+        self._unread_steps.clear()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Keep a step's scalars; hand them on where the log asks for them."""
+        """Keeps a step's scalars, and hands all that are kept on where the log asks for them."""
         if outputs is not None:
-            self._kept.append({name: value.detach() for name, value in outputs.items()})
+            # Without `detach` each step's graph would live until the next log line.
+            self._unread_steps.append({name: value.detach() for name, value in outputs.items()})
+        # The very steps at which the logger writes; this hook has the higher priority and so comes first.
         if self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._hand_on(runner)
 
     def _hand_on(self, runner: Any) -> None:
-        kept = [(name, value) for step in self._kept for name, value in step.items()]
-        self._kept.clear()
-        if kept:
-            read = torch.stack([value.float() for _, value in kept]).tolist()
-            for (name, _), value in zip(kept, read, strict=True):
-                runner.message_hub.update_scalar(f"train/{name}", value)
+        """Gives the log the numbers of all steps since the last line."""
+        scalars = [(name, value) for step in self._unread_steps for name, value in step.items()]
+        self._unread_steps.clear()
+        if scalars:
+            # Stacked first, so that one transfer, and one wait, brings them all. Handed on step by step, as the log
+            # shows means over steps.
+            numbers = torch.stack([value.float() for _, value in scalars]).tolist()
+            for (name, _), number in zip(scalars, numbers, strict=True):
+                runner.message_hub.update_scalar(f"train/{name}", number)
 
 
 class DivergenceError(UserError):
-    """A gradient or loss was not finite."""
+    """A gradient or loss was not finite, so that the training cannot go on."""
 
 
 class FiniteGuard(Hook):
-    """Stops a training whose gradients or losses are no longer finite, those of every optimizer.
+    """Stops a training in which the gradients of any optimizer, or the losses, are no longer finite.
 
     The check runs on the device at every step and costs no wait: the first bad step is remembered there and read where
     the host waits anyway, at each log line, and before each checkpoint, so that none is written after it. With fp16 a
     gradient that overflows is the loss scaler's business; the guard sees only steps that are taken.
     """
 
-    priority = "HIGH"
+    priority = "HIGH"  # before the logger and the checkpoint
 
     def __init__(self, every: int) -> None:
-        """Read the verdict every so many steps; at each on a CPU, where reading is free."""
+        """Reads the verdict every so many steps; at each on a CPU, where reading is free."""
         self.every = every
         self._first_bad: Tensor | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Watch the optimizers."""
+        """Begins to watch the optimizers."""
+        # The number of the first bad step, -1 for none, as a tensor: an `if` on the host would wait at each step.
         self._first_bad = torch.full((), -1, dtype=torch.long, device=next(runner.model.parameters()).device)
         self._step = runner.iter
+        # mmengine clears the gradients within the step, so that hooks of the training find none. Those of the optimizer
+        # see them just before they are used: without fp16's scale, and reduced by DDP, so alike on every rank.
         self._handles = [
             wrapper.optimizer.register_step_pre_hook(self._check_gradients)
             for wrapper in _wrappers(runner.optim_wrapper)
         ]
 
     def after_train(self, runner: Any) -> None:
-        """Let go of the optimizers."""
+        """Stops watching the optimizers."""
         for handle in self._handles:
             handle.remove()
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Remember which step this is."""
+        """Remembers the number of the step, which optimizers do not know."""
         self._step = runner.iter
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Look at the losses and what is logged beside them; every so often, at the verdict."""
+        """Looks at the losses and what is logged beside them; every so often, at the verdict."""
         for value in (outputs or {}).values():
             self._note(value.detach().isnan())
         if self._first_bad is None or not self._first_bad.is_cuda or self.every_n_train_iters(runner, self.every):
             self.verify()
 
     def verify(self) -> None:
-        """Raise if any step so far was bad.
+        """Raises an error if any step so far was bad; waits for the device.
 
         Raises:
-            DivergenceError: names the step and the mend.
+            DivergenceError: the gradient or a loss of a step was not finite; it names the first such step.
         """
         step = -1 if self._first_bad is None else int(self._first_bad)
         if step >= 0:
@@ -111,10 +123,13 @@ class FiniteGuard(Hook):
             )
 
     def _check_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Looks at the gradients of an optimizer that is about to step."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # The norm over all of them is finite only if every entry is: one number instead of one for each tensor.
         self._note(~torch.nn.utils.get_total_norm(gradients).isfinite())
 
     def _note(self, bad: Tensor) -> None:
+        """Remembers this step as the first bad one if `bad`, a boolean scalar, is true and no earlier one was."""
         assert self._first_bad is not None
         self._first_bad.copy_(
             torch.where((self._first_bad < 0) & bad.to(self._first_bad.device), self._step, self._first_bad)
@@ -122,54 +137,54 @@ class FiniteGuard(Hook):
 
 
 def _wrappers(wrapper: OptimWrapper) -> list[OptimWrapper]:
-    """One for each optimizer."""
+    """Returns the wrapper of each optimizer."""
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 class Throughput(Hook):
-    """Images per second over all devices since the last log line, as `images_per_second`."""
+    """Logs the images per second over all devices since the last log line, as `images_per_second`."""
 
-    priority = "ABOVE_NORMAL"
+    priority = "ABOVE_NORMAL"  # before the logger, which reads the number
 
     def __init__(self, batch: int, every: int) -> None:
-        """Count `batch` images a step, over all devices."""
+        """Counts `batch` images for each step, over all devices, and logs every so many steps."""
         self.batch, self.every = batch, every
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Start the clock."""
+        """Starts the clock, so that what lies between two epochs does not count."""
         self._since, self._from = time.perf_counter(), runner.iter
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Tell the log, and start anew."""
-        done = runner.iter + 1 - self._from
+        """Hands the throughput to the log where that writes a line, and starts the clock anew."""
+        steps = runner.iter + 1 - self._from
         if self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx):
             elapsed = time.perf_counter() - self._since
-            runner.message_hub.update_scalar("train/images_per_second", self.batch * done / elapsed)
+            runner.message_hub.update_scalar("train/images_per_second", self.batch * steps / elapsed)
             self._since, self._from = time.perf_counter(), runner.iter + 1
 
 
 class Heartbeat(Hook):
     """Keeps `status.json` true while a training runs; rank 0 only."""
 
-    def __init__(self, folder: RunFolder, task: str, seconds: float = 10.0) -> None:
-        """Write at most every so many seconds."""
+    def __init__(self, folder: RunFolder, task: str, seconds: float = HEARTBEAT_SECONDS) -> None:
+        """Writes the state of a task on a run at most every so many seconds."""
         self.folder, self.task, self.seconds, self._last = folder, task, seconds, 0.0
 
     def before_train(self, runner: Any) -> None:
-        """Say that it runs."""
+        """Writes that the training runs."""
         self._write(runner, runner.iter)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Say how far it is."""
+        """Writes how far the training is."""
         if time.monotonic() - self._last > self.seconds:
             self._write(runner, runner.iter + 1)
 
     def after_train(self, runner: Any) -> None:
-        """Say that every step is done."""
+        """Writes that every step is done."""
         self._write(runner, runner.iter)
 
     def _write(self, runner: Any, step: int) -> None:
@@ -179,39 +194,44 @@ class Heartbeat(Hook):
 
 
 class MetricsFile(BaseVisBackend):
-    """Scalars as lines of `metrics.jsonl`: the truth; TensorBoard stands beside it."""
+    """Writes a training's scalars as lines of `metrics.jsonl`, the record that counts; TensorBoard stands beside it."""
 
     def __init__(self, path: Path) -> None:
-        """Append to `path`."""
+        """Names the file to append to."""
         super().__init__(save_dir=str(path.parent))
         self.path = path
-        self._env_initialized = True
+        self._env_initialized = True  # otherwise mmengine warns that it calls `_init_env` itself
 
     def _init_env(self) -> None:
         """Nothing to open: each line is written and closed, so that a killed run leaves whole lines."""
 
     @property
     def experiment(self) -> "MetricsFile":
-        """The backend itself."""
+        """The backend itself, which mmengine asks each backend for."""
         return self
 
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any) -> None:
-        """Append one line."""
+        """Appends the scalars of a step as one line; what is no number is left out."""
         values = {k: float(v) for k, v in scalar_dict.items() if isinstance(v, int | float | Tensor) and k != "step"}
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the metrics of steps that a resumed run will do again, and a line torn by a kill."""
+    """Drops the metrics of steps that a resumed run will make again, and a line torn by a kill.
+
+    Args:
+        path: of a file of metrics, one JSON object with a `step` on each line; it need not exist.
+        step: the last one whose metrics stay.
+    """
     if not path.exists():
         return
-    kept = []
+    lines = []
     for line in path.read_text().splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
         if row["step"] <= step:
-            kept.append(line + "\n")
-    write_atomically(path, lambda file: file.write("".join(kept).encode()))
+            lines.append(line + "\n")
+    write_atomically(path, lambda file: file.write("".join(lines).encode()))

@@ -1,4 +1,4 @@
-"""What a run trains: model, optimizers and data, put together from its settings."""
+"""What a run trains: its model, optimizers and data, put together from the settings."""
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
@@ -25,22 +25,23 @@ from repro.saliency.localizer import grid_of
 from repro.saliency.networks import build_localizer
 from repro.training.gallery import MaskGallery
 from repro.training.loading import TwoViews
+from repro.training.memory_layout import lay_out_network
 from repro.training.optimization import build_optimizer, build_schedulers
 from repro.training.preprocess import ViewMaker
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What a row of the tables trains."""
+    """What a row of the tables trains: a model with its optimizers and its data."""
 
     model: BaseModel
-    """With its data preprocessor; on the device."""
+    """The whole model with its data preprocessor, on the device."""
     encoder: nn.Module
     """The part of the model that becomes `backbone.pth`."""
     optimizers: Mapping[str, torch.optim.Optimizer]
-    """One, `main`; or several by name."""
+    """One optimizer, named `main`, or several by name."""
     schedulers: Mapping[str, Sequence[_ParamScheduler]]
-    """Of each optimizer, by its name."""
+    """The schedulers of each optimizer, by its name."""
     dataset: Dataset[Any]
     """What the loader reads; its items are named by (epoch, index)."""
     gallery: Callable[[Path], Hook] = MaskGallery
@@ -48,17 +49,23 @@ class Learner:
 
 
 Build = Callable[[Run, Images, torch.device], Learner]
-"""Makes a learner for the training images, which know their classes and their number.
+"""Makes a run's learner for the training images, which know their classes and their number.
 
-Raises a UserError where settings do not fit the data, the localizer or the number of processes.
+It raises a UserError where settings do not fit the data, the localizer or the number of processes.
 """
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
-    """A contrastive framework, plain or with the paper's masking.
+    """Makes the learner of a contrastive framework, plain or with the paper's masking.
+
+    Args:
+        run: of a framework that the core knows.
+        images: to train on.
+        device: where the model goes.
 
     Raises:
-        UserError: the run is of a kind that only `baselines` knows, or does not fit data, localizer or processes.
+        UserError: the run is of a kind that only `baselines` knows, or does not fit the data, the localizer or the
+            number of processes.
     """
     if not FRAMEWORKS[run.framework].model or run.masking.strategy is Strategy.learned:
         raise UserError(
@@ -69,10 +76,11 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
             mend="hand `baselines.build_learner` in",
         )
     maker = build_view_maker(run, device)
+    # Built on the CPU and then moved: a seed gives the same weights whatever the device.
     with seeded_weights(run.seed):
         model = build_model(run, maker).to(device)
-    if run.machine.channels_last:
-        model.to(memory_format=torch.channels_last)
+    lay_out_network(model, channels_last=run.machine.channels_last)
+    # The encoder's parameters alone: what else a framework holds, such as MoCo's key encoder, is not learned.
     optimizer = build_optimizer(model.encoder.parameters(), run.optimization)
     return Learner(
         model=model,
@@ -84,7 +92,7 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
 
 
 def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
-    """The contrastive model of a run, with fresh weights, on the CPU.
+    """Builds the contrastive model of a run, with fresh weights, on the CPU.
 
     Args:
         run: of a contrastive framework.
@@ -93,21 +101,23 @@ def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
     Raises:
         UserError: the settings do not fit the number of processes.
     """
-    # The table of frameworks names its models, as it is read where there is no torch.
+    # The table of frameworks holds its models' names instead of the functions, as it is read where there is no torch.
     build: Callable[[Run, ViewMaker | None], ContrastiveModel] = pkgutil.resolve_name(FRAMEWORKS[run.framework].model)
     return build(run, preprocessor)
 
 
 def build_view_maker(run: Run, device: torch.device) -> ViewMaker:
-    """The augmentation, localizer and masking of a run, on the device.
+    """Puts the augmentation, localizer and masking of a run together, on the device.
 
     Raises:
         UserError: the localizer cannot be had, or the grid does not divide the crop.
     """
     localizer = None
     if run.needs_localizer:
-        of = run.localizer
-        localizer = build_localizer(of.network, of.weights, seed=run.seed, sha256=of.sha256).to(device)
+        settings = run.localizer
+        localizer = build_localizer(settings.network, settings.weights, seed=run.seed, sha256=settings.sha256).to(
+            device
+        )
         localizer.check(run.data.crop)
     return ViewMaker(
         seed=run.seed,

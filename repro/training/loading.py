@@ -1,4 +1,4 @@
-"""From a data set to batches whose content is a function of (seed, epoch, index) alone."""
+"""The way from a data set to batches, whose content is a function of (seed, epoch, index) alone."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -19,15 +19,18 @@ from repro.runs.sections import AugmentationSettings
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index), shuffled for each epoch, shared out over the ranks, from any step on."""
+    """Batches of (epoch, index), shuffled for each epoch, shared out over the ranks, from any step on.
+
+    A sampler stays in the main process, so that `seek` also reaches a loader whose workers live on between epochs.
+    """
 
     def __init__(self, count: int, batch: int, seed: int, *, drop_last: bool = True) -> None:
-        """Plan the epochs.
+        """Plans the epochs.
 
         Args:
-            count: images.
-            batch: over all ranks.
-            seed: of the order.
+            count: number of images.
+            batch: images of a step, over all ranks.
+            seed: of the order in which they come.
             drop_last: leave out of each epoch what does not fill a batch. Otherwise the last batch is smaller; where
                 the ranks cannot share it evenly, images from the epoch's beginning fill it up, as in torch's
                 DistributedSampler.
@@ -47,26 +50,29 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.epoch, self.start = 0, 0
 
     def seek(self, epoch: int, start: int) -> None:
-        """Begin the next iteration at batch `start` of `epoch`."""
+        """Lets the next iteration begin at batch `start` of `epoch`, both from 0."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         return self.count // self.batch if self.drop_last else -(-self.count // self.batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # Every rank draws the whole order by itself: nothing is sent, and a batch over all ranks holds the same images
+        # whatever their number is.
         order = stream(self.seed, Purpose.order, self.epoch).permutation(self.count)
-        order = np.resize(order, self.count + -self.count % world_size())  # repeated from its beginning
+        # `np.resize` repeats from the beginning, which fills the last batch up to a multiple of the ranks.
+        order = np.resize(order, self.count + -self.count % world_size())
         for step in range(self.start, len(self)):
-            together = order[step * self.batch : (step + 1) * self.batch]
-            share = len(together) // world_size()
-            yield [(self.epoch, int(index)) for index in together[rank() * share : (rank() + 1) * share]]
+            global_batch = order[step * self.batch : (step + 1) * self.batch]
+            share = len(global_batch) // world_size()
+            yield [(self.epoch, int(index)) for index in global_batch[rank() * share : (rank() + 1) * share]]
 
 
 class RandomViews(Dataset[dict[str, Any]]):
-    """Random crops of each image with the draws that finish them.
+    """Random crops of each image with the draws of colour, blur and flip that finish them.
 
-    An item has, for each of `names`, a crop NAME (uint8, 3×S×S) and its NAME_draw (a row of `Draw`); `epoch`, `index`,
-    and `label`.
+    Items are named by (epoch, index): an image is cropped anew in each epoch. An item has, for each of `names`, a crop
+    NAME (uint8, 3×S×S) and its NAME_draw (a row of `Draw`); `epoch`, `index`, and `label`.
     """
 
     names: ClassVar[tuple[str, ...]]
@@ -82,32 +88,38 @@ class RandomViews(Dataset[dict[str, Any]]):
         epoch, index = item
         rng = stream(self.seed, Purpose.view, epoch, index)
         image, label = self.images[index]
-        made: dict[str, Any] = {"epoch": epoch, "index": index, "label": label}
+        sample: dict[str, Any] = {"epoch": epoch, "index": index, "label": label}
         for name in self.names:
             crop = random_crop(image, self.size, self.settings.crop_scale_min, rng, self.settings.interpolation)
+            # Drawn for both backends, so that they show the same views; on the device it is applied later, to a batch.
             draw = draw_view(rng, self.settings)
             if self.settings.backend is Backend.reference:
                 crop = apply_reference(crop, draw)
-            made |= {name: pil_to_tensor(crop), f"{name}_draw": draw.row()}
-        return made
+            sample |= {name: pil_to_tensor(crop), f"{name}_draw": draw.row()}
+        return sample
 
 
 class OneView(RandomViews):
-    """What supervised learning sees."""
+    """One view of each image, for supervised learning."""
 
     names = ("view",)
 
 
 class TwoViews(RandomViews):
-    """What contrastive learning compares."""
+    """Two views of each image, which contrastive learning compares."""
 
     names = ("query", "key")
 
 
 def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> DataLoader[Any]:
-    """A loader over `batches`.
+    """Makes a loader that reads batches of a data set in processes of its own.
 
     Workers neither draw nor keep random numbers of their own, so their number changes no batch.
+
+    Args:
+        dataset: its items are named as `batches` names them.
+        batches: yields the names of each batch's items.
+        workers: number of processes; with 0 the main process reads.
     """
     return DataLoader(
         dataset,

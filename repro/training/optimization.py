@@ -1,4 +1,4 @@
-"""From the settings of `OptimizationSettings` to an optimizer and the schedule of its learning rate."""
+"""The optimizer that `OptimizationSettings` describe, and the schedule of its learning rate."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ WARMUP_START = 1e-4
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizationSettings) -> torch.optim.Optimizer:
-    """The optimizer that the settings name, over `parameters`."""
+    """Builds the optimizer that the settings name, over `parameters`."""
     if settings.optimizer is Optimizer.lars:
         return build_lars(parameters, settings.lr, settings.momentum, settings.weight_decay, settings.lars_eta)
     return torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
@@ -25,7 +25,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizationSe
 def build_lars(
     parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, eta: float
 ) -> torch.optim.Optimizer:
-    """LARS as SimCLR's reimplementations use it (solo-learn solo/utils/lars.py, ADIOS src/utils/lars.py).
+    """Builds LARS as SimCLR's reimplementations use it (solo-learn solo/utils/lars.py, ADIOS src/utils/lars.py).
 
     A matrix or kernel p with gradient g moves by `lr * min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1) * (g + wd p)`,
     under momentum. Biases and the scales of norms, all of one dimension, follow plain SGD without weight decay.
@@ -37,11 +37,13 @@ def build_lars(
         weight_decay: wd.
         eta: trust coefficient.
     """
-    every = list(parameters)
+    trainable = list(parameters)  # read twice
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in every if p.ndim != 1], "weight_decay": weight_decay, "always_adapt": True},
-        {"params": [p for p in every if p.ndim == 1], "weight_decay": 0.0, "always_adapt": False},
+        {"params": [p for p in trainable if p.ndim != 1], "weight_decay": weight_decay, "always_adapt": True},
+        {"params": [p for p in trainable if p.ndim == 1], "weight_decay": 0.0, "always_adapt": False},
     ]
+    # timm's names: `trust_clip` is the `min(..., 1)`, and a group without weight decay gets the layer-wise rate only
+    # where it is always to be adapted.
     return Lars(
         [group for group in groups if group["params"]], lr=lr, momentum=momentum, trust_coeff=eta, trust_clip=True
     )
@@ -50,15 +52,19 @@ def build_lars(
 def build_schedulers(
     optimizer: torch.optim.Optimizer, settings: OptimizationSettings, steps_per_epoch: int
 ) -> list[_ParamScheduler]:
-    """The course of an optimizer's learning rate: a linear warm-up, if any, then a cosine to 0 or tenfold steps.
+    """Builds the course of an optimizer's learning rate: a linear warm-up, if any, then a cosine to 0 or tenfold steps.
 
     Args:
-        optimizer: its learning rate is the highest.
+        optimizer: its learning rate is the highest of the course.
         settings: epochs, warm-up, schedule, and whether the rate changes with each epoch or each step.
-        steps_per_epoch: of the loader.
+        steps_per_epoch: number of batches that the loader gives.
+
+    Returns:
+        The schedulers, to be stepped together.
     """
     by_epoch = settings.interval is Interval.epoch
     total = settings.epochs * (1 if by_epoch else steps_per_epoch)
+    # At least one step of the total is left to what follows the warm-up.
     warmup = min(round(settings.warmup_share * total), total - 1)
     warmup = warmup if warmup > 1 else 0  # a rise needs two points
     schedulers: list[_ParamScheduler] = []
@@ -70,6 +76,7 @@ def build_schedulers(
         )
     else:
         width = settings.step_share * total
+        # Milestones are rounded one by one: multiples of a rounded width would drift away from the shares.
         milestones = [round(width * n) for n in range(1, int(1 / settings.step_share) + 1) if round(width * n) < total]
         schedulers.append(MultiStepLR(optimizer, milestones, gamma=0.1, by_epoch=by_epoch))
     return schedulers

@@ -18,19 +18,19 @@ class Bf16OptimWrapper(OptimWrapper):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        """Wrap the optimizer of a model on this device."""
+        """Wraps the optimizer of a model on this device."""
         super().__init__(optimizer)
         self._device = device.type
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run forward passes under autocast."""
+        """Runs forward passes within it under autocast to bf16."""
         with super().optim_context(model), torch.autocast(self._device, dtype=torch.bfloat16):
             yield
 
 
 def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device) -> OptimWrapper:
-    """Mmengine's wrapper for this precision; fp16 comes with a loss scaler."""
+    """Returns the optimizer in mmengine's wrapper for this precision; fp16 comes with a loss scaler."""
     if precision is Precision.fp32:
         return OptimWrapper(optimizer)
     if precision is Precision.bf16:
@@ -41,6 +41,6 @@ def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, devic
 def wrap_optimizers(
     optimizers: Mapping[str, torch.optim.Optimizer], precision: Precision, device: torch.device
 ) -> OptimWrapper:
-    """What a model's `train_step` is given: the wrapper of the only optimizer, or an `OptimWrapperDict` of several."""
+    """Returns what a model's `train_step` is given: one optimizer's wrapper, or an `OptimWrapperDict` of several."""
     wrappers = {name: wrap_optimizer(optimizer, precision, device) for name, optimizer in optimizers.items()}
     return OptimWrapperDict(**wrappers) if len(wrappers) > 1 else next(iter(wrappers.values()))

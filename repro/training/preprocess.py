@@ -1,6 +1,7 @@
-"""From a loader's batch to the network's inputs: augment, localise, mask, all on the device."""
+"""The way from a loader's batch to the network's inputs: augmented, localised and masked, all on the device."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,46 +17,59 @@ from repro.runs.choices import Backend
 from repro.runs.sections import AugmentationSettings
 from repro.saliency.localizer import Localizer
 from repro.saliency.scda import foreground
+from repro.training.memory_layout import lay_out_images
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What happened to a batch on its way to the network."""
+    """What a batch is at each step of its way to the network."""
 
     query: Tensor
     """B×3×H×W, augmented, in 0..1."""
     key: Tensor
+    """B×3×H×W, augmented, in 0..1."""
     query_foreground: Tensor | None
-    """B×g×g, boolean."""
+    """B×g×g, boolean; none where nothing is masked."""
     key_foreground: Tensor | None
+    """B×g×g, boolean; none where nothing is masked."""
     views: Views
+    """The network's inputs: normalised, and masked where the run masks."""
 
 
 class Augmenter(BaseDataPreprocessor):
-    """A loader's crops to augmented, normalised images, on the device."""
+    """Turns a loader's crops into augmented, normalised images, on the device."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, augmentation: AugmentationSettings) -> None:
-        """Take what the loader drew from, and who applies it."""
+        """Takes the settings that the loader drew from; they also say who applies the draws."""
         super().__init__(non_blocking=True)
         self.augmentation = augmentation
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def augment(self, crops: Tensor, draws: Tensor) -> Tensor:
-        """B×3×S×S in 0..1 from crops (uint8) and their draws."""
+        """Returns augmented images.
+
+        Args:
+            crops: B×3×S×S, uint8, on the host.
+            draws: B×9, rows of `Draw.row`, on the host.
+
+        Returns:
+            B×3×S×S in 0..1, on the device. Where the loader has applied the draws with PIL, only the range changes.
+        """
+        # Bytes cross to the device, a quarter of what floats would be.
         pixels = crops.to(self.device, non_blocking=True).float().div_(255)
         return apply_on_device(pixels, draws) if self.augmentation.backend is Backend.device else pixels
 
     def normalise(self, images: Tensor) -> Tensor:
-        """By ImageNet's mean and standard deviation."""
+        """Normalises images B×3×H×W in 0..1 by ImageNet's mean and standard deviation."""
         return (images - self.mean) / self.std
 
 
 class ViewMaker(Augmenter):
-    """mmengine's data preprocessor of contrastive pretraining.
+    """mmengine's data preprocessor of contrastive pretraining: it makes the network's views.
 
     The localizer is no registered submodule: it is frozen, and has no place in checkpoints.
     """
@@ -72,17 +86,17 @@ class ViewMaker(Augmenter):
         row_sorted: bool = False,
         channels_last: bool = False,
     ) -> None:
-        """Assemble the steps.
+        """Assembles the steps.
 
         Args:
             seed: of the run.
             augmentation: what the loader drew from, and who applies it.
-            masking: none for plain contrastive learning.
-            localizer: none for patches drawn without saliency.
-            grid: cells a side where there is no localizer.
-            relax: of `foreground`.
-            row_sorted: of `foreground`.
-            channels_last: memory layout of the network's inputs.
+            masking: what masks the views; none for plain contrastive learning.
+            localizer: what finds the objects; none where patches are drawn without saliency.
+            grid: cells a side of the patches' grid where there is no localizer.
+            relax: standard deviations, see `repro.saliency.scda.foreground`.
+            row_sorted: whether to do as the released code does, see `foreground`.
+            channels_last: whether the network's inputs have their channels last in memory.
         """
         super().__init__(augmentation)
         self.seed, self.masking = seed, masking
@@ -92,40 +106,44 @@ class ViewMaker(Augmenter):
 
     @property
     def localizer(self) -> Localizer | None:
-        """The frozen network, if there is one."""
+        """The frozen network that finds the objects, if there is one."""
         return self._localizer[0]
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Views]:
-        """The model's keyword arguments from a batch of `TwoViews`."""
+        """Returns the model's keyword arguments from a batch of `TwoViews`."""
         return {"views": self.stages(data).views}
 
     @torch.no_grad()
     def stages(self, batch: dict[str, Any]) -> Stages:
-        """Every step that a batch goes through; the gallery shows them."""
-        # Filters and noise of half precision would be off by as much as what they leave: only networks run in it.
+        """Returns every stage that a batch of `TwoViews` goes through; the gallery shows them."""
+        # mmengine calls a preprocessor under the autocast of the training. Filters and noise of half precision would be
+        # off by as much as what they leave: only networks run in it.
         with torch.autocast(self.device.type, enabled=False):
             query, key = (self.augment(batch[name], batch[f"{name}_draw"]) for name in ("query", "key"))
             normal_query, normal_key = (self.normalise(view) for view in (query, key))
         if self.masking is None:
-            return Stages(query, key, None, None, self._layout(Views(normal_query, normal_key)))
+            return Stages(query, key, None, None, self._lay_out(Views(normal_query, normal_key)))
         query_foreground, key_foreground = self._foreground(normal_query), self._foreground(normal_key)
         with torch.autocast(self.device.type, enabled=False):
             views = self.masking(normal_query, normal_key, query_foreground, key_foreground, self._generator(batch))
-        return Stages(query, key, query_foreground, key_foreground, self._layout(views))
+        return Stages(query, key, query_foreground, key_foreground, self._lay_out(views))
 
     def _foreground(self, views: Tensor) -> Tensor:
+        """Returns the foreground B×g×g of normalised views."""
         if self.localizer is None:  # one stratum: patches are drawn anywhere
             return torch.ones(len(views), self.grid, self.grid, dtype=torch.bool, device=views.device)
         return foreground(self.localizer(views), self.relax, self.row_sorted)
 
     def _generator(self, batch: dict[str, Any]) -> Generator:
-        """A stream of its own for each batch, named by the batch's first image: resuming needs no saved state."""
+        """Returns a stream of its own for each batch, named by the batch's first image; a resume needs no saved state.
+
+        No image comes twice in an epoch, and the ranks' first images differ, so that no two batches share a stream.
+        """
         first = (int(batch["epoch"][0]), int(batch["index"][0]))
         return Generator(self.device).manual_seed(stream_seed(self.seed, Purpose.mask, *first))
 
-    def _layout(self, views: Views) -> Views:
-        if not self.channels_last:
-            return views
-        query, key = (view.contiguous(memory_format=torch.channels_last) for view in (views.query, views.key))
-        hard = views.hard_negative
-        return Views(query, key, None if hard is None else hard.contiguous(memory_format=torch.channels_last))
+    def _lay_out(self, views: Views) -> Views:
+        """Returns the views in the memory layout that the network wants."""
+        laid_out = partial(lay_out_images, channels_last=self.channels_last)
+        hard_negative = None if views.hard_negative is None else laid_out(views.hard_negative)
+        return Views(laid_out(views.query), laid_out(views.key), hard_negative)

@@ -1,4 +1,4 @@
-"""Pretraining: from a Run to `backbone.pth`."""
+"""Pretraining, from a `Run` to its `backbone.pth`."""
 
 import logging
 
@@ -13,6 +13,7 @@ from repro.errors import UserError
 from repro.runs.choices import Precision, Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
+from repro.runs.status import PRETRAIN
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, make_loader
 from repro.training.runner import Training
@@ -21,13 +22,13 @@ log = logging.getLogger("salmask")
 
 
 def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = build_learner) -> None:
-    """Carry a run out, or go on with it; a finished one is left as it is.
+    """Carries a run's pretraining out, or goes on with it; a finished one is left as it is.
 
     Args:
         run: what to train.
-        folder: where; `backbone.pth` there is the result.
-        device: from `repro.distributed.initialise`.
-        build: makes what is trained.
+        folder: the run's folder; `backbone.pth` there is the result.
+        device: this process's, from `repro.distributed.initialise`.
+        build: makes the learner, that is, the model with its optimizers and data.
 
     Raises:
         UserError: data, settings or an earlier checkpoint do not fit.
@@ -43,18 +44,25 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
     if rank() == 0:
         folder.prepare(run)
         folder.record_provenance(device_name(device), {"train": images.fingerprint()})
+    # Rank 0 may refuse the folder: no other rank begins a training in it before.
     barrier()
     training.run()
     if rank() == 0:
-        filtered = "high_pass" if run.masking.strategy is Strategy.high_pass else "none"
+        input_filter = "high_pass" if run.masking.strategy is Strategy.high_pass else "none"
+        # Written last of all: that the file is there is what tells a finished pretraining.
         save_backbone(
-            folder.backbone, learner.encoder.state_dict(), arch=run.encoder.arch, input_filter=filtered, run_id=run.id
+            folder.backbone,
+            learner.encoder.state_dict(),
+            arch=run.encoder.arch,
+            input_filter=input_filter,
+            run_id=run.id,
         )
+    # Whoever goes on to an evaluation reads the file on every rank.
     barrier()
 
 
 def open_data(run: Run, split: Split) -> Images:
-    """The images of a split.
+    """Opens the images of one split of a run's data set.
 
     Raises:
         UserError: the data set is unknown, or its root missing or broken.
@@ -63,7 +71,9 @@ def open_data(run: Run, split: Split) -> Images:
 
 
 def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches:
-    """Which images each step sees; whatever can be refused cheaply is, before anything is built.
+    """Plans which images each step sees.
+
+    Whatever can be refused cheaply is refused here, before anything is built.
 
     Raises:
         UserError: batch or precision do not fit the data, the device or the number of processes.
@@ -77,9 +87,9 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
 def build_training(
     run: Run, folder: RunFolder, learner: Learner, batches: EpochBatches, device: torch.device
 ) -> Training:
-    """Put together what mmengine's Runner drives."""
+    """Puts together the training that mmengine's Runner drives."""
     return Training(
-        task="pretrain",
+        task=PRETRAIN,
         run_id=run.id,
         model=learner.model,
         loader=make_loader(learner.dataset, batches, run.machine.workers),

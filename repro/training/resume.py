@@ -1,7 +1,12 @@
-"""Checkpoints of a training: atomic, the last two kept, everything that the next step depends on."""
+"""Checkpoints of a training: atomic, the last two kept, everything that the next step depends on.
+
+What is not in a checkpoint needs no saving: batches, views and masks are functions of seed, epoch and index (see
+`repro.randomness`), and the loader is told by the loop at which batch of which epoch to begin.
+"""
 
 import logging
 import random
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,42 +23,61 @@ from repro.backbones.checkpoint import read_checkpoint
 from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.runs.folder import CHECKPOINTS_KEPT
 from repro.runs.stopping import STOP
 from repro.training.hooks import FiniteGuard
 
 log = logging.getLogger("salmask")
-KEPT = 2
+
 FORMAT = 1
+"""Version of a checkpoint's layout."""
 
 
 class SaveCheckpoint(Hook):
-    """Saves every so many steps and at the end of each epoch; runs last, when all other state is final."""
+    """Saves a checkpoint every so many steps and at the end of each epoch."""
 
+    # After every other hook: mmengine's schedulers (LOW) must have set the learning rate of the next step, and the
+    # metrics of this step must have been written, before the state is taken.
     priority = "VERY_LOW"
 
     def __init__(self, folder: Path, run_id: str, every: int, guard: FiniteGuard) -> None:
-        """Save below `folder`, after the guard has agreed."""
+        """Prepares to save.
+
+        Args:
+            folder: where the checkpoints go.
+            run_id: the run that they belong to.
+            every: steps between two checkpoints of an epoch.
+            guard: is asked before each checkpoint whether all numbers so far were finite.
+        """
         self.folder, self.run_id, self.every, self.guard = folder, run_id, every, guard
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save within an epoch, and end where that was asked for; its last step is left to the epoch's end."""
+        """Saves within an epoch, and ends the process where that was asked for."""
+        # The epoch's last step is left to `after_train_epoch`: schedulers that step by epoch have not done so yet, and
+        # a training resumed from here would skip their step.
         if self.end_of_epoch(runner.train_dataloader, batch_idx):
             return
+        # To agree costs a collective and a wait for the device. Several processes do it at the log lines alone, where
+        # they wait anyway; all come to the same answer here, as `every_n_train_iters` depends on the step only.
         stop = (world_size() == 1 or self.every_n_train_iters(runner, self.guard.every)) and stop_is_agreed()
         if stop or self.every_n_train_iters(runner, self.every):
+            # mmengine counts a step after its hooks, so that `runner.iter` is still the number of this one, from 0.
             self._save(runner, runner.iter + 1, runner.epoch)
         if stop:
             STOP.now()
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Save after the schedulers have stepped."""
+        """Saves after the schedulers have stepped, and ends the process where that was asked for."""
+        # By now the last step is counted, but the epoch is not: that follows these hooks.
         self._save(runner, runner.iter, runner.epoch + 1)
         if stop_is_agreed() and runner.epoch + 1 < runner.max_epochs:
             STOP.now()
 
     def _save(self, runner: Any, step: int, epoch: int) -> None:
+        # First of all: a checkpoint with numbers that are not finite would push a good one out.
         self.guard.verify()
-        generators = gather_generators()
+        # A collective, so every rank takes part, also those that write nothing.
+        rank_generators = gather_generators()
         if rank() == 0:
             content = {
                 "format": FORMAT,
@@ -64,47 +88,108 @@ class SaveCheckpoint(Hook):
                 "model": unwrapped(runner.model).state_dict(),
                 "optimizer": runner.optim_wrapper.state_dict(),
                 "schedulers": [scheduler.state_dict() for scheduler in schedulers_of(runner)],
-                "generators": generators,
+                "generators": rank_generators,
             }
-            write_atomically(self.folder / f"step_{step:08d}.pth", lambda file: torch.save(content, file))
-            for old in checkpoints(self.folder)[KEPT:]:
-                old.unlink()
+            save_checkpoint(self.folder, step, content)
+
+
+def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
+    """Writes a training's checkpoint of a step, then removes all but the newest `CHECKPOINTS_KEPT`.
+
+    Args:
+        folder: of the training's checkpoints.
+        step: number of steps made.
+        content: tensors and plain values alone, as `read_checkpoint` reads nothing else.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full; the earlier checkpoints are untouched.
+    """
+    # In this order: at every moment there are whole checkpoints on the disk, whenever the process is killed.
+    write_atomically(folder / f"step_{step:08d}.pth", lambda file: torch.save(content, file))
+    for outdated in checkpoints(folder)[CHECKPOINTS_KEPT:]:
+        outdated.unlink()
 
 
 def stop_is_agreed() -> bool:
-    """Whether any process was asked to stop; with several, all must ask at the same step, and all hear the same."""
+    """Returns whether any process was asked to stop.
+
+    With several processes this is a collective: all must call it at the same step, and all get the same answer.
+    """
+    # A process that stopped by itself would leave the others waiting in their next collective. The maximum hands the
+    # number of the signal, which the exit status tells, to those that no signal reached (0).
     if world_size() > 1:
-        asked = torch.tensor(STOP.signal, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
-        STOP.signal = int(asked)
+        signal_number = torch.tensor(STOP.signal, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(signal_number, dist.ReduceOp.MAX)
+        STOP.signal = int(signal_number)
     return bool(STOP.signal)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DDP's wrapper, if there is one."""
+    """Returns the model inside DDP's wrapper, or the model itself where there is no wrapper."""
     inner = model.module if is_model_wrapper(model) else model
     assert isinstance(inner, nn.Module)
     return inner
 
 
 def schedulers_of(runner: Any) -> list[_ParamScheduler]:
-    """Those of all optimizers, in the order in which the optimizers were named."""
-    held = runner.param_schedulers
-    return list(chain.from_iterable(held.values())) if isinstance(held, dict) else held
+    """Returns the schedulers of all optimizers, in the order in which the optimizers were named."""
+    schedulers = runner.param_schedulers
+    return list(chain.from_iterable(schedulers.values())) if isinstance(schedulers, dict) else schedulers
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, newest first; temporary files have other names."""
+    """Returns the checkpoints in a folder, newest first; temporary files have other names."""
     return sorted(folder.glob("step_*.pth"), reverse=True)
 
 
+def newest_checkpoint(
+    folder: Path, check: Callable[[dict[str, Any], Path], None]
+) -> tuple[Path, dict[str, Any]] | None:
+    """Finds and reads the newest readable checkpoint of a training; a torn one gives way to the one before.
+
+    Temporary files that a killed process left are removed on the way.
+
+    Args:
+        folder: of the training's checkpoints.
+        check: is given the content and the path of the newest readable checkpoint, and raises a UserError where it
+            belongs to another training.
+
+    Returns:
+        The path and the content, or nothing where the folder holds no checkpoint.
+
+    Raises:
+        UserError: there are checkpoints and none can be read, or `check` refuses the newest readable one.
+    """
+    # One process is enough. Nobody writes here now, as a training has its folder to itself; `write_atomically` puts a
+    # dot before the name of what it has not finished.
+    if rank() == 0:
+        for leftover in folder.glob(".step_*"):
+            leftover.unlink()
+    paths = checkpoints(folder)
+    for path in paths:
+        # Names become whole atomically, but a disk may still lose or spoil what it promised to keep. The one before
+        # costs some steps, no result: the same steps follow from it.
+        try:
+            content = read_checkpoint(path)
+        except UserError as error:
+            log.warning("%s; falling back to the one before", error.what)
+            continue
+        # Beyond the `try`: a stranger's checkpoint is no accident, and an older one would be a stranger's as well.
+        check(content, path)
+        return path, content
+    if paths:
+        # To begin anew silently would throw away what may have taken days.
+        raise UserError(f"no checkpoint in {folder} can be read", mend="delete the folder to start anew")
+    return None
+
+
 def restore(runner: Any, folder: Path, run_id: str) -> int:
-    """Put a runner where its newest readable checkpoint left off; a torn one gives way to the one before.
+    """Puts a runner where its newest readable checkpoint left off.
 
     Args:
         runner: built, not yet trained.
-        folder: of the checkpoints.
-        run_id: whose they must be.
+        folder: of the training's checkpoints.
+        run_id: the run that the checkpoints must belong to.
 
     Returns:
         The step to go on from; 0 where there is no checkpoint.
@@ -112,27 +197,22 @@ def restore(runner: Any, folder: Path, run_id: str) -> int:
     Raises:
         UserError: a checkpoint belongs to another run, or none can be read.
     """
-    if rank() == 0:
-        for torn in folder.glob(".step_*"):  # a process killed while it saved leaves its temporary file
-            torn.unlink()
-    found = checkpoints(folder)
-    for path in found:
-        try:
-            content = read_checkpoint(path)
-        except UserError as error:
-            log.warning("%s; falling back to the one before", error)
-            continue
+
+    def check(content: dict[str, Any], path: Path) -> None:
         if content.get("run_id") != run_id:
             raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}", mend="choose another --out")
-        _apply(runner, content, path)
-        log.info("resumed from %s at step %d", path.name, content["step"])
-        return int(content["step"])
-    if found:
-        raise UserError(f"no checkpoint in {folder} can be read", mend="delete the folder to start anew")
-    return 0
+
+    newest = newest_checkpoint(folder, check)
+    if newest is None:
+        return 0
+    path, content = newest
+    _apply(runner, content, path)
+    log.info("resumed from %s at step %d", path.name, content["step"])
+    return int(content["step"])
 
 
 def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
+    """Gives a runner the state that a checkpoint of its run holds; `path` is for errors."""
     try:
         unwrapped(runner.model).load_state_dict(content["model"])
         runner.optim_wrapper.load_state_dict(content["optimizer"])
@@ -141,7 +221,10 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:  # mmengine asserts the optimizers' names
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is of another architecture: {detail}", mend="choose another --out") from error
+    # mmengine's counters have no setters.
     runner.train_loop._iter, runner.train_loop._epoch = content["step"], content["epoch"]
+    # The global generators come last, so that nothing above draws from them after they are set. Those of other ranks
+    # would be of no use where the number of processes has changed; batches and masks do not depend on them.
     if content["world_size"] == world_size():
         set_generators(content["generators"][rank()])
     else:
@@ -149,7 +232,7 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
 
 
 def generators() -> dict[str, Any]:
-    """The state of this process's global random generators, in types that load safely."""
+    """Returns the states of this process's global random generators, in types that load without running code."""
     version, words, gauss = random.getstate()
     return {
         "python": [version, list(words), gauss],
@@ -160,7 +243,7 @@ def generators() -> dict[str, Any]:
 
 
 def set_generators(state: dict[str, Any]) -> None:
-    """Put them back."""
+    """Restores the states that `generators` returned in this process's global random generators."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(state["numpy"])
@@ -170,7 +253,7 @@ def set_generators(state: dict[str, Any]) -> None:
 
 
 def gather_generators() -> list[dict[str, Any]]:
-    """Those of every rank, in order."""
+    """Returns the states of every process's generators, in the order of ranks; a collective."""
     if world_size() == 1:
         return [generators()]
     gathered: list[Any] = [None] * world_size()
@@ -179,6 +262,7 @@ def gather_generators() -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
+    """Returns the value with numpy's arrays as lists; loading with `weights_only` refuses the arrays."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value.tolist() if isinstance(value, np.ndarray) else value

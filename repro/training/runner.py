@@ -30,18 +30,19 @@ log = logging.getLogger("salmask")
 
 
 class ResumableEpochs(EpochBasedTrainLoop):
-    """mmengine's epochs, which can also begin in the middle of one."""
+    """mmengine's loop over epochs, which can also begin in the middle of one."""
 
     def run_epoch(self) -> None:
-        """Run what is left of the epoch; hooks see the position of each batch in the whole epoch."""
+        """Runs what is left of the epoch; hooks see the position of each batch in the whole epoch."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
+        # Not 0 only where a checkpoint from within an epoch was restored. Batches that were seen are not even read.
         start = self._iter - self._epoch * len(self.dataloader)
         self.dataloader.batch_sampler.seek(self._epoch, start)
         for position, batch in enumerate(self.dataloader, start):
             self.run_iter(position, batch)
         self.runner.call_hook("after_train_epoch")
-        self._epoch += 1
+        self._epoch += 1  # after the hooks, as in mmengine: `SaveCheckpoint` counts on it
 
 
 @runtime_checkable
@@ -54,42 +55,48 @@ class Alternating(Protocol):
     """
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Wrap the parts, beside the registered submodules: names in the state dict stay as they are."""
+        """Wraps each part with `wrap`, which returns the part inside DDP.
+
+        The wrappers stand beside the registered submodules, so that names in the state dict stay as they are.
+        """
 
 
 class DeviceRunner(Runner):
-    """A Runner on the device that it is told, resuming from our own checkpoints."""
+    """mmengine's Runner, on the device that it is told, resuming from our own checkpoints."""
 
     def __init__(self, device: torch.device, training: "Training", **kwargs: Any) -> None:
-        self.device, self.training = device, training
+        self.device, self.training = device, training  # first: mmengine's constructor calls `wrap_model`
         super().__init__(**kwargs)
 
     def _log_env(self, env_cfg: Any) -> None:
-        """Say nothing: `provenance.json` holds the environment."""
+        """Logs nothing: `provenance.json` holds the environment."""
 
     def dump_config(self) -> None:
-        """Write nothing: `run.yaml` holds the settings."""
+        """Writes nothing: `run.yaml` holds the settings."""
 
     def _init_model_weights(self) -> None:
-        """Leave the weights as they were built: the seed makes them the same on every rank.
+        """Leaves the weights as they were built: the seed makes them the same on every rank.
 
         mmengine's own broadcasts each entry of the state dict and trips over `MoCo`'s count of steps.
         """
 
     def load_or_resume(self) -> None:
-        """Go on from the newest good checkpoint; mmengine's own resume would unpickle more than tensors."""
+        """Goes on from the newest good checkpoint; mmengine's own resume would unpickle more than tensors."""
+        # mmengine calls this once everything is built and before the first step, so it is also where the log begins.
         if rank() == 0:
-            for talker in (self.logger, *self.logger.handlers):
-                talker.setLevel(logging.INFO)  # from here on it tells of the training, no longer of itself
-                if type(talker) is logging.StreamHandler:
-                    talker.setStream(sys.stderr)  # standard output is for results
+            for logger_or_handler in (self.logger, *self.logger.handlers):
+                # Up to here mmengine tells of itself, from here on of the training.
+                logger_or_handler.setLevel(logging.INFO)
+                if type(logger_or_handler) is logging.StreamHandler:
+                    logger_or_handler.setStream(sys.stderr)  # standard output is for results
         training = self.training
         step = restore(self, training.checkpoints, training.run_id)
         if rank() == 0:
+            # Only now: a checkpoint that is refused must leave the metrics of the other run alone.
             forget_after(training.metrics, step)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
-        """DDP where there is a process group; running statistics stay each rank's own, as rank 0's are kept."""
+        """Moves the model to the device, and wraps it in DDP where there are several processes."""
         model = model.to(self.device)
         if world_size() == 1:
             return model
@@ -99,13 +106,16 @@ class DeviceRunner(Runner):
         return self._parallel(model)
 
     def _parallel(self, module: nn.Module) -> nn.Module:
-        ids = None if self.device.type == "cpu" else [self.device.index]
-        return MMDistributedDataParallel(module=module, device_ids=ids, broadcast_buffers=False)
+        """Returns a module, which is on the device, inside DDP."""
+        device_ids = None if self.device.type == "cpu" else [self.device.index]
+        # Buffers are not broadcast: running statistics stay each rank's own, and rank 0's are saved; MoCo's queue is
+        # the same on every rank as it is, and would be sent at each step.
+        return MMDistributedDataParallel(module=module, device_ids=device_ids, broadcast_buffers=False)
 
 
 @dataclass
 class Training:
-    """What is trained, and where its files go."""
+    """A training: what is trained, how, and where its files go."""
 
     task: str
     """`pretrain` or a downstream task."""
@@ -115,34 +125,41 @@ class Training:
     loader: DataLoader[Any]
     """Its batch sampler is an `EpochBatches`."""
     optimizers: Mapping[str, torch.optim.Optimizer]
-    """One, whatever its name, or as many as an `Alternating` model names."""
+    """One optimizer, whatever its name, or as many as an `Alternating` model names."""
     schedulers: Mapping[str, Sequence[_ParamScheduler]]
-    """Of each optimizer, by its name."""
+    """The schedulers of each optimizer, by its name."""
     epochs: int
     batch: int
-    """Over all devices."""
+    """Images of a step, over all devices."""
     folder: RunFolder
+    """The run's folder, which takes its logs and the status of the task."""
     checkpoints: Path
+    """Folder of the checkpoints."""
     metrics: Path
+    """File of the logged scalars."""
     machine: MachineSettings
     device: torch.device
     precision: Precision = Precision.fp32
     hooks: Sequence[Hook] = field(default_factory=list)
+    """Hooks of this training alone."""
 
     def run(self) -> None:
-        """Train from wherever the newest checkpoint left off to the end.
+        """Trains from wherever the newest checkpoint left off to the end.
 
         Raises:
             DivergenceError: a gradient or loss was not finite.
-            UserError: a checkpoint does not fit.
+            UserError: a checkpoint does not fit, or none can be read.
+            SystemExit: the process was asked to stop; the checkpoint to go on from is saved.
         """
         machine = self.machine
         guard = FiniteGuard(machine.log_every)
         logs = self.folder.logs
-        for place in (logs, self.metrics.parent):
-            place.mkdir(parents=True, exist_ok=True)
+        for folder in (logs, self.metrics.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         writers = [MetricsFile(self.metrics), TensorboardVisBackend(save_dir=str(logs / "tensorboard"))]
-        name = f"{self.run_id}-{uuid.uuid4().hex[:6]}"  # mmengine keeps what it knows of a name for the process's life
+        # mmengine keeps loggers and message hubs by name for the process's life; a second training of a run in one
+        # process would go on with the first one's numbers.
+        name = f"{self.run_id}-{uuid.uuid4().hex[:6]}"
         runner = DeviceRunner(
             self.device,
             self,
@@ -169,7 +186,8 @@ class Training:
                 *self.hooks,
             ],
             visualizer=Visualizer(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
-            # Means since the last log line, but for what is of the moment; mmengine's own pattern knows losses alone.
+            # Means since the last log line for all but learning rates and throughput, which are of the moment;
+            # mmengine's own pattern covers losses alone.
             log_processor=LogProcessor(machine.log_every, mean_pattern=r"^(?!.*(lr|images_per_second)$)"),
             launcher="pytorch" if world_size() > 1 else "none",
             env_cfg={"dist_cfg": {"backend": "gloo" if self.device.type == "cpu" else "nccl"}},
@@ -180,6 +198,6 @@ class Training:
             runner.train()
 
     def _schedulers(self) -> list[_ParamScheduler] | dict[str, list[_ParamScheduler]]:
-        """As mmengine takes them: a list for one optimizer, a dictionary for several."""
-        named = {name: list(self.schedulers[name]) for name in self.optimizers}
-        return named if len(named) > 1 else next(iter(named.values()))
+        """Returns the schedulers as mmengine takes them: a list for one optimizer, a dictionary for several."""
+        schedulers = {name: list(self.schedulers[name]) for name in self.optimizers}
+        return schedulers if len(schedulers) > 1 else next(iter(schedulers.values()))
