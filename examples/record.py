@@ -1,4 +1,4 @@
-"""Keep finished run folders in the repository: all that results are made of, without what is large or names a machine.
+"""Keeps finished run folders in the repository: all that results are made of, without what is large or names a machine.
 
     python examples/record.py runs/demo examples/demo
     python examples/record.py runs/reproduction examples/reproduced/h100
@@ -16,53 +16,64 @@ from pathlib import Path
 from PIL import Image
 
 LOG_LINES = 30
+"""Lines kept of the end of a log, which hold the last losses and how the run ended."""
+
 GALLERY_PIXELS = 640
-ABSOLUTE = re.compile(r"(?<![\w.])/(?:[\w.+@\[\]=,-]+/)+")
+"""The most pixels of a kept gallery across; it may be twice as high."""
+
+FOLDERS_OF_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@\[\]=,-]+/)+")
+"""The folders of an absolute path, from its slash on; a slash within a word or after a dot begins a relative one."""
 
 
 def main(source: Path, target: Path) -> None:
-    """Copy every run folder below `source` into `target`, which is made anew."""
+    """Copies every run folder below `source` into `target`, which is made anew.
+
+    Args:
+        source: folder of a sweep: METHOD/SEED/run.yaml.
+        target: folder in the repository; what it holds is removed.
+    """
     shutil.rmtree(target, ignore_errors=True)
-    drawn: set[str] = set()
+    methods_with_gallery: set[str] = set()
+    # Sorted, so that the gallery that is kept is the same run's every time.
     for run in sorted(path.parent for path in source.glob("*/*/run.yaml")):
         method = run.parent.name
-        place = target / method / run.name
-        place.mkdir(parents=True)
+        copy = target / method / run.name
+        copy.mkdir(parents=True)
         states = [path.name for path in run.glob("status*.json")]
         for name in ("run.yaml", *states, "provenance.json", "metrics.jsonl", "results.jsonl"):
-            (place / name).write_text(cleaned((run / name).read_text()))
+            (copy / name).write_text(without_machine((run / name).read_text()))
         for metrics in run.glob("probes/*/metrics.jsonl"):
-            (place / "probes" / metrics.parent.name).mkdir(parents=True)
-            (place / metrics.relative_to(run)).write_text(metrics.read_text())
-        keep_log(run, place)
-        if method not in drawn:
-            drawn.add(method)
-            keep_gallery(run, place)
+            (copy / "probes" / metrics.parent.name).mkdir(parents=True)
+            (copy / metrics.relative_to(run)).write_text(metrics.read_text())
+        keep_log(run, copy)
+        if method not in methods_with_gallery:
+            methods_with_gallery.add(method)
+            keep_gallery(run, copy)
 
 
-def cleaned(text: str) -> str:
-    """Without host names and without the folders of absolute paths."""
+def without_machine(text: str) -> str:
+    """Returns a file's text without host names and without the folders of absolute paths."""
     text = re.sub(r'("host": )"[^"]*"', r'\1"example"', text)
-    return ABSOLUTE.sub("", text)
+    return FOLDERS_OF_PATH.sub("", text)
 
 
-def keep_log(run: Path, place: Path) -> None:
-    """Keep the last lines of the last log."""
+def keep_log(run: Path, copy: Path) -> None:
+    """Copies the last lines of a run folder's last log, if it has one."""
     logs = sorted((run / "logs").rglob("*.log"))
     for log in logs[-1:]:
-        lines = cleaned(log.read_text(errors="replace")).splitlines()[-LOG_LINES:]
-        (place / "logs").mkdir()
-        (place / "logs" / log.name).write_text("\n".join(lines) + "\n")
+        lines = without_machine(log.read_text(errors="replace")).splitlines()[-LOG_LINES:]
+        (copy / "logs").mkdir()
+        (copy / "logs" / log.name).write_text("\n".join(lines) + "\n")
 
 
-def keep_gallery(run: Path, place: Path) -> None:
-    """Keep the gallery, small."""
+def keep_gallery(run: Path, copy: Path) -> None:
+    """Copies a run folder's gallery, if it has one, as a small JPEG."""
     for path in sorted((run / "gallery").glob("*.png"))[:1]:
         with Image.open(path) as picture:
-            shown = picture.convert("RGB")
-        shown.thumbnail((GALLERY_PIXELS, 2 * GALLERY_PIXELS))
-        (place / "gallery").mkdir()
-        shown.save(place / "gallery" / f"{path.stem}.jpg", quality=72, optimize=True)
+            thumbnail = picture.convert("RGB")
+        thumbnail.thumbnail((GALLERY_PIXELS, 2 * GALLERY_PIXELS))
+        (copy / "gallery").mkdir()
+        thumbnail.save(copy / "gallery" / f"{path.stem}.jpg", quality=72, optimize=True)
 
 
 if __name__ == "__main__":

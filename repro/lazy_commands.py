@@ -71,10 +71,8 @@ def lazy_app(table: Mapping[str, LazyCommand], *, help: str) -> typer.Typer:
         help: what the whole is for.
     """
     group = type("Commands", (LazyGroup,), {"table": table})
-    app = typer.Typer(cls=group, no_args_is_help=True, pretty_exceptions_enable=False)
+    # Typer makes a group, and not a single command, of an application with a callback, even of one that does nothing.
+    return typer.Typer(cls=group, help=help, callback=_do_nothing, no_args_is_help=True, pretty_exceptions_enable=False)
 
-    def root() -> None: ...
 
-    root.__doc__ = help
-    app.callback()(root)
-    return app
+def _do_nothing() -> None: ...

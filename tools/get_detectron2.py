@@ -1,4 +1,4 @@
-"""Install detectron2: upstream's Python package without a compiler, or upstream built from source.
+"""Installs detectron2: upstream's Python package without a compiler, or upstream built from source.
 
 detectron2 is not on PyPI under its own name. The wheel `sal-detectron2` carries upstream a59f056 and is tagged cp310
 only for its optional C++ extension (deformable convolution, rotated boxes; ROIAlign and NMS come from torchvision).
@@ -26,16 +26,26 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
 def repack(wheel: Path, folder: Path) -> Path:
-    """Write `wheel` to `folder` again, without its compiled parts and tagged for any Python 3."""
+    """Writes a wheel again, without its compiled parts and tagged for any Python 3.
+
+    Args:
+        wheel: the one that was downloaded, for CPython 3.10.
+        folder: where the new one goes.
+
+    Returns:
+        The path of the new wheel.
+    """
     target = folder / f"sal_detectron2-{VERSION}-py3-none-any.whl"
     record = f"sal_detectron2-{VERSION}.dist-info/RECORD"
     rows = []
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
+            # Upstream's training scripts lie outside the package, and would be installed as a package `tools`.
             if name.endswith((".so", "/RECORD", "/")) or name.startswith("tools/"):
                 continue
             data = old.read(name)
             if name.endswith("/METADATA"):
+                # It runs with numpy 2; and black is needed by `LazyConfig.to_py` alone, which nothing here calls.
                 data = data.replace(b"Requires-Dist: numpy<2\n", b"").replace(b"Requires-Dist: black\n", b"")
             elif name.endswith("/WHEEL"):
                 data = re.sub(rb"Tag: .*", b"Tag: py3-none-any", data)
@@ -45,12 +55,15 @@ def repack(wheel: Path, folder: Path) -> Path:
             new.writestr(name, data)
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             rows.append(f"{name},sha256={digest},{len(data)}")
+        # RECORD lists every file with its hash, as pip needs for removing them; its own line has none (PEP 376).
         new.writestr(record, "\n".join([*rows, f"{record},,", ""]))
     return target
 
 
 def install_wheel() -> None:
+    """Downloads the wheel, checks it against the hash above, and installs it without its compiled parts."""
     with tempfile.TemporaryDirectory() as folder:
+        # Asked for as the Python that the wheel is tagged for, since pip would refuse it to this one.
         download = [*PIP, "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.10"]
         download += ["--implementation", "cp", "--abi", "none", "--platform", "any", "-d", folder, f"{NAME}=={VERSION}"]
         subprocess.run(download, check=True)
@@ -61,7 +74,7 @@ def install_wheel() -> None:
 
 
 def install_source() -> None:
-    """The one that is installed goes only when the new one is built."""
+    """Builds the pinned commit and installs it; the wheel that is installed goes only once the new one is built."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, SOURCE], check=True)
         (wheel,) = Path(folder).glob("*.whl")
@@ -70,6 +83,7 @@ def install_source() -> None:
 
 
 def main() -> None:
+    """Installs detectron2 unless it is there; a build from source also takes the place of the pure-Python wheel."""
     source = os.environ.get("SALMASK_DETECTRON2", "wheel") == "source"
     if importlib.util.find_spec("detectron2") and not (source and importlib.util.find_spec("detectron2._C") is None):
         return

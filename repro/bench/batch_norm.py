@@ -1,58 +1,76 @@
-"""Four batch-norm groups, ours and those of MoCo's one-GPU demo, beside one group."""
+"""The benchmark of split batch norm: four groups, ours and those of MoCo's one-GPU demo, beside one group."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.bench.timing import timed_in_turn
 from repro.contrastive.batch_norm import SplitBatchNorm, split_batch_norm
 from repro.contrastive.encoders import build_resnet
 
+GROUPS = 4
+"""Batch-norm groups, as many as the paper's GPUs; the default of `moco.bn_splits`."""
+
 
 class DealtOut(SplitBatchNorm):
-    """Groups dealt out in turn, by the reshaping of MoCo's one-GPU demo; no running statistics, which cost nothing."""
+    """Batch norm whose groups are dealt out in turn, by the reshaping of MoCo's one-GPU demo.
+
+    Image i belongs to group i modulo the number of groups. It keeps no running statistics; they would cost nothing.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise N×C×H×W."""
+        """Normalises N×C×H×W; N is a multiple of `splits`."""
         N, C, H, W = images.shape
+        # The images of a group become one image with more channels. In the channels-last layout this is no view: the
+        # whole batch is copied there and back, which is what the benchmark shows.
         groups = images.reshape(N // self.splits, self.splits * C, H, W)
         weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)
         return F.batch_norm(groups, None, None, weight, bias, True, self.momentum, self.eps).reshape(N, C, H, W)
 
 
+KINDS: dict[str, type[SplitBatchNorm] | None] = {"one group": None, "ours": SplitBatchNorm, "dealt out": DealtOut}
+"""The rivals; None stands for torch's own batch norm."""
+
+
 def batch_norm(batch: int, size: int) -> list[dict[str, Any]]:
-    """A ResNet-18's forward and backward pass in bf16 with four batch-norm groups, ours and dealt out, beside one.
+    """Times a ResNet-18's forward and backward pass in bf16 with four batch-norm groups, both ways, beside one group.
 
     Args:
         batch: images, a multiple of 4.
         size: pixels a side.
+
+    Returns:
+        A row for each memory layout: the milliseconds with one group, and how many times as long each way of splitting
+        takes.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def step(layout: torch.memory_format, norm: Any) -> Callable[[], object]:
-        network = build_resnet("resnet18", 128)
-        if norm is not nn.BatchNorm2d:
-            split_batch_norm(network, 4)
-            for part in network.modules():
-                if isinstance(part, SplitBatchNorm):
-                    part.__class__ = norm  # the same weights
-        network.to(device, memory_format=layout)  # type: ignore[call-overload]
-        images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
-
-        def run() -> None:
-            with torch.autocast(device.type, torch.bfloat16):
-                loss = network(images).square().mean()
-            loss.backward()
-
-        return run
-
     rows = []
     for name, layout in (("channels last", torch.channels_last), ("contiguous", torch.contiguous_format)):
-        kinds = {"one group": nn.BatchNorm2d, "ours": SplitBatchNorm, "dealt out": DealtOut}
-        seconds = timed_in_turn({kind: step(layout, norm) for kind, norm in kinds.items()})
+        seconds = timed_in_turn({kind: _step(layout, norm, batch, size) for kind, norm in KINDS.items()})
         ratios = {f"{kind} ×": round(seconds[kind] / seconds["one group"], 2) for kind in ("ours", "dealt out")}
         rows.append({"layout": name, "one group ms": round(1000 * seconds["one group"], 1), **ratios})
     return rows
+
+
+def _step(
+    layout: torch.memory_format, norm: type[SplitBatchNorm] | None, batch: int, size: int
+) -> Callable[[], object]:
+    """Returns a function that runs a network with this batch norm forward and backward, on the GPU if there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = build_resnet("resnet18", 128)
+    if norm is not None:
+        split_batch_norm(network, GROUPS)
+        for module in network.modules():
+            if isinstance(module, SplitBatchNorm):
+                module.__class__ = norm  # parameters and buffers stay; `DealtOut` overrides `forward` alone
+    network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
+
+    def run() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = network(images).square().mean()
+        loss.backward()
+
+    return run

@@ -1,4 +1,4 @@
-"""`salmask bench`: what is fast, measured side by side in one run."""
+"""`salmask bench`: commands that measure rivals side by side in one run, or how fast methods train here."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,100 +13,104 @@ from repro.runs.rows import Rows
 
 # torch is imported when a command runs: `--help` answers at once.
 
+BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Images.")]
+GroupedBatchSize = Annotated[int, typer.Option("--batch", min=8, help="Images; a multiple of 4.")]
+Side = Annotated[int, typer.Option("--size", min=32, help="Pixels a side.")]
+GridSide = Annotated[int, typer.Option("--size", min=28, help="Pixels a side; a multiple of 7.")]
+SceneSide = Annotated[int, typer.Option("--size", min=64, max=512, help="Pixels a side.")]
+SceneCount = Annotated[int, typer.Option("--count", min=1, help="Scenes.")]
+Cutouts = Annotated[Path | None, typer.Option("--cutouts", metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="A setting; repeatable.")]
+DataRoot = Annotated[
+    str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
+]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps that count.")]
+WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before them.")]
+Record = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where plans look by default.")]
+
 
 def build(rows: Callable[[], Rows]) -> typer.Typer:
-    """The commands.
+    """Builds the commands of this room.
 
     Args:
         rows: the methods that can be measured, which this room does not know; called when a command needs them.
     """
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure, side by side in one run.")
+    app.command("masking")(bench_masking)
+    app.command("saliency")(bench_saliency)
+    app.command("norm")(bench_norm)
+    app.command("scenes")(bench_scenes)
+    _add_step(app, rows)
+    return app
 
-    @app.command("masking")
-    def bench_masking(
-        batch: Annotated[int, typer.Option(min=1, help="Images.")] = 32,
-        size: Annotated[int, typer.Option(min=28, help="Pixels a side; a multiple of 7.")] = 224,
-        as_json: AsJson = False,
-    ) -> None:
-        """Time our masking beside a plain loop over images.
 
-        Example: salmask bench masking --batch 32 --size 224
-        """
-        from repro.bench.masking import masking
+def bench_masking(batch: BatchSize = 32, size: GridSide = 224, as_json: AsJson = False) -> None:
+    """Time our masking beside a plain loop over images.
 
-        if size % 7:
-            raise UserError(f"--size {size} is no multiple of the 7×7 grid", mend=f"--size {7 * (size // 7)}")
-        report(as_json, masking(batch, size))
+    Example: salmask bench masking --batch 32 --size 224
+    """
+    from repro.bench.masking import GRID, masking
 
-    @app.command("saliency")
-    def bench_saliency(
-        size: Annotated[int, typer.Option(min=64, max=512, help="Pixels a side.")] = 224,
-        count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 200,
-        cutouts: Annotated[
-            Path | None, typer.Option(metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")
-        ] = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Compare the foreground map with true object masks: the paper's, the released code's, and chance.
+    if size % GRID:
+        raise UserError(
+            f"--size {size} is no multiple of the {GRID}×{GRID} grid", mend=f"--size {GRID * (size // GRID)}"
+        )
+    report(as_json, masking(batch, size))
 
-        Example: salmask bench saliency --cutouts /usr/share/tuxpaint/stamps --size 224
-        """
-        from repro.bench.saliency import saliency
-        from repro.saliency.localizer import grid_of
-        from repro.scenes.dataset import Scenes
 
-        grid_of(size)
-        report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
+def bench_saliency(
+    size: SceneSide = 224, count: SceneCount = 200, cutouts: Cutouts = None, as_json: AsJson = False
+) -> None:
+    """Compare the foreground map with true object masks: the paper's, the released code's, and chance.
 
-    @app.command("norm")
-    def bench_norm(
-        batch: Annotated[int, typer.Option(min=8, help="Images; a multiple of 4.")] = 32,
-        size: Annotated[int, typer.Option(min=32, help="Pixels a side.")] = 64,
-        as_json: AsJson = False,
-    ) -> None:
-        """Time a ResNet-18 with four batch-norm groups, ours and MoCo's demo's, beside one group.
+    Example: salmask bench saliency --cutouts /usr/share/tuxpaint/stamps --size 224
+    """
+    from repro.bench.saliency import saliency
+    from repro.saliency.localizer import grid_of
+    from repro.scenes.dataset import Scenes
 
-        Example: salmask bench norm --batch 128 --size 224
-        """
-        from repro.bench.batch_norm import batch_norm
+    grid_of(size)  # refuses a size that patches do not tile before any scene is drawn
+    report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
 
-        if batch % 4:
-            raise UserError(f"--batch {batch} is no multiple of the 4 groups", mend=f"--batch {4 * (batch // 4)}")
-        report(as_json, batch_norm(batch, size))
 
-    @app.command("scenes")
-    def bench_scenes(
-        size: Annotated[int, typer.Option(min=64, max=512, help="Pixels a side.")] = 128,
-        cutouts: Annotated[
-            Path | None, typer.Option(metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")
-        ] = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Time drawing built-in scenes beside reading those that are kept.
+def bench_norm(batch: GroupedBatchSize = 32, size: Side = 64, as_json: AsJson = False) -> None:
+    """Time a ResNet-18 with four batch-norm groups, ours and MoCo's demo's, beside one group.
 
-        Example: salmask bench scenes --cutouts /usr/share/tuxpaint/stamps
-        """
-        from repro.bench.scenes import scenes
+    Example: salmask bench norm --batch 128 --size 224
+    """
+    from repro.bench.batch_norm import GROUPS, batch_norm
 
-        report(as_json, scenes(size, cutouts))
+    if batch % GROUPS:
+        raise UserError(
+            f"--batch {batch} is no multiple of the {GROUPS} groups", mend=f"--batch {GROUPS * (batch // GROUPS)}"
+        )
+    report(as_json, batch_norm(batch, size))
+
+
+def bench_scenes(size: SceneSide = 128, cutouts: Cutouts = None, as_json: AsJson = False) -> None:
+    """Time drawing built-in scenes beside reading those that are kept.
+
+    Example: salmask bench scenes --cutouts /usr/share/tuxpaint/stamps
+    """
+    from repro.bench.scenes import scenes
+
+    report(as_json, scenes(size, cutouts))
+
+
+def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
+    """Adds the one command that needs to know the methods."""
+    method_names = typer.Argument(
+        metavar="[METHOD]...", help="Default: mocov2.", autocompletion=completion(lambda: rows().methods)
+    )
 
     @app.command("step")
     def bench_step(
-        methods: Annotated[
-            list[str] | None,
-            typer.Argument(
-                metavar="[METHOD]...", help="Default: mocov2.", autocompletion=completion(lambda: rows().methods)
-            ),
-        ] = None,
-        settings: Annotated[
-            list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="A setting; repeatable.")
-        ] = None,
-        root: Annotated[
-            str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
-        ] = "",
-        steps: Annotated[int, typer.Option(min=1, help="Steps that count.")] = 20,
-        warm_up: Annotated[int, typer.Option(min=1, help="Steps before them.")] = 5,
-        out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where plans look by default.")] = None,
+        methods: Annotated[list[str] | None, method_names] = None,
+        settings: Settings = None,
+        root: DataRoot = "",
+        steps: Steps = 20,
+        warm_up: WarmUp = 5,
+        out: Record = None,
         as_json: AsJson = False,
     ) -> None:
         """Measure how fast methods train here, real learner and loader; `salmask sweep --plan` reads it.
@@ -118,19 +122,18 @@ def build(rows: Callable[[], Rows]) -> typer.Typer:
 
         room = rows()
         layers = [{"machine": {"data_root": root}} if root else {}, parse_overrides(settings or [])]
-        measurements = []
+        lines = []
         for method in methods or ["mocov2"]:
-            measured = measure(room.resolve(method, *layers), room.build, warm_up=warm_up, steps=steps)
-            record(out or record_file(), [measured])
-            measurements.append(
+            measurement = measure(room.resolve(method, *layers), room.build, warm_up=warm_up, steps=steps)
+            # Each at once, so that a later method that fails does not cost the earlier ones' minutes.
+            record(out or record_file(), [measurement])
+            lines.append(
                 {
                     "method": method,
-                    "images/s": measured.images_per_second,
-                    "forward images/s": measured.forward_images_per_second,
-                    "checkpoint MB": round(measured.checkpoint_bytes / 1e6, 1),
-                    "device": measured.device,
+                    "images/s": measurement.images_per_second,
+                    "forward images/s": measurement.forward_images_per_second,
+                    "checkpoint MB": round(measurement.checkpoint_bytes / 1e6, 1),
+                    "device": measurement.device,
                 }
             )
-        report(as_json, measurements)
-
-    return app
+        report(as_json, lines)

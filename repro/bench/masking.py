@@ -1,4 +1,4 @@
-"""Masking of a batch at once beside a plain loop over its images."""
+"""The benchmark of masking: a whole batch at once, beside a plain loop over its images."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,34 +9,39 @@ from torchvision.transforms.functional import gaussian_blur
 
 from repro.bench.timing import timed_in_turn
 from repro.masking.branches import SaliencyMasking
+from repro.masking.patches import Mode
 from repro.runs.choices import Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
+GRID = 7
+"""Cells a side of the foreground at 224 px, which the benchmark has at every size."""
+
 
 def masking(batch: int, size: int) -> dict[str, Any]:
-    """High-pass masking of a query and its hard negative: the batch at once, and a plain loop over images.
-
-    The loop does what the released random_mask_hp.py does, written straightforwardly: filter each image with
-    torchvision, then assign noise patch by patch.
+    """Times high-pass masking of a query and its hard negative: the batch at once, and a plain loop over images.
 
     Args:
         batch: images.
         size: pixels a side, a multiple of 7.
+
+    Returns:
+        What was masked on which device, the milliseconds of both ways, and their ratio.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     query, key = torch.randn(2, batch, 3, size, size, device=device)
-    query_foreground, key_foreground = torch.rand(2, batch, 7, 7, device=device) < 0.65
+    # Near the foreground's share in scenes, the `gamma` of `salmask bench saliency`.
+    query_foreground, key_foreground = torch.rand(2, batch, GRID, GRID, device=device) < 0.65
     settings = MaskingSettings(strategy=Strategy.high_pass)
-    ours = SaliencyMasking(settings, FidelitySettings())
+    mask_batch = SaliencyMasking(settings, FidelitySettings())
     generator = Generator(device).manual_seed(0)
-    sides: Mapping[str, Callable[[], object]] = {
-        "batched": lambda: ours(query, key, query_foreground, key_foreground, generator),
+    rivals: Mapping[str, Callable[[], object]] = {
+        "batched": lambda: mask_batch(query, key, query_foreground, key_foreground, generator),
         "loop": lambda: (
-            mask_in_a_loop(query, query_foreground, settings.ratio_min, settings.ratio_max, hard=False),
-            mask_in_a_loop(key, key_foreground, settings.hard_ratio_min, settings.hard_ratio_max, hard=True),
+            mask_in_a_loop(query, query_foreground, settings, Mode.positive(settings)),
+            mask_in_a_loop(key, key_foreground, settings, Mode.hard(settings)),
         ),
     }
-    seconds = timed_in_turn(sides)
+    seconds = timed_in_turn(rivals)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {
         "batch": f"{batch}×3×{size}×{size} on {name}",
@@ -46,32 +51,56 @@ def masking(batch: int, size: int) -> dict[str, Any]:
     }
 
 
-def mask_in_a_loop(images: Tensor, foreground: Tensor, low: float, high: float, *, hard: bool) -> Tensor:
-    """High-pass masking of one image and one patch after the other; slow, and easy to check."""
-    made = []
-    side = images.shape[-1] // foreground.shape[-1]
-    std = 0.14 if hard else 0.18
-    for image, front in zip(images, foreground, strict=True):
-        image = image - gaussian_blur(image, [11, 11], [5.0, 5.0])  # noqa: PLW2901
-        size = image.shape[-1]
-        if torch.rand(()) < 0.2:
-            box = round(size * (130 if hard else 200) / 224)
-            top, left = torch.randint(0, size - box + 1, (2,)).tolist()
-            inside = torch.zeros(size, size, dtype=torch.bool, device=image.device)
-            inside[top : top + box, left : left + box] = True
-            hidden = inside if hard else ~inside
-            image[:, hidden] = std * torch.randn(3, int(hidden.sum()), device=image.device)
+def mask_in_a_loop(images: Tensor, foregrounds: Tensor, settings: MaskingSettings, mode: Mode) -> Tensor:
+    """Masks one image and one patch after the other with the high-pass strategy; slow, and easy to check.
+
+    It does what the released random_mask_hp.py does, written straightforwardly: filter each image with torchvision,
+    then assign noise patch by patch.
+
+    Args:
+        images: B×3×S×S, normalised.
+        foregrounds: B×g×g, boolean; g divides S.
+        settings: how often the mask is focal, and how often patches are hidden in all channels alike.
+        mode: the rates and the noise of a positive view or of a hard negative.
+
+    Returns:
+        B×3×S×S.
+    """
+    masked_images = []
+    for image, foreground in zip(images, foregrounds, strict=True):
+        filtered = image - gaussian_blur(image, [11, 11], [5.0, 5.0])
+        if torch.rand(()) < settings.focal_probability:
+            _hide_focally(filtered, mode)
         else:
-            alpha = low + (high - low) * float(torch.rand(()))
-            channels = [[0, 1, 2]] if torch.rand(()) < 0.3 else [[0], [1], [2]]
-            for chosen in channels:
-                for stratum in (front,) if hard else (front, ~front):
-                    cells = stratum.nonzero().tolist()
-                    count = round(49 * alpha * len(cells) / 49)
-                    for index in torch.randperm(len(cells))[:count].tolist():
-                        row, column = (side * position for position in cells[index])
-                        patch = (slice(row, row + side), slice(column, column + side))
-                        for channel in chosen:
-                            image[channel][patch] = std * torch.randn(side, side, device=image.device)
-        made.append(image)
-    return torch.stack(made)
+            _hide_patches(filtered, foreground, settings.spatial_share, mode)
+        masked_images.append(filtered)
+    return torch.stack(masked_images)
+
+
+def _hide_focally(image: Tensor, mode: Mode) -> None:
+    """Hides everything outside a random window of a positive view, or a random box of a hard negative, in place."""
+    size = image.shape[-1]
+    # The released code's sides at 224 px (random_mask_hp.py:28-38).
+    side = round(size * (200 if mode.background else 130) / 224)
+    top, left = torch.randint(0, size - side + 1, (2,)).tolist()
+    in_box = torch.zeros(size, size, dtype=torch.bool, device=image.device)
+    in_box[top : top + side, left : left + side] = True
+    area = ~in_box if mode.background else in_box
+    image[:, area] = mode.noise_std * torch.randn(3, int(area.sum()), device=image.device)
+
+
+def _hide_patches(image: Tensor, foreground: Tensor, spatial_share: float, mode: Mode) -> None:
+    """Hides random patches, in place: in all channels alike, or others in each channel."""
+    side = image.shape[-1] // foreground.shape[-1]
+    low, high = mode.ratio
+    ratio = low + (high - low) * float(torch.rand(()))
+    # The groups of channels for which patches are drawn together.
+    channel_groups = [[0, 1, 2]] if torch.rand(()) < spatial_share else [[0], [1], [2]]
+    for channels in channel_groups:
+        for stratum in (foreground, ~foreground) if mode.background else (foreground,):
+            cells = stratum.nonzero().tolist()
+            for index in torch.randperm(len(cells))[: round(ratio * len(cells))].tolist():
+                row, column = (side * position for position in cells[index])
+                patch = (slice(row, row + side), slice(column, column + side))
+                for channel in channels:
+                    image[channel][patch] = mode.noise_std * torch.randn(side, side, device=image.device)

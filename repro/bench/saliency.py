@@ -1,4 +1,4 @@
-"""The foreground map beside the true masks of built-in scenes."""
+"""The benchmark of the foreground map, beside the true object masks of built-in scenes."""
 
 from typing import Any
 
@@ -13,9 +13,12 @@ from repro.saliency.networks import build_localizer
 from repro.saliency.scda import foreground
 from repro.scenes.dataset import Scenes
 
+CHUNK = 50
+"""Views that pass through the localizer at a time, so that memory does not grow with the number of scenes."""
+
 
 def saliency(scenes: Scenes, size: int) -> list[dict[str, Any]]:
-    """How well the foreground covers the object whose mask is known, on whole scenes without augmentation.
+    """Measures how well the foreground covers the main object, on whole scenes without augmentation.
 
     Args:
         scenes: an opened `Scenes`; its pictures are size×size.
@@ -27,31 +30,30 @@ def saliency(scenes: Scenes, size: int) -> list[dict[str, Any]]:
         as many cells at random; and, where views are small, the paper's rule on a shallower stage, which would need no
         enlarged views.
     """
-    drawn = [scenes.scene(index) for index in range(len(scenes))]
-    masks = torch.stack([torch.from_numpy(scene.instances[0].mask) for scene in drawn])
-    pixels = torch.stack([pil_to_tensor(scene.image) for scene in drawn])
+    samples = [scenes.scene(index) for index in range(len(scenes))]
+    masks = torch.stack([torch.from_numpy(scene.instances[0].mask) for scene in samples])
+    pixels = torch.stack([pil_to_tensor(scene.image) for scene in samples])
     views = normalize(pixels.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
     localizer = build_localizer("efficientnet-lite0", "")
-    activations = torch.cat([localizer(part) for part in views.split(50)])
-    front = foreground(activations)
-    generator = Generator().manual_seed(0)
+    activations = torch.cat([localizer(chunk) for chunk in views.split(CHUNK)])
+    paper = foreground(activations)
     maps = {
-        "paper": front,
+        "paper": paper,
         "released (rows sorted)": foreground(activations, row_sorted=True),
-        "as many cells at random": as_many_at_random(front, generator),
+        "as many cells at random": as_many_at_random(paper, Generator().manual_seed(0)),
     }
-    if size < MIN_GRID * STRIDE:
-        maps["paper, stride-16 stage"] = foreground(
-            torch.cat([_shallower(localizer, part) for part in views.split(50)])
-        )
+    if size < MIN_GRID * STRIDE:  # the localizer enlarges such views
+        shallow = torch.cat([_activations_before_last(localizer, chunk) for chunk in views.split(CHUNK)])
+        maps["paper, stride-16 stage"] = foreground(shallow)
     return [{"foreground": name, **overlap(cells, masks)} for name, cells in maps.items()]
 
 
 @torch.no_grad()
-def _shallower(localizer: Localizer, views: Tensor) -> Tensor:
-    """Activations of the stage before the last, of views as small as they are."""
+def _activations_before_last(localizer: Localizer, views: Tensor) -> Tensor:
+    """Returns the activations B×D×h×w of the stage before the last, of views B×3×S×S that are not enlarged."""
     network: Any = localizer.network.model
-    (tapped,) = network.forward_intermediates(
+    # Past the localizer's own `forward`, which enlarges; what else that does to views, their range, is done here.
+    (activations,) = network.forward_intermediates(
         views * localizer.scale + localizer.shift, indices=[-2], intermediates_only=True
     )
-    return tapped
+    return activations

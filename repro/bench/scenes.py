@@ -1,4 +1,4 @@
-"""Drawing built-in scenes beside reading those that are kept."""
+"""The benchmark of the built-in data set: how long scenes take to draw, and to read back from a cache file."""
 
 import tempfile
 from collections.abc import Callable
@@ -10,21 +10,24 @@ from repro.scenes.dataset import Scenes
 
 
 def scenes(size: int, cutouts: Path | None, count: int = 64) -> dict[str, Any]:
-    """Drawing scenes, and reading those that are kept.
+    """Times drawing scenes beside reading the same ones from a cache file.
 
     Args:
         size: pixels a side.
         cutouts: folder of RGBA cut-outs; None for drawn shapes.
         count: scenes a round.
-    """
-    drawn, kept = (Scenes("train", count=count, size=size, cutouts=cutouts) for _ in range(2))
 
-    def all_of(made: Scenes) -> Callable[[], object]:
-        return lambda: [made[index] for index in range(count)]
+    Returns:
+        What kind of scenes were timed, the milliseconds for one drawn and for one read, and their ratio.
+    """
+    uncached, cached = (Scenes("train", count=count, size=size, cutouts=cutouts) for _ in range(2))
+
+    def read_all(images: Scenes) -> Callable[[], object]:
+        return lambda: [images[index] for index in range(count)]
 
     with tempfile.TemporaryDirectory() as folder:
-        kept.keep(Path(folder))
-        seconds = timed_in_turn({"draw": all_of(drawn), "read": all_of(kept)})
+        cached.keep(Path(folder))  # the round that warms up draws and stores them; all later ones read
+        seconds = timed_in_turn({"draw": read_all(uncached), "read": read_all(cached)})
     return {
         "scene": f"{size}×{size}, {'drawn shapes' if cutouts is None else 'cut-outs'}",
         "draw_ms": round(1000 * seconds["draw"] / count, 2),

@@ -1,4 +1,4 @@
-"""How fast a method trains on this machine: real learner, real loader, a few steps."""
+"""How fast a method trains on this machine, measured on a few steps of the real learner with the real loader."""
 
 import math
 import tempfile
@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from repro.bench.throughput import StepMeasurement, kind_of
+from repro.bench.timing import wait_for_device
 from repro.distributed import device_name, initialise, world_size
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -20,20 +21,26 @@ from repro.training.learner import Build
 from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.resume import unwrapped
 
-FORWARD_BATCH = 64
-FORWARD_ROUNDS = 5
-
 
 class _EnoughError(Exception):
-    """Ends a training that was only to be timed."""
+    """Ends a training that is run only to be timed.
+
+    An exception, as mmengine's own `stop_training` is heeded only at the end of an epoch, which may be hours away.
+    """
 
 
 class StepTimer(Hook):
-    """Times steps after some to warm up, and ends the training."""
+    """Times the steps that follow some to warm up, notes how large the state is, and ends the training."""
 
-    priority = "LOWEST"
+    priority = "LOWEST"  # after all other hooks, whose work is part of a step
 
     def __init__(self, warm_up: int, steps: int) -> None:
+        """Sets the stopwatch.
+
+        Args:
+            warm_up: steps that do not count, at least one.
+            steps: steps that do.
+        """
         self.warm_up, self.steps = warm_up, steps
         self.seconds = 0.0
         self.state_bytes = 0
@@ -42,13 +49,13 @@ class StepTimer(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Start and stop the clock when the device is done."""
-        done = runner.iter + 1
-        if done == self.warm_up:
-            _wait()
+        """Starts the clock after the last step of the warm-up, and stops it after the last step that counts."""
+        steps_done = runner.iter + 1  # mmengine counts up only after the hooks
+        if steps_done == self.warm_up:
+            wait_for_device()
             self._start = time.perf_counter()
-        elif done == self.warm_up + self.steps:
-            _wait()
+        elif steps_done == self.warm_up + self.steps:
+            wait_for_device()
             self.seconds = time.perf_counter() - self._start
             states = (unwrapped(runner.model).state_dict(), runner.optim_wrapper.state_dict())
             self.state_bytes = sum(_bytes(state) for state in states)
@@ -56,57 +63,76 @@ class StepTimer(Hook):
 
 
 def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurement:
-    """Train for a few steps in a folder of its own that goes away.
+    """Trains for a few steps in a temporary folder, and times them.
 
     Args:
-        run: what to train; its data are read as in earnest.
+        run: what to train; its images are decoded, augmented and masked as in a real training.
         build: makes what is trained.
         warm_up: steps that do not count, at least one.
         steps: steps that do.
+
+    Returns:
+        The rates over all processes, and how large a checkpoint and a backbone are.
 
     Raises:
         UserError: data or settings do not fit.
     """
     device = initialise(run.machine.device)
     images = open_data(run, "train")
+    # At least 1, so that `plan_batches` is reached, which refuses data smaller than a batch in plain words.
     per_epoch = max(1, len(images) // run.optimization.batch)
-    epochs = math.ceil((warm_up + steps) / per_epoch) + 1  # as many as it takes; the stopwatch ends it
-    never = replace(run.machine, checkpoint_every=10**9)
-    run = replace(run, optimization=replace(run.optimization, epochs=epochs), machine=never)
+    epochs = math.ceil((warm_up + steps) / per_epoch) + 1  # one too many, so that it is the stopwatch that ends it
+    without_checkpoints = replace(run.machine, checkpoint_every=10**9)
+    run = replace(run, optimization=replace(run.optimization, epochs=epochs), machine=without_checkpoints)
     batches = plan_batches(run, images, device)
     learner = build(run, images, device)
-    watch = StepTimer(warm_up, steps)
-    with tempfile.TemporaryDirectory() as place:
-        training = build_training(run, RunFolder(Path(place)), learner, batches, device)
+    timer = StepTimer(warm_up, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        training = build_training(run, RunFolder(Path(folder)), learner, batches, device)
         try:
-            replace(training, hooks=[watch]).run()
+            # The timer takes the place of the gallery, which would be drawn before the first step.
+            replace(training, hooks=[timer]).run()
         except _EnoughError:
+            # After the training, as this puts the encoder into evaluation mode.
             forward = forward_rate(learner.encoder, run.data.crop, device)
     return StepMeasurement(
         kind=kind_of(run),
         method=run.method,
-        images_per_second=round(run.optimization.batch * steps / watch.seconds, 2),
+        images_per_second=round(run.optimization.batch * steps / timer.seconds, 2),
         forward_images_per_second=round(forward * world_size(), 2),
-        checkpoint_bytes=watch.state_bytes,
+        checkpoint_bytes=timer.state_bytes,
         backbone_bytes=_bytes(learner.encoder.state_dict()),
         device=device_name(device),
         processes=world_size(),
     )
 
 
+FORWARD_BATCH = 64
+"""Images of a forward pass that is timed."""
+
+FORWARD_ROUNDS = 5
+"""Forward passes of which the fastest counts; the first ones also warm up."""
+
+
 @torch.no_grad()
 def forward_rate(encoder: nn.Module, size: int, device: torch.device) -> float:
-    """Images per second of a frozen network in evaluation mode; the fastest of a few rounds."""
+    """Measures how many images a second pass through a frozen network, in the fastest of a few rounds.
+
+    Args:
+        encoder: on the device; it is left in evaluation mode.
+        size: pixels a side of the images, which are noise.
+        device: where the encoder is.
+    """
     encoder.eval()
     images = torch.randn(FORWARD_BATCH, 3, size, size, device=device)
-    best = math.inf
+    fastest = math.inf
     for _ in range(FORWARD_ROUNDS):
-        _wait()
+        wait_for_device()
         start = time.perf_counter()
         encoder(images)
-        _wait()
-        best = min(best, time.perf_counter() - start)
-    return FORWARD_BATCH / best
+        wait_for_device()
+        fastest = min(fastest, time.perf_counter() - start)
+    return FORWARD_BATCH / fastest
 
 
 def _bytes(state: Any) -> int:
@@ -114,6 +140,7 @@ def _bytes(state: Any) -> int:
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
+    """Yields the tensors of a state dict, however deep; an optimizer's is nested."""
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, Mapping):
@@ -122,8 +149,3 @@ def _tensors(state: Any) -> Iterator[Tensor]:
     elif isinstance(state, list | tuple):
         for value in state:
             yield from _tensors(value)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

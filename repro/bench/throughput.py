@@ -1,4 +1,7 @@
-"""How fast training steps are, as measured: what `salmask bench step` writes and plans read. No torch."""
+"""The file of measured training rates: `salmask bench step` appends to it, plans read it.
+
+No torch: `salmask sweep --plan` must answer at once.
+"""
 
 import json
 from collections.abc import Iterable
@@ -13,29 +16,33 @@ from repro.runs.provenance import now
 from repro.runs.run import Run
 
 Kind = tuple[str, ...]
-"""What makes two runs equally fast: see `kind_of`."""
+"""The settings that make two runs equally fast, in the order of `kind_of`."""
 
 
 @dataclass(frozen=True)
 class StepMeasurement:
-    """What a method's steps took on a machine."""
+    """How fast a method trains on a machine, and how large what it saves is; one line of the file."""
 
     kind: Kind
     method: str
     images_per_second: float
-    """Of pretraining, over all processes."""
+    """Images per second of pretraining, over all processes."""
     forward_images_per_second: float
-    """Of the frozen backbone alone, as a probe uses it, over all processes."""
+    """Images per second of the frozen backbone alone, as a probe uses it, over all processes."""
     checkpoint_bytes: int
+    """Size of the model's and the optimizer's tensors."""
     backbone_bytes: int
     device: str
+    """Name of the GPU, or how many threads of the CPU."""
     processes: int = 1
     time: str = field(default_factory=now)
+    """When it was measured."""
 
 
 def kind_of(run: Run) -> Kind:
-    """The settings that a step's cost depends on; seed, schedule and data set are not among them."""
+    """Returns the settings that a step's cost depends on; seed, schedule and data set are not among them."""
     masking = run.masking
+    # Words alone, which JSON gives back unchanged: a kind that is read from the file equals one of a run.
     return (
         run.framework.name,
         masking.strategy.name,
@@ -52,15 +59,19 @@ def kind_of(run: Run) -> Kind:
 
 
 def record_file() -> Path:
-    """Where measurements of this user are kept."""
+    """Returns the path of this user's file of measurements, which plans read by default; it may not exist."""
     return platformdirs.user_data_path("salmask") / "steps.jsonl"
 
 
 def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
-    """Add measurements to a file.
+    """Appends measurements to a file, which is made where there is none.
+
+    Args:
+        path: of JSON lines.
+        measurements: they win over earlier ones of the same kind.
 
     Raises:
-        UserError: it cannot be written to.
+        UserError: the file cannot be written to.
     """
     lines = "".join(json.dumps(asdict(measurement)) + "\n" for measurement in measurements)
     try:
@@ -70,14 +81,17 @@ def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}", mend="--out elsewhere") from error
 
 
-def recorded(path: Path) -> dict[Kind, StepMeasurement]:
-    """The newest measurement of each kind; lines that cannot be read are left out."""
-    found: dict[Kind, StepMeasurement] = {}
+def newest_measurements(path: Path) -> dict[Kind, StepMeasurement]:
+    """Returns the newest measurement of each kind in a file; of none where there is no file.
+
+    Lines that cannot be read are left out.
+    """
+    newest: dict[Kind, StepMeasurement] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             content = json.loads(line)
             measurement = StepMeasurement(**{**content, "kind": tuple(content["kind"])})
         except (ValueError, TypeError, KeyError):
-            continue  # torn, or of another version
-        found[measurement.kind] = measurement
-    return found
+            continue  # torn by a crash, or written by another version with other fields
+        newest[measurement.kind] = measurement
+    return newest

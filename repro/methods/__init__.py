@@ -1,1 +1,1 @@
-"""A look at the rows of the tables: what each is, what it costs, and what its masking hides."""
+"""A look at the rows of the tables: their settings, what a training step costs, and what their masking hides."""

@@ -1,13 +1,13 @@
-"""What masking hides: pictures, and statistics against the true objects where these are known.
+"""The audit of masking: what it hides, as pictures, and as statistics against the true objects where these are known.
 
-Ours stands beside patches drawn at random and beside the released code on the same views. What is hidden is measured on
-the network's inputs themselves, as the pixels that differ from the unmasked input, not on what masking says it did: a
-flat patch that is blurred, or filled with its own colour, is not hidden.
+The run's own way of choosing patches stands beside patches drawn at random and beside the released code, on the same
+views. What is hidden is measured on the network's inputs themselves, as the pixels that differ from the unmasked input,
+and not on what masking says it did: a flat patch that is blurred, or filled with its own colour, is not hidden.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 from repro.scenes.dataset import Scenes
-from repro.training.gallery import overlay as overlaid
+from repro.training.gallery import overlay
 from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.preprocess import Stages, ViewMaker
@@ -34,19 +34,17 @@ from repro.training.preprocess import Stages, ViewMaker
 BATCH = 32
 """Images at a time; the released code has one hard negative for so many, the batch of one of the paper's GPUs."""
 
-
 OURS, RANDOM, RELEASED = "saliency", "random", "released"
-
+"""Names of the variants that every audit compares."""
 
 MADE_FROM = {"query": "query", "key": "key", "hard negative": "key"}
 """The views that may be masked, each with the augmented view that it is made from."""
-
 
 StatisticsRow = dict[str, Any]
 
 
 def variants(run: Run) -> dict[str, Run]:
-    """The run with each way of choosing patches: by saliency, at random, and as the released code does.
+    """Returns the run with each way of choosing patches: by saliency, at random, and as the released code does.
 
     A run that is none of the three, with single switches of `fidelity`, stands first under its own name.
 
@@ -56,16 +54,16 @@ def variants(run: Run) -> dict[str, Run]:
     if run.masking.strategy in (Strategy.none, Strategy.learned):
         what = "nothing" if run.masking.strategy is Strategy.none else "with an occlusion network that training makes"
         raise UserError(f"{run.method} masks {what}", mend="audit a row that masks patches, for example mocov2+ours-hp")
-    released = FidelitySettings(**dict.fromkeys(FidelitySettings.__dataclass_fields__, Source.released))
+    released = FidelitySettings(**{switch.name: Source.released for switch in fields(FidelitySettings)})
     if not FRAMEWORKS[run.framework].released:  # where nothing was released, the hard negatives are our own
         released = replace(released, hard_negative=Source.paper)
     guided, at_random = (replace(run.masking, guidance=guidance) for guidance in (Guidance.saliency, Guidance.random))
-    three = {
+    compared = {
         OURS: replace(run, masking=guided, fidelity=FidelitySettings()),
         RANDOM: replace(run, masking=at_random, fidelity=FidelitySettings()),
         RELEASED: replace(run, masking=guided, fidelity=released),
     }
-    return three if run in three.values() else {run.method: run, **three}
+    return compared if run in compared.values() else {run.method: run, **compared}
 
 
 class ObjectMasks:
@@ -83,39 +81,42 @@ class ObjectMasks:
         return Image.fromarray(mask.astype(np.uint8) * 255), self.targets[index]
 
     def fingerprint(self) -> str:
-        """That of the scenes."""
+        """Returns the fingerprint of the scenes."""
         return self.scenes.fingerprint()
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """What of one view is hidden, each N, 0..1; NaN where the region is empty or unknown.
+class HiddenShares:
+    """The shares of N views that masking hides, N numbers in 0..1 for each region.
 
-    A pixel hidden in one channel of three is hidden by a third.
+    A number is NaN where the region is empty in that view, or unknown. A pixel that is hidden in one channel of three
+    is hidden by a third.
     """
 
     all: Tensor
     foreground: Tensor
-    """By the paper's saliency map, whoever drew the patches."""
+    """The foreground of the paper's saliency map, whichever variant drew the patches."""
     background: Tensor
     object: Tensor
+    """The true object."""
     ground: Tensor
+    """All that is not the true object."""
 
     @classmethod
-    def measure(cls, hidden: Tensor, foreground: Tensor, objects: Tensor | None) -> "Hidden":
-        """Measure a batch.
+    def measure(cls, hidden: Tensor, foreground: Tensor, objects: Tensor | None) -> "HiddenShares":
+        """Measures a batch.
 
         Args:
             hidden: B×3×H×W, boolean.
-            foreground: B×g×g, boolean.
-            objects: B×H×W, boolean; none where they are not known.
+            foreground: B×g×g, boolean; g divides H and W.
+            objects: B×H×W, boolean; None where the true objects are not known.
         """
         amount = hidden.float().mean(1)
         front = to_pixels(foreground.unsqueeze(1), amount.shape[-2:]).squeeze(1)
         unknown = torch.full_like(amount[:, 0, 0], math.nan)
 
         def share(region: Tensor) -> Tensor:
-            return (amount * region).sum((1, 2)) / region.sum((1, 2))
+            return (amount * region).sum((1, 2)) / region.sum((1, 2))  # 0 / 0 is NaN: an empty region has no share
 
         return cls(
             amount.mean((1, 2)),
@@ -125,182 +126,241 @@ class Hidden:
             unknown if objects is None else share(~objects),
         )
 
+    @classmethod
+    def concatenate(cls, batches: Sequence["HiddenShares"]) -> "HiddenShares":
+        """Joins the shares of several batches."""
+        regions = [region.name for region in fields(cls)]
+        return cls(**{region: torch.cat([getattr(batch, region) for batch in batches]) for region in regions})
+
     def row(self) -> StatisticsRow:
-        """Means in percent, and how unevenly foreground and background are hidden in single images."""
-        spread = (self.foreground - self.background).to(torch.float64)
-        spread = spread[spread.isfinite()]
+        """Returns means in percent, and how unevenly foreground and background are hidden in single images."""
+        difference = (self.foreground - self.background).to(torch.float64)
+        difference = difference[difference.isfinite()]
         return {
             "hidden %": _percent(self.all),
             "of foreground": _percent(self.foreground),
             "of background": _percent(self.background),
-            "± difference": round(100 * spread.std().item(), 1) if len(spread) > 1 else None,
+            "± difference": round(100 * difference.std().item(), 1) if len(difference) > 1 else None,
             "of object": _percent(self.object),
             "of ground": _percent(self.ground),
         }
 
 
 def _percent(shares: Tensor) -> float | None:
-    known = shares[shares.isfinite()]
-    return round(100 * known.double().mean().item(), 1) if len(known) else None
+    """Returns the mean of the shares that are no NaN, in percent; None where all are."""
+    finite = shares[shares.isfinite()]
+    return round(100 * finite.double().mean().item(), 1) if len(finite) else None
 
 
 @dataclass
 class Audit:
-    """Statistics and pictures."""
+    """What an audit found: statistics and pictures."""
 
     run: Run
     images: int
+    """How many images were looked at."""
     masks: list[StatisticsRow]
     """What is hidden, a row for each way of choosing patches and each masked view."""
     maps: list[StatisticsRow]
     """How well each foreground map fits the object, a row a map."""
-    where: Mapping[str, Tensor]
-    """How often each cell of the grid is foreground, g×g each; and the mean object, where known."""
+    frequencies: Mapping[str, Tensor]
+    """How often each cell of the grid is foreground, g×g in 0..1 for each map, and for the true object where known."""
     columns: Sequence[tuple[str, Tensor]]
-    """Of the gallery; see `repro.training.gallery.draw_columns`."""
+    """The gallery, as `repro.training.gallery.draw_columns` takes it."""
 
     def statistics(self) -> StatisticsRow:
-        """All numbers, as `statistics.json` holds them."""
+        """Returns all numbers, as `statistics.json` holds them."""
         run = self.run
         return {"run": run.id, "method": run.method, "images": self.images, "masks": self.masks, "maps": self.maps}
 
 
 @dataclass
-class _Seen:
-    """What the batches so far have shown."""
+class _Observations:
+    """What was measured so far, batch by batch; maps and objects are moved to the CPU."""
 
-    hidden: dict[tuple[str, str], list[Hidden]] = field(default_factory=dict)
-    fronts: dict[str, list[Tensor]] = field(default_factory=dict)
+    shares: dict[tuple[str, str], list[HiddenShares]] = field(default_factory=dict)
+    """By variant and view."""
+    foregrounds: dict[str, list[Tensor]] = field(default_factory=dict)
+    """By variant, B×g×g each, of queries and keys alike."""
     objects: list[Tensor] = field(default_factory=list)
+    """B×H×W each, of queries and keys in the order of the foregrounds; empty where the objects are not known."""
 
-    def together(self, variant: str, view: str) -> Hidden:
-        parts = self.hidden[variant, view]
-        return Hidden(**{name: torch.cat([getattr(part, name) for part in parts]) for name in Hidden.__annotations__})
+    def add(
+        self,
+        stages: Mapping[str, Stages],
+        masks: Mapping[str, Mapping[str, Tensor]],
+        objects: Mapping[str, Tensor],
+    ) -> None:
+        """Measures a batch.
+
+        Args:
+            stages: the batch on its way to the network, by variant.
+            masks: which pixels are hidden, B×3×H×W by variant and view.
+            objects: the true objects, B×H×W by augmented view; empty where they are not known.
+        """
+        for variant, view, mask in _by_view(masks):
+            # By the paper's map for every variant: one at random has no map, and the released one is what is in doubt.
+            foreground = stages[OURS].query_foreground if view == "query" else stages[OURS].key_foreground
+            assert foreground is not None
+            true_objects = objects.get(MADE_FROM[view])
+            count = len(mask)  # 1 for the released code's hard negative, of the first image of the batch
+            shares = HiddenShares.measure(
+                mask, foreground[:count], None if true_objects is None else true_objects[:count]
+            )
+            self.shares.setdefault((variant, view), []).append(shares)
+        for variant, stage in stages.items():
+            if variant != RANDOM:  # without a localizer, all cells are one stratum: no map
+                pair = (stage.query_foreground, stage.key_foreground)
+                self.foregrounds.setdefault(variant, []).extend(cells.cpu() for cells in pair if cells is not None)
+        self.objects.extend(masks_of_view.cpu() for masks_of_view in objects.values())
 
 
-def audit(run: Run, images: Images, *, count: int, shown: int, device: torch.device) -> Audit:
-    """Mask the first images that training would see, in every way.
+def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: torch.device) -> Audit:
+    """Masks the first images that training would see, with every variant.
 
     Args:
         run: a row that masks patches; its views, localizer and rates are used.
-        images: to look at; the true objects of Scenes are known.
-        count: of images, at most all.
-        shown: of images in the gallery, at most `BATCH`.
-        device: where.
+        images: the data set; the true objects are known if it is a `Scenes`.
+        count: how many images are measured; all where there are fewer.
+        gallery_images: how many of them the gallery shows, at most `BATCH`.
+        device: where the views are made.
 
     Raises:
         UserError: the run masks no patches, or its localizer cannot be had.
     """
     makers = {name: build_view_maker(variant, device) for name, variant in variants(run).items()}
-    seen = _Seen()
+    observations = _Observations()
     columns: list[tuple[str, Tensor]] = []
-    order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]
+    order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # as the first epoch has it
     for indices in np.split(order, range(BATCH, len(order), BATCH)):
-        batch, objects = _batch(run, images, indices.tolist(), device)
+        batch, objects = load_batch(run, images, indices.tolist(), device)
         stages = {name: maker.stages(batch) for name, maker in makers.items()}
-        masks = {name: hidden(stages[name], maker) for name, maker in makers.items()}
-        for name, view, mask in _each(masks):
-            front = stages[OURS].query_foreground if view == "query" else stages[OURS].key_foreground
-            assert front is not None
-            known = objects.get(MADE_FROM[view])
-            measured = Hidden.measure(mask, front[: len(mask)], None if known is None else known[: len(mask)])
-            seen.hidden.setdefault((name, view), []).append(measured)
-        for name in [name for name in makers if name != RANDOM]:
-            both = [stages[name].query_foreground, stages[name].key_foreground]
-            seen.fronts.setdefault(name, []).extend(part.cpu() for part in both if part is not None)
-        seen.objects.extend(part.cpu() for part in objects.values())
-        columns = columns or [(title, made[:shown].cpu()) for title, made in _columns(stages, masks, objects)]
-    return _concluded(run, seen, len(order), columns)
+        masks = {name: hidden_pixels(stages[name], maker) for name, maker in makers.items()}
+        observations.add(stages, masks, objects)
+        if not columns:
+            columns = [
+                (title, pictures[:gallery_images].cpu()) for title, pictures in _gallery_columns(stages, masks, objects)
+            ]
+    return _conclude(run, observations, len(order), columns)
 
 
-def _batch(
+def load_batch(
     run: Run, images: Images, indices: Sequence[int], device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A batch as training sees it, and the objects B×H×W of its query and key where they are known."""
+    """Loads a batch as training's first epoch does, and the true objects in its views.
+
+    Args:
+        run: whose crops and augmentation are drawn.
+        images: the data set.
+        indices: of the images.
+        device: where the objects go.
+
+    Returns:
+        The batch of `TwoViews`, and by the names of its views the objects B×H×W, boolean, after the same crops and
+        flips; none where they are not known.
+    """
     views = TwoViews(images, run.data.crop, run.augmentation, run.seed)
     batch = default_collate([views[0, index] for index in indices])
     if not isinstance(images, Scenes):
         return batch, {}
-    # The same streams draw the same crops and flips; colours, which a mask has none of, are left to the device.
-    untouched = replace(run.augmentation, backend=Backend.device)
-    masks = TwoViews(ObjectMasks(images), run.data.crop, untouched, run.seed)
+    # The same streams draw the same crops and flips. The device's backend hands crops out as they are: a mask has no
+    # colours to change, and is flipped here.
+    cropped_only = replace(run.augmentation, backend=Backend.device)
+    masks = TwoViews(ObjectMasks(images), run.data.crop, cropped_only, run.seed)
     cropped = default_collate([masks[0, index] for index in indices])
-    flips = {name: cropped[f"{name}_draw"][:, -1].bool().view(-1, 1, 1) for name in ("query", "key")}
-    return batch, {
-        name: torch.where(flip, (part := cropped[name].squeeze(1) >= 128).flip(-1), part).to(device)
-        for name, flip in flips.items()
-    }
+    objects = {}
+    for name in TwoViews.names:
+        inside = cropped[name].squeeze(1) >= 128  # cropping resizes, which leaves grey at the rim
+        flip = cropped[f"{name}_draw"][:, -1].bool().view(-1, 1, 1)  # the last number of a `Draw`
+        objects[name] = torch.where(flip, inside.flip(-1), inside).to(device)
+    return batch, objects
 
 
-def hidden(stages: Stages, maker: ViewMaker) -> dict[str, Tensor]:
-    """What is hidden of each masked view, B×3×H×W; the released code's hard negative is of the first image alone."""
+def hidden_pixels(stages: Stages, maker: ViewMaker) -> dict[str, Tensor]:
+    """Compares a batch's inputs with what they would be without masks.
+
+    Args:
+        stages: the batch on its way to the network.
+        maker: what made it.
+
+    Returns:
+        For each masked view what is hidden of it, B×3×H×W, boolean. The released code's hard negative is of the first
+        image alone: 1×3×H×W.
+    """
     masking = maker.masking
     assert masking is not None
-    made = {"query": stages.views.query, "key": stages.views.key, "hard negative": stages.views.hard_negative}
-    whole = {Branch.query: "key", Branch.key: "query"}.get(masking.branch)
-    found = {}
-    for view, inputs in made.items():
-        if inputs is not None and view != whole:
+    inputs = {"query": stages.views.query, "key": stages.views.key, "hard negative": stages.views.hard_negative}
+    unmasked_view = {Branch.query: "key", Branch.key: "query"}.get(masking.branch)
+    hidden = {}
+    for view, masked in inputs.items():
+        if masked is not None and view != unmasked_view:
             pixels = stages.query if MADE_FROM[view] == "query" else stages.key
             clean = masking.strategy.clean(maker.normalise(pixels))
-            found[view] = inputs != clean[: len(inputs)]
-    return found
+            hidden[view] = masked != clean[: len(masked)]
+    return hidden
 
 
-def _each(masks: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str, Tensor]]:
-    """Every mask with the variant and the view that it is of, view by view."""
+def _by_view(masks: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str, Tensor]]:
+    """Yields every mask with its variant and its view: all variants of one view, then those of the next."""
     for view in MADE_FROM:
-        yield from ((name, view, found[view]) for name, found in masks.items() if view in found)
+        yield from ((variant, view, views[view]) for variant, views in masks.items() if view in views)
 
 
-def _columns(
+def _gallery_columns(
     stages: Mapping[str, Stages], masks: Mapping[str, Mapping[str, Tensor]], objects: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """The gallery: the maps beside each other, then each view with what is hidden of it dark."""
+    """Yields the gallery's columns: the maps beside each other, then each view with what is hidden of it dark."""
     ours = stages[OURS]
     yield "query view", ours.query
     if objects:
-        yield "its object", overlaid(ours.query, objects["query"])
-    for name, made in stages.items():
-        if name != RANDOM and made.query_foreground is not None:
-            yield f"{name} map", overlaid(ours.query, made.query_foreground)
-    last = "query"
-    for name, view, mask in _each(masks):
+        yield "its object", overlay(ours.query, objects["query"])
+    for variant, stage in stages.items():
+        if variant != RANDOM and stage.query_foreground is not None:
+            yield f"{variant} map", overlay(ours.query, stage.query_foreground)
+    last_view = "query"  # the one that is shown already, unmasked
+    for variant, view, mask in _by_view(masks):
         pixels = ours.query if MADE_FROM[view] == "query" else ours.key
-        if MADE_FROM[view] != last:
-            last = MADE_FROM[view]
-            yield f"{last} view", pixels
-        yield f"{view.removesuffix(' negative')}, {name}", torch.where(mask, 0.1, pixels[: len(mask)])
+        if MADE_FROM[view] != last_view:
+            last_view = MADE_FROM[view]
+            yield f"{last_view} view", pixels
+        yield f"{view.removesuffix(' negative')}, {variant}", torch.where(mask, 0.1, pixels[: len(mask)])
 
 
-def _concluded(run: Run, seen: _Seen, count: int, columns: Sequence[tuple[str, Tensor]]) -> Audit:
+def _conclude(run: Run, observations: _Observations, count: int, columns: Sequence[tuple[str, Tensor]]) -> Audit:
+    """Puts the audit together from what was measured on `count` images."""
     masks = []
-    for variant, view in seen.hidden:
-        measured = seen.together(variant, view)
-        own = {"own image's %": round(100 * len(measured.all) / count, 1)} if view == "hard negative" else {}
-        masks.append({"patches by": variant, "view": view, **measured.row(), "own image's %": None, **own})
-    fronts = {name: torch.cat(parts) for name, parts in seen.fronts.items()}
+    for (variant, view), batches in observations.shares.items():
+        shares = HiddenShares.concatenate(batches)
+        row = {"patches by": variant, "view": view, **shares.row(), "own image's %": None}
+        if view == "hard negative":  # the released code makes one a batch, and hands it to all queries
+            row["own image's %"] = round(100 * len(shares.all) / count, 1)
+        masks.append(row)
+    foregrounds = {name: torch.cat(batches) for name, batches in observations.foregrounds.items()}
     generator = Generator().manual_seed(stream_seed(run.seed, Purpose.mask))
-    fronts["as many at random"] = as_many_at_random(fronts[OURS], generator)
-    objects = torch.cat(seen.objects) if seen.objects else None
-    where = {name: front.float().mean(0) for name, front in fronts.items()}
+    foregrounds["as many at random"] = as_many_at_random(foregrounds[OURS], generator)
+    objects = torch.cat(observations.objects) if observations.objects else None
+    frequencies = {name: cells.float().mean(0) for name, cells in foregrounds.items()}
     if objects is not None:
-        cells = fronts[OURS].shape[-1]
-        where["true object"] = F.adaptive_avg_pool2d(objects.float().mean(0, keepdim=True), cells).squeeze(0)
-    return Audit(run, count, masks, [_fit(name, front, objects) for name, front in fronts.items()], where, columns)
+        grid = foregrounds[OURS].shape[-1]
+        frequencies["true object"] = F.adaptive_avg_pool2d(objects.float().mean(0, keepdim=True), grid).squeeze(0)
+    maps = [_map_row(name, cells, objects) for name, cells in foregrounds.items()]
+    return Audit(run, count, masks, maps, frequencies, columns)
 
 
-def _fit(name: str, front: Tensor, objects: Tensor | None) -> StatisticsRow:
-    """How well a map B×g×g fits; `lean` is where it lies: -1 all in the left column, 1 all in the right one, 0 even."""
-    across = torch.linspace(-1, 1, front.shape[-1])
-    cells = front.sum((1, 2)).clamp(min=1)
+def _map_row(name: str, foreground: Tensor, objects: Tensor | None) -> StatisticsRow:
+    """Measures how well a map B×g×g fits the true objects B×H×W, and where it lies.
+
+    The `lean` is the mean column of the foreground: -1 all in the left column, 1 all in the right one, 0 even.
+    """
+    across = torch.linspace(-1, 1, foreground.shape[-1])
+    cells = foreground.sum((1, 2)).clamp(min=1)  # a map without foreground leans nowhere
     row: StatisticsRow = {
         "map": name,
-        "foreground %": _percent(front.float().mean((1, 2))),
-        "lean": round(((front * across).sum((1, 2)) / cells).mean().item(), 3),
+        "foreground %": _percent(foreground.float().mean((1, 2))),
+        "lean": round(((foreground * across).sum((1, 2)) / cells).mean().item(), 3),
     }
     if objects is None:
         return row
-    there = objects.any(-1).any(-1)  # a crop may miss the object
-    fit = overlap(front[there], objects[there])
+    shows_object = objects.any(-1).any(-1)  # a crop may miss the object
+    fit = overlap(foreground[shows_object], objects[shows_object])
     return row | {key: fit[key] for key in ("mean IoU", "precision", "recall")}

@@ -1,4 +1,4 @@
-"""The page of an audit: pictures, tables and a file of its statistics."""
+"""The files of an audit: a page, its pictures, and its statistics."""
 
 import io
 from collections.abc import Mapping
@@ -16,15 +16,23 @@ from repro.runs.choices import Strategy
 from repro.training.gallery import draw_columns
 
 
-def draw_where(where: Mapping[str, Tensor]) -> bytes:
-    """A PNG of how often each cell is foreground, one panel a map, in percent."""
+def draw_frequencies(frequencies: Mapping[str, Tensor]) -> bytes:
+    """Draws how often each cell of the grid is foreground, in percent.
+
+    Args:
+        frequencies: by the name of a map, g×g in 0..1; each is a panel.
+
+    Returns:
+        A PNG.
+    """
     with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(2.6 * len(where), 2.9), layout="constrained")
-        for axes, (name, often) in zip(figure.subplots(1, len(where), squeeze=False)[0], where.items(), strict=True):
-            axes.imshow(often.numpy(), vmin=0, vmax=1, cmap="cividis")
-            for (row, column), value in np.ndenumerate(often.numpy()):
-                colour = "black" if value > 0.5 else "white"
-                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        figure = Figure(figsize=(2.6 * len(frequencies), 2.9), layout="constrained")
+        panels = figure.subplots(1, len(frequencies), squeeze=False)[0]
+        for axes, (name, cells) in zip(panels, frequencies.items(), strict=True):
+            axes.imshow(cells.numpy(), vmin=0, vmax=1, cmap="cividis")
+            for (row, column), share in np.ndenumerate(cells.numpy()):
+                colour = "black" if share > 0.5 else "white"  # cividis is dark at 0 and light at 1
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(name)
@@ -33,19 +41,19 @@ def draw_where(where: Mapping[str, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-def write(made: Audit, folder: Path) -> list[Path]:
-    """Write `audit.html`, which needs nothing beside it, its pictures as PNG, and `statistics.json`.
+def write(result: Audit, folder: Path) -> list[Path]:
+    """Writes `audit.html`, which needs nothing beside it, its pictures as PNG, and `statistics.json`.
 
     Returns:
-        The files, the page first.
+        The paths of the files, the page first.
     """
-    run = made.run
-    pictures = {"gallery": draw_columns(made.columns), "where": draw_where(made.where)}
+    run = result.run
+    pictures = {"gallery": draw_columns(result.columns), "where": draw_frequencies(result.frequencies)}
     facts = {
         "run": run.id,
         "masks": f"{run.masking.strategy}, {run.masking.branch} masked",
         "data": run.data.dataset,
-        "images": str(made.images),
+        "images": str(result.images),
         "view": f"{run.data.crop} px",
         "localizer": run.localizer.network,
     }
@@ -54,20 +62,20 @@ def write(made: Audit, folder: Path) -> list[Path]:
         package="repro.methods",
         title=f"Mask audit of {run.method}",
         facts=facts,
-        masks=made.masks,
-        maps=made.maps,
+        masks=result.masks,
+        maps=result.maps,
         gallery=data_uri(pictures["gallery"], "image/png"),
         where=data_uri(pictures["where"], "image/png"),
         batch=BATCH,
         focal=f"{run.masking.focal_probability:.0%}" if run.masking.strategy is Strategy.high_pass else "",
     )
-    paths = [folder / "audit.html", folder / "gallery.png", folder / "where.png", folder / "statistics.json"]
-    for path, content in zip(paths[1:3], pictures.values(), strict=True):
-        _save(path, content)
-    write_json(paths[3], made.statistics())
-    write_text(paths[0], text)
-    return paths
+    picture_paths = [_write_picture(folder / f"{name}.png", content) for name, content in pictures.items()]
+    page_path, statistics_path = folder / "audit.html", folder / "statistics.json"
+    write_json(statistics_path, result.statistics())
+    write_text(page_path, text)  # last: where there is a page, there is all the rest
+    return [page_path, *picture_paths, statistics_path]
 
 
-def _save(path: Path, content: bytes) -> None:
+def _write_picture(path: Path, content: bytes) -> Path:
     write_atomically(path, lambda file: file.write(content))
+    return path

@@ -1,9 +1,9 @@
-"""The commands that look at rows: `salmask methods` lists, shows, compares and costs them; `salmask audit` looks."""
+"""The commands that look at rows: `salmask methods` lists, shows, compares and costs them; and `salmask audit`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,21 +20,42 @@ from repro.runs.reading import nested, parse_overrides
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
 
+if TYPE_CHECKING:
+    from repro.methods.cost import StepCost
+
+# torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
+
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example data.crop=112.")
 ]
+ChangedSettings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Change a setting; repeatable.")
+]
+BatchSize = Annotated[int, typer.Option("--batch", min=4, help="Images a step; a multiple of 4.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Steps of each that are timed; 0: none.")]
+Tiny = Annotated[bool, typer.Option("--tiny", help="ResNet-18 at 64 px: seconds on a CPU, other ratios.")]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="NAME", help="Short for data.dataset=NAME.", autocompletion=completion(lambda: DATASETS)
+    ),
+]
+DataRoot = Annotated[str, typer.Option("--root", metavar="DIR", help="Root of the data set.")]
+ImageCount = Annotated[int, typer.Option("--count", min=2, help="Images to measure.")]
+GalleryImages = Annotated[int, typer.Option("--show", min=1, max=32, help="Images in the gallery.")]
+AuditFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/audit/METHOD.")]
 
 
 class _NameIsShow(TyperGroup):
-    """`salmask methods NAME` is short for `salmask methods show NAME`."""
+    """Lets `salmask methods NAME` be short for `salmask methods show NAME`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Take a word that is no command for a row's name."""
+        """Takes a word that is no command for a row's name."""
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
 def build(rows: Callable[[], Rows]) -> typer.Typer:
-    """The commands.
+    """Builds the commands of this room.
 
     Args:
         rows: the methods, which this room does not know; called when a command needs them.
@@ -42,7 +63,7 @@ def build(rows: Callable[[], Rows]) -> typer.Typer:
     app = typer.Typer(add_completion=False)
     methods = typer.Typer(cls=_NameIsShow, invoke_without_command=True)
     app.add_typer(methods, name="methods")
-    _add_looking(methods, rows)
+    _add_show_and_diff(methods, rows)
     _add_cost(methods, rows)
     _add_audit(app, rows)
     return app
@@ -56,8 +77,8 @@ def _method_name(rows: Callable[[], Rows]) -> Any:
     )
 
 
-def _add_looking(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
-    """The commands that train nothing: list, show, diff."""
+def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
+    """Adds the commands that train nothing: the list, `show` and `diff`."""
     names = completion(lambda: rows().methods)
 
     @methods.callback()
@@ -67,7 +88,7 @@ def _add_looking(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask methods; salmask methods mocov2+ours-hp
         """
         if context.invoked_subcommand is None:
-            report(as_json, listed(rows().methods))
+            report(as_json, summary_rows(rows().methods))
 
     @methods.command("show")
     def show(context: typer.Context, method: Annotated[str, _method_name(rows)], as_json: AsJson = False) -> None:
@@ -76,8 +97,9 @@ def _add_looking(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask methods show mocov2+ours-hp
         """
         run = rows().resolve(method)
-        before = context.parent.params["as_json"] if context.parent else False
-        report(True, plain(run)) if as_json or before else typer.echo(run.to_yaml())
+        # `salmask methods --json NAME` hands the option to the group, as `show` comes after it.
+        json_of_group = context.parent.params["as_json"] if context.parent else False
+        report(True, plain(run)) if as_json or json_of_group else typer.echo(run.to_yaml())
 
     @methods.command("diff")
     def diff(
@@ -90,34 +112,32 @@ def _add_looking(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask methods diff mocov2 mocov2+ours-hp
         """
         resolve = rows().resolve
-        differing = difference(*(named(name, resolve) for name in (first, second)))
+        differing = difference(*(load_or_resolve(name, resolve) for name in (first, second)))
         if as_json or differing:
-            pairs = ((key, _plain(one), _plain(other)) for key, (one, other) in differing.items())
-            report(as_json, [{"setting": key, first: one, second: other} for key, one, other in pairs])
+            lines = [
+                {"setting": key, first: _printable(first_value), second: _printable(second_value)}
+                for key, (first_value, second_value) in differing.items()
+            ]
+            report(as_json, lines)
         else:
             typer.echo(f"{first} and {second} are the same experiment")
 
 
 def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
+    method_names = typer.Argument(
+        metavar="[METHOD]...",
+        help="Rows; default: those of table 1.",
+        autocompletion=completion(lambda: rows().methods),
+    )
+
     @methods.command("cost")
     def cost(
-        names: Annotated[
-            list[str] | None,
-            typer.Argument(
-                metavar="[METHOD]...",
-                help="Rows; default: those of table 1.",
-                autocompletion=completion(lambda: rows().methods),
-            ),
-        ] = None,
+        names: Annotated[list[str] | None, method_names] = None,
         *,
-        batch: Annotated[int, typer.Option(min=4, help="Images a step; a multiple of 4.")] = 8,
-        rounds: Annotated[int, typer.Option(min=0, help="Steps of each that are timed; 0: none.")] = 5,
-        tiny: Annotated[
-            bool, typer.Option("--tiny", help="ResNet-18 at 64 px: seconds on a CPU, other ratios.")
-        ] = False,
-        settings: Annotated[
-            list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Change a setting; repeatable.")
-        ] = None,
+        batch: BatchSize = 8,
+        rounds: Rounds = 5,
+        tiny: Tiny = False,
+        settings: ChangedSettings = None,
         as_json: AsJson = False,
     ) -> None:
         """Measure what a training step costs: parameters, passes, FLOPs, and time beside the row without masking.
@@ -125,16 +145,14 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask methods cost mocov2+ours-hp mocov2+adios --tiny
         """
         room = rows()
-        chosen = names or room.headline
-        runs = [
-            room.resolve(name, _scale(batch, tiny=tiny), parse_overrides(settings or []))
-            for name in dict.fromkeys(chosen)
-        ]
-        costs = measured(runs, room, batch, rounds, tiny=tiny, settings=settings or [])
+        layers = [_scale(batch, tiny=tiny), parse_overrides(settings or [])]
+        # A name that is given twice is measured once; the order is the person's.
+        runs = [room.resolve(name, *layers) for name in dict.fromkeys(names or room.headline)]
+        costs = measure_costs(runs, layers, room, rounds)
         if as_json:
-            report(True, [asdict(own) for own, _ in costs])
+            report(True, [asdict(step_cost) for step_cost, _ in costs])
             return
-        report(False, [own.row(baseline) for own, baseline in costs])
+        report(False, [step_cost.row(baseline) for step_cost, baseline in costs])
         scale = f"{runs[0].data.crop} px, {runs[0].encoder.arch}, {batch} images a step"
         typer.echo(f"{scale}; parameters: trained + momentum encoder and localizer")
         typer.echo("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn")
@@ -146,19 +164,11 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         method: Annotated[str, _method_name(rows)],
         settings: Settings = None,
         *,
-        data: Annotated[
-            str,
-            typer.Option(
-                "--data",
-                metavar="NAME",
-                help="Short for data.dataset=NAME.",
-                autocompletion=completion(lambda: DATASETS),
-            ),
-        ] = "",
-        root: Annotated[str, typer.Option("--root", metavar="DIR", help="Root of the data set.")] = "",
-        count: Annotated[int, typer.Option(min=2, help="Images to measure.")] = 128,
-        show: Annotated[int, typer.Option(min=1, max=32, help="Images in the gallery.")] = 8,
-        out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/audit/METHOD.")] = None,
+        data: Dataset = "",
+        root: DataRoot = "",
+        count: ImageCount = 128,
+        show: GalleryImages = 8,
+        out: AuditFolder = None,
         as_json: AsJson = False,
     ) -> None:
         """Look at what masking hides: a page with pictures and statistics, beside random patches and the released code.
@@ -170,10 +180,11 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         from repro.methods.audit_page import write
         from repro.training.pretraining import open_data
 
-        given = {"data.dataset": data} if data else {}
-        layers = [nested(given | ({"machine.data_root": root} if root else {})), parse_overrides(settings or [])]
+        options = {"data.dataset": data, "machine.data_root": root}
+        layers = [nested({key: value for key, value in options.items() if value}), parse_overrides(settings or [])]
         run = rows().resolve(method, *layers)
-        result = audit(run, open_data(run, "train"), count=count, shown=show, device=initialise(run.machine.device))
+        images = open_data(run, "train")
+        result = audit(run, images, count=count, gallery_images=show, device=initialise(run.machine.device))
         paths = write(result, out or Path("runs/audit") / method)
         if as_json:
             report(True, result.statistics())
@@ -184,20 +195,25 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         typer.echo("\n" + "\n".join(str(path) for path in paths))
 
 
-def listed(rows: Mapping[str, MethodRow]) -> list[dict[str, str]]:
-    """One line a row: its name, its title, and the settings in which it differs from the row without masking."""
+def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:
+    """Returns a line a row: its name, its title, and the settings in which it differs from the row without masking."""
     lines = []
-    for name, row in rows.items():
-        settings = dict(flat(nested(row.settings)))
-        baseline = settings["framework"]
-        held = dict(flat(nested(rows[baseline].settings))) if baseline in rows and name != baseline else {}
-        changed = [f"{key}={value}" for key, value in settings.items() if held.get(key) != value]
-        lines.append({"method": name, "title": row.title, "settings": " ".join(changed)})
+    for name, method in methods.items():
+        settings = dict(flat(nested(method.settings)))
+        baseline = settings["framework"]  # the row without masking is named after its framework
+        has_baseline = baseline in methods and name != baseline
+        baseline_settings = dict(flat(nested(methods[baseline].settings))) if has_baseline else {}
+        changes = [f"{key}={value}" for key, value in settings.items() if baseline_settings.get(key) != value]
+        lines.append({"method": name, "title": method.title, "settings": " ".join(changes)})
     return lines
 
 
-def named(name: str, resolve: Resolve) -> Run:
-    """The run of a row, or of a run's folder.
+def load_or_resolve(name: str, resolve: Resolve) -> Run:
+    """Returns the run of a run's folder, or of a row.
+
+    Args:
+        name: path of a run's folder, or else the name of a row.
+        resolve: makes the run of a row.
 
     Raises:
         UserError: it is neither.
@@ -206,23 +222,35 @@ def named(name: str, resolve: Resolve) -> Run:
     return folder.load() if folder.run_yaml.is_file() else resolve(name)
 
 
-def measured(
-    runs: Sequence[Run], room: Rows, batch: int, rounds: int, *, tiny: bool, settings: Sequence[str]
-) -> list[tuple[Any, Any]]:
-    """The cost of each run and of its baseline, the row that is named after its framework."""
+def measure_costs(
+    runs: Sequence[Run], layers: Sequence[Mapping[str, Any]], room: Rows, rounds: int
+) -> list[tuple["StepCost", "StepCost"]]:
+    """Measures what a step of each run costs, and of its baseline, the row that is named after its framework.
+
+    Args:
+        runs: made with these layers of settings.
+        layers: settings of the baselines too, so that both are of one scale.
+        room: makes runs and what they train.
+        rounds: steps of each that are timed; 0 leaves time out.
+
+    Raises:
+        UserError: settings that do not fit each other.
+    """
     import torch
 
     from repro.methods.cost import measure
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    made = []
+    costs = []
+    # Progress goes to standard error: standard output may be JSON.
     for run in track(runs, "measuring", console=Console(stderr=True), transient=True):
-        baseline = room.resolve(run.framework.value, _scale(batch, tiny=tiny), parse_overrides(settings))
-        made.append(measure(run, baseline, room.build, device, rounds=rounds))
-    return made
+        baseline = room.resolve(run.framework.value, *layers)
+        costs.append(measure(run, baseline, room.build, device, rounds=rounds))
+    return costs
 
 
 def _scale(batch: int, *, tiny: bool) -> dict[str, Any]:
+    """Returns the settings of the command's own options."""
     from repro.methods.cost import TINY
 
     if batch % 4:
@@ -232,5 +260,6 @@ def _scale(batch: int, *, tiny: bool) -> dict[str, Any]:
     return nested({"optimization.batch": batch} | (dict(TINY) if tiny else {}))
 
 
-def _plain(value: Any) -> Any:
+def _printable(value: Any) -> Any:
+    """Returns a value as JSON knows it, so that the table shows it in the same way."""
     return list(value) if isinstance(value, tuple) else value

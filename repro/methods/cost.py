@@ -1,4 +1,4 @@
-"""What a step of each row costs: parameters, passes through networks, FLOPs, and time beside its baseline.
+"""What a training step of a row costs: parameters, passes through networks, FLOPs, and time beside its baseline.
 
 Everything is measured on the step that training makes (augmentation, localizer, masking, losses, backward passes and
 optimizers included) with the images replaced by noise; nothing is written down by hand.
@@ -34,8 +34,9 @@ TINY: Mapping[str, Any] = {
 
 
 class Noise:
-    """Images of noise, S×S: what a step costs does not depend on what it sees."""
+    """Images of noise, S×S, in the place of a data set: what a step costs does not depend on what it sees."""
 
+    # As many as ImageNet-100 has: the supervised row's last layer is counted too.
     classes: Sequence[str] = tuple(f"class {number}" for number in range(100))
 
     def __init__(self, count: int, size: int) -> None:
@@ -50,13 +51,13 @@ class Noise:
         return Image.fromarray(pixels), self.targets[index]
 
     def fingerprint(self) -> str:
-        """Of no data set."""
+        """Returns a fixed word: every set of noise costs the same."""
         return "noise"
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one row."""
+    """What a training step of one row costs."""
 
     method: str
     trained: int
@@ -66,15 +67,16 @@ class StepCost:
     forward: Mapping[str, float]
     """Forward passes through each network in a step, per image; a pass over part of a batch counts as that part."""
     backward: Mapping[str, float]
+    """Backward passes through each network, counted likewise."""
     flops: float
-    """Of a step, per image: two for each multiply-add of convolutions and matrix products."""
+    """FLOPs of a step, per image: two for each multiply-add of convolutions and matrix products."""
     seconds: float | None
-    """Median of a step."""
+    """Median time of a step; None where it was not timed."""
     relative: float | None
-    """Its time divided by the baseline's, both measured in turn."""
+    """The time of a step divided by the baseline's, both measured in turn."""
 
     def row(self, baseline: "StepCost") -> dict[str, Any]:
-        """As a table shows it, beside the baseline's FLOPs."""
+        """Returns the cells of a table's row, FLOPs beside the baseline's."""
         return {
             "method": self.method,
             "parameters": f"{self.trained / 1e6:.2f} + {self.others / 1e6:.2f} M",
@@ -95,135 +97,158 @@ class Step:
     """A row's training step on one batch of noise, to be repeated."""
 
     def __init__(self, run: Run, build: Build, device: torch.device) -> None:
-        """Build what the row trains.
+        """Builds what the row trains, and loads its batch: decoding is no part of the step.
+
+        Args:
+            run: the row; `optimization.batch` images make the batch.
+            build: makes what the row trains.
+            device: where it is trained.
 
         Raises:
             UserError: settings that do not fit each other.
         """
-        self.batch = run.optimization.batch
-        self.learner = build(untrained(run), Noise(self.batch, run.data.crop), device)
+        self.method, self.batch = run.method, run.optimization.batch
+        self.learner = build(with_random_localizer(run), Noise(self.batch, run.data.crop), device)
         self.items = default_collate([self.learner.dataset[0, index] for index in range(self.batch)])
         self.wrapper = wrap_optimizers(self.learner.optimizers, run.optimization.precision, device)
         self.learner.model.train()
 
     def __call__(self) -> None:
-        """Make one step."""
+        """Makes one step."""
         self.learner.model.train_step(self.items, self.wrapper)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What images pass through: the model, and the localizer beside it."""
+        """The modules that images pass through, as `count_passes` takes them: the model, and its localizer."""
         maker = self.learner.model.data_preprocessor
+        # The localizer is no submodule of the model, as it has no place in checkpoints.
         localizer = maker.localizer if isinstance(maker, ViewMaker) else None
         return {"": self.learner.model} | ({} if localizer is None else {"localizer": localizer})
 
-    def parameters(self) -> tuple[int, int]:
-        """How many are trained, and how many are not."""
-        groups = (group for each in self.learner.optimizers.values() for group in each.param_groups)
-        trained = sum(parameter.numel() for group in groups for parameter in group["params"])
-        return trained, sum(p.numel() for network in self.networks.values() for p in network.parameters()) - trained
+    def parameter_counts(self) -> tuple[int, int]:
+        """Returns how many parameters optimizers move, and how many other ones the networks have."""
+        groups = (group for optimizer in self.learner.optimizers.values() for group in optimizer.param_groups)
+        moved = sum(parameter.numel() for group in groups for parameter in group["params"])
+        total = sum(parameter.numel() for network in self.networks.values() for parameter in network.parameters())
+        return moved, total - moved
 
 
-def untrained(run: Run) -> Run:
-    """The run with a localizer of random weights, which cost as much and need no download."""
+def with_random_localizer(run: Run) -> Run:
+    """Returns the run with a localizer of random weights, which cost as much and need no download."""
     network = run.localizer.network
-    if network == "efficientnet-lite0":
+    if network == "efficientnet-lite0":  # its weights come with a package
         return run
-    network = "resnet50" if network == "checkpoint" else network
+    network = "resnet50" if network == "checkpoint" else network  # our own backbones are ResNets; the paper's is this
     return replace(run, localizer=replace(run.localizer, network=network, weights="random", sha256=""))
 
 
 def measure(run: Run, baseline: Run, build: Build, device: torch.device, *, rounds: int) -> tuple[StepCost, StepCost]:
-    """What a row costs, and what its baseline does, measured in turn.
+    """Measures what a step of a row and of its baseline costs; they are timed in turn.
 
     Args:
         run: the row; `optimization.batch` images a step.
         baseline: the row without masking.
         build: makes what they train.
-        device: where.
+        device: where they are trained.
         rounds: steps of each that are timed, after one that warms up; 0 leaves time out.
+
+    Returns:
+        The cost of the row and that of its baseline.
 
     Raises:
         UserError: settings that do not fit each other.
     """
-    steps = {"baseline": Step(baseline, build, device)}
-    steps["row"] = steps["baseline"] if run == baseline else Step(run, build, device)
-    counted = {name: _counted(step) for name, step in steps.items()}
-    seconds: Mapping[str, float] = {}
+    baseline_step = Step(baseline, build, device)
+    rivals = {"baseline": baseline_step}
+    if run != baseline:  # otherwise they are one and the same, which is neither built nor timed twice
+        rivals["row"] = Step(run, build, device)
+    # Counted first: optimizers make their state in that step, which no step that is timed has to do.
+    costs = {name: _count(step) for name, step in rivals.items()}
     if rounds:
-        seconds = timed_in_turn(steps, rounds) if run != baseline else timed_in_turn({"row": steps["row"]}, rounds)
-    first = seconds.get("baseline", seconds.get("row"))
-    costs = []
-    for name, of in (("row", run), ("baseline", baseline)):
-        trained, others = steps[name].parameters()
-        passes, flops = counted[name]
-        took = seconds.get(name, first)
-        relative = None if took is None or first is None else took / first
-        forward, backward = dict(passes.forward), dict(passes.backward)
-        costs.append(StepCost(of.method, trained, others, forward, backward, flops, took, relative))
-    return costs[0], costs[1]
+        seconds = timed_in_turn(rivals, rounds)
+        costs = {
+            name: replace(cost, seconds=seconds[name], relative=seconds[name] / seconds["baseline"])
+            for name, cost in costs.items()
+        }
+    return costs.get("row", costs["baseline"]), costs["baseline"]
 
 
-def _counted(step: Step) -> tuple["Passes", float]:
-    """Passes and FLOPs of one step, per image."""
-    with counting(step.networks, step.batch) as passes, FlopCounterMode(display=False) as counter:
+def _count(step: Step) -> StepCost:
+    """Makes one step and counts its parameters, passes and FLOPs; its time is left out, as counting takes some."""
+    with count_passes(step.networks, step.batch) as passes, FlopCounterMode(display=False) as counter:
         step()
-    return passes, counter.get_total_flops() / step.batch
+    trained_count, untrained_count = step.parameter_counts()
+    return StepCost(
+        method=step.method,
+        trained=trained_count,
+        others=untrained_count,
+        forward=dict(passes.forward),
+        backward=dict(passes.backward),
+        flops=counter.get_total_flops() / step.batch,
+        seconds=None,
+        relative=None,
+    )
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes through each network, in batches."""
+    """Passes through each network by its name, in batches: a pass over half a batch counts a half."""
 
     forward: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     backward: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 @contextmanager
-def counting(networks: Mapping[str, nn.Module], batch: int) -> Iterator[Passes]:
-    """Count the passes through networks while the block runs.
+def count_passes(modules: Mapping[str, nn.Module], batch: int) -> Iterator[Passes]:
+    """Counts the passes through networks while the block runs.
 
-    A network is what is handed a batch of images and is not part of another one: a model hands on several views, its
-    encoders are networks, their layers are parts. A backward pass is one that reaches a network's output.
+    A network is a module with convolutions that is handed a batch of images and is not part of another one: a model
+    hands on several views, so it is no network itself; its encoders are; their layers are parts. A backward pass is one
+    that reaches a network's output.
 
     Args:
-        networks: modules to look into, with the name of each; under the empty name, networks keep their own.
+        modules: what to look for networks in, by name; under the empty name, networks are called by their own names.
         batch: images that make a whole pass.
+
+    Yields:
+        The passes, which grow as the block runs.
     """
     passes = Passes()
-    inside: list[str] = []
+    running: list[str] = []  # the modules whose forward pass is under way, the outermost first
     handles: list[RemovableHandle] = []
 
-    def watch(name: str, module: nn.Module) -> None:
-        def share(inputs: tuple[Any, ...]) -> float | None:
-            images = inputs[0] if inputs else None
-            return len(images) / batch if isinstance(images, Tensor) and images.ndim == 4 else None
+    def share_of_batch(inputs: tuple[Any, ...]) -> float | None:
+        """Returns how much of a batch a module is handed; None if its input is no images."""
+        images = inputs[0] if inputs else None
+        return len(images) / batch if isinstance(images, Tensor) and images.ndim == 4 else None
 
+    def watch(name: str, module: nn.Module) -> None:
         def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            part = share(inputs)
-            if part is not None:
-                inside.append(name)
-                if len(inside) == 1:
-                    passes.forward[name] += part
+            share = share_of_batch(inputs)
+            if share is not None:
+                running.append(name)
+                if len(running) == 1:  # the outermost is the network; what runs within it is a part
+                    passes.forward[name] += share
 
         def leave(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            part = share(inputs)
-            if part is None:
+            share = share_of_batch(inputs)
+            if share is None:
                 return
-            inside.pop()
+            running.pop()
 
-            def reached(_: Tensor) -> None:
-                passes.backward[name] += part
+            def count_backward(_: Tensor) -> None:
+                passes.backward[name] += share
 
-            if not inside and isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(reached)  # type: ignore[no-untyped-call]
+            # The hook of the output fires when its gradient is computed; not where a loss does not depend on it.
+            if not running and isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(count_backward)  # type: ignore[no-untyped-call]
 
         handles.extend((module.register_forward_pre_hook(enter), module.register_forward_hook(leave)))
 
-    for outer, network in networks.items():
-        for name, module in network.named_modules():
-            if any(isinstance(part, nn.Conv2d) for part in module.modules()):
-                watch(outer or name.rpartition(".")[2], module)
+    for given_name, outermost in modules.items():
+        for path, module in outermost.named_modules():
+            if any(isinstance(submodule, nn.Conv2d) for submodule in module.modules()):
+                watch(given_name or path.rpartition(".")[2], module)
     try:
         yield passes
     finally:
