@@ -1,4 +1,4 @@
-"""Headless Chromium over its own debugging pipe: no driver, no port, no network."""
+"""Drives a headless Chromium over its own debugging pipe: no driver, no port, no network."""
 
 import base64
 import json
@@ -52,11 +52,6 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """What is in view, or the whole page, as PNG."""
-        picture = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(picture["data"]))
-
     def pdf(self) -> bytes:
         """The page as it prints."""
         return base64.b64decode(self._call("Page.printToPDF", printBackground=True)["data"])
@@ -69,6 +64,7 @@ class Page:
         self._send.write(json.dumps(message).encode() + b"\0")
         self._send.flush()
         while True:
+            # Events come in between at any time; answers carry the number of their call.
             answer = json.loads(self._read())
             if answer.get("id") == self._last:
                 assert "error" not in answer, answer["error"]

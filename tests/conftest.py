@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; proce
 if TYPE_CHECKING:
     from sweep_samples import FakeSlurm, Sweep
 
+    from repro.runs.folder import RunFolder
+
 from slurm_cluster import cluster  # noqa: F401 (one fixture for every module: one cluster for a session)
 
 
@@ -35,10 +37,25 @@ def nothing_of_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> "RunFolder":
+    """The paper's method trained from start to end without a disturbance; to be read only."""
+    from training_samples import CPU, OURS, tiny
+
+    from repro.runs.folder import RunFolder
+    from repro.training.pretraining import pretrain
+
+    run = tiny(OURS)
+    folder = RunFolder.of(run, tmp_path_factory.mktemp("undisturbed"))
+    with folder.attempt("pretrain"):
+        pretrain(run, folder, CPU)
+    return folder
+
+
 @pytest.fixture
 def small_encoder() -> Iterator[None]:
-    """ADIOS on an encoder of two layers."""
-    from adios_samples import small_encoders
+    """Every encoder that the test builds has two layers."""
+    from contrastive_samples import small_encoders
 
     with small_encoders():
         yield
@@ -49,9 +66,9 @@ def sweep(tmp_path: Path) -> "Sweep":
     """A sweep of one run that has not begun."""
     from sweep_samples import RUN, Sweep
 
-    made = Sweep(tmp_path / "runs" / "table1")
-    made.folder.prepare(RUN)
-    return made
+    unstarted = Sweep(tmp_path / "runs" / "table1")
+    unstarted.folder.prepare(RUN)
+    return unstarted
 
 
 @pytest.fixture
@@ -83,9 +100,45 @@ def miniatures(monkeypatch: pytest.MonkeyPatch) -> None:
     recognise_miniatures(monkeypatch)
 
 
+@pytest.fixture
+def folder_root(tmp_path: Path) -> Path:
+    """A data set of class folders, to spoil."""
+    from image_samples import make_folder_root
+
+    return make_folder_root(tmp_path / "data")
+
+
+@pytest.fixture
+def imagenet_root(tmp_path: Path) -> Path:
+    """An ImageNet-1k root in small, to spoil."""
+    from image_samples import make_imagenet_root
+
+    return make_imagenet_root(tmp_path / "imagenet")
+
+
+@pytest.fixture(scope="session")
+def voc_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """13 scenes to train on (4 of 2007, 9 of 2012) and 6 to test on, in VOC's layout; to be read only."""
+    from scene_samples import scenes
+
+    from repro.data.annotations.scenes_export import write_voc
+
+    return write_voc(tmp_path_factory.mktemp("voc") / "VOCdevkit", scenes("train", 13), scenes("val", 6))
+
+
+@pytest.fixture(scope="session")
+def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 scenes to train on and 5 to test on, in COCO's layout; to be read only."""
+    from scene_samples import scenes
+
+    from repro.data.annotations.scenes_export import write_coco
+
+    return write_coco(tmp_path_factory.mktemp("coco") / "coco", scenes("train", 8), scenes("val", 5))
+
+
 @pytest.fixture(scope="session")
 def voc_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes in VOC's layout; to be read only."""
+    """Scenes for small detectors, in VOC's layout; to be read only."""
     from detection_samples import scenes_as
 
     return scenes_as("voc", tmp_path_factory.mktemp("data") / "voc")
@@ -93,7 +146,7 @@ def voc_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes in COCO's layout; to be read only."""
+    """Scenes for small detectors, in COCO's layout; to be read only."""
     from detection_samples import scenes_as
 
     return scenes_as("coco", tmp_path_factory.mktemp("data") / "coco")

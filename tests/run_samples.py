@@ -1,4 +1,4 @@
-"""Run folders as a finished sweep leaves them, made without training: for what reads them."""
+"""Run folders as a sweep leaves them, made without training, for tests of what reads them."""
 
 import json
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ from repro.runs.reading import build
 from repro.runs.records import Result, append
 from repro.runs.run import Run
 
+DEVICE = "NVIDIA H100"
 RESULT = Result(
     run_id="",
     recipe="",
@@ -33,10 +34,11 @@ RESULT = Result(
     scale="",
     commit="0123456789abcdef0123456789abcdef01234567",
     dirty=False,
-    device="NVIDIA H100",
+    device=DEVICE,
     started="2026-11-22T10:00:00+00:00",
     duration_s=600.0,
 )
+"""A row at the paper's scale, to be completed by `replace`."""
 
 
 def finished(
@@ -50,10 +52,10 @@ def finished(
         seed: Its seed.
         values: (Data set, metric) -> value.
         sweep: Name of the sweep.
-        settings: Settings of the run, `optimization__epochs=6`.
+        settings: Settings of the run, `optimization__epochs=6` for `optimization.epochs=6`.
     """
-    changed = {key.replace("__", "."): value for key, value in settings.items()}
-    run = build([of_method(method), {"seed": seed}, changed])
+    overrides = {key.replace("__", "."): value for key, value in settings.items()}
+    run = build([of_method(method), {"seed": seed}, overrides])
     folder = begun(root / sweep, run)
     rng = np.random.default_rng(seed)
     _write_lines(
@@ -69,7 +71,7 @@ def finished(
     append(
         folder.results,
         [
-            replace(_of(run, sweep), dataset=dataset, metric=metric, value=value)
+            replace(_result_of(run, sweep), dataset=dataset, metric=metric, value=value)
             for (dataset, metric), value in values.items()
         ],
     )
@@ -91,7 +93,7 @@ def of_method(method: str) -> dict[str, Any]:
 
 
 def begun(sweep: Path, run: Run) -> RunFolder:
-    """Make the folder of a run that has no result."""
+    """Make the folder of a run that is pretraining and has no result."""
     folder = RunFolder.of(run, sweep)
     folder.prepare(run)
     attempt = {
@@ -100,7 +102,7 @@ def begun(sweep: Path, run: Run) -> RunFolder:
         "dirty": False,
         "command": f"salmask pretrain {run.method} seed={run.seed}",
         "host": "node1",
-        "device": "NVIDIA H100",
+        "device": DEVICE,
         "python": "3.11.7",
         "packages": {"torch": "2.14.1", "numpy": "2.4.6"},
         "data": {"train": "75656031161e"},
@@ -110,7 +112,7 @@ def begun(sweep: Path, run: Run) -> RunFolder:
     return folder
 
 
-def _of(run: Run, sweep: str) -> Result:
+def _result_of(run: Run, sweep: str) -> Result:
     return replace(
         RESULT,
         run_id=run.id,

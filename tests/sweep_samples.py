@@ -68,11 +68,14 @@ class Sweep:
             self.ledger.submitted([entry])
         return entry
 
+    def status_file(self, task: str = "pretrain") -> Path:
+        return self.folder.path / ("status.json" if task == "pretrain" else f"status-{task}.json")
+
     def says(self, state: str, *, age: float = 5.0, task: str = "pretrain", **changes: Any) -> None:
         """Write a status, the last sign of life being so many seconds old."""
         self.folder.prepare(self.run)
         status = {"state": state, "task": task, "heartbeat": NOW - age, "host": ELSEWHERE, "pid": 1, **changes}
-        self.folder._status(task).write_text(json.dumps(status))
+        self.status_file(task).write_text(json.dumps(status))
 
     def measured(self, value: float = 61.5, **changes: Any) -> None:
         rows = [

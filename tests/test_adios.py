@@ -34,8 +34,8 @@ def slow_sparsity(shares: Tensor) -> float:
 def slow_entropy(shares: Tensor) -> float:
     total = 0.0
     for row in shares.double().tolist():
-        whole = sum(math.exp(share) for share in row)
-        total += sum(math.exp(share) / whole * math.log(math.exp(share) / whole) for share in row)
+        normaliser = sum(math.exp(share) for share in row)
+        total += sum(math.exp(share) / normaliser * math.log(math.exp(share) / normaliser) for share in row)
     return total
 
 
@@ -85,13 +85,13 @@ def test_the_guard_is_continuous_and_leads_back_from_an_end(end: float) -> None:
 # The two steps
 
 
-def drawn(steps: int, turn: int) -> Tensor:
+def drawn_masks(steps: int, turn: int) -> Tensor:
     generator = Generator().manual_seed(stream_seed(SEED, Purpose.occlusion, steps, turn))
     return torch.randint(4, (B,), generator=generator)
 
 
-def slow_masked(images: Tensor, masks: Tensor, chosen: Tensor) -> Tensor:
-    return torch.stack([image * (1 - masks[i, chosen[i]]) for i, image in enumerate(images)])
+def slow_masked(images: Tensor, masks: Tensor, choices: Tensor) -> Tensor:
+    return torch.stack([image * (1 - masks[i, choices[i]]) for i, image in enumerate(images)])
 
 
 def slow_loss(model: Adios, masked: Tensor, views: Views) -> Tensor:
@@ -112,14 +112,14 @@ def follow(model: Adios) -> None:
 
 def gradient(network: nn.Module) -> Tensor:
     """All of it; every parameter must have one."""
-    parts = [p.grad for p in network.parameters() if p.grad is not None]
-    assert len(parts) == len(list(network.parameters()))
-    return torch.cat([part.flatten() for part in parts])
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(network.parameters()))
+    return torch.cat([tensor.flatten() for tensor in gradients])
 
 
 def assert_close_gradients(network: nn.Module, reference: nn.Module) -> None:
-    own, theirs = gradient(network), gradient(reference)
-    assert (own - theirs).norm() < 5e-3 * theirs.norm()  # a ReLU at its kink is worth 1e-3
+    actual, expected = gradient(network), gradient(reference)
+    assert (actual - expected).norm() < 5e-3 * expected.norm()  # a ReLU at its kink is worth 1e-3
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -132,7 +132,7 @@ def test_the_encoders_loss_is_the_equations(framework: str, single: bool) -> Non
     follow(reference)
     with torch.no_grad():
         masks = reference.occlusion(views.query)
-    choices = [drawn(0, 0)] if single else [torch.full((B,), n) for n in range(4)]
+    choices = [drawn_masks(0, 0)] if single else [torch.full((B,), n) for n in range(4)]
     expected = torch.stack([slow_loss(reference, slow_masked(views.query, masks, c), views) for c in choices]).sum()
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
@@ -150,7 +150,7 @@ def test_the_occlusion_networks_loss_is_the_equations(framework: str, single: bo
     objective.backward()
 
     masks = reference.occlusion(views.query)
-    choices = [drawn(0, 1)] if single else [torch.full((B,), n) for n in range(4)]
+    choices = [drawn_masks(0, 1)] if single else [torch.full((B,), n) for n in range(4)]
     contrastive = torch.stack([slow_loss(reference, slow_masked(views.query, masks, c), views) for c in choices]).sum()
     size = masks.sum([-1, -2]) / CROP**2
     sparsity = (1 / (torch.sin(size * math.pi) + 1e-10)).mean(0).sum(0)
@@ -218,22 +218,22 @@ def test_a_step_moves_both_players_each_by_its_own_gradient(framework: str) -> N
     views = make_views()
     out = model.train_step(views, optimizers)
 
-    theirs = with_optimizers(reference)
+    reference_optimizers = with_optimizers(reference)
     loss, keys = reference.encoder_loss(views)
     loss.backward()
     occlusion_before = [p.clone() for p in reference.occlusion.parameters()]
-    theirs["encoder"].step()
+    reference_optimizers["encoder"].step()
     for before, p in zip(occlusion_before, reference.occlusion.parameters(), strict=True):
         assert torch.equal(before, p)
-    theirs["encoder"].zero_grad()
+    reference_optimizers["encoder"].zero_grad()
     objective, _ = reference.occlusion_loss(views, keys.detach())
     objective.backward()
     encoder_before = [p.clone() for p in reference.contrast.parameters()]
-    theirs["occlusion"].step()
+    reference_optimizers["occlusion"].step()
     for before, p in zip(encoder_before, reference.contrast.parameters(), strict=True):
         assert torch.equal(before, p)
-    for (name, own), p in zip(model.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(own, p, rtol=1e-5, atol=1e-6, msg=name)
+    for (name, p), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6, msg=name)
     assert float(out["loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
     assert float(out["occlusion_loss"]) == pytest.approx(float(objective.detach()), rel=1e-5)
     assert set(out) == {"loss", "occlusion_loss", "sparsity", "entropy", *(f"mask_share_{n}" for n in (1, 2, 3, 4))}
@@ -247,12 +247,10 @@ def test_moco_follows_and_enqueues_once_a_step() -> None:
     assert isinstance(moco, MoCo)
     queue = moco.queue.keys.clone()
     key_before = [p.clone() for p in moco.encoder_k.parameters()]
-    query_before = [p.clone() for p in moco.encoder_q.parameters()]
     with torch.no_grad():
-        for p in query_before:
-            p.add_(0.1)
-        for p, moved in zip(moco.encoder_q.parameters(), query_before, strict=True):
-            p.copy_(moved)
+        for p in moco.encoder_q.parameters():
+            p.add_(0.1)  # at first both encoders are equal, and following would show nothing
+    query_before = [p.clone() for p in moco.encoder_q.parameters()]
     model.train_step(make_views(), with_optimizers(model))
     for before, query, p in zip(key_before, query_before, moco.encoder_k.parameters(), strict=True):
         torch.testing.assert_close(p, 0.9 * before + 0.1 * query)
@@ -265,18 +263,18 @@ def test_moco_follows_and_enqueues_once_a_step() -> None:
 def test_the_occlusion_network_plays_against_the_queue_without_this_steps_keys() -> None:
     model = make_adios("mocov2")
     moco = model.contrast.substrate
-    seen: list[Tensor] = []
-    inner = moco.contrast
+    queues: list[Tensor] = []
+    contrast = moco.contrast
 
     def spy(query: Tensor, key: Tensor) -> Tensor:
-        seen.append(moco.queue.keys.clone())
-        return inner(query, key)
+        queues.append(moco.queue.keys.clone())
+        return contrast(query, key)
 
     with patch.object(moco, "contrast", spy):
         model.train_step(make_views(), with_optimizers(model))
-    assert len(seen) == 2
-    assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[1], moco.queue.keys)
+    assert len(queues) == 2
+    assert torch.equal(queues[0], queues[1])
+    assert not torch.equal(queues[1], moco.queue.keys)
 
 
 def test_the_occlusion_network_plays_against_the_encoder_as_it_is_now() -> None:
@@ -293,8 +291,8 @@ def test_masks_are_drawn_anew_in_each_step_and_turn_and_by_the_seed() -> None:
     for steps, turn in ((0, 0), (0, 1), (1, 0), (1, 1)):
         model.steps = steps
         draws.append(model._draw(64, 4, turn))
-    assert len({tuple(each.tolist()) for each in draws}) == 4
-    assert all(sorted(set(each.tolist())) == [0, 1, 2, 3] for each in draws)
+    assert len({tuple(draw.tolist()) for draw in draws}) == 4
+    assert all(sorted(set(draw.tolist())) == [0, 1, 2, 3] for draw in draws)
     torch.manual_seed(7)  # the global stream plays no part
     assert torch.equal(model._draw(64, 4, 1), draws[3])
     model.seed += 1
@@ -303,15 +301,15 @@ def test_masks_are_drawn_anew_in_each_step_and_turn_and_by_the_seed() -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_state_dict_goes_round(framework: str, tmp_path: Path) -> None:
-    model, other = make_adios(framework), make_adios(framework)
+    model, restored = make_adios(framework), make_adios(framework)
     optimizers = with_optimizers(model)
     model.train_step(make_views(), optimizers)
     torch.save(model.state_dict(), tmp_path / "adios.pth")
-    other.load_state_dict(torch.load(tmp_path / "adios.pth", weights_only=True))
-    assert other.steps == 1
+    restored.load_state_dict(torch.load(tmp_path / "adios.pth", weights_only=True))
+    assert restored.steps == 1
     assert {name.partition(".")[0] for name in model.state_dict()} == {"contrast", "occlusion", "_extra_state"}
-    theirs = with_optimizers(other)
-    assert_same(model.train_step(make_views(2), with_optimizers(model)), other.train_step(make_views(2), theirs))
+    steps = [player.train_step(make_views(2), with_optimizers(player)) for player in (model, restored)]
+    assert_same(*steps)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -320,22 +318,22 @@ def test_half_precision_and_channels_last_change_little(framework: str) -> None:
     outcomes = {}
     for name in ("exact", "half", "last"):
         model = make_adios(framework, single=False)
-        given = views
+        inputs = views
         if name == "last":
             model.to(memory_format=torch.channels_last)
-            given = Views(*(x.contiguous(memory_format=torch.channels_last) for x in (views.query, views.key)))
+            inputs = Views(*(x.contiguous(memory_format=torch.channels_last) for x in (views.query, views.key)))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "half"):
-            loss, keys = model.encoder_loss(given)
+            loss, keys = model.encoder_loss(inputs)
         loss.backward()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "half"):
-            objective, _ = model.occlusion_loss(given, keys.detach())
+            objective, _ = model.occlusion_loss(inputs, keys.detach())
         objective.backward()
         outcomes[name] = torch.cat([loss.detach().view(1), objective.detach().view(1)]), model
     assert (outcomes["half"][0] - outcomes["exact"][0]).abs().max() < 0.4  # four losses, as in test_training
     torch.testing.assert_close(outcomes["last"][0], outcomes["exact"][0], rtol=1e-4, atol=1e-4)
-    for part in ("contrast.substrate.encoder", "occlusion"):
+    for player in ("contrast.substrate.encoder", "occlusion"):
         exact, half = (
-            torch.cat([p.grad.flatten() for p in outcomes[name][1].get_submodule(part).parameters()])
+            torch.cat([p.grad.flatten() for p in outcomes[name][1].get_submodule(player).parameters()])
             for name in ("exact", "half")
         )
-        assert F.cosine_similarity(exact, half, dim=0) > 0.9, part
+        assert F.cosine_similarity(exact, half, dim=0) > 0.9, player

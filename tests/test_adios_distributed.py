@@ -1,15 +1,15 @@
 """ADIOS in two processes: equal on both ranks, and one process on the joint batch where batch norm spans them."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from adios_samples import ENCODERS, FRAMEWORKS, B, adios_run, make_adios, make_views, small_encoders, with_optimizers
+from adios_samples import ENCODERS, FRAMEWORKS, B, adios_run, make_adios, make_views, with_optimizers
+from contrastive_samples import small_encoders
 from torch import Tensor, nn
-from training_samples import STEPS, assert_same, make_training, metrics, newest
+from training_samples import STEPS, assert_same, make_training, metrics, newest, on_two_processes
 
 from baselines.adios import Adios
 from repro.masking.views import Views
@@ -22,14 +22,11 @@ LR = 0.05
 
 def two_steps(model: Adios, views: Sequence[Views]) -> list[dict[str, Tensor]]:
     optimizers = with_optimizers(model, LR)
-    return [model.train_step(each, optimizers) for each in views]
+    return [model.train_step(batch, optimizers) for batch in views]
 
 
-def one_of_two(number: int, store: str, place: str) -> None:
+def run_rank(number: int, folder: Path) -> dict[str, Any]:
     """What each of two processes does: two steps of a model, and a whole training."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     half = slice(number * B // 2, (number + 1) * B // 2)
     outcome: dict[str, Any] = {}
     with small_encoders():
@@ -37,22 +34,20 @@ def one_of_two(number: int, store: str, place: str) -> None:
             for single in (True, False):
                 model = make_adios(framework, single=single, alpha_entropy=0.1)
                 model.distribute(lambda part: nn.parallel.DistributedDataParallel(part, broadcast_buffers=False))
-                mine = [Views(v.query[half], v.key[half]) for v in (make_views(1), make_views(2))]
-                logged = two_steps(model, mine)
+                halves = [Views(views.query[half], views.key[half]) for views in (make_views(1), make_views(2))]
+                logged = two_steps(model, halves)
                 outcome[f"{framework} {single}"] = {"logged": logged, "model": model.state_dict()}
         for framework in FRAMEWORKS:
-            training = make_training(adios_run(framework), RunFolder(Path(place) / framework))
+            training = make_training(adios_run(framework), RunFolder(folder / framework))
             training.run()
             outcome[f"{framework} run"] = training.model.state_dict()
-    torch.save(outcome, Path(place) / f"{number}.pth")
-    torch.distributed.destroy_process_group()
+    return outcome
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    place = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(one_of_two, (str(place / "store"), str(place)), nprocs=2)
-    return place, [torch.load(place / f"{number}.pth", weights_only=False) for number in range(2)]
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, on_two_processes(run_rank, folder)
 
 
 def learned(model: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -63,12 +58,12 @@ def learned(model: Mapping[str, Any]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("single", [True, False])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_both_players_are_equal_on_both_ranks(ranks: Any, framework: str, single: bool) -> None:
-    one, other = (outcome[f"{framework} {single}"]["model"] for outcome in ranks[1])
-    assert_same(learned(one), learned(other))
+    first, second = (outcome[f"{framework} {single}"]["model"] for outcome in ranks[1])
+    assert_same(learned(first), learned(second))
     fresh = make_adios(framework).state_dict()
-    assert set(one) == set(fresh)
+    assert set(first) == set(fresh)
     for name in (f"contrast.substrate.{ENCODERS[framework]}.0.weight", "occlusion.head.weight"):
-        assert not torch.equal(one[name], fresh[name])
+        assert not torch.equal(first[name], fresh[name])
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -85,19 +80,19 @@ def test_two_processes_are_one_on_the_joint_batch(ranks: Any, single: bool) -> N
             torch.testing.assert_close(mean, alone[name], rtol=1e-3, atol=1e-3)
     fresh = make_adios("simclr").state_dict()
     for name, tensor in learned(model.state_dict()).items():
-        moved, off = (tensor - fresh[name]).norm(), (tensor - outcomes[0]["model"][name]).norm()
-        assert off <= 1e-2 * moved + 1e-6, (name, float(off), float(moved))
+        change, error = (tensor - fresh[name]).norm(), (tensor - outcomes[0]["model"][name]).norm()
+        assert error <= 1e-2 * change + 1e-6, (name, float(error), float(change))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_run_of_two_processes_ends_alike_on_both(ranks: Any, framework: str) -> None:
-    place, outcomes = ranks
-    one, other = (outcome[f"{framework} run"] for outcome in outcomes)
-    assert_same(learned(one), learned(other))
-    content = newest(RunFolder(place / framework).checkpoints)
+    folder, outcomes = ranks
+    first, second = (outcome[f"{framework} run"] for outcome in outcomes)
+    assert_same(learned(first), learned(second))
+    content = newest(RunFolder(folder / framework).checkpoints)
     assert content["world_size"] == 2
-    assert_same(learned(content["model"]), learned(one))
-    assert len(metrics(RunFolder(place / framework))) == STEPS
+    assert_same(learned(content["model"]), learned(first))
+    assert len(metrics(RunFolder(folder / framework))) == STEPS
 
 
 def test_a_run_of_two_processes_is_the_run_of_one(ranks: Any, tmp_path: Path) -> None:

@@ -9,12 +9,23 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from adios_samples import FRAMEWORKS, adios_run, make_adios, make_views, small_encoders, with_optimizers
-from mmengine.hooks import Hook
+from adios_samples import FRAMEWORKS, adios_run, make_adios, make_views, with_optimizers
+from contrastive_samples import small_encoders
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from training_samples import CPU, EPOCH, STEPS, assert_same_training, interrupt, make_training, metrics, newest, tiny
+from training_samples import (
+    CPU,
+    EPOCH,
+    STEPS,
+    Poison,
+    assert_same_training,
+    interrupt,
+    make_training,
+    metrics,
+    newest,
+    tiny,
+)
 
 from baselines import adios
 from baselines.adios import Adios, MocoContrast, OcclusionGallery
@@ -57,7 +68,7 @@ def test_interrupted_and_resumed_equals_undisturbed(
 def test_a_checkpoint_holds_both_players(undisturbed: Mapping[str, RunFolder], framework: str) -> None:
     content = newest(undisturbed[framework].checkpoints)
     assert set(content["optimizer"]) == {"encoder", "occlusion"}
-    assert all(each["state"] for each in content["optimizer"].values())
+    assert all(optimizer["state"] for optimizer in content["optimizer"].values())
     assert len(content["schedulers"]) == 2
     assert content["model"]["_extra_state"] == {"steps": STEPS}
     assert not [name for name in content["model"] if "module." in name]
@@ -81,10 +92,10 @@ def test_both_rates_follow_their_schedules_and_every_number_is_logged(
     rows = metrics(undisturbed[framework])
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for number, row in enumerate(rows):
-        done = number // EPOCH / 3 if framework == "mocov2" else number / STEPS
-        course = 0.5 * (1 + math.cos(math.pi * done))
-        assert row["encoder.lr"] == pytest.approx(0.03 * course, rel=1e-9)
-        assert row["occlusion.lr"] == pytest.approx(0.49876 * course, rel=1e-9)
+        elapsed = number // EPOCH / 3 if framework == "mocov2" else number / STEPS
+        factor = 0.5 * (1 + math.cos(math.pi * elapsed))
+        assert row["encoder.lr"] == pytest.approx(0.03 * factor, rel=1e-9)
+        assert row["occlusion.lr"] == pytest.approx(0.49876 * factor, rel=1e-9)
         assert sum(row[f"mask_share_{n}"] for n in (1, 2, 3, 4)) == pytest.approx(1, abs=1e-5)
         assert row["sparsity"] >= 4
         assert 0 < row["entropy"] <= math.log(4) + 1e-6
@@ -97,28 +108,16 @@ def test_log_lines_hold_the_mean_of_the_steps_since_the_last(
     folder = RunFolder(tmp_path)
     run = adios_run("simclr", {"machine.log_every": 2, "adios.single": True})
     make_training(run, folder).run()
-    every = metrics(undisturbed["simclr"])
-    for row, pair in zip(metrics(folder), zip(every[::2], every[1::2], strict=True), strict=True):
+    steps = metrics(undisturbed["simclr"])
+    for row, pair in zip(metrics(folder), zip(steps[::2], steps[1::2], strict=True), strict=True):
         for name in ("loss", "occlusion_loss", "mask_share_2"):
             assert row[name] == pytest.approx((pair[0][name] + pair[1][name]) / 2, rel=1e-6)
 
 
-class Poison(Hook):
-    """A gradient of one player that is not a number, at one step."""
-
-    def __init__(self, part: str, step: int) -> None:
-        self.part, self.step = part, step
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        if runner.iter + 1 == self.step:
-            weight = next(runner.model.get_submodule(self.part).parameters())
-            weight.register_hook(lambda gradient: gradient * float("nan"))
-
-
-@pytest.mark.parametrize("part", ["contrast.substrate.encoder", "occlusion"])
-def test_either_players_divergence_stops_the_training(tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize("player", ["contrast.substrate.encoder", "occlusion"])
+def test_either_players_divergence_stops_the_training(tmp_path: Path, player: str) -> None:
     folder = RunFolder(tmp_path)
-    training = make_training(adios_run("simclr"), folder, Poison(part, 3))
+    training = make_training(adios_run("simclr"), folder, Poison(3, player))
     with pytest.raises(DivergenceError, match=r"the gradient or loss of step 3 is not finite; .* adios.lr"):
         training.run()
     assert newest(folder.checkpoints)["step"] == 2
@@ -141,7 +140,7 @@ def test_a_loss_of_the_occlusion_network_that_is_no_number_stops_the_training(tm
 
 def test_one_optimizer_is_refused_with_the_reason(tmp_path: Path) -> None:
     training = make_training(adios_run("simclr"), RunFolder(tmp_path))
-    alone = {name: part for name, part in training.optimizers.items() if name == "encoder"}
+    alone = {"encoder": training.optimizers["encoder"]}
     with pytest.raises(
         UserError, match=r"two networks in turn, .* was given: only one; mend: optimizers named encoder"
     ):
@@ -185,8 +184,8 @@ def test_settings_reach_both_players(tmp_path: Path) -> None:
     scaled, plain = training.optimizers["occlusion"].param_groups
     assert (scaled["lr"], scaled["momentum"], scaled["weight_decay"]) == (0.2, 0.8, 0.01)
     assert (plain["lr"], plain["weight_decay"]) == (0.2, 0.0)
-    trained = {id(p) for group in (scaled, plain) for p in group["params"]}
-    assert trained == {id(p) for p in model.occlusion.parameters()}
+    optimised = {id(p) for group in (scaled, plain) for p in group["params"]}
+    assert optimised == {id(p) for p in model.occlusion.parameters()}
     (group,) = training.optimizers["encoder"].param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in model.contrast.substrate.encoder.parameters()}
     assert model.contrast.substrate.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
@@ -195,10 +194,10 @@ def test_settings_reach_both_players(tmp_path: Path) -> None:
 def test_the_encoder_starts_as_that_of_the_plain_row(tmp_path: Path) -> None:
     for framework in FRAMEWORKS:
         plain, masked = (make_training(tiny(f"{framework}{suffix}"), RunFolder(tmp_path)) for suffix in ("", "+adios"))
-        held = masked.model.contrast.substrate.state_dict()
+        substrate = masked.model.contrast.substrate.state_dict()
         for name, tensor in plain.model.state_dict().items():
             if isinstance(tensor, Tensor):
-                assert torch.equal(tensor, held[name]), name
+                assert torch.equal(tensor, substrate[name]), name
 
 
 def test_the_gallery_shows_each_image_without_what_each_mask_hides(tmp_path: Path) -> None:

@@ -16,8 +16,18 @@ from torch import Tensor, nn
 from training_samples import CPU, refused, salmask, tiny, words
 
 from repro.errors import UserError
-from repro.methods import audit as module
-from repro.methods.audit import OURS, RANDOM, RELEASED, Audit, Hidden, ObjectMasks, audit, variants
+from repro.methods.audit import (
+    OURS,
+    RANDOM,
+    RELEASED,
+    Audit,
+    HiddenShares,
+    ObjectMasks,
+    audit,
+    hidden_pixels,
+    load_batch,
+    variants,
+)
 from repro.methods.audit_page import write
 from repro.runs.choices import Backend, Branch, Guidance, Source, Strategy
 from repro.runs.run import Run
@@ -61,7 +71,7 @@ def red() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(red: None) -> Audit:
+def result(red: None) -> Audit:
     return audited(plain_colours())
 
 
@@ -76,11 +86,11 @@ def discs(count: int = 64) -> Discs:
 
 
 def audited(run: Run, count: int = 64) -> Audit:
-    return audit(run, discs(count), count=count, shown=4, device=CPU)
+    return audit(run, discs(count), count=count, gallery_images=4, device=CPU)
 
 
-def by(made: Audit, variant: str, view: str) -> dict[str, Any]:
-    (row,) = [row for row in made.masks if (row["patches by"], row["view"]) == (variant, view)]
+def by(result: Audit, variant: str, view: str) -> dict[str, Any]:
+    (row,) = [row for row in result.masks if (row["patches by"], row["view"]) == (variant, view)]
     return row
 
 
@@ -88,7 +98,7 @@ def by(made: Audit, variant: str, view: str) -> dict[str, Any]:
 def test_object_masks_are_cropped_and_flipped_with_their_scenes(backend: Backend) -> None:
     run = plain_colours()
     run = replace(run, augmentation=replace(run.augmentation, backend=backend))
-    batch, objects = module._batch(run, discs(), list(range(24)), CPU)
+    batch, objects = load_batch(run, discs(), list(range(24)), CPU)
     maker = learner.build_view_maker(variants(run)[RANDOM], CPU)
     stages = maker.stages(batch)
     for name, pixels in (("query", stages.query), ("key", stages.key)):
@@ -113,7 +123,7 @@ def test_shares_are_those_counted_pixel_by_pixel() -> None:
     front = rng.random((3, 2, 2)) < 0.5
     front[2] = True  # no background at all
     objects = rng.random((3, 8, 8)) < 0.3
-    made = Hidden.measure(*(torch.from_numpy(part) for part in (hidden, front, objects)))
+    result = HiddenShares.measure(*(torch.from_numpy(part) for part in (hidden, front, objects)))
 
     def share(image: int, region: NDArray[np.bool_]) -> float:
         amount, size = 0.0, 0
@@ -127,21 +137,21 @@ def test_shares_are_those_counted_pixel_by_pixel() -> None:
     for image in range(3):
         cells = np.kron(front[image], np.ones((4, 4), dtype=bool))
         for region, values in (
-            (cells, made.foreground),
-            (~cells, made.background),
-            (objects[image], made.object),
-            (~objects[image], made.ground),
-            (np.ones((8, 8), dtype=bool), made.all),
+            (cells, result.foreground),
+            (~cells, result.background),
+            (objects[image], result.object),
+            (~objects[image], result.ground),
+            (np.ones((8, 8), dtype=bool), result.all),
         ):
             assert values[image].item() == pytest.approx(share(image, region), rel=1e-5, nan_ok=True)
-    row = made.row()
-    assert row["of background"] == pytest.approx(100 * made.background[:2].mean().item(), abs=0.051)
-    spread = (made.foreground - made.background)[:2].double().std().item()
+    row = result.row()
+    assert row["of background"] == pytest.approx(100 * result.background[:2].mean().item(), abs=0.051)
+    spread = (result.foreground - result.background)[:2].double().std().item()
     assert row["± difference"] == pytest.approx(100 * spread, abs=0.051)
 
 
-def test_ours_hides_the_object_in_the_hard_negative_alone_and_evenly_in_the_query(made: Audit) -> None:
-    query, hard = by(made, OURS, "query"), by(made, OURS, "hard negative")
+def test_ours_hides_the_object_in_the_hard_negative_alone_and_evenly_in_the_query(result: Audit) -> None:
+    query, hard = by(result, OURS, "query"), by(result, OURS, "hard negative")
     # U(0.05, 0.25) of 16 cells, rounded in each stratum; the standard error over 64 views is below one point.
     assert 11 < query["hidden %"] < 19
     assert abs(query["of foreground"] - query["of background"]) < 4
@@ -149,32 +159,32 @@ def test_ours_hides_the_object_in_the_hard_negative_alone_and_evenly_in_the_quer
     assert 50 < hard["of foreground"] < 60
     assert hard["of object"] > 1.6 * hard["of ground"]
     assert hard["own image's %"] == 100
-    assert {row["view"] for row in made.masks} == {"query", "hard negative"}
+    assert {row["view"] for row in result.masks} == {"query", "hard negative"}
 
 
-def test_random_patches_know_no_object_and_the_released_code_not_its_place(made: Audit) -> None:
-    random, released = by(made, RANDOM, "hard negative"), by(made, RELEASED, "hard negative")
+def test_random_patches_know_no_object_and_the_released_code_not_its_place(result: Audit) -> None:
+    random, released = by(result, RANDOM, "hard negative"), by(result, RELEASED, "hard negative")
     error = random["± difference"] / 8  # of the mean over 64 views
     assert abs(random["of foreground"] - random["of background"]) < 4 * error < 15
     assert released["of background"] > 5
     assert released["own image's %"] == pytest.approx(100 / 32, abs=0.05)
-    maps = {row["map"]: row for row in made.maps}
+    maps = {row["map"]: row for row in result.maps}
     assert maps[OURS]["foreground %"] == maps[RELEASED]["foreground %"] == maps["as many at random"]["foreground %"]
     assert abs(maps[OURS]["lean"]) < 0.12
     assert maps[RELEASED]["lean"] > 0.25  # rows sorted: the defect in one number
     assert maps[OURS]["mean IoU"] > maps[RELEASED]["mean IoU"] > 0
     assert maps[OURS]["mean IoU"] > maps["as many at random"]["mean IoU"] + 0.1
-    left_to_right = made.where[RELEASED].mean(0)
+    left_to_right = result.frequencies[RELEASED].mean(0)
     assert (left_to_right.diff() >= 0).all()
-    assert not (made.where[OURS].mean(0).diff() >= 0).all()
-    assert made.where["true object"].shape == made.where[OURS].shape
+    assert not (result.frequencies[OURS].mean(0).diff() >= 0).all()
+    assert result.frequencies["true object"].shape == result.frequencies[OURS].shape
 
 
 @pytest.mark.usefixtures("red")
 def test_a_row_that_masks_both_branches_is_audited_in_both() -> None:
-    made = audited(plain_colours("mocov2+mscn"), 32)
-    assert {row["view"] for row in made.masks} == {"query", "key"}
-    assert [row["patches by"] for row in made.masks] == [OURS, RANDOM, RELEASED] * 2
+    result = audited(plain_colours("mocov2+mscn"), 32)
+    assert {row["view"] for row in result.masks} == {"query", "key"}
+    assert [row["patches by"] for row in result.masks] == [OURS, RANDOM, RELEASED] * 2
 
 
 def test_three_ways_of_choosing_patches_and_a_fourth_where_the_row_is_none_of_them() -> None:
@@ -204,41 +214,41 @@ def test_what_is_hidden_is_read_off_the_networks_input() -> None:
     """Plant a fault behind the masking's back: the audit must see it."""
     run = plain_colours()
     maker = learner.build_view_maker(variants(run)[RANDOM], CPU)
-    batch, _ = module._batch(run, discs(), list(range(4)), CPU)
+    batch, _ = load_batch(run, discs(), list(range(4)), CPU)
     stages = maker.stages(batch)
     assert isinstance(maker, ViewMaker)
-    before = module.hidden(stages, maker)
+    before = hidden_pixels(stages, maker)
     stages.views.query[:, :, :7, :7] += 1
-    after = module.hidden(stages, maker)
+    after = hidden_pixels(stages, maker)
     assert after["query"][:, :, :7, :7].all()
     assert torch.equal(before["query"][:, :, 7:, 7:], after["query"][:, :, 7:, 7:])
     assert run.masking.branch is Branch.query
     assert run.masking.strategy is Strategy.strong_blur
 
 
-def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(made: Audit, tmp_path: Path) -> None:
-    paths = write(made, tmp_path)
+def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: Audit, tmp_path: Path) -> None:
+    paths = write(result, tmp_path)
     assert [path.name for path in paths] == ["audit.html", "gallery.png", "where.png", "statistics.json"]
     for path in paths[1:3]:
         with Image.open(path) as picture:
             picture.load()
             assert picture.format == "PNG"
             assert picture.convert("L").getextrema()[0] < 100  # not a white sheet
-    titles = [title for title, _ in made.columns]
+    titles = [title for title, _ in result.columns]
     assert titles == [
         *("query view", "its object", "saliency map", "released map"),
         *("query, saliency", "query, random", "query, released"),
         *("key view", "hard, saliency", "hard, random", "hard, released"),
     ]
-    assert [len(pictures) for _, pictures in made.columns] == [4] * 10 + [1]
+    assert [len(pictures) for _, pictures in result.columns] == [4] * 10 + [1]
     page = paths[0].read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
-    for row in made.masks + made.maps:
+    for row in result.masks + result.maps:
         for value in row.values():
             assert f">{'–' if value is None else value}<" in page
-    assert json.loads(paths[3].read_text()) == made.statistics()
+    assert json.loads(paths[3].read_text()) == result.statistics()
 
 
 def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path) -> None:

@@ -78,13 +78,13 @@ def test_parts_are_disjoint_whole_and_a_function_of_the_seed_alone() -> None:
     assert [sizes(part) for part in parts] == [[3, 3, 3, 3], [2, 0, 1, 5], [5, 8, 8, 5]]
     assert sorted(np.concatenate([part.indices for part in parts]).tolist()) == list(range(len(pool)))
     again = divide(pool, [[3] * 4, [2, 0, 1, 5]], seed=1)
-    assert all(np.array_equal(one.indices, other.indices) for one, other in zip(parts, again, strict=True))
-    other = divide(pool, [[3] * 4, [2, 0, 1, 5]], seed=2)
-    assert not np.array_equal(parts[0].indices, other[0].indices)
+    assert all(np.array_equal(first.indices, second.indices) for first, second in zip(parts, again, strict=True))
+    other_parts = divide(pool, [[3] * 4, [2, 0, 1, 5]], seed=2)
+    assert not np.array_equal(parts[0].indices, other_parts[0].indices)
     # A class that grows leaves the draw of the others alone.
     larger = Pool([*pool.targets, 0, 0, 0], 4)
-    kept = divide(larger, [[3] * 4], seed=1)[0].indices
-    assert set(parts[0].indices[parts[0].indices >= 10]) == set(kept[(kept >= 10) & (kept < len(pool))])
+    indices = divide(larger, [[3] * 4], seed=1)[0].indices
+    assert set(parts[0].indices[parts[0].indices >= 10]) == set(indices[(indices >= 10) & (indices < len(pool))])
 
 
 def test_a_subset_of_a_subset_reads_the_pool() -> None:
@@ -194,7 +194,9 @@ def test_caltech_with_too_few_images_of_a_class_is_refused(tmp_path: Path) -> No
 def test_a_wrong_root_is_named_and_left_untouched(dataset: str, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     for split in ("train", "val"):
-        with pytest.raises(UserError, match=rf"{tmp_path}: holds no .*; unpack with `salmask data prepare {dataset}`"):
+        with pytest.raises(
+            UserError, match=rf"{tmp_path}: holds no .*; mend: unpack with `salmask data prepare {dataset}`"
+        ):
             open_images(dataset, split, tmp_path, ScenesSettings())  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
@@ -216,7 +218,7 @@ def test_a_list_of_flowers_that_is_not_the_published_one_is_refused(tmp_path: Pa
     with pytest.raises(UserError, match=r"setid\.mat: its MD5 is [0-9a-f]{32}, the published file's"):
         official(tmp_path)
     (base / "setid.mat").unlink()
-    with pytest.raises(UserError, match=r"setid\.mat: missing; unpack with"):
+    with pytest.raises(UserError, match=r"setid\.mat: missing; mend: unpack with"):
         official(tmp_path)
 
 
@@ -243,21 +245,23 @@ def test_verify_finds_damage_and_copies_across_the_splits_of_flowers(tmp_path: P
     train, _, test = official(tmp_path)
     pool = train.pool
     assert isinstance(pool, flowers.FileImages)
-    first, last, other = (pool.folder / pool.files[i] for i in (0, int(test.indices[-1]), int(test.indices[0])))
-    last.write_bytes(first.read_bytes())
-    other.write_bytes(other.read_bytes()[:200])
+    first, copied, torn = (pool.folder / pool.files[i] for i in (0, int(test.indices[-1]), int(test.indices[0])))
+    copied.write_bytes(first.read_bytes())
+    torn.write_bytes(torn.read_bytes()[:200])
     report = verify("flowers102", tmp_path, workers=1)
     assert [(problem.kind, problem.path) for problem in report.problems] == [
-        ("overlap", str(last)),
-        ("unreadable", str(other)),
+        ("overlap", str(copied)),
+        ("unreadable", str(torn)),
     ]
     assert report.problems[0].message == f"has the same content as {first}"
     (folder.parent / "imagelabels.mat").unlink()
-    assert [problem.kind for problem in verify("flowers102", tmp_path, workers=1).problems] == ["unusable"]
+    (problem,) = verify("flowers102", tmp_path, workers=1).problems
+    assert (problem.kind, problem.path) == ("unusable", str(tmp_path))
+    assert problem.message == f"flowers-102/imagelabels.mat: missing; mend: {flowers.MEND}"
 
 
 def test_the_verify_command_prints_their_parts(flowers_root: Path) -> None:
-    ended = CliRunner().invoke(app, ["verify", "flowers102", "--root", str(flowers_root), "--workers", "1"])
-    assert ended.exit_code == 0, ended.output
-    assert all(f" {split} " in ended.stdout for split in ("train", "val", "test"))
-    assert "no problems; every image decoded" in ended.stdout
+    outcome = CliRunner().invoke(app, ["verify", "flowers102", "--root", str(flowers_root), "--workers", "1"])
+    assert outcome.exit_code == 0, outcome.output
+    assert all(f" {split} " in outcome.stdout for split in ("train", "val", "test"))
+    assert "no problems; every image decoded" in outcome.stdout

@@ -11,12 +11,12 @@ from training_samples import salmask, tiny
 
 
 def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
-    other = Sweep(sweep.place, tiny(changes={"seed": 1}))
+    second = Sweep(sweep.place, tiny(changes={"seed": 1}))
     sweep.submitted(job="812_0")
     sweep.submitted("linear", job="813_0")
     sweep.submitted("knn", job="", submission="killed-launcher")
-    other.folder.prepare(other.run)
-    other.submitted(job="812_1")
+    second.folder.prepare(second.run)
+    second.submitted(job="812_1")
     slurm.says(
         "squeue",
         "812_0|x|RUNNING|None|1|N/A|n1|gpu|0|",
@@ -25,12 +25,12 @@ def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, swee
         "99|killed-launcher|PENDING|Priority|N/A|N/A||gpu|0|",
         "77|another's|RUNNING|None|1|N/A|n1|gpu|0|",
     )
-    told = salmask("cancel", "table1", "--dry-run")
-    assert told.out == "would cancel 3 jobs: 812_0, 813_0, 99\n"
+    rehearsal = salmask("cancel", "table1", "--dry-run")
+    assert rehearsal.out == "would cancel 3 jobs: 812_0, 813_0, 99\n"
     assert [call.split()[0] for call in slurm.calls] == ["squeue"]
     assert salmask("cancel", "table1").out == "cancelled 3 jobs: 812_0, 813_0, 99\n"
     assert slurm.calls[2:] == ["scancel 812_0 813_0 99"]
-    assert json.loads(salmask("cancel", str(other.folder.path), "--json").out)["cancelled"] == []
+    assert json.loads(salmask("cancel", str(second.folder.path), "--json").out)["cancelled"] == []
     assert len(slurm.calls) == 4
     slurm.fails("scancel", "scancel: error: Kill job error: Access/permission denied")
     assert "Access/permission denied; mend: try again, or scancel by hand" in salmask("cancel", "table1").err
@@ -41,8 +41,8 @@ def test_cancelling_a_local_job_asks_its_process_to_stop(sweep: Sweep, runs: Pat
     try:
         sweep.submitted(job=str(process.pid), executor="local", submission="mine", host=HERE)
         sweep.submitted("linear", job="4711", executor="local", submission="theirs", host=ELSEWHERE)
-        told = salmask("cancel", "table1")
-        assert told.out.splitlines() == [
+        outcome = salmask("cancel", "table1")
+        assert outcome.out.splitlines() == [
             f"cancelled 1 jobs: {process.pid}",
             f"started on another machine, end it there: {ELSEWHERE}: 4711",
         ]

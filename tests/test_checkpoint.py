@@ -62,7 +62,7 @@ def test_other_files_of_torch_are_no_backbones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no salmask backbone; mend: "):
         load_backbone(tmp_path / "x.pth")
     torch.save(torch.zeros(3), tmp_path / "y.pth")
-    with pytest.raises(UserError, match="holds a Tensor, not a checkpoint"):
+    with pytest.raises(UserError, match="holds a Tensor, not a checkpoint; mend: "):
         read_checkpoint(tmp_path / "y.pth")
 
 
@@ -70,13 +70,13 @@ def test_other_files_of_torch_are_no_backbones(tmp_path: Path) -> None:
 def test_a_torn_checkpoint_is_one_clear_line(saved: Path, tmp_path: Path, share: float) -> None:
     content = saved.read_bytes()
     (tmp_path / "x.pth").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"x.pth cannot be read .*it is torn or no checkpoint") as caught:
+    with pytest.raises(UserError, match=r"x.pth cannot be read .*it is torn or no checkpoint; mend: ") as caught:
         read_checkpoint(tmp_path / "x.pth")
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none.pth does not exist"):
+    with pytest.raises(UserError, match=r"none.pth does not exist; mend: check the path"):
         read_checkpoint(tmp_path / "none.pth")
 
 

@@ -44,11 +44,14 @@ KEPT = {"run.yaml", "status.json", "status-linear.json", "backbone.pth", "result
 def test_cleaning_takes_what_nobody_needs_and_no_result(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     make_leftovers(sweep)
     before = files_below(sweep.place)
-    told = salmask("clean", "table1", "--dry-run")
-    assert told.out.splitlines()[-1].startswith("would remove 8 things, ")
+    rehearsal = salmask("clean", "table1", "--dry-run")
+    assert rehearsal.out.splitlines()[-1].startswith("would remove 8 things, ")
     assert files_below(sweep.place) == before
-    ended = json.loads(salmask("clean", "table1", "--json").out)
-    assert (ended["removed"], sum(item["bytes"] for item in ended["found"])) == (True, 3 * 1000 + 1000 + 4 + 1 + 2 * 35)
+    report = json.loads(salmask("clean", "table1", "--json").out)
+    assert (report["removed"], sum(item["bytes"] for item in report["found"])) == (
+        True,
+        3 * 1000 + 1000 + 4 + 1 + 2 * 35,
+    )
     assert files_below(sweep.folder.path) == KEPT
     assert files_below(sweep.place / "code") == {"abc123.diff"}
     assert json.loads(salmask("clean", "table1", "--json").out)["found"] == []
@@ -56,7 +59,7 @@ def test_cleaning_takes_what_nobody_needs_and_no_result(slurm: FakeSlurm, sweep:
 
 
 @pytest.mark.parametrize(
-    ("queue", "kept"),
+    ("queue", "expected"),
     [
         (queue_of("RUNNING", job="813"), {"checkpoints", "probes", "features", ".lock", "code", "logs-813"}),
         (SILENT, {"checkpoints", "probes", "features", ".lock", "code", "logs-812", "logs-813"}),
@@ -64,12 +67,12 @@ def test_cleaning_takes_what_nobody_needs_and_no_result(slurm: FakeSlurm, sweep:
     ],
 )
 def test_cleaning_leaves_alone_what_a_job_may_still_use(
-    sweep: Sweep, runs: Path, queue: QueueSnapshot, kept: set[str]
+    sweep: Sweep, runs: Path, queue: QueueSnapshot, expected: set[str]
 ) -> None:
     make_leftovers(sweep)
     sweep.folder.results.unlink()  # the probe is not done
     sweep.says("running", task="linear", age=9999)
-    found = {str(item.path.relative_to(sweep.place)) for item in leftovers(sweep.ledger, queue)}
+    unneeded = {str(item.path.relative_to(sweep.place)) for item in leftovers(sweep.ledger, queue)}
     names = {
         "checkpoints": f"{sweep.key}/checkpoints",
         "probes": f"{sweep.key}/probes/x-linear/checkpoints",
@@ -79,7 +82,7 @@ def test_cleaning_leaves_alone_what_a_job_may_still_use(
         "logs-812": "logs/sweep-pretrain-812",
         "logs-813": "logs/sweep-linear-813",
     }
-    assert {name for name, path in names.items() if path not in found} == kept
+    assert {name for name, path in names.items() if path not in unneeded} == expected
 
 
 def test_what_cannot_be_removed_is_one_line(

@@ -18,7 +18,6 @@ from training_samples import (
     Ended,
     copied,
     files_below,
-    pretrained,
     refusal,
     refused,
     salmask,
@@ -43,11 +42,6 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return pretrained(tmp_path_factory)
-
-
 def pretrain(out: Path, changes: dict[str, Any] | None = None, method: str = "mocov2") -> tuple[str, ...]:
     return ("pretrain", method, "--out", str(out), *words(changes))
 
@@ -61,7 +55,7 @@ def assert_only_the_refusal_is_on_record(out: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "phrase"),
     [
         (
             ["moco"],
@@ -73,27 +67,30 @@ def assert_only_the_refusal_is_on_record(out: Path, line: str) -> None:
         ),
         (["mocov2", "moco.queu=64"], "unknown key 'moco.queu'; mend: did you mean 'moco.queue'?"),
         (["mocov2", "optimization.epochs=many"], "optimization.epochs=many is not a whole number"),
-        (["mocov2", "optimization=3"], "'optimization' is a section; set its keys"),
-        (["mocov2", "masking.strategy=blur"], "masking.strategy=blur is none of: none, high_pass, "),
-        (["mocov2", "seed"], "'seed' is no setting; write key.sub=value"),
+        (
+            ["mocov2", "optimization=3"],
+            "'optimization' is a section; mend: set its keys, for example optimization.epochs",
+        ),
+        (["mocov2", "masking.strategy=blur"], "masking.strategy=blur is unknown; mend: one of none, high_pass, "),
+        (["mocov2", "seed"], "'seed' is no setting; mend: write key.sub=value"),
         (["mocov2", "optimization.batch=48"], "moco.queue=65536 is not a multiple of optimization.batch=48; mend: "),
         (["mocov2", "moco.bn_splits=3"], "moco.bn_splits=3 does not divide optimization.batch=128; mend: "),
         (["mocov2", "machine.device=tpu"], "machine.device=tpu is unknown; mend: one of auto, cpu, cuda"),
-        (["mocov2", "--config", "none.yaml"], "config file none.yaml does not exist"),
+        (["mocov2", "--config", "none.yaml"], "config file none.yaml does not exist; mend: name an existing file"),
         (
             [OURS, "localizer.network=checkpoint", "localizer.weights=none.pth"],
             "localizer.weights=none.pth cannot be read (No such file or directory); mend: the backbone.pth of a ",
         ),
     ],
 )
-def test_settings_that_cannot_be_right_make_nothing(out: Path, arguments: list[str], part: str) -> None:
+def test_settings_that_cannot_be_right_make_nothing(out: Path, arguments: list[str], phrase: str) -> None:
     line = refused("pretrain", *arguments, "--out", str(out))
-    assert part in line
+    assert phrase in line
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "part"),
+    ("changes", "phrase"),
     [
         (
             {"data.dataset": "imagenet-100"},
@@ -117,24 +114,24 @@ def test_settings_that_cannot_be_right_make_nothing(out: Path, arguments: list[s
     ],
 )
 def test_what_only_the_data_or_the_machine_can_refuse_begins_no_run(
-    out: Path, changes: dict[str, Any], part: str
+    out: Path, changes: dict[str, Any], phrase: str
 ) -> None:
     line = refused(*pretrain(out, changes))
-    assert part in line
+    assert phrase in line
     if changes.get("machine.device") != "cuda":
         assert_only_the_refusal_is_on_record(out, line)
 
 
 @pytest.mark.parametrize(
-    ("changes", "part"),
+    ("changes", "phrase"),
     [
         ({"data.crop": 50}, "data.crop=50 is not divisible by the 4×4 grid; mend: data.crop="),
-        ({"localizer.network": "resnet51"}, "localizer.network=resnet51 is unknown; one of: resnet50, "),
+        ({"localizer.network": "resnet51"}, "localizer.network=resnet51 is unknown; mend: did you mean 'resnet50'"),
     ],
 )
-def test_a_localizer_that_does_not_fit_begins_no_run(out: Path, changes: dict[str, Any], part: str) -> None:
+def test_a_localizer_that_does_not_fit_begins_no_run(out: Path, changes: dict[str, Any], phrase: str) -> None:
     line = refused(*pretrain(out, changes, OURS))
-    assert part in line
+    assert phrase in line
     assert_only_the_refusal_is_on_record(out, line)
 
 
@@ -250,11 +247,11 @@ def test_probe_refuses_what_is_no_finished_run(tmp_path: Path) -> None:
 def commands() -> dict[str, Any]:
     group = typer.main.get_command(cli.app)
     assert isinstance(group, LazyGroup)
-    found = {}
+    by_name = {}
     for name, command in ((name, group.load(name)) for name in group.table):
         below = getattr(command, "commands", None)
-        found |= {f"{name} {inner}": c for inner, c in below.items()} if below else {name: command}
-    return found
+        by_name |= {f"{name} {inner}": c for inner, c in below.items()} if below else {name: command}
+    return by_name
 
 
 @pytest.mark.parametrize("name", commands())
@@ -273,9 +270,9 @@ def test_the_commands_of_the_readme_are_there(name: str) -> None:
 def test_json_of_a_training_that_logs_is_all_of_standard_output(out: Path) -> None:
     ended = salmask(*pretrain(out, {"optimization.epochs": 1}), "--json")
     assert ended.code == 0
-    told = json.loads(ended.out)
+    content = json.loads(ended.out)
     folder = RunFolder.of(tiny(changes={"optimization.epochs": 1}), out)
-    assert told == {"run": folder.load().id, "folder": str(folder.path), "backbone": str(folder.backbone)}
+    assert content == {"run": folder.load().id, "folder": str(folder.path), "backbone": str(folder.backbone)}
     assert folder.backbone.exists()
     assert ended.err.count("Epoch(train)") == EPOCH
 
@@ -308,15 +305,14 @@ def test_probe_prints_the_rows_it_records_and_only_reads_them_again(tmp_path: Pa
 
 def test_lists_and_reports_are_json_where_asked(tmp_path: Path) -> None:
     assert [row["name"] for row in json.loads(salmask("data", "list", "--json").out)] == list(DATASETS)
-    timed = json.loads(salmask("bench", "masking", "--batch", "2", "--size", "28", "--json").out)
-    assert timed
+    assert json.loads(salmask("bench", "masking", "--batch", "2", "--size", "28", "--json").out)
     norms = json.loads(salmask("bench", "norm", "--batch", "8", "--size", "32", "--json").out)
     assert [row["layout"] for row in norms] == ["channels last", "contiguous"]
     assert all(row[ratio] > 0 for row in norms for ratio in ("ours ×", "dealt out ×"))
-    read = json.loads(salmask("bench", "scenes", "--size", "64", "--json").out)
-    assert read["draw / read"] > 1
-    planned = json.loads(salmask("sweep", "demo", "--plan", "--out", str(tmp_path / "demo"), "--json").out)
-    assert [row["done"] for row in planned["jobs"]] == [False] * 4
+    scenes = json.loads(salmask("bench", "scenes", "--size", "64", "--json").out)
+    assert scenes["draw / read"] > 1
+    plan = json.loads(salmask("sweep", "demo", "--plan", "--out", str(tmp_path / "demo"), "--json").out)
+    assert [row["done"] for row in plan["jobs"]] == [False] * 4
     assert not (tmp_path / "demo").exists()
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from contrastive_samples import unit
 from torch import Generator, Tensor, nn
 
 from repro.contrastive.batch_norm import SplitBatchNorm, split_batch_norm
@@ -15,10 +16,6 @@ from repro.contrastive.momentum import MomentumEncoder
 from repro.contrastive.queue import Queue
 
 B, C, K, T = 6, 16, 40, 0.2
-
-
-def unit(*shape: int, seed: int, dim: int = 1) -> Tensor:
-    return F.normalize(torch.randn(*shape, generator=Generator().manual_seed(seed)), dim=dim)
 
 
 def slow_info_nce(
@@ -49,9 +46,9 @@ def test_info_nce_and_its_gradient_are_those_of_a_slow_loop(rho: float | None, t
     expected = slow_info_nce(*slow[:3], None if rho is None else slow[3], temperature, rho or 0.0)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    used = 3 if rho is None else 4
+    inputs = 3 if rho is None else 4
     for ours, theirs in zip(
-        torch.autograd.grad(loss, fast[:used]), torch.autograd.grad(expected, slow[:used]), strict=True
+        torch.autograd.grad(loss, fast[:inputs]), torch.autograd.grad(expected, slow[:inputs]), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
@@ -128,13 +125,13 @@ def test_a_queue_starts_with_unit_vectors() -> None:
 def test_the_queue_forgets_the_oldest_first(size: int) -> None:
     torch.manual_seed(0)
     queue = Queue(1, size)
-    kept = queue.keys[0].tolist()
+    expected = queue.keys[0].tolist()
     for step in range(12):
         batch = [float(2 + 4 * step + i) for i in range(4)]
         queue.enqueue(torch.tensor(batch).unsqueeze(1))
-        kept = (kept + batch)[-size:]
+        expected = (expected + batch)[-size:]
         # The oldest stands at `position`.
-        assert queue.keys[0].roll(-int(queue.position)).tolist() == kept
+        assert queue.keys[0].roll(-int(queue.position)).tolist() == expected
         assert int(queue.position) == 4 * (step + 1) % size
 
 
@@ -157,8 +154,8 @@ def small_network(seed: int) -> nn.Sequential:
 def test_the_momentum_encoder_starts_as_a_copy_and_follows_by_the_formula() -> None:
     encoder = small_network(0)
     follower = MomentumEncoder(encoder, small_network(1), 0.9)
-    for own, theirs in zip(follower.network.state_dict().values(), encoder.state_dict().values(), strict=True):
-        assert torch.equal(own, theirs)
+    for copied, original in zip(follower.network.state_dict().values(), encoder.state_dict().values(), strict=True):
+        assert torch.equal(copied, original)
     expected = [p.detach().double().clone() for p in encoder.parameters()]
     for step in range(3):
         with torch.no_grad():
@@ -166,9 +163,9 @@ def test_the_momentum_encoder_starts_as_a_copy_and_follows_by_the_formula() -> N
                 p.add_(0.1 * (step + 1) * torch.ones_like(p))
         follower.update(encoder)
         expected = [0.9 * e + 0.1 * p.detach().double() for e, p in zip(expected, encoder.parameters(), strict=True)]
-    for own, value in zip(follower.network.parameters(), expected, strict=True):
-        torch.testing.assert_close(own.double(), value, rtol=1e-5, atol=1e-6)
-        assert not own.requires_grad
+    for p, value in zip(follower.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.double(), value, rtol=1e-5, atol=1e-6)
+        assert not p.requires_grad
 
 
 def test_the_momentum_encoders_buffers_are_its_own() -> None:

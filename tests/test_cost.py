@@ -14,7 +14,7 @@ from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
 from repro.bench.timing import timed_in_turn
-from repro.methods.cost import Step, StepCost, counting, measure, untrained
+from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
 from repro.runs.run import Run
 
 SMALL: dict[str, Any] = {
@@ -56,12 +56,12 @@ PASSES = {
 
 @pytest.mark.parametrize("method", PASSES)
 def test_passes_are_those_of_the_method(method: str) -> None:
-    made = cost(method)
+    measured_cost = cost(method)
     forward, backward = PASSES[method]
-    assert made.forward == forward
-    assert made.backward == backward
-    assert made.seconds is None
-    assert made.relative is None
+    assert measured_cost.forward == forward
+    assert measured_cost.backward == backward
+    assert measured_cost.seconds is None
+    assert measured_cost.relative is None
 
 
 def multiply_adds(network: nn.Module, image: Tensor) -> int:
@@ -89,19 +89,19 @@ def test_flops_are_twice_the_multiply_adds_of_each_layer() -> None:
     assert counter.get_total_flops() == by_hand
     # A step of the supervised row is one pass forward and about two backward: by the weights, and by the input, which
     # the first layer does not need.
-    made = cost("supervised")
+    measured_cost = cost("supervised")
     first = 2 * 64 * 32 * 32 * 3 * 7 * 7
-    assert made.flops == pytest.approx(3 * by_hand - first, rel=1e-3)
+    assert measured_cost.flops == pytest.approx(3 * by_hand - first, rel=1e-3)
 
 
 def test_parameters_are_those_of_the_networks() -> None:
-    made, encoder = cost("mocov2+ours-hp"), get_model("resnet18", weights=None, num_classes=16)
+    measured_cost, encoder = cost("mocov2+ours-hp"), get_model("resnet18", weights=None, num_classes=16)
     width = encoder.fc.in_features
     encoder.fc = nn.Sequential(nn.Linear(width, width), nn.Linear(width, 16))
     size = sum(parameter.numel() for parameter in encoder.parameters())
-    assert made.trained == size
+    assert measured_cost.trained == size
     localizer = Step(small("mocov2+ours-hp"), build_learner, CPU).networks["localizer"]
-    assert made.others == size + sum(parameter.numel() for parameter in localizer.parameters())
+    assert measured_cost.others == size + sum(parameter.numel() for parameter in localizer.parameters())
     assert cost("simclr").others == 0
 
 
@@ -109,7 +109,7 @@ def test_a_pass_is_counted_once_whatever_is_nested_and_only_where_gradients_arri
     inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     outer = nn.ModuleDict({"net": nn.Sequential(inner, nn.Conv2d(4, 1, 3)), "head": nn.Linear(4, 2)})
     images = torch.randn(8, 3, 9, 9)
-    with counting({"": outer}, batch=8) as passes:
+    with count_passes({"": outer}, batch=8) as passes:
         outer["net"](images).sum().backward()
         with torch.no_grad():
             outer["net"](images[:2])
@@ -123,11 +123,12 @@ def test_a_pass_is_counted_once_whatever_is_nested_and_only_where_gradients_arri
 
 def test_weights_of_a_localizer_cost_nothing_and_are_not_looked_for() -> None:
     settings = {"localizer.network": "resnet50"}
-    assert untrained(small("mocov2+ours-hp", settings)).localizer.weights == "random"
-    checkpoint = untrained(small("mocov2+ours-hp-localizer-checkpoint", {"localizer.network": "checkpoint"}))
-    assert (checkpoint.localizer.network, checkpoint.localizer.weights) == ("resnet50", "random")
+    assert with_random_localizer(small("mocov2+ours-hp", settings)).localizer.weights == "random"
+    checkpoint = small("mocov2+ours-hp-localizer-checkpoint", {"localizer.network": "checkpoint"})
+    localizer = with_random_localizer(checkpoint).localizer
+    assert (localizer.network, localizer.weights) == ("resnet50", "random")
     lite = small("mocov2+ours-hp")
-    assert untrained(lite) == lite
+    assert with_random_localizer(lite) == lite
 
 
 def test_rows_are_timed_in_turn() -> None:

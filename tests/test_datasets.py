@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_samples import make_folder_root, make_imagenet_root, write_image
+from image_samples import write_image
 from PIL import Image
 
 from repro.data.catalogue import open_images
+from repro.data.errors import PathError
 from repro.data.folders import FolderImages
 from repro.data.imagenet import class_list
 from repro.data.splits import SPLITS
@@ -26,81 +27,79 @@ class TinyScenes:
     seed: int = 3
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return make_folder_root(tmp_path / "data")
-
-
-@pytest.fixture
-def imagenet_root(tmp_path: Path) -> Path:
-    return make_imagenet_root(tmp_path / "imagenet")
-
-
 # Folders
 
 
-def test_a_folder_is_read_with_sorted_classes_nested_files_and_nothing_hidden(root: Path) -> None:
-    write_image(root / "train/ant/deep/er/x.JPG", 90)
-    write_image(root / "train/ant/.hidden.png", 91)
-    write_image(root / "train/.part/0.png", 92)
-    (root / "train/ant/notes.txt").write_text("not an image")
-    train = open_images("folder", "train", root, TinyScenes())
+def test_a_folder_is_read_with_sorted_classes_nested_files_and_nothing_hidden(folder_root: Path) -> None:
+    write_image(folder_root / "train/ant/deep/er/x.JPG", 90)
+    write_image(folder_root / "train/ant/.hidden.png", 91)
+    write_image(folder_root / "train/.part/0.png", 92)
+    (folder_root / "train/ant/notes.txt").write_text("not an image")
+    train = open_images("folder", "train", folder_root, TinyScenes())
     assert list(train.classes) == ["ant", "mole", "zebra"]
     assert list(train.targets) == [0] * 5 + [1] * 4 + [2] * 4
     assert len(train) == 13
     image, label = train[len(train) - 1]
     assert (image.mode, image.size, label) == ("RGB", (12, 10), 2)
-    assert np.array_equal(np.asarray(image), np.asarray(Image.open(root / "train/zebra/3.png")))
+    assert np.array_equal(np.asarray(image), np.asarray(Image.open(folder_root / "train/zebra/3.png")))
 
 
-def test_a_class_that_val_lacks_does_not_shift_the_labels(root: Path) -> None:
-    for file in (root / "val/mole").iterdir():
+def test_a_class_that_val_lacks_does_not_shift_the_labels(folder_root: Path) -> None:
+    for file in (folder_root / "val/mole").iterdir():
         file.unlink()
-    (root / "val/mole").rmdir()
+    (folder_root / "val/mole").rmdir()
     with pytest.raises(UserError, match=r"1 \(mole\) of 3 class folders missing"):
-        open_images("folder", "val", root, TinyScenes())
-    write_image(root / "val/mole/0.png", 60)
-    write_image(root / "val/newt/0.png", 61)
+        open_images("folder", "val", folder_root, TinyScenes())
+    write_image(folder_root / "val/mole/0.png", 60)
+    write_image(folder_root / "val/newt/0.png", 61)
     with pytest.raises(UserError, match=r"1 \(newt\) class folders are not in train"):
-        open_images("folder", "val", root, TinyScenes())
+        open_images("folder", "val", folder_root, TinyScenes())
 
 
-def test_missing_and_empty_folders_are_named(root: Path, tmp_path: Path) -> None:
-    for file in (root / "val/ant").iterdir():
+def test_missing_and_empty_folders_are_named(folder_root: Path, tmp_path: Path) -> None:
+    for file in (folder_root / "val/ant").iterdir():
         file.unlink()
     with pytest.raises(UserError, match=r"1 \(ant\) class folders have no image"):
-        open_images("folder", "val", root, TinyScenes())
+        open_images("folder", "val", folder_root, TinyScenes())
     with pytest.raises(UserError, match=r"test: No such file.*test/CLASS/IMAGE"):
-        FolderImages(root, "test")
+        FolderImages(folder_root, "test")
     (tmp_path / "flat/train").mkdir(parents=True)
     write_image(tmp_path / "flat/train/0.png", 1)
-    with pytest.raises(UserError, match="lie flat, without class folders; put the images into one folder"):
+    with pytest.raises(UserError, match="lie flat, without class folders; mend: put the images into one folder"):
         open_images("folder", "train", tmp_path / "flat", TinyScenes())
 
 
-def test_the_fingerprint_changes_with_names_sizes_and_labels_only(root: Path) -> None:
+def test_the_fingerprint_changes_with_names_sizes_and_labels_only(folder_root: Path) -> None:
     def fingerprint(classes: tuple[str, ...] | None = None) -> str:
-        return FolderImages(root, "train", classes=classes).fingerprint()
+        return FolderImages(folder_root, "train", classes=classes).fingerprint()
 
     first = fingerprint()
     assert len(first) == 16
     assert int(first, 16) >= 0
-    os.utime(root / "train/ant/0.png", (1, 1))
+    os.utime(folder_root / "train/ant/0.png", (1, 1))
     assert fingerprint() == first
     assert fingerprint(("zebra", "mole", "ant")) != first
-    file = root / "train/ant/0.png"
+    file = folder_root / "train/ant/0.png"
     file.write_bytes(file.read_bytes() + b"\0")
     grown = fingerprint()
     assert grown != first
-    file.rename(root / "train/ant/9.png")
+    file.rename(folder_root / "train/ant/9.png")
     assert fingerprint() not in {first, grown}
 
 
-def test_folder_images_can_be_sent_to_a_worker(root: Path) -> None:
-    train = FolderImages(root, "train")
+def test_folder_images_can_be_sent_to_a_worker(folder_root: Path) -> None:
+    train = FolderImages(folder_root, "train")
     copy = pickle.loads(pickle.dumps(train))
     assert copy.fingerprint() == train.fingerprint()
     assert copy[5][0].tobytes() == train[5][0].tobytes()
+
+
+def test_an_error_about_a_path_comes_out_of_another_process_as_it_was(folder_root: Path) -> None:
+    with pytest.raises(PathError) as caught:
+        FolderImages(folder_root, "test")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.path, copy.reason, copy.mend) == (folder_root / "test", caught.value.reason, caught.value.mend)
+    assert str(copy) == str(caught.value)
 
 
 # ImageNet-100
@@ -149,7 +148,7 @@ def test_scenes_are_opened_with_the_settings_of_their_split() -> None:
 
 
 def test_cutouts_need_a_folder() -> None:
-    with pytest.raises(UserError, match="read from a folder"):
+    with pytest.raises(UserError, match=r"read from a folder, .*; mend: give machine\.data_root=DIR"):
         open_images("scenes-cutouts", "train", None, TinyScenes())
 
 

@@ -12,10 +12,7 @@ import yaml
 from detection_samples import config, data_of, planned, prepared, scenes_as
 from training_samples import CPU, files_below
 
-from downstream.detection.data import (
-    open_coco,
-    open_voc,
-)
+from downstream.detection.data import open_coco, open_voc
 from downstream.detection.task import DetectionTask, open_data, refuse_endless, require_detectron2
 from downstream.measurement import Target
 from repro.data.annotations import voc
@@ -45,8 +42,8 @@ def test_broken_data_are_refused_before_anything_is_written(voc_root: Path, tmp_
 def test_a_class_without_a_test_object_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = scenes_as("voc", tmp_path / "voc", train=8, test=1)
     data = data_of(VOC, root)
-    counted = voc.check_layout(root).objects[voc.TEST[0]]
-    absent = [name for name, number in counted.items() if not number]
+    objects = voc.check_layout(root).objects[voc.TEST[0]]
+    absent = [name for name, count in objects.items() if not count]
     assert len(data.test) == 1
     assert absent
     assert f"{len(absent)} of 4 classes have no object in VOC2007 test" in caplog.text
@@ -73,8 +70,8 @@ def test_the_estimate_knows_our_parts_of_a_detector() -> None:
         "cfg.MODEL.RESNETS.NORM, cfg.MODEL.ROI_HEADS.NAME = 'BN', 'Res5HeadExtraNorm'\n"
         "print(seconds_per_image(cfg))"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
-    assert 0 < float(done.stdout) < 1000
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert 0 < float(process.stdout) < 1000
 
 
 @pytest.mark.parametrize(("seconds", "refused"), [(1.79, False), (1.81, True)])
@@ -96,8 +93,8 @@ def test_the_config_is_kept_beside_the_checkpoints(voc_root: Path, tmp_path: Pat
     trial, _ = planned(run, folder, data_of(VOC, voc_root))
     from detectron2.config import get_cfg
 
-    kept = get_cfg()
-    kept.merge_from_file(str(trial.place.parent / "config.yaml"))
-    assert yaml.safe_load(kept.dump()) == yaml.safe_load(trial.cfg.dump())
-    assert trial.place.parent.name == "scenes-voc-frcnn-c4-24k-v1[batch=2,iterations=4,min_size=64,rois=8]"
+    cfg = get_cfg()
+    cfg.merge_from_file(str(trial.path.parent / "config.yaml"))
+    assert yaml.safe_load(cfg.dump()) == yaml.safe_load(trial.cfg.dump())
+    assert trial.path.parent.name == "scenes-voc-frcnn-c4-24k-v1[batch=2,iterations=4,min_size=64,rois=8]"
     assert json.loads(json.dumps(trial.identity()))["run_id"] == run.id

@@ -10,7 +10,7 @@ from downstream.detection.config import batch_on
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.runs.departures import scale_of
-from repro.runs.detection import COCO, VOC, DetectionHead, DetectionSettings, without_batch
+from repro.runs.detection import COCO, VOC, DetectionHead, DetectionSettings
 from repro.runs.evaluation import Evaluation
 from repro.runs.records import Result
 
@@ -18,14 +18,19 @@ from repro.runs.records import Result
 def test_voc_is_mocos_recipe_to_the_letter() -> None:
     """MoCo detection/configs: Base-RCNN-C4-BN, pascal_voc_R_50_C4_24k, and its _moco, on 8 GPUs."""
     cfg, _ = config()
-    model, solver, given = cfg.MODEL, cfg.SOLVER, cfg.INPUT
+    model, solver, image = cfg.MODEL, cfg.SOLVER, cfg.INPUT
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (16, 0.02, 24000)
     assert tuple(solver.STEPS) == (18000, 22000)
     assert (solver.WARMUP_ITERS, solver.WARMUP_FACTOR, solver.WARMUP_METHOD) == (100, 0.001, "linear")
     assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM, solver.GAMMA) == (0.9, 1e-4, 0.0, 0.1)
     assert solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
-    assert tuple(given.MIN_SIZE_TRAIN) == tuple(range(480, 801, 32))
-    assert (given.MIN_SIZE_TEST, given.MAX_SIZE_TRAIN, given.MAX_SIZE_TEST, given.FORMAT) == (800, 1333, 1333, "RGB")
+    assert tuple(image.MIN_SIZE_TRAIN) == tuple(range(480, 801, 32))
+    assert (image.MIN_SIZE_TEST, image.MAX_SIZE_TRAIN, image.MAX_SIZE_TEST, image.FORMAT) == (
+        800,
+        1333,
+        1333,
+        "RGB",
+    )
     assert pytest.approx([255 * value for value in IMAGENET_MEAN]) == model.PIXEL_MEAN
     assert pytest.approx([255 * value for value in IMAGENET_STD]) == model.PIXEL_STD
     assert (model.BACKBONE.FREEZE_AT, model.RESNETS.STRIDE_IN_1X1, model.RESNETS.NORM) == (0, False, "naiveSyncBN")
@@ -107,12 +112,18 @@ def test_protocols_name_every_departure() -> None:
     tiny_one = DetectionSettings(trials=2, iterations=60, min_size=96, rois=16, base_lr=0.04, high_pass_input=True)
     name = "voc-frcnn-c4-24k-v1[batch=2,iterations=60,base_lr=0.04,min_size=96,rois=16,high_pass_input=1,trials=2]"
     assert tiny_one.protocol(VOC, 2) == name
-    assert without_batch(name) == tiny_one.protocol(VOC)
-    assert without_batch("coco-mrcnn-c4-2x-v1[batch=2]") == DetectionSettings().protocol(COCO)
     assert DetectionSettings(trials=5).protocol(VOC) == DetectionSettings().protocol(VOC)
     assert DetectionSettings(trials=5).protocol(COCO).endswith("[trials=5]")
     assert scale_of(tiny_one.departures()) == "detection of 60 iterations, 96 px, 16 regions"
     assert DetectionSettings(batch=2).departures() == ()
+
+
+def test_a_batch_that_is_left_to_the_devices_comes_to_two_images_on_each_and_sixteen_at_most() -> None:
+    left_open, name = DetectionSettings(), "coco-mrcnn-c4-2x-v1"
+    assert left_open.possible_protocols(COCO) == {name, *(f"{name}[batch={batch}]" for batch in range(2, 16, 2))}
+    shared = [left_open.protocol(COCO, batch_on(left_open, devices)) for devices in (*range(1, 9), 16)]
+    assert set(shared) == left_open.possible_protocols(COCO)
+    assert DetectionSettings(batch=3, trials=2).possible_protocols(VOC) == {"voc-frcnn-c4-24k-v1[batch=3,trials=2]"}
 
 
 def test_a_result_on_any_number_of_devices_counts_unless_the_batch_is_asked_for() -> None:
@@ -123,10 +134,10 @@ def test_a_result_on_any_number_of_devices_counts_unless_the_batch_is_asked_for(
         **{"protocol": "voc-frcnn-c4-24k-v1[batch=2]", "value": 1.0, "dirty": False, "device": "", "duration_s": 1.0},
         started="2026-11-22T10:00:00+00:00",
     )
-    one = Evaluation.parse(VOC, run)
-    assert one == Evaluation(VOC, "scenes")
-    assert one.recorded(run, [row]) == [row]
-    assert one.recorded(replace(run, detection=DetectionSettings(batch=2)), [row]) == [row]
-    assert one.recorded(replace(run, detection=DetectionSettings(batch=16)), [row]) == []
-    assert one.recorded(replace(run, detection=DetectionSettings(trials=1)), [row]) == []
+    evaluation = Evaluation.parse(VOC, run)
+    assert evaluation == Evaluation(VOC, "scenes")
+    assert evaluation.recorded(run, [row]) == [row]
+    assert evaluation.recorded(replace(run, detection=DetectionSettings(batch=2)), [row]) == [row]
+    assert evaluation.recorded(replace(run, detection=DetectionSettings(batch=16)), [row]) == []
+    assert evaluation.recorded(replace(run, detection=DetectionSettings(trials=1)), [row]) == []
     assert Evaluation.parse(VOC, tiny(changes={"data.dataset": "imagenet100"})) == Evaluation(VOC, VOC)

@@ -26,7 +26,7 @@ def test_boxes_of_voc_are_those_of_the_scenes(voc_root: Path) -> None:
     for index, record in enumerate(data.test):
         boxes = [(*item["bbox"], data.classes[item["category_id"]]) for item in record["annotations"]]
         instances = expected.scene(index).instances
-        assert boxes == [(*thing.box, names[thing.label]) for thing in instances]
+        assert boxes == [(*instance.box, names[instance.label]) for instance in instances]
 
 
 def test_records_of_voc_are_those_of_detectron2(voc_root: Path) -> None:
@@ -37,17 +37,17 @@ def test_records_of_voc_are_those_of_detectron2(voc_root: Path) -> None:
 
 
 def test_a_fingerprint_follows_the_annotations(voc_root: Path) -> None:
-    one, same, other = (data_of(VOC, voc_root) for _ in range(3))
-    other.test[0]["annotations"][0]["bbox"][0] += 1
-    assert one.fingerprint == same.fingerprint != other.fingerprint
+    original, same, changed = (data_of(VOC, voc_root) for _ in range(3))
+    changed.test[0]["annotations"][0]["bbox"][0] += 1
+    assert original.fingerprint == same.fingerprint != changed.fingerprint
 
 
 def written_out(wide: list[bool], batch: int, order: list[int]) -> list[list[int]]:
     batches: list[list[int]] = []
-    tall_ones: list[int] = []
-    wide_ones: list[int] = []
+    waiting_tall: list[int] = []
+    waiting_wide: list[int] = []
     for index in order:
-        group = wide_ones if wide[index] else tall_ones
+        group = waiting_wide if wide[index] else waiting_tall
         group.append(index)
         if len(group) == batch:
             batches.append(list(group))
@@ -62,12 +62,12 @@ def test_batches_are_of_one_orientation_and_go_on_anywhere() -> None:
         stream = iter(GroupedBatches(wide, 2, seed, start=start))
         return [next(stream) for _ in range(number)]
 
-    whole = first(0, 30)
-    assert [{step for step, _ in batch} for batch in whole] == [{step} for step in range(30)]
-    assert all(len({bool(wide[index]) for _, index in batch}) == 1 for batch in whole)
-    assert first(13, 17) == whole[13:]
-    assert first(0, 30, seed=1) != whole
-    counts = np.bincount([index for batch in whole for _, index in batch])
+    batches = first(0, 30)
+    assert [{step for step, _ in batch} for batch in batches] == [{step} for step in range(30)]
+    assert all(len({bool(wide[index]) for _, index in batch}) == 1 for batch in batches)
+    assert first(13, 17) == batches[13:]
+    assert first(0, 30, seed=1) != batches
+    counts = np.bincount([index for batch in batches for _, index in batch])
     assert counts.max() - counts.min() <= 2
 
 
@@ -77,8 +77,7 @@ def test_grouping_is_that_of_a_plain_loop() -> None:
     order = [index for index, _ in zip(batches._order(), range(40), strict=False)]
     assert sorted(order[:5]) == [0, 1, 2, 3, 4]
     expected = written_out(wide, 2, order)
-    found = [[index for _, index in batch] for batch, _ in zip(batches, expected, strict=False)]
-    assert found == expected
+    assert [[index for _, index in batch] for batch, _ in zip(batches, expected, strict=False)] == expected
 
 
 def test_augmentation_is_a_function_of_seed_step_and_index(voc_root: Path, tmp_path: Path) -> None:
@@ -92,9 +91,9 @@ def test_augmentation_is_a_function_of_seed_step_and_index(voc_root: Path, tmp_p
     first, resumed = [iter(loader) for loader in loaders]
     batches = [next(first) for _ in range(4)]
     for batch in batches[2:]:
-        for one, other in zip(batch, next(resumed), strict=True):
-            assert torch.equal(one["image"], other["image"])
-            assert torch.equal(one["instances"].gt_boxes.tensor, other["instances"].gt_boxes.tensor)
+        for record, same in zip(batch, next(resumed), strict=True):
+            assert torch.equal(record["image"], same["image"])
+            assert torch.equal(record["instances"].gt_boxes.tensor, same["instances"].gt_boxes.tensor)
     images = TrainingImages(data.train, mapper, 5)
-    drawn = {images[step, 0]["image"].numpy().tobytes() for step in range(8)}
-    assert len(drawn) == 2  # flipped or not; the size is one
+    pictures = {images[step, 0]["image"].numpy().tobytes() for step in range(8)}
+    assert len(pictures) == 2  # flipped or not; there is one size only

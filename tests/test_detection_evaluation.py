@@ -27,28 +27,29 @@ class GroundTruth(nn.Module):
         self.masks, self.shift = masks, shift
 
     def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        found = []
+        outputs = []
         for item in batch:
             record = self.records[item["file_name"]]
             size = (record["height"], record["width"])
             objects = record["annotations"]
-            boxes = torch.tensor([thing["bbox"] for thing in objects]).float().reshape(-1, 4)
+            boxes = torch.tensor([annotation["bbox"] for annotation in objects]).float().reshape(-1, 4)
             if objects and objects[0]["bbox_mode"].name == "XYWH_ABS":
                 boxes[:, 2:] += boxes[:, :2]
             instances = Instances(size)
             instances.pred_boxes = Boxes(boxes + self.shift)
             instances.scores = torch.ones(len(objects))
-            instances.pred_classes = torch.tensor([thing["category_id"] for thing in objects], dtype=torch.long)
+            labels = [annotation["category_id"] for annotation in objects]
+            instances.pred_classes = torch.tensor(labels, dtype=torch.long)
             if self.masks:
                 from pycocotools import mask as coco_mask
 
-                decoded = [torch.from_numpy(coco_mask.decode(thing["segmentation"])).bool() for thing in objects]
-                instances.pred_masks = BitMasks(torch.stack(decoded)).tensor
-            found.append({"instances": instances})
-        return found
+                masks = [coco_mask.decode(annotation["segmentation"]) for annotation in objects]
+                instances.pred_masks = BitMasks(torch.stack([torch.from_numpy(mask).bool() for mask in masks])).tensor
+            outputs.append({"instances": instances})
+        return outputs
 
 
-def scored(data: Any, detector: nn.Module) -> Any:
+def outcome_of(data: Any, detector: nn.Module) -> Any:
     batches = [[record] for record in data.test]
     return inference_on_dataset(detector, batches, data.evaluator())
 
@@ -56,30 +57,30 @@ def scored(data: Any, detector: nn.Module) -> Any:
 def test_ground_truth_scores_a_hundred_on_coco(coco_root: Path) -> None:
     data = data_of(COCO, coco_root)
     assert data.mask_format == "bitmask"
-    found = scored(data, GroundTruth(data.test, masks=True))
     tasks = ["bbox", "segm"]
-    scores = average_precisions(found, tasks, detections=9)
+    scores = average_precisions(outcome_of(data, GroundTruth(data.test, masks=True)), tasks, detections=9)
     assert set(scores) == {f"{kind}_{ap}" for kind in ("bbox", "mask") for ap in ("AP", "AP50", "AP75")}
     assert list(scores.values()) == pytest.approx([100.0] * 6)
-    moved = average_precisions(scored(data, GroundTruth(data.test, masks=True, shift=6.0)), tasks, detections=9)
-    assert moved["bbox_AP"] < 60
-    assert moved["mask_AP"] == pytest.approx(100.0)
+    shifted_boxes = outcome_of(data, GroundTruth(data.test, masks=True, shift=6.0))
+    scores = average_precisions(shifted_boxes, tasks, detections=9)
+    assert scores["bbox_AP"] < 60
+    assert scores["mask_AP"] == pytest.approx(100.0)
 
 
 def test_ground_truth_scores_a_hundred_on_voc(voc_root: Path) -> None:
     data = data_of(VOC, voc_root)
-    scores = average_precisions(scored(data, GroundTruth(data.test, masks=False)), ["bbox"], detections=9)
+    scores = average_precisions(outcome_of(data, GroundTruth(data.test, masks=False)), ["bbox"], detections=9)
     assert scores == pytest.approx({"bbox_AP": 100.0, "bbox_AP50": 100.0, "bbox_AP75": 100.0})
-    moved = average_precisions(scored(data, GroundTruth(data.test, masks=False, shift=6.0)), ["bbox"], detections=9)
-    assert moved["bbox_AP"] < 60
+    shifted_boxes = outcome_of(data, GroundTruth(data.test, masks=False, shift=6.0))
+    assert average_precisions(shifted_boxes, ["bbox"], detections=9)["bbox_AP"] < 60
 
 
 def test_nothing_found_is_zero_and_said(coco_root: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = data_of(COCO, coco_root)
     blind = GroundTruth([{**record, "annotations": []} for record in data.test], masks=False)
-    found = scored(data, blind)
-    assert all(math.isnan(value) for value in found["bbox"].values())
-    scores = average_precisions(found, ["bbox", "segm"], detections=0)
+    outcome = outcome_of(data, blind)
+    assert all(math.isnan(value) for value in outcome["bbox"].values())
+    scores = average_precisions(outcome, ["bbox", "segm"], detections=0)
     assert scores == dict.fromkeys(scores, 0.0)
     assert len(scores) == 6
     assert "finds nothing on any image" in caplog.text
@@ -93,9 +94,9 @@ def test_an_ap_that_is_no_number_is_refused() -> None:
 def test_trials_are_averaged_and_kept_apart() -> None:
     common = {"seconds_per_iteration": 0.5, "training_seconds": 10.0}
     trials = [{"bbox_AP": ap, "peak_memory_gib": gib, **common} for ap, gib in ((40.0, 2.0), (43.0, 3.0), (41.0, 1.0))]
-    found = summary(trials)
-    assert found["bbox_AP"] == pytest.approx(124 / 3)
-    assert found["bbox_AP_std"] == pytest.approx(np.std([40, 43, 41], ddof=1))
-    assert [found[f"bbox_AP@trial={index}"] for index in range(3)] == [40.0, 43.0, 41.0]
-    assert (found["peak_memory_gib"], found["training_seconds"], found["seconds_per_iteration"]) == (3.0, 30.0, 0.5)
+    numbers = summary(trials)
+    assert numbers["bbox_AP"] == pytest.approx(124 / 3)
+    assert numbers["bbox_AP_std"] == pytest.approx(np.std([40, 43, 41], ddof=1))
+    assert [numbers[f"bbox_AP@trial={index}"] for index in range(3)] == [40.0, 43.0, 41.0]
+    assert [numbers[cost] for cost in ("peak_memory_gib", "training_seconds", "seconds_per_iteration")] == [3, 30, 0.5]
     assert set(summary(trials[:1])) == {"bbox_AP", "seconds_per_iteration", "peak_memory_gib", "training_seconds"}

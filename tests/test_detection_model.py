@@ -12,7 +12,7 @@ from torchvision.models import get_model
 from torchvision.transforms.v2 import functional as tvf
 
 from downstream.adoption import adopt
-from downstream.detection.model import build_detector, check_detector, is_pretrained, load_weights, place
+from downstream.detection.model import build_detector, check_detector, detector_key, is_pretrained, load_weights
 from repro.backbones.checkpoint import load_backbone
 from repro.backbones.convert import to_detectron2
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -30,9 +30,9 @@ def test_res5_of_the_detector_is_torchvisions(arch: str, head: DetectionHead) ->
     cfg, _ = config(DetectionSettings(head=head), arch=arch, devices=1)
     model = build_detector(cfg, backbone, high_passed=False)
     assert check_detector(model, cfg, backbone, high_passed=False) <= 1e-4
-    kept = len([key for key in backbone.network.state_dict() if not key.startswith("fc.")])
-    assert sum(is_pretrained(key) for key in model.state_dict()) == kept
-    assert (kept, hasattr(model.roi_heads, "res5")) == ({"resnet18": 120, "resnet50": 318}[arch], head.value == "c4")
+    count = len([key for key in backbone.network.state_dict() if not key.startswith("fc.")])
+    assert sum(is_pretrained(key) for key in model.state_dict()) == count
+    assert (count, hasattr(model.roi_heads, "res5")) == ({"resnet18": 120, "resnet50": 318}[arch], head.value == "c4")
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -43,11 +43,11 @@ def test_features_are_equal_through_detectron2s_own_forward_pass() -> None:
     model = build_detector(cfg, backbone, high_passed=False).eval()
     pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        seen = model.preprocess_image([{"image": pixels}]).tensor
+        images = model.preprocess_image([{"image": pixels}]).tensor
         layers = backbone.network.eval()
-        expected = layers.maxpool(layers.relu(layers.bn1(layers.conv1(seen))))
+        expected = layers.maxpool(layers.relu(layers.bn1(layers.conv1(images))))
         expected = layers.layer3(layers.layer2(layers.layer1(expected)))
-        torch.testing.assert_close(model.backbone(seen)["res4"], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model.backbone(images)["res4"], expected, atol=1e-4, rtol=1e-4)
         # A fresh norm in eval mode divides by sqrt(1 + eps).
         head = layers.layer4(expected) / math.sqrt(1 + 1e-5)
         torch.testing.assert_close(model.roi_heads.res5(expected), head, atol=1e-4, rtol=1e-4)
@@ -94,7 +94,7 @@ def break_format(model: Any, cfg: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (break_order, "does not see the images"),
         (break_std, "does not see the images"),
@@ -105,14 +105,14 @@ def break_format(model: Any, cfg: Any) -> None:
         (break_one_weight, "res5 of the detector differs"),
     ],
 )
-def test_a_detector_that_is_not_the_backbone_is_caught(damage: Any, told: str) -> None:
+def test_a_detector_that_is_not_the_backbone_is_caught(damage: Any, message: str) -> None:
     arch = "resnet50" if damage is break_stride else "resnet18"
     backbone = backbone_of(arch)
     cfg, _ = config(arch=arch, devices=1)
     model = build_detector(cfg, backbone, high_passed=False)
     cfg = cfg.clone()
     damage(model, cfg)
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(RuntimeError, match=message):
         check_detector(model, cfg, backbone, high_passed=False)
 
 
@@ -143,9 +143,9 @@ def test_every_weight_has_its_place() -> None:
     cfg, _ = config(arch="resnet18", devices=1)
     c4 = build_detector(cfg, backbone_of("resnet18"), high_passed=False)
     keys = to_detectron2(backbone_of("resnet18").network.state_dict())
-    assert {place(key, c4) for key in keys} <= set(c4.state_dict())
-    assert place("res5.0.conv1.weight", c4) == "roi_heads.res5.0.conv1.weight"
-    assert place("res4.0.conv1.weight", c4) == "backbone.res4.0.conv1.weight"
+    assert {detector_key(key, c4) for key in keys} <= set(c4.state_dict())
+    assert detector_key("res5.0.conv1.weight", c4) == "roi_heads.res5.0.conv1.weight"
+    assert detector_key("res4.0.conv1.weight", c4) == "backbone.res4.0.conv1.weight"
     assert not is_pretrained("roi_heads.res5.norm.weight")
 
 
@@ -156,13 +156,13 @@ def test_high_passed_input_is_the_image_without_its_blur() -> None:
     model = build_detector(cfg, backbone, high_passed=True)
     sizes = ((40, 56), (48, 32))
     pixels = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes]
-    seen = model.preprocess_image([{"image": image} for image in pixels]).tensor
-    assert seen.shape == (2, 3, 48, 56)
-    for image, found in zip(pixels, seen, strict=True):
+    inputs = model.preprocess_image([{"image": image} for image in pixels]).tensor
+    assert inputs.shape == (2, 3, 48, 56)
+    for image, padded in zip(pixels, inputs, strict=True):
         normalised = tvf.normalize(image.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
         expected = normalised - tvf.gaussian_blur(normalised, [11, 11], [5.0, 5.0])
-        torch.testing.assert_close(found[:, : image.shape[1], : image.shape[2]], expected, atol=1e-4, rtol=1e-4)
-        assert found[:, image.shape[1] :].abs().sum() == 0
+        torch.testing.assert_close(padded[:, : image.shape[1], : image.shape[2]], expected, atol=1e-4, rtol=1e-4)
+        assert padded[:, image.shape[1] :].abs().sum() == 0
 
 
 def test_a_random_backbone_is_a_run_of_its_own(tmp_path: Path) -> None:
@@ -170,12 +170,12 @@ def test_a_random_backbone_is_a_run_of_its_own(tmp_path: Path) -> None:
 
     def adopted(seed: int) -> tuple[Run, RunFolder]:
         settings = {"data.crop": 64, "seed": seed}
-        given = {"arch": "resnet18", "name": "", "prefix": "", "input_filter": "none"}
-        return adopt(Path("random"), **given, settings=settings, out=tmp_path)
+        options = {"arch": "resnet18", "name": "", "prefix": "", "input_filter": "none"}
+        return adopt(Path("random"), **options, settings=settings, out=tmp_path)
 
-    (run, folder), (other, _) = adopted(1), adopted(2)
+    (run, folder), (run_of_seed_2, _) = adopted(1), adopted(2)
     assert (run.method, run.framework.name, run.imported.origin) == ("random", "external", "random")
-    assert run.id != other.id
+    assert run.id != run_of_seed_2.id
     with seeded_weights(1):
         expected = get_model("resnet18", weights=None, num_classes=1).state_dict()
     state = load_backbone(folder.backbone).network.state_dict()

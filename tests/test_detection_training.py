@@ -37,12 +37,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def begin(trial: Trial, backbone: Backbone) -> GeneralizedRCNN:
-    trial.place.mkdir(parents=True, exist_ok=True)
+    trial.path.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     return build_detector(trial.cfg, backbone, high_passed=False)
 
 
-def trained(trial: Trial, backbone: Backbone) -> dict[str, Any]:
+def trained_detector(trial: Trial, backbone: Backbone) -> dict[str, Any]:
     with quiet_detectron2():
         train(trial, begin(trial, backbone))
     return torch.load(trial.final, weights_only=True)
@@ -51,7 +51,7 @@ def trained(trial: Trial, backbone: Backbone) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(voc_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run, folder = prepared(tmp_path_factory.mktemp("undisturbed"))
-    return trained(*planned(run, folder, data_of(VOC, voc_root)))
+    return trained_detector(*planned(run, folder, data_of(VOC, voc_root)))
 
 
 class StopBefore(HookBase):
@@ -74,12 +74,12 @@ def test_a_resumed_training_ends_in_the_same_bits(
         patched.setattr(SimpleTrainer, "register_hooks", lambda self, hooks: register(self, [StopBefore(4), *hooks]))
         with quiet_detectron2(), pytest.raises(KeyboardInterrupt):
             train(trial, model)
-    assert [path.name for path in checkpoints(trial.place)] == ["step_00000002.pth"]
+    assert [path.name for path in checkpoints(trial.path)] == ["step_00000002.pth"]
     torch.rand(3)  # what else drew numbers has no say
-    content = trained(trial, backbone)
+    content = trained_detector(trial, backbone)
     assert_same(content["model"], undisturbed["model"])
-    assert not checkpoints(trial.place)
-    lines = [json.loads(line) for line in (trial.place / "metrics.jsonl").read_text().splitlines()]
+    assert not checkpoints(trial.path)
+    lines = [json.loads(line) for line in (trial.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(line["total_loss"] > 0 and line["lr"] > 0 for line in lines)
 
@@ -90,13 +90,12 @@ def test_everything_that_trains_moved_and_norms_were_estimated_anew(
     run, folder = prepared(tmp_path)
     trial, backbone = planned(run, folder, data_of(VOC, voc_root))
     before = begin(trial, backbone).state_dict()
-    moved = {key for key, value in undisturbed["model"].items() if not torch.equal(value, before[key])}
-    still = {key for key in before if key not in moved}
-    assert "backbone.stem.conv1.weight" in moved
-    assert "roi_heads.res5.norm.weight" in moved
-    assert not [key for key in still if key.startswith(("backbone.", "roi_heads.res5."))]
+    after = undisturbed["model"]
+    unchanged = {key for key in before if torch.equal(after[key], before[key])}
+    assert {"backbone.stem.conv1.weight", "roi_heads.res5.norm.weight"} <= set(after) - unchanged
+    assert not [key for key in unchanged if key.startswith(("backbone.", "roi_heads.res5."))]
     monkeypatch.setattr(detection_training, "estimate_norms", lambda trial, model: None)
-    plain = trained(trial, backbone)["model"]
+    plain = trained_detector(trial, backbone)["model"]
     differing = {key for key in plain if not torch.equal(plain[key], undisturbed["model"][key])}
     assert {key.rpartition(".")[2] for key in differing} <= {"running_mean", "running_var", "num_batches_tracked"}
     assert "backbone.stem.conv1.norm.running_mean" in differing
@@ -111,8 +110,8 @@ def test_trials_and_seeds_differ(voc_root: Path, tmp_path: Path) -> None:
         run, folder, planned(run, folder, data_of(VOC, voc_root))[1], data_of(VOC, voc_root), CPU
     )
     assert first.seed != second.seed
-    assert first.place.parent == second.place.parent
-    assert [trial.place.name for trial in (first, second)] == ["trial0", "trial1"]
+    assert first.path.parent == second.path.parent
+    assert [trial.path.name for trial in (first, second)] == ["trial0", "trial1"]
 
 
 def saver_of(trial: Trial, model: GeneralizedRCNN) -> tuple[Saver, torch.optim.Optimizer, Any]:
@@ -136,7 +135,7 @@ def test_weights_that_are_not_finite_are_never_saved(voc_root: Path, tmp_path: P
         model.roi_heads.box_predictor.cls_score.bias[0] = torch.nan
     with pytest.raises(DivergenceError, match=r"a weight of step 2 is not finite; the last good checkpoint is kept"):
         save(saver, 2)
-    assert [path.name for path in checkpoints(trial.place)] == ["step_00000001.pth"]
+    assert [path.name for path in checkpoints(trial.path)] == ["step_00000001.pth"]
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path: Path) -> None:
@@ -146,13 +145,13 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path:
     saver, optimizer, scheduler = saver_of(trial, model)
     for step in (1, 2):
         save(saver, step)
-    newest = checkpoints(trial.place)[0]
+    newest = checkpoints(trial.path)[0]
     newest.write_bytes(newest.read_bytes()[:-1000])
-    (trial.place / ".step_00000003.pth.x").write_bytes(b"torn")
+    (trial.path / ".step_00000003.pth.x").write_bytes(b"torn")
     step, seconds = detection_training.restore(trial, model, optimizer, scheduler)
     assert (step, seconds >= 5.0) == (1, True)
-    assert not list(trial.place.glob(".step_*"))
-    for path in checkpoints(trial.place):
+    assert not list(trial.path.glob(".step_*"))
+    for path in checkpoints(trial.path):
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read; mend: delete the folder"):
         detection_training.restore(trial, model, optimizer, scheduler)
@@ -165,9 +164,9 @@ def test_a_checkpoint_of_other_data_is_refused(voc_root: Path, tmp_path: Path) -
     model = begin(trial, backbone)
     torch.save({**trial.identity(), "model": model.state_dict(), "seconds": 1.0}, trial.final)
     assert load_trained(trial, model) == 1.0
-    other = replace(trial, data=replace(data, test=data.test[:-1]))
+    trial_on_less = replace(trial, data=replace(data, test=data.test[:-1]))
     with pytest.raises(UserError, match=r"is of another training: its data is .* to start anew, or restore the data"):
-        load_trained(other, model)
+        load_trained(trial_on_less, model)
 
 
 def test_a_training_that_diverges_leaves_no_checkpoint(voc_root: Path, tmp_path: Path) -> None:
@@ -175,15 +174,15 @@ def test_a_training_that_diverges_leaves_no_checkpoint(voc_root: Path, tmp_path:
     trial, backbone = planned(run, folder, data_of(VOC, voc_root))
     with quiet_detectron2(), pytest.raises(DivergenceError, match=r"mend: a lower detection.base_lr"):
         train(trial, begin(trial, backbone))
-    for path in checkpoints(trial.place):
+    for path in checkpoints(trial.path):
         state = torch.load(path, weights_only=True)["model"]
         assert all(bool(value.isfinite().all()) for value in state.values())
 
 
 def test_memory_is_that_of_this_process() -> None:
-    held = torch.ones(2**28 // 4)  # a quarter of a GiB
+    ballast = torch.ones(2**28 // 4)  # a quarter of a GiB
     assert 0.25 < peak_memory_gib(CPU) < 64
-    assert held.numel()
+    assert ballast.numel()
 
 
 def test_only_evaluating_needs_a_trained_detector(voc_root: Path, tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_only_evaluating_needs_a_trained_detector(voc_root: Path, tmp_path: Path
     trial, backbone = planned(run, folder, data_of(VOC, voc_root))
     with pytest.raises(UserError, match=r"has no trained detector; mend: leave out detection.evaluate_only"):
         carry_out(trial, backbone, run.detection)
-    assert not trial.place.exists()
+    assert not trial.path.exists()
 
 
 def words() -> list[str]:
@@ -201,11 +200,11 @@ def words() -> list[str]:
 def test_the_whole_of_table_2_without_a_download(tmp_path: Path) -> None:
     """Both tasks on scenes, through the command, and again at no cost; the table shows them as tiny."""
     _, folder = prepared(tmp_path / "runs" / "sweep")
-    told = {}
+    outputs = {}
     for task in (VOC, COCO):
-        ended = salmask("eval", str(folder.path), "--task", task, "--data", "scenes", *words())
-        assert ended.code == 0, ended.err
-        told[task] = ended.out
+        command = salmask("eval", str(folder.path), "--task", task, "--data", "scenes", *words())
+        assert command.code == 0, command.err
+        outputs[task] = command.out
     rows, warnings = read(folder.results)
     assert not warnings
     values = {(row.task, row.metric): row.value for row in rows}
@@ -237,7 +236,7 @@ def test_the_whole_of_table_2_without_a_download(tmp_path: Path) -> None:
     before = folder.results.read_bytes()
     started = time.monotonic()
     again = salmask("eval", str(folder.path), "--task", VOC, "--data", "scenes", *words())
-    assert (again.out, folder.results.read_bytes()) == (told[VOC], before)
+    assert (again.out, folder.results.read_bytes()) == (outputs[VOC], before)
     assert time.monotonic() - started < 10
     folder.results.unlink()
     scores = next(folder.path.glob("detection/*voc*/trial0/scores.json"))
@@ -257,7 +256,7 @@ def test_bad_input_ends_in_one_line(tmp_path: Path) -> None:
     assert "nowhere" in refused("eval", at, "--task", VOC, "--data", VOC, "--root", nowhere)
     (tmp_path / "empty").mkdir()
     assert "empty" in refused("eval", at, "--task", COCO, "--data", COCO, "--root", str(tmp_path / "empty"))
-    assert "detection.coco_schedule=3x is unknown; one of: 1x, 2x" in refused(
+    assert "detection.coco_schedule=3x is unknown; mend: one of" in refused(
         "eval", at, "--task", COCO, "detection.coco_schedule=3x"
     )
     assert "detection.min_size=8 is out of range; mend: 0, or 32 or more" in refused(
@@ -282,23 +281,26 @@ main()
 def test_a_killed_training_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
     """kill -9 at any moment after the first checkpoint."""
     changes = {"detection.iterations": 12, "machine.checkpoint_every": 2}
-    run, undisturbed = prepared(tmp_path / "one", changes)
-    killed = with_random_backbone(run, tmp_path / "other")
+    run, undisturbed = prepared(tmp_path / "undisturbed", changes)
+    killed = with_random_backbone(run, tmp_path / "killed")
     settings = [*words(), *(f"{key}={value}" for key, value in changes.items())]
     assert salmask("eval", str(undisturbed.path), "--task", VOC, *settings).code == 0
     script = CHILD.format(tests=str(ROOT / "tests"), folder=str(killed.path), words=settings)
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
-    place = killed.path / "detection"
+    detection_folder = killed.path / "detection"
     deadline = time.monotonic() + 240
-    while not list(place.glob("*/trial0/step_*.pth")) and time.monotonic() < deadline:
+    while not list(detection_folder.glob("*/trial0/step_*.pth")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(place.glob("*/trial0/step_*.pth"))
-    assert not list(place.glob("*/trial0/model_final.pth"))
+    assert list(detection_folder.glob("*/trial0/step_*.pth"))
+    assert not list(detection_folder.glob("*/trial0/model_final.pth"))
     assert salmask("eval", str(killed.path), "--task", VOC, *settings).code == 0
-    one, other = (next(f.path.glob("detection/*/trial0/model_final.pth")) for f in (undisturbed, killed))
-    assert_same(torch.load(one, weights_only=True)["model"], torch.load(other, weights_only=True)["model"])
+    detectors = [
+        torch.load(next(folder.path.glob("detection/*/trial0/model_final.pth")), weights_only=True)["model"]
+        for folder in (undisturbed, killed)
+    ]
+    assert_same(*detectors)
 
 
 @pytest.mark.slow
@@ -326,9 +328,9 @@ def test_two_processes_train_one_detector(task: str, tmp_path: Path) -> None:
     _, folder = prepared(tmp_path)
     arguments = ["-m", "repro.cli", "eval", str(folder.path), "--task", task, *words(), "detection.batch=4"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
-    done = subprocess.run(launch, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 device(s), batch 4" in done.stderr
+    process = subprocess.run(launch, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "2 device(s), batch 4" in process.stderr
     assert 0 <= rows_of(folder)["bbox_AP"] <= 100
     config = next(folder.path.glob("detection/*/config.yaml")).read_text()
     assert "NORM: naiveSyncBN" in config
@@ -344,7 +346,7 @@ def test_a_real_resnet_50(task: str, head: str, tmp_path: Path, caplog: pytest.L
     changes = {"encoder.arch": "resnet50", "detection.head": head, "detection.iterations": 2}
     _, folder = prepared(tmp_path, changes)
     settings = [*words(), *(f"{key}={value}" for key, value in changes.items() if key.startswith("detection."))]
-    ended = salmask("eval", str(folder.path), "--task", task, *settings)
-    assert ended.code == 0, ended.err
+    command = salmask("eval", str(folder.path), "--task", task, *settings)
+    assert command.code == 0, command.err
     assert "all 318 tensors of the backbone loaded" in caplog.text
     assert 0 <= rows_of(folder)["bbox_AP"] <= 100

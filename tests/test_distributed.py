@@ -1,5 +1,5 @@
 import json
-import os
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from training_samples import (
     copied,
     files_below,
     newest,
+    on_two_processes,
     tiny,
     words,
 )
@@ -27,7 +28,7 @@ from training_samples import (
 from repro.backbones.checkpoint import read_checkpoint
 from repro.contrastive.losses import info_nce
 from repro.contrastive.moco import MoCo
-from repro.distributed import gather, initialise, rank, slurm_to_env, world_size
+from repro.distributed import gather, in_order, initialise, rank, share_of_rank, slurm_to_env, world_size
 from repro.errors import UserError
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
@@ -51,9 +52,9 @@ def make_views() -> Views:
     return Views(*(torch.randn(BATCH, 3, 32, 32, generator=generator) for _ in range(3)))
 
 
-def part(views: Views, chosen: slice) -> Views:
+def rows_of(views: Views, rows: slice) -> Views:
     assert views.hard_negative is not None
-    return Views(views.query[chosen], views.key[chosen], views.hard_negative[chosen])
+    return Views(views.query[rows], views.key[rows], views.hard_negative[rows])
 
 
 def step(model: nn.Module, views: Views) -> dict[str, Any]:
@@ -67,39 +68,34 @@ def step(model: nn.Module, views: Views) -> dict[str, Any]:
 
 
 def plans() -> dict[str, list[list[tuple[int, int]]]]:
-    planned = {}
+    batches_of_plan = {}
     for name, batches in (("whole", EpochBatches(21, 8, 5)), ("odd", EpochBatches(21, 8, 5, drop_last=False))):
         batches.seek(2, 1)
-        planned[name] = list(batches)
-    return planned
+        batches_of_plan[name] = list(batches)
+    return batches_of_plan
 
 
-def one_of_two(number: int, store: str, place: str) -> None:
+def one_of_two(number: int, _place: Path) -> dict[str, Any]:
     """What each of two processes does."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     assert (rank(), world_size()) == (number, 2)
     outcome: dict[str, Any] = {
         "device": str(initialise("cpu")),
         "gathered": gather(torch.full((2, 3), float(number))),
+        "squares": in_order(gather(torch.tensor(share_of_rank(7)) ** 2), 7),
         "plans": plans(),
     }
-    mine = part(make_views(), HALVES[number])
+    half = rows_of(make_views(), HALVES[number])
     for name in ("training", "frozen keys"):
         model = make_moco()
         if name == "frozen keys":
             model.encoder_k.eval()
-        outcome[name] = step(MMDistributedDataParallel(module=model, broadcast_buffers=False), mine)
-    torch.save(outcome, Path(place) / f"{number}.pth")
-    torch.distributed.destroy_process_group()
+        outcome[name] = step(MMDistributedDataParallel(module=model, broadcast_buffers=False), half)
+    return outcome
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[dict[str, Any]]:
-    place = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(one_of_two, (str(place / "store"), str(place)), nprocs=2)
-    return [torch.load(place / f"{number}.pth", weights_only=False) for number in range(2)]
+    return on_two_processes(one_of_two, tmp_path_factory.mktemp("ranks"))
 
 
 def mean_loss(ranks: Sequence[dict[str, Any]], name: str) -> Tensor:
@@ -110,6 +106,32 @@ def test_gather_joins_in_the_order_of_ranks(ranks: Sequence[dict[str, Any]]) -> 
     for outcome in ranks:
         assert outcome["gathered"].tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
         assert outcome["device"] == "cpu"
+
+
+def test_results_of_shares_come_back_in_the_order_of_the_data(ranks: Sequence[dict[str, Any]]) -> None:
+    for outcome in ranks:
+        assert outcome["squares"].tolist() == [0, 1, 4, 9, 16, 25, 36]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("count", [0, 1, 5, 8, 12])
+def test_shares_are_equally_long_and_lose_no_item(monkeypatch: pytest.MonkeyPatch, world_size: int, count: int) -> None:
+    monkeypatch.setattr("repro.distributed.world_size", lambda: world_size)
+    shares = []
+    for number in range(world_size):
+        monkeypatch.setattr("repro.distributed.rank", lambda number=number: number)
+        shares.append(share_of_rank(count))
+    assert {len(share) for share in shares} == {math.ceil(count / world_size)}
+    assert {index for share in shares for index in share} == set(range(count))
+    labels = torch.tensor([index for share in shares for index in share], dtype=torch.int64)
+    assert in_order(labels, count).tolist() == list(range(count))
+    features = labels[:, None] + torch.arange(3) / 10  # M×3
+    assert torch.equal(in_order(features, count), torch.arange(count)[:, None] + torch.arange(3) / 10)
+
+
+def test_one_process_works_on_all_items() -> None:
+    assert share_of_rank(3) == [0, 1, 2]
+    assert in_order(torch.tensor([5, 3, 4]), 3).tolist() == [5, 3, 4]
 
 
 def test_ranks_share_the_batches_of_one_process(ranks: Sequence[dict[str, Any]]) -> None:
@@ -162,8 +184,8 @@ def test_a_step_of_two_processes_is_moco_with_shuffled_batch_norm(ranks: Sequenc
 
 @pytest.mark.parametrize("name", ["training", "frozen keys"])
 def test_queues_and_gradients_stay_equal_across_ranks(ranks: Sequence[dict[str, Any]], name: str) -> None:
-    for part_ in ("queue", "gradients"):
-        assert_same(ranks[0][name][part_], ranks[1][name][part_])
+    for outcome in ("queue", "gradients"):
+        assert_same(ranks[0][name][outcome], ranks[1][name][outcome])
 
 
 @pytest.mark.parametrize("name", ["training", "frozen keys"])
@@ -194,9 +216,9 @@ SHARED = {"masking.guidance": "random"}
 @pytest.fixture(scope="module")
 def shared_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
     out = tmp_path_factory.mktemp("torchrun")
-    ended = torchrun(out, words(SHARED))
-    assert ended.returncode == 0, ended.stderr
-    return RunFolder.of(tiny(OURS, SHARED), out), ended.stderr
+    process = torchrun(out, words(SHARED))
+    assert process.returncode == 0, process.stderr
+    return RunFolder.of(tiny(OURS, SHARED), out), process.stderr
 
 
 def test_two_processes_make_one_run(shared_run: tuple[RunFolder, str]) -> None:
@@ -223,8 +245,8 @@ def test_a_run_of_two_processes_resumes_bit_by_bit(shared_run: tuple[RunFolder, 
     folder.backbone.unlink()
     checkpoints(folder.checkpoints)[0].unlink()
     assert newest(folder.checkpoints)["step"] == 5  # within the last epoch
-    ended = torchrun(tmp_path, words(SHARED))
-    assert ended.returncode == 0, ended.stderr
+    process = torchrun(tmp_path, words(SHARED))
+    assert process.returncode == 0, process.stderr
     assert_same_training(folder.checkpoints, whole.checkpoints)
     assert_same(read_checkpoint(folder.backbone), read_checkpoint(whole.backbone))
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]

@@ -25,9 +25,9 @@ def scenes(count: int = 6, **settings: Any) -> Scenes:
 
 
 def kept(folder: Path, **settings: Any) -> Scenes:
-    made = scenes(**settings)
-    made.keep(folder)
-    return made
+    images = scenes(**settings)
+    images.keep(folder)
+    return images
 
 
 def pixels(image: Image.Image) -> bytes:
@@ -46,11 +46,11 @@ def never(_: Scenes, index: int) -> None:
 @pytest.fixture
 def drawn(tmp_path: Path) -> Path:
     """The file of six scenes, four of which were drawn."""
-    made = kept(tmp_path)
+    images = kept(tmp_path)
     for index in (0, 1, 3, 5):
-        made[index]
+        images[index]
     (file,) = tmp_path.iterdir()
-    assert file.name == f"{made.fingerprint()}.rgb"
+    assert file.name == f"{images.fingerprint()}.rgb"
     return file
 
 
@@ -71,14 +71,14 @@ def test_other_settings_have_another_file(drawn: Path) -> None:
     assert len(list(drawn.parent.iterdir())) == 2
 
 
-@pytest.mark.parametrize("place", [0, 2, 4, RECORD - 1])
-def test_a_spoilt_picture_is_drawn_again(drawn: Path, place: int) -> None:
+@pytest.mark.parametrize("offset", [0, 2, 4, RECORD - 1])
+def test_a_spoilt_picture_is_drawn_again(drawn: Path, offset: int) -> None:
     content = bytearray(drawn.read_bytes())
-    content[3 * RECORD + place] ^= 1
+    content[3 * RECORD + offset] ^= 1
     drawn.write_bytes(content)
-    made = kept(drawn.parent)
-    assert pixels(made[3][0]) == pixels(scenes()[3][0])
-    assert drawn.read_bytes()[3 * RECORD + place] == content[3 * RECORD + place] ^ 1
+    images = kept(drawn.parent)
+    assert pixels(images[3][0]) == pixels(scenes()[3][0])
+    assert drawn.read_bytes()[3 * RECORD + offset] == content[3 * RECORD + offset] ^ 1
 
 
 @pytest.mark.parametrize("length", [0, 2, RECORD, 5 * RECORD + 1000])
@@ -128,10 +128,10 @@ def read_all(images: Scenes) -> list[bytes]:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_may_share_it(tmp_path: Path, method: str) -> None:
-    made = kept(tmp_path)
-    made[0]  # the file is open when the workers start
+    images = kept(tmp_path)
+    images[0]  # the file is open when the workers start
     with multiprocessing.get_context(method).Pool(3) as pool:
-        results = pool.map(read_all, [made] * 3)
+        results = pool.map(read_all, [images] * 3)
     assert all(result == all_pixels(scenes()) * 2 for result in results)
 
 

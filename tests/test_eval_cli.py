@@ -66,10 +66,8 @@ def test_a_name_is_read_back(folder: RunFolder) -> None:
 def test_table1_is_every_number_of_it_by_each_protocol() -> None:
     names = [evaluation.name(Run()) for evaluation in evaluations("table1", "", Run())]
     assert names == [name.replace("linear@imagenet100", "linear") for name in TABLE1]
-    assert [one.name(Run()) for one in evaluations("linear, knn,linear", "flowers102", Run())] == [
-        "linear@flowers102",
-        "knn@flowers102",
-    ]
+    on_flowers = evaluations("linear, knn,linear", "flowers102", Run())
+    assert [evaluation.name(Run()) for evaluation in on_flowers] == ["linear@flowers102", "knn@flowers102"]
 
 
 # The command
@@ -77,9 +75,9 @@ def test_table1_is_every_number_of_it_by_each_protocol() -> None:
 
 def test_eval_prints_records_and_then_only_reads(folder: RunFolder) -> None:
     arguments = ("eval", str(folder.path), *QUICK, "--task", "linear,logistic,knn")
-    ended = salmask(*arguments, "--json")
-    assert ended.code == 0, ended.err
-    rows = json.loads(ended.out)
+    command = salmask(*arguments, "--json")
+    assert command.code == 0, command.err
+    rows = json.loads(command.out)
     assert [json.loads(line) for line in folder.results.read_text().splitlines()] == rows
     assert list(dict.fromkeys((row["task"], row["protocol"]) for row in rows)) == [
         ("linear", "linear-moco-v1[epochs=1,batch=16]"),
@@ -89,8 +87,7 @@ def test_eval_prints_records_and_then_only_reads(folder: RunFolder) -> None:
     again = salmask(*arguments)
     assert again.code == 0
     assert again.err == ""
-    shown = [line.split()[0] for line in again.out.splitlines()]
-    assert shown == [row["metric"] for row in rows]
+    assert [line.split()[0] for line in again.out.splitlines()] == [row["metric"] for row in rows]
     assert folder.results.read_text().count("\n") == len(rows)
     # One pass over each split serves all three.
     assert len(list(folder.path.glob("features/*.npy"))) == 2
@@ -99,10 +96,10 @@ def test_eval_prints_records_and_then_only_reads(folder: RunFolder) -> None:
 def test_probe_is_short_for_the_linear_task(folder: RunFolder) -> None:
     assert salmask("probe", str(folder.path), "probe.epochs=1").code == 0
     before = folder.results.read_text()
-    ended = salmask("eval", str(folder.path), "probe.epochs=1")
-    assert ended.code == 0
+    command = salmask("eval", str(folder.path), "probe.epochs=1")
+    assert command.code == 0
     assert folder.results.read_text() == before
-    assert "linear-moco-v1[epochs=1,batch=16], scenes val" in ended.out
+    assert "linear-moco-v1[epochs=1,batch=16], scenes val" in command.out
 
 
 def test_transfer_data_are_found_by_name_and_make_rows_of_their_own(
@@ -111,18 +108,18 @@ def test_transfer_data_are_found_by_name_and_make_rows_of_their_own(
     monkeypatch.setenv("SALMASK_DATA", str(roots))
     settings = ("probe.epochs=1", "probe.splits=2", "logistic.values=2", "logistic.splits=1")
     tasks = "linear@caltech101,linear@flowers102,logistic@caltech101,logistic@flowers102"
-    ended = salmask("eval", str(folder.path), *settings, "--task", tasks, "--json")
-    assert ended.code == 0, ended.err
-    found = {(row["task"], row["dataset"]): row for row in json.loads(ended.out)[::-1]}
-    assert {key: (row["protocol"], row["split"]) for key, row in found.items()} == {
+    command = salmask("eval", str(folder.path), *settings, "--task", tasks, "--json")
+    assert command.code == 0, command.err
+    first_rows = {(row["task"], row["dataset"]): row for row in json.loads(command.out)[::-1]}
+    assert {key: (row["protocol"], row["split"]) for key, row in first_rows.items()} == {
         ("linear", "caltech101"): ("linear-caltech-30-v1[epochs=1,batch=16,splits=2]", "test"),
         ("linear", "flowers102"): ("linear-flowers-80-10-10-v1[epochs=1,batch=16]", "val"),
         ("logistic", "caltech101"): ("logreg-v1[values=2,splits=1]", "test"),
         ("logistic", "flowers102"): ("logreg-v1[values=2]", "test"),
     }
     values = {(row.metric, row.task, row.dataset): row.value for row in read(folder.results)[0]}
-    each = [values[f"top1@split={seed}", "linear", "caltech101"] for seed in range(2)]
-    assert values["top1", "linear", "caltech101"] == pytest.approx(sum(each) / 2)
+    of_splits = [values[f"top1@split={seed}", "linear", "caltech101"] for seed in range(2)]
+    assert values["top1", "linear", "caltech101"] == pytest.approx(sum(of_splits) / 2)
     # 24 images of the 240 are scored: 818 of 8,189.
     assert values["top1", "linear", "flowers102"] * 24 / 100 == pytest.approx(
         round(values["top1", "linear", "flowers102"] * 24 / 100)
@@ -137,35 +134,35 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
         arguments = ("--task", task, "--data", "flowers102", "--root", str(roots / "flowers102"))
         assert salmask("eval", str(folder.path), *arguments, "probe.epochs=1", "logistic.values=2").code == 0
     top1 = next(row for row in read(folder.results)[0] if (row.task, row.metric) == ("linear", "top1"))
-    ended = salmask("table", "table1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "tables"))
-    assert ended.code == 0, ended.err
-    assert "Flowers-102 (TINY)" in ended.out
-    assert "88.39" in ended.out  # MoCo v2's published number
-    assert f"{top1.value:.2f} (1)" in ended.out
-    assert "protocol: linear-flowers-80-10-10-v1[epochs=1,batch=16]" in ended.out
-    assert "logreg-v1" not in ended.out
-    asked = salmask(
+    table = salmask("table", "table1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "tables"))
+    assert table.code == 0, table.err
+    assert "Flowers-102 (TINY)" in table.out
+    assert "88.39" in table.out  # MoCo v2's published number
+    assert f"{top1.value:.2f} (1)" in table.out
+    assert "protocol: linear-flowers-80-10-10-v1[epochs=1,batch=16]" in table.out
+    assert "logreg-v1" not in table.out
+    logistic_table = salmask(
         *("table", "table1", "--task", "logistic", "--metric", "mean_per_class"),
         *("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "tables")),
     )
-    assert asked.code == 0, asked.err
-    assert "protocol: logreg-v1[values=2]" in asked.out
-    assert "linear-flowers" not in asked.out
-    assert "88.39" not in asked.out
+    assert logistic_table.code == 0, logistic_table.err
+    assert "protocol: logreg-v1[values=2]" in logistic_table.out
+    assert "linear-flowers" not in logistic_table.out
+    assert "88.39" not in logistic_table.out
 
 
 # Refusals
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "message"),
     [
         (["--task", "liner"], "unknown task 'liner'; mend: did you mean 'linear'?"),
         (["--task", "linear", "--data", "caltech"], "unknown data set 'caltech'; mend: did you mean 'caltech101'?"),
         (["--task", "knn@nowhere"], "unknown data set 'nowhere'"),
         (["--task", "table1", "--data", "scenes"], "--task table1 says itself what it is evaluated on; mend: leave"),
-        (["--task", ","], "which task? mend: --task linear"),
-        (["--task", "linear", "--data", "flowers102"], "no root set for data set 'flowers102': give --root DIR"),
+        (["--task", ","], "no task is named; mend: --task linear"),
+        (["--task", "linear", "--data", "flowers102"], "no root set for data set 'flowers102'; mend: give --root DIR"),
         (["--task", "linear", "--data", "flowers102", "--root", "/none"], "/none: No such file or directory"),
         (["--task", "table1", "--root", "/data"], "several data sets are evaluated on; mend: --root DATASET=DIR"),
         (["--task", "table1"], "no root set for data set 'imagenet100'"),
@@ -180,16 +177,16 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
     ],
 )
 def test_what_cannot_be_right_is_one_line_and_records_nothing(
-    folder: RunFolder, arguments: list[str], part: str
+    folder: RunFolder, arguments: list[str], message: str
 ) -> None:
-    assert part in refused("eval", str(folder.path), *arguments)
+    assert message in refused("eval", str(folder.path), *arguments)
     assert not folder.results.exists()
     assert not (folder.path / "probes").exists()
 
 
 def test_a_wrong_root_and_unequal_classes_are_named(folder: RunFolder, roots: Path, tmp_path: Path) -> None:
     line = refused("eval", str(folder.path), "--data", "caltech101", "--root", str(roots / "flowers102"))
-    assert line.startswith(f"{roots / 'flowers102'}: holds no caltech101/101_ObjectCategories; unpack with")
+    assert line.startswith(f"{roots / 'flowers102'}: holds no caltech101/101_ObjectCategories; mend: unpack with")
     for split, names in (("train", ("a", "b")), ("val", ("a",))):
         for name in names:
             (tmp_path / "own" / split / name).mkdir(parents=True)
@@ -200,11 +197,10 @@ def test_a_wrong_root_and_unequal_classes_are_named(folder: RunFolder, roots: Pa
 
 
 def test_a_run_must_be_named_finished_and_of_the_right_depth(folder: RunFolder, tmp_path: Path) -> None:
-    assert "which run? name its folder first" in refused("eval", "probe.epochs=1")
+    assert "no run is named; mend: name its folder first" in refused("eval", "probe.epochs=1")
     assert "is no run folder: it has no run.yaml" in refused("eval", str(tmp_path))
-    other = {"arch": "resnet34", "input_filter": "none", "run_id": folder.load().id}
     state = get_model("resnet34", weights=None).state_dict()
-    save_backbone(folder.backbone, state, **other)
+    save_backbone(folder.backbone, state, arch="resnet34", input_filter="none", run_id=folder.load().id)
     for task in ("linear", "knn", "logistic", "semi-1"):
         line = refused("eval", str(folder.path), "--task", task, *QUICK)
         assert line.endswith("holds a resnet34, not a resnet18; mend: encoder.arch=resnet34")
@@ -253,17 +249,17 @@ def test_a_backbone_is_found_in_every_usual_layout(state: dict[str, Tensor], tmp
         "salmask": {"format": 1, "arch": "resnet18", "input_filter": "none", "run_id": "x", "state_dict": bare},
         "tensors": {n: t for n, t in bare.items() if not n.endswith("num_batches_tracked")},
     }[layout]  # fmt: skip
-    found = read_foreign(saved(content, tmp_path / "x.pth"), "resnet18")
-    assert found.state.keys() == bare.keys()
-    assert weights_digest(found.state) == weights_digest(bare)
-    assert found.prefix == {
+    backbone = read_foreign(saved(content, tmp_path / "x.pth"), "resnet18")
+    assert backbone.state.keys() == bare.keys()
+    assert weights_digest(backbone.state) == weights_digest(bare)
+    assert backbone.prefix == {
         "moco": "module.encoder_q.",
         "moco head": "module.encoder_q.",
         "solo": "backbone.",
         "lightning": "model.encoder.",
     }.get(layout, "")
-    left = {"torchvision": 2, "moco": len(momentum) + 4, "moco head": 2, "solo": len(momentum) + 1}
-    assert len(found.left_out) == left.get(layout, 0)
+    left_out = {"torchvision": 2, "moco": len(momentum) + 4, "moco head": 2, "solo": len(momentum) + 1}
+    assert len(backbone.left_out) == left_out.get(layout, 0)
 
 
 def test_what_does_not_fit_is_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -321,18 +317,18 @@ def test_a_checkpoint_with_more_than_tensors_is_not_run(tmp_path: Path, capsys: 
 
 def imported(path: Path, out: Path, *more: str) -> tuple[str, ...]:
     settings = [f"{key}={value}" for key, value in SMALL.items()]
-    drawn = ("data.crop=32", "data.scenes.size=64", "data.scenes.train_count=20", "data.scenes.val_count=24")
-    named = ("--checkpoint", str(path), "--arch", "resnet18", "--out", str(out), *more)
-    return ("eval", *settings, *drawn, *QUICK, *named)
+    scenes = ("data.crop=32", "data.scenes.size=64", "data.scenes.train_count=20", "data.scenes.val_count=24")
+    options = ("--checkpoint", str(path), "--arch", "resnet18", "--out", str(out), *more)
+    return ("eval", *settings, *scenes, *QUICK, *options)
 
 
 def test_weights_from_elsewhere_become_a_run_that_tables_show_apart(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = saved({"state_dict": disguised(state, "module.encoder_q.")}, tmp_path / "moco.pth.tar")
     arguments = imported(path, tmp_path / "runs", "--name", "moco-official", "--task", "knn,linear")
-    ended = salmask(*arguments, "--json")
-    assert ended.code == 0, ended.err
-    rows = json.loads(ended.out)
-    (folder,) = (RunFolder(made.parent) for made in tmp_path.rglob("run.yaml"))
+    command = salmask(*arguments, "--json")
+    assert command.code == 0, command.err
+    rows = json.loads(command.out)
+    (folder,) = (RunFolder(path.parent) for path in tmp_path.rglob("run.yaml"))
     run = folder.load()
     assert folder.path == tmp_path / "runs" / "moco-official" / f"s0-{run.id}"
     assert {(row["method"], row["framework"], row["fidelity"], row["run_id"]) for row in rows} == {
@@ -346,17 +342,17 @@ def test_weights_from_elsewhere_become_a_run_that_tables_show_apart(state: dict[
     assert attempt["data"] == {"weights": run.imported.weights}
     assert attempt["command"].startswith(f"salmask eval --checkpoint {path} --arch resnet18 --name moco-official")
     # The same weights from another file are the same run; others are another.
-    moved = saved(bare, tmp_path / "elsewhere.pth")
-    again = salmask(*imported(moved, tmp_path / "runs", "--name", "moco-official", "--task", "knn,linear"))
+    same_weights = saved(bare, tmp_path / "elsewhere.pth")
+    again = salmask(*imported(same_weights, tmp_path / "runs", "--name", "moco-official", "--task", "knn,linear"))
     assert again.code == 0, again.err
     assert len(list(tmp_path.rglob("run.yaml"))) == 1
     assert folder.results.read_text().count("\n") == len(rows)
-    changed = saved({**bare, "bn1.bias": bare["bn1.bias"] + 1}, tmp_path / "other.pth")
-    assert salmask(*imported(changed, tmp_path / "runs", "--name", "moco-official", "--task", "knn")).code == 0
+    other_weights = saved({**bare, "bn1.bias": bare["bn1.bias"] + 1}, tmp_path / "other.pth")
+    assert salmask(*imported(other_weights, tmp_path / "runs", "--name", "moco-official", "--task", "knn")).code == 0
     assert len(list(tmp_path.rglob("run.yaml"))) == 2
-    high = salmask(*imported(moved, tmp_path / "runs", "--name", "moco-official", "--task", "knn", "--high-pass"))
-    assert high.code == 0
-    filters = {load_backbone(made).input_filter for made in tmp_path.rglob("backbone.pth")}
+    options = ("--name", "moco-official", "--task", "knn", "--high-pass")
+    assert salmask(*imported(same_weights, tmp_path / "runs", *options)).code == 0
+    filters = {load_backbone(path).input_filter for path in tmp_path.rglob("backbone.pth")}
     assert (len(list(tmp_path.rglob("run.yaml"))), filters) == (3, {"none", "high_pass"})
 
 
@@ -364,7 +360,9 @@ def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) ->
     path = saved(state, tmp_path / "x.pth")
     out = tmp_path / "runs"
     assert "does not fit a resnet18: behind 'a.' it lacks" in refused(*imported(path, out, "--prefix", "a."))
-    assert "--name ../up: letters, digits and" in refused(*imported(path, out, "--name", "../up"))
+    assert "--name ../up cannot name a folder; mend: letters, digits and" in refused(
+        *imported(path, out, "--name", "../up")
+    )
     assert "none.pth does not exist" in refused(*imported(tmp_path / "none.pth", out))
     line = refused(*imported(path, out), "optimization.lr=1")
     assert line == "optimization.lr says nothing about weights from elsewhere; mend: leave it out"
@@ -375,9 +373,9 @@ def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) ->
 def test_our_own_backbone_says_itself_what_it_was_trained_on(tmp_path: Path) -> None:
     folder = with_random_backbone(tiny(), tmp_path / "own", "high_pass")
     assert salmask(*imported(folder.backbone, tmp_path / "runs", "--task", "knn")).code == 0
-    (made,) = (tmp_path / "runs").rglob("backbone.pth")
-    assert load_backbone(made).input_filter == "high_pass"
-    assert made.parent.parent.name == "backbone"
+    (backbone,) = (tmp_path / "runs").rglob("backbone.pth")
+    assert load_backbone(backbone).input_filter == "high_pass"
+    assert backbone.parent.parent.name == "backbone"
 
 
 def test_rows_of_another_run_do_not_count_as_done(folder: RunFolder) -> None:

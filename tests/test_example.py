@@ -42,13 +42,13 @@ def test_the_example_is_small_and_whole(runs: list[RunRecord]) -> None:
         assert (collect_runs([run])["recipe"] == run.run.recipe).all()
 
 
-@pytest.mark.parametrize("place", [EXAMPLE, ROOT / "examples" / "reproduced"], ids=lambda place: place.name)
-def test_recorded_runs_name_no_machine(place: Path) -> None:
-    for path in place.rglob("*"):
+@pytest.mark.parametrize("recorded", [EXAMPLE, ROOT / "examples" / "reproduced"], ids=lambda path: path.name)
+def test_recorded_runs_name_no_machine(recorded: Path) -> None:
+    for path in recorded.rglob("*"):
         if path.suffix in (".json", ".jsonl", ".yaml", ".log"):
             text = path.read_text()
             assert not any(f"{folder}/" in text for folder in ("/home", "/root", "/tmp", "/work", "/usr", "/opt")), path
-    hosts = [entry["host"] for path in place.rglob("provenance.json") for entry in json.loads(path.read_text())]
+    hosts = [entry["host"] for path in recorded.rglob("provenance.json") for entry in json.loads(path.read_text())]
     assert set(hosts) == {"example"}
 
 
@@ -64,7 +64,7 @@ def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord]
     assert page.count("<picture>") == len(PLOTS) - 1
     assert page.count('class="gallery"') == 2
     assert "TINY MODE" in page
-    assert any(finding.comparison.n for finding in judge(frame))
+    assert any(verdict.comparison.n for verdict in judge(frame))
     assert pack(tmp_path / "artifact.zip", runs, frame, title="The example") == check(tmp_path / "artifact.zip") + 1
     assert time.perf_counter() - start < 60
 

@@ -26,9 +26,9 @@ def runs(tmp_path: Path) -> list[RunRecord]:
 
 
 def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) -> None:
-    found = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
-    assert found["published"] == 68.22
-    (column,) = found["ours"]
+    content = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
+    assert content["published"] == 68.22
+    (column,) = content["ours"]
     assert column["ours"] == "69.00 ± 1.41 (2)"
     assert column["protocol"] == "linear-moco-v1"
     first, second = column["runs"]
@@ -41,39 +41,39 @@ def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) 
     assert first["pretraining took"] == "50 s"
     assert Path(first["logs"][0]).read_text().startswith("step 10")
     assert Path(first["configuration"]).is_file()
-    assert found["runs without a result"] == [f"full/mocov2/s2-{runs[-1].run.id if runs[-1].run else ''}: running"]
+    assert content["runs without a result"] == [f"full/mocov2/s2-{runs[-1].run.id if runs[-1].run else ''}: running"]
 
 
 def test_the_recipe_is_asked_for_what_a_run_changed(runs: list[RunRecord]) -> None:
     frame = collect_runs(runs)
-    made = explain("table1:mocov2:imagenet100", frame, runs, lambda _: build([{"moco.queue": 32768}]))
-    assert "moco.queue" not in made["ours"][0]["runs"][0]["differs from the recipe in"]
+    content = explain("table1:mocov2:imagenet100", frame, runs, lambda _: build([{"moco.queue": 32768}]))
+    assert "moco.queue" not in content["ours"][0]["runs"][0]["differs from the recipe in"]
 
 
 def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
-    found = explain("table1:simclr:caltech101", collect_runs(runs), runs)
-    assert found["published"] == 78.20
-    assert [column["ours"] for column in found["ours"]] == ["not run"]
+    content = explain("table1:simclr:caltech101", collect_runs(runs), runs)
+    assert content["published"] == 78.20
+    assert [column["ours"] for column in content["ours"]] == ["not run"]
 
 
 def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -> None:
     begun(tmp_path / "full", build([of_method("mocov2")]))
-    found = explain("table1:mocov2:imagenet100", None, find_runs([tmp_path]))
-    assert found["ours"] == []
-    assert len(found["runs without a result"]) == 1
+    content = explain("table1:mocov2:imagenet100", None, find_runs([tmp_path]))
+    assert content["ours"] == []
+    assert len(content["runs without a result"]) == 1
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("table1:mocov2", "names no cell; write TABLE:METHOD:DATASET"),
+        ("table1:mocov2", "names no cell; mend: write TABLE:METHOD:DATASET"),
         ("table9:mocov2:imagenet100", "no table 'table9'"),
         ("table1:mocov:imagenet100", "did you mean 'mocov2'"),
         ("table2:mocov2:coco:box_AP50", "did you mean 'bbox_AP50'"),
     ],
 )
-def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         explain(name, collect_runs(runs), runs)
 
 

@@ -111,10 +111,10 @@ def test_the_cards_own_code_computes_the_runs_features(
         pytest.importorskip("detectron2")
     folder: RunFolder = request.getfixturevalue(method)
     expected = own_features(folder, image)
-    found = card_features(exported(folder, library, tmp_path / "out"), image, monkeypatch)
-    assert found.shape == (1, 512)
+    features = card_features(exported(folder, library, tmp_path / "out"), image, monkeypatch)
+    assert features.shape == (1, 512)
     assert expected.std() > 0.01
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -123,31 +123,31 @@ def test_a_resnet_50_comes_through_too(
 ) -> None:
     if library == "detectron2":
         pytest.importorskip("detectron2")
-    found = card_features(exported(deep, library, tmp_path / "out"), image, monkeypatch)
-    assert found.shape == (1, 2048)
-    torch.testing.assert_close(found, own_features(deep, image), atol=1e-4, rtol=1e-3)
+    features = card_features(exported(deep, library, tmp_path / "out"), image, monkeypatch)
+    assert features.shape == (1, 2048)
+    torch.testing.assert_close(features, own_features(deep, image), atol=1e-4, rtol=1e-3)
 
 
 def test_every_weight_is_in_every_file(filtered: RunFolder, tmp_path: Path) -> None:
     state = load_backbone(filtered.backbone).network.state_dict()
-    places = {library: exported(filtered, library, tmp_path / library) for library in LIBRARIES}
-    torchvision = torch.load(places["torchvision"] / "resnet18.pth", weights_only=True)
+    folders = {library: exported(filtered, library, tmp_path / library) for library in LIBRARIES}
+    torchvision = torch.load(folders["torchvision"] / "resnet18.pth", weights_only=True)
     assert list(torchvision) == list(state)
     assert all(torch.equal(torchvision[name], tensor) for name, tensor in state.items())
-    for file in (places["timm"] / "resnet18.safetensors", places["huggingface"] / "model.safetensors"):
-        with safe_open(file, "pt") as held:
-            assert set(held.keys()) == set(state)
-            assert all(torch.equal(held.get_tensor(name), tensor) for name, tensor in state.items())
-            assert held.metadata()["input_filter"] == "high_pass"
-    content = pickle.loads((places["detectron2"] / "resnet18.pkl").read_bytes())
+    for file in (folders["timm"] / "resnet18.safetensors", folders["huggingface"] / "model.safetensors"):
+        with safe_open(file, "pt") as weights:
+            assert set(weights.keys()) == set(state)
+            assert all(torch.equal(weights.get_tensor(name), tensor) for name, tensor in state.items())
+            assert weights.metadata()["input_filter"] == "high_pass"
+    content = pickle.loads((folders["detectron2"] / "resnet18.pkl").read_bytes())
     assert (content["__author__"], content["matching_heuristics"]) == ("salmask", True)
     assert len(content["model"]) == len(state)
     assert np.array_equal(content["model"]["res3.0.shortcut.weight"], state["layer2.0.downsample.0.weight"].numpy())
-    for library, place in places.items():
-        facts = json.loads((place / "salmask.json").read_text())
+    for library, folder in folders.items():
+        facts = json.loads((folder / "salmask.json").read_text())
         assert facts["sha256"] == weights_digest(state)
         assert (facts["input_filter"], facts["width"], facts["arch"]) == ("high_pass", 512, "resnet18")
-        assert (place / facts["weights"]).is_file(), library
+        assert (folder / facts["weights"]).is_file(), library
 
 
 def test_detectron2_loads_every_weight_of_a_c4_detector(plain: RunFolder, tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_detectron2_loads_every_weight_of_a_c4_detector(plain: RunFolder, tmp_pa
     cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 1
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
     model = build_model(cfg)
-    place = exported(plain, "detectron2", tmp_path / "out")
-    DetectionCheckpointer(model).load(str(place / "resnet18.pkl"))
+    folder = exported(plain, "detectron2", tmp_path / "out")
+    DetectionCheckpointer(model).load(str(folder / "resnet18.pkl"))
     state = load_backbone(plain.backbone).network.state_dict()
     assert torch.equal(model.backbone.stem.conv1.weight, state["conv1.weight"])
     assert torch.equal(model.backbone.res4[1].conv2.norm.running_var, state["layer3.1.bn2.running_var"])
@@ -248,18 +248,18 @@ def test_weights_from_elsewhere_claim_no_training_of_ours(
     out, state = tmp_path / "runs", load_backbone(plain.backbone).network.state_dict()
     torch.save(state, tmp_path / "theirs.pth")
     settings = {"data": {"crop": CROP}}
-    given = {"arch": "resnet18", "name": "theirs", "prefix": "", "input_filter": "none"}
-    _, folder = adopt(tmp_path / "theirs.pth", **given, settings=settings, out=out)
-    place = exported(folder, "timm", tmp_path / "out")
-    _, text = card(place)
+    options = {"arch": "resnet18", "name": "theirs", "prefix": "", "input_filter": "none"}
+    _, folder = adopt(tmp_path / "theirs.pth", **options, settings=settings, out=out)
+    export = exported(folder, "timm", tmp_path / "out")
+    _, text = card(export)
     assert "# theirs: resnet18\n" in text
     assert "| framework | unknown: the weights were trained elsewhere |\n| file | theirs.pth |" in text
     assert "## Data\n\nUnknown: the weights were trained elsewhere." in text
     assert "trains it again" not in text
-    assert str(tmp_path) not in text + (place / "run.yaml").read_text()
-    assert RunFolder(place).load().id == folder.load().id
+    assert str(tmp_path) not in text + (export / "run.yaml").read_text()
+    assert RunFolder(export).load().id == folder.load().id
     torch.testing.assert_close(
-        card_features(place, image, monkeypatch), own_features(plain, image), atol=1e-5, rtol=1e-4
+        card_features(export, image, monkeypatch), own_features(plain, image), atol=1e-5, rtol=1e-4
     )
 
 

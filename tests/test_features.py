@@ -35,12 +35,12 @@ def direct(backbone: Backbone, size: int = 32) -> np.ndarray:
         ]
     )
     images = open_data(RUN, "val")
-    found = []
+    rows = []
     with torch.no_grad():
         for index in range(len(images)):
             image = transform(images[index][0]).unsqueeze(0)
-            found.append(backbone.network.eval()(high_pass(image) if backbone.input_filter == "high_pass" else image))
-    return torch.cat(found).numpy()
+            rows.append(backbone.network.eval()(high_pass(image) if backbone.input_filter == "high_pass" else image))
+    return torch.cat(rows).numpy()
 
 
 @pytest.mark.parametrize("input_filter", ["none", "high_pass"])
@@ -51,9 +51,9 @@ def test_features_match_direct_computation(
     monkeypatch.setattr(features, "BATCH", batch)
     folder = with_random_backbone(RUN, tmp_path, input_filter)
     expected = direct(load_backbone(folder.backbone))
-    found = store_of(folder)(open_data(RUN, "val"))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    stored = store_of(folder)(open_data(RUN, "val"))
+    assert stored.dtype == np.float32
+    np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def test_high_passed_backbones_see_high_passed_images(tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_high_passed_backbones_see_high_passed_images(tmp_path: Path) -> None:
 def test_a_pool_is_seen_once_and_its_parts_are_rows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     val = open_data(RUN, "val")
-    whole = store_of(folder)(val)
+    all_rows = store_of(folder)(val)
     assert [path.parent.name for path in folder.path.rglob("*.npy")] == ["features"]
     monkeypatch.setattr(FeatureStore, "_compute", None)
-    part = Subset(val, [7, 3, 3])
-    assert np.array_equal(store_of(folder)(part), whole[[7, 3, 3]])
-    assert np.array_equal(store_of(folder)(Subset(part, [1])), whole[[3]])
+    subset = Subset(val, [7, 3, 3])
+    assert np.array_equal(store_of(folder)(subset), all_rows[[7, 3, 3]])
+    assert np.array_equal(store_of(folder)(Subset(subset, [1])), all_rows[[3]])
     with pytest.raises(TypeError):
         store_of(folder)(open_data(RUN, "train"))
 
@@ -93,9 +93,9 @@ def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:
     ]
     assert len({path.name for path in paths}) == len(paths)
     # The run itself has no part in it: the same weights have the same features.
-    other = tiny(OURS)
-    elsewhere = with_random_backbone(other, tmp_path / "d")
-    assert store_of(elsewhere, other).path(val).name == paths[0].name
+    masked_run = tiny(OURS)
+    elsewhere = with_random_backbone(masked_run, tmp_path / "d")
+    assert store_of(elsewhere, masked_run).path(val).name == paths[0].name
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "other shape", "other type", "pickle"])
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
     folder = with_random_backbone(RUN, tmp_path)
     val = open_data(RUN, "val")
     store = store_of(folder)
-    whole = store(val)
+    expected = store(val)
     path = store.path(val)
     if damage == "torn":
         path.write_bytes(path.read_bytes()[:-100])
@@ -112,11 +112,11 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
     elif damage == "pickle":
         np.save(path, np.array([{}], dtype=object))
     else:
-        np.save(path, whole[:5] if damage == "other shape" else whole.astype(np.float64))
-    assert np.array_equal(store(val), whole)
+        np.save(path, expected[:5] if damage == "other shape" else expected.astype(np.float64))
+    assert np.array_equal(store(val), expected)
     assert f"{path} " in caplog.text
     assert "computed anew" in caplog.text
-    assert np.array_equal(np.load(path), whole)
+    assert np.array_equal(np.load(path), expected)
 
 
 def test_a_stop_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from training_samples import (
     CPU,
-    StopBefore,
     assert_same_training,
     copied,
     newest,
     salmask,
+    stop_before,
     tiny,
     with_random_backbone,
 )
@@ -38,15 +38,16 @@ TARGET = Target("scenes", None, RUN.data.scenes)
 PROTOCOL = "finetune-v1[epochs=2,batch=8]"
 
 
-def place(folder: RunFolder) -> Path:
+def training_folder(folder: RunFolder) -> Path:
     return folder.path / "finetune" / f"scenes-{PROTOCOL}"
 
 
 def training(folder: RunFolder, run: Run = RUN, task: str = "finetune") -> Training:
-    made = FineTuning(task)
+    fine_tuning = FineTuning(task)
     backbone = load_backbone(folder.backbone)
-    train: Images = made.labelled(open_data(run, "train"))
-    return made.build_training(run, folder, place(folder), backbone, TARGET, train, open_data(run, "val"), CPU)
+    train: Images = fine_tuning.labelled(open_data(run, "train"))
+    val = open_data(run, "val")
+    return fine_tuning.build_training(run, folder, training_folder(folder), backbone, TARGET, train, val, CPU)
 
 
 @pytest.fixture(autouse=True)
@@ -68,25 +69,25 @@ def test_the_rows_are_what_the_final_network_scores_in_eval_mode(tuned: tuple[Ru
         ("finetune", "scenes", "val", PROTOCOL)
     }
     values = {row.metric: row.value for row in rows}
-    state = torch.load(place(folder) / "checkpoints" / "step_00000006.pth", weights_only=True)["model"]
+    state = torch.load(training_folder(folder) / "checkpoints" / "step_00000006.pth", weights_only=True)["model"]
     model = FineTuned(load_backbone(folder.backbone), 8)
     model.load_state_dict(state)
     model.eval()
     loader = ScoreNetwork(open_data(RUN, "val"), 32, 7, 0).loader
     with torch.no_grad():
-        parts = [(model.network(model.data_preprocessor.normalise(pixels)), labels) for pixels, labels in loader]
-    found = scores(torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts]))
-    assert {name: values[name] for name in found} == pytest.approx(found)
+        batches = [(model.network(model.data_preprocessor.normalise(pixels)), labels) for pixels, labels in loader]
+    expected = scores(torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches]))
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
     assert values["top1_best"] >= values["top1"]
 
 
 def test_every_parameter_is_trained_and_the_backbone_file_is_left_alone(tuned: tuple[RunFolder, list[Result]]) -> None:
     folder, _ = tuned
     before = load_backbone(folder.backbone).network.state_dict()
-    state = torch.load(place(folder) / "checkpoints" / "step_00000006.pth", weights_only=True)["model"]
-    moved = {name for name in before if not torch.equal(before[name], state[f"network.{name}"])}
-    assert moved == set(before)
-    assert "step_00000006.pth" in {path.name for path in place(folder).rglob("*.pth")}
+    state = torch.load(training_folder(folder) / "checkpoints" / "step_00000006.pth", weights_only=True)["model"]
+    differing = {name for name in before if not torch.equal(before[name], state[f"network.{name}"])}
+    assert differing == set(before)
+    assert "step_00000006.pth" in {path.name for path in training_folder(folder).rglob("*.pth")}
 
 
 @pytest.mark.parametrize("step", [3, 4], ids=["mid-epoch", "end of an epoch"])
@@ -95,12 +96,10 @@ def test_interrupted_and_resumed_equals_undisturbed(
 ) -> None:
     undisturbed, expected = tuned
     folder = with_random_backbone(RUN, tmp_path)
-    made = training(folder)
-    with pytest.raises(KeyboardInterrupt):
-        replace(made, hooks=[*made.hooks, StopBefore(step)], machine=replace(made.machine, checkpoint_every=1)).run()
+    stop_before(training(folder), step)
     rows = evaluate(RUN, folder, "finetune", CPU)
     assert [row.value for row in rows] == [row.value for row in expected]
-    assert_same_training(place(folder) / "checkpoints", place(undisturbed) / "checkpoints")
+    assert_same_training(training_folder(folder) / "checkpoints", training_folder(undisturbed) / "checkpoints")
 
 
 def test_a_second_call_trains_nothing(
@@ -113,12 +112,12 @@ def test_a_second_call_trains_nothing(
 
 def test_the_recipe_is_simclrs(tmp_path: Path) -> None:
     run = replace(RUN, finetune=FinetuneSettings(batch=16))
-    made = training(with_random_backbone(run, tmp_path), run)
-    (group,) = made.optimizers["main"].param_groups
+    full_training = training(with_random_backbone(run, tmp_path), run)
+    (group,) = full_training.optimizers["main"].param_groups
     assert group["lr"] == pytest.approx(0.05 * 16 / 256)
     assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 0.0)
-    assert made.epochs == 30
-    (schedule,) = made.schedulers["main"]
+    assert full_training.epochs == 30
+    (schedule,) = full_training.schedulers["main"]
     assert schedule.by_epoch is False
     rates = []
     for _ in range(30):
@@ -146,21 +145,22 @@ def test_the_protocol_names_every_departure(task: str, settings: dict[str, Any],
 
 def test_a_share_of_the_labels_is_the_same_for_every_run(tmp_path: Path) -> None:
     train = open_data(RUN, "train")
-    one = FineTuning("semi-10").labelled(train)
-    assert isinstance(one, Subset)
-    assert sizes(one) == [1] * 8
-    assert one.fingerprint() == FineTuning("semi-10").labelled(open_data(replace(RUN, seed=5), "train")).fingerprint()  # type: ignore[attr-defined]
+    share = FineTuning("semi-10").labelled(train)
+    assert isinstance(share, Subset)
+    assert sizes(share) == [1] * 8
+    share_of_another_seed = FineTuning("semi-10").labelled(open_data(replace(RUN, seed=5), "train"))
+    assert share.fingerprint() == share_of_another_seed.fingerprint()
     assert FineTuning("finetune").labelled(train) is train
-    made = training(with_random_backbone(RUN, tmp_path), task="semi-10")
-    assert len(made.loader.dataset) == 8
-    assert isinstance(made.loader.batch_sampler, EpochBatches)
+    loader = training(with_random_backbone(RUN, tmp_path), task="semi-10").loader
+    assert len(loader.dataset) == 8
+    assert isinstance(loader.batch_sampler, EpochBatches)
 
 
 def test_few_labels_are_one_batch_and_the_rate_follows(tmp_path: Path) -> None:
     run = replace(RUN, finetune=FinetuneSettings(epochs=2, batch=256))
-    made = training(with_random_backbone(run, tmp_path), run, "semi-1")
-    assert [len(batch) for batch in made.loader.batch_sampler] == [8]
-    assert made.optimizers["main"].param_groups[0]["lr"] == pytest.approx(0.05 * 8 / 256)
+    short = training(with_random_backbone(run, tmp_path), run, "semi-1")
+    assert [len(batch) for batch in short.loader.batch_sampler] == [8]
+    assert short.optimizers["main"].param_groups[0]["lr"] == pytest.approx(0.05 * 8 / 256)
 
 
 def test_tasks_do_not_share_their_files(tmp_path: Path) -> None:
@@ -183,11 +183,11 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     assert salmask(*tasks, str(alone.path), *settings).code == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "repro.cli"]
     subprocess.run([*launch, *tasks, str(together.path), *settings], check=True, capture_output=True)
-    one, other = (
+    values_alone, values_together = (
         {(row.task, row.metric): row.value for row in read(folder.results)[0]} for folder in (alone, together)
     )
-    assert one.keys() == other.keys()
-    assert other == pytest.approx(one, abs=100 / 24 + 1e-6)  # one image of 24 at most
+    assert values_alone.keys() == values_together.keys()
+    assert values_together == pytest.approx(values_alone, abs=100 / 24 + 1e-6)  # one image of 24 at most
     for kind in ("finetune", "probes"):
         a, b = (newest(next(folder.path.glob(f"{kind}/*/checkpoints")))["model"] for folder in (alone, together))
         for name in a:

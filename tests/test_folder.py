@@ -10,7 +10,7 @@ import pytest
 from training_samples import files_below, tiny
 
 from baselines import resolve
-from repro.errors import UserError, one_line
+from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.provenance import source
 from repro.runs.reading import load, read_yaml
@@ -46,11 +46,11 @@ def test_the_run_is_written_once_and_read_back_whole(folder: RunFolder) -> None:
 
 
 def test_the_folder_of_another_run_is_refused(folder: RunFolder) -> None:
-    other = tiny(changes={"optimization.lr": 0.06})
-    folder.prepare(other)
-    with pytest.raises(UserError, match=f"holds run {other.id}, not {RUN.id}; mend: choose another --out"):
+    other_run = tiny(changes={"optimization.lr": 0.06})
+    folder.prepare(other_run)
+    with pytest.raises(UserError, match=f"holds run {other_run.id}, not {RUN.id}; mend: choose another --out"):
         folder.prepare(RUN)
-    assert folder.load() == other
+    assert folder.load() == other_run
 
 
 def test_a_folder_without_a_run_is_none(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_a_failure_is_on_record_until_the_next_attempt(folder: RunFolder) -> Non
 def test_tasks_of_a_run_go_on_at_once_and_each_has_a_status(folder: RunFolder) -> None:
     with folder.attempt("pretrain"):
         pass
-    other = RunFolder(folder.path)
-    with folder.attempt("linear"), other.attempt("linear@caltech101"):
+    same_folder = RunFolder(folder.path)  # as another process sees it
+    with folder.attempt("linear"), same_folder.attempt("linear@caltech101"):
         folder.set_status("running", task="linear", step=3, steps=9)
-        other.set_status("running", task="linear", step=5, steps=7)  # the task of the attempt counts
+        same_folder.set_status("running", task="linear", step=5, steps=7)  # the task of the attempt counts
         first, second = folder.status("linear"), folder.status("linear@caltech101")
         assert first is not None
         assert second is not None
@@ -117,8 +117,8 @@ def test_who_was_taken_over_ends_and_leaves_the_others_word_alone(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("repro.runs.folder.BEAT_SECONDS", 0.05)
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    signals: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
         with folder.attempt("pretrain"):
             RunFolder(folder.path).set_status("running", attempt=2, step=77)
@@ -126,7 +126,7 @@ def test_who_was_taken_over_ends_and_leaves_the_others_word_alone(
             folder.set_status("running", step=5)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert came == [signal.SIGTERM]
+    assert signals == [signal.SIGTERM]
     assert (state(folder).attempt, state(folder).step, state(folder).state) == (2, 77, "running")
 
 
@@ -134,14 +134,6 @@ def test_an_error_without_words_is_named_by_its_kind(folder: RunFolder) -> None:
     with pytest.raises(AssertionError), folder.attempt("pretrain"):
         raise AssertionError
     assert state(folder).error == "AssertionError"
-
-
-def test_of_a_loaders_worker_only_the_message_is_told() -> None:
-    wrapped = (
-        "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "x.py", line 1, in y\nrepro.errors.UserError: a.jpg: truncated; replace it\n'
-    )
-    assert one_line(UserError(wrapped)) == "a.jpg: truncated; replace it"
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(folder: RunFolder) -> None:
@@ -202,5 +194,5 @@ def test_data_that_changed_between_attempts_is_refused(folder: RunFolder) -> Non
 
 
 def test_the_code_is_named_by_its_commit() -> None:
-    found = source()
-    assert found.commit == "unknown" or len(found.commit) == 40
+    commit = source().commit
+    assert commit == "unknown" or len(commit) == 40

@@ -43,8 +43,8 @@ def golden_table() -> Table:
 @pytest.mark.parametrize("name", ["table1", "table2", "table3"])
 def test_the_pages_match_the_golden_ones(tmp_path: Path, name: str, suffix: str) -> None:
     table = golden_table() if name == "table1" else render(name, only="paper")
-    written = {path.suffix: path for path in write(table, tmp_path)}
-    text = written[suffix].read_text(encoding="utf-8")
+    paths = {path.suffix: path for path in write(table, tmp_path)}
+    text = paths[suffix].read_text(encoding="utf-8")
     if suffix == ".html":  # without the style and the script of every page
         text = text[text.index("<main>") : text.index("</main>")]
     expected = GOLDEN / f"{name}{suffix}"
@@ -69,8 +69,8 @@ def test_the_latex_compiles_alone_and_in_a_document(tmp_path: Path, name: str) -
     )
     for source in (name, "paper"):
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-2000:]
+        compilation = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert compilation.returncode == 0, compilation.stdout[-2000:]
         assert (tmp_path / f"{source}.pdf").stat().st_size > 10_000
 
 

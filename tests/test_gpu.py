@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from contrastive_samples import draws, pixels
 from mmengine.hooks import Hook
-from test_views import draws, pixels
 from torch import Tensor
 from training_samples import (
     CPU,
@@ -21,6 +21,7 @@ from training_samples import (
     assert_same_training,
     interrupt,
     make_training,
+    metrics,
     newest,
     salmask,
     tiny,
@@ -59,7 +60,7 @@ def on_gpu(method: str = "mocov2", **changes: Any) -> Run:
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [json.loads(line)["loss"] for line in folder.metrics.read_text().splitlines()]
+    return [row["loss"] for row in metrics(folder)]
 
 
 def trained(run: Run, path: Path, device: torch.device, *hooks: Hook) -> RunFolder:

@@ -24,9 +24,10 @@ from repro.runs.provenance import SNAPSHOT
 from repro.runs.stopping import STOP, Stop
 from repro.training.resume import checkpoints
 from slurm.graph import Graph
-from slurm.job import Call, write_order
+from slurm.job import Call
 from slurm.launch import adopt, submit
 from slurm.ledger import Ledger, Submission
+from slurm.orders import write_order
 from slurm.profile import Cluster, Resources
 from slurm.queue import QueuedJob, QueueSnapshot
 from slurm.snapshot import take
@@ -53,16 +54,19 @@ def entry(**changes: Any) -> Submission:
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of commands that play Slurm, and of what they read and write."""
-    place = tmp_path / "fake"
-    place.mkdir()
-    for name, text in {"sbatch": SBATCH, "squeue": SQUEUE, "scontrol": SCONTROL, "scancel": "#!/bin/sh\n"}.items():
-        (place / name).write_text(text)
-        (place / name).chmod(0o755)
-    (place / "number").write_text("100")
-    (place / "queue").write_text("")
-    monkeypatch.setenv("FAKE", str(place))
-    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-    return place
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    silent = "#!/bin/sh\n"
+    commands = {"sbatch": SBATCH, "squeue": SQUEUE, "scontrol": SCONTROL, "scancel": silent}
+    # submitit submits an array by an executor of its own, which looks for srun; nothing here runs it.
+    for name, text in {**commands, "srun": silent}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    (folder / "number").write_text("100")
+    (folder / "queue").write_text("")
+    monkeypatch.setenv("FAKE", str(folder))
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
 
 
 @pytest.fixture
@@ -92,16 +96,16 @@ def test_a_sweep_goes_out_as_arrays_each_after_the_last(fake: Path, graph: Graph
     dependencies = [flags(fake / f"script-{number}.sh", "dependency") for number in (101, 102, 103)]
     assert dependencies == [[], ["aftercorr:101"], ["afterany:101:102"]]
     assert [flags(fake / f"script-{n}.sh", "kill-on-invalid-dep") for n in (101, 102, 103)] == [[], ["yes"], ["yes"]]
-    ledger = Ledger(graph.place)
-    known = {entry.key: entry for entry in ledger.submissions()}
-    assert set(known) == {*map(graph.key, graph.jobs), (".", "report")}
-    probe = known[graph.key(graph.jobs[3])]
+    ledger = Ledger(graph.sweep_folder)
+    entries = {entry.key: entry for entry in ledger.submissions()}
+    assert set(entries) == {*map(graph.key, graph.jobs), (".", "report")}
+    probe = entries[graph.key(graph.jobs[3])]
     assert (probe.job, probe.after, probe.protocol) == ("102_1", ("101_1",), graph.jobs[3].protocol)
     assert len(ledger.path.read_text().splitlines()) == 10  # an intent and an id of each
     for job in graph.jobs:
         assert (job.folder.path / "jobs" / f"{job.task}.yaml").exists()
-        found = known[graph.key(job)]
-        call = DelayedSubmission.load(ledger.logs / found.submission / f"{found.job}_submitted.pkl")
+        submission = entries[graph.key(job)]
+        call = DelayedSubmission.load(ledger.logs / submission.submission / f"{submission.job}_submitted.pkl")
         assert (call.function.folder, call.function.task) == (job.folder.path, job.task)
         assert (call._timeout_min, call._timeout_countdown) == (30, CLUSTER.attempts)
 
@@ -115,7 +119,7 @@ def test_a_second_launch_submits_what_is_neither_done_nor_queued(fake: Path, gra
     queued(fake, "101_1", state="FAILED", reason="NonZeroExitCode")
     again = launch(graph)
     assert set(again) == {"pretrain 1", "linear 0", "linear 1", "report"}
-    after = {e.key: e.after for e in Ledger(graph.place).newest().values()}
+    after = {e.key: e.after for e in Ledger(graph.sweep_folder).newest().values()}
     assert after[graph.key(graph.jobs[1])] == ("101_0",)  # the one that still runs
     assert after[graph.key(graph.jobs[3])] == (again["pretrain 1"],)
     scripts = [flags(path, "dependency") for path in sorted(fake.glob("script-*.sh"))[3:]]
@@ -144,7 +148,7 @@ def test_slurm_that_refuses_or_does_not_answer_is_one_line(fake: Path, graph: Gr
     (fake / "refuse").touch()
     with pytest.raises(UserError, match=r"sbatch refused s-pretrain-\w+: .*Invalid qos .*; mend: the profile"):
         launch(graph)
-    assert not list(Ledger(graph.place).logs.iterdir())
+    assert not list(Ledger(graph.sweep_folder).logs.iterdir())
     (fake / "refuse").unlink()
     (fake / "down").touch()
     with pytest.raises(UserError, match="cannot tell what is queued already"):
@@ -210,72 +214,73 @@ def test_a_job_sees_the_gpus_of_its_launcher_although_submitit_hides_them(
     # As submitit's local executor does:
     for name, value in {"CUDA_VISIBLE_DEVICES": "", "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
-    found: list[Any] = []
-    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: found.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    visible: list[Any] = []
+    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: visible.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
     call()
-    assert found == [seen]
+    assert visible == [seen]
 
 
 def test_several_local_processes_are_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     variables = {"EXECUTOR": "local", "LOCAL_JOB_ID": "20001", "LOCAL_NTASKS": "2", "LOCAL_GLOBALID": "1"}
     for name, value in {**variables, "LOCAL_LOCALID": "1"}.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
-    found: dict[str, str] = {}
-    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: found.update(submitit_to_env(os.environ)))
+    environment: dict[str, str] = {}
+    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: environment.update(submitit_to_env(os.environ)))
     ordered(tmp_path)()
-    assert [found[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["1", "1", "2"]
-    assert found["MASTER_PORT"] == str(20000 + 20001 % 12768)
+    assert [environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["1", "1", "2"]
+    assert environment["MASTER_PORT"] == str(20000 + 20001 % 12768)
 
 
 def test_on_slurm_nothing_is_hidden_or_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     call = replace(ordered(tmp_path), gpus="5")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    found: list[Any] = []
-    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: found.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    visible: list[Any] = []
+    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: visible.append(os.environ["CUDA_VISIBLE_DEVICES"]))
     call()
-    assert found == ["0,1"]
+    assert visible == ["0,1"]
 
 
 def test_a_job_begins_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     call = ordered(tmp_path, attempts=3)
-    begun: list[int] = []
-    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: begun.append(1))
-    for restarts, next_one in ((0, True), (1, True), (2, False)):
+    calls: list[int] = []
+    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: calls.append(1))
+    for restarts, resubmitted in ((0, True), (1, True), (2, False)):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         call()
-        kept = call.checkpoint()
-        assert (kept is not None) == next_one
-        assert kept is None or kept.function == call
+        resubmission = call.checkpoint()
+        assert (resubmission is not None) == resubmitted
+        assert resubmission is None or resubmission.function == call
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     with pytest.raises(UserError, match="gave up after 3 requeues; mend: look at the logs"):
         call()
-    assert len(begun) == 3
+    assert len(calls) == 3
     status = RunFolder(call.folder).status("pretrain")
     assert status is not None
-    assert (status.state, status.error.partition(";")[0]) == ("failed", "gave up after 3 requeues")
+    assert status.state == "failed"
+    assert status.error.startswith("gave up after 3 requeues; mend: ")
 
 
 @pytest.mark.parametrize(("number", "requeued"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
 def test_usr2_sends_a_job_back_to_the_queue_and_term_does_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, requeued: bool
 ) -> None:
-    came: list[int] = []
+    signals: list[int] = []
 
     def carry_out(*_: Any, **__: Any) -> None:
         STOP.install()
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr("repro.jobs.carry_out", carry_out)
-    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
-    signal.signal(signal.SIGUSR2, lambda one, _: came.append(one))  # submitit's
+    before = {handled: signal.getsignal(handled) for handled in (signal.SIGUSR2, signal.SIGTERM)}
+    signal.signal(signal.SIGUSR2, lambda received, _: signals.append(received))  # submitit's
     try:
         with pytest.raises(SystemExit):
             ordered(tmp_path)()
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    assert came == ([signal.SIGUSR2] if requeued else [])
+        for handled, handler in before.items():
+            signal.signal(handled, handler)
+    assert signals == ([signal.SIGUSR2] if requeued else [])
 
 
 class Ask(StopBefore):
@@ -291,14 +296,14 @@ def test_a_training_that_is_asked_to_stop_saves_the_step_it_is_at(tmp_path: Path
     """Two steps an epoch: the third is in the middle of one, the fourth its end."""
     run = tiny(changes={"machine.checkpoint_every": 10**6})
     folder = RunFolder.of(run, tmp_path)
-    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)}
+    before = {handled: signal.getsignal(handled) for handled in (signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)}
     try:
         STOP.install()
         with pytest.raises(SystemExit) as end:
             make_training(run, folder, Ask(step)).run()
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for handled, handler in before.items():
+            signal.signal(handled, handler)
         STOP.signal = 0
     assert end.value.code == 128 + signal.SIGUSR2
     assert checkpoints(folder.checkpoints)[0].name == f"step_{step:08d}.pth"
@@ -324,22 +329,22 @@ def test_outside_of_training_and_the_second_time_a_signal_ends_at_once() -> None
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A git checkout of a package."""
-    place = tmp_path / "tree"
-    (place / "repro").mkdir(parents=True)
-    (place / "repro" / "code.py").write_text("VALUE = 1\n")
-    (place / ".gitignore").write_text("ignored\n")
-    git(place, "init", "-q")
-    commit(place)
-    return place
+    checkout = tmp_path / "tree"
+    (checkout / "repro").mkdir(parents=True)
+    (checkout / "repro" / "code.py").write_text("VALUE = 1\n")
+    (checkout / ".gitignore").write_text("ignored\n")
+    git(checkout, "init", "-q")
+    commit(checkout)
+    return checkout
 
 
-def git(place: Path, *words: str) -> None:
-    subprocess.run(["git", *words], cwd=place, check=True, capture_output=True)
+def git(checkout: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=checkout, check=True, capture_output=True)
 
 
-def commit(place: Path) -> None:
-    git(place, "add", ".")
-    git(place, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "words")
+def commit(checkout: Path) -> None:
+    git(checkout, "add", ".")
+    git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "words")
 
 
 def test_jobs_run_a_copy_of_the_commit(tree: Path, tmp_path: Path) -> None:
@@ -349,7 +354,7 @@ def test_jobs_run_a_copy_of_the_commit(tree: Path, tmp_path: Path) -> None:
     assert files_below(snapshot.path) == {"repro/code.py", SNAPSHOT}
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 1\n"
-    shown = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", "from repro.code import VALUE; print(VALUE)"],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": str(snapshot.path), "PYTHONSAFEPATH": "1"},
@@ -357,7 +362,16 @@ def test_jobs_run_a_copy_of_the_commit(tree: Path, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert shown.stdout.strip() == "1", shown.stderr
+    assert process.stdout.strip() == "1", process.stderr
+
+
+def test_what_lies_beside_the_packages_is_no_edit_of_the_code(tree: Path, tmp_path: Path) -> None:
+    (tree / "report.html").write_text("a page that a command wrote")
+    (tree / "plots").mkdir()
+    (tree / "plots" / "curves.svg").write_text("<svg/>")
+    snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    assert not snapshot.dirty
+    assert sorted(path.name for path in snapshot.path.iterdir()) == [".source.json", "repro"]
 
 
 def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:

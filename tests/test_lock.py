@@ -29,8 +29,8 @@ def hold(lock: Path, holder: Callable[[], Holder | None] = lambda: None, wait: f
 
 
 def holder(*, host: str = "elsewhere", pid: int = 1, ago: float = 0.0, job: str = "") -> Callable[[], Holder]:
-    made = Holder(host, pid, time.time() - ago, job)
-    return lambda: made
+    unchanging = Holder(host, pid, time.time() - ago, job)
+    return lambda: unchanging
 
 
 def aged(lock: Path) -> None:
@@ -94,17 +94,18 @@ def test_the_next_attempt_of_a_slurm_job_waits_for_nobody(lock: Path, monkeypatc
 
 
 def test_a_lock_is_waited_for(lock: Path) -> None:
-    other = filelock.FileLock(lock)
-    other.acquire()
-    asked: list[float] = []
+    first_holder = filelock.FileLock(lock)
+    first_holder.acquire()
+    tries = 0
 
-    def until_third() -> None:
-        asked.append(time.monotonic())
-        if len(asked) == 2:
-            other.release()
+    def released_before_the_third() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            first_holder.release()
 
-    assert hold(lock, until_third, wait=20) == [".lock"]  # type: ignore[arg-type]
-    assert len(asked) == 3
+    assert hold(lock, released_before_the_third, wait=20) == [".lock"]  # type: ignore[arg-type]
+    assert tries == 3
 
 
 def test_only_one_process_makes_the_file_of_a_generation_also_without_flock(lock: Path) -> None:
@@ -115,10 +116,10 @@ def test_who_took_over_waits_for_one_who_only_looks(lock: Path, monkeypatch: pyt
     looker = filelock.FileLock(lock.with_name(".lock.1"), thread_local=False)
 
     def made_and_looked_at(lock: Path, generation: int) -> bool:
-        made = _take_over(lock, generation)
+        succeeded = _take_over(lock, generation)
         looker.acquire()
         threading.Timer(0.5, looker.release).start()
-        return made
+        return succeeded
 
     monkeypatch.setattr("repro.runs.lock._take_over", made_and_looked_at)
     with filelock.FileLock(lock):
@@ -142,11 +143,11 @@ def test_of_several_that_take_over_at_once_one_succeeds(lock: Path) -> None:
     results, go = context.Queue(), context.Event()
     with filelock.FileLock(lock):
         aged(lock)
-        others = [context.Process(target=take, args=(lock, results, go)) for _ in range(6)]
-        for other in others:
-            other.start()
+        processes = [context.Process(target=take, args=(lock, results, go)) for _ in range(6)]
+        for process in processes:
+            process.start()
         go.set()
-        said = sorted(results.get(timeout=60) for _ in others)
-        for other in others:
-            other.join()
-    assert said == ["had it", *["taken"] * 5]
+        outcomes = sorted(results.get(timeout=60) for _ in processes)
+        for process in processes:
+            process.join()
+    assert outcomes == ["had it", *["taken"] * 5]

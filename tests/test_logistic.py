@@ -12,7 +12,7 @@ from transfer_samples import make_caltech, make_flowers, recognise_miniatures
 
 from downstream import logistic
 from downstream.features import FeatureStore
-from downstream.logistic import choose, fit, grid, log_probabilities
+from downstream.logistic import fit, fit_path, grid, log_probabilities
 from downstream.measurement import Target
 from downstream.partitions import standard
 from downstream.tasks import evaluate
@@ -45,26 +45,26 @@ def test_a_fit_is_the_minimum_of_the_written_out_objective(l2: float) -> None:
     x, y = blobs(80, 0)
     model, converged = fit(x, y, l2, 5000)
     assert converged
-    found = objective(np.concatenate([model.coef_.ravel(), model.intercept_]), x, y, l2)
-    best = minimize(
+    value = objective(np.concatenate([model.coef_.ravel(), model.intercept_]), x, y, l2)
+    minimum = minimize(
         objective, np.zeros(4 * 10), (x, y, l2), method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-13}
     )
-    assert found == pytest.approx(best.fun, rel=1e-5)
+    assert value == pytest.approx(minimum.fun, rel=1e-5)
     # Ten times the weight is another optimum: the direction of C = 1 / l2 is right.
-    other, _ = fit(x, y, 10 * l2, 5000)
-    assert np.abs(other.coef_).sum() < np.abs(model.coef_).sum()
+    stronger, _ = fit(x, y, 10 * l2, 5000)
+    assert np.abs(stronger.coef_).sum() < np.abs(model.coef_).sum()
 
 
 def test_a_warm_start_ends_where_a_cold_one_does(tmp_path: Path) -> None:
     train, held_out = blobs(80, 0), blobs(60, 1)
     weights = grid(0.1, 1e3, 7)
-    path = choose(train, held_out, weights, classes=4, iterations=5000, place=tmp_path / "p.npz", key="k")
+    path = fit_path(train, held_out, weights, classes=4, iterations=5000, fits_file=tmp_path / "p.npz", key="k")
     cold, _ = fit(*train, weights[-1], 5000)
     assert path.coefficients is not None
     assert path.intercepts is not None
-    reached = objective(np.concatenate([path.coefficients.ravel(), path.intercepts]), *train, weights[-1])
-    alone = objective(np.concatenate([cold.coef_.ravel(), cold.intercept_]), *train, weights[-1])
-    assert reached == pytest.approx(alone, rel=1e-3)
+    warm_value = objective(np.concatenate([path.coefficients.ravel(), path.intercepts]), *train, weights[-1])
+    cold_value = objective(np.concatenate([cold.coef_.ravel(), cold.intercept_]), *train, weights[-1])
+    assert warm_value == pytest.approx(cold_value, rel=1e-3)
     for l2, score in zip(weights, path.scores, strict=True):
         model, _ = fit(*train, l2, 5000)
         hits = model.predict(held_out[0]) == held_out[1]
@@ -91,29 +91,29 @@ def test_an_interrupted_path_goes_on_to_the_same_numbers(tmp_path: Path) -> None
     train, held_out = blobs(80, 0), blobs(60, 1)
     weights = grid(1e-3, 1e3, 6)
 
-    def run(place: Path, key: str = "k", stop: int = 99) -> tuple[logistic.RegularisationPath, int]:
-        made = []
+    def run(fits_file: Path, key: str = "k", stop: int = 99) -> tuple[logistic.RegularisationPath, int]:
+        calls = []
 
-        def tell(done: int) -> None:
-            made.append(done)
-            if len(made) == stop:
+        def tell(fits: int) -> None:
+            calls.append(fits)
+            if len(calls) == stop:
                 raise KeyboardInterrupt
 
-        path = choose(train, held_out, weights, classes=4, iterations=500, place=place, key=key, tell=tell)
-        return path, len(made)
+        path = fit_path(train, held_out, weights, classes=4, iterations=500, fits_file=fits_file, key=key, tell=tell)
+        return path, len(calls)
 
     undisturbed, _ = run(tmp_path / "a.npz")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "b.npz", stop=4)
-    resumed, made = run(tmp_path / "b.npz")
-    assert made == 2
+    resumed, new_fits = run(tmp_path / "b.npz")
+    assert new_fits == 2
     assert resumed.scores == undisturbed.scores
     assert np.array_equal(resumed.coefficients, undisturbed.coefficients)
     assert run(tmp_path / "b.npz")[1] == 0
     assert run(tmp_path / "b.npz", key="other features")[1] == 6
     (tmp_path / "b.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:300])
-    again, made = run(tmp_path / "b.npz")
-    assert (made, again.scores) == (6, undisturbed.scores)
+    repeated, new_fits = run(tmp_path / "b.npz")
+    assert (new_fits, repeated.scores) == (6, undisturbed.scores)
 
 
 def test_fits_that_do_not_converge_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -129,42 +129,42 @@ def test_fits_that_do_not_converge_are_counted_and_named(tmp_path: Path, caplog:
 def test_classes_that_no_training_image_shows_are_never_predicted() -> None:
     x, y = blobs(60, 0)
     model, _ = fit(x[y != 2], y[y != 2], 1.0, 1000)
-    found = log_probabilities(model, x, 6)
-    assert np.isneginf(found[:, [2, 4, 5]]).all()
-    assert np.exp(found).sum(1) == pytest.approx(np.ones(60))
-    two, _ = fit(x[y < 2], y[y < 2], 1.0, 1000)
-    assert np.exp(log_probabilities(two, x, 4)).sum(1) == pytest.approx(np.ones(60))
+    log_probability = log_probabilities(model, x, 6)
+    assert np.isneginf(log_probability[:, [2, 4, 5]]).all()
+    assert np.exp(log_probability).sum(1) == pytest.approx(np.ones(60))
+    of_two_classes, _ = fit(x[y < 2], y[y < 2], 1.0, 1000)
+    assert np.exp(log_probabilities(of_two_classes, x, 4)).sum(1) == pytest.approx(np.ones(60))
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = with_random_backbone(RUN, tmp_path_factory.mktemp("logistic"))
     evaluate(RUN, folder, "logistic", CPU)
     return folder
 
 
-def test_the_rows_are_those_of_the_chosen_weight_fitted_on_all_training_images(measured: RunFolder) -> None:
-    rows, _ = read(measured.results)
+def test_the_rows_are_those_of_the_chosen_weight_fitted_on_all_training_images(evaluated: RunFolder) -> None:
+    rows, _ = read(evaluated.results)
     values = {row.metric: row.value for row in rows}
     assert {(row.task, row.protocol, row.dataset, row.split) for row in rows} == {
         ("logistic", "logreg-v1[values=5]", "scenes", "val")
     }
-    store = FeatureStore.of(RUN, measured, CPU, "logistic")
-    parts = standard(Target("scenes", None, RUN.data.scenes), seed=0)
-    assert set(parts.fit.indices).isdisjoint(parts.held_out.indices)
-    assert len(parts.fit) + len(parts.held_out) == len(parts.train) == 20
+    store = FeatureStore.of(RUN, evaluated, CPU, "logistic")
+    partition = standard(Target("scenes", None, RUN.data.scenes), seed=0)
+    assert set(partition.fit.indices).isdisjoint(partition.held_out.indices)
+    assert len(partition.fit) + len(partition.held_out) == len(partition.train) == 20
     # 20 scenes of 8 classes, two or three of each: one of each is held out.
-    assert len(parts.held_out) == 8
-    labels = np.array(parts.scored.targets)
-    model, _ = fit(store(parts.train), np.array(parts.train.targets), values["l2"], 1000)
-    hits = model.predict(store(parts.scored)) == labels
+    assert len(partition.held_out) == 8
+    labels = np.array(partition.scored.targets)
+    model, _ = fit(store(partition.train), np.array(partition.train.targets), values["l2"], 1000)
+    hits = model.predict(store(partition.scored)) == labels
     assert values["top1"] == pytest.approx(100 * hits.mean())
     assert values["mean_per_class"] == pytest.approx(100 * np.mean([hits[labels == c].mean() for c in range(8)]))
 
 
-def test_a_second_call_fits_nothing(measured: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_fits_nothing(evaluated: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logistic, "fit", None)
-    assert evaluate(RUN, measured, "logistic", CPU) == read(measured.results)[0]
+    assert evaluate(RUN, evaluated, "logistic", CPU) == read(evaluated.results)[0]
 
 
 def test_flowers_use_the_official_split_and_caltech_the_mean_of_three(

@@ -14,10 +14,10 @@ from slurm.logs import follow, last_line, log_files
 
 def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs: Path) -> None:
     assert refused("logs", "mocov2/s0").endswith("has printed nothing yet; mend: salmask status runs/table1")
-    own = sweep.folder.logs / "20260101" / "x.log"
-    own.parent.mkdir(parents=True)
-    own.write_text("by hand\n")
-    assert log_files(sweep.ledger, sweep.key) == [own]
+    own_log = sweep.folder.logs / "20260101" / "x.log"
+    own_log.parent.mkdir(parents=True)
+    own_log.write_text("by hand\n")
+    assert log_files(sweep.ledger, sweep.key) == [own_log]
     first, second = sweep.submitted(job="812"), sweep.submitted(job="820", submission="second")
     for entry, text in ((first, "old\n"), (second, "one\ntwo\nthree\n")):
         for stream in ("err", "out"):
@@ -25,8 +25,8 @@ def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text if stream == "err" else "submitit INFO\n")
     sweep.submitted(job="830", submission="third")  # waits, and has printed nothing
-    ended = salmask("logs", "mocov2/s0", "-n", "2")
-    assert ended.out.splitlines() == [
+    call = salmask("logs", "mocov2/s0", "-n", "2")
+    assert call.out.splitlines() == [
         f"==> {second.log(Path('runs/table1'), 'err')} <==",
         "two",
         "three",
@@ -56,9 +56,9 @@ def test_following_asks_slurm_seldom_and_ends_with_the_job(
 
     monkeypatch.setattr(time, "sleep", wait)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    ended = salmask("logs", "mocov2/s0", "-f")
-    assert (ended.code, clock[0], len(slurm.calls)) == (0, 15.0, 3)  # at 0, 5 and 10 s; at 15 s it is done
-    assert ended.out.splitlines()[1:] == ["one", "two"]
+    call = salmask("logs", "mocov2/s0", "-f")
+    assert (call.code, clock[0], len(slurm.calls)) == (0, 15.0, 3)  # at 0, 5 and 10 s; at 15 s it is done
+    assert call.out.splitlines()[1:] == ["one", "two"]
 
 
 def test_following_goes_on_across_requeues_and_resubmissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,18 +66,18 @@ def test_following_goes_on_across_requeues_and_resubmissions(tmp_path: Path, mon
     first, second = tmp_path / "1_0_log.err", tmp_path / "2_0_log.err"
     first.write_text("a\nb\nhalf")
     now: dict[str, Any] = {"files": [first], "over": False}
-    told = follow(lambda: now["files"], 1, ended=lambda: now["over"])
-    assert next(told) == (first, "b\n")  # half a line is not told yet
+    pieces = follow(lambda: now["files"], 1, ended=lambda: now["over"])
+    assert next(pieces) == (first, "b\n")  # half a line is not told yet
     with first.open("a") as file:
         file.write(" done\nrequeued\n")  # Slurm appends
-    assert next(told) == (first, "half done\nrequeued\n")
+    assert next(pieces) == (first, "half done\nrequeued\n")
     second.write_text("anew\n1\n2\n3\n")
     now["files"] = [second]
-    assert next(told) == (second, "anew\n1\n2\n3\n")
+    assert next(pieces) == (second, "anew\n1\n2\n3\n")
     second.write_text("x")  # begun anew
     now["over"] = True
-    assert next(told) == (second, "x\n")
-    assert next(told, None) is None
+    assert next(pieces) == (second, "x\n")
+    assert next(pieces, None) is None
 
 
 def test_the_last_line_is_not_submitits(tmp_path: Path) -> None:

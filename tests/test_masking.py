@@ -183,24 +183,24 @@ def test_every_cell_of_a_stratum_is_drawn_equally_often() -> None:
 def test_two_cells_are_drawn_together_as_often_as_without_replacement() -> None:
     foreground, patches = many_draws()
     for stratum, masked, size in ((foreground, 6, 30), (~foreground, 4, 19)):
-        chosen = patches[:, 0, stratum].float()
-        together = (chosen.T @ chosen / len(chosen))[*torch.triu_indices(size, size, 1)]
+        masked_cells = patches[:, 0, stratum].float()
+        together = (masked_cells.T @ masked_cells / len(masked_cells))[*torch.triu_indices(size, size, 1)]
         expected = masked * (masked - 1) / (size * (size - 1))
-        bound = 5 * (expected * (1 - expected) / len(chosen)) ** 0.5
+        bound = 5 * (expected * (1 - expected) / len(masked_cells)) ** 0.5
         assert (together - expected).abs().max() < bound
 
 
 def test_channels_are_drawn_independently() -> None:
     foreground, patches = many_draws()
     for stratum, rate in ((foreground, 6 / 30), (~foreground, 4 / 19)):
-        chosen = patches[:, :, stratum]
-        n = len(chosen)
+        masked_cells = patches[:, :, stratum]
+        n = len(masked_cells)
         for a, b in ((0, 1), (0, 2), (1, 2)):
-            both = (chosen[:, a] & chosen[:, b]).double().mean(0)
-            assert (both - rate**2).abs().max() < 5 * (rate**2 * (1 - rate**2) / n) ** 0.5
+            together = (masked_cells[:, a] & masked_cells[:, b]).double().mean(0)
+            assert (together - rate**2).abs().max() < 5 * (rate**2 * (1 - rate**2) / n) ** 0.5
         # All three of a patch are hidden with rate**3 only (B10), and at least one with 1 - (1 - rate)**3.
-        assert chosen.all(1).double().mean().item() == pytest.approx(rate**3, abs=5e-4)
-        assert chosen.any(1).double().mean().item() == pytest.approx(1 - (1 - rate) ** 3, abs=2e-3)
+        assert masked_cells.all(1).double().mean().item() == pytest.approx(rate**3, abs=5e-4)
+        assert masked_cells.any(1).double().mean().item() == pytest.approx(1 - (1 - rate) ** 3, abs=2e-3)
 
 
 def test_images_are_drawn_independently() -> None:

@@ -12,7 +12,7 @@ import torch
 from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from training_samples import CPU, STEPS, assert_same_training, interrupt, make_training, newest, tiny
+from training_samples import CPU, STEPS, assert_same_training, fixed_batch, interrupt, make_training, newest, tiny
 
 from baselines import ABLATIONS, METHODS, TABLE1, TABLE3, build_learner, resolve
 from baselines.ablations import ABLATIONS as CHANGES
@@ -27,7 +27,6 @@ from repro.runs.reading import nested, read_yaml
 from repro.runs.run import Run
 from repro.training.learner import build_learner as build_core_learner
 from repro.training.learner import build_view_maker
-from repro.training.loading import TwoViews
 from repro.training.precision import wrap_optimizer
 from repro.training.pretraining import open_data
 from results.published import published
@@ -68,10 +67,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {key: v for name, item in value.items() for key, v in flat(item, f"{prefix}.{name}".strip(".")).items()}
 
 
-def differences(one: Run, other: Run) -> dict[str, Any]:
+def differences(first: Run, second: Run) -> dict[str, Any]:
     """In which keys two runs differ, but for their names; the values are those of the second."""
-    a, b = flat(plain(one)), flat(plain(other))
-    return {key: b[key] for key in a if a[key] != b[key] and key != "method"}
+    before, after = flat(plain(first)), flat(plain(second))
+    return {key: after[key] for key in before if before[key] != after[key] and key != "method"}
 
 
 def test_the_rows_of_the_tables_keep_their_ids() -> None:
@@ -151,16 +150,16 @@ def test_no_row_is_tiny() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "scale"),
     [
         ("mocov2", "100 px, 50 epochs, batch 64, queue 1024"),
         ("simclr", "100 px, 50 epochs, batch 64"),
         ("supervised", "100 px, 50 epochs, batch 64"),
     ],
 )
-def test_a_smaller_row_says_in_what(name: str, said: str) -> None:
+def test_a_smaller_row_says_in_what(name: str, scale: str) -> None:
     changes = {"data.crop": 100, "optimization.epochs": 50, "optimization.batch": 64, "moco.queue": 1024}
-    assert scale_of(resolve(name, changes).departures) == said
+    assert scale_of(resolve(name, changes).departures) == scale
     half = resolve(name, {"optimization.epochs": 100}).departures
     assert scale_of(half) == ("" if name == "supervised" else "100 epochs")
 
@@ -178,7 +177,11 @@ def test_a_smaller_row_says_in_what(name: str, said: str) -> None:
         ("simclr", {"optimization.warmup_share": 1.0}, "optimization.warmup_share=1 leaves no epoch"),
         ("simclr", {"optimization.warmup_share": 1.5}, "optimization.warmup_share=1.5 is out of range"),
         ("mocov2+adios", {"adios.masks": 1}, "adios.masks=1 is out of range; mend: 2 or more"),
-        ("simclr", {"framework": "byol"}, "settings: framework=byol is none of: mocov2, simclr, supervised"),
+        (
+            "simclr",
+            {"framework": "byol"},
+            "settings: framework=byol is unknown; mend: one of mocov2, simclr, supervised",
+        ),
     ],
 )
 def test_combinations_that_mean_nothing_are_refused_with_a_reason(
@@ -208,21 +211,16 @@ def test_the_core_trains_no_competitor() -> None:
 # What each row makes the network see.
 
 
-def batch_of(run: Run, count: int = 8) -> dict[str, Any]:
-    dataset = TwoViews(open_data(run, "train"), run.data.crop, run.augmentation, run.seed)
-    return default_collate([dataset[0, index] for index in range(count)])
-
-
-def seen(name: str, **changes: Any) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+def inputs_of(name: str, **changes: Any) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
     """The network's inputs of a row, and the same without masks, high-passed or not."""
     run = tiny(name, {"masking.guidance": "random", **changes})
     maker = build_view_maker(run, CPU)
-    stages = maker.stages(batch_of(run))
-    whole = {"query": maker.normalise(stages.query), "key": maker.normalise(stages.key)}
+    stages = maker.stages(fixed_batch(run))
+    unmasked = {"query": maker.normalise(stages.query), "key": maker.normalise(stages.key)}
     if run.masking.strategy == "high_pass":
-        whole = {view: high_pass(images) for view, images in whole.items()}
+        unmasked = {view: high_pass(images) for view, images in unmasked.items()}
     views = stages.views
-    return {"query": views.query, "key": views.key, "hard": views.hard_negative}, whole
+    return {"query": views.query, "key": views.key, "hard": views.hard_negative}, unmasked
 
 
 @pytest.mark.parametrize(
@@ -245,9 +243,9 @@ def seen(name: str, **changes: Any) -> tuple[dict[str, Tensor | None], dict[str,
     ],
 )
 def test_a_row_masks_the_views_that_it_should(name: str, masked: set[str], hard: bool) -> None:
-    views, whole = seen(name)
-    changed = {view for view, images in whole.items() if not torch.equal(views[view], images)}  # type: ignore[arg-type]
-    assert changed == masked
+    views, unmasked = inputs_of(name)
+    differing = {view for view, images in unmasked.items() if not torch.equal(views[view], images)}  # type: ignore[arg-type]
+    assert differing == masked
     assert (views["hard"] is not None) == hard
     if hard:
         assert not torch.equal(views["hard"], views["key"])  # type: ignore[arg-type]
@@ -256,15 +254,15 @@ def test_a_row_masks_the_views_that_it_should(name: str, masked: set[str], hard:
 def test_without_focal_masks_every_image_loses_patches() -> None:
     grid, side = 4, 8  # 32 px on the smallest grid
     for name, focal in (("mocov2+ours-hp", True), ("mocov2+ours-hp-no-focal", False)):
-        views, whole = seen(name, **{"masking.focal_probability": 1.0} if focal else {})
-        hidden = (views["query"] != whole["query"]).unflatten(3, (grid, side)).unflatten(2, (grid, side))
-        partly = hidden.float().mean((3, 5))
-        assert bool(((partly > 0) & (partly < 1)).any()) == focal  # a window's edge cuts cells, patches fill them
+        views, unmasked = inputs_of(name, **{"masking.focal_probability": 1.0} if focal else {})
+        differs = (views["query"] != unmasked["query"]).unflatten(3, (grid, side)).unflatten(2, (grid, side))
+        share = differs.float().mean((3, 5))
+        assert bool(((share > 0) & (share < 1)).any()) == focal  # a window's edge cuts cells, patches fill them
 
 
 def test_simclrs_crops_are_bicubic_at_the_same_places() -> None:
     bilinear, bicubic = (
-        batch_of(tiny("simclr", {"augmentation.interpolation": kind})) for kind in ("bilinear", "bicubic")
+        fixed_batch(tiny("simclr", {"augmentation.interpolation": kind})) for kind in ("bilinear", "bicubic")
     )
     assert resolve("simclr").augmentation.interpolation == "bicubic"
     for name in ("query", "key"):
@@ -293,8 +291,8 @@ def test_simclr_trains_in_mixed_precision_and_channels_last(name: str, tmp_path:
     changes = {"optimization.epochs": 1, "masking.guidance": "random"}
     half = {**changes, "optimization.precision": "bf16", "machine.channels_last": True}
     losses, dtypes = [], set()
-    for place, settings in (("half", half), ("exact", changes)):
-        folder = RunFolder(tmp_path / place)
+    for precision, settings in (("half", half), ("exact", changes)):
+        folder = RunFolder(tmp_path / precision)
         train(tiny(name, settings), folder)
         dtypes |= {x.dtype for x in newest(folder.checkpoints)["model"].values()}
         losses.append(json.loads(folder.metrics.read_text().splitlines()[0])["loss"])
@@ -317,11 +315,11 @@ FAST = "simclr+ours-hp"
 def test_each_row_resumes_bit_by_bit(name: str, tmp_path: Path) -> None:
     # The default localizer would be downloaded. Released code leaves an image alone, which needs larger views.
     run = tiny(name, {"localizer.weights": "random", "data.crop": 64 if "released" in name else 32})
-    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "interrupted")
-    train(run, whole)
-    interrupt(run, folder, STEPS)
-    train(run, folder)
-    assert_same_training(folder.checkpoints, whole.checkpoints)
+    undisturbed, interrupted = RunFolder(tmp_path / "undisturbed"), RunFolder(tmp_path / "interrupted")
+    train(run, undisturbed)
+    interrupt(run, interrupted, STEPS)
+    train(run, interrupted)
+    assert_same_training(interrupted.checkpoints, undisturbed.checkpoints)
 
 
 class Fixed(nn.Module):
@@ -343,7 +341,9 @@ def test_each_row_lowers_its_loss_on_a_fixed_batch(name: str) -> None:
     model: Any = learner.model
     batch = default_collate([learner.dataset[0, index] for index in range(16)])
     model.data_preprocessor = Fixed(model.data_preprocessor(batch, True))
-    wrappers = {part: wrap_optimizer(each, Precision.fp32, CPU) for part, each in learner.optimizers.items()}
+    wrappers = {
+        player: wrap_optimizer(optimizer, Precision.fp32, CPU) for player, optimizer in learner.optimizers.items()
+    }
     wrapper = OptimWrapperDict(**wrappers) if len(wrappers) > 1 else wrappers["main"]
     queues = {queue: copy.deepcopy(queue.state_dict()) for queue in model.modules() if isinstance(queue, Queue)}
     losses: list[float] = []

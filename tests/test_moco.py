@@ -7,29 +7,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from contrastive_samples import noise
+from torch import Tensor
 
 import repro.contrastive.moco
 from repro.contrastive.losses import info_nce
 from repro.contrastive.moco import MoCo
 from repro.masking.views import Views
 
+pytestmark = pytest.mark.usefixtures("small_encoder")
+
 B, SIZE, DIM, QUEUE = 8, 32, 16, 24
 
 
-@pytest.fixture(autouse=True)
-def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ResNet takes a second to initialise; what is tested here does not depend on the encoder."""
-
-    def build(_arch: str, dim: int) -> nn.Module:
-        block = nn.Conv2d(3, 12, 5, stride=4), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 24, 3), nn.BatchNorm2d(24)
-        return nn.Sequential(*block, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, dim))
-
-    monkeypatch.setattr(repro.contrastive.moco, "build_encoder", build)
-
-
 def images(seed: int, count: int = B) -> Tensor:
-    return torch.randn(count, 3, SIZE, SIZE, generator=Generator().manual_seed(seed))
+    return noise(count, SIZE, seed)
 
 
 def moco(seed: int = 0, **settings: Any) -> MoCo:
@@ -61,8 +53,8 @@ def test_a_step_is_the_loss_of_the_equation_on_the_queue_as_it_was() -> None:
     hard = F.normalize(reference.encoder_k(images(2)), dim=1)
     expected = info_nce(*embed, reference.queue.keys, hard, temperature=0.3, hard_negative_weight=1.5)
     expected.backward()
-    for own, theirs in zip(model.encoder_q.parameters(), reference.encoder_q.parameters(), strict=True):
-        torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+    for p, expected_p in zip(model.encoder_q.parameters(), reference.encoder_q.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, expected_p.grad, rtol=1e-3, atol=1e-5)
     assert not torch.equal(model.queue.keys, reference.queue.keys)  # it was overwritten before backward
 
 
@@ -112,10 +104,10 @@ def test_shuffles_follow_from_seed_and_steps_alone() -> None:
     for seed, steps in ((5, 40), (5, 40), (5, 41), (6, 40)):
         model = moco(seed=steps, bn_splits=2)
         model.seed, model.steps = seed, steps
-        seen = key_inputs(model)
+        batches = key_inputs(model)
         torch.manual_seed(len(orders))  # the global stream plays no part
         model(Views(images(0), images(1)))
-        orders.append(order_of(seen[0], images(1)))
+        orders.append(order_of(batches[0], images(1)))
     assert orders[0] == orders[1]
     assert orders[0] not in orders[2:]
 
@@ -161,14 +153,14 @@ def test_a_checkpoint_holds_queue_position_and_steps(tmp_path: Path) -> None:
     for step in range(3):
         model(Views(images(0), images(step), images(2)))
     torch.save(model.state_dict(), tmp_path / "moco.pth")
-    other = moco(seed=1)
-    other.load_state_dict(torch.load(tmp_path / "moco.pth", weights_only=True))
-    assert other.steps == 3
-    assert int(other.queue.position) == 3 * B % QUEUE
+    resumed = moco(seed=1)
+    resumed.load_state_dict(torch.load(tmp_path / "moco.pth", weights_only=True))
+    assert resumed.steps == 3
+    assert int(resumed.queue.position) == 3 * B % QUEUE
     # From here both take the same step, shuffles included.
-    losses = [each(Views(images(0), images(9), images(2)))["loss"] for each in (model, other)]
+    losses = [network(Views(images(0), images(9), images(2)))["loss"] for network in (model, resumed)]
     assert torch.equal(*losses)
-    assert torch.equal(model.queue.keys, other.queue.keys)
+    assert torch.equal(model.queue.keys, resumed.queue.keys)
 
 
 def test_mixed_precision_hands_full_precision_unit_vectors_to_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:

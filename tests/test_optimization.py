@@ -24,18 +24,18 @@ def tensors(seed: int, scale: float) -> list[Tensor]:
 
 def slow_lars(parameters: list[Tensor], steps: list[list[Tensor]], settings: OptimizationSettings) -> list[Tensor]:
     """solo-learn solo/utils/lars.py with eta, clip_lars_lr and exclude_bias_n_norm_lars, in double precision."""
-    moved = [p.double().clone() for p in parameters]
+    weights = [p.double().clone() for p in parameters]
     velocities: list[Tensor | None] = [None] * len(parameters)
     for gradients in steps:
         for i, gradient in enumerate(gradients):
-            p, g = moved[i], gradient.double()
+            p, g = weights[i], gradient.double()
             if p.ndim != 1 and p.norm() != 0 and g.norm() != 0:
                 rate = settings.lars_eta * p.norm() / (g.norm() + p.norm() * settings.weight_decay + 1e-8)
                 g = (g + settings.weight_decay * p) * min(float(rate) / settings.lr, 1.0)
             v = velocities[i]
             velocities[i] = v = g if v is None else settings.momentum * v + g
-            moved[i] = p - settings.lr * v
-    return moved
+            weights[i] = p - settings.lr * v
+    return weights
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0], ids=["clipped", "one", "small rate"])
@@ -68,20 +68,20 @@ def test_the_layer_wise_rate_is_the_share_of_the_weights_unless_the_learning_rat
 
 
 def test_lars_momenta_go_round() -> None:
-    def stepped(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], seed: int) -> None:
+    def step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], seed: int) -> None:
         for p, gradient in zip(parameters, tensors(seed, 1.0), strict=True):
             p.grad = gradient
         optimizer.step()
 
-    one = [nn.Parameter(p) for p in tensors(0, 1.0)]
-    optimizer = build_optimizer(one, LARS)
-    stepped(optimizer, one, 1)
-    other = [nn.Parameter(p.detach().clone()) for p in one]
-    resumed = build_optimizer(other, LARS)
+    parameters = [nn.Parameter(p) for p in tensors(0, 1.0)]
+    optimizer = build_optimizer(parameters, LARS)
+    step(optimizer, parameters, 1)
+    copies = [nn.Parameter(p.detach().clone()) for p in parameters]
+    resumed = build_optimizer(copies, LARS)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch shares what it need not convert
-    for each, parameters in ((optimizer, one), (resumed, other)):
-        stepped(each, parameters, 2)
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    step(optimizer, parameters, 2)
+    step(resumed, copies, 2)
+    assert all(torch.equal(a, b) for a, b in zip(parameters, copies, strict=True))
 
 
 def test_sgd_decays_every_parameter() -> None:

@@ -43,8 +43,8 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
     assert {"plots/bars.svg", "plots/bars.png", "plots/gallery.png"} <= set(names)
     for run in runs:
         files = {name.rpartition("/")[2] for name in names if name.startswith(f"runs/{run.name}/")}
-        states = {"status.json", "status-linear.json"}
-    assert files == {"run.yaml", "provenance.json", "metrics.jsonl", "results.jsonl", *states}
+        statuses = {"status.json", "status-linear.json"}
+        assert files == {"run.yaml", "provenance.json", "metrics.jsonl", "results.jsonl", *statuses}
     assert check(artifact) == len(names) - 1
     assert len(pd.read_parquet(tmp_path / "data" / "results.parquet")) == 2
     redo = (tmp_path / "redo.sh").read_text()
@@ -78,7 +78,7 @@ def _rewritten(artifact: Path, path: Path, change: dict[str, bytes | None]) -> P
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"data/results.csv": b"better numbers"}, r"data/results\.csv was changed"),
         ({"report.html": None}, r"report\.html is missing"),
@@ -87,8 +87,8 @@ def _rewritten(artifact: Path, path: Path, change: dict[str, bytes | None]) -> P
         ({MANIFEST: b"what"}, "its SHA256SUMS cannot be read"),
     ],
 )
-def test_a_change_is_found_and_named(artifact: Path, tmp_path: Path, change: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_change_is_found_and_named(artifact: Path, tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         check(_rewritten(artifact, tmp_path / "changed.zip", change))
 
 
@@ -96,8 +96,9 @@ def test_a_flipped_byte_is_found(artifact: Path, tmp_path: Path) -> None:
     content = bytearray(artifact.read_bytes())
     with zipfile.ZipFile(io.BytesIO(bytes(content))) as archive:
         entry = archive.getinfo("report.html")
-        place = entry.header_offset + 30 + len(entry.filename) + entry.compress_size // 2
-    content[place] ^= 0xFF
+        # A local header has 30 bytes before the name; this is the middle of the packed content behind both.
+        offset = entry.header_offset + 30 + len(entry.filename) + entry.compress_size // 2
+    content[offset] ^= 0xFF
     (tmp_path / "flipped.zip").write_bytes(content)
     with pytest.raises(UserError, match=r"report\.html was changed"):
         check(tmp_path / "flipped.zip")
@@ -109,7 +110,7 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, runs: list[RunRecord]) -> Non
         check(tmp_path / "torn.zip")
     with pytest.raises(UserError, match=r"no file .*absent"):
         check(tmp_path / "absent.zip")
-    with pytest.raises(UserError, match=r"its name must end in \.zip"):
+    with pytest.raises(UserError, match=r"cannot pack to .*; mend: give a name that ends in \.zip"):
         pack(tmp_path / "artifact.tar", runs, None, title="")
     with pytest.raises(UserError, match="no run folder to pack"):
         pack(tmp_path / "artifact.zip", [], None, title="")
@@ -117,7 +118,7 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, runs: list[RunRecord]) -> Non
 
 
 def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of the time."""
+    """Plots take most of the time."""
     for module in ("pack", "report"):
         monkeypatch.setattr(f"results.{module}.PLOTS", {})
 
@@ -129,9 +130,9 @@ def test_the_commands_write_what_they_say(
     root = str(runs[0].path.parents[2])
 
     def call(*words: str) -> str:
-        done = CliRunner().invoke(app, list(words))
-        assert done.exit_code == 0, (words, done.output, done.exception)
-        return done.output
+        outcome = CliRunner().invoke(app, list(words))
+        assert outcome.exit_code == 0, (words, outcome.output, outcome.exception)
+        return outcome.output
 
     assert "2 rows of 2 runs" in call("collect", "--runs", root, "--out", str(tmp_path / "all.parquet"))
     assert "MoCov2" in call("table", "table1", "--runs", root, "--out", str(tmp_path), "--all")

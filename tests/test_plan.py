@@ -1,19 +1,32 @@
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from run_samples import RESULT
 from training_samples import OURS, TINY, refused, salmask, tiny, words
 
 from baselines import resolve
-from repro.bench.throughput import StepMeasurement, kind_of, record, recorded
+from repro.bench.throughput import StepMeasurement, kind_of, newest_measurements, record
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.records import append
+from repro.runs.records import append, read
 from slurm.graph import Graph
-from slurm.plan import NEVER, Evidence, JobCost, estimate, gather, train_images, wall_seconds, within_budget
+from slurm.plan import (
+    NEVER,
+    Evidence,
+    JobCost,
+    estimate,
+    gather,
+    print_plan,
+    survey,
+    train_images,
+    wall_seconds,
+    within_budget,
+)
 from slurm.profile import Cluster, Resources
 from slurm.sweep import Part, Sweep, expand
 
@@ -54,7 +67,7 @@ def test_recorded_runs_tell_what_others_of_their_kind_cost(tmp_path: Path) -> No
     assert costs[0].disk is not None
     assert costs[0].disk > 5000
     assert (costs[1].seconds, costs[1].gpus) == (90.0, 1)
-    assert costs[2] == JobCost(None, 4, None, NEVER)  # another kind: it masks
+    assert costs[2] == JobCost(None, 4, None, NEVER, "salmask bench step")  # another kind: it masks
     assert costs[3].seconds == 90.0
 
 
@@ -89,6 +102,34 @@ def test_the_size_of_an_epoch_is_known_without_opening_the_data(tmp_path: Path) 
     assert train_images(tiny(changes={"data.dataset": "folder"})) is None
 
 
+def test_a_plan_reads_every_results_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path / "before", [4.0], 90.0)
+    (tmp_path / "before" / "jobs.jsonl").touch()
+    graph = graph_of(tmp_path / "now", 0, 1, tasks=("linear", "knn", "linear@caltech101"))
+    for folder in {job.folder.path: job.folder for job in graph.jobs}.values():
+        folder.prepare(graph.by_key[str(folder.path.relative_to(tmp_path / "now")), "pretrain"].run)
+        folder.backbone.touch()
+    probe = graph.jobs[1]
+    row = replace(RESULT, run_id=probe.run.id, dataset="scenes", protocol=probe.run.probe.protocol)
+    append(probe.folder.results, [row])
+    reads: Counter[Path] = Counter()
+
+    def counting_read(path: Path) -> Any:
+        reads[path] += 1
+        return read(path)
+
+    monkeypatch.setattr("slurm.graph.read", counting_read)
+    finished_keys, evidence = survey(graph)
+    assert finished_keys == {*(graph.key(job) for job in graph.jobs if job.task == "pretrain"), graph.key(probe)}
+    assert finished_keys == {graph.key(job) for job in graph.jobs if job.done}  # as each of them says of itself
+    assert len(evidence.durations) == 1
+    reads.clear()
+    costs = estimate(graph, FOUR, *reversed(survey(graph)))
+    print_plan(graph, costs, finished_keys, FOUR, 1, Console(quiet=True), as_json=False)
+    assert set(reads.values()) == {1}
+    assert len(reads) == 2
+
+
 def costs_of(graph: Graph, **seconds: float) -> dict[Any, JobCost]:
     return {graph.key(job): JobCost(seconds[job.task], 2, 0, "x") for job in graph.jobs}
 
@@ -104,8 +145,8 @@ def test_a_budget_keeps_whole_runs_and_first_seeds(tmp_path: Path) -> None:
     few, left_out = within_budget(graph, costs, 2.0)
     assert [job.name for job in few.jobs] == ["pretrain mocov2 s0", "linear mocov2 s0"]
     assert left_out == [f"{OURS} s0", "mocov2 s1", f"{OURS} s1"]
-    unknown = {**costs, graph.key(graph.jobs[3]): JobCost(None, 1, None, NEVER)}
-    with pytest.raises(UserError, match=f"1 have none, linear mocov2.* s0 for one: {NEVER}"):
+    unknown = {**costs, graph.key(graph.jobs[3]): JobCost(None, 1, None, NEVER, "salmask bench step")}
+    with pytest.raises(UserError, match=f"1 have none, linear mocov2.* s0 for one: {NEVER}; mend: salmask bench step"):
         within_budget(graph, unknown, 8.0)
 
 
@@ -120,8 +161,8 @@ def test_measurements_are_read_back_the_newest_of_each_kind(tmp_path: Path) -> N
     record(path, [bench(2.0), bench(3.0), bench(7.0, method=OURS)])
     with path.open("a") as file:
         file.write('{"kind": ["torn')
-    assert {measured.images_per_second for measured in recorded(path).values()} == {3.0, 7.0}
-    assert recorded(tmp_path / "none.jsonl") == {}
+    assert {measured.images_per_second for measured in newest_measurements(path).values()} == {3.0, 7.0}
+    assert newest_measurements(tmp_path / "none.jsonl") == {}
 
 
 def test_the_kind_of_a_run_leaves_out_what_costs_nothing() -> None:
@@ -135,15 +176,15 @@ def test_the_kind_of_a_run_leaves_out_what_costs_nothing() -> None:
 def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     options = [option for word in words() for option in ("--set", word)]
-    ended = salmask("bench", "step", "mocov2", "--steps", "2", "--warm-up", "1", "--json", *options)
-    assert ended.code == 0, ended.err
-    (row,) = json.loads(ended.out)
+    call = salmask("bench", "step", "mocov2", "--steps", "2", "--warm-up", "1", "--json", *options)
+    assert call.code == 0, call.err
+    (row,) = json.loads(call.out)
     assert row["images/s"] > 0
-    (measured,) = recorded(tmp_path / "salmask" / "steps.jsonl").values()
-    assert measured.method == "mocov2"
+    (step,) = newest_measurements(tmp_path / "salmask" / "steps.jsonl").values()
+    assert step.method == "mocov2"
     # A ResNet-18 of 11.2 million weights, twice with momenta, in bytes
-    assert 11e6 * 4 < measured.backbone_bytes < 12e6 * 4
-    assert 2.8 < measured.checkpoint_bytes / measured.backbone_bytes < 3.2
+    assert 11e6 * 4 < step.backbone_bytes < 12e6 * 4
+    assert 2.8 < step.checkpoint_bytes / step.backbone_bytes < 3.2
 
     sweep = tmp_path / "mini.yaml"
     sweep.write_text(json.dumps({"methods": ["mocov2"], "seeds": [0, 1], "settings": TINY}))
@@ -152,7 +193,7 @@ def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pyt
     assert [job["done"] for job in plan["jobs"]] == [False] * 4
     assert plan["jobs"][1]["after"] == ["pretrain mocov2 s0"]
     assert plan["unknown"] == []
-    expected = 2 * (3 * 20 / measured.images_per_second + 5 * 20 / measured.forward_images_per_second) / 3600
+    expected = 2 * (3 * 20 / step.images_per_second + 5 * 20 / step.forward_images_per_second) / 3600
     assert plan["gpu_hours"] == pytest.approx(expected, abs=0.001)
     assert not out.exists()
 

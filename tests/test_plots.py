@@ -47,14 +47,14 @@ def test_a_plot_is_written_as_svg_and_png(material: Material, tmp_path: Path, na
 
 
 def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> None:
-    mine = [run for run in runs if run.method == "mocov2+ours-hp"]
-    axes = curves(Material(mine, None)).axes[0]
+    seeds = [run for run in runs if run.method == "mocov2+ours-hp"]
+    axes = curves(Material(seeds, None)).axes[0]
     (line,) = axes.lines
-    expected = np.mean([[row["loss"] for row in run.metrics] for run in mine], axis=0)
+    expected = np.mean([[row["loss"] for row in run.metrics] for run in seeds], axis=0)
     assert np.allclose(line.get_ydata(), expected)
     assert line.get_label() == "mocov2+ours-hp (2)"
     (band,) = axes.collections
-    lowest = min(row["loss"] for run in mine for row in run.metrics)
+    lowest = min(row["loss"] for run in seeds for row in run.metrics)
     assert band.get_datalim(axes.transData).y0 == pytest.approx(lowest)
 
 

@@ -4,6 +4,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import filelock
 import numpy as np
@@ -193,35 +194,35 @@ def test_a_torn_validation_archive_is_named_and_resumed(archives: Path, root: Pa
     (archives / VAL_ARCHIVE).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=rf"{VAL_ARCHIVE}: .*is kept"):
         prepare_imagenet100([archives], root)
-    kept = {path: path.stat().st_ino for path in (root / "val").glob("*/*.JPEG")}
-    assert 50 < len(kept) < 150
-    spoilt = next(iter(kept))
+    inodes = {path: path.stat().st_ino for path in (root / "val").glob("*/*.JPEG")}
+    assert 50 < len(inodes) < 150
+    spoilt = next(iter(inodes))
     spoilt.write_bytes(b"short")
     (archives / VAL_ARCHIVE).write_bytes(whole)
     (archives / TRAIN_ARCHIVE).unlink()  # no longer needed
     prepare_imagenet100([archives], root)
     assert len(list((root / "val").glob("*/*"))) == VAL_EACH * 100
     assert spoilt.stat().st_size > 5
-    assert all(path.stat().st_ino == inode for path, inode in kept.items() if path != spoilt)
+    assert all(path.stat().st_ino == inode for path, inode in inodes.items() if path != spoilt)
 
 
 def test_a_stopped_run_leaves_no_half_class_and_a_killed_one_is_cleaned_up(
     archives: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = imagenet._write, 0
+    write, count = imagenet.write_member, 0
 
-    def stop_in_the_sixth_class(path: Path, content: bytes) -> None:
-        nonlocal written
-        written += 1
-        if written == 5 * TRAIN_EACH + 2:
+    def stop_in_the_sixth_class(path: Path, stream: IO[bytes], size: int) -> None:
+        nonlocal count
+        count += 1
+        if count == 5 * TRAIN_EACH + 2:
             raise KeyboardInterrupt
-        write(path, content)
+        write(path, stream, size)
 
-    monkeypatch.setattr(imagenet, "_write", stop_in_the_sixth_class)
+    monkeypatch.setattr(imagenet, "write_member", stop_in_the_sixth_class)
     with pytest.raises(KeyboardInterrupt):
         prepare_imagenet100([archives], root)
     assert len(classes_in(root / "train")) == 5
-    monkeypatch.setattr(imagenet, "_write", write)
+    monkeypatch.setattr(imagenet, "write_member", write)
     # What `kill -9` leaves: nothing ran that could clean up.
     wnid = min(set(class_list()) - classes_in(root / "train"))
     (root / f"train/.{wnid}.part").mkdir()
@@ -232,10 +233,10 @@ def test_a_stopped_run_leaves_no_half_class_and_a_killed_one_is_cleaned_up(
 
 
 def test_a_full_disk_says_how_much_is_needed(archives: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, stream: IO[bytes], size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(imagenet, "_write", full)
+    monkeypatch.setattr(imagenet, "write_member", full)
     with pytest.raises(UserError, match=r"the disk is full: about 0\.0 GB more are needed"):
         prepare_imagenet100([archives], root)
     assert classes_in(root / "train") == set()
@@ -304,7 +305,9 @@ def test_missing_and_wrong_archives_are_named_before_anything_is_written(archive
         prepare_imagenet100([archives], root)
     (archives / VAL_ARCHIVE).unlink()
     (archives / DEVKIT_ARCHIVE).unlink()
-    with pytest.raises(UserError, match=rf"{VAL_ARCHIVE}, {DEVKIT_ARCHIVE} missing; download from"):
+    with pytest.raises(
+        UserError, match=rf"{VAL_ARCHIVE}, {DEVKIT_ARCHIVE} missing; mend: download from https://image-net.org"
+    ):
         prepare_imagenet100([archives], root)
     assert not root.exists()
 

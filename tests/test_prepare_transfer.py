@@ -23,10 +23,10 @@ pytestmark = pytest.mark.usefixtures("miniatures")
 
 @pytest.fixture
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    made = {"caltech-101.zip": caltech_zip(), **flower_archives()}
-    recognise_miniatures(monkeypatch, made)
+    contents = {"caltech-101.zip": caltech_zip(), **flower_archives()}
+    recognise_miniatures(monkeypatch, contents)
     (tmp_path / "downloads").mkdir()
-    for name, content in made.items():
+    for name, content in contents.items():
         (tmp_path / "downloads" / name).write_bytes(content)
     return tmp_path / "downloads"
 
@@ -35,9 +35,9 @@ def test_prepare_unpacks_what_then_verifies(downloads: Path, tmp_path: Path) -> 
     for name, base in (("caltech101", "caltech101/101_ObjectCategories"), ("flowers102", "flowers-102/jpg")):
         root = tmp_path / name / "root"
         arguments = ["prepare", name, "--from", str(downloads), "--root", str(root)]
-        ended = CliRunner().invoke(app, arguments)
-        assert ended.exit_code == 0, ended.output
-        assert f"{name}: ready in {root}" in ended.stdout
+        outcome = CliRunner().invoke(app, arguments)
+        assert outcome.exit_code == 0, outcome.output
+        assert f"{name}: ready in {root}" in outcome.stdout
         assert verify(name, root, workers=1).ok
         assert [path for path in root.rglob(".*") if path.name != ".salmask-prepare.lock"] == []
         stamps = {path: path.stat().st_mtime_ns for path in (root / base).rglob("*")}
@@ -49,7 +49,9 @@ def test_archives_may_be_named_one_by_one(downloads: Path, tmp_path: Path) -> No
     files = [downloads / name for name in ("102flowers.tgz", "imagelabels.mat", "setid.mat")]
     prepare_flowers102(files, tmp_path / "a")
     assert len(official(tmp_path / "a")[2]) == 180
-    with pytest.raises(UserError, match=r"102flowers\.tgz missing; download from https://www\.robots\.ox\.ac\.uk"):
+    with pytest.raises(
+        UserError, match=r"102flowers\.tgz missing; mend: download from https://www\.robots\.ox\.ac\.uk"
+    ):
         prepare_flowers102(files[1:], tmp_path / "b")
     assert not (tmp_path / "b" / "flowers-102").exists()
     with pytest.raises(UserError, match=r"none\.zip: no such file or folder"):
@@ -89,19 +91,19 @@ def test_a_torn_archive_leaves_no_half_data_set(
 
 
 def test_a_stopped_preparation_is_done_again(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, written = archives.write, Counter[str]()
+    write, counts = archives.write_member, Counter[str]()
 
     def stop(path: Path, stream: io.BufferedReader, size: int) -> None:
-        written["files"] += 1
-        if written["files"] == 50:
+        counts["files"] += 1
+        if counts["files"] == 50:
             raise KeyboardInterrupt
         write(path, stream, size)
 
-    monkeypatch.setattr(archives, "write", stop)
+    monkeypatch.setattr(archives, "write_member", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare_caltech101([downloads], tmp_path)
     assert not (tmp_path / "caltech101/101_ObjectCategories").exists()
-    monkeypatch.setattr(archives, "write", write)
+    monkeypatch.setattr(archives, "write_member", write)
     (tmp_path / "caltech101/.101_ObjectCategories.part/Faces").mkdir(parents=True)  # what kill -9 leaves
     (tmp_path / "caltech101/.101_ObjectCategories.part/Faces/image_9999.jpg").write_bytes(b"half")
     prepare_caltech101([downloads], tmp_path)

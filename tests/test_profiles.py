@@ -3,8 +3,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
+from error_samples import message_of
 from training_samples import tiny
+from yaml_samples import write_yaml
 
 from baselines import resolve
 from repro.errors import UserError
@@ -15,12 +16,6 @@ from slurm.sweep import Part, Sweep, expand
 
 GOLDEN = Path(__file__).parent / "golden" / "sbatch"
 CODE = Path("/sweeps/code/0123456789ab")
-
-
-def write(path: Path, content: object) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-    return str(path)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BUILT_IN.glob("*.yaml")))
@@ -47,7 +42,7 @@ def test_a_profile_is_read_whole(tmp_path: Path) -> None:
       linear: {gpus: 1, nodes: 1, time: 90}
       linear@caltech101: {time: 30}
     """
-    cluster = load(write(tmp_path / "mine.yaml", text))
+    cluster = load(write_yaml(tmp_path / "mine.yaml", text))
     every = Resources(
         partition="gpu",
         account="lab",
@@ -71,8 +66,8 @@ def test_a_profile_is_read_whole(tmp_path: Path) -> None:
 
 def test_scratch_expands_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOMEWHERE", "/fast")
-    assert Cluster("mine", scratch="$SOMEWHERE/salmask").place == Path("/fast/salmask")
-    assert Cluster("mine").place == Path("runs")
+    assert Cluster("mine", scratch="$SOMEWHERE/salmask").sweeps_folder == Path("/fast/salmask")
+    assert Cluster("mine").sweeps_folder == Path("runs")
 
 
 @pytest.mark.parametrize(
@@ -88,35 +83,34 @@ def test_times_are_slurms(text: str, expected: int) -> None:
     [
         ({"partiton": "gpu"}, "unknown key 'partiton'; mend: did you mean 'partition'?"),
         ({"tasks": {"linear": {"gpu": 1}}}, "unknown key 'gpu'; mend: did you mean 'gpus'?"),
-        ({"tasks": ["linear"]}, "tasks are a mapping, for example "),
-        ({"executor": "pbs"}, "executor 'pbs' is unknown; one of: slurm, local, debug"),
-        ({"time": "two days"}, "time=two days is no time; write minutes, HH:MM:SS or D-HH:MM:SS"),
-        ({"gpus": "many"}, "gpus=many is no whole number"),
-        ({"memory": "64GB"}, "memory=64GB is no number of gigabytes"),
-        ({"cpus": 0}, "nodes, cpus and time are at least 1"),
-        ({"setup": "module load cuda"}, "setup is a list of shell lines"),
-        ({"extra": "mail"}, "extra is a mapping of sbatch's options"),
-        ({"attempts": 0}, "attempts=0 lets nothing run"),
-        (["gpu"], "holds no settings of the form `key: value`"),
+        ({"tasks": ["linear"]}, "tasks are a mapping; mend: for example "),
+        ({"executor": "pbs"}, "executor 'pbs' is unknown; mend: one of slurm, local, debug"),
+        ({"time": "two days"}, "time=two days is no time; mend: write minutes, HH:MM:SS or D-HH:MM:SS"),
+        ({"gpus": "many"}, "gpus=many is no whole number; mend: for example `gpus: 1`"),
+        ({"memory": "64GB"}, "memory=64GB is no number of gigabytes; mend: for example `memory: 64`"),
+        ({"cpus": 0}, "nodes, cpus and time are at least 1; mend: "),
+        ({"setup": "module load cuda"}, "setup is a list of shell lines; mend: for example "),
+        ({"extra": "mail"}, "extra is a mapping of sbatch's options; mend: for example "),
+        ({"attempts": 0}, "attempts=0 lets nothing run; mend: 1 or more"),
+        (["gpu"], "holds no settings of the form `key: value`; mend: for example "),
         ("a: [", "cannot be read"),
     ],
 )
 def test_a_broken_profile_is_refused_by_name(tmp_path: Path, content: object, part: str) -> None:
-    path = write(tmp_path / "mine.yaml", content)
-    with pytest.raises(UserError) as caught:
-        load(path)
-    assert part in str(caught.value)
-    assert path in str(caught.value)
+    path = write_yaml(tmp_path / "mine.yaml", content)
+    message = message_of(lambda: load(path))
+    assert part in message
+    assert path in message
 
 
 def test_the_users_own_profiles_come_first(tmp_path: Path) -> None:
     mine = tmp_path / "config" / "salmask" / "clusters"
-    write(mine / "slurm.yaml", {"partition": "mine"})
-    write(mine / "other.yaml", {"partition": "other"})
+    write_yaml(mine / "slurm.yaml", {"partition": "mine"})
+    write_yaml(mine / "other.yaml", {"partition": "other"})
     assert load("slurm").resources.partition == "mine"
     assert {"other", "local", "debug"} <= set(available())
     with pytest.raises(
-        UserError, match=r"unknown cluster 'othr'; mend: did you mean 'other'\? .*mend: write .*othr\.yaml"
+        UserError, match=r"unknown cluster 'othr'; mend: did you mean 'other'\? .*; or write .*othr\.yaml, or give"
     ):
         load("othr")
 
@@ -129,10 +123,10 @@ def written(name: str, place: Path) -> str:
     names: dict[str, str] = {}
     text = "".join(f"# ---- {name}\n{script}" for name, script in scripts(graph, load(name), CODE))
     text = text.replace(str(place), "/sweeps")
-    for found in re.findall(r"small-\w+-[0-9a-f]{8}", text):
-        names.setdefault(found, re.sub(r"[0-9a-f]{8}$", "IDENTITY", found))
-    for found, stable in names.items():
-        text = text.replace(found, stable)
+    for submission in re.findall(r"small-\w+-[0-9a-f]{8}", text):
+        names.setdefault(submission, re.sub(r"[0-9a-f]{8}$", "IDENTITY", submission))
+    for submission, stable in names.items():
+        text = text.replace(submission, stable)
     return re.sub(r"\S+/python\S* -u -m", "python -u -m", text)
 
 
@@ -150,10 +144,10 @@ def test_what_sbatch_gets(name: str, tmp_path: Path) -> None:
 
 def test_an_array_that_slurm_would_refuse_is_split(tmp_path: Path) -> None:
     graph = expand(Sweep("many", (Part(("mocov2",), tuple(range(7)), ("linear",)),)), tmp_path, resolve, {})
-    shown = [script for _, script in scripts(graph, Cluster("c", max_array=3, throttle=2), CODE)]
-    arrays = [re.findall(r"--array=(\S+)", script) for script in shown]
+    texts = [script for _, script in scripts(graph, Cluster("c", max_array=3, throttle=2), CODE)]
+    arrays = [re.findall(r"--array=(\S+)", script) for script in texts]
     assert arrays == [["0-2%2"], ["0-2%2"], [], ["0-2%2"], ["0-2%2"], [], []]
-    assert [re.findall(r"--dependency='?(\w+)", script) for script in shown] == [
+    assert [re.findall(r"--dependency='?(\w+)", script) for script in texts] == [
         *([], [], []),
         *(["aftercorr"], ["aftercorr"], ["afterok"]),
         ["afterany"],

@@ -44,10 +44,10 @@ def test_table_1_is_published_in_the_papers_order_with_its_best_cells() -> None:
     ]
     assert paper.values["mocov2+ours-hp", "ImageNet-100", ""] == 73.80
     assert paper.values["simclr+adios", "Caltech-101", ""] == 81.96
-    places = {1: set(), 2: set()}
+    cells = {1: set(), 2: set()}
     for (method, group, _), rank in paper.ranks().items():
-        places[rank].add((method, group))
-    assert places[1] == {
+        cells[rank].add((method, group))
+    assert cells[1] == {
         ("mocov2+ours-hp", "ImageNet-100"),
         ("mocov2+ours-hp", "Caltech-101"),
         ("mocov2+ours-hp", "Flowers-102"),
@@ -55,7 +55,7 @@ def test_table_1_is_published_in_the_papers_order_with_its_best_cells() -> None:
         ("simclr+ours-hp", "Caltech-101"),
         ("simclr+ours-blur", "Flowers-102"),
     }
-    assert places[2] == {
+    assert cells[2] == {
         ("mocov2+ours-blur", "ImageNet-100"),
         ("mocov2+mscn", "Caltech-101"),
         ("mocov2+ours-mean", "Flowers-102"),
@@ -85,5 +85,5 @@ def test_the_paper_alone_needs_no_run_and_shows_every_value(name: str, rows: int
     table = render(name, only="paper")
     assert sum(len(block) for block in table.blocks) == rows
     assert sum(len(group.columns) for group in table.groups) == columns
-    shown = [float(cell.text) for block in table.blocks for line in block for cell in line.cells]
-    assert shown == list(published(name).values.values())
+    values = [float(cell.text) for block in table.blocks for line in block for cell in line.cells]
+    assert values == list(published(name).values.values())

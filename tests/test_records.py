@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from run_samples import finished
+from table_samples import BASE
 
 from repro.errors import UserError
 from repro.runs.provenance import SNAPSHOT
@@ -16,23 +17,16 @@ from repro.runs.records import FIELDS, Result, append, read
 from results.bench import collecting
 from results.collect import collect, common_scale, export, refuse_mixed
 
-RESULT = Result(
+RESULT = replace(
+    BASE,
     run_id="0a1b2c3d",
-    recipe="aaaaaaaaaa",
     sweep="demo",
     method="mocov2+ours-hp",
-    framework="mocov2",
     strategy="high_pass",
-    fidelity="paper",
-    seed=0,
-    task="linear",
     dataset="scenes",
-    split="val",
     protocol="linear-moco-v1[epochs=10]",
-    metric="top1",
     value=41.30000000000001,
     scale="resnet18, 64 px – 6 epochs",
-    commit="abc1234def5678",
     dirty=True,
     device="cpu",
     started="2026-11-22T10:00:00+00:00",
@@ -277,7 +271,7 @@ def test_nothing_to_collect_says_what_to_give(tmp_path: Path) -> None:
 def test_one_sweep_can_be_chosen(tmp_path: Path) -> None:
     save(tmp_path, *runs(1.0, 2.0), replace(RESULT, sweep="other", value=3.0))
     assert list(collect([tmp_path], sweep="other")["value"]) == [3.0]
-    with pytest.raises(UserError, match=r"no sweep 'oter' below .*; there is: demo, other"):
+    with pytest.raises(UserError, match=r"no sweep 'oter' below .*; mend: did you mean 'other'\? known: demo, other"):
         collect([tmp_path], sweep="oter")
 
 
@@ -311,7 +305,7 @@ def test_what_is_exported_is_read_back_with_its_types(tmp_path: Path) -> None:
     assert (back.dtypes.drop("started") == frame.dtypes.drop("started")).all()
     assert back.astype(str).equals(frame.astype(str))
     assert list(pd.read_csv(tmp_path / "out.csv")["value"]) == [1.0, 2.0]
-    with pytest.raises(UserError, match=r"must end in \.parquet or \.csv"):
+    with pytest.raises(UserError, match=r"cannot export to .*; mend: give a name that ends in \.parquet or \.csv"):
         export(frame, tmp_path / "out.xlsx")
 
 

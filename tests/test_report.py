@@ -54,8 +54,8 @@ def test_a_name_or_a_log_line_with_html_shows_as_text(page: Path) -> None:
 
 
 def test_warnings_come_first_and_name_what_is_wrong(runs: list[RunRecord], page: Path) -> None:
-    said = doubts(runs, collect_runs(runs))
-    assert any("1 run(s) failed: full/mocov2+ours-blur" in line for line in said)
+    lines = doubts(runs, collect_runs(runs))
+    assert any("1 run(s) failed: full/mocov2+ours-blur" in line for line in lines)
     text = page.read_text()
     assert text.index("Read this first") < text.index('id="claims"') < text.index('id="tables"')
     assert doubts([], None)[0].startswith("no run has been evaluated")
@@ -65,10 +65,10 @@ def test_tiny_single_and_uncommitted_results_are_doubted(tmp_path: Path) -> None
     finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 60.0}, data__dataset="scenes", encoder__arch="resnet18")
     runs = find_runs([tmp_path])
     frame = collect_runs(runs).assign(dirty=True)
-    said = "\n".join(doubts(runs, frame))
-    assert "TINY MODE – scenes (10 classes, 1024 images), resnet18" in said
-    assert "fewer than 3 seeds behind 1 cell(s): mocov2" in said
-    assert "measured with uncommitted changes" in said
+    text = "\n".join(doubts(runs, frame))
+    assert "TINY MODE – scenes (10 classes, 1024 images), resnet18" in text
+    assert "fewer than 3 seeds behind 1 cell(s): mocov2" in text
+    assert "measured with uncommitted changes" in text
 
 
 def test_the_checklist_is_filled_in_from_the_runs(runs: list[RunRecord]) -> None:
@@ -76,9 +76,9 @@ def test_the_checklist_is_filled_in_from_the_runs(runs: list[RunRecord]) -> None
     answers = {item.question: item for item in checklist(runs, frame, judge(frame))}
     assert answers["All settings are given"].answer == "yes"
     assert answers["Error bars and significance are reported"].answer == "yes"
-    finished_ = answers["Complete: every run that was begun is finished"]
-    assert finished_.answer == "partly"
-    assert finished_.evidence.startswith("9 of 10 runs finished; not: full/mocov2+ours-blur")
+    completeness = answers["Complete: every run that was begun is finished"]
+    assert completeness.answer == "partly"
+    assert completeness.evidence.startswith("9 of 10 runs finished; not: full/mocov2+ours-blur")
     assert answers["Compute is given for each experiment"].evidence.endswith("0.12 h in all on NVIDIA H100")
     nothing = {item.question: item.answer for item in checklist([], None, judge(None))}
     assert nothing["All settings are given"] == "no"
@@ -96,39 +96,39 @@ def test_the_page_works_in_a_browser(page: Path, tmp_path: Path) -> None:
     column = '[...document.querySelectorAll("#table1 tbody:nth-of-type(2) tr")].map((row) => row.cells[0].innerText)'
     published = 'document.querySelectorAll("#table1 .heads th")[1]'
     width = "[document.documentElement.scrollWidth, innerWidth]"
-    with browser(tmp_path / "profile") as shown:
-        shown.open(page)
-        as_printed = shown.evaluate(column)
+    with browser(tmp_path / "profile") as tab:
+        tab.open(page)
+        as_printed = tab.evaluate(column)
         assert as_printed[:2] == ["MoCov2", "MoCov2 + MSCN"]
-        shown.evaluate(f'{published}.querySelector("button").click()')
-        assert shown.evaluate(f"{published}.ariaSort") == "descending"
-        assert shown.evaluate(column)[:2] == ["MoCov2 + OURS, high-pass", "MoCov2 + OURS, strong blur"]
-        shown.evaluate(f'{published}.querySelector("button").click()')
-        assert shown.evaluate(column)[0] == "MoCov2 + ADIOS"  # blocks stay together, a row of no number is last
-        assert shown.evaluate(column)[-1] == f"mocov2+{EVIL}"
-        shown.evaluate(f'{published}.querySelector("button").click()')
-        assert shown.evaluate(column) == as_printed
+        tab.evaluate(f'{published}.querySelector("button").click()')
+        assert tab.evaluate(f"{published}.ariaSort") == "descending"
+        assert tab.evaluate(column)[:2] == ["MoCov2 + OURS, high-pass", "MoCov2 + OURS, strong blur"]
+        tab.evaluate(f'{published}.querySelector("button").click()')
+        assert tab.evaluate(column)[0] == "MoCov2 + ADIOS"  # blocks stay together, a row of no number is last
+        assert tab.evaluate(column)[-1] == f"mocov2+{EVIL}"
+        tab.evaluate(f'{published}.querySelector("button").click()')
+        assert tab.evaluate(column) == as_printed
 
         log = 'document.querySelector("#run-0 pre")'
-        assert shown.evaluate(f"{log}.checkVisibility()") is False
-        shown.evaluate('document.querySelector("#run-0 summary").click()')
-        assert shown.evaluate(f"{log}.checkVisibility()") is True
+        assert tab.evaluate(f"{log}.checkVisibility()") is False
+        tab.evaluate('document.querySelector("#run-0 summary").click()')
+        assert tab.evaluate(f"{log}.checkVisibility()") is True
 
         missing = "[...document.images].filter((image) => !image.complete || !image.naturalWidth).length"
         for dark in (False, True):
-            shown.open(page, width=390, height=844, dark=dark)
-            shown.evaluate('for (const entry of document.querySelectorAll("details")) entry.open = true')
-            overflow, inner = shown.evaluate(width)
+            tab.open(page, width=390, height=844, dark=dark)
+            tab.evaluate('for (const entry of document.querySelectorAll("details")) entry.open = true')
+            overflow, inner = tab.evaluate(width)
             assert (overflow, inner) == (390, 390)
-            assert shown.evaluate(missing) == 0
-        background, ink = shown.evaluate(f"[{STYLE}.backgroundColor, {STYLE}.color]")
+            assert tab.evaluate(missing) == 0
+        background, ink = tab.evaluate(f"[{STYLE}.backgroundColor, {STYLE}.color]")
         assert _lightness(background) < 60
         assert _lightness(ink) > 200
-        assert shown.pdf().startswith(b"%PDF")
-        assert shown.problems == []
+        assert tab.pdf().startswith(b"%PDF")
+        assert tab.problems == []
         inject = "const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s)"
-        shown.evaluate(f"{{ {inject} }}")
-        assert shown.evaluate("window.ran") is None  # the page's policy admits its own script alone
+        tab.evaluate(f"{{ {inject} }}")
+        assert tab.evaluate("window.ran") is None  # the page's policy admits its own script alone
 
 
 def _lightness(colour: str) -> float:

@@ -14,7 +14,7 @@ from results.runs import find_runs
 from results.tables import render
 from slurm.sweep import expand, load
 
-PLACE = Path(__file__).parents[1] / "examples" / "reproduced"
+REPRODUCED = Path(__file__).parents[1] / "examples" / "reproduced"
 TASKS = {
     "cpu-112px": ("knn", "logistic", "linear"),
     "h100": ("knn", "linear"),
@@ -54,7 +54,7 @@ ROWS = {
         *("simclr+ours-hp-rho1", "simclr+ours-hp-no-hard-negative"),
     ),
 }
-"""Of the page's tables, in their order; rows in italics are of untrained networks."""
+"""The methods in the page's tables, in their order; rows in italics are of untrained networks."""
 COMMITS = {
     "h100": "f998ef0",
     "cpu-112px": "b83ac22",
@@ -69,43 +69,43 @@ COMMITS |= {"small-rate-0.06": "916ea2d", "small-rate-0.015": "916ea2d"}
 
 @pytest.mark.parametrize(("folder", "task"), TABLES)
 def test_the_tables_follow_from_the_runs(folder: str, task: str) -> None:
-    runs = find_runs([PLACE / folder])
+    runs = find_runs([REPRODUCED / folder])
     table = render("table1", collect_runs(runs), runs=runs, only="ours", task=task)
-    assert markdown(table) == (PLACE / f"{folder}-{task}" / "table1.md").read_text()
+    assert markdown(table) == (REPRODUCED / f"{folder}-{task}" / "table1.md").read_text()
     assert table.watermark.startswith("TINY MODE")
 
 
 def test_the_page_has_the_means_of_the_runs() -> None:
-    page = (PLACE / "README.md").read_text()
+    page = (REPRODUCED / "README.md").read_text()
     cells = [line.strip("|").split("|")[1:] for line in page.splitlines() if re.match(r"\| [^*].* \(\d\)\** \|$", line)]
-    shown = [[cell.strip("* ") for cell in row] for row in cells]
-    assert shown == [means(folder, method) for folder, methods in ROWS.items() for method in methods]
+    page_means = [[cell.strip("* ") for cell in row] for row in cells]
+    assert page_means == [means(folder, method) for folder, methods in ROWS.items() for method in methods]
     for folder, methods in ROWS.items():
-        assert {run.method for run in find_runs([PLACE / folder])} == set(methods) <= set(METHODS)
+        assert {run.method for run in find_runs([REPRODUCED / folder])} == set(methods) <= set(METHODS)
 
 
 def means(folder: str, method: str) -> list[str]:
-    """By each task of the folder; kNN with k = 20."""
-    frame = collect([PLACE / folder / method])
-    chosen = frame[(frame["metric"] == "top1") & (frame["protocol"] != "knn-v1[k=200]")]
-    cells = [chosen.loc[chosen["task"] == task, "value"] for task in TASKS[folder]]
+    """The top-1 of a method by each task of the folder, as the page prints it; kNN with k = 20."""
+    frame = collect([REPRODUCED / folder / method])
+    top1 = frame[(frame["metric"] == "top1") & (frame["protocol"] != "knn-v1[k=200]")]
+    cells = [top1.loc[top1["task"] == task, "value"] for task in TASKS[folder]]
     return [f"{v.mean():.1f} ± {v.std():.1f} ({len(v)})" if len(v) > 1 else f"{v.mean():.1f} (1)" for v in cells]
 
 
 @pytest.mark.parametrize("folder", COMMITS)
 def test_runs_are_of_the_commit_that_the_page_names(folder: str) -> None:
-    attempts = [attempt for run in find_runs([PLACE / folder]) for attempt in run.attempts]
+    attempts = [attempt for run in find_runs([REPRODUCED / folder]) for attempt in run.attempts]
     assert {(attempt["commit"][:7], attempt["dirty"]) for attempt in attempts} == {(COMMITS[folder], False)}
-    assert COMMITS[folder] in (PLACE / "README.md").read_text()
+    assert COMMITS[folder] in (REPRODUCED / "README.md").read_text()
 
 
 @pytest.mark.parametrize("folder", SWEPT)
 def test_the_pages_command_makes_these_runs(folder: str) -> None:
-    jobs = expand(load("reproduction-small"), PLACE / folder, resolve, SWEPT[folder]).jobs
-    runs = [record.run for record in find_runs([PLACE / folder]) if record.run is not None]
+    jobs = expand(load("reproduction-small"), REPRODUCED / folder, resolve, SWEPT[folder]).jobs
+    runs = [record.run for record in find_runs([REPRODUCED / folder]) if record.run is not None]
     assert len(runs) == 3 * len(ROWS[folder])
-    made = {(job.run.folder, job.run.probe, job.run.logistic, job.run.knn) for job in jobs}
-    assert {(run.folder, run.probe, run.logistic, run.knn) for run in runs} <= made
+    planned = {(job.run.folder, job.run.probe, job.run.logistic, job.run.knn) for job in jobs}
+    assert {(run.folder, run.probe, run.logistic, run.knn) for run in runs} <= planned
     options = "".join(f" {key}={value}" for key, value in SWEPT[folder].items())
-    commands = [line.partition("     #")[0] for line in (PLACE / "README.md").read_text().splitlines()]
+    commands = [line.partition("     #")[0] for line in (REPRODUCED / "README.md").read_text().splitlines()]
     assert f"salmask sweep reproduction-small --local --parallel 2 --root DIR{options}" in commands

@@ -20,7 +20,6 @@ from training_samples import (
     interrupt,
     make_training,
     newest,
-    pretrained,
     salmask,
     tiny,
     words,
@@ -32,11 +31,6 @@ from repro.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.training.hooks import Heartbeat, forget_after
 from repro.training.resume import checkpoints
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return pretrained(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -189,8 +183,8 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(Heartbeat, "after_train_iter", terminate)
-        ended = salmask(*command)
-    assert ended.code == 128 + signal.SIGTERM
+        terminated = salmask(*command)
+    assert terminated.code == 128 + signal.SIGTERM
     status = folder.status()
     assert status is not None
     assert (status.state, status.attempt, status.error) == ("interrupted", 2, "")

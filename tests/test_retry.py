@@ -9,7 +9,7 @@ from training_samples import refused, salmask, tiny
 
 from slurm import retry
 from slurm.graph import Graph
-from slurm.launch import Outcome
+from slurm.handover import Outcome
 
 
 @pytest.fixture
@@ -31,10 +31,10 @@ def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
 ) -> None:
     assert salmask("retry", "table1", "--failed").out == "nothing to retry\n"
     failed, cancelled, fine = (Sweep(sweep.place, tiny(changes={"seed": seed})) for seed in (1, 2, 3))
-    for index, one in enumerate((failed, cancelled, fine)):
-        one.folder.prepare(one.run)
-        one.submitted(job=f"812_{index}", cluster="slurm")
-        one.submitted("linear", job=f"813_{index}", after=(f"812_{index}",), cluster="slurm")
+    for index, member in enumerate((failed, cancelled, fine)):
+        member.folder.prepare(member.run)
+        member.submitted(job=f"812_{index}", cluster="slurm")
+        member.submitted("linear", job=f"813_{index}", after=(f"812_{index}",), cluster="slurm")
     fine.folder.backbone.touch()
     failed.says("failed", error="no root")
     slurm.says("squeue", "813_2|x|RUNNING|None|1|N/A|n1|gpu|0|")
@@ -44,8 +44,8 @@ def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
         "813_0|x|CANCELLED|0:0|Unknown|2||gpu",
         "813_1|x|CANCELLED by 0|0:0|1|2||gpu",
     )
-    shown = salmask("retry", "table1", "--failed", "--dry-run").out.splitlines()
-    assert shown == ["pretrain mocov2 s1: failed, no root"]
+    lines = salmask("retry", "table1", "--failed", "--dry-run").out.splitlines()
+    assert lines == ["pretrain mocov2 s1: failed, no root"]
     assert relaunched == []
     assert salmask("retry", "table1", "--failed").code == 0
     assert relaunched.pop() == {("s1", "pretrain"), ("s1", "linear")}

@@ -3,33 +3,30 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from yaml_samples import write_yaml
 
 from repro.data.roots import ROOT_VARIABLE, config_file, find_root, new_root
 from repro.errors import UserError
 
 
 def write_data_yaml(content: object) -> Path:
-    path = config_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-    return path
+    return Path(write_yaml(config_file(), content))
 
 
 def test_the_root_is_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given, listed, named = tmp_path / "given", tmp_path / "listed", tmp_path / "named/folder"
-    for folder in (given, listed, named):
+    explicit_root, listed_root, variable_root = tmp_path / "given", tmp_path / "listed", tmp_path / "named/folder"
+    for folder in (explicit_root, listed_root, variable_root):
         (folder / "train").mkdir(parents=True)
     assert find_root("scenes", None) is None
     with pytest.raises(UserError, match=r"--root DIR.*machine\.data_root=DIR.*\$SALMASK_DATA/folder.*data\.yaml"):
         find_root("folder", None)
-    write_data_yaml({"folder": str(listed)})
-    assert find_root("folder", None) == listed
-    monkeypatch.setenv(ROOT_VARIABLE, str(named.parent))
-    assert find_root("folder", None) == named
-    assert find_root("folder", given) == given
-    named.rename(named.parent / "other")
-    assert find_root("folder", None) == listed
+    write_data_yaml({"folder": str(listed_root)})
+    assert find_root("folder", None) == listed_root
+    monkeypatch.setenv(ROOT_VARIABLE, str(variable_root.parent))
+    assert find_root("folder", None) == variable_root
+    assert find_root("folder", explicit_root) == explicit_root
+    variable_root.rename(variable_root.parent / "other")
+    assert find_root("folder", None) == listed_root
 
 
 def test_imagenet100_shares_the_root_of_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,10 +44,12 @@ def test_imagenet100_shares_the_root_of_imagenet(tmp_path: Path, monkeypatch: py
 
 
 def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"nowhere: No such file.*root of folder, as given"):
+    with pytest.raises(
+        UserError, match=r"nowhere: No such file.*root of folder, as given\); mend: name an existing folder"
+    ):
         find_root("folder", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: the folder is empty"):
+    with pytest.raises(UserError, match=r"empty: the folder is empty .*; mend: put the images"):
         find_root("folder", tmp_path / "empty")
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"\$SALMASK_DATA names .*nowhere, which is not a folder"):
@@ -81,7 +80,7 @@ def test_a_root_in_the_list_may_be_relative_to_it() -> None:
 
 
 def test_a_new_root_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="where to put"):
+    with pytest.raises(UserError, match=r"where to put .*; mend: give --root DIR"):
         new_root("imagenet100", None)
     write_data_yaml({"imagenet": str(tmp_path / "a")})
     assert new_root("imagenet100", None) == tmp_path / "a"

@@ -6,16 +6,19 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
+from error_samples import message_of
 
 import repro
 from repro.errors import UserError
 from repro.runs.choices import Source, Strategy
 from repro.runs.departures import scale_of
+from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import added, identity, outside_identity
 from repro.runs.limits import LIMITS
 from repro.runs.protocols import ProbeSettings
@@ -37,18 +40,14 @@ changes with it. A new field goes in through `added`."""
 
 def refusal(*overrides: str) -> str:
     """The message on these overrides, which is one line."""
-    with pytest.raises(UserError) as caught:
-        build([parse_overrides(overrides)])
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return message_of(lambda: build([parse_overrides(overrides)]))
 
 
 def python(*arguments: str, executable: str = sys.executable, **environment: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [executable, *arguments], env=os.environ | environment, capture_output=True, text=True, check=True, timeout=60
     )
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def test_the_default_run_keeps_its_id() -> None:
@@ -69,8 +68,8 @@ def test_the_id_is_the_same_on_other_pythons(version: str) -> None:
     paths = os.pathsep.join([str(Path(repro.__file__).parents[1]), str(Path(yaml.__file__).parents[1])])
     if not executable or subprocess.run([executable, "-c", ""], capture_output=True, check=False).returncode:
         pytest.skip(f"no Python {version} here")
-    made = python("-c", "from repro.runs.run import Run; print(Run().id)", executable=executable, PYTHONPATH=paths)
-    assert made == DEFAULT_ID
+    run_id = python("-c", "from repro.runs.run import Run; print(Run().id)", executable=executable, PYTHONPATH=paths)
+    assert run_id == DEFAULT_ID
 
 
 def test_the_run_module_imports_no_torch() -> None:
@@ -200,7 +199,7 @@ def test_a_key_like_no_other_is_answered_with_the_top_level_keys() -> None:
 
 
 def test_a_section_is_no_value() -> None:
-    assert refusal("data=scenes") == "settings: 'data' is a section; set its keys, for example data.dataset"
+    assert refusal("data=scenes") == "settings: 'data' is a section; mend: set its keys, for example data.dataset"
     both = "'optimization' is a section and has a value beside 'optimization.lr'; mend: set its keys only"
     assert refusal("optimization=3", "optimization.lr=0.1") == both
 
@@ -208,31 +207,48 @@ def test_a_section_is_no_value() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed=one", "seed=one is not a whole number"),
-        ("seed=1.5", "seed=1.5 is not a whole number"),
-        ("seed=true", "seed=True is not a whole number"),
-        ("optimization.lr=fast", "optimization.lr=fast is not a number"),
-        ("optimization.lr=false", "optimization.lr=False is not a number"),
-        ("masking.hard_negative=1", "masking.hard_negative=1 is not true or false"),
-        ("data.crop=null", "data.crop=None is not a whole number"),
-        ("data.crop=[1,2]", "data.crop=[1, 2] is not a whole number"),
-        ("method=[a]", "method=['a'] is not text"),
-        ("masking.strategy=hp", "masking.strategy=hp is none of: none, high_pass, strong_blur, mean_fill, learned"),
-        ("masking.branch=0", "masking.branch=0 is none of: query, key, both"),
-        ("fidelity=new", "fidelity.saliency_map=new is none of: paper, released"),
+        ("seed=one", "seed=one is not a whole number; mend: for example seed=1"),
+        ("seed=1.5", "seed=1.5 is not a whole number; mend: for example seed=1"),
+        ("seed=true", "seed=True is not a whole number; mend: for example seed=1"),
+        ("optimization.lr=fast", "optimization.lr=fast is not a number; mend: for example optimization.lr=0.1"),
+        ("optimization.lr=false", "optimization.lr=False is not a number; mend: for example optimization.lr=0.1"),
+        (
+            "masking.hard_negative=1",
+            "masking.hard_negative=1 is not true or false; mend: for example masking.hard_negative=true",
+        ),
+        ("data.crop=null", "data.crop=None is not a whole number; mend: for example data.crop=1"),
+        ("data.crop=[1,2]", "data.crop=[1, 2] is not a whole number; mend: for example data.crop=1"),
+        ("method=[a]", "method=['a'] is not text; mend: for example method=some-text"),
+        (
+            "knn.neighbours=[a]",
+            "knn.neighbours=['a'] is not a list of whole numbers; mend: for example knn.neighbours=[1,2]",
+        ),
+        (
+            "masking.strategy=hp",
+            "masking.strategy=hp is unknown; mend: one of none, high_pass, strong_blur, mean_fill, learned",
+        ),
+        ("masking.branch=0", "masking.branch=0 is unknown; mend: one of query, key, both"),
+        ("fidelity=new", "fidelity.saliency_map=new is unknown; mend: one of paper, released"),
     ],
 )
 def test_a_wrong_type_is_one_line_with_the_right_one(override: str, message: str) -> None:
     assert refusal(override) == f"settings: {message}"
 
 
+def test_every_setting_is_of_a_type_that_a_message_can_name() -> None:
+    types = {kind for kind in keys(Run).values() if not issubclass(get_origin(kind) or kind, Enum)}
+    assert types == {int, float, bool, str, tuple[int, ...], tuple[float, ...]}
+
+
 @pytest.mark.parametrize("item", ["seed", "=1", "", "seed 1"])
 def test_an_override_without_key_or_value_is_refused_with_an_example(item: str) -> None:
-    assert refusal(item) == f"'{item}' is no setting; write key.sub=value, for example seed=1 or data.crop=64"
+    assert refusal(item) == f"'{item}' is no setting; mend: write key.sub=value, for example seed=1 or data.crop=64"
 
 
 def test_an_override_that_is_no_yaml_is_refused() -> None:
-    assert refusal("method=[1,").startswith("'method=[1,': the value is no YAML: ")
+    line = refusal("method=[1,")
+    assert line.startswith("'method=[1,': the value is no YAML: ")
+    assert line.endswith("; mend: write a number, text, true, false, or a list such as [1,2]")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +287,9 @@ def test_every_number_of_a_run_has_a_limit_or_is_free_on_purpose() -> None:
     free = {"augmentation.blur_sigma_max"}  # held by blur_sigma_min, which is not larger
     scenes = {key for key in keys(Run) if key.startswith("data.scenes.")}  # checked where scenes are drawn
     numbers = {key for key, kind in keys(Run).items() if kind in (int, float)}
-    assert numbers - free - scenes == set(LIMITS)
+    of_frameworks = {key for entry in FRAMEWORKS.values() for key in entry.limits}
+    assert numbers - free - scenes == set(LIMITS) | of_frameworks
+    assert not set(LIMITS) & of_frameworks
 
 
 def test_a_run_made_in_code_is_checked_too() -> None:
@@ -315,9 +333,9 @@ def test_a_run_is_read_back_from_its_yaml_unchanged(tmp_path: Path) -> None:
 
 def test_replacing_changes_a_copy_and_a_run_itself_never_changes() -> None:
     run = Run()
-    other = build([{"data.crop": 64, "machine.workers": 0}], base=run)
-    assert (run.data.crop, other.data.crop, other.machine.workers) == (224, 64, 0)
-    assert build([{"data.crop": 224, "machine.workers": 4}], base=other) == run
+    changed = build([{"data.crop": 64, "machine.workers": 0}], base=run)
+    assert (run.data.crop, changed.data.crop, changed.machine.workers) == (224, 64, 0)
+    assert build([{"data.crop": 224, "machine.workers": 4}], base=changed) == run
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.seed = 1  # type: ignore[misc]
     with pytest.raises(UserError, match=r"unknown key 'data\.corp'"):
@@ -343,6 +361,7 @@ def test_a_broken_config_file_is_named(tmp_path: Path, content: bytes | None, me
         load(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
+    assert caught.value.mend
     assert "\n" not in str(caught.value)
 
 

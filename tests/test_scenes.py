@@ -261,8 +261,8 @@ def test_cutout_scenes_show_the_class_they_name(stamps: Path) -> None:
         scene = scenes.scene(index)
         (instance,) = scene.instances
         colour = np.asarray(scene.image)[instance.mask].mean(axis=0)
-        wanted = np.array(STAMPS[scenes.classes[instance.label]])
-        assert (colour > colour.mean()).tolist() == (wanted > wanted.mean()).tolist()
+        expected = np.array(STAMPS[scenes.classes[instance.label]])
+        assert (colour > colour.mean()).tolist() == (expected > expected.mean()).tolist()
         x0, y0, x1, y1 = instance.box
         if instance.label == 1:
             assert x1 - x0 > y1 - y0
@@ -307,15 +307,15 @@ def test_fingerprint_follows_the_cutouts_names_and_content(stamps: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"split": "test"}, "split='test': choose one of train, val"),
-        ({"count": 0}, "count=0: choose from 1"),
-        ({"size": 63}, "size=63: choose from 64 to 512"),
-        ({"size": 513}, "size=513: choose from 64 to 512"),
-        ({"seed": -1}, "seed=-1: choose from 0"),
-        ({"objects": 0}, "objects=0: at least 1"),
-        ({"classes": 0}, "classes=0: .*1 to 60"),
-        ({"classes": 61}, "classes=61: .*1 to 60"),
-        ({"cutouts": Path("no/such/folder")}, "no/such/folder: no such folder; .*tuxpaint-stamps-default"),
+        ({"split": "test"}, "unknown split 'test'; mend: choose one of train, val"),
+        ({"count": 0}, "count=0 is out of range; mend: choose from 1"),
+        ({"size": 63}, "size=63 is out of range; mend: choose from 64 to 512"),
+        ({"size": 513}, "size=513 is out of range; mend: choose from 64 to 512"),
+        ({"seed": -1}, "seed=-1 is out of range; mend: choose from 0"),
+        ({"objects": 0}, "objects=0 is out of range; mend: choose 1 at least"),
+        ({"classes": 0}, "classes=0 is out of range .*; mend: choose from 1 to 60"),
+        ({"classes": 61}, "classes=61 is out of range .*; mend: choose from 1 to 60"),
+        ({"cutouts": Path("no/such/folder")}, "no/such/folder: no such folder; mend: .*tuxpaint-stamps-default"),
     ],
 )
 def test_bad_settings_are_named_with_their_mend(settings: dict[str, Any], message: str) -> None:
@@ -324,7 +324,7 @@ def test_bad_settings_are_named_with_their_mend(settings: dict[str, Any], messag
 
 
 def test_too_few_cutouts_say_how_many_there_are(stamps: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"4 usable PNG files found, 5 needed; .*tuxpaint-stamps-default"):
+    with pytest.raises(UserError, match=r"4 usable PNG files found, 5 needed; mend: .*tuxpaint-stamps-default"):
         Scenes("train", count=4, classes=5, cutouts=stamps)
     empty = tmp_path / "nothing"
     empty.mkdir()
@@ -337,5 +337,5 @@ def test_too_few_cutouts_say_how_many_there_are(stamps: Path, tmp_path: Path) ->
 def test_a_broken_cutout_is_named(stamps: Path) -> None:
     content = (stamps / "b/disc.png").read_bytes()
     (stamps / "b/disc.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"b/disc\.png: not a readable PNG .*replace or remove it"):
+    with pytest.raises(UserError, match=r"b/disc\.png: not a readable PNG .*; mend: replace or remove it"):
         Scenes("train", count=4, classes=2, cutouts=stamps)

@@ -9,22 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scene_samples import CLASSES, coco_root, scenes, voc_root
+from scene_samples import CLASSES, scenes
 from training_samples import files_below, refused, salmask
 
 from repro.data.annotations.scenes_export import rle, write_coco, write_voc
 from repro.errors import UserError
 from repro.scenes.dataset import Scenes
-
-
-@pytest.fixture(scope="session")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return voc_root(tmp_path_factory.getbasetemp() / "scenes-voc")
-
-
-@pytest.fixture(scope="session")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return coco_root(tmp_path_factory.getbasetemp() / "scenes-coco")
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -57,7 +47,7 @@ def test_the_run_lengths_are_cocos() -> None:
 # As detectron2 and pycocotools read them
 
 
-def test_detectron2_reads_voc_with_the_exact_boxes_of_the_scenes(voc: Path) -> None:
+def test_detectron2_reads_voc_with_the_exact_boxes_of_the_scenes(voc_kit: Path) -> None:
     reader = pytest.importorskip("detectron2.data.datasets.pascal_voc")
     train, test = scenes("train", 13), scenes("val", 6)
     names = [name.replace(" ", "-") for name in train.classes]
@@ -67,23 +57,23 @@ def test_detectron2_reads_voc_with_the_exact_boxes_of_the_scenes(voc: Path) -> N
         ("VOC2007", "test", test, range(6)),
     )
     for year, split, source, indices in parts:
-        records = reader.load_voc_instances(str(voc / year), split, names)
+        records = reader.load_voc_instances(str(voc_kit / year), split, names)
         assert len(records) == len(indices)
         for record, index in zip(records, indices, strict=True):
             scene = source.scene(index)
             assert (record["width"], record["height"]) == (64, 64)
-            found = [(item["category_id"], *item["bbox"]) for item in record["annotations"]]
-            assert found == [(instance.label, *instance.box) for instance in scene.instances]
+            boxes = [(item["category_id"], *item["bbox"]) for item in record["annotations"]]
+            assert boxes == [(instance.label, *instance.box) for instance in scene.instances]
             pixels = np.asarray(Image.open(record["file_name"]), dtype=int)
             assert np.abs(pixels - np.asarray(scene.image, dtype=int)).mean() < 5  # JPEG of sensor noise
 
 
-def test_pycocotools_reads_coco_with_the_exact_masks_of_the_scenes(coco: Path) -> None:
+def test_pycocotools_reads_coco_with_the_exact_masks_of_the_scenes(coco_folder: Path) -> None:
     api = pytest.importorskip("pycocotools.coco")
-    seen: set[int] = set()
+    earlier_ids: set[int] = set()
     for split, source in (("train2017", scenes("train", 8)), ("val2017", scenes("val", 5))):
         with contextlib.redirect_stdout(io.StringIO()):
-            read = api.COCO(str(coco / "annotations" / f"instances_{split}.json"))
+            read = api.COCO(str(coco_folder / "annotations" / f"instances_{split}.json"))
         assert [category["name"] for category in read.loadCats(read.getCatIds())] == list(source.classes)
         assert read.getCatIds() == list(range(1, CLASSES + 1))
         for index, number in enumerate(read.getImgIds()):
@@ -97,22 +87,23 @@ def test_pycocotools_reads_coco_with_the_exact_masks_of_the_scenes(coco: Path) -
                 assert entry["iscrowd"] == 0
                 assert np.array_equal(read.annToMask(entry).astype(bool), instance.mask)
             (image,) = read.loadImgs(number)
-            assert Image.open(coco / split / image["file_name"]).size == (image["width"], image["height"]) == (64, 64)
+            size = Image.open(coco_folder / split / image["file_name"]).size
+            assert size == (image["width"], image["height"]) == (64, 64)
         ids = set(read.getAnnIds())
-        assert not ids & seen
-        seen |= ids
+        assert not ids & earlier_ids
+        earlier_ids |= ids
 
 
-def test_ground_truth_as_predictions_scores_100_in_coco(coco: Path) -> None:
+def test_ground_truth_as_predictions_scores_100_in_coco(coco_folder: Path) -> None:
     api, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
-    path = coco / "annotations" / "instances_val2017.json"
+    path = coco_folder / "annotations" / "instances_val2017.json"
     entries = json.loads(path.read_text())["annotations"]
-    kept = ("image_id", "category_id", "bbox", "segmentation")
+    keys = ("image_id", "category_id", "bbox", "segmentation")
     scores: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = api.COCO(str(path))
         height = width = 64
-        predicted = [{**{name: entry[name] for name in kept}, "score": 1.0} for entry in entries]
+        predicted = [{**{name: entry[name] for name in keys}, "score": 1.0} for entry in entries]
         mask_api = pytest.importorskip("pycocotools.mask")
         for entry in predicted:
             entry["segmentation"] = mask_api.frPyObjects(entry["segmentation"], height, width)
@@ -134,8 +125,8 @@ def test_ground_truth_as_predictions_scores_100_in_coco(coco: Path) -> None:
 # The layouts
 
 
-def test_voc_lists_its_classes_as_voc_does(voc: Path) -> None:
-    main = voc / "VOC2007" / "ImageSets" / "Main"
+def test_voc_lists_its_classes_as_voc_does(voc_kit: Path) -> None:
+    main = voc_kit / "VOC2007" / "ImageSets" / "Main"
     train = scenes("train", 13)
     names = [name.replace(" ", "-") for name in train.classes]
     assert {path.name for path in main.iterdir()} == {
@@ -145,16 +136,18 @@ def test_voc_lists_its_classes_as_voc_does(voc: Path) -> None:
     assert (main / "test.txt").read_text().split() == [f"{number:06d}" for number in range(5, 11)]
     for label, name in enumerate(names):
         lines = [line.split() for line in (main / f"{name}_trainval.txt").read_text().splitlines()]
-        shown = {index for index in range(4) if label in {i.label for i in train.scene(index).instances}}
-        assert [value for _, value in lines] == ["1" if index in shown else "-1" for index in range(4)]
+        showing = {index for index in range(4) if label in {i.label for i in train.scene(index).instances}}
+        assert [value for _, value in lines] == ["1" if index in showing else "-1" for index in range(4)]
 
 
-def test_the_same_scenes_are_the_same_files_with_any_number_of_workers(voc: Path, coco: Path, tmp_path: Path) -> None:
+def test_the_same_scenes_are_the_same_files_with_any_number_of_workers(
+    voc_kit: Path, coco_folder: Path, tmp_path: Path
+) -> None:
     train, val = scenes("train", 20), scenes("val", 6)
-    one = digests(write_voc(tmp_path / "one", train, val))
-    assert one == digests(write_voc(tmp_path / "two", train, val, workers=2))
-    assert digests(write_coco(tmp_path / "again", scenes("train", 8), scenes("val", 5))) == digests(coco)
-    assert one != digests(voc)
+    first = digests(write_voc(tmp_path / "one", train, val))
+    assert first == digests(write_voc(tmp_path / "two", train, val, workers=2))
+    assert digests(write_coco(tmp_path / "again", scenes("train", 8), scenes("val", 5))) == digests(coco_folder)
+    assert first != digests(voc_kit)
 
 
 def test_class_names_that_no_file_name_should_have_are_changed(tmp_path: Path) -> None:
@@ -222,9 +215,9 @@ def test_the_command_writes_what_verify_finds_whole(tmp_path: Path) -> None:
     for layout, dataset in (("voc", "voc07+12"), ("coco", "coco")):
         out = tmp_path / layout
         sizes = ("--train", "9", "--test", "3", "--classes", "4", "--size", "64")
-        ended = salmask("data", "export-scenes", "--as", layout, "--out", str(out), *sizes)
-        assert ended.code == 0, ended.err
-        assert ended.out == f"9 + 3 scenes of 4 classes in {out}\n"
+        outcome = salmask("data", "export-scenes", "--as", layout, "--out", str(out), *sizes)
+        assert outcome.code == 0, outcome.err
+        assert outcome.out == f"9 + 3 scenes of 4 classes in {out}\n"
         checked = salmask("data", "verify", dataset, "--root", str(out), "--workers", "1", "--json")
         report = json.loads(checked.out)
         assert (checked.code, report["problems"]) == (0, [])

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from contrastive_samples import build_small, noise, unit
 from mmengine.model import MMDistributedDataParallel
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
+from training_samples import on_two_processes
 
 import repro.contrastive.simclr
 from repro.contrastive.batch_norm import ReducedBatchNorm, sync_batch_norm
@@ -24,26 +26,22 @@ from repro.runs.choices import Anchor
 B, C, T, SIZE, DIM = 6, 16, 0.2, 16, 8
 
 
-def unit(*shape: int, seed: int) -> Tensor:
-    return F.normalize(torch.randn(*shape, generator=Generator().manual_seed(seed)), dim=1)
-
-
 def slow_nt_xent(
     query: Tensor, key: Tensor, hard: Tensor | None, temperature: float, rho: float, anchors: Sequence[str]
 ) -> Tensor:
     """A.7, term by term in double precision: every view is an anchor; only `anchors` meet their hard negative."""
     views = {"query": query.double(), "key": key.double()}
     losses = []
-    for mine, other in (("query", "key"), ("key", "query")):
+    for side, partner_side in (("query", "key"), ("key", "query")):
         for i in range(len(query)):
-            anchor = views[mine][i]
-            positive = torch.exp(torch.dot(anchor, views[other][i]) / temperature)
+            anchor = views[side][i]
+            positive = torch.exp(torch.dot(anchor, views[partner_side][i]) / temperature)
             denominator = positive.clone()
             for view in views.values():
                 for j in range(len(query)):
                     if j != i:
                         denominator = denominator + torch.exp(torch.dot(anchor, view[j]) / temperature)
-            if hard is not None and mine in anchors:
+            if hard is not None and side in anchors:
                 denominator = denominator + torch.exp(rho * torch.dot(anchor, hard[i].double()) / temperature)
             losses.append(-torch.log(positive / denominator))
     return torch.stack(losses).mean()
@@ -104,28 +102,17 @@ def test_nobody_meets_another_images_hard_negative() -> None:
     query, key, hard = (unit(B, C, seed=seed) for seed in range(3))
     hard.requires_grad_()
     total = B * 2 * nt_xent(query, key, hard, temperature=T)
-    moved = hard.detach().clone()
-    moved[1:] = moved[1:].roll(1, 0)
-    rest = B * 2 * nt_xent(query, key, moved, temperature=T)
+    swapped = hard.detach().clone()
+    swapped[1:] = swapped[1:].roll(1, 0)
+    rest = B * 2 * nt_xent(query, key, swapped, temperature=T)
     assert not torch.isclose(total, rest)
     (gradient,) = torch.autograd.grad(total, hard)
     cosine = F.cosine_similarity(gradient, query)  # each one's gradient points along its own query, and no other
     torch.testing.assert_close(cosine, torch.ones(B))
 
 
-@pytest.fixture
-def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ResNet takes a second to initialise; what is tested here does not depend on the encoder."""
-    monkeypatch.setattr(repro.contrastive.simclr, "build_encoder", build_small)
-
-
-def build_small(_arch: str, dim: int) -> nn.Module:
-    block = nn.Conv2d(3, 12, 5, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 24, 3), nn.BatchNorm2d(24)
-    return nn.Sequential(*block, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, dim))
-
-
 def images(seed: int, count: int = 8) -> Tensor:
-    return torch.randn(count, 3, SIZE, SIZE, generator=Generator().manual_seed(seed))
+    return noise(count, SIZE, seed)
 
 
 def simclr(**settings: Any) -> SimCLR:
@@ -150,10 +137,11 @@ def test_a_step_is_the_loss_of_the_equation_with_each_view_normalised_by_itself(
     expected = slow_nt_xent(*embedded, 0.3, 1.5, anchors)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for (name, own), theirs in zip(model.encoder.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
-    for own, theirs in zip(model.encoder.buffers(), reference.buffers(), strict=True):
-        torch.testing.assert_close(own, theirs)  # three batches went into the running statistics, in this order
+    for (name, p), expected_p in zip(model.encoder.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, expected_p.grad, rtol=1e-3, atol=1e-5, msg=name)
+    # Three batches went into the running statistics, in this order.
+    for buffer, expected_buffer in zip(model.encoder.buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected_buffer)
 
 
 def test_plain_simclr_makes_two_forward_passes(small_encoder: None) -> None:
@@ -224,10 +212,8 @@ def step(model: nn.Module, inner: SimCLR, chosen: slice) -> dict[str, Any]:
     return {"loss": loss.detach(), "gradients": gradients, "buffers": dict(inner.encoder.named_buffers())}
 
 
-def one_of_two(number: int, store: str, place: str) -> None:
+def one_of_two(number: int, _place: Path) -> dict[str, Any]:
     """What each of two processes does."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     repro.contrastive.simclr.build_encoder = build_small
     outcome: dict[str, Any] = {}
     for stopgrad in (False, True):
@@ -241,15 +227,12 @@ def one_of_two(number: int, store: str, place: str) -> None:
     # A ResNet keeps all its norms' parameters when they are replaced.
     network = sync_batch_norm(build_encoder("resnet18", DIM))
     outcome["norms"] = {type(m).__name__ for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    torch.save(outcome, Path(place) / f"{number}.pth")
-    torch.distributed.destroy_process_group()
+    return outcome
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[dict[str, Any]]:
-    place = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(one_of_two, (str(place / "store"), str(place)), nprocs=2)
-    return [torch.load(place / f"{number}.pth", weights_only=False) for number in range(2)]
+    return on_two_processes(one_of_two, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("stopgrad", [False, True])

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
 from slurm_cluster import Cluster, wait_until
 from training_samples import TINY, Ended, assert_same_training, salmask
+from yaml_samples import write_yaml
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
@@ -59,8 +59,10 @@ class Story:
 
     def launch(self) -> None:
         settings = {**SETTINGS, "optimization.epochs": self.epochs}
-        sweep = write(self.place / "one.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": [], "settings": settings})
-        profile = write(self.place / "test.yaml", {"executor": "slurm", "cpus": 1, "time": 20, **self.profile})
+        sweep = write_yaml(
+            self.place / "one.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": [], "settings": settings}
+        )
+        profile = write_yaml(self.place / "test.yaml", {"executor": "slurm", "cpus": 1, "time": 20, **self.profile})
         self.command = ("sweep", sweep, "--cluster", profile, "--out", str(self.runs), "--allow-dirty", "--json")
         ended = salmask(*self.command)
         assert ended.code == 0, ended.err
@@ -101,12 +103,6 @@ class Story:
     def after(self, state: str) -> list[str]:
         found = [row["state"] for row in self.seen]
         return found[found.index(state) + 1 :]
-
-
-def write(path: Path, content: dict[str, Any]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content))
-    return str(path)
 
 
 def nothing(cluster: Cluster, job: str) -> None:
@@ -249,7 +245,7 @@ def test_logs_tell_both_attempts_of_a_requeued_job_in_their_order(ended: dict[st
 def doctor(place: Path, **profile: Any) -> tuple[int, dict[str, dict[str, str]]]:
     """How `salmask doctor --cluster` ends, and what it found by check."""
     settings = {"executor": "slurm", "cpus": 1, "time": 20, "scratch": str(place / "scratch"), **profile}
-    ended = salmask("doctor", "--cluster", write(place / "test.yaml", settings), "--json")
+    ended = salmask("doctor", "--cluster", write_yaml(place / "test.yaml", settings), "--json")
     return ended.code, {finding["check"]: finding for finding in json.loads(ended.out)}
 
 
@@ -275,13 +271,13 @@ def test_the_doctor_finds_that_a_node_has_not_what_was_asked_for(cluster: Cluste
 
 
 def test_the_doctor_tells_why_its_job_cannot_start_and_takes_it_back(cluster: Cluster, tmp_path: Path) -> None:
-    profile = load(write(tmp_path / "held.yaml", {"cpus": 1, "scratch": str(tmp_path), "extra": {"hold": ""}}))
+    profile = load(write_yaml(tmp_path / "held.yaml", {"cpus": 1, "scratch": str(tmp_path), "extra": {"hold": ""}}))
     (finding,) = probe(profile, Console(quiet=True), PROGRAM, wait=6)
     assert finding.verdict == "wrong"
     assert "did not start within 6 s: JobHeldUser" in finding.found
     job = finding.found.split()[1]
     wait_until(lambda: cluster.state(job) == "CANCELLED", "the probe is cancelled")
-    profile = load(write(tmp_path / "none.yaml", {"cpus": 1, "scratch": str(tmp_path), "partition": "nowhere"}))
+    profile = load(write_yaml(tmp_path / "none.yaml", {"cpus": 1, "scratch": str(tmp_path), "partition": "nowhere"}))
     with pytest.raises(UserError, match=r"sbatch refused the probe: .*nowhere|invalid partition.*; mend: the profile"):
         probe(profile, Console(quiet=True), PROGRAM, wait=6)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from slurm_cluster import Cluster, wait_until
 from training_samples import OURS, TINY, Ended, assert_same_training, salmask
+from yaml_samples import write_yaml
 
 from baselines import resolve
 from repro.runs.folder import RunFolder
@@ -42,13 +42,10 @@ class Launch:
 
     @property
     def command(self) -> tuple[str, ...]:
-        self.place.mkdir(parents=True, exist_ok=True)
         lists = {"methods": [*self.methods], "seeds": [*self.seeds], "tasks": [*self.tasks]}
-        sweep, profile = self.place / "mini.yaml", self.place / "test.yaml"
-        sweep.write_text(yaml.safe_dump({**lists, "settings": self.settings}))
-        profile.write_text(yaml.safe_dump(PROFILE | (self.profile or {})))
-        words = ("--cluster", str(profile), "--out", str(self.runs), "--allow-dirty", "--json")
-        return "sweep", str(sweep), *words
+        sweep = write_yaml(self.place / "mini.yaml", {**lists, "settings": self.settings})
+        profile = write_yaml(self.place / "test.yaml", PROFILE | (self.profile or {}))
+        return "sweep", sweep, "--cluster", profile, "--out", str(self.runs), "--allow-dirty", "--json"
 
     @property
     def runs(self) -> Path:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from run_samples import RESULT
 from sweep_samples import ELSEWHERE, GONE, HERE, RUN, SILENT, Sweep, queue_of
+from training_samples import tiny
 
 from repro.runs.detection import VOC
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
+from slurm.orders import order_file, write_order
 from slurm.queue import QueueSnapshot
 from slurm.status import State, duration, pace
 
@@ -50,8 +52,8 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
     log = sweep.submitted().log(sweep.place, "err")
     log.parent.mkdir(parents=True)
     log.write_text("Traceback\nboom\nsubmitit ERROR (2026) - Submitted job triggered an exception\n\n")
-    found = sweep.row(queue)
-    assert (found.state, found.note[: len(note)]) == (state, note)
+    row = sweep.row(queue)
+    assert (row.state, row.note[: len(note)]) == (state, note)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +84,9 @@ def test_a_running_job_is_alive_by_its_heartbeat_and_dead_by_slurms_word(
 ) -> None:
     sweep.submitted()
     sweep.says("running", age=age, step=30, steps=100)
-    found = sweep.row(queue)
-    assert (found.state, found.note[: len(note)]) == (state, note)
-    assert (found.step, found.steps, found.silent_s, found.host) == (30, 100, age, ELSEWHERE)
+    row = sweep.row(queue)
+    assert (row.state, row.note[: len(note)]) == (state, note)
+    assert (row.step, row.steps, row.silent_s, row.host) == (30, 100, age, ELSEWHERE)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +111,8 @@ def test_what_a_job_said_at_its_end_is_told(
 ) -> None:
     sweep.submitted()
     sweep.says(**status)
-    found = sweep.row(queue)
-    assert (found.state, found.note[: len(note)]) == (state, note)
+    row = sweep.row(queue)
+    assert (row.state, row.note[: len(note)]) == (state, note)
 
 
 @pytest.mark.parametrize("queue", [GONE, SILENT, queue_of("FAILED", "exit 1", end=-1), queue_of("RUNNING")])
@@ -122,23 +124,42 @@ def test_a_result_that_is_there_is_done_whatever_slurm_says(sweep: Sweep, queue:
     sweep.measured(61.5)
     sweep.measured(70.1)
     assert sweep.row(queue).state is State.done
-    found = sweep.row(queue, "linear")
-    assert (found.state, found.metric, found.value) == (State.done, "top1", 70.1)
-    assert found.note == f"{RUN.probe.protocol}, imagenet100"
+    row = sweep.row(queue, "linear")
+    assert (row.state, row.metric, row.value) == (State.done, "top1", 70.1)
+    assert row.note == f"{RUN.probe.protocol}, imagenet100"
 
 
 def test_the_headline_of_a_detection_is_the_ap_of_its_boxes(sweep: Sweep) -> None:
     sweep.folder.backbone.touch()
-    named = {"task": VOC, "dataset": VOC, "protocol": RUN.detection.protocol(VOC, 8)}
+    detection = {"task": VOC, "dataset": VOC, "protocol": RUN.detection.protocol(VOC, 8)}
     append(
         sweep.folder.results,
         [
-            replace(RESULT, **{"run_id": RUN.id, **named, "metric": metric, "value": value})
+            replace(RESULT, **{"run_id": RUN.id, **detection, "metric": metric, "value": value})
             for metric, value in (("seconds_per_iteration", 0.4), ("bbox_AP50", 80.0), ("bbox_AP", 55.0))
         ],
     )
-    found = sweep.row(GONE, VOC, entry=False)
-    assert (found.state, found.metric, found.value) == (State.done, "bbox_AP", 55.0)
+    row = sweep.row(GONE, VOC, entry=False)
+    assert (row.state, row.metric, row.value) == (State.done, "bbox_AP", 55.0)
+
+
+def test_a_detection_with_the_batch_of_the_devices_at_hand_is_the_one_that_was_asked_for(sweep: Sweep) -> None:
+    sweep.folder.prepare(RUN)
+    sweep.folder.backbone.touch()
+    protocol = RUN.detection.protocol(VOC)
+    sweep.submitted(VOC, "813", protocol=protocol)
+    detection = {"task": VOC, "dataset": RUN.data.dataset, "metric": "bbox_AP"}
+    append(sweep.folder.results, [replace(RESULT, run_id=RUN.id, **detection, protocol="voc-frcnn-c4-24k-v1[rois=9]")])
+    assert sweep.row(GONE, VOC).state is State.died
+    left_open = replace(RESULT, run_id=RUN.id, **detection, protocol=RUN.detection.protocol(VOC, 8), value=55.0)
+    append(sweep.folder.results, [left_open])
+    assert left_open.protocol != protocol
+    assert (sweep.row(GONE, VOC).state, sweep.row(GONE, VOC).value) == (State.done, 55.0)  # by the run's settings
+    order = order_file(sweep.folder, VOC)
+    write_order(tiny(changes={"detection.rois": 5}), sweep.folder, VOC)
+    assert sweep.row(GONE, VOC).state is State.died  # the order says that another one was asked for
+    order.write_text("detection: {batches: 3}")  # of another version: the names alone count
+    assert sweep.row(GONE, VOC).state is State.died
 
 
 def test_a_result_of_another_protocol_or_data_set_is_not_the_one_that_was_asked_for(sweep: Sweep) -> None:
@@ -152,9 +173,9 @@ def test_a_result_of_another_protocol_or_data_set_is_not_the_one_that_was_asked_
 
 
 def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(sweep: Sweep) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    sweep.says("running", age=1, host=HERE, pid=gone.pid)
+    process = subprocess.Popen(["true"])
+    process.wait()
+    sweep.says("running", age=1, host=HERE, pid=process.pid)
     assert sweep.row(GONE, entry=False).state is State.died
     sweep.says("running", age=1, host=HERE, pid=os.getpid())
     assert sweep.row(GONE, entry=False).state is State.running
@@ -172,10 +193,10 @@ def test_a_run_that_no_launcher_knows_is_told_by_its_folder(sweep: Sweep) -> Non
 
 def test_a_status_that_cannot_be_read_is_told_and_breaks_nothing(sweep: Sweep) -> None:
     sweep.submitted()
-    sweep.folder._status("pretrain").write_text('{"state": "runn')
-    found = sweep.row(queue_of("RUNNING"))
-    assert found.state is State.failed
-    assert found.note.startswith("its status cannot be read: ")
+    sweep.status_file().write_text('{"state": "runn')
+    row = sweep.row(queue_of("RUNNING"))
+    assert row.state is State.failed
+    assert row.note.startswith("its status cannot be read: ")
 
 
 def test_an_intent_is_planned_unless_slurm_has_a_job_of_its_name(sweep: Sweep) -> None:
@@ -188,8 +209,8 @@ def test_an_intent_is_planned_unless_slurm_has_a_job_of_its_name(sweep: Sweep) -
 
 def test_the_child_of_a_failed_pretraining_says_so(sweep: Sweep) -> None:
     sweep.submitted("linear", "813", after=("812",))
-    found = sweep.row(queue_of("CANCELLED", "DependencyNeverSatisfied", job="813", end=-1), "linear")
-    assert (found.state, found.note) == (State.cancelled, "not started: what it builds on failed")
+    row = sweep.row(queue_of("CANCELLED", "DependencyNeverSatisfied", job="813", end=-1), "linear")
+    assert (row.state, row.note) == (State.cancelled, "not started: what it builds on failed")
 
 
 def test_an_array_cancelled_as_a_whole_is_found_by_its_tasks(sweep: Sweep) -> None:
@@ -203,8 +224,8 @@ def test_progress_pace_and_time_left_are_those_of_the_last_log_lines(sweep: Swee
     lines = [{"step": s, "time": 9.0, "images_per_second": 1.0} for s in range(10)]
     lines += [{"step": s, "time": t, "images_per_second": 64 / t} for s, t in enumerate([0.5, 0.4, 0.5, 0.8, 0.5])]
     sweep.folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 60, "ti')
-    found = sweep.row(queue_of("RUNNING"))
-    assert (found.eta_s, found.images_per_second, found.attempt) == (40 * 0.5, 128.0, 3)
+    row = sweep.row(queue_of("RUNNING"))
+    assert (row.eta_s, row.images_per_second, row.attempt) == (40 * 0.5, 128.0, 3)
     sweep.folder.metrics.write_text(json.dumps({"step": 1, "time": float("nan")}) + "\n")
     assert pace(sweep.folder.metrics) == (None, None)
     assert sweep.row(queue_of("RUNNING")).eta_s is None

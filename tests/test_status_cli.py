@@ -9,34 +9,34 @@ import pytest
 from sweep_samples import NOW, RUN, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
-from slurm.places import find_place
+from slurm.targets import find_target
 
 
 def test_status_of_several_sweeps_takes_one_look_at_the_queue(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     sweep.submitted(job="812_0")
     sweep.says("running", step=30, steps=100)
-    other = Sweep(runs / "table2", tiny(changes={"seed": 1}))
-    other.submitted(job="700")
+    second = Sweep(runs / "table2", tiny(changes={"seed": 1}))
+    second.submitted(job="700")
     slurm.says("squeue", f"812_0|x|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
     slurm.says("sacct", f"700|x|TIMEOUT|0:0|1|{NOW - 9:.0f}|n1|gpu")
-    told = json.loads(salmask("status", "--json").out)
+    reports = json.loads(salmask("status", "--json").out)
     assert [call.split()[0] for call in slurm.calls] == ["squeue", "sacct"]
-    assert [one["sweep"] for one in told] == ["table1", "table2"]
-    assert [one["counts"] for one in told] == [{"running": 1}, {"died": 1}]
-    assert told[0]["jobs"][0]["run"] == "mocov2 s0"
-    one = json.loads(salmask("status", "table1", "--json").out)
-    assert (one["folder"], one["trouble"]) == ("runs/table1", "")
+    assert [report["sweep"] for report in reports] == ["table1", "table2"]
+    assert [report["counts"] for report in reports] == [{"running": 1}, {"died": 1}]
+    assert reports[0]["jobs"][0]["run"] == "mocov2 s0"
+    report = json.loads(salmask("status", "table1", "--json").out)
+    assert (report["folder"], report["trouble"]) == ("runs/table1", "")
     assert [call.split()[0] for call in slurm.calls[2:]] == ["squeue"]
-    shown = salmask("status", "table2").out
-    assert "runs/table2: 1 died" in shown
-    assert "never said a word, Slurm says TIMEOUT" in shown
+    page = salmask("status", "table2").out
+    assert "runs/table2: 1 died" in page
+    assert "never said a word, Slurm says TIMEOUT" in page
 
 
 def test_status_without_a_launcher_asks_no_scheduler(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     sweep.says("running", step=25, steps=100)
-    shown = salmask("status").out
-    assert "runs/table1: 1 running" in shown
-    assert "25 % (25/100)" in shown
+    page = salmask("status").out
+    assert "runs/table1: 1 running" in page
+    assert "25 % (25/100)" in page
     assert slurm.calls == []
 
 
@@ -63,30 +63,30 @@ def test_watching_ends_when_nothing_is_under_way(
     sweep.submitted()
     sweep.says("running", step=30, steps=100)
     slurm.says("squeue", f"812|x|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
-    waited = []
+    waits = []
     sleep = time.sleep
 
     def finish(seconds: float) -> None:
         if seconds < 1:  # subprocess waits for the end of its process
             sleep(seconds)
             return
-        waited.append(seconds)
-        if len(waited) == 2:
+        waits.append(seconds)
+        if len(waits) == 2:
             sweep.folder.backbone.touch()
 
     monkeypatch.setattr(time, "sleep", finish)
-    ended = salmask("status", "table1", "--watch", "--every", "7")
-    assert (ended.code, waited) == (0, [7.0, 7.0])
-    assert "1 done" in ended.out
+    call = salmask("status", "table1", "--watch", "--every", "7")
+    assert (call.code, waits) == (0, [7.0, 7.0])
+    assert "1 done" in call.out
     assert refused("status", "table1", "--watch", "--json").startswith("--watch and --json exclude each other")
 
 
 @pytest.mark.parametrize("word", ["table1", "runs/table1", "mocov2/s0", "RUN", "table1/mocov2/s0", "ID", "runs/RUN"])
 def test_sweeps_and_runs_have_several_names(sweep: Sweep, runs: Path, word: str) -> None:
     word = word.replace("runs/RUN", f"runs/table1/{sweep.key}").replace("RUN", sweep.key).replace("ID", RUN.id[:5])
-    found = find_place(word)
-    assert found.sweep.resolve() == sweep.place
-    assert found.folder == ("" if word.endswith("table1") else sweep.key)
+    target = find_target(word)
+    assert target.sweep.resolve() == sweep.place
+    assert target.folder == ("" if word.endswith("table1") else sweep.key)
 
 
 def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from contrastive_samples import noise
 from scipy import stats
 from torch import Generator, Tensor
 
@@ -23,7 +24,7 @@ UNTOUCHED = 7.0
 
 
 def pictures(count: int, size: int = 56, seed: int = 0) -> Tensor:
-    return torch.randn(count, 3, size, size, generator=Generator().manual_seed(seed))
+    return noise(count, size, seed)
 
 
 def half_maps(count: int, seed: int = 1) -> Tensor:
@@ -218,9 +219,9 @@ def test_b4_released_focal_noise_is_fresh_around_a_window_and_shared_in_a_box() 
     around = masked_by(strategy, foreground, POSITIVE, size=224)
     # The corner is outside of almost every window; it is compared where it is outside of both.
     first, second = around[0], around[1]
-    both = (first != UNTOUCHED) & (second != UNTOUCHED)
-    assert both.sum() > 3000
-    assert abs(torch.corrcoef(torch.stack([first[both], second[both]]))[0, 1]) < 5 / both.sum() ** 0.5
+    outside = (first != UNTOUCHED) & (second != UNTOUCHED)
+    assert outside.sum() > 3000
+    assert abs(torch.corrcoef(torch.stack([first[outside], second[outside]]))[0, 1]) < 5 / outside.sum() ** 0.5
 
 
 def test_the_settings_choose_strategy_rates_and_strength() -> None:
@@ -240,13 +241,13 @@ def masked_views(
 ) -> tuple[Tensor, Tensor, Views]:
     """Mean-filled views of six images whose key has its foreground on the left, and the query on the right."""
     query, key = pictures(6, seed=1), pictures(6, seed=2)
-    left = torch.zeros(6, 7, 7, dtype=torch.bool)
-    left[:, :, :3] = True
+    key_foreground = torch.zeros(6, 7, 7, dtype=torch.bool)
+    key_foreground[:, :, :3] = True
     masking = SaliencyMasking(
         replace(MaskingSettings(strategy=Strategy.mean_fill), **settings),  # type: ignore[arg-type]
         fidelity or FidelitySettings(),
     )
-    return query, key, masking(query, key, ~left, left, Generator().manual_seed(seed))
+    return query, key, masking(query, key, ~key_foreground, key_foreground, Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("branch", Branch)

@@ -93,15 +93,15 @@ def test_it_sees_one_crop_with_its_true_colours_and_half_of_them_flipped() -> No
     assert set(items[0]) == {"view", "view_draw", "epoch", "index", "label"}
     assert [item["label"] for item in items] == list(images.targets)
     batch = default_collate(items)
-    seen = learner_of(run).model.data_preprocessor(batch)
-    assert torch.equal(seen["labels"], batch["label"])
+    inputs = learner_of(run).model.data_preprocessor(batch)
+    assert torch.equal(inputs["labels"], batch["label"])
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    whole = (batch["view"] / 255 - mean) / std
-    flipped = torch.tensor(
-        [torch.equal(image, crop.flip(-1)) for image, crop in zip(seen["images"], whole, strict=True)]
+    crops = (batch["view"] / 255 - mean) / std
+    flipped, upright = (
+        torch.tensor([torch.equal(image, crop) for image, crop in zip(inputs["images"], expected, strict=True)])
+        for expected in (crops.flip(-1), crops)
     )
-    kept = torch.tensor([torch.equal(image, crop) for image, crop in zip(seen["images"], whole, strict=True)])
-    assert (flipped ^ kept).all()
+    assert (flipped ^ upright).all()
     assert 70 < int(flipped.sum()) < 130
 
 
@@ -122,11 +122,11 @@ def test_the_loss_goes_down_on_a_fixed_batch() -> None:
 def test_a_finished_run_is_a_backbone_without_its_classifier(undisturbed: RunFolder) -> None:
     backbone = load_backbone(undisturbed.backbone, arch="resnet18")
     assert (backbone.input_filter, backbone.width, backbone.run_id) == ("none", 512, tiny("supervised").id)
-    trained = newest(undisturbed.checkpoints)["model"]
-    assert trained["encoder.fc.weight"].shape == (8, 512)
-    assert {name.partition(".")[0] for name in trained} == {"encoder"}
+    state = newest(undisturbed.checkpoints)["model"]
+    assert state["encoder.fc.weight"].shape == (8, 512)
+    assert {name.partition(".")[0] for name in state} == {"encoder"}
     for name, tensor in backbone.network.state_dict().items():
-        assert torch.equal(tensor, trained[f"encoder.{name}"]), name
+        assert torch.equal(tensor, state[f"encoder.{name}"]), name
     assert not undisturbed.gallery.exists()
     rows = [json.loads(line) for line in undisturbed.metrics.read_text().splitlines()]
     assert len(rows) == STEPS
@@ -143,12 +143,11 @@ def test_a_run_that_was_interrupted_ends_in_the_same_bits(undisturbed: RunFolder
 
 def test_the_command_trains_and_probes_it(tmp_path: Path) -> None:
     settings = words({"optimization.epochs": 1, "probe.epochs": 1})
-    ended = salmask("pretrain", "supervised", *settings, "--out", str(tmp_path), "--json")
-    assert ended.code == 0, ended.err
-    folder = json.loads(ended.out)["folder"]
-    ended = salmask("probe", folder, "--json")
-    assert ended.code == 0, ended.err
-    rows = json.loads(ended.out)
+    pretrained = salmask("pretrain", "supervised", *settings, "--out", str(tmp_path), "--json")
+    assert pretrained.code == 0, pretrained.err
+    probed = salmask("probe", json.loads(pretrained.out)["folder"], "--json")
+    assert probed.code == 0, probed.err
+    rows = json.loads(probed.out)
     assert rows[0]["framework"] == "supervised"
     assert rows[0]["metric"] == "top1"
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from error_samples import message_of
 from training_samples import OURS, TINY, Ended, files_below, refused, salmask, tiny
+from yaml_samples import write_yaml
 
 from baselines import resolve
 from repro.errors import UserError
@@ -17,13 +19,10 @@ PART = Part(methods=("mocov2", OURS), seeds=(0, 1), settings={"data": {"crop": 6
 SWEEP = Sweep("mine", (PART,))
 
 
-def write(path: Path, content: object) -> str:
-    path.write_text(yaml.safe_dump(content))
-    return str(path)
-
-
 def test_a_sweep_is_read_from_yaml_under_its_files_name(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.yaml", {"methods": "mocov2", "seeds": [0, 2], "settings": {"data": {"crop": 64}}})
+    path = write_yaml(
+        tmp_path / "mine.yaml", {"methods": "mocov2", "seeds": [0, 2], "settings": {"data": {"crop": 64}}}
+    )
     assert load(path) == Sweep("mine", (Part(("mocov2",), (0, 2), settings={"data": {"crop": 64}}),))
 
 
@@ -65,7 +64,7 @@ def test_everything_shares_the_pretrainings_of_its_parts(tmp_path: Path) -> None
 
 def test_a_task_names_its_data_set_in_either_way(tmp_path: Path) -> None:
     tasks = ["linear", "linear@caltech101", {"task": "logistic", "data": "flowers102"}, {"task": "knn"}]
-    path = write(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": tasks})
+    path = write_yaml(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": tasks})
     (part,) = load(path).parts
     assert part.tasks == ("linear", "linear@caltech101", "logistic@flowers102", "knn")
     graph = expand(load(path), tmp_path, resolve, {})
@@ -76,10 +75,12 @@ def test_a_task_names_its_data_set_in_either_way(tmp_path: Path) -> None:
 
 
 def test_the_root_of_a_transfer_set_is_missed_before_anything_is_trained(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": ["linear@flowers102"]})
+    path = write_yaml(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": ["linear@flowers102"]})
     out = tmp_path / "runs"
     line = refused("sweep", str(path), "--local", "--root", str(tmp_path), "--out", str(out))
-    assert line.startswith("linear@flowers102 mocov2 s0 needs flowers102: make $SALMASK_DATA/flowers102, or write `")
+    assert line.startswith(
+        "linear@flowers102 mocov2 s0 needs flowers102; mend: make $SALMASK_DATA/flowers102, or write `"
+    )
     assert line.endswith(", or leave it out by --tasks")
     assert not out.exists()
 
@@ -90,14 +91,14 @@ def test_a_task_on_the_pretrainings_own_data_has_one_name(tmp_path: Path) -> Non
 
 
 def test_sweeps_are_included_by_name_or_beside_the_file(tmp_path: Path) -> None:
-    write(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [3]})
-    path = write(tmp_path / "both.yaml", {"include": ["mine.yaml", "demo"]})
+    write_yaml(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [3]})
+    path = write_yaml(tmp_path / "both.yaml", {"include": ["mine.yaml", "demo"]})
     assert [part.seeds for part in load(path).parts] == [(3,), (0,)]
     assert narrowed(load(path), [OURS], []).parts[0].methods == (OURS,)
     with pytest.raises(UserError, match="sweep both has no method 'simclr'; "):
         narrowed(load(path), ["simclr"], [])
-    round_about = write(tmp_path / "round.yaml", {"include": ["round.yaml"]})
-    with pytest.raises(UserError, match=r"round\.yaml: a sweep cannot include itself"):
+    round_about = write_yaml(tmp_path / "round.yaml", {"include": ["round.yaml"]})
+    with pytest.raises(UserError, match=r"round\.yaml: a sweep cannot include itself; mend: take it out"):
         load(round_about)
 
 
@@ -111,7 +112,7 @@ def test_parts_take_from_the_file_what_they_do_not_say(tmp_path: Path) -> None:
             {"methods": ["simclr"], "seeds": [0]},
         ],
     }
-    first, second = load(write(tmp_path / "mine.yaml", content)).parts
+    first, second = load(write_yaml(tmp_path / "mine.yaml", content)).parts
     assert (first.methods, first.seeds, first.tasks) == (("mocov2",), (3, 4), ("knn",))
     assert (second.methods, second.seeds, second.tasks) == (("simclr",), (0,), ("knn",))
     assert first.settings == {
@@ -124,29 +125,43 @@ def test_parts_take_from_the_file_what_they_do_not_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ({"methods": ["mocov2"], "seeds": [0], "parts": []}, "`parts` is a list of mappings, for example "),
-        ({"methods": ["mocov2"], "seeds": [0], "parts": ["mocov2"]}, "`parts` is a list of mappings, for example "),
+        ({"methods": ["mocov2"], "seeds": [0], "parts": []}, "`parts` is a list of mappings; mend: "),
+        (
+            {"methods": ["mocov2"], "seeds": [0], "parts": ["mocov2"]},
+            "`parts` is a list of mappings; mend: ",
+        ),
         ({"seeds": [0], "parts": [{"method": ["mocov2"]}]}, "unknown key 'method'; mend: did you mean 'methods'?"),
-        ({"seeds": [0], "parts": [{"methods": ["mocov2"], "parts": [{}]}]}, "`parts` stands at the top of a file, "),
-        ({"seeds": [0], "parts": [{"methods": ["mocov2"], "include": ["demo"]}]}, "`include` stands at the top of a "),
-        ({"seeds": [0], "parts": [{"seeds": [1]}]}, "a sweep needs methods and seeds, for example "),
-        ({"methods": ["mocov2"], "seeds": [0], "parts": [{"settings": [1]}]}, "settings are a mapping, for example "),
+        (
+            {"seeds": [0], "parts": [{"methods": ["mocov2"], "parts": [{}]}]},
+            "`parts` stands at the top of a file, ",
+        ),
+        (
+            {"seeds": [0], "parts": [{"methods": ["mocov2"], "include": ["demo"]}]},
+            "not within a part; mend: move it there",
+        ),
+        ({"seeds": [0], "parts": [{"seeds": [1]}]}, "a sweep needs methods and seeds; mend: for example "),
+        (
+            {"methods": ["mocov2"], "seeds": [0], "parts": [{"settings": [1]}]},
+            "settings are a mapping; mend: ",
+        ),
         ({"methods": ["mocov2"], "seed": [0]}, "unknown key 'seed'; mend: did you mean 'seeds'?"),
-        ({"methods": ["mocov2"]}, "a sweep needs methods and seeds, for example "),
-        ({"methods": [], "seeds": [0]}, "a sweep needs methods and seeds, for example "),
-        ({"methods": ["mocov2"], "seeds": ["one"]}, "seeds are whole numbers"),
-        ({"methods": ["mocov2"], "seeds": [0], "settings": [1]}, "settings are a mapping, for example "),
+        ({"methods": ["mocov2"]}, "a sweep needs methods and seeds; mend: for example "),
+        ({"methods": [], "seeds": [0]}, "a sweep needs methods and seeds; mend: for example "),
+        ({"methods": ["mocov2"], "seeds": ["one"]}, "seeds are whole numbers; mend: for example "),
+        ({"methods": ["mocov2"], "seeds": [0], "settings": [1]}, "settings are a mapping; mend: "),
         (["mocov2"], "holds no settings of the form `key: value`"),
-        ({"methods": ["mocov2"], "seeds": [0], "tasks": [3]}, "3 is no task; write linear, linear@caltech101 or "),
-        ({"include": ["demo"], "seeds": [0]}, "stands alone in a file"),
+        (
+            {"methods": ["mocov2"], "seeds": [0], "tasks": [3]},
+            "3 is no task; mend: write linear, linear@",
+        ),
+        ({"include": ["demo"], "seeds": [0]}, "`include` stands alone in a file; mend: for example "),
     ],
 )
 def test_a_broken_sweep_is_refused_by_name(tmp_path: Path, content: object, part: str) -> None:
-    path = write(tmp_path / "mine.yaml", content)
-    with pytest.raises(UserError) as caught:
-        load(path)
-    assert part in str(caught.value)
-    assert path in str(caught.value)
+    path = write_yaml(tmp_path / "mine.yaml", content)
+    message = message_of(lambda: load(path))
+    assert part in message
+    assert path in message
 
 
 def test_an_unknown_sweep_gets_the_nearest_name() -> None:
@@ -202,13 +217,15 @@ def test_a_job_is_ready_and_done_by_its_files(tmp_path: Path) -> None:
 
 
 def test_the_command_refuses_what_it_cannot_run(tmp_path: Path) -> None:
-    where = "say where to run: --local runs here, --cluster NAME submits to Slurm; --plan only shows the jobs"
-    assert refused("sweep", "demo") == where
-    assert refused("sweep", "demo", "--local", "--debug") == "choose one of local, debug to run on"
+    where = "--local runs here, --cluster NAME submits to Slurm; --plan only shows the jobs"
+    assert refused("sweep", "demo") == f"nothing says where to run; mend: {where}"
+    line = refused("sweep", "demo", "--local", "--debug")
+    assert line == "local, debug exclude each other; mend: choose one to run on"
     assert "unknown cluster 'lokal'; mend: did you mean 'local'?" in refused("sweep", "demo", "--cluster", "lokal")
     assert "'local' has no sbatch; mend: --plan" in refused("sweep", "demo", "--local", "--dry-run")
     assert "unknown sweep 'dmo'; mend: did you mean 'demo'?" in refused("sweep", "dmo", "--local")
-    assert "seeds are whole numbers" in refused("sweep", "demo", "--plan", "--seeds", "a")
+    seeds = refused("sweep", "demo", "--plan", "--seeds", "a")
+    assert seeds == "--seeds a: seeds are whole numbers; mend: for example --seeds 0,1,2"
     assert "unknown method 'simsiam'" in refused("sweep", "demo", "--plan", "--methods", "simsiam")
     assert files_below(tmp_path) == set()
 
@@ -216,20 +233,20 @@ def test_the_command_refuses_what_it_cannot_run(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     """One sweep, called three times: one run cannot save; it can, but one result is lost; nothing is missing."""
-    place = tmp_path_factory.mktemp("sweep")
+    folder = tmp_path_factory.mktemp("sweep")
     settings = {**TINY, "optimization.epochs": 1, "probe.epochs": 1}
-    in_the_way = RunFolder.of(resolve(OURS, settings), place / "runs").checkpoints
+    in_the_way = RunFolder.of(resolve(OURS, settings), folder / "runs").checkpoints
     in_the_way.parent.mkdir(parents=True)
     in_the_way.touch()
-    sweep = write(place / "mini.yaml", {"methods": ["mocov2", OURS], "seeds": [0], "settings": settings})
-    command = ("sweep", sweep, "--local", "--parallel", "2", "--out", str(place / "runs"), "--json")
-    made = {"without": salmask(*command)}
+    sweep = write_yaml(folder / "mini.yaml", {"methods": ["mocov2", OURS], "seeds": [0], "settings": settings})
+    command = ("sweep", sweep, "--local", "--parallel", "2", "--out", str(folder / "runs"), "--json")
+    outcomes = {"without": salmask(*command)}
     in_the_way.unlink()
-    (results,) = (place / "runs").glob("mocov2/*/results.jsonl")
+    (results,) = (folder / "runs").glob("mocov2/*/results.jsonl")
     results.unlink()
-    made["with"] = salmask(*command)
-    made["again"] = salmask(*command)
-    return made | {"place": Ended(0, str(place / "runs"), "")}
+    outcomes["with"] = salmask(*command)
+    outcomes["again"] = salmask(*command)
+    return outcomes | {"place": Ended(0, str(folder / "runs"), "")}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_samples import begun, of_method
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
 
 from repro.errors import UserError
@@ -94,11 +95,8 @@ def test_table_3_ranks_the_branches_of_each_strategy() -> None:
 
 
 def started(root: Path, method: str, seed: int, **status: Any) -> None:
-    """A run folder that was begun and has no result."""
-    run = build([{"method": method, "seed": seed}])
-    folder = RunFolder.of(run, root / "full")
-    folder.prepare(run)
-    folder.set_status(**status)
+    """A run folder that was begun, has no result, and is in this state."""
+    begun(root / "full", build([of_method(method), {"seed": seed}])).set_status(**status)
 
 
 def test_an_empty_cell_says_what_became_of_its_runs(tmp_path: Path) -> None:
@@ -178,7 +176,7 @@ def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> No
 
 
 @pytest.mark.parametrize(
-    ("key", "other"),
+    ("key", "value"),
     [
         ("protocol", "linear-moco-v1[epochs=10]"),
         ("fidelity", "paper, released: hard_negative"),
@@ -186,22 +184,22 @@ def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> No
         ("split", "test"),
     ],
 )
-def test_runs_that_differ_become_column_groups_of_their_own(key: str, other: str) -> None:
+def test_runs_that_differ_become_column_groups_of_their_own(key: str, value: str) -> None:
     table = render(
-        "table1", frame_of(*rows_of(values=(60.0,)), *rows_of(values=(70.0,), run_id="other", **{key: other}))
+        "table1", frame_of(*rows_of(values=(60.0,)), *rows_of(values=(70.0,), run_id="second", **{key: value}))
     )
     cells = markdown_rows(table)["MoCov2"]
     assert sorted([cells[1], cells[4]]) == ["60.00 (1)", "70.00 (1)"]
     assert f"differs from [1] in {key}" in markdown(table)
     assert f"differs from [2] in {key}" in markdown(table)
-    assert set(records_of(table)[key]) == {getattr(BASE, key), other}
+    assert set(records_of(table)[key]) == {getattr(BASE, key), value}
 
 
 def test_fidelity_protocol_and_commits_are_named_under_the_table() -> None:
     table = render("table1", frame_of(*rows_of(protocol="linear-moco-v1[epochs=10]", dirty=True)))
-    said = "fidelity: paper; protocol: linear-moco-v1[epochs=10]; commits: abc1234 (dirty)"
-    assert said in markdown(table)
-    assert said in latex(table)
+    note = "fidelity: paper; protocol: linear-moco-v1[epochs=10]; commits: abc1234 (dirty)"
+    assert note in markdown(table)
+    assert note in latex(table)
 
 
 def test_a_dirty_run_among_clean_ones_is_marked_in_its_cell() -> None:
@@ -219,13 +217,13 @@ def test_a_dirty_run_among_clean_ones_is_marked_in_its_cell() -> None:
 
 
 def test_two_runs_for_one_seed_are_refused_by_name() -> None:
-    (one,) = rows_of()
+    (row,) = rows_of()
     with pytest.raises(UserError) as refusal:
-        render("table1", frame_of(one, replace(one, run_id="second", sweep="again")))
+        render("table1", frame_of(row, replace(row, run_id="second", sweep="again")))
     message = str(refusal.value)
     assert "mocov2 with seed 0 on imagenet100 has several runs" in message
     assert "mocov2-s0- (runs/mocov2-s0-/results.jsonl) and second (runs/second/results.jsonl)" in message
-    assert "--sweep" in message
+    assert refusal.value.mend.startswith("name one sweep with --sweep")
     assert "\n" not in message
 
 
@@ -238,14 +236,14 @@ def test_runs_of_two_recipes_under_one_name_are_refused_with_the_difference(tmp_
     with pytest.raises(UserError, match=r"mocov2 on imagenet100 has runs of different recipes") as refusal:
         render("table1", collect([tmp_path]))
     assert "which differ in moco.hard_negative_weight (2.0 and 1.0)" in str(refusal.value)
-    assert "--sweep" in str(refusal.value)
+    assert "--sweep" in refusal.value.mend
 
 
 def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
     frame = frame_of(*rows_of())
-    with pytest.raises(UserError, match="no table 'table9'; there is: table1, table2, table3"):
+    with pytest.raises(UserError, match=r"no table 'table9'; mend: did you mean .* known: table1, table2, table3"):
         render("table9", frame)
-    with pytest.raises(UserError, match="no choice of rows 'some'; there is: ours, all"):
+    with pytest.raises(UserError, match="no choice of rows 'some'; mend: one of ours, all"):
         render("table1", frame, rows="some")
     with pytest.raises(UserError, match=r"no linear top2 among the results \(found: top1\)"):
         render("table1", frame, metric="top2")
@@ -258,11 +256,11 @@ def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
 
 def test_tiny_numbers_are_watermarked_in_every_format() -> None:
     table = render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes", scale=TINY)))
-    said = f"TINY MODE – {TINY}; not comparable with the published numbers"
-    assert markdown(table).startswith(f"**{said}**\n")
-    assert r"{\bfseries " + said.replace("–", "--") in latex(table)
+    watermark = f"TINY MODE – {TINY}; not comparable with the published numbers"
+    assert markdown(table).startswith(f"**{watermark}**\n")
+    assert r"{\bfseries " + watermark.replace("–", "--") in latex(table)
     (record,) = records_of(table).to_dict("records")
-    assert (record["scale"], record["watermark"]) == (TINY, said)
+    assert (record["scale"], record["watermark"]) == (TINY, watermark)
 
 
 def test_numbers_at_the_papers_scale_carry_no_watermark() -> None:
@@ -271,19 +269,19 @@ def test_numbers_at_the_papers_scale_carry_no_watermark() -> None:
 
 
 def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() -> None:
-    other = "resnet18, 32 px"
+    tinier = "resnet18, 32 px"
     table = render(
         "table1",
         frame_of(
             *rows_of(),
             *rows_of(values=(50.0,), scale=TINY, run_id="t"),
-            *rows_of(values=(40.0,), dataset="scenes", scale=other),
+            *rows_of(values=(40.0,), dataset="scenes", scale=tinier),
         ),
     )
-    assert table.watermark == f"TINY MODE – {TINY} / {other}; not comparable with the published numbers"
-    marked = {record["scale"]: record["watermark"] for record in records_of(table).to_dict("records")}
-    assert marked[""] == ""
-    assert marked[TINY].startswith(f"TINY MODE – {TINY};")
-    assert marked[other].startswith(f"TINY MODE – {other};")
+    assert table.watermark == f"TINY MODE – {TINY} / {tinier}; not comparable with the published numbers"
+    watermarks = {record["scale"]: record["watermark"] for record in records_of(table).to_dict("records")}
+    assert watermarks[""] == ""
+    assert watermarks[TINY].startswith(f"TINY MODE – {TINY};")
+    assert watermarks[tinier].startswith(f"TINY MODE – {tinier};")
     assert "ImageNet-100 (TINY) [2]: Δ" in markdown(table)
     assert "not run at the paper's scale: the difference is the scale's" in markdown(table)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import default_collate
 from training_samples import (
     CPU,
     EPOCH,
@@ -17,10 +16,10 @@ from training_samples import (
     Poison,
     assert_same_training,
     files_below,
+    fixed_batch,
     make_training,
     metrics,
     newest,
-    pretrained,
     tiny,
 )
 
@@ -28,25 +27,13 @@ from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
 from repro.training.gallery import draw_gallery
 from repro.training.hooks import DivergenceError, RuntimeInfo
 from repro.training.learner import build_view_maker
-from repro.training.loading import TwoViews
 from repro.training.precision import Bf16OptimWrapper, wrap_optimizer
 from repro.training.preprocess import ViewMaker
 from repro.training.pretraining import open_data
 from repro.training.resume import checkpoints
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return pretrained(tmp_path_factory)
-
-
-def fixed_batch(run: Run, count: int = 8) -> dict[str, Any]:
-    dataset = TwoViews(open_data(run, "train"), run.data.crop, run.augmentation, run.seed)
-    return default_collate([dataset[0, index] for index in range(count)])
 
 
 def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> None:
@@ -62,23 +49,23 @@ def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> N
 def test_a_finished_run_holds_the_query_encoder_as_its_backbone(undisturbed: RunFolder) -> None:
     backbone = load_backbone(undisturbed.backbone, arch="resnet18")
     assert (backbone.input_filter, backbone.width, backbone.run_id) == ("high_pass", 512, tiny(OURS).id)
-    trained = newest(undisturbed.checkpoints)["model"]
+    weights = newest(undisturbed.checkpoints)["model"]
     for name, tensor in backbone.network.state_dict().items():
-        assert torch.equal(tensor, trained[f"encoder_q.{name}"]), name
+        assert torch.equal(tensor, weights[f"encoder_q.{name}"]), name
 
 
 def test_momentum_encoder_and_queue_have_moved_and_the_localizer_is_in_no_checkpoint(
     undisturbed: RunFolder, tmp_path: Path
 ) -> None:
-    trained = newest(undisturbed.checkpoints)["model"]
+    weights = newest(undisturbed.checkpoints)["model"]
     fresh = make_training(tiny(OURS), RunFolder(tmp_path)).model.state_dict()
-    assert trained.keys() == fresh.keys()
-    assert {name.partition(".")[0] for name in trained} == {"encoder_q", "encoder_k", "queue", "_extra_state"}
+    assert weights.keys() == fresh.keys()
+    assert {name.partition(".")[0] for name in weights} == {"encoder_q", "encoder_k", "queue", "_extra_state"}
     for name in ("encoder_q.conv1.weight", "encoder_k.network.conv1.weight", "queue.keys"):
-        assert not torch.equal(trained[name], fresh[name]), name
-    assert trained["_extra_state"] == {"steps": STEPS}
-    assert int(trained["queue.position"]) == STEPS * 8 % 32
-    torch.testing.assert_close(trained["queue.keys"].norm(dim=0), torch.ones(32))
+        assert not torch.equal(weights[name], fresh[name]), name
+    assert weights["_extra_state"] == {"steps": STEPS}
+    assert int(weights["queue.position"]) == STEPS * 8 % 32
+    torch.testing.assert_close(weights["queue.keys"].norm(dim=0), torch.ones(32))
 
 
 def test_provenance_says_what_made_the_run(undisturbed: RunFolder) -> None:
@@ -209,7 +196,7 @@ def test_the_settings_reach_the_optimizer(built: Any) -> None:
 def test_batch_norm_groups_that_processes_cannot_share_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repro.training.learner.world_size", lambda: 3)
+    monkeypatch.setattr("repro.contrastive.moco.world_size", lambda: 3)
     with pytest.raises(UserError, match=r"moco.bn_splits=2 groups cannot be shared by 3 processes; mend: "):
         make_training(tiny(), RunFolder(tmp_path))
 
@@ -227,19 +214,19 @@ def test_metrics_are_written_every_so_many_steps(tmp_path: Path) -> None:
 def test_the_log_of_a_training_does_not_wait_for_the_device_at_each_step() -> None:
     class Hub:
         def __init__(self) -> None:
-            self.told: list[tuple[str, float]] = []
+            self.scalars: list[tuple[str, float]] = []
 
         def update_scalar(self, name: str, value: float) -> None:
-            self.told.append((name, value))
+            self.scalars.append((name, value))
 
     class Runner:
         message_hub = Hub()
         train_dataloader = range(5)
 
     hook, runner = RuntimeInfo(2), Runner()
-    told = []
+    counts = []
     for position in range(5):
         hook.after_train_iter(runner, position, None, {"loss": torch.tensor(float(position))})
-        told.append(len(runner.message_hub.told))
-    assert told == [0, 2, 2, 4, 5]  # the epoch's end hands on what is left
-    assert runner.message_hub.told == [("train/loss", float(n)) for n in range(5)]
+        counts.append(len(runner.message_hub.scalars))
+    assert counts == [0, 2, 2, 4, 5]  # the epoch's end hands on what is left
+    assert runner.message_hub.scalars == [("train/loss", float(n)) for n in range(5)]

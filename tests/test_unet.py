@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from contrastive_samples import noise
+from torch import Tensor, nn
 
 from baselines.unet import OcclusionNetwork, stages_of
 from repro.errors import UserError
@@ -18,7 +19,7 @@ PUBLISHED = {
 
 
 def images(crop: int, count: int = 2) -> Tensor:
-    return torch.randn(count, 3, crop, crop, generator=Generator().manual_seed(crop))
+    return noise(count, crop, seed=crop)
 
 
 def network(crop: int = 32, **settings: object) -> OcclusionNetwork:
@@ -29,9 +30,9 @@ def network(crop: int = 32, **settings: object) -> OcclusionNetwork:
 @pytest.mark.parametrize(("crop", "stages"), [(32, 4), (64, 5), (96, 5), (112, 5), (128, 6), (160, 6), (224, 6)])
 def test_channels_are_the_published_ones(crop: int, stages: int) -> None:
     assert stages_of(crop) == stages
-    made = network(crop, base=8)
+    unet = network(crop, base=8)
     enc_in, enc_out, dec_in, dec_out = PUBLISHED[stages]
-    convolutions = [[stage[0] for stage in way] for way in (made.down, made.up)]
+    convolutions = [[stage[0] for stage in way] for way in (unet.down, unet.up)]
     assert [[c.in_channels for c in way] for way in convolutions] == [
         [3] + [8 * n for n in enc_in[1:]],
         [8 * n for n in dec_in],
@@ -41,7 +42,7 @@ def test_channels_are_the_published_ones(crop: int, stages: int) -> None:
         [8 * n for n in dec_out],
     ]
     side = crop // 2 ** (stages - 1)
-    widths = [(m.in_features, m.out_features) for m in made.bottleneck if isinstance(m, nn.Linear)]
+    widths = [(m.in_features, m.out_features) for m in unet.bottleneck if isinstance(m, nn.Linear)]
     assert widths == [(16 * side**2, 128), (128, 128), (128, 16 * side**2)]
 
 
@@ -64,46 +65,46 @@ def test_number_of_parameters(crop: int, settings: dict[str, object], count: int
 @pytest.mark.parametrize("norm", Norm)
 @pytest.mark.parametrize(("crop", "masks"), [(32, 2), (64, 4), (112, 6), (224, 4)])
 def test_masks_have_the_size_of_the_image_and_sum_to_one(crop: int, masks: int, norm: Norm) -> None:
-    made = network(crop, masks=masks, norm=norm)(images(crop))
-    assert made.shape == (2, masks, crop, crop)
-    assert made.dtype is torch.float32
-    assert made.min() >= 0
-    torch.testing.assert_close(made.sum(1), torch.ones(2, crop, crop), rtol=0, atol=1e-6)
-    assert made.std() > 0
+    output = network(crop, masks=masks, norm=norm)(images(crop))
+    assert output.shape == (2, masks, crop, crop)
+    assert output.dtype is torch.float32
+    assert output.min() >= 0
+    torch.testing.assert_close(output.sum(1), torch.ones(2, crop, crop), rtol=0, atol=1e-6)
+    assert output.std() > 0
 
 
-def slow_masks(made: OcclusionNetwork, x: Tensor) -> Tensor:
+def slow_masks(unet: OcclusionNetwork, x: Tensor) -> Tensor:
     """The published forward pass, halving and doubling written out."""
-    seen: list[Tensor] = []
-    for number, stage in enumerate(made.down):
+    outputs_down: list[Tensor] = []
+    for number, stage in enumerate(unet.down):
         x = stage(x)
-        seen.append(x)
-        if number < len(made.down) - 1:
+        outputs_down.append(x)
+        if number < len(unet.down) - 1:
             x = x[:, :, ::2, ::2]
     shape = x.shape
-    for layer in made.bottleneck:
+    for layer in unet.bottleneck:
         if isinstance(layer, nn.Linear):
             x = (x.reshape(len(x), -1) @ layer.weight.T + layer.bias).clamp(min=0)
     x = x.reshape(shape)
-    for number, stage in enumerate(made.up):
-        x = stage(torch.cat([x, seen[-1 - number]], 1))
-        if number < len(made.up) - 1:
+    for number, stage in enumerate(unet.up):
+        x = stage(torch.cat([x, outputs_down[-1 - number]], 1))
+        if number < len(unet.up) - 1:
             x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    logits = torch.einsum("bchw,nc->bnhw", x, made.head.weight[:, :, 0, 0]) + made.head.bias.view(-1, 1, 1)
+    logits = torch.einsum("bchw,nc->bnhw", x, unet.head.weight[:, :, 0, 0]) + unet.head.bias.view(-1, 1, 1)
     return logits.exp() / logits.exp().sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize("crop", [32, 96, 128])
 def test_it_computes_what_the_published_network_computes(crop: int) -> None:
-    made = network(crop)
-    torch.testing.assert_close(made(images(crop)), slow_masks(made, images(crop)), rtol=1e-4, atol=1e-5)
+    unet = network(crop)
+    torch.testing.assert_close(unet(images(crop)), slow_masks(unet, images(crop)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", Norm)
 def test_norms_are_where_and_what_they_are_said_to_be(norm: Norm) -> None:
-    made = network(norm=norm)
+    unet = network(norm=norm)
     kinds = {Norm.group: nn.GroupNorm, Norm.instance: nn.InstanceNorm2d}
-    for stage in (*made.down, *made.up):
+    for stage in (*unet.down, *unet.up):
         assert (stage[0].bias is None) == (norm is not Norm.none)
         assert [type(layer) for layer in stage[1:]] == ([kinds[norm]] if norm in kinds else []) + [nn.ReLU]
         if norm is Norm.group:
@@ -113,26 +114,26 @@ def test_norms_are_where_and_what_they_are_said_to_be(norm: Norm) -> None:
 
 
 def test_an_image_alone_has_the_masks_that_it_has_in_a_batch() -> None:
-    made = network()
-    torch.testing.assert_close(made(images(32))[:1], made(images(32)[:1]), rtol=1e-4, atol=1e-5)
+    unet = network()
+    torch.testing.assert_close(unet(images(32))[:1], unet(images(32)[:1]), rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_learns() -> None:
-    made = network()
-    (made(images(32))[:, 0] * torch.linspace(0, 1, 32)).mean().backward()
-    for name, p in made.named_parameters():
+    unet = network()
+    (unet(images(32))[:, 0] * torch.linspace(0, 1, 32)).mean().backward()
+    for name, p in unet.named_parameters():
         assert p.grad is not None, name
         assert p.grad.abs().sum() > 0, name
 
 
 def test_channels_last_and_bf16() -> None:
-    made, x = network(64), images(64)
-    exact = made(x)
-    made.to(memory_format=torch.channels_last)
-    fast = made(x.contiguous(memory_format=torch.channels_last))
+    unet, x = network(64), images(64)
+    exact = unet(x)
+    unet.to(memory_format=torch.channels_last)
+    fast = unet(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(fast, exact, rtol=1e-4, atol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = made(x)
+        half = unet(x)
     assert half.dtype is torch.float32
     torch.testing.assert_close(half.sum(1), torch.ones(2, 64, 64), rtol=0, atol=1e-6)
     assert F.l1_loss(half, exact) < 0.02

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from image_samples import BAD_IMAGES, bad_image, make_folder_root, make_imagenet_root, write_image
+from image_samples import BAD_IMAGES, bad_image, write_image
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -14,18 +14,8 @@ from repro.data.verification.checks import verify
 from repro.errors import UserError
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return make_folder_root(tmp_path / "data")
-
-
-@pytest.fixture
-def imagenet_root(tmp_path: Path) -> Path:
-    return make_imagenet_root(tmp_path / "imagenet")
-
-
-def test_a_whole_folder_has_no_problems(root: Path) -> None:
-    report = verify("folder", root, workers=1)
+def test_a_whole_folder_has_no_problems(folder_root: Path) -> None:
+    report = verify("folder", folder_root, workers=1)
     assert report.ok
     assert report.counts == {
         "train": {"ant": 4, "mole": 4, "zebra": 4},
@@ -34,47 +24,47 @@ def test_a_whole_folder_has_no_problems(root: Path) -> None:
     assert (report.total("train"), report.total("val"), report.warnings) == (12, 6, [])
 
 
-def test_verify_reports_every_problem_at_once(root: Path) -> None:
-    bad = {what: bad_image(root / "train/ant", what) for what in BAD_IMAGES}
-    (root / "train/hollow").mkdir()
-    (root / "train/zebra/dangling.png").symlink_to(root / "nothing.png")
-    copied = root / "val/ant/copy.png"
-    copied.write_bytes((root / "train/zebra/1.png").read_bytes())
-    linked = root / "val/mole/link.png"
-    linked.symlink_to(root / "train/mole/2.png")
-    write_image(root / "val/newt/0.png", 70)
-    report = verify("folder", root, workers=1)
-    found = {(problem.kind, problem.path) for problem in report.problems}
-    assert found == {
+def test_verify_reports_every_problem_at_once(folder_root: Path) -> None:
+    bad = {what: bad_image(folder_root / "train/ant", what) for what in BAD_IMAGES}
+    (folder_root / "train/hollow").mkdir()
+    (folder_root / "train/zebra/dangling.png").symlink_to(folder_root / "nothing.png")
+    copied = folder_root / "val/ant/copy.png"
+    copied.write_bytes((folder_root / "train/zebra/1.png").read_bytes())
+    linked = folder_root / "val/mole/link.png"
+    linked.symlink_to(folder_root / "train/mole/2.png")
+    write_image(folder_root / "val/newt/0.png", 70)
+    report = verify("folder", folder_root, workers=1)
+    problems = {(problem.kind, problem.path) for problem in report.problems}
+    assert problems == {
         *((kind, str(bad[what])) for what, (kind, _) in BAD_IMAGES.items()),
-        ("empty-class", str(root / "train/hollow")),
-        ("class-lists-differ", str(root / "val/hollow")),
-        ("class-lists-differ", str(root / "train/newt")),
-        ("unreadable", str(root / "train/zebra/dangling.png")),
+        ("empty-class", str(folder_root / "train/hollow")),
+        ("class-lists-differ", str(folder_root / "val/hollow")),
+        ("class-lists-differ", str(folder_root / "train/newt")),
+        ("unreadable", str(folder_root / "train/zebra/dangling.png")),
         ("overlap", str(copied)),
         ("overlap", str(linked)),
     }
-    assert len(report.problems) == len(found)
+    assert len(report.problems) == len(problems)
     messages = {problem.path: problem.message for problem in report.problems}
-    assert messages[str(copied)] == f"has the same content as {root / 'train/zebra/1.png'}"
-    assert messages[str(linked)] == f"is the same file as {root / 'train/mole/2.png'}"
+    assert messages[str(copied)] == f"has the same content as {folder_root / 'train/zebra/1.png'}"
+    assert messages[str(linked)] == f"is the same file as {folder_root / 'train/mole/2.png'}"
     assert report.counts["train"]["ant"] == 4 + len(BAD_IMAGES)
 
 
-def test_a_quick_look_decodes_nothing_but_still_finds_what_sizes_tell(root: Path) -> None:
-    bad_image(root / "train/ant", "empty")
-    bad_image(root / "train/ant", "truncated")
-    report = verify("folder", root, deep=False, workers=1)
+def test_a_quick_look_decodes_nothing_but_still_finds_what_sizes_tell(folder_root: Path) -> None:
+    bad_image(folder_root / "train/ant", "empty")
+    bad_image(folder_root / "train/ant", "truncated")
+    report = verify("folder", folder_root, deep=False, workers=1)
     assert [problem.kind for problem in report.problems] == ["zero-byte"]
     assert not report.decoded
 
 
-def test_several_processes_find_what_one_finds(root: Path) -> None:
+def test_several_processes_find_what_one_finds(folder_root: Path) -> None:
     for index in range(60):
-        write_image(root / "train/ant" / f"more{index}.png", 200 + index, size=(4, 4))
-    bad_image(root / "train/ant", "truncated")
-    bad_image(root / "train/zebra", "1x1")
-    assert verify("folder", root, workers=2).problems == verify("folder", root, workers=1).problems
+        write_image(folder_root / "train/ant" / f"more{index}.png", 200 + index, size=(4, 4))
+    bad_image(folder_root / "train/ant", "truncated")
+    bad_image(folder_root / "train/zebra", "1x1")
+    assert verify("folder", folder_root, workers=2).problems == verify("folder", folder_root, workers=1).problems
 
 
 def test_verify_names_missing_splits_and_classes(imagenet_root: Path) -> None:
@@ -148,30 +138,30 @@ def test_scenes_that_are_drawn_differently_each_time_are_found(monkeypatch: pyte
 # The command line
 
 
-def test_the_list_shows_every_data_set_and_its_root(root: Path) -> None:
+def test_the_list_shows_every_data_set_and_its_root(folder_root: Path) -> None:
     config_file().parent.mkdir(parents=True)
-    config_file().write_text(json.dumps({"folder": str(root)}))  # JSON is YAML
+    config_file().write_text(json.dumps({"folder": str(folder_root)}))  # JSON is YAML
     rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)}
     assert list(rows) == list(DATASETS)
-    assert rows["folder"]["root"] == str(root)
+    assert rows["folder"]["root"] == str(folder_root)
     assert rows["imagenet100"]["classes"] == 100
     assert rows["imagenet100"]["root"] is None
     assert "--root DIR" in rows["imagenet100"]["note"]
-    shown = CliRunner().invoke(app, ["list"])
-    assert shown.exit_code == 0
-    assert all(name in shown.stdout for name in DATASETS)
+    outcome = CliRunner().invoke(app, ["list"])
+    assert outcome.exit_code == 0
+    assert all(name in outcome.stdout for name in DATASETS)
 
 
-def test_verify_exits_by_what_it_found(root: Path) -> None:
-    whole = CliRunner().invoke(app, ["verify", "folder", "--root", str(root), "--workers", "1", "--per-class"])
+def test_verify_exits_by_what_it_found(folder_root: Path) -> None:
+    whole = CliRunner().invoke(app, ["verify", "folder", "--root", str(folder_root), "--workers", "1", "--per-class"])
     assert whole.exit_code == 0
     assert "no problems; every image decoded" in whole.stdout
     assert "zebra" in whole.stdout
-    torn = bad_image(root / "train/ant", "truncated")
-    found = CliRunner().invoke(app, ["verify", "folder", "--root", str(root), "--workers", "1"])
-    assert found.exit_code == 1
-    assert f"unreadable {torn}: " in found.stdout
-    quick = CliRunner().invoke(app, ["verify", "folder", "--root", str(root), "--quick", "--json"])
+    torn = bad_image(folder_root / "train/ant", "truncated")
+    torn_outcome = CliRunner().invoke(app, ["verify", "folder", "--root", str(folder_root), "--workers", "1"])
+    assert torn_outcome.exit_code == 1
+    assert f"unreadable {torn}: " in torn_outcome.stdout
+    quick = CliRunner().invoke(app, ["verify", "folder", "--root", str(folder_root), "--quick", "--json"])
     assert quick.exit_code == 0
     assert json.loads(quick.stdout)["counts"]["train"] == {"ant": 5, "mole": 4, "zebra": 4}
 

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tvf
+from contrastive_samples import draws, pixels
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
-from torch import Generator, Tensor
+from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from repro.augmentation.draws import ORDERS, Draw, draw_view, random_crop
+from repro.augmentation.draws import ORDERS, Draw, random_crop
 from repro.augmentation.on_device import (
     BLUR_TAPS,
     adjust_brightness,
@@ -30,10 +31,6 @@ from repro.runs.sections import AugmentationSettings
 NOTHING = Draw(jitter=0.0, order=0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, grey=0, sigma=0.0, flip=0)
 
 
-def pixels(count: int, size: int = 32, seed: int = 0) -> Tensor:
-    return torch.rand(count, 3, size, size, generator=Generator().manual_seed(seed))
-
-
 def photograph(seed: int, width: int = 96, height: int = 96) -> Image.Image:
     """Something with smooth areas, edges and every hue."""
     rng = np.random.default_rng(seed)
@@ -43,29 +40,24 @@ def photograph(seed: int, width: int = 96, height: int = 96) -> Image.Image:
     return Image.fromarray(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
 
 
-def draws(count: int, settings: AugmentationSettings, seed: int = 0) -> list[Draw]:
-    rng = np.random.default_rng(seed)
-    return [draw_view(rng, settings) for _ in range(count)]
-
-
-def column(made: list[Draw], name: str) -> NDArray[np.float64]:
-    return np.array([getattr(draw, name) for draw in made], dtype=float)
+def column(views: list[Draw], name: str) -> NDArray[np.float64]:
+    return np.array([getattr(draw, name) for draw in views], dtype=float)
 
 
 def test_views_are_drawn_with_moco_v2s_probabilities_and_ranges() -> None:
-    made = draws(6000, AugmentationSettings())
+    views = draws(6000, AugmentationSettings())
     for name, probability in (("jitter", 0.8), ("grey", 0.2), ("flip", 0.5)):
-        assert stats.binomtest(int(column(made, name).sum()), len(made), probability).pvalue > 1e-4
-    sigma = column(made, "sigma")
-    assert stats.binomtest(int((sigma > 0).sum()), len(made), 0.5).pvalue > 1e-4
+        assert stats.binomtest(int(column(views, name).sum()), len(views), probability).pvalue > 1e-4
+    sigma = column(views, "sigma")
+    assert stats.binomtest(int((sigma > 0).sum()), len(views), 0.5).pvalue > 1e-4
     ranges = {"brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "saturation": (0.6, 1.4), "hue": (-0.1, 0.1)}
     for name, (low, high) in ranges.items():
-        assert stats.kstest(column(made, name), stats.uniform(low, high - low).cdf).pvalue > 1e-4
+        assert stats.kstest(column(views, name), stats.uniform(low, high - low).cdf).pvalue > 1e-4
     assert stats.kstest(sigma[sigma > 0], stats.uniform(0.1, 1.9).cdf).pvalue > 1e-4
-    assert stats.chisquare(np.bincount(column(made, "order").astype(int), minlength=24)).pvalue > 1e-4
+    assert stats.chisquare(np.bincount(column(views, "order").astype(int), minlength=24)).pvalue > 1e-4
     # The draws of one view are independent of each other.
-    table = np.stack([column(made, f.name) for f in fields(Draw)])
-    assert np.abs(np.corrcoef(table) - np.eye(len(table))).max() < 5 / math.sqrt(len(made))
+    table = np.stack([column(views, f.name) for f in fields(Draw)])
+    assert np.abs(np.corrcoef(table) - np.eye(len(table))).max() < 5 / math.sqrt(len(views))
 
 
 def test_a_strength_above_one_draws_no_negative_factor() -> None:
@@ -74,10 +66,10 @@ def test_a_strength_above_one_draws_no_negative_factor() -> None:
 
 def test_what_is_switched_off_is_never_drawn() -> None:
     off = AugmentationSettings(jitter_probability=0, grey_probability=0, blur_probability=0, flip_probability=0)
-    made = draws(100, off)
-    assert all(column(made, name).sum() == 0 for name in ("jitter", "grey", "sigma", "flip"))
+    views = draws(100, off)
+    assert all(column(views, name).sum() == 0 for name in ("jitter", "grey", "sigma", "flip"))
     image = photograph(0)
-    assert np.array_equal(np.asarray(apply_reference(image, made[0])), np.asarray(image))
+    assert np.array_equal(np.asarray(apply_reference(image, views[0])), np.asarray(image))
 
 
 def test_a_row_holds_every_field_in_order() -> None:

@@ -2,34 +2,25 @@ import json
 from pathlib import Path
 
 import pytest
+from error_samples import message_of
 from image_samples import bad_image
 from PIL import Image
-from scene_samples import copied, spoil_text, voc_root
+from scene_samples import copied, spoil_text
 from training_samples import salmask
 
 from repro.data.annotations import voc
 from repro.data.annotations.findings import BrokenFileError
 from repro.data.verification.checks import verify
-from repro.errors import UserError
-
-
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return voc_root(tmp_path_factory.getbasetemp() / "scenes-voc")
 
 
 @pytest.fixture
-def root(whole: Path, tmp_path: Path) -> Path:
-    copied(whole, tmp_path / "data" / "VOCdevkit")
+def root(voc_kit: Path, tmp_path: Path) -> Path:
+    copied(voc_kit, tmp_path / "data" / "VOCdevkit")
     return tmp_path / "data"
 
 
 def refusal(root: Path, *sets: voc.ImageSet) -> str:
-    with pytest.raises(UserError) as refused:
-        voc.check_layout(root, sets or voc.IMAGE_SETS)
-    message = str(refused.value)
-    assert "\n" not in message
-    return message
+    return message_of(lambda: voc.check_layout(root, sets or voc.IMAGE_SETS))
 
 
 # Reading
@@ -76,8 +67,8 @@ def test_broken_annotations_say_what_is_wrong(root: Path, old: str, new: str, re
 
 
 def test_a_whole_kit_is_found_below_its_folder_or_in_it(root: Path) -> None:
-    for given in (root, root / "VOCdevkit"):
-        kit = voc.check_layout(given)
+    for folder in (root, root / "VOCdevkit"):
+        kit = voc.check_layout(folder)
         assert kit.folder == root / "VOCdevkit"
         assert {str(image_set): len(ids) for image_set, ids in kit.ids.items()} == {
             "VOC2007 trainval": 4,
@@ -173,8 +164,8 @@ def test_verify_finds_everything(root: Path) -> None:
     name = strange.read_text().split("<name>")[1].split("<")[0]
     spoil_text(strange, f"<name>{name}</name>", "<name>unicorn</name>")
     report = verify("voc07+12", root, workers=1)
-    found = {(problem.kind, problem.path) for problem in report.problems}
-    wanted = {
+    problems = {(problem.kind, problem.path) for problem in report.problems}
+    expected = {
         ("missing-image", str(images / "000001.jpg")),
         ("missing-annotation", str(annotations / "000002.xml")),
         ("broken-annotation", str(annotations / "000003.xml")),
@@ -186,7 +177,7 @@ def test_verify_finds_everything(root: Path) -> None:
         ("overlap", str(copy)),
         ("unknown-class", str(strange)),
     }
-    assert found == wanted
+    assert problems == expected
     messages = {(problem.kind, problem.path): problem.message for problem in report.problems}
     sizes = "30×64 pixels, where its annotation says 64×64"
     assert messages["wrong-size", str(images / "000006.jpg")] == sizes
@@ -211,22 +202,22 @@ def test_verify_tells_counts_of_objects_and_what_is_unusual(root: Path) -> None:
 
 
 def test_the_command_exits_by_what_it_found(root: Path, tmp_path: Path) -> None:
-    ended = salmask("data", "verify", "voc07+12", "--root", str(root), "--workers", "1", "--quick")
-    assert ended.code == 0
-    assert "no problems; images not decoded" in ended.out
+    outcome = salmask("data", "verify", "voc07+12", "--root", str(root), "--workers", "1", "--quick")
+    assert outcome.code == 0
+    assert "no problems; images not decoded" in outcome.out
     (root / "VOCdevkit/VOC2012").rename(root / "elsewhere")
-    ended = salmask("data", "verify", "voc07+12", "--root", str(root), "--workers", "1", "--json")
-    assert ended.code == 1
-    (problem,) = json.loads(ended.out)["problems"]
+    outcome = salmask("data", "verify", "voc07+12", "--root", str(root), "--workers", "1", "--json")
+    assert outcome.code == 1
+    (problem,) = json.loads(outcome.out)["problems"]
     assert (problem["kind"], problem["path"]) == ("missing-split", f"{root}/VOCdevkit/VOC2012")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    ended = salmask("data", "verify", "voc07+12", "--root", str(tmp_path / "other"))
-    assert ended.code == 1
-    assert "holds neither VOCdevkit nor" in ended.out
+    outcome = salmask("data", "verify", "voc07+12", "--root", str(tmp_path / "other"))
+    assert outcome.code == 1
+    assert "holds neither VOCdevkit nor" in outcome.out
 
 
 def test_annotated_images_cannot_be_pretrained_on_as_classes(root: Path) -> None:
-    ended = salmask("pretrain", "mocov2", "data.dataset=voc07+12", "--root", str(root), "--out", str(root / "runs"))
-    assert ended.code == 2
-    assert "no one class to learn or to score; mend: use them by `salmask eval RUN --task voc07+12`" in ended.err
+    outcome = salmask("pretrain", "mocov2", "data.dataset=voc07+12", "--root", str(root), "--out", str(root / "runs"))
+    assert outcome.code == 2
+    assert "no one class to learn or to score; mend: use them by `salmask eval RUN --task voc07+12`" in outcome.err

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from mmengine.hooks import Hook
+from torch.utils.data import default_collate
 
 from baselines import build_learner, resolve
 from repro import cli
@@ -23,7 +24,8 @@ from repro.backbones.checkpoint import save_backbone
 from repro.contrastive.encoders import build_encoder
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
-from repro.training.pretraining import build_training, open_data, plan_batches, pretrain
+from repro.training.loading import TwoViews
+from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.resume import checkpoints
 from repro.training.runner import Training
 
@@ -69,16 +71,6 @@ def words(changes: Mapping[str, Any] | None = None) -> list[str]:
     return [f"{key}={value}" for key, value in {**TINY, **(changes or {})}.items()]
 
 
-def pretrained(factory: pytest.TempPathFactory) -> RunFolder:
-    """The paper's method trained from start to end without a disturbance, once for all tests of a session."""
-    run = tiny(OURS)
-    folder = RunFolder.of(run, factory.getbasetemp() / "undisturbed")
-    if not folder.pretrained:
-        with folder.attempt("pretrain"):
-            pretrain(run, folder, CPU)
-    return folder
-
-
 def with_random_backbone(run: Run, out: Path, input_filter: str = "none") -> RunFolder:
     """The folder of a run whose backbone never saw an image: all that a probe needs."""
     folder = RunFolder.of(run, out)
@@ -99,6 +91,12 @@ def make_training(run: Run, folder: RunFolder, *hooks: Hook, device: torch.devic
     return replace(build_training(run, folder, build_learner(run, images, device), batches, device), hooks=hooks)
 
 
+def fixed_batch(run: Run, count: int = 8) -> dict[str, Any]:
+    """The first images of the first epoch, as the loader hands them to contrastive learning."""
+    dataset = TwoViews(open_data(run, "train"), run.data.crop, run.augmentation, run.seed)
+    return default_collate([dataset[0, index] for index in range(count)])
+
+
 class StopBefore(Hook):
     """Ctrl-C just before a step, the first one being 1."""
 
@@ -111,14 +109,14 @@ class StopBefore(Hook):
 
 
 class Poison(Hook):
-    """A gradient that is not a number, at one step."""
+    """A gradient of one network that is not a number, at one step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, network: str = "encoder_q") -> None:
+        self.step, self.network = step, network
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         if runner.iter + 1 == self.step:
-            weight = next(runner.model.encoder_q.parameters())
+            weight = next(runner.model.get_submodule(self.network).parameters())
             weight.register_hook(lambda gradient: gradient * float("nan"))
 
 
@@ -126,6 +124,13 @@ def interrupt(run: Run, folder: RunFolder, step: int, device: torch.device = CPU
     """Train up to a step, which is not made."""
     with pytest.raises(KeyboardInterrupt):
         make_training(run, folder, StopBefore(step), device=device).run()
+
+
+def stop_before(training: Training, step: int) -> None:
+    """Train with its own hooks up to a step, which is not made; every step before it is saved."""
+    hooks, machine = [*training.hooks, StopBefore(step)], replace(training.machine, checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        replace(training, hooks=hooks, machine=machine).run()
 
 
 def copied(folder: RunFolder, place: Path) -> RunFolder:
@@ -210,3 +215,18 @@ def files_below(path: Path) -> set[str]:
 def metrics(folder: RunFolder) -> list[dict[str, float]]:
     """The lines of its log."""
     return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def on_two_processes(work: Callable[[int, Path], dict[str, Any]], place: Path) -> list[dict[str, Any]]:
+    """What a function, given its rank and `place`, returns in each of two processes that gloo joins."""
+    torch.multiprocessing.spawn(_join, (work, place), nprocs=2)
+    return [torch.load(place / f"{number}.pth", weights_only=False) for number in range(2)]
+
+
+def _join(number: int, work: Callable[[int, Path], dict[str, Any]], place: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
+    store = f"file://{place / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=number, world_size=2)
+    torch.save(work(number, place), place / f"{number}.pth")
+    torch.distributed.destroy_process_group()

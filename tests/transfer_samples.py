@@ -52,10 +52,10 @@ def flower_lists() -> tuple[bytes, bytes]:
     """`imagelabels.mat` and `setid.mat`: labels from 1, image i of kind i mod 6; 20 train, 30 val, the rest test."""
     labels = np.array([[1 + image % KINDS for image in range(FLOWERS)]], dtype=np.uint8)
     order = np.random.default_rng(0).permutation(FLOWERS) + 1
-    parts = {"trnid": order[None, :24], "valid": order[None, 24:60], "tstid": order[None, 60:]}
+    sets = {"trnid": order[None, :24], "valid": order[None, 24:60], "tstid": order[None, 60:]}
     first, second = io.BytesIO(), io.BytesIO()
     savemat(first, {"labels": labels})
-    savemat(second, {name: ids.astype(np.uint16) for name, ids in parts.items()})
+    savemat(second, {name: ids.astype(np.uint16) for name, ids in sets.items()})
     return first.getvalue(), second.getvalue()
 
 
@@ -112,17 +112,17 @@ def md5(content: bytes) -> str:
 def recognise_miniatures(patch: pytest.MonkeyPatch, archives: dict[str, bytes] | None = None) -> None:
     """Let the checks take the miniatures' sizes and checksums for the published ones."""
     labels, sets = flower_lists()
-    held = archives or {}
+    contents = archives or {}
     patch.setattr(caltech, "CLASSES", len(CALTECH) - 1)
     patch.setattr(
         Flowers102,
         "_file_dict",
         {
-            "image": ("102flowers.tgz", md5(held.get("102flowers.tgz", b""))),
+            "image": ("102flowers.tgz", md5(contents.get("102flowers.tgz", b""))),
             "label": ("imagelabels.mat", md5(labels)),
             "setid": ("setid.mat", md5(sets)),
         },
     )
     for name in caltech.ARCHIVES:
-        if name in held:
-            patch.setitem(caltech.ARCHIVES, name, md5(held[name]))
+        if name in contents:
+            patch.setitem(caltech.ARCHIVES, name, md5(contents[name]))

@@ -1,0 +1,83 @@
+"""What errors say, in the process that raises them and in others."""
+
+import copy
+import pickle
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from repro.data.roots import RootNotSetError
+from repro.errors import LONGEST_LIST, UserError, nearest, one_line, shortened
+
+
+def test_an_error_is_one_line_with_its_mend() -> None:
+    error = UserError("a.jpg: truncated", mend="replace it")
+    assert (error.what, error.mend) == ("a.jpg: truncated", "replace it")
+    assert str(error) == one_line(error) == "a.jpg: truncated; mend: replace it"
+
+
+def test_an_error_without_a_mend_is_what_it_says() -> None:
+    error = UserError("a.jpg: truncated")
+    assert (str(error), error.mend) == ("a.jpg: truncated", "")
+
+
+@pytest.mark.parametrize("kind", [UserError, RootNotSetError])
+@pytest.mark.parametrize("mend", ["give --root DIR", ""])
+def test_an_error_that_was_pickled_is_the_same(kind: type[UserError], mend: str) -> None:
+    error = kind("no root set", mend=mend)
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is kind
+        assert (again.what, again.mend, str(again)) == (error.what, error.mend, str(error))
+
+
+class Refusing(Dataset[int]):
+    """A data set whose only item cannot be read."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("a.jpg: truncated", mend="replace it"), "a.jpg: truncated; mend: replace it"),
+        (UserError("a.jpg: truncated"), "a.jpg: truncated"),
+        (RootNotSetError("no root set", mend="give --root DIR"), "no root set; mend: give --root DIR"),
+        (ValueError("two"), "ValueError: two"),
+    ],
+)
+def test_of_an_error_in_a_loaders_worker_only_the_message_is_told(error: Exception, line: str) -> None:
+    with pytest.raises(type(error)) as caught:
+        list(DataLoader(Refusing(error), num_workers=1))
+    assert "Original Traceback" in str(caught.value)
+    assert one_line(caught.value) == line
+
+
+def test_a_message_of_several_lines_becomes_one_and_no_message_the_errors_kind() -> None:
+    assert one_line(ValueError("two\n  lines")) == "two lines"
+    assert one_line(AssertionError()) == "AssertionError"
+
+
+def test_an_unknown_name_is_answered_with_all_names_and_the_nearest() -> None:
+    assert nearest("xyz", ["linear", "knn"]) == "one of linear, knn"
+    assert nearest("linaer", ["linear", "knn"]) == "did you mean 'linear'? known: linear, knn"
+    assert nearest("semi", iter(["semi-1", "semi-10"])).startswith("did you mean 'semi-1'? known: ")
+
+
+def test_of_many_names_only_near_ones_are_named() -> None:
+    names = [f"method-{number:02}" for number in range(LONGEST_LIST + 1)]
+    assert nearest("xyz", names) == "21 are known"
+    assert nearest("method-7", names) == "did you mean 'method-17' or 'method-07' or 'method-20'? 21 are known"
+    assert nearest("xyz", names[1:]) == f"one of {', '.join(names[1:])}"
+
+
+def test_a_list_of_names_is_cut_short() -> None:
+    assert shortened(["a", "b"]) == "2 (a, b)"
+    assert shortened(list("abcdefg")) == "7 (a, b, c, d, e, …)"
+    assert shortened(list("abc"), most=2) == "3 (a, b, …)"
