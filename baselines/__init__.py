@@ -1,8 +1,10 @@
 """Every row of the paper's tables, ours included, and the ablations.
 
-A row is data: a framework's recipe (`repro.runs.frameworks`), what is masked (`masks`), and in an ablation what is
-changed (`ablations`). None is a branch in code; what must be code beside the paper's own method are the competitors
-that train something else: `adios` and `supervised`.
+A row is data: a framework's recipe (`repro.runs.frameworks`), what is masked (`masks`), and for an ablation the
+settings that it changes (`ablations`). No row has a branch in the code of its own. Only the competitors that train
+another model than the paper's method are code: `adios` (with its network in `unet`) and `supervised`.
+
+Importing this package needs no torch: tables and launchers read `METHODS`.
 """
 
 from collections.abc import Mapping
@@ -25,27 +27,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """One row: its title in the paper and how it differs from the default Run."""
+    """One row of the tables."""
 
     title: str
+    """As the paper's tables have it; an ablation's also says what is changed."""
     settings: Mapping[str, Any]
+    """How the row differs from the default Run: nested sections, or dotted keys."""
 
     def but(self, title: str, changes: Mapping[str, Any]) -> "Method":
-        """This row with some settings changed."""
+        """Returns this row with some settings changed.
+
+        Args:
+            title: what is changed; it is appended to the row's own title.
+            changes: nested sections, or dotted keys; they win over the row's own settings.
+        """
         return Method(f"{self.title}, {title}", _merged(self.settings, changes))
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, `changes` winning key by key."""
+    """Returns nested settings in which `changes` win key by key, so that a section keeps the keys not named in them."""
     merged = nested(settings)
     for key, value in nested(changes).items():
-        held = merged.get(key)
-        merged[key] = _merged(held, value) if isinstance(held, Mapping) and isinstance(value, Mapping) else value
+        earlier = merged.get(key)
+        merged[key] = _merged(earlier, value) if isinstance(earlier, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
-def _block(framework: Framework) -> dict[str, Method]:
-    """The rows on a contrastive framework: plain, and with each masking."""
+def _rows_on(framework: Framework) -> dict[str, Method]:
+    """Returns the rows on a contrastive framework by name: plain, and with each masking."""
     rows = {
         "": ("", masks.NONE),
         "+mscn": (" + MSCN", masks.MSCN),
@@ -54,11 +63,14 @@ def _block(framework: Framework) -> dict[str, Method]:
         "+ours-blur": (" + ours, strong blur", masks.STRONG_BLUR),
         "+ours-mean": (" + ours, mean fill", masks.MEAN_FILL),
     }
-    return {f"{framework}{name}": _row(framework, title, masking) for name, (title, masking) in rows.items()}
+    return {f"{framework}{suffix}": _row(framework, title, masking) for suffix, (title, masking) in rows.items()}
 
 
 def _row(framework: Framework, title: str, masking: Mapping[str, Any]) -> Method:
-    """A framework's recipe with a masking; all rows of a framework share its recipe and differ in the masking alone."""
+    """Returns a framework's recipe with a masking.
+
+    All rows on a framework go through here, so that they share its recipe and differ in the masking alone.
+    """
     entry = FRAMEWORKS[framework]
     settings = {"framework": framework.value, **entry.recipe}
     return Method(f"{entry.title}{title}", _merged(settings, masking))
@@ -66,26 +78,39 @@ def _row(framework: Framework, title: str, masking: Mapping[str, Any]) -> Method
 
 TABLE1: Mapping[str, Method] = {
     "supervised": _row(Framework.supervised, "", masks.NONE),
-    **{name: row for framework, entry in FRAMEWORKS.items() if entry.model for name, row in _block(framework).items()},
+    # `supervised` and `external` name no contrastive model, so they have no row with a masking.
+    **{
+        name: row for framework, entry in FRAMEWORKS.items() if entry.model for name, row in _rows_on(framework).items()
+    },
 }
-"""The rows of tables 1 and 2."""
+"""The rows of tables 1 and 2, in the tables' order."""
 
 TABLE3: Mapping[str, Method] = {
     f"{name}@{branch}": TABLE1[name].but(f"{branch} masked", {"masking.branch": branch})
     for name in ("mocov2+ours-hp", "mocov2+ours-blur", "mocov2+ours-mean")
     for branch in ("key", "both")
 }
-"""The rows that table 3 adds; its `query` is table 1's row."""
+"""The rows that table 3 adds: the key or both views masked. Its rows with the query masked are table 1's."""
 
 ABLATIONS: Mapping[str, Method] = {
     name: TABLE1[ablation.row].but(ablation.title, ablation.settings) for name, ablation in ablations.ABLATIONS.items()
 }
+"""The rows that no table of the paper has, each a changed row of table 1."""
 
 METHODS: Mapping[str, Method] = {**TABLE1, **TABLE3, **ABLATIONS}
+"""Every row by the name under which `salmask pretrain` and sweeps know it."""
 
 
 def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -> Run:
-    """A run of a method: its settings, then `layers`, later ones winning.
+    """Builds the run of a method.
+
+    Args:
+        method: a name of `METHODS`.
+        layers: settings on top of the method's own (a sweep's, a file's, the command line's); later ones win.
+        origin: where the layers come from, for error messages.
+
+    Returns:
+        The run. Where a checkpoint is its localizer, that file's SHA-256 is part of it.
 
     Raises:
         UserError: an unknown method, key or value.
@@ -96,12 +121,18 @@ def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -
 
 
 def build_learner(run: Run, images: "Images", device: "torch.device") -> "Learner":
-    """What a run trains, competitors included; a `repro.training.learner.Build`.
+    """Builds what a run trains, competitors included; a `repro.training.learner.Build`.
+
+    Args:
+        run: of any row.
+        images: the training images.
+        device: where the model goes.
 
     Raises:
         UserError: settings do not fit the data, the localizer or the number of processes.
     """
-    # Imported here: tables and `salmask methods` read METHODS without torch.
+    # Imported here because tables and `salmask methods` read METHODS without torch.
+    # Supervised comes first: it has no views to mask, so no masking can make it another learner.
     if run.framework is Framework.supervised:
         from baselines import supervised
 

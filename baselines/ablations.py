@@ -1,4 +1,7 @@
-"""Rows that a reviewer would ask for: one thing about the paper's method, or a competitor's, changed at a time."""
+"""Ablations: rows that change one thing about the paper's method, or about a competitor's, at a time.
+
+They are the rows that a reviewer would ask for; the paper's tables have none of them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,16 +12,17 @@ from repro.runs.sections import FidelitySettings
 
 @dataclass(frozen=True)
 class Ablation:
-    """A row with something changed."""
+    """One change of a row of table 1."""
 
     title: str
-    """What is changed."""
+    """What is changed, as it follows the row's own title."""
     settings: Mapping[str, Any]
+    """The changed settings, by dotted keys."""
     row: str = "mocov2+ours-hp"
-    """The one that is changed; the paper's headline unless another is named."""
+    """Name of the row that is changed; the paper's headline row unless another is named."""
 
 
-HEADLINE: Mapping[str, Ablation] = {
+ON_THE_HEADLINE: Mapping[str, Ablation] = {
     # Is it saliency?
     "random": Ablation("patches drawn without saliency", {"masking.guidance": "random"}),
     # Is it masking at all, or the high-pass filter?
@@ -44,10 +48,10 @@ HEADLINE: Mapping[str, Ablation] = {
     "localizer-efficientnet": Ablation("EfficientNet-Lite0 as localizer", {"localizer.network": "efficientnet-lite0"}),
     "localizer-random": Ablation("untrained ResNet-50 as localizer", {"localizer.weights": "random"}),
     "localizer-checkpoint": Ablation(
-        "a backbone of our own as localizer",  # to be named: localizer.weights=RUN/backbone.pth
+        "a backbone of our own as localizer",  # which one, the person says: localizer.weights=RUN/backbone.pth
         {"localizer.network": "checkpoint", "localizer.weights": ""},
     ),
-    # What the released code does otherwise than the paper says: as a whole and switch by switch.
+    # What the released code does otherwise than the paper says: all of it, then switch by switch.
     "released": Ablation("as released", {"fidelity": "released"}),
     **{
         f"released-{f.name.replace('_', '-')}": Ablation(
@@ -55,15 +59,18 @@ HEADLINE: Mapping[str, Ablation] = {
         )
         for f in fields(FidelitySettings)
     },
-    "released-negative-count": Ablation(  # a count can be negative only where counts are released
+    # Replaces the switch of that name from the loop above: alone it would change nothing, since a count can be negative
+    # only where counts are released too.
+    "released-negative-count": Ablation(
         "counts and negative count as released",
         {"fidelity.counts": "released", "fidelity.negative_count": "released"},
     ),
 }
+"""Ablations of the headline row, by what follows its name."""
 
 ABLATIONS: Mapping[str, Ablation] = {
-    **{f"{ablation.row}-{name}": ablation for name, ablation in HEADLINE.items()},
-    # rho = 2 weighs more among SimCLR's 510 negatives than among MoCo's 65,536.
+    **{f"{ablation.row}-{name}": ablation for name, ablation in ON_THE_HEADLINE.items()},
+    # The paper's rho = 2 weighs more among SimCLR's 510 negatives than among MoCo's 65,536.
     "simclr+ours-hp-rho1": Ablation(
         "hard negative of weight 1", {"simclr.hard_negative_weight": 1.0}, row="simclr+ours-hp"
     ),
@@ -82,4 +89,4 @@ ABLATIONS: Mapping[str, Ablation] = {
     # The authors' ADIOS proper: four forward passes where the single-mask version makes one.
     "simclr+adios-all-masks": Ablation("every mask at each step", {"adios.single": False}, row="simclr+adios"),
 }
-"""By the name of the new row."""
+"""All ablations, by the name of the new row."""

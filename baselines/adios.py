@@ -1,9 +1,11 @@
 """ADIOS (Shi et al. 2022): an encoder against an occlusion network that learns which pixels to hide from it.
 
 In each step the encoder first lowers the contrastive loss of masked queries, then the occlusion network raises it. Both
-steps follow the authors' code (YugeTen/adios, src/methods/simclr_adios.py and simclr_adios_s.py), which knows SimCLR;
-on MoCo v2 the query is masked, since no gradient reaches a mask through the key. Left out is the authors' online
+steps follow the authors' code (YugeTen/adios, src/methods/simclr_adios.py and simclr_adios_s.py), which knows SimCLR
+alone. On MoCo v2 the query is masked, since no gradient reaches a mask through the key. Left out is the authors' online
 classifier, which reads detached features and teaches the encoder nothing.
+
+What the two steps need of a framework's model is a `Contrast`; `contrast_of` tells what a new framework has to write.
 """
 
 import math
@@ -34,17 +36,18 @@ from repro.runs.run import Run
 from repro.training.gallery import draw_columns, first_stages
 from repro.training.learner import Learner, build_model, build_view_maker
 from repro.training.loading import TwoViews
+from repro.training.memory_layout import lay_out_network
 from repro.training.optimization import build_lars, build_optimizer, build_schedulers
 from repro.training.preprocess import ViewMaker
 
 ENCODER, OCCLUSION = "encoder", "occlusion"
-"""Names of the two optimizers."""
+"""Names of the two players and of their optimizers."""
 MARGIN = 1e-3
 """Share of an image below which, and one minus it above which, `sparsity_penalty` goes on as a straight line."""
 
 
 def sparsity_penalty(shares: Tensor) -> Tensor:
-    """Penalty on masks that hide nothing or everything: `sum_n mean_b 1 / sin(pi * S_bn)` (simclr_adios_s.py:246-249).
+    """Penalises masks that hide nothing or everything: `sum_n mean_b 1 / sin(pi * S_bn)` (simclr_adios_s.py:246-249).
 
     The authors add 1e-10 to the sine, which in single precision is -8.7e-8 at S = 1: the penalty turns into a reward of
     1e7. Here the curve ends at a distance of 1e-3 from 0 and from 1 and goes on as its tangent: finite, continuous, and
@@ -58,12 +61,14 @@ def sparsity_penalty(shares: Tensor) -> Tensor:
     """
     distance = torch.minimum(shares, 1 - shares)
     within = distance.clamp(min=MARGIN)
+    # The derivative of 1 / sin(pi * d) at d = MARGIN. Nearer to an end than that, `within` is constant and `distance -
+    # within` negative, so the value is the tangent's; elsewhere `distance - within` is 0, and the value is the curve's.
     slope = -math.pi * math.cos(math.pi * MARGIN) / math.sin(math.pi * MARGIN) ** 2
     return (1 / torch.sin(math.pi * within) + slope * (distance - within)).mean(0).sum()
 
 
 def negative_entropy(shares: Tensor) -> Tensor:
-    """`sum_b sum_n p log p` with `p = softmax_n(S)`, a sum over the batch (src/utils/metrics.py:202-211).
+    """Computes `sum_b sum_n p log p` with `p = softmax_n(S)`, a sum over the batch (src/utils/metrics.py:202-211).
 
     Args:
         shares: B×N in 0..1, the mean of each mask over its pixels.
@@ -75,36 +80,72 @@ def negative_entropy(shares: Tensor) -> Tensor:
 
 
 SubstrateT = TypeVar("SubstrateT", MoCo, SimCLR)
+"""The contrastive models that ADIOS is written for; each has `embed` and `contrast`."""
 
 
 class Contrast(nn.Module, ABC, Generic[SubstrateT]):
-    """The encoder's side: a contrastive model that meets masked queries and whole keys."""
+    """The encoder's side: a contrastive model that meets masked queries and unmasked keys."""
 
     def __init__(self, substrate: SubstrateT) -> None:
+        """Take a framework's model, whose own `losses` are not used."""
         super().__init__()
         self.substrate: SubstrateT = substrate
 
     @abstractmethod
     def keys(self, images: Tensor) -> Tensor:
-        """Unit embeddings B×dim of the whole views B×3×H×W, in the encoder's step."""
+        """Embeds the unmasked views in the encoder's step.
+
+        Args:
+            images: B×3×H×W.
+
+        Returns:
+            Unit vectors B×dim; with gradient where the framework's own keys have one.
+        """
 
     @abstractmethod
     def keys_again(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Those of the same views in the occlusion step, after the encoder has moved; without gradient."""
+        """Embeds the same views in the occlusion network's step, after the encoder has moved.
+
+        Args:
+            images: B×3×H×W, those that `keys` was called with.
+            keys: what `keys` returned.
+
+        Returns:
+            Unit vectors B×dim without gradient.
+        """
 
     @abstractmethod
     def finish(self, keys: Tensor) -> None:
-        """End the step of both."""
+        """Ends the step of both players.
+
+        Args:
+            keys: what `keys` returned, B×dim.
+        """
 
     def loss(self, queries: Sequence[Tensor], keys: Tensor) -> Tensor:
-        """The contrastive loss summed over masked views B×3×H×W of the same images, each in a forward pass of its own.
+        """Computes the contrastive loss summed over masked views, each in a forward pass of its own.
 
-        The authors embed the whole view anew for each mask; batch norm in training mode gives the same embedding.
+        The authors embed the unmasked view anew for each mask; batch norm in training mode gives the same embedding.
+
+        Args:
+            queries: masked views B×3×H×W of the same images.
+            keys: unit embeddings B×dim of the other view.
+
+        Returns:
+            A scalar.
         """
         return torch.stack([self.substrate.contrast(self.substrate.embed(masked), keys) for masked in queries]).sum()
 
     def forward(self, queries: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the encoder's step, and the keys that it was made with."""
+        """Computes the encoder's step in one call, which DDP's wrapper needs to see.
+
+        Args:
+            queries: masked views B×3×H×W of the same images.
+            images: the other view of each, unmasked, B×3×H×W.
+
+        Returns:
+            The loss, a scalar, and the keys B×dim that it was made with.
+        """
         keys = self.keys(images)
         return self.loss(queries, keys), keys
 
@@ -113,16 +154,16 @@ class MocoContrast(Contrast[MoCo]):
     """MoCo v2: keys come from the momentum encoder, which moves once a step, and so does the queue."""
 
     def keys(self, images: Tensor) -> Tensor:
-        """Those of the momentum encoder, after it has followed."""
+        """Embeds the views with the momentum encoder, after it has followed the query encoder; without gradient."""
         self.substrate.encoder_k.update(self.substrate.encoder_q)
         return self.substrate.embed_keys(images)
 
     def keys_again(self, images: Tensor, keys: Tensor) -> Tensor:
-        """The same: the momentum encoder has not moved."""
+        """Returns the same keys: the momentum encoder has not moved since."""
         return keys
 
     def finish(self, keys: Tensor) -> None:
-        """Only now may the keys be negatives; in the occlusion step they are still positives."""
+        """Puts the keys into the queue: until both players have stepped they are positives, and no negatives."""
         self.substrate.enqueue(keys)
 
 
@@ -130,23 +171,32 @@ class SimclrContrast(Contrast[SimCLR]):
     """SimCLR: keys come from the encoder itself."""
 
     def keys(self, images: Tensor) -> Tensor:
-        """With gradient."""
+        """Embeds the views with the encoder, with gradient."""
         return self.substrate.embed(images)
 
     @torch.no_grad()
     def keys_again(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Anew; no gradient leads from a whole view to a mask."""
+        """Embeds the views with the encoder as it is now; no gradient leads from an unmasked view to a mask."""
         return self.substrate.embed(images)
 
     def finish(self, keys: Tensor) -> None:
-        """SimCLR keeps nothing from step to step."""
+        """Does nothing: SimCLR keeps nothing from step to step."""
 
 
 def contrast_of(model: ContrastiveModel) -> Contrast:
-    """The encoder's side of ADIOS on a framework's model.
+    """Makes the encoder's side of ADIOS on a framework's model.
+
+    For ADIOS on a new framework, write a subclass of `Contrast` and return it here. It says where keys come from in the
+    encoder's step (`keys`) and in the occlusion network's (`keys_again`), and what ends a step (`finish`); the model
+    needs `embed` (images to unit vectors) and `contrast` (queries and keys to the loss), and its class a place in
+    `SubstrateT`. The two players' steps, and their training, are the same on every framework. Until then the row
+    `NAME+adios`, which `baselines.METHODS` has for every contrastive framework, ends in the error below.
+
+    Args:
+        model: as `repro.training.learner.build_model` builds it.
 
     Raises:
-        UserError: nobody wrote a `Contrast` for the framework.
+        UserError: there is no `Contrast` for the framework.
     """
     if isinstance(model, MoCo):
         return MocoContrast(model)
@@ -169,7 +219,7 @@ class Adios(BaseModel):
         seed: int = 0,
         data_preprocessor: nn.Module | None = None,
     ) -> None:
-        """Put them together.
+        """Put the two players together.
 
         Args:
             contrast: the encoder's side.
@@ -187,7 +237,8 @@ class Adios(BaseModel):
         self.seed = seed
         # Steps so far, on the host: it only seeds the choice of masks, and reading it must not wait for the device.
         self.steps = 0
-        # As called in its own turn; in a dictionary, so that nn.Module registers no wrapper.
+        # Each player as it is called in its own turn. In a dictionary, so that nn.Module registers no DDP wrapper: the
+        # names in the state dict must not depend on the number of processes.
         self._turn: dict[str, nn.Module] = {ENCODER: contrast, OCCLUSION: occlusion}
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
@@ -195,11 +246,11 @@ class Adios(BaseModel):
         self._turn = {name: wrap(player) for name, player in self._turn.items()}
 
     def get_extra_state(self) -> dict[str, int]:
-        """What a checkpoint holds besides tensors."""
+        """Returns what a checkpoint holds besides tensors."""
         return {"steps": self.steps}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Read it back."""
+        """Restores what `get_extra_state` returned."""
         self.steps = state["steps"]
 
     def forward(self, views: Views, mode: str = "loss") -> dict[str, Tensor]:
@@ -211,7 +262,7 @@ class Adios(BaseModel):
         raise ValueError("ADIOS is only trained, by train_step: its two networks have a loss each")
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """A step of the encoder, then one of the occlusion network against the new encoder.
+        """Makes a step of the encoder, then one of the occlusion network against the new encoder.
 
         Args:
             data: a batch of the loader.
@@ -223,13 +274,15 @@ class Adios(BaseModel):
             `mask_share_N`, the share of an image that each mask hides, the batch's mean.
 
         Raises:
-            UserError: the optimizers are others.
+            UserError: the optimizers have other names.
         """
         encoder, occlusion = _optimizers(optim_wrapper)
+        # `optim_context` is mixed precision as the player's own optimizer has it.
         with encoder.optim_context(self):
             views: Views = self.data_preprocessor(data, True)["views"]
             loss, keys = self.encoder_loss(views)
         encoder.update_params(loss)
+        # Same views, new encoder: as in the authors' code, the occlusion network answers the step just made.
         with occlusion.optim_context(self):
             objective, numbers = self.occlusion_loss(views, keys)
         occlusion.update_params(objective)
@@ -238,20 +291,23 @@ class Adios(BaseModel):
         return {"loss": loss.detach(), "occlusion_loss": objective.detach(), **numbers}
 
     def encoder_loss(self, views: Views) -> tuple[Tensor, Tensor]:
-        """What the encoder lowers: the contrastive loss of masked queries. No gradient reaches the occlusion network.
+        """Computes what the encoder lowers: the contrastive loss of masked queries.
+
+        No gradient reaches the occlusion network.
 
         Args:
-            views: query, which is masked, and key; B×3×S×S each.
+            views: query, which is masked here, and key; normalised, B×3×S×S each.
 
         Returns:
             The loss, a scalar, and the keys for `occlusion_loss`.
         """
+        # Without its DDP wrapper: in this turn the masks are given, and nothing of them is learned.
         with torch.no_grad():
             masks = self.occlusion(views.query)
         return self._turn[ENCODER](self._masked(views.query, masks, 0), views.key)
 
     def occlusion_loss(self, views: Views, keys: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the occlusion network lowers: `-(L - alpha1 * sparsity_penalty + alpha2 * negative_entropy)`.
+        """Computes what the occlusion network lowers: `-(L - alpha1 * sparsity_penalty + alpha2 * negative_entropy)`.
 
         L is the contrastive loss with the encoder frozen; its batch norm stays in training mode (simclr_adios.py:184).
 
@@ -263,32 +319,50 @@ class Adios(BaseModel):
             The loss, a scalar, and the numbers to log.
         """
         masks = self._turn[OCCLUSION](views.query)
+        # The encoder is called without its DDP wrapper: no gradient of its parameters is to be averaged over the ranks.
         with frozen(self.contrast):
-            again = self.contrast.keys_again(views.key, keys)
-            contrastive = self.contrast.loss(self._masked(views.query, masks, 1), again)
+            fresh_keys = self.contrast.keys_again(views.key, keys)
+            contrastive = self.contrast.loss(self._masked(views.query, masks, 1), fresh_keys)
         shares = masks.mean((2, 3))
         sparsity, entropy = sparsity_penalty(shares), negative_entropy(shares)
-        # A sum over the batch grows with it: times the ranks, DDP's mean is the sum over the joint batch.
+        # The entropy is a sum over the batch, the other terms are means. Multiplied by the number of ranks, DDP's mean
+        # of its gradients over the ranks is the gradient of the sum over the joint batch.
         objective = self.alpha_sparsity * sparsity - self.alpha_entropy * world_size() * entropy - contrastive
         numbers = {"sparsity": sparsity.detach(), "entropy": -entropy.detach() / len(shares)}
-        hidden = {f"mask_share_{n}": share for n, share in enumerate(shares.detach().mean(0), 1)}
-        return objective, numbers | hidden
+        mask_shares = {f"mask_share_{number}": share for number, share in enumerate(shares.detach().mean(0), 1)}
+        return objective, numbers | mask_shares
 
     def _masked(self, images: Tensor, masks: Tensor, turn: int) -> list[Tensor]:
-        """The images with one drawn mask each, or N times with all: what is hidden becomes the mean colour, 0."""
+        """Hides what masks cover: it becomes the mean colour, which is 0 in normalised images.
+
+        Args:
+            images: B×3×S×S, normalised.
+            masks: B×N×S×S in 0..1.
+            turn: 0 for the encoder's, 1 for the occlusion network's; each draws masks of its own.
+
+        Returns:
+            One copy B×3×S×S of the images with one drawn mask each, or N copies, the n-th with each image's mask n.
+        """
         if not self.single:
+            # B×N×1×S×S apart along N: one B×1×S×S for each mask, which the three channels share.
             return [images * (1 - mask) for mask in masks.unsqueeze(2).unbind(1)]
-        chosen = self._draw(len(images), masks.shape[1], turn).to(images.device, non_blocking=True)
-        return [images * (1 - masks[torch.arange(len(images), device=images.device), chosen].unsqueeze(1))]
+        choices = self._draw(len(images), masks.shape[1], turn).to(images.device, non_blocking=True)
+        rows = torch.arange(len(images), device=images.device)
+        return [images * (1 - masks[rows, choices].unsqueeze(1))]
 
     def _draw(self, images: int, masks: int, turn: int) -> Tensor:
-        """The mask of each image: drawn for all ranks alike, so that their number changes no draw."""
+        """Draws the number of a mask for each of this rank's images.
+
+        Every rank draws for the joint batch from the same seed and takes its own part, so that the number of ranks
+        changes no draw, and nothing has to be sent between them.
+        """
         generator = Generator().manual_seed(stream_seed(self.seed, Purpose.occlusion, self.steps, turn))
-        drawn = torch.randint(masks, (images * world_size(),), generator=generator)
-        return drawn[rank() * images : (rank() + 1) * images]
+        choices = torch.randint(masks, (images * world_size(),), generator=generator)
+        return choices[rank() * images : (rank() + 1) * images]
 
 
 def _optimizers(wrapper: OptimWrapper) -> tuple[OptimWrapper, OptimWrapper]:
+    """Returns the encoder's and the occlusion network's optimizer, or refuses others with a UserError."""
     names = list(wrapper.keys()) if isinstance(wrapper, OptimWrapperDict) else ["only one"]
     if set(names) != {ENCODER, OCCLUSION}:
         raise UserError(
@@ -300,45 +374,56 @@ def _optimizers(wrapper: OptimWrapper) -> tuple[OptimWrapper, OptimWrapper]:
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Within, no graph leads to the parameters, and backward spares their gradients; later as before."""
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in learning:
+    """Keeps gradients from a network's parameters within a `with` block; they still pass through to its input.
+
+    Args:
+        network: what is frozen. Parameters that were frozen before stay so afterwards.
+    """
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 class OcclusionGallery(Hook):
-    """Draws the masks of the first images after each epoch; before the first, they would say nothing."""
+    """Draws the masks of the first images after each epoch; before the first epoch they would say nothing."""
 
     def __init__(self, model: Adios, path: Path) -> None:
-        """Write the model's masks to `path`, a PNG."""
+        """Draw the model's masks to `path`, a PNG."""
         self.model, self.path = model, path
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
-        """Draw: the query's view, the same as each mask leaves it, and the key's view."""
-        if rank():
+        """Draw a column each for the query's view, the same as each mask leaves it, and the key's view."""
+        if rank():  # the model is the same on every rank, and only one may write the file
             return
         maker = self.model.data_preprocessor
         assert isinstance(maker, ViewMaker)
         stages = first_stages(runner.train_dataloader.dataset, maker)
         masks = self.model.occlusion(stages.views.query)
-        hidden = [  # 0 of normalised pixels is the mean colour
-            (f"mask {n} hidden", stages.query.lerp(maker.mean, mask))
-            for n, mask in enumerate(masks.unsqueeze(2).unbind(1), 1)
+        # The view is in 0..1 here, and normalised where the network is trained: 0 there is the mean colour here.
+        masked_columns = [
+            (f"mask {number} hidden", stages.query.lerp(maker.mean, mask))
+            for number, mask in enumerate(masks.unsqueeze(2).unbind(1), 1)
         ]
-        picture = draw_columns([("query view", stages.query), *hidden, ("key view", stages.key)])
+        picture = draw_columns([("query view", stages.query), *masked_columns, ("key view", stages.key)])
         write_atomically(self.path, lambda file: file.write(picture))
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
-    """ADIOS on the framework that the run names; a `repro.training.learner.Build`.
+    """Builds ADIOS on the framework that the run names; a `repro.training.learner.Build`.
 
-    The occlusion network's rate takes the encoder's course, from its own height (ADIOS src/methods/base_adios.py).
+    The occlusion network's learning rate follows the encoder's schedule from a height of its own (ADIOS
+    src/methods/base_adios.py).
+
+    Args:
+        run: `adios` is used beside what a plain run of the framework uses.
+        images: the training images.
+        device: where the model goes.
 
     Raises:
         UserError: the crop does not fit the occlusion network, or the batch-norm groups the number of processes.
@@ -346,13 +431,13 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     settings = run.adios
     maker = build_view_maker(run, device)
     with seeded_weights(run.seed):
+        # The substrate is built first, so that its encoder starts from the weights of the framework's plain row.
         substrate = build_model(run, None)
         occlusion = OcclusionNetwork(
             run.data.crop, masks=settings.masks, base=settings.base_filters, norm=settings.norm
         )
-    contrast = contrast_of(substrate)
     model = Adios(
-        contrast,
+        contrast_of(substrate),
         occlusion,
         single=settings.single,
         alpha_sparsity=settings.alpha_sparsity,
@@ -360,10 +445,10 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
         seed=run.seed,
         data_preprocessor=maker,
     ).to(device)
-    if run.machine.channels_last:
-        model.to(memory_format=torch.channels_last)
+    lay_out_network(model, channels_last=run.machine.channels_last)
     optimizers = {
         ENCODER: build_optimizer(substrate.encoder.parameters(), run.optimization),
+        # LARS whatever optimises the encoder, as in the authors' code.
         OCCLUSION: build_lars(
             occlusion.parameters(),
             settings.lr,
@@ -377,7 +462,9 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
         model=model,
         encoder=substrate.encoder,
         optimizers=optimizers,
-        schedulers={name: build_schedulers(each, run.optimization, steps) for name, each in optimizers.items()},
+        schedulers={
+            name: build_schedulers(optimizer, run.optimization, steps) for name, optimizer in optimizers.items()
+        },
         dataset=TwoViews(images, run.data.crop, run.augmentation, run.seed),
         gallery=partial(OcclusionGallery, model),
     )

@@ -1,4 +1,4 @@
-"""What is masked in each row of a block, and how; on any framework."""
+"""The maskings that the rows on a framework differ in: settings that change no other section than `masking`."""
 
 from typing import Any
 

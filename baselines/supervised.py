@@ -20,23 +20,31 @@ from repro.runs.run import Run
 from repro.runs.sections import AugmentationSettings
 from repro.training.learner import Learner
 from repro.training.loading import OneView
+from repro.training.memory_layout import lay_out_images, lay_out_network
 from repro.training.optimization import build_optimizer, build_schedulers
 from repro.training.preprocess import Augmenter
 
 
 class LabelledInput(Augmenter):
-    """mmengine's data preprocessor of supervised learning."""
+    """mmengine's data preprocessor of supervised learning: augments and normalises one view of each image."""
 
     def __init__(self, augmentation: AugmentationSettings, *, channels_last: bool = False) -> None:
+        """Prepare for the loader's crops.
+
+        Args:
+            augmentation: what the loader drew from, and who applies it.
+            channels_last: memory layout of the network's input.
+        """
         super().__init__(augmentation)
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.channels_last = channels_last
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Tensor]:
-        """The model's keyword arguments from a batch of `OneView`."""
+        """Makes the model's keyword arguments from a batch of `OneView`: images B×3×S×S and labels B."""
+        # Only the network runs in half precision: pixels would lose a bit or two of the eight that they have.
         with torch.autocast(self.device.type, enabled=False):
             images = self.normalise(self.augment(data["view"], data["view_draw"]))
         return {
-            "images": images.contiguous(memory_format=self.layout),
+            "images": lay_out_images(images, channels_last=self.channels_last),
             "labels": data["label"].to(self.device, non_blocking=True),
         }
 
@@ -53,10 +61,11 @@ class Classifier(LossModel):
             data_preprocessor: turns a batch of the loader into images and labels.
         """
         super().__init__(data_preprocessor=data_preprocessor)
+        # The classifier stays in it: `save_backbone` leaves `fc` out of the backbone.
         self.encoder = sync_batch_norm(build_resnet(arch, classes))
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of one step.
+        """Computes the cross-entropy of one step.
 
         Args:
             images: B×3×H×W, normalised.
@@ -65,13 +74,18 @@ class Classifier(LossModel):
         Returns:
             `loss`, and `accuracy` of the batch in 0..1, which is logged.
         """
-        logits = self.encoder(images).float()
+        logits = self.encoder(images).float()  # a cross-entropy in half precision would lose small probabilities
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         return {"loss": F.cross_entropy(logits, labels), "accuracy": accuracy}
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
-    """A classifier of the images' classes; a `repro.training.learner.Build`.
+    """Builds a classifier of the images' classes; a `repro.training.learner.Build`.
+
+    Args:
+        run: `encoder`, `augmentation`, `optimization`, `data.crop`, `seed` and `machine` are used.
+        images: the training images.
+        device: where the model goes.
 
     Raises:
         UserError: torchvision has no such ResNet.
@@ -79,8 +93,7 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     with seeded_weights(run.seed):
         maker = LabelledInput(run.augmentation, channels_last=run.machine.channels_last)
         model = Classifier(run.encoder.arch, len(images.classes), data_preprocessor=maker).to(device)
-    if run.machine.channels_last:
-        model.to(memory_format=torch.channels_last)
+    lay_out_network(model, channels_last=run.machine.channels_last)
     optimizer = build_optimizer(model.parameters(), run.optimization)
     return Learner(
         model=model,

@@ -11,9 +11,9 @@ from repro.errors import UserError
 from repro.runs.choices import Norm
 
 GROUPS = 8
-"""Of group norm (ADIOS src/utils/blocks.py:48)."""
+"""Channel groups of a group norm (ADIOS src/utils/blocks.py:48)."""
 HIDDEN = 128
-"""Width of the bottleneck (src/utils/unet.py:51-53)."""
+"""Width of the bottleneck's perceptron (src/utils/unet.py:51-53)."""
 
 
 class OcclusionNetwork(nn.Module):
@@ -28,7 +28,7 @@ class OcclusionNetwork(nn.Module):
     """
 
     def __init__(self, crop: int, *, masks: int = 4, base: int = 8, norm: Norm = Norm.group) -> None:
-        """Build it for one size of images.
+        """Build the network for one size of images.
 
         Args:
             crop: side of the images in pixels; 32 or more, a multiple of the smallest scale.
@@ -46,12 +46,15 @@ class OcclusionNetwork(nn.Module):
                 f"adios.base_filters={base} cannot be normalised in {GROUPS} groups",
                 mend=f"a multiple of {GROUPS}, or adios.norm=instance",
             )
+        # Channels before the first stage and after each one (src/utils/unet.py:21-35).
         down = [3, *[base] * (stages - 3), *[2 * base] * 3]
         up = [2 * base, 2 * base, 2 * base, *[base] * (stages - 2)]
-        skips = down[:0:-1]
-        self.down = nn.ModuleList(_stage(i, o, norm) for i, o in pairwise(down))
-        self.up = nn.ModuleList(_stage(i + skip, o, norm) for (i, o), skip in zip(pairwise(up), skips, strict=True))
-        side = crop >> (stages - 1)
+        skips = down[:0:-1]  # a stage up also sees the output of the stage down at the same scale, the last one first
+        self.down = nn.ModuleList(_stage(inputs, outputs, norm) for inputs, outputs in pairwise(down))
+        self.up = nn.ModuleList(
+            _stage(inputs + skip, outputs, norm) for (inputs, outputs), skip in zip(pairwise(up), skips, strict=True)
+        )
+        side = crop >> (stages - 1)  # halved between the stages, so once less than there are stages
         cells = 2 * base * side * side
         self.bottleneck = nn.Sequential(
             nn.Flatten(),
@@ -66,20 +69,25 @@ class OcclusionNetwork(nn.Module):
         self.head = nn.Conv2d(base, masks, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Masks B×N×S×S in 0..1, single precision, of normalised images B×3×S×S; at each pixel they sum to one."""
-        features, seen = images, []
+        """Computes the masks of normalised images B×3×S×S.
+
+        Returns:
+            B×N×S×S in 0..1, in single precision; at each pixel an image's masks sum to one.
+        """
+        features, outputs_down = images, []
         for number, stage in enumerate(self.down):
             features = stage(F.interpolate(features, scale_factor=0.5) if number else features)
-            seen.append(features)
+            outputs_down.append(features)
         features = self.bottleneck(features)
         for number, stage in enumerate(self.up):
             features = F.interpolate(features, scale_factor=2.0) if number else features
-            features = stage(torch.cat([features, seen.pop()], 1))
+            features = stage(torch.cat([features, outputs_down.pop()], 1))
+        # In half precision the masks would sum to one only within a percent.
         return self.head(features).float().softmax(1)
 
 
 def stages_of(crop: int) -> int:
-    """How many stages down, and as many up, the network has for a crop.
+    """Returns how many stages down, and as many up, the network has for a crop of that many pixels a side.
 
     Raises:
         UserError: the crop is too small, or cannot be halved between all of them.
@@ -87,7 +95,7 @@ def stages_of(crop: int) -> int:
     stages = int(math.log2(crop) - 1) if crop >= 1 else 0
     if stages < 4:
         raise UserError(f"data.crop={crop} is too small for ADIOS's occlusion network", mend="data.crop=32 or more")
-    unit = 1 << (stages - 1)
+    unit = 1 << (stages - 1)  # each stage but the first halves the side
     if crop % unit:
         raise UserError(
             f"data.crop={crop} cannot be halved {stages - 1} times, as ADIOS's occlusion network does",
@@ -97,6 +105,7 @@ def stages_of(crop: int) -> int:
 
 
 def _stage(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    """Builds a convolution with its norm and ReLU; both norms have a shift, which makes a bias superfluous."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm is Norm.none)]
     if norm is Norm.group:
         layers.append(nn.GroupNorm(GROUPS, outputs))

@@ -1,1 +1,4 @@
-"""What a checkpoint is worth: `tasks.py` lists what can be measured, and measures it. Importing this needs no torch."""
+"""What a checkpoint is worth: `tasks` lists the tasks and carries one out, `commands` are their command line.
+
+Importing this package needs no torch.
+"""

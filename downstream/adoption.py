@@ -17,14 +17,22 @@ from repro.runs.reading import build
 from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+@_-]*")
 
 RANDOM = "random"
 """In place of a checkpoint: weights that never saw an image."""
 
+_METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+@_-]*")
+"""What may stand as a method's name, which also names a folder."""
+_ENDINGS = re.compile(r"(\.pth|\.tar|\.pt|\.ckpt|\.safetensors)+$")
+"""What a checkpoint's file name ends in, and a method's name does not."""
+
 
 def untrained(arch: str, seed: int) -> ForeignBackbone:
-    """A backbone with fresh weights, those that a run with this seed starts from.
+    """Makes a backbone with fresh weights, those that a run with this seed starts from.
+
+    Args:
+        arch: torchvision's name of the network.
+        seed: of a run.
 
     Raises:
         UserError: torchvision has no ResNet of this name.
@@ -44,7 +52,7 @@ def adopt(
     settings: Mapping[str, Any],
     out: Path,
 ) -> tuple[Run, RunFolder]:
-    """Make the folder of an external run, or find the one that is there.
+    """Makes the folder of an external run, or returns the one that is there.
 
     Its identity is the weights themselves: a digest of the backbone's tensors, with the architecture and the input
     filter. What trained them is unknown, so tables show such rows as `imported weights`, in a column of their own.
@@ -54,7 +62,7 @@ def adopt(
             all others.
         arch: torchvision's name of the network.
         name: the method's name in tables; empty: the file's.
-        prefix: of the keys; empty: found.
+        prefix: what the checkpoint's keys begin with; empty: whatever a trained ResNet stands behind.
         input_filter: `high_pass` where the weights were trained on high-passed images, else `none`.
         settings: of the evaluation, of `data.crop` and `seed`.
         out: folder of the sweep.
@@ -65,30 +73,56 @@ def adopt(
     Raises:
         UserError: the checkpoint does not fit, the name is no name, or the folder holds another run.
     """
-    name = name or re.sub(r"(\.pth|\.tar|\.pt|\.ckpt|\.safetensors)+$", "", path.name)
-    if not _NAME.fullmatch(name):
-        raise UserError(f"--name {name}: letters, digits and . + @ _ - only, as it names a folder")
+    name = name or _ENDINGS.sub("", path.name)
+    if not _METHOD_NAME.fullmatch(name):
+        raise UserError(f"--name {name} cannot name a folder", mend="letters, digits and . + @ _ - only")
     fresh = str(path) == RANDOM and not path.exists()
+    # The run cannot be built yet, since the weights are part of it; its seed stands in the settings alone.
     foreign = untrained(arch, build([settings]).seed) if fresh else read_foreign(path, arch, prefix)
     if not fresh and path.suffix != ".safetensors":
-        # One of our own says itself what it was trained on.
+        # A backbone of our own says itself what it was trained on, which wins over the option.
         input_filter = str(read_checkpoint(path).get("input_filter", input_filter))
-    digest = weights_digest(foreign.state)
-    imported = {"weights": digest, "input_filter": input_filter, "origin": RANDOM if fresh else str(path.resolve())}
-    made = {"method": name, "framework": "external", "encoder": {"arch": arch}, "imported": imported}
-    run = build([settings, made])
-    fixed = sorted(key for key in difference(build([made]), run) if not key.startswith("data."))
-    if fixed:
-        raise UserError(f"{fixed[0]} says nothing about weights from elsewhere", mend="leave it out")
+    imported = {
+        "weights": weights_digest(foreign.state),
+        "input_filter": input_filter,
+        "origin": RANDOM if fresh else str(path.resolve()),
+    }
+    run = _external_run(settings, name, arch, imported)
     folder = RunFolder.of(run, out)
+    # The folder's name follows from the weights, so one that is there is that of an earlier call with these weights.
     if folder.pretrained:
-        held = weights_digest(load_backbone(folder.backbone, arch=arch).network.state_dict())
-        if held != digest:
-            raise UserError(f"{folder.backbone} holds other weights than {path}", mend="choose another --out")
-        return run, folder
+        _require_same_weights(folder, run, path)
+    else:
+        _fill(folder, run, foreign, path)
+    return run, folder
+
+
+def _external_run(settings: Mapping[str, Any], name: str, arch: str, imported: Mapping[str, str]) -> Run:
+    """Builds the run of imported weights, or raises a UserError where a setting speaks of their training."""
+    identity = {"method": name, "framework": "external", "encoder": {"arch": arch}, "imported": imported}
+    run = build([settings, identity])
+    # How the weights were trained, no setting can tell. Of the data only the crop of the evaluation is used.
+    meaningless = sorted(key for key in difference(build([identity]), run) if not key.startswith("data."))
+    if meaningless:
+        raise UserError(f"{meaningless[0]} says nothing about weights from elsewhere", mend="leave it out")
+    return run
+
+
+def _require_same_weights(folder: RunFolder, run: Run, path: Path) -> None:
+    """Raises a UserError where a folder of this run's id holds other weights: its backbone was exchanged since."""
+    backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
+    if weights_digest(backbone.network.state_dict()) != run.imported.weights:
+        raise UserError(f"{folder.backbone} holds other weights than {path}", mend="choose another --out")
+
+
+def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> None:
+    """Writes the files of an external run; the backbone last, since a run counts as finished once it is there."""
+    imported = run.imported
     folder.prepare(run)
-    folder.record_provenance("not trained here", {"weights": digest})
-    save_backbone(folder.backbone, foreign.state, arch=arch, input_filter=input_filter, run_id=run.id)
+    folder.record_provenance("not trained here", {"weights": imported.weights})
+    save_backbone(
+        folder.backbone, foreign.state, arch=run.encoder.arch, input_filter=imported.input_filter, run_id=run.id
+    )
     log.info(
         "%s: %d tensors behind '%s'; left out: %s",
         path,
@@ -96,4 +130,3 @@ def adopt(
         foreign.prefix,
         shortened(foreign.left_out) if foreign.left_out else "nothing",
     )
-    return run, folder

@@ -1,4 +1,7 @@
-"""The commands that measure what a backbone is worth: `salmask eval` and, in short, `salmask probe`."""
+"""The commands that measure what a backbone is worth: `salmask eval` and, in short, `salmask probe`.
+
+torch is imported only when a command runs, so that `--help` answers at once.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,71 +23,90 @@ from repro.runs.reading import parse_overrides
 from repro.runs.records import Result, read
 from repro.runs.run import Run
 
-# torch is imported when a command runs: `--help` answers at once.
-
 CarryOut = Callable[[Run, Path, str, Path | None], None]
-"""Carries out an evaluation, by name, on a run's folder; with the root of its data set."""
+"""Carries out an evaluation: a run, its folder, the evaluation's name, and the root of its data set if one is given."""
 
 TABLE1 = ("linear@imagenet100", "linear@caltech101", "linear@flowers102", "logistic@caltech101", "logistic@flowers102")
 """Every number of Table 1: each data set by the paper-like protocol, the transfer ones by the standard one too."""
 
+NO_PERCENT = ("lr", "l2", "unconverged", *COSTS)
+"""Metrics that are no accuracies, and are printed without a percent sign."""
+
+# Arguments and options of the commands below. They stand here so that a command's signature shows what it takes, and
+# not how help describes it.
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN] [KEY.SUB=VALUE]...",
+        help="Folder of a finished run (none with --checkpoint), and settings, for example probe.epochs=20.",
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example probe.epochs=20.")
 ]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+Tasks = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        metavar="A,B",
+        help=f"table1, or any of: {', '.join(PROTOCOLS)}; TASK@DATA.",
+        autocompletion=completion(lambda: ("table1", *PROTOCOLS), several=True),
+    ),
+]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="DATASET",
+        help="Default: what the run was pretrained on.",
+        autocompletion=completion(lambda: DATASETS),
+    ),
+]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option("--root", metavar="DIR", help="Root of the data set; DATASET=DIR for one of several."),
+]
+Root = Annotated[str, typer.Option("--root", metavar="DIR", help="Root of the data set.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", metavar="FILE", help="Evaluate weights from elsewhere; `random`: fresh ones."),
+]
+Arch = Annotated[str, typer.Option(help="With --checkpoint: torchvision's name of the network.")]
+Name = Annotated[str, typer.Option(help="With --checkpoint: what tables call it; default: the file's.")]
+Prefix = Annotated[str, typer.Option(help="With --checkpoint: what its keys begin with; default: found.")]
+HighPass = Annotated[bool, typer.Option("--high-pass", help="With --checkpoint: trained on high-passed images.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="With --checkpoint: folder of the sweep.")]
 
 
 def build(carry_out: CarryOut) -> typer.Typer:
-    """The commands.
+    """Makes the commands.
 
     Args:
         carry_out: how an evaluation is carried out in this process.
     """
     app = typer.Typer(add_completion=False)
+    _add_eval(app, carry_out)
+    _add_probe(app, carry_out)
+    return app
+
+
+def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
+    """Adds `salmask eval`; its docstring is what `--help` shows."""
 
     @app.command("eval")
     def evaluate(
-        words: Annotated[
-            list[str] | None,
-            typer.Argument(
-                metavar="[RUN] [KEY.SUB=VALUE]...",
-                help="Folder of a finished run (none with --checkpoint), and settings, for example probe.epochs=20.",
-            ),
-        ] = None,
-        task: Annotated[
-            str,
-            typer.Option(
-                "--task",
-                metavar="A,B",
-                help=f"table1, or any of: {', '.join(PROTOCOLS)}; TASK@DATA.",
-                autocompletion=completion(lambda: ("table1", *PROTOCOLS), several=True),
-            ),
-        ] = "linear",
-        data: Annotated[
-            str,
-            typer.Option(
-                "--data",
-                metavar="DATASET",
-                help="Default: what the run was pretrained on.",
-                autocompletion=completion(lambda: DATASETS),
-            ),
-        ] = "",
-        root: Annotated[
-            list[str] | None,
-            typer.Option("--root", metavar="DIR", help="Root of the data set; DATASET=DIR for one of several."),
-        ] = None,
-        checkpoint: Annotated[
-            Path | None,
-            typer.Option("--checkpoint", metavar="FILE", help="Evaluate weights from elsewhere; `random`: fresh ones."),
-        ] = None,
-        arch: Annotated[str, typer.Option(help="With --checkpoint: torchvision's name of the network.")] = "resnet50",
-        name: Annotated[str, typer.Option(help="With --checkpoint: what tables call it; default: the file's.")] = "",
-        prefix: Annotated[str, typer.Option(help="With --checkpoint: what its keys begin with; default: found.")] = "",
-        high_pass: Annotated[
-            bool, typer.Option("--high-pass", help="With --checkpoint: trained on high-passed images.")
-        ] = False,
-        out: Annotated[
-            Path, typer.Option("--out", metavar="DIR", help="With --checkpoint: folder of the sweep.")
-        ] = Path("runs/imported"),
+        words: Words = None,
+        task: Tasks = "linear",
+        data: DatasetName = "",
+        root: Roots = None,
+        checkpoint: Checkpoint = None,
+        arch: Arch = "resnet50",
+        name: Name = "",
+        prefix: Prefix = "",
+        high_pass: HighPass = False,
+        out: Out = Path("runs/imported"),
         as_json: AsJson = False,
     ) -> None:
         """Evaluate a backbone by named, versioned protocols; what is measured already is only read.
@@ -96,15 +118,9 @@ def build(carry_out: CarryOut) -> typer.Typer:
 
         Example: salmask eval --checkpoint moco_v2_200ep.pth.tar --name moco-v2-official --task table1
         """
-        words = list(words or [])
         if checkpoint is None:
-            if not words or ("=" in words[0] and not Path(words[0]).is_dir()):
-                raise UserError("which run? name its folder first, or weights with --checkpoint FILE")
-            folder = RunFolder(Path(words.pop(0)))
-            run = with_settings(folder.load(), parse_overrides(words))
+            run, folder = _finished_run(words or [])
         else:
-            if words and "=" not in words[0]:
-                raise UserError(f"'{words[0]}': with --checkpoint no run is named", mend="leave one of them out")
             from downstream.adoption import adopt
 
             run, folder = adopt(
@@ -113,125 +129,153 @@ def build(carry_out: CarryOut) -> typer.Typer:
                 name=name,
                 prefix=prefix,
                 input_filter="high_pass" if high_pass else "none",
-                settings=parse_overrides(words),
+                settings=_settings_alone(words or []),
                 out=out,
             )
         _evaluate_all(run, folder, evaluations(task, data, run), _roots(root or []), carry_out, as_json=as_json)
 
+
+def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
+    """Adds `salmask probe`; its docstring is what `--help` shows."""
+
     @app.command()
-    def probe(
-        folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-        settings: Settings = None,
-        root: Annotated[str, typer.Option("--root", metavar="DIR", help="Root of the data set.")] = "",
-        as_json: AsJson = False,
-    ) -> None:
+    def probe(folder: RunPath, settings: Settings = None, root: Root = "", as_json: AsJson = False) -> None:
         """Evaluate a finished run by linear probing on its own data: short for `salmask eval RUN --task linear`.
 
         Example: salmask probe runs/table1/mocov2/s0-45df9c0eca --root /data/imagenet
         """
         run = with_settings(RunFolder(folder).load(), parse_overrides(settings or []))
-        chosen = [Evaluation("linear", run.data.dataset)]
-        _evaluate_all(run, RunFolder(folder), chosen, _roots([root] if root else []), carry_out, as_json=as_json)
-
-    return app
+        linear = [Evaluation("linear", run.data.dataset)]
+        _evaluate_all(run, RunFolder(folder), linear, _roots([root] if root else []), carry_out, as_json=as_json)
 
 
-def with_settings(held: Run, overrides: Mapping[str, object]) -> Run:
-    """A run with other settings of its evaluation.
+def _finished_run(words: Sequence[str]) -> tuple[Run, RunFolder]:
+    """Reads the run whose folder is the first word, with the settings of the other words, or raises a UserError."""
+    # A folder's name may hold an "=", so a word with one is taken for a setting only where there is no such folder.
+    if not words or ("=" in words[0] and not Path(words[0]).is_dir()):
+        raise UserError("no run is named", mend="name its folder first, or weights with --checkpoint FILE")
+    folder = RunFolder(Path(words[0]))
+    return with_settings(folder.load(), parse_overrides(words[1:])), folder
+
+
+def _settings_alone(words: Sequence[str]) -> Mapping[str, object]:
+    """Reads words that are all settings, or raises a UserError where the first one is a run's folder."""
+    if words and "=" not in words[0]:
+        raise UserError(f"'{words[0]}': with --checkpoint no run is named", mend="leave one of them out")
+    return parse_overrides(words)
+
+
+def with_settings(run: Run, overrides: Mapping[str, object]) -> Run:
+    """Returns a run with other settings of its evaluations and of the machine.
+
+    Args:
+        run: as its folder has it.
+        overrides: nested settings.
 
     Raises:
         UserError: a setting would make it another run.
     """
-    run = reading.build([overrides], base=held)
-    if run.id != held.id:
+    adjusted = reading.build([overrides], base=run)
+    # What may change is what the id is not made of.
+    if adjusted.id != run.id:
         raise UserError(
             "only settings of machine and of evaluations (probe, logistic, knn, finetune, detection) can change here: "
-            "a backbone keeps the run that made it"
+            "a backbone keeps the run that made it",
+            mend="leave the others out, or pretrain a run with them",
         )
-    return run
+    return adjusted
 
 
 def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
-    """What `--task` and `--data` name, in their order, each once.
+    """Reads `--task` and `--data`.
 
     Args:
         tasks: names with commas between; `table1` stands for `TABLE1`.
         dataset: for tasks that name none themselves; empty: the run's own.
-        run: the run.
+        run: the run that is evaluated.
+
+    Returns:
+        The evaluations in the order of their names, each once.
 
     Raises:
         UserError: an unknown task or data set, or `--data` given to tasks that have one.
     """
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    found: dict[Evaluation, None] = {}
-    for name in names:
+    unique: dict[Evaluation, None] = {}  # a set that keeps the order
+    for name in (word.strip() for word in tasks.split(",") if word.strip()):
         if dataset and (name == "table1" or "@" in name):
             raise UserError(f"--task {name} says itself what it is evaluated on", mend="leave --data out")
-        for one in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
-            if one.partition("@")[0] not in PROTOCOLS:
-                raise UserError(f"unknown task '{one}'", mend=nearest(one, ("table1", *PROTOCOLS)))
-            found[Evaluation.parse(one, run)] = None
-    if not found:
+        for full_name in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
+            # Asked here and not left to `parse`, because only this list of tasks has `table1`.
+            if full_name.partition("@")[0] not in PROTOCOLS:
+                raise UserError(f"unknown task '{full_name}'", mend=nearest(full_name, ("table1", *PROTOCOLS)))
+            unique[Evaluation.parse(full_name, run)] = None
+    if not unique:
         raise UserError("no task is named", mend="--task linear")
-    return list(found)
+    return list(unique)
 
 
-def _roots(given: Sequence[str]) -> dict[str, Path]:
-    """`DIR` under the empty name, `DATASET=DIR` under the data set's."""
+def _roots(options: Sequence[str]) -> dict[str, Path]:
+    """Reads the values of `--root`: `DIR` goes under the empty name, `DATASET=DIR` under the data set's."""
     roots = {}
-    for text in given:
+    for text in options:
         dataset, equals, folder = text.partition("=")
-        named = bool(equals) and "/" not in dataset
-        if named and dataset not in DATASETS:
+        # A path may hold an "=" too; a data set's name has no slash.
+        has_name = bool(equals) and "/" not in dataset
+        if has_name and dataset not in DATASETS:
             raise UserError(f"--root {text}: unknown data set {dataset!r}", mend=nearest(dataset, DATASETS))
-        roots[dataset if named else ""] = Path(folder if named else text)
+        roots[dataset if has_name else ""] = Path(folder if has_name else text)
     return roots
 
 
 def _evaluate_all(
     run: Run,
     folder: RunFolder,
-    chosen: Sequence[Evaluation],
+    evaluations: Sequence[Evaluation],
     roots: Mapping[str, Path],
     carry_out: CarryOut,
     *,
     as_json: bool,
 ) -> None:
-    several = len({evaluation.dataset for evaluation in chosen}) > 1
+    """Carries out evaluations one after the other, then prints their rows."""
+    several = len({evaluation.dataset for evaluation in evaluations}) > 1
     if several and "" in roots:
         raise UserError(
             f"--root {roots['']}: several data sets are evaluated on",
             mend="--root DATASET=DIR for each, or $SALMASK_DATA",
         )
-    _check_roots(run, folder, chosen, roots)
+    # All that can be wrong with the command is found before the first evaluation takes its time.
+    _check_roots(run, folder, evaluations, roots)
     rows: list[Result] = []
-    for evaluation in chosen:
+    for evaluation in evaluations:
         carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots))
         rows += evaluation.recorded(run, read(folder.results)[0])
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
     for row in rows:
-        if "@" not in row.metric:  # of single splits and learning rates: in the files and in JSON
-            typer.echo(f"{_shown(row)}   {row.protocol}, {row.dataset} {row.split}")
+        # Values of single splits, trials and learning rates (`top1@split=0`) are in the file and in JSON only.
+        if "@" not in row.metric:
+            typer.echo(f"{_metric_and_value(row)}   {row.protocol}, {row.dataset} {row.split}")
 
 
-def _shown(row: Result) -> str:
-    unit = "  " if row.metric in ("lr", "l2", "unconverged", *COSTS) else " %"
-    number = f"{row.value:6.2f}" if unit.strip() else f"{row.value:6.3g}"
-    return f"{row.metric:14} {number}{unit}"
+def _metric_and_value(row: Result) -> str:
+    """Returns a row's metric and value in columns of fixed width, with a percent sign or room for one."""
+    if row.metric in NO_PERCENT:
+        return f"{row.metric:14} {row.value:6.3g}  "
+    return f"{row.metric:14} {row.value:6.2f} %"
 
 
 def _root_of(evaluation: Evaluation, roots: Mapping[str, Path]) -> Path | None:
+    """Returns the root that `--root` gave for an evaluation's data set, by its name or for the only one."""
     return roots.get(evaluation.dataset, roots.get(""))
 
 
-def _check_roots(run: Run, folder: RunFolder, chosen: Sequence[Evaluation], roots: Mapping[str, Path]) -> None:
-    """Of several, find a missing root before hours are spent on the first."""
-    if len(chosen) < 2:
+def _check_roots(run: Run, folder: RunFolder, evaluations: Sequence[Evaluation], roots: Mapping[str, Path]) -> None:
+    """Raises a UserError for a missing root of a later evaluation before hours are spent on the first one."""
+    if len(evaluations) < 2:
         return
     from downstream.tasks import recorded
 
-    for evaluation in chosen:
+    for evaluation in evaluations:
         if not recorded(run, folder, evaluation):
             root_of(run, evaluation.dataset, _root_of(evaluation, roots))

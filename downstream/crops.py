@@ -6,16 +6,19 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Subset as LoaderSubset
 from torchvision.transforms.v2 import functional as tvf
 
 from repro.augmentation.draws import random_crop
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.splits import Images
+from repro.distributed import share_of_rank, world_size
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream
 
 CROP_SCALE_MIN = 0.08
+"""Smallest share of an image's area that a random crop keeps (torchvision's default, MoCo main_lincls.py)."""
 
 
 class RandomCrops(Dataset[dict[str, Any]]):
@@ -24,6 +27,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
     metainfo: ClassVar[dict[str, Any]] = {}  # mmengine asks for it, for its own visualisations
 
     def __init__(self, images: Images, size: int, seed: int) -> None:
+        """Crop images to `size` pixels a side; what is drawn for one depends on (seed, epoch, index) alone."""
         self.images, self.size, self.seed = images, size, seed
 
     def __len__(self) -> int:
@@ -34,13 +38,15 @@ class RandomCrops(Dataset[dict[str, Any]]):
         rng = stream(self.seed, Purpose.view, epoch, index)
         image, label = self.images[index]
         crop = tvf.pil_to_tensor(random_crop(image, self.size, CROP_SCALE_MIN, rng))
+        # The flip is drawn after the crop: in another order the same seed would give other views.
         return {"images": crop.flip(-1) if rng.random() < 0.5 else crop, "labels": label}
 
 
 class CentralCrops(Dataset[tuple[Tensor, int]]):
-    """The central crop that validation sees: short side resized to 256/224 of the crop, bilinear."""
+    """The central crops that validation sees (uint8, 3×S×S) with labels: short side first resized to 256/224 of S."""
 
     def __init__(self, images: Images, size: int) -> None:
+        """Crop images to `size` pixels a side."""
         self.images, self.size = images, size
 
     def __len__(self) -> int:
@@ -52,20 +58,34 @@ class CentralCrops(Dataset[tuple[Tensor, int]]):
         return tvf.pil_to_tensor(tvf.center_crop(resized, [self.size, self.size])), label
 
 
+def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int) -> DataLoader[Any]:
+    """Makes a loader of this rank's share of the central crops, in the order of `repro.distributed.share_of_rank`.
+
+    Args:
+        images: what all ranks share.
+        size: of a crop, pixels a side.
+        batch: crops over all ranks.
+        workers: decoding processes of this rank.
+    """
+    share = LoaderSubset(CentralCrops(images, size), share_of_rank(len(images)))
+    return DataLoader(share, batch_size=max(1, batch // world_size()), num_workers=workers)
+
+
 class BackboneInput(BaseDataPreprocessor):
-    """Pixels to the backbone's input: normalised, and high-passed where it was trained so."""
+    """Turns pixels into the backbone's input: normalised, and high-passed where the backbone was trained so."""
 
     def __init__(self, input_filter: str) -> None:
+        """Prepare the input of a backbone with this `input_filter` (`none` or `high_pass`)."""
         super().__init__(non_blocking=True)
         self.input_filter = input_filter
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """B×3×H×W from uint8 pixels."""
+        """Returns the backbone's input B×3×H×W on its device, from uint8 pixels of the same shape."""
         images = (pixels.to(self.device, non_blocking=True).float().div_(255) - self.mean) / self.std
         return high_pass(images) if self.input_filter == "high_pass" else images
 
     def forward(self, data: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
-        """A batch of `RandomCrops` as the classifier's arguments."""
+        """Makes the classifier's arguments from a batch of `RandomCrops`: `images` B×3×S×S and `labels` B."""
         return {"images": self.normalise(data["images"]), "labels": data["labels"].to(self.device, non_blocking=True)}

@@ -1,4 +1,4 @@
-"""Pooled features of a frozen backbone, computed once and kept: linear, logistic and kNN tasks share them.
+"""Pooled features of a frozen backbone, computed once and kept: the linear, logistic and kNN tasks share them.
 
 A file holds all images of a pool; the parts of a split are rows of it. Its name follows from everything that the
 features depend on, so that a changed backbone, data set, crop or filter finds no file of another.
@@ -14,42 +14,40 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Subset as LoaderSubset
 
-from downstream.crops import BackboneInput, CentralCrops
+from downstream.crops import BackboneInput, central_crops_of_rank
 from downstream.progress import reported
 from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
 from repro.data.splits import Images
 from repro.data.subsets import Subset
-from repro.distributed import barrier, gather, rank, world_size
+from repro.distributed import barrier, gather, in_order, rank, share_of_rank
 from repro.errors import UserError
 from repro.files import write_atomically
-from repro.runs.folder import RunFolder
+from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
 VERSION = 1
-"""Raise it when the same images and weights give other features."""
+"""Part of every file's name. Raise it when the same images and weights give other features than before."""
 BATCH = 256
-"""Images over all devices; changes no feature beyond rounding."""
+"""Images of a forward pass over all devices; it changes no feature beyond rounding."""
 
 Features = NDArray[np.float32]
-"""N×D."""
+"""N×D, D the width of the backbone's last stage."""
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """The features of one backbone.
+    """The features of one backbone, by images.
 
     Attributes:
-        backbone: frozen, on the device.
-        digest: of its weights.
+        backbone: the network, frozen, on the device.
+        digest: `weights_digest` of the network.
         crop: side of the central crop in pixels.
-        folder: of the run; files go to `features/`.
-        device: where it computes.
-        workers: decoding processes.
-        task: whose progress `status.json` tells.
+        folder: of the run; the files go to its `features/`.
+        device: where features are computed.
+        workers: decoding processes of this rank.
+        task: in whose status the progress is told.
     """
 
     backbone: Backbone
@@ -62,7 +60,13 @@ class FeatureStore:
 
     @classmethod
     def of(cls, run: Run, folder: RunFolder, device: torch.device, task: str) -> "FeatureStore":
-        """The features of a finished run's backbone, which is read and frozen.
+        """Makes the store of a finished run's backbone, which is read from its file and frozen.
+
+        Args:
+            run: `encoder.arch`, `data.crop` and `machine.workers` are used.
+            folder: of the run, with its `backbone.pth`.
+            device: where features are computed.
+            task: in whose status the progress is told.
 
         Raises:
             UserError: the backbone is torn or of another architecture than the run's.
@@ -73,20 +77,24 @@ class FeatureStore:
         return cls(backbone, digest, run.data.crop, folder, device, run.machine.workers, task)
 
     def __call__(self, images: Images) -> Features:
-        """N×D of N images, from the file where there is one; on every rank."""
+        """Returns the features N×D of N images, read from their file where there is one; called on every rank."""
+        # The whole pool is computed for any part of it: the parts of several splits then share one file.
         if isinstance(images, Subset):
             return self(images.pool)[images.indices]
         path = self.path(images)
-        known = _read(path, len(images), self.backbone.width)
-        if known is None:
-            known = self._compute(images)
+        features = _read(path, len(images), self.backbone.width)
+        if features is None:
+            features = self._compute(images)
             if rank() == 0:
-                write_atomically(path, lambda file: np.save(file, known))
-        barrier()  # no rank may look for the file while another decides by it
-        return known
+                write_atomically(path, lambda file: np.save(file, features))
+        # Without it a fast rank could ask for the same pool again before rank 0 has written the file. It would not find
+        # it and wait in `_compute` for the others, which do find it.
+        barrier()
+        return features
 
     def path(self, images: Images) -> Path:
-        """The file of a pool's features."""
+        """Returns where a pool's features are kept; the name is a digest of everything that they depend on."""
+        # The order is part of the digest: in another one, no file of an earlier run would be found again.
         content = (
             VERSION,
             self.digest,
@@ -95,48 +103,42 @@ class FeatureStore:
             self.crop,
             images.fingerprint(),
         )
-        return self.folder.path / "features" / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.npy"
+        return self.folder.path / FEATURES / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.npy"
 
     @torch.no_grad()
     def _compute(self, images: Images) -> Features:
-        """Each rank takes every world_size-th image."""
-        count, ranks = len(images), world_size()
+        """Computes the features of all images; the ranks share them, and each returns all of them."""
+        count = len(images)
         if not count:
             raise UserError("there is no image to compute features of", mend="salmask data verify")
-        mine = [index % count for index in range(rank(), count + -count % ranks, ranks)]
-        loader = DataLoader(
-            LoaderSubset(CentralCrops(images, self.crop), mine),
-            batch_size=max(1, BATCH // ranks),
-            num_workers=self.workers,
-        )
+        loader = central_crops_of_rank(images, self.crop, batch=BATCH, workers=self.workers)
         prepare = BackboneInput(self.backbone.input_filter).to(self.device)
-        local: list[Tensor] = []
-        done = 0
-        with reported(self.folder, self.task, "features", len(mine)) as tell:
+        batches: list[Tensor] = []
+        images_computed = 0
+        with reported(self.folder, self.task, "features", len(share_of_rank(count))) as tell:
             for pixels, _ in loader:
-                local.append(self.backbone.network(prepare.normalise(pixels)))
-                done += len(pixels)
-                tell(done)
-        together = gather(torch.cat(local))  # by rank; image i was number i // ranks of rank i % ranks
-        ordered = together.view(ranks, len(mine), -1).transpose(0, 1).reshape(ranks * len(mine), -1)[:count]
-        return ordered.float().cpu().numpy()
+                batches.append(self.backbone.network(prepare.normalise(pixels)))
+                images_computed += len(pixels)
+                tell(images_computed)
+        # Every rank gets all features, since each of them goes on to train or to score with them.
+        return in_order(gather(torch.cat(batches)), count).float().cpu().numpy()
 
 
 def _read(path: Path, count: int, width: int) -> Features | None:
-    """What a file holds; None where there is none, or it was damaged."""
+    """Reads a file's features; None where there is no file, or it is damaged, which the log tells."""
     if not path.exists():
         return None
     try:
-        known: Features = np.load(path, allow_pickle=False)
+        features: Features = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         log.warning("%s cannot be read (%s); the features are computed anew", path, " ".join(str(error).split()))
         return None
-    if known.shape != (count, width) or known.dtype != np.float32:
-        log.warning("%s holds %s, not %d×%d; the features are computed anew", path, known.shape, count, width)
+    if features.shape != (count, width) or features.dtype != np.float32:
+        log.warning("%s holds %s, not %d×%d; the features are computed anew", path, features.shape, count, width)
         return None
-    return known
+    return features
 
 
 def labels_of(images: Images) -> NDArray[np.int64]:
-    """N labels."""
+    """Returns the labels of N images as an array."""
     return np.asarray(images.targets, dtype=np.int64)

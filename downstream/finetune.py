@@ -16,11 +16,9 @@ import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.optim import CosineAnnealingLR
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torch.utils.data import Subset as LoaderSubset
 
-from downstream.crops import BackboneInput, CentralCrops, RandomCrops
-from downstream.linear import read_scores
+from downstream.crops import BackboneInput, RandomCrops, central_crops_of_rank
+from downstream.epoch_scores import final_scores, read_scores, write_scores
 from downstream.measurement import Measurement, Target, measurements, scores
 from downstream.partitions import standard
 from repro.backbones.checkpoint import Backbone, load_backbone
@@ -28,24 +26,30 @@ from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.data.subsets import share_of
-from repro.distributed import gather, rank, seeded_weights, world_size
+from repro.distributed import gather, in_order, seeded_weights, world_size
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import RunFolder
+from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.protocols import FINE_TUNINGS
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, make_loader
+from repro.training.memory_layout import lay_out_network
 from repro.training.resume import unwrapped
 from repro.training.runner import Training
 
 SHARE_SEED = 0
-"""Of the draw of labelled images."""
+"""Seed of the draw of labelled images: the protocol's, so that it is no setting of a run."""
 
 
 class FineTuned(LossModel):
     """A backbone with a new linear layer, all of it trained."""
 
     def __init__(self, backbone: Backbone, classes: int) -> None:
-        """Start with weights N(0, 0.01) and no bias in the new layer."""
+        """Start with weights N(0, 0.01) and no bias in the new layer.
+
+        Args:
+            backbone: its network is changed here.
+            classes: number of classes of the data set.
+        """
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
         self.network = backbone.network.requires_grad_(True)
         self.network.fc = nn.Linear(backbone.width, classes)
@@ -54,7 +58,7 @@ class FineTuned(LossModel):
         sync_batch_norm(self.network)
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of a batch."""
+        """Computes the cross-entropy of a batch: images B×3×H×W and labels B."""
         return {"loss": F.cross_entropy(self.network(images), labels)}
 
 
@@ -62,100 +66,111 @@ class ScoreNetwork(Hook):
     """Accuracies on the validation images after every epoch, written to the metrics; ranks share the images."""
 
     def __init__(self, images: Images, size: int, batch: int, workers: int) -> None:
+        """Prepare the scoring.
+
+        Args:
+            images: to score on.
+            size: of the central crops, pixels a side.
+            batch: images of a forward pass over all ranks.
+            workers: decoding processes of this rank.
+        """
         super().__init__()
         self.count = len(images)
-        ranks = world_size()
-        mine = [index % self.count for index in range(rank(), self.count + -self.count % ranks, ranks)]
-        crops = LoaderSubset(CentralCrops(images, size), mine)
-        self.loader = DataLoader(crops, batch_size=max(1, batch // ranks), num_workers=workers)
+        self.loader = central_crops_of_rank(images, size, batch=batch, workers=workers)
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
-        """Score the network as it is; the last images of a share that fill up count once."""
+        """Score the network as it is; where the ranks cannot share evenly, no image counts twice."""
+        # Without DDP's wrapper: its forward pass is that of the loss, and here the network alone is asked.
         model = unwrapped(runner.model)
         assert isinstance(model, FineTuned)
         model.eval()
-        logits, labels = [], []
-        for pixels, label in self.loader:
-            logits.append(model.network(model.data_preprocessor.normalise(pixels)).float())
-            labels.append(label.to(logits[-1].device))
+        logit_batches, label_batches = [], []
+        for pixels, labels in self.loader:
+            logits = model.network(model.data_preprocessor.normalise(pixels)).float()
+            logit_batches.append(logits)
+            label_batches.append(labels.to(logits.device))
         model.train()
-        ranks = world_size()
-        together, truth = gather(torch.cat(logits)), gather(torch.cat(labels))
-        place = torch.arange(self.count, device=together.device)  # image i was number i // ranks of rank i % ranks
-        order = place % ranks * (len(together) // ranks) + place // ranks
-        found = scores(together[order], truth[order])
-        if rank() == 0:
-            runner.visualizer.add_scalars({**found, "epoch": runner.epoch + 1}, step=runner.iter)
-            runner.logger.info(f"Epoch(val) [{runner.epoch + 1}]  top1: {found['top1']:.2f}  top5: {found['top5']:.2f}")
+        # Every rank takes part in gathering, though only rank 0 writes.
+        all_logits, all_labels = (
+            in_order(gather(torch.cat(batches)), self.count) for batches in (logit_batches, label_batches)
+        )
+        write_scores(runner, scores(all_logits, all_labels))
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """A task: fine-tuning with a share of the labels."""
+    """One of the three tasks: fine-tuning with a share of the labels."""
 
     task: str
     """`finetune`, `semi-10` or `semi-1`."""
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
-        """`top1`, `top5` and `mean_per_class` of the last epoch, and `top1_best` over epochs.
+        """Measures `top1`, `top5` and `mean_per_class` of the last epoch, and `top1_best` over epochs.
+
+        Args:
+            run: `finetune`, `data.crop`, `seed` and `machine` are used.
+            folder: of the run, with its `backbone.pth`, which is left as it is.
+            target: the data set.
+            device: where the network is trained.
 
         Raises:
             UserError: the data or the backbone do not fit.
         """
         protocol = run.finetune.protocol(self.task)
-        parts = standard(target, seed=0)
-        place = folder.path / "finetune" / f"{target.dataset}-{protocol}"
+        partition = standard(target, seed=0)
+        training_folder = folder.path / TASK_FOLDERS[self.task] / f"{target.dataset}-{protocol}"
         backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
-        self.build_training(
-            run, folder, place, backbone, target, self.labelled(parts.train), parts.scored, device
-        ).run()
-        rows = read_scores(place / "metrics.jsonl")
-        values = {metric: rows[-1][metric] for metric in ("top1", "top5", "mean_per_class")}
-        return measurements(protocol, parts.split, values | {"top1_best": max(row["top1"] for row in rows)})
+        train = self.labelled(partition.train)
+        self.build_training(run, folder, training_folder, backbone, target, train, partition.scored, device).run()
+        values = final_scores(read_scores(training_folder / "metrics.jsonl"))
+        return measurements(protocol, partition.split, values)
 
     def labelled(self, train: Images) -> Images:
-        """The training images whose labels the task may see."""
-        _, share, _ = FINE_TUNINGS[self.task]
+        """Returns the training images whose labels the task may see: all, or a class-balanced share of them."""
+        _, share, _ = FINE_TUNINGS[self.task]  # the other two are the protocol's name and its epochs
         return train if share == 1 else share_of(train, share, SHARE_SEED)
 
     def build_training(
         self,
         run: Run,
         folder: RunFolder,
-        place: Path,
+        training_folder: Path,
         backbone: Backbone,
         target: Target,
         train: Images,
         val: Images,
         device: torch.device,
     ) -> Training:
-        """Put together what mmengine's Runner drives.
+        """Puts together what mmengine's Runner drives.
 
         Args:
             run: `finetune`, `data.crop`, `seed` and `machine` are used.
             folder: of the run.
-            place: where the training's own files go.
-            backbone: changed here.
+            training_folder: where the training's own files go.
+            backbone: its network is changed here.
             target: the data set.
             train: images to fit on; where they are fewer than a batch, they are one.
             val: images to score on.
-            device: where.
+            device: where the network is trained.
         """
         settings, machine = run.finetune, run.machine
-        epochs, batch = settings.epochs_of(self.task), min(settings.batch, len(train) // world_size() * world_size())
+        epochs = settings.epochs_of(self.task)
+        # One percent of a small data set is less than a batch; the ranks must still be able to share it evenly.
+        batch = min(settings.batch, len(train) // world_size() * world_size())
+        # Only the new layer draws; the seed makes it the same on every rank.
         with seeded_weights(run.seed):
             model = FineTuned(backbone, len(train.classes)).to(device)
-        if machine.channels_last:
-            model.to(memory_format=torch.channels_last)
+        lay_out_network(model, channels_last=machine.channels_last)
         optimizer = torch.optim.SGD(
             model.network.parameters(),
             settings.lr * batch / 256,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            nesterov=settings.momentum > 0,
+            nesterov=settings.momentum > 0,  # torch refuses Nesterov's without momentum
         )
-        batches = EpochBatches(len(train), batch, run.seed)  # a rest of one image would have no batch statistics
+        # What does not fill a batch is left out of the epoch: a rest of one image would have no batch statistics.
+        batches = EpochBatches(len(train), batch, run.seed)
         schedule = CosineAnnealingLR(optimizer, T_max=epochs * len(batches), eta_min=0.0, by_epoch=False)
         return Training(
             task=Evaluation(self.task, target.dataset).name(run),
@@ -167,8 +182,8 @@ class FineTuning:
             epochs=epochs,
             batch=batch,
             folder=folder,
-            checkpoints=place / "checkpoints",
-            metrics=place / "metrics.jsonl",
+            checkpoints=training_folder / "checkpoints",
+            metrics=training_folder / "metrics.jsonl",
             machine=machine,
             device=device,
             hooks=[ScoreNetwork(val, run.data.crop, settings.batch, machine.workers)],

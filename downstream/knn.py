@@ -15,52 +15,62 @@ from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 
 QUERIES = 1024
-"""Images scored at a time: their similarities to 130,000 training images take half a gigabyte."""
+"""Images scored at a time: their similarities to ImageNet-100's 130,000 training images take half a gigabyte."""
 
 
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
-    """`top1`, `top5` and `mean_per_class` for each k.
+    """Measures `top1`, `top5` and `mean_per_class` for each k.
+
+    Args:
+        run: `knn`, `data.crop` and `machine` are used.
+        folder: of the run, with its `backbone.pth`.
+        target: the data set.
+        device: where features and votes are computed.
 
     Raises:
         UserError: the backbone or the data do not fit, or there are fewer training images than neighbours.
     """
-    parts = standard(target, seed=0)
-    most = max(run.knn.neighbours)
-    if most > len(parts.train):
+    partition = standard(target, seed=0)
+    train, test = partition.train, partition.scored
+    largest_k = max(run.knn.neighbours)
+    if largest_k > len(train):
         raise UserError(
-            f"knn.neighbours={most}, but {target.dataset} has only {len(parts.train)} training images",
-            mend=f"knn.neighbours=[{min(20, len(parts.train))}]",
+            f"knn.neighbours={largest_k}, but {target.dataset} has only {len(train)} training images",
+            mend=f"knn.neighbours=[{min(20, len(train))}]",
         )
     store = FeatureStore.of(run, folder, device, "knn")
-    bank, queries = (torch.from_numpy(store(part)).to(device) for part in (parts.train, parts.scored))
-    bank_labels, labels = (torch.from_numpy(labels_of(part)).to(device) for part in (parts.train, parts.scored))
-    found = []
+    bank, queries = (torch.from_numpy(store(images)).to(device) for images in (train, test))
+    bank_labels, labels = (torch.from_numpy(labels_of(images)).to(device) for images in (train, test))
+    rows = []
     for k in run.knn.neighbours:
-        votes = vote(queries, bank, bank_labels, len(parts.train.classes), k, run.knn.temperature)
-        found += measurements(run.knn.protocol(k), parts.split, scores(votes, labels))
-    return found
+        votes = vote(queries, bank, bank_labels, len(train.classes), k, run.knn.temperature)
+        rows += measurements(run.knn.protocol(k), partition.split, scores(votes, labels))
+    return rows
 
 
 @torch.no_grad()
 def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
-    """Weighted votes of the k most similar.
+    """Lets the k most similar features of a bank vote for each query's class.
 
     Args:
-        queries: N×D features, of any length.
-        bank: M×D features, M at least k.
-        labels: M, of the bank.
-        classes: number of them.
-        k: neighbours.
+        queries: N×D features, of any norm.
+        bank: M×D features, of any norm; M is at least k.
+        labels: M, the classes of the bank's features.
+        classes: number of classes.
+        k: how many neighbours vote.
         temperature: T; the smaller, the more the nearest counts.
 
     Returns:
-        N×classes, the sums of exp(s / T).
+        N×classes, the sums of exp(s / T) over the neighbours of each class.
     """
+    # Of unit vectors the dot product is the cosine.
     bank = torch.nn.functional.normalize(bank, dim=1)
+    # Double precision: exp(1 / 0.07) is 1.6e6, and single precision would lose what far neighbours add to it.
     votes = torch.zeros(len(queries), classes, dtype=torch.float64, device=queries.device)
     for start in range(0, len(queries), QUERIES):
-        some = torch.nn.functional.normalize(queries[start : start + QUERIES], dim=1)
-        similarity, neighbour = (some @ bank.T).topk(k, dim=1)
-        weights = (similarity.double() / temperature).exp()
-        votes[start : start + QUERIES].scatter_add_(1, labels[neighbour], weights)
+        chunk = torch.nn.functional.normalize(queries[start : start + QUERIES], dim=1)
+        similarities, neighbours = (chunk @ bank.T).topk(k, dim=1)
+        weights = (similarities.double() / temperature).exp()
+        # A slice is a view, so this adds to `votes`; neighbours of one class add up.
+        votes[start : start + QUERIES].scatter_add_(1, labels[neighbours], weights)
     return votes

@@ -14,7 +14,6 @@ chosen on the images that are scored, which the protocol's name and the row `lr`
 """
 
 import copy
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,15 +26,16 @@ from mmengine.optim import MultiStepLR
 from torch import Tensor, nn
 
 from downstream.crops import BackboneInput, RandomCrops
+from downstream.epoch_scores import final_scores, read_scores, write_scores
 from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Measurement, Target, averaged, measurements, scores
 from downstream.partitions import paper_like, split_seeds
 from repro.backbones.checkpoint import Backbone, load_backbone
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
-from repro.distributed import rank, seeded_weights
+from repro.distributed import seeded_weights
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import RunFolder
+from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.protocols import ProbeSettings
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, make_loader
@@ -53,10 +53,11 @@ class LinearProbe(LossModel):
 
         Args:
             backbone: frozen here.
-            classes: of the data set.
-            heads: classifiers side by side, none of which feels the others.
+            classes: number of classes of the data set.
+            heads: number of classifiers side by side, none of which feels the others.
         """
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
+        # In a tuple, so that nn.Module does not register it: `train()` must not reach its batch norms.
         self._backbone = (backbone.network.eval().requires_grad_(False),)
         first = nn.Linear(backbone.width, classes)
         nn.init.normal_(first.weight, 0.0, 0.01)
@@ -65,12 +66,15 @@ class LinearProbe(LossModel):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """B×D of B×3×H×W."""
+        """Computes the backbone's features B×D of its input B×3×H×W."""
         (backbone,) = self._backbone
         return backbone(images)
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of a batch, summed over the heads."""
+        """Computes the cross-entropy of a batch, summed over the heads.
+
+        A sum, and not a mean, so that each head has the gradient that it would have alone.
+        """
         features = self.features(images)
         return {"loss": torch.stack([F.cross_entropy(head(features), labels) for head in self.heads]).sum()}
 
@@ -81,75 +85,96 @@ class ScoreHeads(Hook):
     Nothing but the classifiers changes between epochs, so the validation features are computed once, by the caller.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, names: Sequence[str]) -> None:
-        """Score the heads on N×D features and N labels; `names` are the endings of each head's metrics."""
+    def __init__(self, features: Tensor, labels: Tensor, endings: Sequence[str]) -> None:
+        """Prepare the scoring.
+
+        Args:
+            features: N×D, of the validation images.
+            labels: N, of the same images.
+            endings: what follows the metrics' names of each head.
+        """
         super().__init__()
-        self.features, self.labels, self.names = features, labels, names
+        self.features, self.labels, self.endings = features, labels, endings
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
         """Score the classifiers as they are."""
         probe = unwrapped(runner.model)
         assert isinstance(probe, LinearProbe)
-        found: dict[str, float] = {}
-        for head, name in zip(probe.heads, self.names, strict=True):
-            found |= {f"{metric}{name}": value for metric, value in scores(head(self.features), self.labels).items()}
-        if rank() == 0:
-            runner.visualizer.add_scalars({**found, "epoch": runner.epoch + 1}, step=runner.iter)
-            shown = "  ".join(f"{key}: {value:.2f}" for key, value in found.items() if key.startswith("top"))
-            runner.logger.info(f"Epoch(val) [{runner.epoch + 1}]  {shown}")
+        values: dict[str, float] = {}
+        for head, ending in zip(probe.heads, self.endings, strict=True):
+            values |= {f"{metric}{ending}": value for metric, value in scores(head(self.features), self.labels).items()}
+        write_scores(runner, values)
 
 
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
-    """`top1`, `top5` and `mean_per_class` of the last epoch, the primary ones, and `top1_best` over epochs.
+    """Measures `top1`, `top5` and `mean_per_class` of the last epoch, which count, and `top1_best` over epochs.
 
-    With a grid also the chosen `lr` and each rate's own `top1@lr=10`. On Caltech-101 means over drawn splits, beside
-    each split's own values.
+    With a grid of learning rates there are also the best `lr` and each rate's own `top1@lr=10`. On Caltech-101 the
+    numbers are means over drawn splits, and each split's own values stand beside them.
+
+    Args:
+        run: `probe`, `data.crop`, `seed` and `machine` are used.
+        folder: of the run, with its `backbone.pth`.
+        target: the data set.
+        device: where the probe is trained.
 
     Raises:
         UserError: the data or the backbone do not fit.
+        RuntimeError: probing changed the backbone.
     """
     protocol = run.probe.protocol_on(target.dataset)
     seeds = split_seeds(target.dataset, run.probe.splits)
+    # One store for all splits: the backbone is read once, and a pool's features serve every split of it.
     store = FeatureStore.of(run, folder, device, Evaluation("linear", target.dataset).name(run))
-    found, split = [], ""
+    split_scores, split = [], ""
     for seed in seeds:
         train, val, split = paper_like(target, seed)
-        place = probe_place(folder, target.dataset, protocol, seed if len(seeds) > 1 else None)
-        build_training(run, folder, place, store, train, val).run()
-        found.append(final_scores(place / "metrics.jsonl", run.probe))
-    assert_unchanged(store.backbone.network, folder.backbone)
-    return measurements(protocol, split, averaged(found))
+        probe_folder = folder_of_probe(folder, target.dataset, protocol, seed if len(seeds) > 1 else None)
+        build_training(run, folder, probe_folder, store, train, val).run()
+        split_scores.append(best_head_scores(probe_folder / "metrics.jsonl", run.probe))
+    assert_unchanged(store.backbone.network, folder.backbone)  # before any number becomes a row
+    return measurements(protocol, split, averaged(split_scores))
 
 
-def probe_place(folder: RunFolder, dataset: str, protocol: str, split_seed: int | None = None) -> Path:
-    """Where a probe's own files go."""
+def folder_of_probe(folder: RunFolder, dataset: str, protocol: str, split_seed: int | None = None) -> Path:
+    """Returns where a probe's own files go.
+
+    Args:
+        folder: of the run.
+        dataset: that is probed on.
+        protocol: with its departures, so that probes of other settings do not meet.
+        split_seed: of the drawn split, where there are several.
+    """
     ending = "" if split_seed is None else f"-split{split_seed}"
-    return folder.path / "probes" / f"{dataset}-{protocol}{ending}"
+    return folder.path / TASK_FOLDERS["linear"] / f"{dataset}-{protocol}{ending}"
 
 
 def build_training(
-    run: Run, folder: RunFolder, place: Path, store: FeatureStore, train: Images, val: Images
+    run: Run, folder: RunFolder, probe_folder: Path, store: FeatureStore, train: Images, val: Images
 ) -> Training:
-    """Put together what mmengine's Runner drives.
+    """Puts together what mmengine's Runner drives.
 
     Args:
         run: `probe`, `data.crop`, `seed` and `machine` are used.
         folder: of the run.
-        place: where the probe's own files go.
+        probe_folder: where the probe's own files go.
         store: of the frozen backbone.
         train: images to fit on.
         val: images to score on.
     """
     settings, machine, device = run.probe, run.machine, store.device
     rates = settings.lr_grid or (settings.lr,)
+    # All validation features fit on the device: 5,000 images of ImageNet-100 take 40 MB.
     features = torch.from_numpy(store(val)).to(device)
     labels = torch.from_numpy(labels_of(val)).to(device)
     with seeded_weights(run.seed):
         model = LinearProbe(store.backbone, len(train.classes), len(rates)).to(device)
+    # One parameter group for each head: momentum and weight decay are per parameter, so no head feels another's rate.
     groups = [{"params": list(head.parameters()), "lr": lr} for head, lr in zip(model.heads, rates, strict=True)]
     optimizer = torch.optim.SGD(groups, rates[0], momentum=settings.momentum, weight_decay=settings.weight_decay)
-    milestones = [round(0.6 * settings.epochs), round(0.8 * settings.epochs)]
+    milestones = [round(0.6 * settings.epochs), round(0.8 * settings.epochs)]  # 60 and 80 of the protocol's 100
+    # The last, smaller batch is trained on too, as in main_lincls.py: a frozen backbone needs no statistics of it.
     batches = EpochBatches(len(train), settings.batch, run.seed, drop_last=False)
     return Training(
         task=store.task,
@@ -161,44 +186,45 @@ def build_training(
         epochs=settings.epochs,
         batch=settings.batch,
         folder=folder,
-        checkpoints=place / "checkpoints",
-        metrics=place / "metrics.jsonl",
+        checkpoints=probe_folder / "checkpoints",
+        metrics=probe_folder / "metrics.jsonl",
         machine=machine,
         device=device,
-        hooks=[ScoreHeads(features, labels, metric_endings(settings))],
+        hooks=[ScoreHeads(features, labels, settings.metric_endings)],
     )
 
 
-def metric_endings(settings: ProbeSettings) -> list[str]:
-    """What follows the metrics' names of each head: nothing for a single one, `@lr=10` in a grid."""
-    return [f"@lr={lr:g}" for lr in settings.lr_grid] or [""]
+def best_head_scores(metrics: Path, settings: ProbeSettings) -> dict[str, float]:
+    """Reads what a finished probe reached.
 
+    Args:
+        metrics: file of the probe's metrics.
+        settings: that the probe was trained with.
 
-def final_scores(metrics: Path, settings: ProbeSettings) -> dict[str, float]:
-    """What a finished probe reached, as its metrics tell."""
-    rows, endings = read_scores(metrics), metric_endings(settings)
-    last = rows[-1]
+    Returns:
+        `final_scores` of the head with the best top-1 of the last epoch. With a grid also that head's `lr`, and the
+        top-1 of each.
+    """
+    epochs, endings = read_scores(metrics), settings.metric_endings
+    last = epochs[-1]
     best = max(range(len(endings)), key=lambda head: last[f"top1{endings[head]}"])
-    found = {metric: last[f"{metric}{endings[best]}"] for metric in ("top1", "top5", "mean_per_class")}
-    found["top1_best"] = max(row[f"top1{endings[best]}"] for row in rows)
+    values = final_scores(epochs, endings[best])
     if settings.lr_grid:
-        found |= {"lr": settings.lr_grid[best], **{f"top1{ending}": last[f"top1{ending}"] for ending in endings}}
-    return found
+        values |= {"lr": settings.lr_grid[best], **{f"top1{ending}": last[f"top1{ending}"] for ending in endings}}
+    return values
 
 
-def read_scores(metrics: Path) -> Sequence[dict[str, float]]:
-    """The validation rows of a training's metrics, one an epoch."""
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return [row for row in rows if "epoch" in row and any(key.startswith("top1") for key in row)]
+def assert_unchanged(network: nn.Module, backbone_file: Path) -> None:
+    """Proves that probing left the backbone as it was, running statistics included (main_lincls.py `sanity_check`).
 
-
-def assert_unchanged(network: nn.Module, saved: Path) -> None:
-    """Prove that probing left the backbone as it was, running statistics included (main_lincls.py `sanity_check`).
+    Args:
+        network: the backbone after probing.
+        backbone_file: what it was read from.
 
     Raises:
         RuntimeError: a tensor differs from the file's.
     """
-    before, after = load_backbone(saved).network.state_dict(), network.state_dict()
-    changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name].cpu())]
-    if changed:
-        raise RuntimeError(f"probing changed the frozen backbone: {', '.join(changed[:3])}; its numbers are void")
+    before, after = load_backbone(backbone_file).network.state_dict(), network.state_dict()
+    differing = [name for name, tensor in before.items() if not torch.equal(tensor, after[name].cpu())]
+    if differing:
+        raise RuntimeError(f"probing changed the frozen backbone: {', '.join(differing[:3])}; its numbers are void")

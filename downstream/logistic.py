@@ -34,53 +34,76 @@ from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
 Labels = NDArray[np.int64]
+"""N."""
 Floats = NDArray[np.float64]
 
 
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
-    """`mean_per_class`, `top1` and `top5`, the chosen `l2`, and how many fits did not converge, `unconverged`.
+    """Measures `mean_per_class`, `top1` and `top5`, the best `l2`, and the number of fits that did not converge.
 
-    On Caltech-101 means over drawn splits, beside each split's own values.
+    On Caltech-101 the numbers are means over drawn splits, and each split's own values stand beside them.
+
+    Args:
+        run: `logistic`, `data.crop` and `machine` are used.
+        folder: of the run, with its `backbone.pth`.
+        target: the data set.
+        device: where features are computed; the fits run on the CPU.
 
     Raises:
         UserError: the backbone or the data do not fit, or there are several processes.
     """
+    # scikit-learn knows no process group: every rank would fit, and write to, the same files.
     if world_size() > 1:
         raise UserError("the task logistic runs in one process", mend="start it without torchrun, or with one task")
     protocol = run.logistic.protocol_on(target.dataset)
     partitions = [standard(target, seed) for seed in split_seeds(target.dataset, run.logistic.splits)]
     store = FeatureStore.of(run, folder, device, "logistic")
-    found = []
-    for seed, parts in enumerate(partitions):
-        place = folder.path / "logistic" / f"{target.dataset}-{protocol}-split{seed}.npz"
-        found.append(_measure_split(run.logistic, folder, store, parts, place))
-    return measurements(protocol, partitions[0].split, averaged(found))
+    split_values = []
+    for seed, partition in enumerate(partitions):
+        fits_file = folder.path / "logistic" / f"{target.dataset}-{protocol}-split{seed}.npz"
+        split_values.append(_measure_split(run.logistic, folder, store, partition, fits_file))
+    return measurements(protocol, partitions[0].split, averaged(split_values))
 
 
 def _measure_split(
-    settings: LogisticSettings, folder: RunFolder, store: FeatureStore, parts: Partition, place: Path
+    settings: LogisticSettings, folder: RunFolder, store: FeatureStore, partition: Partition, fits_file: Path
 ) -> dict[str, float]:
-    classes = len(parts.train.classes)
-    if len(set(parts.fit.targets)) < 2:
+    """Chooses the weight on one split, fits it on all of the split's training images, and scores that fit."""
+    classes = len(partition.train.classes)
+    if len(set(partition.fit.targets)) < 2:
         raise UserError("logistic regression needs images of two classes or more", mend="salmask data verify")
     weights = grid(settings.l2_low, settings.l2_high, settings.values)
+    # The key names the features and their order. Labels are part of a subset's fingerprint, weights are compared.
+    key = f"{store.digest} {store.crop} {partition.fit.fingerprint()} {partition.held_out.fingerprint()}"
     with reported(folder, "logistic", "logistic regression", settings.values + 1) as tell:
-        path = choose(
-            (store(parts.fit), labels_of(parts.fit)),
-            (store(parts.held_out), labels_of(parts.held_out)),
+        path = fit_path(
+            (store(partition.fit), labels_of(partition.fit)),
+            (store(partition.held_out), labels_of(partition.held_out)),
             weights,
             classes=classes,
             iterations=settings.iterations,
-            place=place,
-            key=f"{store.digest} {store.crop} {parts.fit.fingerprint()} {parts.held_out.fingerprint()}",
+            fits_file=fits_file,
+            key=key,
             tell=tell,
         )
         best = path.best
-        model, converged = fit(store(parts.train), labels_of(parts.train), weights[best], settings.iterations)
+        # From zeros, and not from the path's last fit, whose regularisation is the weakest.
+        model, converged = fit(store(partition.train), labels_of(partition.train), weights[best], settings.iterations)
         tell(settings.values + 1)
     if settings.values > 1 and best in (0, settings.values - 1):
+        # A best value at an edge is no minimum of a curve, and another grid could give a better number.
         log.warning("the chosen l2=%.3g lies at the edge of the grid; the best may lie beyond", weights[best])
-    unconverged = path.converged.count(False) + (not converged)
+    unconverged = _warn_unconverged(settings, weights, path, converged)
+    logits = torch.from_numpy(log_probabilities(model, store(partition.scored), classes))
+    accuracies = scores(logits, torch.from_numpy(labels_of(partition.scored)))
+    return accuracies | {"l2": float(weights[best]), "unconverged": float(unconverged)}
+
+
+def _warn_unconverged(
+    settings: LogisticSettings, weights: Floats, path: "RegularisationPath", final_converged: bool
+) -> int:
+    """Returns how many fits, the final one included, did not converge; names them in the log."""
+    unconverged = path.converged.count(False) + (not final_converged)
     if unconverged:
         names = ", ".join(f"{l2:.2g}" for l2, good in zip(weights, path.converged, strict=True) if not good)
         log.warning(
@@ -89,15 +112,21 @@ def _measure_split(
             settings.values + 1,
             settings.iterations,
             names or "none of the grid",
-            "" if converged else "; and the final fit",
+            "" if final_converged else "; and the final fit",
         )
-    logits = torch.from_numpy(log_probabilities(model, store(parts.scored), classes))
-    reached = scores(logits, torch.from_numpy(labels_of(parts.scored)))
-    return reached | {"l2": float(weights[best]), "unconverged": float(unconverged)}
+    return unconverged
 
 
 def grid(low: float, high: float, values: int) -> Floats:
-    """Weights of the regularisation, evenly spaced by their logarithms, the largest first: each starts the next."""
+    """Returns weights of the regularisation, evenly spaced by their logarithms.
+
+    The largest comes first: its fit is the easiest, and each fit is a good start for the next.
+
+    Args:
+        low: smallest weight.
+        high: largest weight.
+        values: how many there are.
+    """
     return np.geomspace(high, low, values)
 
 
@@ -106,10 +135,10 @@ class RegularisationPath:
     """The fits of a grid, as far as they are made.
 
     Attributes:
-        scores: mean per-class accuracy on the held-out images of each.
-        converged: whether each did.
-        coefficients: of the last, classes×D (1×D for two classes).
-        intercepts: of the last.
+        scores: Mean per-class accuracy of each fit on the held-out images, in percent.
+        converged: Whether each fit converged.
+        coefficients: Of the last fit, classes×D (1×D for two classes).
+        intercepts: Of the last fit, one for each class (one for two classes).
     """
 
     scores: tuple[float, ...] = ()
@@ -120,75 +149,92 @@ class RegularisationPath:
     @property
     def best(self) -> int:
         """Index of the best score; the stronger regularisation wins a tie."""
-        return int(np.argmax(self.scores))
+        return int(np.argmax(self.scores))  # the first of equals, and the grid begins with the largest weight
 
 
-def choose(
+def fit_path(
     train: tuple[Features, Labels],
     held_out: tuple[Features, Labels],
     weights: Floats,
     *,
     classes: int,
     iterations: int,
-    place: Path,
+    fits_file: Path,
     key: str,
     tell: Callable[[int], None] = lambda _: None,
 ) -> RegularisationPath:
-    """Fit every weight of a grid, each from the one before, and score it on held-out images.
+    """Fits every weight of a grid, each from the one before, and scores it on held-out images.
 
     Args:
-        train: N×D features and their labels.
-        held_out: likewise, to choose by.
-        weights: of the regularisation, from the largest.
-        classes: of the data set.
-        iterations: of L-BFGS at most for each.
-        place: a file that keeps each fit, from which an interrupted path goes on.
-        key: what the file must have been made from.
-        tell: called with the number of fits made.
+        train: N×D features and their labels, to fit on.
+        held_out: features and labels to score on.
+        weights: of the regularisation, the largest first.
+        classes: number of classes of the data set.
+        iterations: the most that L-BFGS takes for one fit.
+        fits_file: keeps the fits made so far; an interrupted path goes on from there.
+        key: names what the fits are made from. A file with another key is ignored.
+        tell: called with the number of fits that are made.
     """
-    path = _restore(place, key, weights)
+    path = _restore(fits_file, key, weights)
     labels = torch.from_numpy(held_out[1])
-    for done in range(len(path.scores), len(weights)):
-        model, converged = fit(*train, weights[done], iterations, start=path)
-        reached = scores(torch.from_numpy(log_probabilities(model, held_out[0], classes)), labels)["mean_per_class"]
-        path = RegularisationPath((*path.scores, reached), (*path.converged, converged), model.coef_, model.intercept_)
-        _save(place, key, weights, path)
-        tell(done + 1)
+    for index in range(len(path.scores), len(weights)):
+        model, converged = fit(*train, weights[index], iterations, start=path)
+        logits = torch.from_numpy(log_probabilities(model, held_out[0], classes))
+        score = scores(logits, labels)["mean_per_class"]
+        path = RegularisationPath((*path.scores, score), (*path.converged, converged), model.coef_, model.intercept_)
+        _save(fits_file, key, weights, path)
+        tell(index + 1)
     return path
 
 
 def fit(
     features: Features, labels: Labels, l2: float, iterations: int, start: RegularisationPath | None = None
 ) -> tuple[LogisticRegression, bool]:
-    """One regression, in double precision, and whether it converged.
+    """Fits one regression, in double precision.
 
     Args:
         features: N×D.
         labels: N.
         l2: weight of the regularisation.
-        iterations: of L-BFGS at most.
-        start: where to begin; from zeros otherwise. The optimum is the same.
+        iterations: the most that L-BFGS takes.
+        start: begins from the coefficients of its last fit; from zeros otherwise. The optimum is the same.
+
+    Returns:
+        The regression, and whether it converged.
     """
     model = LogisticRegression(C=1 / l2, solver="lbfgs", max_iter=iterations, warm_start=True)
     if start is not None and start.coefficients is not None and start.intercepts is not None:
+        # With `warm_start` scikit-learn begins from whatever stands in these attributes.
         model.coef_, model.intercept_ = start.coefficients.copy(), start.intercepts.copy()
-    with warnings.catch_warnings(record=True) as caught:
+    # Whether L-BFGS converged, scikit-learn says in a warning alone. "always", since by default a warning from one
+    # place in the code is given once in a process, and the next fit would seem to have converged.
+    with warnings.catch_warnings(record=True) as fit_warnings:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(features.astype(np.float64), labels)
-    return model, not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    return model, not any(issubclass(warning.category, ConvergenceWarning) for warning in fit_warnings)
 
 
 def log_probabilities(model: LogisticRegression, features: Features, classes: int) -> Floats:
-    """N×classes; minus infinity for classes that the model never saw."""
-    found = np.full((len(features), classes), -np.inf)
+    """Computes N×classes log-probabilities.
+
+    Args:
+        model: fitted; it knows only the classes that occurred among its labels.
+        features: N×D.
+        classes: number of classes of the data set.
+
+    Returns:
+        Minus infinity for classes that the model never saw.
+    """
     logits = model.decision_function(features.astype(np.float64))
     if logits.ndim == 1:  # of two classes, the second's against the first's
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
-    found[:, model.classes_] = log_softmax(logits, axis=1)
-    return found
+    log_probability = np.full((len(features), classes), -np.inf)
+    log_probability[:, model.classes_] = log_softmax(logits, axis=1)
+    return log_probability
 
 
-def _save(place: Path, key: str, weights: Floats, path: RegularisationPath) -> None:
+def _save(fits_file: Path, key: str, weights: Floats, path: RegularisationPath) -> None:
+    """Writes the fits made so far, of which there is at least one."""
     assert path.coefficients is not None
     assert path.intercepts is not None
     content = {
@@ -199,22 +245,23 @@ def _save(place: Path, key: str, weights: Floats, path: RegularisationPath) -> N
         "coefficients": path.coefficients,
         "intercepts": path.intercepts,
     }
-    write_atomically(place, lambda file: np.savez(file, allow_pickle=False, **content))
+    write_atomically(fits_file, lambda file: np.savez(file, allow_pickle=False, **content))
 
 
-def _restore(place: Path, key: str, weights: Floats) -> RegularisationPath:
-    if not place.exists():
+def _restore(fits_file: Path, key: str, weights: Floats) -> RegularisationPath:
+    """Reads the fits that were made from the same key and weights; none where the file has others or is damaged."""
+    if not fits_file.exists():
         return RegularisationPath()
     try:
-        with np.load(place, allow_pickle=False) as held:
-            if str(held["key"]) != key or not np.array_equal(held["weights"], weights):
+        with np.load(fits_file, allow_pickle=False) as content:
+            if str(content["key"]) != key or not np.array_equal(content["weights"], weights):
                 return RegularisationPath()
             return RegularisationPath(
-                tuple(held["scores"].tolist()),
-                tuple(held["converged"].tolist()),
-                held["coefficients"],
-                held["intercepts"],
+                tuple(content["scores"].tolist()),
+                tuple(content["converged"].tolist()),
+                content["coefficients"],
+                content["intercepts"],
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read (%s); its fits are made anew", place, " ".join(str(error).split()))
+        log.warning("%s cannot be read (%s); its fits are made anew", fits_file, " ".join(str(error).split()))
         return RegularisationPath()

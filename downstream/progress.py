@@ -1,4 +1,4 @@
-"""Long work outside of a training says how far it is: on a terminal, and in the run's status."""
+"""Progress of long work outside of a training: a bar on a terminal, and steps in the run's status."""
 
 import sys
 import time
@@ -12,32 +12,34 @@ from repro.distributed import rank
 from repro.runs.folder import RunFolder
 
 SECONDS = 10.0
-"""At least, between two entries in `status.json`."""
+"""Least time between two entries in the run's status; a step may take a millisecond, and a file is written for each."""
 
 
 @contextmanager
-def reported(folder: RunFolder, task: str, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Tell of work in steps; rank 0 only.
+def reported(folder: RunFolder, task: str, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Reports how far work in steps has come, on rank 0.
 
     Args:
         folder: of the run.
-        task: as `status.json` names it.
-        what: for the bar on a terminal.
-        total: steps.
+        task: whose status it is.
+        label: of the bar on a terminal.
+        total: number of steps.
 
     Yields:
-        What is called with the number of steps that are done.
+        A function to be called with the number of finished steps.
     """
-    last = 0.0
+    last_entry = 0.0
+    # On standard error, since standard output is for results.
     with Progress(console=Console(stderr=True), transient=True, disable=rank() != 0 or not sys.stderr.isatty()) as bars:
-        bar = bars.add_task(what, total=total)
+        bar = bars.add_task(label, total=total)
 
-        def tell(done: int) -> None:
-            nonlocal last
-            bars.update(bar, completed=done)
-            if rank() == 0 and (time.monotonic() - last > SECONDS or done == total):
-                last = time.monotonic()
-                folder.set_status("running", task=task, step=done, steps=total)
+        def tell(steps: int) -> None:
+            """Moves the bar, and now and then writes the status."""
+            nonlocal last_entry
+            bars.update(bar, completed=steps)
+            if rank() == 0 and (time.monotonic() - last_entry > SECONDS or steps == total):
+                last_entry = time.monotonic()
+                folder.set_status("running", task=task, step=steps, steps=total)
 
-        tell(0)
+        tell(0)  # what an earlier piece of work left in the status would be taken for this one's
         yield tell

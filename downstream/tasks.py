@@ -28,10 +28,10 @@ log = logging.getLogger("salmask")
 
 
 class Task(Protocol):
-    """A module or object of this room."""
+    """Whoever measures: a module with this function, or an object with this method."""
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
-        """Measure a finished run's backbone; on every rank, though only rank 0's answer is recorded."""
+        """Measure a finished run's backbone; called on every rank, though only rank 0's answer is recorded."""
         ...
 
 
@@ -45,47 +45,48 @@ TASKS: Mapping[str, Task] = {
     VOC: detection.DetectionTask(VOC),
     COCO: detection.DetectionTask(COCO),
 }
-"""Who measures; `repro.runs.evaluation.PROTOCOLS` has the same names."""
+"""Every task by name. A test holds that `repro.runs.evaluation.PROTOCOLS` has the same names."""
 
 
 def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None) -> list[Result]:
-    """Evaluate a finished run and append the rows to its `results.jsonl`; rows that stand there are not made again.
+    """Evaluates a finished run and appends the rows to its `results.jsonl`; rows that stand there are not made again.
 
     Args:
         run: with the settings of the evaluation.
         folder: of the run, with its `backbone.pth`.
         name: `TASK` or `TASK@DATASET`.
         device: from `repro.distributed.initialise`.
-        root: of the data set; None: as `find_root` finds it, or `machine.data_root` for the data of the pretraining.
+        root: of the data set; None: as `repro.data.roots.root_of` finds it.
 
     Returns:
-        The rows.
+        The rows, whether they were measured now or earlier.
 
     Raises:
         UserError: unknown names, the run is not finished, or the data or the backbone do not fit.
     """
     evaluation = Evaluation.parse(name, run)
-    done = recorded(run, folder, evaluation)
-    if done:
-        return done
+    earlier_rows = recorded(run, folder, evaluation)
+    if earlier_rows:
+        return earlier_rows
     if not folder.pretrained:
         raise UserError(
             f"{folder.path} has no backbone.pth: its pretraining is not finished", mend="salmask pretrain first"
         )
     started, clock = now(), time.monotonic()
     target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
-    measured = TASKS[evaluation.task].measure(run, folder, target, device)
+    # On every rank, as trainings and features are shared by all; the rows of other ranks than 0 go nowhere.
+    measurements = TASKS[evaluation.task].measure(run, folder, target, device)
     rows = as_results(
-        measured, run, folder, evaluation, device=device, started=started, duration_s=time.monotonic() - clock
+        measurements, run, folder, evaluation, device=device, started=started, duration_s=time.monotonic() - clock
     )
     if rank() == 0:
         append(folder.results, rows)
-    barrier()
+    barrier()  # the next evaluation decides by the file what is left to do, and all ranks must decide alike
     return rows
 
 
 def recorded(run: Run, folder: RunFolder, evaluation: Evaluation) -> list[Result]:
-    """The rows of an evaluation that the run's folder holds already; none where any is missing."""
+    """Returns the rows of an evaluation that the run's folder holds already; none unless all of them are there."""
     rows, warnings = read(folder.results) if folder.results.exists() else ([], [])
     for warning in warnings:
         log.warning(warning)

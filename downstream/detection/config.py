@@ -6,29 +6,35 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 
 from repro.errors import UserError
-from repro.runs.detection import REFERENCE_BATCH, DetectionHead, DetectionSettings
+from repro.runs.detection import IMAGES_PER_DEVICE, REFERENCE_BATCH, DetectionHead, DetectionSettings
 
 CONFIGS = Path(__file__).parent / "configs"
-IMAGES_PER_DEVICE = 2  # the reference is 8 GPUs
+"""Folder of the YAML files that a config is merged from."""
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+"""Backbones that a detector can be built on, with detectron2's `RESNETS.DEPTH`."""
 NARROW = (18, 34)
-"""Depths of basic blocks."""
+"""Depths of ResNets with basic blocks, whose stages are four times narrower than those of bottleneck blocks."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What linear scaling made of a schedule."""
+    """A schedule after linear scaling to the batch."""
 
     batch: int
-    """Over all devices."""
+    """Images a step over all devices."""
     devices: int
+    """How many processes train."""
     lr: float
+    """Learning rate after the warm-up."""
     iterations: int
+    """Steps of the whole training."""
     warmup: int
+    """Steps of the warm-up."""
     steps: tuple[int, ...]
+    """After how many steps the learning rate falls to a tenth."""
 
     def __str__(self) -> str:
-        """One line for the log."""
+        """The schedule in one line for the log."""
         return (
             f"{self.devices} device(s), batch {self.batch} (reference {REFERENCE_BATCH}): learning rate {self.lr:g}, "
             f"{self.iterations} iterations, warm-up {self.warmup}, x0.1 at {', '.join(map(str, self.steps))}"
@@ -36,7 +42,7 @@ class Scaling:
 
 
 def batch_on(settings: DetectionSettings, devices: int) -> int:
-    """Images a step over all devices.
+    """Returns how many images a step takes over all devices.
 
     Args:
         settings: `batch` is used; 0 stands for two images a device and 16 at most.
@@ -49,16 +55,16 @@ def batch_on(settings: DetectionSettings, devices: int) -> int:
     if batch % devices:
         raise UserError(
             f"a detection batch of {batch} cannot be shared by {devices} processes",
-            mend=f"detection.batch={-(-batch // devices) * devices}",
+            mend=f"detection.batch={-(-batch // devices) * devices}",  # the next larger multiple
         )
     return batch
 
 
 def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
-    """Scale the schedule of a merged config to the batch, in place (linear rule, as detectron2's auto_scale_workers).
+    """Scales the schedule of a merged config to the batch, in place (linear rule, as detectron2's auto_scale_workers).
 
-    The learning rate goes with the batch, iterations against it. Where `iterations` is set, the schedule keeps its
-    shape.
+    The learning rate grows with the batch, and the iterations shrink with it. Where `iterations` is set, the schedule
+    keeps its shape.
 
     Args:
         cfg: with the reference schedule for a batch of 16.
@@ -66,7 +72,7 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
         devices: how many processes train.
 
     Returns:
-        What is in `cfg.SOLVER` now.
+        The schedule that stands in `cfg.SOLVER` now.
 
     Raises:
         UserError: the devices cannot share the batch evenly.
@@ -83,11 +89,12 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
         lr=settings.base_lr * share,
         iterations=iterations,
         warmup=warmup,
-        steps=tuple(sorted({int(step * shape) for step in solver.STEPS})),
+        steps=tuple(sorted({int(step * shape) for step in solver.STEPS})),  # of a very short one, two may be the same
     )
     solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER = scaling.batch, scaling.lr, scaling.iterations
     solver.STEPS, solver.WARMUP_ITERS = scaling.steps, scaling.warmup
-    # detectron2 estimates over 200 batches whatever their size; a shorter training needs no more than it had itself.
+    # detectron2 estimates running statistics over 200 batches whatever their size; a shorter training needs no more
+    # than it was trained on.
     cfg.TEST.PRECISE_BN.NUM_ITER = min(cfg.TEST.PRECISE_BN.NUM_ITER, iterations)
     return scaling
 
@@ -95,13 +102,13 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
 def build_config(
     settings: DetectionSettings, *, schedule: str, arch: str, classes: int, mask_format: str, devices: int, device: str
 ) -> tuple[CfgNode, Scaling]:
-    """The whole config of a training.
+    """Builds the whole config of a training.
 
     Args:
         settings: of the run.
         schedule: name of a file in `configs/`: `voc_24k`, `coco_1x` or `coco_2x`.
         arch: torchvision's name of the backbone.
-        classes: of the data set.
+        classes: number of classes of the data set.
         mask_format: `polygon` or `bitmask`, as the data set has its masks.
         devices: how many processes train.
         device: `cpu` or `cuda`, with a number where there is one.
@@ -117,13 +124,14 @@ def build_config(
             f"no detector can be built on a {arch}", mend=f"a run with encoder.arch one of {', '.join(DEPTHS)}"
         )
     cfg = get_cfg()
+    # Each file wins over those before it: what all trainings have in common, then the detector, then the schedule.
     for name in ("transfer", f"head_{settings.head.value}", schedule):
         cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
     norm = norm_of(devices)
     cfg.MODEL.DEVICE = device
     cfg.MODEL.RESNETS.NORM = norm
     cfg.MODEL.RESNETS.DEPTH = DEPTHS[arch]
-    if DEPTHS[arch] in NARROW:
+    if DEPTHS[arch] in NARROW:  # 256 otherwise; detectron2 refuses basic blocks with another width than 64
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     if settings.head is DetectionHead.fpn:
         cfg.MODEL.FPN.NORM = norm
@@ -132,7 +140,7 @@ def build_config(
     if settings.min_size:
         cfg.INPUT.MIN_SIZE_TRAIN = (settings.min_size,)
         cfg.INPUT.MIN_SIZE_TEST = settings.min_size
-    if settings.rois:
+    if settings.rois:  # proposals go down with the regions that are sampled from them
         cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = settings.rois
         cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 2 * settings.rois
         cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 2 * settings.rois
@@ -142,11 +150,14 @@ def build_config(
 
 
 def norm_of(devices: int) -> str:
-    """Batch norm over all devices. detectron2's own synchronised norm, as MoCo has it; it works on CPUs as well."""
+    """Returns detectron2's name of a batch norm over all devices.
+
+    Of several, its own synchronised norm, as MoCo has it: unlike torch's, it works on CPUs as well.
+    """
     return "naiveSyncBN" if devices > 1 else "BN"
 
 
 def as_yaml(cfg: CfgNode) -> str:
-    """The whole config, for `config.yaml` beside the checkpoints; detectron2 reads it back."""
+    """Returns the whole config as text, for `config.yaml` beside the checkpoints; detectron2 can read it back."""
     text: str = cfg.dump()
     return text

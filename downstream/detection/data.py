@@ -1,4 +1,7 @@
-"""What a detector is trained and scored on: VOC and COCO as they are downloaded, built-in scenes written as either."""
+"""Images of detection: VOC and COCO as they are downloaded, and built-in scenes written in the layout of either.
+
+The annotations become detectron2's records, and a training's batches are drawn so that it can be resumed exactly.
+"""
 
 import hashlib
 import json
@@ -39,14 +42,14 @@ class DetectionData:
     """A data set of detection.
 
     Attributes:
-        name: As results name it.
-        split: That it is scored on.
-        classes: Names in the order of their labels.
+        name: As results name the data set.
+        split: Name of the split that is scored on.
+        classes: Names of the classes in the order of their labels.
         train: Images with at least one object.
         test: All images of the split.
         mask_format: detectron2's `INPUT.MASK_FORMAT`.
-        metadata: Name in detectron2's `MetadataCatalog`.
-        evaluator: Makes what scores the split.
+        metadata: Name of its entry in detectron2's `MetadataCatalog`.
+        evaluator: Makes detectron2's evaluator of the split.
     """
 
     name: str
@@ -60,10 +63,11 @@ class DetectionData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits over the names, sizes and objects of all images; the pixels are not read."""
+        """Twelve hex digits over the names, sizes and boxes of all images; the pixels are not read."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for record in (*self.train, *self.test):
             objects = record["annotations"]
+            # Rounded, so that no machine's last bit of a sum makes other data of the same annotations.
             boxes = [[item["category_id"], *(round(float(edge), 2) for edge in item["bbox"])] for item in objects]
             name = Path(record["file_name"]).name
             digest.update(json.dumps([name, record["width"], record["height"], boxes]).encode())
@@ -71,15 +75,15 @@ class DetectionData:
 
 
 def open_voc(root: Path, name: str = VOC) -> DetectionData:
-    """VOC07+12: trained on both trainvals, scored on the test of 2007.
+    """Opens VOC07+12: trained on both trainvals, scored on the test of 2007.
 
     Args:
         root: `VOCdevkit`, or the folder that holds it.
         name: as results name the data set.
 
     Raises:
-        UserError: the kit is not whole; see `repro.data.annotations.voc.check_layout`. Or it is to be VOC itself and
-            has other classes.
+        UserError: the kit is not whole (see `repro.data.annotations.voc.check_layout`), or `name` is VOC's own and the
+            classes are not.
     """
     kit = voc.check_layout(root)
     if name == VOC and set(kit.classes) != set(voc.CLASSES):
@@ -90,6 +94,7 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
     (test,) = voc.TEST
     warn_absent(kit.objects[test], str(test))
     metadata = _register(f"{kit.folder}/{test}", kit.classes)
+    # By these, detectron2's evaluator finds the annotations on the disk.
     metadata.set(dirname=str(kit.folder / f"VOC{test.year}"), year=test.year, split=test.split)
     return DetectionData(
         name=name,
@@ -104,7 +109,14 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
 
 
 def voc_records(kit: voc.Devkit, image_set: voc.ImageSet) -> list[Record]:
-    """The images of a set with all their objects, difficult ones included, as detectron2's own reader has them."""
+    """Reads the images of a set with all their objects, difficult ones included, as detectron2's own reader has them.
+
+    Ours names a file that is broken, in an error that a person can mend.
+
+    Args:
+        kit: checked.
+        image_set: which images.
+    """
     folder = kit.folder / f"VOC{image_set.year}"
     labels = {name: label for label, name in enumerate(kit.classes)}
     records = []
@@ -112,8 +124,8 @@ def voc_records(kit: voc.Devkit, image_set: voc.ImageSet) -> list[Record]:
         annotation = voc.read_annotation(folder / "Annotations" / f"{name}.xml")
         width, height = annotation.size
         objects = [
-            {"category_id": labels[thing.name], "bbox": list(thing.box), "bbox_mode": BoxMode.XYXY_ABS}
-            for thing in annotation.objects
+            {"category_id": labels[item.name], "bbox": list(item.box), "bbox_mode": BoxMode.XYXY_ABS}
+            for item in annotation.objects
         ]
         path = str(folder / "JPEGImages" / f"{name}.jpg")
         records.append({"file_name": path, "image_id": name, "height": height, "width": width, "annotations": objects})
@@ -121,15 +133,15 @@ def voc_records(kit: voc.Devkit, image_set: voc.ImageSet) -> list[Record]:
 
 
 def open_coco(root: Path, name: str = "coco") -> DetectionData:
-    """COCO 2017: trained on train2017, scored on val2017, boxes and masks.
+    """Opens COCO 2017: trained on train2017, scored on val2017, boxes and masks.
 
     Args:
-        root: Holds `train2017`, `val2017` and `annotations`.
+        root: holds `train2017`, `val2017` and `annotations`.
         name: as results name the data set.
 
     Raises:
-        UserError: the folder is not whole; see `repro.data.annotations.coco.check_layout`. Or it is to be COCO itself
-            and has others.
+        UserError: the folder is not whole (see `repro.data.annotations.coco.check_layout`), or `name` is COCO's own and
+            the number of classes is not.
     """
     folder = coco.check_layout(root)
     if name == "coco" and len(folder.classes) != coco.CLASS_COUNT:
@@ -142,9 +154,11 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
     metadata = _register(f"{root}/coco {test_split}", folder.classes)
     records = {}
     for split in coco.SPLITS:
+        # `load_coco_json` writes the classes' ids into the metadata that it is given, so each split has its own.
         path = str(coco.annotation_file(root, split))
         registered = metadata.name if split == test_split else _register(f"{root}/coco {split}", folder.classes).name
         records[split] = load_coco_json(path, str(root / split), registered)
+    # By these, detectron2's evaluator finds the annotations on the disk.
     metadata.set(json_file=str(coco.annotation_file(root, test_split)), image_root=str(root / test_split))
     return DetectionData(
         name=name,
@@ -159,42 +173,48 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
 
 
 def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: int) -> DetectionData:
-    """Built-in scenes in the layout of a task's data set, written once into the user's cache folder.
+    """Opens built-in scenes in the layout of a task's data set, written once into the user's cache folder.
 
     Args:
         task: `voc07+12` or `coco`.
         train: scenes to train on.
         test: scenes to score on.
         name: as results name the data set.
-        workers: drawing processes.
+        workers: drawing processes, at least one.
     """
     key = hashlib.sha256(f"{train.fingerprint()} {test.fingerprint()}".encode()).hexdigest()[:12]
-    layout, write, open_ = ("voc", write_voc, open_voc) if task == VOC else ("coco", write_coco, open_coco)
+    layout, write, open_layout = ("voc", write_voc, open_voc) if task == VOC else ("coco", write_coco, open_coco)
     cache = scenes_cache()
     root = cache / f"{layout}-{key}"
     cache.mkdir(parents=True, exist_ok=True)
+    # Every rank comes here, and so may other runs: one of them writes, the others wait and find the folder.
     with filelock.FileLock(cache / f".{root.name}.lock"):
         if not root.exists():
             log.info("writing %d scenes in the layout of %s into %s", len(train) + len(test), task, root)
             write(root, train, test, workers=max(1, workers))
-    return open_(root, name)
+    return open_layout(root, name)
 
 
 def _register(name: str, classes: tuple[str, ...]) -> Any:
-    """Fresh metadata: detectron2 refuses to change what a name once said."""
+    """Returns fresh metadata under a name: detectron2 refuses to change what a name once said."""
     if name in MetadataCatalog.list():
         MetadataCatalog.remove(name)
     return MetadataCatalog.get(name).set(thing_classes=list(classes))
 
 
 def with_objects(records: list[Record]) -> list[Record]:
-    """The images that show an object, crowds apart; detectron2 trains on no others."""
+    """Returns the images that show an object other than a crowd; detectron2 trains on no others."""
     return [record for record in records if any(not item.get("iscrowd") for item in record["annotations"])]
 
 
 def warn_absent(objects: Mapping[str, int], split: str) -> None:
-    """Say which classes cannot be scored."""
-    absent = [name for name, number in objects.items() if not number]
+    """Warns of classes that cannot be scored.
+
+    Args:
+        objects: number of objects by class.
+        split: where they were counted.
+    """
+    absent = [name for name, count in objects.items() if not count]
     if absent:
         log.warning(
             "%d of %d classes have no object in %s (%s): VOC's AP counts 0 for each, COCO's leaves them out",
@@ -209,6 +229,7 @@ class TrainingImages(Dataset[Record]):
     """Augmented training images; what is drawn for one is a function of (seed, step, index) alone."""
 
     def __init__(self, records: list[Record], mapper: DatasetMapper, seed: int) -> None:
+        """Augment the images of `records` with detectron2's `mapper`."""
         # detectron2's list keeps its items serialized, so that workers share one copy.
         self.records, self.mapper, self.seed = DatasetFromList(records), mapper, seed
 
@@ -217,10 +238,10 @@ class TrainingImages(Dataset[Record]):
 
     def __getitem__(self, item: tuple[int, int]) -> Record:
         step, index = item
-        # detectron2's augmentations draw from NumPy's global generator.
+        # detectron2's augmentations draw from NumPy's global generator, which takes seeds of 32 bits only.
         np.random.seed(stream_seed(self.seed, Purpose.view, step, index) % 2**32)
-        mapped: Record = self.mapper(self.records[index])
-        return mapped
+        record: Record = self.mapper(self.records[index])
+        return record
 
 
 class GroupedBatches(Sampler[list[tuple[int, int]]]):
@@ -236,9 +257,9 @@ class GroupedBatches(Sampler[list[tuple[int, int]]]):
 
         Args:
             wide: N, whether each image is wider than tall.
-            batch: of this rank.
+            batch: images a step of this rank.
             seed: of the order.
-            start: the first step to give out.
+            start: the first step whose batch is given out.
         """
         self.wide, self.batch, self.seed, self.start = wide, batch, seed, start
 
@@ -249,12 +270,14 @@ class GroupedBatches(Sampler[list[tuple[int, int]]]):
             group = waiting[bool(self.wide[index])]
             group.append(index)
             if len(group) == self.batch:
+                # Earlier batches are dealt out as well, only not given out: which images wait depends on all of them.
                 if step >= self.start:
                     yield [(step, index) for index in group]
                 group.clear()
                 step += 1
 
     def _order(self) -> Iterator[int]:
+        """Yields the images of all ranks without end, one permutation after another."""
         for epoch in count():
             yield from stream(self.seed, Purpose.order, epoch).permutation(len(self.wide)).tolist()
 
@@ -262,21 +285,23 @@ class GroupedBatches(Sampler[list[tuple[int, int]]]):
 def make_train_loader(
     data: DetectionData, mapper: DatasetMapper, *, batch: int, seed: int, start: int, workers: int
 ) -> DataLoader[Any]:
-    """Batches of this rank as lists of records, from a step on.
+    """Makes a loader of this rank's batches, which are lists of records, from a step on and without end.
 
     Args:
-        data: what is trained on.
+        data: its `train` is trained on.
         mapper: detectron2's, for training.
-        batch: over all ranks.
+        batch: images a step over all ranks.
         seed: of order and augmentation.
         start: the first step.
-        workers: decoding processes.
+        workers: decoding processes of this rank.
     """
     wide = np.array([record["width"] > record["height"] for record in data.train])
     return DataLoader(
         TrainingImages(data.train, mapper, seed),
         batch_sampler=GroupedBatches(wide, batch // world_size(), seed, start=start),
         num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),  # else a fresh iterator draws from the global one, in a resumed step and no other
+        collate_fn=list,  # images differ in size, and the detector pads them itself
+        # Else a fresh iterator draws from the global generator: in a resumed training at another step than in an
+        # undisturbed one.
+        generator=torch.Generator(),
     )

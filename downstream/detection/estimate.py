@@ -1,4 +1,4 @@
-"""How long a training would take here, from a few seconds of it."""
+"""An estimate of how long a training would take here, from a few seconds of it."""
 
 import time
 from typing import Any
@@ -11,35 +11,40 @@ from detectron2.utils.events import EventStorage
 from downstream.detection.model import build_network
 
 PROBE_SIDE = 224
-"""Pixels of the image that is timed."""
+"""Side of the image that is timed, in pixels."""
 PROBE_REGIONS = (8, 24)
+"""Numbers of regions that the two timings take."""
 ASPECT = 4 / 3
-"""Of a usual photograph."""
+"""Long side of a usual photograph over its short side."""
 
 
 def seconds_per_image(cfg: CfgNode) -> float:
-    """Forward and backward of one training image, extrapolated from a small one with few regions.
+    """Estimates the seconds of a forward and backward pass of one training image.
 
-    The backbone's time goes with the pixels, the heads' with the regions: two timings tell the two apart.
+    They are extrapolated from a small image with few regions: the backbone's time grows with the pixels, the heads'
+    with the regions, and two timings tell the two apart.
 
     Args:
-        cfg: of the training.
+        cfg: detectron2's config of the training; left as it is.
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.MASK_ON = False  # a small part of it, and the timed image has no mask
+    cfg.MODEL.MASK_ON = False  # masks take a small part of the time, and the timed image has none
+    # Enough proposals for the most regions that are sampled from them.
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 4 * max(PROBE_REGIONS)
     side = max(cfg.INPUT.MIN_SIZE_TRAIN)
     model = build_network(cfg).train()
-    few, many = (_seconds(model, regions) for regions in PROBE_REGIONS)
-    region = max(0.0, many - few) / (PROBE_REGIONS[1] - PROBE_REGIONS[0])
-    image = max(0.0, few - region * PROBE_REGIONS[0])
+    few_regions, many_regions = (_seconds(model, regions) for regions in PROBE_REGIONS)
+    # On a busy machine the noise of a timing may exceed what is measured: no estimate is negative.
+    per_region = max(0.0, many_regions - few_regions) / (PROBE_REGIONS[1] - PROBE_REGIONS[0])
+    probe_image = max(0.0, few_regions - per_region * PROBE_REGIONS[0])
     pixels = side * min(cfg.INPUT.MAX_SIZE_TRAIN, side * ASPECT)
     regions: int = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
-    return image * pixels / PROBE_SIDE**2 + region * regions
+    return probe_image * pixels / PROBE_SIDE**2 + per_region * regions
 
 
 def _seconds(model: Any, regions: int) -> float:
+    """Times a forward and backward pass of one image with one object and so many regions."""
     model.roi_heads.batch_size_per_image = regions
     instances = Instances((PROBE_SIDE, PROBE_SIDE))
     instances.gt_boxes = Boxes(torch.tensor([[20.0, 20.0, 120.0, 120.0]]))
@@ -47,7 +52,7 @@ def _seconds(model: Any, regions: int) -> float:
     image = torch.zeros(3, PROBE_SIDE, PROBE_SIDE, dtype=torch.uint8)
     times = []
     with EventStorage():
-        for _ in range(2):  # the first one warms up
+        for _ in range(2):  # the first pass warms up
             started = time.perf_counter()
             sum(model([{"image": image, "instances": instances}]).values()).backward()
             times.append(time.perf_counter() - started)

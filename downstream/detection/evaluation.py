@@ -1,4 +1,4 @@
-"""From a trained detector to AP, and to pictures of what it finds."""
+"""Scoring of a trained detector: its average precisions (AP), and a picture of what it detects."""
 
 import io
 import logging
@@ -27,47 +27,50 @@ from repro.files import write_atomically
 
 log = logging.getLogger("salmask")
 PREFIX = {"bbox": "bbox", "segm": "mask"}
-"""detectron2's name of a task -> ours."""
+"""detectron2's name of a task -> how our metrics' names begin."""
 METRICS = ("AP", "AP50", "AP75")
-SHOWN_IMAGES = 6
-SHOWN_SCORE = 0.5
+"""AP over IoU thresholds from 0.5 to 0.95, at 0.5, and at 0.75."""
+PICTURED_IMAGES = 6
+"""How many of the first test images are drawn with their detections."""
+PICTURED_SCORE = 0.5
 """Least score of a detection that is drawn."""
 
 
 class Sample(DatasetEvaluator):
-    """Counts detections, and keeps those of a few images for a picture."""
+    """Counts detections, and samples those of a few images for a picture."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Keep the detections of these files."""
+        """Sample the detections of the images with these file names."""
         self.names = set(names)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all detections; detectron2 calls this before the first batch."""
         self.count = 0
-        self.kept: dict[str, Instances] = {}
+        self.detections: dict[str, Instances] = {}
 
     def process(self, inputs: Sequence[Record], outputs: Sequence[dict[str, Any]]) -> None:
-        """Look at the detections of a batch."""
+        """Take note of a batch's detections."""
         for record, output in zip(inputs, outputs, strict=True):
             self.count += len(output["instances"])
             if record["file_name"] in self.names:
-                self.kept[record["file_name"]] = output["instances"].to("cpu")
+                # Off the device, which need not hold until the end what is only drawn then.
+                self.detections[record["file_name"]] = output["instances"].to("cpu")
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Those of all ranks, on the first one."""
-        gathered = comm.gather((self.count, self.kept))
+        """Returns the `count` of all ranks' detections and the sampled `detections` by file; None on other ranks."""
+        of_ranks = comm.gather((self.count, self.detections))
         if rank():
             return None
-        kept = {name: found for _, part in gathered for name, found in part.items()}
-        return {"count": sum(count for count, _ in gathered), "kept": kept}
+        detections = {name: instances for _, sample in of_ranks for name, instances in sample.items()}
+        return {"count": sum(count for count, _ in of_ranks), "detections": detections}
 
 
 def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
-    """Score a detector on the whole test split, and draw what it finds on the first images.
+    """Scores a detector on the whole test split, and draws what the first trial's detects on the first images.
 
     Args:
-        trial: whose.
-        model: trained.
+        trial: whose detector it is.
+        model: the trained detector.
 
     Returns:
         `bbox_AP`, `bbox_AP50`, `bbox_AP75`, with masks also `mask_AP` …, in percent; empty on other ranks than 0.
@@ -76,36 +79,36 @@ def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
         UserError: an AP cannot be computed.
     """
     data = trial.data
-    shown = [record["file_name"] for record in data.test[:SHOWN_IMAGES]]
-    sample = Sample(shown)
+    sample = Sample([record["file_name"] for record in data.test[:PICTURED_IMAGES]])
     loader = build_detection_test_loader(
         data.test, mapper=DatasetMapper(trial.cfg, is_train=False), num_workers=trial.machine.workers
     )
     with redirect_stdout(io.StringIO()):  # pycocotools prints tables, and standard output is for results
-        found = inference_on_dataset(model, loader, DatasetEvaluators([data.evaluator(), sample]))
+        outcome = inference_on_dataset(model, loader, DatasetEvaluators([data.evaluator(), sample]))
     if rank():
         return {}
     tasks = ["bbox", "segm"] if trial.cfg.MODEL.MASK_ON else ["bbox"]
-    scores = average_precisions(found, tasks, detections=found["count"])
-    path = trial.folder.gallery / f"objects-{data.name}-{trial.protocol}.png"
+    scores = average_precisions(outcome, tasks, detections=outcome["count"])
     if trial.index == 0:
-        picture = draw_detections(data, found["kept"])
+        picture = draw_detections(data, outcome["detections"])
+        path = trial.folder.gallery / f"objects-{data.name}-{trial.protocol}.png"
         write_atomically(path, lambda file: file.write(picture))
     return scores
 
 
 def average_precisions(
-    found: Mapping[str, Mapping[str, float]], tasks: Sequence[str], *, detections: int
+    outcome: Mapping[str, Mapping[str, float]], tasks: Sequence[str], *, detections: int
 ) -> dict[str, float]:
-    """AP of boxes and masks from what detectron2's evaluators say.
+    """Reads the APs of boxes and masks out of what detectron2's evaluators return.
 
     Args:
-        found: their results, by task.
+        outcome: results by detectron2's name of a task.
         tasks: `bbox` and `segm`, or one of them.
         detections: how many there are on all images.
 
     Returns:
-        Percent by our metric. Where nothing was detected that is 0, which COCO's evaluator calls NaN or leaves out.
+        Percent by our metrics' names. All are 0 where nothing was detected, which COCO's evaluator calls NaN or leaves
+        out.
 
     Raises:
         UserError: an AP is not a number although there are detections.
@@ -116,7 +119,7 @@ def average_precisions(
     scores = {}
     for task in tasks:
         for metric in METRICS:
-            value = float(found.get(task, {}).get(metric, math.nan))
+            value = float(outcome.get(task, {}).get(metric, math.nan))
             if not math.isfinite(value):
                 raise UserError(
                     f"{task} {metric} of {detections} detections is not a number: the test split has no object that "
@@ -127,26 +130,27 @@ def average_precisions(
     return scores
 
 
-def draw_detections(data: DetectionData, kept: Mapping[str, Instances]) -> bytes:
-    """A PNG with one column an image: the annotated objects above, what the detector finds below.
+def draw_detections(data: DetectionData, detections: Mapping[str, Instances]) -> bytes:
+    """Draws a PNG with one column an image: the annotated objects above, what the detector detects below.
 
     Args:
         data: with the annotations.
-        kept: detections by file; those with a score of at least 0.5 are drawn, the best one where there are none.
+        detections: by file name, the best first. Those with a score of `PICTURED_SCORE` or more are drawn; of an image
+            without such the best one.
     """
-    records = [record for record in data.test if record["file_name"] in kept]
+    records = [record for record in data.test if record["file_name"] in detections]
     figure = Figure(figsize=(2.4 * len(records), 5.2), layout="constrained")
     axes = figure.subplots(2, len(records), squeeze=False)
     for column, record in enumerate(records):
         pixels = np.asarray(decode(record["file_name"]))
-        found = kept[record["file_name"]]
-        scores: Tensor = found.scores
-        drawn = found[scores >= SHOWN_SCORE] if (scores >= SHOWN_SCORE).any() else found[:1]
+        instances = detections[record["file_name"]]
+        confident: Tensor = instances.scores >= PICTURED_SCORE
+        pictured = instances[confident] if confident.any() else instances[:1]
         # Tiny scenes are enlarged, so that boxes and names can be told apart.
         factor = max(1.0, 320 / pixels.shape[0])
-        for row, title in enumerate(("annotated", f"found: {len(drawn)}")):
+        for row, title in enumerate(("annotated", f"found: {len(pictured)}")):
             painter = Visualizer(pixels, MetadataCatalog.get(data.metadata), factor, ColorMode.IMAGE)
-            image = painter.draw_dataset_dict(record) if row == 0 else painter.draw_instance_predictions(drawn)
+            image = painter.draw_dataset_dict(record) if row == 0 else painter.draw_instance_predictions(pictured)
             axes[row, column].imshow(Image.fromarray(image.get_image()))
             axes[row, column].set_axis_off()
             axes[row, column].set_title(title, fontsize=8)

@@ -22,8 +22,9 @@ from repro.masking.filters import high_pass
 
 log = logging.getLogger("salmask")
 TOLERANCE = 1e-4
-"""Largest difference of features, relative to the largest feature where that is above 1."""
+"""Largest difference of features, relative to the largest feature where that is above 1: rounding, and no more."""
 _STAGES = ("res2", "res3", "res4", "res5")
+"""detectron2's names of a ResNet's stages."""
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -32,21 +33,27 @@ class Res5HeadExtraNorm(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
+        """Builds the stage as detectron2's own head does, which knows bottleneck blocks alone, and appends the norm.
+
+        Returns:
+            The stage, and the number of its output channels.
+        """
         resnets = cfg.MODEL.RESNETS
         out_channels = resnets.RES2_OUT_CHANNELS * 8
         common = {"in_channels": out_channels // 2, "out_channels": out_channels, "norm": resnets.NORM}
         if resnets.DEPTH in NARROW:
             blocks = {18: 2, 34: 3}[resnets.DEPTH]
-            block, special = BasicBlock, {}
+            block, of_bottlenecks = BasicBlock, {}
         else:
             blocks, block = 3, BottleneckBlock
-            special = {
+            of_bottlenecks = {
                 "bottleneck_channels": resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP * 8,
                 "num_groups": resnets.NUM_GROUPS,
                 "stride_in_1x1": resnets.STRIDE_IN_1X1,
             }
-        strides = [2] + [1] * (blocks - 1)
-        stage = nn.Sequential(*ResNet.make_stage(block, blocks, stride_per_block=strides, **common, **special))
+        strides = [2] + [1] * (blocks - 1)  # only the first block of a stage strides
+        stage = nn.Sequential(*ResNet.make_stage(block, blocks, stride_per_block=strides, **common, **of_bottlenecks))
+        # By this name `is_pretrained` tells it from the backbone's norms.
         stage.add_module("norm", get_norm(resnets.NORM, out_channels))
         return stage, out_channels
 
@@ -56,7 +63,16 @@ class HighPassRCNN(GeneralizedRCNN):
     """A detector that sees what its backbone was pretrained on: high-passed images."""
 
     def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
-        """Normalise, take away the blur of each image as it is before padding, and batch."""
+        """Normalise and high-pass the images, then pad them to one size.
+
+        In this order: padded before, an image would have an edge where its padding begins, which no pretraining had.
+
+        Args:
+            batched_inputs: records with an `image` 3×H×W, each of its own size.
+
+        Returns:
+            The images as one batch, with their sizes.
+        """
         pixels = [self._move_to_current_device(item["image"]) for item in batched_inputs]
         images = [high_pass(((image - self.pixel_mean) / self.pixel_std).unsqueeze(0)).squeeze(0) for image in pixels]
         return ImageList.from_tensors(
@@ -65,15 +81,15 @@ class HighPassRCNN(GeneralizedRCNN):
 
 
 def build_detector(cfg: CfgNode, backbone: Backbone, *, high_passed: bool) -> GeneralizedRCNN:
-    """A detector that starts from a backbone; the global generator draws what is new in it.
+    """Builds a detector that starts from a backbone; torch's global generator draws what is new in it.
 
     Args:
         cfg: from `downstream.detection.config.build_config`.
         backbone: pretrained; left as it is.
-        high_passed: feed it high-passed images.
+        high_passed: whether the detector sees high-passed images.
 
     Raises:
-        UserError: a weight found no place, or a place no weight; all are listed.
+        UserError: the backbone's weights and the detector's do not match one to one; all that do not are listed.
         RuntimeError: the detector would not compute what the backbone computes.
     """
     model = build_network(cfg, high_passed=high_passed)
@@ -84,9 +100,15 @@ def build_detector(cfg: CfgNode, backbone: Backbone, *, high_passed: bool) -> Ge
 
 
 def build_network(cfg: CfgNode, *, high_passed: bool = False) -> GeneralizedRCNN:
-    """A detector with fresh weights."""
+    """Builds a detector with fresh weights.
+
+    Args:
+        cfg: detectron2's config; left as it is.
+        high_passed: whether the detector sees high-passed images.
+    """
     cfg = cfg.clone()
     cfg.defrost()
+    # detectron2 finds the class by the name that it is registered under.
     cfg.MODEL.META_ARCHITECTURE = "HighPassRCNN" if high_passed else "GeneralizedRCNN"
     model = build_model(cfg)
     assert isinstance(model, GeneralizedRCNN)
@@ -94,7 +116,7 @@ def build_network(cfg: CfgNode, *, high_passed: bool = False) -> GeneralizedRCNN
 
 
 def load_weights(model: GeneralizedRCNN, state: Mapping[str, Tensor]) -> int:
-    """Put a torchvision ResNet's weights into a detector: every one of them, and every one that it needs.
+    """Loads a torchvision ResNet's weights into a detector: all that there are, and all that the detector needs.
 
     Args:
         model: a C4 or FPN detector.
@@ -104,38 +126,48 @@ def load_weights(model: GeneralizedRCNN, state: Mapping[str, Tensor]) -> int:
         How many tensors were loaded.
 
     Raises:
-        UserError: a weight found no place, a place no weight, or a shape differs; all are listed.
+        UserError: a weight has no place in the detector, a place no weight, or a shape differs; all are listed.
     """
-    given = {place(key, model): value for key, value in to_detectron2(state).items()}
-    own = model.state_dict()
-    expected = {key for key in own if is_pretrained(key)}
-    unmatched = [f"{key} (no place)" for key in given if key not in expected]
-    unmatched += [f"{key} (no weight)" for key in own if key in expected and key not in given]
+    weights = {detector_key(key, model): value for key, value in to_detectron2(state).items()}
+    parameters = model.state_dict()
+    expected = {key for key in parameters if is_pretrained(key)}
+    unmatched = [f"{key} (no place)" for key in weights if key not in expected]
+    unmatched += [f"{key} (no weight)" for key in parameters if key in expected and key not in weights]
     if unmatched:
         raise UserError(
             f"{shortened(unmatched, len(unmatched))} of the backbone and the detector do not match",
             mend="a backbone of the depth that its encoder.arch says",
         )
     shapes = [
-        f"{key} {tuple(v.shape)} for {tuple(own[key].shape)}" for key, v in given.items() if v.shape != own[key].shape
+        f"{key} {tuple(weight.shape)} for {tuple(parameters[key].shape)}"
+        for key, weight in weights.items()
+        if weight.shape != parameters[key].shape
     ]
     if shapes:
         raise UserError(f"{shortened(shapes, len(shapes))}: shapes differ", mend="a backbone of another width or depth")
+    # Not by detectron2's checkpointer: it matches names by their endings, and only warns of what it leaves out.
     with torch.no_grad():
-        for key, value in given.items():
-            own[key].copy_(value)
-    return len(given)
+        for key, weight in weights.items():
+            parameters[key].copy_(weight)
+    return len(weights)
 
 
-def place(key: str, model: GeneralizedRCNN) -> str:
-    """Where a detector holds a weight of a detectron2 ResNet: a C4 one keeps `res5` in its head."""
+def detector_key(key: str, model: GeneralizedRCNN) -> str:
+    """Returns the name under which a detector holds a weight of a detectron2 ResNet.
+
+    An FPN detector has the ResNet below its pyramid; a C4 one keeps `res5` in its head.
+
+    Args:
+        key: as `repro.backbones.convert.to_detectron2` has it, `res5.0.conv1.weight`.
+        model: a C4 or FPN detector.
+    """
     if hasattr(model.backbone, "bottom_up"):
         return f"backbone.bottom_up.{key}"
     return f"roi_heads.{key}" if key.startswith("res5.") else f"backbone.{key}"
 
 
 def is_pretrained(key: str) -> bool:
-    """Whether a weight of a detector comes from the backbone, as everything of its ResNet does but the extra norm."""
+    """Tells whether a weight of a detector comes from the backbone, as all of its ResNet do but the extra norm's."""
     if key.startswith("roi_heads.res5."):
         return not key.startswith("roi_heads.res5.norm.")
     return key.startswith(("backbone.stem.", "backbone.res", "backbone.bottom_up."))
@@ -143,16 +175,16 @@ def is_pretrained(key: str) -> bool:
 
 @torch.no_grad()
 def check_detector(model: GeneralizedRCNN, cfg: CfgNode, backbone: Backbone, *, high_passed: bool) -> float:
-    """Prove that a detector computes what its backbone computed.
+    """Proves that a detector computes what its backbone computed.
 
-    Asserted are: channel order, mean and standard deviation of the input (by feeding both the same pixels), strides,
+    Checked are channel order, mean and standard deviation of the input (by feeding both the same pixels), strides,
     norms, that nothing is frozen, and the features of res5 on the same input.
 
     Args:
         model: with the weights loaded.
-        cfg: what it was built from.
-        backbone: what it was loaded from.
-        high_passed: whether it is to see high-passed images.
+        cfg: what the detector was built from.
+        backbone: what the weights are from.
+        high_passed: whether the detector is to see high-passed images.
 
     Returns:
         The largest difference of res5's features.
@@ -162,33 +194,36 @@ def check_detector(model: GeneralizedRCNN, cfg: CfgNode, backbone: Backbone, *, 
     """
     _check_layers(model, cfg)
     device = next(model.parameters()).device
+    # A generator of its own: the check must not change what the training draws. Both sides are multiples of 32, so that
+    # detectron2 pads nothing.
     pixels = torch.randint(0, 256, (3, 96, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    images = (
-        pixels.to(device).float().div(255).sub(_channels(IMAGENET_MEAN, device)).div(_channels(IMAGENET_STD, device))
-    )
-    images = images.unsqueeze(0)
-    images = high_pass(images) if high_passed else images
-    seen = model.preprocess_image([{"image": pixels}]).tensor
-    if cfg.INPUT.FORMAT != "RGB" or (seen - images).abs().max() > TOLERANCE:
+    images = _backbone_input(pixels.to(device), high_passed=high_passed)
+    detector_input = model.preprocess_image([{"image": pixels}]).tensor
+    if cfg.INPUT.FORMAT != "RGB" or (detector_input - images).abs().max() > TOLERANCE:
         raise RuntimeError("the detector does not see the images that its backbone was trained on")
     network = backbone.network
-    was_training = network.training, model.training, next(network.parameters()).device
+    network_mode, model_mode, network_device = network.training, model.training, next(network.parameters()).device
+    # In eval mode, since a batch of one image has other statistics than the running ones, which are to be compared.
     network.to(device).eval()
     model.eval()
-    expected, found = _torchvision_res5(network, images), _detectron2_res5(model, images)
-    model.train(was_training[1])
-    network.train(was_training[0]).to(was_training[2])
-    error = ((expected - found).abs().max() / expected.abs().max().clamp(min=1)).item()
-    if not error <= TOLERANCE:
+    expected, features = _torchvision_res5(network, images), _detectron2_res5(model, images)
+    model.train(model_mode)
+    network.train(network_mode).to(network_device)
+    error = ((expected - features).abs().max() / expected.abs().max().clamp(min=1)).item()
+    if not error <= TOLERANCE:  # so that NaN fails too
         raise RuntimeError(f"res5 of the detector differs from the backbone's by {error:.1e}: it is not that backbone")
     return error
 
 
-def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device).view(3, 1, 1)
+def _backbone_input(pixels: Tensor, *, high_passed: bool) -> Tensor:
+    """Returns 1×3×H×W as the backbone was pretrained on, from uint8 pixels 3×H×W in RGB."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    images = pixels.float().div(255).sub(mean).div(std).unsqueeze(0)
+    return high_pass(images) if high_passed else images
 
 
 def _check_layers(model: GeneralizedRCNN, cfg: CfgNode) -> None:
+    """Raises a RuntimeError where a layer is frozen, has another norm than `cfg` says, or strides elsewhere."""
     if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
         raise RuntimeError(f"the detector is to train whole, but {', '.join(frozen[:3])} is frozen")
     norm: Any = NaiveSyncBatchNorm if cfg.MODEL.RESNETS.NORM == "naiveSyncBN" else nn.BatchNorm2d
@@ -200,21 +235,22 @@ def _check_layers(model: GeneralizedRCNN, cfg: CfgNode) -> None:
 
 
 def _torchvision_res5(network: nn.Module, images: Tensor) -> Tensor:
-    """B×C×h×w of a torchvision ResNet's last stage."""
+    """Computes the output B×C×h×w of a torchvision ResNet's last stage."""
     stem: list[Any] = [network.conv1, network.bn1, network.relu, network.maxpool]
     stages: list[Any] = [network.layer1, network.layer2, network.layer3, network.layer4]
-    for part in stem + stages:
-        images = part(images)
-    return images
+    features = images
+    for layer in stem + stages:
+        features = layer(features)
+    return features
 
 
 def _detectron2_res5(model: GeneralizedRCNN, images: Tensor) -> Tensor:
-    """The same from where a detector holds it, without the extra norm."""
+    """Computes the same from where a detector holds the stages, without the extra norm."""
     features: Tensor
     resnet = getattr(model.backbone, "bottom_up", model.backbone)
     features = resnet.stem(images)
     for name in _STAGES:
-        stage = getattr(resnet, name, None)
+        stage = getattr(resnet, name, None)  # a C4 detector's ResNet has no res5
         for block in stage if stage is not None else model.roi_heads.res5[:-1]:
             features = block(features)
     return features

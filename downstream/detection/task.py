@@ -1,7 +1,8 @@
 """Detection and instance segmentation: a pretrained backbone becomes a detector and is fine-tuned whole, as MoCo does.
 
 Two tasks, `voc07+12` (Faster R-CNN, 24k) and `coco` (Mask R-CNN, 1x or 2x), each on its own data set or on built-in
-scenes written in its layout. detectron2 is imported only when one is carried out.
+scenes written in its layout. detectron2 is imported only when one is carried out, so modules that need it are imported
+inside functions here; the package's docstring says why.
 """
 
 import importlib.util
@@ -25,7 +26,7 @@ from repro.files import write_json, write_text
 from repro.randomness import Purpose, stream_seed
 from repro.runs.departures import Departure
 from repro.runs.detection import VOC, DetectionSettings
-from repro.runs.folder import RunFolder
+from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
 
@@ -46,9 +47,9 @@ class DetectionTask:
     """`voc07+12` or `coco`."""
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
-        """Train and score detectors on a finished run's backbone.
+        """Trains and scores detectors on a finished run's backbone.
 
-        Every trial keeps its checkpoints and scores below `detection/`; what is there is not made again.
+        Every trial keeps its checkpoints and scores below the run's `detection/`; what is there is not made again.
 
         Args:
             run: `detection`, `seed` and `machine` are used.
@@ -57,7 +58,7 @@ class DetectionTask:
             device: from `repro.distributed.initialise`.
 
         Returns:
-            See `summary`. Nothing on other ranks than 0.
+            A measurement for each number of `summary`; none on other ranks than 0.
 
         Raises:
             UserError: detectron2 is missing, data, backbone or settings do not fit, or a full schedule would take too
@@ -69,7 +70,7 @@ class DetectionTask:
             data = open_data(self.name, run, target)
             trials = self.plan(run, folder, backbone, data, device)
             scores = [carry_out(trial, backbone, run.detection) for trial in trials]
-        if rank():
+        if rank():  # only rank 0 is given all detections, so it alone has scores
             return []
         departures = self.departures(run.detection, data)
         return [
@@ -80,7 +81,17 @@ class DetectionTask:
     def plan(
         self, run: Run, folder: RunFolder, backbone: Backbone, data: "DetectionData", device: torch.device
     ) -> "list[Trial]":
-        """The trainings of a checkpoint; their config is printed as scaled to the devices at hand.
+        """Plans the trainings of a backbone, and logs their schedule as scaled to the devices at hand.
+
+        Args:
+            run: `detection`, `seed` and `machine` are used.
+            folder: of the run; the config is written below it.
+            backbone: what the detectors are built on.
+            data: what they are trained and scored on.
+            device: from `repro.distributed.initialise`.
+
+        Returns:
+            One trial for each training; they differ in their seeds alone.
 
         Raises:
             UserError: settings do not fit, or a full schedule would take too long on this CPU.
@@ -98,22 +109,27 @@ class DetectionTask:
             devices=world_size(),
             device=str(device),
         )
-        log.info("%s: %s", settings.protocol(self.name, scaling.batch), scaling)
+        protocol = settings.protocol(self.name, scaling.batch)
+        log.info("%s: %s", protocol, scaling)
         count = settings.trials_of(self.name)
+        # Before anything is written, so that a refusal leaves no folder behind.
         if device.type == "cpu" and not (settings.iterations or settings.force or settings.evaluate_only):
             refuse_endless(cfg, count)
-        # Every trial is the same whatever their number, so their folder is named without it.
-        place = folder.path / "detection" / f"{data.name}-{settings.protocol_of_one(self.name, scaling.batch)}"
+        # Trial 0 of 5 is also trial 0 of 1: the folder's name leaves the number of trials out, so that none is trained
+        # again where more are asked for later.
+        trials_folder = (
+            folder.path / TASK_FOLDERS[self.name] / f"{data.name}-{settings.protocol_of_one(self.name, scaling.batch)}"
+        )
         if rank() == 0:
-            write_text(place / "config.yaml", as_yaml(cfg))
+            write_text(trials_folder / "config.yaml", as_yaml(cfg))
         return [
             Trial(
                 task=self.name,
                 run_id=run.id,
-                protocol=settings.protocol(self.name, scaling.batch),
+                protocol=protocol,
                 index=index,
                 seed=stream_seed(run.seed, Purpose.trial, index),
-                place=place / f"trial{index}",
+                path=trials_folder / f"trial{index}",
                 folder=folder,
                 cfg=cfg,
                 data=data,
@@ -124,40 +140,49 @@ class DetectionTask:
         ]
 
     def departures(self, settings: DetectionSettings, data: "DetectionData") -> tuple[Departure, ...]:
-        """In what the measurement is smaller than the paper's: any makes it *tiny*."""
-        found = list(settings.departures())
+        """Returns in what the measurement is smaller than the paper's: any departure makes it *tiny*."""
+        departures = list(settings.departures())
         if data.name != self.name:
-            shown = f"{self.name} on {data.name} ({len(data.classes)} classes, {len(data.train)} images)"
-            found.append(Departure("detection data", shown))
-        return tuple(found)
+            content = f"{self.name} on {data.name} ({len(data.classes)} classes, {len(data.train)} images)"
+            departures.append(Departure("detection data", content))
+        return tuple(departures)
 
 
 def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What the scores of the trials become.
+    """Summarises the scores of all trials.
+
+    Args:
+        scores: from `carry_out`, of each trial.
 
     Returns:
-        For each AP the mean over the trials; of several also their sample standard deviation (`bbox_AP_std`) and each
-        one's (`bbox_AP@trial=0`). The mean `seconds_per_iteration`, the largest `peak_memory_gib`, and the sum of
-        `training_seconds` over all attempts.
+        For each AP the mean over the trials; of several trials also the sample standard deviation (`bbox_AP_std`) and
+        each trial's own AP (`bbox_AP@trial=0`). The mean `seconds_per_iteration`, the largest `peak_memory_gib`, and
+        the sum of `training_seconds` over all attempts.
     """
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for metric in (name for name in scores[0] if "_AP" in name):
         values = [trial[metric] for trial in scores]
-        found[metric] = statistics.fmean(values)
+        numbers[metric] = statistics.fmean(values)
         if len(values) > 1:
-            found[f"{metric}_std"] = statistics.stdev(values)
-            found |= {f"{metric}@trial={index}": value for index, value in enumerate(values)}
-    found["seconds_per_iteration"] = statistics.fmean(trial["seconds_per_iteration"] for trial in scores)
-    found["peak_memory_gib"] = max(trial["peak_memory_gib"] for trial in scores)
-    found["training_seconds"] = sum(trial["training_seconds"] for trial in scores)
-    return found
+            numbers[f"{metric}_std"] = statistics.stdev(values)
+            numbers |= {f"{metric}@trial={index}": value for index, value in enumerate(values)}
+    numbers["seconds_per_iteration"] = statistics.fmean(trial["seconds_per_iteration"] for trial in scores)
+    numbers["peak_memory_gib"] = max(trial["peak_memory_gib"] for trial in scores)
+    numbers["training_seconds"] = sum(trial["training_seconds"] for trial in scores)
+    return numbers
 
 
 def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -> dict[str, float]:
-    """Train and score one trial, or read what it scored; `scores.json` is written last.
+    """Trains and scores one trial, or reads what it scored; `scores.json` is written last.
+
+    Args:
+        trial: what to train.
+        backbone: what the detector is built on.
+        settings: `evaluate_only` and `high_pass_input` are used.
 
     Returns:
-        Its APs, `seconds_per_iteration`, `peak_memory_gib` and `training_seconds`; nothing of them on other ranks.
+        Its APs, `seconds_per_iteration`, `peak_memory_gib` and `training_seconds`. On other ranks than 0 nothing,
+        unless the scores were read.
 
     Raises:
         UserError: only evaluation is asked for and nothing is trained, or a checkpoint does not fit.
@@ -166,14 +191,16 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     from downstream.detection.model import build_detector
     from downstream.detection.training import load_trained, train
 
-    if (scored := trial.scored()) and not settings.evaluate_only:
-        return scored
+    if (earlier_scores := trial.recorded_scores()) and not settings.evaluate_only:
+        return earlier_scores
     if settings.evaluate_only and not trial.final.exists():
-        raise UserError(f"{trial.place} has no trained detector", mend="leave out detection.evaluate_only")
-    trial.place.mkdir(parents=True, exist_ok=True)
-    if trial.device.type == "cuda":
+        raise UserError(f"{trial.path} has no trained detector", mend="leave out detection.evaluate_only")
+    trial.path.mkdir(parents=True, exist_ok=True)
+    if trial.device.type == "cuda":  # else the peak would be that of all trials before
         torch.cuda.reset_peak_memory_stats(trial.device)
     high_passed = settings.high_pass_input and backbone.input_filter == "high_pass"
+    # detectron2 draws from torch's global generators, and the trainer seeds them at each step: what else runs in this
+    # process must find them as they were.
     with torch.random.fork_rng([trial.device] if trial.device.type == "cuda" else []):
         torch.manual_seed(stream_seed(trial.seed, Purpose.initialisation))
         model = build_detector(trial.cfg, backbone, high_passed=high_passed)
@@ -187,21 +214,27 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
         "training_seconds": seconds,
     }
     write_json(trial.scores, {**trial.identity(), "scores": scores})
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items() if "_AP" in name)
-    log.info("%s trial %d: %s", trial.task, trial.index, shown)
+    precisions = ", ".join(f"{name} {value:.2f}" for name, value in scores.items() if "_AP" in name)
+    log.info("%s trial %d: %s", trial.task, trial.index, precisions)
     return scores
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory that was used: of this process's GPU, or of this process."""
+    """Returns the most memory that this process used: of its GPU, or on a CPU of the machine, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    # The kernel's unit: bytes on macOS, kibibytes on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def open_data(task: str, run: Run, target: Target) -> "DetectionData":
-    """The images of a task.
+    """Opens the images of a task.
+
+    Args:
+        task: `voc07+12` or `coco`.
+        run: `detection.scene_objects` and `machine.workers` are used.
+        target: the task's own data set, or built-in scenes.
 
     Raises:
         UserError: the task cannot be done on this data set, or its root is broken.
@@ -229,10 +262,10 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
 
 
 def require_detectron2() -> None:
-    """Refuse where detectron2 is not installed.
+    """Checks that detectron2 is installed, without importing it.
 
     Raises:
-        UserError: says how to get it.
+        UserError: it is not; says how to get it.
     """
     if importlib.util.find_spec("detectron2") is None:
         raise UserError(
@@ -243,26 +276,33 @@ def require_detectron2() -> None:
 
 @contextmanager
 def quiet_detectron2() -> Iterator[None]:
-    """Keep detectron2's own talk from the log: what matters of it is said here."""
-    names = dict.fromkeys(("detectron2", "fvcore", "iopath", "torch.fx._symbolic_trace"), logging.ERROR)
+    """Keeps detectron2's own messages and warnings from the log; ours say what matters of them.
+
+    The loggers' levels are restored afterwards.
+    """
+    quiet_levels = dict.fromkeys(("detectron2", "fvcore", "iopath", "torch.fx._symbolic_trace"), logging.ERROR)
     # Its trainer logs the traceback of what it raises again, and what a person can mend is told in one line.
-    names["detectron2.engine.train_loop"] = logging.CRITICAL
-    names["detectron2.evaluation.evaluator"] = logging.INFO  # how far the scoring is
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name, level in names.items():
+    quiet_levels["detectron2.engine.train_loop"] = logging.CRITICAL
+    quiet_levels["detectron2.evaluation.evaluator"] = logging.INFO  # says how far the scoring is
+    levels_before = {name: logging.getLogger(name).level for name in quiet_levels}
+    for name, level in quiet_levels.items():
         logging.getLogger(name).setLevel(level)
     try:
         with warnings.catch_warnings():
-            for talk in (".*torch.jit.script.*", "torch.meshgrid.*", "The given NumPy array is not writable"):
-                warnings.filterwarnings("ignore", message=talk)
+            for pattern in (".*torch.jit.script.*", "torch.meshgrid.*", "The given NumPy array is not writable"):
+                warnings.filterwarnings("ignore", message=pattern)
             yield
     finally:
-        for name, level in levels.items():
+        for name, level in levels_before.items():
             logging.getLogger(name).setLevel(level)
 
 
 def refuse_endless(cfg: Any, trials: int) -> None:
-    """Refuse a full schedule on a CPU, by a measurement of what it would take here.
+    """Refuses a full schedule on a CPU, by a measurement of what it would take here.
+
+    Args:
+        cfg: detectron2's config of one training, a `CfgNode`.
+        trials: how many trainings there are to be.
 
     Raises:
         UserError: it would take longer than `PATIENCE_HOURS`.

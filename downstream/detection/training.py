@@ -29,11 +29,10 @@ from repro.files import write_atomically
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.sections import MachineSettings
-from repro.training.hooks import DivergenceError, forget_after
-from repro.training.resume import KEPT, checkpoints
+from repro.training.hooks import HEARTBEAT_SECONDS, DivergenceError, forget_after
+from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
 
 log = logging.getLogger("salmask")
-HEARTBEAT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,44 +40,56 @@ class Trial:
     """One training: what it is, and where its files go."""
 
     task: str
+    """`voc07+12` or `coco`."""
     run_id: str
+    """Of the run whose backbone is the detector's."""
     protocol: str
+    """Name of the protocol, with its departures."""
     index: int
-    """From 0."""
+    """Number of the trial, from 0."""
     seed: int
     """Of this trial alone: order, augmentation, sampled regions, and what is new in the detector."""
-    place: Path
+    path: Path
+    """Folder of the trial's own files."""
     folder: RunFolder
+    """Of the run."""
     cfg: CfgNode
+    """detectron2's config, frozen."""
     data: DetectionData
     machine: MachineSettings
     device: torch.device
 
     @property
     def final(self) -> Path:
-        """The trained detector; `{"model": …}`, as detectron2's own tools read it."""
-        return self.place / "model_final.pth"
+        """File of the trained detector; `{"model": …}`, as detectron2's own tools read it."""
+        return self.path / "model_final.pth"
 
     @property
     def scores(self) -> Path:
-        """What the trained detector scored."""
-        return self.place / "scores.json"
+        """File of what the trained detector scored."""
+        return self.path / "scores.json"
 
-    def scored(self) -> dict[str, float]:
-        """The scores that stand in the file; empty where it has none of this training."""
+    @property
+    def metrics(self) -> Path:
+        """File of the training's losses and learning rates."""
+        return self.path / "metrics.jsonl"
+
+    def recorded_scores(self) -> dict[str, float]:
+        """Reads the scores of this training from their file; empty where there are none, or another training's."""
         if not self.scores.exists():
             return {}
         content = json.loads(self.scores.read_text())
+        # The folder's name leaves the data out, whose annotations may have changed since.
         same = all(content.get(name) == value for name, value in self.identity().items())
         return dict(content["scores"]) if same else {}
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with; its folder names the protocol."""
+        """Returns what a checkpoint of this training must agree with; its settings stand in its folder's name."""
         return {"run_id": self.run_id, "trial": self.index, "data": self.data.fingerprint}
 
 
 def train(trial: Trial, model: GeneralizedRCNN) -> float:
-    """Train a detector to the end of its schedule, from wherever its newest checkpoint left off.
+    """Trains a detector to the end of its schedule, from wherever its newest checkpoint left off.
 
     Args:
         trial: what to train.
@@ -102,39 +113,50 @@ def train(trial: Trial, model: GeneralizedRCNN) -> float:
             distributed(model, trial.device),
             training_batches(trial, start),
             optimizer,
-            gather_metric_period=trial.machine.log_every,
+            gather_metric_period=trial.machine.log_every,  # to gather waits for the device
         )
         saver = Saver(trial, identity, model, optimizer, scheduler, clock)
         trainer.register_hooks(
-            [SeedRegions(trial.seed), LRScheduler(optimizer, scheduler), Progress(trial, clock), saver]
+            # In this order after each step: the checkpoint holds the learning rate of the next one.
+            [SeedRegions(trial.seed), LRScheduler(optimizer, scheduler), Progress(trial), saver]
         )
         if rank() == 0:
-            forget_after(trial.place / "metrics.jsonl", start)
-            writer = TensorboardXWriter(str(trial.place / "tensorboard"))
+            # Steps after the checkpoint are made again, and would stand in the file twice.
+            forget_after(trial.metrics, start)
+            writer = TensorboardXWriter(str(trial.path / "tensorboard"))
             trainer.register_hooks([PeriodicWriter([writer], trial.machine.log_every)])
         try:
             trainer.train(start, solver.MAX_ITER)
-        except FloatingPointError as error:
+        except FloatingPointError as error:  # what detectron2's trainer raises at a loss that is not finite
             raise divergence(trial, str(error).splitlines()[0]) from error
+    # Killed here, a training comes back with the checkpoint of its last step and goes on with the estimate.
     estimate_norms(trial, model)
     if rank() == 0:
         content = {**identity, "model": model.state_dict(), "seconds": clock.seconds()}
         write_atomically(trial.final, lambda file: torch.save(content, file))
-        for done in checkpoints(trial.place):
-            done.unlink()
+        for checkpoint in checkpoints(trial.path):  # only now: until the detector is written they are all there is
+            checkpoint.unlink()
     barrier()
     return clock.seconds()
 
 
 def divergence(trial: Trial, what: str) -> DivergenceError:
-    """The error that ends a training of numbers that are none."""
+    """Makes the error that ends a training whose numbers are not finite.
+
+    Args:
+        trial: what was trained.
+        what: the number, with a punctuation mark at its end.
+    """
     return DivergenceError(
-        f"{trial.place}: {what} the last good checkpoint is kept", mend="a lower detection.base_lr, or a larger batch"
+        f"{trial.path}: {what} the last good checkpoint is kept", mend="a lower detection.base_lr, or a larger batch"
     )
 
 
 def distributed(model: nn.Module, device: torch.device) -> nn.Module:
-    """DDP where there is a process group."""
+    """Wraps a model in DDP where there is a process group.
+
+    Buffers are not broadcast: the synchronised norms keep their statistics equal on all ranks by themselves.
+    """
     if world_size() == 1:
         return model
     ids = None if device.type == "cpu" else [device.index]
@@ -142,7 +164,7 @@ def distributed(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def training_batches(trial: Trial, start: int) -> Iterable[list[dict[str, Any]]]:
-    """This rank's batches from a step on."""
+    """Makes this rank's batches from a step on, without end."""
     return make_train_loader(
         trial.data,
         DatasetMapper(trial.cfg, is_train=True),
@@ -154,12 +176,21 @@ def training_batches(trial: Trial, start: int) -> Iterable[list[dict[str, Any]]]
 
 
 def estimate_norms(trial: Trial, model: GeneralizedRCNN) -> None:
-    """Replace running statistics by averages over further batches, as detectron2's PRECISE_BN does after training."""
+    """Replaces running statistics by averages over further batches, as detectron2's PRECISE_BN does after training.
+
+    Running statistics follow the weights with a lag; averages over batches of the final weights have none.
+
+    Args:
+        trial: what was trained; nothing happens where its config does not ask for it.
+        model: with its final weights.
+    """
     precise, start = trial.cfg.TEST.PRECISE_BN, trial.cfg.SOLVER.MAX_ITER
     if not precise.ENABLED:
         return
 
     def batches() -> Iterator[Any]:
+        """Yields further batches, each with the generators seeded by its own step."""
+        # The steps after the last one: batches that no step of the training has named.
         for step, batch in enumerate(training_batches(trial, start), start):
             seed_regions(trial.seed, step)
             yield batch
@@ -172,71 +203,77 @@ def estimate_norms(trial: Trial, model: GeneralizedRCNN) -> None:
 
 
 def seed_regions(seed: int, step: int) -> None:
-    """Make the regions that RPN and heads are trained on a function of seed, step and rank."""
+    """Seeds torch's generators for a step, which makes the regions that RPN and heads sample a function of it."""
+    # The rank is part of it: each rank has images of its own, which are not to be sampled alike.
     torch.manual_seed(stream_seed(seed, Purpose.regions, step, rank()))
 
 
 class SeedRegions(HookBase):
-    """Names the randomness of each step, so that a resumed training samples as an undisturbed one."""
+    """Seeds each step by its number, so that a resumed training samples as an undisturbed one."""
 
     def __init__(self, seed: int) -> None:
+        """Seed from the trial's `seed`."""
         self.seed = seed
 
     def before_step(self) -> None:
-        """Seed torch's generators; nothing waits for the device."""
+        """Seed torch's generators; this does not wait for the device."""
         seed_regions(self.seed, self.trainer.iter)
 
 
 class Stopwatch:
-    """Seconds over all attempts."""
+    """Counts the seconds of a training over all its attempts."""
 
     def __init__(self, before: float) -> None:
+        """Start; `before` are the seconds of earlier attempts."""
         self.before, self.started = before, time.monotonic()
 
     def seconds(self) -> float:
-        """Those before and those of this attempt."""
+        """Returns the seconds of earlier attempts and of this one so far."""
         return self.before + time.monotonic() - self.started
 
 
 class Progress(HookBase):
-    """Losses as lines of `metrics.jsonl` and of the log, and a true `status.json`; rank 0 only."""
+    """Writes losses to `metrics.jsonl` and to the log, and keeps the run's status true; rank 0 only."""
 
-    def __init__(self, trial: Trial, clock: Stopwatch) -> None:
-        self.trial, self.clock, self._beat = trial, clock, 0.0
+    def __init__(self, trial: Trial) -> None:
+        """Report on a trial."""
+        self.trial, self._last_entry = trial, 0.0
 
     def before_train(self) -> None:
-        """Say that it runs."""
-        self._since, self._from = time.monotonic(), self.trainer.iter
-        self._status(self.trainer.iter)
+        """Say in the status that the training runs."""
+        self._logged_at, self._logged_step = time.monotonic(), self.trainer.iter
+        self._set_status(self.trainer.iter)
 
     def after_step(self) -> None:
-        """Tell the log every so often."""
-        step, every = self.trainer.iter + 1, self.trial.machine.log_every
-        if time.monotonic() - self._beat > HEARTBEAT_SECONDS or step == self.trainer.max_iter:
-            self._status(step)
+        """Write a line of metrics and of the log every `log_every` steps."""
+        step, every = self.trainer.iter + 1, self.trial.machine.log_every  # detectron2 counts steps from 0
+        if time.monotonic() - self._last_entry > HEARTBEAT_SECONDS or step == self.trainer.max_iter:
+            self._set_status(step)
         if step % every or rank():
             return
-        pace = (time.monotonic() - self._since) / (step - self._from)
-        self._since, self._from = time.monotonic(), step
+        pace = (time.monotonic() - self._logged_at) / (step - self._logged_step)
+        self._logged_at, self._logged_step = time.monotonic(), step
+        # The storage keeps the latest value of everything; losses are gathered at this step, others may be older.
         latest = self.trainer.storage.latest()
-        values = {name: value for name, (value, when) in latest.items() if when == self.trainer.iter}
-        with (self.trial.place / "metrics.jsonl").open("a") as file:
+        values = {name: value for name, (value, iteration) in latest.items() if iteration == self.trainer.iter}
+        with self.trial.metrics.open("a") as file:
             file.write(json.dumps({"step": step, "seconds_per_iteration": pace, **values}) + "\n")
-        left = timedelta(seconds=round(pace * (self.trainer.max_iter - step)))
+        time_left = timedelta(seconds=round(pace * (self.trainer.max_iter - step)))
         log.info(
             "%s trial %d  [%d/%d]  loss %.3f  lr %.2g  %.2f s/iteration  eta %s",
             *(self.trial.task, self.trial.index, step, self.trainer.max_iter, values["total_loss"]),
-            *(self.trainer.optimizer.param_groups[0]["lr"], pace, left),
+            *(self.trainer.optimizer.param_groups[0]["lr"], pace, time_left),
         )
 
-    def _status(self, step: int) -> None:
+    def _set_status(self, step: int) -> None:
+        """Writes how many steps are made; rank 0 only."""
         if rank() == 0:
-            self._beat = time.monotonic()
+            self._last_entry = time.monotonic()
             self.trial.folder.set_status("running", task=self.trial.task, step=step, steps=self.trainer.max_iter)
 
 
 class Saver(HookBase):
-    """Checkpoints: atomic, the last two kept, none with a weight that is not finite."""
+    """Saves checkpoints on rank 0, none with a weight that is not finite; see `repro.training.resume`."""
 
     def __init__(
         self,
@@ -247,25 +284,40 @@ class Saver(HookBase):
         scheduler: Any,
         clock: Stopwatch,
     ) -> None:
+        """Prepare to save.
+
+        Args:
+            trial: says where to, and how often.
+            identity: of the trial; it stands in every checkpoint.
+            model: without DDP's wrapper.
+            optimizer: of the model.
+            scheduler: of the optimizer.
+            clock: seconds of all attempts so far.
+        """
         self.trial, self.identity, self.clock = trial, identity, clock
-        self.parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+        self.stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
     def after_step(self) -> None:
-        """Save every so many steps, and after the last."""
+        """Save every `checkpoint_every` steps, and after the last one."""
         step = self.trainer.iter + 1
         if rank() or (step % self.trial.machine.checkpoint_every and step != self.trainer.max_iter):
             return
-        content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
+        content: dict[str, Any] = {name: owner.state_dict() for name, owner in self.stateful.items()}
+        # The trainer looks at losses only, and a weight may turn infinite in the step that follows a finite loss.
         if not all(bool(value.isfinite().all()) for value in content["model"].values()):
             raise divergence(self.trial, f"a weight of step {step} is not finite;")
         content |= {**self.identity, "step": step, "seconds": self.clock.seconds()}
-        write_atomically(self.trial.place / f"step_{step:08d}.pth", lambda file: torch.save(content, file))
-        for old in checkpoints(self.trial.place)[KEPT:]:
-            old.unlink()
+        save_checkpoint(self.trial.path, step, content)
 
 
 def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> tuple[int, float]:
-    """Put a training where its newest readable checkpoint left off; a torn one gives way to the one before.
+    """Puts a training where its newest readable checkpoint left off; a torn one gives way to the one before.
+
+    Args:
+        trial: what is trained.
+        model: without DDP's wrapper.
+        optimizer: of the model.
+        scheduler: of the optimizer.
 
     Returns:
         The step to go on from, 0 where there is no checkpoint, and the seconds spent so far.
@@ -273,28 +325,23 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
     Raises:
         UserError: a checkpoint is of another training, or none can be read.
     """
-    if rank() == 0:
-        for torn in trial.place.glob(".step_*"):  # left by a process that was killed while it wrote
-            torn.unlink()
-    found = checkpoints(trial.place)
-    for path in found:
-        try:
-            content = read_checkpoint(path)
-        except UserError as error:
-            log.warning("%s; falling back to the one before", error)
-            continue
-        require_same(content, trial, path)
-        for name, part in (("model", model), ("optimizer", optimizer), ("scheduler", scheduler)):
-            part.load_state_dict(content[name])
-        log.info("resumed from %s at step %d", path, content["step"])
-        return int(content["step"]), float(content["seconds"])
-    if found:
-        raise UserError(f"no checkpoint in {trial.place} can be read", mend="delete the folder to start anew")
-    return 0, 0.0
+    newest = newest_checkpoint(trial.path, lambda content, path: require_same(content, trial, path))
+    if newest is None:
+        return 0, 0.0
+    path, content = newest
+    for name, owner in (("model", model), ("optimizer", optimizer), ("scheduler", scheduler)):
+        owner.load_state_dict(content[name])
+    log.info("resumed from %s at step %d", path, content["step"])
+    return int(content["step"]), float(content["seconds"])
 
 
 def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
-    """Refuse a checkpoint of another training.
+    """Refuses a checkpoint of another training.
+
+    Args:
+        content: of the checkpoint.
+        trial: whose checkpoint it should be.
+        path: the checkpoint's file, for the message.
 
     Raises:
         UserError: says in what it differs.
@@ -303,18 +350,22 @@ def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
         if content.get(name) != expected:
             raise UserError(
                 f"{path} is of another training: its {name} is {content.get(name)}, not {expected}",
-                mend=f"delete {trial.place} to start anew, or restore the data",
+                mend=f"delete {trial.path} to start anew, or restore the data",
             )
 
 
 def load_trained(trial: Trial, model: nn.Module) -> float:
-    """Load `trial.final` into a detector.
+    """Loads the trained detector of a trial.
+
+    Args:
+        trial: that was trained to its end.
+        model: gets the weights of `trial.final`.
 
     Returns:
-        Seconds that its training took.
+        Seconds that the training took.
 
     Raises:
-        UserError: it is torn, or of another training.
+        UserError: the file is torn, or of another training.
     """
     content = read_checkpoint(trial.final)
     require_same(content, trial, trial.final)

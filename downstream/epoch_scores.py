@@ -1,0 +1,48 @@
+"""Validation scores of a training, epoch by epoch: written to its metrics while it runs, read back when it is over.
+
+The linear probe and fine-tuning share them. The numbers that become results are read from the file and not kept in
+memory, so that a training that was interrupted has the scores of all its epochs.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from downstream.measurement import SCORES
+from repro.distributed import rank
+
+EpochScores = Mapping[str, float]
+"""One epoch's row of the metrics: `epoch`, `step`, and the scores."""
+
+
+def write_scores(runner: Any, scores: Mapping[str, float]) -> None:
+    """Writes one epoch's scores to the metrics, and their top-1 and top-5 to the log; rank 0 only.
+
+    Args:
+        runner: mmengine's, in `after_train_epoch`.
+        scores: in percent; names may have an ending of their own (`top1@lr=10`).
+    """
+    if rank():
+        return
+    epoch = runner.epoch + 1  # mmengine counts an epoch after its hooks
+    runner.visualizer.add_scalars({**scores, "epoch": epoch}, step=runner.iter)
+    top = "  ".join(f"{name}: {value:.2f}" for name, value in scores.items() if name.startswith("top"))
+    runner.logger.info(f"Epoch(val) [{epoch}]  {top}")
+
+
+def read_scores(metrics: Path) -> Sequence[EpochScores]:
+    """Reads the validation rows of a training's metrics, one an epoch; rows of training steps have no top-1."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return [row for row in rows if "epoch" in row and any(key.startswith("top1") for key in row)]
+
+
+def final_scores(epochs: Sequence[EpochScores], ending: str = "") -> dict[str, float]:
+    """Returns the scores of the last epoch, which are a protocol's numbers, and `top1_best` over all epochs.
+
+    Args:
+        epochs: from `read_scores`, not empty.
+        ending: what follows the metrics' names, of one among several classifiers.
+    """
+    last = {metric: epochs[-1][f"{metric}{ending}"] for metric in SCORES}
+    return last | {"top1_best": max(epoch[f"top1{ending}"] for epoch in epochs)}
