@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from baselines import ablations, masks
 from repro.errors import UserError, nearest
-from repro.runs.choices import Framework, Strategy
+from repro.runs.choices import Strategy
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.reading import build, nested, pinned
 from repro.runs.run import Run
+from repro.runs.sections import Framework
 
 if TYPE_CHECKING:
     import torch

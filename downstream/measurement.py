@@ -11,14 +11,13 @@ from repro.data.catalogue import open_images
 from repro.data.splits import Images, Split
 from repro.distributed import device_name
 from repro.errors import UserError
-from repro.runs.choices import Framework
 from repro.runs.departures import Departure, scale_of
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.provenance import source
 from repro.runs.records import Result
 from repro.runs.run import Run
-from repro.runs.sections import ScenesSettings
+from repro.runs.sections import Framework, ScenesSettings
 
 
 @dataclass(frozen=True)

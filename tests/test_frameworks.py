@@ -10,11 +10,11 @@ import torch
 
 from baselines import METHODS, TABLE1, resolve
 from repro.contrastive.loss_model import ContrastiveModel
-from repro.runs.choices import Framework
 from repro.runs.departures import Departure, common_scale, scale_of
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import plain
 from repro.runs.run import Run
+from repro.runs.sections import Framework
 
 CONTRASTIVE = [framework for framework, entry in FRAMEWORKS.items() if entry.model]
 

@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from repro.backbones.library import Library
-from repro.runs.choices import Framework
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import read
 from repro.runs.run import Run
+from repro.runs.sections import Framework
 
 _BOTTLENECK = {"RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False}
 RESNETS: dict[str, Mapping[str, Any]] = {

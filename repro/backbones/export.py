@@ -19,10 +19,10 @@ from repro.backbones.library import Library
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.files import new_folder
-from repro.runs.choices import Framework
 from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
+from repro.runs.sections import Framework
 
 State = dict[str, Tensor]
 

@@ -3,15 +3,6 @@
 from enum import StrEnum
 
 
-class Framework(StrEnum):
-    """What a method trains on: one of two contrastive substrates, or labels; `external` weights came from elsewhere."""
-
-    mocov2 = "mocov2"
-    simclr = "simclr"
-    supervised = "supervised"
-    external = "external"
-
-
 class Strategy(StrEnum):
     """What stands where a patch was masked; `learned` masks are drawn by a network that is trained too (ADIOS)."""
 

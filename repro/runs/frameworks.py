@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from repro.runs.choices import Branch, Framework, Source, Strategy
+from repro.runs.choices import Branch, Source, Strategy
 from repro.runs.departures import Departure
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
-from repro.runs.sections import RunSettings
+from repro.runs.sections import Framework, RunSettings
 
 
 def _no_problems(run: RunSettings) -> Iterator[Problem]:

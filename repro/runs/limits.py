@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from functools import reduce
 
-from repro.runs.choices import Branch, Framework, Strategy
+from repro.runs.choices import Branch, Strategy
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
-from repro.runs.sections import RunSettings
+from repro.runs.sections import Framework, RunSettings
 
 LIMITS: Mapping[str, Limit] = {
     "seed": NOT_NEGATIVE,

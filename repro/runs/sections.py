@@ -6,12 +6,12 @@ README). What the other frameworks do otherwise is their `recipe` in `repro.runs
 
 import dataclasses
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from repro.runs.choices import (
     Anchor,
     Backend,
     Branch,
-    Framework,
     Guidance,
     Interpolation,
     Interval,
@@ -25,6 +25,19 @@ from repro.runs.choices import (
 from repro.runs.detection import DetectionSettings
 from repro.runs.identity import added, outside_identity
 from repro.runs.protocols import FinetuneSettings, KnnSettings, LogisticSettings, ProbeSettings
+
+
+class Framework(StrEnum):
+    """What a method learns by: a contrastive framework, or labels; `external` weights were trained elsewhere.
+
+    It stands here, and not with the other choices, so that a framework's name, settings and field are in one file; what
+    else it is stands in `repro.runs.frameworks`.
+    """
+
+    mocov2 = "mocov2"
+    simclr = "simclr"
+    supervised = "supervised"
+    external = "external"
 
 
 @dataclass(frozen=True)
