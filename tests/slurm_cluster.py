@@ -8,15 +8,12 @@ cores. Time limits are whole minutes and are looked at every 30 s.
 import os
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import filelock
 import pytest
 
-T = TypeVar("T")
 SCRIPTS = Path(__file__).parent / "slurm"
 CANNOT = 77
 """Exit status of `up.sh` where Slurm cannot run."""
@@ -70,15 +67,6 @@ class Cluster:
         """Processes of a running job."""
         rows = self.call("scontrol", "listpids", job).splitlines()[1:]
         return [int(row.split()[0]) for row in rows]
-
-
-def wait_until(what: Callable[[], T], message: str, seconds: float = 60) -> T:
-    """Ask until the answer is true, and return it; a test fails where it never is."""
-    end = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < end, f"{message}: not within {seconds:.0f} s"
-        time.sleep(0.2)
-    return answer
 
 
 @pytest.fixture(scope="session")

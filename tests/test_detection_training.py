@@ -16,6 +16,7 @@ from detection_samples import SETTINGS, data_of, planned, prepared
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import GeneralizedRCNN
 from training_samples import CPU, assert_same, refused, salmask, with_random_backbone
+from waiting import wait_until
 
 from downstream.detection import training as detection_training
 from downstream.detection.model import build_detector
@@ -288,9 +289,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> 
     script = CHILD.format(tests=str(ROOT / "tests"), folder=str(killed.path), words=settings)
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
     detection_folder = killed.path / "detection"
-    deadline = time.monotonic() + 240
-    while not list(detection_folder.glob("*/trial0/step_*.pth")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(detection_folder.glob("*/trial0/step_*.pth")), "a checkpoint", seconds=240, every=0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(detection_folder.glob("*/trial0/step_*.pth"))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from training_samples import salmask
 
 from repro import cli
 from repro.lazy_commands import LazyGroup
-from tests.training_samples import salmask
 
 HEAVY = ("torch", "torchvision", "mmengine", "detectron2", "pandas", "matplotlib", "omegaconf", "submitit", "sklearn")
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from slurm_cluster import Cluster, wait_until
+from slurm_cluster import Cluster
 from training_samples import TINY, Ended, assert_same_training, salmask
+from waiting import wait_until
 from yaml_samples import write_yaml
 
 from repro.errors import UserError

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_cluster import Cluster, wait_until
+from slurm_cluster import Cluster
 from training_samples import OURS, TINY, Ended, assert_same_training, salmask
+from waiting import wait_until
 from yaml_samples import write_yaml
 
 from baselines import resolve

@@ -1,0 +1,23 @@
+"""Waiting for what another process does."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], message: str, seconds: float = 60, *, every: float = 0.2) -> T:
+    """Asks until the answer is true, and returns it; a test fails where it never is.
+
+    Args:
+        condition: what is asked.
+        message: what was waited for, for the failure.
+        seconds: how long to ask.
+        every: seconds between two questions.
+    """
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"{message}: not within {seconds:.0f} s"
+        time.sleep(every)
+    return answer
