@@ -299,6 +299,7 @@ def print_plan(
         console: to print on.
         as_json: print JSON instead.
     """
+    costs = {key: costs[key] for key in graph.by_key}  # a budget may have left jobs out, whose costs are known too
     slots = _slots(cluster, parallel)
     hours = sum(cost.gpu_hours or 0.0 for cost in costs.values())
     disk = sum(cost.disk or 0 for cost in costs.values())

@@ -134,6 +134,14 @@ def costs_of(graph: Graph, **seconds: float) -> dict[Any, JobCost]:
     return {graph.key(job): JobCost(seconds[job.task], 2, 0, "x") for job in graph.jobs}
 
 
+def test_a_plan_within_a_budget_sums_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = graph_of(tmp_path, 0, 1, methods=("mocov2", OURS))
+    costs = costs_of(graph, pretrain=3000.0, linear=600.0)
+    few, _ = within_budget(graph, costs, 2.0)
+    print_plan(few, costs, frozenset(), FOUR, 1, Console(), as_json=True)
+    assert json.loads(capsys.readouterr().out)["gpu_hours"] == 2.0
+
+
 def test_a_budget_keeps_whole_runs_and_first_seeds(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, 0, 1, methods=("mocov2", OURS))
     costs = costs_of(graph, pretrain=3000.0, linear=600.0)  # 2 GPUs for an hour in all
