@@ -172,7 +172,7 @@ app = lazy_app(
 
 
 def main() -> None:
-    """Run the command; bad input ends in one line and status 2, Ctrl-C in one line and status 130."""
+    """Runs the command; bad input ends in one line and status 2, Ctrl-C in one line and status 130."""
     try:
         app()
     except UserError as error:

@@ -28,7 +28,7 @@ REPORT_WAIT_SECONDS = 60.0
 
 
 def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait: float = 0.0) -> None:
-    """Carry out a task on a run's folder, as a command, a job or a rank of several.
+    """Carries out a task on a run's folder, as a command, a job or a rank of several.
 
     Args:
         run: the experiment.
@@ -40,6 +40,7 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     Raises:
         UserError: bad input, or another process holds the folder.
     """
+    # Imported here: the launcher and `salmask status` need the names above, and no torch.
     from baselines import build_learner
     from downstream.tasks import evaluate
     from repro.distributed import initialise, rank
@@ -58,7 +59,7 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
 
 
 def render_report(place: Path, tables: Sequence[str]) -> None:
-    """Render a sweep's tables from whatever is there, as its last job.
+    """Renders a sweep's tables from whatever results are there, as its last job.
 
     Args:
         place: the sweep's folder.

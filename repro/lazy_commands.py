@@ -33,16 +33,16 @@ class LazyGroup(TyperGroup):
     table: ClassVar[Mapping[str, LazyCommand]]
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names, in the order in which help shows them."""
+        """Returns all names, in the order in which help shows them."""
         return list(self.table)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stand-in with the line of help, which is all that a list of commands needs."""
+        """Returns a stand-in with the line of help, which is all that a list of commands needs."""
         entry = self.table.get(cmd_name)
         return None if entry is None else TyperCommand(cmd_name, help=entry.help)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that a line calls, loaded.
+        """Returns the command that a line calls, loaded, with its name and its arguments.
 
         Raises:
             UserError: there is none of that name; says the nearest.
@@ -55,16 +55,16 @@ class LazyGroup(TyperGroup):
 
     @classmethod
     def load(cls, name: str) -> Any:
-        """The command itself."""
+        """Loads a command's room, and returns the command itself."""
         entry = cls.table[name]
-        commands = typer.main.get_command(entry.app())
+        commands = typer.main.get_command(entry.app())  # of a room with a single command, that command
         command = commands if entry.group else getattr(commands, "commands", {name: commands})[name]
         command.name = name
         return command
 
 
 def lazy_app(table: Mapping[str, LazyCommand], *, help: str) -> typer.Typer:
-    """A command line of lazily loaded commands.
+    """Makes a command line of lazily loaded commands.
 
     Args:
         table: by name.
