@@ -17,7 +17,7 @@ from repro.data.roots import root_of
 from repro.errors import UserError, nearest
 from repro.runs import reading
 from repro.runs.detection import COSTS
-from repro.runs.evaluation import PROTOCOLS, Evaluation
+from repro.runs.evaluation import PROTOCOLS, Evaluation, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.reading import parse_overrides
 from repro.runs.records import Result, read
@@ -206,7 +206,7 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
             raise UserError(f"--task {name} says itself what it is evaluated on", mend="leave --data out")
         for full_name in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
             # Asked here and not left to `parse`, because only this list of tasks has `table1`.
-            if full_name.partition("@")[0] not in PROTOCOLS:
+            if task_and_dataset(full_name)[0] not in PROTOCOLS:
                 raise UserError(f"unknown task '{full_name}'", mend=nearest(full_name, ("table1", *PROTOCOLS)))
             unique[Evaluation.parse(full_name, run)] = None
     if not unique:

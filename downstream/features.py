@@ -21,7 +21,7 @@ from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
 from repro.data.splits import Images
 from repro.data.subsets import Subset
 from repro.distributed import barrier, gather, in_order, rank, share_of_rank
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.run import Run
@@ -131,7 +131,7 @@ def _read(path: Path, count: int, width: int) -> Features | None:
     try:
         features: Features = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        log.warning("%s cannot be read (%s); the features are computed anew", path, " ".join(str(error).split()))
+        log.warning("%s cannot be read (%s); the features are computed anew", path, one_line(error))
         return None
     if features.shape != (count, width) or features.dtype != np.float32:
         log.warning("%s holds %s, not %d×%d; the features are computed anew", path, features.shape, count, width)

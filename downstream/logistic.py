@@ -26,7 +26,7 @@ from downstream.measurement import Measurement, Target, averaged, measurements, 
 from downstream.partitions import Partition, split_seeds, standard
 from downstream.progress import reported
 from repro.distributed import world_size
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import LogisticSettings
@@ -263,5 +263,5 @@ def _restore(fits_file: Path, key: str, weights: Floats) -> RegularisationPath:
                 content["intercepts"],
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read (%s); its fits are made anew", fits_file, " ".join(str(error).split()))
+        log.warning("%s cannot be read (%s); its fits are made anew", fits_file, one_line(error))
         return RegularisationPath()

@@ -17,7 +17,7 @@ import submitit
 from rich.console import Console
 from submitit.helpers import clean_env
 
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.runs.lock import held
 from slurm.batches import Batch, Parent, plan_batches
 from slurm.graph import Graph
@@ -187,7 +187,7 @@ def _hand_over(
             jobs = [executor.submit(call) for call in calls]
     except submitit.core.utils.FailedJobError as error:
         shutil.rmtree(ledger.logs / batch.name)
-        refusal = " ".join(str(error).split())
+        refusal = one_line(error)
         raise UserError(f"sbatch refused {batch.name}: {refusal}", mend=f"the profile of '{cluster.name}'") from error
     ids = {key: job.job_id for key, job in zip(batch.keys, jobs, strict=True)}
     ledger.submitted([replace(entry, job=ids[entry.key]) for entry in entries])

@@ -12,7 +12,7 @@ import submitit
 from rich.console import Console
 
 from repro.doctor.diagnosis import Diagnosis
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.files import write_json
 from repro.runs.status import PRETRAIN
 from slurm.batches import Batch, submission_name
@@ -91,7 +91,7 @@ def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> st
     try:
         return str(executor.submit(call).job_id)
     except submitit.core.utils.FailedJobError as error:
-        refusal = " ".join(str(error).split())
+        refusal = one_line(error)
         raise UserError(f"sbatch refused the probe: {refusal}", mend=f"the profile '{cluster.name}'") from error
 
 

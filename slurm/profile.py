@@ -32,7 +32,8 @@ from typing import Any
 import platformdirs
 import yaml
 
-from repro.errors import UserError, nearest
+from repro.errors import UserError, nearest, one_line
+from repro.runs.evaluation import task_and_dataset
 
 BUILT_IN = Path(__file__).parent / "clusters"
 EXECUTORS = ("slurm", "local", "debug")
@@ -92,7 +93,7 @@ class Cluster:
 
     def resources_of(self, task: str) -> Resources:
         """Returns what a task asks for: `linear@caltech101` by its whole name, else as `linear`, else as all."""
-        return self.tasks.get(task) or self.tasks.get(task.partition("@")[0]) or self.resources
+        return self.tasks.get(task) or self.tasks.get(task_and_dataset(task)[0]) or self.resources
 
     @property
     def sweeps_folder(self) -> Path:
@@ -131,7 +132,7 @@ def load(name: str) -> Cluster:
     except FileNotFoundError:
         raise UserError(f"cluster profile {path} does not exist", mend="check the path") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         mend = "check that it is YAML and may be read"
         raise UserError(f"cluster profile {path} cannot be read: {reason}", mend=mend) from error
     if not isinstance(content, dict):

@@ -17,7 +17,7 @@ from typing import Any
 
 from repro.errors import UserError, with_mend
 from repro.runs.detection import DETECTION_TASKS
-from repro.runs.evaluation import Evaluation
+from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import Result, read
@@ -117,9 +117,10 @@ def jobs_of(ledger: Ledger) -> list[TrackedJob]:
     newest: dict[Key, Submission | None] = dict(ledger.newest())
     for path in sorted(ledger.sweep.glob("*/s*/")):
         folder = str(path.relative_to(ledger.sweep))
-        statuses = sorted(path.glob("status-*.json"))
-        if statuses or (path / "run.yaml").exists() or (path / "status.json").exists():
-            for task in (PRETRAIN, *(status.stem.removeprefix("status-") for status in statuses)):
+        run_folder = RunFolder(path)
+        tasks = run_folder.tasks_begun()
+        if tasks or run_folder.run_yaml.exists():
+            for task in (PRETRAIN, *tasks):
                 newest.setdefault((folder, task), None)
     keys = sorted(newest, key=lambda key: (key[1] == REPORT, key[0], key[1] != PRETRAIN, key[1]))
     return [(*key, newest[key]) for key in keys]
@@ -375,7 +376,7 @@ def _status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
 
 def _results(run_folder: RunFolder, task: str) -> list[Result]:
     """Returns every row of a task, whatever its protocol."""
-    name, _, dataset = task.partition("@")
+    name, dataset = task_and_dataset(task)
     if not run_folder.results.exists():
         return []
     return [row for row in read(run_folder.results)[0] if row.task == name and dataset in ("", row.dataset)]
@@ -387,7 +388,7 @@ def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entr
         return []
     protocols = entry.protocol.split(", ")
     matching_rows = [row for row in results if row.protocol in protocols]
-    if len(matching_rows) == len(results) or task.partition("@")[0] not in DETECTION_TASKS:
+    if len(matching_rows) == len(results) or task_and_dataset(task)[0] not in DETECTION_TASKS:
         return matching_rows
     # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,
     # which the ledger could not know: only the settings say whether the two are the same protocol. They are read last,
@@ -416,7 +417,7 @@ def _with_result(row: JobRow, run_folder: RunFolder, task: str, entry: Submissio
 
 def _with_pace(row: JobRow, run_folder: RunFolder, task: str) -> JobRow:
     """Returns the row of a job that runs, with its speed and the time that is left."""
-    name, _, dataset = task.partition("@")
+    name, dataset = task_and_dataset(task)
     if task == PRETRAIN:
         files = [run_folder.metrics]
     elif name in TASK_FOLDERS:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.models import get_model
 
 from repro.backbones.checkpoint import read_checkpoint
-from repro.errors import UserError, shortened
+from repro.errors import UserError, one_line, shortened
 
 State = dict[str, Tensor]
 
@@ -119,7 +119,7 @@ def _state_dict(path: Path) -> State:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"checkpoint {path} cannot be read: {' '.join(str(error).split())}",
+                f"checkpoint {path} cannot be read: {one_line(error)}",
                 mend="check the path, or copy it anew",
             ) from error
     try:

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import platformdirs
 import yaml
@@ -10,9 +9,7 @@ import yaml
 from repro.data.catalogue import DATASETS, Dataset, find_dataset
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, nearest, one_line
-
-if TYPE_CHECKING:
-    from repro.runs.run import Run
+from repro.runs.run import Run
 
 ROOT_VARIABLE = "SALMASK_DATA"
 """The environment variable that names a folder with one folder (or link) for each data set."""
@@ -53,7 +50,7 @@ def find_root(dataset: str, root: Path | None) -> Path | None:
     raise RootNotSetError(f"no root set for data set {dataset!r}", mend=how_to_set_root(entry.root_names[0]))
 
 
-def root_of(run: "Run", dataset: str, root: Path | None = None) -> Path | None:
+def root_of(run: Run, dataset: str, root: Path | None = None) -> Path | None:
     """Looks up the root of a data set that a run is trained or evaluated on.
 
     Args:

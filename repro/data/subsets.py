@@ -2,16 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from repro.data.splits import Images
 from repro.randomness import Purpose, stream
-
-if TYPE_CHECKING:
-    from repro.data.splits import Images
 
 Indices = NDArray[np.int64]
 
@@ -26,7 +23,7 @@ class Subset:
         targets: The label of each of the N images.
     """
 
-    def __init__(self, pool: "Images", indices: Sequence[int] | Indices) -> None:
+    def __init__(self, pool: Images, indices: Sequence[int] | Indices) -> None:
         """Takes the images at `indices`, in that order; of a subset, straight from its pool."""
         pool_indices = np.asarray(indices, dtype=np.int64)
         # One level only, however often parts are taken of parts: `join` can then compare pools, and `data verify` and
@@ -86,7 +83,7 @@ def shuffled_classes(targets: Sequence[int], classes: int, seed: int) -> list[In
     return [stream(seed, Purpose.split, label).permutation(np.flatnonzero(labels == label)) for label in range(classes)]
 
 
-def divide(images: "Images", counts: Sequence[Sequence[int]], seed: int) -> list[Subset]:
+def divide(images: Images, counts: Sequence[Sequence[int]], seed: int) -> list[Subset]:
     """Draws disjoint parts class by class; the last one is what remains.
 
     Args:
@@ -109,12 +106,12 @@ def divide(images: "Images", counts: Sequence[Sequence[int]], seed: int) -> list
     return parts
 
 
-def sizes(images: "Images") -> list[int]:
+def sizes(images: Images) -> list[int]:
     """Counts the images of each class."""
     return np.bincount(np.asarray(images.targets, dtype=np.int64), minlength=len(images.classes)).tolist()
 
 
-def share_of(images: "Images", share: float, seed: int) -> Subset:
+def share_of(images: Images, share: float, seed: int) -> Subset:
     """Draws a share of the images, as equal for all classes as whole numbers allow, at least one of each class.
 
     SimCLR's 1 % and 10 % are balanced like this; drawing without regard to class would leave some out.

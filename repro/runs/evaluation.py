@@ -7,17 +7,13 @@ An evaluation is a task on a data set, written `TASK` (on the data of the pretra
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from repro.errors import UserError, nearest
 from repro.runs.detection import COCO, DETECTION_TASKS, VOC
 from repro.runs.records import Result
+from repro.runs.run import Run
 
-if TYPE_CHECKING:
-    from repro.runs.run import Run
-
-
-PROTOCOLS: "Mapping[str, Callable[[Run, str], tuple[str, ...]]]" = {
+PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[str, ...]]] = {
     "linear": lambda run, dataset: (run.probe.protocol_on(dataset),),
     "logistic": lambda run, dataset: (run.logistic.protocol_on(dataset),),
     "knn": lambda run, _: tuple(run.knn.protocol(k) for k in run.knn.neighbours),
@@ -30,13 +26,19 @@ PROTOCOLS: "Mapping[str, Callable[[Run, str], tuple[str, ...]]]" = {
 """Every task that there is, with the protocols that its rows carry for a run and a data set."""
 
 
-def _usual_dataset(task: str, run: "Run") -> str:
+def _usual_dataset(task: str, run: Run) -> str:
     """Returns the data set that a task takes where none is named.
 
     That is the data of the pretraining. Detection has data of its own, unless a run was pretrained on scenes, which
     have boxes.
     """
     return task if task in DETECTION_TASKS and not run.data.drawn else run.data.dataset
+
+
+def task_and_dataset(name: str) -> tuple[str, str]:
+    """Splits the name of an evaluation into its task and its data set, which is empty where none is named."""
+    task, _, dataset = name.partition("@")
+    return task, dataset
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Evaluation:
     dataset: str
 
     @classmethod
-    def parse(cls, name: str, run: "Run") -> "Evaluation":
+    def parse(cls, name: str, run: Run) -> "Evaluation":
         """Reads `TASK` or `TASK@DATASET`.
 
         Args:
@@ -58,16 +60,16 @@ class Evaluation:
         Raises:
             UserError: There is no such task.
         """
-        task, _, dataset = name.partition("@")
+        task, dataset = task_and_dataset(name)
         if task not in PROTOCOLS:
             raise UserError(f"unknown task '{task}'", mend=nearest(task, PROTOCOLS))
         return cls(task, dataset or _usual_dataset(task, run))
 
-    def name(self, run: "Run") -> str:
+    def name(self, run: Run) -> str:
         """Returns the shortest name that `parse` reads back for this run: `linear` on the data of the pretraining."""
         return self.task if self.dataset == _usual_dataset(self.task, run) else f"{self.task}@{self.dataset}"
 
-    def protocols(self, run: "Run") -> tuple[str, ...]:
+    def protocols(self, run: Run) -> tuple[str, ...]:
         """Returns the names of the protocols that its rows carry, as far as the run's settings tell.
 
         A batch of detection that is left to the devices at hand is not among these settings, and stands in the rows
@@ -75,7 +77,7 @@ class Evaluation:
         """
         return PROTOCOLS[self.task](run, self.dataset)
 
-    def recorded(self, run: "Run", rows: Iterable[Result]) -> list[Result]:
+    def recorded(self, run: Run, rows: Iterable[Result]) -> list[Result]:
         """Returns the rows of this evaluation among those of a run's folder, in their order.
 
         Args:

@@ -153,8 +153,13 @@ class RunFolder:
         """
         if task:
             return read_status(self._status_file(task))
-        statuses = [read_status(path) for path in (self._status_file(PRETRAIN), *self.path.glob("status-*.json"))]
+        statuses = [read_status(self._status_file(begun)) for begun in self.tasks_begun()]
         return max((status for status in statuses if status), key=lambda status: status.heartbeat, default=None)
+
+    def tasks_begun(self) -> list[str]:
+        """Returns the tasks that wrote a status, the pretraining first; whether it can be read is another question."""
+        evaluations = sorted(path.stem.removeprefix("status-") for path in self.path.glob("status-*.json"))
+        return [task for task in (PRETRAIN, *evaluations) if self._status_file(task).exists()]
 
     def _status_file(self, task: str) -> Path:
         return self.path / ("status.json" if task in (PRETRAIN, "") else f"status-{task}.json")

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 
@@ -170,7 +170,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mend = "name a text file that can be read"
         raise UserError(f"config file {path} cannot be read: {error}", mend=mend) from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        message = " ".join(str(error).split())  # YAML's own has several lines, with the place in the file
+        message = one_line(error)  # YAML's own has several lines, with the place in the file
         raise UserError(f"config file {path} is no YAML: {message}", mend="correct it there") from error
     if not isinstance(content, dict):
         mend = "write lines such as `seed: 1`"
@@ -194,7 +194,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             flat[key] = OmegaConf.from_dotlist([f"v={value}"]).v
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             mend = "write a number, text, true, false, or a list such as [1,2]"
-            raise UserError(f"'{item}': the value is no YAML: {' '.join(str(error).split())}", mend=mend) from error
+            raise UserError(f"'{item}': the value is no YAML: {one_line(error)}", mend=mend) from error
     return nested(flat)
 
 

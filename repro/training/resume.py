@@ -21,7 +21,7 @@ from torch import nn
 
 from repro.backbones.checkpoint import read_checkpoint
 from repro.distributed import rank, world_size
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.runs.folder import CHECKPOINTS_KEPT
 from repro.runs.stopping import STOP
@@ -219,7 +219,7 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
         for scheduler, state in zip(schedulers_of(runner), content["schedulers"], strict=True):
             scheduler.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:  # mmengine asserts the optimizers' names
-        detail = " ".join(str(error).split())[:200]
+        detail = one_line(error)[:200]
         raise UserError(f"{path} is of another architecture: {detail}", mend="choose another --out") from error
     # mmengine's counters have no setters.
     runner.train_loop._iter, runner.train_loop._epoch = content["step"], content["epoch"]
