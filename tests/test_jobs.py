@@ -1,0 +1,45 @@
+"""What jobs carry out: the names that the launcher is handed are those of functions that take what it hands them."""
+
+import inspect
+import pkgutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from run_samples import finished
+
+from repro.jobs import PROGRAM
+from repro.runs.folder import RunFolder
+from slurm.job import Call
+from slurm.ledger import REPORT
+from slurm.program import Program
+
+CALLS = {
+    "task": (("run", "path", "task"), {"wait": 1.0}),
+    "report": (("place", "tables"), {}),
+    "examine": (("place",), {"gpus": 0, "cpus": 1}),
+}
+
+
+def test_every_name_has_a_call() -> None:
+    assert set(CALLS) == {field.name for field in fields(Program)}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_name_is_that_of_a_function_that_takes_what_a_job_hands_it(name: str) -> None:
+    positional, keywords = CALLS[name]
+    signature = inspect.signature(pkgutil.resolve_name(getattr(PROGRAM, name)))
+    bound = signature.bind(*positional, **keywords)  # a TypeError where it does not fit
+    assert tuple(bound.arguments)[: len(positional)] == positional
+
+
+def test_the_call_of_a_report_renders_the_sweeps_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = tmp_path / "sweep"
+    for seed in (0, 1):
+        finished(sweep, "mocov2", seed, {("imagenet100", "top1"): 70.0 + seed})
+    Call(sweep, REPORT, PROGRAM.report, tables=("table1",))()
+    assert "70.50 ± 0.71 (2)" in capsys.readouterr().out
+    assert "70.50 ± 0.71 (2)" in (sweep / "tables" / "table1.md").read_text()
+    status = RunFolder(sweep).status(REPORT)
+    assert status is not None
+    assert status.state == "done"
