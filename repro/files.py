@@ -39,6 +39,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         _discard(temporary)
+        if isinstance(error.__context__, SystemExit | KeyboardInterrupt):
+            # The process was asked to end in the middle of the file. torch closes its archive all the same, finds it
+            # incomplete, and raises that, which would tell of a broken disk where there was only an interruption.
+            raise error.__context__ from None
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         mend = "free some space" if full else "check that the folder exists and can be written to"
         raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}", mend=mend) from error

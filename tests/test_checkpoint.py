@@ -125,3 +125,33 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -
     write_atomically(path, write)
     assert path.read_text() == "new"
     assert files_below(tmp_path) == {"below/kept"}
+
+
+@pytest.mark.parametrize("interruption", [SystemExit(140), KeyboardInterrupt()], ids=["a signal", "Ctrl-C"])
+def test_an_interruption_within_a_file_is_one_and_no_failed_write(tmp_path: Path, interruption: BaseException) -> None:
+    """torch closes the archive that it was writing all the same, and raises an error of its own for what is missing."""
+
+    class Interrupted:
+        """A file whose writer is asked to stop after so many bytes."""
+
+        def __init__(self, file: IO[bytes], bytes_left: int) -> None:
+            self.file, self.bytes_left = file, bytes_left
+
+        def write(self, data: Any) -> int:
+            if self.bytes_left >= 0:
+                self.bytes_left -= len(data)
+                if self.bytes_left < 0:
+                    raise interruption
+            return self.file.write(data)
+
+        def flush(self) -> None:
+            self.file.flush()
+
+    path = tmp_path / "step.pth"
+    write_atomically(path, lambda file: file.write(b"old"))
+    content = {"first": torch.zeros(10_000), "second": torch.zeros(10_000)}
+    with pytest.raises(type(interruption)) as caught:
+        write_atomically(path, lambda file: torch.save(content, Interrupted(file, 60_000)))
+    assert caught.value is interruption
+    assert path.read_bytes() == b"old"
+    assert files_below(tmp_path) == {"step.pth"}
