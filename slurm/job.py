@@ -18,7 +18,7 @@ from submitit.helpers import DelayedSubmission
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
-from repro.runs.stopping import STOP
+from repro.runs.stopping import SIGNALS, STOP
 from slurm.ledger import REPORT
 from slurm.orders import read_order
 
@@ -107,6 +107,11 @@ def go_back(requeue: Callable[[int, Any], Any]) -> None:
     Raises:
         SystemExit: always; with status 0 where submitit's handler returns.
     """
+    # A preemption sends USR2 and TERM within a moment. submitit writes the call's file anew before it requeues: it
+    # removes the old one and then renames the new one. Were the process to end in between, the next attempt would wait
+    # for its call, find none, and fail for good.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     requeue(signal.SIGUSR2, None)
     raise SystemExit(0)
 

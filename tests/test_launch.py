@@ -24,7 +24,7 @@ from repro.runs.provenance import SNAPSHOT
 from repro.runs.stopping import STOP, Stop
 from repro.training.resume import checkpoints
 from slurm.graph import Graph
-from slurm.job import Call
+from slurm.job import Call, go_back
 from slurm.launch import adopt, submit
 from slurm.ledger import Ledger, Submission
 from slurm.orders import write_order
@@ -281,6 +281,28 @@ def test_usr2_sends_a_job_back_to_the_queue_and_term_does_not(
         for handled, handler in before.items():
             signal.signal(handled, handler)
     assert signals == ([signal.SIGUSR2] if requeued else [])
+
+
+def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue() -> None:
+    """A preemption sends USR2 and TERM at once, and submitit's file of the call must not be left half replaced."""
+    steps: list[str] = []
+
+    def requeue(number: int, _: Any) -> None:
+        steps.append("the old file is gone")
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        steps.append("the new file is there")
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        STOP.install()
+        with pytest.raises(SystemExit) as end:
+            go_back(requeue)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        STOP.signal = 0
+    assert (end.value.code, steps) == (0, ["the old file is gone", "the new file is there"])
 
 
 class Ask(StopBefore):
