@@ -14,7 +14,8 @@ from repro.runs.status import PRETRAIN
 from slurm.ledger import Key, Ledger, Submission
 from slurm.queue import QueueSnapshot
 from slurm.snapshot import CODE
-from slurm.status import LIVE, State, TrackedJob, finished, jobs_of, row
+from slurm.states import LIVE, State
+from slurm.status import TrackedJob, finished, jobs_of, row
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
 """Names that `repro.files.write_atomically` gives to what it has not finished: Python's `mkstemp` adds the eight."""

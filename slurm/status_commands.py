@@ -37,7 +37,8 @@ from slurm.options import (
 )
 from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
-from slurm.status import ENDED_BADLY, LIVE, JobRow, State, as_json_of, counts, duration, ids_to_ask, jobs_of, rows
+from slurm.states import ENDED_BADLY, LIVE, State, duration
+from slurm.status import JobRow, as_json_of, counts, ids_to_ask, jobs_of, rows
 from slurm.targets import SweepTarget, all_sweeps, find_target
 
 COLOURS = {

@@ -7,7 +7,8 @@ import torch
 from torch import Generator, nn
 from training_samples import CPU, tiny
 
-from baselines.adios import Adios, MocoContrast, SimclrContrast
+from baselines.adios import Adios
+from baselines.adios_contrast import MocoContrast, SimclrContrast
 from baselines.unet import OcclusionNetwork
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR

@@ -28,7 +28,8 @@ from training_samples import (
 )
 
 from baselines import adios
-from baselines.adios import Adios, MocoContrast, OcclusionGallery
+from baselines.adios import Adios, OcclusionGallery
+from baselines.adios_contrast import MocoContrast
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.training.hooks import DivergenceError

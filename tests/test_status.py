@@ -16,7 +16,8 @@ from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
 from slurm.orders import order_file, write_order
 from slurm.queue import QueueSnapshot
-from slurm.status import State, duration, pace
+from slurm.states import State, duration
+from slurm.status import pace
 
 PENDING = {"start": None}
 
