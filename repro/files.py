@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -49,6 +50,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:  # an interruption too must leave no temporary file
         _discard(temporary)
         raise
+
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Returns whether a file has a name that `write_atomically` gives to what it has not finished."""
+    return _TEMPORARY.fullmatch(path.name) is not None  # mkstemp adds eight such characters to the prefix
 
 
 def _discard(temporary: str) -> None:

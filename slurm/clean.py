@@ -1,6 +1,5 @@
 """What a sweep leaves behind and nobody needs any more. Results, backbones, metrics and settings are never touched."""
 
-import re
 import shutil
 import time
 from collections import defaultdict
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.files import is_temporary
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
 from slurm.ledger import Key, Ledger, Submission
@@ -17,8 +17,6 @@ from slurm.snapshot import CODE
 from slurm.states import LIVE, State
 from slurm.status import TrackedJob, finished, jobs_of, row
 
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
-"""Names that `repro.files.write_atomically` gives to what it has not finished: Python's `mkstemp` adds the eight."""
 TORN_SECONDS = 3600.0
 """A temporary file that is older belongs to a process that was killed; one that is still being written is younger."""
 
@@ -95,7 +93,7 @@ def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) ->
         for path in sorted(run_folder.path.glob(".lock*")):
             yield _leftover(path, "locks of a finished run")
     for path in sorted(run_folder.path.rglob(".*")):
-        if path.is_file() and TEMPORARY.fullmatch(path.name) and now - path.stat().st_mtime > TORN_SECONDS:
+        if path.is_file() and is_temporary(path) and now - path.stat().st_mtime > TORN_SECONDS:
             yield _leftover(path, "half written by a process that was killed")
 
 

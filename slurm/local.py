@@ -14,6 +14,7 @@ import submitit
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from repro.cores import usable_cores
 from repro.data.roots import RootNotSetError, how_to_list_root, root_of
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
@@ -57,7 +58,7 @@ def launch_here(graph: Graph, cluster: Cluster, program: Program, *, parallel: i
 
 def cpu_environment(parallel: int) -> dict[str, str]:
     """Returns the variables for `parallel` processes that share the cores out; the user's own take precedence."""
-    threads = max(1, len(os.sched_getaffinity(0)) // parallel)
+    threads = max(1, usable_cores() // parallel)
     return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
 
 

@@ -1,10 +1,7 @@
 """Launching without a Slurm: its commands are small scripts here; tests/test_slurm_sweeps.py has the real ones."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,7 @@ from baselines import resolve
 from repro.distributed import submitit_to_env
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from repro.runs import provenance
 from repro.runs.folder import RunFolder
-from repro.runs.provenance import SNAPSHOT
 from repro.runs.stopping import STOP, Stop
 from repro.training.resume import checkpoints
 from slurm.graph import Graph
@@ -30,7 +25,6 @@ from slurm.ledger import Ledger, Submission
 from slurm.orders import write_order
 from slurm.profile import Cluster, Resources
 from slurm.queue import QueuedJob, QueueSnapshot
-from slurm.snapshot import take
 from slurm.sweep import Part, Sweep, expand
 
 CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30))
@@ -346,90 +340,3 @@ def test_outside_of_training_and_the_second_time_a_signal_ends_at_once() -> None
                 stop._ask(signal.SIGUSR2, None)
     finally:
         signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A git checkout of a package."""
-    checkout = tmp_path / "tree"
-    (checkout / "repro").mkdir(parents=True)
-    (checkout / "repro" / "code.py").write_text("VALUE = 1\n")
-    (checkout / ".gitignore").write_text("ignored\n")
-    git(checkout, "init", "-q")
-    commit(checkout)
-    return checkout
-
-
-def git(checkout: Path, *words: str) -> None:
-    subprocess.run(["git", *words], cwd=checkout, check=True, capture_output=True)
-
-
-def commit(checkout: Path) -> None:
-    git(checkout, "add", ".")
-    git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "words")
-
-
-def test_jobs_run_a_copy_of_the_commit(tree: Path, tmp_path: Path) -> None:
-    (tree / "ignored").touch()
-    snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
-    assert snapshot.path == (tmp_path / "sweep" / "code" / snapshot.commit[:12]).resolve()
-    assert files_below(snapshot.path) == {"repro/code.py", SNAPSHOT}
-    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
-    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 1\n"
-    process = subprocess.run(
-        [sys.executable, "-c", "from repro.code import VALUE; print(VALUE)"],
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(snapshot.path), "PYTHONSAFEPATH": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.stdout.strip() == "1", process.stderr
-
-
-def test_what_lies_beside_the_packages_is_no_edit_of_the_code(tree: Path, tmp_path: Path) -> None:
-    (tree / "report.html").write_text("a page that a command wrote")
-    (tree / "plots").mkdir()
-    (tree / "plots" / "curves.svg").write_text("<svg/>")
-    snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
-    assert not snapshot.dirty
-    assert sorted(path.name for path in snapshot.path.iterdir()) == [".source.json", "repro"]
-
-
-def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
-    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
-    (tree / "repro" / "new.py").write_text("NEW = 1\n")
-    with pytest.raises(UserError, match=r"2 files in .* \(repro/code\.py, repro/new\.py\)"):
-        take(tmp_path / "sweep", allow_dirty=False, tree=tree)
-    assert not (tmp_path / "sweep").exists()
-    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
-    assert snapshot.dirty
-    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 2\n"
-    assert (snapshot.path / "repro" / "new.py").exists()
-    difference = snapshot.path.with_name(f"{snapshot.path.name}.diff").read_text()
-    assert "+VALUE = 2" in difference
-    assert "+NEW = 1" in difference
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=tree, capture_output=True, text=True, check=True)
-    assert status.stdout.splitlines() == [" M repro/code.py", "?? repro/new.py"]  # the index is as it was
-    assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
-
-
-def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshot = take(tree / "ignored", allow_dirty=False, tree=tree)
-    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
-    commit(tree)  # the checkout around the copy has moved on
-    monkeypatch.setattr(provenance, "__file__", str(snapshot.path / "repro" / "runs" / "provenance.py"))
-    assert provenance.source() == provenance.CodeState(snapshot.commit, dirty=False)
-    content = json.loads((snapshot.path / SNAPSHOT).read_text())
-    assert content == {"commit": snapshot.commit, "dirty": False}
-
-
-def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) -> None:
-    for package in ("repro", "baselines", "downstream", "results", "slurm"):
-        (tmp_path / "tree" / package).mkdir(parents=True)
-        (tmp_path / "tree" / package / "__init__.py").write_text(f"# {package}\n")
-    with pytest.raises(UserError, match="is no git checkout, so the commit that jobs run could not be told; mend: "):
-        take(tmp_path / "sweep", allow_dirty=False, tree=tmp_path / "tree")
-    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
-    assert (snapshot.commit, snapshot.dirty) == ("unknown", True)
-    assert (snapshot.path / "slurm" / "__init__.py").exists()

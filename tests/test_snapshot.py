@@ -1,24 +1,32 @@
 """What a launch copies for its jobs, and what in a checkout is no code."""
 
+import json
+import os
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from training_samples import files_below
 
+from repro.errors import UserError
+from repro.runs import provenance
+from repro.runs.provenance import SNAPSHOT
 from slurm.snapshot import PACKAGES, take
 
 ROOT = Path(__file__).parents[1]
 CODE = {".py", ".yaml", ".csv", ".j2", ".css", ".js", ".txt", ".md"}
 MOST_BYTES = 3_000_000
 
-pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not in a git checkout")
+in_a_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not in a git checkout")
 
 
-def git(*words: str) -> subprocess.CompletedProcess[str]:
+def git_here(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@in_a_checkout
 def test_a_snapshot_has_nothing_but_code(tmp_path: Path) -> None:
     snapshot = take(tmp_path, allow_dirty=True, tree=ROOT)
     files = [path for path in snapshot.path.rglob("*") if path.is_file() and path.name != ".source.json"]
@@ -29,6 +37,7 @@ def test_a_snapshot_has_nothing_but_code(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in files) < MOST_BYTES
 
 
+@in_a_checkout
 @pytest.mark.parametrize(
     "written",
     [
@@ -44,8 +53,96 @@ def test_a_snapshot_has_nothing_but_code(tmp_path: Path) -> None:
     ],
 )
 def test_what_commands_write_into_a_checkout_is_ignored(written: str) -> None:
-    assert git("check-ignore", "--quiet", written).returncode == 0
+    assert git_here("check-ignore", "--quiet", written).returncode == 0
 
 
+@in_a_checkout
 def test_no_file_of_the_repository_is_ignored() -> None:
-    assert git("ls-files", "--cached", "--ignored", "--exclude-standard").stdout == ""
+    assert git_here("ls-files", "--cached", "--ignored", "--exclude-standard").stdout == ""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A git checkout of a package."""
+    checkout = tmp_path / "tree"
+    (checkout / "repro").mkdir(parents=True)
+    (checkout / "repro" / "code.py").write_text("VALUE = 1\n")
+    (checkout / ".gitignore").write_text("ignored\n")
+    git(checkout, "init", "-q")
+    commit(checkout)
+    return checkout
+
+
+def git(checkout: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=checkout, check=True, capture_output=True)
+
+
+def commit(checkout: Path) -> None:
+    git(checkout, "add", ".")
+    git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "words")
+
+
+def test_jobs_run_a_copy_of_the_commit(tree: Path, tmp_path: Path) -> None:
+    (tree / "ignored").touch()
+    snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    assert snapshot.path == (tmp_path / "sweep" / "code" / snapshot.commit[:12]).resolve()
+    assert files_below(snapshot.path) == {"repro/code.py", SNAPSHOT}
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 1\n"
+    process = subprocess.run(
+        [sys.executable, "-c", "from repro.code import VALUE; print(VALUE)"],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(snapshot.path), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout.strip() == "1", process.stderr
+
+
+def test_what_lies_beside_the_packages_is_no_edit_of_the_code(tree: Path, tmp_path: Path) -> None:
+    (tree / "report.html").write_text("a page that a command wrote")
+    (tree / "plots").mkdir()
+    (tree / "plots" / "curves.svg").write_text("<svg/>")
+    snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    assert not snapshot.dirty
+    assert sorted(path.name for path in snapshot.path.iterdir()) == [".source.json", "repro"]
+
+
+def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    (tree / "repro" / "new.py").write_text("NEW = 1\n")
+    with pytest.raises(UserError, match=r"2 files in .* \(repro/code\.py, repro/new\.py\)"):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    assert not (tmp_path / "sweep").exists()
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+    assert snapshot.dirty
+    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 2\n"
+    assert (snapshot.path / "repro" / "new.py").exists()
+    difference = snapshot.path.with_name(f"{snapshot.path.name}.diff").read_text()
+    assert "+VALUE = 2" in difference
+    assert "+NEW = 1" in difference
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=tree, capture_output=True, text=True, check=True)
+    assert status.stdout.splitlines() == [" M repro/code.py", "?? repro/new.py"]  # the index is as it was
+    assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
+
+
+def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = take(tree / "ignored", allow_dirty=False, tree=tree)
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    commit(tree)  # the checkout around the copy has moved on
+    monkeypatch.setattr(provenance, "__file__", str(snapshot.path / "repro" / "runs" / "provenance.py"))
+    assert provenance.source() == provenance.CodeState(snapshot.commit, dirty=False)
+    content = json.loads((snapshot.path / SNAPSHOT).read_text())
+    assert content == {"commit": snapshot.commit, "dirty": False}
+
+
+def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) -> None:
+    for package in ("repro", "baselines", "downstream", "results", "slurm"):
+        (tmp_path / "tree" / package).mkdir(parents=True)
+        (tmp_path / "tree" / package / "__init__.py").write_text(f"# {package}\n")
+    with pytest.raises(UserError, match="is no git checkout, so the commit that jobs run could not be told; mend: "):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tmp_path / "tree")
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
+    assert (snapshot.commit, snapshot.dirty) == ("unknown", True)
+    assert (snapshot.path / "slurm" / "__init__.py").exists()

@@ -1,7 +1,6 @@
 """What is wrong with this machine: packages, devices, weights, disk and data roots."""
 
 import importlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from repro.cores import usable_cores
 from repro.data.catalogue import DATASETS
 from repro.data.roots import find_root
 from repro.doctor.diagnosis import Diagnosis
@@ -77,7 +77,7 @@ def _detectron2() -> Iterator[Diagnosis]:
 def check_devices() -> Iterator[Diagnosis]:
     """Yields each GPU, or that there is none."""
     if not torch.cuda.is_available():
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         mend = "for the paper's scale: a machine with an NVIDIA GPU and its driver"
         yield Diagnosis("device", "note", f"no GPU; {cores} CPU cores, {torch.get_num_threads()} threads", mend)
     for index in range(torch.cuda.device_count()):

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from repro.cores import usable_cores
 from repro.data.catalogue import DATASETS
 from repro.distributed import initialise, rank, world_size
 from repro.doctor.diagnosis import Diagnosis
@@ -71,7 +72,7 @@ def _gpus_of_job(requested: int) -> Iterator[Diagnosis]:
 
 def _cores_of_job(requested: int) -> Iterator[Diagnosis]:
     """Yields whether this process may run on as many cores as it asked for, whatever the node has."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if cores < requested:
         mend = "the profile's cpus, or ask the administrators why the job is bound to fewer"
         yield Diagnosis("cores", "wrong", f"{cores} of {requested} that each process asked for", mend)

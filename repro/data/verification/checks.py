@@ -5,7 +5,6 @@ Folders of classes, published parts, annotated images and drawn scenes are check
 """
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from repro.cores import usable_cores
 from repro.data import folders
 from repro.data.annotations.findings import Survey
 from repro.data.catalogue import Dataset, find_dataset
@@ -42,7 +42,7 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
     entry = find_dataset(name)
     if entry.needs_root and root is None:
         raise UserError(f"data set {name!r} is read from a folder", mend="give --root DIR")
-    workers = _cores() if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     report = Report(name, root if entry.needs_root else None, decoded=deep)
     with Progress(console=Console(stderr=True)) as progress:
         if entry.generated:
@@ -56,13 +56,6 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
         elif root is not None:
             _check_folders(report, entry, root, deep=deep, workers=workers, progress=progress)
     return report
-
-
-def _cores() -> int:
-    """Counts the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # what the job was given, rather than what the machine has
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_folders(report: Report, entry: Dataset, root: Path, *, deep: bool, workers: int, progress: Progress) -> None:
