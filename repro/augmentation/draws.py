@@ -6,6 +6,7 @@ image; `on_device` applies the same draw to the whole batch. Both give the same 
 
 from dataclasses import dataclass, fields
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -68,6 +69,35 @@ def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:
     )
 
 
+class Box(NamedTuple):
+    """A part of an image, in pixels from its left upper corner."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator) -> Box:
+    """Draws what torchvision's RandomResizedCrop keeps of an image: area scale_min..1, aspect ratio 3/4..4/3.
+
+    Args:
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        scale_min: Smallest share of the area.
+        rng: The sample's stream.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(scale_min, 1.0)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h)
+    # Ten misses, as they happen with long and narrow images: the largest central crop of an allowed ratio.
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return Box((width - w) // 2, (height - h) // 2, w, h)
+
+
 RESAMPLING = {
     Interpolation.bilinear: Image.Resampling.BILINEAR,
     Interpolation.bicubic: Image.Resampling.BICUBIC,
@@ -82,7 +112,7 @@ def random_crop(
     rng: np.random.Generator,
     interpolation: Interpolation = Interpolation.bilinear,
 ) -> Image.Image:
-    """Crops and resizes an image as torchvision's RandomResizedCrop does: area scale_min..1, aspect ratio 3/4..4/3.
+    """Crops an image to a random box (`draw_box`) and resizes that.
 
     Args:
         image: any size.
@@ -94,17 +124,7 @@ def random_crop(
     Returns:
         A square of `size` pixels a side.
     """
-    W, H = image.size
-    for _ in range(10):
-        area = W * H * rng.uniform(scale_min, 1.0)
-        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
-        if 0 < w <= W and 0 < h <= H:
-            left, top = int(rng.integers(W - w + 1)), int(rng.integers(H - h + 1))
-            break
-    else:
-        # Ten misses, as they happen with long and narrow images: the largest central crop of an allowed ratio.
-        w, h = min(W, round(H * 4 / 3)), min(H, round(W * 4 / 3))
-        left, top = (W - w) // 2, (H - h) // 2
+    left, top, width, height = draw_box(*image.size, scale_min, rng)
     # Cropped first: with `box` alone, PIL would blend in pixels from outside it.
-    return image.crop((left, top, left + w, top + h)).resize((size, size), RESAMPLING[interpolation])
+    cropped = image.crop((left, top, left + width, top + height))
+    return cropped.resize((size, size), RESAMPLING[interpolation])
