@@ -129,14 +129,28 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 def test_an_item_is_two_crops_with_their_draws() -> None:
     item = two_views()[(3, 5)]
-    assert set(item) == {"query", "key", "query_draw", "key_draw", "epoch", "index", "label"}
+    of_views = {f"{name}{part}" for name in ("query", "key") for part in ("", "_box", "_draw")}
+    assert set(item) == of_views | {"size", "epoch", "index", "label"}
     assert (item["epoch"], item["index"], item["label"]) == (3, 5, 1)
     for name in ("query", "key"):
         assert item[name].shape == (3, 16, 16)
         assert item[name].dtype == torch.uint8
         assert item[f"{name}_draw"].shape == (9,)
+        assert (item[f"{name}_box"].shape, item[f"{name}_box"].dtype) == ((4,), torch.int32)
+    assert item["size"].tolist() == [20, 24]
     assert not torch.equal(item["query"], item["key"])
     assert not torch.equal(item["query_draw"], item["key_draw"])
+
+
+def test_a_view_shows_its_box_of_the_image() -> None:
+    views = two_views()
+    for index in range(12):
+        item = views[(0, index)]
+        for name in ("query", "key"):
+            top, left, height, width = item[f"{name}_box"].tolist()
+            cut = views.images[index][0].crop((left, top, left + width, top + height))
+            expected = np.asarray(cut.resize((16, 16), Image.Resampling.BILINEAR))
+            assert np.array_equal(item[name].permute(1, 2, 0).numpy(), expected)
 
 
 def test_an_item_follows_from_seed_epoch_and_index_alone() -> None:

@@ -90,7 +90,7 @@ def test_it_sees_one_crop_with_its_true_colours_and_half_of_them_flipped() -> No
     images = open_data(run, "train")
     dataset = OneView(images, run.data.crop, run.augmentation, run.seed)
     items = [dataset[0, index] for index in range(200)]
-    assert set(items[0]) == {"view", "view_draw", "epoch", "index", "label"}
+    assert set(items[0]) == {"view", "view_box", "view_draw", "size", "epoch", "index", "label"}
     assert [item["label"] for item in items] == list(images.targets)
     batch = default_collate(items)
     inputs = learner_of(run).model.data_preprocessor(batch)

@@ -78,6 +78,12 @@ class Box(NamedTuple):
     height: int
 
 
+RATIO_MIN, RATIO_MAX = 3 / 4, 4 / 3
+"""Least and largest width of a box in heights, as in torchvision's RandomResizedCrop."""
+TRIES = 10
+"""Boxes that are drawn until one lies within the image."""
+
+
 def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator) -> Box:
     """Draws what torchvision's RandomResizedCrop keeps of an image: area scale_min..1, aspect ratio 3/4..4/3.
 
@@ -87,14 +93,14 @@ def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator
         scale_min: Smallest share of the area.
         rng: The sample's stream.
     """
-    for _ in range(10):
+    for _ in range(TRIES):
         area = width * height * rng.uniform(scale_min, 1.0)
-        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        ratio = np.exp(rng.uniform(np.log(RATIO_MIN), np.log(RATIO_MAX)))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Box(int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h)
     # Ten misses, as they happen with long and narrow images: the largest central crop of an allowed ratio.
-    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    w, h = min(width, round(height * RATIO_MAX)), min(height, round(width * RATIO_MAX))
     return Box((width - w) // 2, (height - h) // 2, w, h)
 
 
@@ -105,6 +111,15 @@ RESAMPLING = {
 """PIL's name of each interpolation."""
 
 
+def resized_crop(
+    image: Image.Image, box: Box, size: int, interpolation: Interpolation = Interpolation.bilinear
+) -> Image.Image:
+    """Cuts a box out of an image and resizes it to a square of `size` pixels a side."""
+    # Cropped first: with PIL's own `box` alone, it would blend in pixels from outside it.
+    cut = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    return cut.resize((size, size), RESAMPLING[interpolation])
+
+
 def random_crop(
     image: Image.Image,
     size: int,
@@ -112,7 +127,7 @@ def random_crop(
     rng: np.random.Generator,
     interpolation: Interpolation = Interpolation.bilinear,
 ) -> Image.Image:
-    """Crops an image to a random box (`draw_box`) and resizes that.
+    """Crops an image to a random box and resizes that (`draw_box`, `resized_crop`).
 
     Args:
         image: any size.
@@ -124,7 +139,4 @@ def random_crop(
     Returns:
         A square of `size` pixels a side.
     """
-    left, top, width, height = draw_box(*image.size, scale_min, rng)
-    # Cropped first: with `box` alone, PIL would blend in pixels from outside it.
-    cropped = image.crop((left, top, left + width, top + height))
-    return cropped.resize((size, size), RESAMPLING[interpolation])
+    return resized_crop(image, draw_box(*image.size, scale_min, rng), size, interpolation)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from repro.augmentation.draws import draw_view, random_crop
+from repro.augmentation.draws import draw_box, draw_view, resized_crop
 from repro.augmentation.reference import apply_reference
 from repro.data.splits import Images
 from repro.distributed import rank, world_size
@@ -72,7 +72,8 @@ class RandomViews(Dataset[dict[str, Any]]):
     """Random crops of each image with the draws of colour, blur and flip that finish them.
 
     Items are named by (epoch, index): an image is cropped anew in each epoch. An item has, for each of `names`, a crop
-    NAME (uint8, 3×S×S) and its NAME_draw (a row of `Draw`); `epoch`, `index`, and `label`.
+    NAME (uint8, 3×S×S), its NAME_box in the image (top, left, height and width in pixels, int32), and its
+    NAME_draw (a row of `Draw`); the `size` of the image (height and width in pixels, int32), `epoch`, `index`, `label`.
     """
 
     names: ClassVar[tuple[str, ...]]
@@ -88,14 +89,21 @@ class RandomViews(Dataset[dict[str, Any]]):
         epoch, index = item
         rng = stream(self.seed, Purpose.view, epoch, index)
         image, label = self.images[index]
-        sample: dict[str, Any] = {"epoch": epoch, "index": index, "label": label}
+        width, height = image.size
+        size = torch.tensor((height, width), dtype=torch.int32)
+        sample: dict[str, Any] = {"epoch": epoch, "index": index, "label": label, "size": size}
         for name in self.names:
-            crop = random_crop(image, self.size, self.settings.crop_scale_min, rng, self.settings.interpolation)
+            box = draw_box(width, height, self.settings.crop_scale_min, rng)
+            crop = resized_crop(image, box, self.size, self.settings.interpolation)
             # Drawn for both backends, so that they show the same views; on the device it is applied later, to a batch.
             draw = draw_view(rng, self.settings)
             if self.settings.backend is Backend.reference:
                 crop = apply_reference(crop, draw)
-            sample |= {name: pil_to_tensor(crop), f"{name}_draw": draw.row()}
+            sample |= {
+                name: pil_to_tensor(crop),
+                f"{name}_box": torch.tensor((box.top, box.left, box.height, box.width), dtype=torch.int32),
+                f"{name}_draw": draw.row(),
+            }
         return sample
 
 
