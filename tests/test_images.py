@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from image_samples import BAD_IMAGES, bad_image, write_image
 from PIL import Image
 
-from repro.data import images
+from repro.data import images, jpeg
 from repro.errors import UserError
 
 
@@ -81,3 +82,87 @@ def test_a_bad_image_is_refused_in_one_line_that_names_it(tmp_path: Path, what: 
 def test_a_missing_image_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.png.*No such file"):
         images.decode(tmp_path / "gone.png")
+
+
+def jpeg_bytes(seed: int, mode: str = "RGB", **options: object) -> bytes:
+    """A smooth picture with noise on it, 61×47: no side is a whole number of JPEG's blocks."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0, 200, 47 * 61).reshape(47, 61, 1)
+    pixels = (ramp * rng.random(3) + rng.integers(0, 50, (47, 61, 3))).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, format="JPEG", **options)
+    return file.getvalue()
+
+
+def by_pillow(path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray | str:
+    """What is decoded, or the refusal, where simplejpeg is not installed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(jpeg, "libjpeg_turbo", lambda: None)
+        return pixels_or_refusal(path)
+
+
+def pixels_or_refusal(path: Path) -> np.ndarray | str:
+    try:
+        return images.decode_pixels(path)
+    except UserError as error:
+        return str(error)
+
+
+ORDINARY = [
+    {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+    for quality in (40, 95)
+    for subsampling in (0, 1, 2)
+    for progressive in (False, True)
+]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_decode_to_the_very_pixels_of_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    pytest.importorskip("simplejpeg")
+    path = tmp_path / "a.jpg"
+    for seed, options in enumerate(ORDINARY):
+        path.write_bytes(jpeg_bytes(seed, mode, **(options if mode == "RGB" else {"quality": options["quality"]})))
+        with path.open("rb") as stream, Image.open(stream) as image:
+            assert (jpeg.decode_jpeg(image, stream) is None) is (mode == "CMYK")
+        expected = by_pillow(path, monkeypatch)
+        assert np.array_equal(images.decode_pixels(path), expected)
+        assert np.array_equal(np.asarray(images.decode(path)), expected)
+        assert np.array_equal(expected, np.asarray(Image.open(path).convert("RGB")))
+        assert images.read_size(path) == (61, 47)
+
+
+def test_damaged_jpegs_are_refused_exactly_where_pillow_refuses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("simplejpeg")
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.jpg"
+    refused = 0
+    for seed in range(120):
+        content = bytearray(jpeg_bytes(seed, progressive=seed % 3 == 0))
+        if seed % 2:
+            content = content[: rng.integers(2, len(content))]
+        else:
+            content[rng.integers(2, len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        ours, pillows = pixels_or_refusal(path), by_pillow(path, monkeypatch)
+        if isinstance(pillows, str):
+            refused += 1
+            assert ours == pillows
+        else:
+            assert np.array_equal(ours, pillows)
+    assert 55 < refused < 110  # both outcomes were seen often
+
+
+def test_what_is_no_jpeg_decodes_to_the_same_array(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", 1)
+    assert np.array_equal(images.decode_pixels(path), np.asarray(images.decode(path)))
+    assert images.read_size(path) == (12, 10)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.jpg"
+    path.write_bytes(jpeg_bytes(0))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match="bomb"):
+        images.decode_pixels(path)

@@ -8,14 +8,16 @@ line that names the file.
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from repro.data.errors import reason_of
+from repro.data.jpeg import Pixels, decode_jpeg
 from repro.errors import UserError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
@@ -77,14 +79,31 @@ def decode(path: Path | str) -> Image.Image:
     Raises:
         UserError: The file is missing, empty, damaged, or smaller than `SMALLEST_SIDE` pixels.
     """
-    outcome = _decode_or_fault(path)
-    if isinstance(outcome, Fault):
-        # A plain `UserError`: a loader's worker hands it over as text, which no other class could be made of.
-        raise UserError(
-            f"{path}: {outcome.reason}",
-            mend="replace or delete it (`salmask data verify NAME` lists every such file)",
-        )
-    return outcome
+    return _sound(path, _decode_image)
+
+
+def decode_pixels(path: Path | str) -> Pixels:
+    """Decodes all of an image file, as `decode` does, to an array, which may be read-only.
+
+    Args:
+        path: An image file of any format that Pillow reads.
+
+    Raises:
+        UserError: As `decode` does.
+    """
+    return _sound(path, _decode_pixels)
+
+
+def read_size(path: Path | str) -> tuple[int, int]:
+    """Reads width and height in pixels from a file's header.
+
+    Args:
+        path: An image file of any format that Pillow reads.
+
+    Raises:
+        UserError: The file is missing, empty or smaller than `SMALLEST_SIDE` pixels, or its header is damaged.
+    """
+    return _sound(path, lambda image, stream: image.size)
 
 
 def find_fault(path: Path | str, size: tuple[int, int] | None = None) -> Fault | None:
@@ -97,7 +116,7 @@ def find_fault(path: Path | str, size: tuple[int, int] | None = None) -> Fault |
     Returns:
         The fault; None where the file can be used.
     """
-    outcome = _decode_or_fault(path)
+    outcome = _outcome(path, _decode_image)
     if isinstance(outcome, Fault):
         return outcome
     if size is not None and outcome.size != size:
@@ -106,8 +125,29 @@ def find_fault(path: Path | str, size: tuple[int, int] | None = None) -> Fault |
     return None
 
 
-def _decode_or_fault(path: Path | str) -> Image.Image | Fault:
-    """Decodes an image file, or says why it cannot be used."""
+_T = TypeVar("_T")
+_Read = Callable[[Image.Image, IO[bytes]], _T]
+"""Takes from an image that Pillow opened, and from its file, what is wanted of them."""
+
+
+def _sound(path: Path | str, read: _Read[_T]) -> _T:
+    """Returns what is read from an image file.
+
+    Raises:
+        UserError: The file cannot be used.
+    """
+    outcome = _outcome(path, read)
+    if isinstance(outcome, Fault):
+        # A plain `UserError`: a loader's worker hands it over as text, which no other class could be made of.
+        raise UserError(
+            f"{path}: {outcome.reason}",
+            mend="replace or delete it (`salmask data verify NAME` lists every such file)",
+        )
+    return outcome
+
+
+def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
+    """Returns what is read from an image file, or says why it cannot be used."""
     try:
         # Opened here rather than by Pillow, so that the size and the pixels are of the same file, and it is closed.
         with Path(path).open("rb") as stream:
@@ -121,11 +161,21 @@ def _decode_or_fault(path: Path | str) -> Image.Image | Fault:
                         "too-small",
                         f"{width}×{height} pixels are too small to crop; {SMALLEST_SIDE}×{SMALLEST_SIDE} is the least",
                     )
-                return _to_rgb(image)
+                return read(image, stream)
     except UnidentifiedImageError:  # an `OSError` too, so it stands before the others
         return Fault("unreadable", "not an image, or its header is damaged")
     except _DAMAGE as error:
         return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
+
+
+def _decode_image(image: Image.Image, stream: IO[bytes]) -> Image.Image:
+    pixels = decode_jpeg(image, stream)
+    return _to_rgb(image) if pixels is None else Image.fromarray(pixels)
+
+
+def _decode_pixels(image: Image.Image, stream: IO[bytes]) -> Pixels:
+    pixels = decode_jpeg(image, stream)
+    return np.asarray(_to_rgb(image)) if pixels is None else pixels
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
