@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Subset as LoaderSubset
 from torchvision.transforms.v2 import functional as tvf
 
-from repro.augmentation.draws import random_crop
+from repro.augmentation.crops import random_crop
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.splits import Images
 from repro.distributed import share_of_rank, world_size

@@ -29,7 +29,7 @@ from repro.methods.audit import (
     variants,
 )
 from repro.methods.audit_page import write
-from repro.runs.choices import Backend, Branch, Guidance, Source, Strategy
+from repro.runs.choices import Backend, Branch, Guidance, Resizer, Source, Strategy
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 from repro.saliency.localizer import Localizer
@@ -94,10 +94,13 @@ def by(result: Audit, variant: str, view: str) -> dict[str, Any]:
     return row
 
 
-@pytest.mark.parametrize("backend", list(Backend))
-def test_object_masks_are_cropped_and_flipped_with_their_scenes(backend: Backend) -> None:
+@pytest.mark.parametrize(
+    ("backend", "resizer"),
+    [(Backend.device, Resizer.pil), (Backend.reference, Resizer.pil), (Backend.device, Resizer.torch)],
+)
+def test_object_masks_are_cropped_and_flipped_with_their_scenes(backend: Backend, resizer: Resizer) -> None:
     run = plain_colours()
-    run = replace(run, augmentation=replace(run.augmentation, backend=backend))
+    run = replace(run, augmentation=replace(run.augmentation, backend=backend, resizer=resizer))
     batch, objects = load_batch(run, discs(), list(range(24)), CPU)
     maker = learner.build_view_maker(variants(run)[RANDOM], CPU)
     stages = maker.stages(batch)

@@ -254,6 +254,11 @@ def test_an_override_that_is_no_yaml_is_refused() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["augmentation.resizer=torch", "augmentation.interpolation=bicubic"],
+            "augmentation.resizer=torch departs from Pillow with augmentation.interpolation=bicubic; mend: "
+            "augmentation.resizer=pil, or augmentation.interpolation=bilinear",
+        ),
         (["seed=-1"], "seed=-1 is out of range; mend: 0 or more"),
         (["optimization.batch=1"], "optimization.batch=1 is out of range; mend: 2 or more"),
         (["moco.bn_splits=3"], "moco.bn_splits=3 does not divide optimization.batch=128; mend"),

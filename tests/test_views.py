@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from repro.augmentation.draws import ORDERS, Draw, random_crop
+from repro.augmentation.crops import random_crop
+from repro.augmentation.draws import ORDERS, Draw
 from repro.augmentation.on_device import (
     BLUR_TAPS,
     adjust_brightness,

@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from repro.runs.choices import Interpolation
 from repro.runs.sections import AugmentationSettings
 
 ORDERS = tuple(permutations(range(4)))
@@ -102,41 +100,3 @@ def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator
     # Ten misses, as they happen with long and narrow images: the largest central crop of an allowed ratio.
     w, h = min(width, round(height * RATIO_MAX)), min(height, round(width * RATIO_MAX))
     return Box((width - w) // 2, (height - h) // 2, w, h)
-
-
-RESAMPLING = {
-    Interpolation.bilinear: Image.Resampling.BILINEAR,
-    Interpolation.bicubic: Image.Resampling.BICUBIC,
-}
-"""PIL's name of each interpolation."""
-
-
-def resized_crop(
-    image: Image.Image, box: Box, size: int, interpolation: Interpolation = Interpolation.bilinear
-) -> Image.Image:
-    """Cuts a box out of an image and resizes it to a square of `size` pixels a side."""
-    # Cropped first: with PIL's own `box` alone, it would blend in pixels from outside it.
-    cut = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    return cut.resize((size, size), RESAMPLING[interpolation])
-
-
-def random_crop(
-    image: Image.Image,
-    size: int,
-    scale_min: float,
-    rng: np.random.Generator,
-    interpolation: Interpolation = Interpolation.bilinear,
-) -> Image.Image:
-    """Crops an image to a random box and resizes that (`draw_box`, `resized_crop`).
-
-    Args:
-        image: any size.
-        size: side of the result in pixels.
-        scale_min: smallest share of the area.
-        rng: the sample's stream.
-        interpolation: of the resizing.
-
-    Returns:
-        A square of `size` pixels a side.
-    """
-    return resized_crop(image, draw_box(*image.size, scale_min, rng), size, interpolation)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from repro.data import images
 from repro.data.errors import PathError
+from repro.data.jpeg import Pixels
 from repro.errors import shortened
 
 FOLDER_FOR_EACH_CLASS = "put the images into one folder for each class"
@@ -35,6 +36,10 @@ class FileImages:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return images.decode(f"{self.folder}/{self.files[index]}"), self.targets[index]
+
+    def pixels(self, index: int) -> tuple[Pixels, int]:
+        """Returns an image's pixels, H×W×3, and its label."""
+        return images.decode_pixels(f"{self.folder}/{self.files[index]}"), self.targets[index]
 
     def fingerprint(self) -> str:
         """Returns 16 hex digits that change when the classes' order, a file's relative path or a file's size does.

@@ -1,9 +1,12 @@
 """The names of a data set's two splits, and what each split is to whoever trains on it."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 from PIL import Image
+
+from repro.data.jpeg import Pixels
 
 Split = Literal["train", "val"]
 
@@ -31,3 +34,19 @@ class Images(Protocol):
 
     def fingerprint(self) -> str:
         """Returns a short hex digest that changes when the data does."""
+
+
+@runtime_checkable
+class PixelImages(Protocol):
+    """Images that also come as arrays, without the way through PIL's."""
+
+    def pixels(self, index: int) -> tuple[Pixels, int]:
+        """Returns an image's pixels, H×W×3 and perhaps read-only, and its label."""
+
+
+def pixels_of(images: Images, index: int) -> tuple[Pixels, int]:
+    """Returns the pixels of an image, H×W×3 and perhaps read-only, and its label, by the shortest way there is."""
+    if isinstance(images, PixelImages):
+        return images.pixels(index)
+    image, label = images[index]
+    return np.asarray(image), label

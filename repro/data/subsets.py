@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from repro.data.splits import Images
+from repro.data.jpeg import Pixels
+from repro.data.splits import Images, pixels_of
 from repro.randomness import Purpose, stream
 
 Indices = NDArray[np.int64]
@@ -40,6 +41,10 @@ class Subset:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.pool[int(self.indices[index])]
+
+    def pixels(self, index: int) -> tuple[Pixels, int]:
+        """Returns an image's pixels, H×W×3, and its label."""
+        return pixels_of(self.pool, int(self.indices[index]))
 
     def fingerprint(self) -> str:
         """Returns 16 hex digits of a SHA-256 over the pool's fingerprint, the indices and the labels."""

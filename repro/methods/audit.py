@@ -21,7 +21,7 @@ from repro.data.splits import Images
 from repro.errors import UserError
 from repro.masking.patches import as_many_at_random, overlap, to_pixels
 from repro.randomness import Purpose, stream, stream_seed
-from repro.runs.choices import Backend, Branch, Guidance, Source, Strategy
+from repro.runs.choices import Backend, Branch, Guidance, Resizer, Source, Strategy
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
@@ -264,8 +264,8 @@ def load_batch(
     if not isinstance(images, Scenes):
         return batch, {}
     # The same streams draw the same crops and flips. The device's backend hands crops out as they are: a mask has no
-    # colours to change, and is flipped here.
-    cropped_only = replace(run.augmentation, backend=Backend.device)
+    # colours to change, and is flipped here. It is one channel, which Pillow alone resizes here.
+    cropped_only = replace(run.augmentation, backend=Backend.device, resizer=Resizer.pil)
     masks = TwoViews(ObjectMasks(images), run.data.crop, cropped_only, run.seed)
     cropped = default_collate([masks[0, index] for index in indices])
     objects = {}

@@ -49,6 +49,13 @@ class Interpolation(StrEnum):
     bicubic = "bicubic"
 
 
+class Resizer(StrEnum):
+    """What resizes a crop: Pillow, or torch, which is faster and rounds one pixel in twenty the other way."""
+
+    pil = "pil"
+    torch = "torch"
+
+
 class Anchor(StrEnum):
     """The views whose embeddings meet the hard negative in SimCLR's loss."""
 

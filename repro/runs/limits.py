@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import reduce
 
-from repro.runs.choices import Branch, Strategy
+from repro.runs.choices import Branch, Interpolation, Resizer, Strategy
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
@@ -121,6 +121,12 @@ def problems(run: RunSettings) -> Iterator[Problem]:
         )
     if run.optimization.warmup_share == 1:
         yield Problem("optimization.warmup_share=1 leaves no epoch to the schedule", mend="a smaller share")
+    if run.augmentation.resizer is Resizer.torch and run.augmentation.interpolation is not Interpolation.bilinear:
+        yield Problem(
+            f"augmentation.resizer=torch departs from Pillow with "
+            f"augmentation.interpolation={run.augmentation.interpolation.name}",
+            mend="augmentation.resizer=pil, or augmentation.interpolation=bilinear",
+        )
     yield from _evaluation_problems(run)
     # The framework's own come before those of its masks: where it has no place for masks at all, nothing else is to be
     # said of them.

@@ -18,6 +18,7 @@ from repro.runs.choices import (
     Norm,
     Optimizer,
     Precision,
+    Resizer,
     Schedule,
     Source,
     Strategy,
@@ -72,6 +73,7 @@ class AugmentationSettings:
     backend: Backend = Backend.device
     crop_scale_min: float = 0.2
     interpolation: Interpolation = added(Interpolation.bilinear, absent=Interpolation.bilinear)
+    resizer: Resizer = added(Resizer.pil, absent=Resizer.pil)
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.4

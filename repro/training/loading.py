@@ -5,16 +5,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from repro.augmentation.draws import draw_box, draw_view, resized_crop
+from repro.augmentation.crops import resized_crop, resized_pixels
+from repro.augmentation.draws import Box, Draw, draw_box, draw_view
 from repro.augmentation.reference import apply_reference
-from repro.data.splits import Images
+from repro.data.jpeg import Pixels
+from repro.data.splits import Images, pixels_of
 from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.randomness import Purpose, stream
-from repro.runs.choices import Backend
+from repro.runs.choices import Backend, Resizer
 from repro.runs.sections import AugmentationSettings
 
 
@@ -88,23 +92,37 @@ class RandomViews(Dataset[dict[str, Any]]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, index = item
         rng = stream(self.seed, Purpose.view, epoch, index)
-        image, label = self.images[index]
-        width, height = image.size
+        image, label = self._read(index)
+        height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
         size = torch.tensor((height, width), dtype=torch.int32)
         sample: dict[str, Any] = {"epoch": epoch, "index": index, "label": label, "size": size}
         for name in self.names:
             box = draw_box(width, height, self.settings.crop_scale_min, rng)
-            crop = resized_crop(image, box, self.size, self.settings.interpolation)
             # Drawn for both backends, so that they show the same views; on the device it is applied later, to a batch.
             draw = draw_view(rng, self.settings)
-            if self.settings.backend is Backend.reference:
-                crop = apply_reference(crop, draw)
             sample |= {
-                name: pil_to_tensor(crop),
+                name: self._view(image, box, draw),
                 f"{name}_box": torch.tensor((box.top, box.left, box.height, box.width), dtype=torch.int32),
                 f"{name}_draw": draw.row(),
             }
         return sample
+
+    def _read(self, index: int) -> tuple[Image.Image | Pixels, int]:
+        """Returns an image, in the form that the resizer takes, and its label."""
+        return self.images[index] if self.settings.resizer is Resizer.pil else pixels_of(self.images, index)
+
+    def _view(self, image: Image.Image | Pixels, box: Box, draw: Draw) -> Tensor:
+        """Returns a crop, 3×S×S; with the draw applied to it where that is not the device's business."""
+        if isinstance(image, Image.Image):
+            crop = resized_crop(image, box, self.size, self.settings.interpolation)
+        else:
+            pixels = resized_pixels(image, box, self.size)
+            if self.settings.backend is Backend.device:
+                return pixels
+            crop = to_pil_image(pixels)
+        if self.settings.backend is Backend.reference:
+            crop = apply_reference(crop, draw)
+        return pil_to_tensor(crop)
 
 
 class OneView(RandomViews):

@@ -1,0 +1,69 @@
+"""Parts of images, resized to squares: by Pillow, or three times as fast by torch, a level of 255 off at most."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from repro.augmentation.draws import Box, draw_box
+from repro.data.jpeg import Pixels
+from repro.runs.choices import Interpolation
+
+RESAMPLING = {
+    Interpolation.bilinear: Image.Resampling.BILINEAR,
+    Interpolation.bicubic: Image.Resampling.BICUBIC,
+}
+"""PIL's name of each interpolation."""
+
+
+def resized_crop(
+    image: Image.Image, box: Box, size: int, interpolation: Interpolation = Interpolation.bilinear
+) -> Image.Image:
+    """Cuts a box out of an image and resizes it to a square of `size` pixels a side."""
+    # Cropped first: with PIL's own `box` alone, it would blend in pixels from outside it.
+    cut = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    return cut.resize((size, size), RESAMPLING[interpolation])
+
+
+def random_crop(
+    image: Image.Image,
+    size: int,
+    scale_min: float,
+    rng: np.random.Generator,
+    interpolation: Interpolation = Interpolation.bilinear,
+) -> Image.Image:
+    """Crops an image to a random box and resizes that (`draw_box`, `resized_crop`).
+
+    Args:
+        image: any size.
+        size: side of the result in pixels.
+        scale_min: smallest share of the area.
+        rng: the sample's stream.
+        interpolation: of the resizing.
+
+    Returns:
+        A square of `size` pixels a side.
+    """
+    return resized_crop(image, draw_box(*image.size, scale_min, rng), size, interpolation)
+
+
+def resized_pixels(pixels: Pixels, box: Box, size: int) -> Tensor:
+    """Cuts a box out of an image and resizes it bilinearly with antialiasing, as `resized_crop` does but for rounding.
+
+    torch weighs with 16 bits where Pillow has 22: on photographs one pixel in twenty is a level of 255 off, and none is
+    more. Its bicubic resizing is as many as 31 off, which is why a run cannot choose it.
+
+    Args:
+        pixels: H×W×3, which may be read-only.
+        box: The part to keep.
+        size: Side of the result in pixels.
+
+    Returns:
+        3×S×S, uint8.
+    """
+    rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+    # A copy of its own, as torch wants memory that can be written to. With its channels last in memory, which
+    # `permute` leaves them, torch has a faster way for them.
+    cut = torch.from_numpy(np.array(pixels[rows, columns], order="C")).permute(2, 0, 1).unsqueeze(0)
+    resize = torch.nn.functional.interpolate
+    return resize(cut, size=(size, size), mode="bilinear", antialias=True, align_corners=False).squeeze(0)
