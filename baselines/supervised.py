@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repro.backbones.resnet import BASE_WIDTH, build_resnet
 from repro.contrastive.batch_norm import sync_batch_norm
-from repro.contrastive.encoders import build_resnet
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.distributed import seeded_weights
@@ -52,17 +52,20 @@ class LabelledInput(Augmenter):
 class Classifier(LossModel):
     """A ResNet with one output for each class; `encoder` holds it whole, its `fc` included."""
 
-    def __init__(self, arch: str, classes: int, *, data_preprocessor: nn.Module | None = None) -> None:
+    def __init__(
+        self, arch: str, classes: int, *, width: int = BASE_WIDTH, data_preprocessor: nn.Module | None = None
+    ) -> None:
         """Build the network; where there are several processes, its batch norm spans them.
 
         Args:
             arch: a torchvision ResNet.
             classes: of the data.
+            width: base planes of the ResNet.
             data_preprocessor: turns a batch of the loader into images and labels.
         """
         super().__init__(data_preprocessor=data_preprocessor)
         # The classifier stays in it: `save_backbone` leaves `fc` out of the backbone.
-        self.encoder = sync_batch_norm(build_resnet(arch, classes))
+        self.encoder = sync_batch_norm(build_resnet(arch, classes, width))
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Computes the cross-entropy of one step.
@@ -92,7 +95,8 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     """
     with seeded_weights(run.seed):
         maker = LabelledInput(run.augmentation, channels_last=run.machine.channels_last)
-        model = Classifier(run.encoder.arch, len(images.classes), data_preprocessor=maker).to(device)
+        encoder = run.encoder
+        model = Classifier(encoder.arch, len(images.classes), width=encoder.width, data_preprocessor=maker).to(device)
     lay_out_network(model, channels_last=run.machine.channels_last)
     optimizer = build_optimizer(model.parameters(), run.optimization)
     return Learner(

@@ -8,7 +8,7 @@ from typing import Any
 
 from repro.backbones.checkpoint import load_backbone, read_checkpoint, save_backbone, weights_digest
 from repro.backbones.foreign import ForeignBackbone, read_foreign
-from repro.contrastive.encoders import build_resnet
+from repro.backbones.resnet import build_resnet
 from repro.distributed import seeded_weights
 from repro.errors import UserError, shortened
 from repro.runs.difference import difference
@@ -27,18 +27,19 @@ _ENDINGS = re.compile(r"(\.pth|\.tar|\.pt|\.ckpt|\.safetensors)+$")
 """What a checkpoint's file name ends in, and a method's name does not."""
 
 
-def untrained(arch: str, seed: int) -> ForeignBackbone:
+def untrained(arch: str, seed: int, width: int) -> ForeignBackbone:
     """Makes a backbone with fresh weights, those that a run with this seed starts from.
 
     Args:
         arch: torchvision's name of the network.
         seed: of a run.
+        width: base planes of the network.
 
     Raises:
         UserError: torchvision has no ResNet of this name.
     """
     with seeded_weights(seed):
-        state = build_resnet(arch, 1).state_dict()
+        state = build_resnet(arch, 1, width).state_dict()
     return ForeignBackbone({key: value for key, value in state.items() if not key.startswith("fc.")}, "", ())
 
 
@@ -64,7 +65,7 @@ def adopt(
         name: the method's name in tables; empty: the file's.
         prefix: what the checkpoint's keys begin with; empty: whatever a trained ResNet stands behind.
         input_filter: `high_pass` where the weights were trained on high-passed images, else `none`.
-        settings: of the evaluation, of `data.crop` and `seed`.
+        settings: of the evaluation, of `data.crop`, `encoder.width` and `seed`.
         out: folder of the sweep.
 
     Returns:
@@ -77,8 +78,10 @@ def adopt(
     if not _METHOD_NAME.fullmatch(name):
         raise UserError(f"--name {name} cannot name a folder", mend="letters, digits and . + @ _ - only")
     fresh = str(path) == RANDOM and not path.exists()
-    # The run cannot be built yet, since the weights are part of it; its seed stands in the settings alone.
-    foreign = untrained(arch, build([settings]).seed) if fresh else read_foreign(path, arch, prefix)
+    # The run cannot be built yet, since the weights are part of it; seed and width stand in the settings alone.
+    wanted = build([settings])
+    width = wanted.encoder.width
+    foreign = untrained(arch, wanted.seed, width) if fresh else read_foreign(path, arch, prefix, width)
     if not fresh and path.suffix != ".safetensors":
         # A backbone of our own says itself what it was trained on, which wins over the option.
         input_filter = str(read_checkpoint(path).get("input_filter", input_filter))
@@ -87,7 +90,7 @@ def adopt(
         "input_filter": input_filter,
         "origin": RANDOM if fresh else str(path.resolve()),
     }
-    run = _external_run(settings, name, arch, imported)
+    run = _external_run(settings, name, {"arch": arch, "width": width}, imported)
     folder = RunFolder.of(run, out)
     # The folder's name follows from the weights, so one that is there is that of an earlier call with these weights.
     if folder.pretrained:
@@ -97,9 +100,11 @@ def adopt(
     return run, folder
 
 
-def _external_run(settings: Mapping[str, Any], name: str, arch: str, imported: Mapping[str, str]) -> Run:
+def _external_run(
+    settings: Mapping[str, Any], name: str, encoder: Mapping[str, Any], imported: Mapping[str, str]
+) -> Run:
     """Builds the run of imported weights, or raises a UserError where a setting speaks of their training."""
-    identity = {"method": name, "framework": "external", "encoder": {"arch": arch}, "imported": imported}
+    identity = {"method": name, "framework": "external", "encoder": encoder, "imported": imported}
     run = build([settings, identity])
     # How the weights were trained, no setting can tell. Of the data only the crop of the evaluation is used.
     meaningless = sorted(key for key in difference(build([identity]), run) if not key.startswith("data."))
@@ -121,7 +126,12 @@ def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> 
     folder.prepare(run)
     folder.record_provenance("not trained here", {"weights": imported.weights})
     save_backbone(
-        folder.backbone, foreign.state, arch=run.encoder.arch, input_filter=imported.input_filter, run_id=run.id
+        folder.backbone,
+        foreign.state,
+        arch=run.encoder.arch,
+        width=run.encoder.width,
+        input_filter=imported.input_filter,
+        run_id=run.id,
     )
     log.info(
         "%s: %d tensors behind '%s'; left out: %s",

@@ -82,7 +82,7 @@ class FeatureStore:
         if isinstance(images, Subset):
             return self(images.pool)[images.indices]
         path = self.path(images)
-        features = _read(path, len(images), self.backbone.width)
+        features = _read(path, len(images), self.backbone.features)
         if features is None:
             features = self._compute(images)
             if rank() == 0:

@@ -59,7 +59,7 @@ class LinearProbe(LossModel):
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
         # In a tuple, so that nn.Module does not register it: `train()` must not reach its batch norms.
         self._backbone = (backbone.network.eval().requires_grad_(False),)
-        first = nn.Linear(backbone.width, classes)
+        first = nn.Linear(backbone.features, classes)
         nn.init.normal_(first.weight, 0.0, 0.01)
         nn.init.zeros_(first.bias)
         self.heads = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(heads - 1))])

@@ -113,7 +113,7 @@ def gather(
             size = sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file())
             runs.setdefault(kind_of(run), (rate, size, f"{folder.sweep}/{run.method}/{folder.path.name}"))
         for row in read_results(folder.results):
-            key = (row.task, row.dataset, row.protocol, run.encoder.arch, str(run.data.crop))
+            key = (row.task, row.dataset, row.protocol, run.encoder.network, str(run.data.crop))
             durations.setdefault(key, []).append(row.duration_s)
     return Evidence(
         runs, {key: statistics.median(times) for key, times in durations.items()}, newest_measurements(steps)
@@ -182,7 +182,7 @@ def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
     run = job.run
     evaluation = Evaluation.parse(job.task, run)
     durations = [
-        evidence.durations.get((evaluation.task, evaluation.dataset, protocol, run.encoder.arch, str(run.data.crop)))
+        evidence.durations.get((evaluation.task, evaluation.dataset, protocol, run.encoder.network, str(run.data.crop)))
         for protocol in evaluation.protocols(run)
     ]
     recorded_seconds = [seconds for seconds in durations if seconds is not None]

@@ -13,7 +13,7 @@ from repro.augmentation.draws import Draw, draw_view
 from repro.runs.sections import AugmentationSettings
 
 
-def build_small(_arch: str, dim: int) -> nn.Module:
+def build_small(_arch: str, dim: int, _width: int = 64) -> nn.Module:
     """A ResNet takes a second to initialise; what is tested here does not depend on the encoder."""
     first = nn.Conv2d(3, 12, 5, stride=2, padding=2), nn.BatchNorm2d(12), nn.ReLU()
     second = nn.Conv2d(12, 24, 3), nn.BatchNorm2d(24), nn.ReLU()

@@ -25,7 +25,8 @@ def test_a_backbone_is_the_encoder_without_its_head(saved: Path) -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet18", 16).eval()
     backbone = load_backbone(saved, arch="resnet18")
-    assert (backbone.arch, backbone.input_filter, backbone.width, backbone.run_id) == ("resnet18", "none", 512, "abc")
+    assert (backbone.arch, backbone.input_filter, backbone.run_id) == ("resnet18", "none", "abc")
+    assert (backbone.features, backbone.width) == (512, 64)
     encoder.fc = torch.nn.Identity()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -43,6 +44,21 @@ def test_the_file_has_torchvisions_keys_and_no_head(saved: Path) -> None:
 def test_another_architecture_is_refused_with_the_mend(saved: Path) -> None:
     with pytest.raises(UserError, match=r"holds a resnet18, not a resnet50; mend: encoder.arch=resnet18"):
         load_backbone(saved, arch="resnet50")
+
+
+def test_a_narrow_backbone_carries_its_width(tmp_path: Path) -> None:
+    encoder = build_encoder("resnet18", 16, 8).eval()
+    path = tmp_path / "narrow.pth"
+    save_backbone(path, encoder.state_dict(), arch="resnet18", input_filter="none", run_id="abc", width=8)
+    backbone = load_backbone(path)
+    assert (backbone.arch, backbone.features, backbone.width) == ("resnet18", 64, 8)
+    encoder.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(backbone.network.eval()(images), encoder(images))
+    # Read as the width that it does not have, it is refused and not half loaded.
+    with pytest.raises(UserError, match=r"does not fit a resnet18: size mismatch for conv1.weight"):
+        load_backbone(broken(path, tmp_path / "x.pth", width=64))
 
 
 def broken(saved: Path, path: Path, **changes: Any) -> Path:

@@ -77,9 +77,14 @@ def with_random_backbone(run: Run, out: Path, input_filter: str = "none") -> Run
     folder.prepare(run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder = build_encoder(run.encoder.arch, run.encoder.dim)
+        encoder = build_encoder(run.encoder.arch, run.encoder.dim, run.encoder.width)
     save_backbone(
-        folder.backbone, encoder.state_dict(), arch=run.encoder.arch, input_filter=input_filter, run_id=run.id
+        folder.backbone,
+        encoder.state_dict(),
+        arch=run.encoder.arch,
+        width=run.encoder.width,
+        input_filter=input_filter,
+        run_id=run.id,
     )
     return folder
 

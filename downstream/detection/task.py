@@ -20,6 +20,7 @@ import torch
 
 from downstream.measurement import Measurement, Target
 from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.backbones.resnet import BASE_WIDTH
 from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.files import write_json, write_text
@@ -66,6 +67,11 @@ class DetectionTask:
         """
         require_detectron2()
         backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
+        if backbone.width != BASE_WIDTH:  # detectron2 refuses basic blocks with other planes
+            raise UserError(
+                f"no detector can be built on a {run.encoder.network}",
+                mend=f"a run with encoder.width={BASE_WIDTH}",
+            )
         with quiet_detectron2():
             data = open_data(self.name, run, target)
             trials = self.plan(run, folder, backbone, data, device)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model
 
+from repro.backbones.resnet import BASE_WIDTH, resnet_of_width
 from repro.errors import UserError
 from repro.files import write_atomically
 
@@ -67,13 +67,17 @@ class Backbone:
     """torchvision's name of the network."""
     input_filter: str
     """`high_pass` where the network was trained on high-passed images and must see such ever after, else `none`."""
-    width: int
+    features: int
     """D, the number of features."""
     run_id: str
     """The run that trained it."""
+    width: int = BASE_WIDTH
+    """Base planes of the network."""
 
 
-def save_backbone(path: Path, state: dict[str, Tensor], *, arch: str, input_filter: str, run_id: str) -> None:
+def save_backbone(
+    path: Path, state: dict[str, Tensor], *, arch: str, input_filter: str, run_id: str, width: int = BASE_WIDTH
+) -> None:
     """Writes a backbone in torchvision's keys, without `fc`.
 
     Args:
@@ -82,12 +86,15 @@ def save_backbone(path: Path, state: dict[str, Tensor], *, arch: str, input_filt
         arch: torchvision's name of the network.
         input_filter: see `Backbone`.
         run_id: the run that trained it.
+        width: base planes of the network.
     """
     content = {
         "format": BACKBONE_FORMAT,
         "arch": arch,
         "input_filter": input_filter,
         "run_id": run_id,
+        # Only of other networks than torchvision's own: what a run writes stays the same, byte for byte.
+        **({} if width == BASE_WIDTH else {"width": width}),
         # Contiguous: a network that was trained with its channels last is saved like any other.
         "state_dict": {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith("fc.")},
     }
@@ -110,13 +117,16 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     if arch and content["arch"] != arch:
         raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")
     try:
-        network = get_model(content["arch"], weights=None)
+        width = content.get("width", BASE_WIDTH)
+        network = resnet_of_width(content["arch"], width)
     except ValueError:
         raise UserError(
             f"{path} holds a '{content['arch']}', which this torchvision does not know",
             mend="use the torchvision that it was trained with",
         ) from None
-    width = network.fc.in_features
+    head = network.fc
+    assert isinstance(head, nn.Linear)
+    features = head.in_features
     network.fc = nn.Identity()
     try:
         network.load_state_dict(content["state_dict"])
@@ -125,4 +135,4 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
             f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}",
             mend="give the backbone.pth of a finished run",
         ) from error
-    return Backbone(network, content["arch"], content["input_filter"], width, content["run_id"])
+    return Backbone(network, content["arch"], content["input_filter"], features, content["run_id"], width)

@@ -16,6 +16,7 @@ from repro.backbones.card import RESNETS, Facts, render
 from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
 from repro.backbones.convert import to_detectron2
 from repro.backbones.library import Library
+from repro.backbones.resnet import BASE_WIDTH
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.files import new_folder
@@ -61,7 +62,7 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
     if backbone.run_id != run.id:
         raise UserError(f"{folder.backbone} is of run {backbone.run_id}, not {run.id}", mend="salmask pretrain again")
     state: State = backbone.network.state_dict()
-    _require_buildable(target, backbone.arch)
+    _require_buildable(target, backbone)
     name, write = _WRITERS[target]
     facts = _facts(run, backbone, state, name.format(arch=backbone.arch))
     # --force deletes a folder: only one that an export of ours made, or an empty one.
@@ -89,7 +90,7 @@ def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
     return Facts(
         format=1,
         arch=backbone.arch,
-        width=backbone.width,
+        width=backbone.features,
         input_filter=backbone.input_filter,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -104,12 +105,17 @@ def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
     )
 
 
-def _require_buildable(target: Library, arch: str) -> None:
-    """Refuses an architecture that the library has no network for.
+def _require_buildable(target: Library, backbone: Backbone) -> None:
+    """Refuses a backbone that the library has no network for.
 
     Raises:
-        UserError: names torchvision, which has it.
+        UserError: names torchvision where it has the network.
     """
+    arch = backbone.arch
+    if backbone.width != BASE_WIDTH:
+        raise UserError(
+            f"{target} builds no {arch} of width {backbone.width}", mend=f"a run with encoder.width={BASE_WIDTH}"
+        )
     if target is Library.detectron2:
         architectures: Sequence[str] = list(RESNETS)
     elif target is Library.torchvision:

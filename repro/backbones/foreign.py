@@ -6,9 +6,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 from torch import Tensor
-from torchvision.models import get_model
 
 from repro.backbones.checkpoint import read_checkpoint
+from repro.backbones.resnet import BASE_WIDTH, resnet_of_width
 from repro.errors import UserError, one_line, shortened
 
 State = dict[str, Tensor]
@@ -34,7 +34,7 @@ class ForeignBackbone:
     left_out: tuple[str, ...]
 
 
-def read_foreign(path: Path, arch: str, prefix: str = "") -> ForeignBackbone:
+def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDTH) -> ForeignBackbone:
     """Reads the backbone out of a checkpoint of MoCo, solo-learn, lightly, torchvision, timm or salmask.
 
     The keys must be torchvision's behind some prefix (`module.encoder_q.`, `backbone.`, ...): all of them, in the right
@@ -44,6 +44,7 @@ def read_foreign(path: Path, arch: str, prefix: str = "") -> ForeignBackbone:
         path: a file of `torch.save`, or `.safetensors`.
         arch: torchvision's name of the network.
         prefix: what the keys begin with; empty: the prefix that a trained ResNet stands behind is found.
+        width: base planes of the network.
 
     Raises:
         UserError: the file cannot be read, or its keys do not fit; the error says which.
@@ -51,7 +52,7 @@ def read_foreign(path: Path, arch: str, prefix: str = "") -> ForeignBackbone:
     state = _state_dict(path)
     prefix = prefix or _find_prefix(state, path)
     behind_prefix = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    expected = _expected(arch)
+    expected = _expected(arch, width)
     # Steps that batch norms have counted are not kept by every library; those of a fresh network, zeros, stand in.
     counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
     backbone = {**counters, **{name: tensor for name, tensor in behind_prefix.items() if name in expected}}
@@ -64,7 +65,7 @@ def read_foreign(path: Path, arch: str, prefix: str = "") -> ForeignBackbone:
         if names:
             raise UserError(
                 f"{path} does not fit a {arch}: behind '{prefix}' it {misfit} {shortened(names)}",
-                mend="another --arch or --prefix",
+                mend="another --arch, --prefix or encoder.width",
             )
     used_keys = {prefix + name for name in backbone}
     return ForeignBackbone(
@@ -75,14 +76,14 @@ def read_foreign(path: Path, arch: str, prefix: str = "") -> ForeignBackbone:
     )
 
 
-def _expected(arch: str) -> State:
+def _expected(arch: str, width: int) -> State:
     """Returns torchvision's state dict of an architecture without `fc`, with fresh values.
 
     Raises:
         UserError: torchvision does not know the architecture.
     """
     try:
-        state = get_model(arch, weights=None).state_dict()
+        state = resnet_of_width(arch, width).state_dict()
     except ValueError:
         raise UserError(f"--arch {arch}: this torchvision does not know it", mend="resnet50, for example") from None
     return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repro.backbones.resnet import build_resnet
 from repro.bench.timing import timed_in_turn
 from repro.contrastive.batch_norm import SplitBatchNorm, split_batch_norm
-from repro.contrastive.encoders import build_resnet
 
 GROUPS = 4
 """Batch-norm groups, as many as the paper's GPUs; the default of `moco.bn_splits`."""

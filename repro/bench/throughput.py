@@ -49,7 +49,7 @@ def kind_of(run: Run) -> Kind:
         masking.guidance.name,
         masking.branch.name,
         str(masking.hard_negative),
-        run.encoder.arch,
+        run.encoder.network,
         run.localizer.network if run.needs_localizer else "",
         str(run.data.crop),
         str(run.optimization.batch),

@@ -1,33 +1,25 @@
-"""The encoders that are trained: torchvision's ResNets, plain or with MoCo v2's projector."""
+"""The encoders that are trained: torchvision's ResNets with MoCo v2's projector."""
 
 from torch import nn
-from torchvision.models import get_model, list_models
 
-from repro.errors import UserError, nearest
-
-
-def build_resnet(arch: str, outputs: int) -> nn.Module:
-    """Builds a torchvision ResNet with fresh weights and so many outputs.
-
-    Raises:
-        UserError: torchvision has no ResNet of this name.
-    """
-    resnets = list_models(include=["resnet*", "resnext*", "wide_resnet*"])
-    if arch not in resnets:
-        raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's", mend=nearest(arch, resnets))
-    return get_model(arch, weights=None, num_classes=outputs)
+from repro.backbones.resnet import BASE_WIDTH, build_resnet
 
 
-def build_encoder(arch: str, dim: int) -> nn.Module:
-    """Builds a torchvision ResNet whose `fc` is MoCo v2's two-layer projector to `dim` (moco/builder.py `mlp`).
+def build_encoder(arch: str, dim: int, width: int = BASE_WIDTH) -> nn.Module:
+    """Builds a ResNet whose `fc` is MoCo v2's two-layer projector to `dim` (moco/builder.py `mlp`).
+
+    Args:
+        arch: torchvision's name of the network.
+        dim: number of dimensions of the embedding.
+        width: base planes, see `repro.backbones.resnet.resnet_of_width`.
 
     Raises:
-        UserError: torchvision has no ResNet of this name.
+        UserError: torchvision has no ResNet of this name, or its groups do not divide so few planes.
     """
-    network = build_resnet(arch, dim)
+    network = build_resnet(arch, dim, width)
     head = network.fc
     assert isinstance(head, nn.Linear)
-    width = head.in_features
+    features = head.in_features
     # In the place of `fc`, so that the backbone is what remains of the state dict without `fc.*`.
-    network.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, dim))
+    network.fc = nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, dim))
     return network

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from repro.backbones.resnet import BASE_WIDTH
 from repro.contrastive.batch_norm import split_batch_norm
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.loss_model import ContrastiveModel
@@ -31,6 +32,7 @@ class MoCo(ContrastiveModel):
         arch: str = "resnet50",
         dim: int = 128,
         *,
+        width: int = BASE_WIDTH,
         queue: int = 65536,
         momentum: float = 0.999,
         temperature: float = 0.2,
@@ -44,6 +46,7 @@ class MoCo(ContrastiveModel):
         Args:
             arch: a torchvision ResNet.
             dim: number of dimensions of the embedding.
+            width: base planes of the ResNet.
             queue: number of negatives K, a multiple of the global batch.
             momentum: m of the key encoder.
             temperature: t of `info_nce`.
@@ -55,8 +58,8 @@ class MoCo(ContrastiveModel):
         super().__init__(data_preprocessor=data_preprocessor)
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
         self.seed, self.groups = seed, bn_splits * world_size()
-        self.encoder_q = split_batch_norm(build_encoder(arch, dim), bn_splits)
-        key_network = split_batch_norm(build_encoder(arch, dim), bn_splits)
+        self.encoder_q = split_batch_norm(build_encoder(arch, dim, width), bn_splits)
+        key_network = split_batch_norm(build_encoder(arch, dim, width), bn_splits)
         self.encoder_k = MomentumEncoder(self.encoder_q, key_network, momentum)
         self.queue = Queue(dim, queue)
         # Steps so far, on the host: it only seeds the shuffles, and reading it must not wait for the device.
@@ -168,6 +171,7 @@ def build(run: Run, preprocessor: nn.Module | None) -> MoCo:
     return MoCo(
         run.encoder.arch,
         run.encoder.dim,
+        width=run.encoder.width,
         queue=moco.queue,
         momentum=moco.momentum,
         temperature=moco.temperature,

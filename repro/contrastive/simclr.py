@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repro.backbones.resnet import BASE_WIDTH
 from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.loss_model import ContrastiveModel
@@ -26,6 +27,7 @@ class SimCLR(ContrastiveModel):
         arch: str = "resnet50",
         dim: int = 128,
         *,
+        width: int = BASE_WIDTH,
         temperature: float = 0.2,
         hard_negative_weight: float = 2.0,
         hard_negative_anchor: Anchor = Anchor.query,
@@ -37,6 +39,7 @@ class SimCLR(ContrastiveModel):
         Args:
             arch: a torchvision ResNet.
             dim: number of dimensions of the embedding.
+            width: base planes of the ResNet.
             temperature: t of `nt_xent`.
             hard_negative_weight: rho of `nt_xent`.
             hard_negative_anchor: whether the query alone is told from its hard negative, or the key as well.
@@ -46,7 +49,7 @@ class SimCLR(ContrastiveModel):
         super().__init__(data_preprocessor=data_preprocessor)
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
         self.hard_negative_anchor, self.hard_negative_stopgrad = hard_negative_anchor, hard_negative_stopgrad
-        self.encoder = sync_batch_norm(build_encoder(arch, dim))
+        self.encoder = sync_batch_norm(build_encoder(arch, dim, width))
 
     def embed(self, images: Tensor) -> Tensor:
         """Returns unit embeddings N×dim, in single precision, of images N×3×H×W."""
@@ -102,6 +105,7 @@ def build(run: Run, preprocessor: nn.Module | None) -> SimCLR:
     return SimCLR(
         run.encoder.arch,
         run.encoder.dim,
+        width=run.encoder.width,
         temperature=run.simclr.temperature,
         hard_negative_weight=run.simclr.hard_negative_weight,
         hard_negative_anchor=run.simclr.hard_negative_anchor,

@@ -153,7 +153,7 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
             report(True, [asdict(step_cost) for step_cost, _ in costs])
             return
         report(False, [step_cost.row(baseline) for step_cost, baseline in costs])
-        scale = f"{runs[0].data.crop} px, {runs[0].encoder.arch}, {batch} images a step"
+        scale = f"{runs[0].data.crop} px, {runs[0].encoder.network}, {batch} images a step"
         typer.echo(f"{scale}; parameters: trained + momentum encoder and localizer")
         typer.echo("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn")
 

@@ -141,6 +141,7 @@ class RunFolder:
         run, out = self.load(), str(self.path.parent.parent)
         if run.imported.weights:
             words = ["eval", "--checkpoint", run.imported.origin, "--arch", run.encoder.arch, "--name", run.method]
+            words += [f"encoder.width={run.encoder.width}"] if run.encoder.network != run.encoder.arch else []
         else:
             words = ["pretrain", run.method, "--config", str(self.run_yaml)]
         return shlex.join(["salmask", *words, "--out", out])

@@ -32,6 +32,7 @@ LIMITS: Mapping[str, Limit] = {
     "masking.noise_std": NOT_NEGATIVE,
     "masking.hard_noise_std": NOT_NEGATIVE,
     "encoder.dim": COUNT,
+    "encoder.width": Limit(low=4),
     "adios.masks": Limit(low=2),
     "adios.base_filters": COUNT,
     "adios.lr": POSITIVE,
@@ -119,6 +120,8 @@ def problems(run: RunSettings) -> Iterator[Problem]:
         yield Problem(
             f"detection.min_size={run.detection.min_size} is out of range", mend=f"0, or {LEAST_SIDE} or more"
         )
+    if run.encoder.width % 4:
+        yield Problem(f"encoder.width={run.encoder.width} is no multiple of 4", mend="encoder.width=16, for example")
     if run.optimization.warmup_share == 1:
         yield Problem("optimization.warmup_share=1 leaves no epoch to the schedule", mend="a smaller share")
     if run.augmentation.resizer is Resizer.torch and run.augmentation.interpolation is not Interpolation.bilinear:

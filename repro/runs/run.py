@@ -56,8 +56,8 @@ class Run(RunSettings):
             scenes = data.scenes
             size = f"{scenes.classes} classes, {scenes.train_count} images"
             smaller.append(Departure("data", f"{data.dataset} ({size})"))
-        if self.encoder.arch != "resnet50":
-            smaller.append(Departure("encoder", self.encoder.arch))
+        if self.encoder.network != "resnet50":
+            smaller.append(Departure("encoder", self.encoder.network))
         if data.crop < 224:
             smaller.append(Departure("crop", data.crop))
         return (*smaller, *FRAMEWORKS[self.framework].departures(self))

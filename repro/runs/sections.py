@@ -144,6 +144,13 @@ class EncoderSettings:
 
     arch: str = "resnet50"
     dim: int = 128  # of the embedding
+    # Base planes: of the stem and the first stage, doubled at each further one; 64 is torchvision's network.
+    width: int = added(64, absent=64)
+
+    @property
+    def network(self) -> str:
+        """The network in words: `resnet18`, or `resnet18 of width 16`."""
+        return self.arch if self.width == 64 else f"{self.arch} of width {self.width}"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
             folder.backbone,
             learner.encoder.state_dict(),
             arch=run.encoder.arch,
+            width=run.encoder.width,
             input_filter=input_filter,
             run_id=run.id,
         )

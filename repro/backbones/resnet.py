@@ -1,0 +1,85 @@
+"""torchvision's ResNets, also narrower and wider ones than torchvision builds."""
+
+import torch
+from torch import nn
+from torchvision.models import get_model, list_models
+
+from repro.errors import UserError, nearest
+
+BASE_WIDTH = 64
+"""Base planes of torchvision's own networks."""
+
+
+def build_resnet(arch: str, outputs: int, width: int = BASE_WIDTH) -> nn.Module:
+    """Builds a torchvision ResNet with fresh weights and so many outputs.
+
+    Args:
+        arch: torchvision's name of the network.
+        outputs: of its last layer.
+        width: base planes, see `resnet_of_width`.
+
+    Raises:
+        UserError: torchvision has no ResNet of this name, or its groups do not divide so few planes.
+    """
+    resnets = list_models(include=["resnet*", "resnext*", "wide_resnet*"])
+    if arch not in resnets:
+        raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's", mend=nearest(arch, resnets))
+    return resnet_of_width(arch, width, outputs)
+
+
+def resnet_of_width(arch: str, width: int, outputs: int = 1000) -> nn.Module:
+    """Builds a torchvision ResNet in which every number of planes is `width / 64` of the original's.
+
+    The stem and the four stages have `width`, `width`, `2 width`, `4 width` and `8 width` base planes. torchvision
+    scales the inner planes of bottlenecks alone (`width_per_group`), and nothing in basic blocks. Names, strides and
+    the distributions of fresh weights are torchvision's.
+
+    Args:
+        arch: torchvision's name of the network.
+        width: base planes; 64 builds torchvision's own network, the same weights from the same random state.
+        outputs: of the last layer.
+
+    Raises:
+        ValueError: torchvision does not know the name.
+        UserError: the groups of a ResNeXt do not divide so few planes.
+    """
+    if width == BASE_WIDTH:
+        return get_model(arch, weights=None, num_classes=outputs)
+    # Only its plan is wanted: on the meta device it takes neither memory nor random numbers.
+    with torch.device("meta"):
+        network = get_model(arch, weights=None, num_classes=outputs)
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Conv2d):
+            network.set_submodule(name, _scaled_convolution(layer, arch, width))
+        elif isinstance(layer, nn.BatchNorm2d):
+            network.set_submodule(name, nn.BatchNorm2d(_scaled(layer.num_features, width)))
+        elif isinstance(layer, nn.Linear):
+            network.set_submodule(name, nn.Linear(_scaled(layer.in_features, width), layer.out_features))
+    return network
+
+
+def _scaled(planes: int, width: int) -> int:
+    return planes * width // BASE_WIDTH
+
+
+def _scaled_convolution(layer: nn.Conv2d, arch: str, width: int) -> nn.Conv2d:
+    """Returns a fresh convolution like a layer of the original, between fewer or more planes."""
+    # The stem's input are the three channels of an image.
+    inputs = layer.in_channels if layer.in_channels == 3 else _scaled(layer.in_channels, width)
+    outputs = _scaled(layer.out_channels, width)
+    if outputs % layer.groups:
+        raise UserError(
+            f"encoder.width={width}: the {layer.groups} groups of a {arch} do not divide {outputs} planes",
+            mend=f"a multiple of {BASE_WIDTH * layer.groups // layer.out_channels}",
+        )
+    convolution = nn.Conv2d(
+        inputs,
+        outputs,
+        kernel_size=layer.kernel_size,  # type: ignore[arg-type]  # a pair, as any convolution keeps it
+        stride=layer.stride,  # type: ignore[arg-type]
+        padding=layer.padding,  # type: ignore[arg-type]
+        groups=layer.groups,
+        bias=False,
+    )
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution
