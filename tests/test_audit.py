@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from training_samples import CPU, refused, salmask, tiny, words
+from training_samples import CPU, fixed_batch, refused, salmask, tiny, words
 
 from repro.errors import UserError
 from repro.methods.audit import (
@@ -170,7 +170,7 @@ def test_random_patches_know_no_object_and_the_released_code_not_its_place(resul
     error = random["± difference"] / 8  # of the mean over 64 views
     assert abs(random["of foreground"] - random["of background"]) < 4 * error < 15
     assert released["of background"] > 5
-    assert released["own image's %"] == pytest.approx(100 / 32, abs=0.05)
+    assert released["own image's %"] == 25  # two groups of a batch of 8
     maps = {row["map"]: row for row in result.maps}
     assert maps[OURS]["foreground %"] == maps[RELEASED]["foreground %"] == maps["as many at random"]["foreground %"]
     assert abs(maps[OURS]["lean"]) < 0.12
@@ -181,6 +181,19 @@ def test_random_patches_know_no_object_and_the_released_code_not_its_place(resul
     assert (left_to_right.diff() >= 0).all()
     assert not (result.frequencies[OURS].mean(0).diff() >= 0).all()
     assert result.frequencies["true object"].shape == result.frequencies[OURS].shape
+
+
+@pytest.mark.usefixtures("red")
+@pytest.mark.parametrize(("batch", "splits", "count"), [(8, 2, 10), (8, 1, 10), (40, 1, 45), (12, 3, 5)])
+def test_the_released_hard_negatives_share_is_trainings_whatever_is_audited(
+    batch: int, splits: int, count: int
+) -> None:
+    run = plain_colours(**{"optimization.batch": batch, "moco.queue": 4 * batch, "moco.bn_splits": splits})
+    views = learner.build_view_maker(variants(run)[RELEASED], CPU)(fixed_batch(run, batch))["views"]
+    assert views.hard_negative is not None
+    assert len(views.hard_negative) == splits
+    share = by(audited(run, count), RELEASED, "hard negative")["own image's %"]
+    assert share == round(100 * len(views.hard_negative) / batch, 1)
 
 
 @pytest.mark.usefixtures("red")
@@ -243,7 +256,9 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: 
         *("query, saliency", "query, random", "query, released"),
         *("key view", "hard, saliency", "hard, random", "hard, released"),
     ]
-    assert [len(pictures) for _, pictures in result.columns] == [4] * 10 + [1]
+    assert [len(pictures) for _, pictures in result.columns] == [4] * 11
+    released = result.columns[-1][1]  # of its four images the first alone, as the groups are of eight
+    assert (released != 1).flatten(1).any(1).tolist() == [True, False, False, False]
     page = paths[0].read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "prefers-color-scheme: dark" in page

@@ -42,8 +42,8 @@ PASSES = {
     "supervised": ({"encoder": 1}, {"encoder": 1}),
     "mocov2": ({"encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
     "mocov2+ours-hp": ({"localizer": 2, "encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
-    # One hard negative for the whole batch of 4.
-    "mocov2+ours-hp-released": ({"localizer": 2, "encoder_q": 1, "encoder_k": 1.25}, {"encoder_q": 1}),
+    # One hard negative for each of two groups in the batch of 4.
+    "mocov2+ours-hp-released": ({"localizer": 2, "encoder_q": 1, "encoder_k": 1.5}, {"encoder_q": 1}),
     "mocov2+mscn": ({"encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
     "simclr": ({"encoder": 2}, {"encoder": 2}),
     "simclr+ours-hp": ({"localizer": 2, "encoder": 3}, {"encoder": 3}),

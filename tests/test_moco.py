@@ -11,6 +11,7 @@ from contrastive_samples import noise
 from torch import Tensor
 
 import repro.contrastive.moco
+from repro.contrastive.batch_norm import SplitBatchNorm
 from repro.contrastive.losses import info_nce
 from repro.contrastive.moco import MoCo
 from repro.masking.views import Views
@@ -119,7 +120,7 @@ def test_without_groups_there_is_nothing_to_shuffle() -> None:
     assert order_of(seen[0], images(1)) == list(range(B))
 
 
-def test_one_hard_negative_serves_every_query(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_hard_negative_serves_every_query_of_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[Tensor] = []
 
     def spy(*args: Tensor, **settings: float) -> Tensor:
@@ -128,19 +129,29 @@ def test_one_hard_negative_serves_every_query(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(repro.contrastive.moco, "info_nce", spy)
     model = moco().eval()
-    loss = model(Views(images(0), images(1), images(2, 1)))["loss"]
+    loss = model(Views(images(0), images(1), images(2, 2), B // 2))["loss"]
     assert torch.isfinite(loss)
     (hard,) = handed
-    assert hard.shape == (B, DIM)
-    assert (hard == hard[:1]).all()
-    torch.testing.assert_close(hard[0], F.normalize(model.encoder_k(images(2, 1)), dim=1)[0], rtol=1e-4, atol=1e-5)
+    expected = F.normalize(model.encoder_k(images(2, 2)), dim=1)
+    torch.testing.assert_close(hard, expected[[0] * (B // 2) + [1] * (B // 2)], rtol=1e-4, atol=1e-5)
 
 
-def test_one_hard_negative_is_normalised_by_its_own_statistics_as_b3_says() -> None:
-    model = moco()
-    seen = key_inputs(model)
-    assert torch.isfinite(model(Views(images(0), images(1), images(2, 1)))["loss"])
-    assert [len(batch) for batch in seen] == [B, 1]
+def test_hard_negatives_of_groups_are_normalised_each_alone_as_b3_says() -> None:
+    model = moco(bn_splits=2)
+    # Each would be another one if it shared statistics with its neighbour, or with itself in another place.
+    alone = [F.normalize(copy.deepcopy(plain_norms(model).encoder_k)(images(2, 2)[i : i + 1]), dim=1) for i in (0, 1)]
+    torch.testing.assert_close(model.embed_keys(images(2, 2), stream=1), torch.cat(alone), rtol=1e-4, atol=1e-5)
+    together = F.normalize(plain_norms(model).encoder_k(images(2, 2)), dim=1)
+    assert (together - torch.cat(alone)).abs().max() > 0.01
+
+
+def plain_norms(model: MoCo) -> MoCo:
+    """A copy of a model whose batch norm has one group: all that it is given."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if isinstance(module, SplitBatchNorm):
+            module.splits = 1
+    return copied
 
 
 def test_the_hard_negative_adds_to_the_loss() -> None:

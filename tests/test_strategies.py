@@ -237,7 +237,7 @@ def test_the_settings_choose_strategy_rates_and_strength() -> None:
 
 
 def masked_views(
-    seed: int = 0, fidelity: FidelitySettings | None = None, **settings: object
+    seed: int = 0, fidelity: FidelitySettings | None = None, group_size: int = 6, **settings: object
 ) -> tuple[Tensor, Tensor, Views]:
     """Mean-filled views of six images whose key has its foreground on the left, and the query on the right."""
     query, key = pictures(6, seed=1), pictures(6, seed=2)
@@ -246,6 +246,7 @@ def masked_views(
     masking = SaliencyMasking(
         replace(MaskingSettings(strategy=Strategy.mean_fill), **settings),  # type: ignore[arg-type]
         fidelity or FidelitySettings(),
+        group_size=group_size,
     )
     return query, key, masking(query, key, ~key_foreground, key_foreground, Generator().manual_seed(seed))
 
@@ -278,13 +279,32 @@ def test_the_hard_negative_can_be_left_out() -> None:
     assert views.hard_negative is None
 
 
-def test_b2_released_hard_negative_is_image_0s_alone() -> None:
-    _, key, views = masked_views(fidelity=FidelitySettings(hard_negative=Source.released))
+@pytest.mark.parametrize(("group_size", "firsts"), [(8, [0]), (6, [0]), (3, [0, 3]), (2, [0, 2, 4])])
+def test_b2_released_hard_negatives_are_of_each_groups_image_0_alone(group_size: int, firsts: list[int]) -> None:
+    _, key, views = masked_views(fidelity=FidelitySettings(hard_negative=Source.released), group_size=group_size)
     assert views.hard_negative is not None
-    assert views.hard_negative.shape == (1, 3, 56, 56)
-    changed = per_cell(views.hard_negative != key[:1])[0, 0, ..., 0]
-    assert changed.any()
-    assert not changed[:, 3:].any()
+    assert views.hard_negative.shape == (len(firsts), 3, 56, 56)
+    assert views.hard_negative_serves == group_size
+    changed = per_cell(views.hard_negative != key[firsts])[:, 0, ..., 0]
+    assert changed.any((1, 2)).all()
+    assert not changed[:, :, 3:].any()
+
+
+@pytest.mark.parametrize(("group_size", "tiles"), [(6, 1), (3, 2), (2, 3), (1, 6), (4, 2)])
+@pytest.mark.parametrize("spatial_share", [0.0, 1.0], ids=["channel-wise", "spatial"])
+def test_b4_released_noise_is_shared_within_a_group_alone(group_size: int, tiles: int, spatial_share: float) -> None:
+    fidelity = FidelitySettings(noise=Source.released)
+    strategy = HighPass(fidelity, focal_probability=0.0, spatial_share=spatial_share, group_size=group_size)
+    cells = per_cell(masked_by(strategy, half_maps(6), POSITIVE, size=224))[:, 0]  # of the red channel
+    hidden = (cells != UNTOUCHED).all(-1)
+    owners = hidden.nonzero()[:, 0] // group_size
+    patches = cells[hidden]
+    assert len(owners.unique()) == tiles
+    for owner in owners.unique():
+        assert torch.equal(patches[owners == owner], patches[owners == owner][:1].expand((owners == owner).sum(), -1))
+    assert len(patches.unique(dim=0)) == tiles
+    boxes = masked_by(replace(strategy, focal_probability=1.0), half_maps(6), HARD, size=224)
+    assert len(boxes[boxes != UNTOUCHED].view(6, -1).unique(dim=0)) == tiles
 
 
 def test_high_passed_views_come_out_even_of_the_branch_that_is_not_masked() -> None:

@@ -224,14 +224,19 @@ def metrics(folder: RunFolder) -> list[dict[str, float]]:
 
 def on_two_processes(work: Callable[[int, Path], dict[str, Any]], place: Path) -> list[dict[str, Any]]:
     """What a function, given its rank and `place`, returns in each of two processes that gloo joins."""
-    torch.multiprocessing.spawn(_join, (work, place), nprocs=2)
-    return [torch.load(place / f"{number}.pth", weights_only=False) for number in range(2)]
+    return on_processes(2, work, place)
 
 
-def _join(number: int, work: Callable[[int, Path], dict[str, Any]], place: Path) -> None:
+def on_processes(count: int, work: Callable[[int, Path], dict[str, Any]], place: Path) -> list[dict[str, Any]]:
+    """What a function, given its rank and `place`, returns in each of so many processes that gloo joins."""
+    torch.multiprocessing.spawn(_join, (count, work, place), nprocs=count)
+    return [torch.load(place / f"{number}.pth", weights_only=False) for number in range(count)]
+
+
+def _join(number: int, count: int, work: Callable[[int, Path], dict[str, Any]], place: Path) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number)}
     store = f"file://{place / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=number, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=number, world_size=count)
     torch.save(work(number, place), place / f"{number}.pth")
     torch.distributed.destroy_process_group()

@@ -32,7 +32,7 @@ def masking(batch: int, size: int) -> dict[str, Any]:
     # Near the foreground's share in scenes, the `gamma` of `salmask bench saliency`.
     query_foreground, key_foreground = torch.rand(2, batch, GRID, GRID, device=device) < 0.65
     settings = MaskingSettings(strategy=Strategy.high_pass)
-    mask_batch = SaliencyMasking(settings, FidelitySettings())
+    mask_batch = SaliencyMasking(settings, FidelitySettings(), group_size=batch)
     generator = Generator(device).manual_seed(0)
     rivals: Mapping[str, Callable[[], object]] = {
         "batched": lambda: mask_batch(query, key, query_foreground, key_foreground, generator),

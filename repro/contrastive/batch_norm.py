@@ -27,13 +27,14 @@ class SplitBatchNorm(nn.BatchNorm2d):
         self.splits = splits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalises N×C×H×W; N is a multiple of `splits`, or 1 (the released code's single hard negative).
+        """Normalises N×C×H×W; N is a multiple of `splits`.
+
+        Groups may be of one image each (the released code's hard negatives), whose statistics are those of its pixels.
 
         Raises:
-            ValueError: N is neither.
+            ValueError: N is no such multiple.
         """
-        # One image is a group by itself: there is nothing to split, and its statistics are those of its pixels.
-        if not self.training or self.splits == 1 or len(images) == 1:
+        if not self.training or self.splits == 1:
             return super().forward(images)
         # Each group moves running statistics of its own, which start as the common ones. Their mean is what one step
         # with the mean of the groups' statistics would give, since the step is linear in them. Rows are views, so that

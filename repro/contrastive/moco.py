@@ -82,7 +82,8 @@ class MoCo(ContrastiveModel):
         """Makes one step: computes the loss of the views, and puts the new keys into the queue.
 
         Args:
-            views: query, key and, where there is one, hard negative; B×3×H×W each, the hard negative B or 1.
+            views: query, key and, where there is one, hard negative; B×3×H×W each. Where one hard negative serves a
+                whole batch-norm group (the released code), there are as many as groups of this process.
 
         Returns:
             `loss`, a scalar.
@@ -93,7 +94,8 @@ class MoCo(ContrastiveModel):
         key = self.embed_keys(views.key)
         hard_negative = None
         if views.hard_negative is not None:
-            hard_negative = self.embed_keys(views.hard_negative, stream=1).expand_as(query)
+            hard_negative = self.embed_keys(views.hard_negative, stream=1)
+            hard_negative = hard_negative.repeat_interleave(views.hard_negative_serves, dim=0)
         loss = self.contrast(query, key, hard_negative)
         # Only after the loss: a query's own key must not stand among its negatives.
         self.enqueue(key)
@@ -134,10 +136,11 @@ class MoCo(ContrastiveModel):
         Returns:
             N×dim, unit length, in single precision and in the order of `images`.
         """
-        # Where all images are one group, or there is only one of them, an order changes no statistics.
-        if self.groups == 1 or len(images) * world_size() == 1:
-            return F.normalize(self.encoder_k(images).float(), dim=1)
         total = len(images) * world_size()
+        # Where all images are one group, or each is a group by itself (one hard negative for each group, as in the
+        # released code), an order changes no statistics.
+        if self.groups in (1, total):
+            return F.normalize(self.encoder_k(images).float(), dim=1)
         # Seed and step name the order, so that it is the same on every rank without a broadcast, and in a resumed run.
         # Drawn on the host, as a permutation on a GPU would be another one.
         generator = Generator().manual_seed(stream_seed(self.seed, Purpose.shuffle, self.steps, stream))

@@ -16,18 +16,23 @@ class SaliencyMasking:
     the key that has lost much of its foreground is the query's hard negative.
     """
 
-    def __init__(self, settings: MaskingSettings, fidelity: FidelitySettings) -> None:
+    def __init__(self, settings: MaskingSettings, fidelity: FidelitySettings, *, group_size: int) -> None:
         """Reads the settings of a run that masks.
 
         Args:
             settings: strategy, branch and rates; the strategy is not `none`.
             fidelity: where to do as the released code does instead of the paper.
+            group_size: images of a batch-norm group, which stands for the share of one of the paper's GPUs: what the
+                released code does once for its whole batch, it does on each GPU. A batch of fewer images is one group.
         """
-        self.strategy = build_strategy(settings, fidelity)
+        one_for_all = fidelity.hard_negative is Source.released
+        # The released code hands image 0's hard negative to every query of a GPU's batch (main_moco.py:362,375).
+        self.hard_negative_serves = group_size if one_for_all else 1
+        self.strategy = build_strategy(settings, fidelity, group_size)
+        self.hard_strategy = build_strategy(settings, fidelity, 1 if one_for_all else group_size)
         self.branch = settings.branch
         self.positive, self.hard = Mode.positive(settings), Mode.hard(settings)
         self.hard_negative = settings.hard_negative
-        self.one_for_all = fidelity.hard_negative is Source.released
 
     def __call__(
         self, query: Tensor, key: Tensor, query_foreground: Tensor, key_foreground: Tensor, generator: Generator
@@ -50,7 +55,8 @@ class SaliencyMasking:
         if self.branch is not Branch.query:
             masked_key = strategy.mask(clean_key, key, key_foreground, self.positive, generator)
         if self.hard_negative:
-            # The released code hands image 0's hard negative to every query of the batch (main_moco.py:362,375).
-            images = slice(0, 1 if self.one_for_all else None)
-            hard_negative = strategy.mask(clean_key[images], key[images], key_foreground[images], self.hard, generator)
-        return Views(masked_query, masked_key, hard_negative)
+            first = slice(None, None, self.hard_negative_serves)
+            hard_negative = self.hard_strategy.mask(
+                clean_key[first], key[first], key_foreground[first], self.hard, generator
+            )
+        return Views(masked_query, masked_key, hard_negative, self.hard_negative_serves)

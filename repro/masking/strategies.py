@@ -3,6 +3,8 @@
 Images are B×3×H×W, normalised; foregrounds B×g×g.
 """
 
+import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -94,6 +96,8 @@ class HighPass:
     focal_probability: float = 0.2
     spatial_share: float = 0.3
     """Share of the spatial ones among the images that are not focal; by default 0.24 of all images."""
+    group_size: int = sys.maxsize
+    """How many images, one after the other, share the released code's noise; by default the whole batch."""
 
     def clean(self, views: Tensor) -> Tensor:
         """Returns the high-passed views."""
@@ -123,31 +127,40 @@ class HighPass:
     def _shared_noise(
         self, shape: torch.Size, grid: int, box: Box, focal: Tensor, spatial: Tensor, mode: Mode, generator: Generator
     ) -> Tensor:
-        """Returns the released code's noise B×3×H×W, of which much is shared over the batch.
+        """Returns the released code's noise B×3×H×W, of which much is shared over each group, a GPU's batch there.
 
-        One tile stands in every spatially masked patch of the batch and one in every channel-wise masked one
+        One tile stands in every spatially masked patch of the group and one in every channel-wise masked one
         (hp:122,140-155). Hard negatives share the noise in their focal box; only that around a query's focal window is
         drawn afresh for each image (hp:28-36).
         """
-        _, C, H, W = shape
-        tiles = torch.randn(2, C, H // grid, W // grid, device=focal.device, generator=generator)
-        spatial_noise, channel_noise = tiles.repeat(1, 1, grid, grid)
-        patch_noise = torch.where(spatial, spatial_noise, channel_noise)
+        B, C, H, W = shape
+        group = torch.arange(B, device=focal.device) // self.group_size
+        groups = math.ceil(B / self.group_size)
+        tiles = torch.randn(2, groups, C, H // grid, W // grid, device=focal.device, generator=generator)
+        patch_noise = tiles[(~spatial).flatten().long(), group].repeat(1, 1, grid, grid)
         if mode.background:
             focal_noise = torch.randn(shape, device=focal.device, generator=generator)
         else:
-            box_noise = torch.randn(C, *box.size, device=focal.device, generator=generator)
+            box_noise = torch.randn(groups, C, *box.size, device=focal.device, generator=generator)
             # The same noise wherever the box lies: each pixel reads it at its coordinates in the box. Outside, where
             # nothing is masked, any coordinates do that exist.
             rows, columns = (
                 offsets.clamp(0, side - 1) for offsets, side in zip(box.coordinates(), box.size, strict=True)
             )
-            focal_noise = box_noise[:, rows.unsqueeze(2), columns.unsqueeze(1)].transpose(0, 1)
+            focal_noise = box_noise[group[:, None, None], :, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
         return torch.where(focal, focal_noise, patch_noise)
 
 
-def build_strategy(settings: MaskingSettings, fidelity: FidelitySettings) -> MaskingStrategy:
-    """Builds the masking strategy that `settings` name, which is not `none`."""
+def build_strategy(
+    settings: MaskingSettings, fidelity: FidelitySettings, group_size: int = sys.maxsize
+) -> MaskingStrategy:
+    """Builds the masking strategy that `settings` name, which is not `none`.
+
+    Args:
+        settings: strategy and rates.
+        fidelity: where to do as the released code does instead of the paper.
+        group_size: images of a batch-norm group, see `HighPass`; by default the whole batch.
+    """
     if settings.strategy is Strategy.high_pass:
-        return HighPass(fidelity, settings.focal_probability, settings.spatial_share)
+        return HighPass(fidelity, settings.focal_probability, settings.spatial_share, group_size)
     return StrongBlur(fidelity) if settings.strategy is Strategy.strong_blur else MeanFill(fidelity)

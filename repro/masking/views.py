@@ -7,9 +7,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Views:
-    """The network's inputs for one batch, each B×3×H×W."""
+    """The network's inputs for one batch."""
 
     query: Tensor
+    """B×3×H×W."""
     key: Tensor
+    """B×3×H×W."""
     hard_negative: Tensor | None = None
-    """B×3×H×W, or 1×3×H×W where one image serves every query (the released code)."""
+    """B×3×H×W; in the released code's way one image for each group of `hard_negative_serves` queries."""
+    hard_negative_serves: int = 1
+    """How many queries, one after the other, each hard negative serves; it is made from the first one's key."""

@@ -26,13 +26,13 @@ from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 from repro.scenes.dataset import Scenes
-from repro.training.gallery import overlay
+from repro.training.gallery import overlay, spread
 from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.preprocess import Stages, ViewMaker
 
 BATCH = 32
-"""Images at a time; the released code has one hard negative for so many, the batch of one of the paper's GPUs."""
+"""Least number of images at a time; as many more as make up whole groups of a released hard negative."""
 
 OURS, RANDOM, RELEASED = "saliency", "random", "released"
 """Names of the variants that every audit compares."""
@@ -203,9 +203,9 @@ class _Observations:
             foreground = stages[OURS].query_foreground if view == "query" else stages[OURS].key_foreground
             assert foreground is not None
             true_objects = objects.get(MADE_FROM[view])
-            count = len(mask)  # 1 for the released code's hard negative, of the first image of the batch
+            masked_images = _masked_images(stages[variant], view)
             shares = HiddenShares.measure(
-                mask, foreground[:count], None if true_objects is None else true_objects[:count]
+                mask, foreground[masked_images], None if true_objects is None else true_objects[masked_images]
             )
             self.shares.setdefault((variant, view), []).append(shares)
         for variant, stage in stages.items():
@@ -232,7 +232,11 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
     observations = _Observations()
     columns: list[tuple[str, Tensor]] = []
     order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # as the first epoch has it
-    for indices in np.split(order, range(BATCH, len(order), BATCH)):
+    served = {name: maker.masking.hard_negative_serves for name, maker in makers.items() if maker.masking is not None}
+    # Whole groups, so that as many hard negatives are made of them as in training.
+    group_size = max(served.values())
+    at_once = group_size * math.ceil(BATCH / group_size)
+    for indices in np.split(order, range(at_once, len(order), at_once)):
         batch, objects = load_batch(run, images, indices.tolist(), device)
         stages = {name: maker.stages(batch) for name, maker in makers.items()}
         masks = {name: hidden_pixels(stages[name], maker) for name, maker in makers.items()}
@@ -241,7 +245,7 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
             columns = [
                 (title, pictures[:gallery_images].cpu()) for title, pictures in _gallery_columns(stages, masks, objects)
             ]
-    return _conclude(run, observations, len(order), columns)
+    return _conclude(run, observations, len(order), columns, served)
 
 
 def load_batch(
@@ -284,8 +288,8 @@ def hidden_pixels(stages: Stages, maker: ViewMaker) -> dict[str, Tensor]:
         maker: what made it.
 
     Returns:
-        For each masked view what is hidden of it, B×3×H×W, boolean. The released code's hard negative is of the first
-        image alone: 1×3×H×W.
+        For each masked view what is hidden of it, B×3×H×W, boolean. The released code's hard negatives are of the first
+        image of each group alone.
     """
     masking = maker.masking
     assert masking is not None
@@ -296,8 +300,13 @@ def hidden_pixels(stages: Stages, maker: ViewMaker) -> dict[str, Tensor]:
         if masked is not None and view != unmasked_view:
             pixels = stages.query if MADE_FROM[view] == "query" else stages.key
             clean = masking.strategy.clean(maker.normalise(pixels))
-            hidden[view] = masked != clean[: len(masked)]
+            hidden[view] = masked != clean[_masked_images(stages, view)]
     return hidden
+
+
+def _masked_images(stages: Stages, view: str) -> slice:
+    """Returns which images of a batch a masked view has been made from."""
+    return slice(None, None, stages.views.hard_negative_serves if view == "hard negative" else 1)
 
 
 def _by_view(masks: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, str, Tensor]]:
@@ -323,17 +332,28 @@ def _gallery_columns(
         if MADE_FROM[view] != last_view:
             last_view = MADE_FROM[view]
             yield f"{last_view} view", pixels
-        yield f"{view.removesuffix(' negative')}, {variant}", torch.where(mask, 0.1, pixels[: len(mask)])
+        images = _masked_images(stages[variant], view)
+        darkened = torch.where(mask, 0.1, pixels[images])
+        yield f"{view.removesuffix(' negative')}, {variant}", spread(darkened, len(pixels), images.step)
 
 
-def _conclude(run: Run, observations: _Observations, count: int, columns: Sequence[tuple[str, Tensor]]) -> Audit:
-    """Puts the audit together from what was measured on `count` images."""
+def _conclude(
+    run: Run,
+    observations: _Observations,
+    count: int,
+    columns: Sequence[tuple[str, Tensor]],
+    served: Mapping[str, int],
+) -> Audit:
+    """Puts the audit together from what was measured on `count` images.
+
+    `served` holds for each variant how many queries one hard negative serves.
+    """
     masks = []
     for (variant, view), batches in observations.shares.items():
         shares = HiddenShares.concatenate(batches)
         row = {"patches by": variant, "view": view, **shares.row(), "own image's %": None}
-        if view == "hard negative":  # the released code makes one a batch, and hands it to all queries
-            row["own image's %"] = round(100 * len(shares.all) / count, 1)
+        if view == "hard negative":  # as in training, whatever the number of images here
+            row["own image's %"] = round(100 / served[variant], 1)
         masks.append(row)
     foregrounds = {name: torch.cat(batches) for name, batches in observations.foregrounds.items()}
     generator = Generator().manual_seed(stream_seed(run.seed, Purpose.mask))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from repro.files import write_atomically, write_json, write_text
 from repro.html import data_uri, page
-from repro.methods.audit import BATCH, Audit
+from repro.methods.audit import Audit
 from repro.runs.choices import Strategy
+from repro.runs.frameworks import FRAMEWORKS
 from repro.training.gallery import draw_columns
 
 
@@ -48,6 +49,7 @@ def write(result: Audit, folder: Path) -> list[Path]:
         The paths of the files, the page first.
     """
     run = result.run
+    framework = FRAMEWORKS[run.framework]
     pictures = {"gallery": draw_columns(result.columns), "where": draw_frequencies(result.frequencies)}
     facts = {
         "run": run.id,
@@ -66,7 +68,7 @@ def write(result: Audit, folder: Path) -> list[Path]:
         maps=result.maps,
         gallery=data_uri(pictures["gallery"], "image/png"),
         where=data_uri(pictures["where"], "image/png"),
-        batch=BATCH,
+        group_size=framework.group_size(run) if framework.released else 0,
         focal=f"{run.masking.focal_probability:.0%}" if run.masking.strategy is Strategy.high_pass else "",
     )
     picture_paths = [_write_picture(folder / f"{name}.png", content) for name, content in pictures.items()]

@@ -40,8 +40,18 @@ class FrameworkEntry:
     """How its rows differ from the default Run, but for the masking, as nested settings."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """Ranges of its own settings, by `section.key`."""
+    batch_norm_groups: Callable[[RunSettings], int] = lambda _run: 1
+    """Returns into how many batch-norm groups, equally large, a run's global batch is divided."""
     problems: Callable[[RunSettings], Iterator[Problem]] = _no_problems
     """Yields what is wrong with a run of this framework alone; what holds for every run is in `repro.runs.limits`."""
+
+    def group_size(self, run: RunSettings) -> int:
+        """Returns how many images of a run's global batch one batch-norm group has.
+
+        A group stands for the share of one of the paper's GPUs, also where the released code does something once for
+        each GPU (`FidelitySettings`).
+        """
+        return run.optimization.batch // self.batch_norm_groups(run)
 
     def departures(self, run: RunSettings) -> Iterator[Departure]:
         """Yields in what a run's training is smaller than the paper's."""
@@ -56,7 +66,7 @@ class FrameworkEntry:
 
 
 def _released_hard_negative(run: RunSettings) -> bool:
-    """Returns whether one image is everybody's hard negative, as in the released code (`FidelitySettings`)."""
+    """Returns whether one hard negative serves a whole group, as in the released code (`FidelitySettings`)."""
     return run.masks and run.masking.hard_negative and run.fidelity.hard_negative is Source.released
 
 
@@ -71,8 +81,8 @@ def _moco_problems(run: RunSettings) -> Iterator[Problem]:
         yield Problem(
             f"moco.queue={moco.queue} is not a multiple of optimization.batch={batch}", mend="change one of them"
         )
-    # At 32 px the last stage of a ResNet is 1×1: a group of one image is a group of one value a channel. The released
-    # hard negative is one image that passes through the key encoder alone.
+    # At 32 px the last stage of a ResNet is 1×1: a group of one image is a group of one value a channel. Each of the
+    # released hard negatives is normalised alone.
     if run.data.crop <= 32 and (batch == moco.bn_splits or _released_hard_negative(run)):
         yield Problem(
             f"data.crop={run.data.crop} with batch-norm groups of one image: a group of one value has no statistics",
@@ -112,6 +122,7 @@ FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
         model="repro.contrastive.moco:build",
         released=True,
         hard_negative_weight=lambda run: run.moco.hard_negative_weight,
+        batch_norm_groups=lambda run: run.moco.bn_splits,
         # MoCo v2's recipe is the default Run (released README and main_moco.py).
         limits={
             "moco.momentum": SHARE,

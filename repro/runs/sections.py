@@ -117,11 +117,17 @@ class MaskingSettings:
 
 @dataclass(frozen=True)
 class FidelitySettings:
-    """One switch for each divergence between the published equations and the released code."""
+    """One switch for each divergence between the published equations and the released code.
+
+    What the released code does once for a GPU's batch (B2, B4), a run does once for each batch-norm group, since
+    `moco.bn_splits` stands for the paper's GPUs: the same on one process as on several. SimCLR was not released. It has
+    no groups, since its batch norm spans the global batch, and so no released hard negative (refused); its noise as
+    released is shared over the batch of a process.
+    """
 
     saliency_map: Source = Source.paper  # B1: each row of the map sorted
-    hard_negative: Source = Source.paper  # B2: image 0 of the batch is everybody's hard negative
-    noise: Source = Source.paper  # B4: one noise tile for the whole batch
+    hard_negative: Source = Source.paper  # B2: image 0 of a GPU's batch is the hard negative of all
+    noise: Source = Source.paper  # B4: one noise tile for a GPU's whole batch
     cap: Source = Source.paper  # B5: share of masked foreground patches capped at .55 (high-pass)
     counts: Source = Source.paper  # B6: total rounded down, background takes the whole deficit
     negative_count: Source = Source.paper  # B7: a count of -1 masks all but one

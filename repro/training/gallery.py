@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from mmengine.hooks import Hook
 from torch import Tensor
@@ -64,7 +63,8 @@ def draw_gallery(stages: Stages, path: Path) -> None:
         columns.append(("its foreground", overlay(stages.key, stages.key_foreground)))
     columns.append(("key", stretch(stages.views.key)))
     if stages.views.hard_negative is not None:
-        columns.append(("hard negative", stretch(stages.views.hard_negative)))
+        hard_negative = stretch(stages.views.hard_negative)
+        columns.append(("hard negative", spread(hard_negative, len(stages.query), stages.views.hard_negative_serves)))
     write_atomically(path, lambda file: file.write(draw_columns(columns)))
 
 
@@ -72,8 +72,7 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
     """Draws columns of pictures side by side, one row for each image.
 
     Args:
-        columns: title and pictures B×3×H×W in 0..1. Where a column has fewer than the first (the released code's single
-            hard negative), the rest of it stays white.
+        columns: title and pictures B×3×H×W in 0..1, of the same images in each.
 
     Returns:
         The content of a PNG.
@@ -83,15 +82,23 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(1.5 * len(columns), 1.5 * rows + 0.3), layout="constrained")
         for axes, (title, images) in zip(figure.subplots(1, len(columns)), columns, strict=True):
-            # Eight numbers, from the last dimension to the first: only the number of images grows.
-            padded = F.pad(images.clamp(0, 1), (0, 0, 0, 0, 0, 0, 0, rows - len(images)), value=1.0)
-            column = make_grid(padded, nrow=1, padding=2, pad_value=1.0)
+            column = make_grid(images.clamp(0, 1), nrow=1, padding=2, pad_value=1.0)
             axes.imshow(column.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
             axes.axis("off")
             axes.set_title(title)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def spread(pictures: Tensor, rows: int, step: int) -> Tensor:
+    """Puts pictures N×3×H×W into rows 0, step, 2·step and so on of B white ones, B×3×H×W.
+
+    The released code makes one hard negative for a whole group of images; it belongs beside the group's first.
+    """
+    sheet = pictures.new_ones(rows, *pictures.shape[1:])
+    sheet[::step] = pictures
+    return sheet
 
 
 def overlay(views: Tensor, foreground: Tensor) -> Tensor:

@@ -122,7 +122,11 @@ def build_view_maker(run: Run, device: torch.device) -> ViewMaker:
     return ViewMaker(
         seed=run.seed,
         augmentation=run.augmentation,
-        masking=SaliencyMasking(run.masking, run.fidelity) if run.masks else None,
+        masking=(
+            SaliencyMasking(run.masking, run.fidelity, group_size=FRAMEWORKS[run.framework].group_size(run))
+            if run.masks
+            else None
+        ),
         localizer=localizer,
         grid=grid_of(run.data.crop) if run.masks else 1,
         relax=run.localizer.relax,

@@ -1,6 +1,6 @@
 """The way from a loader's batch to the network's inputs: augmented, localised and masked, all on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -146,4 +146,4 @@ class ViewMaker(Augmenter):
         """Returns the views in the memory layout that the network wants."""
         laid_out = partial(lay_out_images, channels_last=self.channels_last)
         hard_negative = None if views.hard_negative is None else laid_out(views.hard_negative)
-        return Views(laid_out(views.query), laid_out(views.key), hard_negative)
+        return replace(views, query=laid_out(views.query), key=laid_out(views.key), hard_negative=hard_negative)
