@@ -1,7 +1,9 @@
 """Randomness as a function of names, not of history.
 
 Everything random draws from a stream named by whole numbers (seed, purpose, epoch, index ...), so neither the number of
-workers or devices nor a resume changes it.
+workers or devices nor a resume changes it. The built-in scenes are older than the purposes, and have none in their
+streams' names (`scene_streams`, `scene_label_stream`): with one, every scene would become another, and so would the
+results of all runs on them. What is new draws from `stream` or `stream_seed`.
 """
 
 from enum import IntEnum
@@ -36,6 +38,33 @@ def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:
         names: Further whole numbers, 0 or more, such as the epoch and the image's index.
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, purpose, *names))))
+
+
+def scene_streams(seed: int, split: int, index: int, count: int = 3) -> list[np.random.Generator]:
+    """Returns the independent streams of one scene; spawned, they are none of those that `stream` returns.
+
+    Args:
+        seed: The scenes' seed.
+        split: The number of the scenes' split.
+        index: The scene's.
+        count: How many; the first ones are the same whatever the count.
+    """
+    root = np.random.SeedSequence((seed, split, index))
+    return [np.random.Generator(np.random.PCG64(child)) for child in root.spawn(count)]
+
+
+def scene_label_stream(seed: int, split: int) -> np.random.Generator:
+    """Returns the stream of the labels of a split's scenes.
+
+    Where a run has the scenes' seed, it is also the stream of the order of the run's first epoch (split 1 is the number
+    of `Purpose.order`, and trailing zeros, such as epoch 0, do not count). Labels of validation images, and a
+    permutation of training images, have nothing to do with each other.
+
+    Args:
+        seed: The scenes' seed.
+        split: The number of the scenes' split.
+    """
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, split))))
 
 
 def stream_seed(seed: int, purpose: Purpose, *names: int) -> int:

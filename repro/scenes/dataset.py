@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from repro.errors import UserError
+from repro.randomness import scene_label_stream, scene_streams
 from repro.scenes.cache import MOST_BYTES, DrawnPictures
 from repro.scenes.cutouts import Cutouts
 from repro.scenes.shapes import Shapes
@@ -222,17 +223,12 @@ class Scenes:
 
         It is independent so that `backdrop` draws the same ground and the same light without drawing the objects.
         """
-        # Not `repro.randomness.stream`, which would put a purpose among the numbers: the pictures, and with them the
-        # results of every run on scenes, would become others.
-        root = np.random.SeedSequence((self._seed, _SPLIT_NUMBERS[self._split], index))
-        ground, lighting, objects = (np.random.Generator(np.random.PCG64(child)) for child in root.spawn(3))
+        ground, lighting, objects = scene_streams(self._seed, _SPLIT_NUMBERS[self._split], index)
         return ground, lighting, objects
 
     def _balanced_labels(self, count: int) -> list[int]:
         """Returns one permutation of the classes after another, cut to `count`."""
-        # As in `_streams`, numpy's own: other labels would be other scenes. No scene shares this stream, as scenes draw
-        # from streams that were spawned.
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self._seed, _SPLIT_NUMBERS[self._split]))))
+        rng = scene_label_stream(self._seed, _SPLIT_NUMBERS[self._split])
         # A round more than fits whole: -(-a // b) rounds up. Whole rounds keep any first n scenes balanced within one.
         rounds = np.tile(np.arange(len(self.classes)), (-(-count // len(self.classes)), 1))
         labels: list[int] = rng.permuted(rounds, axis=1).ravel()[:count].tolist()
