@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
-from repro.data.catalogue import DATASETS
+from repro.data.sizes import published_train_images, train_images
 from repro.errors import UserError, with_mend
+from repro.runs.cautions import queue_caution
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
 from repro.runs.records import Result
@@ -190,27 +191,12 @@ def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
         # The protocols of a task (kNN's, of several k) are measured together, and each records how long all took.
         return JobCost(max(recorded_seconds), gpus, 0, "recorded results of the same protocol")
     step = evidence.steps.get(kind_of(run))
-    images = train_images(run) if evaluation.dataset == run.data.dataset else _published(evaluation.dataset)
+    images = train_images(run) if evaluation.dataset == run.data.dataset else published_train_images(evaluation.dataset)
     if evaluation.task == "linear" and step and images:
         # Its forward pass is nearly all that a linear probe does; loading and validation come on top.
         seconds = run.probe.epochs * images / step.forward_images_per_second
         return JobCost(seconds, gpus, 0, f"forward pass on {step.device}, at least")
     return JobCost(None, gpus, 0, "no such evaluation was recorded yet")
-
-
-def train_images(run: Run) -> int | None:
-    """Returns the images of an epoch, as far as that is known without opening the data; None where it is not."""
-    if run.data.drawn:
-        return run.data.scenes.train_count
-    if run.data.dataset == "folder":
-        train = Path(run.machine.data_root) / "train"
-        return sum(1 for path in train.glob("*/*") if path.is_file()) or None if run.machine.data_root else None
-    return _published(run.data.dataset)
-
-
-def _published(dataset: str) -> int | None:
-    """Returns the number of training images that a data set has by its publishers' word."""
-    return DATASETS[dataset].expected.get("train") if dataset in DATASETS else None
 
 
 def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) -> tuple[Graph, list[str]]:
@@ -308,6 +294,7 @@ def print_plan(
     if as_json:
         jobs = [_row(graph, job, costs[graph.key(job)], done=graph.key(job) in finished) for job in graph.jobs]
         sums = {"gpu_hours": round(hours, 3), "disk_bytes": disk, "wall_seconds": round(wall, 1), "unknown": unknown}
+        sums["cautions"] = _cautions(graph)
         typer.echo(json.dumps({"jobs": jobs, "tables": list(graph.tables), **sums}, indent=1))
         return
     done_count = sum(key in finished for key in graph.by_key)
@@ -319,7 +306,7 @@ def print_plan(
     if len(unknown) == len(graph.jobs) - done_count > 0:
         to_do = "nobody knows what it costs"
     console.print(f"to do: {to_do}", highlight=False, soft_wrap=True)
-    for line in _sources(graph, costs):
+    for line in (*_sources(graph, costs), *_cautions(graph)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -342,6 +329,15 @@ def _sources(graph: Graph, costs: Mapping[Key, JobCost]) -> list[str]:
         which = f" {' '.join(methods)}" if source == NEVER else ""
         lines.append(f"  {number} jobs: {remark}{which}")
     return lines
+
+
+def _cautions(graph: Graph) -> list[str]:
+    """Returns a line for each thing that a person should know before the trainings begin, with its methods."""
+    methods: dict[str, dict[str, None]] = {}
+    for run in (job.run for job in graph.jobs if job.task == PRETRAIN):
+        if caution := queue_caution(run, train_images(run)):
+            methods.setdefault(caution, {})[run.method] = None
+    return [f"{caution}: {', '.join(names)}" for caution, names in methods.items()]
 
 
 def _slots(cluster: Cluster | None, parallel: int) -> int:

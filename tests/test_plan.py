@@ -11,6 +11,7 @@ from training_samples import OURS, TINY, refused, salmask, tiny, words
 
 from baselines import resolve
 from repro.bench.throughput import StepMeasurement, kind_of, newest_measurements, record
+from repro.data.sizes import train_images
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.records import append, read
@@ -23,7 +24,6 @@ from slurm.plan import (
     gather,
     print_plan,
     survey,
-    train_images,
     wall_seconds,
     within_budget,
 )
@@ -208,6 +208,9 @@ def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pyt
     text = salmask("sweep", str(sweep), "--plan", "--out", str(out)).out
     assert "2 runs, 4 jobs, 0 done: 2 pretrain -> 2 linear -> report (table1)" in text
     assert "bench step on cpu" in text
+    caution = "moco.queue=32 is 160% of the 20 training images: keys of an image from up to 1.6 epochs ago are"
+    assert plan["cautions"] == [f"{caution} negatives of its own query: mocov2"]
+    assert plan["cautions"][0] in text
     tight = ("sweep", str(sweep), "--plan", "--out", str(out), "--budget-gpu-hours", str(expected * 0.6), "--json")
     assert len(json.loads(salmask(*tight).out)["jobs"]) == 2
     line = refused("sweep", "table1", "--plan", "--out", str(out), "--budget-gpu-hours", "5")

@@ -12,7 +12,9 @@ from typer.core import TyperGroup
 
 from repro.console import AsJson, completion, report
 from repro.data.catalogue import DATASETS
+from repro.data.sizes import train_images
 from repro.errors import UserError
+from repro.runs.cautions import queue_caution
 from repro.runs.difference import difference, flat
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
@@ -112,7 +114,8 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask methods diff mocov2 mocov2+ours-hp
         """
         resolve = rows().resolve
-        differing = difference(*(load_or_resolve(name, resolve) for name in (first, second)))
+        runs = [load_or_resolve(name, resolve) for name in (first, second)]
+        differing = difference(*runs)
         if as_json or differing:
             lines = [
                 {"setting": key, first: _printable(first_value), second: _printable(second_value)}
@@ -121,6 +124,10 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
             report(as_json, lines)
         else:
             typer.echo(f"{first} and {second} are the same experiment")
+        # Beside the table, which has a line for each setting that differs, and nothing else.
+        for caution in dict.fromkeys(queue_caution(run, train_images(run)) for run in runs):
+            if caution:
+                typer.echo(f"note: {caution}", err=True)
 
 
 def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:

@@ -10,6 +10,7 @@ from repro.data.roots import root_of
 from repro.data.splits import Images, Split
 from repro.distributed import barrier, device_name, rank
 from repro.errors import UserError
+from repro.runs.cautions import queue_caution
 from repro.runs.choices import Precision, Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -44,6 +45,8 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
     if rank() == 0:
         folder.prepare(run)
         folder.record_provenance(device_name(device), {"train": images.fingerprint()})
+        if caution := queue_caution(run, len(images)):
+            log.warning("%s", caution)
     # Rank 0 may refuse the folder: no other rank begins a training in it before.
     barrier()
     training.run()
