@@ -158,7 +158,7 @@ COMMANDS = {
         _methods_and_audit,
     ),
     "doctor": LazyCommand("Check packages, devices, data roots and weights; say what is wrong and the mend.", _doctor),
-    "data": LazyCommand("List, verify and prepare data sets.", _data, group=True),
+    "data": LazyCommand("List, verify, prepare and cache data sets.", _data, group=True),
     "methods": LazyCommand(
         "List the rows that can be trained; show one, compare two, or tell what they cost.", _methods_and_audit
     ),

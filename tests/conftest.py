@@ -32,8 +32,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_of_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No data roots and no cluster profiles but those that a test makes."""
+    """No data roots, caches and cluster profiles but those that a test makes."""
     monkeypatch.delenv("SALMASK_DATA", raising=False)
+    monkeypatch.delenv("SALMASK_CACHE", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 

@@ -13,13 +13,17 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from repro.console import completion
-from repro.data.catalogue import DATASETS, Dataset, find_dataset
+from repro.cores import usable_cores
+from repro.data.catalogue import DATASETS, Dataset, find_dataset, open_images
+from repro.data.pixel_cache import cache_root
+from repro.data.pixel_cache_writer import cache_images
 from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
 from repro.errors import UserError
+from repro.runs.reading import build, parse_overrides
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, verify and prepare data sets.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, verify, prepare and cache data sets.")
 
 Name = Annotated[
     str,
@@ -89,6 +93,44 @@ def verify(
     else:
         _print_report(report, per_class)
     raise typer.Exit(0 if report.ok else 1)  # 2 is that of every `UserError`
+
+
+@app.command()
+def cache(
+    name: Name,
+    *,
+    side: Annotated[int, typer.Option(min=32, help="Short side of the decoded images in pixels.")] = 256,
+    root: Root = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Folder of caches; default: $SALMASK_CACHE.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="A setting of the scenes; repeatable.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one for each core.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Compare all checksums, and mend what is damaged.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Decode the training images once, for all runs here with data.cached_side; can be stopped and repeated.
+
+    Example: salmask data cache imagenet100 --side 256 --to /local/cache
+    """
+    scenes = build([parse_overrides(settings or [])]).data.scenes
+    images = open_images(name, "train", find_root(name, root), scenes)
+    outcome = cache_images(
+        images,
+        name,
+        "train",
+        side,
+        cache_root(str(to or "")),
+        workers=workers or usable_cores(),
+        check=check,
+        say=partial(typer.echo, err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(outcome, indent=2))
+    else:
+        typer.echo(f"{name}: {outcome['images']} images at {side} px ready in {outcome['folder']}")
 
 
 @app.command()

@@ -41,6 +41,10 @@ class FileImages:
         """Returns an image's pixels, H×W×3, and its label."""
         return images.decode_pixels(f"{self.folder}/{self.files[index]}"), self.targets[index]
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns an image's width and height in pixels, from its file's header."""
+        return images.read_size(f"{self.folder}/{self.files[index]}")
+
     def fingerprint(self) -> str:
         """Returns 16 hex digits that change when the classes' order, a file's relative path or a file's size does.
 

@@ -33,7 +33,7 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
 
     def fingerprint(self) -> str:
-        """Returns a short hex digest that changes when the data does."""
+        """Returns a few letters and digits that change when the data does."""
 
 
 @runtime_checkable
@@ -43,6 +43,9 @@ class PixelImages(Protocol):
     def pixels(self, index: int) -> tuple[Pixels, int]:
         """Returns an image's pixels, H×W×3 and perhaps read-only, and its label."""
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns an image's width and height in pixels, without decoding it."""
+
 
 def pixels_of(images: Images, index: int) -> tuple[Pixels, int]:
     """Returns the pixels of an image, H×W×3 and perhaps read-only, and its label, by the shortest way there is."""
@@ -50,3 +53,8 @@ def pixels_of(images: Images, index: int) -> tuple[Pixels, int]:
         return images.pixels(index)
     image, label = images[index]
     return np.asarray(image), label
+
+
+def size_of(images: Images, index: int) -> tuple[int, int]:
+    """Returns an image's width and height in pixels, by the shortest way there is."""
+    return images.size(index) if isinstance(images, PixelImages) else images[index][0].size

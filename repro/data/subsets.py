@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from repro.data.jpeg import Pixels
-from repro.data.splits import Images, pixels_of
+from repro.data.splits import Images, pixels_of, size_of
 from repro.randomness import Purpose, stream
 
 Indices = NDArray[np.int64]
@@ -45,6 +45,10 @@ class Subset:
     def pixels(self, index: int) -> tuple[Pixels, int]:
         """Returns an image's pixels, H×W×3, and its label."""
         return pixels_of(self.pool, int(self.indices[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns an image's width and height in pixels."""
+        return size_of(self.pool, int(self.indices[index]))
 
     def fingerprint(self) -> str:
         """Returns 16 hex digits of a SHA-256 over the pool's fingerprint, the indices and the labels."""

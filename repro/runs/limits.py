@@ -12,6 +12,7 @@ from repro.runs.sections import Framework, RunSettings
 LIMITS: Mapping[str, Limit] = {
     "seed": NOT_NEGATIVE,
     "data.crop": COUNT,
+    "data.cached_side": NOT_NEGATIVE,
     "augmentation.crop_scale_min": SHARE,
     "augmentation.brightness": NOT_NEGATIVE,
     "augmentation.contrast": NOT_NEGATIVE,

@@ -58,6 +58,7 @@ class DataSettings:
 
     dataset: str = "imagenet100"
     crop: int = 224  # side of a view in pixels
+    cached_side: int = added(0, absent=0)  # short side of the decoded images that are trained on; 0: the originals
     scenes: ScenesSettings = field(default_factory=ScenesSettings)
 
     @property
@@ -235,6 +236,7 @@ class MachineSettings:
     data_root: str = ""  # of the data set; empty: $SALMASK_DATA or ~/.config/salmask/data.yaml
     device: str = "auto"  # "auto", "cpu" or "cuda"
     workers: int = 4  # decoding processes for each device
+    data_cache: str = ""  # folder of decoded images; empty: $SALMASK_CACHE or the user's cache folder
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the end of an epoch is always kept
     channels_last: bool = False

@@ -6,6 +6,7 @@ import torch
 
 from repro.backbones.checkpoint import save_backbone
 from repro.data.catalogue import open_images
+from repro.data.pixel_cache import cache_root, open_cached
 from repro.data.roots import root_of
 from repro.data.splits import Images, Split
 from repro.distributed import barrier, device_name, rank
@@ -66,12 +67,16 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
 
 
 def open_data(run: Run, split: Split) -> Images:
-    """Opens the images of one split of a run's data set.
+    """Opens the images of one split of a run's data set: the original ones, or those that were decoded before.
 
     Raises:
-        UserError: the data set is unknown, or its root missing or broken.
+        UserError: the data set is unknown, its root missing or broken, or it is not cached at the run's side.
     """
-    return open_images(run.data.dataset, split, root_of(run, run.data.dataset), run.data.scenes)
+    data = run.data
+    images = open_images(data.dataset, split, root_of(run, data.dataset), data.scenes)
+    if not data.cached_side:
+        return images
+    return open_cached(images, data.dataset, split, data.cached_side, cache_root(run.machine.data_cache))
 
 
 def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches:

@@ -1,0 +1,164 @@
+"""The decoded images of a data set in one memory-mapped file, which all runs of a node share. No torch.
+
+A cache is a folder, `NAME-SPLIT-SIDE-FINGERPRINT`, that has its name only once it is whole. It holds
+
+- `pixels.u8`: the images one after the other, each H×W×3, and nothing between them;
+- `index.npy`: a row of `INDEX` for each image;
+- `checksums.jsonl`: the CRC-32 of the pixels of each chunk of `CHUNK` images;
+- `cache.json`: the classes, and the number of images and bytes.
+
+`repro.data.pixel_cache_writer` writes it.
+"""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+from PIL import Image
+
+from repro.data.errors import PathError, reason_of
+from repro.data.jpeg import Pixels
+from repro.data.splits import Images, Split
+from repro.errors import UserError
+
+CACHE_VARIABLE = "SALMASK_CACHE"
+"""The environment variable that names the folder of the caches."""
+
+INDEX = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("label", "<i4")])
+"""Where an image's pixels begin, in bytes; its height and width in pixels; its class."""
+
+CHUNK = 256
+"""Images that are written, and have a checksum, together."""
+
+PIXELS, INDEX_FILE, CHECKSUMS, MANIFEST = "pixels.u8", "index.npy", "checksums.jsonl", "cache.json"
+
+
+def cache_root(given: str = "") -> Path:
+    """Returns the folder of the caches: as given, else by $SALMASK_CACHE, else the user's own cache folder."""
+    named = given or os.environ.get(CACHE_VARIABLE, "")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("salmask") / "pixels"
+
+
+def cache_folder(root: Path, dataset: str, split: Split, side: int, fingerprint: str) -> Path:
+    """Returns the folder of a cache below `root`; it need not exist.
+
+    Args:
+        root: The folder of the caches.
+        dataset: The data set's name.
+        split: Its split.
+        side: The images' short side in pixels.
+        fingerprint: Of the images that were decoded.
+    """
+    return root / f"{dataset}-{split}-{side}-{fingerprint}"
+
+
+def size_at(width: int, height: int, side: int) -> tuple[int, int]:
+    """Returns width and height of an image of which the short side is resized to `side` pixels, as torchvision does.
+
+    An image that is smaller stays as it is: crops of it are resized anyway, and once is better than twice.
+    """
+    short = min(width, height)
+    return (width, height) if short <= side else (width * side // short, height * side // short)
+
+
+class PixelArrays(NamedTuple):
+    """A whole data set as arrays, image i at `pixels[offset[i] : offset[i] + 3 * height[i] * width[i]]`."""
+
+    pixels: Pixels
+    """One-dimensional, memory-mapped and read-only; copying it reads the whole file once, from front to back."""
+    offset: NDArray[np.int64]
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    label: NDArray[np.int32]
+
+
+class CachedImages:
+    """Images that were decoded once, with their short side at most so many pixels.
+
+    Attributes:
+        folder: The cache's folder.
+        classes: Class names in the order of the labels.
+        targets: The label of every image.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a cache.
+
+        Raises:
+            UserError: There is none, or it is not whole.
+        """
+        self.folder = folder
+        mend = "remove the folder and write it again with `salmask data cache`"
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            self._index = np.load(folder / INDEX_FILE)
+            size = (folder / PIXELS).stat().st_size
+        except (OSError, ValueError) as error:
+            raise PathError(folder, f"cannot be read ({reason_of(error)})", mend=mend) from error
+        if size != manifest["bytes"] or self._index.dtype != INDEX or len(self._index) != manifest["images"]:
+            raise PathError(folder, f"{PIXELS} or {INDEX_FILE} is not of the size that {MANIFEST} says", mend=mend)
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.targets: list[int] = self._index["label"].tolist()
+        self._fingerprint = f"{manifest['fingerprint']}-{manifest['side']}px"
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        pixels, label = self.pixels(index)
+        return Image.fromarray(pixels), label
+
+    def pixels(self, index: int) -> tuple[Pixels, int]:
+        """Returns an image's pixels, H×W×3, read-only and in the file's own memory, and its label."""
+        offset, height, width, label = self._index[index].item()
+        return self._mapped[offset : offset + 3 * height * width].reshape(height, width, 3), label
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns an image's width and height in pixels."""
+        _, height, width, _ = self._index[index].item()
+        return width, height
+
+    def arrays(self) -> PixelArrays:
+        """Returns the whole data set, for who wants to load it at once, say into a GPU's memory."""
+        columns = (np.ascontiguousarray(self._index[name]) for name in ("offset", "height", "width", "label"))
+        return PixelArrays(self._mapped, *columns)
+
+    def fingerprint(self) -> str:
+        """Returns the fingerprint of the images that were decoded, with the side: `1a2b3c4d5e6f7a8b-256px`."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _mapped(self) -> Pixels:
+        # A plain array on the map: each slice of a `np.memmap` takes as long as a small crop.
+        return np.memmap(self.folder / PIXELS, dtype=np.uint8, mode="r").view(np.ndarray)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the map out, which would be sent as pixels: a spawned worker maps the file itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_mapped"}
+
+
+def open_cached(images: Images, dataset: str, split: Split, side: int, root: Path) -> CachedImages:
+    """Opens the cache of some images.
+
+    Args:
+        images: The images that were decoded; they are not read.
+        dataset: The data set's name.
+        split: Its split.
+        side: The cached images' short side in pixels.
+        root: The folder of the caches.
+
+    Raises:
+        UserError: They are not cached, or what changed since is not.
+    """
+    folder = cache_folder(root, dataset, split, side, images.fingerprint())
+    if not folder.is_dir():
+        raise UserError(
+            f"no cache of data set {dataset!r} as it is now at {side} px in {root}",
+            mend=f"salmask data cache {dataset} --side {side}, or data.cached_side=0",
+        )
+    return CachedImages(folder)

@@ -1,0 +1,352 @@
+"""Writes the decoded images of a data set, see `repro.data.pixel_cache`: resumable, and one process at a time.
+
+The chunks of a cache do not depend on each other, and each goes out as pixels, then fsync, then its checksum's line. So
+what a killed process leaves is a file in which the chunks with a line are whole, and the next one writes the others.
+Threads decode: the libraries let go of Python's lock, and threads end with a process that is killed.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from repro.data.archives import blaming
+from repro.data.errors import PathError
+from repro.data.jpeg import Pixels
+from repro.data.pixel_cache import (
+    CHECKSUMS,
+    CHUNK,
+    INDEX,
+    INDEX_FILE,
+    MANIFEST,
+    PIXELS,
+    CachedImages,
+    cache_folder,
+    size_at,
+)
+from repro.data.splits import Images, Split, pixels_of, size_of
+from repro.errors import UserError
+from repro.files import append_lines, sync_folder, write_atomically, write_json
+from repro.runs.lock import held
+
+SPARE_SHARE = 0.01
+"""Share of a cache's size that must stay free beside it: for the index, and for what a file system keeps back."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written, and where.
+
+    Attributes:
+        images: The images to decode.
+        side: Their short side in pixels, see `size_at`.
+        target: The cache's folder in the end.
+        index: A row of `INDEX` for each image.
+        missing: The chunks that are not written yet.
+    """
+
+    images: Images
+    side: int
+    target: Path
+    index: NDArray
+    missing: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """The size of all pixels."""
+        return end_of(self.index)
+
+    @property
+    def missing_bytes(self) -> int:
+        """The size of the pixels that are not written yet."""
+        return sum(end - start for start, end in (span_of(self.index, chunk) for chunk in self.missing))
+
+
+class BusyError(UserError):
+    """Another process is writing the cache."""
+
+
+def cache_images(
+    images: Images,
+    dataset: str,
+    split: Split,
+    side: int,
+    root: Path,
+    *,
+    workers: int,
+    check: bool = False,
+    say: Callable[[str], object],
+) -> dict[str, Any]:
+    """Makes sure that the cache of some images is whole: writes it, goes on with it, or waits for who is at it.
+
+    Args:
+        images: The images to decode.
+        dataset: The data set's name.
+        split: Its split.
+        side: The short side of the decoded images in pixels, see `size_at`.
+        root: The folder of the caches.
+        workers: Threads.
+        check: Whether to compare the checksums of a cache that is whole already, and to mend what is damaged.
+        say: Is told what is going to be written, and that another process is waited for.
+
+    Returns:
+        What is cached, where, and how many of its images had to be decoded now.
+
+    Raises:
+        UserError: A file is damaged or gone, the folder cannot be written to, or the disk has no room.
+    """
+    target = cache_folder(root, dataset, split, side, images.fingerprint())
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(writing(target, wait=0))
+        except BusyError:
+            say(f"{target}: another process is writing this cache; waiting until it has finished")
+            stack.enter_context(writing(target, wait=math.inf))
+        if target.is_dir():
+            chunks = repair(images, side, target, workers) if check else []
+        else:
+            planned = plan(images, side, target, workers)
+            free = shutil.disk_usage(root).free
+            say(
+                f"{dataset}: {len(images)} images at {side} px are {planned.bytes / 1e9:.3g} GB; "
+                f"{planned.missing_bytes / 1e9:.3g} GB are to be written to {root}, where {free / 1e9:.3g} GB are free"
+            )
+            write(planned, workers)
+            chunks = list(planned.missing)
+    cached = CachedImages(target)
+    return {
+        "dataset": dataset,
+        "split": split,
+        "side": side,
+        "images": len(cached),
+        "bytes": cached.arrays().pixels.nbytes,
+        "decoded": sum(min(CHUNK, len(cached) - chunk * CHUNK) for chunk in chunks),
+        "fingerprint": cached.fingerprint(),
+        "folder": str(target),
+    }
+
+
+def writing(target: Path, *, wait: float) -> AbstractContextManager[None]:
+    """Holds the lock under which a cache is written, for the length of a `with` block.
+
+    Args:
+        target: The cache's folder in the end.
+        wait: Seconds to wait for another process.
+
+    Raises:
+        BusyError: Another process holds the lock.
+        UserError: The folder above cannot be written to.
+    """
+    return held(
+        target.with_name(f".{target.name}.lock"),
+        taken=BusyError(f"{target}: another process is writing this cache", mend="wait until it has finished"),
+        unwritable="name a folder that can be written with --to, or set $SALMASK_CACHE",
+        wait=wait,
+    )
+
+
+def plan(images: Images, side: int, target: Path, workers: int) -> Plan:
+    """Plans a cache, or what is left of one that was begun; under the lock.
+
+    Args:
+        images: The images to decode.
+        side: Their short side in pixels.
+        target: The cache's folder in the end.
+        workers: Threads that read the sizes of images.
+
+    Raises:
+        UserError: A file is damaged or gone, the folder cannot be written to, or the disk has no room.
+    """
+    folder = unfinished(target)
+    if not (folder / MANIFEST).exists():  # written last
+        _write_index(images, side, folder, workers)
+    index = np.load(folder / INDEX_FILE)
+    written = set(read_checksums(folder))
+    missing = tuple(chunk for chunk in range(chunks_of(index)) if chunk not in written)
+    planned = Plan(images, side, target, index, missing)
+    free = shutil.disk_usage(folder).free
+    if planned.missing_bytes * (1 + SPARE_SHARE) > free:
+        raise PathError(
+            target.parent,
+            f"{planned.missing_bytes / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free",
+            mend="make room, name another disk's folder with --to or $SALMASK_CACHE, or take a smaller --side",
+        )
+    return planned
+
+
+def write(planned: Plan, workers: int) -> None:
+    """Decodes what is missing of a cache and gives it its name; under the lock.
+
+    Args:
+        planned: What `plan` returned.
+        workers: Decoding threads.
+
+    Raises:
+        UserError: A file is damaged or is not what it was when the cache was planned, or the disk is full; what is
+            finished is kept.
+    """
+    folder = unfinished(planned.target)
+    with blaming(folder, planned.target.parent, planned.missing_bytes), (folder / PIXELS).open("ab") as file:
+        file.truncate(planned.bytes)  # sparse: each chunk has its place, in whatever order they are finished
+    write_chunks(planned, folder, planned.missing, workers)
+    folder.rename(planned.target)
+    sync_folder(planned.target.parent)
+
+
+def write_chunks(planned: Plan, folder: Path, chunks: Sequence[int], workers: int) -> None:
+    """Decodes chunks, and writes their pixels and then their checksums."""
+    with (
+        blaming(folder, folder.parent, planned.missing_bytes),
+        (folder / PIXELS).open("r+b", buffering=0) as file,
+        ThreadPoolExecutor(workers) as pool,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        task = progress.add_task("decoding", total=len(chunks))
+        futures = [pool.submit(_write_chunk, planned, folder, file, chunk) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress.advance(task)
+        except BaseException:
+            # Otherwise the pool would work through 10^5 images before the error is shown.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def damaged_chunks(folder: Path, workers: int) -> list[int]:
+    """Returns the chunks of a whole cache whose pixels have another checksum than they were written with."""
+    index, expected = np.load(folder / INDEX_FILE), read_checksums(folder)
+
+    def is_damaged(chunk: int) -> bool:
+        start, end = span_of(index, chunk)
+        # Each thread reads at its own place; a map would have the whole file count as this process's memory.
+        return zlib.crc32(os.pread(file.fileno(), end - start, start)) != expected.get(chunk)
+
+    with (folder / PIXELS).open("rb") as file, ThreadPoolExecutor(workers) as pool:
+        verdicts = pool.map(is_damaged, range(chunks_of(index)))
+        return [chunk for chunk, damaged in enumerate(verdicts) if damaged]
+
+
+def repair(images: Images, side: int, target: Path, workers: int) -> list[int]:
+    """Decodes the damaged chunks of a whole cache again; under the lock.
+
+    Args:
+        images: The images to decode.
+        side: Their short side in pixels.
+        target: The cache's folder.
+        workers: Threads.
+
+    Returns:
+        The chunks that were damaged.
+
+    Raises:
+        UserError: As `write`.
+    """
+    damaged = damaged_chunks(target, workers)
+    index = np.load(target / INDEX_FILE)
+    write_chunks(Plan(images, side, target, index, tuple(damaged)), target, damaged, workers)
+    return damaged
+
+
+def unfinished(target: Path) -> Path:
+    """Returns the folder of a cache that is not whole yet, beside the place where it will be."""
+    return target.with_name(f".{target.name}.part")
+
+
+def chunks_of(index: NDArray) -> int:
+    """Returns the number of chunks of a cache."""
+    return -(-len(index) // CHUNK)
+
+
+def span_of(index: NDArray, chunk: int) -> tuple[int, int]:
+    """Returns where a chunk's pixels begin and end, in bytes."""
+    rows = index[chunk * CHUNK : (chunk + 1) * CHUNK]
+    return int(rows["offset"][0]), end_of(rows)
+
+
+def end_of(rows: NDArray) -> int:
+    """Returns where the pixels of the last of some images end, in bytes."""
+    offset, height, width, _ = rows[-1].item()
+    return offset + 3 * height * width
+
+
+def read_checksums(folder: Path) -> dict[int, int]:
+    """Reads the CRC-32 of each chunk that was written; of a chunk that was written twice, the last one."""
+    path = folder / CHECKSUMS
+    checksums = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+            checksums[int(entry["chunk"])] = int(entry["crc32"])
+        except (ValueError, KeyError):
+            continue  # torn by a crash: the chunk is written again
+    return checksums
+
+
+def _write_index(images: Images, side: int, folder: Path, workers: int) -> None:
+    """Reads the size of every image, and writes where each one's pixels will be."""
+    with ThreadPoolExecutor(workers) as pool, Progress(console=Console(stderr=True)) as progress:
+        sizes = pool.map(lambda index: size_at(*size_of(images, index), side), range(len(images)))
+        sides = np.array(list(progress.track(sizes, len(images), description="reading sizes")), np.int64).reshape(-1, 2)
+    index = np.empty(len(images), INDEX)
+    index["width"], index["height"], index["label"] = *sides.T, images.targets
+    ends = np.cumsum(3 * sides.prod(1))
+    index["offset"] = np.concatenate(([0], ends[:-1]))
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted planning left
+    write_atomically(folder / INDEX_FILE, lambda file: np.save(file, index))
+    manifest = {
+        "fingerprint": images.fingerprint(),
+        "side": side,
+        "images": len(images),
+        "bytes": int(ends[-1]),
+        "classes": list(images.classes),
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> None:
+    """Decodes a chunk's images and writes their pixels, and then the line that says that they are there."""
+    start, end = span_of(planned.index, chunk)
+    pixels = np.empty(end - start, np.uint8)
+    for index in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(planned.index))):
+        offset, height, width, label = planned.index[index].item()
+        decoded, decoded_label = pixels_of(planned.images, index)
+        resized = _resized(decoded, planned.side)
+        if resized.shape != (height, width, 3) or decoded_label != label:
+            raise UserError(f"image {index} is another than when the cache was planned", mend="start again")
+        pixels[offset - start : offset - start + resized.size] = resized.ravel()
+    _write_all(file, pixels, start)
+    os.fsync(file.fileno())
+    line = json.dumps({"chunk": chunk, "crc32": zlib.crc32(pixels.data)}) + "\n"
+    append_lines(folder / CHECKSUMS, line.encode())
+
+
+def _resized(pixels: Pixels, side: int) -> Pixels:
+    """Resizes an image H×W×3 to `size_at`, by Pillow: this is done once, and all that sees the cache sees it."""
+    height, width, _ = pixels.shape
+    size = size_at(width, height, side)
+    if size == (width, height):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
+def _write_all(file: IO[bytes], pixels: Pixels, start: int) -> None:
+    """Writes pixels at their place in a file; a write(2) may be cut short without an error."""
+    rest = pixels.data
+    while rest:
+        count = os.pwrite(file.fileno(), rest, start)
+        rest, start = rest[count:], start + count
