@@ -77,9 +77,33 @@ def test_sum_and_mean_over_channels_give_the_same_map() -> None:
     assert torch.equal(foreground(activations), foreground(activations.mean(1, keepdim=True)))
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 12345.678])
-def test_a_constant_map_is_all_foreground(value: float) -> None:
-    assert foreground(torch.full((2, 1280, 7, 7), value)).all()
+@pytest.mark.parametrize("row_sorted", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_map_without_contrast_is_all_foreground(
+    dtype: torch.dtype, layout: torch.memory_format, row_sorted: bool
+) -> None:
+    generator = Generator().manual_seed(0)
+    for depth in (1, 3, 8, 64, 1280, 2048):
+        for height, width in ((1, 1), (2, 3), (4, 4), (6, 6), (7, 7), (9, 9), (14, 14), (5, 16)):
+            # Another constant for each image and channel, of all sizes that half precision has.
+            scales = 10 ** torch.linspace(-3, 3, 4).view(4, 1, 1, 1)
+            channels = torch.randn(4, depth, 1, 1, generator=generator) * scales
+            activations = channels.to(dtype).expand(-1, -1, height, width).contiguous(memory_format=layout)
+            for relax in (0.0, 0.6):
+                assert foreground(activations, relax, row_sorted).all(), (depth, height, width, relax)
+
+
+def test_the_released_code_decides_constant_maps_by_rounding() -> None:
+    """In single precision, as the localizer's activations are: some constants have no foreground at all there."""
+
+    def share_of_foreground(value: float) -> float:
+        summed = np.full((7, 7), value, dtype=np.float32)
+        mean, std = summed.mean(), summed.std()
+        return float(np.mean((summed >= mean) | (np.abs(summed - mean) <= np.float32(0.6) * std)))
+
+    shares = {share_of_foreground(value) for value in np.random.default_rng(0).uniform(0, 100, 200)}
+    assert shares == {0.0, 1.0}
 
 
 def test_an_offset_or_a_positive_scale_changes_nothing() -> None:

@@ -124,6 +124,9 @@ class FidelitySettings:
     `moco.bn_splits` stands for the paper's GPUs: the same on one process as on several. SimCLR was not released. It has
     no groups, since its batch norm spans the global batch, and so no released hard negative (refused); its noise as
     released is shared over the batch of a process.
+
+    Without a switch: a map without contrast is all foreground (`repro.saliency.scda.foreground`); in the released code
+    rounding decides.
     """
 
     saliency_map: Source = Source.paper  # B1: each row of the map sorted

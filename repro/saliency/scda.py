@@ -21,13 +21,16 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
             reading it, and so pushes the foreground of every row to the right.
 
     Returns:
-        B×h×w, boolean. A constant map is all foreground.
+        B×h×w, boolean. A map without any contrast, each channel constant, is all foreground, since the rule holds with
+        equality. The released code decides it by rounding: numpy's mean of 49 equal numbers may lie above them, and
+        then no cell is foreground.
     """
-    cells = activations.float().sum(1)
     # The rule compares cells with their own mean, so that an offset common to all of them changes nothing but rounding.
-    # The first cell is subtracted, which makes a constant map exactly 0: the mean of equal sums may be rounded above
-    # them, and with a deviation of 0 such a map would have no foreground at all.
-    cells = cells - cells[:, :1, :1]
+    # Each channel's first cell is subtracted, which makes a constant map exactly 0. Otherwise rounding would decide:
+    # the mean of equal sums may lie above them, and equal columns may have unequal sums, as a kernel adds in one order
+    # where it takes several cells at once, and in another in the cells that are left over.
+    contrast = activations.float()
+    cells = (contrast - contrast[:, :, :1, :1]).sum(1)
     mean = cells.mean((1, 2), keepdim=True)
     std = cells.std((1, 2), correction=0, keepdim=True)
     if row_sorted:
