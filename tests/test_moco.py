@@ -104,7 +104,7 @@ def test_shuffles_follow_from_seed_and_steps_alone() -> None:
     orders = []
     for seed, steps in ((5, 40), (5, 40), (5, 41), (6, 40)):
         model = moco(seed=steps, bn_splits=2)
-        model.seed, model.steps = seed, steps
+        model.shuffles.seed, model.steps = seed, steps
         batches = key_inputs(model)
         torch.manual_seed(len(orders))  # the global stream plays no part
         model(Views(images(0), images(1)))

@@ -36,6 +36,10 @@ class SplitBatchNorm(nn.BatchNorm2d):
         """
         if not self.training or self.splits == 1:
             return super().forward(images)
+        # A compiler fuses one expression over all groups into two kernels, with what follows; called as it stands, the
+        # expression would write each of its intermediate results, and the library's kernel for each group is faster.
+        if torch.compiler.is_compiling():
+            return self._all_groups_at_once(images)
         # Each group moves running statistics of its own, which start as the common ones. Their mean is what one step
         # with the mean of the groups' statistics would give, since the step is linear in them. Rows are views, so that
         # `F.batch_norm` writes into `means` and `variances`.
@@ -51,6 +55,22 @@ class SplitBatchNorm(nn.BatchNorm2d):
         self.running_var.copy_(variances.mean(0))
         self.num_batches_tracked.add_(1)
         return torch.cat(normalised)
+
+    def _all_groups_at_once(self, images: Tensor) -> Tensor:
+        """Normalises N×C×H×W as `forward` does in training, as one expression; equal but for rounding."""
+        # The batch is cut into its groups without a copy, in either memory layout.
+        groups = images.unflatten(0, (self.splits, -1)).float()
+        variances, means = torch.var_mean(groups, (1, 3, 4), correction=0)
+        pixels = groups[0].numel() // groups.shape[2]
+        with torch.no_grad():
+            self.running_mean.lerp_(means.mean(0), self.momentum)
+            # The unbiased variance, as in torch; the groups themselves are normalised by the biased one.
+            self.running_var.lerp_(variances.mean(0) * (pixels / (pixels - 1)), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variances + self.eps).rsqrt()
+        shift = self.bias - means * scale
+        scale, shift = (per_group[:, None, :, None, None] for per_group in (scale, shift))
+        return (groups * scale + shift).to(images.dtype).flatten(0, 1)
 
 
 def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:

@@ -28,6 +28,12 @@ class LossModel(BaseModel):
             raise ValueError(f"{type(self).__name__} is only trained; mode '{mode}' is not one of its own")
         return self.losses(*inputs, **named_inputs)
 
+    def before_replay(self) -> None:
+        """Does what a step does on the host, before a step that is replayed from a CUDA graph; by default nothing.
+
+        A replay repeats what was computed on the device and runs none of the model's Python.
+        """
+
     @abstractmethod
     def losses(self, *inputs: Any, **named_inputs: Any) -> dict[str, Tensor]:
         """Returns the scalar `loss` of one step, and scalars to log beside it.

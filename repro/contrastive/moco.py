@@ -5,7 +5,7 @@ It takes views as they are, and never knows whether, by whom or how they were ma
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from repro.backbones.resnet import BASE_WIDTH
 from repro.contrastive.batch_norm import split_batch_norm
@@ -14,10 +14,10 @@ from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.losses import info_nce
 from repro.contrastive.momentum import MomentumEncoder
 from repro.contrastive.queue import Queue
+from repro.contrastive.shuffle import Shuffles, is_capturing
 from repro.distributed import gather, rank, world_size
 from repro.errors import UserError
 from repro.masking.views import Views
-from repro.randomness import Purpose, stream_seed
 from repro.runs.run import Run
 
 
@@ -57,11 +57,12 @@ class MoCo(ContrastiveModel):
         """
         super().__init__(data_preprocessor=data_preprocessor)
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
-        self.seed, self.groups = seed, bn_splits * world_size()
+        self.groups = bn_splits * world_size()
         self.encoder_q = split_batch_norm(build_encoder(arch, dim, width), bn_splits)
         key_network = split_batch_norm(build_encoder(arch, dim, width), bn_splits)
         self.encoder_k = MomentumEncoder(self.encoder_q, key_network, momentum)
         self.queue = Queue(dim, queue)
+        self.shuffles = Shuffles(seed)
         # Steps so far, on the host: it only seeds the shuffles, and reading it must not wait for the device.
         self.steps = 0
 
@@ -121,6 +122,13 @@ class MoCo(ContrastiveModel):
     def enqueue(self, key: Tensor) -> None:
         """Ends the step: the keys B×dim of this process and those of all others become negatives."""
         self.queue.enqueue(gather(key))
+        # While a CUDA graph is captured no step is made; those that replay it are counted in `before_replay`.
+        if not is_capturing():
+            self.steps += 1
+
+    def before_replay(self) -> None:
+        """Brings the shuffles of this step to where a captured step reads them, and counts the step."""
+        self.shuffles.refresh(self.steps)
         self.steps += 1
 
     @torch.no_grad()
@@ -141,16 +149,10 @@ class MoCo(ContrastiveModel):
         # released code), an order changes no statistics.
         if self.groups in (1, total):
             return F.normalize(self.encoder_k(images).float(), dim=1)
-        # Seed and step name the order, so that it is the same on every rank without a broadcast, and in a resumed run.
-        # Drawn on the host, as a permutation on a GPU would be another one.
-        generator = Generator().manual_seed(stream_seed(self.seed, Purpose.shuffle, self.steps, stream))
-        order = torch.randperm(total, generator=generator)
-        # This rank embeds its share of the shuffled global batch: whichever ranks those images came from. Sorting the
-        # order gives its inverse, by which the rank finds its own images' embeddings among those of all.
+        # This rank embeds its share of the shuffled global batch: whichever ranks those images came from. By the inverse
+        # of the order it finds its own images' embeddings among those of all.
         share = slice(rank() * len(images), (rank() + 1) * len(images))
-        shuffled, original = (
-            indices[share].to(images.device, non_blocking=True) for indices in (order, order.argsort())
-        )
+        shuffled, original = self.shuffles.order_and_inverse(self.steps, stream, total, images.device)[:, share]
         embeddings = F.normalize(self.encoder_k(gather(images)[shuffled]).float(), dim=1)
         return gather(embeddings)[original]
 

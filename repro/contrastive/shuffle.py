@@ -1,0 +1,55 @@
+"""The orders of ShuffleBN, in which keys are embedded (MoCo section 3.3)."""
+
+import torch
+from torch import Generator, Tensor
+
+from repro.randomness import Purpose, stream_seed
+
+
+def is_capturing() -> bool:
+    """Returns whether a CUDA graph is being captured: what is computed now runs later, each time that it is replayed."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+class Shuffles:
+    """Random orders of a global batch, each named by the seed, the step and a number within the step.
+
+    So they are the same on every rank without a broadcast, and in a resumed run. They are drawn on the host, as a
+    permutation on a GPU would be another one.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Draws by the seed of the run, the same on every rank."""
+        self.seed = seed
+        self._captured: dict[int, Tensor] = {}
+
+    def order_and_inverse(self, step: int, stream: int, count: int, device: torch.device) -> Tensor:
+        """Returns the order of a step's shuffle, and its inverse.
+
+        While a CUDA graph is captured it returns the memory that the graph will read at each replay; `refresh` writes
+        the orders of a step into it.
+
+        Args:
+            step: number of the step, from 0.
+            stream: number of the shuffle in this step.
+            count: images to shuffle.
+            device: where the orders are wanted.
+
+        Returns:
+            2×count, whole numbers.
+        """
+        if is_capturing():
+            self._captured[stream] = torch.empty(2, count, dtype=torch.long, device=device)
+            return self._captured[stream]
+        return self._drawn(step, stream, count).to(device, non_blocking=True)
+
+    def refresh(self, step: int) -> None:
+        """Brings the orders of a step to where the captured graph reads them."""
+        for stream, memory in self._captured.items():
+            # Pinned, so that the copy waits for nothing; torch keeps such memory until the copy is done.
+            memory.copy_(self._drawn(step, stream, memory.shape[1]).pin_memory(), non_blocking=True)
+
+    def _drawn(self, step: int, stream: int, count: int) -> Tensor:
+        generator = Generator().manual_seed(stream_seed(self.seed, Purpose.shuffle, step, stream))
+        order = torch.randperm(count, generator=generator)
+        return torch.stack([order, order.argsort()])
