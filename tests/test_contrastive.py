@@ -191,9 +191,14 @@ def learned_norm(module: nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [3, 1], ids=["three images each", "one image each"])
-def test_split_batch_norm_is_a_batch_norm_for_each_group(layout: torch.memory_format, size: int) -> None:
+@pytest.mark.parametrize("compiled", [False, True], ids=["group by group", "as one expression"])
+def test_split_batch_norm_is_a_batch_norm_for_each_group(
+    layout: torch.memory_format, size: int, compiled: bool
+) -> None:
     features, splits = 5, 4
     split = learned_norm(SplitBatchNorm(features, splits))
+    # This backend only traces: what a compiler would be given runs as it stands.
+    normalise = torch.compile(split, backend="eager") if compiled else split
     count = splits * size
     images = torch.randn(count, features, 6, 7, generator=Generator().manual_seed(0)) * 2 + 1
     images = images + torch.arange(float(count)).view(count, 1, 1, 1)  # groups of clearly different statistics
@@ -204,7 +209,7 @@ def test_split_batch_norm_is_a_batch_norm_for_each_group(layout: torch.memory_fo
     for group, norm in enumerate(norms):
         device = slice(size * group, size * (group + 1))
         expected[device] = norm(theirs_in[device])
-    out = split(ours_in)
+    out = normalise(ours_in)
     assert out.is_contiguous(memory_format=layout)
     torch.testing.assert_close(out, expected)
     slope = torch.randn(images.shape, generator=Generator().manual_seed(1))

@@ -153,3 +153,22 @@ def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
     assert refused("methods", "cost", "mocov2", "--batch", "6") == (
         "--batch 6 is no multiple of 4, MoCo's batch-norm groups; mend: --batch 4"
     )
+
+
+def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is compiled is another test's business, on a GPU; here the steps themselves are timed by a clock of ours.
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "repro.methods.cost.timed_in_turn", lambda rivals, _: dict(zip(rivals, (2.0, 8.0, 1.0), strict=True))
+    )
+    run = small("mocov2+ours-hp")
+    ours, plain = measure(run, small("mocov2"), build_learner, CPU, rounds=1, with_bound=True)
+    bare = small("supervised")
+    supervised = measure(bare, bare, build_learner, CPU, rounds=0)[0]
+    # Its FLOPs are those of the supervised row: forward and backward passes through one encoder.
+    assert plain.share_of_bound == pytest.approx(plain.flops / supervised.flops / 2, rel=1e-3)
+    assert ours.share_of_bound == pytest.approx(ours.flops / supervised.flops / 8, rel=1e-3)
+
+
+def test_a_bound_without_a_clock_is_refused() -> None:
+    assert "--rounds 5" in refused("methods", "cost", "mocov2", "--tiny", "--bound", "--rounds", "0")

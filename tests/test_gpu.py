@@ -120,6 +120,40 @@ def test_the_memory_layout_changes_nothing_but_rounding(tmp_path: Path) -> None:
     assert learner.encoder.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("method", ["mocov2+ours-hp", "simclr+ours-blur", "supervised"])
+def test_replayed_steps_are_the_usual_ones(method: str, tmp_path: Path) -> None:
+    runs = [on_gpu(method, machine__graphs=on) for on in (False, True)]
+    usual, replayed = (trained(run, tmp_path / str(n), GPU) for n, run in enumerate(runs))
+    # Six steps, of which the last three are replayed.
+    assert losses(usual) == losses(replayed)
+    assert_same_training(usual.checkpoints, replayed.checkpoints)
+
+
+@pytest.mark.usefixtures("exact")
+def test_replayed_training_resumes_bit_by_bit(tmp_path: Path) -> None:
+    run = on_gpu("mocov2+ours-hp", machine__graphs=True, optimization__epochs=5)
+    whole, folder = trained(run, tmp_path / "whole", GPU), RunFolder(tmp_path / "interrupted")
+    interrupt(run, folder, 5, device=GPU)
+    make_training(run, folder, device=GPU).run()
+    assert_same_training(folder.checkpoints, whole.checkpoints)
+
+
+def test_the_guard_sees_gradients_of_replayed_steps(tmp_path: Path) -> None:
+    run = on_gpu("mocov2", machine__graphs=True, optimization__lr=1e30, optimization__epochs=5)
+    with pytest.raises(DivergenceError, match="is not finite"):
+        trained(run, tmp_path, GPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mocov2+ours-hp", "simclr", "supervised"])
+def test_compiled_encoders_depart_by_rounding(method: str, tmp_path: Path) -> None:
+    runs = [on_gpu(method, machine__compile=on, machine__graphs=on) for on in (False, True)]
+    plain, compiled = (trained(run, tmp_path / str(n), GPU) for n, run in enumerate(runs))
+    assert losses(plain)[0] == pytest.approx(losses(compiled)[0], rel=2e-3)
+    assert set(newest(plain.checkpoints)["model"]) == set(newest(compiled.checkpoints)["model"])
+
+
 # Every row
 
 

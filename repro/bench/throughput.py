@@ -55,6 +55,8 @@ def kind_of(run: Run) -> Kind:
         str(run.optimization.batch),
         run.optimization.precision.name,
         run.augmentation.backend.name,
+        # How the step is carried out, of which its results do not depend.
+        *(name for name in ("channels_last", "compile", "graphs") if getattr(run.machine, name)),
     )
 
 

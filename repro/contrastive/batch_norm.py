@@ -59,7 +59,7 @@ class SplitBatchNorm(nn.BatchNorm2d):
     def _all_groups_at_once(self, images: Tensor) -> Tensor:
         """Normalises N×C×H×W as `forward` does in training, as one expression; equal but for rounding."""
         # The batch is cut into its groups without a copy, in either memory layout.
-        groups = images.unflatten(0, (self.splits, -1)).float()
+        groups = images.view(self.splits, -1, *images.shape[1:]).float()
         variances, means = torch.var_mean(groups, (1, 3, 4), correction=0)
         pixels = groups[0].numel() // groups.shape[2]
         with torch.no_grad():

@@ -149,8 +149,8 @@ class MoCo(ContrastiveModel):
         # released code), an order changes no statistics.
         if self.groups in (1, total):
             return F.normalize(self.encoder_k(images).float(), dim=1)
-        # This rank embeds its share of the shuffled global batch: whichever ranks those images came from. By the inverse
-        # of the order it finds its own images' embeddings among those of all.
+        # This rank embeds its share of the shuffled batch of all ranks, whichever of them the images came from. The
+        # order's inverse tells where its own images' embeddings are among all.
         share = slice(rank() * len(images), (rank() + 1) * len(images))
         shuffled, original = self.shuffles.order_and_inverse(self.steps, stream, total, images.device)[:, share]
         embeddings = F.normalize(self.encoder_k(gather(images)[shuffled]).float(), dim=1)

@@ -7,7 +7,7 @@ from repro.randomness import Purpose, stream_seed
 
 
 def is_capturing() -> bool:
-    """Returns whether a CUDA graph is being captured: what is computed now runs later, each time that it is replayed."""
+    """Returns whether a CUDA graph is being captured: what is computed now only runs when the graph is replayed."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 

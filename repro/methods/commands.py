@@ -36,6 +36,7 @@ ChangedSettings = Annotated[
 BatchSize = Annotated[int, typer.Option("--batch", min=4, help="Images a step; a multiple of 4.")]
 Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Steps of each that are timed; 0: none.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="ResNet-18 at 64 px: seconds on a CPU, other ratios.")]
+Bound = Annotated[bool, typer.Option("--bound", help="Beside a bare, compiled classifier's step.")]
 Dataset = Annotated[
     str,
     typer.Option(
@@ -144,6 +145,7 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         batch: BatchSize = 8,
         rounds: Rounds = 5,
         tiny: Tiny = False,
+        bound: Bound = False,
         settings: ChangedSettings = None,
         as_json: AsJson = False,
     ) -> None:
@@ -151,11 +153,13 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
 
         Example: salmask methods cost mocov2+ours-hp mocov2+adios --tiny
         """
+        if bound and not rounds:
+            raise UserError("--bound is a time, and --rounds 0 measures none", mend="--rounds 5")
         room = rows()
         layers = [_scale(batch, tiny=tiny), parse_overrides(settings or [])]
         # A name that is given twice is measured once; the order is the person's.
         runs = [room.resolve(name, *layers) for name in dict.fromkeys(names or room.headline)]
-        costs = measure_costs(runs, layers, room, rounds)
+        costs = measure_costs(runs, layers, room, rounds, with_bound=bound)
         if as_json:
             report(True, [asdict(step_cost) for step_cost, _ in costs])
             return
@@ -163,6 +167,8 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         scale = f"{runs[0].data.crop} px, {runs[0].encoder.network}, {batch} images a step"
         typer.echo(f"{scale}; parameters: trained + momentum encoder and localizer")
         typer.echo("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn")
+        if bound:
+            typer.echo("bound: a bare classifier on the same network, bf16, channels last, compiled, timed in turn")
 
 
 def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
@@ -230,7 +236,7 @@ def load_or_resolve(name: str, resolve: Resolve) -> Run:
 
 
 def measure_costs(
-    runs: Sequence[Run], layers: Sequence[Mapping[str, Any]], room: Rows, rounds: int
+    runs: Sequence[Run], layers: Sequence[Mapping[str, Any]], room: Rows, rounds: int, *, with_bound: bool = False
 ) -> list[tuple["StepCost", "StepCost"]]:
     """Measures what a step of each run costs, and of its baseline, the row that is named after its framework.
 
@@ -239,6 +245,7 @@ def measure_costs(
         layers: settings of the baselines too, so that both are of one scale.
         room: makes runs and what they train.
         rounds: steps of each that are timed; 0 leaves time out.
+        with_bound: whether to time a bare classifier's step in turn with them.
 
     Raises:
         UserError: settings that do not fit each other.
@@ -252,7 +259,7 @@ def measure_costs(
     # Progress goes to standard error: standard output may be JSON.
     for run in track(runs, "measuring", console=Console(stderr=True), transient=True):
         baseline = room.resolve(run.framework.value, *layers)
-        costs.append(measure(run, baseline, room.build, device, rounds=rounds))
+        costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=with_bound))
     return costs
 
 

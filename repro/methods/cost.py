@@ -18,11 +18,15 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
+from repro.bench.bound import BareStep
 from repro.bench.timing import timed_in_turn
+from repro.contrastive.loss_model import LossModel
 from repro.runs.run import Run
+from repro.training.compilation import compile_encoders
 from repro.training.learner import Build
 from repro.training.precision import wrap_optimizers
 from repro.training.preprocess import ViewMaker
+from repro.training.step_graph import EAGER_STEPS, StepGraph, can_be_replayed
 
 TINY: Mapping[str, Any] = {
     "data.crop": 64,
@@ -74,6 +78,8 @@ class StepCost:
     """Median time of a step; None where it was not timed."""
     relative: float | None
     """The time of a step divided by the baseline's, both measured in turn."""
+    share_of_bound: float | None = None
+    """FLOPs a second as a share of those that a bare, compiled classifier reaches in turn with it; None without it."""
 
     def row(self, baseline: "StepCost") -> dict[str, Any]:
         """Returns the cells of a table's row, FLOPs beside the baseline's."""
@@ -86,6 +92,7 @@ class StepCost:
             "FLOP ×": f"{self.flops / baseline.flops:.2f}",
             "step ms": None if self.seconds is None else f"{1000 * self.seconds:.1f}",
             "time ×": None if self.relative is None else f"{self.relative:.2f}",
+            **({} if self.share_of_bound is None else {"FLOP/s of bound": f"{self.share_of_bound:.0%}"}),
         }
 
 
@@ -110,12 +117,33 @@ class Step:
         self.method, self.batch = run.method, run.optimization.batch
         self.learner = build(with_random_localizer(run), Noise(self.batch, run.data.crop), device)
         self.items = default_collate([self.learner.dataset[0, index] for index in range(self.batch)])
+        if device.type == "cuda":  # as the loader hands batches over
+            self.items = {name: value.pin_memory() for name, value in self.items.items()}
         self.wrapper = wrap_optimizers(self.learner.optimizers, run.optimization.precision, device)
         self.learner.model.train()
+        self._machine, self._device = run.machine, device
+        self._graph: StepGraph | None = None
 
     def __call__(self) -> None:
         """Makes one step."""
-        self.learner.model.train_step(self.items, self.wrapper)
+        if self._graph is None:
+            self.learner.model.train_step(self.items, self.wrapper)
+        else:
+            self._graph(self.items)
+
+    def speed_up(self) -> None:
+        """Compiles and captures the step as the run's machine settings ask for it, as a training does at its start.
+
+        To be called after counting: neither passes nor FLOPs are counted within a compiled network or a replayed step.
+        """
+        model = self.learner.model
+        if self._machine.compile:
+            compile_encoders(model)
+        if self._machine.graphs and can_be_replayed(model, self._device):
+            assert isinstance(model, LossModel)
+            self._graph = StepGraph(model, self.wrapper)
+        for _ in range(EAGER_STEPS + 1):
+            self()
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -142,7 +170,9 @@ def with_random_localizer(run: Run) -> Run:
     return replace(run, localizer=replace(run.localizer, network=network, weights="random", sha256=""))
 
 
-def measure(run: Run, baseline: Run, build: Build, device: torch.device, *, rounds: int) -> tuple[StepCost, StepCost]:
+def measure(
+    run: Run, baseline: Run, build: Build, device: torch.device, *, rounds: int, with_bound: bool = False
+) -> tuple[StepCost, StepCost]:
     """Measures what a step of a row and of its baseline costs; they are timed in turn.
 
     Args:
@@ -151,6 +181,7 @@ def measure(run: Run, baseline: Run, build: Build, device: torch.device, *, roun
         build: makes what they train.
         device: where they are trained.
         rounds: steps of each that are timed, after one that warms up; 0 leaves time out.
+        with_bound: whether to time the bare step of `repro.bench.bound` in turn with them.
 
     Returns:
         The cost of the row and that of its baseline.
@@ -165,11 +196,21 @@ def measure(run: Run, baseline: Run, build: Build, device: torch.device, *, roun
     # Counted first: optimizers make their state in that step, which no step that is timed has to do.
     costs = {name: _count(step) for name, step in rivals.items()}
     if rounds:
-        seconds = timed_in_turn(rivals, rounds)
+        for step in rivals.values():
+            step.speed_up()
+        encoder, size = run.encoder, run.data.crop
+        bare = BareStep(encoder.arch, encoder.width, size, run.optimization.batch, device) if with_bound else None
+        seconds = timed_in_turn(rivals if bare is None else {**rivals, "bound": bare}, rounds)
         costs = {
             name: replace(cost, seconds=seconds[name], relative=seconds[name] / seconds["baseline"])
             for name, cost in costs.items()
         }
+        if bare is not None:
+            bare_rate = bare.flops / seconds["bound"]
+            costs = {
+                name: replace(cost, share_of_bound=cost.flops * rivals[name].batch / seconds[name] / bare_rate)
+                for name, cost in costs.items()
+            }
     return costs.get("row", costs["baseline"]), costs["baseline"]
 
 

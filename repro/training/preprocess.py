@@ -67,6 +67,13 @@ class Augmenter(BaseDataPreprocessor):
         """Normalises images B×3×H×W in 0..1 by ImageNet's mean and standard deviation."""
         return (images - self.mean) / self.std
 
+    def before_capture(self) -> list[Generator]:
+        """Returns the generators that a CUDA graph of a step draws from, to be registered with the graph."""
+        return []
+
+    def before_replay(self, batch: dict[str, Any]) -> None:
+        """Does on the host what a batch, the loader's, needs before a step is replayed; by default nothing."""
+
 
 class ViewMaker(Augmenter):
     """mmengine's data preprocessor of contrastive pretraining: it makes the network's views.
@@ -103,6 +110,7 @@ class ViewMaker(Augmenter):
         self.grid, self.relax, self.row_sorted = grid, relax, row_sorted
         self.channels_last = channels_last
         self._localizer = (localizer,)  # in a tuple, so that nn.Module does not register it
+        self._captured_generator: Generator | None = None
 
     @property
     def localizer(self) -> Localizer | None:
@@ -139,8 +147,22 @@ class ViewMaker(Augmenter):
 
         No image comes twice in an epoch, and the ranks' first images differ, so that no two batches share a stream.
         """
-        first = (int(batch["epoch"][0]), int(batch["index"][0]))
-        return Generator(self.device).manual_seed(stream_seed(self.seed, Purpose.mask, *first))
+        if self._captured_generator is not None:
+            return self._captured_generator  # `before_replay` gives it the seed of each batch
+        return Generator(self.device).manual_seed(self._mask_seed(batch))
+
+    def _mask_seed(self, batch: dict[str, Any]) -> int:
+        return stream_seed(self.seed, Purpose.mask, int(batch["epoch"][0]), int(batch["index"][0]))
+
+    def before_capture(self) -> list[Generator]:
+        """Returns the generator of the masks, to be registered with the graph."""
+        self._captured_generator = Generator(self.device)
+        return [self._captured_generator]
+
+    def before_replay(self, batch: dict[str, Any]) -> None:
+        """Gives the generator of the masks the seed of this batch."""
+        if self._captured_generator is not None:
+            self._captured_generator.manual_seed(self._mask_seed(batch))
 
     def _lay_out(self, views: Views) -> Views:
         """Returns the views in the memory layout that the network wants."""

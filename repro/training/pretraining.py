@@ -16,9 +16,11 @@ from repro.runs.choices import Precision, Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
+from repro.training.compilation import compile_encoders
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, make_loader
 from repro.training.runner import Training
+from repro.training.step_graph import can_be_replayed
 
 log = logging.getLogger("salmask")
 
@@ -90,6 +92,9 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
     settings = run.optimization
     if settings.precision is Precision.fp16 and device.type == "cpu":
         raise UserError("optimization.precision=fp16 needs a GPU", mend="optimization.precision=bf16 or fp32")
+    if settings.precision is Precision.fp16 and run.machine.graphs:
+        # The loss scaler decides on the host whether a step is taken.
+        raise UserError("machine.graphs=true replays no steps in fp16", mend="optimization.precision=bf16 or fp32")
     return EpochBatches(len(images), settings.batch, run.seed)
 
 
@@ -97,6 +102,8 @@ def build_training(
     run: Run, folder: RunFolder, learner: Learner, batches: EpochBatches, device: torch.device
 ) -> Training:
     """Puts together the training that mmengine's Runner drives."""
+    if run.machine.compile:
+        compile_encoders(learner.model)
     return Training(
         task=PRETRAIN,
         run_id=run.id,
@@ -112,5 +119,6 @@ def build_training(
         machine=run.machine,
         device=device,
         precision=run.optimization.precision,
+        graphs=run.machine.graphs and can_be_replayed(learner.model, device),
         hooks=[learner.gallery(folder.gallery / "masks.png")],
     )

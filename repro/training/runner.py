@@ -14,7 +14,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, Runner
 from mmengine.visualization import TensorboardVisBackend, Visualizer
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from repro.distributed import rank, world_size
@@ -25,6 +25,7 @@ from repro.runs.stopping import STOP
 from repro.training.hooks import FiniteGuard, Heartbeat, MetricsFile, RuntimeInfo, Throughput, forget_after
 from repro.training.precision import wrap_optimizers
 from repro.training.resume import SaveCheckpoint, restore
+from repro.training.step_graph import StepGraph
 
 log = logging.getLogger("salmask")
 
@@ -43,6 +44,13 @@ class ResumableEpochs(EpochBasedTrainLoop):
             self.run_iter(position, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1  # after the hooks, as in mmengine: `SaveCheckpoint` counts on it
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Makes one step between its hooks; as mmengine's, but that the step may be replayed from a CUDA graph."""
+        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        outputs = self.runner.make_step(data_batch)
+        self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
 
 
 @runtime_checkable
@@ -66,7 +74,18 @@ class DeviceRunner(Runner):
 
     def __init__(self, device: torch.device, training: "Training", **kwargs: Any) -> None:
         self.device, self.training = device, training  # first: mmengine's constructor calls `wrap_model`
+        self._step_graph: StepGraph | None = None
         super().__init__(**kwargs)
+
+    def make_step(self, batch: Any) -> dict[str, Tensor]:
+        """Makes one step of the training, and returns the scalars to log."""
+        if self._step_graph is None and self.training.graphs:
+            # Here, as mmengine wraps the optimizer only when the training begins.
+            self._step_graph = StepGraph(self.model, self.optim_wrapper)
+        if self._step_graph is not None:
+            return self._step_graph(batch)
+        outputs: dict[str, Tensor] = self.model.train_step(batch, optim_wrapper=self.optim_wrapper)
+        return outputs
 
     def _log_env(self, env_cfg: Any) -> None:
         """Logs nothing: `provenance.json` holds the environment."""
@@ -140,6 +159,8 @@ class Training:
     machine: MachineSettings
     device: torch.device
     precision: Precision = Precision.fp32
+    graphs: bool = False
+    """Whether steps are replayed from a CUDA graph; only of a model of which `can_be_replayed` says so."""
     hooks: Sequence[Hook] = field(default_factory=list)
     """Hooks of this training alone."""
 

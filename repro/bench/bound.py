@@ -1,0 +1,57 @@
+"""How fast a training step could be: a bare, compiled classifier's on random images, which is the most there is.
+
+Its step is what a step of MoCo or SimCLR consists of, forward and backward passes through a ResNet, and nothing else:
+no augmentation, no momentum encoder, no queue. So the floating-point operations a second that it reaches are the most
+that the device gives to such a network.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from repro.backbones.resnet import build_resnet
+
+CLASSES = 100
+"""Outputs of the classifier, as many as ImageNet-100 has classes."""
+
+WARM_UP = 4
+"""Steps in which the network is compiled and captured."""
+
+
+class BareStep:
+    """A training step of a classifier on one batch of noise that never changes: bf16, channels last, compiled."""
+
+    def __init__(self, arch: str, width: int, size: int, batch: int, device: torch.device) -> None:
+        """Builds the network and its batch.
+
+        Args:
+            arch: a torchvision ResNet.
+            width: its base planes.
+            size: pixels a side of the images.
+            batch: images of a step.
+            device: where it is trained.
+
+        Raises:
+            UserError: there is no such network.
+        """
+        self.network = build_resnet(arch, CLASSES, width).to(device).to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
+        images = torch.randn(batch, 3, size, size, device=device)
+        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.arange(batch, device=device) % CLASSES
+        with FlopCounterMode(display=False) as counter:
+            self()
+        self.flops: int = counter.get_total_flops()
+        """Of one step: two for each multiply-add of convolutions and matrix products."""
+        # "reduce-overhead" launches its kernels as CUDA graphs: otherwise a slow host would be what is measured.
+        self.network.compile(mode="reduce-overhead", dynamic=False)
+        for _ in range(WARM_UP):
+            self()
+
+    def __call__(self) -> None:
+        """Makes one step."""
+        with torch.autocast(self.images.device.type, dtype=torch.bfloat16):
+            loss = F.cross_entropy(self.network(self.images), self.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()

@@ -1,0 +1,107 @@
+"""Training steps that are replayed from a CUDA graph, as `machine.graphs` asks for it.
+
+A step is some thousand kernels, and on a GPU most of them are done before the host has launched the next. A graph
+launches them all at once: what is left of a step is the time that the device needs.
+"""
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from repro.contrastive.loss_model import LossModel
+from repro.distributed import world_size
+from repro.training.preprocess import Augmenter
+
+EAGER_STEPS = 3
+"""Steps that run as usual before one is captured: libraries set themselves up, and compilers compile, in these."""
+
+
+def can_be_replayed(model: nn.Module, device: torch.device) -> bool:
+    """Returns whether a model's steps can be replayed: it has one loss, from images, on the only GPU of the training.
+
+    ADIOS's two networks take turns and draw on the host in between; the gradients of several processes meet in DDP.
+    """
+    return (
+        device.type == "cuda"
+        and world_size() == 1
+        and isinstance(model, LossModel)
+        and isinstance(model.data_preprocessor, Augmenter)
+    )
+
+
+class StepGraph:
+    """Makes the training steps of a model: the first few as usual, all others by replaying one that was captured.
+
+    Captured are the way from the batch to the network's inputs, the forward and the backward pass. The optimizer steps
+    as usual, so that learning rates and whoever watches the gradients need to know nothing of this. The numbers are
+    those of the usual step: the same kernels on the same streams of random numbers.
+    """
+
+    def __init__(self, model: LossModel, wrapper: OptimWrapper) -> None:
+        """Prepares to capture.
+
+        Args:
+            model: on a GPU; its `before_replay` and its data preprocessor's do what a step does on the host.
+            wrapper: of the one optimizer.
+        """
+        assert isinstance(model.data_preprocessor, Augmenter)
+        self.model, self.preprocessor, self.wrapper = model, model.data_preprocessor, wrapper
+        self._steps = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._batch: dict[str, Tensor] = {}
+        self._losses: dict[str, Tensor] = {}
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Makes one step.
+
+        Args:
+            batch: the loader's, on the host; as large at every step.
+
+        Returns:
+            What `train_step` returns, the scalars to log, on the device.
+        """
+        self._steps += 1
+        if self._steps <= EAGER_STEPS:
+            return self._on_a_stream_of_its_own(batch)
+        if self._graph is None:
+            self._capture(batch)
+        self._fill(batch)
+        self.preprocessor.before_replay(batch)
+        self.model.before_replay()
+        assert self._graph is not None
+        self._graph.replay()
+        self.wrapper.step()
+        # Copies: the next replay writes over the captured ones, and the log reads those of many steps at once.
+        return {name: value.clone() for name, value in self._losses.items()}
+
+    def _on_a_stream_of_its_own(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Makes a step as usual. Not on the default stream, of which nothing may be left when capturing begins."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            outputs: dict[str, Tensor] = self.model.train_step(batch, self.wrapper)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return outputs
+
+    def _capture(self, batch: dict[str, Tensor]) -> None:
+        """Captures a step without making it."""
+        self._batch = {name: value.to("cuda") for name, value in batch.items()}
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.preprocessor.before_capture():
+            graph.register_generator_state(generator)
+        # Without gradients of earlier steps a captured backward pass writes them anew instead of adding them up, into
+        # memory of the graph; `wrapper.step` reads them there, and nobody sets them to none any more.
+        self.wrapper.zero_grad()
+        with torch.cuda.graph(graph, stream=self._stream):
+            with self.wrapper.optim_context(self.model):
+                inputs = self.preprocessor(self._batch, True)
+                losses = self.model._run_forward(inputs, mode="loss")
+            loss, self._losses = self.model.parse_losses(losses)
+            loss.backward()
+        self._losses = {name: value.detach() for name, value in self._losses.items()}
+        self._graph = graph
+
+    def _fill(self, batch: dict[str, Tensor]) -> None:
+        """Brings a batch to where the graph reads it; the copies from pinned memory wait for nothing."""
+        for name, value in self._batch.items():
+            value.copy_(batch[name], non_blocking=True)
