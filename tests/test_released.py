@@ -20,9 +20,10 @@ from repro.randomness import Purpose, stream_seed
 from repro.training.learner import build_model, build_view_maker
 from repro.training.preprocess import Stages
 
-GPUS, BATCH = 4, 8
+GPUS, BATCH, SEED = 4, 8, 3
 SHARE = BATCH // GPUS
 SETTINGS = {
+    "seed": SEED,
     "data.crop": 64,
     "masking.guidance": "random",  # no localizer
     "fidelity": "released",
@@ -50,7 +51,7 @@ def make_model() -> MoCo:
 def authors_loss(model: MoCo, views: Views) -> Tensor:
     """The mean of the losses of four GPUs, in the steps of moco/builder.py; the model's batch norm has one group."""
     assert views.hard_negative is not None
-    order = torch.randperm(BATCH, generator=Generator().manual_seed(stream_seed(model.seed, Purpose.shuffle, 0, 0)))
+    order = torch.randperm(BATCH, generator=Generator().manual_seed(stream_seed(SEED, Purpose.shuffle, 0, 0)))
     shuffled_keys = [model.encoder_k(views.key[order[gpu * SHARE : (gpu + 1) * SHARE]]) for gpu in range(GPUS)]
     key = F.normalize(torch.cat(shuffled_keys)[order.argsort()], dim=1)
     losses = []
