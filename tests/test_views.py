@@ -15,18 +15,13 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from repro.augmentation.blur import box_blur
+from repro.augmentation.colour import blend_, turn_hue_
 from repro.augmentation.crops import random_crop
-from repro.augmentation.draws import ORDERS, Draw
-from repro.augmentation.on_device import (
-    BLUR_TAPS,
-    adjust_brightness,
-    adjust_contrast,
-    adjust_hue,
-    adjust_saturation,
-    apply_on_device,
-)
+from repro.augmentation.draws import ORDERS, Draw, draw_view
+from repro.augmentation.on_device import BLUR_TAPS, MOCO, apply_on_device, apply_to_all
 from repro.augmentation.reference import apply_reference
-from repro.runs.choices import Interpolation
+from repro.runs.choices import Blur, Interpolation
 from repro.runs.sections import AugmentationSettings
 
 NOTHING = Draw(jitter=0.0, order=0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, grey=0, sigma=0.0, flip=0)
@@ -80,24 +75,33 @@ def test_a_row_holds_every_field_in_order() -> None:
     assert draw.row().tolist() == [1, 7, 0.75, 1.25, 0.5, -0.0625, 0, 1.5, 1]
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "low", "high"),
-    [
-        (adjust_brightness, tvf.adjust_brightness, 0.6, 1.4),
-        (adjust_contrast, tvf.adjust_contrast, 0.6, 1.4),
-        (adjust_saturation, tvf.adjust_saturation, 0.6, 1.4),
-        (adjust_hue, tvf.adjust_hue, -0.5, 0.5),
-    ],
-    ids=["brightness", "contrast", "saturation", "hue"],
-)
-def test_each_batched_adjustment_is_torchvisions_of_each_image(ours, theirs, low: float, high: float) -> None:  # noqa: ANN001
-    images = pixels(9)
+CHANGES = {
+    "brightness": (lambda x, f: blend_(x, f, 0 * f, 0 * f), tvf.adjust_brightness, 0.6, 1.4),
+    "contrast": (lambda x, f: blend_(x, f, 0 * f, 1 - f), tvf.adjust_contrast, 0.6, 1.4),
+    "saturation": (lambda x, f: blend_(x, f, 1 - f, 0 * f), tvf.adjust_saturation, 0.6, 1.4),
+    "hue": (turn_hue_, tvf.adjust_hue, -0.5, 0.5),
+}
+"""How each change of colour is written here, torchvision's function, and the amounts to compare them at."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_batched_change_of_colour_is_torchvisions_of_each_image(change: str) -> None:
+    ours, theirs, low, high = CHANGES[change]
+    # Six levels a channel: each sector of the hue with its borders, where two channels are equal, and greys.
+    levels = torch.cartesian_prod(*[torch.arange(6) / 5] * 3).T.reshape(3, 12, 18)
+    images = torch.cat([pixels(9, 18)[..., :12, :], levels.expand(16, -1, -1, -1)])
     images[0] = images[0, :1]  # a grey image has no hue
-    images[1, 0], images[1, 1:] = 1.0, 0.0  # pure red
-    amounts = torch.linspace(low, high, len(images))
+    images[1] = images[1, :1] + 1e-7 * torch.rand(3, 12, 18)  # nor has one that is grey up to rounding
+    amounts = torch.linspace(low, high, len(images))[torch.randperm(len(images))]
     expected = torch.stack([theirs(x, float(a)) for x, a in zip(images, amounts, strict=True)])
+    ours(images, amounts.view(-1, 1, 1, 1))
+    assert (images - expected).abs().max() < 3e-6
+
+
+def test_an_idle_blend_changes_no_bit() -> None:
+    images, one = pixels(4), torch.ones(4, 1, 1, 1)
     before = images.clone()
-    assert (ours(images, amounts.view(-1, 1, 1, 1)) - expected).abs().max() < 1e-5
+    blend_(images, one, 0 * one, 0 * one)
     assert torch.equal(images, before)
 
 
@@ -145,37 +149,106 @@ def test_a_batch_in_which_nobody_is_changed_stays_as_it_is() -> None:
     assert torch.equal(apply_on_device(images, NOTHING.row().expand(3, -1)), images)
 
 
-def difference(made: list[Draw]) -> Tensor:
-    """Of the two backends on each picture: mean over pixels, in 0..1."""
-    pictures = [photograph(i) for i in range(len(made))]
-    reference = torch.stack([pil_to_tensor(apply_reference(p, d)) for p, d in zip(pictures, made, strict=True)]) / 255
-    whole = torch.stack([pil_to_tensor(p) for p in pictures]) / 255
-    device = apply_on_device(whole, torch.stack([d.row() for d in made]))
-    return (device - reference).abs().mean((1, 2, 3))
+def test_other_devices_apply_every_step_to_every_image_with_the_same_numbers() -> None:
+    made = draws(60, AugmentationSettings(), seed=3)
+    images, rows = pixels(60), torch.stack([draw.row() for draw in made])
+    for settings in (MOCO, replace(MOCO, blur=Blur.box)):
+        assert (apply_to_all(images, rows, settings) - apply_on_device(images, rows, settings)).abs().max() < 1e-6
 
 
-def test_the_device_gives_the_reference_view_up_to_pils_rounding() -> None:
-    off = difference(draws(80, AugmentationSettings(), seed=5)) * 255
-    # PIL cuts to 8 bits after each of up to six steps, each time losing half a level or, in HSV, about one.
-    assert off.mean() < 1.5
-    assert off.max() < 3
+def speckle(seed: int) -> Image.Image:
+    """White noise: what a wrong weight or a wrong border shows on most."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+
+
+def departure(made: list[Draw], settings: AugmentationSettings = MOCO) -> Tensor:
+    """Of the device from PIL at each pixel of photographs and of speckle, in levels of 255."""
+    pictures = [make(i) for make in (photograph, speckle) for i in range(len(made))]
+    rows = torch.stack([draw.row() for draw in made]).repeat(2, 1)
+    crops = torch.stack([pil_to_tensor(picture) for picture in pictures])
+    reference = [pil_to_tensor(apply_reference(p, d)) for p, d in zip(pictures, made * 2, strict=True)]
+    return (255 * apply_on_device(crops / 255, rows, settings) - torch.stack(reference)).abs()
+
+
+def departure_of_colour(change: str, amounts: list[float]) -> Tensor:
+    """Of one change of colour from PIL's, at each pixel, in levels of 255."""
+    ours, theirs, _, _ = CHANGES[change]
+    pictures = [make(i) for make in (photograph, speckle) for i in range(len(amounts))]
+    images = torch.stack([pil_to_tensor(picture) for picture in pictures]) / 255
+    ours(images, torch.tensor(amounts).repeat(2).view(-1, 1, 1, 1))
+    reference = [pil_to_tensor(theirs(p, a)) for p, a in zip(pictures, amounts * 2, strict=True)]
+    return (255 * images - torch.stack(reference)).abs()
+
+
+def rms(values: Tensor) -> float:
+    return values.square().mean().sqrt().item()
 
 
 @pytest.mark.parametrize(
-    ("draw", "bound"),
+    # The bounds are stated at `Backend`. PIL cuts brightness, contrast and saturation to whole levels, where a level
+    # off is the most, plus that of the mean or the grey it blends with; the hue of PIL's HSV has 256 values.
+    ("change", "low", "high", "bound_of_rms", "bound"),
     [
-        (replace(NOTHING, flip=1), 1e-4),
-        (replace(NOTHING, grey=1), 0.4),
-        (replace(NOTHING, jitter=1, brightness=1.3), 1.1),
-        (replace(NOTHING, jitter=1, contrast=0.7), 1.0),
-        (replace(NOTHING, jitter=1, saturation=1.3), 1.2),
-        (replace(NOTHING, jitter=1, hue=0.08), 1.5),
-        (replace(NOTHING, sigma=0.3), 0.4),
-        (replace(NOTHING, sigma=2.0), 0.7),
+        ("brightness", 0.6, 1.4, 0.6, 1.01),
+        ("contrast", 0.6, 1.4, 0.6, 1.3),
+        ("saturation", 0.6, 1.4, 0.6, 1.3),
+        ("hue", -0.1, 0.1, 1.9, 18),
     ],
 )
-def test_each_step_of_the_device_is_pils_up_to_rounding(draw: Draw, bound: float) -> None:
-    assert difference([draw] * 6).max() * 255 < bound
+def test_each_change_of_colour_departs_from_pils_as_stated(
+    change: str, low: float, high: float, bound_of_rms: float, bound: float
+) -> None:
+    off = departure_of_colour(change, np.linspace(low, high, 16).tolist())
+    assert rms(off) < bound_of_rms
+    assert off.max() < bound
+
+
+@pytest.mark.parametrize(
+    ("step", "bound_of_rms", "bound"), [({"flip": 1}, 1e-4, 1e-4), ({"grey": 1}, 0.3, 0.55)], ids=["flip", "grey"]
+)
+def test_flip_and_grey_depart_from_pils_as_stated(step: dict[str, float], bound_of_rms: float, bound: float) -> None:
+    off = departure([replace(NOTHING, **step)] * 8)
+    assert rms(off) < bound_of_rms
+    assert off.max() < bound
+
+
+@pytest.mark.parametrize("blur", Blur)
+def test_the_box_blur_is_pils_up_to_rounding_and_the_gaussian_is_not(blur: Blur) -> None:
+    sigmas = [*np.linspace(0.1, 2.0, 20).tolist(), math.sqrt(2)]  # at the last one, a box gains a pixel
+    off = departure([replace(NOTHING, sigma=sigma) for sigma in sigmas], replace(MOCO, blur=blur))
+    if blur is Blur.box:
+        # PIL cuts to whole levels after each of six passes.
+        assert rms(off) < 0.7
+        assert off.max() < 3.5
+    else:
+        photographs, speckles = off.chunk(2)
+        assert rms(photographs) < 0.8
+        assert photographs.max() < 20
+        assert 40 < speckles.max() < 70  # as stated: no mere rounding
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 1.0, 2.0])
+def test_the_box_blur_has_the_gaussians_variance_and_repeats_the_border(sigma: float) -> None:
+    point = torch.zeros(1, 1, 41, 41)
+    point[..., 20, 20] = 1
+    spread = box_blur(point, torch.tensor([sigma]), 2.0)[0, 0]
+    offsets = torch.arange(41) - 20.0
+    assert spread.sum().item() == pytest.approx(1, abs=1e-5)
+    assert (spread.sum(0) * offsets**2).sum().item() == pytest.approx(sigma**2, rel=1e-4)
+    ramp = torch.arange(41.0).expand(1, 1, 41, 41)
+    ends = box_blur(ramp, torch.tensor([sigma]), 2.0)[0, 0, 20]
+    assert ends[0] > 0  # what lies beyond the border is the border's 0, and the rest is more
+    assert (ends[10:-10] - ramp[0, 0, 20, 10:-10]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("blur", Blur)
+def test_whole_views_depart_from_pils_as_stated(blur: Blur) -> None:
+    rng = np.random.default_rng(5)
+    made = [draw_view(rng, MOCO) for _ in range(60)]
+    photographs, _ = departure(made, replace(MOCO, blur=blur)).chunk(2)
+    # PIL cuts to whole levels after each of up to six steps, and a later step may enlarge what was cut.
+    assert rms(photographs) < 2
+    assert photographs.mean((1, 2, 3)).max() < 4
 
 
 class Boxes:

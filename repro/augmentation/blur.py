@@ -1,12 +1,18 @@
-"""Gaussian blur as a product with banded matrices.
+"""Gaussian blur as a product with banded matrices: torchvision's, and the one that PIL approximates with boxes.
 
-A separable blur of an H×W image is `M_H @ image @ M_W.T`, where row i of M holds the kernel around pixel i, reflected
-at the border. Two small matrix products replace padding and depthwise convolution: faster than torchvision's
-`gaussian_blur` on a CPU, the more so the longer the kernel, and exact in fp32 on GPUs, where convolution may use TF32.
+A separable blur of an H×W image is `M_H @ image @ M_W.T`, where row i of M holds the kernel around pixel i and M says
+what lies beyond the border. Two matrix products replace padding and depthwise convolution: faster than torchvision's
+`gaussian_blur`, the more so the longer the kernel, and exact in fp32 on GPUs, where convolution may use TF32.
 """
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+BLOCK = 32
+"""Pixels of a line that a CPU computes in one product, from these and the pixels that their kernels reach."""
 
 
 def gaussian_matrix(size: int, kernel: int, sigma: Tensor) -> Tensor:
@@ -32,9 +38,47 @@ def gaussian_matrix(size: int, kernel: int, sigma: Tensor) -> Tensor:
     # The pixel that each tap reads: `abs` reflects what lies before the first one, `where` what lies beyond the last.
     columns = (torch.arange(size, device=sigma.device).unsqueeze(1) + offsets).abs()
     columns = torch.where(columns >= size, 2 * (size - 1) - columns, columns)
-    matrix = torch.zeros(*sigma.shape, size, size, device=sigma.device, dtype=weights.dtype)
-    # Added, as at a border a pixel is read by two taps.
-    shape = (*sigma.shape, size, kernel)
+    return _scatter_taps(weights, columns)
+
+
+def box_matrix(size: int, reach: int, sigma: Tensor) -> Tensor:
+    """Returns the matrix that blurs a line of pixels as PIL's `GaussianBlur` does, up to its rounding to 8 bits.
+
+    PIL blurs thrice by a box, whose ends are pixels of less weight so that the three have the Gaussian's variance
+    (Gwosdek et al. 2011, equations 7 to 14; libImaging/BoxBlur.c). Each time the pixel at the border is repeated.
+
+    Args:
+        size: pixels of the line.
+        reach: pixels that a box may reach to each side, at least `box_reach` of the largest sigma.
+        sigma: standard deviation in pixels, more than 0, of any shape S.
+
+    Returns:
+        S×size×size; each row sums to 1.
+    """
+    variance = sigma.unsqueeze(-1) ** 2 / 3  # of each of the three
+    whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()  # pixels of full weight to each side
+    end = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    distance = torch.arange(-reach, reach + 1, device=sigma.device).abs()
+    # 1 within the box, `end` for the pixel after it, and 0 beyond.
+    weights = torch.where(distance <= whole, 1.0, torch.where(distance == whole + 1, end, 0.0))
+    weights = weights / (2 * (whole + end) + 1)
+    columns = torch.arange(size, device=sigma.device).unsqueeze(1) + torch.arange(
+        -reach, reach + 1, device=sigma.device
+    )
+    box = _scatter_taps(weights, columns.clamp(0, size - 1))
+    return box @ box @ box
+
+
+def box_reach(sigma_max: float) -> int:
+    """Returns how many pixels one of PIL's three boxes reaches to each side, for a sigma of at most `sigma_max`."""
+    return math.floor((math.sqrt(4 * sigma_max**2 + 1) - 1) / 2) + 1
+
+
+def _scatter_taps(weights: Tensor, columns: Tensor) -> Tensor:
+    """Returns a matrix S×size×size with weights S×taps in each row, in the columns size×taps; what meets is added."""
+    size, taps = columns.shape
+    shape = (*weights.shape[:-1], size, taps)
+    matrix = torch.zeros(*weights.shape[:-1], size, size, device=weights.device, dtype=weights.dtype)
     return matrix.scatter_add_(-1, columns.expand(shape), weights.unsqueeze(-2).expand(shape))
 
 
@@ -51,11 +95,49 @@ def gaussian_blur(images: Tensor, kernel: int, sigma: float | Tensor) -> Tensor:
     Returns:
         B×C×H×W.
     """
+    sigmas = sigma if isinstance(sigma, Tensor) else torch.full((), float(sigma), device=images.device)
+    return _blur(images, lambda size: gaussian_matrix(size, kernel, sigmas), kernel // 2)
+
+
+def box_blur(images: Tensor, sigma: Tensor, sigma_max: float) -> Tensor:
+    """Blurs images as PIL's `GaussianBlur(sigma)` does, without its rounding to 8 bits; see `box_matrix`.
+
+    Args:
+        images: B×C×H×W floats.
+        sigma: standard deviation in pixels of each image (B), more than 0.
+        sigma_max: at least the largest of them; on the host, so that the length of the kernel is known there.
+
+    Returns:
+        B×C×H×W.
+    """
+    reach = box_reach(sigma_max)
+    return _blur(images, lambda size: box_matrix(size, reach, sigma), 3 * reach)
+
+
+def _blur(images: Tensor, matrix: Callable[[int], Tensor], radius: int) -> Tensor:
+    """Blurs images B×C×H×W by the matrix for a line of a given size, whose rows reach `radius` to each side."""
     # Weights of half precision would blur by a wrong amount; the pixels themselves may be of any precision.
     with torch.autocast(images.device.type, enabled=False):
-        sigmas = sigma if isinstance(sigma, Tensor) else torch.full((), float(sigma), device=images.device)
-        rows = gaussian_matrix(images.shape[-2], kernel, sigmas)
-        columns = rows if images.shape[-1] == images.shape[-2] else gaussian_matrix(images.shape[-1], kernel, sigmas)
-        if sigmas.ndim:  # B×1×H×H, for all channels of an image
+        H, W = images.shape[-2:]
+        rows = matrix(H)
+        columns = rows if W == H else matrix(W)
+        if rows.ndim == 3:  # B×1×H×H, for all channels of an image
             rows, columns = rows.unsqueeze(1), columns.unsqueeze(1)
-        return (rows @ (images.float() @ columns.mT)).to(images.dtype)
+        pixels = images.float()
+        if not images.is_cpu:  # one large product each: a GPU is done with it before it could start several
+            return (rows @ (pixels @ columns.mT)).to(images.dtype)
+        # Away from the diagonal the matrices are zero: a CPU saves the products with them, which are three quarters at
+        # 224 pixels.
+        weights = columns.mT
+        across = [pixels[..., near] @ weights[..., near, part] for part, near in _blocks(W, radius)]
+        blurred = torch.cat(across, -1) if len(across) > 1 else across[0]
+        down = [rows[..., part, near] @ blurred[..., near, :] for part, near in _blocks(H, radius)]
+        return (torch.cat(down, -2) if len(down) > 1 else down[0]).to(images.dtype)
+
+
+def _blocks(size: int, radius: int) -> list[tuple[slice, slice]]:
+    """Returns the parts that a line is computed in, each with the pixels that its kernels read."""
+    return [
+        (slice(start, start + BLOCK), slice(max(0, start - radius), start + BLOCK + radius))
+        for start in range(0, size, BLOCK)
+    ]

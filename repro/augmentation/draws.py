@@ -1,7 +1,8 @@
 """What is drawn at random for a view of an image.
 
 The draw is made once, for each sample from its own stream. `reference` applies it with PIL as MoCo v2 does, image by
-image; `on_device` applies the same draw to the whole batch. Both give the same view up to PIL's rounding to 8 bits.
+image; `on_device` applies the same draw to the whole batch. How far the two views depart from each other is stated at
+`repro.runs.choices.Backend`.
 """
 
 from dataclasses import dataclass, fields

@@ -1,97 +1,155 @@
-"""A batch of draws applied on the device to the whole batch at once."""
+"""A batch of draws applied on the device to the whole batch at once.
 
-from collections.abc import Callable
-from dataclasses import fields
+Each image changes its brightness, contrast, saturation and hue in an order of its own. The first three are blends of
+one form (`colour.blend_`), so that three blends, the hue and three blends again are every order at once: an image whose
+hue comes second goes through its first blend before it, and through the other two after it.
+"""
+
+from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
-from repro.augmentation.blur import gaussian_blur
+from repro.augmentation.blur import box_blur, gaussian_blur
+from repro.augmentation.colour import blend_, luma, turn_hue_
 from repro.augmentation.draws import ORDERS, Draw
+from repro.runs.choices import Blur
+from repro.runs.sections import AugmentationSettings
 
 BLUR_TAPS = 17
 """Eight pixels to each side: four sigma at MoCo's largest."""
 
+CONTRAST, SATURATION, HUE = 1, 2, 3
+"""Numbers of `ORDERS`; brightness is 0."""
 
-def apply_on_device(images: Tensor, rows: Tensor) -> Tensor:
+MOCO = AugmentationSettings()
+"""MoCo v2's views."""
+
+
+def apply_on_device(images: Tensor, rows: Tensor, settings: AugmentationSettings = MOCO) -> Tensor:
     """Applies a batch of draws, each to its image.
+
+    On a CPU a step is computed for the images that need it. On other devices all images go through all steps, and
+    `where` picks: shapes never depend on what was drawn, so that nothing waits for the device, and the whole can be
+    compiled or captured. Both ways give the same views up to rounding.
 
     Args:
         images: B×3×H×W in 0..1, on any device; left as they are.
-        rows: B×9, rows of `Draw.row`, on the host: they choose which images go through which step, and reading them
-            there makes nothing wait for the device.
+        rows: B×9, rows of `Draw.row`; on the host, or on the images' device.
+        settings: what the draws were drawn from; says how to blur.
 
     Returns:
         B×3×H×W in 0..1.
     """
-    draws = dict(zip((f.name for f in fields(Draw)), rows.unbind(1), strict=True))
-    images = images.clone()
-
-    def change(selected: Tensor, function: Callable[[Tensor, Tensor], Tensor], amount: Tensor) -> None:
-        # Only the selected images are computed: most steps are for a part of the batch, and a step for all followed by
-        # `where` would cost the others as well.
-        index = selected.nonzero().squeeze(1)
-        if len(index):
-            on_device = index.to(images.device, non_blocking=True)
-            values = amount[index].to(images.device, non_blocking=True).view(-1, 1, 1, 1)
-            images.index_copy_(0, on_device, function(images.index_select(0, on_device), values))
-
-    # Each image has an order of its own: the batch goes through the four positions, and at each one through the four
-    # adjustments, every image by the one that is its turn.
-    order = torch.tensor(ORDERS)[draws["order"].long()]
-    for position in range(4):
-        for adjustment, (name, adjust) in enumerate(ADJUSTMENTS.items()):
-            change((draws["jitter"] > 0) & (order[:, position] == adjustment), adjust, draws[name])
-    change(draws["grey"] > 0, lambda x, _: _grey(x).expand_as(x), draws["grey"])
-    change(draws["sigma"] > 0, lambda x, sigma: gaussian_blur(x, BLUR_TAPS, sigma.flatten()), draws["sigma"])
-    change(draws["flip"] > 0, lambda x, _: x.flip(-1), draws["flip"])
-    return images
+    if images.is_cpu:
+        return apply_to_selected(images, rows, settings)
+    return apply_to_all(images, rows.to(images.device, non_blocking=True), settings)
 
 
-def _grey(images: Tensor) -> Tensor:
-    """Returns the luma B×1×H×W of images B×3×H×W."""
-    return tvf.rgb_to_grayscale(images)
-
-
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Scales images B×3×H×W in 0..1 by factors B×1×1×1, as torchvision does one image at a time."""
-    return (images * factor).clamp_(0, 1)
-
-
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends images B×3×H×W in 0..1 with their mean grey by factors B×1×1×1; a factor of 1 changes nothing."""
-    return torch.lerp(_grey(images).mean((-3, -2, -1), keepdim=True), images, factor).clamp_(0, 1)
-
-
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends images B×3×H×W in 0..1 with their grey versions by factors B×1×1×1; a factor of 1 changes nothing."""
-    return torch.lerp(_grey(images).expand_as(images), images, factor).clamp_(0, 1)
-
-
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue of images B×3×H×W in 0..1 by shares B×1×1×1 of the circle, -0.5..0.5, through HSV."""
-    value, largest = images.max(1, keepdim=True)
-    chroma = value - images.min(1, keepdim=True).values
-    red, green, blue = (channel.unsqueeze(1) for channel in images.unbind(1))
-    # The hue in sixths of the circle, red being 0, by the channel that is largest. Grey has no hue and a chroma of 0.
-    divisor = torch.where(chroma == 0, 1, chroma)
-    sector = torch.where(
-        largest == 0,
-        (green - blue) / divisor,
-        torch.where(largest == 1, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+def apply_to_selected(images: Tensor, rows: Tensor, settings: AugmentationSettings) -> Tensor:
+    """Applies draws as `apply_on_device` does, each step to the images that need it; all on the host."""
+    draws = _Draws.read(rows)
+    # Jittered images come first, those with the most blends before their hue in front. So the images that need a step
+    # are neighbours, a view that is changed in place.
+    turn = torch.where(draws.jitter, draws.hue_position, -1).flatten()
+    order = turn.argsort(descending=True)
+    views, jittered = images.index_select(0, order), int(draws.jitter.sum())
+    factors, grey_weights, mean_weights, hue = (
+        amounts.index_select(-4, order) for amounts in (*draws.blends, draws.hue)
     )
-    # Back to RGB without cases: channel n is V - C * max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6 and n = 5, 3, 1
-    # (the alternative formula of HSV to RGB); -1..5 of the hue and a negative shift come back into range by the modulo.
-    corner = torch.arange(5, 0, -2, device=images.device).view(3, 1, 1)
-    k = (corner + sector + 6 * shift).remainder_(6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+    def blend(number: int, some: slice) -> None:
+        if some.start < some.stop:
+            blend_(views[some], factors[number, some], grey_weights[number, some], mean_weights[number, some])
+
+    before = [int((turn > number).sum()) for number in range(3)]
+    for number in range(3):
+        blend(number, slice(0, before[number]))
+    if jittered:
+        turn_hue_(views[:jittered], hue[:jittered])
+    for number in range(3):
+        blend(number, slice(before[number], jittered))
+
+    grey, blurred, flipped = (
+        is_drawn.flatten()[order].nonzero().flatten() for is_drawn in (draws.grey, draws.sigma > 0, draws.flip)
+    )
+    if len(grey):
+        views.index_copy_(0, grey, luma(views.index_select(0, grey)).expand(-1, 3, -1, -1))
+    if len(blurred):
+        sigma = draws.sigma.flatten()[order][blurred]
+        views.index_copy_(0, blurred, _blur(views.index_select(0, blurred), sigma, settings))
+    if len(flipped):
+        views.index_copy_(0, flipped, views.index_select(0, flipped).flip(-1))
+    return views.index_select(0, order.argsort())
 
 
-ADJUSTMENTS = {
-    "brightness": adjust_brightness,
-    "contrast": adjust_contrast,
-    "saturation": adjust_saturation,
-    "hue": adjust_hue,
-}
-"""What changes each field of a `Draw`, in the order of the numbers of `ORDERS`."""
+def apply_to_all(images: Tensor, rows: Tensor, settings: AugmentationSettings) -> Tensor:
+    """Applies draws as `apply_on_device` does, with shapes and kernels that are the same for every batch."""
+    draws = _Draws.read(rows)
+    views = images.clone()
+
+    def blend(number: int, chosen: Tensor) -> None:
+        factors, grey_weights, mean_weights = (amounts[number] for amounts in draws.blends)
+        # A factor of 1 and weights of 0 leave an image as it is, to the bit.
+        blend_(views, torch.where(chosen, factors, 1), grey_weights * chosen, mean_weights * chosen)
+
+    for number in range(3):
+        blend(number, draws.jitter & (draws.hue_position > number))
+    turned = views.clone()
+    turn_hue_(turned, draws.hue)
+    views = torch.where(draws.jitter, turned, views)
+    for number in range(3):
+        blend(number, draws.jitter & (draws.hue_position <= number))
+    views = torch.where(draws.grey, luma(views), views)
+    # No blur of sigma 0 can be computed; what stands for it is not taken.
+    sigma = torch.where(draws.sigma > 0, draws.sigma, 1).flatten()
+    views = torch.where(draws.sigma > 0, _blur(views, sigma, settings), views)
+    return torch.where(draws.flip, views.flip(-1), views)
+
+
+def _blur(images: Tensor, sigma: Tensor, settings: AugmentationSettings) -> Tensor:
+    """Blurs each image by its own sigma (B), in the way that the settings name."""
+    if settings.blur is Blur.box:
+        return box_blur(images, sigma, settings.blur_sigma_max)
+    return gaussian_blur(images, BLUR_TAPS, sigma)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The draws of a batch as the steps need them, B×1×1×1 each."""
+
+    jitter: Tensor
+    hue_position: Tensor
+    """How many blends come before the hue, 0 to 3."""
+    hue: Tensor
+    blends: tuple[Tensor, Tensor, Tensor]
+    """Factor, grey weight and mean weight of each image's first, second and third blend; 3×B×1×1×1."""
+    grey: Tensor
+    sigma: Tensor
+    flip: Tensor
+
+    @classmethod
+    def read(cls, rows: Tensor) -> "_Draws":
+        """Reads rows B×9 of `Draw.row`, on any device; nothing waits for it."""
+        column = dict(zip((f.name for f in fields(Draw)), rows.T.reshape(-1, len(rows), 1, 1, 1), strict=True))
+        order = column["order"].flatten().long()
+        kinds, hue_position = (table[..., order] for table in _tables(rows.device))
+        kinds = kinds.view(3, -1, 1, 1, 1)
+        factors = torch.stack([column[name] for name in ("brightness", "contrast", "saturation")]).gather(0, kinds)
+        return cls(
+            jitter=column["jitter"] > 0,
+            hue_position=hue_position.view(-1, 1, 1, 1),
+            hue=column["hue"],
+            blends=(factors, (1 - factors) * (kinds == SATURATION), (1 - factors) * (kinds == CONTRAST)),
+            grey=column["grey"] > 0,
+            sigma=column["sigma"],
+            flip=column["flip"] > 0,
+        )
+
+
+@cache
+def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the blends of each of `ORDERS` (3×24) and the position of its hue (24); kept, as copying them waits."""
+    blends = [[change for change in order if change != HUE] for order in ORDERS]
+    return torch.tensor(blends, device=device).T, torch.tensor([order.index(HUE) for order in ORDERS], device=device)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from repro.runs.choices import (
     Anchor,
     Backend,
+    Blur,
     Branch,
     Guidance,
     Interpolation,
@@ -85,6 +86,7 @@ class AugmentationSettings:
     blur_sigma_min: float = 0.1
     blur_sigma_max: float = 2.0
     flip_probability: float = 0.5
+    blur: Blur = added(Blur.gaussian, absent=Blur.gaussian)  # of `backend=device`
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class Augmenter(BaseDataPreprocessor):
         """
         # Bytes cross to the device, a quarter of what floats would be.
         pixels = crops.to(self.device, non_blocking=True).float().div_(255)
-        return apply_on_device(pixels, draws) if self.augmentation.backend is Backend.device else pixels
+        if self.augmentation.backend is Backend.reference:
+            return pixels
+        return apply_on_device(pixels, draws, self.augmentation)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalises images B×3×H×W in 0..1 by ImageNet's mean and standard deviation."""
