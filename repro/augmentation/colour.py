@@ -40,8 +40,8 @@ def turn_hue_(images: Tensor, shift: Tensor) -> None:
     # Of grey, all of this is 0: any divisor does.
     hue.div_(chroma.clamp_min(torch.finfo(chroma.dtype).tiny)).add_(1)
     hue = torch.copysign(hue, green - blue).add_(shift, alpha=6)
-    # Back to RGB: x is the signed distance from each channel's own hue (0, 2, 4), and | |x| - 3 | that from the opposite
-    # one, for an x of up to 6. Up to 7 it comes out too large, and so does the share, which is 1 there anyway.
+    # Back to RGB: x is the signed distance from each channel's own hue (0, 2, 4), and | |x| - 3 | that from its
+    # opposite, for an x of up to 6. Up to 7 it comes out too large, and so does the share, which is 1 there anyway.
     hue.sub_(torch.round(hue / 6), alpha=6)
     own = torch.arange(0, 6, 2, device=images.device).view(
         3, 1, 1
