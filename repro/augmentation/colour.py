@@ -33,7 +33,7 @@ def turn_hue_(images: Tensor, shift: Tensor) -> None:
     is 1 up to a distance of one sixth from its own hue, and falls to 0 at a distance of two. So the distance of h from
     red is `1 + ((g - r) + (b - min)) / C`, in each of the six sectors, and its sign is that of g - b.
     """
-    red, green, blue = images.split(1, 1)
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
     least = torch.minimum(torch.minimum(red, green), blue)
     chroma = torch.maximum(torch.maximum(red, green), blue).sub_(least)
     hue = (green - red).add_(blue).sub_(least)
