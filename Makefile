@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.salmask-ready
 DEMO ?= runs/demo
+GPU_REPORT ?= gpu-report
 # As slurm/local.py does for its jobs: waiting threads sleep, and freed memory is kept for the next step.
 export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 
-.PHONY: help setup demo test test-slurm test-all lint bench clean
+.PHONY: help setup demo test test-slurm test-all lint bench gpu-report clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,6 +41,10 @@ lint: $(READY) ## ruff, mypy, import-linter
 
 bench: $(READY) ## Masking cost: batched against one image at a time, in one run
 	@$(BIN)/salmask bench masking
+
+# Not of the environment: a machine with a GPU may have no network, and a torch of its own for its driver.
+gpu-report: ## On a machine with a GPU, with the Python that has its torch: tests, benches, trace and small study, 25 minutes
+	@$(PYTHON) tools/gpu_report.py --out $(GPU_REPORT)
 
 clean: ## Remove the environment and caches (never runs/)
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

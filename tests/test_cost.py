@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +173,17 @@ def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.Monkey
 
 def test_a_bound_without_a_clock_is_refused() -> None:
     assert "--rounds 5" in refused("methods", "cost", "mocov2", "--tiny", "--bound", "--rounds", "0")
+
+
+def test_a_trace_lists_where_the_time_goes(tmp_path: Path) -> None:
+    run = small("mocov2")
+    for _ in range(2):
+        measure(run, run, build_learner, CPU, rounds=1, trace=tmp_path / "trace.txt")
+    first, second = (tmp_path / "trace.txt").read_text().strip().split("\n\n")
+    for table in (first, second):
+        title, head, *kernels = table.splitlines()
+        assert title.startswith("mocov2: ")
+        assert head.split() == ["ms", "share", "calls", "kernel"]
+        times = [float(line.split()[0]) for line in kernels]
+        assert times == sorted(times, reverse=True)
+        assert any("convolution_backward" in line for line in kernels[:5])

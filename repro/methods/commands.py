@@ -37,6 +37,7 @@ BatchSize = Annotated[int, typer.Option("--batch", min=4, help="Images a step; a
 Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Steps of each that are timed; 0: none.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="ResNet-18 at 64 px: seconds on a CPU, other ratios.")]
 Bound = Annotated[bool, typer.Option("--bound", help="Beside a bare, compiled classifier's step.")]
+Trace = Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Append where the time goes, by kernel.")]
 Dataset = Annotated[
     str,
     typer.Option(
@@ -146,6 +147,7 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         rounds: Rounds = 5,
         tiny: Tiny = False,
         bound: Bound = False,
+        trace: Trace = None,
         settings: ChangedSettings = None,
         as_json: AsJson = False,
     ) -> None:
@@ -153,13 +155,13 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
 
         Example: salmask methods cost mocov2+ours-hp mocov2+adios --tiny
         """
-        if bound and not rounds:
-            raise UserError("--bound is a time, and --rounds 0 measures none", mend="--rounds 5")
+        if (bound or trace) and not rounds:
+            raise UserError(f"{'--bound' if bound else '--trace'} takes time, and --rounds 0 none", mend="--rounds 5")
         room = rows()
         layers = [_scale(batch, tiny=tiny), parse_overrides(settings or [])]
         # A name that is given twice is measured once; the order is the person's.
         runs = [room.resolve(name, *layers) for name in dict.fromkeys(names or room.headline)]
-        costs = measure_costs(runs, layers, room, rounds, with_bound=bound)
+        costs = measure_costs(runs, layers, room, rounds, with_bound=bound, trace=trace)
         if as_json:
             report(True, [asdict(step_cost) for step_cost, _ in costs])
             return
@@ -236,7 +238,13 @@ def load_or_resolve(name: str, resolve: Resolve) -> Run:
 
 
 def measure_costs(
-    runs: Sequence[Run], layers: Sequence[Mapping[str, Any]], room: Rows, rounds: int, *, with_bound: bool = False
+    runs: Sequence[Run],
+    layers: Sequence[Mapping[str, Any]],
+    room: Rows,
+    rounds: int,
+    *,
+    with_bound: bool = False,
+    trace: Path | None = None,
 ) -> list[tuple["StepCost", "StepCost"]]:
     """Measures what a step of each run costs, and of its baseline, the row that is named after its framework.
 
@@ -246,6 +254,7 @@ def measure_costs(
         room: makes runs and what they train.
         rounds: steps of each that are timed; 0 leaves time out.
         with_bound: whether to time a bare classifier's step in turn with them.
+        trace: file to append the kernels of each run's step to.
 
     Raises:
         UserError: settings that do not fit each other.
@@ -259,7 +268,7 @@ def measure_costs(
     # Progress goes to standard error: standard output may be JSON.
     for run in track(runs, "measuring", console=Console(stderr=True), transient=True):
         baseline = room.resolve(run.framework.value, *layers)
-        costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=with_bound))
+        costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=with_bound, trace=trace))
     return costs
 
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from repro.bench.bound import BareStep
 from repro.bench.timing import timed_in_turn
+from repro.bench.trace import write_trace
 from repro.contrastive.loss_model import LossModel
 from repro.runs.run import Run
 from repro.training.compilation import compile_encoders
@@ -171,7 +173,14 @@ def with_random_localizer(run: Run) -> Run:
 
 
 def measure(
-    run: Run, baseline: Run, build: Build, device: torch.device, *, rounds: int, with_bound: bool = False
+    run: Run,
+    baseline: Run,
+    build: Build,
+    device: torch.device,
+    *,
+    rounds: int,
+    with_bound: bool = False,
+    trace: Path | None = None,
 ) -> tuple[StepCost, StepCost]:
     """Measures what a step of a row and of its baseline costs; they are timed in turn.
 
@@ -182,6 +191,7 @@ def measure(
         device: where they are trained.
         rounds: steps of each that are timed, after one that warms up; 0 leaves time out.
         with_bound: whether to time the bare step of `repro.bench.bound` in turn with them.
+        trace: file to append the row's kernels to, where it is timed; see `repro.bench.trace`.
 
     Returns:
         The cost of the row and that of its baseline.
@@ -205,6 +215,8 @@ def measure(
             name: replace(cost, seconds=seconds[name], relative=seconds[name] / seconds["baseline"])
             for name, cost in costs.items()
         }
+        if trace is not None:
+            write_trace(rivals.get("row", baseline_step), run.method, trace)
         if bare is not None:
             bare_rate = bare.flops / seconds["bound"]
             costs = {

