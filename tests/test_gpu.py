@@ -5,6 +5,7 @@ Tests of the same things on a CPU stand beside what they test. Run them alone wi
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from repro.distributed import initialise
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.sections import AugmentationSettings
+from repro.training.feed import Feed
 from repro.training.hooks import DivergenceError
 from repro.training.loading import make_loader
 from repro.training.precision import wrap_optimizers
@@ -286,3 +288,42 @@ def test_commands_that_ask_the_gpu(command: tuple[str, ...], monkeypatch: pytest
     ended = salmask(*command, *settings)
     assert ended.code == 0, ended.err
     assert torch.cuda.get_device_name() in ended.out + ended.err
+
+
+def test_images_of_a_batch_cross_beside_the_step_and_arrive_as_they_are() -> None:
+    run = on_gpu(machine__workers=1)
+    images = open_data(run, "train")
+    learner = build_learner(run, images, CPU)
+
+    def loader() -> Any:
+        return make_loader(learner.dataset, plan_batches(run, images, CPU), run.machine.workers)
+
+    feed = Feed(GPU)
+    arrived = []
+    for batch in feed.batches(loader()):
+        assert batch["query"].device == batch["key"].device == GPU
+        assert {batch[name].device for name in ("query_draw", "key_draw", "epoch", "index")} == {CPU}
+        torch.cuda._sleep(20_000_000)  # a step, in cycles
+        arrived.append({name: value.to(CPU, copy=True) for name, value in batch.items()})
+    assert feed.waited() > 0  # for the first batch, whose process had to start
+    for ours, expected in zip(arrived, loader(), strict=True):
+        assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_what_the_host_waits_while_the_gpu_is_busy_is_no_wait() -> None:
+    def batches(seconds: float) -> Iterator[dict[str, Any]]:
+        for _ in range(4):
+            time.sleep(seconds)
+            yield {"query": torch.zeros(1, 3, 8, 8)}
+
+    def waited(seconds: float) -> float:
+        feed = Feed(GPU)
+        for number, _ in enumerate(feed.batches(batches(seconds))):
+            if not number:
+                torch.cuda.synchronize()
+                feed.waited()  # nothing is queued before the first batch
+            torch.cuda._sleep(1_000_000_000)  # half a second of an H100's
+        return feed.waited()
+
+    assert waited(0.02) < 0.01
+    assert waited(2.0) > 3.0

@@ -1,6 +1,7 @@
 """Hooks that watch a training from outside: logged numbers, non-finite gradients, throughput and signs of life."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor
 
-from repro.errors import UserError
+from repro.errors import UserError, with_mend
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
+from repro.training.feed import Feed
 
 HEARTBEAT_SECONDS = 10.0
 """Least time between two entries of a training's progress in its status."""
+LONGEST_DATA_WAIT = 0.1
+"""Share of the time that steps may wait for data before a warning says so."""
+
+log = logging.getLogger("salmask")
 
 
 class RuntimeInfo(RuntimeInfoHook):
@@ -163,6 +169,42 @@ class Throughput(Hook):
             elapsed = time.perf_counter() - self._since
             runner.message_hub.update_scalar("train/images_per_second", self.batch * steps / elapsed)
             self._since, self._from = time.perf_counter(), runner.iter + 1
+
+
+class DataWait(Hook):
+    """Logs the share of the time since the last log line in which steps waited for data, as `data_wait`, 0 to 1.
+
+    Where it is large it says so once, with the mend. The first line of a process does not count for that: the loader's
+    processes start up in it.
+    """
+
+    priority = "ABOVE_NORMAL"  # before the logger, which reads the number
+
+    def __init__(self, feed: Feed, every: int, mend: str) -> None:
+        """Asks `feed` every so many steps; `mend` is what a person can do about long waits."""
+        self.feed, self.every, self.mend = feed, every, mend
+        self._is_first, self._is_said = True, False
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Starts the clock, so that what lies between two epochs does not count."""
+        self.feed.waited()
+        self._since = time.perf_counter()
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
+    ) -> None:
+        """Hands the share to the log where that writes a line, and starts the clock anew."""
+        if not (
+            self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx)
+        ):
+            return
+        waited, now = self.feed.waited(), time.perf_counter()
+        share = min(1.0, waited / (now - self._since))
+        runner.message_hub.update_scalar("train/data_wait", share)
+        if share > LONGEST_DATA_WAIT and not self._is_first and not self._is_said and runner.rank == 0:
+            log.warning("%s", with_mend(f"steps wait for data {share:.0%} of the time", self.mend))
+            self._is_said = True
+        self._is_first, self._since = False, now
 
 
 class Heartbeat(Hook):

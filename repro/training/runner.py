@@ -17,12 +17,16 @@ from mmengine.visualization import TensorboardVisBackend, Visualizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from repro.cores import usable_cores
+from repro.data.jpeg import libjpeg_turbo
 from repro.distributed import rank, world_size
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
 from repro.runs.sections import MachineSettings
+from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
-from repro.training.hooks import FiniteGuard, Heartbeat, MetricsFile, RuntimeInfo, Throughput, forget_after
+from repro.training.feed import Feed
+from repro.training.hooks import DataWait, FiniteGuard, Heartbeat, MetricsFile, RuntimeInfo, Throughput, forget_after
 from repro.training.precision import wrap_optimizers
 from repro.training.resume import SaveCheckpoint, restore
 from repro.training.step_graph import StepGraph
@@ -40,7 +44,7 @@ class ResumableEpochs(EpochBasedTrainLoop):
         # Not 0 only where a checkpoint from within an epoch was restored. Batches that were seen are not even read.
         start = self._iter - self._epoch * len(self.dataloader)
         self.dataloader.batch_sampler.seek(self._epoch, start)
-        for position, batch in enumerate(self.dataloader, start):
+        for position, batch in enumerate(self.runner.feed.batches(self.dataloader), start):
             self.run_iter(position, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1  # after the hooks, as in mmengine: `SaveCheckpoint` counts on it
@@ -72,8 +76,9 @@ class Alternating(Protocol):
 class DeviceRunner(Runner):
     """mmengine's Runner, on the device that it is told, resuming from our own checkpoints."""
 
-    def __init__(self, device: torch.device, training: "Training", **kwargs: Any) -> None:
-        self.device, self.training = device, training  # first: mmengine's constructor calls `wrap_model`
+    def __init__(self, feed: Feed, training: "Training", **kwargs: Any) -> None:
+        # First: mmengine's constructor calls `wrap_model`.
+        self.feed, self.device, self.training = feed, feed.device, training
         self._step_graph: StepGraph | None = None
         super().__init__(**kwargs)
 
@@ -173,7 +178,7 @@ class Training:
             SystemExit: the process was asked to stop; the checkpoint to go on from is saved.
         """
         machine = self.machine
-        guard = FiniteGuard(machine.log_every)
+        guard, feed = FiniteGuard(machine.log_every), Feed(self.device)
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +187,7 @@ class Training:
         # process would go on with the first one's numbers.
         name = f"{self.run_id}-{uuid.uuid4().hex[:6]}"
         runner = DeviceRunner(
-            self.device,
+            feed,
             self,
             model=self.model,
             work_dir=str(logs),
@@ -202,14 +207,15 @@ class Training:
             custom_hooks=[
                 guard,
                 Throughput(self.batch, machine.log_every),
+                DataWait(feed, machine.log_every, self._data_mend()),
                 Heartbeat(self.folder, self.task),
                 SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard),
                 *self.hooks,
             ],
             visualizer=Visualizer(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
-            # Means since the last log line for all but learning rates and throughput, which are of the moment;
+            # Means since the last log line for all but learning rates, throughput and waits, which are of the moment;
             # mmengine's own pattern covers losses alone.
-            log_processor=LogProcessor(machine.log_every, mean_pattern=r"^(?!.*(lr|images_per_second)$)"),
+            log_processor=LogProcessor(machine.log_every, mean_pattern=r"^(?!.*(lr|images_per_second|data_wait)$)"),
             launcher="pytorch" if world_size() > 1 else "none",
             env_cfg={"dist_cfg": {"backend": "gloo" if self.device.type == "cpu" else "nccl"}},
             log_level="WARNING",
@@ -217,6 +223,17 @@ class Training:
         )
         with STOP.after_a_step():
             runner.train()
+
+    def _data_mend(self) -> str:
+        """Returns what a person can do where steps wait for data."""
+        mends, cores = [], usable_cores()
+        if self.machine.workers < cores:
+            mends.append(f"more machine.workers ({self.machine.workers} now, {cores} cores)")
+        if libjpeg_turbo() is None:
+            mends.append("install simplejpeg")
+        if self.task == PRETRAIN:
+            mends.append("augmentation.resizer=torch, `salmask data cache` with data.cached_side")
+        return ", ".join(mends) or "more processor cores"
 
     def _schedulers(self) -> list[_ParamScheduler] | dict[str, list[_ParamScheduler]]:
         """Returns the schedulers as mmengine takes them: a list for one optimizer, a dictionary for several."""

@@ -1,0 +1,93 @@
+"""Batches arrive as the loader makes them, and the time that steps wait for them is logged; long waits are said."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_samples import CPU, make_training, metrics, tiny
+
+from repro.runs.folder import RunFolder
+from repro.training.feed import Feed
+from repro.training.loading import TwoViews
+
+WAIT = 0.03
+
+
+class SlowLoader:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in range(3):
+            time.sleep(WAIT)
+            yield {"query": torch.full((2, 3, 4, 4), number), "epoch": torch.tensor([0, 0])}
+        time.sleep(WAIT)  # after the last batch no step waits
+
+
+def test_waits_are_added_up_and_steps_are_not() -> None:
+    feed = Feed(CPU)
+    for number, batch in enumerate(feed.batches(SlowLoader())):
+        assert (batch["query"] == number).all()
+        time.sleep(0.2)  # the step
+        if number == 1:
+            assert 2 * WAIT <= feed.waited() < 0.2
+            assert feed.waited() == 0
+    assert WAIT <= feed.waited() < 0.2
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the log warned of."""
+    lines: list[str] = []
+    monkeypatch.setattr(logging.getLogger("salmask"), "warning", lambda line, *words: lines.append(line % words))
+    return lines
+
+
+def trained(tmp_path: Path) -> list[dict[str, float]]:
+    run = tiny(changes={"optimization.epochs": 2})
+    folder = RunFolder(tmp_path / "run")
+    make_training(run, folder).run()
+    return metrics(folder)
+
+
+def test_each_line_of_the_log_has_the_share_that_was_waited(tmp_path: Path, said: list[str]) -> None:
+    rows = trained(tmp_path)
+    assert len(rows) == 4
+    assert all(0 < row["data_wait"] < 1 for row in rows)
+
+
+def test_long_waits_are_said_once_with_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    read = TwoViews.__getitem__
+
+    def slowly(self: TwoViews, item: tuple[int, int]) -> dict[str, Any]:
+        time.sleep(0.1)
+        return read(self, item)
+
+    monkeypatch.setattr(TwoViews, "__getitem__", slowly)
+    monkeypatch.setattr("repro.training.runner.usable_cores", lambda: 7)
+    rows = trained(tmp_path)
+    assert all(row["data_wait"] > 0.1 for row in rows)
+    (line,) = [line for line in said if "wait" in line]
+    assert line.startswith(
+        f"steps wait for data {rows[1]['data_wait']:.0%} of the time; mend: more machine.workers (0 "
+    )
+    assert "now, 7 cores), " in line
+    assert line.endswith("augmentation.resizer=torch, `salmask data cache` with data.cached_side")
+
+
+def test_short_waits_are_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.setattr(Feed, "waited", lambda self: 1e-6)
+    rows = trained(tmp_path)
+    assert all(row["data_wait"] < 0.1 for row in rows)
+    assert said == []
+
+
+def test_the_first_line_warns_of_nothing(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = iter([0.0, 1e6] + 100 * [0.0])  # what was waited before the epoch, in its first step, and from then on
+    monkeypatch.setattr(Feed, "waited", lambda self: next(waits))
+    rows = trained(tmp_path)
+    assert rows[0]["data_wait"] == 1
+    assert said == []
