@@ -1,22 +1,21 @@
 """A run folder for weights that were trained elsewhere, so that every task and table can take them."""
 
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from repro.backbones.checkpoint import load_backbone, read_checkpoint, save_backbone, weights_digest
+import typer
+
+from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
 from repro.backbones.foreign import ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
 from repro.distributed import seeded_weights
-from repro.errors import UserError, shortened
+from repro.errors import UserError
 from repro.runs.difference import difference
 from repro.runs.folder import RunFolder
 from repro.runs.reading import build
 from repro.runs.run import Run
-
-log = logging.getLogger("salmask")
 
 RANDOM = "random"
 """In place of a checkpoint: weights that never saw an image."""
@@ -63,7 +62,7 @@ def adopt(
             all others.
         arch: torchvision's name of the network.
         name: the method's name in tables; empty: the file's.
-        prefix: what the checkpoint's keys begin with; empty: whatever a trained ResNet stands behind.
+        prefix: what the names in the checkpoint begin with, see `read_foreign`; empty: the trained ResNet's.
         input_filter: `high_pass` where the weights were trained on high-passed images, else `none`.
         settings: of the evaluation, of `data.crop`, `encoder.width` and `seed`.
         out: folder of the sweep.
@@ -82,12 +81,10 @@ def adopt(
     wanted = build([settings])
     width = wanted.encoder.width
     foreign = untrained(arch, wanted.seed, width) if fresh else read_foreign(path, arch, prefix, width)
-    if not fresh and path.suffix != ".safetensors":
-        # A backbone of our own says itself what it was trained on, which wins over the option.
-        input_filter = str(read_checkpoint(path).get("input_filter", input_filter))
     imported = {
         "weights": weights_digest(foreign.state),
-        "input_filter": input_filter,
+        # A backbone of our own says itself what it was trained on, which wins over the option.
+        "input_filter": foreign.input_filter or input_filter,
         "origin": RANDOM if fresh else str(path.resolve()),
     }
     run = _external_run(settings, name, {"arch": arch, "width": width}, imported)
@@ -121,7 +118,10 @@ def _require_same_weights(folder: RunFolder, run: Run, path: Path) -> None:
 
 
 def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> None:
-    """Writes the files of an external run; the backbone last, since a run counts as finished once it is there."""
+    """Writes the files of an external run, and says what was taken and what was not.
+
+    The backbone comes last, since a run counts as finished once it is there.
+    """
     imported = run.imported
     folder.prepare(run)
     folder.record_provenance("not trained here", {"weights": imported.weights})
@@ -133,10 +133,7 @@ def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> 
         input_filter=imported.input_filter,
         run_id=run.id,
     )
-    log.info(
-        "%s: %d tensors behind '%s'; left out: %s",
-        path,
-        len(foreign.state),
-        foreign.prefix,
-        shortened(foreign.left_out) if foreign.left_out else "nothing",
+    # Printed and not logged: a command sets up its log when the evaluation begins, which is later.
+    typer.echo(
+        f"{path}: {len(foreign.state)} tensors behind '{foreign.prefix}'; left out: {foreign.parts_left_out}", err=True
     )

@@ -75,7 +75,7 @@ Checkpoint = Annotated[
 ]
 Arch = Annotated[str, typer.Option(help="With --checkpoint: torchvision's name of the network.")]
 Name = Annotated[str, typer.Option(help="With --checkpoint: what tables call it; default: the file's.")]
-Prefix = Annotated[str, typer.Option(help="With --checkpoint: what its keys begin with; default: found.")]
+Prefix = Annotated[str, typer.Option(help="With --checkpoint: which of its networks, by what its keys begin with.")]
 HighPass = Annotated[bool, typer.Option("--high-pass", help="With --checkpoint: trained on high-passed images.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="With --checkpoint: folder of the sweep.")]
 

@@ -13,8 +13,6 @@ from transfer_samples import make_caltech, make_flowers
 from downstream.commands import TABLE1, evaluations
 from downstream.tasks import TASKS, evaluate
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
-from repro.backbones.foreign import read_foreign
-from repro.errors import UserError
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
@@ -227,94 +225,6 @@ def saved(content: Any, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "layout", ["torchvision", "moco", "moco head", "solo", "lightning", "bare", "salmask", "tensors"]
-)
-def test_a_backbone_is_found_in_every_usual_layout(state: dict[str, Tensor], tmp_path: Path, layout: str) -> None:
-    bare = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
-    momentum = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in bare.items()}
-    queue = {"module.queue": torch.zeros(4, 8), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
-    mlp = {"module.encoder_q.fc.0.weight": torch.zeros(8, 8), "module.encoder_q.fc.2.bias": torch.zeros(8)}
-    content = {
-        "torchvision": state,
-        "moco": {"epoch": 200, "arch": "resnet18", "optimizer": {"state": {}}, "state_dict": disguised(
-            state, "module.encoder_q.", **disguised(momentum, "module.encoder_k."), **queue
-        )},
-        "moco head": {"state_dict": disguised(bare, "module.encoder_q.", **mlp)},
-        "solo": {"state_dict": disguised(
-            bare, "backbone.", **disguised(momentum, "momentum_backbone."), **{"projector.0.weight": torch.zeros(2)}
-        )},
-        "lightning": {"state_dict": disguised(bare, "model.encoder.")},
-        "bare": {"model": bare},
-        "salmask": {"format": 1, "arch": "resnet18", "input_filter": "none", "run_id": "x", "state_dict": bare},
-        "tensors": {n: t for n, t in bare.items() if not n.endswith("num_batches_tracked")},
-    }[layout]  # fmt: skip
-    backbone = read_foreign(saved(content, tmp_path / "x.pth"), "resnet18")
-    assert backbone.state.keys() == bare.keys()
-    assert weights_digest(backbone.state) == weights_digest(bare)
-    assert backbone.prefix == {
-        "moco": "module.encoder_q.",
-        "moco head": "module.encoder_q.",
-        "solo": "backbone.",
-        "lightning": "model.encoder.",
-    }.get(layout, "")
-    left_out = {"torchvision": 2, "moco": len(momentum) + 4, "moco head": 2, "solo": len(momentum) + 1}
-    assert len(backbone.left_out) == left_out.get(layout, 0)
-
-
-def test_what_does_not_fit_is_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
-    path = saved(disguised(state, "module."), tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"does not fit a resnet34: behind 'module\.' it lacks \d+ \(layer1\.2\.conv1"):
-        read_foreign(path, "resnet34")
-    with pytest.raises(UserError, match=r"does not fit a resnet50: .* lacks"):
-        read_foreign(path, "resnet50")
-    with pytest.raises(UserError, match=r"--arch resnet19: this torchvision does not know it"):
-        read_foreign(path, "resnet19")
-    deeper = {**state, "layer3.2.conv1.weight": torch.zeros(1)}
-    for prefix in ("", "net."):
-        with pytest.raises(UserError, match=r"it also holds 1 \(layer3\.2\.conv1\.weight\); mend: another --arch"):
-            read_foreign(saved(disguised(deeper, prefix), tmp_path / "y.pth"), "resnet18")
-    cifar = {**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}
-    with pytest.raises(UserError, match=r"has other shapes: 1 \(conv1\.weight \(64×3×3×3, not 64×3×7×7\)\)"):
-        read_foreign(saved(cifar, tmp_path / "z.pth"), "resnet18")
-    with pytest.raises(UserError, match=r"holds no ResNet with torchvision's keys .* its keys: 1 \(blocks\.0\.qkv\)"):
-        read_foreign(saved({"blocks.0.qkv": torch.zeros(1)}, tmp_path / "v.pth"), "resnet18")
-    with pytest.raises(UserError, match=r"holds no tensors by name; its entries: 1 \(epoch\)"):
-        read_foreign(saved({"epoch": 1}, tmp_path / "e.pth"), "resnet18")
-
-
-def test_of_several_networks_one_must_be_named(state: dict[str, Tensor], tmp_path: Path) -> None:
-    both = disguised(state, "left.", **disguised({n: t * 2 for n, t in state.items()}, "right."))
-    path = saved(both, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"holds several networks, behind 'left\.', 'right\.'; mend: .* --prefix"):
-        read_foreign(path, "resnet18")
-    assert torch.equal(read_foreign(path, "resnet18", "right.").state["conv1.weight"], 2 * state["conv1.weight"])
-    with pytest.raises(UserError, match=r"behind 'middle\.' it lacks 100 \(conv1"):
-        read_foreign(path, "resnet18", "middle.")
-
-
-def test_safetensors_are_read_too(state: dict[str, Tensor], tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(state, tmp_path / "x.safetensors")
-    assert torch.equal(read_foreign(tmp_path / "x.safetensors", "resnet18").state["bn1.weight"], state["bn1.weight"])
-    (tmp_path / "y.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"y\.safetensors cannot be read"):
-        read_foreign(tmp_path / "y.safetensors", "resnet18")
-
-
-class Hostile:
-    def __reduce__(self) -> Any:
-        return print, ("run",)
-
-
-def test_a_checkpoint_with_more_than_tensors_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = saved({"state_dict": {}, "hyper_parameters": Hostile()}, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=r"holds more than tensors and plain values.*mend: if you trust it, keep its"):
-        read_foreign(path, "resnet18")
-    assert capsys.readouterr().out == ""
-
-
 def imported(path: Path, out: Path, *more: str) -> tuple[str, ...]:
     settings = [f"{key}={value}" for key, value in SMALL.items()]
     scenes = ("data.crop=32", "data.scenes.size=64", "data.scenes.train_count=20", "data.scenes.val_count=24")
@@ -359,7 +269,8 @@ def test_weights_from_elsewhere_become_a_run_that_tables_show_apart(state: dict[
 def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = saved(state, tmp_path / "x.pth")
     out = tmp_path / "runs"
-    assert "does not fit a resnet18: behind 'a.' it lacks" in refused(*imported(path, out, "--prefix", "a."))
+    line = refused(*imported(path, out, "--prefix", "a."))
+    assert "holds no ResNet behind 'a.', but behind ''; mend: name one" in line
     assert "--name ../up cannot name a folder; mend: letters, digits and" in refused(
         *imported(path, out, "--name", "../up")
     )

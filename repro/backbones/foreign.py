@@ -1,22 +1,33 @@
-"""Reading the backbone out of somebody else's checkpoint."""
+"""The backbone in somebody else's checkpoint: which of its networks, and under which names."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 
+import torch
+import torchvision
 from torch import Tensor
+from torchvision.models import list_models
 
-from repro.backbones.checkpoint import read_checkpoint
 from repro.backbones.resnet import BASE_WIDTH, resnet_of_width
-from repro.errors import UserError, one_line, shortened
+from repro.backbones.tensors import plain_name, read_tensors
+from repro.errors import UserError, shortened
 
 State = dict[str, Tensor]
 
-TEACHERS = ("encoder_k", "momentum", "teacher", "target", "ema")
-"""Words in the prefix of a copy that follows the trained encoder; it is not what is evaluated."""
-HEADS = ("fc.", "head.", "classifier.", "projector.", "linear.")
-"""Beginnings of the keys of what follows a backbone; they are left out."""
+_COPY = re.compile(r"momentum|teacher|target|(?<![a-z])(?:k|key|ema|loss)(?![a-z])")
+"""Words in the prefix of a network that follows the trained one (MoCo's `encoder_k`, lightly's `key_backbone`, BYOL's
+target, a loss's own encoder in VISSL); it is not what is evaluated."""
+TOP = "."
+"""As a prefix: the network whose names stand behind none."""
+_STUDENT = re.compile(r"student")
+"""The word of self-distillation: there the teacher is what its authors evaluate, so that neither is taken unasked."""
+_SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
+"""Places of a torchvision ResNet's children in `nn.Sequential(*resnet.children())`; the others hold no weights."""
+_BODY = re.compile(r"(?:conv|bn|norm|layer|stem|stage|block|res|downsample)s?\d*")
+"""What a part of a ResNet's body is called. Where there are more of them than expected, it is another network."""
 
 
 @dataclass(frozen=True)
@@ -25,54 +36,70 @@ class ForeignBackbone:
 
     Attributes:
         state: every entry of torchvision's state dict but `fc`, floating-point ones in single precision.
-        prefix: what the keys began with.
-        left_out: keys of the file that are no part of the backbone: head, queue, momentum encoder, ...
+        prefix: what the full names of its tensors in the file began with.
+        left_out: full names of the tensors that are no part of the backbone: head, queue, momentum encoder, ...
+        input_filter: what the file says that the network was trained on; empty where it says nothing.
     """
 
     state: State
     prefix: str
     left_out: tuple[str, ...]
+    input_filter: str = ""
+
+    @property
+    def parts_left_out(self) -> str:
+        """What was left out, by its parts with the number of their tensors: `module.fc (4), module.queue (1)`."""
+        parts = Counter(_part(name, self.prefix) for name in self.left_out)
+        return ", ".join(f"{part} ({count})" for part, count in parts.items()) or "nothing"
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A ResNet in a file.
+
+    Attributes:
+        prefix: what the full names of its tensors begin with.
+        names: torchvision's name -> full name, of everything behind the prefix.
+    """
+
+    prefix: str
+    names: Mapping[str, str] = field(repr=False)
 
 
 def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDTH) -> ForeignBackbone:
-    """Reads the backbone out of a checkpoint of MoCo, solo-learn, lightly, torchvision, timm or salmask.
+    """Reads the backbone out of a checkpoint of MoCo, solo-learn, lightly, VISSL, torchvision, timm, salmask, ...
 
-    The keys must be torchvision's behind some prefix (`module.encoder_q.`, `backbone.`, ...): all of them, in the right
-    shapes, and no other but a head's.
+    Behind some prefix (`state_dict.module.encoder_q.`, `backbone.`, ...) there must be the names of torchvision's
+    ResNet, or the numbers of its children in an `nn.Sequential`: all of them, in the right shapes. Heads, prototypes,
+    queues and whatever else lies beside is left out; what would make it another network is refused.
 
     Args:
         path: a file of `torch.save`, or `.safetensors`.
         arch: torchvision's name of the network.
-        prefix: what the keys begin with; empty: the prefix that a trained ResNet stands behind is found.
+        prefix: what the full names begin with, or the end of that, `TOP` for nothing; empty: the only ResNet is taken,
+            momentum encoders apart. Beside a student its teacher is none of these, so that one must be named.
         width: base planes of the network.
 
     Raises:
-        UserError: the file cannot be read, or its keys do not fit; the error says which.
+        UserError: the file cannot be read, it is open which network is meant, or the network does not fit; the error
+            says which.
     """
-    state = _state_dict(path)
-    prefix = prefix or _find_prefix(state, path)
-    behind_prefix = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    file = read_tensors(path)
     expected = _expected(arch, width)
+    network = _choose(_networks(file.tensors), plain_name(prefix), file.tensors, path)
     # Steps that batch norms have counted are not kept by every library; those of a fresh network, zeros, stand in.
     counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
-    backbone = {**counters, **{name: tensor for name, tensor in behind_prefix.items() if name in expected}}
-    unused = behind_prefix.keys() - backbone.keys()
-    for misfit, names in (
-        ("lacks", [name for name in expected if name not in backbone]),
-        ("also holds", _out_of_place(unused, prefix)),
-        ("has other shapes:", _misshapen(backbone, expected)),
-    ):
-        if names:
-            raise UserError(
-                f"{path} does not fit a {arch}: behind '{prefix}' it {misfit} {shortened(names)}",
-                mend="another --arch, --prefix or encoder.width",
-            )
-    used_keys = {prefix + name for name in backbone}
+    given = {name: file.tensors[full] for name, full in network.names.items() if name in expected}
+    backbone = {**counters, **given}
+    if misfit := _misfit(network, backbone, expected):
+        raise UserError(f"{path} does not fit a {arch}: {misfit}", mend=_other_arch(network, file.tensors))
+    used = {network.names[name] for name in given}
     return ForeignBackbone(
         # Checkpoints in half precision are read as well; whole numbers, the counters, stay what they are.
         {name: backbone[name].float() if backbone[name].is_floating_point() else backbone[name] for name in expected},
-        prefix,
-        tuple(sorted(name for name in state if name not in used_keys)),
+        network.prefix,
+        tuple(name for name in file.tensors if name not in used),
+        file.facts.get("input_filter", ""),
     )
 
 
@@ -89,12 +116,118 @@ def _expected(arch: str, width: int) -> State:
     return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
 
 
-def _out_of_place(unused: Iterable[str], prefix: str) -> list[str]:
-    """Returns those of the unused keys that tell of another network than the expected one."""
-    if prefix:
-        return sorted(name for name in unused if not name.startswith(HEADS))
-    # Without a prefix everything lies beside the backbone; only a part of a ResNet can be out of place.
-    return sorted(name for name in unused if name.startswith(("layer", "conv1", "bn1")))
+def _networks(tensors: Mapping[str, Tensor]) -> list[_Network]:
+    """Returns every ResNet in a file, in the order of the prefixes."""
+    # Every torchvision ResNet has this name, and no head or queue does; in a Sequential layer1 is the fifth child.
+    endings = {"layer1.0.conv1.weight": False, "4.0.conv1.weight": True}
+    networks = []
+    for name in tensors:
+        for ending, sequential in endings.items():
+            prefix = name.removesuffix(ending)
+            if prefix != name and (not prefix or prefix.endswith(".")):
+                network = _network(prefix, tensors, sequential=sequential)
+                # The fifth child of any other Sequential may have such a name too, but not the first and the last ones.
+                if not sequential or {"conv1.weight", "layer4.0.conv1.weight"} <= network.names.keys():
+                    networks.append(network)
+    return sorted(networks, key=lambda network: network.prefix)
+
+
+def _network(prefix: str, names: Iterable[str], *, sequential: bool) -> _Network:
+    """Gathers what lies behind a prefix, under torchvision's names."""
+    behind = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    if sequential:
+        parts = ((short.partition("."), full) for short, full in behind.items())
+        behind = {_SEQUENTIAL.get(child, child) + point + rest: full for (child, point, rest), full in parts}
+    return _Network(prefix, behind)
+
+
+def _choose(networks: Sequence[_Network], prefix: str, tensors: Mapping[str, Tensor], path: Path) -> _Network:
+    """Returns the network that is to be evaluated.
+
+    Raises:
+        UserError: there is no ResNet, none behind the prefix, or several.
+    """
+    if not networks:
+        raise UserError(
+            f"{path} holds no ResNet with torchvision's keys (none ends with layer1.0.conv1.weight); its keys: "
+            f"{shortened(sorted(tensors))}",
+            mend="rename its keys to torchvision's, or name another file",
+        )
+    candidates = _named(networks, prefix) if prefix else _trained(networks)
+    if not candidates:
+        prefixes = ", ".join(f"'{network.prefix}'" for network in networks)
+        raise UserError(
+            f"{path} holds no ResNet behind '{prefix}', but behind {prefixes}", mend="name one of these with --prefix"
+        )
+    # Some libraries save a network under two names (OpenSelfSup's `backbone.` is its `encoder_q.0.`).
+    different = [
+        network
+        for number, network in enumerate(candidates)
+        if not any(_same(network, other, tensors) for other in candidates[:number])
+    ]
+    if len(different) > 1:
+        raise UserError(
+            f"{path} holds several networks, behind {', '.join(repr(network.prefix) for network in different)}",
+            mend=" or ".join(f"--prefix {network.prefix or TOP}" for network in different),
+        )
+    return different[0]
+
+
+def _named(networks: Sequence[_Network], prefix: str) -> list[_Network]:
+    """Returns the networks behind a prefix: the one of just this, or those whose prefixes end in it."""
+    ending = "" if prefix == TOP else f"{prefix.removesuffix('.')}."
+    exact = [network for network in networks if network.prefix == ending]
+    return exact or [network for network in networks if ending and network.prefix.endswith(f".{ending}")]
+
+
+def _trained(networks: Sequence[_Network]) -> list[_Network]:
+    """Returns the networks that are no copies of another."""
+    if any(_STUDENT.search(network.prefix) for network in networks):
+        return list(networks)
+    # A momentum encoder alone is taken: somebody has saved just that.
+    return [network for network in networks if not _COPY.search(network.prefix)] or list(networks)
+
+
+def _same(network: _Network, other: _Network, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all tensors of two networks are equal, those beside the backbone apart."""
+    names, others = ({name for name in each.names if _body(name)} for each in (network, other))
+    return names == others and all(
+        torch.equal(tensors[network.names[name]], tensors[other.names[name]]) for name in names
+    )
+
+
+def _body(name: str) -> bool:
+    """Whether a name, behind the prefix, is one of a ResNet's body."""
+    return _BODY.fullmatch(name.partition(".")[0]) is not None
+
+
+def _misfit(network: _Network, backbone: State, expected: State) -> str:
+    """Returns what makes a network another than the expected one; empty where it fits."""
+    for misfit, names in (
+        ("lacks", [name for name in expected if name not in backbone]),
+        ("also holds", sorted(name for name in network.names if _body(name) and name not in expected)),
+        ("has other shapes:", _misshapen(backbone, expected)),
+    ):
+        if names:
+            return f"behind '{network.prefix}' it {misfit} {shortened(names)}"
+    return ""
+
+
+def _other_arch(network: _Network, tensors: Mapping[str, Tensor]) -> str:
+    """Returns the mend of a network that does not fit: the ResNets that it does fit, if any."""
+    given = {name: tensors[full] for name, full in network.names.items() if _body(name)}
+    width = len(given["conv1.weight"]) if "conv1.weight" in given else BASE_WIDTH
+    fitting = []
+    for arch in list_models(torchvision.models, include="*resne*"):
+        try:
+            with torch.device("meta"):
+                expected = _expected(arch, width)
+        except UserError:  # the groups of a ResNeXt do not divide so few planes
+            continue
+        weights = {name for name in expected if not name.endswith("num_batches_tracked")}
+        if weights <= given.keys() <= expected.keys() and not _misshapen(given, expected):
+            fitting.append(f"--arch {arch}" + ("" if width == BASE_WIDTH else f" encoder.width={width}"))
+    return " or ".join(fitting) or "another --arch or --prefix; variations of torchvision's ResNets are not evaluated"
 
 
 def _misshapen(backbone: State, expected: State) -> list[str]:
@@ -106,71 +239,11 @@ def _misshapen(backbone: State, expected: State) -> list[str]:
     ]
 
 
-def _state_dict(path: Path) -> State:
-    """Reads the tensors of a checkpoint by their names, wherever in it the usual libraries put them.
-
-    Raises:
-        UserError: the file cannot be read, holds more than tensors and plain values, or no tensors by name.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"checkpoint {path} cannot be read: {one_line(error)}",
-                mend="check the path, or copy it anew",
-            ) from error
-    try:
-        content = read_checkpoint(path)
-    except UserError as error:
-        # torch refuses with this error what could run code, and damaged files too. To load such a file nevertheless is
-        # for a person to decide.
-        if not isinstance(error.__cause__, UnpicklingError):
-            raise
-        raise UserError(
-            (
-                f"checkpoint {path} holds more than tensors and plain values, or is torn; it is not read, as it could "
-                "run code"
-            ),
-            mend=(
-                "if you trust it, keep its tensors alone: torch.save(torch.load(FILE, "
-                "weights_only=False)['state_dict'], NEW)"
-            ),
-        ) from error
-    for name in ("state_dict", "model", "model_state_dict"):
-        if isinstance(content.get(name), dict):
-            content = content[name]
+def _part(name: str, prefix: str) -> str:
+    """Returns a name up to where it departs from a prefix: the part of the file that it belongs to."""
+    part = []
+    for number, segment in enumerate(name.split(".")[:-1] or [name]):
+        part.append(segment)
+        if prefix.split(".")[number : number + 1] != [segment]:
             break
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        entries = shortened(sorted(map(str, content)))
-        raise UserError(
-            f"checkpoint {path} holds no tensors by name; its entries: {entries}", mend="name a file with a state dict"
-        )
-    return state
-
-
-def _find_prefix(state: Mapping[str, Tensor], path: Path) -> str:
-    """Returns the prefix of the one trained ResNet in a checkpoint.
-
-    Raises:
-        UserError: there is no ResNet, or there are several.
-    """
-    # Every torchvision ResNet has this key, and no head or queue does.
-    ending = "layer1.0.conv1.weight"
-    prefixes = sorted({name.removesuffix(ending) for name in state if name.endswith(ending)})
-    # A momentum encoder alone is taken: somebody has saved just that.
-    candidates = [prefix for prefix in prefixes if not any(word in prefix for word in TEACHERS)] or prefixes
-    if not candidates:
-        raise UserError(
-            f"{path} holds no ResNet with torchvision's keys (none ends with {ending}); its keys: "
-            f"{shortened(sorted(state))}",
-            mend="rename its keys to torchvision's, or name another file",
-        )
-    if len(candidates) > 1:
-        quoted = ", ".join(f"'{prefix}'" for prefix in candidates)
-        raise UserError(f"{path} holds several networks, behind {quoted}", mend="name one with --prefix")
-    return candidates[0]
+    return ".".join(part)

@@ -1,0 +1,156 @@
+"""Every tensor of somebody else's checkpoint by its full name, read without running any code of the file."""
+
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.backbones.checkpoint import read_checkpoint
+from repro.errors import UserError, one_line, shortened
+
+_COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
+"""What torch.compile puts into the names of a network, or of a part of one."""
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What a file holds that a backbone can be found in.
+
+    Attributes:
+        tensors: Full name -> tensor: the names of nested dictionaries and of the tensor, with points between, without
+            what `torch.compile` puts into names.
+        facts: The plain strings at the top: entries of a `torch.save` file, or the metadata of a `.safetensors` one.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, str]
+
+
+def read_tensors(path: Path) -> CheckpointFile:
+    """Reads a file of `torch.save` or `.safetensors`.
+
+    Objects of classes that torch does not know to be harmless (settings as `argparse.Namespace`, OmegaConf or NumPy
+    values beside the weights) are read as empty stand-ins: their classes are neither imported nor called.
+
+    Raises:
+        UserError: the file cannot be read, names what could run code, or holds no tensors by name.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = _read_torch(path)
+    tensors = flatten(content, path)
+    if not tensors:
+        entries = shortened(sorted(map(str, content)))
+        raise UserError(
+            f"checkpoint {path} holds no tensors by name; its entries: {entries}", mend="name a file with a state dict"
+        )
+    return CheckpointFile(tensors, {key: value for key, value in content.items() if isinstance(value, str)})
+
+
+def plain_name(name: str) -> str:
+    """Returns a name without what `torch.compile` puts into it."""
+    return _COMPILED.sub("", name)
+
+
+def flatten(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of nested dictionaries under their full names, in the order of the file.
+
+    Args:
+        content: of a checkpoint.
+        path: of the file, for errors.
+
+    Raises:
+        UserError: two tensors have one name.
+    """
+    tensors: dict[str, Tensor] = {}
+    # A stack and no recursion, and each dictionary once: a file can nest deeper than Python's calls, and in circles.
+    waiting: list[tuple[str, Any]] = [("", content)]
+    seen: set[int] = set()
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Tensor):
+            if name in tensors:
+                raise UserError(f"checkpoint {path} holds two tensors under the name {name}", mend="rename one of them")
+            tensors[name] = value
+        elif isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            separator = "." if name else ""
+            entries = [(plain_name(f"{name}{separator}{key}"), entry) for key, entry in value.items()]
+            waiting += reversed(entries)
+    return tensors
+
+
+def _read_safetensors(path: Path) -> CheckpointFile:
+    """Reads a `.safetensors` file, or raises a UserError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {plain_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            return CheckpointFile(tensors, dict(file.metadata() or {}))
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"checkpoint {path} cannot be read: {one_line(error)}", mend="check the path, or copy it anew"
+        ) from error
+
+
+class _StandIn:
+    """What an object of an unknown class is read as; whatever it is made from is thrown away."""
+
+    def __new__(cls, *_: object) -> "_StandIn":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+class _StandInDict:
+    """What a `defaultdict` is read as, which torch's reader fills afterwards as it does a plain dictionary."""
+
+    def __new__(cls, *_: object) -> dict[Any, Any]:  # type: ignore[misc]  # not an instance, on purpose
+        return {}
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    """Reads a file of `torch.save` with stand-ins for objects of unknown classes, or raises a UserError."""
+    unknown = _unknown_classes(path)
+    stand_ins = [(_StandInDict if name == "collections.defaultdict" else _StandIn, name) for name in unknown]
+    try:
+        # Under these names torch's reader now finds the stand-ins, and never imports what the file names. Of modules
+        # that it blocks in any case (os, sys, posix, nt) it refuses everything.
+        with torch.serialization.safe_globals(list(stand_ins)):
+            return read_checkpoint(path)
+    except UserError as error:
+        # torch refuses with this error what could run code, and damaged files too. To load such a file nevertheless is
+        # for a person to decide.
+        if not isinstance(error.__cause__, UnpicklingError):
+            raise
+        names = f" ({shortened(unknown)})" if unknown else ""
+        raise UserError(
+            (
+                f"checkpoint {path} holds more than tensors and plain values{names}, or is torn; it is not read, as it "
+                "could run code"
+            ),
+            mend="if you trust it, save it anew: torch.save(torch.load(FILE, weights_only=False), NEW)",
+        ) from error
+
+
+def _unknown_classes(path: Path) -> list[str]:
+    """Returns the full names of the classes and functions in a file that torch does not know to be harmless.
+
+    Nothing is loaded. Of files of before torch 1.6, which are no zip archives, and of what is no file of `torch.save`
+    at all, there are none: `read_checkpoint` says what is wrong with it.
+    """
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (OSError, ValueError, RuntimeError, UnpicklingError, EOFError, struct.error):
+        return []

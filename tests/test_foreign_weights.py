@@ -1,0 +1,233 @@
+"""Weights of other libraries: the right network of each layout, features as its source's, and nothing of it runs."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from foreign_samples import ACCEPTED, AMBIGUOUS, dino, features, network
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.models import get_model
+from training_samples import salmask
+
+from repro.backbones.foreign import read_foreign
+from repro.backbones.resnet import resnet_of_width
+from repro.errors import UserError
+
+
+def saved(content: Any, path: Path, **settings: bool) -> Path:
+    torch.save(content, path, **settings)
+    return path
+
+
+def own_features(state: dict[str, Tensor], images: Tensor) -> Tensor:
+    """What a task computes from adopted weights: torchvision's network without its head."""
+    resnet = get_model("resnet18", weights=None)
+    resnet.fc = nn.Identity()
+    resnet.load_state_dict(state)
+    with torch.no_grad():
+        return resnet.eval()(images)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("layout", ACCEPTED)
+def test_features_are_those_of_the_source_network(layout: str, images: Tensor, tmp_path: Path) -> None:
+    sample = ACCEPTED[layout]()
+    backbone = read_foreign(saved(sample.content, tmp_path / "x.pth"), "resnet18")
+    with torch.no_grad():
+        expected = features(sample.source.eval(), images)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(own_features(backbone.state, images), expected, atol=1e-6, rtol=1e-6)
+    assert backbone.prefix == sample.prefix
+    assert backbone.input_filter == ("high_pass" if layout == "salmask" else "")
+
+
+@pytest.mark.parametrize("layout", AMBIGUOUS)
+def test_what_is_ambiguous_is_refused_with_a_mend_that_works(layout: str, images: Tensor, tmp_path: Path) -> None:
+    make, prefixes = AMBIGUOUS[layout]
+    path = saved(make(), tmp_path / "x.pth")
+    with pytest.raises(UserError, match="holds several networks, behind") as refused:
+        read_foreign(path, "resnet18")
+    assert refused.value.mend == " or ".join(f"--prefix {prefix}" for prefix in prefixes)
+    first, second = (own_features(read_foreign(path, "resnet18", prefix).state, images) for prefix in prefixes)
+    assert (first - second).abs().max() > 0.1
+
+
+def test_dinos_teacher_and_student_are_taken_when_they_are_named(images: Tensor, tmp_path: Path) -> None:
+    path = saved(dino().content, tmp_path / "x.pth")
+    for name in ("student", "teacher"):
+        sample = dino(name)
+        with torch.no_grad():
+            expected = features(sample.source.eval(), images)
+        backbone = read_foreign(path, "resnet18", f"{name}.module.backbone")
+        torch.testing.assert_close(own_features(backbone.state, images), expected, atol=1e-6, rtol=1e-6)
+    # The end of a prefix is enough where only one network has it.
+    with pytest.raises(UserError, match="several networks"):
+        read_foreign(path, "resnet18", "module.backbone.")
+    moco = saved(ACCEPTED["moco_v2"]().content, tmp_path / "y.pth")
+    assert read_foreign(moco, "resnet18", "module.encoder_k.").prefix == "state_dict.module.encoder_k."
+    assert read_foreign(moco, "resnet18", "encoder_q").prefix == "state_dict.module.encoder_q."
+
+
+def test_a_momentum_encoder_alone_is_taken(tmp_path: Path) -> None:
+    state = {f"encoder_k.{name}": value for name, value in network(1).state_dict().items()}
+    assert read_foreign(saved(state, tmp_path / "x.pth"), "resnet18").prefix == "encoder_k."
+
+
+@pytest.mark.parametrize(
+    ("layout", "parts"),
+    [
+        ("swav", "module.projection_head (9), module.prototypes (1)"),
+        ("torchvision", "fc (2)"),
+        ("without_counters", "fc (2)"),
+        (
+            "lightly_moco_v2",
+            (
+                "state_dict.projection_head (9), state_dict.key_backbone (120), state_dict.key_projection_head (9), "
+                "state_dict.criterion (1), state_dict.online_classifier (2), callbacks (1), optimizer_states (0)"
+            ),
+        ),
+        (
+            "vissl",
+            (
+                "classy_state_dict.base_model.model.heads (9), classy_state_dict.optimizer (1), "
+                "classy_state_dict.loss (130)"
+            ),
+        ),
+    ],
+)
+def test_what_is_left_out_is_named_by_its_parts(layout: str, parts: str, tmp_path: Path) -> None:
+    backbone = read_foreign(saved(ACCEPTED[layout]().content, tmp_path / "x.pth"), "resnet18")
+    assert backbone.parts_left_out == parts.replace(", optimizer_states (0)", "")
+
+
+def test_safetensors_are_read_with_what_their_metadata_say(images: Tensor, tmp_path: Path) -> None:
+    resnet = network(0)
+    path = tmp_path / "x.safetensors"
+    save_file(resnet.state_dict(), path, metadata={"input_filter": "high_pass"})
+    backbone = read_foreign(path, "resnet18")
+    with torch.no_grad():
+        torch.testing.assert_close(own_features(backbone.state, images), features(resnet, images))
+    assert backbone.input_filter == "high_pass"
+    (tmp_path / "y.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"y\.safetensors cannot be read"):
+        read_foreign(tmp_path / "y.safetensors", "resnet18")
+
+
+def test_half_precision_and_files_of_old_torch_are_read(images: Tensor, tmp_path: Path) -> None:
+    state = network(0).state_dict()
+    old = saved({"state_dict": state}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_foreign(old, "resnet18").state["conv1.weight"], state["conv1.weight"])
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    adopted = read_foreign(saved(halves, tmp_path / "y.pth"), "resnet18").state
+    assert adopted["conv1.weight"].dtype == torch.float32
+    torch.testing.assert_close(adopted["conv1.weight"], state["conv1.weight"], atol=1e-3, rtol=1e-3)
+
+
+def test_what_does_not_fit_is_listed_with_the_network_that_does(tmp_path: Path) -> None:
+    state = network(0).state_dict()
+    path = saved({f"module.{name}": value for name, value in state.items()}, tmp_path / "x.pth")
+    with pytest.raises(
+        UserError,
+        match=r"does not fit a resnet34: behind 'module\.' it lacks \d+ \(layer1\.2\.conv1.*; mend: --arch resnet18$",
+    ):
+        read_foreign(path, "resnet34")
+    with pytest.raises(UserError, match=r"does not fit a resnet50: .* lacks .*; mend: --arch resnet18$"):
+        read_foreign(path, "resnet50")
+    narrow = saved(resnet_of_width("resnet34", 32).state_dict(), tmp_path / "n.pth")
+    with pytest.raises(UserError, match=r"mend: --arch resnet34 encoder\.width=32$"):
+        read_foreign(narrow, "resnet34")
+    assert read_foreign(narrow, "resnet34", width=32).state["conv1.weight"].shape[0] == 32
+    with pytest.raises(UserError, match=r"--arch resnet19: this torchvision does not know it"):
+        read_foreign(path, "resnet19")
+    with pytest.raises(UserError, match=r"holds no ResNet behind 'middle\.', but behind 'module\.'; mend: name one"):
+        read_foreign(path, "resnet18", "middle.")
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+@pytest.mark.parametrize("stray", ["layer3.2.conv1.weight", "layer1.0.se.fc1.weight", "conv2.weight", "stem.bn1.bias"])
+def test_another_network_is_not_taken_for_a_resnet(prefix: str, stray: str, tmp_path: Path) -> None:
+    state = {prefix + name: value for name, value in {**network(0).state_dict(), stray: torch.zeros(1)}.items()}
+    with pytest.raises(UserError, match=rf"it also holds 1 \({stray}\); mend: another --arch or --prefix; variations"):
+        read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
+
+
+def test_other_shapes_and_other_files_are_refused(tmp_path: Path) -> None:
+    cifar = {**network(0).state_dict(), "conv1.weight": torch.zeros(64, 3, 3, 3)}
+    with pytest.raises(UserError, match=r"has other shapes: 1 \(conv1\.weight \(64×3×3×3, not 64×3×7×7\)\)"):
+        read_foreign(saved(cifar, tmp_path / "z.pth"), "resnet18")
+    with pytest.raises(UserError, match=r"holds no ResNet with torchvision's keys .* its keys: 1 \(blocks\.0\.qkv\)"):
+        read_foreign(saved({"blocks.0.qkv": torch.zeros(1)}, tmp_path / "v.pth"), "resnet18")
+    with pytest.raises(UserError, match=r"holds no tensors by name; its entries: 1 \(epoch\)"):
+        read_foreign(saved({"epoch": 1}, tmp_path / "e.pth"), "resnet18")
+    with pytest.raises(UserError, match=r"two tensors under the name a\.b; mend: rename"):
+        read_foreign(saved({"a": {"b": torch.zeros(1)}, "a.b": torch.zeros(1)}, tmp_path / "t.pth"), "resnet18")
+
+
+def test_dictionaries_in_circles_and_without_end_are_read(tmp_path: Path) -> None:
+    circle: dict[str, Any] = {"state_dict": network(0).state_dict()}
+    circle["self"] = circle
+    assert read_foreign(saved(circle, tmp_path / "x.pth"), "resnet18").prefix == "state_dict."
+
+
+# Nothing of a file runs
+
+
+class Hostile:
+    """An object that calls a function when it is unpickled."""
+
+    def __init__(self, function: Any, argument: str) -> None:
+        self.call = function, (argument,)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("function", [os.system, eval, exec, print])
+def test_hostile_files_do_not_run(function: Any, old_format: bool, tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+    code = f"touch {sign}" if function is os.system else f"open({str(sign)!r}, 'w').close()"
+    content = {"state_dict": network(0).state_dict(), "hyper_parameters": Hostile(function, code)}
+    path = saved(content, tmp_path / "x.ckpt", _use_new_zipfile_serialization=not old_format)
+    if function is os.system or old_format:
+        with pytest.raises(UserError, match=r"holds more than tensors and plain values.*mend: if you trust it, save"):
+            read_foreign(path, "resnet18")
+    else:
+        # Beside the weights stands an object that is not read: the weights are.
+        assert read_foreign(path, "resnet18").prefix == "state_dict."
+    assert not sign.exists()
+    # The trap would work, were it sprung.
+    if function in (os.system, eval, exec):
+        torch.load(path, weights_only=False)
+        assert sign.exists()
+
+
+def test_weights_that_an_unknown_function_would_make_are_not_taken(tmp_path: Path) -> None:
+    content = {"state_dict": {**network(0).state_dict(), "conv1.weight": Hostile(print, "run")}}
+    with pytest.raises(UserError, match=r"behind 'state_dict\.' it lacks 1 \(conv1\.weight\)"):
+        read_foreign(saved(content, tmp_path / "x.ckpt"), "resnet18")
+
+
+def test_nothing_stays_allowed_after_reading(tmp_path: Path) -> None:
+    before = torch.serialization.get_safe_globals()
+    read_foreign(saved(ACCEPTED["solo_learn"]().content, tmp_path / "x.ckpt"), "resnet18")
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+
+
+def test_the_command_says_what_it_left_out(tmp_path: Path) -> None:
+    path = saved(ACCEPTED["swav"]().content, tmp_path / "swav.pth.tar")
+    scenes = ("data.dataset=scenes", "data.crop=32", "data.scenes.size=64", "data.scenes.train_count=20")
+    counts = ("data.scenes.val_count=24", "knn.neighbours=[5]", "machine.workers=0", "machine.device=cpu")
+    options = ("--checkpoint", str(path), "--arch", "resnet18", "--out", str(tmp_path / "runs"), "--task", "knn")
+    ended = salmask("eval", *scenes, *counts, *options)
+    assert ended.code == 0, ended.err
+    assert "120 tensors behind 'module.'; left out: module.projection_head (9), module.prototypes (1)" in " ".join(
+        ended.err.split()
+    )
