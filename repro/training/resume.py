@@ -7,6 +7,7 @@ What is not in a checkpoint needs no saving: batches, views and masks are functi
 import logging
 import random
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.runs.folder import CHECKPOINTS_KEPT
 from repro.runs.stopping import STOP
+from repro.training.checkpoint_writer import BackgroundWriter
 from repro.training.hooks import FiniteGuard
 
 log = logging.getLogger("salmask")
@@ -50,6 +52,7 @@ class SaveCheckpoint(Hook):
             guard: is asked before each checkpoint whether all numbers so far were finite.
         """
         self.folder, self.run_id, self.every, self.guard = folder, run_id, every, guard
+        self._writer = BackgroundWriter()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Saves within an epoch, and ends the process where that was asked for."""
@@ -64,6 +67,7 @@ class SaveCheckpoint(Hook):
             # mmengine counts a step after its hooks, so that `runner.iter` is still the number of this one, from 0.
             self._save(runner, runner.iter + 1, runner.epoch)
         if stop:
+            self.wait()
             STOP.now()
 
     def after_train_epoch(self, runner: Any) -> None:
@@ -71,7 +75,16 @@ class SaveCheckpoint(Hook):
         # By now the last step is counted, but the epoch is not: that follows these hooks.
         self._save(runner, runner.iter, runner.epoch + 1)
         if stop_is_agreed() and runner.epoch + 1 < runner.max_epochs:
+            self.wait()
             STOP.now()
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is on the disk; to be called however the training ends.
+
+        Raises:
+            UserError: it cannot be written, or the disk is full; the earlier checkpoints are untouched.
+        """
+        self._writer.wait()
 
     def _save(self, runner: Any, step: int, epoch: int) -> None:
         # First of all: a checkpoint with numbers that are not finite would push a good one out.
@@ -90,7 +103,7 @@ class SaveCheckpoint(Hook):
                 "schedulers": [scheduler.state_dict() for scheduler in schedulers_of(runner)],
                 "generators": rank_generators,
             }
-            save_checkpoint(self.folder, step, content)
+            self._writer.write(content, partial(save_checkpoint, self.folder, step))
 
 
 def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:

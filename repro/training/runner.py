@@ -179,6 +179,7 @@ class Training:
         """
         machine = self.machine
         guard, feed = FiniteGuard(machine.log_every), Feed(self.device)
+        saver = SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard)
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +210,7 @@ class Training:
                 Throughput(self.batch, machine.log_every),
                 DataWait(feed, machine.log_every, self._data_mend()),
                 Heartbeat(self.folder, self.task),
-                SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard),
+                saver,
                 *self.hooks,
             ],
             visualizer=Visualizer(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
@@ -222,7 +223,11 @@ class Training:
             default_scope="mmengine",
         )
         with STOP.after_a_step():
-            runner.train()
+            try:
+                runner.train()
+            finally:
+                # Also where the training fails or is interrupted: what it had saved by then is to be there.
+                saver.wait()
 
     def _data_mend(self) -> str:
         """Returns what a person can do where steps wait for data."""
