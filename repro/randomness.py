@@ -27,6 +27,8 @@ class Purpose(IntEnum):
     regions = 6
     occlusion = 8
     localizer = 9
+    ground = 10
+    member = 11
 
 
 def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:

@@ -21,6 +21,7 @@ import torch
 from downstream.measurement import Measurement, Target
 from repro.backbones.checkpoint import Backbone, load_backbone
 from repro.backbones.resnet import BASE_WIDTH
+from repro.data.splits import SPLITS
 from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.files import write_json, write_text
@@ -254,16 +255,10 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
         raise UserError(
             f"{task} cannot be done on {target.dataset}, which has no boxes", mend=f"--data {task}, or --data scenes"
         )
-    settings = target.scenes
-    common: dict[str, Any] = {
-        "classes": settings.classes,
-        "size": settings.size,
-        "seed": settings.seed,
-        "objects": run.detection.scene_objects,
-        "cutouts": target.root,
-    }
-    train = Scenes("train", count=settings.train_count, **common)
-    test = Scenes("val", count=settings.val_count, **common)
+    train, test = (
+        Scenes.by_settings(split, target.scenes, objects=run.detection.scene_objects, cutouts=target.root)
+        for split in SPLITS
+    )
     return open_scenes(task, train, test, target.dataset, workers=run.machine.workers)
 
 

@@ -20,6 +20,8 @@ GridSide = Annotated[int, typer.Option("--size", min=28, help="Pixels a side; a 
 SceneSide = Annotated[int, typer.Option("--size", min=64, max=512, help="Pixels a side.")]
 SceneCount = Annotated[int, typer.Option("--count", min=1, help="Scenes.")]
 Cutouts = Annotated[Path | None, typer.Option("--cutouts", metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")]
+PoolSize = Annotated[int, typer.Option("--grounds", min=0, help="As data.scenes.grounds.")]
+Members = Annotated[int, typer.Option("--members", min=0, help="As data.scenes.members.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="A setting; repeatable.")]
 DataRoot = Annotated[
     str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
@@ -87,14 +89,20 @@ def bench_norm(batch: GroupedBatchSize = 32, size: Side = 64, as_json: AsJson = 
     report(as_json, batch_norm(batch, size))
 
 
-def bench_scenes(size: SceneSide = 128, cutouts: Cutouts = None, as_json: AsJson = False) -> None:
+def bench_scenes(
+    size: SceneSide = 128,
+    cutouts: Cutouts = None,
+    grounds: PoolSize = 0,
+    members: Members = 0,
+    as_json: AsJson = False,
+) -> None:
     """Time drawing built-in scenes beside reading those that are kept.
 
     Example: salmask bench scenes --cutouts /usr/share/tuxpaint/stamps
     """
     from repro.bench.scenes import scenes
 
-    report(as_json, scenes(size, cutouts))
+    report(as_json, scenes(size, cutouts, grounds=grounds, members=members))
 
 
 def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:

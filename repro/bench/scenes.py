@@ -9,18 +9,22 @@ from repro.bench.timing import timed_in_turn
 from repro.scenes.dataset import Scenes
 
 
-def scenes(size: int, cutouts: Path | None, count: int = 64) -> dict[str, Any]:
+def scenes(size: int, cutouts: Path | None, count: int = 64, *, grounds: int = 0, members: int = 0) -> dict[str, Any]:
     """Times drawing scenes beside reading the same ones from a cache file.
 
     Args:
         size: pixels a side.
         cutouts: folder of RGBA cut-outs; None for drawn shapes.
         count: scenes a round.
+        grounds: textures that all grounds are pieces of; 0: each scene has a texture of its own.
+        members: objects of each class; 0: one file, or an outline and a pattern.
 
     Returns:
         What kind of scenes were timed, the milliseconds for one drawn and for one read, and their ratio.
     """
-    uncached, cached = (Scenes("train", count=count, size=size, cutouts=cutouts) for _ in range(2))
+    uncached, cached = (
+        Scenes("train", count=count, size=size, cutouts=cutouts, grounds=grounds, members=members) for _ in range(2)
+    )
 
     def read_all(images: Scenes) -> Callable[[], object]:
         return lambda: [images[index] for index in range(count)]
@@ -28,8 +32,9 @@ def scenes(size: int, cutouts: Path | None, count: int = 64) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         cached.keep(Path(folder))  # the round that warms up draws and stores them; all later ones read
         seconds = timed_in_turn({"draw": read_all(uncached), "read": read_all(cached)})
+    kind = "drawn shapes" if cutouts is None else "cut-outs"
     return {
-        "scene": f"{size}×{size}, {'drawn shapes' if cutouts is None else 'cut-outs'}",
+        "scene": f"{size}×{size}, {kind}, {grounds or 'unshared'} grounds, {members or 'no'} members",
         "draw_ms": round(1000 * seconds["draw"] / count, 2),
         "read_ms": round(1000 * seconds["read"] / count, 2),
         "draw / read": round(seconds["draw"] / seconds["read"], 1),

@@ -146,8 +146,7 @@ def _open_cutouts(split: Split, root: Path | None, scenes: ScenesSettings) -> Im
 
 
 def _open_scenes(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    count = scenes.train_count if split == "train" else scenes.val_count
-    return Scenes(split, count=count, classes=scenes.classes, size=scenes.size, seed=scenes.seed, cutouts=root)
+    return Scenes.by_settings(split, scenes, cutouts=root)
 
 
 DATASETS: dict[str, Dataset] = {
@@ -229,7 +228,8 @@ DATASETS: dict[str, Dataset] = {
         Dataset(
             name="scenes-cutouts",
             title="built-in scenes, pasted cut-outs",
-            layout="PNG files with transparency, in any folders; every file is a class that scenes are composed from",
+            layout="PNG files with transparency, in any folders; scenes are composed from them, every file a class, or "
+            "with data.scenes.members every folder",
             open=_open_cutouts,
             generated=True,
             root_names=("scenes-cutouts",),

@@ -53,9 +53,7 @@ class Run(RunSettings):
         smaller: list[Departure] = []
         # Their number is named too: drawn data can be made of any size, and a table must not mix two.
         if data.drawn:
-            scenes = data.scenes
-            size = f"{scenes.classes} classes, {scenes.train_count} images"
-            smaller.append(Departure("data", f"{data.dataset} ({size})"))
+            smaller.append(Departure("data", f"{data.dataset} ({data.scenes.description})"))
         if self.encoder.network != "resnet50":
             smaller.append(Departure("encoder", self.encoder.network))
         if data.crop < 224:

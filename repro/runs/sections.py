@@ -51,6 +51,21 @@ class ScenesSettings:
     train_count: int = 1024
     val_count: int = 512
     seed: int = 0
+    # Textures that all scenes' grounds are pieces of; 0: each scene has a texture that no other has.
+    grounds: int = added(0, absent=0)
+    context: float = added(0.0, absent=0.0)  # the probability that a scene's ground is one of its class's own
+    # Different objects of a class in training, none of which validation shows. 0: a drawn class is an outline and a
+    # pattern, each scene in other colours, and a class of cut-outs is one file.
+    members: int = added(0, absent=0)
+
+    @property
+    def description(self) -> str:
+        """What the scenes are, in words: classes and training images, and what they have by choice."""
+        words = [f"{self.classes} classes", f"{self.train_count} images"]
+        if self.grounds:
+            own = f" ({self.context:.0%} the class's own)" if self.context else ""
+            words.append(f"{self.grounds} grounds{own}")
+        return ", ".join([*words, *([f"{self.members} members a class"] if self.members else [])])
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""Objects cut out of photographs: a folder of PNG files with alpha, each file one class."""
+"""Objects cut out of photographs: a folder of PNG files with alpha, a class being a file or a folder of them."""
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -26,7 +28,10 @@ _MEND = (
 )
 
 
-@dataclass(frozen=True)
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, eq=False)  # each file is itself; arrays have no truth value to compare by
 class _Cutout:
     """One object.
 
@@ -44,23 +49,30 @@ class _Cutout:
 class Cutouts:
     """Real objects from a folder: `classes` files spread evenly over its sorted relative paths, one class each.
 
+    With members, a class is a folder that has enough files of its own: so many members to train on, and a quarter as
+    many (one at least) that are held out; `classes` such folders are spread evenly over their sorted paths, and the
+    members over the files of each. The last ones are held out, since neighbours in the alphabet may look alike.
+
     Not taken are `*_mirror.png` and `*_flip.png` (duplicates), folders named `symbols` or `cartoon`, files without
     alpha or with almost nothing or almost everything opaque, and pictures whose shorter side is under 40 pixels.
 
     Attributes:
-        names: The name of each class: the file's path in the folder, without its suffix.
+        names: The name of each class: the path in the folder, without a file's suffix.
 
     Raises:
-        UserError: The folder is missing, a file cannot be read, or there are fewer cut-outs than classes.
+        UserError: The folder is missing, a file cannot be read, or there are fewer cut-outs, or folders with enough of
+            them, than classes.
     """
 
-    def __init__(self, folder: Path, classes: int, *, longest: int) -> None:
+    def __init__(self, folder: Path, classes: int, *, longest: int, members: int = 0, held_out: bool = False) -> None:
         """Reads the folder once.
 
         Args:
             folder: The folder; it is searched with its subfolders.
             classes: The number of cut-outs to take, at least 1.
-            longest: Keep them no larger than this many pixels a side, which bounds memory by classes·longest²·4 bytes.
+            longest: Keep them no larger than this many pixels a side, which bounds memory to longest²·4 bytes each.
+            members: Of each class, a folder; 0: each class is a file.
+            held_out: Whether the objects are the members that are held out from training.
         """
         if not folder.is_dir():
             raise UserError(f"cut-outs {folder}: no such folder", mend=_MEND)
@@ -69,13 +81,27 @@ class Cutouts:
         usable = [cutout for path in _candidates(folder) if (cutout := _read(folder, path, longest)) is not None]
         if len(usable) < classes:
             raise UserError(f"cut-outs {folder}: {len(usable)} usable PNG files found, {classes} needed", mend=_MEND)
-        # Spread over the whole list: the first ones of a sorted list would all be of one subfolder.
-        self._cutouts = tuple(usable[k * len(usable) // classes] for k in range(classes))
-        self.names: tuple[str, ...] = tuple(cutout.name for cutout in self._cutouts)
+        if not members:
+            self._lenders = _spread(usable, classes)
+            self._classes = [[cutout] for cutout in self._lenders]
+            self.names = tuple(cutout.name for cutout in self._lenders)
+            return
+        held_out_count = max(members // 4, 1)
+        folders = _folders(usable, members + held_out_count)
+        if len(folders) < classes:
+            message = f"cut-outs {folder}: {len(folders)} folders with {members + held_out_count} usable PNG files of "
+            raise UserError(f"{message}their own, {classes} needed", mend=f"fewer classes or members, or {_MEND}")
+        self.names = tuple(_spread(list(folders), classes))
+        chosen = [_spread(folders[name], members + held_out_count) for name in self.names]
+        # The same ones in both splits, whose grounds are of one pool.
+        self._lenders = [cutout for cutouts in chosen for cutout in cutouts[:members]]
+        self._classes = [cutouts[members:] if held_out else cutouts[:members] for cutouts in chosen]
 
     def identity(self) -> list[str]:
-        """Returns what tells this set of objects from another: each class's name and its file's SHA-256."""
-        return [f"{cutout.name} {cutout.digest}" for cutout in self._cutouts]
+        """Returns what tells this set of objects from another: each file's name and its SHA-256."""
+        # What the grounds are made of counts too; each file once.
+        cutouts = dict.fromkeys([*self._lenders, *(cutout for members in self._classes for cutout in members)])
+        return [f"{cutout.name} {cutout.digest}" for cutout in cutouts]
 
     def sprite(self, rng: np.random.Generator, label: int, extent: int) -> Image.Image:
         """Draws one object, flipped or not, turned by up to 25°, scaled, its brightness, contrast and colour changed.
@@ -88,10 +114,12 @@ class Cutouts:
         Returns:
             RGBA with straight alpha, no side over the extent; cropped to what is not fully transparent.
         """
+        members = self._classes[label]
+        cutout = members[int(rng.integers(len(members)))] if len(members) > 1 else members[0]
         # The order of the draws is part of what the scenes are: another order would give other pictures.
         angle, flip = rng.uniform(-25, 25), rng.random() < 0.5
         brightness, contrast, saturation = rng.uniform(0.7, 1.3, 3).tolist()
-        pixels = self._cutouts[label].pixels
+        pixels = cutout.pixels
         image = Image.fromarray(pixels[:, ::-1] if flip else pixels)
         turn = np.radians(abs(angle))
         width, height = image.size
@@ -126,18 +154,31 @@ class Cutouts:
         image = backdrop(rng, side, self._colours(rng, 7))
         if rng.random() < 0.3:
             return image
-        lender = self._cutouts[rng.integers(len(self._cutouts))].pixels
+        lender = self._lenders[rng.integers(len(self._lenders))].pixels
         surface = _magnified(rng, lender, side)
         weight = np.clip((value_noise(rng, (side, side), cells=3, octaves=4) - 0.4) * 3, 0, 1)
         return blend(image, surface[:3], weight * surface[3])
 
     def _colours(self, rng: np.random.Generator, number: int) -> Floats:
         """Draws colours of opaque pixels of one cut-out, duller, and neither black nor white: number×3 in 0..1."""
-        pixels = self._cutouts[rng.integers(len(self._cutouts))].pixels
+        pixels = self._lenders[rng.integers(len(self._lenders))].pixels
         opaque = pixels[pixels[..., 3] >= 128]
         colours = opaque[rng.integers(len(opaque), size=number), :3] * np.float32(1 / 255)
         duller = blend(colours, colours.mean(axis=1, keepdims=True), rng.uniform(0.1, 0.6))
         return np.float32(0.12) + np.float32(0.74) * duller
+
+
+def _spread(items: Sequence[_Item], number: int) -> list[_Item]:
+    """Returns so many items, evenly spread over the whole list: its first ones would all be of one subfolder."""
+    return [items[k * len(items) // number] for k in range(number)]
+
+
+def _folders(cutouts: Sequence[_Cutout], least: int) -> dict[str, list[_Cutout]]:
+    """Returns the cut-outs by their folder, sorted; only of folders with so many, not counting those of subfolders."""
+    folders: dict[str, list[_Cutout]] = {}
+    for cutout in cutouts:
+        folders.setdefault(cutout.name.rpartition("/")[0], []).append(cutout)
+    return {name: folders[name] for name in sorted(folders) if name and len(folders[name]) >= least}
 
 
 def _candidates(folder: Path) -> list[Path]:

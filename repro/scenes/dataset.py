@@ -5,7 +5,7 @@ import json
 import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,10 @@ from PIL import Image
 
 from repro.errors import UserError
 from repro.randomness import scene_label_stream, scene_streams
+from repro.runs.sections import ScenesSettings
 from repro.scenes.cache import MOST_BYTES, DrawnPictures
 from repro.scenes.cutouts import Cutouts
+from repro.scenes.grounds import Grounds
 from repro.scenes.shapes import Shapes
 from repro.scenes.textures import Floats, blend, planes
 
@@ -119,6 +121,9 @@ class Scenes:
         seed: int = 0,
         objects: int = 1,
         cutouts: Path | None = None,
+        grounds: int = 0,
+        context: float = 0.0,
+        members: int = 0,
     ) -> None:
         """Fixes which scenes there are; nothing is drawn yet.
 
@@ -131,6 +136,9 @@ class Scenes:
             objects: The most objects on one scene. With more than 1, a scene has 1 to `objects`, later ones may hide
                 parts of earlier ones, at least half of the main one and a fifth of any other stays visible.
             cutouts: A folder of PNG files with alpha to take the objects from; None for procedural shapes.
+            grounds: The number of textures that all grounds are pieces of; 0: each scene has a texture of its own.
+            context: The probability that a scene's ground is one of its class's own; needs `grounds`.
+            members: The different objects of a class in `train`, none of which is in `val`; see `Shapes` and `Cutouts`.
 
         Raises:
             UserError: A setting is out of its range, or the folder of cut-outs cannot serve.
@@ -142,11 +150,47 @@ class Scenes:
                 raise UserError(f"{name}={value} is out of range", mend=f"choose from {least} to {most}")
         if objects < 1:
             raise UserError(f"objects={objects} is out of range", mend="choose 1 at least")
-        self._source: Objects = Shapes(classes) if cutouts is None else Cutouts(cutouts, classes, longest=size)
+        if members < 0:
+            raise UserError(f"members={members} is out of range", mend="choose 0, or the number of objects of a class")
+        self._source: Objects = (
+            Shapes(classes, members=members, held_out=split == "val", seed=seed)
+            if cutouts is None
+            else Cutouts(cutouts, classes, longest=size, members=members, held_out=split == "val")
+        )
+        self._grounds = Grounds(self._source.backdrop, size, pool=grounds, context=context, classes=classes, seed=seed)
         self._split, self._size, self._seed, self._objects = split, size, seed, objects
+        self._choices = {"grounds": grounds, "context": float(context), "members": members}
         self.classes = self._source.names
         self.targets = self._balanced_labels(count)
         self._pictures: DrawnPictures | None = None
+
+    @classmethod
+    def by_settings(
+        cls, split: Literal["train", "val"], settings: ScenesSettings, *, objects: int = 1, cutouts: Path | None = None
+    ) -> Self:
+        """Returns a split of the scenes that a run's settings describe.
+
+        Args:
+            split: `train` or `val`.
+            settings: Of the scenes.
+            objects: The most objects on one scene.
+            cutouts: A folder of PNG files with alpha; None for procedural shapes.
+
+        Raises:
+            UserError: A setting is out of its range, or the folder of cut-outs cannot serve.
+        """
+        return cls(
+            split,
+            count=settings.train_count if split == "train" else settings.val_count,
+            classes=settings.classes,
+            size=settings.size,
+            seed=settings.seed,
+            objects=objects,
+            cutouts=cutouts,
+            grounds=settings.grounds,
+            context=settings.context,
+            members=settings.members,
+        )
 
     def keep(self, folder: Path) -> None:
         """Keeps the pictures in a file of this folder from now on, unless all of them would be over `MOST_BYTES`."""
@@ -172,7 +216,7 @@ class Scenes:
         index = self._checked(index)
         ground, lighting, objects = self._streams(index)
         layers = self._place(objects, self.targets[index])
-        canvas = self._source.backdrop(ground, self._size)
+        canvas = self._grounds(ground, self.targets[index])
         for layer in layers:
             covered = canvas[:, *layer.window]
             covered[...] = blend(covered, layer.colour, layer.alpha[layer.window])
@@ -188,8 +232,9 @@ class Scenes:
         Raises:
             IndexError: There is no such scene.
         """
-        ground, lighting, _ = self._streams(self._checked(index))
-        return _lit(lighting, self._source.backdrop(ground, self._size))
+        index = self._checked(index)
+        ground, lighting, _ = self._streams(index)
+        return _lit(lighting, self._grounds(ground, self.targets[index]))
 
     def fingerprint(self) -> str:
         """Returns 12 hex digits of the SHA-256 over the settings, the drawing's version and, for cut-outs, the files.
@@ -204,6 +249,8 @@ class Scenes:
             "seed": self._seed,
             "objects": self._objects,
             "source": self._source.identity(),
+            # Only what is chosen: scenes from before there was a choice keep their fingerprints, and their pictures.
+            **{name: value for name, value in self._choices.items() if value},
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 

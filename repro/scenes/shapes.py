@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from repro.errors import UserError
+from repro.randomness import Purpose, stream
 from repro.scenes.textures import (
     Bytes,
     Floats,
@@ -18,6 +19,8 @@ from repro.scenes.textures import (
     random_colours,
     value_noise,
 )
+
+_STEPS = 8  # points for each side of an outline that is to be bent
 
 Points = NDArray[np.float64]
 """N×2 (x, y); also the 2×2 matrix that turns them into others."""
@@ -157,6 +160,10 @@ MOST_CLASSES = len(OUTLINES) * len(PATTERNS)
 class Shapes:
     """Procedural objects of `classes` classes.
 
+    Without members a class is an outline and a pattern, which every scene shows in other colours. A member is one
+    object: the class's outline bent in its own way, in its own colours and with a surface of its own; scenes show it in
+    other poses and lights. There are as many members to train on as there are held out.
+
     Attributes:
         names: The name of each class, such as "striped star".
 
@@ -164,13 +171,22 @@ class Shapes:
         UserError: More classes are asked for than there are pairs of outline and pattern.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, *, members: int = 0, held_out: bool = False, seed: int = 0) -> None:
+        """Fixes which objects there are.
+
+        Args:
+            classes: The number of classes.
+            members: Of each class; 0: none, see above.
+            held_out: Whether these are the members that are held out from training.
+            seed: Another seed, other members.
+        """
         if not 1 <= classes <= MOST_CLASSES:
             message = f"classes={classes} is out of range of the built-in shapes"
             raise UserError(message, mend=f"choose from 1 to {MOST_CLASSES}")
         outlines, patterns = list(OUTLINES), list(PATTERNS)
         self._pairs = [(outlines[k % len(outlines)], patterns[k % len(patterns)]) for k in range(classes)]
         self.names: tuple[str, ...] = tuple(f"{pattern} {outline}" for outline, pattern in self._pairs)
+        self._members, self._first, self._seed = members, members if held_out else 0, seed
 
     def identity(self) -> list[str]:
         """Returns what tells this set of objects from another: the class names."""
@@ -187,21 +203,26 @@ class Shapes:
         Returns:
             RGBA with straight alpha; its longer side is the extent, its outermost rows and columns may be faint.
         """
-        outline, pattern = self._pairs[label]
+        name, pattern = self._pairs[label]
+        outline, surface = OUTLINES[name], rng
+        if self._members:
+            member = self._first + int(rng.integers(self._members))
+            surface = stream(self._seed, Purpose.member, label, member)
+            outline = _bent(surface, outline)
         pose = _random_pose(rng)
-        solid = OUTLINES[outline].solid @ pose.T
+        solid = outline.solid @ pose.T
         # Scaled by what the pose made of the outline, so that every shape fills its extent whatever its units.
         low, high = solid.min(axis=0), solid.max(axis=0)
         scale, centre = extent / (high - low).max(), (low + high) / 2
         width, height = np.maximum(np.rint((high - low) * scale), 1).astype(int).tolist()
         middle = np.array([width, height]) / 2
-        hole = OUTLINES[outline].hole
+        hole = outline.hole
         holes = [] if hole is None else [(hole @ pose.T - centre) * scale + middle]
         alpha = fill_outline((height, width), [(solid - centre) * scale + middle], holes)
 
         x, y = _object_coordinates(pose, (height, width), extent)
-        first, second = contrasting_colours(rng)[:, :, None, None]
-        colour = blend(first, second, PATTERNS[pattern](rng, x, y, extent / 2))
+        first, second = contrasting_colours(surface)[:, :, None, None]
+        colour = blend(first, second, PATTERNS[pattern](surface, x, y, extent / 2))
         colour *= _shading(rng, alpha, extent) * 255
         levels = (colour + 0.5).clip(0, 255).astype(np.uint8)
         return Image.fromarray(np.stack([*levels, alpha], axis=-1))
@@ -209,6 +230,28 @@ class Shapes:
     def backdrop(self, rng: np.random.Generator, side: int) -> Floats:
         """Draws a ground that knows nothing of the objects on it: 3×side×side in 0..1."""
         return backdrop(rng, side, random_colours(rng, 7))
+
+
+def _bent(rng: np.random.Generator, outline: Outline) -> Outline:
+    """Draws a member's outline: stretched by up to 1.35, and its radius changed smoothly by a tenth or so."""
+    stretch = np.exp(rng.uniform(-0.15, 0.15))
+    waves, turns = rng.normal(0, 0.04, 3), rng.uniform(0, 2 * np.pi, 3)
+    reach = np.abs(outline.solid).max()
+
+    def bend(points: Points) -> Points:
+        # Corners alone would leave the sides straight.
+        steps = np.linspace(0, 1, _STEPS, endpoint=False)[None, :, None]
+        dense = (points[:, None] + steps * (np.roll(points, -1, axis=0) - points)[:, None]).reshape(-1, 2)
+        angle = np.arctan2(dense[:, 1], dense[:, 0])
+        # Near the middle, where the angle turns fast, points stay where they are.
+        weight = np.minimum(np.linalg.norm(dense, axis=1) / (0.3 * reach), 1)
+        gain = 1 + weight * sum(
+            wave * np.cos(order * angle + turn) for order, wave, turn in zip((2, 3, 4), waves, turns, strict=True)
+        )
+        bent: Points = dense * gain[:, None] * np.array([stretch, 1 / stretch])
+        return bent
+
+    return Outline(bend(outline.solid), None if outline.hole is None else bend(outline.hole))
 
 
 def _random_pose(rng: np.random.Generator) -> Points:
