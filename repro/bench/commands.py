@@ -38,12 +38,35 @@ def build(rows: Callable[[], Rows]) -> typer.Typer:
         rows: the methods that can be measured, which this room does not know; called when a command needs them.
     """
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure, side by side in one run.")
+    app.command("input")(bench_input)
     app.command("masking")(bench_masking)
     app.command("saliency")(bench_saliency)
     app.command("norm")(bench_norm)
     app.command("scenes")(bench_scenes)
     _add_step(app, rows)
     return app
+
+
+def bench_input(
+    size: Side = 224,
+    count: Annotated[int, typer.Option(min=1, help="Photographs a round.")] = 16,
+    photographs: Annotated[
+        Path | None, typer.Option("--photographs", metavar="DIR", help="JPEGs; default: scikit-learn's at 500×375.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the way from a JPEG to two views on one core: the usual PIL pipeline, ours, and ours from a cache.
+
+    Example: salmask bench input --photographs /data/imagenet/train/n01440764
+    """
+    from repro.bench.input import measure_input
+
+    measured = measure_input(size, count, photographs)
+    if as_json:
+        report(as_json, measured)
+    else:
+        typer.echo(measured["photographs"])
+        report(as_json, measured["rows"])
 
 
 def bench_masking(batch: BatchSize = 32, size: GridSide = 224, as_json: AsJson = False) -> None:

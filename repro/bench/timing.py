@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -11,6 +12,20 @@ ROUNDS = 7
 
 
 def timed_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Times several functions round by round, as `seconds_in_turn` does, by the clock on the wall."""
+    return {name: seconds.wall for name, seconds in seconds_in_turn(rivals, rounds).items()}
+
+
+class Seconds(NamedTuple):
+    """What a function takes."""
+
+    wall: float
+    """By the clock on the wall, which counts what others do on a shared machine too."""
+    cpu: float
+    """Of all of this process's threads on their cores."""
+
+
+def seconds_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, Seconds]:
     """Times several functions round by round, each once a round.
 
     Args:
@@ -18,18 +33,20 @@ def timed_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = ROUN
         rounds: how many rounds count.
 
     Returns:
-        For each name the median of its seconds.
+        For each name the medians of its seconds.
     """
-    durations: dict[str, list[float]] = {name: [] for name in rivals}
+    walls: dict[str, list[float]] = {name: [] for name in rivals}
+    cpus: dict[str, list[float]] = {name: [] for name in rivals}
     for number in range(rounds + 1):
         for name, run in rivals.items():
             wait_for_device()
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             run()
             wait_for_device()
             if number:  # round 0 warms up: it pays for allocations, and for cuDNN's choice of algorithms
-                durations[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in durations.items()}
+                walls[name].append(time.perf_counter() - wall)
+                cpus[name].append(time.process_time() - cpu)
+    return {name: Seconds(statistics.median(walls[name]), statistics.median(cpus[name])) for name in rivals}
 
 
 def wait_for_device() -> None:

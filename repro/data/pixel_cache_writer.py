@@ -47,6 +47,10 @@ SPARE_SHARE = 0.01
 """Share of a cache's size that must stay free beside it: for the index, and for what a file system keeps back."""
 
 
+SHOWN_FROM = 2000
+"""Images from which on a bar shows how far it is."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is to be written, and where.
@@ -213,7 +217,7 @@ def write_chunks(planned: Plan, folder: Path, chunks: Sequence[int], workers: in
         blaming(folder, folder.parent, planned.missing_bytes),
         (folder / PIXELS).open("r+b", buffering=0) as file,
         ThreadPoolExecutor(workers) as pool,
-        Progress(console=Console(stderr=True)) as progress,
+        _progress(len(chunks) * CHUNK) as progress,
     ):
         task = progress.add_task("decoding", total=len(chunks))
         futures = [pool.submit(_write_chunk, planned, folder, file, chunk) for chunk in chunks]
@@ -299,7 +303,7 @@ def read_checksums(folder: Path) -> dict[int, int]:
 
 def _write_index(images: Images, side: int, folder: Path, workers: int) -> None:
     """Reads the size of every image, and writes where each one's pixels will be."""
-    with ThreadPoolExecutor(workers) as pool, Progress(console=Console(stderr=True)) as progress:
+    with ThreadPoolExecutor(workers) as pool, _progress(len(images)) as progress:
         sizes = pool.map(lambda index: size_at(*size_of(images, index), side), range(len(images)))
         sides = np.array(list(progress.track(sizes, len(images), description="reading sizes")), np.int64).reshape(-1, 2)
     index = np.empty(len(images), INDEX)
@@ -316,6 +320,11 @@ def _write_index(images: Images, side: int, folder: Path, workers: int) -> None:
         "classes": list(images.classes),
     }
     write_json(folder / MANIFEST, manifest)
+
+
+def _progress(images: int) -> Progress:
+    """Returns a bar for so many images, on standard error; what takes seconds is done without."""
+    return Progress(console=Console(stderr=True), disable=images < SHOWN_FROM)
 
 
 def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> None:
