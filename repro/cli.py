@@ -69,7 +69,9 @@ def _export() -> typer.Typer:
 
 def _data() -> typer.Typer:
     from repro.data.commands import app
+    from repro.training.map_commands import data_saliency
 
+    app.command("saliency")(data_saliency)
     return app
 
 

@@ -32,6 +32,7 @@ from repro.methods.audit_page import write
 from repro.runs.choices import Backend, Branch, Guidance, Resizer, Source, Strategy
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
+from repro.saliency import foregrounds
 from repro.saliency.localizer import Localizer
 from repro.scenes.dataset import Instance, Scene, Scenes
 from repro.training import learner
@@ -66,7 +67,7 @@ class Discs(Scenes):
 @pytest.fixture(scope="module")
 def red() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "build_localizer", lambda *_, **__: Localizer(Bright()))
+        patch.setattr(foregrounds, "build_localizer", lambda *_, **__: Localizer(Bright()))
         yield
 
 

@@ -228,7 +228,7 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
     Raises:
         UserError: the run masks no patches, or its localizer cannot be had.
     """
-    makers = {name: build_view_maker(variant, device) for name, variant in variants(run).items()}
+    makers = {name: build_view_maker(variant, device, images) for name, variant in variants(run).items()}
     observations = _Observations()
     columns: list[tuple[str, Tensor]] = []
     order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # as the first epoch has it

@@ -20,6 +20,13 @@ class Guidance(StrEnum):
     random = "random"
 
 
+class MapOf(StrEnum):
+    """What the localizer sees: each view, as the paper has it, or the whole image once, of which views are cropped."""
+
+    view = "view"
+    image = "image"
+
+
 class Branch(StrEnum):
     """The view that is masked (the paper's Table 3)."""
 

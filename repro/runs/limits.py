@@ -24,6 +24,7 @@ LIMITS: Mapping[str, Limit] = {
     "augmentation.blur_sigma_min": NOT_NEGATIVE,
     "augmentation.flip_probability": SHARE,
     "localizer.relax": NOT_NEGATIVE,
+    "localizer.image_side": Limit(low=128, high=1024),
     "masking.ratio_min": SHARE,
     "masking.ratio_max": SHARE,
     "masking.hard_ratio_min": SHARE,
@@ -158,6 +159,11 @@ def _evaluation_problems(run: RunSettings) -> Iterator[Problem]:
 def _masking_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields what is wrong with the localizer and with learned masks."""
     masking = run.masking
+    if run.localizer.image_side % 32:
+        yield Problem(
+            f"localizer.image_side={run.localizer.image_side} is no multiple of 32",
+            mend=f"localizer.image_side={32 * round(run.localizer.image_side / 32)}",
+        )
     if run.localizer.sha256 and run.localizer.network != "checkpoint":
         yield Problem(
             f"localizer.sha256 is a checkpoint's, and localizer.network={run.localizer.network} is none",

@@ -16,6 +16,7 @@ from repro.runs.choices import (
     Guidance,
     Interpolation,
     Interval,
+    MapOf,
     Norm,
     Optimizer,
     Precision,
@@ -113,6 +114,8 @@ class LocalizerSettings:
     weights: str = field(default="IMAGENET1K_V2", metadata={"unless": "sha256"})
     relax: float = 0.6  # foreground: activation >= mean - relax * std
     sha256: str = added("", absent="")  # of the checkpoint, see `repro.runs.reading.pinned`
+    map: MapOf = added(MapOf.view, absent=MapOf.view)
+    image_side: int = added(256, absent=256)  # of whole images, in pixels; `salmask bench saliency` compares sides
 
 
 @dataclass(frozen=True)

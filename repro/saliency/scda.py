@@ -7,6 +7,16 @@ foreground where the sum is not below its mean by more than `relax` standard dev
 from torch import Tensor
 
 
+def summed(activations: Tensor) -> Tensor:
+    """Returns activations B×D×h×w summed over channels, B×h×w, up to an offset for each image."""
+    # The rule compares cells with their own mean, so that an offset common to all of them changes nothing but rounding.
+    # Each channel's first cell is subtracted, which makes a constant map exactly 0. Otherwise rounding would decide:
+    # the mean of equal sums may lie above them, and equal columns may have unequal sums, as a kernel adds in one order
+    # where it takes several cells at once, and in another in the cells that are left over.
+    contrast = activations.float()
+    return (contrast - contrast[:, :, :1, :1]).sum(1)
+
+
 def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False) -> Tensor:
     """Returns the cells that show the object, by SCDA with the paper's relaxed constraint.
 
@@ -25,12 +35,7 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
         equality. The released code decides it by rounding: numpy's mean of 49 equal numbers may lie above them, and
         then no cell is foreground.
     """
-    # The rule compares cells with their own mean, so that an offset common to all of them changes nothing but rounding.
-    # Each channel's first cell is subtracted, which makes a constant map exactly 0. Otherwise rounding would decide:
-    # the mean of equal sums may lie above them, and equal columns may have unequal sums, as a kernel adds in one order
-    # where it takes several cells at once, and in another in the cells that are left over.
-    contrast = activations.float()
-    cells = (contrast - contrast[:, :, :1, :1]).sum(1)
+    cells = summed(activations)
     mean = cells.mean((1, 2), keepdim=True)
     std = cells.std((1, 2), correction=0, keepdim=True)
     if row_sorted:

@@ -18,11 +18,10 @@ from repro.data.splits import Images
 from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.masking.branches import SaliencyMasking
-from repro.runs.choices import Source, Strategy
+from repro.runs.choices import Strategy
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
-from repro.saliency.localizer import grid_of
-from repro.saliency.networks import build_localizer
+from repro.saliency.foregrounds import build_foregrounds
 from repro.training.gallery import MaskGallery
 from repro.training.loading import TwoViews
 from repro.training.memory_layout import lay_out_network
@@ -75,7 +74,7 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
             ),
             mend="hand `baselines.build_learner` in",
         )
-    maker = build_view_maker(run, device)
+    maker = build_view_maker(run, device, images)
     # Built on the CPU and then moved: a seed gives the same weights whatever the device.
     with seeded_weights(run.seed):
         model = build_model(run, maker).to(device)
@@ -106,19 +105,17 @@ def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
     return build(run, preprocessor)
 
 
-def build_view_maker(run: Run, device: torch.device) -> ViewMaker:
+def build_view_maker(run: Run, device: torch.device, images: Images | None = None) -> ViewMaker:
     """Puts the augmentation, localizer and masking of a run together, on the device.
+
+    Args:
+        run: whose views are made.
+        device: where they are made.
+        images: that they are made of; needed only where the localizer sees whole images, which it does here.
 
     Raises:
         UserError: the localizer cannot be had, or the grid does not divide the crop.
     """
-    localizer = None
-    if run.needs_localizer:
-        settings = run.localizer
-        localizer = build_localizer(settings.network, settings.weights, seed=run.seed, sha256=settings.sha256).to(
-            device
-        )
-        localizer.check(run.data.crop)
     return ViewMaker(
         seed=run.seed,
         augmentation=run.augmentation,
@@ -127,9 +124,6 @@ def build_view_maker(run: Run, device: torch.device) -> ViewMaker:
             if run.masks
             else None
         ),
-        localizer=localizer,
-        grid=grid_of(run.data.crop) if run.masks else 1,
-        relax=run.localizer.relax,
-        row_sorted=run.fidelity.saliency_map is Source.released,
+        foregrounds=build_foregrounds(run, device, images) if run.masks else None,
         channels_last=run.machine.channels_last,
     ).to(device)

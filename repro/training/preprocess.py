@@ -15,8 +15,8 @@ from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import Backend
 from repro.runs.sections import AugmentationSettings
+from repro.saliency.foregrounds import ByView, Foregrounds
 from repro.saliency.localizer import Localizer
-from repro.saliency.scda import foreground
 from repro.training.memory_layout import lay_out_images
 
 
@@ -80,7 +80,7 @@ class Augmenter(BaseDataPreprocessor):
 class ViewMaker(Augmenter):
     """mmengine's data preprocessor of contrastive pretraining: it makes the network's views.
 
-    The localizer is no registered submodule: it is frozen, and has no place in checkpoints.
+    The localizer within `foregrounds` is no registered submodule: it is frozen, and has no place in checkpoints.
     """
 
     def __init__(
@@ -89,10 +89,7 @@ class ViewMaker(Augmenter):
         seed: int,
         augmentation: AugmentationSettings,
         masking: SaliencyMasking | None = None,
-        localizer: Localizer | None = None,
-        grid: int = 7,
-        relax: float = 0.6,
-        row_sorted: bool = False,
+        foregrounds: Foregrounds | None = None,
         channels_last: bool = False,
     ) -> None:
         """Assembles the steps.
@@ -101,23 +98,19 @@ class ViewMaker(Augmenter):
             seed: of the run.
             augmentation: what the loader drew from, and who applies it.
             masking: what masks the views; none for plain contrastive learning.
-            localizer: what finds the objects; none where patches are drawn without saliency.
-            grid: cells a side of the patches' grid where there is no localizer.
-            relax: standard deviations, see `repro.saliency.scda.foreground`.
-            row_sorted: whether to do as the released code does, see `foreground`.
+            foregrounds: tells where the objects are; none where nothing is masked.
             channels_last: whether the network's inputs have their channels last in memory.
         """
         super().__init__(augmentation)
         self.seed, self.masking = seed, masking
-        self.grid, self.relax, self.row_sorted = grid, relax, row_sorted
+        self.foregrounds = foregrounds
         self.channels_last = channels_last
-        self._localizer = (localizer,)  # in a tuple, so that nn.Module does not register it
         self._captured_generator: Generator | None = None
 
     @property
     def localizer(self) -> Localizer | None:
-        """The frozen network that finds the objects, if there is one."""
-        return self._localizer[0]
+        """The frozen network that the views of each step pass through, if there is one."""
+        return self.foregrounds.localizer if isinstance(self.foregrounds, ByView) else None
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Views]:
         """Returns the model's keyword arguments from a batch of `TwoViews`."""
@@ -131,18 +124,13 @@ class ViewMaker(Augmenter):
         with torch.autocast(self.device.type, enabled=False):
             query, key = (self.augment(batch[name], batch[f"{name}_draw"]) for name in ("query", "key"))
             normal_query, normal_key = (self.normalise(view) for view in (query, key))
-        if self.masking is None:
+        if self.masking is None or self.foregrounds is None:
             return Stages(query, key, None, None, self._lay_out(Views(normal_query, normal_key)))
-        query_foreground, key_foreground = self._foreground(normal_query), self._foreground(normal_key)
+        query_foreground = self.foregrounds(normal_query, batch, "query")
+        key_foreground = self.foregrounds(normal_key, batch, "key")
         with torch.autocast(self.device.type, enabled=False):
             views = self.masking(normal_query, normal_key, query_foreground, key_foreground, self._generator(batch))
         return Stages(query, key, query_foreground, key_foreground, self._lay_out(views))
-
-    def _foreground(self, views: Tensor) -> Tensor:
-        """Returns the foreground B×g×g of normalised views."""
-        if self.localizer is None:  # one stratum: patches are drawn anywhere
-            return torch.ones(len(views), self.grid, self.grid, dtype=torch.bool, device=views.device)
-        return foreground(self.localizer(views), self.relax, self.row_sorted)
 
     def _generator(self, batch: dict[str, Any]) -> Generator:
         """Returns a stream of its own for each batch, named by the batch's first image; a resume needs no saved state.

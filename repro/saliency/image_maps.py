@@ -1,0 +1,160 @@
+"""Saliency of whole images, computed once for each and kept: a few hundred bytes in the place of a network's pass."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import normalize, pil_to_tensor
+
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
+from repro.data.splits import Images
+from repro.distributed import barrier, rank, world_size
+from repro.runs.sections import LocalizerSettings
+from repro.saliency.localizer import STRIDE
+from repro.saliency.map_file import CHUNK, MapFile, map_path
+from repro.saliency.networks import build_localizer
+from repro.saliency.scda import summed
+
+SECONDS_BETWEEN_LINES = 10.0
+"""How often the log says how far the maps are."""
+
+log = logging.getLogger("salmask")
+
+
+@dataclass(frozen=True)
+class MapSource:
+    """What maps of a data set's images are made by."""
+
+    identity: Mapping[str, Any]
+    """What tells it from other sources, as JSON values."""
+    grid: int
+    """Cells a side G of its maps."""
+    prepare: Callable[[int], Tensor]
+    """Gives what a map is made from by the image's index; called in the loader's workers."""
+    build: Callable[[torch.device], Callable[[Tensor], Tensor]]
+    """Makes, where maps are missing, what turns a batch of that, on the device, into maps B×G×G."""
+
+
+@dataclass(frozen=True)
+class WholeImages:
+    """Whole images, squeezed to a square."""
+
+    images: Images
+    side: int
+    """Pixels a side."""
+
+    def __call__(self, index: int) -> Tensor:
+        """Returns an image, 3×S×S, uint8. Views are squeezed to squares as well, from up to 4/3 as wide as high."""
+        image, _ = self.images[index]
+        return pil_to_tensor(image.resize((self.side, self.side), Image.Resampling.BILINEAR))
+
+
+def network_maps(settings: LocalizerSettings, images: Images, seed: int) -> MapSource:
+    """Returns a frozen network as a source of maps: its last stage's activations, summed over channels.
+
+    Each map is shifted and scaled to mean 0 and standard deviation 1, which half precision holds well; the rule that
+    reads foreground off it compares cells with each other alone.
+
+    Args:
+        settings: which network, and the side of the images that it sees.
+        images: of the data set.
+        seed: of random weights.
+    """
+    side = settings.image_side
+    identity: dict[str, Any] = {"network": settings.network, "weights": settings.sha256 or settings.weights}
+    if settings.weights == "random":
+        identity["seed"] = seed
+    if settings.network == "efficientnet-lite0":
+        identity["weights"] = ""  # it has but one kind, whatever the setting says
+
+    def build(device: torch.device) -> Callable[[Tensor], Tensor]:
+        localizer = build_localizer(settings.network, settings.weights, seed=seed, sha256=settings.sha256).to(device)
+        localizer.check(side)
+
+        def maps(pixels: Tensor) -> Tensor:
+            cells = summed(localizer(normalize(pixels.float() / 255, IMAGENET_MEAN, IMAGENET_STD)))
+            std, mean = torch.std_mean(cells, (1, 2), correction=0, keepdim=True)
+            return (cells - mean) / std.clamp(min=torch.finfo(std.dtype).tiny)
+
+        return maps
+
+    return MapSource({**identity, "side": side}, side // STRIDE, WholeImages(images, side), build)
+
+
+def load_maps(source: MapSource, images: Images, device: torch.device, *, workers: int = 0) -> Tensor:
+    """Returns the maps of all images, computing and keeping those that are missing.
+
+    Several processes, ranks or runs, share what is missing: each begins at a place of its own and leaves out what
+    others have written meanwhile.
+
+    Args:
+        source: of the maps.
+        images: of the data set; nothing is kept where their fingerprint is empty.
+        device: where maps are computed, and where they are returned.
+        workers: processes that load images.
+
+    Returns:
+        N×G×G in half precision; on the CPU in the memory of a file that all processes share.
+
+    Raises:
+        UserError: an image cannot be read, or the localizer cannot be had.
+    """
+    fingerprint = images.fingerprint()
+    file = MapFile(map_path(source.identity, fingerprint) if fingerprint else None, len(images), source.grid)
+    _compute_missing(source, file, device, workers)
+    barrier()
+    return file.read().to(device)
+
+
+@torch.no_grad()
+def _compute_missing(source: MapSource, file: MapFile, device: torch.device, workers: int) -> None:
+    """Computes and writes the chunks that are not in the file."""
+    missing = [chunk for chunk in range(file.chunks) if not file.is_whole(chunk)]
+    if not missing:
+        return
+    started, last_line, count = time.monotonic(), time.monotonic(), 0
+    total = sum(len(file.images_of(chunk)) for chunk in missing)
+    log.info("computing the saliency of %d whole images, once%s", total, f", for {file.path}" if file.path else "")
+    make_maps = source.build(device)
+    loader = DataLoader(_Prepared(source.prepare), batch_sampler=_Missing(file, missing), num_workers=workers)
+    with torch.autocast(device.type, enabled=False):
+        for indices, inputs in loader:
+            maps = make_maps(inputs.to(device, non_blocking=True)).half().cpu().numpy()
+            file.write(int(indices[0]) // CHUNK, maps)
+            count += len(maps)
+            if rank() == 0 and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                log.info("saliency: %d of %d images, %.0f a second", count, total, count / (last_line - started))
+    log.info("saliency: done in %.0f s", time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _Prepared(Dataset[tuple[int, Tensor]]):
+    """What the maps are made from, with each image's index."""
+
+    prepare: Callable[[int], Tensor]
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor]:
+        return index, self.prepare(index)
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """The images of each chunk that is still missing when its turn comes."""
+
+    file: MapFile
+    chunks: list[int]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Ranks begin evenly spread; runs that happen to start together, of which none knows the other, at random.
+        place = rank() * len(self.chunks) // world_size() if world_size() > 1 else os.getpid() % len(self.chunks)
+        for chunk in (*self.chunks[place:], *self.chunks[:place]):
+            if not self.file.is_whole(chunk):
+                yield list(self.file.images_of(chunk))

@@ -1,0 +1,168 @@
+"""The maps of all images of a data set in one file, which all runs of a machine share."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import weakref
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CHUNK = 64
+"""Images that are computed, and have a checksum, together.
+
+Its bounds are fixed: a map may depend, in its last digit, on the images that pass through the network beside it.
+"""
+_CHECKSUM_BYTES = 4
+_FORMAT = 1  # raise it when the same settings give other maps: it is part of the file's name
+
+log = logging.getLogger("salmask")
+
+Maps = NDArray[np.float16]
+
+
+def saliency_cache() -> Path:
+    """Returns the user's folder for maps once computed; whatever lies in it can be removed."""
+    return platformdirs.user_cache_path("salmask") / "saliency"
+
+
+def map_path(identity: Mapping[str, Any], fingerprint: str) -> Path:
+    """Returns the file of the maps of one source and data set.
+
+    Args:
+        identity: what tells the source of the maps from another; JSON values.
+        fingerprint: of the images.
+    """
+    content = json.dumps({**identity, "images": fingerprint, "format": _FORMAT}, sort_keys=True)
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(map(str, identity.values()))).strip("-")[:60]
+    return saliency_cache() / f"{words}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.f16"
+
+
+class MapFile:
+    """N maps G×G in half precision, one after the other, and behind them the CRC-32 of each `CHUNK` of maps.
+
+    It is filled chunk by chunk, in any order and by any number of processes, of which the first to have a chunk writes
+    it. What was never written, or torn by a crash, fails its checksum. Where nothing can be
+    written (a full disk, a home without write access), the maps are kept in memory, and a warning says so.
+    """
+
+    def __init__(self, path: Path | None, count: int, grid: int) -> None:
+        """Opens the file, and makes it with its folder if it is not there.
+
+        Args:
+            path: the file; None keeps the maps in memory.
+            count: number N of maps.
+            grid: cells a side G of each.
+        """
+        self.count, self.grid, self.path = count, grid, path
+        self._unwritten: dict[int, Maps] = {}
+        self._descriptor = None if path is None else self._open(path)
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks; the last one may be smaller."""
+        return -(-self.count // CHUNK)
+
+    def images_of(self, chunk: int) -> range:
+        """Returns the indices of a chunk's images."""
+        return range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.count))
+
+    def is_whole(self, chunk: int) -> bool:
+        """Says whether a chunk's maps are there."""
+        if chunk in self._unwritten:
+            return True
+        if self._descriptor is None:
+            return False
+        images = self.images_of(chunk)
+        maps = os.pread(self._descriptor, len(images) * self._map_bytes, images.start * self._map_bytes)
+        checksum = os.pread(self._descriptor, _CHECKSUM_BYTES, self._place_of_checksum(chunk))
+        # A chunk never written to reads as zeros, whose checksum is not 0.
+        return checksum == _checksum(maps)
+
+    def write(self, chunk: int, maps: Maps) -> None:
+        """Writes the maps of a chunk, n×G×G for its n images."""
+        if self._descriptor is not None:
+            try:
+                with _locked(self._descriptor):
+                    # Another device's may differ in the last digit: the first ones stay, for whoever has read them.
+                    if not self.is_whole(chunk):
+                        content = maps.tobytes()
+                        _write(self._descriptor, content, chunk * CHUNK * self._map_bytes)
+                        _write(self._descriptor, _checksum(content), self._place_of_checksum(chunk))
+                return
+            except OSError as error:
+                self._warn(error)
+        self._unwritten[chunk] = maps
+
+    def read(self) -> Tensor:
+        """Returns all maps, N×G×G in half precision, in the file's own memory; every chunk must be whole."""
+        shape = (self.count, self.grid, self.grid)
+        if self._descriptor is None:
+            maps = np.zeros(shape, np.float16)
+        else:
+            assert self.path is not None
+            # Copy on write: nobody writes, but torch has no tensors that cannot be written to.
+            maps = np.memmap(self.path, np.float16, mode="c", shape=shape).view(np.ndarray)
+        for chunk, unwritten in self._unwritten.items():
+            maps[self.images_of(chunk)] = unwritten
+        return torch.from_numpy(maps)
+
+    @property
+    def _map_bytes(self) -> int:
+        return self.grid**2 * np.dtype(np.float16).itemsize
+
+    def _place_of_checksum(self, chunk: int) -> int:
+        return self.count * self._map_bytes + chunk * _CHECKSUM_BYTES
+
+    def _open(self, path: Path) -> int | None:
+        """Returns the file's descriptor; None where it can be neither made nor read."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # What another user has computed can be read, if it is whole.
+            is_own = not path.exists() or os.access(path, os.W_OK)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT if is_own else os.O_RDONLY, 0o644)
+            weakref.finalize(self, os.close, descriptor)
+            if is_own:
+                # Its whole length at once, for `read`; to that length again by another process changes nothing.
+                os.ftruncate(descriptor, self._place_of_checksum(self.chunks))
+            return descriptor
+        except OSError as error:
+            self._warn(error)
+            return None
+
+    def _warn(self, error: OSError) -> None:
+        if not self._unwritten:  # once, and not for every chunk
+            log.warning("%s: %s; saliency maps are kept in memory only", self.path, error.strerror or error)
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    """Keeps other processes out of a file within the block; not where the file system knows no locks."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _write(descriptor: int, content: bytes, place: int) -> None:
+    """Writes to a place of a file; a write that is cut short raises, or fails its checksum later."""
+    if os.pwrite(descriptor, content, place) != len(content):
+        raise OSError(0, "only a part could be written, is the disk full?")

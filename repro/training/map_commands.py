@@ -1,0 +1,61 @@
+"""`salmask data saliency`: the saliency of a data set's whole images, computed before any run needs it."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repro.console import AsJson, completion, report
+from repro.data.catalogue import DATASETS
+from repro.runs.reading import build, parse_overrides, pinned
+
+# torch is imported when the command runs: `--help` answers at once.
+
+
+def data_saliency(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help=f"One of: {', '.join(DATASETS)}.", autocompletion=completion(lambda: DATASETS)
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY.SUB=VALUE]...", help="Settings of the runs, for example localizer.network=efficientnet-lite0."
+        ),
+    ] = None,
+    root: Annotated[
+        str, typer.Option("--root", metavar="DIR", help="Root of the data set; default: as `salmask data list` shows.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Compute the saliency of whole training images once, for runs with localizer.map=image.
+
+    Can be stopped and repeated, and several may work at it. A run whose maps are missing computes them as it starts.
+
+    Example: salmask data saliency imagenet100 localizer.network=efficientnet-lite0 --root /data/imagenet
+    """
+    from repro.distributed import initialise
+    from repro.saliency.foregrounds import map_source
+    from repro.saliency.image_maps import load_maps
+    from repro.saliency.map_file import map_path
+    from repro.training.pretraining import open_data
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    of_data = {"data": {"dataset": name}, "localizer": {"map": "image"}, "machine": {"data_root": root}}
+    run = pinned(build([of_data, parse_overrides(settings or [])]))
+    images = open_data(run, "train")
+    source = map_source(run, images)
+    maps = load_maps(source, images, initialise(run.machine.device), workers=run.machine.workers)
+    path: Path = map_path(source.identity, images.fingerprint())
+    report(
+        as_json,
+        {
+            "images": len(maps),
+            "cells": f"{source.grid}×{source.grid}",
+            "bytes an image": source.grid**2 * maps.element_size(),
+            "file": str(path),
+        },
+    )

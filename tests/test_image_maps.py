@@ -1,0 +1,358 @@
+"""Saliency of whole images: maps cropped as views were, the file that keeps them, and what a run makes of them."""
+
+import errno
+import multiprocessing
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+from training_samples import (
+    CPU,
+    OURS,
+    assert_same_training,
+    fixed_batch,
+    interrupt,
+    make_training,
+    refused,
+    salmask,
+    tiny,
+    words,
+)
+
+import repro.saliency.image_maps
+from repro.masking.patches import as_many_at_random
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.runs.sections import LocalizerSettings
+from repro.saliency.cropping import SMOOTHING, crop_maps
+from repro.saliency.foregrounds import FLIP
+from repro.saliency.image_maps import MapSource, load_maps, network_maps
+from repro.saliency.map_file import CHUNK, MapFile, map_path
+from repro.saliency.scda import foreground
+from repro.training.learner import build_view_maker
+from repro.training.pretraining import open_data
+
+BY_IMAGE = {"localizer.map": "image", "localizer.image_side": 128}
+
+
+@pytest.fixture(autouse=True)
+def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def boxes_in(sizes: Tensor, seed: int) -> Tensor:
+    """A box in each image, of all sizes, some of them the whole image."""
+    rng = np.random.default_rng(seed)
+    boxes = []
+    for number, (height, width) in enumerate(sizes.tolist()):
+        h, w = (int(rng.integers(1, side + 1)) for side in (height, width))
+        h, w = (height, width) if number % 5 == 0 else (h, w)
+        boxes.append((int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w))
+    return torch.tensor(boxes, dtype=torch.int32)
+
+
+def sample_boxes(count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = Generator().manual_seed(seed)
+    sizes = torch.randint(20, 400, (count, 2), generator=generator, dtype=torch.int32)
+    return boxes_in(sizes, seed), sizes, torch.rand(count, generator=generator) < 0.5
+
+
+@pytest.mark.parametrize(("cells", "grid"), [(8, 7), (8, 4), (6, 4), (32, 4), (4, 7)])
+def test_an_exact_crop_is_the_mean_over_the_views_pixels(cells: int, grid: int) -> None:
+    """Images are 60 pixels a cell, and boxes multiples of the grid, so that pixels tile the views' cells."""
+    maps = torch.rand(20, cells, cells, generator=Generator().manual_seed(1))
+    side, rng = cells * 60, np.random.default_rng(2)
+    heights, widths = (grid * rng.integers(1, side // grid + 1, 20) for _ in range(2))
+    tops, lefts = (np.array([rng.integers(side - s + 1) for s in spans]) for spans in (heights, widths))
+    flips = torch.arange(20) % 2 == 0
+    boxes = torch.tensor(np.stack([tops, lefts, heights, widths], 1))
+    cropped = crop_maps(maps, boxes, torch.full((20, 2), side), flips, grid, exact=True)
+    for one, (top, left, h, w), flip, result in zip(maps, boxes.tolist(), flips.tolist(), cropped, strict=True):
+        pixels = one.repeat_interleave(60, 0).repeat_interleave(60, 1)[top : top + h, left : left + w]
+        pixels = pixels.flip(1) if flip else pixels
+        expected = pixels.reshape(grid, h // grid, grid, w // grid).mean((1, 3))
+        torch.testing.assert_close(result, expected, rtol=0, atol=2e-5)
+
+
+def test_a_smooth_crop_weighs_cells_by_a_triangle_around_each_patch() -> None:
+    maps = torch.randn(12, 8, 8, generator=Generator().manual_seed(3))
+    boxes, sizes, flips = sample_boxes(12)
+    cropped = crop_maps(maps, boxes, sizes, flips, 4)
+    for number in range(12):
+        (top, left, height, width), (rows, columns) = boxes[number].tolist(), sizes[number].tolist()
+        for row, column in np.ndindex(4, 4):
+            across = 3 - column if flips[number] else column
+
+            def weights(start: float, extent: float, place: int) -> list[float]:
+                centre, reach = 8 * (start + (place + 0.5) * extent / 4), SMOOTHING * max(1.0, 8 * extent / 4)
+                shares = [max(0.0, 1 - abs(centre - (cell + 0.5)) / reach) for cell in range(8)]
+                return [share / sum(shares) for share in shares]
+
+            expected = sum(
+                down * over * maps[number, y, x].item()
+                for y, down in enumerate(weights(top / rows, height / rows, row))
+                for x, over in enumerate(weights(left / columns, width / columns, across))
+            )
+            assert cropped[number, row, column].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("grid", "cells"), [(4, 4), (4, 14), (7, 8)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_crop_is_made_of_weighted_means(seed: int, grid: int, cells: int, exact: bool) -> None:
+    boxes, sizes, flips = sample_boxes(6, seed)
+    maps = torch.randn(6, cells, cells, generator=Generator().manual_seed(seed))
+    cropped = crop_maps(maps, boxes, sizes, flips, grid, exact=exact)
+    assert cropped.shape == (6, grid, grid)
+    # Weighted means: never beyond the values that there are, and linear in them.
+    low, high = (extreme(maps, (1, 2)).view(-1, 1, 1) for extreme in (torch.amin, torch.amax))
+    assert ((low - 1e-5 <= cropped) & (cropped <= high + 1e-5)).all()
+    torch.testing.assert_close(crop_maps(3 * maps - 2, boxes, sizes, flips, grid, exact=exact), 3 * cropped - 2)
+    assert torch.equal(crop_maps(maps, boxes, sizes, ~flips, grid, exact=exact), cropped.flip(-1))
+    # Neither does it matter in which unit boxes and images are measured.
+    assert torch.equal(crop_maps(maps, 2 * boxes, 2 * sizes, flips, grid, exact=exact), cropped)
+
+
+def numbered(count: int, grid: int = 3) -> np.ndarray:
+    return np.arange(count * grid**2, dtype=np.float16).reshape(count, grid, grid)
+
+
+def fill(file: MapFile, maps: np.ndarray) -> None:
+    for chunk in range(file.chunks):
+        file.write(chunk, maps[file.images_of(chunk)])
+
+
+def test_a_map_file_gives_back_what_was_written_and_knows_what_is_missing(tmp_path: Path) -> None:
+    count, path = 2 * CHUNK + 5, tmp_path / "folder" / "maps.f16"
+    maps = numbered(count)
+    file = MapFile(path, count, 3)
+    assert [file.is_whole(chunk) for chunk in range(file.chunks)] == [False] * 3
+    file.write(1, maps[CHUNK : 2 * CHUNK])
+    assert [MapFile(path, count, 3).is_whole(chunk) for chunk in range(3)] == [False, True, False]
+    fill(file, maps)
+    assert np.array_equal(MapFile(path, count, 3).read().numpy(), maps)
+    assert path.stat().st_size == count * 18 + 3 * 4
+
+
+def test_maps_of_zeros_are_no_missing_ones(tmp_path: Path) -> None:
+    file = MapFile(tmp_path / "m", 10, 3)
+    file.write(0, np.zeros((10, 3, 3), np.float16))
+    assert MapFile(tmp_path / "m", 10, 3).is_whole(0)
+
+
+@pytest.mark.parametrize("place", [0, 17, CHUNK * 18 - 1, 2 * CHUNK * 18 + 1])
+def test_a_torn_chunk_is_missing(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "m"
+    fill(MapFile(path, 2 * CHUNK, 3), numbered(2 * CHUNK))
+    content = bytearray(path.read_bytes())
+    content[place] ^= 255
+    path.write_bytes(content)
+    assert not MapFile(path, 2 * CHUNK, 3).is_whole(0)
+    assert MapFile(path, 2 * CHUNK, 3).is_whole(1)
+
+
+def test_the_first_to_write_a_chunk_has_written_it(tmp_path: Path) -> None:
+    first, second = (MapFile(tmp_path / "m", 8, 3) for _ in range(2))
+    first.write(0, numbered(8))
+    second.write(0, numbered(8) + 1)
+    assert np.array_equal(second.read().numpy(), numbered(8))
+
+
+def test_maps_that_cannot_be_written_are_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    maps = numbered(3 * CHUNK)
+    file = MapFile(tmp_path / "m", len(maps), 3)
+    file.write(0, maps[:CHUNK])
+    monkeypatch.setattr(os, "pwrite", full)
+    fill(file, maps)
+    assert all(file.is_whole(chunk) for chunk in range(3))
+    assert np.array_equal(file.read().numpy(), maps)
+    (tmp_path / "file").write_text("")
+    nowhere = MapFile(tmp_path / "file" / "m", len(maps), 3)
+    fill(nowhere, maps)
+    assert np.array_equal(nowhere.read().numpy(), maps)
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "No space left on device; saliency maps are kept in memory only",
+        "File exists; saliency maps are kept in memory only",
+    ]
+
+
+class Numbers:
+    """Images that nobody looks at."""
+
+    classes, targets = ("one",), [0] * (2 * CHUNK + 9)
+
+    def __init__(self, name: str = "numbers") -> None:
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("not looked at")
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+class Counting:
+    """A source whose maps are the images' numbers; it counts how often it was built and how many it made."""
+
+    def __init__(self, limit: int = 10**6) -> None:
+        self.built, self.made, self.limit = 0, 0, limit
+        self.source = MapSource({"network": "numbers"}, 2, lambda index: torch.tensor(float(index)), self.build)
+
+    def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        self.built += 1
+        return self.maps
+
+    def maps(self, numbers: Tensor) -> Tensor:
+        if self.made >= self.limit:
+            raise KeyboardInterrupt
+        self.made += len(numbers)
+        return numbers.view(-1, 1, 1).expand(-1, 2, 2)
+
+
+def test_maps_are_computed_once_and_go_on_where_they_were_interrupted() -> None:
+    images, stopped, resumed, later = Numbers(), Counting(limit=CHUNK), Counting(), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        load_maps(stopped.source, images, CPU)
+    maps = load_maps(resumed.source, images, CPU)
+    assert stopped.made + resumed.made == len(images)
+    assert torch.equal(maps[:, 1, 0], torch.arange(len(images)).half())
+    assert torch.equal(load_maps(later.source, images, CPU), maps)
+    assert later.built == 0  # not even a network is built
+    load_maps(later.source, Numbers("others"), CPU)
+    assert later.made == len(images)
+
+
+def test_nothing_is_kept_of_images_that_are_not_to_be_kept(tmp_path: Path) -> None:
+    maps = load_maps(Counting().source, Numbers(""), CPU)
+    assert torch.equal(maps[:, 0, 0], torch.arange(len(maps)).half())
+    assert not (tmp_path / "cache").exists()
+
+
+def _load(queue: Any) -> None:
+    counting = Counting()
+    maps = load_maps(counting.source, Numbers(), CPU)
+    queue.put((counting.made, torch.equal(maps[:, 0, 0], torch.arange(len(maps)).half())))
+
+
+def test_several_processes_fill_one_file() -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=_load, args=(queue,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    results = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert all(right for _, right in results)
+    assert sum(made for made, _ in results) >= len(Numbers())
+
+
+def test_a_files_name_tells_network_weights_side_seed_and_images_apart() -> None:
+    usual, images = LocalizerSettings(), Numbers()
+    paths = [
+        map_path(network_maps(settings, images, seed).identity, images.fingerprint())
+        for settings, seed in (
+            (usual, 0),
+            (replace(usual, network="timm/resnet18"), 0),
+            (replace(usual, weights="IMAGENET1K_V1"), 0),
+            (replace(usual, weights="random"), 0),
+            (replace(usual, weights="random"), 1),
+            (replace(usual, image_side=192), 0),
+            (replace(usual, network="checkpoint", weights="b.pth", sha256="1" * 64), 0),
+            (replace(usual, network="checkpoint", weights="b.pth", sha256="2" * 64), 0),
+        )
+    ]
+    paths.append(map_path(network_maps(usual, images, 0).identity, "others"))
+    assert len(set(paths)) == len(paths)
+    # Neither the seed of trained weights nor where a checkpoint lies makes other maps.
+    moved = replace(usual, network="checkpoint", weights="elsewhere.pth", sha256="1" * 64)
+    assert map_path(network_maps(usual, images, 5).identity, "numbers") == paths[0]
+    assert map_path(network_maps(moved, images, 0).identity, "numbers") == paths[6]
+
+
+def stages_of(run: Run, count: int) -> tuple[Tensor, Tensor]:
+    stages = build_view_maker(run, CPU, open_data(run, "train")).stages(fixed_batch(run, count))
+    assert stages.query_foreground is not None
+    assert stages.key_foreground is not None
+    return stages.query_foreground, stages.key_foreground
+
+
+def test_foregrounds_of_a_batch_are_read_off_the_cropped_maps() -> None:
+    run = tiny(OURS, BY_IMAGE | {"localizer.relax": 0.2})
+    images, batch = open_data(run, "train"), fixed_batch(run)
+    maps = load_maps(network_maps(run.localizer, images, 0), images, CPU)
+    assert maps.shape == (20, 4, 4)
+    for name, found in zip(("query", "key"), stages_of(run, 8), strict=True):
+        flips = batch[f"{name}_draw"][:, FLIP] > 0
+        cells = crop_maps(maps[batch["index"]].float(), batch[f"{name}_box"], batch["size"], flips, 4)
+        assert torch.equal(found, foreground(cells.unsqueeze(1), 0.2))
+        assert 0.2 < found.float().mean() < 0.9
+
+
+def test_cached_maps_depart_no_further_from_the_views_own_than_was_measured() -> None:
+    """On 60 drawn scenes: the agreement that `salmask bench saliency` measures, against that of random cells."""
+    large = {"data.crop": 64, "data.scenes.size": 96, "data.scenes.train_count": 60, "localizer.image_side": 192}
+    cached = torch.cat(stages_of(tiny(OURS, large | {"localizer.map": "image"}), 60))
+    exact = torch.cat(stages_of(tiny(OURS, large), 60))
+
+    def agreement(cells: Tensor) -> float:
+        return ((cells & exact).sum((1, 2)) / (cells | exact).sum((1, 2))).mean().item()
+
+    chance = agreement(as_many_at_random(cached, Generator().manual_seed(0)))
+    assert chance < 0.6
+    assert agreement(cached) > 0.7
+    assert (cached.float().mean((1, 2)) - exact.float().mean((1, 2))).abs().mean() < 0.1
+
+
+def test_an_interrupted_training_with_cached_maps_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    run = tiny(OURS, BY_IMAGE)
+    whole, halved = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "halved")
+    make_training(run, whole).run()
+    interrupt(run, halved, 4)
+    make_training(run, halved).run()
+    assert_same_training(whole.checkpoints, halved.checkpoints)
+
+
+def test_the_switch_is_part_of_a_runs_identity_and_leaves_older_ids() -> None:
+    assert tiny(OURS, {"localizer.map": "view"}).id == tiny(OURS).id
+    assert tiny(OURS, {"localizer.map": "image"}).id != tiny(OURS).id
+    assert tiny(OURS, BY_IMAGE).id != tiny(OURS, {"localizer.map": "image"}).id
+
+
+def test_maps_computed_by_the_command_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = [word for word in words(BY_IMAGE) if not word.startswith("data.dataset")]
+    ended = salmask("data", "saliency", "scenes", *settings)
+    assert ended.code == 0, ended
+    assert "images: 20\ncells: 4×4\nbytes an image: 32\n" in ended.out
+
+    def no_more(*_: Any, **__: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(repro.saliency.image_maps, "build_localizer", no_more)
+    ended = salmask("pretrain", OURS, *words(BY_IMAGE), "--out", str(tmp_path / "runs"))
+    assert ended.code == 0, ended
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ("localizer.image_side=200", "localizer.image_side=200 is no multiple of 32; mend: localizer.image_side=192"),
+        ("localizer.image_side=64", "localizer.image_side=64 is out of range; mend: 128..1024"),
+    ],
+)
+def test_a_side_that_no_map_has_is_refused(settings: str, line: str) -> None:
+    assert refused("data", "saliency", "scenes", settings) == line
