@@ -181,7 +181,10 @@ def test_a_bad_image_in_a_loaders_process_is_one_line_on_a_terminal_too(out: Pat
     changes = on_folder(images, **{"optimization.batch": 16, "moco.queue": 16, "machine.workers": 1})
     command = [sys.executable, "-m", "repro.cli", *pretrain(out, changes)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    line = refusal(Ended(ended.returncode, ended.stdout, ended.stderr))
+    # What is said before the training begins is no part of how it ends.
+    caution, error = ended.stderr.splitlines(keepends=True)
+    assert caution.startswith("moco.queue=16 is 100% of the 16 training images")
+    line = refusal(Ended(ended.returncode, ended.stdout, error))
     assert line.startswith(f"{bad}: ")
     status = json.loads(next(out.rglob("status.json")).read_text())
     assert status["error"] == line

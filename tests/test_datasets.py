@@ -2,7 +2,6 @@ import hashlib
 import importlib.resources
 import os
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,9 @@ from repro.data.folders import FolderImages
 from repro.data.imagenet import class_list
 from repro.data.splits import SPLITS
 from repro.errors import UserError
+from repro.runs.sections import ScenesSettings
 
-
-@dataclass(frozen=True)
-class TinyScenes:
-    classes: int = 4
-    size: int = 64
-    train_count: int = 12
-    val_count: int = 8
-    seed: int = 3
+TINY = ScenesSettings(classes=4, size=64, train_count=12, val_count=8, seed=3)
 
 
 # Folders
@@ -35,7 +28,7 @@ def test_a_folder_is_read_with_sorted_classes_nested_files_and_nothing_hidden(fo
     write_image(folder_root / "train/ant/.hidden.png", 91)
     write_image(folder_root / "train/.part/0.png", 92)
     (folder_root / "train/ant/notes.txt").write_text("not an image")
-    train = open_images("folder", "train", folder_root, TinyScenes())
+    train = open_images("folder", "train", folder_root, TINY)
     assert list(train.classes) == ["ant", "mole", "zebra"]
     assert list(train.targets) == [0] * 5 + [1] * 4 + [2] * 4
     assert len(train) == 13
@@ -49,24 +42,24 @@ def test_a_class_that_val_lacks_does_not_shift_the_labels(folder_root: Path) -> 
         file.unlink()
     (folder_root / "val/mole").rmdir()
     with pytest.raises(UserError, match=r"1 \(mole\) of 3 class folders missing"):
-        open_images("folder", "val", folder_root, TinyScenes())
+        open_images("folder", "val", folder_root, TINY)
     write_image(folder_root / "val/mole/0.png", 60)
     write_image(folder_root / "val/newt/0.png", 61)
     with pytest.raises(UserError, match=r"1 \(newt\) class folders are not in train"):
-        open_images("folder", "val", folder_root, TinyScenes())
+        open_images("folder", "val", folder_root, TINY)
 
 
 def test_missing_and_empty_folders_are_named(folder_root: Path, tmp_path: Path) -> None:
     for file in (folder_root / "val/ant").iterdir():
         file.unlink()
     with pytest.raises(UserError, match=r"1 \(ant\) class folders have no image"):
-        open_images("folder", "val", folder_root, TinyScenes())
+        open_images("folder", "val", folder_root, TINY)
     with pytest.raises(UserError, match=r"test: No such file.*test/CLASS/IMAGE"):
         FolderImages(folder_root, "test")
     (tmp_path / "flat/train").mkdir(parents=True)
     write_image(tmp_path / "flat/train/0.png", 1)
     with pytest.raises(UserError, match="lie flat, without class folders; mend: put the images into one folder"):
-        open_images("folder", "train", tmp_path / "flat", TinyScenes())
+        open_images("folder", "train", tmp_path / "flat", TINY)
 
 
 def test_the_fingerprint_changes_with_names_sizes_and_labels_only(folder_root: Path) -> None:
@@ -114,7 +107,7 @@ def test_the_class_list_is_the_committed_one() -> None:
 
 
 def test_imagenet100_reads_only_its_classes_of_an_imagenet_root(imagenet_root: Path) -> None:
-    val = open_images("imagenet100", "val", imagenet_root, TinyScenes())
+    val = open_images("imagenet100", "val", imagenet_root, TINY)
     assert tuple(val.classes) == class_list()
     assert list(val.targets) == list(range(100))
     assert isinstance(val, FolderImages)
@@ -125,7 +118,7 @@ def test_imagenet100_names_how_many_classes_are_missing(imagenet_root: Path) -> 
     for wnid in class_list()[10:17]:
         (imagenet_root / "train" / wnid).rename(imagenet_root / f"away-{wnid}")
     with pytest.raises(UserError, match=r"7 \(n\d{8}, .*…\) of 100 class folders missing.*data prepare") as caught:
-        open_images("imagenet100", "train", imagenet_root, TinyScenes())
+        open_images("imagenet100", "train", imagenet_root, TINY)
     assert class_list()[10] in str(caught.value)
 
 
@@ -133,14 +126,14 @@ def test_a_flat_validation_folder_is_refused_with_the_mend(imagenet_root: Path) 
     (imagenet_root / "val").rename(imagenet_root / "sorted")
     write_image(imagenet_root / "val/ILSVRC2012_val_00000001.JPEG", 1)
     with pytest.raises(UserError, match=r"flat.*`salmask data prepare imagenet100 --from ARCHIVES`"):
-        open_images("imagenet100", "val", imagenet_root, TinyScenes())
+        open_images("imagenet100", "val", imagenet_root, TINY)
 
 
 # Scenes
 
 
 def test_scenes_are_opened_with_the_settings_of_their_split() -> None:
-    train, val = (open_images("scenes", split, None, TinyScenes()) for split in SPLITS)
+    train, val = (open_images("scenes", split, None, TINY) for split in SPLITS)
     assert (len(train), len(val), len(train.classes)) == (12, 8, 4)
     assert train[0][0].size == (64, 64)
     assert train[0][1] == train.targets[0]
@@ -149,11 +142,11 @@ def test_scenes_are_opened_with_the_settings_of_their_split() -> None:
 
 def test_cutouts_need_a_folder() -> None:
     with pytest.raises(UserError, match=r"read from a folder, .*; mend: give machine\.data_root=DIR"):
-        open_images("scenes-cutouts", "train", None, TinyScenes())
+        open_images("scenes-cutouts", "train", None, TINY)
 
 
 def test_an_unknown_data_set_gets_the_nearest_name() -> None:
     with pytest.raises(
         UserError, match=r"unknown data set 'imagenet10'; mend: did you mean 'imagenet100'\? known: .*scenes"
     ):
-        open_images("imagenet10", "train", None, TinyScenes())
+        open_images("imagenet10", "train", None, TINY)
