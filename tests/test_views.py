@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from repro.augmentation import on_device
 from repro.augmentation.blur import box_blur
 from repro.augmentation.colour import blend_, turn_hue_
 from repro.augmentation.crops import random_crop
@@ -343,3 +344,12 @@ def test_a_crop_is_resized_as_it_should_be(interpolation: Interpolation) -> None
     crop = random_crop(noise, 32, 1.0, np.random.default_rng(1), interpolation)
     whole = noise.resize((32, 32), Image.Resampling[interpolation.name.upper()])
     assert np.array_equal(np.asarray(crop), np.asarray(whole))  # the whole image is the only crop of scale 1 and 4:3
+
+
+def test_what_a_compiler_is_given_makes_the_same_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    # This backend only traces. Real ones take minutes; `test_gpu.py` has one.
+    monkeypatch.setattr(on_device, "_compiled", lambda: torch.compile(on_device._apply, backend="eager"))
+    images = pixels(16)
+    rows = torch.stack([draw.row() for draw in draws(16, AugmentationSettings())])
+    plain = apply_to_all(images, rows, AugmentationSettings())
+    torch.testing.assert_close(apply_on_device(images, rows, compiled=True), plain, rtol=0, atol=1e-6)

@@ -5,6 +5,7 @@ one form (`colour.blend_`), so that three blends, the hue and three blends again
 hue comes second goes through its first blend before it, and through the other two after it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
 
@@ -27,7 +28,9 @@ MOCO = AugmentationSettings()
 """MoCo v2's views."""
 
 
-def apply_on_device(images: Tensor, rows: Tensor, settings: AugmentationSettings = MOCO) -> Tensor:
+def apply_on_device(
+    images: Tensor, rows: Tensor, settings: AugmentationSettings = MOCO, *, compiled: bool = False
+) -> Tensor:
     """Applies a batch of draws, each to its image.
 
     On a CPU a step is computed for the images that need it. On other devices all images go through all steps, and
@@ -38,10 +41,14 @@ def apply_on_device(images: Tensor, rows: Tensor, settings: AugmentationSettings
         images: B×3×H×W in 0..1, on any device; left as they are.
         rows: B×9, rows of `Draw.row`; on the host, or on the images' device.
         settings: what the draws were drawn from; says how to blur.
+        compiled: whether `torch.compile` is to fuse the steps, which takes most of their time on a GPU to memory and
+            back; the first call then takes long.
 
     Returns:
         B×3×H×W in 0..1.
     """
+    if compiled:
+        return _compiled()(images, _Draws.read(rows.to(images.device, non_blocking=True)), settings)
     if images.is_cpu:
         return apply_to_selected(images, rows, settings)
     return apply_to_all(images, rows.to(images.device, non_blocking=True), settings)
@@ -86,7 +93,16 @@ def apply_to_selected(images: Tensor, rows: Tensor, settings: AugmentationSettin
 
 def apply_to_all(images: Tensor, rows: Tensor, settings: AugmentationSettings) -> Tensor:
     """Applies draws as `apply_on_device` does, with shapes and kernels that are the same for every batch."""
-    draws = _Draws.read(rows)
+    return _apply(images, _Draws.read(rows), settings)
+
+
+@cache
+def _compiled() -> Callable[[Tensor, "_Draws", AugmentationSettings], Tensor]:
+    # Without `dynamic=False` the second size of a process would make slower kernels, for any size.
+    return torch.compile(_apply, dynamic=False)
+
+
+def _apply(images: Tensor, draws: "_Draws", settings: AugmentationSettings) -> Tensor:
     views = images.clone()
 
     def blend(number: int, chosen: Tensor) -> None:

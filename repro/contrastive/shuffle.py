@@ -21,13 +21,14 @@ class Shuffles:
     def __init__(self, seed: int) -> None:
         """Draws by the seed of the run, the same on every rank."""
         self.seed = seed
-        self._captured: dict[int, Tensor] = {}
+        self._newest: dict[int, Tensor] = {}
 
     def order_and_inverse(self, step: int, stream: int, count: int, device: torch.device) -> Tensor:
         """Returns the order of a step's shuffle, and its inverse.
 
-        While a CUDA graph is captured it returns the memory that the graph will read at each replay; `refresh` writes
-        the orders of a step into it.
+        While a CUDA graph is captured it returns the memory of the orders before, which the graph will read at each
+        replay and `refresh` writes the orders of a step into. Memory that is taken within a capture would not do: the
+        graph may have written other things there, a few kernels before.
 
         Args:
             step: number of the step, from 0.
@@ -38,14 +39,13 @@ class Shuffles:
         Returns:
             2×count, whole numbers.
         """
-        if is_capturing():
-            self._captured[stream] = torch.empty(2, count, dtype=torch.long, device=device)
-            return self._captured[stream]
-        return self._drawn(step, stream, count).to(device, non_blocking=True)
+        if not is_capturing():
+            self._newest[stream] = self._drawn(step, stream, count).to(device, non_blocking=True)
+        return self._newest[stream]
 
     def refresh(self, step: int) -> None:
         """Brings the orders of a step to where the captured graph reads them."""
-        for stream, memory in self._captured.items():
+        for stream, memory in self._newest.items():
             # Pinned, so that the copy waits for nothing; torch keeps such memory until the copy is done.
             memory.copy_(self._drawn(step, stream, memory.shape[1]).pin_memory(), non_blocking=True)
 

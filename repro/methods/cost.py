@@ -24,7 +24,7 @@ from repro.bench.timing import timed_in_turn
 from repro.bench.trace import write_trace
 from repro.contrastive.loss_model import LossModel
 from repro.runs.run import Run
-from repro.training.compilation import compile_encoders
+from repro.training.compilation import compile_step
 from repro.training.learner import Build
 from repro.training.precision import wrap_optimizers
 from repro.training.preprocess import ViewMaker
@@ -140,7 +140,7 @@ class Step:
         """
         model = self.learner.model
         if self._machine.compile:
-            compile_encoders(model)
+            compile_step(model)
         if self._machine.graphs and can_be_replayed(model, self._device):
             assert isinstance(model, LossModel)
             self._graph = StepGraph(model, self.wrapper)

@@ -263,7 +263,7 @@ class MachineSettings:
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the end of an epoch is always kept
     channels_last: bool = False
-    compile: bool = False  # the encoders by torch.compile: faster on a GPU, after a minute to compile; rounds otherwise
+    compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds otherwise
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph
 
 

@@ -1,21 +1,24 @@
-"""Encoders whose kernels `torch.compile` fuses, as `machine.compile` asks for it."""
+"""Steps whose kernels `torch.compile` fuses, as `machine.compile` asks for it."""
 
 from torch import nn
 from torchvision.models import ResNet
 
+from repro.training.preprocess import Augmenter
 
-def compile_encoders(model: nn.Module) -> None:
-    """Lets every ResNet of a model be compiled at its first call, in place; names in its state dict stay as they are.
 
-    A compiled network's results differ from the plain one's by rounding: what it fuses is not rounded to the training's
-    precision in between. What surrounds the encoders is little work, and partly drawn from generators that the compiler
-    does not know.
+def compile_step(model: nn.Module) -> None:
+    """Lets every ResNet of a model, and its augmentation, be compiled at the first call; nothing changes its name.
+
+    Their results differ from the plain ones by rounding: what is fused is not rounded to the training's precision in
+    between. The rest of a step is little work, and partly drawn from generators that the compiler does not know.
 
     Args:
         model: on its device and in its memory layout; before DDP wraps it.
     """
-    for network in model.modules():
-        if isinstance(network, ResNet):
+    for module in model.modules():
+        if isinstance(module, ResNet):
             # Batches have one size. Left to itself, the compiler would make the second size that it meets (the
             # gallery's, an evaluation's) a variable, and compile slower kernels for it.
-            network.compile(dynamic=False)
+            module.compile(dynamic=False)
+        elif isinstance(module, Augmenter):
+            module.compiled = True

@@ -46,6 +46,8 @@ class Augmenter(BaseDataPreprocessor):
         """Takes the settings that the loader drew from; they also say who applies the draws."""
         super().__init__(non_blocking=True)
         self.augmentation = augmentation
+        self.compiled = False
+        """Whether the augmentation is compiled, see `apply_on_device`."""
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -63,7 +65,7 @@ class Augmenter(BaseDataPreprocessor):
         pixels = crops.to(self.device, non_blocking=True).float().div_(255)
         if self.augmentation.backend is Backend.reference:
             return pixels
-        return apply_on_device(pixels, draws, self.augmentation)
+        return apply_on_device(pixels, draws, self.augmentation, compiled=self.compiled)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalises images B×3×H×W in 0..1 by ImageNet's mean and standard deviation."""

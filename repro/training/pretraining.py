@@ -16,7 +16,7 @@ from repro.runs.choices import Precision, Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
-from repro.training.compilation import compile_encoders
+from repro.training.compilation import compile_step
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, make_loader
 from repro.training.runner import Training
@@ -103,7 +103,7 @@ def build_training(
 ) -> Training:
     """Puts together the training that mmengine's Runner drives."""
     if run.machine.compile:
-        compile_encoders(learner.model)
+        compile_step(learner.model)
     return Training(
         task=PRETRAIN,
         run_id=run.id,
