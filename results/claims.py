@@ -1,68 +1,35 @@
-"""What the paper claims, and what the runs at hand say to it."""
+"""What the runs at hand say to the paper's claims, question by question."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.paired import LEVEL, TEST, Comparison, holm, paired, seeds_needed
-from results.published import PAPER, TABLES, PublishedGroup, published
+from results.paper_claims import Claim, Question, margin, questions
+from results.published import TABLES, published
 from results.tables import select_results
 
-SUPPORTED, TIE, CONTRADICTED, TOO_FEW = "supported", "tie", "contradicted", "not enough runs"
-OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, TOO_FEW)
+SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradicted", "undecided", "not run"
+OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
 """What a verdict can come to."""
+
+_REVERSED = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 
 ValuesBySeed = Mapping[int, float]
 """Seed -> value in percent."""
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One comparison that the paper makes.
-
-    Attributes:
-        id: `ours-beats-baseline`, ..., or `ranking` for what a table prints in bold and colour.
-        says: The claim in words.
-        source: Where the paper says it.
-        table: `table1`, `table2` or `table3`.
-        group: Name of the column group of that table.
-        metric: Our name of the metric.
-        better: Method that is said to be better.
-        worse: Method that is said to be worse.
-        published: Published difference in points; negative where the paper's own numbers do not bear the claim out.
-    """
-
-    id: str
-    says: str
-    source: str
-    table: str
-    group: str
-    metric: str
-    better: str
-    worse: str
-    published: float
-
-    @property
-    def label(self) -> str:
-        """The two rows as the tables print them, `MoCov2 + OURS, high-pass > MoCov2`."""
-        rows = published(self.table).rows
-        return f"{rows[self.better].label} > {rows[self.worse].label}"
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """What the runs at hand say to a claim.
+    """What the runs at hand say to a question.
 
     Attributes:
-        claim: What is claimed.
-        outcome: One of `OUTCOMES`.
+        question: What is asked.
+        outcome: One of `OUTCOMES`, to the claim in whose direction the question is asked.
         comparison: The differences, seed by seed.
         column: Our column in which the two methods were compared; None where nothing was run.
         p: The p value, corrected for the number of comparisons; None where no test could be taken.
@@ -70,13 +37,22 @@ class Verdict:
         tested: Number of different comparisons that were tested in all, this one included.
     """
 
-    claim: Claim
+    question: Question
     outcome: str
     comparison: Comparison
     column: Column | None
     p: float | None
     margin: float
     tested: int = 1
+
+    @property
+    def claim(self) -> Claim:
+        """The claim in whose direction the question is asked."""
+        return self.question.claim
+
+    def outcome_for(self, claim: Claim) -> str:
+        """Returns the outcome to one of the question's claims, which may say the opposite of the first one."""
+        return self.outcome if self.question.agrees(claim) else _REVERSED.get(self.outcome, self.outcome)
 
     @property
     def corrected_interval(self) -> tuple[float, float] | None:
@@ -86,10 +62,9 @@ class Verdict:
     @property
     def where(self) -> str:
         """Our column, or the paper's where nothing was run, with the metric's printed name."""
-        claim = self.claim
-        group = next(group for group in published(claim.table).groups if group.name == claim.group)
-        title = self.column.title if self.column else group.title
-        return f"{title} {group.metrics.get(claim.metric, '')}".strip()
+        if self.column is None:
+            return self.claim.column
+        return f"{self.column.title} {self.column.group.metrics.get(self.claim.metric, '')}".strip()
 
     @property
     def why(self) -> str:
@@ -106,9 +81,9 @@ class Verdict:
             SUPPORTED: "the difference is there after correction",
             CONTRADICTED: "the difference is there after correction, the other way round",
             TIE: f"the interval lies within ±{self.margin:g} points",
-        }.get(self.outcome) or self._why_too_few()
+        }.get(self.outcome) or self._why_undecided()
 
-    def _why_too_few(self) -> str:
+    def _why_undecided(self) -> str:
         """Returns why two or more pairs were not enough."""
         # The difference that is worth finding: the paper's, but nothing within the margin.
         size = max(abs(self.claim.published), self.margin)
@@ -123,31 +98,20 @@ class Verdict:
         return f"the interval holds no difference as well as more than {self.margin:g} points{more}"
 
 
-def claims() -> list[Claim]:
-    """Returns every claim of `results/paper/claims.yaml`, one for each pair of rows, column and metric."""
-    content = _content()
-    return [*_statements(content["statements"]), *_rankings(content["rankings"])]
-
-
-def margin() -> float:
-    """Returns the points within which a difference counts as none."""
-    return float(_content()["margin"])
-
-
 def judge(frame: pd.DataFrame | None) -> list[Verdict]:
-    """Hold every claim against the runs at hand.
+    """Hold every question against the runs at hand.
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed. A claim
     is *supported* or *contradicted* where the paired t-test, corrected by Holm for the number of different comparisons
-    that could be tested at all, finds a difference; it is a *tie* where the 95 % interval lies within the margin; else
-    there are *not enough runs*. One pair of runs never decides anything.
+    that could be tested at all, finds a difference; it is a *tie* where the 95 % interval lies within the margin; it is
+    *not run* where no seed is there for both, else *undecided*. One pair of runs never decides anything.
 
     Args:
         frame: What `results.collect.collect` returns; None where nothing was run.
 
     Returns:
-        One verdict for each claim and column of ours, by table and then in the order of the claims; a claim that
-        nothing was run for has one as well.
+        One verdict for each question and column of ours, by table and then in the order of the questions; a question
+        that nothing was run for has one as well.
 
     Raises:
         UserError: Runs that exclude each other.
@@ -155,12 +119,35 @@ def judge(frame: pd.DataFrame | None) -> list[Verdict]:
     undecided: list[Verdict] = []
     for table in TABLES:
         columns = _values_by_column(frame, table)
-        for claim in claims():
+        for question in questions():
+            claim = question.claim
             if claim.table == table:
-                comparisons = [_compare(claim, column, values) for column, values in columns if _fits(claim, column)]
-                undecided += comparisons or [_compare(claim, None, {})]
+                fitting = [(column, values) for column, values in columns if _fits(claim, column)]
+                comparisons = [_compare(question, column, values) for column, values in fitting]
+                undecided += comparisons or [_compare(question, None, {})]
     # Only now: the correction needs to know how many comparisons there are in all tables together.
     return _decide(undecided)
+
+
+def outcome_of(comparison: Comparison, p: float | None) -> str:
+    """Comes to an outcome.
+
+    Args:
+        comparison: The differences in the direction of what is claimed.
+        p: The corrected p value; None where no test could be taken.
+
+    Returns:
+        One of `OUTCOMES`.
+    """
+    interval, mean = comparison.interval(), comparison.mean
+    if mean is None:
+        return NOT_RUN
+    if p is None or interval is None:
+        return UNDECIDED
+    if p < LEVEL:
+        return SUPPORTED if mean > 0 else CONTRADICTED
+    # No difference found is not yet "there is none": for a tie the interval must lie within the margin.
+    return TIE if -margin() < interval[0] and interval[1] < margin() else UNDECIDED
 
 
 def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -182,7 +169,8 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Returns the verdicts as data, one line each, as `claims.json` and `salmask claims --json` have them."""
     return pd.DataFrame(
         {
-            "claim": verdict.claim.id,
+            "claim": verdict.claim.family.id,
+            "also": verdict.question.others,
             "table": verdict.claim.table,
             "where": verdict.where,
             "better": verdict.claim.better,
@@ -199,51 +187,11 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "p_corrected": verdict.p,
             "scale": verdict.column.scale if verdict.column else "",
             "why": verdict.why,
-            "says": verdict.claim.says,
-            "source": verdict.claim.source,
+            "says": verdict.claim.family.says,
+            "source": str(verdict.claim.family.source),
         }
         for verdict in verdicts
     )
-
-
-@cache
-def _content() -> dict[str, Any]:
-    """Returns `claims.yaml`, which explains its own layout."""
-    content = yaml.safe_load((PAPER / "claims.yaml").read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
-    return content
-
-
-def _statements(entries: Sequence[Mapping[str, Any]]) -> Iterator[Claim]:
-    """Yield what the text says: a pair of rows is compared in every column of a table."""
-    for entry in entries:
-        for table in entry["tables"]:
-            for group in published(table).groups:
-                for metric in group.metrics:
-                    for better, worse in entry["pairs"]:
-                        yield _claim(entry["id"], entry["says"], entry["source"], table, group, metric, better, worse)
-
-
-def _rankings(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Claim]:
-    """Yield what the tables mark: in one column the best beats the second best, and that one the best of the rest."""
-    says = "best and second best of the block, in bold and colour"
-    for table, entries in tables.items():
-        groups = {group.name: group for group in published(table).groups}
-        for entry in entries:
-            for better, worse in pairwise(entry["order"]):
-                source, group = published(table).source, groups[entry["column"]]
-                yield _claim("ranking", says, source, table, group, entry["metric"], better, worse)
-
-
-def _claim(
-    id: str, says: str, source: str, table: str, group: PublishedGroup, metric: str, better: str, worse: str
-) -> Claim:
-    """Returns a claim with the published difference between its two rows."""
-    values = published(table).values
-    column = (group.name, group.metrics[metric])
-    # The paper prints two decimals: what lies beyond them comes from the subtraction of floats.
-    difference = round(values[better, *column] - values[worse, *column], 2)
-    return Claim(id, says, source, table, group.name, metric, better, worse, difference)
 
 
 def _values_by_column(
@@ -271,14 +219,15 @@ def _fits(claim: Claim, column: Column) -> bool:
     return column.group.name == claim.group and claim.metric in dict(column.metrics)
 
 
-def _compare(claim: Claim, column: Column | None, values: Mapping[tuple[str, str], ValuesBySeed]) -> Verdict:
-    """Pair the two methods of a claim by seed; what that means is decided when all comparisons are known."""
+def _compare(question: Question, column: Column | None, values: Mapping[tuple[str, str], ValuesBySeed]) -> Verdict:
+    """Pair the two methods of a question by seed; what that means is decided when all comparisons are known."""
+    claim = question.claim
     better, worse = (values.get((method, claim.metric), {}) for method in (claim.better, claim.worse))
-    return Verdict(claim, TOO_FEW, paired(better, worse), column, None, margin())
+    return Verdict(question, UNDECIDED, paired(better, worse), column, None, margin())
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:
-    """What makes two verdicts the same comparison, to be counted once: tables and statements overlap."""
+    """What makes two verdicts the same comparison, to be counted once: two tables may have one column of ours."""
     claim, column = verdict.claim, verdict.column
     pair = tuple(sorted((claim.better, claim.worse)))  # a > b and b > a are one two-sided test
     return (pair, claim.metric, column.key if column else (), column.group.dataset if column else "")
@@ -286,26 +235,14 @@ def _key(verdict: Verdict) -> tuple[Any, ...]:
 
 def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
     """Correct the p values for the number of different comparisons, and come to an outcome for each verdict."""
-    # By key: a comparison that two claims share is one test, and must not make the correction stricter.
     p_values = {_key(verdict): p for verdict in undecided if (p := verdict.comparison.p) is not None}
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return [
         replace(
             verdict,
             p=corrected.get(_key(verdict)),
-            outcome=_outcome(verdict, corrected.get(_key(verdict))),
+            outcome=outcome_of(verdict.comparison, corrected.get(_key(verdict))),
             tested=len(corrected),
         )
         for verdict in undecided
     ]
-
-
-def _outcome(verdict: Verdict, p: float | None) -> str:
-    """Returns one of `OUTCOMES`; `p` is the corrected value."""
-    interval, mean = verdict.comparison.interval(), verdict.comparison.mean
-    if p is None or interval is None or mean is None:
-        return TOO_FEW
-    if p < LEVEL:
-        return SUPPORTED if mean > 0 else CONTRADICTED
-    # No difference found is not yet "there is none": for a tie the interval must lie within the margin.
-    return TIE if -verdict.margin < interval[0] and interval[1] < verdict.margin else TOO_FEW

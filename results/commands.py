@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table as ConsoleTable
 
 from repro.console import AsJson, completion
@@ -21,6 +23,7 @@ from results.runs import Recipe, RunRecord, find_runs, listed
 if TYPE_CHECKING:
     import pandas as pd
 
+    from results.claim_families import FamilyVerdict
     from results.claims import Verdict
 
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
@@ -163,22 +166,29 @@ def claims(
     every: Annotated[bool, typer.Option("--all", help="Also claims that nothing was run for.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold the paper's claims against the runs at hand: supported, tie, contradicted or not enough runs.
+    """Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.
+
+    First the sentences, each with its source; then the comparisons that they consist of.
 
     Example: salmask claims --runs runs/table1
     """
+    from results.claim_families import NOTE, families_as_frame, judge_families
     from results.claims import as_frame, count, judge, method_note
 
     console = Console(stderr=as_json)
     _, frame = _gather(_roots(runs), sweep, console)
     verdicts = judge(frame)
+    families = judge_families(verdicts)
     listed_verdicts = [verdict for verdict in verdicts if every or verdict.comparison.n]
     if as_json:
-        typer.echo(as_frame(listed_verdicts).to_json(orient="records", indent=1))
+        frames = {"sentences": families_as_frame(families), "comparisons": as_frame(listed_verdicts)}
+        records = {name: json.loads(table.to_json(orient="records")) for name, table in frames.items()}
+        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
         return
+    _print_families(families, console)
     _print_claims(listed_verdicts, console)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in count(verdicts).items())
-    console.print(f"{counts}\n{method_note(verdicts)}")
+    console.print(f"Comparisons: {counts}.\n{method_note(verdicts)} {NOTE}")
 
 
 def plot(
@@ -320,6 +330,27 @@ def _pack(recipe: Recipe) -> Callable[..., None]:
         typer.echo(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
 
     return pack
+
+
+def _print_families(verdicts: "Sequence[FamilyVerdict]", console: Console) -> None:
+    """Print each sentence with its source, and below it the verdict in each setting."""
+    from results.claims import NOT_RUN
+
+    for family, of_family in groupby(verdicts, lambda verdict: verdict.family):
+        console.print(f"[bold]{escape(family.says)}[/bold] ({family.source})", highlight=False)
+        for verdict in of_family:
+            run = sum(number for outcome, number in verdict.counts.items() if outcome != NOT_RUN)
+            setting = f"{verdict.setting}: " if verdict.setting else ""
+            counts = ", ".join(f"{number} {outcome}" for outcome, number in verdict.counts.items())
+            outcome = f"{verdict.outcome} {verdict.scope}".strip()
+            lines = [f"{setting}{outcome} ({counts})" if run else f"{outcome} ({verdict.counts[NOT_RUN]})"]
+            mean, interval = verdict.comparison.mean, verdict.comparison.interval()
+            if mean is not None:
+                spread = f", 95 % {interval[0]:+.2f} … {interval[1]:+.2f}" if interval else ""
+                p = "" if verdict.p is None else f", p {verdict.p:.3f}"
+                lines.append(f"ours {mean:+.2f}{spread}{p}; paper {verdict.published:+.2f}; {verdict.why}")
+            console.print(Padding("\n".join(map(escape, lines)), (0, 0, 0, 2), expand=False), highlight=False)
+    console.print()
 
 
 def _print_claims(verdicts: "Sequence[Verdict]", console: Console) -> None:

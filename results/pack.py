@@ -13,6 +13,7 @@ import pandas as pd
 
 from repro.errors import UserError
 from repro.files import write_atomically
+from results.claim_families import families_as_frame, judge_families
 from results.claims import as_frame, judge
 from results.collect import export_bytes
 from results.formats import FORMATS
@@ -39,7 +40,7 @@ Made by salmask {version} from {count} runs. Start with `report.html`, which nee
 | everything on one page, warnings first | `report.html` |
 | the paper's tables with ours beside, as Markdown, LaTeX, CSV and HTML | `tables/` |
 | plots, as SVG and PNG | `plots/` |
-| every result as one long table, and the paper's claims with their tests | `data/` |
+| every result as one long table, and the paper's claims and sentences with their tests | `data/` |
 | of each run: settings, provenance, state, metrics, results{checkpoints} | `runs/` |
 | installed packages of the machine that packed | `environment.txt` |
 | the commands that make each run again | `redo.sh` |
@@ -152,7 +153,10 @@ def _contents(
     if frame is not None:
         yield "data/results.csv", export_bytes(frame, ".csv")
         yield "data/results.parquet", export_bytes(frame, ".parquet")
-    yield "data/claims.json", as_frame(judge(frame)).to_json(orient="records", indent=1).encode()
+    verdicts = judge(frame)
+    yield "data/claims.json", as_frame(verdicts).to_json(orient="records", indent=1).encode()
+    sentences = families_as_frame(judge_families(verdicts))
+    yield "data/sentences.json", sentences.to_json(orient="records", indent=1).encode()
     for file in sorted(PAPER.iterdir()):
         yield f"data/paper/{file.name}", file.read_bytes()
     yield "environment.txt", _environment().encode()

@@ -19,10 +19,17 @@ class Comparison:
     Attributes:
         differences: First method − second, in points, one per seed that both have.
         unpaired: Seeds that only one of them has.
+        seeds: The seeds of the differences.
     """
 
     differences: tuple[float, ...]
     unpaired: int = 0
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Seed -> difference in points."""
+        return dict(zip(self.seeds, self.differences, strict=True))
 
     @property
     def n(self) -> int:
@@ -70,8 +77,9 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Compariso
     Returns:
         The differences of the seeds that both have, by seed, and how many seeds only one of them has.
     """
-    seeds = sorted(first.keys() & second.keys())
-    return Comparison(tuple(first[seed] - second[seed] for seed in seeds), len(first.keys() ^ second.keys()))
+    seeds = tuple(sorted(first.keys() & second.keys()))
+    differences = tuple(first[seed] - second[seed] for seed in seeds)
+    return Comparison(differences, len(first.keys() ^ second.keys()), seeds)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

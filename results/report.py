@@ -14,7 +14,8 @@ import pandas as pd
 from repro.files import write_text
 from repro.html import data_uri
 from results.checklist import checklist
-from results.claims import CONTRADICTED, SUPPORTED, TIE, TOO_FEW, Verdict, count, judge, method_note
+from results.claim_families import NOTE, SINGLY, judge_families
+from results.claims import CONTRADICTED, NOT_RUN, OUTCOMES, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
 from results.doubts import doubts
 from results.explain import changed, describe
 from results.html import page
@@ -42,7 +43,14 @@ CAPTIONS = {
 }
 """Name of a plot -> what stands above it."""
 
-STATE_CLASSES = {SUPPORTED: "supported", TIE: "tie", CONTRADICTED: "contradicted", TOO_FEW: "not"}
+STATE_CLASSES = {
+    SUPPORTED: "supported",
+    TIE: "tie",
+    CONTRADICTED: "contradicted",
+    UNDECIDED: "not",
+    NOT_RUN: "not",
+    SINGLY: "not",
+}
 """Outcome of a verdict -> the class that gives it its colour in `style.css`."""
 
 
@@ -110,8 +118,9 @@ def build(
         counts=count(verdicts),
         state_classes=STATE_CLASSES,
         verdicts=[verdict for verdict in verdicts if verdict.comparison.n],
-        untested=_untested(verdicts),
-        note=method_note(verdicts),
+        families=judge_families(verdicts),
+        outcomes=OUTCOMES,
+        note=f"{method_note(verdicts)} {NOTE}",
         tables=tables,
         pictures=pictures,
         left_out=left_out,
@@ -162,15 +171,6 @@ def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, s
         "results": str(0 if frame is None else len(frame)),
         "pretraining": f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min",
     }
-
-
-def _untested(verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """Returns the claims without a pair of runs: what they say -> `15 in table1, 54 in table2`."""
-    claims = [verdict.claim for verdict in verdicts if not verdict.comparison.n]
-    counts: dict[str, list[str]] = {}
-    for (says, table), number in Counter((claim.says, claim.table) for claim in claims).items():
-        counts.setdefault(says, []).append(f"{number} in {table}")
-    return {says: ", ".join(tables) for says, tables in counts.items()}
 
 
 def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[Picture], list[str]]:

@@ -1,6 +1,8 @@
 """Claims are judged by hand-checkable statistics; one pair of runs never decides, and the data are the paper's."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from scipy import stats
 from table_samples import frame_of, rows_of
 
-from results.claims import CONTRADICTED, SUPPORTED, TIE, TOO_FEW, as_frame, claims, count, judge, margin, method_note
+from results.claim_families import SINGLY, families_as_frame, judge_families
+from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, as_frame, count, judge, method_note
 from results.paired import Comparison, holm, paired, seeds_needed
-from results.published import TABLES, published
+from results.paper_claims import Origin, claims, families, listed_contradictions, margin, questions
+from results.published import published
 
 
 def seeds_of(values: dict[str, list[float]], **changes: str) -> pd.DataFrame:
@@ -21,7 +25,7 @@ def seeds_of(values: dict[str, list[float]], **changes: str) -> pd.DataFrame:
 
 def verdict(frame: pd.DataFrame, better: str = "mocov2+ours-hp", worse: str = "mocov2") -> pd.Series:
     """The line of `as_frame` on the statement about two rows of Table 1."""
-    lines = as_frame(judge(frame)).query("better == @better and worse == @worse and claim == 'ours-beats-baseline'")
+    lines = as_frame(judge(frame)).query("better == @better and worse == @worse")
     return lines[lines["table"] == "table1"].iloc[0]
 
 
@@ -29,11 +33,11 @@ def verdict(frame: pd.DataFrame, better: str = "mocov2+ours-hp", worse: str = "m
 
 
 def test_the_rankings_are_the_best_and_second_best_of_the_published_tables() -> None:
-    rankings = [claim for claim in claims() if claim.id == "ranking"]
+    rankings = [claim for claim in claims() if claim.family.source == Origin.colour]
     assert all(claim.published > 0 for claim in rankings)
     claimed = {(claim.table, claim.better, claim.group, claim.metric) for claim in rankings}
     expected = set()
-    for table in TABLES:
+    for table in ("table1", "table2"):
         paper = published(table)
         metrics = {(group.name, printed): ours for group in paper.groups for ours, printed in group.metrics.items()}
         for (method, group, printed), rank in paper.ranks().items():
@@ -42,30 +46,85 @@ def test_the_rankings_are_the_best_and_second_best_of_the_published_tables() -> 
     assert claimed == expected
 
 
-def test_every_text_claim_is_in_the_data_for_each_column() -> None:
-    statements = [claim for claim in claims() if claim.id == "ours-beats-baseline"]
-    assert len(statements) == 2 * 3 * (3 + 9)  # frameworks, strategies, columns of tables 1 and 2
-    assert len([claim for claim in claims() if claim.id == "high-pass-is-best"]) == 2 * 2 * (3 + 9)
-    branches = [claim for claim in claims() if claim.id == "query-then-both-then-key"]
-    assert {(claim.better, claim.worse) for claim in branches} == {
+def test_each_family_has_its_comparisons() -> None:
+    assert Counter(claim.family.id for claim in claims()) == {
+        "ours-beats-baseline": 2 * 3 * (3 + 9),  # frameworks, strategies, columns of tables 1 and 2
+        "ours-beats-other-masking": 2 * 2 * (3 + 9),
+        "high-pass-is-best": 2 * 2 * (3 + 9),
+        "query-beats-both": 3,
+        "both-beats-key": 3,
+        "best-and-second-best": 2 * (6 + 18),
+    }
+    assert {(claim.better, claim.worse) for claim in claims() if claim.table == "table3"} == {
         pair
         for strategy in ("hp", "blur", "mean")
         for pair in pairwise(f"mocov2+ours-{strategy}{branch}" for branch in ("", "@both", "@key"))
     }
 
 
-def test_the_statements_that_the_papers_own_numbers_do_not_bear_out_are_known() -> None:
-    against = {
-        (claim.group, claim.metric, claim.better, claim.worse)
-        for claim in claims()
-        if claim.published <= 0 and claim.id in ("ours-beats-baseline", "high-pass-is-best")
+def test_every_family_says_where_it_comes_from() -> None:
+    for family in families():
+        assert family.says
+        assert family.reading
+        # Words of the paper's only where it is the paper that speaks.
+        assert bool(family.quote) == (family.source is Origin.abstract), family.id
+    sources = {family.id: family.source for family in families()}
+    assert sources["high-pass-is-best"] is Origin.reading
+    assert sources["query-beats-both"] is Origin.cell
+    assert not next(family for family in families() if family.source is Origin.colour).decided_by_mean
+
+
+def test_what_the_papers_own_numbers_contradict_is_listed() -> None:
+    computed = {
+        family.id: {
+            (claim.table, claim.group, claim.metric, claim.better, claim.worse, claim.published)
+            for claim in claims()
+            if claim.family == family and claim.published <= 0
+        }
+        for family in families()
     }
-    assert against == {
-        ("VOC07+12_detection", "bbox_AP75", "mocov2+ours-blur", "mocov2"),
-        ("Flowers-102", "top1", "simclr+ours-hp", "simclr+ours-blur"),
-        ("Flowers-102", "top1", "simclr+ours-hp", "simclr+ours-mean"),
-        ("COCO_instance_segmentation", "mask_AP75", "mocov2+ours-hp", "mocov2+ours-blur"),
+    listed = {family: {tuple(entry) for entry in entries} for family, entries in listed_contradictions().items()}
+    assert listed == computed
+    assert {family: len(entries) for family, entries in computed.items() if entries} == {
+        "ours-beats-baseline": 1,
+        "ours-beats-other-masking": 11,
+        "high-pass-is-best": 3,
     }
+    assert sum(claim.family.source is not Origin.colour for claim in claims()) == 174
+
+
+def test_high_pass_has_as_many_largest_cells_as_the_file_says() -> None:
+    largest = 0
+    for table in ("table1", "table2"):
+        values = published(table).values
+        for framework in ("mocov2", "simclr"):
+            for column in dict.fromkeys(key[1:] for key in values):
+                cells = {name: values[f"{framework}+ours-{name}", *column] for name in ("hp", "blur", "mean")}
+                largest += cells["hp"] == max(cells.values()) and list(cells.values()).count(cells["hp"]) == 1
+    (reading,) = (family.reading for family in families() if family.id == "high-pass-is-best")
+    assert f"in {largest} of the 24 columns" in reading
+    third = {name: published("table3").values[f"mocov2+ours-{name}", "not_stated_on_poster", ""] for name in cells}
+    assert min(third, key=third.__getitem__) == "hp"
+
+
+def test_claims_that_exclude_each_other_are_one_question() -> None:
+    (question,) = (
+        question
+        for question in questions()
+        if (question.claim.group, question.claim.metric) == ("COCO_detection", "bbox_AP")
+        and {question.claim.better, question.claim.worse} == {"simclr+adios", "simclr+ours-hp"}
+    )
+    assert [claim.family.id for claim in question.claims] == ["ours-beats-other-masking", "best-and-second-best"]
+    assert question.claim.better == "simclr+ours-hp"
+    assert question.claim.published == -0.31
+    assert question.others == "best-and-second-best (reversed)"
+    keys = [
+        (question.claim.table, question.claim.group, question.claim.metric, frozenset((claim.better, claim.worse)))
+        for question in questions()
+        for claim in question.claims[:1]
+    ]
+    assert len(keys) == len(set(keys)) == 191
+    assert sum(len(question.claims) for question in questions()) == len(claims()) == 222
 
 
 # --- the statistics
@@ -108,7 +167,8 @@ def test_the_number_of_seeds_needed_has_the_power_it_promises() -> None:
 
 def test_one_run_each_supports_nothing_however_large_the_difference() -> None:
     verdicts = judge(seeds_of({"mocov2": [10.0], "mocov2+ours-hp": [90.0]}))
-    assert count(verdicts) == {SUPPORTED: 0, TIE: 0, CONTRADICTED: 0, TOO_FEW: len(verdicts)}
+    one_run = {SUPPORTED: 0, TIE: 0, CONTRADICTED: 0, UNDECIDED: 1, NOT_RUN: len(verdicts) - 1}
+    assert count(verdicts) == one_run
     assert verdict(seeds_of({"mocov2": [10.0], "mocov2+ours-hp": [90.0]}))["n"] == 1
 
 
@@ -127,13 +187,13 @@ def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
     close = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [70.1, 70.2, 70.05]})
     assert verdict(close)["verdict"] == TIE
     scattered = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [65.0, 75.0, 71.0]})
-    assert verdict(scattered)["verdict"] == TOO_FEW
+    assert verdict(scattered)["verdict"] == UNDECIDED
     assert "seeds would show" in verdict(seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [64.0, 66.0]}))["why"]
 
 
 def test_pairs_without_a_spread_decide_nothing() -> None:
     line = verdict(seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [65.0, 66.0]}))
-    assert line["verdict"] == TOO_FEW
+    assert line["verdict"] == UNDECIDED
     assert line["why"] == "all pairs differ by the same amount: no spread to judge by"
 
 
@@ -146,17 +206,17 @@ def test_a_borderline_difference_is_no_longer_supported_among_many_comparisons()
     among = verdict(seeds_of(pair | more))
     assert among["difference"] == alone["difference"]
     assert among["p_corrected"] > alone["p_corrected"]
-    assert among["verdict"] == TOO_FEW
+    assert among["verdict"] == UNDECIDED
     assert among["why"].startswith("alone it would count (p = 0.021), among 8 ")
     assert among["low_corrected"] < 0 < among["low"] < among["high"] < among["high_corrected"]
 
 
-def test_the_same_comparison_in_two_claims_counts_once() -> None:
-    verdicts = judge(seeds_of({"mocov2+ours-hp": [60.0, 61.0, 62.5], "mocov2+ours-hp@both": [50.0, 52.0, 51.0]}))
-    tested = [item for item in verdicts if item.p is not None]
-    assert {item.claim.id for item in tested} == {"query-then-both-then-key", "ranking"}
+def test_a_comparison_that_two_families_ask_about_counts_once() -> None:
+    verdicts = judge(seeds_of({"mocov2+ours-hp": [60.0, 61.0, 62.5], "mocov2+ours-blur": [50.0, 52.0, 51.0]}))
+    (tested,) = (item for item in verdicts if item.p is not None)
+    assert [claim.family.id for claim in tested.question.claims] == ["high-pass-is-best", "best-and-second-best"]
     assert "over the 1 comparison(s)" in method_note(verdicts)
-    assert tested[0].p == tested[0].comparison.p
+    assert tested.p == tested.comparison.p
 
 
 def test_tiny_runs_are_judged_but_named() -> None:
@@ -166,8 +226,100 @@ def test_tiny_runs_are_judged_but_named() -> None:
     assert line["scale"] == "resnet18"
 
 
-def test_without_any_run_every_claim_is_listed() -> None:
+def test_without_any_run_every_question_is_listed() -> None:
     verdicts = judge(None)
-    assert len(verdicts) == len(claims())
-    assert {item.outcome for item in verdicts} == {TOO_FEW}
+    assert len(verdicts) == len(questions())
+    assert {item.outcome for item in verdicts} == {NOT_RUN}
     assert margin() == 1.0
+    assert {item.outcome for item in judge_families(verdicts)} == {NOT_RUN}
+
+
+# --- the sentences
+
+
+def sentences(frame: pd.DataFrame | None) -> pd.DataFrame:
+    """The lines of `families_as_frame` by the family's id."""
+    return families_as_frame(judge_families(judge(frame))).set_index("claim")
+
+
+def reproduced(
+    spread: float, *, effect: float = 1.0, draw: int = 0, tables: Sequence[str] = ("table1", "table2")
+) -> pd.DataFrame:
+    """Three seeds of every row with the published values, and noise; the gains over the framework times `effect`."""
+    noise = np.random.default_rng(draw)
+    rows = []
+    for paper in map(published, tables):
+        places = {(group.name, name): (group, ours) for group in paper.groups for ours, name in group.metrics.items()}
+        for (method, name, printed), value in paper.values.items():
+            group, metric = places[name, printed]
+            base = paper.values.get((method.split("+")[0], name, printed), value)
+            values = base + effect * (value - base) + noise.normal(0, spread, 3)
+            task = paper.task or group.dataset
+            rows += rows_of(method, list(values), dataset=group.dataset, metric=metric, task=task)
+    return frame_of(*rows)
+
+
+def test_the_mean_over_a_family_is_taken_seed_by_seed_by_hand() -> None:
+    frame = seeds_of(
+        {"mocov2": [60.0, 61.0, 62.0], "mocov2+ours-hp": [62.0, 64.0, 66.0], "mocov2+ours-blur": [61.0, 60.0, 63.0]}
+    )
+    line = sentences(frame).loc["ours-beats-baseline"]
+    assert (line["setting"], line["compared"], line["scope"]) == ("the paper's data", 2, "on 2 of 72")
+    differences = [(2.0 + 1.0) / 2, (3.0 - 1.0) / 2, (4.0 + 1.0) / 2]
+    assert line["difference"] == pytest.approx(np.mean(differences))
+    assert line["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert line["published"] == pytest.approx((5.58 + 4.28) / 2)
+    assert line["n"] == 3
+    assert line["not_run"] == 70
+    # Two sentences are tested (high-pass against blur is the other one): Holm over these two.
+    other = sentences(frame).loc["high-pass-is-best"]
+    assert sorted([line["p_corrected"], other["p_corrected"]]) == pytest.approx(sorted(holm([line["p"], other["p"]])))
+
+
+def test_a_family_is_decided_where_its_pairs_are_not() -> None:
+    frame = reproduced(0.3)
+    lines = sentences(frame)
+    assert dict(lines["verdict"]) == {
+        "ours-beats-baseline": SUPPORTED,
+        "ours-beats-other-masking": SUPPORTED,
+        "high-pass-is-best": SUPPORTED,
+        "query-beats-both": NOT_RUN,
+        "both-beats-key": NOT_RUN,
+        "best-and-second-best": SINGLY,
+    }
+    assert lines["scope"].eq("").all()
+    assert lines["compared"].to_list() == [72, 48, 48, 0, 0, 0]
+    first = lines.loc["ours-beats-baseline"]
+    assert first["difference"] == pytest.approx(first["published"], abs=0.2)
+    assert first["supported"] + first["tie"] + first["contradicted"] + first["undecided"] == 72
+    assert first["supported"] < 36  # the correction for 185 comparisons leaves few of them
+    reversed_runs = reproduced(0.3, effect=-1.0)
+    assert sentences(reversed_runs).loc["ours-beats-baseline", "verdict"] == CONTRADICTED
+
+
+def test_without_an_effect_false_alarms_are_rare() -> None:
+    frames = [reproduced(0.3, effect=0.0, draw=draw, tables=["table1"]) for draw in range(20)]
+    alarms = [sentences(frame)["verdict"].isin([SUPPORTED, CONTRADICTED]).any() for frame in frames]
+    assert sum(alarms) <= 4  # the chance of more at 5 % is 0.3 %
+
+
+def test_a_reversed_claim_counts_the_other_way_round() -> None:
+    runs = {"simclr+ours-hp": [30.0, 30.1, 29.9], "simclr+adios": [40.0, 40.2, 39.8]}
+    frame = seeds_of(runs, dataset="coco", metric="bbox_AP", task="coco", framework="simclr")
+    lines = sentences(frame)
+    assert lines.loc["ours-beats-other-masking", "contradicted"] == 1
+    assert lines.loc["best-and-second-best", "supported"] == 1
+    assert lines.loc["best-and-second-best", "verdict"] == SINGLY
+
+
+def test_settings_are_never_averaged() -> None:
+    pair = {"mocov2": [10.0, 11.0, 12.0], "mocov2+ours-hp": [20.0, 22.0, 21.5]}
+    tiny = [seeds_of(pair, dataset="scenes", scale=scale) for scale in ("resnet18", "resnet50, 64 px")]
+    frame = pd.concat([seeds_of(pair), *tiny], ignore_index=True)
+    lines = sentences(frame).loc["ours-beats-baseline"]
+    assert lines["setting"].to_list() == [
+        "scenes, TINY: resnet18",
+        "scenes, TINY: resnet50, 64 px",
+        "the paper's data",
+    ]
+    assert lines["compared"].to_list() == [1, 1, 1]

@@ -38,7 +38,8 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
     with zipfile.ZipFile(artifact) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path)
-    assert {"README.md", "report.html", "environment.txt", "redo.sh", "data/claims.json", MANIFEST} <= set(names)
+    assert {"README.md", "report.html", "environment.txt", "redo.sh", MANIFEST} <= set(names)
+    assert {"data/claims.json", "data/sentences.json"} <= set(names)
     assert {f"tables/table{n}{suffix}" for n in (1, 2, 3) for suffix in (".md", ".tex", ".csv", ".html")} <= set(names)
     assert {"plots/bars.svg", "plots/bars.png", "plots/gallery.png"} <= set(names)
     for run in runs:

@@ -1,0 +1,170 @@
+"""What the runs at hand say to each sentence of the paper: verdicts on single comparisons, rolled up."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from results.claims import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
+from results.paired import Comparison, holm
+from results.paper_claims import Claim, Family, families
+
+SINGLY = "each by itself"
+"""In place of a verdict, where there is no sentence about the whole."""
+NOTE = (
+    "A sentence about the whole is decided by the same test on the mean of its differences, seed by seed; p values "
+    "after Holm over the sentences."
+)
+"""How a sentence is decided; stands behind `results.claims.method_note`."""
+
+
+@dataclass(frozen=True)
+class FamilyVerdict:
+    """What the runs at hand say to a sentence of the paper, in one setting of ours.
+
+    Attributes:
+        family: The sentence.
+        setting: Data, scale and fidelity of the runs, `scenes, TINY: resnet18, 64 px`; empty where nothing was run.
+        counts: Outcome -> number of the family's comparisons.
+        outcome: One of `OUTCOMES` for the whole, or `SINGLY`.
+        comparison: Mean difference over the compared comparisons, seed by seed.
+        compared: Number of comparisons in that mean.
+        published: The paper's mean over the same ones, in points; None where nothing was compared.
+        p: The p value of the mean, corrected for the number of sentences and settings that could be tested.
+    """
+
+    family: Family
+    setting: str
+    counts: Mapping[str, int]
+    outcome: str
+    comparison: Comparison
+    compared: int
+    published: float | None
+    p: float | None = None
+
+    @property
+    def scope(self) -> str:
+        """The part of the family that the outcome is about, `on 1 of 72`; empty where it is all of it, or none."""
+        partly = self.family.decided_by_mean and 0 < self.compared < sum(self.counts.values())
+        return f"on {self.compared} of {sum(self.counts.values())}" if partly else ""
+
+    @property
+    def why(self) -> str:
+        """What the verdict rests on, in a few words."""
+        total = sum(self.counts.values())
+        if self.counts[NOT_RUN] == total:
+            return "not run"
+        if not self.family.decided_by_mean:
+            return "no sentence about the whole"
+        if not self.compared:
+            return "no comparison has two pairs of runs"
+        return f"mean over {self.compared} of {total} comparisons, {self.comparison.n} seeds that all of them have"
+
+
+def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
+    """Roll verdicts up to the sentences that they belong to, one for each setting of ours.
+
+    A sentence about the whole is decided by the mean of its differences: seed by seed over all comparisons with two
+    pairs of runs or more, then a paired t-test over the seeds that all of these have.
+
+    Args:
+        verdicts: What `judge` returns.
+
+    Returns:
+        Verdicts in the order of the families; a family that nothing was run for has one as well.
+    """
+    rolled = []
+    for family in families():
+        members = [
+            (verdict, claim) for verdict in verdicts for claim in verdict.question.claims if claim.family == family
+        ]
+        settings = sorted({_setting(verdict) for verdict, _ in members if verdict.comparison.n}) or [""]
+        rolled += [_roll_up(family, setting, members) for setting in settings]
+    corrected = iter(holm([verdict.p for verdict in rolled if verdict.p is not None]))
+    return [_decided(verdict, None if verdict.p is None else next(corrected)) for verdict in rolled]
+
+
+def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
+    """Returns the verdicts on families as data, one line each."""
+    return pd.DataFrame(
+        {
+            "claim": verdict.family.id,
+            "says": verdict.family.says,
+            "source": str(verdict.family.source),
+            "quote": verdict.family.quote,
+            "reading": verdict.family.reading,
+            "setting": verdict.setting,
+            "verdict": verdict.outcome,
+            "scope": verdict.scope,
+            **{outcome.replace(" ", "_"): verdict.counts[outcome] for outcome in OUTCOMES},
+            "compared": verdict.compared,
+            "n": verdict.comparison.n,
+            "published": verdict.published,
+            "difference": verdict.comparison.mean,
+            "low": (verdict.comparison.interval() or (None, None))[0],
+            "high": (verdict.comparison.interval() or (None, None))[1],
+            "p": verdict.comparison.p,
+            "p_corrected": verdict.p,
+            "why": verdict.why,
+        }
+        for verdict in verdicts
+    )
+
+
+def _setting(verdict: Verdict) -> str:
+    """Returns what is never averaged over: whose data, which scale and which fidelity the runs had."""
+    column = verdict.column
+    if column is None:
+        return ""
+    data = "the paper's data" if column.of_the_paper else column.dataset
+    scale = f", TINY: {column.scale}" if column.scale else ""
+    fidelity = "" if column.fidelity == "paper" else f", {column.fidelity}"
+    return f"{data}{scale}{fidelity}"
+
+
+def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:
+    """Counts a family's outcomes in one setting and takes the mean of its differences, seed by seed."""
+    here = [(verdict, claim) for verdict, claim in members if verdict.comparison.n and _setting(verdict) == setting]
+    counts = Counter(verdict.outcome_for(claim) for verdict, claim in here)
+    run = {claim for _, claim in here}
+    counts[NOT_RUN] = len({claim for _, claim in members} - run)
+    # One pair of runs has no spread, and seeds that it lacks would be lost to all others.
+    compared = [(verdict, claim) for verdict, claim in here if verdict.comparison.n > 1 and family.decided_by_mean]
+    comparison = _mean(compared)
+    return FamilyVerdict(
+        family,
+        setting,
+        {outcome: counts[outcome] for outcome in OUTCOMES},
+        UNDECIDED,
+        comparison,
+        len(compared),
+        float(np.mean([claim.published for _, claim in compared])) if compared else None,
+        comparison.p,
+    )
+
+
+def _mean(members: Sequence[tuple[Verdict, Claim]]) -> Comparison:
+    """Returns the mean difference of claims in their own directions, for each seed that all of them have."""
+    signed = [
+        {
+            seed: difference if verdict.question.agrees(claim) else -difference
+            for seed, difference in verdict.comparison.by_seed.items()
+        }
+        for verdict, claim in members
+    ]
+    if not signed:
+        return Comparison(())
+    seeds = tuple(sorted(set.intersection(*(set(differences) for differences in signed))))
+    return Comparison(tuple(float(np.mean([each[seed] for each in signed])) for seed in seeds), seeds=seeds)
+
+
+def _decided(verdict: FamilyVerdict, p: float | None) -> FamilyVerdict:
+    """Comes to an outcome for a family; `p` is the corrected value."""
+    if verdict.counts[NOT_RUN] == sum(verdict.counts.values()):
+        return replace(verdict, outcome=NOT_RUN)
+    if not verdict.family.decided_by_mean:
+        return replace(verdict, outcome=SINGLY)
+    outcome = outcome_of(verdict.comparison, p) if verdict.comparison.n else UNDECIDED
+    return replace(verdict, outcome=outcome, p=p)
