@@ -304,7 +304,7 @@ def test_what_was_chosen_is_said_and_ids_of_older_runs_stay() -> None:
     settings = {f"data.scenes.{name}": value for name, value in {**CHOICES, "grounds": 8}.items()}
     run = tiny("mocov2", settings)
     departures = [str(departure) for departure in run.departures]
-    assert "scenes (8 classes, 20 images, 8 grounds (50% the class's own), 3 members a class)" in departures
+    assert "scenes (8 classes, 20 images, 8 grounds (context 0.5), 3 members a class)" in departures
     assert tiny("mocov2", dict.fromkeys(settings, 0)).id == tiny().id
     assert len({tiny("mocov2", dict([item])).id for item in settings.items()} | {tiny().id}) == 4
 
@@ -326,7 +326,7 @@ def test_settings_reach_both_splits() -> None:
         ({"grounds": 20, "context": 1.5}, "context=1.5 is out of range; mend: choose from 0 to 1"),
         ({"context": 0.5}, "=0.5 needs a ground of its own for each of 10 classes, and grounds=0; mend: grounds=10"),
         ({"grounds": 9, "context": 0.5}, "and grounds=9; mend: grounds=10 or more, or context=0"),
-        ({"members": -1}, "members=-1 is out of range; mend: choose 0"),
+        ({"members": -1}, "members=-1 is out of range; mend: choose 0 at least"),
     ],
 )
 def test_bad_choices_are_named_with_their_mend(settings: dict[str, Any], message: str) -> None:

@@ -64,8 +64,8 @@ class ScenesSettings:
         """What the scenes are, in words: classes and training images, and what they have by choice."""
         words = [f"{self.classes} classes", f"{self.train_count} images"]
         if self.grounds:
-            own = f" ({self.context:.0%} the class's own)" if self.context else ""
-            words.append(f"{self.grounds} grounds{own}")
+            context = f" (context {self.context:g})" if self.context else ""
+            words.append(f"{self.grounds} grounds{context}")
         return ", ".join([*words, *([f"{self.members} members a class"] if self.members else [])])
 
 

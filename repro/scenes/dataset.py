@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import operator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _SPLIT_NUMBERS = {"train": 0, "val": 1}  # in the entropy of a scene's randomnes
 _SIZES = (64, 512)  # pixels
 _SEEDS = (0, 2**32 - 1)  # one word of entropy each, so that (seed, split, index) is unambiguous
 _COUNTS = (1, 2**32 - 1)
+_RANGES = {"count": _COUNTS, "size": _SIZES, "seed": _SEEDS, "objects": (1, math.inf), "members": (0, math.inf)}
 _ALONE = (0.55, 0.95)  # an object's longest side, in sides of the scene
 _AMONG_OTHERS = (0.25, 0.5)
 _LEAST_VISIBLE_MAIN = 0.5  # share of the main object that must stay visible: the scene has its label
@@ -145,13 +147,7 @@ class Scenes:
         """
         if split not in _SPLIT_NUMBERS:
             raise UserError(f"unknown split {split!r}", mend=f"choose one of {', '.join(_SPLIT_NUMBERS)}")
-        for name, value, (least, most) in (("count", count, _COUNTS), ("size", size, _SIZES), ("seed", seed, _SEEDS)):
-            if not least <= value <= most:
-                raise UserError(f"{name}={value} is out of range", mend=f"choose from {least} to {most}")
-        if objects < 1:
-            raise UserError(f"objects={objects} is out of range", mend="choose 1 at least")
-        if members < 0:
-            raise UserError(f"members={members} is out of range", mend="choose 0, or the number of objects of a class")
+        _require_in_range(count=count, size=size, seed=seed, objects=objects, members=members)
         self._source: Objects = (
             Shapes(classes, members=members, held_out=split == "val", seed=seed)
             if cutouts is None
@@ -311,6 +307,15 @@ class Scenes:
         alpha = np.zeros((self._size, self._size), dtype=np.float32)
         alpha[window] = sprite[3]
         return _Layer(label, sprite[:3], alpha, window)
+
+
+def _require_in_range(**settings: int) -> None:
+    """Raises a UserError where one of the settings is out of its range in `_RANGES`."""
+    for name, value in settings.items():
+        least, most = _RANGES[name]
+        if not least <= value <= most:
+            mend = f"choose {least} at least" if most == math.inf else f"choose from {least} to {most}"
+            raise UserError(f"{name}={value} is out of range", mend=mend)
 
 
 def _visible_masks(layers: list[_Layer]) -> list[NDArray[np.bool_]]:
