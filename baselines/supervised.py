@@ -42,7 +42,7 @@ class LabelledInput(Augmenter):
         """Makes the model's keyword arguments from a batch of `OneView`: images B×3×S×S and labels B."""
         # Only the network runs in half precision: pixels would lose a bit or two of the eight that they have.
         with torch.autocast(self.device.type, enabled=False):
-            images = self.normalise(self.augment(data["view"], data["view_draw"]))
+            images = self.normalise(self.augment(data, "view"))
         return {
             "images": lay_out_images(images, channels_last=self.channels_last),
             "labels": data["label"].to(self.device, non_blocking=True),

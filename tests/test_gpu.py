@@ -32,7 +32,9 @@ from training_samples import (
 
 from baselines import METHODS, TABLE1, build_learner
 from repro.augmentation.on_device import apply_on_device
+from repro.augmentation.resampling import resample
 from repro.distributed import initialise
+from repro.runs.choices import Interpolation
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.sections import AugmentationSettings
@@ -41,6 +43,7 @@ from repro.training.hooks import DivergenceError
 from repro.training.loading import make_loader
 from repro.training.precision import wrap_optimizers
 from repro.training.pretraining import open_data, plan_batches
+from repro.training.resident import ResidentImages
 from repro.training.resume import checkpoints, stop_is_agreed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -327,3 +330,46 @@ def test_what_the_host_waits_while_the_gpu_is_busy_is_no_wait() -> None:
 
     assert waited(0.02) < 0.01
     assert waited(2.0) > 3.0
+
+
+@pytest.mark.parametrize("interpolation", list(Interpolation))
+@pytest.mark.parametrize("tf32", [False, True])
+def test_crops_of_resident_images_are_pillows_bytes_here_too(
+    tf32: bool, interpolation: Interpolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randint(0, 256, (64, 96, 96, 3), dtype=torch.uint8, generator=generator)
+    heights, widths = (torch.randint(1, 97, (64,), generator=generator) for _ in range(2))
+    here = resample(windows.to(GPU), heights.to(GPU), widths.to(GPU), 64, interpolation)
+    assert torch.equal(here.cpu(), resample(windows, heights, widths, 64, interpolation))
+
+
+def test_crops_of_resident_images_fit_into_a_cuda_graph() -> None:
+    resident = ResidentImages.load(open_data(on_gpu(), "train"), GPU, workers=0)
+    index, boxes = torch.arange(8, device=GPU), torch.tensor([[3, 5, 40, 50]] * 8, device=GPU)
+
+    def crop() -> Tensor:
+        return resident.crops(index, boxes, 32, Interpolation.bilinear)
+
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
+        crop()  # cuBLAS sets itself up
+    torch.cuda.current_stream().wait_stream(side_stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = crop()
+    index.copy_(index.flip(0))
+    boxes[:, 0] = 9
+    graph.replay()
+    assert torch.equal(captured, crop())
+
+
+def test_images_in_the_gpus_memory_train_the_same(tmp_path: Path) -> None:
+    plain, resident = (
+        losses(trained(on_gpu(FAST, masking__guidance="random", machine__resident=flag), tmp_path / str(flag), GPU))
+        for flag in (False, True)
+    )
+    assert resident == pytest.approx(plain, rel=1e-3)  # a GPU adds up in no fixed order
+    assert resident[0] == pytest.approx(plain[0], rel=1e-5)

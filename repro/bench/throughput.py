@@ -56,7 +56,7 @@ def kind_of(run: Run) -> Kind:
         run.optimization.precision.name,
         run.augmentation.backend.name,
         # How the step is carried out, of which its results do not depend.
-        *(name for name in ("channels_last", "compile", "graphs") if getattr(run.machine, name)),
+        *(name for name in ("channels_last", "compile", "graphs", "resident") if getattr(run.machine, name)),
     )
 
 

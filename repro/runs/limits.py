@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import reduce
 
-from repro.runs.choices import Branch, Interpolation, Resizer, Strategy
+from repro.runs.choices import Backend, Branch, Interpolation, Resizer, Strategy
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
@@ -132,11 +132,23 @@ def problems(run: RunSettings) -> Iterator[Problem]:
             f"augmentation.interpolation={run.augmentation.interpolation.name}",
             mend="augmentation.resizer=pil, or augmentation.interpolation=bilinear",
         )
+    if run.machine.resident:
+        yield from _resident_problems(run)
     yield from _evaluation_problems(run)
     # The framework's own come before those of its masks: where it has no place for masks at all, nothing else is to be
     # said of them.
     yield from FRAMEWORKS[run.framework].problems(run)
     yield from _masking_problems(run)
+
+
+def _resident_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields what excludes images on the device: they are cropped to Pillow's pixels and augmented there."""
+    for key, value, needed in (
+        ("augmentation.backend", run.augmentation.backend, Backend.device),
+        ("augmentation.resizer", run.augmentation.resizer, Resizer.pil),
+    ):
+        if value is not needed:
+            yield Problem(f"machine.resident=true excludes {key}={value.name}", mend=f"{key}={needed.name}")
 
 
 def _evaluation_problems(run: RunSettings) -> Iterator[Problem]:

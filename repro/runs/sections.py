@@ -265,6 +265,7 @@ class MachineSettings:
     channels_last: bool = False
     compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds otherwise
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph
+    resident: bool = False  # the training images lie in the device's memory, and views are cropped there
 
 
 @dataclass(frozen=True)

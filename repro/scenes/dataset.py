@@ -203,6 +203,15 @@ class Scenes:
             return self.scene(index).image, self.targets[index]
         return self._pictures.get(index, lambda: self.scene(index).image), self.targets[index]
 
+    def pixels(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        """Returns a scene's pixels, size×size×3 and read-only, and the label of its main object."""
+        image, label = self[index]
+        return np.asarray(image), label
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns a scene's width and height in pixels."""
+        return self._size, self._size
+
     def scene(self, index: int) -> Scene:
         """Draws one scene, with its boxes and masks.
 

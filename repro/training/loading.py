@@ -143,7 +143,7 @@ def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> D
     Workers neither draw nor keep random numbers of their own, so their number changes no batch.
 
     Args:
-        dataset: its items are named as `batches` names them.
+        dataset: its items are named as `batches` names them. One that makes whole batches has a `collate` of its own.
         batches: yields the names of each batch's items.
         workers: number of processes; with 0 the main process reads.
     """
@@ -151,6 +151,7 @@ def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> D
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        collate_fn=getattr(dataset, "collate", None),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

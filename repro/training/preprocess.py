@@ -18,6 +18,7 @@ from repro.runs.sections import AugmentationSettings
 from repro.saliency.foregrounds import ByView, Foregrounds
 from repro.saliency.localizer import Localizer
 from repro.training.memory_layout import lay_out_images
+from repro.training.resident import ResidentImages
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Stages:
 
 
 class Augmenter(BaseDataPreprocessor):
-    """Turns a loader's crops into augmented, normalised images, on the device."""
+    """Turns a loader's crops, or boxes of images on the device, into augmented, normalised images there."""
 
     mean: Tensor
     std: Tensor
@@ -48,24 +49,39 @@ class Augmenter(BaseDataPreprocessor):
         self.augmentation = augmentation
         self.compiled = False
         """Whether the augmentation is compiled, see `apply_on_device`."""
+        self._resident: tuple[ResidentImages, int] | None = None
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
-    def augment(self, crops: Tensor, draws: Tensor) -> Tensor:
+    def crop_from(self, resident: ResidentImages, size: int) -> None:
+        """Lets views be cropped from images on the device, where batches are those of `ViewDraws`.
+
+        Args:
+            resident: the images that the batches name.
+            size: side of a view in pixels.
+        """
+        self._resident = (resident, size)
+
+    def augment(self, batch: dict[str, Any], name: str) -> Tensor:
         """Returns augmented images.
 
         Args:
-            crops: B×3×S×S, uint8, on the host.
-            draws: B×9, rows of `Draw.row`, on the host.
+            batch: of a `RandomViews` or a `ViewDraws`, on the host.
+            name: of the view.
 
         Returns:
             B×3×S×S in 0..1, on the device. Where the loader has applied the draws with PIL, only the range changes.
         """
-        # Bytes cross to the device, a quarter of what floats would be.
-        pixels = crops.to(self.device, non_blocking=True).float().div_(255)
+        if self._resident is None:
+            # Bytes cross to the device, a quarter of what floats would be.
+            crops = batch[name].to(self.device, non_blocking=True).float()
+        else:
+            resident, size = self._resident
+            crops = resident.crops(batch["index"], batch[f"{name}_box"], size, self.augmentation.interpolation)
+        pixels = crops.div_(255)
         if self.augmentation.backend is Backend.reference:
             return pixels
-        return apply_on_device(pixels, draws, self.augmentation, compiled=self.compiled)
+        return apply_on_device(pixels, batch[f"{name}_draw"], self.augmentation, compiled=self.compiled)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalises images B×3×H×W in 0..1 by ImageNet's mean and standard deviation."""
@@ -124,7 +140,7 @@ class ViewMaker(Augmenter):
         # mmengine calls a preprocessor under the autocast of the training. Filters and noise of half precision would be
         # off by as much as what they leave: only networks run in it.
         with torch.autocast(self.device.type, enabled=False):
-            query, key = (self.augment(batch[name], batch[f"{name}_draw"]) for name in ("query", "key"))
+            query, key = (self.augment(batch, name) for name in ("query", "key"))
             normal_query, normal_key = (self.normalise(view) for view in (query, key))
         if self.masking is None or self.foregrounds is None:
             return Stages(query, key, None, None, self._lay_out(Views(normal_query, normal_key)))

@@ -1,6 +1,7 @@
 """Pretraining, from a `Run` to its `backbone.pth`."""
 
 import logging
+from dataclasses import replace
 
 import torch
 
@@ -18,9 +19,12 @@ from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.training.compilation import compile_step
 from repro.training.learner import Build, Learner, build_learner
-from repro.training.loading import EpochBatches, make_loader
+from repro.training.loading import EpochBatches, RandomViews, make_loader
+from repro.training.preprocess import Augmenter
+from repro.training.resident import ResidentImages
 from repro.training.runner import Training
 from repro.training.step_graph import can_be_replayed
+from repro.training.view_draws import ViewDraws
 
 log = logging.getLogger("salmask")
 
@@ -98,10 +102,30 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
     return EpochBatches(len(images), settings.batch, run.seed)
 
 
+def with_resident_images(learner: Learner, run: Run, device: torch.device) -> Learner:
+    """Moves a learner's images into the device's memory, and lets its views be cropped there.
+
+    Raises:
+        UserError: they do not fit, or the learner does not see random views.
+    """
+    views, maker = learner.dataset, learner.model.data_preprocessor
+    if not (isinstance(views, RandomViews) and isinstance(maker, Augmenter)):
+        raise UserError(f"{run.method} does not learn from random views of images", mend="machine.resident=false")
+    resident = ResidentImages.load(views.images, device, run.machine.workers)
+    maker.crop_from(resident, views.size)
+    return replace(learner, dataset=ViewDraws(views, resident.sizes))
+
+
 def build_training(
     run: Run, folder: RunFolder, learner: Learner, batches: EpochBatches, device: torch.device
 ) -> Training:
-    """Puts together the training that mmengine's Runner drives."""
+    """Puts together the training that mmengine's Runner drives.
+
+    Raises:
+        UserError: the images are to lie on the device, and do not fit or cannot be cropped there.
+    """
+    if run.machine.resident:
+        learner = with_resident_images(learner, run, device)
     if run.machine.compile:
         compile_step(learner.model)
     return Training(

@@ -1,0 +1,248 @@
+"""A data set that lies whole in the device's memory, as bytes; views are cropped from it there, in batches.
+
+Then no pixel crosses the bus and no worker decodes one: the loader sends which images, which boxes and which draws.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from repro.augmentation.batched_draws import largest_boxes
+from repro.augmentation.resampling import resample
+from repro.data.pixel_cache import CachedImages, PixelArrays
+from repro.data.splits import Images, pixels_of, size_of
+from repro.distributed import rank, world_size
+from repro.errors import UserError
+from repro.runs.choices import Interpolation
+
+log = logging.getLogger("salmask")
+
+MOST_OF_THE_DEVICE = 0.8
+"""Share of the device's free memory that the images may take; the training needs the rest."""
+CHUNK = 64
+"""Images that a process reads at a time."""
+PROGRESS_SECONDS = 10.0
+"""Time between two lines of progress."""
+WINDOW_BYTES = 2**28
+"""Bytes of the windows, in single precision, that are resized at a time; twice as much is made on the way."""
+WINDOW_STEP = 32
+"""Where images differ in size, the windows of a chunk of views have a multiple of so many pixels a side."""
+
+Sizes = NDArray[np.int64]
+"""N×2: height and width of each image in pixels."""
+
+
+class ResidentImages:
+    """Images of any sizes, one after the other in one tensor of bytes.
+
+    Every process of a training has all of them: any image may come in any process's part of a batch.
+    """
+
+    def __init__(self, sizes: Sizes, device: torch.device) -> None:
+        """Reserves the memory.
+
+        Args:
+            sizes: of the images.
+            device: where they go.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        self.sizes = sizes
+        lengths = 3 * sizes.prod(1)
+        offsets = np.concatenate([[0], lengths.cumsum()])
+        self.largest_box = int(largest_boxes(sizes).max())
+        """Longest side of a box in any of the images, in pixels."""
+        self.of_one_size = bool((sizes == sizes[0]).all())
+        # A window's lines may reach beyond the image, and that of the last one beyond the end.
+        needed = int(offsets[-1]) + 3 * self.largest_box
+        free = free_bytes(device)
+        if needed > MOST_OF_THE_DEVICE * free:
+            raise UserError(
+                f"machine.resident=true: {len(sizes)} images take {needed / 1e9:.1f} GB, more than "
+                f"{MOST_OF_THE_DEVICE:.0%} of the {free / 1e9:.1f} GB that are free on {device}",
+                mend="machine.resident=false, or smaller images by data.cached_side",
+            )
+        self.pixels = torch.zeros(needed, dtype=torch.uint8, device=device)
+        self._starts: NDArray[np.int64] = offsets
+        self._offsets = torch.from_numpy(offsets[:-1]).to(device)
+        self._heights, self._widths = (torch.from_numpy(side.copy()).to(device) for side in sizes.T)
+
+    @classmethod
+    def load(cls, images: Images, device: torch.device, workers: int) -> "ResidentImages":
+        """Decodes all images, each in one of the ranks, and copies them to the device of every rank.
+
+        Args:
+            images: of the training split.
+            device: where they go.
+            workers: decoding processes of this rank; with 0 it decodes by itself.
+
+        Raises:
+            UserError: an image is broken, or they do not fit into the device's memory.
+        """
+        resident = cls(read_sizes(images, workers), device)
+        began = time.monotonic()
+        shares = [len(images) * number // world_size() for number in range(world_size() + 1)]
+        resident._fill(images, range(shares[rank()], shares[rank() + 1]), workers)
+        for source in range(world_size() if world_size() > 1 else 0):
+            dist.broadcast(resident.pixels[slice(*resident._starts[shares[source : source + 2]].tolist())], source)
+        size = f"{len(images)} images, {resident.pixels.numel() / 1e9:.2f} GB"
+        log.info("%s, lie on %s after %.0f s", size, device, time.monotonic() - began)
+        return resident
+
+    def crops(self, index: Tensor, boxes: Tensor, size: int, interpolation: Interpolation) -> Tensor:
+        """Cuts boxes out of images and resizes them, to the bytes that PIL would give.
+
+        Where all images have one size, or the boxes are on the GPU already, nothing is read on the host, and shapes
+        stay the same from batch to batch, so that a CUDA graph can hold it. Otherwise views of similar boxes are
+        resized together: a few large images do not make all others as dear as they are.
+
+        Args:
+            index: B, of the images.
+            boxes: B×4, top, left, height and width in pixels.
+            size: S, side of the crops in pixels.
+            interpolation: of the resizing.
+
+        Returns:
+            B×3×S×S floats, whole numbers in 0..255, on the device.
+        """
+        device = self.pixels.device
+        order = (
+            None if self.of_one_size or boxes.device.type != "cpu" else boxes[:, 2:].amax(1).argsort(descending=True)
+        )
+        chunks = list(self._chunks(boxes, order))
+        index, boxes = (values.to(device, non_blocking=True) for values in (index, boxes))
+        if order is not None:
+            order = order.to(device, non_blocking=True)
+            index, boxes = index[order], boxes[order]
+        parts = (torch.split(values, [count for count, _ in chunks]) for values in (index, boxes.long()))
+        crops = torch.cat(
+            [
+                resample(self._windows(images, part, side), part[:, 2], part[:, 3], size, interpolation)
+                for (_, side), images, part in zip(chunks, *parts, strict=True)
+            ]
+        )
+        return crops if order is None else torch.empty_like(crops).index_copy_(0, order, crops)
+
+    def _chunks(self, boxes: Tensor, order: Tensor | None) -> Iterator[tuple[int, int]]:
+        """Yields for each chunk of views how many there are, and the side of their windows.
+
+        Args:
+            boxes: B×4.
+            order: of the views, those of the longest boxes first; none where all windows are to be of one size.
+        """
+        longest = [] if order is None else boxes[order, 2:].amax(1).tolist()
+        start = 0
+        while start < len(boxes):
+            # Rounded up, so that few shapes come up.
+            side = -(-longest[start] // WINDOW_STEP) * WINDOW_STEP if longest else self.largest_box
+            side = min(side, self.largest_box)
+            count = min(max(1, WINDOW_BYTES // (12 * side**2)), len(boxes) - start)
+            yield count, side
+            start += count
+
+    def _windows(self, index: Tensor, boxes: Tensor, side: int) -> Tensor:
+        """Returns the squares B×L×L×3, uint8, of `side` pixels whose upper left corners are those of the boxes.
+
+        What lies beyond the box is arbitrary.
+        """
+        top, left = boxes[:, 0:1], boxes[:, 1:2]
+        width = self._widths[index].unsqueeze(1)
+        rows = torch.minimum(top + torch.arange(side, device=boxes.device), self._heights[index].unsqueeze(1) - 1)
+        starts = self._offsets[index].unsqueeze(1) + 3 * (rows * width + left)
+        # Every place of the buffer as the beginning of a line: a view, which costs nothing. So one number tells a line.
+        lines = self.pixels.unfold(0, 3 * side, 1)
+        return lines.index_select(0, starts.flatten()).view(len(boxes), side, side, 3)
+
+    def _fill(self, images: Images, own: range, workers: int) -> None:
+        """Decodes some of the images and copies them to their places."""
+        if isinstance(images, CachedImages):
+            pieces = _pieces(images.arrays(), own)
+        else:
+            pieces = iter(_loader(_DecodedImages(images), own, workers))
+        reported = time.monotonic()
+        for number, piece in enumerate(pieces):
+            first, end = (min(own.start + CHUNK * n, own.stop) for n in (number, number + 1))
+            place = self.pixels[self._starts[first] : self._starts[end]]
+            if len(piece) != len(place):
+                raise UserError(
+                    f"images {first} to {end - 1} have other sizes than when they were listed", mend="start again"
+                )
+            place.copy_(piece)
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
+                log.info("%d of %d images lie on %s", end - own.start, len(own), self.pixels.device)
+
+
+class _DecodedImages(Dataset[Any]):
+    """The pixels of many images at once, one after the other."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return torch.from_numpy(np.concatenate([pixels_of(self.images, index)[0].ravel() for index in indices]))
+
+
+class _ImageSizes(Dataset[Any]):
+    """Height and width of many images at once."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return torch.tensor([size_of(self.images, index)[::-1] for index in indices])
+
+
+def read_sizes(images: Images, workers: int) -> Sizes:
+    """Returns the sizes of images, from their headers where these tell.
+
+    Args:
+        images: of any kind.
+        workers: reading processes; with 0 this one reads by itself.
+
+    Raises:
+        UserError: an image is broken.
+    """
+    if isinstance(images, CachedImages):
+        arrays = images.arrays()
+        return np.stack([arrays.height, arrays.width], 1).astype(np.int64)
+    return torch.cat(list(_loader(_ImageSizes(images), range(len(images)), workers))).long().numpy()
+
+
+def _loader(dataset: Dataset[Any], indices: range, workers: int) -> DataLoader[Any]:
+    """Returns a loader of chunks of images in their order; what the data set gives for one is left as it is."""
+    chunks = [list(indices[start : start + CHUNK]) for start in range(0, len(indices), CHUNK)]
+    return DataLoader(dataset, batch_sampler=chunks, num_workers=workers, collate_fn=lambda chunk: chunk)
+
+
+def _pieces(arrays: PixelArrays, own: range) -> Iterator[Tensor]:
+    """Yields chunks of decoded images from a cache."""
+    for first in range(own.start, own.stop, CHUNK):
+        last = min(first + CHUNK, own.stop) - 1
+        end = arrays.offset[last] + 3 * int(arrays.height[last]) * int(arrays.width[last])
+        # A copy: torch warns of memory that it must not write to.
+        yield torch.from_numpy(arrays.pixels[arrays.offset[first] : end].copy())
+
+
+def free_bytes(device: torch.device) -> float:
+    """Returns how much memory is free on a device; infinite where the system does not tell."""
+    if device.type == "cuda":
+        # What torch holds for later use is free too.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not on macOS
+        return float("inf")
+    (kibibytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return 1024.0 * int(kibibytes)
