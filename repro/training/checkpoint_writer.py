@@ -61,7 +61,8 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         # A copy first: a state dict carries the versions of its modules' layouts as an attribute.
         copied = copy.copy(value)
-        copied.update((name, _copied(item)) for name, item in value.items())
+        for name, item in value.items():
+            copied[name] = _copied(item)  # one by one: a Counter's `update` counts instead
         return copied
     if isinstance(value, list | tuple):
         return type(value)(_copied(item) for item in value)
