@@ -22,21 +22,20 @@ from repro.methods.audit import (
     RELEASED,
     Audit,
     HiddenShares,
-    ObjectMasks,
     audit,
     hidden_pixels,
-    load_batch,
     variants,
 )
 from repro.methods.audit_page import write
 from repro.runs.choices import Backend, Branch, Guidance, Resizer, Source, Strategy
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
-from repro.saliency import foregrounds
+from repro.saliency import sources
 from repro.saliency.localizer import Localizer
 from repro.scenes.dataset import Instance, Scene, Scenes
 from repro.training import learner
 from repro.training.preprocess import ViewMaker
+from repro.training.true_objects import ObjectMasks, load_batch
 
 METHOD = "mocov2+ours-blur"
 """Patches alone: rates can be told exactly."""
@@ -63,11 +62,14 @@ class Discs(Scenes):
         pixels = (colours + grain).astype(np.uint8)
         return Scene(Image.fromarray(pixels), (Instance(0, (0, 0, side, side), mask),))
 
+    def main_mask(self, index: int) -> NDArray[np.bool_]:
+        return self.scene(index).instances[0].mask
+
 
 @pytest.fixture(scope="module")
 def red() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(foregrounds, "build_localizer", lambda *_, **__: Localizer(Bright()))
+        patch.setattr(sources, "build_localizer", lambda *_, **__: Localizer(Bright()))
         yield
 
 

@@ -12,6 +12,7 @@ import platformdirs
 
 from repro.errors import UserError
 from repro.files import append_lines
+from repro.runs.choices import MapOf
 from repro.runs.provenance import now
 from repro.runs.run import Run
 
@@ -50,7 +51,7 @@ def kind_of(run: Run) -> Kind:
         masking.branch.name,
         str(masking.hard_negative),
         run.encoder.network,
-        run.localizer.network if run.needs_localizer else "",
+        run.localizer.network if run.needs_localizer and run.localizer.map is MapOf.view else "",
         str(run.data.crop),
         str(run.optimization.batch),
         run.optimization.precision.name,

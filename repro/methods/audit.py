@@ -13,23 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Generator, Tensor
-from torch.utils.data import default_collate
 
 from repro.data.splits import Images
 from repro.errors import UserError
 from repro.masking.patches import as_many_at_random, overlap, to_pixels
 from repro.randomness import Purpose, stream, stream_seed
-from repro.runs.choices import Backend, Branch, Guidance, Resizer, Source, Strategy
+from repro.runs.choices import Branch, Guidance, Source, Strategy
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
-from repro.scenes.dataset import Scenes
 from repro.training.gallery import overlay, spread
 from repro.training.learner import build_view_maker
-from repro.training.loading import TwoViews
 from repro.training.preprocess import Stages, ViewMaker
+from repro.training.true_objects import load_batch
 
 BATCH = 32
 """Least number of images at a time; as many more as make up whole groups of a released hard negative."""
@@ -64,25 +61,6 @@ def variants(run: Run) -> dict[str, Run]:
         RELEASED: replace(run, masking=guided, fidelity=released),
     }
     return compared if run in compared.values() else {run.method: run, **compared}
-
-
-class ObjectMasks:
-    """The mask of each scene's main object as an image: cropped with the scene's own stream, it stays on the object."""
-
-    def __init__(self, scenes: Scenes) -> None:
-        self.scenes = scenes
-        self.classes, self.targets = scenes.classes, scenes.targets
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        mask = self.scenes.scene(index).instances[0].mask
-        return Image.fromarray(mask.astype(np.uint8) * 255), self.targets[index]
-
-    def fingerprint(self) -> str:
-        """Returns the fingerprint of the scenes."""
-        return self.scenes.fingerprint()
 
 
 @dataclass(frozen=True)
@@ -246,38 +224,6 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
                 (title, pictures[:gallery_images].cpu()) for title, pictures in _gallery_columns(stages, masks, objects)
             ]
     return _conclude(run, observations, len(order), columns, served)
-
-
-def load_batch(
-    run: Run, images: Images, indices: Sequence[int], device: torch.device
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Loads a batch as training's first epoch does, and the true objects in its views.
-
-    Args:
-        run: whose crops and augmentation are drawn.
-        images: the data set.
-        indices: of the images.
-        device: where the objects go.
-
-    Returns:
-        The batch of `TwoViews`, and by the names of its views the objects B×H×W, boolean, after the same crops and
-        flips; none where they are not known.
-    """
-    views = TwoViews(images, run.data.crop, run.augmentation, run.seed)
-    batch = default_collate([views[0, index] for index in indices])
-    if not isinstance(images, Scenes):
-        return batch, {}
-    # The same streams draw the same crops and flips. The device's backend hands crops out as they are: a mask has no
-    # colours to change, and is flipped here. It is one channel, which Pillow alone resizes here.
-    cropped_only = replace(run.augmentation, backend=Backend.device, resizer=Resizer.pil)
-    masks = TwoViews(ObjectMasks(images), run.data.crop, cropped_only, run.seed)
-    cropped = default_collate([masks[0, index] for index in indices])
-    objects = {}
-    for name in TwoViews.names:
-        inside = cropped[name].squeeze(1) >= 128  # cropping resizes, which leaves grey at the rim
-        flip = cropped[f"{name}_draw"][:, -1].bool().view(-1, 1, 1)  # the last number of a `Draw`
-        objects[name] = torch.where(flip, inside.flip(-1), inside).to(device)
-    return batch, objects
 
 
 def hidden_pixels(stages: Stages, maker: ViewMaker) -> dict[str, Tensor]:

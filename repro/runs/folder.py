@@ -1,7 +1,8 @@
 """A run's folder: everything that made a run and everything that it made.
 
 `runs/<sweep>/<method>/s<seed>-<id>/` holds `run.yaml`, `provenance.json`, `status.json`, `metrics.jsonl`,
-`results.jsonl`, `checkpoints/`, `backbone.pth`, `gallery/` and `logs/`. Its name follows from the run alone. Downstream
+`results.jsonl`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/` and, of runs on scenes with maps of whole images,
+`foregrounds.json`. Its name follows from the run alone. Downstream
 tasks of a run may be carried out at once: each has a status and a lock of its own, `status-TASK.json`, `.lock-TASK`.
 """
 
@@ -62,6 +63,7 @@ class RunFolder:
         self.backbone = path / "backbone.pth"
         self.checkpoints = path / "checkpoints"
         self.gallery = path / "gallery"
+        self.foregrounds = path / "foregrounds.json"
         self.logs = path / "logs"
         self._attempt: tuple[str, int] | None = None
         """Task and number of the attempt that this process makes."""

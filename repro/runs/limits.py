@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from functools import reduce
 
+from repro.errors import UserError
 from repro.runs.choices import Backend, Branch, Interpolation, Resizer, Strategy
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
+from repro.runs.saliency_sources import SaliencySource
 from repro.runs.sections import Framework, RunSettings
 
 LIMITS: Mapping[str, Limit] = {
@@ -168,6 +170,30 @@ def _evaluation_problems(run: RunSettings) -> Iterator[Problem]:
         )
 
 
+def _source_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields what is wrong with where the foreground comes from."""
+    settings = {
+        f"localizer.{name}": getattr(run.localizer, name)
+        for name in ("source", "hard_negative_source")
+        if getattr(run.localizer, name)
+    }
+    for key, text in settings.items():
+        try:
+            source = SaliencySource.parse(text)
+        except UserError as error:
+            yield Problem(f"{key}: {error.what}", mend=error.mend)
+            continue
+        if source.needs_masks and (not run.data.drawn or run.data.cached_side):
+            where = f"data.dataset={run.data.dataset} has none" if not run.data.drawn else "cached images have none"
+            mend = "data.cached_side=0" if run.data.drawn else "data.dataset=scenes or scenes-cutouts"
+            yield Problem(f"{key}={text} needs true masks, and {where}", mend=mend)
+    if run.localizer.hard_negative_source and not (run.masking.branch is Branch.query and run.masking.hard_negative):
+        yield Problem(
+            "localizer.hard_negative_source needs a key that is not masked itself and a hard negative of it",
+            mend="masking.branch=query and masking.hard_negative=true, or leave it out",
+        )
+
+
 def _masking_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields what is wrong with the localizer and with learned masks."""
     masking = run.masking
@@ -176,6 +202,7 @@ def _masking_problems(run: RunSettings) -> Iterator[Problem]:
             f"localizer.image_side={run.localizer.image_side} is no multiple of 32",
             mend=f"localizer.image_side={32 * round(run.localizer.image_side / 32)}",
         )
+    yield from _source_problems(run)
     if run.localizer.sha256 and run.localizer.network != "checkpoint":
         yield Problem(
             f"localizer.sha256 is a checkpoint's, and localizer.network={run.localizer.network} is none",

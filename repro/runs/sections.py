@@ -28,6 +28,7 @@ from repro.runs.choices import (
 from repro.runs.detection import DetectionSettings
 from repro.runs.identity import added, outside_identity
 from repro.runs.protocols import FinetuneSettings, KnnSettings, LogisticSettings, ProbeSettings
+from repro.runs.saliency_sources import SaliencySource, SourceKind
 
 
 class Framework(StrEnum):
@@ -115,6 +116,8 @@ class LocalizerSettings:
     relax: float = 0.6  # foreground: activation >= mean - relax * std
     sha256: str = added("", absent="")  # of the checkpoint, see `repro.runs.reading.pinned`
     map: MapOf = added(MapOf.view, absent=MapOf.view)
+    source: str = added("network", absent="network")  # of foreground, see `repro.runs.saliency_sources`
+    hard_negative_source: str = added("", absent="")  # of what hard negatives are masked by; empty: the same
     image_side: int = added(256, absent=256)  # of whole images, in pixels; `salmask bench saliency` compares sides
 
 
@@ -303,6 +306,18 @@ class RunSettings:
         return self.masking.strategy not in (Strategy.none, Strategy.learned)
 
     @property
-    def needs_localizer(self) -> bool:
-        """Whether a saliency map is computed at all."""
+    def guided(self) -> bool:
+        """Whether patches are drawn by where the foreground is."""
         return self.masks and self.masking.guidance is Guidance.saliency
+
+    @property
+    def saliency_sources(self) -> tuple[SaliencySource, SaliencySource]:
+        """Where the foreground of masked views and that of hard negatives comes from."""
+        source = SaliencySource.parse(self.localizer.source)
+        hard = self.localizer.hard_negative_source
+        return source, SaliencySource.parse(hard) if hard else source
+
+    @property
+    def needs_localizer(self) -> bool:
+        """Whether a frozen network tells where the foreground is."""
+        return self.guided and any(source.kind is SourceKind.network for source in self.saliency_sources)

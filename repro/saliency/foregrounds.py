@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from repro.augmentation.draws import Draw
-from repro.data.splits import Images
-from repro.runs.choices import MapOf, Source
-from repro.runs.run import Run
 from repro.saliency.cropping import crop_maps
-from repro.saliency.image_maps import MapSource, load_maps, network_maps
-from repro.saliency.localizer import Localizer, grid_of
-from repro.saliency.networks import build_localizer
+from repro.saliency.localizer import Localizer
 from repro.saliency.scda import foreground
 
 FLIP = [f.name for f in fields(Draw)].index("flip")
 """Where a row of draws says whether a view is flipped."""
+LEAST_SHARE = 1e-3
+"""Of a cell: less than half precision and rounding leave of a share is none."""
+ROW_STEP = 7919
+"""A prime, so that the rows of random cells come round late."""
 
 
 class Foregrounds(Protocol):
@@ -83,34 +82,46 @@ class ByImage:
         return foreground(crop_batch(self.maps, batch, name, self.grid).unsqueeze(1), self.relax, self.row_sorted)
 
 
-def build_foregrounds(run: Run, device: torch.device, images: Images | None) -> Foregrounds:
-    """Makes what tells foreground from background in the views of a run that masks.
+@dataclass(frozen=True, eq=False)
+class ByMask:
+    """True masks, or spoilt ones, cropped as the views were: cells that hold at least half of what the fullest holds.
 
-    Args:
-        run: its localizer, and whether it uses one.
-        device: where the views are.
-        images: of the data set; only maps of whole images need them, which are computed here where they are missing.
-
-    Raises:
-        UserError: the localizer cannot be had, or its grid does not fit the views.
+    A view that shows nothing of the object is all foreground, as one without saliency is.
     """
-    grid = grid_of(run.data.crop)
-    if not run.needs_localizer:
-        return Everywhere(grid)
-    settings, row_sorted = run.localizer, run.fidelity.saliency_map is Source.released
-    if settings.map is MapOf.image:
-        if images is None:
-            raise ValueError("maps of whole images need the images")
-        maps = load_maps(map_source(run, images), images, device, workers=run.machine.workers)
-        return ByImage(maps, grid, settings.relax, row_sorted)
-    localizer = build_localizer(settings.network, settings.weights, seed=run.seed, sha256=settings.sha256).to(device)
-    localizer.check(run.data.crop)
-    return ByView(localizer, settings.relax, row_sorted)
+
+    maps: Tensor
+    """N×G×G, how much of each cell is object, of all images, on the device."""
+    grid: int
+    """Cells a side of a view."""
+    inverted: bool = False
+    """Whether all that is not the object is foreground."""
+
+    def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
+        """Returns the foreground, see `Foregrounds`."""
+        cells = crop_batch(self.maps, batch, name, self.grid, exact=True)
+        cells = 1 - cells if self.inverted else cells
+        cells = cells.where(cells > LEAST_SHARE, 0)
+        return cells >= cells.amax((1, 2), keepdim=True) / 2
 
 
-def map_source(run: Run, images: Images) -> MapSource:
-    """Returns what makes the maps of whole images of a run."""
-    return network_maps(run.localizer, images, run.seed)
+@dataclass(frozen=True, eq=False)
+class RandomCells:
+    """As many cells as another source has, anywhere in the view, others in each view of each epoch."""
+
+    counted: Foregrounds
+    """Whose cells are counted."""
+    order: Tensor
+    """N×g², numbers at random, on the device: cells are chosen in the order of a row's."""
+
+    def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
+        """Returns the foreground, see `Foregrounds`."""
+        cells = self.counted(views, batch, name)
+        # Rows of a table, and no generator that would have to be made anew for each batch: a view's row follows from
+        # its image, epoch and name, and no two images of an epoch share one.
+        number = batch["index"] + ROW_STEP * (2 * batch["epoch"] + (name == "key"))
+        row = (number % len(self.order)).to(self.order.device, non_blocking=True)
+        rank = self.order.index_select(0, row).argsort(-1).argsort(-1)
+        return (rank < cells.flatten(1).sum(-1, keepdim=True)).view_as(cells)
 
 
 def crop_batch(maps: Tensor, batch: Mapping[str, Any], name: str, grid: int, *, exact: bool = False) -> Tensor:

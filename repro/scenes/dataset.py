@@ -231,6 +231,16 @@ class Scenes:
         )
         return Scene(_lit(lighting, canvas), instances)
 
+    def main_mask(self, index: int) -> NDArray[np.bool_]:
+        """Returns the mask of a scene's main object, H×W, without drawing the scene.
+
+        Raises:
+            IndexError: There is no such scene.
+        """
+        index = self._checked(index)
+        _, _, objects = self._streams(index)
+        return _visible_masks(self._place(objects, self.targets[index]))[0]
+
     def backdrop(self, index: int) -> Image.Image:
         """Draws the same scene without its objects: the pixels are the scene's wherever no object reaches.
 

@@ -21,7 +21,7 @@ from repro.masking.branches import SaliencyMasking
 from repro.runs.choices import Strategy
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
-from repro.saliency.foregrounds import build_foregrounds
+from repro.saliency.sources import build_foregrounds
 from repro.training.gallery import MaskGallery
 from repro.training.loading import TwoViews
 from repro.training.memory_layout import lay_out_network
@@ -116,6 +116,7 @@ def build_view_maker(run: Run, device: torch.device, images: Images | None = Non
     Raises:
         UserError: the localizer cannot be had, or the grid does not divide the crop.
     """
+    foregrounds, hard_foregrounds = build_foregrounds(run, device, images) if run.masks else (None, None)
     return ViewMaker(
         seed=run.seed,
         augmentation=run.augmentation,
@@ -124,6 +125,7 @@ def build_view_maker(run: Run, device: torch.device, images: Images | None = Non
             if run.masks
             else None
         ),
-        foregrounds=build_foregrounds(run, device, images) if run.masks else None,
+        foregrounds=foregrounds,
+        hard_foregrounds=hard_foregrounds,
         channels_last=run.machine.channels_last,
     ).to(device)

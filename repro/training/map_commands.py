@@ -38,16 +38,16 @@ def data_saliency(
     Example: salmask data saliency imagenet100 localizer.network=efficientnet-lite0 --root /data/imagenet
     """
     from repro.distributed import initialise
-    from repro.saliency.foregrounds import map_source
     from repro.saliency.image_maps import load_maps
     from repro.saliency.map_file import map_path
+    from repro.saliency.sources import map_source
     from repro.training.pretraining import open_data
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     of_data = {"data": {"dataset": name}, "localizer": {"map": "image"}, "machine": {"data_root": root}}
     run = pinned(build([of_data, parse_overrides(settings or [])]))
     images = open_data(run, "train")
-    source = map_source(run, images)
+    source = map_source(run, images, run.saliency_sources[0])
     maps = load_maps(source, images, initialise(run.machine.device), workers=run.machine.workers)
     path: Path = map_path(source.identity, images.fingerprint())
     report(

@@ -108,6 +108,7 @@ class ViewMaker(Augmenter):
         augmentation: AugmentationSettings,
         masking: SaliencyMasking | None = None,
         foregrounds: Foregrounds | None = None,
+        hard_foregrounds: Foregrounds | None = None,
         channels_last: bool = False,
     ) -> None:
         """Assembles the steps.
@@ -117,18 +118,21 @@ class ViewMaker(Augmenter):
             augmentation: what the loader drew from, and who applies it.
             masking: what masks the views; none for plain contrastive learning.
             foregrounds: tells where the objects are; none where nothing is masked.
+            hard_foregrounds: tells where those are that hard negatives lose; other ones only where the key itself is
+                not masked. None: the same.
             channels_last: whether the network's inputs have their channels last in memory.
         """
         super().__init__(augmentation)
         self.seed, self.masking = seed, masking
-        self.foregrounds = foregrounds
+        self.foregrounds, self.hard_foregrounds = foregrounds, hard_foregrounds or foregrounds
         self.channels_last = channels_last
         self._captured_generator: Generator | None = None
 
     @property
     def localizer(self) -> Localizer | None:
         """The frozen network that the views of each step pass through, if there is one."""
-        return self.foregrounds.localizer if isinstance(self.foregrounds, ByView) else None
+        by_view = [each for each in (self.foregrounds, self.hard_foregrounds) if isinstance(each, ByView)]
+        return by_view[0].localizer if by_view else None
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Views]:
         """Returns the model's keyword arguments from a batch of `TwoViews`."""
@@ -142,10 +146,10 @@ class ViewMaker(Augmenter):
         with torch.autocast(self.device.type, enabled=False):
             query, key = (self.augment(batch, name) for name in ("query", "key"))
             normal_query, normal_key = (self.normalise(view) for view in (query, key))
-        if self.masking is None or self.foregrounds is None:
+        if self.masking is None or self.foregrounds is None or self.hard_foregrounds is None:
             return Stages(query, key, None, None, self._lay_out(Views(normal_query, normal_key)))
         query_foreground = self.foregrounds(normal_query, batch, "query")
-        key_foreground = self.foregrounds(normal_key, batch, "key")
+        key_foreground = self.hard_foregrounds(normal_key, batch, "key")
         with torch.autocast(self.device.type, enabled=False):
             views = self.masking(normal_query, normal_key, query_foreground, key_foreground, self._generator(batch))
         return Stages(query, key, query_foreground, key_foreground, self._lay_out(views))

@@ -12,18 +12,21 @@ from repro.data.roots import root_of
 from repro.data.splits import Images, Split
 from repro.distributed import barrier, device_name, rank
 from repro.errors import UserError
+from repro.files import write_json
 from repro.runs.cautions import queue_caution
 from repro.runs.choices import Precision, Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
+from repro.scenes.dataset import Scenes
 from repro.training.compilation import compile_step
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
-from repro.training.preprocess import Augmenter
+from repro.training.preprocess import Augmenter, ViewMaker
 from repro.training.resident import ResidentImages
 from repro.training.runner import Training
 from repro.training.step_graph import can_be_replayed
+from repro.training.true_objects import measure_foregrounds
 from repro.training.view_draws import ViewDraws
 
 log = logging.getLogger("salmask")
@@ -54,6 +57,7 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
         folder.record_provenance(device_name(device), {"train": images.fingerprint()})
         if caution := queue_caution(run, len(images)):
             log.warning("%s", caution)
+        _record_foregrounds(run, folder, learner, images, device)
     # Rank 0 may refuse the folder: no other rank begins a training in it before.
     barrier()
     training.run()
@@ -70,6 +74,18 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
         )
     # Whoever goes on to an evaluation reads the file on every rank.
     barrier()
+
+
+def _record_foregrounds(run: Run, folder: RunFolder, learner: Learner, images: Images, device: torch.device) -> None:
+    """Records how well the run's foregrounds cover the true objects, for `salmask plot saliency-dose`.
+
+    Only where maps are of whole images: there it takes seconds, and a plot has use for it.
+    """
+    maker = learner.model.data_preprocessor
+    if folder.foregrounds.exists() or not (run.guided and isinstance(images, Scenes) and isinstance(maker, ViewMaker)):
+        return
+    if maker.localizer is None:
+        write_json(folder.foregrounds, measure_foregrounds(run, maker, images, device))
 
 
 def open_data(run: Run, split: Split) -> Images:

@@ -1,0 +1,70 @@
+"""Where foreground comes from: the frozen network, or maps of graded quality where the true masks are known."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from repro.errors import UserError
+
+
+class SourceKind(StrEnum):
+    """What tells foreground from background."""
+
+    network = "network"
+    """The frozen network that `localizer.network` names."""
+    truth = "truth"
+    """The true mask of the main object."""
+    dilated = "truth-dilated"
+    """The same, grown by so many cells."""
+    eroded = "truth-eroded"
+    """The same, shrunk by so many cells, to half of its greatest depth at most."""
+    shifted = "truth-shifted"
+    """The same, moved by so many cells into a direction of each image's own; what leaves the image enters opposite."""
+    inverted = "inverted"
+    """All that is not the main object."""
+    centre = "centre"
+    """A Gaussian around the image's centre, read as a network's map is."""
+    random = "random"
+    """As many cells as the true mask has, anywhere in the view."""
+
+
+COUNTED = (SourceKind.dilated, SourceKind.eroded, SourceKind.shifted)
+"""The kinds that come with a number of cells."""
+CELLS = 16
+"""Cells a side of an image's true mask, in which dilation, erosion and shifts are counted."""
+NAMES = tuple(f"{kind}-N" if kind in COUNTED else str(kind) for kind in SourceKind)
+"""How sources are written; N is a whole number of cells."""
+
+
+@dataclass(frozen=True)
+class SaliencySource:
+    """A source of foreground."""
+
+    kind: SourceKind
+    cells: int = 0
+    """By how many cells the true mask is changed, 1 to `CELLS` - 1; 0 where it is not."""
+
+    @classmethod
+    def parse(cls, text: str) -> "SaliencySource":
+        """Reads a source as settings have it, for example `network` or `truth-dilated-2`.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        name, number = text, ""
+        if match := re.fullmatch(r"(.+)-([1-9]\d?)", text):
+            name, number = match.groups()
+        kind = next((kind for kind in SourceKind if kind == name), None)
+        if kind is None or (kind in COUNTED) is not bool(number) or int(number or 0) >= CELLS:
+            raise UserError(
+                f"'{text}' is no source of saliency", mend=f"one of {', '.join(NAMES)}; N: 1 to {CELLS - 1}"
+            )
+        return cls(kind, int(number or 0))
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the true masks must be known."""
+        return self.kind not in (SourceKind.network, SourceKind.centre)
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.cells}" if self.cells else str(self.kind)

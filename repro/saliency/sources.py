@@ -1,0 +1,82 @@
+"""Which source of foreground a run uses, built and ready on the device."""
+
+import torch
+from torch import Generator
+
+from repro.data.splits import Images
+from repro.errors import UserError
+from repro.randomness import Purpose, stream_seed
+from repro.runs.choices import MapOf, Source
+from repro.runs.run import Run
+from repro.runs.saliency_sources import SaliencySource, SourceKind
+from repro.saliency.foregrounds import ByImage, ByMask, ByView, Everywhere, Foregrounds, RandomCells
+from repro.saliency.image_maps import MapSource, load_maps, network_maps
+from repro.saliency.localizer import grid_of
+from repro.saliency.networks import build_localizer
+from repro.saliency.true_maps import centre_prior, true_maps
+from repro.scenes.dataset import Scenes
+
+TRUTH = SaliencySource(SourceKind.truth)
+
+
+def build_foregrounds(run: Run, device: torch.device, images: Images | None) -> tuple[Foregrounds, Foregrounds]:
+    """Makes what tells foreground from background in the views of a run that masks.
+
+    Args:
+        run: its localizer, and whether it uses one.
+        device: where the views are.
+        images: of the data set; only maps of whole images need them, which are computed here where they are missing.
+
+    Returns:
+        What does so for masked views, and for keys that become hard negatives: one and the same, or two.
+
+    Raises:
+        UserError: the localizer cannot be had, its grid does not fit the views, or the images have no true masks.
+    """
+    if not run.guided:
+        everywhere = Everywhere(grid_of(run.data.crop))
+        return everywhere, everywhere
+    source, hard = run.saliency_sources
+    foregrounds = _build(source, run, device, images)
+    return foregrounds, foregrounds if hard == source else _build(hard, run, device, images)
+
+
+def map_source(run: Run, images: Images, source: SaliencySource) -> MapSource:
+    """Returns what makes the maps of whole images of a run.
+
+    Args:
+        run: whose localizer it is.
+        images: of the data set.
+        source: the network, or one that changes true masks.
+
+    Raises:
+        UserError: the images have no true masks.
+    """
+    if not source.needs_masks:
+        return network_maps(run.localizer, images, run.seed)
+    if not isinstance(images, Scenes):
+        raise UserError(f"'{source}' needs images with true masks", mend="data.dataset=scenes or scenes-cutouts")
+    return true_maps(source, images)
+
+
+def _build(source: SaliencySource, run: Run, device: torch.device, images: Images | None) -> Foregrounds:
+    """Makes what one source tells foreground by."""
+    settings, grid = run.localizer, grid_of(run.data.crop)
+    row_sorted = run.fidelity.saliency_map is Source.released
+    if source.kind is SourceKind.network and settings.map is MapOf.view:
+        localizer = build_localizer(settings.network, settings.weights, seed=run.seed, sha256=settings.sha256)
+        localizer.to(device).check(run.data.crop)
+        return ByView(localizer, settings.relax, row_sorted)
+    if images is None:
+        raise ValueError("maps of whole images need the images")
+    if source.kind is SourceKind.centre:
+        return ByImage(centre_prior(device).expand(len(images), -1, -1), grid, settings.relax, row_sorted)
+    of_mask = TRUTH if source.kind in (SourceKind.inverted, SourceKind.random) else source
+    maps = load_maps(map_source(run, images, of_mask), images, device, workers=run.machine.workers)
+    if source.kind is SourceKind.network:
+        return ByImage(maps, grid, settings.relax, row_sorted)
+    by_mask = ByMask(maps, grid, inverted=source.kind is SourceKind.inverted)
+    if source.kind is not SourceKind.random:
+        return by_mask
+    generator = Generator().manual_seed(stream_seed(run.seed, Purpose.localizer, 0))
+    return RandomCells(by_mask, torch.rand(len(images), grid**2, generator=generator).to(device))

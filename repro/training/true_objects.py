@@ -1,0 +1,113 @@
+"""The true objects in the views of scenes, and how well a run's foregrounds cover them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from repro.data.splits import Images
+from repro.masking.patches import overlap
+from repro.runs.choices import Backend, Resizer
+from repro.runs.run import Run
+from repro.scenes.dataset import Scenes
+from repro.training.loading import TwoViews
+from repro.training.preprocess import ViewMaker
+
+VIEWS = 512
+"""Views of each kind that foregrounds are measured on; the mean IoU is then known to about .01."""
+BATCH = 64
+"""Images at a time."""
+
+
+class ObjectMasks:
+    """The mask of each scene's main object as an image: cropped with the scene's own stream, it stays on the object."""
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
+        self.classes, self.targets = scenes.classes, scenes.targets
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        mask = self.scenes.main_mask(index)
+        return Image.fromarray(mask.astype(np.uint8) * 255), self.targets[index]
+
+    def fingerprint(self) -> str:
+        """Returns the fingerprint of the scenes."""
+        return self.scenes.fingerprint()
+
+
+def load_batch(
+    run: Run, images: Images, indices: Sequence[int], device: torch.device
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Loads a batch as training's first epoch does, and the true objects in its views.
+
+    Args:
+        run: whose crops and augmentation are drawn.
+        images: the data set.
+        indices: of the images.
+        device: where the objects go.
+
+    Returns:
+        The batch of `TwoViews`, and by the names of its views the objects B×H×W, boolean, after the same crops and
+        flips; none where they are not known.
+    """
+    views = TwoViews(images, run.data.crop, run.augmentation, run.seed)
+    batch = default_collate([views[0, index] for index in indices])
+    if not isinstance(images, Scenes):
+        return batch, {}
+    # The same streams draw the same crops and flips. The device's backend hands crops out as they are: a mask has no
+    # colours to change, and is flipped here. It is one channel, which Pillow alone resizes here.
+    cropped_only = replace(run.augmentation, backend=Backend.device, resizer=Resizer.pil)
+    masks = TwoViews(ObjectMasks(images), run.data.crop, cropped_only, run.seed)
+    cropped = default_collate([masks[0, index] for index in indices])
+    objects = {}
+    for name in TwoViews.names:
+        inside = cropped[name].squeeze(1) >= 128  # cropping resizes, which leaves grey at the rim
+        flip = cropped[f"{name}_draw"][:, -1].bool().view(-1, 1, 1)  # the last number of a `Draw`
+        objects[name] = torch.where(flip, inside.flip(-1), inside).to(device)
+    return batch, objects
+
+
+@torch.no_grad()
+def measure_foregrounds(
+    run: Run, maker: ViewMaker, images: Scenes, device: torch.device, count: int = VIEWS
+) -> Mapping[str, Mapping[str, float]]:
+    """Measures how well foregrounds cover the main objects in the views that training sees first.
+
+    Args:
+        run: whose crops and augmentation are drawn.
+        maker: of a run that masks; what tells its foregrounds is measured.
+        images: the scenes.
+        device: where the views are.
+        count: the first so many images, or all where there are fewer.
+
+    Returns:
+        For the `query`, which is masked by it, and the `hard negative`, which is made from the key: `mean IoU`,
+        `precision`, `recall`, and `gamma`, the foreground's share of the view (`repro.masking.patches.overlap`), over
+        views that show something of the object; and their number, `views`.
+    """
+    assert maker.foregrounds is not None
+    assert maker.hard_foregrounds is not None
+    sources = {"query": ("query", maker.foregrounds), "hard negative": ("key", maker.hard_foregrounds)}
+    cells: dict[str, list[Tensor]] = {role: [] for role in sources}
+    objects: dict[str, list[Tensor]] = {role: [] for role in sources}
+    indices = range(min(count, len(images)))
+    for start in indices[::BATCH]:
+        batch, true_objects = load_batch(run, images, indices[start : start + BATCH], device)
+        for role, (name, foregrounds) in sources.items():
+            view = maker.normalise(maker.augment(batch, name))
+            cells[role].append(foregrounds(view, batch, name))
+            objects[role].append(true_objects[name])
+    measured = {}
+    for role in sources:
+        found, true = torch.cat(cells[role]), torch.cat(objects[role])
+        shown = true.any(-1).any(-1)  # a crop may miss the object
+        measured[role] = {**overlap(found[shown], true[shown]), "views": int(shown.sum())}
+    return measured

@@ -1,0 +1,248 @@
+"""Foregrounds of graded quality: from true masks, spoilt ones, a centre prior and chance, for each role apart."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from training_samples import CPU, OURS, fixed_batch, refused, salmask, tiny, words
+
+from repro.errors import UserError
+from repro.runs.run import Run
+from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
+from repro.saliency.foregrounds import ByMask, RandomCells
+from repro.saliency.true_maps import TrueMaps, changed
+from repro.scenes.dataset import Scenes
+from repro.training.learner import build_view_maker
+from repro.training.preprocess import Stages
+from repro.training.pretraining import open_data
+from repro.training.true_objects import measure_foregrounds
+
+TRUTH = SaliencySource(SourceKind.truth)
+SOURCES = [name.replace("-N", "-2") for name in NAMES]
+
+
+@pytest.fixture(autouse=True)
+def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def disc(radius: float, side: int = 64, row: float = 32, column: float = 32) -> NDArray[np.bool_]:
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    return (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+
+
+@pytest.mark.parametrize("text", SOURCES)
+def test_a_source_is_written_as_it_is_read(text: str) -> None:
+    source = SaliencySource.parse(text)
+    assert str(source) == text
+    assert source.cells == (2 if text.endswith("-2") else 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "truth-2", "truth-dilated", "truth-dilated-0", "truth-eroded-16", "random-3", "net"]
+)
+def test_what_is_no_source_is_refused_with_those_that_are(text: str) -> None:
+    with pytest.raises(UserError, match="is no source of saliency; mend: one of network, truth, truth-dilated-N"):
+        SaliencySource.parse(text)
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_a_disc_grows_shrinks_and_moves_by_cells_of_the_image(cells: int) -> None:
+    pixels, mask = cells * 64 / CELLS, disc(14)
+    grown, shrunk, moved = (
+        changed(mask, SaliencySource(kind, cells), 5)
+        for kind in (SourceKind.dilated, SourceKind.eroded, SourceKind.shifted)
+    )
+    assert abs(grown.sum() / np.pi) ** 0.5 == pytest.approx(14 + pixels, abs=0.6)
+    assert (grown & mask).sum() == mask.sum()
+    # Never to more than half of its depth: 3 cells of 4 px would leave next to nothing.
+    assert abs(shrunk.sum() / np.pi) ** 0.5 == pytest.approx(14 - min(pixels, 7), abs=0.8)
+    assert not (shrunk & ~mask).any()
+    assert moved.sum() == mask.sum()
+    distance = np.hypot(*(moved.nonzero()[axis].mean() - mask.nonzero()[axis].mean() for axis in (0, 1)))
+    assert distance == pytest.approx(pixels, abs=0.75)
+
+
+def test_each_image_is_shifted_into_a_direction_of_its_own_and_the_mask_comes_in_again() -> None:
+    source = SaliencySource(SourceKind.shifted, 8)
+    mask = disc(10, row=12, column=50)
+    shifted = [changed(mask, source, index) for index in range(20)]
+    assert len({one.tobytes() for one in shifted}) == 20
+    assert all(one.sum() == mask.sum() for one in shifted)
+    assert np.array_equal(changed(mask, source, 3), shifted[3])
+
+
+@pytest.mark.parametrize("cells", [1, 15])
+def test_erosion_leaves_something_of_the_thinnest_object(cells: int) -> None:
+    line = np.zeros((64, 64), dtype=bool)
+    line[20, 5:60] = True
+    everything = np.ones((64, 64), dtype=bool)
+    for mask in (line, everything, disc(1.5)):
+        assert changed(mask, SaliencySource(SourceKind.eroded, cells), 0).any()
+
+
+def test_a_true_map_is_the_share_of_each_cell_and_drawn_without_the_scene() -> None:
+    scenes = Scenes("train", count=6, size=80, objects=3)
+    for index in range(6):
+        mask = scenes.scene(index).instances[0].mask
+        assert np.array_equal(scenes.main_mask(index), mask)
+        expected = mask.reshape(CELLS, 5, CELLS, 5).mean((1, 3))
+        np.testing.assert_allclose(TrueMaps(TRUTH, scenes)(index).numpy(), expected, atol=1e-6)
+
+
+def whole_images(count: int, epoch: int = 0) -> dict[str, Any]:
+    """A batch of views that are the whole images, 64 px wide and high, unflipped."""
+    box, nothing = torch.tensor([[0, 0, 64, 64]] * count), torch.zeros(count, 9)
+    return {
+        "index": torch.arange(count),
+        "epoch": torch.full((count,), epoch),
+        "size": torch.full((count, 2), 64),
+        **{f"{name}_box": box for name in ("query", "key")},
+        **{f"{name}_draw": nothing for name in ("query", "key")},
+    }
+
+
+def test_cells_that_hold_half_of_what_the_fullest_holds_are_foreground() -> None:
+    maps = torch.zeros(4, CELLS, CELLS)
+    maps[0, :4, :4] = 1.0  # one whole cell of a 4×4 view
+    maps[0, :4, 4:6] = 1.0  # and half of the next one
+    maps[0, 4:6, :3] = 1.0  # and three eighths of the one below
+    maps[1, 0, 0] = 0.5  # a corner only
+    maps[3] = 1.0
+    found, inverted = (ByMask(maps, 4, inverted=flag)(maps, whole_images(4), "query") for flag in (False, True))
+    expected = torch.zeros(4, 4, 4, dtype=torch.bool)
+    expected[0, 0, :2] = expected[1, 0, 0] = True
+    expected[2:] = True  # nothing of the object, or nothing else: one stratum
+    assert torch.equal(found, expected)
+    assert inverted[:3].flatten(1).sum(1).tolist() == [15, 16, 16]  # a cell that is half object is both
+    assert inverted[3].all()
+
+
+def test_random_cells_are_as_many_and_anywhere_and_others_each_time() -> None:
+    count = 400
+    maps = torch.zeros(count, CELLS, CELLS)
+    maps[:, :4, :8] = 1.0  # two cells of sixteen, always the same
+    order = torch.rand(count, 16, generator=torch.Generator().manual_seed(0))
+    random = RandomCells(ByMask(maps, 4), order)
+    draws = {
+        (epoch, name): random(maps, whole_images(count, epoch), name) for epoch in (0, 1) for name in ("query", "key")
+    }
+    for cells in draws.values():
+        assert (cells.flatten(1).sum(1) == 2).all()
+        assert (cells.float().mean(0) - 2 / 16).abs().max() < 0.075  # four and a half standard deviations
+    kinds = list(draws.values())
+    overlaps = [(one & other).sum() / one.sum() for i, one in enumerate(kinds) for other in kinds[:i]]
+    assert all(abs(overlap - 2 / 16) < 0.06 for overlap in overlaps)
+    assert torch.equal(random(maps, whole_images(count, 1), "key"), draws[1, "key"])
+
+
+LARGE = {"data.crop": 64, "data.scenes.size": 96, "data.scenes.train_count": 150, "localizer.map": "image"}
+
+
+def measured(source: str, hard: str = "") -> dict[str, dict[str, float]]:
+    run = tiny(OURS, LARGE | {"localizer.source": source, "localizer.hard_negative_source": hard})
+    images = open_data(run, "train")
+    assert isinstance(images, Scenes)
+    found = measure_foregrounds(run, build_view_maker(run, CPU, images), images, CPU)
+    return {role: dict(values) for role, values in found.items()}
+
+
+def test_sources_are_graded_and_each_role_has_its_own() -> None:
+    iou = {
+        source: measured(source)["query"]["mean IoU"]
+        for source in ("truth", "truth-dilated-2", "truth-shifted-3", "truth-shifted-6", "random", "inverted", "centre")
+    }
+    assert iou["truth"] > 0.55
+    assert iou["truth"] > iou["truth-dilated-2"] + 0.03
+    assert iou["truth"] > iou["truth-shifted-3"] + 0.05 > iou["truth-shifted-6"] + 0.05
+    assert iou["truth-shifted-6"] > iou["inverted"]
+    assert iou["truth"] > iou["centre"] > iou["random"] > iou["inverted"]
+    apart = measured("truth", hard="inverted")
+    assert apart["query"]["mean IoU"] == iou["truth"]
+    assert apart["hard negative"]["mean IoU"] == pytest.approx(iou["inverted"], abs=0.05)
+
+
+def stages_of(run: Run) -> Stages:
+    return build_view_maker(run, CPU, open_data(run, "train")).stages(fixed_batch(run))
+
+
+def foregrounds_of(run: Run) -> tuple[Tensor, Tensor]:
+    stages = stages_of(run)
+    assert stages.query_foreground is not None
+    assert stages.key_foreground is not None
+    return stages.query_foreground, stages.key_foreground
+
+
+def test_a_hard_negative_of_another_source_leaves_the_query_and_loses_other_patches() -> None:
+    alike, apart = (
+        tiny(OURS, {"localizer.source": "truth", "localizer.hard_negative_source": h}) for h in ("", "random")
+    )
+    one, other = stages_of(alike), stages_of(apart)
+    assert torch.equal(one.views.query, other.views.query)
+    assert torch.equal(one.views.key, other.views.key)
+    assert one.views.hard_negative is not None
+    assert other.views.hard_negative is not None
+    assert not torch.equal(one.views.hard_negative, other.views.hard_negative)
+    random_query, random_key = foregrounds_of(tiny(OURS, {"localizer.source": "random"}))
+    assert torch.equal(foregrounds_of(apart)[0], foregrounds_of(alike)[0])
+    assert torch.equal(foregrounds_of(apart)[1], random_key)
+    assert not torch.equal(random_query, random_key)
+
+
+def test_a_networks_own_views_can_guide_the_query_beside_true_masks_for_the_hard_negative() -> None:
+    mixed = foregrounds_of(tiny(OURS, {"localizer.hard_negative_source": "truth"}))
+    assert torch.equal(mixed[0], foregrounds_of(tiny(OURS))[0])
+    assert torch.equal(mixed[1], foregrounds_of(tiny(OURS, {"localizer.source": "truth"}))[1])
+
+
+def test_sources_are_part_of_a_runs_identity_and_leave_older_ids() -> None:
+    assert tiny(OURS, {"localizer.source": "network", "localizer.hard_negative_source": ""}).id == tiny(OURS).id
+    runs = [{"localizer.source": name} for name in SOURCES[1:]] + [{"localizer.hard_negative_source": "truth"}, {}]
+    assert len({tiny(OURS, changes).id for changes in runs}) == len(runs)
+    assert not tiny(OURS, {"localizer.source": "truth"}).needs_localizer
+    assert tiny(OURS, {"localizer.source": "truth", "localizer.hard_negative_source": "network"}).needs_localizer
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            ["localizer.source=truth", "data.dataset=imagenet100"],
+            "localizer.source=truth needs true masks, and data.dataset=imagenet100 has none; mend: "
+            "data.dataset=scenes or scenes-cutouts",
+        ),
+        (
+            ["localizer.hard_negative_source=random", "data.cached_side=64"],
+            "localizer.hard_negative_source=random needs true masks, and cached images have none; mend: "
+            "data.cached_side=0",
+        ),
+        (
+            ["localizer.source=blobs"],
+            "localizer.source: 'blobs' is no source of saliency; mend: one of network, truth, truth-dilated-N, "
+            "truth-eroded-N, truth-shifted-N, inverted, centre, random; N: 1 to 15",
+        ),
+        (
+            ["localizer.hard_negative_source=truth", "masking.branch=both"],
+            "localizer.hard_negative_source needs a key that is not masked itself and a hard negative of it; mend: "
+            "masking.branch=query and masking.hard_negative=true, or leave it out",
+        ),
+    ],
+)
+def test_a_source_that_a_run_cannot_have_is_refused(settings: list[str], line: str) -> None:
+    assert refused("pretrain", OURS, "data.dataset=scenes", *settings) == line
+
+
+def test_a_run_records_how_well_its_foregrounds_cover_the_objects(tmp_path: Path) -> None:
+    changes = {"localizer.source": "truth", "localizer.hard_negative_source": "random", "optimization.epochs": 1}
+    ended = salmask("pretrain", OURS, *words(changes), "--out", str(tmp_path))
+    assert ended.code == 0, ended
+    (path,) = tmp_path.glob("*/*/foregrounds.json")
+    run = tiny(OURS, changes)
+    images = open_data(run, "train")
+    assert isinstance(images, Scenes)
+    assert json.loads(path.read_text()) == measure_foregrounds(run, build_view_maker(run, CPU, images), images, CPU)
