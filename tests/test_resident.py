@@ -194,11 +194,14 @@ def test_the_papers_method_trains_the_same_and_goes_on_where_it_was_interrupted(
     assert folder.load().machine.resident
 
 
-@pytest.mark.parametrize("method", ["supervised", "simclr", "mocov2+adios"])
-def test_other_rows_train_the_same(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [("supervised", {}), ("simclr", {}), ("mocov2+adios", {}), (OURS, {"localizer.map": "image"})],
+)
+def test_other_rows_train_the_same(method: str, setting: dict[str, str], tmp_path: Path) -> None:
     folders = [RunFolder(tmp_path / name) for name in ("resident", "loader")]
     for folder, changes in zip(folders, (RESIDENT, {}), strict=True):
-        make_training(tiny(method, {"optimization.epochs": 1, **changes}), folder).run()
+        make_training(tiny(method, {"optimization.epochs": 1, **setting, **changes}), folder).run()
     assert_same_training(*(folder.checkpoints for folder in folders))
 
 
