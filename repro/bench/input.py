@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from torch import Tensor
 from torchvision import transforms
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from repro.augmentation.draws import draw_box, draw_view
 from repro.bench.timing import Seconds, seconds_in_turn
 from repro.data.errors import PathError
 from repro.data.folders import FileImages, image_files
@@ -29,10 +32,14 @@ from repro.runs.choices import Resizer
 from repro.runs.sections import AugmentationSettings
 from repro.scenes.dataset import Scenes
 from repro.training.loading import TwoViews
+from repro.training.resident import ResidentImages
+from repro.training.view_draws import ViewDraws
 
 SIZE = (500, 375)
 """Width and height in pixels of the built-in photographs, those of most of ImageNet's."""
 QUALITY = 92
+BATCH = 256
+"""Images, at least, that are drawn for at once, and cropped at once on a GPU."""
 CACHED_SIDE = 256
 OWN_SIDE = 10**6
 """As a cache's side: images stay as large as they are, and their crops are those of the files."""
@@ -49,6 +56,10 @@ class Rival:
     departure: Callable[[], int] | None = None
     """Returns its largest difference from Pillow's pixels; None where they are not comparable."""
     note: str = ""
+    times: int = 1
+    """How often it does it for all of them in a round."""
+    on_device: bool = False
+    """Whether the work is not the CPU's, so that the clock on the wall counts."""
 
 
 def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, Any]:
@@ -73,12 +84,17 @@ def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, 
         else:
             images, described = find_photographs(photographs, count), f"JPEGs of {photographs}"
         caches = {side: cached(images, side, Path(folder)) for side in (CACHED_SIDE, OWN_SIDE)}
-        rivals = [*decoders(images), *view_makers(images, caches, size)]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        rivals = [
+            *decoders(images),
+            *view_makers(images, caches, size),
+            *resident_images(caches[OWN_SIDE], size, device),
+        ]
         seconds = seconds_in_turn({rival.stage + rival.name: rival.run for rival in rivals if rival.run})
         kilobytes = sum((images.folder / file).stat().st_size for file in images.files) / len(images) / 1000
         return {
             "photographs": f"{len(images)} {described}, {kilobytes:.0f} kB on average",
-            "device": device_name(torch.device("cpu")),
+            "device": device_name(torch.device("cpu")) + (f", {device_name(device)}" if device.type == "cuda" else ""),
             "rows": rows_of(rivals, seconds, len(images)),
         }
 
@@ -89,15 +105,17 @@ def rows_of(rivals: list[Rival], seconds: Mapping[str, Seconds], count: int) -> 
     first: dict[str, float] = {}
     for rival in rivals:
         spent = seconds.get(rival.stage + rival.name)
-        cpu = None if spent is None else spent.cpu / count
+        if spent is not None:
+            spent = Seconds(*(value / rival.times / count for value in spent))
+        cpu = None if spent is None else spent.wall if rival.on_device else spent.cpu
         base = first.setdefault(rival.stage, cpu or 0.0)
         rows.append(
             {
                 "stage": rival.stage,
                 "rival": rival.name,
                 "images/s": None if cpu is None else round(1 / cpu),
-                "cpu ms": None if cpu is None else round(1000 * cpu, 3),
-                "wall ms": None if spent is None else round(1000 * spent.wall / count, 3),
+                "cpu ms": None if spent is None else round(1000 * spent.cpu, 4),
+                "wall ms": None if spent is None else round(1000 * spent.wall, 4),
                 "times as fast": None if cpu is None else round(base / cpu, 2),
                 "off by": rival.departure() if rival.run and rival.departure else None,
                 "note": rival.note,
@@ -255,6 +273,64 @@ def view_makers(images: FileImages, caches: Mapping[int, CachedImages], size: in
     ]
 
 
+def resident_images(images: CachedImages, size: int, device: torch.device) -> list[Rival]:
+    """Returns what is left to do where the images lie in a device's memory (`machine.resident`): draws, and crops.
+
+    Args:
+        images: decoded.
+        size: side of the views in pixels.
+        device: where they are to lie.
+    """
+    settings = AugmentationSettings()
+    views = TwoViews(images, size, settings, seed=0)
+    resident = ResidentImages.load(images, device, workers=0)
+    draws = ViewDraws(views, resident.sizes)
+    on_gpu, full_batch = device.type == "cuda", -(-BATCH // len(images))
+
+    def names(epochs: int) -> list[tuple[int, int]]:
+        return [(epoch, index) for epoch in range(epochs) for index in range(len(images))]
+
+    def draw_in_turn() -> None:
+        for epoch, index in names(full_batch):
+            rng = stream(0, Purpose.view, epoch, index)
+            width, height = images.size(index)
+            for _ in TwoViews.names:
+                draw_box(width, height, settings.crop_scale_min, rng), draw_view(rng, settings).row()
+
+    def crops(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        boxes = {name: batch[f"{name}_box"] for name in TwoViews.names}
+        return {name: resident.crops(batch["index"], boxes[name], size, settings.interpolation) for name in boxes}
+
+    def departure() -> int:
+        ours = crops(draws.__getitems__(names(1)))
+        pairs = ((views[0, index][name], ours[name][index]) for index in range(len(images)) for name in ours)
+        return max(difference(expected.numpy(), crop.cpu().numpy()) for expected, crop in pairs)
+
+    # A GPU is only busy with a whole batch; a CPU would be so for minutes.
+    at_once = full_batch if on_gpu else 1
+    batch = draws.__getitems__(names(at_once))
+    note = f"{len(images) * at_once} images at once" + (", by the clock on the wall" if on_gpu else "")
+    return [
+        Rival("draws of two views", "image by image", draw_in_turn, times=full_batch),
+        Rival(
+            "draws of two views",
+            "salmask, machine.resident",
+            lambda: draws.__getitems__(names(full_batch)),
+            times=full_batch,
+            note=f"{len(images) * full_batch} images at once",
+        ),
+        Rival(
+            "crops of two views",
+            f"salmask, machine.resident on {device.type}",
+            lambda: crops(batch),
+            departure,
+            note,
+            times=at_once,
+            on_device=on_gpu,
+        ),
+    ]
+
+
 def usual_pipeline(size: int) -> Callable[[Image.Image], object]:
     """Returns MoCo v2's augmentation as its authors wrote it (moco, main_moco.py:247-259 and moco/loader.py)."""
 
@@ -275,6 +351,6 @@ def usual_pipeline(size: int) -> Callable[[Image.Image], object]:
     return pipeline
 
 
-def difference(one: Pixels, other: Pixels) -> int:
+def difference(one: NDArray[Any], other: NDArray[Any]) -> int:
     """Returns the largest difference of two arrays of pixels, in levels of 255."""
     return int(np.abs(one.astype(np.int16) - other).max())
