@@ -1,13 +1,14 @@
 """A cache of decoded images holds Pillow's pixels, survives kill -9, and is written by one process at a time."""
 
+import errno
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -206,12 +207,9 @@ def test_two_writers_take_turns(data: Path, tmp_path: Path) -> None:
 
 
 def test_threads_of_one_process_take_turns_too(data: Path, tmp_path: Path) -> None:
-    threads = [threading.Thread(target=cached, args=(data, tmp_path / "caches")) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert_holds(cached(data, tmp_path / "caches"), images_of(data), 32)
+    with ThreadPoolExecutor(3) as pool:
+        for cache in pool.map(lambda _: cached(data, tmp_path / "caches"), range(3)):
+            assert_holds(cache, images_of(data), 32)
 
 
 def test_a_flipped_bit_is_seen_and_mended(data: Path, tmp_path: Path) -> None:
@@ -254,6 +252,27 @@ def test_a_disk_without_room_is_refused_before_anything_is_decoded(
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UserError, match=r"0\.0 GB are to be written, and 0\.0 GB are free; mend: make room"):
         cached(data, tmp_path / "caches")
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_no_checksum_of_what_is_not_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+
+    def full(descriptor: int, content: memoryview, place: int) -> int:
+        if place > 10_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, content[:1000], place)  # as a signal may cut it short
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UserError, match="the disk is full: about 0.0 GB more are needed; mend: make room and repeat"):
+        cached(data, tmp_path / "caches")
+    (part,) = (tmp_path / "caches").glob(".*.part")
+    assert read_checksums(part).keys() <= {0}
+    monkeypatch.undo()
+    monkeypatch.setattr(pixel_cache, "CHUNK", 5)
+    monkeypatch.setattr(pixel_cache_writer, "CHUNK", 5)
+    assert_holds(cached(data, tmp_path / "caches"), images_of(data), 32)
 
 
 def test_a_bad_image_is_named_and_the_rest_is_kept(data: Path, tmp_path: Path) -> None:
