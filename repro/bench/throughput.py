@@ -12,7 +12,7 @@ import platformdirs
 
 from repro.errors import UserError
 from repro.files import append_lines
-from repro.runs.choices import MapOf
+from repro.runs.choices import MapOf, Resizer
 from repro.runs.provenance import now
 from repro.runs.run import Run
 
@@ -56,6 +56,9 @@ def kind_of(run: Run) -> Kind:
         str(run.optimization.batch),
         run.optimization.precision.name,
         run.augmentation.backend.name,
+        # How fast images come, where not as they always did.
+        *(("resizer=torch",) if run.augmentation.resizer is Resizer.torch else ()),
+        *(("cached",) if run.data.cached_side else ()),
         # How the step is carried out, of which its results do not depend.
         *(name for name in ("channels_last", "compile", "graphs", "resident") if getattr(run.machine, name)),
     )
