@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from repro.augmentation.crops import resized_crop, resized_pixels
-from repro.augmentation.draws import Box, draw_box
+from repro.augmentation.draws import CropBox, draw_box
 from repro.data.subsets import Subset
 from repro.runs.choices import Backend, Resizer
 from repro.runs.sections import AugmentationSettings
@@ -55,8 +55,8 @@ def test_a_crop_sees_nothing_outside_its_box_and_leaves_the_image_alone() -> Non
     pixels = np.full((40, 50, 3), 255, np.uint8)
     pixels[10:30, 5:45] = 7
     pixels.flags.writeable = False
-    assert (resized_pixels(pixels, Box(left=5, top=10, width=40, height=20), 16) == 7).all()
-    assert (resized_pixels(pixels, Box(left=0, top=0, width=50, height=5), 16) == 255).all()
+    assert (resized_pixels(pixels, CropBox(left=5, top=10, width=40, height=20), 16) == 7).all()
+    assert (resized_pixels(pixels, CropBox(left=0, top=0, width=50, height=5), 16) == 255).all()
 
 
 @pytest.mark.parametrize("backend", list(Backend))

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from repro.augmentation.draws import Box, draw_box
+from repro.augmentation.draws import CropBox, draw_box
 from repro.data.jpeg import Pixels
 from repro.runs.choices import Interpolation
 
@@ -17,7 +17,7 @@ RESAMPLING = {
 
 
 def resized_crop(
-    image: Image.Image, box: Box, size: int, interpolation: Interpolation = Interpolation.bilinear
+    image: Image.Image, box: CropBox, size: int, interpolation: Interpolation = Interpolation.bilinear
 ) -> Image.Image:
     """Cuts a box out of an image and resizes it to a square of `size` pixels a side."""
     # Cropped first: with PIL's own `box` alone, it would blend in pixels from outside it.
@@ -47,7 +47,7 @@ def random_crop(
     return resized_crop(image, draw_box(*image.size, scale_min, rng), size, interpolation)
 
 
-def resized_pixels(pixels: Pixels, box: Box, size: int) -> Tensor:
+def resized_pixels(pixels: Pixels, box: CropBox, size: int) -> Tensor:
     """Cuts a box out of an image and resizes it bilinearly with antialiasing, as `resized_crop` does but for rounding.
 
     torch weighs with 16 bits where Pillow has 22: on photographs one pixel in twenty is a level of 255 off, and none is

@@ -68,7 +68,7 @@ def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:
     )
 
 
-class Box(NamedTuple):
+class CropBox(NamedTuple):
     """A part of an image, in pixels from its left upper corner."""
 
     left: int
@@ -83,7 +83,7 @@ TRIES = 10
 """Boxes that are drawn until one lies within the image."""
 
 
-def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator) -> Box:
+def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator) -> CropBox:
     """Draws what torchvision's RandomResizedCrop keeps of an image: area scale_min..1, aspect ratio 3/4..4/3.
 
     Args:
@@ -97,7 +97,7 @@ def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator
         ratio = np.exp(rng.uniform(np.log(RATIO_MIN), np.log(RATIO_MAX)))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return Box(int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h)
+            return CropBox(int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h)
     # Ten misses, as they happen with long and narrow images: the largest central crop of an allowed ratio.
     w, h = min(width, round(height * RATIO_MAX)), min(height, round(width * RATIO_MAX))
-    return Box((width - w) // 2, (height - h) // 2, w, h)
+    return CropBox((width - w) // 2, (height - h) // 2, w, h)

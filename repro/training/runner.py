@@ -238,6 +238,8 @@ class Training:
             mends.append("install simplejpeg")
         if self.task == PRETRAIN:
             mends.append("augmentation.resizer=torch, `salmask data cache` with data.cached_side")
+            if self.device.type == "cuda" and not self.machine.resident:
+                mends.append("machine.resident=true where the data fits into the GPU's memory")
         return ", ".join(mends) or "more processor cores"
 
     def _schedulers(self) -> list[_ParamScheduler] | dict[str, list[_ParamScheduler]]:
