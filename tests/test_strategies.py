@@ -14,7 +14,7 @@ from repro.masking.filters import high_pass, strong_blur
 from repro.masking.patches import Mode
 from repro.masking.strategies import HighPass, MaskingStrategy, MeanFill, StrongBlur, build_strategy
 from repro.masking.views import Views
-from repro.runs.choices import Branch, Source, Strategy
+from repro.runs.choices import Branch, NoiseArea, Source, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
@@ -46,7 +46,11 @@ def per_cell(pixels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
-@pytest.mark.parametrize("strategy", [StrongBlur(), MeanFill(), HighPass()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "strategy",
+    [StrongBlur(), MeanFill(), HighPass(), HighPass(noise_area=NoiseArea.masked)],
+    ids=["StrongBlur", "MeanFill", "HighPass", "HighPass, masked"],
+)
 def test_only_masked_pixels_change_and_inputs_are_left_alone(strategy: MaskingStrategy, mode: Mode) -> None:
     views, foreground = pictures(16), half_maps(16)
     clean = strategy.clean(views)
@@ -178,6 +182,42 @@ def test_high_pass_fills_with_gaussian_noise_of_the_specified_strength(
     assert stats.kurtosis(noise.numpy()) == pytest.approx(0, abs=0.05 if tolerance < 0.01 else 0.4)
 
 
+MASKED = HighPass(noise_area=NoiseArea.masked)
+
+
+@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
+def test_noise_of_masked_pixels_alone_hides_the_same_pixels_of_a_view(mode: Mode) -> None:
+    # At 35 px the focal window ends within a patch; 500 images go all three ways.
+    whole, alone = (masked_by(strategy, half_maps(500), mode, size=35) for strategy in (HighPass(), MASKED))
+    assert torch.equal(whole != UNTOUCHED, alone != UNTOUCHED)
+    assert not torch.equal(whole, alone)
+
+
+@pytest.mark.parametrize("way", [{"focal_probability": 1.0}, {"focal_probability": 0.0}], ids=["focal", "patches"])
+@pytest.mark.parametrize(("mode", "std"), [(POSITIVE, 0.18), (HARD, 0.14)], ids=["positive", "hard"])
+def test_noise_of_masked_pixels_alone_is_independent_and_gaussian(
+    mode: Mode, std: float, way: dict[str, float]
+) -> None:
+    masked = masked_by(replace(MASKED, **way), half_maps(600), mode, size=28)
+    hidden = masked != UNTOUCHED
+    whole = masked_by(HighPass(**way), half_maps(600), mode, size=28)
+    assert stats.ks_2samp(masked[hidden][::3].numpy(), whole[hidden][::3].numpy()).pvalue > 1e-4
+    assert stats.kstest(masked[hidden][::3].numpy(), stats.norm(0, std).cdf).pvalue > 1e-4
+    # Between neighbours along either side, between channels, and between images: all of it fresh.
+    for a, b in (
+        (masked[..., 1:], masked[..., :-1]),
+        (masked[..., 1:, :], masked[..., :-1, :]),
+        (masked[:, 1:], masked[:, :-1]),
+        (masked[1:], masked[:-1]),
+        (masked, masked.flip(-1)),
+        (masked, masked.flip(-2)),
+        (masked, masked.mT),
+    ):
+        both = (a != UNTOUCHED) & (b != UNTOUCHED) & (a != b)
+        pairs = torch.stack([a[both], b[both]])
+        assert abs(torch.corrcoef(pairs)[0, 1]) < 5 / (pairs.shape[1] / 2) ** 0.5
+
+
 def spatial_patches(fidelity: FidelitySettings) -> tuple[Tensor, Tensor]:
     """The masked patches of a few spatially masked images: n×(3*32*32) pixels and the image of each."""
     strategy = HighPass(fidelity, focal_probability=0.0, spatial_share=1.0)
@@ -230,6 +270,7 @@ def test_the_settings_choose_strategy_rates_and_strength() -> None:
     )
     fidelity = FidelitySettings(counts=Source.released)
     assert build_strategy(settings, fidelity) == HighPass(fidelity, 0.5, 0.1)
+    assert build_strategy(replace(settings, noise_area=NoiseArea.masked), fidelity).noise_area is NoiseArea.masked  # type: ignore[attr-defined]
     assert build_strategy(replace(settings, strategy=Strategy.strong_blur), fidelity) == StrongBlur(fidelity)
     assert build_strategy(replace(settings, strategy=Strategy.mean_fill), fidelity) == MeanFill(fidelity)
     assert Mode.positive(settings) == Mode("positive", (0.1, 0.25), True, 0.18)

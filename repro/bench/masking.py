@@ -1,16 +1,17 @@
 """The benchmark of masking: a whole batch at once, beside a plain loop over its images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from repro.bench.timing import timed_in_turn
+from repro.bench.timing import seconds_in_turn
 from repro.masking.branches import SaliencyMasking
 from repro.masking.patches import Mode
-from repro.runs.choices import Strategy
+from repro.runs.choices import NoiseArea, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 GRID = 7
@@ -18,36 +19,45 @@ GRID = 7
 
 
 def masking(batch: int, size: int) -> dict[str, Any]:
-    """Times high-pass masking of a query and its hard negative: the batch at once, and a plain loop over images.
+    """Times high-pass masking of a query and its hard negative, beside a plain loop over images.
+
+    The batch is masked at once, with noise drawn for whole views and, where that is another way, for masked pixels.
 
     Args:
         batch: images.
         size: pixels a side, a multiple of 7.
 
     Returns:
-        What was masked on which device, the milliseconds of both ways, and their ratio.
+        What was masked on which device, the milliseconds of each way by the wall's clock and on the processor, and the
+        loop's share of these for each of ours.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     query, key = torch.randn(2, batch, 3, size, size, device=device)
     # Near the foreground's share in scenes, the `gamma` of `salmask bench saliency`.
     query_foreground, key_foreground = torch.rand(2, batch, GRID, GRID, device=device) < 0.65
     settings = MaskingSettings(strategy=Strategy.high_pass)
-    mask_batch = SaliencyMasking(settings, FidelitySettings(), group_size=batch)
     generator = Generator(device).manual_seed(0)
-    rivals: Mapping[str, Callable[[], object]] = {
-        "batched": lambda: mask_batch(query, key, query_foreground, key_foreground, generator),
-        "loop": lambda: (
-            mask_in_a_loop(query, query_foreground, settings, Mode.positive(settings)),
-            mask_in_a_loop(key, key_foreground, settings, Mode.hard(settings)),
-        ),
-    }
-    seconds = timed_in_turn(rivals)
+
+    def masked_at_once(area: NoiseArea) -> Callable[[], object]:
+        masking = SaliencyMasking(replace(settings, noise_area=area), FidelitySettings(), group_size=batch)
+        return lambda: masking(query, key, query_foreground, key_foreground, generator)
+
+    ours = {"batched": masked_at_once(NoiseArea.view)}
+    if device.type == "cpu":
+        ours["batched, noise_area=masked"] = masked_at_once(NoiseArea.masked)
+
+    def loop() -> None:
+        mask_in_a_loop(query, query_foreground, settings, Mode.positive(settings))
+        mask_in_a_loop(key, key_foreground, settings, Mode.hard(settings))
+
+    seconds = seconds_in_turn({**ours, "loop": loop})
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {
         "batch": f"{batch}×3×{size}×{size} on {name}",
-        "batched_ms": round(1000 * seconds["batched"], 1),
-        "loop_ms": round(1000 * seconds["loop"], 1),
-        "loop / batched": round(seconds["loop"] / seconds["batched"], 1),
+        **{f"{way} ms": round(1000 * taken.wall, 1) for way, taken in seconds.items()},
+        **{f"{way} cpu ms": round(1000 * taken.cpu, 1) for way, taken in seconds.items()},
+        **{f"loop / {way}": round(seconds["loop"].wall / seconds[way].wall, 1) for way in ours},
+        **{f"loop / {way}, cpu": round(seconds["loop"].cpu / seconds[way].cpu, 1) for way in ours},
     }
 
 

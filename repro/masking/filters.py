@@ -1,5 +1,6 @@
 """The filters of the masking strategies: one fills patches, through the other one views are seen."""
 
+import torch
 from torch import Tensor
 
 from repro.augmentation.blur import gaussian_blur
@@ -14,7 +15,8 @@ def high_pass(images: Tensor) -> Tensor:
     Returns:
         B×3×H×W, of mean about 0.
     """
-    return images - gaussian_blur(images, 11, 5.0)
+    blurred = gaussian_blur(images, 11, 5.0)
+    return torch.sub(images, blurred, out=blurred)
 
 
 def strong_blur(images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from repro.masking.boxes import Box
 from repro.masking.filters import high_pass, strong_blur
 from repro.masking.patches import Mode, draw_counts, draw_patches, to_pixels
-from repro.runs.choices import Source, Strategy
+from repro.runs.choices import NoiseArea, Source, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 FOCAL_WINDOW = 200 / 224
@@ -98,6 +98,7 @@ class HighPass:
     """Share of the spatial ones among the images that are not focal; by default 0.24 of all images."""
     group_size: int = sys.maxsize
     """How many images, one after the other, share the released code's noise; by default the whole batch."""
+    noise_area: NoiseArea = NoiseArea.view
 
     def clean(self, views: Tensor) -> Tensor:
         """Returns the high-passed views."""
@@ -116,6 +117,9 @@ class HighPass:
         # A query keeps most of itself: all but what lies inside a large window is hidden. A hard negative loses a box.
         box = Box.draw(B, (H, W), FOCAL_WINDOW if mode.background else FOCAL_BOX, generator)
         focal = focal_draw < self.focal_probability
+        # Only the host knows without waiting which pixels are masked; see `NoiseArea`.
+        if self.noise_area is NoiseArea.masked and self.fidelity.noise is Source.paper and clean.is_cpu:
+            return fill_with_noise(clean, patches & ~focal, focal.flatten(), box, mode, generator)
         hidden = box.outside() if mode.background else ~box.outside()
         masked = torch.where(focal, hidden.unsqueeze(1), to_pixels(patches, (H, W)))
         if self.fidelity.noise is Source.released:
@@ -151,6 +155,48 @@ class HighPass:
         return torch.where(focal, focal_noise, patch_noise)
 
 
+def fill_with_noise(
+    clean: Tensor, patches: Tensor, focal: Tensor, box: Box, mode: Mode, generator: Generator
+) -> Tensor:
+    """Returns images whose masked pixels show noise, drawn for these pixels alone.
+
+    Args:
+        clean: B×C×H×W, on the host; left as it is.
+        patches: B×C×g×g, true where masked; of no focal image.
+        focal: B, true for images of which all but a window, or a box, is masked.
+        box: the window or the box of each image.
+        mode: a query is masked outside its window, a hard negative inside its box; and how strong the noise is.
+        generator: of the noise.
+
+    Returns:
+        B×C×H×W.
+    """
+    B, C, H, W = clean.shape
+    grid = patches.shape[-1]
+    masked = clean.clone(memory_format=torch.contiguous_format)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=clean.dtype).normal_(0, mode.noise_std, generator=generator)
+
+    cells = masked.view(B, C, grid, H // grid, grid, W // grid).transpose(3, 4)
+    hidden = patches.nonzero(as_tuple=True)
+    cells[hidden] = noise(len(hidden[0]), H // grid, W // grid)
+    images = focal.nonzero()  # n×1
+    rows, columns = (place[focal] for place in (box.top, box.left))
+    height, width = box.size
+    if mode.background:
+        # What lies outside the window begins where it ends, and goes on at the other border: first whole rows, then
+        # whole columns, which replace the corners once more.
+        rows, columns = (rows + torch.arange(height, H)) % H, (columns + torch.arange(width, W)) % W
+        masked[images, :, rows] = noise(len(images), H - height, C, W)
+        masked[images, :, :, columns] = noise(len(images), W - width, C, H)
+    else:
+        rows, columns = rows + torch.arange(height), columns + torch.arange(width)
+        inside = (images.unsqueeze(2), slice(None), rows.unsqueeze(2), columns.unsqueeze(1))
+        masked[inside] = noise(len(images), height, width, C)
+    return masked
+
+
 def build_strategy(
     settings: MaskingSettings, fidelity: FidelitySettings, group_size: int = sys.maxsize
 ) -> MaskingStrategy:
@@ -162,5 +208,5 @@ def build_strategy(
         group_size: images of a batch-norm group, see `HighPass`; by default the whole batch.
     """
     if settings.strategy is Strategy.high_pass:
-        return HighPass(fidelity, settings.focal_probability, settings.spatial_share, group_size)
+        return HighPass(fidelity, settings.focal_probability, settings.spatial_share, group_size, settings.noise_area)
     return StrongBlur(fidelity) if settings.strategy is Strategy.strong_blur else MeanFill(fidelity)

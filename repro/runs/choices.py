@@ -13,6 +13,17 @@ class Strategy(StrEnum):
     learned = "learned"
 
 
+class NoiseArea(StrEnum):
+    """What the high-pass strategy draws noise for: the whole view, or its masked pixels alone.
+
+    Both show independent noise of one strength in masked pixels, from other places of the stream. A GPU draws for the
+    whole view, whichever it is: that is faster there than to find out how many pixels are masked.
+    """
+
+    view = "view"
+    masked = "masked"
+
+
 class Guidance(StrEnum):
     """Whether patches are drawn by saliency stratum or uniformly."""
 

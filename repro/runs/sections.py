@@ -17,6 +17,7 @@ from repro.runs.choices import (
     Interpolation,
     Interval,
     MapOf,
+    NoiseArea,
     Norm,
     Optimizer,
     Precision,
@@ -137,6 +138,7 @@ class MaskingSettings:
     spatial_share: float = 0.3  # of what is not focal; the rest is channel-wise
     noise_std: float = 0.18
     hard_noise_std: float = 0.14
+    noise_area: NoiseArea = added(NoiseArea.view, absent=NoiseArea.view)
 
 
 @dataclass(frozen=True)
