@@ -222,7 +222,12 @@ def read_sizes(images: Images, workers: int) -> Sizes:
 def _loader(dataset: Dataset[Any], indices: range, workers: int) -> DataLoader[Any]:
     """Returns a loader of chunks of images in their order; what the data set gives for one is left as it is."""
     chunks = [list(indices[start : start + CHUNK]) for start in range(0, len(indices), CHUNK)]
-    return DataLoader(dataset, batch_sampler=chunks, num_workers=workers, collate_fn=lambda chunk: chunk)
+    return DataLoader(dataset, batch_sampler=chunks, num_workers=workers, collate_fn=_unchanged)
+
+
+def _unchanged(chunk: Any) -> Any:
+    """Returns what the data set gave; a function with a name, which spawned workers can be told of."""
+    return chunk
 
 
 def _pieces(arrays: PixelArrays, own: range) -> Iterator[Tensor]:
