@@ -92,7 +92,8 @@ class StepGraph:
         # Without gradients of earlier steps a captured backward pass writes them anew instead of adding them up, into
         # memory of the graph; `wrapper.step` reads them there, and nobody sets them to none any more.
         self.wrapper.zero_grad()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # "thread_local": the loader's thread takes pinned memory meanwhile, which is no part of the graph.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             with self.wrapper.optim_context(self.model):
                 inputs = self.preprocessor(self._batch, True)
                 losses = self.model._run_forward(inputs, mode="loss")
