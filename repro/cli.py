@@ -92,9 +92,26 @@ def _bench() -> typer.Typer:
     from repro.bench.commands import build
     from results.commands import bench_collect
 
-    app = build(_rows)
+    app = build(_rows, _subjects)
     app.command("collect")(bench_collect)
     return app
+
+
+def _subjects() -> Any:
+    from baselines import resolve
+    from repro.bench.scale import Subject, images_to_mask
+    from repro.bench.traffic import bytes_gathered, bytes_of_gradients
+    from results.bench import rows_to_collect
+    from slurm.bench import folders_to_look_at, runs_to_plan
+
+    return [
+        Subject("plan", "runs", 10_000, partial(runs_to_plan, resolve=resolve)),
+        Subject("status", "run folders", 10_000, partial(folders_to_look_at, resolve=resolve)),
+        Subject("collect", "rows", 1_000_000, rows_to_collect),
+        Subject("masking", "images of 224 px", 128, images_to_mask),
+        Subject("ddp-gathers", "images of 64 px a process", 64, bytes_gathered, counts_bytes=True),
+        Subject("ddp-gradients", "images of 64 px a process", 64, bytes_of_gradients, counts_bytes=True),
+    ]
 
 
 def _doctor() -> typer.Typer:
@@ -111,7 +128,8 @@ COMMANDS = {
         "Make a table of the paper from recorded results, as Markdown, LaTeX, CSV and HTML.", _results
     ),
     "claims": LazyCommand(
-        "Hold the paper's claims against the runs at hand: supported, tie, contradicted or not enough runs.", _results
+        "Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.",
+        _results,
     ),
     "plot": LazyCommand("Draw a plot from recorded runs, as SVG and PNG.", _results),
     "collect": LazyCommand(

@@ -1,10 +1,12 @@
-"""The benchmark of the results: how long a million rows take to collect and to print."""
+"""The benchmarks of the results: how long a million rows take to collect and to print, and how that grows."""
 
 import hashlib
 import json
 import resource
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,14 @@ def collecting(rows: int) -> dict[str, Any]:
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "characters": len(page),
     }
+
+
+@contextmanager
+def rows_to_collect(count: int) -> Iterator[Callable[[], object]]:
+    """Writes so many result rows into run folders of a temporary folder; the work reads them into one table."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write(Path(folder), count)
+        yield lambda: collect_runs(find_runs([Path(folder)]))
 
 
 def _write(root: Path, rows: int) -> int:

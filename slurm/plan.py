@@ -247,21 +247,26 @@ def wall_seconds(graph: Graph, costs: Mapping[Key, JobCost], slots: int) -> floa
     # A simulation: each slot is the time at which it is free again, and the earliest free slot takes the next job.
     free = [0.0] * (slots or max(1, len(graph.jobs)))
     heapq.heapify(free)
-    ends: dict[Key, float] = {}
-    waiting = list(graph.jobs)
-    while waiting:
-        ready = {
-            graph.key(job): ends[graph.key(parent)] if (parent := graph.parent(job)) else 0.0
-            for job in waiting
-            if graph.parent(job) is None or graph.key(graph.parent(job) or job) in ends
-        }
-        slot = heapq.heappop(free)
-        # The job that can start first; of several that wait already, the one that has waited longest.
-        key = min(ready, key=lambda key: (max(ready[key], slot), ready[key]))
-        ends[key] = max(ready[key], slot) + (costs[key].seconds or 0.0)
-        heapq.heappush(free, ends[key])
-        waiting = [job for job in waiting if graph.key(job) != key]
-    return max(ends.values(), default=0.0)
+    # What can start, by the time since when: the first of them starts first, whether or not it has to wait for a slot.
+    # The place in the graph decides between jobs that are ready at the same time.
+    ready: list[tuple[float, int]] = []
+    followers: dict[Key, list[int]] = {}
+    for number, job in enumerate(graph.jobs):
+        parent = graph.parent(job)
+        if parent is None:
+            ready.append((0.0, number))
+        else:
+            followers.setdefault(graph.key(parent), []).append(number)
+    last = 0.0
+    while ready:
+        since, number = heapq.heappop(ready)
+        key = graph.key(graph.jobs[number])
+        end = max(since, heapq.heappop(free)) + (costs[key].seconds or 0.0)
+        heapq.heappush(free, end)
+        for follower in followers.get(key, ()):
+            heapq.heappush(ready, (end, follower))
+        last = max(last, end)
+    return last
 
 
 def print_plan(

@@ -1,15 +1,18 @@
 """`salmask bench`: commands that measure rivals side by side in one run, or how fast methods train here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from repro.console import AsJson, completion, report
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 from repro.runs.reading import parse_overrides
 from repro.runs.rows import Rows
+
+if TYPE_CHECKING:
+    from repro.bench.scale import Subject
 
 # torch is imported when a command runs: `--help` answers at once.
 
@@ -31,11 +34,12 @@ WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before them
 Record = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where plans look by default.")]
 
 
-def build(rows: Callable[[], Rows]) -> typer.Typer:
+def build(rows: Callable[[], Rows], subjects: "Callable[[], Sequence[Subject]]") -> typer.Typer:
     """Builds the commands of this room.
 
     Args:
         rows: the methods that can be measured, which this room does not know; called when a command needs them.
+        subjects: of `bench scale`, which rooms above have made; called when the command runs.
     """
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure, side by side in one run.")
     app.command("input")(bench_input)
@@ -44,6 +48,7 @@ def build(rows: Callable[[], Rows]) -> typer.Typer:
     app.command("norm")(bench_norm)
     app.command("scenes")(bench_scenes)
     _add_step(app, rows)
+    _add_scale(app, subjects)
     return app
 
 
@@ -168,3 +173,31 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
                 }
             )
         report(as_json, lines)
+
+
+def _add_scale(app: typer.Typer, subjects: "Callable[[], Sequence[Subject]]") -> None:
+    """Adds the command whose subjects are of rooms above this one."""
+
+    @app.command("scale")
+    def bench_scale(
+        names: Annotated[
+            list[str] | None, typer.Argument(metavar="[SUBJECT]...", help="Default: all; a wrong name lists them.")
+        ] = None,
+        fraction: Annotated[
+            float, typer.Option("--fraction", min=0, max=1, help="Of the largest sizes; smaller ones are quicker.")
+        ] = 1.0,
+        rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count, after one to warm up.")] = 3,
+        as_json: AsJson = False,
+    ) -> None:
+        """Measure how costs grow with size, each with its exponent: plans, status, collecting, masking, bytes sent.
+
+        Example: salmask bench scale plan status --fraction 0.1
+        """
+        from repro.bench.scale import measure_scale
+
+        by_name = {subject.name: subject for subject in subjects()}
+        for name in names or []:
+            if name not in by_name:
+                raise UserError(f"no subject '{name}'", mend=nearest(name, by_name))
+        chosen = [by_name[name] for name in dict.fromkeys(names or by_name)]
+        report(as_json, measure_scale(chosen, fraction, rounds))

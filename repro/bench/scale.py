@@ -1,0 +1,129 @@
+"""How costs grow with size: one subject at several sizes, and the exponent fitted over them."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from repro.errors import UserError
+
+Work = Callable[[], object]
+"""What is measured, at one size."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something whose cost is measured at several sizes.
+
+    Attributes:
+        name: Of the subject, `plan`.
+        unit: What its size counts, `runs`.
+        largest: The largest size, which the others are halves of.
+        prepare: Makes what is measured at a size, within a context that cleans up.
+        counts_bytes: Whether the work returns bytes, which are measured in place of seconds.
+    """
+
+    name: str
+    unit: str
+    largest: int
+    prepare: Callable[[int], AbstractContextManager[Work]]
+    counts_bytes: bool = False
+
+
+HALVINGS = 3
+"""How often the largest size is halved."""
+
+
+def measure_scale(subjects: Sequence[Subject], fraction: float, rounds: int) -> list[dict[str, Any]]:
+    """Measures subjects at sizes of which each is twice the one before.
+
+    Args:
+        subjects: What is measured.
+        fraction: Of each subject's largest size, which stands for the largest one here.
+        rounds: Rounds that count; in each every size has its turn.
+
+    Returns:
+        A row for each subject and size, the subject's exponent in its last one: the slope of the line through the
+        logarithms of sizes and of CPU seconds (or bytes), by least squares. Of a cost that is proportional it is 1.
+    """
+    return [row for subject in subjects for row in _rows(subject, fraction, rounds)]
+
+
+def sizes_of(subject: Subject, fraction: float) -> list[int]:
+    """Returns the sizes of a subject, from the smallest.
+
+    Raises:
+        UserError: The fraction leaves too little to halve.
+    """
+    largest = round(subject.largest * fraction)
+    smallest = 2**HALVINGS
+    if largest < smallest:
+        raise UserError(
+            f"--fraction {fraction:g} leaves {largest} {subject.unit} of {subject.name}, which cannot be halved "
+            f"{HALVINGS} times",
+            mend=f"at least {smallest / subject.largest:.2g}",
+        )
+    return [largest // 2**halving for halving in range(HALVINGS, -1, -1)]
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Returns the slope of the line through the logarithms of sizes and costs, by least squares."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def _rows(subject: Subject, fraction: float, rounds: int) -> Iterator[dict[str, Any]]:
+    """Yields the rows of one subject."""
+    sizes = sizes_of(subject, fraction)
+    with ExitStack() as stack:
+        works = {str(size): stack.enter_context(subject.prepare(size)) for size in sizes}
+        if subject.counts_bytes:
+            sent = [_bytes_of(work) for work in works.values()]
+            costs, shown = sent, [{"wall_s": None, "cpu_s": None, "bytes": number} for number in sent]
+        else:
+            from repro.bench.timing import seconds_in_turn
+
+            seconds = list(seconds_in_turn(works, rounds).values())
+            costs = [each.cpu for each in seconds]
+            shown = [{"wall_s": _rounded(each.wall), "cpu_s": _rounded(each.cpu), "bytes": None} for each in seconds]
+    fitted = round(exponent(sizes, costs), 2)
+    for size, values in zip(sizes, shown, strict=True):
+        last = size == sizes[-1]
+        yield {
+            "subject": subject.name,
+            "size": size,
+            "unit": subject.unit,
+            **values,
+            "exponent": fitted if last else None,
+        }
+
+
+def _bytes_of(work: Work) -> float:
+    sent = work()
+    assert isinstance(sent, int)
+    return sent
+
+
+def _rounded(seconds: float) -> float:
+    """Returns seconds with three digits that count."""
+    return round(seconds, 2 - math.floor(math.log10(seconds))) if seconds > 0 else 0.0
+
+
+@contextmanager
+def images_to_mask(batch: int) -> Iterator[Work]:
+    """Makes a batch of 224 px with its foregrounds; the work masks a query and its hard negative with high-pass."""
+    import torch
+
+    from repro.bench.masking import GRID
+    from repro.masking.branches import SaliencyMasking
+    from repro.runs.choices import Strategy
+    from repro.runs.sections import FidelitySettings, MaskingSettings
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    query, key = torch.randn(2, batch, 3, 224, 224, device=device)
+    foregrounds = torch.rand(2, batch, GRID, GRID, device=device) < 0.65
+    mask = SaliencyMasking(MaskingSettings(strategy=Strategy.high_pass), FidelitySettings(), group_size=batch)
+    generator = torch.Generator(device).manual_seed(0)
+    yield lambda: mask(query, key, foregrounds[0], foregrounds[1], generator)

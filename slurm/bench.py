@@ -1,0 +1,65 @@
+"""Work of the launcher for `salmask bench scale`: planning a sweep, and looking at its folders."""
+
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from repro.runs.folder import RunFolder
+from slurm.ledger import Ledger
+from slurm.plan import estimate, print_plan, survey
+from slurm.queue import QueueSnapshot
+from slurm.status import as_json_of, rows
+from slurm.sweep import Part, Resolve, Sweep, expand
+
+METHODS = ("mocov2", "mocov2+ours-hp")
+"""Rows whose seeds make up the sweep."""
+
+
+@contextmanager
+def runs_to_plan(count: int, *, resolve: Resolve) -> Iterator[Callable[[], object]]:
+    """Makes a sweep of so many runs, each with a linear probe; the work is all of `salmask sweep --plan --json`.
+
+    Args:
+        count: Runs.
+        resolve: Turns a method into a Run.
+    """
+    sweep = Sweep("scale", (Part(METHODS, tuple(range(count // len(METHODS)))),))
+    with tempfile.TemporaryDirectory() as folder:
+
+        def plan() -> None:
+            graph = expand(sweep, Path(folder) / sweep.name, resolve, {})
+            finished, evidence = survey(graph)
+            costs = estimate(graph, None, evidence, finished)
+            with redirect_stdout(io.StringIO()):
+                print_plan(graph, costs, finished, None, 4, Console(), as_json=True)
+
+        yield plan
+
+
+@contextmanager
+def folders_to_look_at(count: int, *, resolve: Resolve) -> Iterator[Callable[[], object]]:
+    """Makes a sweep of so many run folders, half-way through training; the work is all of `salmask status --json`.
+
+    Args:
+        count: Run folders.
+        resolve: Turns a method into a Run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place, now = Path(folder), time.time()
+        recipe = resolve(METHODS[0])
+        for seed in range(count):
+            run_folder = RunFolder.of(replace(recipe, seed=seed), place)
+            run_folder.path.mkdir(parents=True)
+            status = {"state": "running", "task": "pretrain", "heartbeat": now, "host": "node1", "pid": 1, "step": 50}
+            (run_folder.path / "status.json").write_text(json.dumps({**status, "steps": 100}))
+            # What status reads of a run is that it is there.
+            run_folder.run_yaml.write_text("")
+            run_folder.metrics.write_text('{"step": 50, "images_per_second": 800.0}\n' * 20)
+        yield lambda: json.dumps(as_json_of(rows(Ledger(place), QueueSnapshot(), now), place, QueueSnapshot()))
