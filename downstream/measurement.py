@@ -11,6 +11,7 @@ from repro.data.catalogue import open_images
 from repro.data.splits import Images, Split
 from repro.distributed import device_name
 from repro.errors import UserError
+from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import Departure, scale_of
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
@@ -139,7 +140,7 @@ def as_results(
             protocol=measurement.protocol,
             metric=measurement.metric,
             value=measurement.value,
-            scale=scale_of((*run.departures, *measurement.departures)),
+            scale=scale_of((*sizes_below_recipe(run), *measurement.departures)),
             **asdict(source()),
             device=device_name(device),
             started=started,

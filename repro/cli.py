@@ -44,7 +44,7 @@ def _sweeps() -> typer.Typer:
     from results.commands import show_tables
     from slurm.commands import build
 
-    return build(_resolve, show_tables, PROGRAM, _methods)
+    return build(_resolve, partial(show_tables, recipe=_resolve), PROGRAM, _methods)
 
 
 def _jobs() -> typer.Typer:

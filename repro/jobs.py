@@ -68,7 +68,8 @@ def render_report(place: Path, tables: Sequence[str]) -> None:
     Raises:
         UserError: a table is unknown, or its results exclude each other.
     """
+    from baselines import resolve
     from results.commands import show_tables
 
     with RunFolder(place).attempt(REPORT, wait=REPORT_WAIT_SECONDS):
-        show_tables(tables, place, Console(width=160))
+        show_tables(tables, place, Console(width=160), resolve)

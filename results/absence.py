@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from repro.runs.departures import common_scale, scale_of
 from results.collect import KEYS
 from results.columns import Column
 from results.runs import RunRecord
@@ -82,5 +81,4 @@ def missing_seeds(states: Counter[str]) -> str:
 def _fits(run: RunRecord, column: Column) -> bool:
     if run.run is None:
         return True  # its run.yaml cannot be read: better said in one column too many than in none
-    scale = common_scale(scale_of(run.run.departures))
-    return (str(run.run.fidelity), scale) == (column.fidelity, column.scale)
+    return (str(run.run.fidelity), run.comparison.scale) == (column.fidelity, column.scale)

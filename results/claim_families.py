@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from repro.runs.departures import scale_of
 from results.claims import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
 from results.paired import Comparison, holm
 from results.paper_claims import Claim, Family, families
+from results.row_comparison import ALTERED
 
 SINGLY = "each by itself"
 """In place of a verdict, where there is no sentence about the whole."""
@@ -26,7 +28,8 @@ class FamilyVerdict:
 
     Attributes:
         family: The sentence.
-        setting: Data, scale and fidelity of the runs, `scenes, TINY: resnet18, 64 px`; empty where nothing was run.
+        setting: Data, scale, fidelity and common alterations of the runs, `scenes, TINY: resnet18, 64 px`; empty where
+            nothing was run.
         counts: Outcome -> number of the family's comparisons.
         outcome: One of `OUTCOMES` for the whole, or `SINGLY`.
         comparison: Mean difference over the compared comparisons, seed by seed.
@@ -80,7 +83,7 @@ def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
         members = [
             (verdict, claim) for verdict in verdicts for claim in verdict.question.claims if claim.family == family
         ]
-        settings = sorted({_setting(verdict) for verdict, _ in members if verdict.comparison.n}) or [""]
+        settings = sorted({_setting(verdict) for verdict, _ in members if verdict.told}) or [""]
         rolled += [_roll_up(family, setting, members) for setting in settings]
     corrected = iter(holm([verdict.p for verdict in rolled if verdict.p is not None]))
     return [_decided(verdict, None if verdict.p is None else next(corrected)) for verdict in rolled]
@@ -114,19 +117,20 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
 
 
 def _setting(verdict: Verdict) -> str:
-    """Returns what is never averaged over: whose data, which scale and which fidelity the runs had."""
+    """Returns what is never averaged over: whose data, which scale, fidelity and settings the runs had."""
     column = verdict.column
     if column is None:
         return ""
     data = "the paper's data" if column.of_the_paper else column.dataset
     scale = f", TINY: {column.scale}" if column.scale else ""
     fidelity = "" if column.fidelity == "paper" else f", {column.fidelity}"
-    return f"{data}{scale}{fidelity}"
+    altered = scale_of(departure for departure in column.common if not departure.smaller)
+    return f"{data}{scale}{fidelity}" + (f", {ALTERED}: {altered}" if altered else "")
 
 
 def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:
     """Counts a family's outcomes in one setting and takes the mean of its differences, seed by seed."""
-    here = [(verdict, claim) for verdict, claim in members if verdict.comparison.n and _setting(verdict) == setting]
+    here = [(verdict, claim) for verdict, claim in members if verdict.told and _setting(verdict) == setting]
     counts = Counter(verdict.outcome_for(claim) for verdict, claim in here)
     run = {claim for _, claim in here}
     counts[NOT_RUN] = len({claim for _, claim in members} - run)

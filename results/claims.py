@@ -35,6 +35,7 @@ class Verdict:
         p: The p value, corrected for the number of comparisons; None where no test could be taken.
         margin: Points within which a difference counts as none.
         tested: Number of different comparisons that were tested in all, this one included.
+        unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
     """
 
     question: Question
@@ -44,6 +45,12 @@ class Verdict:
     p: float | None
     margin: float
     tested: int = 1
+    unlike: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> bool:
+        """Whether runs of both methods are at hand, compared or not, so that there is more to tell than "not run"."""
+        return bool(self.comparison.n or self.unlike)
 
     @property
     def claim(self) -> Claim:
@@ -69,6 +76,8 @@ class Verdict:
     @property
     def why(self) -> str:
         """What the verdict rests on, in a few words."""
+        if self.unlike:
+            return f"not compared: beside the method its runs differ in {', '.join(self.unlike)}"
         # From what was not run to what was run and does not tell; only then do the outcomes differ.
         if self.comparison.n == 0:
             unpaired = self.comparison.unpaired
@@ -101,10 +110,11 @@ class Verdict:
 def judge(frame: pd.DataFrame | None) -> list[Verdict]:
     """Hold every question against the runs at hand.
 
-    In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed. A claim
-    is *supported* or *contradicted* where the paired t-test, corrected by Holm for the number of different comparisons
-    that could be tested at all, finds a difference; it is a *tie* where the 95 % interval lies within the margin; it is
-    *not run* where no seed is there for both, else *undecided*. One pair of runs never decides anything.
+    In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
+    their runs differ in settings in which their rows do not. A claim is *supported* or *contradicted* where the paired
+    t-test, corrected by Holm for the number of different comparisons that could be tested at all, finds a difference;
+    it is a *tie* where the 95 % interval lies within the margin; it is *not run* where no seed is there for both, else
+    *undecided*. One pair of runs never decides anything.
 
     Args:
         frame: What `results.collect.collect` returns; None where nothing was run.
@@ -186,12 +196,20 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "p": verdict.comparison.p,
             "p_corrected": verdict.p,
             "scale": verdict.column.scale if verdict.column else "",
+            "departures": _departures(verdict),
             "why": verdict.why,
             "says": verdict.claim.family.says,
             "source": str(verdict.claim.family.source),
         }
         for verdict in verdicts
     )
+
+
+def _departures(verdict: Verdict) -> str:
+    """Returns in what the runs of the two methods depart from their rows, as data for those who read no notes."""
+    claim, comparisons = verdict.claim, verdict.column.comparisons if verdict.column else {}
+    texts = {method: str(comparisons[method]) for method in (claim.better, claim.worse) if method in comparisons}
+    return " | ".join(f"{method}: {text}" for method, text in texts.items() if text)
 
 
 def _values_by_column(
@@ -223,7 +241,16 @@ def _compare(question: Question, column: Column | None, values: Mapping[tuple[st
     """Pair the two methods of a question by seed; what that means is decided when all comparisons are known."""
     claim = question.claim
     better, worse = (values.get((method, claim.metric), {}) for method in (claim.better, claim.worse))
-    return Verdict(question, UNDECIDED, paired(better, worse), column, None, margin())
+    unlike = _unlike(claim, column) if column and better and worse else ()
+    # Of methods whose runs were not altered alike, the difference is the settings' as well.
+    comparison = paired({}, {}) if unlike else paired(better, worse)
+    return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike)
+
+
+def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:
+    """Returns the settings in which the runs of a claim's two methods differ although the rows do not."""
+    better, worse = (column.comparisons[method] for method in (claim.better, claim.worse))
+    return tuple(better.altered_unlike(worse))
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:
@@ -241,7 +268,7 @@ def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
         replace(
             verdict,
             p=corrected.get(_key(verdict)),
-            outcome=outcome_of(verdict.comparison, corrected.get(_key(verdict))),
+            outcome=UNDECIDED if verdict.unlike else outcome_of(verdict.comparison, corrected.get(_key(verdict))),
             tested=len(corrected),
         )
         for verdict in undecided

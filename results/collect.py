@@ -4,14 +4,16 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from repro.errors import UserError
 from repro.files import write_atomically
-from repro.runs.departures import common_scale
+from repro.runs.departures import measured_scale
 from repro.runs.difference import difference
 from results.reading import read_table
-from results.runs import RESULTS, RunRecord, find_runs, listed
+from results.row_comparison import Recipe, RowComparison
+from results.runs import RESULTS, RunRecord, find_runs, listed, method_name
 
 MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
 """What makes two rows the same measurement, of which the later one counts."""
@@ -26,7 +28,7 @@ ENOUGH_SEEDS = 3
 """Seeds behind a cell from which on pages call its spread known."""
 
 
-def collect(roots: Sequence[Path], *, sweep: str = "") -> pd.DataFrame:
+def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> pd.DataFrame:
     """Read every `results.jsonl` below some folders.
 
     A run that was evaluated twice has two rows for the same measurement: the one that started later is kept, which for
@@ -34,17 +36,19 @@ def collect(roots: Sequence[Path], *, sweep: str = "") -> pd.DataFrame:
 
     Args:
         roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
+        recipe: As of `find_runs`.
         sweep: Only runs of this sweep, where given.
 
     Returns:
         One row per result: the fields of `repro.runs.records.Result` (texts as categories, `started` as a UTC
-        timestamp, of `scale` the `common_scale`) and `path`, the file it came from; ordered by path and line.
-        `attrs["warnings"]` holds one line per kind of trouble.
+        timestamp, `method` by `method_name`, `scale` as the run's settings have it today), `path`, the file it came
+        from, and `departures`, the `RowComparison` of its run; ordered by path and line. `attrs["warnings"]` holds one
+        line per kind of trouble.
 
     Raises:
         UserError: A root is missing, or no result was found below any.
     """
-    return collect_runs(find_runs(roots, sweep=sweep), listed(roots))
+    return collect_runs(find_runs(roots, recipe, sweep=sweep), listed(roots))
 
 
 def collect_runs(runs: Sequence[RunRecord], origin: str = "the given runs") -> pd.DataFrame:
@@ -71,11 +75,51 @@ def collect_runs(runs: Sequence[RunRecord], origin: str = "the given runs") -> p
     # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
     times = frame["started"].cat
     frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
-    scales = frame["scale"].cat
-    frame["scale"] = pd.Categorical(scales.categories.map(common_scale).take(scales.codes))
-    frame = _keep_last(frame, warnings)
+    frame = _keep_last(_compared(_with_imported_apart(frame), runs), warnings)
     frame.attrs["warnings"] = warnings  # last of all: pandas drops `attrs` in many of its operations
     return frame
+
+
+def _with_imported_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows of weights from elsewhere the names of rows of their own."""
+    names = frame[["method", "framework"]].drop_duplicates()
+    renamed = {pair: method_name(*pair) for pair in names.itertuples(index=False, name=None)}
+    if all(name == method for (method, _), name in renamed.items()):
+        return frame
+    pairs = pd.MultiIndex.from_frame(frame[["method", "framework"]].astype(str))
+    return frame.assign(method=pd.Categorical(pairs.map(renamed)))
+
+
+def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
+    """Add how each run stands to its method's row, and set the scale anew by it.
+
+    The recorded scale is as complete as the code that wrote it. Of a run whose settings are not there it is all there
+    is, and of a detector's training all there can be.
+    """
+    records = {str(run.folder.results): run for run in runs}
+    # Seeds of one recipe differ in nothing that is compared: one `run.yaml` of them is read, as that takes a while.
+    recipes = frame.groupby(["method", "recipe"], observed=True, sort=False).ngroup().to_numpy()
+    comparisons: dict[int, RowComparison] = {}
+    for recipe, path in pd.DataFrame({"recipe": recipes, "path": frame["path"]}).drop_duplicates().to_numpy():
+        if recipe not in comparisons or comparisons[recipe].run is None:
+            comparisons[recipe] = records[path].comparison
+    different = {comparison: code for code, comparison in enumerate(dict.fromkeys(comparisons.values()))}
+    codes = np.array([different[comparisons[recipe]] for recipe in range(len(comparisons))])
+    frame["departures"] = pd.Categorical.from_codes(codes[recipes], pd.Index(list(different), dtype=object))
+    # Of each different pair once, not of each of a million rows.
+    recorded = frame["scale"].cat
+    pairs, rows = np.unique(recipes * len(recorded.categories) + recorded.codes, return_inverse=True)
+    recipe_and_scale = (divmod(pair, len(recorded.categories)) for pair in pairs.tolist())
+    scales = [_scale(comparisons[recipe], recorded.categories[scale]) for recipe, scale in recipe_and_scale]
+    frame["scale"] = pd.Series(scales, dtype="category").take(rows).array
+    return frame
+
+
+def _scale(comparison: RowComparison, recorded: str) -> str:
+    """Returns the scale of a run's results: that of its pretraining, and that of a detector's training behind it."""
+    if comparison.row is None:
+        return recorded
+    return ", ".join(filter(None, [comparison.scale, measured_scale(recorded)]))
 
 
 def _keep_last(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
@@ -166,6 +210,7 @@ def export(frame: pd.DataFrame, path: Path) -> None:
 def export_bytes(frame: pd.DataFrame, suffix: str) -> bytes:
     """Returns the long table as the content of a `.parquet` or `.csv` file."""
     buffer = io.BytesIO()
+    frame = frame.assign(departures=frame["departures"].astype(str).astype("category"))  # as text, each in full
     if suffix == ".parquet":
         frame.to_parquet(buffer, index=False)
     else:

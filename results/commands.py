@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,8 @@ from rich.table import Table as ConsoleTable
 
 from repro.console import AsJson, completion
 from repro.console import report as print_content
-from results.runs import Recipe, RunRecord, find_runs, listed
+from results.row_comparison import Recipe
+from results.runs import RunRecord, find_runs, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,7 @@ def _table_names() -> Iterable[str]:
 
 
 def table(
+    context: typer.Context,
     name: Annotated[
         str, typer.Argument(metavar="TABLE", help="table1, table2 or table3.", autocompletion=completion(_table_names))
     ] = "table1",
@@ -65,6 +67,7 @@ def table(
         name,
         roots,
         out or roots[0] / "tables",
+        context.obj,
         rows="all" if every else "ours",
         metric=metric,
         console=Console(stderr=as_json),  # with --json nothing else goes to the standard output
@@ -80,6 +83,7 @@ def show_table(
     name: str,
     roots: Sequence[Path],
     out: Path,
+    recipe: Recipe,
     *,
     rows: Any,
     metric: str = "",
@@ -94,6 +98,7 @@ def show_table(
         name: `table1`, `table2` or `table3`.
         roots: Folders of the runs.
         out: Folder of the files.
+        recipe: Makes the run that a method's name stands for, which runs are compared with.
         rows: As of `results.tables.render`, like the arguments of the same names below.
         metric: The number of ours to show.
         console: What to print on.
@@ -112,7 +117,7 @@ def show_table(
     from results.tables import render
 
     # The paper's numbers alone need no run, not even a folder of runs.
-    runs = [] if only == "paper" else find_runs(roots, sweep=sweep)
+    runs = [] if only == "paper" else find_runs(roots, recipe, sweep=sweep)
     frame = None if only == "paper" else collect_runs(runs, listed(roots))
     _warn(frame, console)
     table = render(name, frame, runs=runs, rows=rows, only=only, metric=metric, task=task)
@@ -123,21 +128,23 @@ def show_table(
     return paths
 
 
-def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console) -> None:
+def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, recipe: Recipe) -> None:
     """Print a sweep's tables, write them beside its runs, and name the pictures.
 
     Args:
         tables: Names of the tables.
         sweep_folder: The sweep's folder.
         console: What to print on.
+        recipe: As of `show_table`.
     """
     for name in tables:
-        show_table(name, [sweep_folder], sweep_folder / "tables", rows="ours", console=console)
+        show_table(name, [sweep_folder], sweep_folder / "tables", recipe, rows="ours", console=console)
     for gallery in sorted(sweep_folder.glob("*/*/gallery/*.png")):
         console.print(f"  {gallery}", soft_wrap=True, highlight=False)
 
 
 def collect(
+    context: typer.Context,
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
@@ -153,13 +160,14 @@ def collect(
     from results.collect import export
 
     console = Console()
-    frame = collect_results(_roots(runs), sweep=sweep)
+    frame = collect_results(_roots(runs), context.obj, sweep=sweep)
     _warn(frame, console)
     export(frame, out)
     console.print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs in {out}", soft_wrap=True, highlight=False)
 
 
 def claims(
+    context: typer.Context,
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
@@ -176,10 +184,10 @@ def claims(
     from results.claims import as_frame, count, judge, method_note
 
     console = Console(stderr=as_json)
-    _, frame = _gather(_roots(runs), sweep, console)
+    _, frame = _gather(_roots(runs), context.obj, sweep, console)
     verdicts = judge(frame)
     families = judge_families(verdicts)
-    listed_verdicts = [verdict for verdict in verdicts if every or verdict.comparison.n]
+    listed_verdicts = [verdict for verdict in verdicts if every or verdict.told]
     if as_json:
         frames = {"sentences": families_as_frame(families), "comparisons": as_frame(listed_verdicts)}
         records = {name: json.loads(table.to_json(orient="records")) for name, table in frames.items()}
@@ -192,6 +200,7 @@ def claims(
 
 
 def plot(
+    context: typer.Context,
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="curves, scatter, bars, branches, compute, gallery, all.")
     ],
@@ -212,7 +221,7 @@ def plot(
 
     console = Console()
     roots = _roots(runs)
-    material = Material(*_gather(roots, sweep, console), "dark" if dark else "light")
+    material = Material(*_gather(roots, context.obj, sweep, console), "dark" if dark else "light")
     for plot_name in PLOTS if name == "all" else [name]:
         try:
             paths = save(plot_name, material, out or roots[0] / "plots")
@@ -237,99 +246,89 @@ def bench_collect(
     print_content(as_json, collecting(rows))
 
 
+def explain(
+    context: typer.Context,
+    cell: Annotated[str, typer.Argument(metavar="TABLE:METHOD:DATASET[:METRIC]", help="A cell of a table.")],
+    runs: Roots = None,
+    *,
+    sweep: OneSweep = "",
+    as_json: AsJson = False,
+) -> None:
+    """Tell where a number comes from: the runs behind a cell, their code, settings, data, machine and logs.
+
+    Example: salmask explain table1:mocov2+ours-hp:imagenet100
+    """
+    from results.explain import explain as explain_cell
+
+    records, frame = _gather(_roots(runs), context.obj, sweep, Console(stderr=as_json))
+    content = explain_cell(cell, frame, records)
+    typer.echo(json.dumps(content, indent=1) if as_json else yaml.safe_dump(content, sort_keys=False, width=120))
+
+
+def report(
+    context: typer.Context,
+    runs: Roots = None,
+    *,
+    sweep: OneSweep = "",
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html beside the runs.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page: claims, tables, plots, runs and a checklist, warnings first.
+
+    Example: salmask report --runs runs/table1
+    """
+    from results.report import write
+
+    roots = _roots(runs)
+    records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
+    path = out or roots[0] / "report.html"
+    write(path, records, frame, title=title or _heading(roots, sweep))
+    typer.echo(path)
+
+
+def pack(
+    context: typer.Context,
+    runs: Roots = None,
+    *,
+    sweep: OneSweep = "",
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="FILE", help="Verify an artifact instead of making one.")
+    ] = None,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the backbones.")] = False,
+    title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: artifact.zip beside the runs.")
+    ] = None,
+) -> None:
+    """Make one zip of everything but checkpoints: report, tables, data, settings, provenance, commands, checksums.
+
+    Example: salmask pack --runs runs/table1; salmask pack --check runs/table1/artifact.zip
+    """
+    from results import pack as artifact  # the module: its function has the name of this command
+
+    if check is not None:
+        typer.echo(f"{artifact.check(check)} files are as they were packed")
+        return
+    roots = _roots(runs)
+    records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
+    path = out or roots[0] / "artifact.zip"
+    heading = title or _heading(roots, sweep)
+    files = artifact.pack(path, records, frame, title=heading, checkpoints=checkpoints)
+    typer.echo(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
+
+
 def build(recipe: Recipe) -> typer.Typer:
     """Returns the commands that read results.
 
     Args:
-        recipe: Makes the run that a method's name stands for, by which `explain`, `report` and `pack` tell what a run
-            changed.
+        recipe: Makes the run that a method's name stands for, which runs are compared with.
     """
     app = typer.Typer(add_completion=False)
-    for command in (table, claims, plot, collect, _explain(recipe), _report(recipe), _pack(recipe)):
-        app.command()(command)
+    for command in (table, claims, plot, collect, explain, report, pack):
+        app.command(context_settings={"obj": recipe})(command)
     return app
-
-
-# The three commands that need recipes are made where these are at hand; typer names a command after its function.
-
-
-def _explain(recipe: Recipe) -> Callable[..., None]:
-    def explain(
-        cell: Annotated[str, typer.Argument(metavar="TABLE:METHOD:DATASET[:METRIC]", help="A cell of a table.")],
-        runs: Roots = None,
-        *,
-        sweep: OneSweep = "",
-        as_json: AsJson = False,
-    ) -> None:
-        """Tell where a number comes from: the runs behind a cell, their code, settings, data, machine and logs.
-
-        Example: salmask explain table1:mocov2+ours-hp:imagenet100
-        """
-        from results.explain import explain as explain_cell
-
-        records, frame = _gather(_roots(runs), sweep, Console(stderr=as_json))
-        content = explain_cell(cell, frame, records, recipe)
-        typer.echo(json.dumps(content, indent=1) if as_json else yaml.safe_dump(content, sort_keys=False, width=120))
-
-    return explain
-
-
-def _report(recipe: Recipe) -> Callable[..., None]:
-    def report(
-        runs: Roots = None,
-        *,
-        sweep: OneSweep = "",
-        title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
-        out: Annotated[
-            Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html beside the runs.")
-        ] = None,
-    ) -> None:
-        """Write one self-contained HTML page: claims, tables, plots, runs and a checklist, warnings first.
-
-        Example: salmask report --runs runs/table1
-        """
-        from results.report import write
-
-        roots = _roots(runs)
-        records, frame = _gather(roots, sweep, Console(stderr=True))
-        path = out or roots[0] / "report.html"
-        write(path, records, frame, title=title or _heading(roots, sweep), recipe=recipe)
-        typer.echo(path)
-
-    return report
-
-
-def _pack(recipe: Recipe) -> Callable[..., None]:
-    def pack(
-        runs: Roots = None,
-        *,
-        sweep: OneSweep = "",
-        check: Annotated[
-            Path | None, typer.Option("--check", metavar="FILE", help="Verify an artifact instead of making one.")
-        ] = None,
-        checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the backbones.")] = False,
-        title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
-        out: Annotated[
-            Path | None, typer.Option("--out", metavar="FILE", help="Default: artifact.zip beside the runs.")
-        ] = None,
-    ) -> None:
-        """Make one zip of everything but checkpoints: report, tables, data, settings, provenance, commands, checksums.
-
-        Example: salmask pack --runs runs/table1; salmask pack --check runs/table1/artifact.zip
-        """
-        from results import pack as artifact  # the module: its function has the name of this command
-
-        if check is not None:
-            typer.echo(f"{artifact.check(check)} files are as they were packed")
-            return
-        roots = _roots(runs)
-        records, frame = _gather(roots, sweep, Console(stderr=True))
-        path = out or roots[0] / "artifact.zip"
-        heading = title or _heading(roots, sweep)
-        files = artifact.pack(path, records, frame, title=heading, recipe=recipe, checkpoints=checkpoints)
-        typer.echo(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
-
-    return pack
 
 
 def _print_families(verdicts: "Sequence[FamilyVerdict]", console: Console) -> None:
@@ -383,11 +382,13 @@ def _heading(roots: Sequence[Path], sweep: str) -> str:
     return f"salmask: {sweep or ', '.join(root.resolve().name for root in roots)}"
 
 
-def _gather(roots: Sequence[Path], sweep: str, console: Console) -> tuple[list[RunRecord], "pd.DataFrame | None"]:
+def _gather(
+    roots: Sequence[Path], recipe: Recipe, sweep: str, console: Console
+) -> tuple[list[RunRecord], "pd.DataFrame | None"]:
     """Returns the run folders and their results, None where nothing was evaluated; prints the warnings."""
     from results.collect import collect_runs
 
-    runs = find_runs(roots, sweep=sweep)
+    runs = find_runs(roots, recipe, sweep=sweep)
     evaluated = any(run.folder.results.is_file() for run in runs)
     frame = collect_runs(runs) if evaluated else None
     _warn(frame, console)

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from repro.runs.departures import scale_of
 from results.absence import UNFINISHED
 from results.collect import ENOUGH_SEEDS, seeds_by_cell
+from results.row_comparison import ALTERED
 from results.runs import RunRecord
 
 LONGEST_LIST = 4
@@ -28,6 +30,7 @@ def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
         return
     for scale in sorted({str(scale) for scale in frame["scale"] if scale}):
         yield f"TINY MODE – {scale}: not comparable with the published numbers"
+    yield from _of_settings(frame)
     seeds = seeds_by_cell(frame)
     if int(seeds.min()) < ENOUGH_SEEDS:
         methods = seeds[seeds < ENOUGH_SEEDS].reset_index()["method"].astype(str)
@@ -39,6 +42,18 @@ def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
         yield "some results do not know the commit of their code"
     if len(commits) > 1:
         yield f"results of {len(commits)} commits stand side by side: {_some(commits)}"
+
+
+def _of_settings(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield in which settings runs are not their methods' rows, the methods that share them in one line."""
+    methods: dict[str, set[str]] = {}
+    for row in frame[["method", "departures"]].drop_duplicates().to_dict("records"):
+        comparison = row["departures"]
+        text = comparison.unknown or (f"{ALTERED} – {scale_of(comparison.altered)}" if comparison.altered else "")
+        if text:
+            methods.setdefault(text, set()).add(str(row["method"]))
+    for text in sorted(methods):
+        yield f"{text}: {_some(sorted(methods[text]))}"
 
 
 def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:

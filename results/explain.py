@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 
 from repro.errors import UserError, nearest
-from repro.runs.difference import difference
-from repro.runs.run import Run
+from repro.runs.departures import value_text
 from results.absence import reason, without_result
 from results.columns import Column, find_columns
 from results.published import Published, published
-from results.runs import Recipe, RunRecord, code_label
+from results.runs import RunRecord, code_label
 from results.tables import select_results, summary
 
 
@@ -65,17 +64,13 @@ class CellAddress:
         return None
 
 
-def explain(
-    text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], recipe: Recipe | None = None
-) -> dict[str, Any]:
+def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord]) -> dict[str, Any]:
     """Tell what is behind a cell of a table.
 
     Args:
         text: `TABLE:METHOD:DATASET[:METRIC]`, for example `table1:mocov2+ours-hp:imagenet100`.
         frame: What `results.collect.collect` returns; None where nothing was evaluated.
         runs: The run folders at hand.
-        recipe: Makes the run that a method's name stands for, by which what a run changed is told; the default
-            settings without it.
 
     Returns:
         The cell, the published number, and ours by protocol with every run behind it; where there is none, why.
@@ -95,14 +90,12 @@ def explain(
         "cell": text,
         "metric": address.metric,
         "published": address.published,
-        "ours": [] if frame is None else _ours(address, frame, runs, recipe),
+        "ours": [] if frame is None else _ours(address, frame, runs),
         "runs without a result": [f"{run.name}: {_state(run)}" for run in runs_without_result],
     }
 
 
-def _ours(
-    address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord], recipe: Recipe | None
-) -> list[dict[str, Any]]:
+def _ours(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Tell of each column that the cell may stand in what it shows, and by which runs."""
     metric = address.metric if address.table.metrics else ""
     results = select_results(frame, address.table, metric)
@@ -114,6 +107,7 @@ def _ours(
             continue
         rows = _rows_of_cell(address, column, results)
         dataset, split, protocol, fidelity, scale = column.key
+        comparison = column.comparisons.get(address.method)
         if rows.empty:
             shown_text = reason(address.method, column, address.metric, results, without_result(runs))
         else:
@@ -125,8 +119,9 @@ def _ours(
                 "split": split,
                 "protocol": protocol,
                 "fidelity": fidelity,
-                "scale": scale or "as in the paper",
-                "runs": [_behind(row, records, recipe) for row in rows.to_dict("records")],
+                "scale": scale,
+                "departs from the paper in": "" if comparison is None else str(comparison) or "nothing",
+                "runs": [_behind(row, records) for row in rows.to_dict("records")],
             }
         )
     return entries
@@ -138,7 +133,7 @@ def _rows_of_cell(address: CellAddress, column: Column, results: pd.DataFrame) -
     return rows[(rows["method"] == address.method) & (rows["metric"] == address.metric)].sort_values("seed")
 
 
-def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord], recipe: Recipe | None) -> dict[str, Any]:
+def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord]) -> dict[str, Any]:
     """Tell what is known of a row of results and of its run; `records` are the run folders by their `results.jsonl`."""
     # The folder of the row's file, where the rows were not collected from the run folders at hand.
     run = records.get(row["path"], RunRecord(Path(row["path"]).parent))
@@ -149,17 +144,15 @@ def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord], recipe: Re
         "measured at": code_label(row["commit"], dirty=row["dirty"]),
         "started": str(row["started"]),
         "took": f"{row['duration_s']:g} s on {row['device']}",
-        **describe(run, recipe),
+        **describe(run),
     }
 
 
-def describe(run: RunRecord, recipe: Recipe | None = None) -> dict[str, Any]:
+def describe(run: RunRecord) -> dict[str, Any]:
     """Tell what a run's folder tells about it.
 
     Args:
         run: The folder.
-        recipe: Makes the run that a method's name stands for; without it, or for a method that it does not know, the
-            run is compared with the default settings.
 
     Returns:
         State, configuration and what it changed of the recipe, code, machine, data, training time, and files.
@@ -169,7 +162,7 @@ def describe(run: RunRecord, recipe: Recipe | None = None) -> dict[str, Any]:
     return {
         "state": _state(run),
         "configuration": str(run.folder.run_yaml) if run.run else "run.yaml is missing, or of another version",
-        "differs from the recipe in": changed(run, recipe),
+        "differs from the recipe in": changed(run),
         "trained at": [code_label(entry.get("commit", "?"), dirty=entry.get("dirty", False)) for entry in run.attempts],
         "device": attempt.get("device", "not recorded"),
         "host": attempt.get("host", "not recorded"),
@@ -180,29 +173,20 @@ def describe(run: RunRecord, recipe: Recipe | None = None) -> dict[str, Any]:
     }
 
 
-def changed(run: RunRecord, recipe: Recipe | None) -> dict[str, str]:
+def changed(run: RunRecord) -> dict[str, str]:
     """Tell what a run changed of its method's recipe.
 
     Args:
         run: The folder.
-        recipe: As of `describe`.
 
     Returns:
-        Setting -> its value in the recipe and here, `{"data.crop": "224 -> 64"}`; empty where there is no `run.yaml`
-        that can be read.
+        Setting -> its value in the recipe and here, `{"data.crop": "224 -> 64"}`; empty where nothing can be compared
+        (`RowComparison.unknown`).
     """
-    if run.run is None:
-        return {}
-    return {name: f"{before} -> {after}" for name, (before, after) in difference(_recipe(run, recipe), run.run).items()}
-
-
-def _recipe(run: RunRecord, recipe: Recipe | None) -> Run:
-    if recipe is None:
-        return Run()
-    try:
-        return recipe(run.method)
-    except UserError:  # a method of somebody else's version
-        return Run()
+    departures = run.comparison.departures
+    return {
+        departure.what: f"{value_text(departure.paper)} -> {value_text(departure.here)}" for departure in departures
+    }
 
 
 def _state(run: RunRecord) -> str:

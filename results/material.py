@@ -72,6 +72,6 @@ class Material:
 
 def _panel(line: Mapping[Any, Any]) -> str:
     """Returns the title of the panel that shows a column of ours."""
-    tiny = " (TINY, not comparable with the paper)" if line["scale"] else ""
+    mark = f" ({line['mark']}, not comparable with the paper)" if line["mark"] else ""
     fidelity = "" if line["fidelity"] == "paper" else f", fidelity {line['fidelity']}"
-    return f"{line['dataset']}{tiny}, {line['protocol']}{fidelity}"
+    return f"{line['dataset']}{mark}, {line['protocol']}{fidelity}"

@@ -22,7 +22,7 @@ from results.plots import PLOTS, SUFFIXES, draw
 from results.published import PAPER, TABLES
 from results.redo import commands
 from results.report import build
-from results.runs import Recipe, RunRecord
+from results.runs import RunRecord
 from results.tables import render
 
 MANIFEST = "SHA256SUMS"
@@ -56,7 +56,6 @@ def pack(
     frame: pd.DataFrame | None,
     *,
     title: str,
-    recipe: Recipe | None = None,
     checkpoints: bool = False,
 ) -> int:
     """Write the artifact, whole or not at all.
@@ -66,7 +65,6 @@ def pack(
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the report.
-        recipe: Makes the run that a method's name stands for; see `results.explain.describe`.
         checkpoints: Also put each run's `backbone.pth` in.
 
     Returns:
@@ -85,7 +83,7 @@ def pack(
         # `write_atomically` calls this once, with the file that takes the place of the old one when all is written.
         sums: dict[str, str] = {}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in _contents(runs, frame, title, recipe, checkpoints=checkpoints):
+            for name, content in _contents(runs, frame, title, checkpoints=checkpoints):
                 sums[name] = hashlib.sha256(content).hexdigest()
                 _add(archive, name, content)
             _add(archive, MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
@@ -139,7 +137,6 @@ def _contents(
     runs: Sequence[RunRecord],
     frame: pd.DataFrame | None,
     title: str,
-    recipe: Recipe | None,
     *,
     checkpoints: bool,
 ) -> Iterator[tuple[str, bytes]]:
@@ -147,7 +144,7 @@ def _contents(
     backbone = ", backbone" if checkpoints else ""
     version = metadata.version("salmask")
     yield "README.md", _README.format(title=title, version=version, count=len(runs), checkpoints=backbone).encode()
-    yield "report.html", build(runs, frame, title=title, recipe=recipe).encode()
+    yield "report.html", build(runs, frame, title=title).encode()
     yield from _tables(runs, frame)
     yield from _plots(runs, frame)
     if frame is not None:

@@ -18,6 +18,7 @@ from repro.runs.protocols import metric_without_rate
 from results.collect import KEYS
 from results.material import Material, NothingToDrawError
 from results.published import STRATEGIES, published
+from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord
 from results.style import WIDTH, Theme, folded, ink, legend, limits, look, panels, themed
 
@@ -59,13 +60,19 @@ def curves(material: Material) -> Figure:
                 axes.fill_between(steps, values.min(0), values.max(0), color=style.colour, alpha=0.22, linewidth=0)
         axes.set(title=title, xlabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    tiny = "; TINY MODE, not comparable with the paper" if any(_tiny(run) for run in material.runs) else ""
-    legend(figure, f"method (number of seeds); the band reaches from the lowest seed to the highest{tiny}")
+    legend(
+        figure, f"method (number of seeds); the band reaches from the lowest seed to the highest{_warning(material)}"
+    )
     return figure
 
 
-def _tiny(run: RunRecord) -> bool:
-    return run.run is not None and bool(run.run.departures)
+def _warning(material: Material) -> str:
+    """Returns what has to be said of curves that are not of the paper's runs."""
+    comparisons = [run.comparison for run in material.runs]
+    tiny = any(comparison.smaller for comparison in comparisons)
+    altered = any(comparison.altered for comparison in comparisons)
+    kinds = " and ".join([f"{TINY} MODE"] * tiny + [ALTERED] * altered)
+    return f"; {kinds}, not comparable with the paper" if kinds else ""
 
 
 def scatter(material: Material) -> Figure:
@@ -80,14 +87,13 @@ def scatter(material: Material) -> Figure:
     axes = figure.subplots()
     for line in records.to_dict("records"):
         style = look(line["row"])
-        comparable = pd.notna(line["difference"]) and not line["scale"]
         axes.errorbar(
             line["published"],
             line["mean"],
             yerr=None if pd.isna(line["std"]) else line["std"],
             fmt=style.marker,
             color=style.colour,
-            fillstyle=style.fill if comparable else "none",
+            fillstyle=style.fill if pd.notna(line["difference"]) else "none",
             markersize=7,
             label=line["label"],
         )
@@ -95,7 +101,10 @@ def scatter(material: Material) -> Figure:
     axes.plot([low, high], [low, high], color=ink(material.theme), linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="published, %", ylabel="ours, % (mean ± std over seeds)")
     axes.set(title="published against ours", aspect="equal")
-    legend(figure, "half filled: SimCLR; hollow: another data set or scale than the paper's, for orientation only")
+    legend(
+        figure,
+        "half filled: SimCLR; hollow: other data, scale, settings or protocol than the paper's, for orientation only",
+    )
     return figure
 
 
@@ -109,14 +118,22 @@ def bars(material: Material) -> Figure:
         lines = records[records["panel"] == title].to_dict("records")
         for position, line in enumerate(lines):
             _bar(axes, position, line, material.theme)
-        labels = [f"{line['label']} ({line['n']})" for line in lines]
+        labels = [f"{_starred(line)} ({line['n']})" for line in lines]
         axes.set_yticks(range(len(lines)), labels)
         # Upside down, so that the first row is at the top; equally long in all panels, so that bars are equally thick.
         axes.set(title=folded(title, 30), xlabel="top-1, %", ylim=(most_bars - 0.4, -0.6))
         axes.margins(x=0.14)  # room for the numbers behind the bars
         axes.grid(axis="y", visible=False)
-    figure.supxlabel("bar: mean over (seeds); whisker: standard deviation; thick line: published", fontsize=8.5)
+    figure.supxlabel(
+        "bar: mean over (seeds); whisker: standard deviation; thick line: published; *: not with the paper's settings",
+        fontsize=8.5,
+    )
     return figure
+
+
+def _starred(line: Mapping[Any, Any]) -> str:
+    """Returns a row's label, with a star where its runs are not known to be the paper's."""
+    return f"{line['label']}*" if line["departures"] else str(line["label"])
 
 
 def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> None:
@@ -181,14 +198,14 @@ def compute(material: Material) -> Figure:
                         fillstyle=style.fill,
                         markersize=8,
                         linestyle="none",
-                        label=line["label"],
+                        label=_starred(line),
                     )
                     devices |= {attempt.get("device", "?") for attempt in runs[run_id].attempts[-1:]}
         axes.set(title=folded(title), xlabel=f"pretraining, {unit}", ylabel="top-1, %")
         axes.margins(0.15)
     if not devices:
         raise NothingToDrawError("no evaluated run has recorded how long its pretraining took")
-    legend(figure, f"a point is a run; measured on {', '.join(sorted(devices))}")
+    legend(figure, f"a point is a run; *: not with the paper's settings; measured on {', '.join(sorted(devices))}")
     return figure
 
 

@@ -24,7 +24,7 @@ from results.material import Material, NothingToDrawError
 from results.plots import PLOTS, draw, shrunk
 from results.published import TABLES
 from results.redo import commands
-from results.runs import Recipe, RunRecord, code_label
+from results.runs import RunRecord, code_label
 from results.tables import render
 
 LOG_LINES = 12
@@ -88,16 +88,13 @@ class Entry:
     """The whole `run.yaml`; empty where it cannot be read."""
 
 
-def build(
-    runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str = "salmask", recipe: Recipe | None = None
-) -> str:
+def build(runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str = "salmask") -> str:
     """Make the page.
 
     Args:
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the page.
-        recipe: Makes the run that a method's name stands for; see `results.explain.describe`.
 
     Returns:
         HTML that needs nothing beside it, neither files nor a network.
@@ -117,7 +114,7 @@ def build(
         facts=_facts(runs, frame),
         counts=count(verdicts),
         state_classes=STATE_CLASSES,
-        verdicts=[verdict for verdict in verdicts if verdict.comparison.n],
+        verdicts=[verdict for verdict in verdicts if verdict.told],
         families=judge_families(verdicts),
         outcomes=OUTCOMES,
         note=f"{method_note(verdicts)} {NOTE}",
@@ -125,15 +122,13 @@ def build(
         pictures=pictures,
         left_out=left_out,
         galleries=_galleries(runs),
-        entries=[_entry(run, index, frame, recipe) for index, run in enumerate(runs)],
+        entries=[_entry(run, index, frame) for index, run in enumerate(runs)],
         provenance=_provenance(runs),
         checklist=checklist(runs, frame, verdicts),
     )
 
 
-def write(
-    path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str, recipe: Recipe | None = None
-) -> None:
+def write(path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str) -> None:
     """Write the page, whole or not at all.
 
     Args:
@@ -141,12 +136,11 @@ def write(
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the page.
-        recipe: As of `build`.
 
     Raises:
         UserError: Runs that exclude each other, or the file cannot be written.
     """
-    write_text(path, build(runs, frame, title=title, recipe=recipe))
+    write_text(path, build(runs, frame, title=title))
 
 
 def _table(name: str, runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Table:
@@ -206,8 +200,8 @@ def _embedded(path: Path) -> str:
     return data_uri(buffer.getvalue(), "image/jpeg")
 
 
-def _entry(run: RunRecord, index: int, frame: pd.DataFrame | None, recipe: Recipe | None) -> Entry:
-    facts = describe(run, recipe)
+def _entry(run: RunRecord, index: int, frame: pd.DataFrame | None) -> Entry:
+    facts = describe(run)
     # The settings stand in sections of their own below, and the packages in the page's provenance.
     for shown_elsewhere in ("differs from the recipe in", "configuration", "packages"):
         facts.pop(shown_elsewhere)
@@ -216,7 +210,7 @@ def _entry(run: RunRecord, index: int, frame: pd.DataFrame | None, recipe: Recip
         run=run,
         anchor=f"run-{index}",
         facts=facts,
-        changed=changed(run, recipe),
+        changed=changed(run),
         results=[{str(key): value for key, value in row.items()} for row in rows.to_dict("records")],
         log=_tail(run.logs),
         commands=commands(run),

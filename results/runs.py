@@ -3,29 +3,39 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
+
+import yaml
 
 from repro.errors import UserError, nearest
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.run import Run
+from repro.runs.sections import Framework
 from repro.runs.status import Status
-
-Recipe = Callable[[str], Run]
-"""Makes the run that a method's name stands for, with none of its settings changed; raises UserError for unknown names.
-
-The command line hands it in: this room may not look into `baselines`.
-"""
+from results.row_comparison import Recipe, RowComparison
 
 _NAMES = RunFolder(Path())
 RESULTS = _NAMES.results.name
 MARKERS = (RESULTS, _NAMES.run_yaml.name, "status.json")
 """A folder that holds any of these is a run's."""
+_IMPORTED = " (imported)"
+"""What follows the name that somebody gave to weights from elsewhere: no row of the tables is called so."""
+
+
+def method_name(name: str, framework: str) -> str:
+    """Returns the name of the row that a run stands in; weights from elsewhere stand in one of their own, always.
+
+    Args:
+        name: The method's name, which for weights from elsewhere may be any, a row's of the paper too.
+        framework: `Result.framework`.
+    """
+    return name + _IMPORTED if framework == Framework.external.name else name
 
 
 @dataclass(frozen=True)
@@ -34,16 +44,27 @@ class RunRecord:
 
     path: Path
     """The folder, `runs/<sweep>/<method>/s<seed>-<id>`."""
+    recipe: Recipe | None = None
+    """Makes the row that the run is compared with; None where none is at hand, and nothing is compared."""
 
     @cached_property
     def folder(self) -> RunFolder:
         """The paths of its files."""
         return RunFolder(self.path)
 
-    @property
+    @cached_property
     def method(self) -> str:
-        """The method that the folder is named after."""
-        return self.path.resolve().parent.name
+        """The method that the folder is named after, told apart where its weights came from elsewhere."""
+        return method_name(self.path.resolve().parent.name, self._framework)
+
+    @property
+    def _framework(self) -> str:
+        """The framework as `run.yaml` names it, without the time that checking a run takes; empty if unknown."""
+        try:
+            content = yaml.load(self.folder.run_yaml.read_bytes(), yaml.CSafeLoader)
+        except (OSError, yaml.YAMLError):
+            return ""
+        return str(content.get("framework", "")) if isinstance(content, dict) else ""
 
     @property
     def sweep(self) -> str:
@@ -62,6 +83,11 @@ class RunRecord:
             return self.folder.load()
         except UserError:
             return None
+
+    @cached_property
+    def comparison(self) -> RowComparison:
+        """In what the run departs from its method's row."""
+        return RowComparison.of(self.run, self.recipe)
 
     @cached_property
     def status(self) -> Status | None:
@@ -136,11 +162,12 @@ class RunRecord:
         return seconds or None
 
 
-def find_runs(roots: Sequence[Path], *, sweep: str = "") -> list[RunRecord]:
+def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> list[RunRecord]:
     """List the run folders below the given ones, each once, sorted by path.
 
     Args:
         roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
+        recipe: Makes the rows that the runs are compared with. Without it no run counts as a row of the paper's.
         sweep: Only runs of this sweep, where given.
 
     Raises:
@@ -148,7 +175,7 @@ def find_runs(roots: Sequence[Path], *, sweep: str = "") -> list[RunRecord]:
     """
     # By resolved path, as two roots may overlap, or one may be a link to the other.
     folders = sorted({path.resolve(): path for root in roots for path in _walk(root)}.values())
-    runs = [RunRecord(path) for path in folders]
+    runs = [RunRecord(path, recipe) for path in folders]
     if not sweep:
         return runs
     runs_of_sweep = [run for run in runs if run.sweep == sweep]

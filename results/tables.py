@@ -12,6 +12,7 @@ from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
 from results.published import CELL_CAVEATS, Published, PublishedRow, published, ranks
+from results.row_comparison import ALTERED
 from results.runs import RunRecord, code_label
 
 Rows = Literal["ours", "all"]
@@ -47,9 +48,9 @@ def render(
     """Set our numbers beside the paper's.
 
     Every combination of data set, split, protocol, fidelity and scale among the results becomes a column group: the
-    published value, ours as mean ± sample standard deviation over (n) seeds, and the difference in points. Where the
-    data set is not one of the paper's, the paper's nearest column stands beside for orientation and no difference is
-    taken.
+    published value, ours as mean ± sample standard deviation over (n) seeds, and the difference in points. No
+    difference is taken unless data, method and protocol are the paper's (`Column.compares`). Where the data set is not
+    one of the paper's, its nearest column stands beside for orientation.
 
     Args:
         name: `table1`, `table2` or `table3`.
@@ -190,8 +191,9 @@ def _record(
     as_published = not paper.metrics or metric in paper.metrics
     value = paper.values.get((row.method, column.group.name, printed_name)) if as_published else None
     mean = None if seeds is None else seeds["value"].mean()
-    difference = mean - value if column.of_the_paper and mean is not None and value is not None else None
+    difference = mean - value if mean is not None and value is not None and column.compares(row.method) else None
     commits = [] if seeds is None else _commits(seeds)
+    comparison = column.comparisons.get(row.method)
     return {
         "table": paper.name,
         "block": row.block,
@@ -211,7 +213,9 @@ def _record(
         "commits": ", ".join(commits),
         "code_states": len(commits),
         "dirty": seeds is not None and bool(seeds["dirty"].any()),
-        "watermark": _watermark([column.scale]),
+        "departures": str(comparison) if comparison else "",
+        "mark": column.mark,
+        "watermark": _watermark([column]),
     }
 
 
@@ -227,9 +231,20 @@ def _commits(results: pd.DataFrame) -> list[str]:
     return [code_label(commit[:7], dirty=dirty) for commit, dirty in states]
 
 
-def _watermark(scales: Sequence[str]) -> str:
-    tiny = list(dict.fromkeys(scale for scale in scales if scale))
-    return f"TINY MODE – {' / '.join(tiny)}; not comparable with the published numbers" if tiny else ""
+def _watermark(columns: Sequence[Column]) -> str:
+    """Returns what has to be known before any number is read: that runs are tiny, or other than the paper's."""
+    tiny = list(dict.fromkeys(column.scale for column in columns if column.scale))
+    comparisons = [comparison for column in columns for comparison in column.comparisons.values()]
+    altered = dict.fromkeys(departure.what for comparison in comparisons for departure in comparison.altered)
+    warnings = [f"TINY MODE – {' / '.join(tiny)}"] if tiny else []
+    if altered:
+        count = f"{len(altered)} setting{'s' if len(altered) > 1 else ''}"
+        warnings.append(f"{ALTERED} – {count} not as in the paper, see the notes")
+    if not warnings:
+        return ""
+    every = all(column.scale or column.mark for column in columns if column.comparisons)
+    which = "" if every else "what is so marked is "
+    return f"{'; '.join(warnings)}; {which}not comparable with the published numbers"
 
 
 def _table(
@@ -254,7 +269,7 @@ def _table(
         mark_dirt = bool(dirt_differs.get(record["column"], False))
         cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
         cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
-    watermark = _watermark([column.scale for column in columns])
+    watermark = _watermark(columns)
     data = records.drop(columns=["column", "code_states"])
     title = _title(paper, records, only)
     return Table(paper.name, title, watermark, groups, _blocks(rows, cells), tuple(notes.texts), data)
@@ -287,12 +302,12 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
             continue
         rows = column.rows_of(results)
         commits = _commits(rows)
-        dataset, split, protocol, fidelity, scale = column.key
+        dataset, split, protocol, fidelity, _ = column.key
         facts = [
-            f"{dataset} ({split}): fidelity: {fidelity}",
+            f"{dataset} ({split}): fidelity of the equations: {fidelity}",
             f"protocol: {protocol}",
             f"commits: {', '.join(commits)}" + (" – mixed" if len(commits) > 1 else ""),
-            f"scale: {scale or 'as in the paper'}",
+            column.settings,
             f"sweeps: {', '.join(sorted(rows['sweep'].unique()))}",
         ]
         # Readers see two columns of one data set and ask why there are two.
@@ -317,9 +332,13 @@ def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: 
         ]
         on_published = [*on_difference, *column.group.caveats]
     elif column.scale:
-        on_difference = ["not run at the paper's scale: the difference is the scale's before it is the method's"]
+        on_difference = ["not run at the paper's scale: no difference is taken"]
+    elif column.mark:
+        on_difference = ["not run with the paper's settings: no difference is taken"]
     elif column.group.other_setting:
-        on_difference = [column.group.other_setting]
+        on_difference = [f"no difference is taken: {column.group.other_setting}"]
+    elif column.comparisons and not any(column.follows_the_protocol(method) for method in column.comparisons):
+        on_difference = ["not measured by the protocol of the published numbers: no difference is taken"]
     names = {
         "published": "published" if column.of_the_paper else f"published, {column.group.title}",
         "ours": "ours",
@@ -342,6 +361,8 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
     doubts = ["its runs come from different states of the code"] if record["code_states"] > 1 else []
     doubts += ["measured with uncommitted changes in the work tree"] if record["dirty"] and mark_dirt else []
     doubts += [record["missing"]] if record["missing"] else []
+    own_words = column.own_words(record["row"]) if record["row"] in column.comparisons else ""
+    doubts += [own_words] if own_words else []
     return {
         "published": Cell(
             f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, notes.mark(*caveats)

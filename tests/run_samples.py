@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from baselines import METHODS
+from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
 from repro.runs.reading import build
@@ -80,16 +82,8 @@ def finished(
 
 
 def of_method(method: str) -> dict[str, Any]:
-    """The settings that set a method apart; a framework that cannot be trained yet passes as MoCo v2."""
-    name, _, branch = method.partition("@")
-    framework, _, masking = name.partition("+")
-    strategies = {"ours-hp": "high_pass", "ours-blur": "strong_blur", "ours-mean": "mean_fill"}
-    return {
-        "method": method,
-        "masking": {"strategy": strategies.get(masking, "none"), "branch": branch or "query"},
-        # Of no meaning here: it keeps apart what differs in parts that a run cannot say yet.
-        "moco.hard_negative_weight": 2.0 + 0.01 * len(framework) + 0.001 * len(masking),
-    }
+    """The settings that a method's name stands for; those of MoCo v2 where it is none of ours."""
+    return {**(METHODS[method].settings if method in METHODS else {}), "method": method}
 
 
 def begun(sweep: Path, run: Run) -> RunFolder:
@@ -124,7 +118,7 @@ def _result_of(run: Run, sweep: str) -> Result:
         fidelity=str(run.fidelity),
         seed=run.seed,
         protocol=run.probe.protocol,
-        scale=scale_of(run.departures),
+        scale=scale_of(sizes_below_recipe(run)),
     )
 
 

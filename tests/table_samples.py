@@ -8,9 +8,13 @@ from typing import Any
 import pandas as pd
 from run_samples import RESULT
 
+from baselines import METHODS, resolve
+from repro.runs.departures import Departure
 from repro.runs.records import Result
+from repro.runs.run import Run
 from results.formats import csv, markdown
 from results.layout import Table
+from results.row_comparison import RowComparison
 
 TINY = "resnet18, 64 px, 6 epochs, scenes"
 """A scale that is not the paper's."""
@@ -40,9 +44,31 @@ def rows_of(method: str = "mocov2", values: Sequence[float] = (68.0,), **changes
     return rows
 
 
-def frame_of(*results: Result) -> pd.DataFrame:
-    """The long table that `results.collect.collect` would make of such rows, as far as tables and claims read it."""
-    return pd.DataFrame([{**vars(result), "path": f"runs/{result.run_id}/results.jsonl"} for result in results])
+def frame_of(*results: Result, departures: Sequence[Departure] = ()) -> pd.DataFrame:
+    """The long table that `results.collect.collect` would make of such rows, as far as tables and claims read it.
+
+    Args:
+        results: The rows.
+        departures: In what the runs depart from their methods' rows, beside their scale.
+    """
+    return pd.DataFrame(
+        [
+            {
+                **vars(result),
+                "path": f"runs/{result.run_id}/results.jsonl",
+                "departures": comparison_of(result.method, departures),
+            }
+            for result in results
+        ]
+    )
+
+
+def comparison_of(method: str, departures: Sequence[Departure] = (), run: Run | None = None) -> RowComparison:
+    """How a run of a method, its row by default, stands to the row; a foreign method has none."""
+    if method not in METHODS:
+        return RowComparison(unknown="a method of somebody else's")
+    row = resolve(method)
+    return RowComparison(run or row, row, departures=tuple(departures))
 
 
 def records_of(table: Table) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from baselines import resolve
 from results.claims import judge
 from results.collect import collect_runs
 from results.formats import write
@@ -26,7 +27,7 @@ EXAMPLE = ROOT / "examples" / "demo"
 
 @pytest.fixture(scope="module")
 def runs() -> list[RunRecord]:
-    return find_runs([EXAMPLE])
+    return find_runs([EXAMPLE], resolve)
 
 
 def test_the_example_is_small_and_whole(runs: list[RunRecord]) -> None:
@@ -73,5 +74,5 @@ def test_the_recorder_keeps_what_the_results_are_made_of(tmp_path: Path) -> None
     shutil.copytree(EXAMPLE, tmp_path / "runs" / "demo")
     command = [sys.executable, EXAMPLE.parent / "record.py", tmp_path / "runs" / "demo", tmp_path / "again"]
     subprocess.run(command, check=True)
-    first, again = (collect_runs(find_runs([root])) for root in (EXAMPLE, tmp_path / "again"))
+    first, again = (collect_runs(find_runs([root], resolve)) for root in (EXAMPLE, tmp_path / "again"))
     assert first.drop(columns="path").astype(str).equals(again.drop(columns="path").astype(str))

@@ -22,7 +22,7 @@ def runs(tmp_path: Path) -> list[RunRecord]:
     for seed, value in ((0, 68.0), (1, 70.0)):
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value}, moco__queue=32768)
     begun(tmp_path / "full", build([of_method("mocov2"), {"seed": 2, "moco.queue": 32768}]))
-    return find_runs([tmp_path])
+    return find_runs([tmp_path], resolve)
 
 
 def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) -> None:
@@ -31,6 +31,7 @@ def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) 
     (column,) = content["ours"]
     assert column["ours"] == "69.00 ± 1.41 (2)"
     assert column["protocol"] == "linear-moco-v1"
+    assert (column["scale"], column["departs from the paper in"]) == ("queue 32768", "queue 32768 (paper: 65536)")
     first, second = column["runs"]
     assert [first["seed"], second["seed"]] == [0, 1]
     assert [first["value"], second["value"]] == [68.0, 70.0]
@@ -44,10 +45,11 @@ def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) 
     assert content["runs without a result"] == [f"full/mocov2/s2-{runs[-1].run.id if runs[-1].run else ''}: running"]
 
 
-def test_the_recipe_is_asked_for_what_a_run_changed(runs: list[RunRecord]) -> None:
-    frame = collect_runs(runs)
-    content = explain("table1:mocov2:imagenet100", frame, runs, lambda _: build([{"moco.queue": 32768}]))
-    assert "moco.queue" not in content["ours"][0]["runs"][0]["differs from the recipe in"]
+def test_without_the_rows_nothing_is_said_to_be_as_in_the_paper(tmp_path: Path, runs: list[RunRecord]) -> None:
+    runs = find_runs([tmp_path])
+    (column,) = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)["ours"]
+    assert column["departs from the paper in"] == "settings not compared with the method's row"
+    assert column["runs"][0]["differs from the recipe in"] == {}
 
 
 def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
@@ -58,7 +60,7 @@ def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
 
 def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -> None:
     begun(tmp_path / "full", build([of_method("mocov2")]))
-    content = explain("table1:mocov2:imagenet100", None, find_runs([tmp_path]))
+    content = explain("table1:mocov2:imagenet100", None, find_runs([tmp_path], resolve))
     assert content["ours"] == []
     assert len(content["runs without a result"]) == 1
 

@@ -31,7 +31,7 @@ def golden_table() -> Table:
             *rows_of("mocov2", (68.1, 68.9, 70.3)),
             *rows_of("mocov2+ours-hp", (73.0, 74.2), commit="fedcba9876"),
             *rows_of("simclr", (70.0,), dirty=True),
-            *rows_of("mocov2", (86.0, 87.0), dataset="flowers102"),
+            *rows_of("mocov2", (86.0, 87.0), dataset="flowers102", protocol="linear-flowers-80-10-10-v1"),
             *rows_of("mocov2", (40.25, 41.75), dataset="scenes", scale=TINY, protocol="linear-moco-v1[epochs=10]"),
             *rows_of("mocov2+ours-hp", (45.5,), dataset="scenes", scale=TINY, protocol="linear-moco-v1[epochs=10]"),
         ),

@@ -10,7 +10,6 @@ import torch
 
 from baselines import METHODS, TABLE1, resolve
 from repro.contrastive.loss_model import ContrastiveModel
-from repro.runs.departures import Departure, common_scale, scale_of
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import plain
 from repro.runs.run import Run
@@ -63,11 +62,3 @@ def test_every_contrastive_framework_has_a_block_of_rows() -> None:
 def test_the_table_is_read_without_torch() -> None:
     code = "import sys, repro.runs.frameworks, baselines; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_batch_and_queue_count_only_where_nothing_else_is_smaller() -> None:
-    own = (Departure("batch", 64), Departure("queue", 1024))
-    assert common_scale(scale_of((Departure("crop", 64), Departure("epochs", 2), *own))) == "64 px, 2 epochs"
-    assert common_scale(scale_of((own[0], Departure("crop", 64)))) == "64 px"
-    assert common_scale(scale_of(own)) == "batch 64, queue 1024"
-    assert common_scale("") == ""

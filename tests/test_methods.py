@@ -20,6 +20,7 @@ from repro.contrastive.queue import Queue
 from repro.errors import UserError
 from repro.masking.filters import high_pass
 from repro.runs.choices import Precision
+from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
@@ -146,7 +147,7 @@ def test_simclr_and_the_supervised_row_follow_their_recipes() -> None:
 
 
 def test_no_row_is_tiny() -> None:
-    assert {name: row(name).departures for name in METHODS if row(name).departures} == {}
+    assert {name: sizes_below_recipe(row(name)) for name in METHODS if sizes_below_recipe(row(name))} == {}
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,8 @@ def test_no_row_is_tiny() -> None:
 )
 def test_a_smaller_row_says_in_what(name: str, scale: str) -> None:
     changes = {"data.crop": 100, "optimization.epochs": 50, "optimization.batch": 64, "moco.queue": 1024}
-    assert scale_of(resolve(name, changes).departures) == scale
-    half = resolve(name, {"optimization.epochs": 100}).departures
+    assert scale_of(sizes_below_recipe(resolve(name, changes))) == scale
+    half = sizes_below_recipe(resolve(name, {"optimization.epochs": 100}))
     assert scale_of(half) == ("" if name == "supervised" else "100 epochs")
 
 

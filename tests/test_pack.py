@@ -11,6 +11,7 @@ import pytest
 from run_samples import finished
 from typer.testing import CliRunner
 
+from baselines import resolve
 from repro.cli import app
 from repro.errors import UserError
 from results.collect import collect_runs
@@ -24,7 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     for method in ("mocov2", "mocov2+ours-hp"):
         folder = finished(root, method, 0, {("imagenet100", "top1"): 60.0})
         folder.backbone.write_bytes(b"weights")
-    return find_runs([root])
+    return find_runs([root], resolve)
 
 
 @pytest.fixture(scope="module")

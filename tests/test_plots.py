@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from run_samples import finished
 
+from baselines import resolve
 from repro.errors import UserError
 from results.collect import collect_runs
 from results.material import Material, NothingToDrawError
@@ -27,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
             values = {("imagenet100", "top1"): 60.0 + number + seed, ("coco", "bbox_AP"): 38.0 + number + seed}
             finished(root, method, seed, values)
     finished(root, "mocov2", 0, {("scenes", "top1"): 40.0}, sweep="demo", data__dataset="scenes", data__crop=64)
-    return find_runs([root])
+    return find_runs([root], resolve)
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +61,19 @@ def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> 
 
 def test_of_a_grid_of_rates_the_course_of_the_best_is_drawn(tmp_path: Path) -> None:
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
-    (run,) = find_runs([tmp_path])
+    (run,) = find_runs([tmp_path], resolve)
     (probe,) = run.path.glob("probes/*/metrics.jsonl")
     rows = [{"step": 10, "loss": 2.0}, {"step": 10, "top1@lr=30": 9.0, "top1@lr=1": 3.0, "top5@lr=1": 99.0}]
     rows += [{"step": 20, "top1@lr=30": 11.0, "top1@lr=1": 12.0, "top5@lr=1": 99.0}]
     probe.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (line,) = curves(Material(find_runs([tmp_path]), None)).axes[1].lines
+    (line,) = curves(Material(find_runs([tmp_path], resolve), None)).axes[1].lines
     assert line.get_xydata().tolist() == [[10, 3], [20, 12]]
 
 
 @pytest.mark.parametrize(("epochs", "tiny"), [(200, False), (6, True)])
 def test_curves_of_tiny_runs_say_so(epochs: int, tiny: bool, tmp_path: Path) -> None:
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}, optimization__epochs=epochs)
-    note = curves(Material(find_runs([tmp_path]), None)).legends[0].get_title().get_text()
+    note = curves(Material(find_runs([tmp_path], resolve), None)).legends[0].get_title().get_text()
     assert ("TINY MODE, not comparable with the paper" in note) is tiny
 
 
@@ -103,5 +104,5 @@ def _colours(looks: dict) -> list[str]:
 
 def test_a_name_with_dollars_is_drawn_as_it_is(tmp_path: Path) -> None:
     finished(tmp_path, r"mine$\frac$", 0, {("imagenet100", "top1"): 60.0})
-    runs = find_runs([tmp_path])
+    runs = find_runs([tmp_path], resolve)
     assert draw("bars", Material(runs, collect_runs(runs)), ".svg").startswith(b"<?xml")

@@ -11,11 +11,12 @@ import pytest
 from run_samples import finished
 from table_samples import BASE
 
+from baselines import resolve
 from repro.errors import UserError
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.records import FIELDS, Result, append, read
 from results.bench import collecting
-from results.collect import collect, common_scale, export, refuse_mixed
+from results.collect import collect, export, refuse_mixed
 
 RESULT = replace(
     BASE,
@@ -206,7 +207,7 @@ def save(root: Path, *results: Result) -> None:
 def test_collect_finds_every_run_below_overlapping_roots_once(tmp_path: Path) -> None:
     save(tmp_path, *runs(1.0, 2.0), replace(RESULT, sweep="other", method="simclr", value=3.0))
     frame = collect([tmp_path, tmp_path / "demo"])
-    assert list(frame.columns) == [*FIELDS, "path"]
+    assert list(frame.columns) == [*FIELDS, "path", "departures"]
     assert sorted(frame["value"]) == [1.0, 2.0, 3.0]
     assert frame["seed"].dtype == "int64"
     assert frame["value"].dtype == "float64"
@@ -302,7 +303,7 @@ def test_what_is_exported_is_read_back_with_its_types(tmp_path: Path) -> None:
     export(frame, tmp_path / "out.csv")
     back = pd.read_parquet(tmp_path / "out.parquet")
     assert list(back.columns) == list(frame.columns)
-    assert (back.dtypes.drop("started") == frame.dtypes.drop("started")).all()
+    assert (back.dtypes.drop(["started", "departures"]) == frame.dtypes.drop(["started", "departures"])).all()
     assert back.astype(str).equals(frame.astype(str))
     assert list(pd.read_csv(tmp_path / "out.csv")["value"]) == [1.0, 2.0]
     with pytest.raises(UserError, match=r"cannot export to .*; mend: give a name that ends in \.parquet or \.csv"):
@@ -319,11 +320,8 @@ def test_rows_of_one_sweep_share_a_scale_whatever_their_frameworks_batch_and_que
     small = {"data__dataset": "scenes", "optimization__epochs": 20}
     finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 1.0}, **small, optimization__batch=256, moco__queue=4096)
     finished(tmp_path, "mocov2+ours-hp", 0, {("scenes", "top1"): 1.0}, **small)
-    frame = collect([tmp_path])
+    frame = collect([tmp_path], resolve)
     assert set(frame["scale"]) == {"scenes (10 classes, 1024 images), 20 epochs"}
     finished(tmp_path, "mocov2", 1, {("scenes", "top1"): 1.0}, **small)
     with pytest.raises(UserError, match=r"runs of different recipes .* optimization.batch \(256 and 128\)"):
-        refuse_mixed(collect([tmp_path]))
-    alone = ("", "batch 64", "batch 64, queue 512")
-    assert tuple(map(common_scale, alone)) == alone
-    assert common_scale("batch 64, detection of 9 iterations") == "detection of 9 iterations"
+        refuse_mixed(collect([tmp_path], resolve))

@@ -7,6 +7,7 @@ import pytest
 from browser import CHROMIUM, browser
 from run_samples import begun, finished, of_method
 
+from baselines import resolve
 from repro.runs.reading import build as build_run
 from results.checklist import checklist
 from results.claims import judge
@@ -28,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     (folder.logs / "first" / "first.log").write_text(f"a line\n{EVIL} & <script>alert(2)</script>\n")
     failed = begun(root / "full", build_run([of_method("mocov2+ours-blur")]))
     failed.set_status("failed", error=f"out of memory {EVIL}")
-    return find_runs([root])
+    return find_runs([root], resolve)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_warnings_come_first_and_name_what_is_wrong(runs: list[RunRecord], page:
 
 def test_tiny_single_and_uncommitted_results_are_doubted(tmp_path: Path) -> None:
     finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 60.0}, data__dataset="scenes", encoder__arch="resnet18")
-    runs = find_runs([tmp_path])
+    runs = find_runs([tmp_path], resolve)
     frame = collect_runs(runs).assign(dirty=True)
     text = "\n".join(doubts(runs, frame))
     assert "TINY MODE – scenes (10 classes, 1024 images), resnet18" in text

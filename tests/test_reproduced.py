@@ -69,7 +69,7 @@ COMMITS |= {"small-rate-0.06": "916ea2d", "small-rate-0.015": "916ea2d"}
 
 @pytest.mark.parametrize(("folder", "task"), TABLES)
 def test_the_tables_follow_from_the_runs(folder: str, task: str) -> None:
-    runs = find_runs([REPRODUCED / folder])
+    runs = find_runs([REPRODUCED / folder], resolve)
     table = render("table1", collect_runs(runs), runs=runs, only="ours", task=task)
     assert markdown(table) == (REPRODUCED / f"{folder}-{task}" / "table1.md").read_text()
     assert table.watermark.startswith("TINY MODE")
@@ -81,7 +81,7 @@ def test_the_page_has_the_means_of_the_runs() -> None:
     page_means = [[cell.strip("* ") for cell in row] for row in cells]
     assert page_means == [means(folder, method) for folder, methods in ROWS.items() for method in methods]
     for folder, methods in ROWS.items():
-        assert {run.method for run in find_runs([REPRODUCED / folder])} == set(methods) <= set(METHODS)
+        assert {run.method for run in find_runs([REPRODUCED / folder], resolve)} == set(methods) <= set(METHODS)
 
 
 def means(folder: str, method: str) -> list[str]:
@@ -94,7 +94,7 @@ def means(folder: str, method: str) -> list[str]:
 
 @pytest.mark.parametrize("folder", COMMITS)
 def test_runs_are_of_the_commit_that_the_page_names(folder: str) -> None:
-    attempts = [attempt for run in find_runs([REPRODUCED / folder]) for attempt in run.attempts]
+    attempts = [attempt for run in find_runs([REPRODUCED / folder], resolve) for attempt in run.attempts]
     assert {(attempt["commit"][:7], attempt["dirty"]) for attempt in attempts} == {(COMMITS[folder], False)}
     assert COMMITS[folder] in (REPRODUCED / "README.md").read_text()
 
@@ -102,7 +102,7 @@ def test_runs_are_of_the_commit_that_the_page_names(folder: str) -> None:
 @pytest.mark.parametrize("folder", SWEPT)
 def test_the_pages_command_makes_these_runs(folder: str) -> None:
     jobs = expand(load("reproduction-small"), REPRODUCED / folder, resolve, SWEPT[folder]).jobs
-    runs = [record.run for record in find_runs([REPRODUCED / folder]) if record.run is not None]
+    runs = [record.run for record in find_runs([REPRODUCED / folder], resolve) if record.run is not None]
     assert len(runs) == 3 * len(ROWS[folder])
     planned = {(job.run.folder, job.run.probe, job.run.logistic, job.run.knn) for job in jobs}
     assert {(run.folder, run.probe, run.logistic, run.knn) for run in runs} <= planned

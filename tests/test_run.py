@@ -17,6 +17,7 @@ from error_samples import message_of
 import repro
 from repro.errors import UserError
 from repro.runs.choices import Source, Strategy
+from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import added, identity, outside_identity
@@ -377,7 +378,7 @@ def test_the_probes_protocol_names_every_departure() -> None:
 
 def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> None:
     run = Run()
-    assert run.departures == ()
+    assert sizes_below_recipe(run) == ()
     assert (run.optimization.lr, run.optimization.batch, run.optimization.epochs) == (0.015, 128, 200)
     assert (run.optimization.momentum, run.optimization.weight_decay) == (0.9, 1e-4)
     assert (run.moco.queue, run.moco.momentum, run.moco.temperature) == (65536, 0.999, 0.2)
@@ -385,7 +386,7 @@ def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> 
     tiny = Run(
         data=DataSettings("scenes", 64), optimization=OptimizationSettings(epochs=2), machine=MachineSettings(workers=0)
     )
-    assert scale_of(tiny.departures) == "scenes (10 classes, 1024 images), 64 px, 2 epochs"
+    assert scale_of(sizes_below_recipe(tiny)) == "scenes (10 classes, 1024 images), 64 px, 2 epochs"
 
 
 @pytest.mark.parametrize(

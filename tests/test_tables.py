@@ -9,6 +9,7 @@ import pytest
 from run_samples import begun, of_method
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
 
+from baselines import resolve
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
@@ -18,6 +19,9 @@ from results.collect import collect
 from results.formats import csv, latex, markdown
 from results.runs import find_runs
 from results.tables import render
+
+FLOWERS = "linear-flowers-80-10-10-v1"
+"""The protocol of the linear probe on Flowers-102."""
 
 # --- the numbers of the table
 
@@ -66,8 +70,9 @@ def test_one_of_the_three_can_be_shown_alone() -> None:
 
 
 def test_table_2_sets_ap_beside_ap_and_masks_beside_masks() -> None:
-    box = rows_of(task="detection", dataset="coco", metric="bbox_AP", values=(38.0, 39.0))
-    mask = rows_of(task="detection", dataset="coco", metric="mask_AP75", values=(36.0, 37.0))
+    coco: dict[str, Any] = {"task": "coco", "dataset": "coco", "protocol": "coco-mrcnn-c4-2x-v1"}
+    box = rows_of(**coco, metric="bbox_AP", values=(38.0, 39.0))
+    mask = rows_of(**coco, metric="mask_AP75", values=(36.0, 37.0))
     table = render("table2", frame_of(*box, *mask))
     assert [group.heading.text for group in table.groups] == ["COCO detection", "COCO instance segmentation"]
     cells = markdown_rows(table)["MoCov2"]
@@ -85,7 +90,7 @@ def test_table_3_ranks_the_branches_of_each_strategy() -> None:
         *rows_of("mocov2+ours-hp@both", (45.0,)),
     )
     cells = markdown_rows(render("table3", frame))
-    assert cells["MoCov2 + OURS, high-pass (query masked)"] == ["**58.19**", "**50.00 (1)**", "-8.19"]
+    assert cells["MoCov2 + OURS, high-pass (query masked)"] == ["**58.19**", "**50.00 (1)**", "–"]
     assert cells["MoCov2 + OURS, high-pass (both masked)"][:2] == ["*56.29*", "*45.00 (1)*"]
     assert "read the order of its rows, not the differences" in markdown(render("table3", frame))
     assert "@" not in markdown(render("table1", frame))
@@ -104,7 +109,7 @@ def test_an_empty_cell_says_what_became_of_its_runs(tmp_path: Path) -> None:
     started(tmp_path, "mocov2+ours-blur", 0, state="failed", error="out of memory")
     started(tmp_path, "mocov2+ours-mean", 0, state="done", task="pretrain")
     frame = frame_of(*rows_of(), *rows_of("mocov2+adios", protocol="linear-moco-v1[epochs=10]"))
-    table = render("table1", frame, runs=find_runs([tmp_path]), rows="all")
+    table = render("table1", frame, runs=find_runs([tmp_path], resolve), rows="all")
     ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["ours"]
     assert ours["mocov2"] == "68.00 (1)"
     assert ours["mocov2+ours-hp"] == "running"
@@ -117,13 +122,13 @@ def test_an_empty_cell_says_what_became_of_its_runs(tmp_path: Path) -> None:
 def test_a_mean_over_the_surviving_seeds_says_so(tmp_path: Path) -> None:
     started(tmp_path, "mocov2", 3, state="failed", error="diverged")
     started(tmp_path, "mocov2", 4, state="failed", error="diverged")
-    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=find_runs([tmp_path]))
+    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=find_runs([tmp_path], resolve))
     assert "further runs of it have no result: 2 failed" in markdown(table)
 
 
 def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started(tmp_path, "mocov2", 0, state="running")
-    (run,) = find_runs([tmp_path])
+    (run,) = find_runs([tmp_path], resolve)
     assert run.state == "running"
     assert run.status is not None
     monkeypatch.setattr("results.runs.time.time", lambda: run.status.heartbeat + STALE_SECONDS + 1)
@@ -147,11 +152,11 @@ def test_a_method_the_paper_does_not_have_stands_last_in_its_block() -> None:
     frame = frame_of(*rows_of("mocov2+mine", (71.0,)), *rows_of("mocov2"), *rows_of("simclr"), *rows_of("byol"))
     cells = markdown_rows(render("table1", frame))
     assert list(cells)[2:] == ["MoCov2", "mocov2+mine", "SimCLR", "byol"]
-    assert cells["mocov2+mine"] == ["–", "**71.00 (1)**", "–"]
+    assert cells["mocov2+mine"] == ["–", "**71.00 (1)** [3]", "–"]
 
 
 def test_a_dataset_of_the_papers_is_compared_with_its_own_column() -> None:
-    cells = markdown_rows(render("table1", frame_of(*rows_of(values=(88.0,), dataset="flowers102"))))
+    cells = markdown_rows(render("table1", frame_of(*rows_of(values=(88.0,), dataset="flowers102", protocol=FLOWERS))))
     assert cells["MoCov2"] == ["88.39", "88.00 (1)", "-0.39"]
 
 
@@ -197,7 +202,7 @@ def test_runs_that_differ_become_column_groups_of_their_own(key: str, value: str
 
 def test_fidelity_protocol_and_commits_are_named_under_the_table() -> None:
     table = render("table1", frame_of(*rows_of(protocol="linear-moco-v1[epochs=10]", dirty=True)))
-    note = "fidelity: paper; protocol: linear-moco-v1[epochs=10]; commits: abc1234 (dirty)"
+    note = "fidelity of the equations: paper; protocol: linear-moco-v1[epochs=10]; commits: abc1234 (dirty)"
     assert note in markdown(table)
     assert note in latex(table)
 
@@ -278,10 +283,11 @@ def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() ->
             *rows_of(values=(40.0,), dataset="scenes", scale=tinier),
         ),
     )
-    assert table.watermark == f"TINY MODE – {TINY} / {tinier}; not comparable with the published numbers"
+    marked = "what is so marked is not comparable with the published numbers"
+    assert table.watermark == f"TINY MODE – {TINY} / {tinier}; {marked}"
     watermarks = {record["scale"]: record["watermark"] for record in records_of(table).to_dict("records")}
     assert watermarks[""] == ""
     assert watermarks[TINY].startswith(f"TINY MODE – {TINY};")
     assert watermarks[tinier].startswith(f"TINY MODE – {tinier};")
     assert "ImageNet-100 (TINY) [2]: Δ" in markdown(table)
-    assert "not run at the paper's scale: the difference is the scale's" in markdown(table)
+    assert "not run at the paper's scale: no difference is taken" in markdown(table)

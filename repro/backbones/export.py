@@ -20,6 +20,7 @@ from repro.backbones.resnet import BASE_WIDTH
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.files import new_folder
+from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -101,7 +102,7 @@ def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
         method=run.method,
         dataset="" if run.framework is Framework.external else run.data.dataset,
         seed=run.seed,
-        tiny=scale_of(run.departures),
+        tiny=scale_of(sizes_below_recipe(run)),
     )
 
 

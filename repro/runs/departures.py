@@ -1,59 +1,106 @@
-"""What is smaller than the paper's in a run, or in a measurement of it.
+"""In what a run, or a measurement of it, departs from the paper's: one departure, and the text of several.
 
-A departure is a pair of what departs and its value. Only `scale_of` makes text of them, for the field `scale` of a
-result. That field is stored, and a table may know nothing else of a run whose folder is gone. So `common_scale` works
-on the stored text, by the formats of this module.
+What departs is computed in `repro.runs.comparison`; a detector's measurement adds its own. Text is made of departures
+at the end, and never read back.
 """
 
-import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 
-class Departure(NamedTuple):
-    """One thing that is smaller than the paper's."""
+@dataclass(frozen=True)
+class Departure:
+    """One setting, or size of a measurement, that is not the paper's."""
 
     what: str
-    """A key of `FORMATS`."""
-    value: object
-    """The value here."""
+    """`section.key` of a setting, or a key of `FORMATS`."""
+    here: Any
+    """The value here, in YAML's own types."""
+    paper: Any = None
+    """The paper's value; None where it has none."""
+    smaller: bool = True
+    """Whether it makes the run *tiny*, rather than another run of the paper's size (*altered*)."""
 
     def __str__(self) -> str:
-        return FORMATS[self.what].format(self.value)
+        """Returns what is here, `64 px` or `optimization.lr=0.3`."""
+        return FORMATS.get(self.what, f"{self.what}={{}}").format(value_text(self.here))
+
+    @property
+    def in_full(self) -> str:
+        """What is here and what the paper has, `optimization.lr=0.3 (paper: 0.015)`."""
+        return str(self) if self.paper is None else f"{self} (paper: {value_text(self.paper)})"
 
 
+DATA, DETECTION = "data.dataset", "detection"
 FORMATS: Mapping[str, str] = {
-    "data": "{}",
-    "encoder": "{}",
-    "crop": "{} px",
-    "epochs": "{} epochs",
-    "batch": "batch {}",
-    "queue": "queue {}",
-    "detection": "detection of {}",
+    DATA: "{}",
+    "encoder.arch": "{}",
+    "encoder.width": "width {}",
+    "data.crop": "{} px",
+    "optimization.epochs": "{} epochs",
+    "optimization.batch": "batch {}",
+    "moco.queue": "queue {}",
+    DETECTION: "detection of {}",
     "detection data": "{}",
 }
-"""How the value of each departure is written. Never change one: results that were recorded hold the text."""
-OF_A_FRAMEWORK = ("batch", "queue")
-"""The departures that frameworks have of their own, so that rows of one sweep differ in them."""
+"""How well-known departures are written, in the order in which they are listed; all others: `section.key=value`.
+
+Never change one: results that were recorded hold the text, and `measured_scale` knows a detector's by its beginning.
+"""
+OF_A_FRAMEWORK = frozenset({"optimization.batch", "moco.queue"})
+"""Sizes that frameworks have of their own, so that rows of one sweep differ in them."""
+_TOLD_BY_DATA = frozenset(f"data.scenes.{name}" for name in ("classes", "train_count", "grounds", "context", "members"))
+"""What the departure of a drawn data set names already (`ScenesSettings.description`)."""
+_ORDER = {what: place for place, what in enumerate(FORMATS)}
 _SEPARATOR = ", "
-_OF_A_FRAMEWORK = re.compile("|".join(FORMATS[what].format("[0-9]+") for what in OF_A_FRAMEWORK))
+
+
+def listed(departures: Iterable[Departure]) -> list[Departure]:
+    """Returns departures as a text lists them: in the order of `FORMATS`, all others behind in the order given.
+
+    What another one's text tells already is left out.
+    """
+    given = list(departures)
+    told = _TOLD_BY_DATA if any(departure.what == DATA for departure in given) else frozenset()
+    kept = (departure for departure in given if departure.what not in told)
+    return sorted(kept, key=lambda departure: _ORDER.get(departure.what, len(_ORDER)))
 
 
 def scale_of(departures: Iterable[Departure]) -> str:
-    """Returns the text of a result's `scale`, for example `64 px, 2 epochs`; empty at the paper's scale."""
-    return _SEPARATOR.join(map(str, departures))
+    """Returns departures as one text, for example `64 px, 2 epochs`; empty where there are none."""
+    return _SEPARATOR.join(map(str, listed(departures)))
 
 
-def common_scale(scale: str) -> str:
-    """Returns a `scale` without what frameworks have of their own, so that one sweep's rows stand in one column.
+def common_scale(departures: Iterable[Departure]) -> str:
+    """Returns the text of sizes without what frameworks have of their own, so that one sweep's rows share a column.
 
-    Batch and queue count where a run is smaller than the paper's in nothing else. Rows of one method that differ in
-    them are refused (`results.collect.refuse_mixed`).
+    Batch and queue count where a run is smaller than the paper's in nothing else; otherwise tables name them elsewhere.
+    Rows of one method that differ in them are refused (`results.collect.refuse_mixed`).
 
     Args:
-        scale: The text of a result's `scale`.
+        departures: Those that make a run tiny.
     """
-    # A value may hold the separator too, as a data set's does. Its pieces look like no batch or queue, and are put
-    # together again as they were.
-    pieces = [piece for piece in scale.split(_SEPARATOR) if not _OF_A_FRAMEWORK.fullmatch(piece)]
-    return _SEPARATOR.join(pieces) or scale
+    sizes = list(departures)
+    return scale_of(size for size in sizes if size.what not in OF_A_FRAMEWORK) or scale_of(sizes)
+
+
+def measured_scale(scale: str) -> str:
+    """Returns what a recorded result's `scale` says of its measurement: the sizes of a detector's training, or nothing.
+
+    They stand behind those of the pretraining, which tables compute anew.
+
+    Args:
+        scale: As `repro.runs.records.Result.scale`.
+    """
+    _, beginning, sizes = scale.partition(FORMATS[DETECTION].format(""))
+    return beginning + sizes
+
+
+def value_text(value: Any) -> str:
+    """Returns a setting's value as the command line takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{','.join(map(value_text, value))}]"
+    return str(value)

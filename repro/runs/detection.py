@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 
-from repro.runs.departures import Departure
+from repro.runs.departures import DETECTION, Departure
 from repro.runs.protocols import protocol_name
 
 VOC, COCO = "voc07+12", "coco"
@@ -92,7 +92,7 @@ class DetectionSettings:
         """Returns in what a training is smaller than the protocol's: one departure that names every size, or none."""
         sizes = {"iterations": self.iterations, "px": self.min_size, "regions": self.rois}
         text = ", ".join(f"{size} {unit}" for unit, size in sizes.items() if size)
-        return (Departure("detection", text),) if text else ()
+        return (Departure(DETECTION, text),) if text else ()
 
     def trials_of(self, task: str) -> int:
         """Returns how many trainings of one checkpoint a number is the mean of."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repro.runs.choices import Branch, Source, Strategy
-from repro.runs.departures import Departure
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
 from repro.runs.sections import Framework, RunSettings
 
@@ -24,12 +23,6 @@ class FrameworkEntry:
 
     title: str
     """The framework's name in the paper's tables."""
-    epochs: int = 0
-    """The paper's number of epochs; a run with fewer is *tiny*. 0: how it was trained is unknown."""
-    batch: int = 0
-    """The paper's images a step over all devices; a run with another number is *tiny*."""
-    queue: int = 0
-    """The paper's number of keys in the queue; 0: the framework has no queue."""
     model: str = ""
     """`MODULE:FUNCTION` that makes the contrastive model of a run; empty for what is no contrastive framework."""
     released: bool = False
@@ -52,17 +45,6 @@ class FrameworkEntry:
         each GPU (`FidelitySettings`).
         """
         return run.optimization.batch // self.batch_norm_groups(run)
-
-    def departures(self, run: RunSettings) -> Iterator[Departure]:
-        """Yields in what a run's training is smaller than the paper's."""
-        if not self.epochs:
-            return
-        if run.optimization.epochs < self.epochs:
-            yield Departure("epochs", run.optimization.epochs)
-        if run.optimization.batch != self.batch:
-            yield Departure("batch", run.optimization.batch)
-        if self.queue and run.moco.queue != self.queue:
-            yield Departure("queue", run.moco.queue)
 
 
 def _released_hard_negative(run: RunSettings) -> bool:
@@ -116,9 +98,6 @@ def _supervised_problems(run: RunSettings) -> Iterator[Problem]:
 FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
     Framework.mocov2: FrameworkEntry(
         title="MoCo v2",
-        epochs=200,
-        batch=128,
-        queue=65536,
         model="repro.contrastive.moco:build",
         released=True,
         hard_negative_weight=lambda run: run.moco.hard_negative_weight,
@@ -135,8 +114,6 @@ FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
     ),
     Framework.simclr: FrameworkEntry(
         title="SimCLR",
-        epochs=200,
-        batch=256,
         model="repro.contrastive.simclr:build",
         hard_negative_weight=lambda run: run.simclr.hard_negative_weight,
         # The paper states no recipe. The lineage of the authors' imagenet100.sh: ADIOS, a fork of solo-learn. Where the
@@ -169,8 +146,6 @@ FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
     ),
     Framework.supervised: FrameworkEntry(
         title="Supervised",
-        epochs=100,
-        batch=256,
         # torchvision's reference recipe: random crops and flips, a tenth of the rate at 30, 60 and 90 of 100 epochs.
         recipe={
             "optimization": {

@@ -11,9 +11,14 @@ does not count, so that the content that is hashed is the one from before the fi
 import dataclasses
 import hashlib
 import json
+import operator
+from collections.abc import Callable
 from dataclasses import field
 from enum import Enum
 from typing import Any
+
+Smaller = Callable[[Any, Any], bool]
+"""Returns whether a setting's first value makes a run smaller than its second one does."""
 
 
 def outside_identity(default: Any) -> Any:
@@ -26,15 +31,27 @@ def outside_identity(default: Any) -> Any:
     return field(**factory, metadata={"identity": False})
 
 
-def added(default: Any, *, absent: Any) -> Any:
+def added(default: Any, *, absent: Any, smaller: Smaller | None = None) -> Any:
     """Returns a field that came after runs had been made.
 
     Args:
         default: What new runs get.
         absent: What older runs, which lack the field, did. A run with this value keeps the id that it had before the
             field existed. Never change it, also where `default` changes.
+        smaller: As of `size`, where it is one.
     """
-    return field(default=default, metadata={"absent": absent})
+    return field(default=default, metadata={"absent": absent} | ({"smaller": smaller} if smaller else {}))
+
+
+def size(default: Any, smaller: Smaller = operator.lt) -> Any:
+    """Returns a field that says how large a run is: one with less than the paper's is *tiny* in every table.
+
+    Args:
+        default: The default value, or a class whose instances are made by calling it.
+        smaller: Tells two values' order, where they are no numbers.
+    """
+    factory = {"default_factory": default} if isinstance(default, type) else {"default": default}
+    return field(**factory, metadata={"smaller": smaller})
 
 
 def identity(value: Any) -> Any:

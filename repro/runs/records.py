@@ -38,7 +38,8 @@ class Result:
         protocol: Name and version of the evaluation, with its departures, e.g. `linear-moco-v1[epochs=10]`.
         metric: What was measured, e.g. `top1` (the last epoch) or `top1_best`.
         value: The number; percent for accuracies. Always finite.
-        scale: Empty at the paper's scale, else the departures from it. A result with a scale is *tiny*.
+        scale: In what pretraining and measurement are smaller than the paper's, as far as the run alone tells; empty
+            where they are not. Tables compare the run's settings with its method's row (`results.row_comparison`).
         commit: Commit of the code that measured it.
         dirty: Whether the work tree had uncommitted changes.
         device: What it was measured on.

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import yaml
 
 from repro.errors import UserError
-from repro.runs.departures import Departure
-from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import digest, identity, plain
 from repro.runs.limits import problems
 from repro.runs.sections import RunSettings
@@ -45,20 +43,6 @@ class Run(RunSettings):
     def folder(self) -> str:
         """`METHOD/sSEED-ID`, the run's place below its sweep."""
         return f"{self.method}/s{self.seed}-{self.id}"
-
-    @property
-    def departures(self) -> tuple[Departure, ...]:
-        """In what the run is smaller than the paper's; a run with any is *tiny* and watermarked in every table."""
-        data = self.data
-        smaller: list[Departure] = []
-        # Their number is named too: drawn data can be made of any size, and a table must not mix two.
-        if data.drawn:
-            smaller.append(Departure("data", f"{data.dataset} ({data.scenes.description})"))
-        if self.encoder.network != "resnet50":
-            smaller.append(Departure("encoder", self.encoder.network))
-        if data.crop < 224:
-            smaller.append(Departure("crop", data.crop))
-        return (*smaller, *FRAMEWORKS[self.framework].departures(self))
 
     def to_yaml(self) -> str:
         """Returns the whole run as `run.yaml` holds it, every setting with its value."""

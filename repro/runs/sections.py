@@ -5,6 +5,8 @@ README). What the other frameworks do otherwise is their `recipe` in `repro.runs
 """
 
 import dataclasses
+import operator
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -27,7 +29,7 @@ from repro.runs.choices import (
     Strategy,
 )
 from repro.runs.detection import DetectionSettings
-from repro.runs.identity import added, outside_identity
+from repro.runs.identity import added, outside_identity, size
 from repro.runs.protocols import FinetuneSettings, KnnSettings, LogisticSettings, ProbeSettings
 from repro.runs.saliency_sources import SaliencySource, SourceKind
 
@@ -43,6 +45,17 @@ class Framework(StrEnum):
     simclr = "simclr"
     supervised = "supervised"
     external = "external"
+
+
+def _is_drawn(dataset: str) -> bool:
+    """Returns whether a data set is of built-in scenes."""
+    return dataset.startswith("scenes")
+
+
+def _is_shallower(arch: str, other: str) -> bool:
+    """Returns whether a network has fewer layers than another one, as torchvision's names of ResNets tell."""
+    layers, of_other = (int(re.search(r"\d+|$", name)[0] or 0) for name in (arch, other))  # type: ignore[index]
+    return layers < of_other
 
 
 @dataclass(frozen=True)
@@ -75,15 +88,16 @@ class ScenesSettings:
 class DataSettings:
     """What is learned from."""
 
-    dataset: str = "imagenet100"
-    crop: int = 224  # side of a view in pixels
+    # Drawn scenes stand in for photographs where a run is to be small, whatever their settings.
+    dataset: str = size("imagenet100", lambda here, _: _is_drawn(here))
+    crop: int = size(224)  # side of a view in pixels
     cached_side: int = added(0, absent=0)  # short side of the decoded images that are trained on; 0: the originals
-    scenes: ScenesSettings = field(default_factory=ScenesSettings)
+    scenes: ScenesSettings = size(ScenesSettings, lambda *_: True)
 
     @property
     def drawn(self) -> bool:
         """Whether the images are built-in scenes: `scenes` of drawn shapes, or `scenes-cutouts` of pasted cut-outs."""
-        return self.dataset.startswith("scenes")
+        return _is_drawn(self.dataset)
 
 
 @dataclass(frozen=True)
@@ -177,10 +191,10 @@ class FidelitySettings:
 class EncoderSettings:
     """The network that is trained."""
 
-    arch: str = "resnet50"
+    arch: str = size("resnet50", _is_shallower)
     dim: int = 128  # of the embedding
     # Base planes: of the stem and the first stage, doubled at each further one; 64 is torchvision's network.
-    width: int = added(64, absent=64)
+    width: int = added(64, absent=64, smaller=operator.lt)
 
     @property
     def network(self) -> str:
@@ -193,7 +207,7 @@ class MocoSettings:
     """MoCo v2 with a weighted hard negative (released moco/builder.py)."""
 
     momentum: float = 0.999
-    queue: int = 65536
+    queue: int = size(65536)
     temperature: float = 0.2
     hard_negative_weight: float = 2.0  # the paper's rho
     bn_splits: int = 4  # batch-norm groups of one global batch: 4 x 32, as on the paper's 4 GPUs
@@ -234,8 +248,8 @@ class AdiosSettings:
 class OptimizationSettings:
     """How the encoder is optimised."""
 
-    epochs: int = 200
-    batch: int = 128  # over all devices
+    epochs: int = size(200)
+    batch: int = size(128)  # over all devices
     lr: float = 0.015
     momentum: float = 0.9
     weight_decay: float = 1e-4

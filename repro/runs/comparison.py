@@ -1,0 +1,171 @@
+"""In what a run departs from another one that stands for the paper: every setting that plays a part and differs.
+
+Nothing here lists the settings: they are the fields of the dataclasses in `repro.runs.sections` that are part of the
+identity, so that a new one is compared as soon as it exists. What plays no part in a run is the one thing that no
+dataclass knows; it stands in `PARTS`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+from repro.runs.choices import Guidance, MapOf, Optimizer, Schedule, Source, Strategy
+from repro.runs.departures import DATA, Departure
+from repro.runs.frameworks import FRAMEWORKS
+from repro.runs.identity import Smaller, plain
+from repro.runs.reading import build
+from repro.runs.run import Run
+from repro.runs.sections import Framework, RunSettings
+
+
+class Setting(NamedTuple):
+    """One setting of a run that is part of its identity."""
+
+    value: Any
+    """In YAML's own types."""
+    smaller: Smaller | None
+    """Whether a value makes a run smaller than another one does (`repro.runs.identity.size`); None: it is no size."""
+
+
+def settings(run: Run) -> dict[str, Setting]:
+    """Returns every setting that a run is known by, but for its seed, by `section.key`.
+
+    A file's path is left out where the hash of its content is known.
+    """
+    return {name: setting for name, setting in _settings(run, "", None) if name != "seed"}
+
+
+def _settings(section: Any, prefix: str, smaller: Smaller | None) -> Iterator[tuple[str, Setting]]:
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        replaced = "unless" in f.metadata and getattr(section, f.metadata["unless"]) != ""
+        if replaced or not f.metadata.get("identity", True):
+            continue
+        of_field = f.metadata.get("smaller", smaller)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{prefix}{f.name}.", of_field)
+        else:
+            yield prefix + f.name, Setting(plain(value), of_field)
+
+
+def _hard_negative(run: RunSettings) -> bool:
+    return run.masks and run.masking.hard_negative
+
+
+def _high_pass(run: RunSettings) -> bool:
+    return run.masking.strategy is Strategy.high_pass
+
+
+def _learned(run: RunSettings) -> bool:
+    return run.masking.strategy is Strategy.learned
+
+
+PARTS: dict[str, Callable[[RunSettings], bool]] = {
+    # A framework's own model; labels need no embedding.
+    "moco.": lambda run: run.framework is Framework.mocov2,
+    "simclr.": lambda run: run.framework is Framework.simclr,
+    "imported.": lambda run: run.framework is Framework.external,
+    "encoder.dim": lambda run: bool(FRAMEWORKS[run.framework].model),
+    # Weights and anchors of a hard negative that is not made.
+    "moco.hard_negative": _hard_negative,
+    "simclr.hard_negative": _hard_negative,
+    "masking.hard_ratio": _hard_negative,
+    "masking.hard_noise_std": _hard_negative,
+    "fidelity.hard_negative": _hard_negative,
+    # Where nothing is masked, no rate, branch or switch of masking has a say; learned masks have settings of their own.
+    "masking.guidance": lambda run: run.masks,
+    "masking.branch": lambda run: run.masks,
+    "masking.hard_negative": lambda run: run.masks,
+    "masking.ratio": lambda run: run.masks,
+    "fidelity.": lambda run: run.masks,
+    "adios.": _learned,
+    # Noise, focal windows, channel-wise patches and the cap are high-pass's (`masking.strategies.HighPass`).
+    "masking.focal_probability": _high_pass,
+    "masking.spatial_share": _high_pass,
+    "masking.noise_std": _high_pass,
+    "masking.hard_noise": _high_pass,
+    "fidelity.noise": _high_pass,
+    "fidelity.cap": _high_pass,
+    # Only counts that are rounded as released can be negative (`masking.patches.patch_counts`).
+    "fidelity.negative_count": lambda run: run.fidelity.counts is Source.released,
+    # Patches at random ask no network.
+    "localizer.": lambda run: run.needs_localizer,
+    "localizer.image_side": lambda run: run.localizer.map is MapOf.image,
+    "fidelity.saliency_map": lambda run: run.masking.guidance is Guidance.saliency,
+    # Photographs are not drawn.
+    "data.scenes.": lambda run: run.data.drawn,
+    "data.scenes.context": lambda run: run.data.scenes.grounds > 0,
+    # The occlusion network of ADIOS is optimised by LARS whatever the encoder is.
+    "optimization.lars_eta": lambda run: run.optimization.optimizer is Optimizer.lars or _learned(run),
+    "optimization.step_share": lambda run: run.optimization.schedule is Schedule.steps,
+    # The strength of what never happens.
+    "augmentation.brightness": lambda run: run.augmentation.jitter_probability > 0,
+    "augmentation.contrast": lambda run: run.augmentation.jitter_probability > 0,
+    "augmentation.saturation": lambda run: run.augmentation.jitter_probability > 0,
+    "augmentation.hue": lambda run: run.augmentation.jitter_probability > 0,
+    "augmentation.blur_sigma": lambda run: run.augmentation.blur_probability > 0,
+}
+"""What the names of settings begin with -> whether these play a part in a run; of several all must hold.
+
+A setting that no line here speaks of plays a part in every run: forgotten here, a setting is named too often, and never
+too rarely.
+"""
+
+
+def plays_a_part(name: str, run: RunSettings) -> bool:
+    """Returns whether a setting has a say in a run's result.
+
+    Args:
+        name: `section.key` of the setting.
+        run: The run.
+    """
+    return all(has_a_say(run) for beginning, has_a_say in PARTS.items() if name.startswith(beginning))
+
+
+def departures(run: Run, row: Run) -> tuple[Departure, ...]:
+    """Returns in what a run departs from the one that stands for the paper's, in the order of the settings.
+
+    A setting is named where it plays a part in either: a localizer that guides nothing any more is none of the paper's.
+    Seeds are left aside.
+
+    Args:
+        run: The run.
+        row: Its method's row, none of its settings changed.
+    """
+    of_row = settings(row)
+    different = (
+        (name, setting)
+        for name, setting in settings(run).items()
+        if name in of_row and setting.value != of_row[name].value
+    )
+    return tuple(
+        _departure(name, setting, of_row[name].value, run)
+        for name, setting in different
+        if plays_a_part(name, run) or plays_a_part(name, row)
+    )
+
+
+def _departure(name: str, setting: Setting, paper: Any, run: Run) -> Departure:
+    smaller = setting.smaller is not None and setting.smaller(setting.value, paper)
+    here = setting.value
+    if name == DATA and run.data.drawn:
+        # Drawn data can be made of any size, and a table must not mix two.
+        here = f"{here} ({run.data.scenes.description})"
+    return Departure(name, here, paper, smaller)
+
+
+def sizes_below_recipe(run: Run) -> tuple[Departure, ...]:
+    """Returns in what a run is smaller than its framework's recipe, for those who know no method's row.
+
+    Rows of one framework share its recipe (`baselines`), so none of their sizes is missed. Of imported weights nothing
+    is known.
+    """
+    if run.framework is Framework.external:
+        return ()
+    return tuple(departure for departure in departures(run, _recipe(run.framework)) if departure.smaller)
+
+
+@cache
+def _recipe(framework: Framework) -> Run:
+    return build([{"framework": framework.value, **FRAMEWORKS[framework].recipe}])

@@ -1,0 +1,140 @@
+"""What a run is to its method's row: the row itself, the row with other settings, or nothing that can be compared."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from repro.errors import UserError
+from repro.runs.comparison import departures, plays_a_part, settings
+from repro.runs.departures import Departure, common_scale, listed, scale_of
+from repro.runs.evaluation import PROTOCOLS, Evaluation
+from repro.runs.run import Run
+from repro.runs.sections import Framework
+
+Recipe = Callable[[str], Run]
+"""Makes the run that a method's name stands for, with none of its settings changed; raises UserError for unknown names.
+
+The command line hands it in: this room may not look into `baselines`.
+"""
+TINY, ALTERED = "TINY", "ALTERED"
+"""What a run is called that departs from its row: smaller in something, or otherwise."""
+
+
+@dataclass(frozen=True)
+class RowComparison:
+    """In what a run departs from the row of its method, none of whose settings is changed.
+
+    Attributes:
+        run: The run; None where its `run.yaml` cannot be read.
+        row: The run that stands for the method's row; None where there is none.
+        unknown: Why nothing can be compared; empty where something is.
+        departures: Every setting that plays a part in either and differs.
+    """
+
+    run: Run | None = None
+    row: Run | None = None
+    unknown: str = ""
+    departures: tuple[Departure, ...] = field(default=())
+
+    @classmethod
+    def of(cls, run: Run | None, recipe: Recipe | None) -> "RowComparison":
+        """Compare a run with its method's row.
+
+        Args:
+            run: The run; None where its `run.yaml` cannot be read.
+            recipe: Makes the run that a method's name stands for; None where none is at hand.
+        """
+        if run is None:
+            return cls(unknown="settings unknown: no run.yaml that this version reads")
+        if run.framework is Framework.external:
+            return cls(run, unknown="imported weights: how they were trained is unknown")
+        if recipe is None:
+            return cls(run, unknown="settings not compared with the method's row")
+        try:
+            row = recipe(run.method)
+        except UserError:
+            return cls(run, unknown="settings not compared: this version has no row of that name")
+        return cls(run, row, departures=departures(run, row))
+
+    def __str__(self) -> str:
+        """Returns everything that departs, each with the row's value; empty where the run is its row."""
+        return self.unknown or "; ".join(departure.in_full for departure in listed(self.departures))
+
+    @property
+    def is_the_row(self) -> bool:
+        """Whether the run is known to be its method's row, changed in nothing."""
+        return self.row is not None and not self.departures
+
+    @property
+    def smaller(self) -> tuple[Departure, ...]:
+        """What makes the run tiny."""
+        return tuple(departure for departure in self.departures if departure.smaller)
+
+    @property
+    def altered(self) -> tuple[Departure, ...]:
+        """What departs without making the run smaller."""
+        return tuple(departure for departure in self.departures if not departure.smaller)
+
+    @property
+    def scale(self) -> str:
+        """The sizes that decide the run's column in a table, `64 px, 2 epochs`; empty at the row's own."""
+        return common_scale(self.smaller)
+
+    @property
+    def words(self) -> str:
+        """What departs, as notes say it: `TINY: 64 px; ALTERED: optimization.lr=0.3`."""
+        return self.unknown or words(self.departures)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Departure]:
+        """The departures by `section.key`."""
+        return {departure.what: departure for departure in self.departures}
+
+    @cached_property
+    def values(self) -> Mapping[str, Any]:
+        """The value of every setting that plays a part in the run or in its row."""
+        if self.run is None:
+            return {}
+        row = self.row or self.run
+        return {
+            name: setting.value
+            for name, setting in settings(self.run).items()
+            if plays_a_part(name, self.run) or plays_a_part(name, row)
+        }
+
+    def measured_by_protocol(self, task: str, dataset: str, protocol: str) -> bool:
+        """Returns whether a measurement followed the protocol itself, or what the row makes of it.
+
+        Args:
+            task: The evaluation.
+            dataset: Its data set.
+            protocol: What it was measured by, with its departures.
+        """
+        if self.row is None or task not in PROTOCOLS:
+            return False
+        evaluation = Evaluation(task, dataset)
+        # The defaults are the protocols; a row may have settings of its own for them, as supervised weights have.
+        return protocol in {*evaluation.protocols(Run()), *evaluation.protocols(self.row)}
+
+    def altered_unlike(self, other: "RowComparison") -> list[str]:
+        """Returns the settings in which two runs differ although their rows do not, so that more than the method does.
+
+        Where one of the two cannot be compared with its row, nothing is known and nothing named.
+        """
+        if self.row is None or other.row is None:
+            return []
+        rows = settings(self.row), settings(other.row)
+        return [
+            name
+            for name in dict.fromkeys([*self.by_name, *other.by_name])
+            if name in self.values and name in other.values
+            if self.values[name] != other.values[name] and rows[0][name].value == rows[1][name].value
+        ]
+
+
+def words(of: Iterable[Departure]) -> str:
+    """Returns departures as notes say them, sizes first: `TINY: 64 px; ALTERED: optimization.lr=0.3`."""
+    given = list(of)
+    kinds = {TINY: [d for d in given if d.smaller], ALTERED: [d for d in given if not d.smaller]}
+    return "; ".join(f"{kind}: {scale_of(departed)}" for kind, departed in kinds.items() if departed)

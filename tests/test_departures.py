@@ -1,0 +1,186 @@
+"""Every setting in which a run departs from its method's row is named, and none that plays no part in either."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+
+from baselines import METHODS, TABLE1, resolve
+from repro.errors import UserError
+from repro.runs.comparison import PARTS, departures, plays_a_part, settings, sizes_below_recipe
+from repro.runs.departures import Departure, common_scale, measured_scale, scale_of
+from repro.runs.identity import added
+from repro.runs.reading import keys
+from repro.runs.run import Run
+from results.row_comparison import RowComparison, words
+
+SETTINGS = settings(Run())
+CONTEXTS: Mapping[str, Mapping[str, Any]] = {
+    "data.scenes.context": {"data.dataset": "scenes", "data.scenes.grounds": 20},
+    "data.scenes.": {"data.dataset": "scenes"},
+    "localizer.image_side": {"localizer.map": "image"},
+    "localizer.sha256": {"localizer.network": "checkpoint"},
+    "optimization.step_share": {"optimization.schedule": "steps"},
+}
+"""Settings that play a part in hardly any row -> what else is set, so that they do."""
+UNCOMPARED = {"imported.weights", "imported.input_filter"}
+"""Settings of weights from elsewhere, which have no row to be compared with."""
+COMPARED = sorted(SETTINGS.keys() - UNCOMPARED)
+
+
+@cache
+def row(name: str) -> Run:
+    return resolve(name)
+
+
+def changed(run: Run, changes: Mapping[str, Any]) -> Run:
+    """The run with some settings of it, by `section.key`, replaced."""
+    for name, value in changes.items():
+        run = _replaced(run, name.split("."), value)
+    return run
+
+
+def _replaced(section: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    old = getattr(section, name)
+    new = _replaced(old, rest, value) if rest else type(old)(value)
+    return dataclasses.replace(section, **{name: new})
+
+
+@cache
+def rows_with(name: str) -> list[tuple[str, Run]]:
+    """The rows in which a setting plays a part, each with what else has to be set for that."""
+    context = next((context for beginning, context in CONTEXTS.items() if name.startswith(beginning)), {})
+    runs = ((method, _valid(row(method), context)) for method in METHODS)
+    fitting = [(method, run) for method, run in runs if run is not None and plays_a_part(name, run)]
+    return [(method, run) for method, run in fitting if method in TABLE1] or fitting
+
+
+def _valid(run: Run, changes: Mapping[str, Any]) -> Run | None:
+    try:
+        return changed(run, changes)
+    except UserError:
+        return None
+
+
+def other_values(name: str, run: Run) -> list[Any]:
+    """Values of a setting other than the run's own; some may exclude its other settings."""
+    value, kind = settings(run)[name].value, keys(Run)[name]
+    if kind is bool:
+        return [not value]
+    if hasattr(kind, "__members__"):
+        return [member.value for member in kind if member.name != value]
+    if kind is int:
+        return [other for other in (value - 1, value // 2, value + 1, 2 * value, 4 * value) if other != value]
+    if kind is float:
+        return [other for other in (0.0, 0.07, 0.3, value * (1 + 1e-12) + 1e-12, 1.5 * value) if other != value]
+    return ["resnet18", "resnet101", "caltech101", "scenes", "0a1b"]
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_any_one_setting_that_is_changed_is_named(name: str) -> None:
+    tried = 0
+    for method, run in rows_with(name):
+        for value in other_values(name, run):
+            other = _valid(run, {name: value})
+            if other is None:
+                continue  # excluded by the run's other settings
+            tried += 1
+            comparison, context = RowComparison.of(other, row), {d.what for d in departures(run, row(method))}
+            assert comparison.by_name.keys() - context == {name}
+            departure = comparison.by_name[name]
+            assert departure.paper == settings(row(method))[name].value
+            assert str(departure.here).startswith(str(settings(other)[name].value))
+            assert not comparison.is_the_row
+            # What a drawn data set is called tells some of its settings.
+            told = str(departure.here) if name.startswith("data.scenes.") else departure.in_full
+            assert told in str(comparison)
+    assert tried
+
+
+def test_every_setting_of_a_run_is_tried() -> None:
+    outside = {"seed", "method", "imported.origin"}
+    sections = ("machine.", "probe.", "logistic.", "knn.", "finetune.", "detection.")
+    assert set(SETTINGS) == {name for name in keys(Run) if name not in outside and not name.startswith(sections)}
+    assert all(rows_with(name) for name in COMPARED)
+
+
+def test_a_setting_that_is_added_is_found_by_itself() -> None:
+    wider = dataclasses.make_dataclass("Wider", [("extra", int, added(1, absent=1))], bases=(Run,), frozen=True)
+    (departure,) = departures(wider(extra=2), wider())
+    assert departure == Departure("extra", 2, 1, smaller=False)
+
+
+@pytest.mark.parametrize("method", TABLE1)
+def test_what_plays_no_part_is_not_named(method: str) -> None:
+    run = row(method)
+    idle = [name for name in COMPARED if not plays_a_part(name, run)]
+    assert idle
+    for name in idle:
+        kind, value = keys(Run)[name], settings(run)[name].value
+        changes: Any = {bool: not value, int: [value * 2, 1], float: 0.5}.get(kind, "random")
+        if hasattr(kind, "__members__"):
+            changes = [member.value for member in kind]
+        for change in changes if isinstance(changes, list) else [changes]:
+            other = _valid(run, {name: change})
+            # A change may make itself count, as released counts do.
+            assert other is None or plays_a_part(name, other) or departures(other, run) == (), name
+    assert departures(run, run) == ()
+
+
+def test_every_line_about_parts_speaks_of_a_setting() -> None:
+    assert [beginning for beginning in PARTS if not any(name.startswith(beginning) for name in SETTINGS)] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"optimization.epochs": 400}, "ALTERED: 400 epochs"),
+        ({"optimization.epochs": 100}, "TINY: 100 epochs"),
+        ({"optimization.batch": 256}, "ALTERED: batch 256"),
+        ({"optimization.precision": "bf16"}, "ALTERED: optimization.precision=bf16"),
+        ({"moco.bn_splits": 1}, "ALTERED: moco.bn_splits=1"),
+        ({"data.dataset": "caltech101"}, "ALTERED: caltech101"),
+        ({"encoder.arch": "resnet34"}, "TINY: resnet34"),
+        ({"encoder.arch": "wide_resnet50_2"}, "ALTERED: wide_resnet50_2"),
+        ({"masking.hard_negative": False}, "ALTERED: masking.hard_negative=false"),
+        # The localizer is no longer asked, and yet the paper's row asked another.
+        (
+            {"masking.guidance": "random", "localizer.weights": "random"},
+            "ALTERED: localizer.weights=random, masking.guidance=random",
+        ),
+        (
+            {"data.dataset": "scenes", "data.crop": 64, "data.scenes.size": 80, "moco.queue": 512},
+            "TINY: scenes (10 classes, 1024 images), 64 px, queue 512, data.scenes.size=80",
+        ),
+    ],
+)
+def test_smaller_is_tiny_and_anything_else_is_altered(changes: dict[str, Any], text: str) -> None:
+    run = resolve("mocov2+ours-hp", changes)
+    assert words(departures(run, row("mocov2+ours-hp"))) == text
+
+
+def test_sizes_without_the_row_are_those_below_the_frameworks_recipe() -> None:
+    run = resolve("simclr+ours-hp", {"optimization.epochs": 100, "optimization.batch": 64, "optimization.lr": 1.0})
+    assert scale_of(sizes_below_recipe(run)) == "100 epochs, batch 64"
+    assert sizes_below_recipe(Run(framework=run.framework, data=run.data)) == (
+        Departure("optimization.batch", 128, 256),
+    )
+
+
+def test_batch_and_queue_decide_a_column_only_where_nothing_else_is_smaller() -> None:
+    batch, queue = Departure("optimization.batch", 64), Departure("moco.queue", 1024)
+    crop, epochs = Departure("data.crop", 64), Departure("optimization.epochs", 2)
+    assert common_scale([queue, batch, epochs, crop]) == "64 px, 2 epochs"
+    assert common_scale([queue, batch]) == "batch 64, queue 1024"
+    assert common_scale([]) == ""
+
+
+def test_of_a_recorded_scale_the_detectors_part_is_kept() -> None:
+    detection = Departure("detection", "9 iterations, 64 px")
+    scale = scale_of([Departure("encoder.arch", "resnet18"), Departure("data.crop", 64), detection])
+    assert scale == "resnet18, 64 px, detection of 9 iterations, 64 px"
+    assert measured_scale(scale) == "detection of 9 iterations, 64 px"
+    assert measured_scale("resnet18, 64 px") == ""

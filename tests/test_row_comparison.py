@@ -1,0 +1,196 @@
+"""What tables, claims and pages say of runs that are not the paper's: every setting by name, and no difference."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from run_samples import finished
+from table_samples import comparison_of, frame_of, markdown_rows, records_of, rows_of
+
+from baselines import resolve
+from repro.runs.departures import Departure
+from results.checklist import checklist
+from results.claims import as_frame, judge
+from results.collect import collect, export
+from results.doubts import doubts
+from results.explain import explain
+from results.formats import csv, latex, markdown
+from results.html import table_page
+from results.layout import Table
+from results.runs import find_runs
+from results.tables import render
+
+OURS = "mocov2+ours-hp"
+LABEL = "MoCov2 + OURS, high-pass"
+ALTERED: dict[str, Any] = {
+    "data__dataset": "folder",
+    "optimization__lr": 1.0,
+    "moco__temperature": 0.9,
+    "localizer__weights": "random",
+    "masking__guidance": "random",
+    "masking__hard_negative": False,
+}
+TOP1 = ("imagenet100", "top1")
+
+
+def table_of(root: Path) -> Table:
+    return render("table1", collect([root], resolve), runs=find_runs([root], resolve))
+
+
+def test_every_altered_setting_is_named_and_no_difference_is_taken(tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {TOP1: 68.0})
+    finished(tmp_path, OURS, 0, {TOP1: 75.0}, **ALTERED)
+    table = table_of(tmp_path)
+    cells = markdown_rows(table)
+    assert cells["MoCov2"] == ["68.22", "68.00 (1)", "-0.22"]
+    assert cells[LABEL] == ["**73.80**", "**75.00 (1)** [3]", "–"]
+    note = (
+        "ALTERED: folder, localizer.weights=random, masking.guidance=random, masking.hard_negative=false, "
+        "moco.temperature=0.9, optimization.lr=1.0"
+    )
+    assert f"- [3] {note}\n" in markdown(table)
+    assert note.replace("_", r"\_") in latex(table)
+    assert note in table_page(table)
+    watermark = (
+        "ALTERED – 6 settings not as in the paper, see the notes; "
+        "what is so marked is not comparable with the published numbers"
+    )
+    assert table.watermark == watermark
+    assert "as in the paper" not in table.notes[0]
+    records = records_of(table).set_index("row")
+    assert records.loc["mocov2", "departures"] == ""
+    assert records.loc[OURS, "departures"] == (
+        "folder (paper: imagenet100); localizer.weights=random (paper: IMAGENET1K_V2); masking.guidance=random "
+        "(paper: saliency); masking.hard_negative=false (paper: true); moco.temperature=0.9 (paper: 0.2); "
+        "optimization.lr=1.0 (paper: 0.015)"
+    )
+    export(collect([tmp_path], resolve), tmp_path / "out.csv")
+    exported = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).set_index("method")["departures"]
+    assert dict(exported) == dict(records["departures"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimization__epochs": 400}, "ALTERED: 400 epochs"),
+        ({"optimization__precision": "bf16"}, "ALTERED: optimization.precision=bf16"),
+        ({"moco__bn_splits": 1}, "ALTERED: moco.bn_splits=1"),
+        ({"data__dataset": "caltech101"}, "ALTERED: caltech101"),
+        ({"optimization__batch": 64}, "TINY: batch 64"),
+        ({"augmentation__hue": 0.2}, "ALTERED: augmentation.hue=0.2"),
+    ],
+)
+def test_one_altered_setting_is_enough(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    finished(tmp_path, OURS, 0, {TOP1: 75.0}, **settings)
+    table = table_of(tmp_path)
+    assert table.notes[0].split("; ")[3] == said
+    assert table.groups[0].heading.text == f"ImageNet-100 ({said.partition(':')[0]})"
+    assert markdown_rows(table)[LABEL][2] == "–"
+    assert table.watermark.endswith("; not comparable with the published numbers")
+    assert "no difference is taken" in markdown(table)
+
+
+def test_what_departs_alike_in_all_rows_is_said_once_and_the_rest_at_the_rows(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"data__crop": 64, "optimization__batch": 64, "optimization__precision": "bf16"}
+    finished(tmp_path, "mocov2", 0, {TOP1: 60.0}, **small, optimization__lr=0.03, moco__queue=2048)
+    finished(tmp_path, OURS, 0, {TOP1: 61.0}, **small, optimization__lr=0.03, moco__queue=2048, localizer__relax=0.5)
+    finished(tmp_path, "simclr", 0, {TOP1: 62.0}, **small, optimization__lr=0.02)
+    table = table_of(tmp_path)
+    assert (
+        "TINY: 64 px, batch 64, queue 2048; ALTERED: localizer.relax=0.5, optimization.precision=bf16; what else"
+        in (table.notes[0])
+    )
+    notes = {label: cells[1].partition("[")[2].rstrip("]") for label, cells in markdown_rows(table).items()}
+    texts = {label: table.notes[int(notes[label]) - 1] for label in ("MoCov2", LABEL, "SimCLR")}
+    assert texts == {
+        "MoCov2": "ALTERED: optimization.lr=0.03",
+        LABEL: "ALTERED: optimization.lr=0.03",
+        "SimCLR": "ALTERED: optimization.lr=0.02",
+    }
+
+
+def test_another_protocol_than_the_rows_takes_no_difference() -> None:
+    for protocol, difference in (("linear-moco-v1", "-0.22"), ("linear-moco-v1[epochs=10]", "–")):
+        table = render("table1", frame_of(*rows_of(protocol=protocol)))
+        assert markdown_rows(table)["MoCov2"][2] == difference
+    assert "not measured by the protocol of the published numbers: no difference is taken" in markdown(table)
+    # A row may have a protocol's settings of its own.
+    grid = rows_of("supervised", (82.0,), protocol="linear-moco-v1[lr_grid=30+10+1+0.1]")
+    assert markdown_rows(render("table1", frame_of(*grid)))["Supervised"][2] == "-0.72"
+
+
+def test_imported_weights_never_stand_in_a_row_of_the_papers(tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {TOP1: 75.0}, framework="external", imported__weights="0a1b")
+    table = table_of(tmp_path)
+    cells = markdown_rows(table)
+    assert "MoCov2" not in cells
+    assert cells["mocov2 (imported)"] == ["–", "75.00 (1) [4]", "–"]
+    assert "[4] imported weights: how they were trained is unknown" in markdown(table)
+    whole = markdown_rows(render("table1", collect([tmp_path], resolve), rows="all"))
+    assert whole["MoCov2"][:3] == ["68.22", "not run", "–"]
+    # Beside a run of the row itself, which they neither join nor exclude.
+    finished(tmp_path, "mocov2", 0, {TOP1: 68.0})
+    cells = markdown_rows(table_of(tmp_path))
+    assert (cells["MoCov2"][1:], cells["mocov2 (imported)"][0]) == (["68.00 (1)", "-0.22"], "–")
+    finished(tmp_path, OURS, 0, {TOP1: 74.0})
+    frame, runs = collect([tmp_path], resolve), find_runs([tmp_path], resolve)
+    assert set(frame["method"]) == {"mocov2", "mocov2 (imported)", OURS}
+    claim = as_frame(judge(frame)).query("better == @OURS and worse == 'mocov2'").iloc[0]
+    assert claim["difference"] == pytest.approx(6.0)
+    (column,) = explain("table1:mocov2 (imported):imagenet100", frame, runs)["ours"]
+    assert column["departs from the paper in"].startswith("imported weights")
+    assert "imported weights: how they were trained is unknown: mocov2 (imported)" in doubts(runs, frame)
+
+
+def test_runs_without_settings_or_row_are_not_said_to_be_the_papers(tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {TOP1: 68.0}).run_yaml.unlink()
+    finished(tmp_path, "mine", 0, {TOP1: 68.0})
+    table = table_of(tmp_path)
+    assert markdown_rows(table)["MoCov2"][2] == "–"
+    assert "settings unknown: no run.yaml that this version reads" in table.notes
+    assert "settings not compared: this version has no row of that name" in table.notes
+    assert "as in the paper" not in table.notes[0]
+    assert "as in the paper" not in csv(table)
+
+
+def test_an_old_record_says_what_its_settings_say_today(tmp_path: Path) -> None:
+    folder = finished(tmp_path, OURS, 0, {TOP1: 75.0}, data__crop=64)
+    (line,) = folder.results.read_text().splitlines()
+    record = json.loads(line)
+    assert record["scale"] == "64 px"
+    folder.results.write_text(json.dumps({**record, "scale": "resnet18, detection of 9 iterations, 64 px"}) + "\n")
+    assert list(collect([tmp_path], resolve)["scale"]) == ["64 px, detection of 9 iterations, 64 px"]
+
+
+def test_a_claim_is_not_judged_by_runs_that_were_altered_unlike_each_other() -> None:
+    lr = Departure("optimization.lr", 1.0, 0.015, smaller=False)
+    frame = frame_of(*rows_of("mocov2", (60.0, 61.0, 62.5)), *rows_of(OURS, (70.0, 71.0, 72.4)))
+    verdicts = as_frame(judge(frame)).query("better == @OURS and worse == 'mocov2' and n > 0")
+    assert set(verdicts["verdict"]) == {"supported"}
+    run = resolve(OURS, {"optimization.lr": 1.0})
+    altered = comparison_of(OURS, [lr], run)
+    frame["departures"] = [altered if method == OURS else comparison_of(method) for method in frame["method"]]
+    verdicts = as_frame(judge(frame)).query("better == @OURS and worse == 'mocov2' and table == 'table1'")
+    assert set(verdicts["verdict"]) == {"undecided", "not run"}
+    told = verdicts[verdicts["departures"] != ""].iloc[0]
+    assert (told["verdict"], told["n"]) == ("undecided", 0)
+    assert told["why"] == "not compared: beside the method its runs differ in optimization.lr"
+    assert told["departures"] == f"{OURS}: optimization.lr=1.0 (paper: 0.015)"
+    # Altered alike they are judged: the rows themselves differ in nothing but the masking.
+    both = [comparison_of(m, [lr], resolve(m, {"optimization.lr": 1.0})) for m in frame["method"]]
+    verdicts = as_frame(judge(frame.assign(departures=both))).query("better == @OURS and worse == 'mocov2' and n > 0")
+    assert set(verdicts["verdict"]) == {"supported"}
+
+
+def test_pages_count_only_runs_of_the_rows_as_reproduced(tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {TOP1: 68.0}, optimization__lr=1.0)
+    runs, frame = find_runs([tmp_path], resolve), collect([tmp_path], resolve)
+    assert "ALTERED – optimization.lr=1.0: mocov2" in doubts(runs, frame)
+    (item,) = [item for item in checklist(runs, frame, []) if item.source == "ACM Reproduced"]
+    assert item.answer == "no"
+    finished(tmp_path / "whole", "mocov2", 0, {TOP1: 68.0})
+    runs, frame = find_runs([tmp_path / "whole"], resolve), collect([tmp_path / "whole"], resolve)
+    (item,) = [item for item in checklist(runs, frame, []) if item.source == "ACM Reproduced"]
+    assert item.answer == "partly"
