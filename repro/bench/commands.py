@@ -31,6 +31,9 @@ DataRoot = Annotated[
 ]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps that count.")]
 WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before them.")]
+Rivals = Annotated[
+    bool, typer.Option("--rivals", help="Time a MoCo v2 step on noise beside the code written plainly; no data needed.")
+]
 Record = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where plans look by default.")]
 
 
@@ -147,17 +150,29 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         steps: Steps = 20,
         warm_up: WarmUp = 5,
         out: Record = None,
+        rivals: Rivals = False,
         as_json: AsJson = False,
     ) -> None:
         """Measure how fast methods train here, real learner and loader; `salmask sweep --plan` reads it.
 
         Example: salmask bench step mocov2 mocov2+ours-hp --root /data/imagenet
+
+        Example: salmask bench step --rivals --set encoder.arch=resnet18 --set data.crop=96 --set optimization.batch=32
         """
         from repro.bench.step import measure
         from repro.bench.throughput import record, record_file
 
         room = rows()
         layers = [{"machine": {"data_root": root}} if root else {}, parse_overrides(settings or [])]
+        if rivals:
+            from repro.bench.plain_moco import compare_with_plain_moco
+            from repro.distributed import initialise
+
+            if methods:
+                raise UserError("--rivals compares MoCo v2 alone", mend="leave the methods out")
+            run = room.resolve("mocov2", *layers)
+            report(as_json, compare_with_plain_moco(run, initialise(run.machine.device)))
+            return
         lines = []
         for method in methods or ["mocov2"]:
             measurement = measure(room.resolve(method, *layers), room.build, warm_up=warm_up, steps=steps)
