@@ -47,6 +47,7 @@ def test_every_rival_gets_a_row() -> None:
         optimization=OptimizationSettings(batch=4),
     )
     rows = compare_with_plain_moco(run, torch.device("cpu"))
-    assert [row["step"] for row in rows] == ["plain", "ours, 1 batch-norm group", "ours, 2 batch-norm groups"]
+    groups = ["ours, batch-norm groups: 1", "ours, batch-norm groups: 2"]
+    assert [row["step"] for row in rows] == ["plain", *groups, *(f"{name}, channels last" for name in groups)]
     assert rows[0]["of plain"] == 1
     assert min(row["cpu ms"] for row in rows) > 0

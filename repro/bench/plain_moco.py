@@ -1,4 +1,4 @@
-"""The benchmark of a MoCo v2 step: ours, with one and several batch-norm groups, beside the code written plainly."""
+"""The benchmark of a MoCo v2 step: ours, with and without split batch norm, beside the code written plainly."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -14,6 +14,7 @@ from repro.contrastive.moco import MoCo
 from repro.distributed import device_name
 from repro.masking.views import Views
 from repro.runs.run import Run
+from repro.training.memory_layout import lay_out_images, lay_out_network
 from repro.training.optimization import build_optimizer
 
 
@@ -73,10 +74,13 @@ def compare_with_plain_moco(run: Run, device: torch.device) -> list[dict[str, An
     }
     plain = PlainMoCo(encoder.arch, encoder.dim, **same).to(device)
     steps = {"plain": _step(plain, lambda: plain(query, key), run)}
-    for groups in sorted({1, moco.bn_splits}):
-        ours = MoCo(encoder.arch, encoder.dim, bn_splits=groups, **same).to(device)
-        name = f"ours, {groups} batch-norm group{'s' if groups > 1 else ''}"
-        steps[name] = _step(ours, _loss_of(ours, Views(query, key)), run)
+    for channels_last in (False, True):
+        views = Views(*(lay_out_images(images, channels_last=channels_last) for images in (query, key)))
+        for groups in sorted({1, moco.bn_splits}):
+            ours = MoCo(encoder.arch, encoder.dim, bn_splits=groups, **same).to(device)
+            lay_out_network(ours, channels_last=channels_last)
+            name = f"ours, batch-norm groups: {groups}{', channels last' if channels_last else ''}"
+            steps[name] = _step(ours, _loss_of(ours, views), run)
     seconds = seconds_in_turn(steps)
     return [
         {
@@ -101,7 +105,7 @@ def _step(model: nn.Module, loss: Callable[[], Tensor], run: Run) -> Callable[[]
 
     def step() -> None:
         optimizer.zero_grad()
-        loss().backward()
+        loss().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
