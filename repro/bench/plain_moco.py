@@ -75,7 +75,9 @@ def compare_with_plain_moco(run: Run, device: torch.device) -> list[dict[str, An
     plain = PlainMoCo(encoder.arch, encoder.dim, **same).to(device)
     steps = {"plain": _step(plain, lambda: plain(query, key), run)}
     for channels_last in (False, True):
-        views = Views(*(lay_out_images(images, channels_last=channels_last) for images in (query, key)))
+        views = Views(
+            lay_out_images(query, channels_last=channels_last), lay_out_images(key, channels_last=channels_last)
+        )
         for groups in sorted({1, moco.bn_splits}):
             ours = MoCo(encoder.arch, encoder.dim, bn_splits=groups, **same).to(device)
             lay_out_network(ours, channels_last=channels_last)
