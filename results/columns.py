@@ -91,7 +91,8 @@ class Column:
         # A detector's training is in the scale and in no run's settings.
         common = words(self.common) or (f"{TINY}: {self.scale}" if self.scale else "")
         more = any(self.own_words(method) for method in self.comparisons)
-        return "; ".join(filter(None, [common, "what else departs stands at the rows" if more else ""]))
+        what = "what else departs" if common else "what departs from the paper"
+        return "; ".join(filter(None, [common, f"{what} stands at the rows" if more else ""]))
 
     @property
     def mark(self) -> str:

@@ -58,7 +58,7 @@ def test_every_altered_setting_is_named_and_no_difference_is_taken(tmp_path: Pat
         "what is so marked is not comparable with the published numbers"
     )
     assert table.watermark == watermark
-    assert "as in the paper" not in table.notes[0]
+    assert "; what departs from the paper stands at the rows; " in table.notes[0]
     records = records_of(table).set_index("row")
     assert records.loc["mocov2", "departures"] == ""
     assert records.loc[OURS, "departures"] == (
