@@ -56,11 +56,11 @@ class Source(StrEnum):
 class Backend(StrEnum):
     """Who applies the drawn augmentation: batched on the device, or PIL image by image in the workers.
 
-    The crop is PIL's for both. PIL cuts to 8 bits after each step, the device never does; beyond that, how far a pixel
-    of the device departs from PIL's is, in levels of 255, as root mean square and at most, on photographs and on white
-    noise (bounds in `tests/test_views.py`): flip 0; grey .29, .53; brightness .56, 1.0; contrast .55, 1.2; saturation
-    .57, 1.2; hue 1.8, 17, as PIL's HSV has 8 bits a channel; blur see `Blur`. Views of photographs with all steps: 1.8
-    as root mean square.
+    The crop is PIL's for both. PIL cuts to 8 bits after each step, the device never does. How far a pixel of the device
+    departs from PIL's is measured in `tests/test_views.py` on synthetic pictures of smooth areas and edges and on white
+    noise; no photographs were measured. In levels of 255, as root mean square and at most, by the step: flip 0; grey
+    .29, .53; brightness .56, 1.0; contrast .55, 1.2; saturation .57, 1.2; hue 1.8, 17, as PIL's HSV has 8 bits a
+    channel; blur see `Blur`. With all steps, on the pictures without noise: 1.8 as root mean square.
     """
 
     device = "device"
@@ -70,11 +70,11 @@ class Backend(StrEnum):
 class Blur(StrEnum):
     """What the device blurs a view by; PIL approximates a Gaussian by three boxes.
 
-    `gaussian`: the Gaussian's values at 17 pixels, reflected at the border, as torchvision's. PIL's boxes
-    have the variance that is asked for, which these values lack below a sigma of about .7, and PIL repeats the border.
-    The departure from PIL is .6 levels of 255 on photographs as root mean square, and 17 at most; on white noise, whose
-    pixels tell kernels apart, up to 60. `box`: PIL's three boxes; it departs by PIL's rounding alone, .6 and at most 3,
-    also on white noise.
+    `gaussian`: the Gaussian's values at 17 pixels, reflected at the border, as torchvision's. PIL's boxes have the
+    variance that is asked for, which these values lack below a sigma of about .7, and PIL repeats the border. On the
+    pictures that `Backend` names, the departure from PIL is .6 levels of 255 as root mean square, and 17 at most; on
+    white noise, whose pixels tell kernels apart, up to 60. `box`: PIL's three boxes; it departs by PIL's rounding
+    alone, .6 and at most 3, also on white noise.
     """
 
     gaussian = "gaussian"
