@@ -5,6 +5,10 @@ steps follow the authors' code (YugeTen/adios, src/methods/simclr_adios.py and s
 alone. On MoCo v2 the query is masked, since no gradient reaches a mask through the key. Left out is the authors' online
 classifier, which reads detached features and teaches the encoder nothing.
 
+Occlusion network and its rate are those of the authors' script for ImageNet-100; rate, batch, jitter and warm-up of the
+encoder are our framework's recipe, so that the row differs from its baseline in the masks alone. `AdiosSettings` lists
+the differences, and the row `simclr+adios-script` has the script's values.
+
 What the two steps need of a framework's model is a `Contrast` (`baselines.adios_contrast`).
 """
 

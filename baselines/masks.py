@@ -17,6 +17,6 @@ MSCN: dict[str, Any] = {
     "masking": {"strategy": "high_pass", "guidance": "random", "branch": "both", "hard_negative": False}
 }
 
-# ADIOS (Shi et al. 2022), the single-mask version that its authors published for ImageNet-100; its settings and their
-# source: `repro.runs.sections.AdiosSettings`.
+# ADIOS (Shi et al. 2022), the single-mask version that its authors published for ImageNet-100. Its settings, their
+# source, and in what our rows depart from it: `repro.runs.sections.AdiosSettings`.
 ADIOS: dict[str, Any] = {"masking": {"strategy": "learned", "hard_negative": False}}

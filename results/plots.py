@@ -17,7 +17,7 @@ from repro.files import write_atomically
 from repro.runs.protocols import metric_without_rate
 from results.collect import KEYS
 from results.material import Material, NothingToDrawError
-from results.published import STRATEGIES, published
+from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
 from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord
 from results.style import WIDTH, Theme, folded, ink, legend, limits, look, panels, themed
@@ -157,7 +157,7 @@ def branches(material: Material) -> Figure:
     """Draw Table 3: accuracy by masked branch, ours beside the paper's."""
     records = material.table("table3")
     paper = published("table3")
-    masked_methods = [row.method for row in paper.rows.values() if row.branch in BRANCHES]
+    masked_methods = [row.method for row in paper.every_row.values() if row.branch in BRANCHES]
     if not records["row"].isin(masked_methods).any():
         raise NothingToDrawError(
             "no result of a masked branch", mend="run mocov2+ours-hp, and with masking.branch=key or both"
@@ -171,7 +171,7 @@ def branches(material: Material) -> Figure:
         lines = records[records["panel"] == title]
         ours = dict(zip(lines["row"], zip(lines["mean"], lines["std"].fillna(0.0), strict=True), strict=True))
         _branch_panel(axes, ours, folded(f"ours, {title}"), material.theme)
-    legend(figure, "dashed: no masking; whisker: standard deviation over seeds")
+    legend(figure, "dashed: no masking; dotted: with hard negative; whisker: standard deviation over seeds")
     return figure
 
 
@@ -379,10 +379,17 @@ def _aligned(runs: Sequence[dict[float, float]]) -> tuple[np.ndarray, np.ndarray
 
 
 def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: str, theme: Theme) -> None:
-    """Draw a line for each strategy through its branches, from (mean, standard deviation) by method."""
-    rows = published("table3").rows.values()
-    for strategy in STRATEGIES:
-        methods = {row.branch: row.method for row in rows if row.block == strategy}
+    """Draw a line for each block, a strategy and a reading, through its branches.
+
+    Args:
+        axes: Where to.
+        values: (mean, standard deviation) by method.
+        title: The panel's.
+        theme: The page's.
+    """
+    paper = published("table3")
+    for block in dict.fromkeys(row.block for row in paper.every_row.values() if row.branch in BRANCHES):
+        methods = {row.branch: row.method for row in paper.every_row.values() if row.block == block}
         points = [
             (position, *values[methods[branch]])
             for position, branch in enumerate(BRANCHES)
@@ -390,13 +397,16 @@ def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: 
         ]
         if points:
             # The paper's own setting gives the line its look and its name, which Table 1 has without the branch.
-            base = methods["query"]
+            base = methods["query"].removesuffix(NO_HARD_NEGATIVE)
             style, label = look(base), published("table1").rows[base].label
+            line = "-"
+            if block.endswith(WITH_HARD_NEGATIVE):
+                line, label = ":", f"{label}{WITH_HARD_NEGATIVE}"
             positions, means, stds = zip(*points, strict=True)
             axes.errorbar(
-                positions, means, yerr=stds, fmt=f"-{style.marker}", color=style.colour, markersize=8, label=label
+                positions, means, yerr=stds, fmt=f"{line}{style.marker}", color=style.colour, markersize=8, label=label
             )
-    for row in rows:
+    for row in paper.rows.values():
         if row.branch == "none" and row.method in values:
             axes.axhline(values[row.method][0], color=ink(theme), linewidth=0.9, linestyle=(0, (4, 3)))
     axes.set_xticks(range(len(BRANCHES)), [f"{branch} masked" for branch in BRANCHES])

@@ -55,11 +55,13 @@ def look(method: str) -> Look:
     """Returns the look of a method; all maskings that the paper does not have share one colour and marker.
 
     Args:
-        method: Its name, `FRAMEWORK[+MASKING][@BRANCH]`, for example `mocov2+ours-hp@key`.
+        method: Its name, `FRAMEWORK[+MASKING][@BRANCH][-CHANGE]`, for example `mocov2+ours-hp@key-no-hard-negative`.
     """
     # The name is what a method is known by, and all that a row of results has of a method of somebody's own.
-    name, _, branch = method.partition("@")
+    name, _, behind = method.partition("@")
+    branch, _, change = behind.partition("-")
     framework, _, masking = name.partition("+")
+    masking += f"-{change}" if change else ""
     if framework == "supervised":
         return Look(*_SUPERVISED, "-", "", "full")
     line, hatch, fill = _FRAMEWORK.get(framework, (":", "...", "bottom"))

@@ -11,7 +11,7 @@ from results.absence import missing_seeds, reason, unfinished, without_result
 from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
-from results.published import CELL_CAVEATS, Published, PublishedRow, published, ranks
+from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, published, ranks
 from results.row_comparison import ALTERED
 from results.runs import RunRecord, code_label
 
@@ -136,10 +136,13 @@ def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, ev
     """List the rows by block; a method that the paper does not have stands last in its framework's block."""
     frameworks = dict(zip(results["method"], results["framework"], strict=True))
     started_methods = {*frameworks, *started}
-    rows = [row for row in paper.rows.values() if every or row.method in started_methods]
-    blocks = list(dict.fromkeys(row.block for row in paper.rows.values()))
-    # Tables 1 and 3 share their task: what is a row of the one is no foreign method in the other.
-    paper_methods = {row.method for name in ("table1", "table3") for row in published(name).rows.values()}
+    known_rows = paper.every_row
+    rows = [row for row in known_rows.values() if every or row.method in started_methods]
+    blocks = list(dict.fromkeys(row.block for row in known_rows.values()))
+    # Tables 1 and 3 share their task: what is a row of the one is no foreign method in the other. Only what masks the
+    # query without a hard negative, Table 3's reading, stands in Table 1 too, as an ablation of its rows.
+    other_branches = {row.method for row in published("table3").every_row.values() if row.branch in ("key", "both")}
+    paper_methods = known_rows.keys() | published("table1").rows.keys() | other_branches
     for method in sorted(frameworks.keys() - paper_methods):
         framework = frameworks[method]
         # The first block is for rows without a framework (or, in Table 3, without a strategy): it takes no strangers.
@@ -358,6 +361,7 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
     has_value, has_difference = pd.notna(record["published"]), pd.notna(record["difference"])
     caveat = CELL_CAVEATS.get((record["row"], column.group.name))
     caveats = [caveat] if has_value and caveat else []
+    row_notes = [ROW_NOTES[record["row"]]] if record["row"] in ROW_NOTES and record["n"] else []
     doubts = ["its runs come from different states of the code"] if record["code_states"] > 1 else []
     doubts += ["measured with uncommitted changes in the work tree"] if record["dirty"] and mark_dirt else []
     doubts += [record["missing"]] if record["missing"] else []
@@ -367,7 +371,7 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
         "published": Cell(
             f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, notes.mark(*caveats)
         ),
-        "ours": Cell(record["ours"], record["rank"], notes.mark(*doubts)),
+        "ours": Cell(record["ours"], record["rank"], notes.mark(*doubts, *row_notes)),
         "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", signed=has_difference),
     }
 

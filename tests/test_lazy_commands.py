@@ -79,7 +79,14 @@ def test_a_wrong_word_is_refused_with_the_nearest_right_one() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("salmask pretrain mocov2+ours-m", {"mocov2+ours-mean", "mocov2+ours-mean@key", "mocov2+ours-mean@both"}),
+        (
+            "salmask pretrain mocov2+ours-m",
+            {
+                *("mocov2+ours-mean", "mocov2+ours-mean@key", "mocov2+ours-mean@both"),
+                *("mocov2+ours-mean-no-hard-negative", "mocov2+ours-mean@key-no-hard-negative"),
+                "mocov2+ours-mean@both-no-hard-negative",
+            },
+        ),
         ("salmask methods diff simclr+ms", {"simclr+mscn"}),
         ("salmask data verify scenes-", {"scenes-cutouts"}),
         ("salmask sweep table", {"table1", "table2", "table3"}),

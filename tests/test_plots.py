@@ -14,16 +14,19 @@ from baselines import resolve
 from repro.errors import UserError
 from results.collect import collect_runs
 from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, curves, draw, save
+from results.plots import PLOTS, branches, curves, draw, save
 from results.published import published
 from results.runs import RunRecord, find_runs
 from results.style import look
+
+WITHOUT = ("mocov2+ours-hp@key-no-hard-negative", "mocov2+ours-hp@both-no-hard-negative")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     root = tmp_path_factory.mktemp("runs")
-    for number, method in enumerate(("mocov2", "mocov2+ours-hp", "mocov2+ours-hp@key", "simclr+ours-hp")):
+    methods = ("mocov2", "mocov2+ours-hp", "mocov2+ours-hp@key", "simclr+ours-hp", *WITHOUT)
+    for number, method in enumerate(methods):
         for seed in range(2):
             values = {("imagenet100", "top1"): 60.0 + number + seed, ("coco", "bbox_AP"): 38.0 + number + seed}
             finished(root, method, seed, values)
@@ -57,6 +60,14 @@ def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> 
     (band,) = axes.collections
     lowest = min(row["loss"] for run in seeds for row in run.metrics)
     assert band.get_datalim(axes.transData).y0 == pytest.approx(lowest)
+
+
+def test_branches_are_drawn_by_reading(material: Material) -> None:
+    of_the_paper, ours = (axes.get_legend_handles_labels() for axes in branches(material).axes[:2])
+    name = "MoCov2 + OURS, high-pass"
+    assert of_the_paper[1] == [name, "MoCov2 + OURS, strong blur", "MoCov2 + OURS, mean fill"]
+    assert ours[1] == [name, f"{name}, with hard negative"]
+    assert [bars.lines[0].get_xdata().tolist() for bars in ours[0]] == [[0, 1], [0, 2]]  # key and both; key and query
 
 
 def test_of_a_grid_of_rates_the_course_of_the_best_is_drawn(tmp_path: Path) -> None:

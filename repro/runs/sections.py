@@ -228,9 +228,20 @@ class SimclrSettings:
 
 @dataclass(frozen=True)
 class AdiosSettings:
-    """ADIOS (Shi et al. 2022), with `masking.strategy=learned`; values of its bash_files/imagenet100/simclr_adios_s.sh.
+    """ADIOS (Shi et al. 2022), with `masking.strategy=learned`.
 
-    The occlusion network is optimised by LARS, whatever optimises the encoder, on the encoder's schedule.
+    Values of its authors' only script for ImageNet-100 at 224 px on SimCLR, the single-mask version
+    (YugeTen/adios, bash_files/training/imagenet100/resnet18/simclr_adios_s.sh). The occlusion network is optimised by
+    LARS, whatever optimises the encoder, on the encoder's schedule.
+
+    The encoder is trained by its framework's recipe, so that a row differs from its baseline in the masks alone. That
+    recipe is not the script's, while the occlusion network's rate is:
+
+    - `simclr+adios`: batch 256 (128 in the script), rate 0.3 (0.18956, not scaled by the batch), jitter of brightness,
+      contrast, saturation and hue .8, .8, .8, .2 (.7, .6, .8, .15), warm-up and cosine by steps (by epochs).
+      `simclr+adios-script` has the script's values. Both are ResNet-50, 200 epochs (ResNet-18, 400), start their
+      warm-up at 1e-4 of the rate (at 0.003), and divide red by .229 (.228).
+    - `mocov2+adios` follows no script, as there is none: MoCo v2's batch 128, SGD at 0.015 and views, no warm-up.
     """
 
     masks: int = 4
