@@ -188,3 +188,7 @@ class FineTuning:
             device=device,
             hooks=[ScoreNetwork(val, run.data.crop, settings.batch, machine.workers)],
         )
+
+
+FINETUNE, SEMI_1, SEMI_10 = (FineTuning(task) for task in ("finetune", "semi-1", "semi-10"))
+"""The tasks, for `downstream.tasks`."""

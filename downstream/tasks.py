@@ -4,6 +4,7 @@
 """
 
 import logging
+import pkgutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,6 @@ from typing import Protocol
 
 import torch
 
-from downstream import finetune, knn, linear, logistic
-from downstream.detection import task as detection
 from downstream.measurement import Measurement, Target, as_results
 from repro.data.roots import root_of
 from repro.distributed import barrier, rank
@@ -35,17 +34,21 @@ class Task(Protocol):
         ...
 
 
-TASKS: Mapping[str, Task] = {
-    "linear": linear,
-    "logistic": logistic,
-    "knn": knn,
-    "finetune": finetune.FineTuning("finetune"),
-    "semi-1": finetune.FineTuning("semi-1"),
-    "semi-10": finetune.FineTuning("semi-10"),
-    VOC: detection.DetectionTask(VOC),
-    COCO: detection.DetectionTask(COCO),
+TASKS: Mapping[str, str] = {
+    "linear": "downstream.linear",
+    "logistic": "downstream.logistic",
+    "knn": "downstream.knn",
+    "finetune": "downstream.finetune:FINETUNE",
+    "semi-1": "downstream.finetune:SEMI_1",
+    "semi-10": "downstream.finetune:SEMI_10",
+    VOC: "downstream.detection.task:VOC_TASK",
+    COCO: "downstream.detection.task:COCO_TASK",
 }
-"""Every task by name. A test holds that `repro.runs.evaluation.PROTOCOLS` has the same names."""
+"""Where each task is, a `Task`, by its name. A test holds that `repro.runs.evaluation.PROTOCOLS` has the same names.
+
+Their names and not they themselves: what one task imports (scikit-learn, detectron2's configurations) takes seconds,
+which the others need not wait for.
+"""
 
 
 def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None) -> list[Result]:
@@ -75,7 +78,8 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
     started, clock = now(), time.monotonic()
     target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
     # On every rank, as trainings and features are shared by all; the rows of other ranks than 0 go nowhere.
-    measurements = TASKS[evaluation.task].measure(run, folder, target, device)
+    task: Task = pkgutil.resolve_name(TASKS[evaluation.task])
+    measurements = task.measure(run, folder, target, device)
     rows = as_results(
         measurements, run, folder, evaluation, device=device, started=started, duration_s=time.monotonic() - clock
     )

@@ -40,11 +40,9 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     Raises:
         UserError: bad input, or another process holds the folder.
     """
-    # Imported here: the launcher and `salmask status` need the names above, and no torch.
-    from baselines import build_learner
-    from downstream.tasks import evaluate
+    # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
+    # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
     from repro.distributed import initialise, rank
-    from repro.training.pretraining import pretrain
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     STOP.install()
@@ -53,8 +51,13 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     # Of several ranks only the first one holds the folder and tells its status.
     with folder.attempt(task, wait=wait) if rank() == 0 else nullcontext():
         if task == PRETRAIN:
+            from baselines import build_learner
+            from repro.training.pretraining import pretrain
+
             pretrain(run, folder, device, build_learner)
         else:
+            from downstream.tasks import evaluate
+
             evaluate(run, folder, task, device, root)
 
 

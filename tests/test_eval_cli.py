@@ -1,4 +1,5 @@
 import json
+import pkgutil
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_task_has_protocols_and_somebody_who_measures() -> None:
     assert TASKS.keys() == PROTOCOLS.keys()
+    assert all(callable(pkgutil.resolve_name(name).measure) for name in TASKS.values())
     run = Run()
     for task, protocols in PROTOCOLS.items():
         assert all("-v1" in name for name in protocols(run, "imagenet100")), task

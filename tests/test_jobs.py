@@ -2,6 +2,8 @@
 
 import inspect
 import pkgutil
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -31,6 +33,13 @@ def test_a_name_is_that_of_a_function_that_takes_what_a_job_hands_it(name: str) 
     signature = inspect.signature(pkgutil.resolve_name(getattr(PROGRAM, name)))
     bound = signature.bind(*positional, **keywords)  # a TypeError where it does not fit
     assert tuple(bound.arguments)[: len(positional)] == positional
+
+
+def test_a_pretraining_does_not_wait_for_what_evaluations_import() -> None:
+    # scikit-learn alone takes seconds on a busy machine, for each of a sweep's jobs.
+    code = "import sys, baselines, repro.jobs, repro.training.pretraining; print('sklearn' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
 
 
 def test_the_call_of_a_report_renders_the_sweeps_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

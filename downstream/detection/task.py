@@ -27,7 +27,7 @@ from repro.errors import UserError
 from repro.files import write_json, write_text
 from repro.randomness import Purpose, stream_seed
 from repro.runs.departures import Departure
-from repro.runs.detection import VOC, DetectionSettings
+from repro.runs.detection import COCO, VOC, DetectionSettings
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
@@ -323,3 +323,7 @@ def refuse_endless(cfg: Any, trials: int) -> None:
                 "detection.trials), or detection.force=true"
             ),
         )
+
+
+VOC_TASK, COCO_TASK = (DetectionTask(name) for name in (VOC, COCO))
+"""The tasks, for `downstream.tasks`."""
