@@ -77,7 +77,11 @@ class FeatureStore:
         return cls(backbone, digest, run.data.crop, folder, device, run.machine.workers, task)
 
     def __call__(self, images: Images) -> Features:
-        """Returns the features N×D of N images, read from their file where there is one; called on every rank."""
+        """Returns the features N×D of N images, read from their file where there is one; called on every rank.
+
+        Raises:
+            UserError: features are NaN or infinite, or there is no image.
+        """
         # The whole pool is computed for any part of it: the parts of several splits then share one file.
         if isinstance(images, Subset):
             return self(images.pool)[images.indices]
@@ -85,6 +89,8 @@ class FeatureStore:
         features = _read(path, len(images), self.backbone.features)
         if features is None:
             features = self._compute(images)
+            # Before it is written: sklearn's traceback, or an accuracy of nothing, would be what is seen of it.
+            _require_finite(features, self.folder.backbone)
             if rank() == 0:
                 write_atomically(path, lambda file: np.save(file, features))
         # Without it a fast rank could ask for the same pool again before rank 0 has written the file. It would not find
@@ -136,7 +142,21 @@ def _read(path: Path, count: int, width: int) -> Features | None:
     if features.shape != (count, width) or features.dtype != np.float32:
         log.warning("%s holds %s, not %d×%d; the features are computed anew", path, features.shape, count, width)
         return None
+    if not np.isfinite(features).all():
+        log.warning("%s holds values that are not finite; the features are computed anew", path)
+        return None
     return features
+
+
+def _require_finite(features: Features, backbone: Path) -> None:
+    """Raises a UserError where features are NaN or infinite, of how many images."""
+    images = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if images.size:
+        raise UserError(
+            f"the features of {images.size} of {len(features)} images, image {images[0]} first, are NaN or infinite: "
+            f"{backbone} cannot be measured",
+            mend="take an earlier checkpoint of its training, or train it anew",
+        )
 
 
 def labels_of(images: Images) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from downstream.features import FeatureStore
 from repro.backbones.checkpoint import Backbone, load_backbone, save_backbone
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.subsets import Subset
+from repro.errors import UserError
 from repro.masking.filters import high_pass
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -98,7 +99,7 @@ def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:
     assert store_of(elsewhere, masked_run).path(val).name == paths[0].name
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "other shape", "other type", "pickle"])
+@pytest.mark.parametrize("damage", ["torn", "empty", "other shape", "other type", "pickle", "nan"])
 def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     val = open_data(RUN, "val")
@@ -111,6 +112,8 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
         path.write_bytes(b"")
     elif damage == "pickle":
         np.save(path, np.array([{}], dtype=object))
+    elif damage == "nan":
+        np.save(path, np.full_like(expected, np.nan))
     else:
         np.save(path, expected[:5] if damage == "other shape" else expected.astype(np.float64))
     assert np.array_equal(store(val), expected)
@@ -132,4 +135,25 @@ def test_a_stop_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(type(images), "__getitem__", stop)
     with pytest.raises(KeyboardInterrupt):
         store_of(folder)(images)
+    assert not list(folder.path.rglob("*.npy"))
+
+
+def test_weights_that_are_not_finite_are_refused_before_any_image(tmp_path: Path) -> None:
+    folder = with_random_backbone(RUN, tmp_path)
+    state = load_backbone(folder.backbone).network.state_dict()
+    state["layer4.1.bn2.running_var"][:2] = -1.0
+    save_backbone(folder.backbone, state, arch="resnet18", input_filter="none", run_id=RUN.id)
+    with pytest.raises(UserError, match=r"layer4\.1\.bn2\.running_var: 2 of \d+ values are negative"):
+        store_of(folder)
+
+
+def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -> None:
+    folder = with_random_backbone(RUN, tmp_path)
+    state = load_backbone(folder.backbone).network.state_dict()
+    state["conv1.weight"] *= 1e30  # finite as it stands; what it computes is not
+    state["bn1.weight"] *= 1e30
+    save_backbone(folder.backbone, state, arch="resnet18", input_filter="none", run_id=RUN.id)
+    val = open_data(RUN, "val")
+    with pytest.raises(UserError, match=f"the features of {len(val)} of {len(val)} images, image 0 first, are NaN"):
+        store_of(folder)(val)
     assert not list(folder.path.rglob("*.npy"))

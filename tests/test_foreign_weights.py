@@ -1,6 +1,7 @@
 """Weights of other libraries: the right network of each layout, features as its source's, and nothing of it runs."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,34 @@ def test_other_shapes_and_other_files_are_refused(tmp_path: Path) -> None:
         read_foreign(saved({"epoch": 1}, tmp_path / "e.pth"), "resnet18")
     with pytest.raises(UserError, match=r"two tensors under the name a\.b; mend: rename"):
         read_foreign(saved({"a": {"b": torch.zeros(1)}, "a.b": torch.zeros(1)}, tmp_path / "t.pth"), "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "count", "said"),
+    [
+        ("layer1.0.conv1.weight", float("nan"), 3, "3 of 36864 values are NaN or infinite"),
+        ("bn1.weight", float("inf"), 1, "1 of 64 values are NaN or infinite"),
+        ("layer2.0.bn1.running_var", -0.5, 2, "2 of 128 values are negative"),
+        ("conv1.weight", 1e300, 4, "4 of 9408 values are NaN or infinite"),  # in double precision it is finite
+    ],
+)
+def test_values_that_no_training_leaves_are_refused(
+    name: str, value: float, count: int, said: str, tmp_path: Path
+) -> None:
+    state = {f"module.{key}": tensor.double() for key, tensor in network(1).state_dict().items()}
+    state[f"module.{name}"].view(-1)[:count] = value
+    with pytest.raises(UserError, match=re.escape(f"module.{name}: {said}")) as refused:
+        read_foreign(saved({"state_dict": state}, tmp_path / "x.pth"), "resnet18")
+    assert "more tensors" not in str(refused.value)
+    state["module.layer3.0.bn1.bias"][:] = float("nan")
+    with pytest.raises(UserError, match="and 1 more tensors are like it"):
+        read_foreign(saved({"state_dict": state}, tmp_path / "x.pth"), "resnet18")
+
+
+def test_a_head_that_is_left_out_may_hold_anything(tmp_path: Path) -> None:
+    state = network(1).state_dict()
+    state["fc.weight"] = torch.full_like(state["fc.weight"], float("nan"))
+    assert torch.equal(read_foreign(saved(state, tmp_path / "x.pth"), "resnet18").state["bn1.bias"], state["bn1.bias"])
 
 
 def test_dictionaries_in_circles_and_without_end_are_read(tmp_path: Path) -> None:

@@ -57,6 +57,31 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def require_sound(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses weights that no training leaves behind: such a network computes numbers, but nobody's.
+
+    Args:
+        state: floating-point tensors by the names that the file has for them; counters may stand among them.
+        path: of the file, for the message.
+
+    Raises:
+        UserError: values are NaN or infinite, or a running variance is negative; it names the first tensor, and counts.
+    """
+    unsound = []
+    for name, tensor in state.items():
+        values = tensor.detach()
+        faults = (("NaN or infinite", ~torch.isfinite(values)), ("negative", values < 0))
+        for fault, where in faults if name.endswith("running_var") else faults[:1]:
+            if count := int(where.sum()):
+                unsound.append(f"{name}: {count} of {values.numel()} values are {fault}")
+    if unsound:
+        more = f", and {len(unsound) - 1} more tensors are like it" if len(unsound) > 1 else ""
+        raise UserError(
+            f"checkpoint {path} holds weights that cannot be used: {unsound[0]}{more}",
+            mend="take an earlier checkpoint of that training, or copy the file anew",
+        )
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A trained encoder without its head."""
@@ -109,7 +134,7 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
         arch: the architecture that it must have; by default any.
 
     Raises:
-        UserError: the file is torn, no backbone, or of another architecture.
+        UserError: the file is torn, no backbone, of another architecture, or holds values that are not finite.
     """
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
@@ -135,4 +160,5 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
             f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}",
             mend="give the backbone.pth of a finished run",
         ) from error
+    require_sound(content["state_dict"], path)
     return Backbone(network, content["arch"], content["input_filter"], features, content["run_id"], width)

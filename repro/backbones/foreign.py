@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor
 from torchvision.models import list_models
 
+from repro.backbones.checkpoint import require_sound
 from repro.backbones.resnet import BASE_WIDTH, resnet_of_width
 from repro.backbones.tensors import plain_name, read_tensors
 from repro.errors import UserError, shortened
@@ -81,8 +82,8 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
         width: base planes of the network.
 
     Raises:
-        UserError: the file cannot be read, it is open which network is meant, or the network does not fit; the error
-            says which.
+        UserError: the file cannot be read, it is open which network is meant, the network does not fit, or its values
+            cannot be (NaN, a negative variance); the error says which.
     """
     file = read_tensors(path)
     expected = _expected(arch, width)
@@ -93,10 +94,14 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
     backbone = {**counters, **given}
     if misfit := _misfit(network, backbone, expected):
         raise UserError(f"{path} does not fit a {arch}: {misfit}", mend=_other_arch(network, file.tensors))
+    # Checkpoints in half precision are read as well; whole numbers, the counters, stay what they are.
+    given_values = {name: backbone[name] for name in expected}
+    state = {name: value.float() if value.is_floating_point() else value for name, value in given_values.items()}
+    # In single precision, which double precision may overflow; by the file's own names, which a person can look up.
+    require_sound({network.names[name]: state[name] for name in given}, path)
     used = {network.names[name] for name in given}
     return ForeignBackbone(
-        # Checkpoints in half precision are read as well; whole numbers, the counters, stay what they are.
-        {name: backbone[name].float() if backbone[name].is_floating_point() else backbone[name] for name in expected},
+        state,
         network.prefix,
         tuple(name for name in file.tensors if name not in used),
         file.facts.get("input_filter", ""),
