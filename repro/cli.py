@@ -54,6 +54,12 @@ def _jobs() -> typer.Typer:
     return build(PROGRAM)
 
 
+def _clusters() -> typer.Typer:
+    from slurm.cluster_commands import app
+
+    return app
+
+
 def _evaluation() -> typer.Typer:
     from downstream.commands import build
     from repro.jobs import carry_out
@@ -147,6 +153,7 @@ COMMANDS = {
         _results,
     ),
     "sweep": LazyCommand("Pretrain and evaluate a whole table; a second call does only what is missing.", _sweeps),
+    "cluster": LazyCommand("Check the profile of a cluster, or make a first one.", _clusters, group=True),
     "status": LazyCommand(
         "Show what every job is doing: how far it is, why it waits, how it ended, or the number that it found.", _jobs
     ),

@@ -22,6 +22,8 @@ from repro.runs.stopping import SIGNALS, STOP
 from slurm.ledger import REPORT
 from slurm.orders import read_order
 
+NO_LIMIT_MINUTES = 60 * 24 * 365
+
 
 @dataclass(frozen=True)
 class Call:
@@ -112,6 +114,11 @@ def go_back(requeue: Callable[[int, Any], Any]) -> None:
     # for its call, find none, and fail for good.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    delayed = getattr(getattr(requeue, "__self__", None), "_delayed", None)
+    if delayed is not None and delayed._timeout_min is None:
+        # The profile names no time limit, and submitit reckons with one. It asks by it whether this was a time-out or a
+        # preemption, which to us is the same: `attempts` counts both.
+        delayed._timeout_min = NO_LIMIT_MINUTES
     requeue(signal.SIGUSR2, None)
     raise SystemExit(0)
 

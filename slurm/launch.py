@@ -198,7 +198,8 @@ def _slurm_executor(
     batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, submitted: Mapping[Key, str]
 ) -> SlurmExecutor:
     logs = Ledger(graph.sweep_folder.resolve()).logs  # absolute: the job may begin in another folder
-    executor = SlurmExecutor(folder=logs / batch.name, max_num_timeout=cluster.attempts)
+    python = batch.resources.python or None
+    executor = SlurmExecutor(folder=logs / batch.name, max_num_timeout=cluster.attempts, python=python)
     executor.update_parameters(**parameters(batch, cluster, batch.dependency(submitted), code))
     return executor
 

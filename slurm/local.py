@@ -142,18 +142,21 @@ class _Here:
         name = submission_name(self.graph.sweep_folder, job.task)
         entry = ledger_entry(self.graph, self.cluster, name, key, ())
         self.ledger.intend([entry])
-        process = self._executor(name).submit(prepare_call(self.graph, key, self.cluster.attempts, self.program))
+        process = self._executor(name, job.task).submit(
+            prepare_call(self.graph, key, self.cluster.attempts, self.program)
+        )
         local = self.cluster.executor == "local"
         # The debug executor carries the job out in this process, whose id tells others that it is under way.
         self.ledger.submitted([replace(entry, job=process.job_id if local else str(os.getpid()))])
         return process
 
-    def _executor(self, name: str) -> Any:
+    def _executor(self, name: str, task: str) -> Any:
         folder = self.ledger.logs / name
         if self.cluster.executor == "debug":
             return submitit.DebugExecutor(folder=folder)
         executor = submitit.LocalExecutor(folder=folder, max_num_timeout=self.cluster.attempts)
-        executor.update_parameters(timeout_min=NO_LIMIT_MINUTES, tasks_per_node=self.cluster.resources.tasks_per_node)
+        processes = self.cluster.resources_of(task).tasks_per_node
+        executor.update_parameters(timeout_min=NO_LIMIT_MINUTES, tasks_per_node=processes)
         return executor
 
     def _give_up_what_cannot_run(self) -> None:

@@ -349,7 +349,7 @@ def _slots(cluster: Cluster | None, parallel: int) -> int:
     """Returns how many jobs run at a time; 0: all of them."""
     if cluster is None or cluster.executor == "local":
         return parallel
-    return 1 if cluster.executor == "debug" else cluster.throttle
+    return 1 if cluster.executor == "debug" else cluster.resources.throttle
 
 
 def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, object]:

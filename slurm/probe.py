@@ -24,6 +24,8 @@ from slurm.sbatch import SlurmExecutor, parameters
 
 MINUTES = 5
 """Time limit of the job; it takes about one."""
+SIGNAL_SECONDS = 60
+"""The longest warning before that limit."""
 ASK_SECONDS = 5.0
 """Between two questions to Slurm, which serves everybody."""
 POLL_SECONDS = 0.2
@@ -73,6 +75,8 @@ def probe(cluster: Cluster, console: Console, program: Program, *, wait: float) 
     sweeps_folder = cluster.sweeps_folder.absolute()
     folder = sweeps_folder / FOLDER / name
     resources = replace(cluster.resources_of(PRETRAIN), time=MINUTES)
+    # The profile's warning is meant for its own time limits, and may be longer than that of this job.
+    cluster = replace(cluster, signal_seconds=min(cluster.signal_seconds, SIGNAL_SECONDS))
     batch = Batch(name, "probe", ((".", "probe"),), resources)
     call = NodeProbe(sweeps_folder, folder / "report.json", resources.gpus, resources.cpus, program.examine)
     start = time.monotonic()
@@ -86,7 +90,7 @@ def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> st
     queue = snapshot()
     if queue.trouble:
         raise UserError(f"{queue.trouble}", mend="call this on a login node of the cluster")
-    executor = SlurmExecutor(folder=folder)
+    executor = SlurmExecutor(folder=folder, python=batch.resources.python or None)
     executor.update_parameters(**parameters(batch, cluster, "", Path(__file__).resolve().parent.parent))
     try:
         return str(executor.submit(call).job_id)

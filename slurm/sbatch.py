@@ -7,7 +7,7 @@ from typing import Any
 import submitit
 
 from slurm.batches import Batch
-from slurm.profile import Cluster
+from slurm.profile import Cluster, Resources
 
 KEEP_MEMORY = {
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -52,8 +52,9 @@ def parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | Non
     """
     resources = batch.resources
     extra: dict[str, Any] = {name: True if value == "" else value for name, value in resources.extra}
-    if resources.reservation:
-        extra["reservation"] = resources.reservation
+    # submitit has no parameter for these.
+    own_options = {"reservation": resources.reservation, "licenses": resources.licenses, "nice": resources.nice}
+    extra |= {name: value for name, value in own_options.items() if value not in ("", None)}
     if dependency:
         extra["kill-on-invalid-dep"] = "yes"  # else a child of a failed job waits for ever
     # Some clusters do not requeue unless told to. Requeueing is safe: a job goes on from its last checkpoint.
@@ -64,8 +65,13 @@ def parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | Non
         "qos": resources.qos,
         "constraint": resources.constraint,
         "exclude": resources.exclude,
+        "nodelist": resources.nodelist,
+        "comment": resources.comment,
+        "mail_user": resources.mail_user,
+        "mail_type": resources.mail_type,
         "gres": resources.gres,
-        "gpus_per_node": resources.gpus,
+        "gpus_per_node": resources.gpus_option,
+        "cpus_per_task": resources.cpus,
         # In MB, since sbatch takes no fractions of a GB.
         "mem": f"{round(1024 * resources.memory)}M" if resources.memory else "",
         "dependency": dependency,
@@ -73,24 +79,29 @@ def parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | Non
     return {
         **{name: value for name, value in optional.items() if value},
         "job_name": batch.name,
-        "time": resources.time,
+        "time": resources.time or None,  # without a word of ours submitit would ask for five minutes
         "nodes": resources.nodes,
         "ntasks_per_node": resources.tasks_per_node,
-        "cpus_per_task": resources.cpus,
         "signal_delay_s": cluster.signal_seconds,
         # All at once where the profile sets no throttle; submitit would let 256 run.
-        "array_parallelism": cluster.throttle or len(batch.keys),
-        "setup": _setup(cluster, resources.cpus, code),
+        "array_parallelism": resources.throttle or len(batch.keys),
+        "setup": _setup(resources, code),
         # srun no longer takes the number of cores from sbatch (22.05); and a rank that fails must end the others.
-        "srun_args": [f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"],
+        "srun_args": [
+            *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else []),
+            "--kill-on-bad-exit=1",
+            *resources.srun,
+        ],
         "additional_parameters": extra,
         "wckey": None,  # submitit's own would be refused where such keys are checked
     }
 
 
-def _setup(cluster: Cluster, cpus: int, code: Path | None) -> list[str]:
+def _setup(resources: Resources, code: Path | None) -> list[str]:
     """Returns the lines of shell that come before the job."""
-    lines = [*cluster.setup]
+    lines = [*resources.setup]
+    # Where the profile leaves it open, the node knows how many cores the cluster gave.
+    cpus = resources.cpus or "${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_PER_GPU:-1}}"
     if code is not None:
         # Safe path: python -m would look into the folder of the submission first, where the code may be edited.
         lines.append(f"export PYTHONPATH={quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1")

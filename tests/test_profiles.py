@@ -11,7 +11,8 @@ from baselines import resolve
 from repro.errors import UserError
 from slurm.graph import make_graph
 from slurm.launch import scripts
-from slurm.profile import BUILT_IN, Cluster, Resources, available, load, minutes
+from slurm.profile import BUILT_IN, Cluster, Resources, available, keys_of, load
+from slurm.profile_values import minutes
 from slurm.sweep import Part, Sweep, expand
 
 GOLDEN = Path(__file__).parent / "golden" / "sbatch"
@@ -51,17 +52,103 @@ def test_a_profile_is_read_whole(tmp_path: Path) -> None:
         cpus=6,
         memory=62.5,
         time=24 * 60 + 2 * 60 + 30 + 1,
+        throttle=8,
         extra=(("mail-type", "FAIL"), ("exclusive", "")),
+        setup=("module load cuda", "source env.sh"),
     )
     assert cluster.resources == every
-    assert (cluster.name, cluster.throttle, cluster.attempts) == ("mine", 8, 3)
-    assert cluster.setup == ("module load cuda", "source env.sh")
+    assert (cluster.name, cluster.attempts) == ("mine", 3)
     assert every.tasks_per_node == 4
     probe = cluster.resources_of("linear")
     assert (probe.gpus, probe.nodes, probe.time, probe.partition, probe.memory) == (1, 1, 90, "gpu", 62.5)
     assert cluster.resources_of("linear@flowers102") == probe
     assert cluster.resources_of("linear@caltech101").time == 30
     assert cluster.resources_of("pretrain") == every
+
+
+def test_what_is_left_out_is_not_asked_for(tmp_path: Path) -> None:
+    graph = expand(Sweep("s", (Part(("mocov2",), (0,)),)), tmp_path, resolve, {})
+    (_, script), *_ = scripts(graph, load(write_yaml(tmp_path / "bare.yaml", "executor: slurm")), CODE)
+    asked = set(re.findall(r"#SBATCH --([\w-]+)", script))
+    ours = {"error", "job-name", "open-mode", "output", "requeue", "signal"}
+    assert asked == ours | {"nodes", "ntasks-per-node"}
+    assert "--cpus-per-task" not in script
+    assert "OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-" in script
+
+
+def test_all_that_a_site_may_want_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB", "my-lab")
+    text = """
+    partition: [gpu, long]
+    account: $LAB
+    qos: normal
+    constraint: "a100|h100"
+    reservation: course
+    licenses: [matlab:1, other:2]
+    nodelist: n[1-4]
+    exclude: [n2, n3]
+    nice: -5
+    comment: 'salmask, "quoted" $(id)'
+    mail_user: me@lab.org
+    mail_type: [FAIL, END]
+    gpus: a100:4
+    throttle: 8
+    srun: [--mpi=pmix, "--container-image=/images/salmask.sqsh"]
+    python: apptainer exec --nv /images/salmask.sif python3
+    setup: [module load cuda]
+    extra: {exclusive: ""}
+    tasks: {linear: {throttle: 2, setup: [module load other], gpus: 1, exclude: ""}}
+    """
+    cluster = load(write_yaml(tmp_path / "whole.yaml", text))
+    graph = expand(Sweep("s", (Part(("mocov2",), tuple(range(9))),)), tmp_path, resolve, {})
+    pretraining, linear, report = [script for _, script in scripts(graph, cluster, CODE)]
+    for option in (
+        *("partition=gpu,long", "account=my-lab", "qos=normal", "constraint='a100|h100'", "reservation=course"),
+        *("licenses=matlab:1,other:2", "nodelist='n[1-4]'", "exclude=n2,n3", "nice=-5", "mail-user=me@lab.org"),
+        *("mail-type=FAIL,END", "gpus-per-node=a100:4", "array=0-8%8", "ntasks-per-node=4", "exclusive"),
+        "comment='salmask, \"quoted\" $(id)'",
+    ):
+        assert f"#SBATCH --{option}\n" in pretraining
+    assert "\nmodule load cuda\n" in pretraining
+    (command,) = [line for line in pretraining.splitlines() if line.startswith("srun ")]
+    assert "--mpi=pmix --container-image=/images/salmask.sqsh apptainer exec --nv" in command
+    assert "salmask.sif python3 -u -m submitit" in command
+    assert "#SBATCH --array=0-8%2\n" in linear
+    assert "#SBATCH --gpus-per-node=1\n" in linear
+    assert "\nmodule load other\n" in linear
+    assert "module load cuda" not in linear
+    assert "--exclude" not in linear
+    assert "#SBATCH --ntasks-per-node=1\n" in report
+    assert "#SBATCH --gpus-per-node=a100:1\n" in report
+
+
+def test_gpus_of_a_gres_count_as_gpus(tmp_path: Path) -> None:
+    text = "gres: gpu:a100:4,nvme:1\ntasks: {knn: {gpus: 2}, linear: {gres: ''}}"
+    cluster = load(write_yaml(tmp_path / "gres.yaml", text))
+    every = cluster.resources_of("pretrain")
+    assert (every.gpus, every.tasks_per_node, every.gpus_option, every.gres) == (4, 4, "", "gpu:a100:4,nvme:1")
+    knn = cluster.resources_of("knn")
+    assert (knn.gpus, knn.gpus_option, knn.gres) == (2, 2, "nvme:1")
+    linear = cluster.resources_of("linear")
+    assert (linear.gpus, linear.gpus_option, linear.gres) == (0, "", "")
+    report = cluster.resources_of("report")
+    assert (report.gpus_option, report.gres) == ("a100:1", "nvme:1")
+
+
+def test_tasks_of_one_process_get_one(tmp_path: Path) -> None:
+    text = "nodes: 2\ngpus: 4\nprocesses: 4\ntasks: {logistic@caltech101: {time: 30}}"
+    cluster = load(write_yaml(tmp_path / "two.yaml", text))
+    for task in ("report", "logistic", "logistic@caltech101", "logistic@flowers102"):
+        asked = cluster.resources_of(task)
+        assert (asked.nodes, asked.tasks_per_node, asked.gpus) == (1, 1, 1), task
+    assert cluster.resources_of("logistic@caltech101").time == 30
+    assert (cluster.resources_of("knn").nodes, cluster.resources_of("knn").tasks_per_node) == (2, 4)
+
+
+def test_every_key_is_explained() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text()
+    keys = {**keys_of(Resources), **keys_of(Cluster), "executor": None, "tasks": None}
+    assert [key for key in keys if not re.search(rf"^\| .*`{key}`", text, re.MULTILINE)] == []
 
 
 def test_scratch_expands_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +159,21 @@ def test_scratch_expands_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("90", 90), ("1:00", 60), ("10:00:00", 600), ("00:00:30", 1), ("2-00:00:00", 2880), ("1-01:01:01", 1502)],
+    [
+        *[("90", 90), ("30:00", 30), ("90:00", 90), ("1:01", 2), ("1:00:00", 60), ("10:00:00", 600)],
+        *[("1-0", 1440), ("1-1", 1500), ("0-0:5", 5), ("2-00:00:00", 2880), ("1-01:01:01", 1502)],
+    ],
 )
 def test_times_are_slurms(text: str, expected: int) -> None:
-    assert minutes(Path("x"), text) == expected
+    assert minutes("x", "time", text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "0:30", "00:00:30", "10:75:00", "10:00:61", "1-24", "5:", ":5", "1:2:3:4", "-5", "٣", "1e3", "9" * 30]
+)
+def test_no_times_of_slurms_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^x: time="):
+        minutes("x", "time", text)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +184,42 @@ def test_times_are_slurms(text: str, expected: int) -> None:
         ({"tasks": ["linear"]}, "tasks are a mapping; mend: for example "),
         ({"executor": "pbs"}, "executor 'pbs' is unknown; mend: one of slurm, local, debug"),
         ({"time": "two days"}, "time=two days is no time; mend: write minutes, HH:MM:SS or D-HH:MM:SS"),
-        ({"gpus": "many"}, "gpus=many is no whole number; mend: for example `gpus: 1`"),
+        ({"gpus": "many"}, "gpus=many is no whole number and no TYPE:NUMBER; mend: for example `gpus: 1`"),
         ({"memory": "64GB"}, "memory=64GB is no number of gigabytes; mend: for example `memory: 64`"),
-        ({"cpus": 0}, "nodes, cpus and time are at least 1; mend: "),
+        ({"cpus": 0}, "cpus=0 lets nothing run; mend: "),
         ({"setup": "module load cuda"}, "setup is a list of shell lines; mend: for example "),
         ({"extra": "mail"}, "extra is a mapping of sbatch's options; mend: for example "),
         ({"attempts": 0}, "attempts=0 lets nothing run; mend: 1 or more"),
+        ("partition:", 'partition says nothing; mend: take the line out, or write "" to ask for nothing'),
+        ("qos: null", "qos says nothing"),
+        ("account: [a, b]", "account is a list; mend: write one value, `account: …`"),
+        ("account: {a: b}", "account is a mapping"),
+        ("gpus: 1\ngpus: 2", "the key 'gpus' stands there twice"),
+        ("tasks: {linear: {gpus: 1, gpus: 2}}", "the key 'gpus' stands there twice"),
+        ('account: "lab\\ntouch x"', "account holds a line's end"),
+        ("account: $NO_SUCH_LAB", "account names $NO_SUCH_LAB, which is not set; mend: export NO_SUCH_LAB, or write"),
+        ("cpus: ٣", "cpus=٣ is no whole number"),
+        ("memory: nan", "memory=nan is no number of gigabytes"),
+        ("time: 10:75:00", "time=10:75:00 is no time"),
+        ("tasks: {linaer: {gpus: 1}}", "tasks names 'linaer', which is none; mend: did you mean 'linear'?"),
+        ("tasks: {linear@caltech: {gpus: 1}}", "tasks names the data set 'caltech'; mend: did you mean 'caltech101'?"),
+        ("tasks: {logistic: {processes: 2}}", "logistic: logistic runs in one process"),
+        ("tasks: {report: {nodes: 2}}", "report: report runs in one process"),
+        ("extra: {time: 5}", "extra holds time, which has a key of its own; mend: write `time: …`"),
+        ("extra: {signal: USR1@9}", "extra holds signal, which salmask sets itself; mend: take it out"),
+        ("partition: a\nextra: {partition: b}", "extra holds partition, and partition is set too"),
+        ("mail_type: FAIL\nextra: {mail-type: END}", "extra holds mail-type, and mail_type is set too"),
+        ("memory: 4\nextra: {mem-per-cpu: 2G}", "extra holds mem-per-cpu, and memory is set too"),
+        ("cpus: 4\nextra: {cpus-per-gpu: 2}", "extra holds cpus-per-gpu, and cpus is set too"),
+        ("extra: {N: 2}", "extra holds 'N', which is no option of sbatch"),
+        ('extra: {"a\\nb": 2}', "which is no option of sbatch"),
+        ("gpus: 1\ngres: gpu:2", "gpus and gres both ask for GPUs"),
+        ("srun: [mpi]", "srun holds 'mpi'; mend: for example `srun: [--mpi=pmix]`"),
+        ("srun: [--output=x]", "srun holds --output, which salmask sets itself"),
+        ("time: 10\nsignal_seconds: 301", "signal_seconds=301 is more than half of the time limit of 10 min"),
+        ("tasks: {knn: {time: 3}}", "knn: signal_seconds=120 is more than half of the time limit of 3 min"),
+        ("x: &a [1, 2]\ny: *a\n" + "z: 1\n" * 20_000, "bytes; mend: name a profile's file"),
+        ("a: " + "[" * 5000, "cannot be read"),
         (["gpu"], "holds no settings of the form `key: value`; mend: for example "),
         ("a: [", "cannot be read"),
     ],
@@ -144,7 +272,7 @@ def test_what_sbatch_gets(name: str, tmp_path: Path) -> None:
 
 def test_an_array_that_slurm_would_refuse_is_split(tmp_path: Path) -> None:
     graph = expand(Sweep("many", (Part(("mocov2",), tuple(range(7)), ("linear",)),)), tmp_path, resolve, {})
-    texts = [script for _, script in scripts(graph, Cluster("c", max_array=3, throttle=2), CODE)]
+    texts = [script for _, script in scripts(graph, Cluster("c", resources=Resources(throttle=2), max_array=3), CODE)]
     arrays = [re.findall(r"--array=(\S+)", script) for script in texts]
     assert arrays == [["0-2%2"], ["0-2%2"], [], ["0-2%2"], ["0-2%2"], [], []]
     assert [re.findall(r"--dependency='?(\w+)", script) for script in texts] == [

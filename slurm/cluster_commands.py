@@ -1,0 +1,107 @@
+"""`salmask cluster`: check a profile before anything goes out by it, or write a first one from what sinfo says."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from repro.console import completion
+from repro.errors import UserError
+from repro.runs.evaluation import PROTOCOLS
+from repro.runs.status import PRETRAIN
+from slurm.ledger import REPORT
+from slurm.profile import Cluster, Resources, available, load, user_folder
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("check")
+def check(
+    profile: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="The profile.", autocompletion=completion(available))
+    ],
+) -> None:
+    """Check a profile whole, and ask Slurm whether it would take such jobs; nothing is submitted.
+
+    Example: salmask cluster check mycluster
+    """
+    cluster = load(profile)
+    folder = cluster.sweeps_folder
+    console = Console()
+    console.print(_table(cluster))
+    limits = f"jobs begin {cluster.attempts} times at most, warned {cluster.signal_seconds} s before their time limit"
+    console.print(f"sweeps go to {folder}; {limits}", soft_wrap=True, highlight=False)
+    if cluster.executor != "slurm":
+        console.print(f"no Slurm: jobs run here ({cluster.executor})")
+        return
+    from slurm.trial import sbatch_says  # submitit takes a second, which a broken profile need not wait for
+
+    refused = False
+    for tasks, resources in _distinct(cluster):
+        answer = sbatch_says(resources, cluster)
+        refused = refused or not answer.accepted
+        mark = "ok" if answer.accepted else "REFUSED"
+        console.print(f"{mark}: {tasks}: {answer.words}", markup=False, soft_wrap=True, highlight=False)
+    if refused:
+        raise UserError(
+            f"sbatch takes no such jobs of '{cluster.name}'", mend="the profile; `sinfo` shows what there is"
+        )
+
+
+@app.command("make")
+def make(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the profile.")],
+    *,
+    partition: Annotated[str, typer.Option(metavar="NAME", help="Default: the default one, if it has GPUs.")] = "",
+) -> None:
+    """Write a first profile from what sinfo says, for you to look through.
+
+    Example: salmask cluster make mycluster
+    """
+    from slurm.first_profile import first_profile, partitions
+
+    path = user_folder() / f"{name}.yaml"
+    if Path(name).name != name or not name.isprintable() or not name.strip("."):
+        raise UserError(f"{name!r} is no name of a profile", mend="letters and digits, for example mycluster")
+    if path.exists():
+        raise UserError(f"{path} is there already", mend="another name, or remove it first")
+    text = first_profile(partitions(), partition)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    typer.echo(f"{path}\n{text}next: look through it, then salmask cluster check {name}")
+
+
+def _distinct(cluster: Cluster) -> list[tuple[str, Resources]]:
+    """Returns what is asked for, each once, with the names of the tasks that ask for it."""
+    tasks = list(dict.fromkeys([PRETRAIN, *PROTOCOLS, REPORT, *cluster.tasks]))
+    by_resources: dict[Resources, list[str]] = {}
+    for task in tasks:
+        by_resources.setdefault(cluster.resources_of(task), []).append(task)
+    return [(" ".join(names), resources) for resources, names in by_resources.items()]
+
+
+def _table(cluster: Cluster) -> Table:
+    """Returns a table of what each task asks for; a dash is the cluster's default."""
+    table = Table(box=None, pad_edge=False, title=f"what a job of '{cluster.name}' asks for", title_justify="left")
+    for heading in ("tasks", "partition", "nodes", "processes", "GPUs", "cores each", "memory", "time"):
+        table.add_column(heading, overflow="fold")
+    for tasks, asked in _distinct(cluster):
+        table.add_row(
+            tasks,
+            asked.partition or "–",
+            str(asked.nodes),
+            str(asked.nodes * asked.tasks_per_node),
+            f"{asked.gpu_type} {asked.nodes * asked.gpus}".strip(),
+            str(asked.cpus or "–"),
+            f"{asked.memory:g} GB" if asked.memory else "–",
+            _clock(asked.time) if asked.time else "–",
+        )
+    return table
+
+
+def _clock(minutes: int) -> str:
+    """Returns minutes as `D-HH:MM:SS`, as Slurm shows a limit."""
+    days, rest = divmod(minutes, 24 * 60)
+    return f"{days}-{rest // 60:02}:{rest % 60:02}:00" if days else f"{rest // 60:02}:{rest % 60:02}:00"

@@ -1,0 +1,277 @@
+"""The values of a cluster profile, read from YAML: each of one type, in one line, and of the form that sbatch takes.
+
+Every value becomes a word of a batch script. One that is read wrongly is found out in the queue, days later; one with a
+newline in it would be an option, or a command, of its own. So whatever is not plainly right is refused here.
+"""
+
+import math
+import os
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from repro.errors import UserError, one_line
+
+LARGEST_FILE = 64 * 1024
+"""Bytes of a profile; one of a person has less than 2 KiB."""
+LARGEST_NUMBER = 1_000_000
+"""Of any whole number of a profile: beyond it is a slip of the finger, and Slurm counts with 32 bits."""
+
+_NOTHING = ("", "~", "null", "Null", "NULL")
+_MINUTES = re.compile(r"(\d+)(?::(\d\d?))?", re.ASCII)
+"""`MINUTES` or `MINUTES:SECONDS`."""
+_HOURS = re.compile(r"(\d+):(\d\d?):(\d\d?)", re.ASCII)
+"""`HOURS:MINUTES:SECONDS`."""
+_DAYS = re.compile(r"(\d+)-(\d\d?)(?::(\d\d?)(?::(\d\d?))?)?", re.ASCII)
+"""`DAYS-HOURS`, `DAYS-HOURS:MINUTES` or `DAYS-HOURS:MINUTES:SECONDS`."""
+_GPUS = re.compile(r"(?:(?P<type>[A-Za-z][\w.+-]*):)?(?P<count>\d+)", re.ASCII)
+_GPUS_OF_GRES = re.compile(r"gpu(?::(?P<type>[A-Za-z][\w.+-]*))?(?::(?P<count>\d+))?(?:\(.*\))?", re.ASCII)
+
+
+class _ProfileLoader(yaml.BaseLoader):
+    """Everything as text (YAML would read 10:00:00 as a number to the base of 60), nothing as None, no key twice."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        # Quoted, an empty text is meant: a task asks for no `gres`, where all others ask for one.
+        if isinstance(node, yaml.ScalarNode) and node.style is None and node.value in _NOTHING:
+            return None
+        return super().construct_scalar(node)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' stands there twice")
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Returns what a profile's file says: each value text, None, or a list or mapping of such.
+
+    Raises:
+        UserError: the file is missing, too long, no YAML, holds a key twice, or is no mapping.
+    """
+    try:
+        content = path.read_bytes()
+        if len(content) > LARGEST_FILE:
+            raise UserError(f"cluster profile {path} has {len(content)} bytes", mend="name a profile's file")
+        settings = yaml.load(content.decode(), Loader=_ProfileLoader)
+    except FileNotFoundError:
+        raise UserError(f"cluster profile {path} does not exist", mend="check the path") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        mend = "check that it is YAML and may be read"
+        raise UserError(f"cluster profile {path} cannot be read: {one_line(error)}", mend=mend) from error
+    if not isinstance(settings, dict):
+        mend = "for example `partition: gpu`"
+        raise UserError(f"cluster profile {path} holds no settings of the form `key: value`", mend=mend)
+    return settings
+
+
+def text(where: str, key: str, value: Any) -> str:
+    """Returns a value that is one line of text, with the launcher's variables in place of their names.
+
+    Args:
+        where: the file, for the error.
+        key: the setting's name, for the error.
+        value: what stands there.
+
+    Raises:
+        UserError: it is nothing, a list or a mapping; it holds a control character, or a variable that is not set.
+    """
+    return _expanded(where, key, one_word_or_line(where, key, value))
+
+
+def one_word_or_line(where: str, key: str, value: Any) -> str:
+    """Returns a value that is one line of text, as it stands there; see `text`."""
+    if value is None:
+        raise UserError(f"{where}: {key} says nothing", mend='take the line out, or write "" to ask for nothing')
+    if not isinstance(value, str):
+        kind = "a mapping" if isinstance(value, dict) else "a list"
+        raise UserError(f"{where}: {key} is {kind}", mend=f"write one value, `{key}: …`")
+    if any(not character.isprintable() for character in value):
+        mend = "write it in one line, without control characters"
+        raise UserError(f"{where}: {key} holds a line's end or another character that cannot be printed", mend=mend)
+    return value
+
+
+def names(where: str, key: str, value: Any) -> str:
+    """Returns `a,b` for `a,b` and for the list `[a, b]`, as Slurm writes several partitions or nodes.
+
+    Raises:
+        UserError: as of `text`.
+    """
+    if isinstance(value, list):
+        return ",".join(text(where, key, name) for name in value)
+    return text(where, key, value)
+
+
+def lines(where: str, key: str, value: Any) -> tuple[str, ...]:
+    """Returns a list of lines of shell, which may name variables of the node.
+
+    Raises:
+        UserError: it is no list of texts.
+    """
+    if not isinstance(value, list) or not all(isinstance(line, str) and line for line in value):
+        mend = f"for example `{key}: [module load cuda]`"
+        raise UserError(f"{where}: {key} is a list of shell lines", mend=mend)
+    if any("\0" in line for line in value):
+        raise UserError(f"{where}: {key} holds a zero byte", mend="take it out")
+    return tuple(value)
+
+
+def words(where: str, key: str, value: Any) -> tuple[str, ...]:
+    """Returns a list of options such as `--mpi=pmix`.
+
+    Raises:
+        UserError: it is no list, or one of them begins otherwise.
+    """
+    options = [text(where, key, option) for option in (value if isinstance(value, list) else [value])]
+    for option in options:
+        if not option.startswith("--"):
+            raise UserError(f"{where}: {key} holds '{option}'", mend=f"for example `{key}: [--mpi=pmix]`")
+    return tuple(options)
+
+
+def whole_number(where: str, key: str, value: Any) -> int:
+    """Returns a whole number, 0 or more.
+
+    Raises:
+        UserError: it is none, or absurdly large.
+    """
+    number = _number(where, key, value)
+    if number < 0:
+        raise UserError(f"{where}: {key}={number} is below 0", mend=f"for example `{key}: 1`")
+    return number
+
+
+def any_number(where: str, key: str, value: Any) -> int:
+    """Returns a whole number, which may be negative.
+
+    Raises:
+        UserError: it is none, or absurdly large.
+    """
+    return _number(where, key, value)
+
+
+def _number(where: str, key: str, value: Any) -> int:
+    written = text(where, key, value)
+    if not re.fullmatch(r"-?\d{1,7}", written, re.ASCII) or abs(int(written)) > LARGEST_NUMBER:
+        raise UserError(f"{where}: {key}={written} is no whole number", mend=f"for example `{key}: 1`")
+    return int(written)
+
+
+def gigabytes(where: str, key: str, value: Any) -> float:
+    """Returns a number of gigabytes; 0 asks for nothing.
+
+    Raises:
+        UserError: it is none.
+    """
+    written = text(where, key, value)
+    try:
+        number = float(written)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < LARGEST_NUMBER:
+        raise UserError(f"{where}: {key}={written} is no number of gigabytes", mend=f"for example `{key}: 64`")
+    return number
+
+
+def minutes(where: str, key: str, value: Any) -> int:
+    """Returns a time limit in whole minutes, rounded up, as Slurm reads it.
+
+    That is `MINUTES`, `MINUTES:SECONDS`, `HOURS:MINUTES:SECONDS`, `DAYS-HOURS`, `DAYS-HOURS:MINUTES` or
+    `DAYS-HOURS:MINUTES:SECONDS`: `30:00` is half an hour, and `1-0` a day.
+
+    Raises:
+        UserError: it is none of them, or less than a minute.
+    """
+    written = text(where, key, value)
+    seconds = _seconds(written)
+    if seconds is None:
+        mend = "write minutes, HH:MM:SS or D-HH:MM:SS"
+        raise UserError(f"{where}: {key}={written} is no time", mend=mend)
+    if seconds < 60:
+        # Slurm would give it a minute. Whoever writes 0:30 means half an hour.
+        mend = "Slurm reads A:B as minutes and seconds; write minutes, HH:MM:SS or D-HH:MM:SS"
+        raise UserError(f"{where}: {key}={written} is {seconds} seconds, and the least is a minute", mend=mend)
+    return math.ceil(seconds / 60)
+
+
+def _seconds(written: str) -> int | None:
+    """Returns a time in seconds; None where it is of no form that Slurm takes, or a part of it is too large."""
+    days, hours = "0", "0"
+    if match := _MINUTES.fullmatch(written):
+        minute, second = match.groups(default="0")
+    elif match := _HOURS.fullmatch(written):
+        hours, minute, second = match.groups()
+    elif match := _DAYS.fullmatch(written):
+        days, hours, minute, second = match.groups(default="0")
+        if int(hours) > 23:
+            return None
+    else:
+        return None
+    leading_minutes = match.re is _MINUTES  # 90:00 are ninety minutes, 10:75:00 is a slip
+    if int(second) > 59 or (int(minute) > 59 and not leading_minutes):
+        return None
+    total = ((24 * int(days) + int(hours)) * 60 + int(minute)) * 60 + int(second)
+    return total if total <= 60 * LARGEST_NUMBER else None
+
+
+def gpus(where: str, key: str, value: Any) -> tuple[str, int]:
+    """Returns the type of GPU that is asked for (empty: any) and how many: `a100:4` or `4`.
+
+    Raises:
+        UserError: it is neither.
+    """
+    written = text(where, key, value)
+    match = _GPUS.fullmatch(written)
+    if not match or int(match["count"]) > LARGEST_NUMBER:
+        mend = f"for example `{key}: 1`, or `{key}: a100:4`"
+        raise UserError(f"{where}: {key}={written} is no whole number and no TYPE:NUMBER", mend=mend)
+    return match["type"] or "", int(match["count"])
+
+
+def gpus_of_gres(gres: str) -> int:
+    """Returns how many GPUs of a node a `gres` names: 4 for `gpu:a100:4,nvme:1`; 0 where it names none."""
+    return sum(int(match["count"] or 1) for match in _gpus_in(gres))
+
+
+def gpu_type_of_gres(gres: str) -> str:
+    """Returns the type of the first GPUs that a `gres` names; empty where it names none."""
+    return next((match["type"] or "" for match in _gpus_in(gres)), "")
+
+
+def _gpus_in(gres: str) -> list[re.Match[str]]:
+    parts = (part.removeprefix("gres/").removeprefix("gres:") for part in gres.split(","))
+    return [match for match in map(_GPUS_OF_GRES.fullmatch, parts) if match]
+
+
+def options(where: str, key: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """Returns other options of sbatch by their long names; one without a value is empty: `{exclusive: ""}`.
+
+    Raises:
+        UserError: it is no mapping, or a name is none of a long option.
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: {key} is a mapping of sbatch's options", mend="for example {mail-type: FAIL}")
+    pairs = []
+    for name, content in value.items():
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", str(name), re.ASCII):
+            mend = 'its long name, without dashes in front: {exclusive: ""}'
+            raise UserError(f"{where}: {key} holds {name!r}, which is no option of sbatch", mend=mend)
+        pairs.append((name, "" if content is None else text(where, f"{key}.{name}", content)))
+    return tuple(pairs)
+
+
+def _expanded(where: str, key: str, written: str) -> str:
+    """Returns a text with variables of this process in place of their names; sbatch would take the name as it is."""
+    expanded = os.path.expandvars(written)
+    if unset := re.search(r"\$(\w+|\{\w+\})", expanded, re.ASCII):
+        mend = f"export {unset[1].strip('{}')}, or write its value"
+        raise UserError(f"{where}: {key} names {unset[0]}, which is not set", mend=mend)
+    if expanded != written:
+        one_word_or_line(where, key, expanded)  # a variable may hold anything
+    return expanded

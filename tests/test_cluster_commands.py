@@ -1,0 +1,84 @@
+"""`salmask cluster check` and `make`, with small scripts in the place of sbatch and sinfo."""
+
+import os
+from pathlib import Path
+
+import pytest
+from training_samples import refused, salmask
+from yaml_samples import write_yaml
+
+from repro.errors import UserError
+from slurm.first_profile import first_profile, parse_sinfo
+from slurm.profile import load
+
+SINFO = """cpu*|2-00:00:00|64|515000|(null)
+gpu|1-00:00:00|64+|512000+|gpu:a100:4(S:0-1)
+gpu|1-00:00:00|32|256000|gpu:v100:2
+old|infinite|8|64000|gpu:2
+a broken line
+"""
+SBATCH = """#!/bin/sh
+[ "$*" = --test-only ] || exit 9
+cat >"$FAKE/script"
+grep -q "partition=gone" "$FAKE/script" && { echo "sbatch: error: invalid partition specified: gone" >&2; exit 1; }
+echo "sbatch: Job 7 to start at 2026-01-01T00:00:00 using 8 processors on nodes n1 in partition gpu" >&2
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of commands that play Slurm."""
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    for name, text in {"sbatch": SBATCH, "sinfo": f"#!/bin/sh\ncat <<'EOF'\n{SINFO}EOF\n"}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("FAKE", str(folder))
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_a_profile_is_tried_on_sbatch_for_every_task(fake: Path, tmp_path: Path) -> None:
+    good = "partition: gpu\ngpus: 2\ncpus: 4\ntime: 90:00\ntasks: {knn: {partition: gone}}"
+    ended = salmask("cluster", "check", write_yaml(tmp_path / "mine.yaml", good))
+    assert ended.code == 2
+    assert "01:30:00" in ended.out
+    assert "ok: logistic report: Job 7 to start at" in ended.out
+    assert "REFUSED: knn: error: invalid partition specified: gone" in ended.out
+    assert "sbatch takes no such jobs of 'mine'; mend: " in ended.err
+    ended = salmask("cluster", "check", write_yaml(tmp_path / "mine.yaml", good.replace("gone", "gpu")))
+    assert ended.code == 0, ended.err
+    assert "--gpus-per-node" in (fake / "script").read_text()
+
+
+def test_a_broken_profile_is_one_line(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path / "mine.yaml", "time: 0:30")
+    line = refused("cluster", "check", path)
+    assert line.startswith(f"{path}: time=0:30 is 30 seconds, and the least is a minute; mend: ")
+
+
+def test_a_first_profile_is_that_of_the_partition_with_gpus(fake: Path, tmp_path: Path) -> None:
+    ended = salmask("cluster", "make", "first")
+    assert ended.code == 0, ended.err
+    path = Path(ended.out.splitlines()[0])
+    assert path.name == "first.yaml"
+    asked = load("first").resources
+    assert (asked.partition, asked.gpus, asked.cpus, asked.memory, asked.time) == ("gpu", 1, 16, 112, 1440)
+    assert "types: a100, v100, for example `gpus: a100:1`" in path.read_text()
+    assert refused("cluster", "make", "first").startswith(f"{path} is there already; mend: ")
+    for name in ("../x", "a\nb", ".", ""):
+        assert "is no name of a profile" in refused("cluster", "make", name)
+
+
+def test_a_first_profile_of_a_partition_by_name(tmp_path: Path) -> None:
+    kinds = parse_sinfo(SINFO)
+    assert [(kind.name, kind.default, kind.limit, kind.gpus) for kind in kinds] == [
+        *[("cpu", True, 2880, 0), ("gpu", False, 1440, 4)],
+        *[("gpu", False, 1440, 2), ("old", False, 0, 2)],
+    ]
+    asked = load(write_yaml(tmp_path / "old.yaml", first_profile(kinds, "old"))).resources
+    assert (asked.partition, asked.cpus, asked.memory, asked.time) == ("old", 4, 28, 1440)
+    with pytest.raises(UserError, match="no partition 'odl'; mend: did you mean 'old'"):
+        first_profile(kinds, "odl")
+    with pytest.raises(UserError, match="sinfo tells of no GPUs in partition 'cpu'"):
+        first_profile(kinds, "cpu")
