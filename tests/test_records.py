@@ -1,6 +1,7 @@
 """Results are appended whole, read back exactly and collected once; damage to a file costs no more than its line."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,10 @@ def test_appending_after_a_torn_line_starts_a_line_of_its_own(path: Path, tail: 
         ({"seed": 0.0}, "field 'seed' is float, not int; skipped"),
         ({"method": None}, "field 'method' is NoneType, not str; skipped"),
         ({"started": "2026-22-11"}, "started is '2026-22-11', not an ISO 8601 time; skipped"),
+        ({"started": "2026-W22-1"}, "started is '2026-W22-1', not an ISO 8601 time; skipped"),  # Python reads it
+        ({"seed": 10**30}, "seed is a number of more than 64 bits; skipped"),
+        ({"value": 10**400}, "value is inf, not a finite number; skipped"),
+        ({"device": "gpu\ud800"}, "device is 'gpu\\ud800', which is no Unicode text; skipped"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_skipped_with_file_and_line(
@@ -283,6 +288,41 @@ def test_a_damaged_file_costs_the_others_of_its_batch_nothing(tmp_path: Path) ->
     frame = collect([tmp_path])
     assert list(frame["value"]) == [1.0, 3.0]
     assert frame.attrs["warnings"] == [f"{broken}:1: schema 9 is unknown, this version reads 1; skipped"]
+
+
+def any_value(rng: random.Random) -> Any:
+    """What a hand or a broken writer may put where a value belongs."""
+    letters = "".join(chr(rng.choice([rng.randrange(32, 127), rng.randrange(0x20, 0x10FFFF)])) for _ in range(3))
+    times = (
+        "2026-W01-1",
+        "2026-02-30",
+        "20260101",
+        "2026-01-01 10",
+        "9999-12-31T23:59:59",
+        "0001-01-01",
+        "2026-01-01X10",
+    )
+    numbers = (rng.randrange(-9, 9), 2**63, -(2**64), 10**320, rng.uniform(-1e308, 1e308), float("inf"), float("nan"))
+    return rng.choice([None, True, [1], {}, "", letters, "\ud800", *times, *numbers])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_stands_in_a_row_the_others_are_collected(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    path = tmp_path / "demo" / "mocov2" / "s0-0a1b2c3d" / "results.jsonl"
+    path.parent.mkdir(parents=True)
+    damaged = {name: any_value(rng) for name in rng.sample([*FIELDS, "more"], 1 + seed % 2)}
+    write_records(path, record(), {**record(metric="top5"), **damaged}, record(metric="top1_best"))
+    results, warnings = read(path)
+    frame = collect([tmp_path])
+    assert {"top1", "top1_best"} <= set(frame["metric"])
+    assert frame.attrs["warnings"][: len(warnings)] == warnings
+    assert len(results) == 3 or any(f"{path}:2:" in warning for warning in warnings)
+
+
+def test_a_line_of_brackets_without_end_is_left_out(path: Path) -> None:
+    path.write_text("[" * 100_000 + "\n" + json.dumps(record()) + "\n")
+    assert read(path) == ([RESULT], [f"{path}:1: not a line of JSON; skipped"])
 
 
 @pytest.mark.parametrize("line", ['{"value": NaN}', '{"seed": "0"}', '{"started": "soon"}', '{"value": true}'])

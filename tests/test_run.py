@@ -1,6 +1,7 @@
 """What a run is, which id it has, and what it refuses."""
 
 import dataclasses
+import operator
 import os
 import shutil
 import subprocess
@@ -76,6 +77,36 @@ def test_the_id_is_the_same_on_other_pythons(version: str) -> None:
 def test_the_run_module_imports_no_torch() -> None:
     heavy = "{'torch', 'torchvision', 'mmengine', 'timm', 'pandas', 'numpy'}"
     assert python("-c", f"import sys, repro.runs.run; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("seed=08", "seed", 8),
+        ("seed=010", "seed", 10),  # by eights it would be 8
+        ("seed=007", "seed", 7),
+        ("optimization.lr=010", "optimization.lr", 10.0),
+        ("knn.neighbours=[010, 20]", "knn.neighbours", (10, 20)),
+        ("machine.data_root=/data/010/x", "machine.data_root", "/data/010/x"),
+        ("machine.data_root=010", "machine.data_root", "010"),
+    ],
+)
+def test_digits_with_zeros_in_front_are_decimal(override: str, key: str, value: object) -> None:
+    assert operator.attrgetter(key)(build([parse_overrides([override])])) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=1:30", "settings: seed=1:30 is not a whole number"),  # by sixties it would be 90
+        (f"seed={'9' * 30}", "settings: seed has too many digits"),
+        (f"seed={'9' * 5000}", "'seed': the value cannot be read"),
+        (f"optimization.lr={'9' * 400}", "settings: optimization.lr has too many digits"),
+        (f"knn.neighbours=[{'9' * 30}]", "settings: knn.neighbours has too many digits"),
+    ],
+)
+def test_numbers_without_end_are_refused_where_they_enter(override: str, said: str) -> None:
+    assert refusal(override).startswith(said)
 
 
 def test_the_id_does_not_depend_on_the_order_of_keys() -> None:

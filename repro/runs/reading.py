@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -25,6 +26,10 @@ _EXPECTED: Mapping[Any, tuple[str, str]] = {
     tuple[float, ...]: ("a list of numbers", "[0.1,1]"),
 }
 """Type of a setting -> what a value has to be, and an example."""
+_NOT_DECIMAL = re.compile(r"(?<![^\s,\[])([+-]?(?:0[0-9]{1,18}|[0-9]+(?::[0-9]+)+))(?![^\s,\]])")
+"""What YAML 1.1 would read by eights or sixties where it can: digits with zeros in front, or with colons between."""
+_LONGEST_NUMBER = 18
+"""Digits of a whole number: what has more is no setting, and is too long for 64 bits, or for Python to read at all."""
 
 
 def keys(kind: type, prefix: str = "") -> dict[str, Any]:
@@ -129,6 +134,10 @@ def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origi
         for dotted, value in _flatten(tree):
             if isinstance(value, bool) is not (types[dotted] is bool):  # OmegaConf would read True as 1 and 7 as True
                 raise _wrong_type(origin, dotted, value, types[dotted])
+            items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+            if any(type(item) is int and abs(item) >= 10**_LONGEST_NUMBER for item in items):
+                mend = f"a number of {_LONGEST_NUMBER} digits at most"
+                raise UserError(f"{origin}: {dotted} has too many digits", mend=mend)
             try:
                 OmegaConf.update(config, dotted, value)
             except OmegaConfBaseException as error:
@@ -172,6 +181,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         message = one_line(error)  # YAML's own has several lines, with the place in the file
         raise UserError(f"config file {path} is no YAML: {message}", mend="correct it there") from error
+    except ValueError as error:  # Python's own, for a number of thousands of digits
+        raise UserError(f"config file {path} cannot be read: {one_line(error)}", mend="correct it there") from error
     if not isinstance(content, dict):
         mend = "write lines such as `seed: 1`"
         raise UserError(f"config file {path} holds no settings of the form `key: value`", mend=mend)
@@ -191,7 +202,13 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             mend = "write key.sub=value, for example seed=1 or data.crop=64"
             raise UserError(f"'{item}' is no setting", mend=mend)
         try:
-            flat[key] = OmegaConf.from_dotlist([f"v={value}"]).v
+            # Quoted it is text, which a setting's type makes the number of that it says: `08` is eight, `010` is ten.
+            listed = value.startswith("[") or _NOT_DECIMAL.fullmatch(value)
+            text = _NOT_DECIMAL.sub(r"'\1'", value) if listed else value
+            flat[key] = OmegaConf.from_dotlist([f"v={text}"]).v
+        except ValueError as error:  # Python's own, for a number of thousands of digits
+            mend = f"a number of {_LONGEST_NUMBER} digits at most"
+            raise UserError(f"'{key}': the value cannot be read ({one_line(error)})", mend=mend) from error
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             mend = "write a number, text, true, false, or a list such as [1,2]"
             raise UserError(f"'{item}': the value is no YAML: {one_line(error)}", mend=mend) from error

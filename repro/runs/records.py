@@ -6,6 +6,7 @@ being written and no other; a reader says what it could not read and goes on.
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -78,6 +79,13 @@ FIELDS: tuple[str, ...] = tuple(_TYPES)
 _EXACT = tuple(_TYPES.values())
 _NUMBERS = (FIELDS.index("value"), FIELDS.index("duration_s"))
 _STARTED = FIELDS.index("started")
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?"
+)
+"""What every reader of ISO 8601 takes; Python's own takes week dates and odd separators too, which pandas refuses."""
+_LARGEST = 2**63 - 1
+"""Columns of whole numbers have 64 bits."""
 
 
 def append(path: Path, results: Sequence[Result]) -> None:
@@ -182,7 +190,7 @@ def _parse(line: bytes, *, last: bool) -> dict[str, Any]:
     """
     try:
         record = json.loads(line.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError("the last line is torn (a write was cut off)" if last else "not a line of JSON") from error
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
@@ -193,7 +201,8 @@ def _values(record: dict[str, Any]) -> tuple[Any, ...]:
     """Returns the values of one record in the order of `FIELDS`, checked.
 
     Raises:
-        ValueError: Unknown schema, missing field, wrong type, a number that is not finite, or no ISO 8601 time.
+        ValueError: Unknown schema, missing field, wrong type, a number that is not finite or has more than 64 bits,
+            text that is no Unicode, or no ISO 8601 time.
     """
     if (schema := record.get("schema", SCHEMA)) != SCHEMA:
         raise ValueError(f"schema {schema!r} is unknown, this version reads {SCHEMA}")
@@ -204,10 +213,18 @@ def _values(record: dict[str, Any]) -> tuple[Any, ...]:
     for index in _NUMBERS:
         if not math.isfinite(values[index]):
             raise ValueError(f"{FIELDS[index]} is {values[index]}, not a finite number")
+    for name, value in zip(FIELDS, values, strict=True):
+        if type(value) is int and abs(value) > _LARGEST:
+            raise ValueError(f"{name} is a number of more than 64 bits")
+        if type(value) is str and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"{name} is {value!r}, which is no Unicode text")
     try:
-        datetime.fromisoformat(values[_STARTED])
-    except ValueError as error:
-        raise ValueError(f"started is {values[_STARTED]!r}, not an ISO 8601 time") from error
+        # Both: the pattern knows no lengths of months.
+        is_time = _TIME.fullmatch(values[_STARTED]) is not None and bool(datetime.fromisoformat(values[_STARTED]))
+    except ValueError:
+        is_time = False
+    if not is_time:
+        raise ValueError(f"started is {values[_STARTED]!r}, not an ISO 8601 time")
     return values
 
 
@@ -224,7 +241,10 @@ def _field(record: dict[str, Any], name: str, kind: type) -> Any:
     value = record[name]
     # NumPy's float64 is a float; a bool is an int, and no number here.
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # a whole number may have any length
+            return math.inf
     if type(value) is not kind:
         raise ValueError(f"field {name!r} is {type(value).__name__}, not {kind.__name__}")
     return value
