@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from baselines import ablations, masks
+from baselines import ablations, dose, masks
 from repro.errors import UserError, nearest
 from repro.runs.choices import Strategy
 from repro.runs.frameworks import FRAMEWORKS
@@ -114,7 +114,10 @@ ABLATIONS: Mapping[str, Method] = {
 }
 """The rows that no table of the paper has, each a changed row of table 1."""
 
-METHODS: Mapping[str, Method] = {**TABLE1, **TABLE3, **ABLATIONS}
+DOSE: Mapping[str, Method] = {name: TABLE1[row.row].but(row.title, row.settings) for name, row in dose.DOSE.items()}
+"""The rows of `salmask sweep saliency-dose`, each the headline row with other foreground."""
+
+METHODS: Mapping[str, Method] = {**TABLE1, **TABLE3, **ABLATIONS, **DOSE}
 """Every row by the name under which `salmask pretrain` and sweeps know it."""
 
 

@@ -202,7 +202,8 @@ def claims(
 def plot(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="curves, scatter, bars, branches, compute, gallery, all.")
+        str,
+        typer.Argument(metavar="NAME", help="curves, scatter, bars, branches, compute, saliency-dose, gallery, all."),
     ],
     runs: Roots = None,
     *,

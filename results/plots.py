@@ -16,6 +16,7 @@ from repro.errors import UserError, nearest
 from repro.files import write_atomically
 from repro.runs.protocols import metric_without_rate
 from results.collect import KEYS
+from results.dose import saliency_dose
 from results.material import Material, NothingToDrawError
 from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
 from results.row_comparison import ALTERED, TINY
@@ -264,6 +265,7 @@ PLOTS: Mapping[str, Plot] = {
     "bars": bars,
     "branches": branches,
     "compute": compute,
+    "saliency-dose": saliency_dose,
     "gallery": gallery,
 }
 """Name of a plot -> what draws it, in the order of the report."""

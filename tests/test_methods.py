@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from training_samples import CPU, STEPS, assert_same_training, fixed_batch, interrupt, make_training, newest, tiny
 
-from baselines import ABLATIONS, METHODS, TABLE1, TABLE3, build_learner, resolve
+from baselines import ABLATIONS, DOSE, METHODS, TABLE1, TABLE3, build_learner, resolve
 from baselines.ablations import ABLATIONS as CHANGES
 from repro.contrastive.queue import Queue
 from repro.errors import UserError
@@ -88,7 +88,7 @@ def test_the_rows_of_the_tables_keep_their_ids() -> None:
 
 def test_no_two_rows_are_the_same_experiment() -> None:
     ids = {name: row(name).id for name in METHODS}
-    assert len(set(ids.values())) == len(METHODS) == len(TABLE1) + len(TABLE3) + len(ABLATIONS)
+    assert len(set(ids.values())) == len(METHODS) == len(TABLE1) + len(TABLE3) + len(ABLATIONS) + len(DOSE)
 
 
 @pytest.mark.parametrize("table", ["table1", "table2", "table3"])
@@ -163,6 +163,23 @@ def test_an_ablation_changes_what_it_states_and_nothing_else(name: str) -> None:
     ablation = CHANGES[name]
     assert name.startswith(ablation.row)
     assert differences(row(ablation.row), row(name)) == flat(nested(ablation.settings))
+
+
+@pytest.mark.parametrize("name", DOSE)
+def test_a_dose_changes_the_foreground_of_the_headline_row_alone(name: str) -> None:
+    changed = differences(row("mocov2+ours-hp"), row(name))
+    assert changed.keys() <= {"localizer.source", "localizer.hard_negative_source"}
+    role, _, source = name.removeprefix("mocov2+ours-hp-").partition("by-")
+    both = {"": source, "hard-": "truth", "query-": source}[role]
+    assert changed == {
+        "localizer.source": both,
+        **({} if role == "" else {"localizer.hard_negative_source": source if role == "hard-" else "truth"}),
+    }
+
+
+def test_the_sweep_of_doses_has_every_dose_beside_the_network_and_rows_without_foreground() -> None:
+    methods = read_yaml(SWEEPS / "saliency-dose.yaml")["methods"]
+    assert methods == ["mocov2", "mocov2+ours-hp-random", "mocov2+ours-hp", *DOSE]
 
 
 def test_simclr_and_the_supervised_row_follow_their_recipes() -> None:

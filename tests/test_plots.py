@@ -13,6 +13,7 @@ from run_samples import finished
 from baselines import resolve
 from repro.errors import UserError
 from results.collect import collect_runs
+from results.dose import BOTH, HARD, QUERY, half_width, points_of, references_of, saliency_dose, slope_text
 from results.material import Material, NothingToDrawError
 from results.plots import PLOTS, branches, curves, draw, save
 from results.published import published
@@ -31,7 +32,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
             values = {("imagenet100", "top1"): 60.0 + number + seed, ("coco", "bbox_AP"): 38.0 + number + seed}
             finished(root, method, seed, values)
     finished(root, "mocov2", 0, {("scenes", "top1"): 40.0}, sweep="demo", data__dataset="scenes", data__crop=64)
+    for number, source in enumerate(SOURCES):
+        with_foreground(root, source, 0, iou=0.2 * number)
     return find_runs([root], resolve)
+
+
+SOURCES = ("truth", "truth-dilated-2", "random", "inverted")
+
+
+def with_foreground(root: Path, source: str, seed: int, hard: str = "", top1: float = 50.0, iou: float = 0.5) -> None:
+    """A run of the dose-response, with the IoU of the query's foreground, and of the hard negative's .1 above it."""
+    settings = {"localizer__source": source, "localizer__hard_negative_source": hard, "data__dataset": "scenes"}
+    method = f"mocov2+ours-hp-by-{source}-{hard}"
+    folder = finished(
+        root, method, seed, {("scenes", "top1"): top1}, sweep="dose", masking__strategy="high_pass", **settings
+    )
+    covered = {"query": {"mean IoU": iou}, "hard negative": {"mean IoU": iou + 0.1}}
+    folder.foregrounds.write_text(json.dumps(covered))
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +103,31 @@ def test_curves_of_tiny_runs_say_so(epochs: int, tiny: bool, tmp_path: Path) -> 
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}, optimization__epochs=epochs)
     note = curves(Material(find_runs([tmp_path], resolve), None)).legends[0].get_title().get_text()
     assert ("TINY MODE, not comparable with the paper" in note) is tiny
+
+
+def test_a_dose_is_drawn_against_the_iou_of_the_role_that_is_varied_with_intervals(tmp_path: Path) -> None:
+    for seed in range(3):
+        for number, source in enumerate(SOURCES):
+            with_foreground(tmp_path, source, seed, top1=40 + 5 * number + seed, iou=0.1 * number)
+        with_foreground(tmp_path, "truth", seed, hard="random", top1=30 + seed, iou=0.6)
+        with_foreground(tmp_path, "inverted", seed, hard="truth", top1=20 + seed, iou=0.3)
+        finished(tmp_path, "mocov2", seed, {("scenes", "top1"): 33.0 + seed}, data__dataset="scenes")
+    runs = find_runs([tmp_path], resolve)
+    frame = collect_runs(runs)
+    (points,) = points_of(frame, runs).values()
+    drawn = {(point.role, point.source): (point.iou, point.values) for point in points}
+    assert drawn[BOTH, "truth-dilated-2"] == ((0.1, 0.1, 0.1), (45.0, 46.0, 47.0))
+    assert drawn[HARD, "random"] == (pytest.approx((0.7, 0.7, 0.7)), (30.0, 31.0, 32.0))
+    assert drawn[QUERY, "inverted"] == ((0.3, 0.3, 0.3), (20.0, 21.0, 22.0))
+    assert len(drawn) == 6
+    # Student's: t(.975, 2) = 4.303 times 1 / sqrt(3).
+    assert half_width((45.0, 46.0, 47.0)) == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+    assert slope_text(np.arange(4) / 10, np.array([40.0, 45.0, 50.0, 55.0])).startswith(": +5.00 [+5.00, +5.00] points")
+    axes = saliency_dose(Material(runs, frame)).axes[0]
+    assert {text.get_text() for text in axes.texts} == {*SOURCES, "random", "inverted"}
+    assert references_of(frame, runs) == {next(iter(points_of(frame, runs))): {"mocov2": 34.0}}
+    bars = [container for container in axes.containers if container.has_yerr]
+    assert len(bars) == 3
 
 
 def test_what_cannot_be_drawn_says_what_is_missing() -> None:

@@ -212,16 +212,6 @@ def test_sources_are_part_of_a_runs_identity_and_leave_older_ids() -> None:
     ("settings", "line"),
     [
         (
-            ["localizer.source=truth", "data.dataset=imagenet100"],
-            "localizer.source=truth needs true masks, and data.dataset=imagenet100 has none; mend: "
-            "data.dataset=scenes or scenes-cutouts",
-        ),
-        (
-            ["localizer.hard_negative_source=random", "data.cached_side=64"],
-            "localizer.hard_negative_source=random needs true masks, and cached images have none; mend: "
-            "data.cached_side=0",
-        ),
-        (
             ["localizer.source=blobs"],
             "localizer.source: 'blobs' is no source of saliency; mend: one of network, truth, truth-dilated-N, "
             "truth-eroded-N, truth-shifted-N, inverted, centre, random; N: 1 to 15",
@@ -246,3 +236,15 @@ def test_a_run_records_how_well_its_foregrounds_cover_the_objects(tmp_path: Path
     images = open_data(run, "train")
     assert isinstance(images, Scenes)
     assert json.loads(path.read_text()) == measure_foregrounds(run, build_view_maker(run, CPU, images), images, CPU)
+
+
+def test_true_masks_are_refused_where_there_are_none(folder_root: Path, tmp_path: Path) -> None:
+    settings = words(
+        {"localizer.source": "random", "data.dataset": "folder", "moco.bn_splits": 1, "optimization.batch": 2}
+    )
+    line = refused("pretrain", OURS, *settings, "--root", str(folder_root), "--out", str(tmp_path / "runs"))
+    assert line == (
+        "localizer.source=random needs true masks, which data.dataset=folder has none of; mend: "
+        "data.dataset=scenes or scenes-cutouts"
+    )
+    assert not list(tmp_path.glob("runs/**/run.yaml"))

@@ -1,14 +1,16 @@
 """`salmask bench`: commands that measure rivals side by side in one run, or how fast methods train here."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from repro.console import AsJson, completion, report
 from repro.errors import UserError, nearest
-from repro.runs.reading import parse_overrides
+from repro.runs.reading import build as build_run
+from repro.runs.reading import parse_overrides, pinned
 from repro.runs.rows import Rows
 
 if TYPE_CHECKING:
@@ -92,18 +94,62 @@ def bench_masking(batch: BatchSize = 32, size: GridSide = 224, as_json: AsJson =
 
 
 def bench_saliency(
-    size: SceneSide = 224, count: SceneCount = 200, cutouts: Cutouts = None, as_json: AsJson = False
+    table: Annotated[
+        Literal["maps", "agreement", "sources"],
+        typer.Argument(
+            metavar="[maps|agreement|sources]",
+            help="The rules on whole scenes; whole images' maps beside views' own; or every localizer.source in views.",
+        ),
+    ] = "maps",
+    *,
+    size: SceneSide = 224,
+    count: SceneCount = 200,
+    crop: Annotated[int, typer.Option(min=32, help="Pixels a side of views, which `maps` has none of.")] = 64,
+    cutouts: Cutouts = None,
+    photos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of `agreement`: photographs in the place of scenes.")
+    ] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Compare the foreground map with true object masks: the paper's, the released code's, and chance.
+    """Compare foreground maps with true object masks, or maps of whole images with those of the views themselves.
 
     Example: salmask bench saliency --cutouts /usr/share/tuxpaint/stamps --size 224
+
+    Example: salmask bench saliency agreement --photos ~/pictures --crop 224
     """
     from repro.bench.saliency import saliency
+    from repro.bench.saliency_sources import agreement, sources
+    from repro.data.folders import FileImages, image_files
     from repro.saliency.localizer import grid_of
     from repro.scenes.dataset import Scenes
+    from repro.training.pretraining import open_data
 
-    grid_of(size)  # refuses a size that patches do not tile before any scene is drawn
-    report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
+    if table == "maps":
+        grid_of(size)  # refuses a size that patches do not tile before any scene is drawn
+        report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
+        return
+    if photos is not None and table == "sources":
+        raise UserError("photographs have no true masks to grade sources by", mend="leave --photos out")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    scenes = {"size": size, "train_count": count, "classes": 60}
+    of_scenes = {
+        "data": {"dataset": "scenes" if cutouts is None else "scenes-cutouts", "crop": crop, "scenes": scenes},
+        "machine": {"data_root": str(cutouts or "")},
+        "localizer": {"network": "efficientnet-lite0"},
+        "masking": {"strategy": "high_pass"},
+    }
+    run = pinned(build_run([of_scenes, parse_overrides(settings or [])]))
+    grid_of(run.data.crop)
+    if photos is not None:
+        files = image_files(photos)
+        if not files:
+            raise UserError(f"{photos} holds no images", mend="name a folder of photographs")
+        report(as_json, agreement(run, FileImages(photos, files, [0] * len(files), ("all",)), views=count))
+        return
+    images = open_data(run, "train")
+    assert isinstance(images, Scenes)
+    report(as_json, agreement(run, images, views=count) if table == "agreement" else sources(run, images))
 
 
 def bench_norm(batch: GroupedBatchSize = 32, size: Side = 64, as_json: AsJson = False) -> None:

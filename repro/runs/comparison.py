@@ -89,9 +89,14 @@ PARTS: dict[str, Callable[[RunSettings], bool]] = {
     "fidelity.cap": _high_pass,
     # Only counts that are rounded as released can be negative (`masking.patches.patch_counts`).
     "fidelity.negative_count": lambda run: run.fidelity.counts is Source.released,
-    # Patches at random ask no network.
-    "localizer.": lambda run: run.needs_localizer,
-    "localizer.image_side": lambda run: run.localizer.map is MapOf.image,
+    # Patches at random ask nobody, and those by true masks no network.
+    "localizer.": lambda run: run.guided,
+    "localizer.network": lambda run: run.needs_localizer,
+    "localizer.weights": lambda run: run.needs_localizer,
+    "localizer.sha256": lambda run: run.needs_localizer,
+    "localizer.map": lambda run: run.needs_localizer,
+    "localizer.relax": lambda run: any(not source.needs_masks for source in run.saliency_sources),
+    "localizer.image_side": lambda run: run.needs_localizer and run.localizer.map is MapOf.image,
     "fidelity.saliency_map": lambda run: run.masking.guidance is Guidance.saliency,
     # Photographs are not drawn.
     "data.scenes.": lambda run: run.data.drawn,

@@ -179,14 +179,9 @@ def _source_problems(run: RunSettings) -> Iterator[Problem]:
     }
     for key, text in settings.items():
         try:
-            source = SaliencySource.parse(text)
+            SaliencySource.parse(text)
         except UserError as error:
             yield Problem(f"{key}: {error.what}", mend=error.mend)
-            continue
-        if source.needs_masks and (not run.data.drawn or run.data.cached_side):
-            where = f"data.dataset={run.data.dataset} has none" if not run.data.drawn else "cached images have none"
-            mend = "data.cached_side=0" if run.data.drawn else "data.dataset=scenes or scenes-cutouts"
-            yield Problem(f"{key}={text} needs true masks, and {where}", mend=mend)
     if run.localizer.hard_negative_source and not (run.masking.branch is Branch.query and run.masking.hard_negative):
         yield Problem(
             "localizer.hard_negative_source needs a key that is not masked itself and a hard negative of it",

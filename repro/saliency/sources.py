@@ -47,16 +47,28 @@ def map_source(run: Run, images: Images, source: SaliencySource) -> MapSource:
     Args:
         run: whose localizer it is.
         images: of the data set.
-        source: the network, or one that changes true masks.
+        source: the network, or one of true masks; those that are inverted or at random begin with the truth.
 
     Raises:
         UserError: the images have no true masks.
     """
     if not source.needs_masks:
         return network_maps(run.localizer, images, run.seed)
-    if not isinstance(images, Scenes):
-        raise UserError(f"'{source}' needs images with true masks", mend="data.dataset=scenes or scenes-cutouts")
-    return true_maps(source, images)
+    of_mask = TRUTH if source.kind in (SourceKind.inverted, SourceKind.random) else source
+    return true_maps(of_mask, _with_masks(images, source, run))
+
+
+def _with_masks(images: Images, source: SaliencySource, run: Run) -> Scenes:
+    """Returns the images as such that have true masks.
+
+    Raises:
+        UserError: they have none.
+    """
+    if isinstance(images, Scenes):
+        return images
+    without = "cached images" if run.data.drawn else f"data.dataset={run.data.dataset}"
+    mend = "data.cached_side=0" if run.data.drawn else "data.dataset=scenes or scenes-cutouts"
+    raise UserError(f"localizer.source={source} needs true masks, which {without} has none of", mend=mend)
 
 
 def _build(source: SaliencySource, run: Run, device: torch.device, images: Images | None) -> Foregrounds:
@@ -71,8 +83,7 @@ def _build(source: SaliencySource, run: Run, device: torch.device, images: Image
         raise ValueError("maps of whole images need the images")
     if source.kind is SourceKind.centre:
         return ByImage(centre_prior(device).expand(len(images), -1, -1), grid, settings.relax, row_sorted)
-    of_mask = TRUTH if source.kind in (SourceKind.inverted, SourceKind.random) else source
-    maps = load_maps(map_source(run, images, of_mask), images, device, workers=run.machine.workers)
+    maps = load_maps(map_source(run, images, source), images, device, workers=run.machine.workers)
     if source.kind is SourceKind.network:
         return ByImage(maps, grid, settings.relax, row_sorted)
     by_mask = ByMask(maps, grid, inverted=source.kind is SourceKind.inverted)

@@ -1,0 +1,45 @@
+"""The rows of the dose-response: the headline row with foreground of graded quality, on images with true masks.
+
+`salmask sweep saliency-dose` runs them, and `salmask plot saliency-dose` draws accuracy against the foreground's IoU.
+"""
+
+from collections.abc import Mapping
+
+from baselines.ablations import Ablation
+
+SOURCES = (
+    "truth",
+    "truth-dilated-1",
+    "truth-dilated-2",
+    "truth-eroded-1",
+    "truth-shifted-2",
+    "truth-shifted-4",
+    "centre",
+    "random",
+    "inverted",
+)
+"""Foreground of query masks and hard negatives alike, beside the frozen network's."""
+SPOILT = ("truth-shifted-2", "truth-shifted-4", "random", "inverted")
+"""Foreground of one of the two alone, where the other's is the true mask."""
+
+DOSE: Mapping[str, Ablation] = {
+    **{
+        f"mocov2+ours-hp-by-{source}": Ablation(f"foreground: {source}", {"localizer.source": source})
+        for source in SOURCES
+    },
+    **{
+        f"mocov2+ours-hp-hard-by-{source}": Ablation(
+            f"foreground: truth, of hard negatives {source}",
+            {"localizer.source": "truth", "localizer.hard_negative_source": source},
+        )
+        for source in SPOILT
+    },
+    **{
+        f"mocov2+ours-hp-query-by-{source}": Ablation(
+            f"foreground: {source}, of hard negatives truth",
+            {"localizer.source": source, "localizer.hard_negative_source": "truth"},
+        )
+        for source in SPOILT
+    },
+}
+"""The rows by name."""

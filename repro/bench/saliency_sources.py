@@ -1,0 +1,184 @@
+"""The benchmarks of where foreground comes from: maps of whole images beside those of views, and all sources."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import default_collate
+
+from repro.augmentation.draws import Draw
+from repro.augmentation.on_device import apply_on_device
+from repro.data.splits import Images
+from repro.masking.patches import as_many_at_random, overlap
+from repro.runs.choices import MapOf
+from repro.runs.run import Run
+from repro.saliency.foregrounds import ByImage
+from repro.saliency.image_maps import load_maps, network_maps
+from repro.saliency.localizer import STRIDE, grid_of
+from repro.scenes.dataset import Scenes
+from repro.training.learner import build_view_maker
+from repro.training.loading import TwoViews
+from repro.training.preprocess import ViewMaker
+from repro.training.true_objects import BATCH, load_batch, measure_foregrounds
+
+SIDES = (128, 192, 256, 320, 448)
+"""Pixels a side of the whole images that are compared."""
+COLOURS = {"colour jitter": "jitter", "grey": "grey", "blur": "sigma"}
+"""What the network of a view sees and that of the whole image does not, and the `Draw`'s field that switches it."""
+GRADES = (
+    "truth-dilated-1",
+    "truth-dilated-2",
+    "truth-dilated-4",
+    "truth",
+    "truth-eroded-1",
+    "truth-eroded-2",
+    "truth-shifted-1",
+    "truth-shifted-2",
+    "truth-shifted-4",
+    "centre",
+    "random",
+    "inverted",
+)
+"""The sources beside the network that are compared."""
+
+Row = dict[str, Any]
+
+
+@torch.no_grad()
+def agreement(run: Run, images: Images, *, views: int, sides: Sequence[int] = SIDES) -> list[Row]:
+    """Measures how far foregrounds from maps of whole images agree with those of the views themselves.
+
+    Args:
+        run: whose localizer, views and augmentation are used.
+        images: any; the true objects are known if they are a `Scenes`.
+        views: how many views are compared at least; an image is cropped anew as often as it takes.
+        sides: of the whole images.
+
+    Returns:
+        A row a map. `IoU` is that of its foreground with the exact one, found in the view as training shows it, and in
+        the view without jitter, grey and blur; `gamma error` the mean difference of the foreground's share from the
+        exact one's. First the exact maps of views that lack all or all but one of these, or that are flipped; then the
+        maps of whole images, by the grid that they keep; then as many cells at random. With true objects: `mean IoU`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    exact = replace(run, localizer=replace(run.localizer, map=MapOf.view))
+    maker = build_view_maker(exact, device)
+    maps = {side: _maps(run, images, side, device) for side in sides}
+    cells: dict[str, list[Tensor]] = {}
+    objects: list[Tensor] = []
+    for batch, true_objects in _batches(run, images, views, device):
+        found = _exact(maker, batch)
+        for side, of_images in maps.items():
+            grid = side // STRIDE
+            name = f"whole image, {side} px: {grid}×{grid} cells, {2 * grid**2} bytes"
+            found[name] = ByImage(of_images, grid_of(run.data.crop), run.localizer.relax)(of_images, batch, "query")
+        for name, foregrounds in found.items():
+            cells.setdefault(name, []).append(foregrounds.cpu())
+        objects += [true_objects["query"].cpu()] if true_objects else []
+    return _compared({name: torch.cat(parts) for name, parts in cells.items()}, objects)
+
+
+SHOWN, PLAIN = "view as shown", "view, plain"
+"""The exact maps that all others are compared with: of the view as training shows it, and without its colours."""
+
+
+def _exact(maker: ViewMaker, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns what the localizer finds in queries as shown, plain, with one of the changes each, and flipped."""
+    assert maker.foregrounds is not None
+    foregrounds = maker.foregrounds
+    names = [f.name for f in fields(Draw)]
+    crops = batch["query"].to(maker.device).float() / 255
+
+    def find(draws: Tensor) -> Tensor:
+        return foregrounds(maker.normalise(apply_on_device(crops, draws, maker.augmentation)), batch, "query")
+
+    def with_only(*kept: str) -> Tensor:
+        draws = batch["query_draw"].clone()
+        for field in COLOURS.values():
+            if field not in kept:
+                draws[:, names.index(field)] = 0
+        return draws
+
+    flipped = with_only()
+    flipped[:, names.index("flip")] = 1 - flipped[:, names.index("flip")]
+    return {
+        SHOWN: find(batch["query_draw"]),
+        PLAIN: find(with_only()),
+        **{f"view, {change} only": find(with_only(field)) for change, field in COLOURS.items()},
+        "view, plain, flipped": find(flipped).flip(-1),
+    }
+
+
+def _batches(
+    run: Run, images: Images, views: int, device: torch.device
+) -> Iterator[tuple[dict[str, Any], Mapping[str, Tensor]]]:
+    """Yields batches of views, epoch after epoch, each with the true objects where these are known."""
+    dataset = TwoViews(images, run.data.crop, run.augmentation, run.seed)
+    for epoch in range(-(-views // len(images))):
+        for start in range(0, len(images), BATCH):
+            indices = range(start, min(start + BATCH, len(images)))
+            if isinstance(images, Scenes) and epoch == 0:
+                yield load_batch(run, images, indices, device)
+            else:
+                yield default_collate([dataset[epoch, index] for index in indices]), {}
+
+
+def _maps(run: Run, images: Images, side: int, device: torch.device) -> Tensor:
+    settings = replace(run.localizer, map=MapOf.image, image_side=side)
+    return load_maps(network_maps(settings, images, run.seed), images, device, workers=run.machine.workers)
+
+
+def _compared(cells: dict[str, Tensor], objects: Sequence[Tensor]) -> list[Row]:
+    """Returns the rows of `agreement` from foregrounds N×g×g; the true objects may be known of the first ones only."""
+    cells["as many cells at random"] = as_many_at_random(cells[PLAIN], Generator().manual_seed(0))
+    true = torch.cat(list(objects)) if objects else torch.zeros(0, 1, 1, dtype=torch.bool)
+    shown = true.any(-1).any(-1)
+    rows = []
+    for name, found in cells.items():
+        row: Row = {
+            "foreground by": name,
+            "IoU, view as shown": _iou(found, cells[SHOWN]),
+            "IoU, plain view": _iou(found, cells[PLAIN]),
+            "gamma error": round((_gamma(found) - _gamma(cells[SHOWN])).abs().mean().item(), 3),
+            "gamma": round(_gamma(found).mean().item(), 3),
+        }
+        if len(true):
+            row["mean IoU"] = overlap(found[: len(true)][shown], true[shown])["mean IoU"]
+        rows.append(row)
+    return rows
+
+
+def _gamma(cells: Tensor) -> Tensor:
+    return cells.float().mean((1, 2))
+
+
+def _iou(one: Tensor, other: Tensor) -> float:
+    """Returns the mean intersection over union of foregrounds B×g×g; two empty ones agree."""
+    intersection, union = (both.sum((1, 2)) for both in (one & other, one | other))
+    return round(torch.where(union == 0, 1, intersection / union.clamp(min=1)).mean().item(), 3)
+
+
+def sources(run: Run, images: Scenes, grades: Sequence[str] = GRADES) -> list[Row]:
+    """Measures how well the foreground of each source covers the true object, in views as training crops them.
+
+    Args:
+        run: a row that masks; its localizer, views and grid are used.
+        images: the scenes.
+        grades: the sources beside the run's network.
+
+    Returns:
+        A row a source: `mean IoU` with the true mask of the main object, `precision`, `recall`, `gamma` and the number
+        of `views`, see `repro.training.true_objects.measure_foregrounds`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    variants = {f"{run.localizer.network}, of each view": replace(run.localizer, map=MapOf.view, source="network")}
+    variants[f"{run.localizer.network}, of whole images"] = replace(run.localizer, map=MapOf.image, source="network")
+    variants |= {grade: replace(run.localizer, source=grade) for grade in grades}
+    rows = []
+    for name, localizer in variants.items():
+        variant = replace(run, localizer=replace(localizer, hard_negative_source=""))
+        maker = build_view_maker(variant, device, images)
+        rows.append({"source": name, **measure_foregrounds(variant, maker, images, device, len(images))["query"]})
+    return rows

@@ -1,0 +1,78 @@
+"""What `salmask bench saliency` says of whole images' maps and of every source, in small."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from image_samples import make_folder_root
+from training_samples import refused, salmask
+
+from repro.bench.saliency_sources import PLAIN, SHOWN, _compared, _iou
+
+
+@pytest.fixture(autouse=True)
+def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+SMALL = ("--size", "64", "--crop", "32", "--count", "12", "--set", "machine.workers=0", "--json")
+
+
+def test_foregrounds_are_compared_cell_by_cell() -> None:
+    one = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]], dtype=torch.bool)
+    other = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]], dtype=torch.bool)
+    assert _iou(one, other) == round((1 / 3 + 1 + 1 / 4) / 3, 3)
+    true = torch.zeros(2, 4, 4, dtype=torch.bool)
+    true[0, :2] = True  # of the second view nothing is known to be object: it does not count
+    rows = {row["foreground by"]: row for row in _compared({SHOWN: one, PLAIN: other}, [true])}
+    assert rows[SHOWN] == {
+        "foreground by": SHOWN,
+        "IoU, view as shown": 1.0,
+        "IoU, plain view": round((1 / 3 + 1 + 1 / 4) / 3, 3),
+        "gamma error": 0.0,
+        "gamma": 0.25,
+        "mean IoU": 1.0,
+    }
+    assert rows[PLAIN]["gamma error"] == 0.25
+    assert rows[PLAIN]["mean IoU"] == round(1 / 3, 3)
+
+
+def test_maps_of_whole_images_stand_beside_those_of_views_and_chance() -> None:
+    ended = salmask("bench", "saliency", "agreement", *SMALL)
+    assert ended.code == 0, ended
+    rows = {row["foreground by"]: row for row in json.loads(ended.out)}
+    assert rows[SHOWN]["IoU, view as shown"] == rows[PLAIN]["IoU, plain view"] == 1.0
+    assert rows["view, grey only"]["IoU, plain view"] > rows["as many cells at random"]["IoU, plain view"]
+    sides = [name for name in rows if name.startswith("whole image")]
+    assert sides[0] == "whole image, 128 px: 4×4 cells, 32 bytes"
+    assert len(sides) == 5
+    assert all(rows[name]["IoU, view as shown"] > 0.5 for name in sides)
+
+
+def test_photographs_are_compared_without_true_objects(tmp_path: Path) -> None:
+    root = make_folder_root(tmp_path / "data")
+    ended = salmask("bench", "saliency", "agreement", "--photos", str(root), *SMALL)
+    assert ended.code == 0, ended
+    assert not any("mean IoU" in row for row in json.loads(ended.out))
+
+
+def test_every_source_is_graded() -> None:
+    ended = salmask("bench", "saliency", "sources", *SMALL)
+    assert ended.code == 0, ended
+    iou = {row["source"]: row["mean IoU"] for row in json.loads(ended.out)}
+    assert list(iou)[:2] == ["efficientnet-lite0, of each view", "efficientnet-lite0, of whole images"]
+    assert iou["truth"] == max(iou.values())
+    assert iou["truth"] > iou["random"] > iou["inverted"]
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
+    assert refused("bench", "saliency", "sources", "--photos", str(tmp_path)) == (
+        "photographs have no true masks to grade sources by; mend: leave --photos out"
+    )
+    assert refused("bench", "saliency", "agreement", "--photos", str(tmp_path)) == (
+        f"{tmp_path} holds no images; mend: name a folder of photographs"
+    )
+    assert refused("bench", "saliency", "agreement", "--crop", "70") == (
+        "data.crop=70 is not divisible by the 4×4 grid; mend: data.crop=72"
+    )
