@@ -126,9 +126,18 @@ def test_the_memory_layout_changes_nothing_but_rounding(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("method", ["mocov2+ours-hp", "simclr+ours-blur", "supervised"])
-def test_replayed_steps_are_the_usual_ones(method: str, tmp_path: Path) -> None:
-    runs = [on_gpu(method, machine__graphs=on) for on in (False, True)]
+@pytest.mark.parametrize(
+    ("method", "map_of"),
+    [
+        ("mocov2+ours-hp", "view"),
+        ("mocov2+ours-hp", "image"),
+        ("mocov2+ours-hp-hard-by-random", "image"),
+        ("simclr+ours-blur", "view"),
+        ("supervised", "view"),
+    ],
+)
+def test_replayed_steps_are_the_usual_ones(method: str, map_of: str, tmp_path: Path) -> None:
+    runs = [on_gpu(method, machine__graphs=on, localizer__map=map_of) for on in (False, True)]
     usual, replayed = (trained(run, tmp_path / str(n), GPU) for n, run in enumerate(runs))
     # Six steps, of which the last three are replayed.
     assert losses(usual) == losses(replayed)

@@ -118,8 +118,8 @@ class RandomCells:
         cells = self.counted(views, batch, name)
         # Rows of a table, and no generator that would have to be made anew for each batch: a view's row follows from
         # its image, epoch and name, and no two images of an epoch share one.
-        number = batch["index"] + ROW_STEP * (2 * batch["epoch"] + (name == "key"))
-        row = (number % len(self.order)).to(self.order.device, non_blocking=True)
+        index, epoch = (batch[key].to(self.order.device, non_blocking=True) for key in ("index", "epoch"))
+        row = (index + ROW_STEP * (2 * epoch + (name == "key"))) % len(self.order)
         rank = self.order.index_select(0, row).argsort(-1).argsort(-1)
         return (rank < cells.flatten(1).sum(-1, keepdim=True)).view_as(cells)
 
