@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -128,74 +128,131 @@ def _doctor() -> typer.Typer:
     return build(partial(probe_cluster, program=PROGRAM))
 
 
+TRAIN, EVALUATE, READ = "Train", "Evaluate", "Read results"
+JOBS, MACHINE = "Jobs and clusters", "Data and machines"
+"""The headings of `salmask --help`."""
+
 COMMANDS = {
-    "pretrain": LazyCommand("Pretrain a method; the same command goes on where an interrupted run stopped.", _training),
-    "table": LazyCommand(
-        "Make a table of the paper from recorded results, as Markdown, LaTeX, CSV and HTML.", _results
+    "pretrain": LazyCommand(
+        "Pretrain a method; the same command goes on where an interrupted run stopped.", _training, panel=TRAIN
     ),
-    "claims": LazyCommand(
-        "Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.",
-        _results,
+    "sweep": LazyCommand(
+        "Pretrain and evaluate a whole table; a second call does only what is missing.", _sweeps, panel=TRAIN
     ),
-    "plot": LazyCommand("Draw a plot from recorded runs, as SVG and PNG.", _results),
-    "collect": LazyCommand(
-        "Write every result of the run folders as one long table, for pandas, R or a spreadsheet.", _results
-    ),
-    "explain": LazyCommand(
-        "Tell where a number comes from: the runs behind a cell, their code, settings, data, machine and logs.",
-        _results,
-    ),
-    "report": LazyCommand(
-        "Write one self-contained HTML page: claims, tables, plots, runs and a checklist, warnings first.", _results
-    ),
-    "pack": LazyCommand(
-        "Make one zip of everything but checkpoints: report, tables, data, settings, provenance, commands, checksums.",
-        _results,
-    ),
-    "sweep": LazyCommand("Pretrain and evaluate a whole table; a second call does only what is missing.", _sweeps),
-    "cluster": LazyCommand("Check the profile of a cluster, or make a first one.", _clusters, group=True),
-    "status": LazyCommand(
-        "Show what every job is doing: how far it is, why it waits, how it ended, or the number that it found.", _jobs
-    ),
-    "logs": LazyCommand("Show what the newest attempt at a run printed.", _jobs),
-    "cancel": LazyCommand(
-        "End the jobs of a sweep or a run; each saves a checkpoint, and `salmask retry` goes on from it.", _jobs
-    ),
-    "retry": LazyCommand(
-        "Hand over again what failed, died, was interrupted or cancelled; each job goes on from its last checkpoint.",
-        _jobs,
-    ),
-    "clean": LazyCommand(
-        "Remove what nobody needs any more: checkpoints of what is done, files of old submissions, unused code, locks.",
-        _jobs,
-    ),
-    "export": LazyCommand(
-        "Write a run's backbone as another library loads it, with a card: method, data, protocol, results, licence.",
-        _export,
-    ),
-    "eval": LazyCommand(
-        "Evaluate a backbone by named, versioned protocols; what is measured already is only read.", _evaluation
-    ),
-    "probe": LazyCommand(
-        "Evaluate a finished run by linear probing on its own data: short for `salmask eval RUN --task linear`.",
-        _evaluation,
+    "methods": LazyCommand(
+        "List the rows that can be trained; show one, compare two, or tell what they cost.",
+        _methods_and_audit,
+        panel=TRAIN,
     ),
     "audit": LazyCommand(
         "Look at what masking hides: a page with pictures and statistics, beside random patches and the released code.",
         _methods_and_audit,
+        panel=TRAIN,
     ),
-    "doctor": LazyCommand("Check packages, devices, data roots and weights; say what is wrong and the mend.", _doctor),
-    "data": LazyCommand("List, verify, prepare and cache data sets.", _data, group=True),
-    "methods": LazyCommand(
-        "List the rows that can be trained; show one, compare two, or tell what they cost.", _methods_and_audit
+    "export": LazyCommand(
+        "Write a run's backbone as another library loads it, with a card: method, data, protocol, results, licence.",
+        _export,
+        panel=EVALUATE,
     ),
-    "bench": LazyCommand("Measure, side by side in one run.", _bench, group=True),
+    "eval": LazyCommand(
+        "Evaluate a backbone by named, versioned protocols; what is measured already is only read.",
+        _evaluation,
+        panel=EVALUATE,
+    ),
+    "probe": LazyCommand(
+        "Evaluate a finished run by linear probing on its own data: short for `salmask eval RUN --task linear`.",
+        _evaluation,
+        panel=EVALUATE,
+    ),
+    "table": LazyCommand(
+        "Make a table of the paper from recorded results, as Markdown, LaTeX, CSV and HTML.", _results, panel=READ
+    ),
+    "claims": LazyCommand(
+        "Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.",
+        _results,
+        panel=READ,
+    ),
+    "plot": LazyCommand("Draw a plot from recorded runs, as SVG and PNG.", _results, panel=READ),
+    "collect": LazyCommand(
+        "Write every result of the run folders as one long table, for pandas, R or a spreadsheet.", _results, panel=READ
+    ),
+    "explain": LazyCommand(
+        "Tell where a number comes from: the runs behind a cell, their code, settings, data, machine and logs.",
+        _results,
+        panel=READ,
+    ),
+    "report": LazyCommand(
+        "Write one self-contained HTML page: claims, tables, plots, runs and a checklist, warnings first.",
+        _results,
+        panel=READ,
+    ),
+    "pack": LazyCommand(
+        "Make one zip of everything but checkpoints: report, tables, data, settings, provenance, commands, checksums.",
+        _results,
+        panel=READ,
+    ),
+    "cluster": LazyCommand("Check the profile of a cluster, or make a first one.", _clusters, group=True, panel=JOBS),
+    "status": LazyCommand(
+        "Show what every job is doing: how far it is, why it waits, how it ended, or the number that it found.",
+        _jobs,
+        panel=JOBS,
+    ),
+    "logs": LazyCommand("Show what the newest attempt at a run printed.", _jobs, panel=JOBS),
+    "cancel": LazyCommand(
+        "End the jobs of a sweep or a run; each saves a checkpoint, and `salmask retry` goes on from it.",
+        _jobs,
+        panel=JOBS,
+    ),
+    "retry": LazyCommand(
+        "Hand over again what failed, died, was interrupted or cancelled; each job goes on from its last checkpoint.",
+        _jobs,
+        panel=JOBS,
+    ),
+    "clean": LazyCommand(
+        "Remove what nobody needs any more: checkpoints of what is done, files of old submissions, unused code, locks.",
+        _jobs,
+        panel=JOBS,
+    ),
+    "doctor": LazyCommand(
+        "Check packages, devices, data roots and weights; say what is wrong and the mend.", _doctor, panel=MACHINE
+    ),
+    "data": LazyCommand("List, verify, prepare and cache data sets.", _data, group=True, panel=MACHINE),
+    "bench": LazyCommand("Measure, side by side in one run.", _bench, group=True, panel=MACHINE),
 }
 
-app = lazy_app(
-    COMMANDS,
-    help="Saliency-guided masking for contrastive learning: train, evaluate, and get the paper's tables back.",
-)
+HELP = """Saliency-guided masking for contrastive learning: train, evaluate, and get the paper's tables back.
+
+Without a command: the next steps from where you stand. Each command has an example in its own --help.
+
+Status at the end: 0 done; 1 a check came out badly (doctor, data verify) or a job failed (sweep --local, retry); 2 bad
+input, in one line with the mend; 128 + N stopped by signal N (130 is Ctrl-C), and the same command goes on.
+"""
+
+
+def _begin(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and the commit, and exit.")] = False,
+) -> None:
+    if version:
+        from repro import __version__
+        from repro.runs.provenance import source
+
+        typer.echo(f"salmask {__version__} (commit {source().commit[:7]})")
+    elif context.invoked_subcommand is None:
+        from slurm.next_steps import standing
+
+        here = standing()
+        width = max(len(step.command) for step in here.steps)
+        typer.echo(f"{here.sentence} Next:\n")
+        for step in here.steps:
+            typer.echo(f"  {step.command:{width}}  {step.purpose}")
+        typer.echo("\nAll commands: salmask --help")
+    else:
+        return
+    raise typer.Exit
+
+
+app = lazy_app(COMMANDS, help=HELP, callback=_begin)
 
 
 def main() -> None:

@@ -25,6 +25,8 @@ class LazyCommand:
     """Makes the commands of its room, this one among them; or those of the group that it is."""
     group: bool = False
     """Whether the whole of `app()` is what the name stands for."""
+    panel: str | None = None
+    """The heading that `--help` lists it under; None: that of all others."""
 
 
 class LazyGroup(TyperGroup):
@@ -39,7 +41,7 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Returns a stand-in with the line of help, which is all that a list of commands needs."""
         entry = self.table.get(cmd_name)
-        return None if entry is None else TyperCommand(cmd_name, help=entry.help)
+        return None if entry is None else TyperCommand(cmd_name, help=entry.help, rich_help_panel=entry.panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Returns the command that a line calls, loaded, with its name and its arguments.
@@ -63,16 +65,20 @@ class LazyGroup(TyperGroup):
         return command
 
 
-def lazy_app(table: Mapping[str, LazyCommand], *, help: str) -> typer.Typer:
+def lazy_app(table: Mapping[str, LazyCommand], *, help: str, callback: Callable[..., None]) -> typer.Typer:
     """Makes a command line of lazily loaded commands.
 
     Args:
         table: by name.
         help: what the whole is for.
+        callback: takes the options that stand before a command's name, and answers where no command is named.
     """
     group = type("Commands", (LazyGroup,), {"table": table})
-    # Typer makes a group, and not a single command, of an application with a callback, even of one that does nothing.
-    return typer.Typer(cls=group, help=help, callback=_do_nothing, no_args_is_help=True, pretty_exceptions_enable=False)
-
-
-def _do_nothing() -> None: ...
+    return typer.Typer(
+        cls=group,
+        help=help,
+        callback=callback,
+        invoke_without_command=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+    )

@@ -30,7 +30,14 @@ def build(probe_cluster: ProbeCluster) -> typer.Typer:
             str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
         ] = "",
         dataset: Annotated[
-            str, typer.Option(help="Check this data set's root.", autocompletion=completion(lambda: DATASETS))
+            str,
+            typer.Option(
+                "--data",
+                "--dataset",  # its name until 0.1
+                help="Check this data set's root.",
+                metavar="DATA",
+                autocompletion=completion(lambda: DATASETS),
+            ),
         ] = "",
         *,
         cluster: Annotated[
@@ -41,7 +48,7 @@ def build(probe_cluster: ProbeCluster) -> typer.Typer:
     ) -> None:
         """Check packages, devices, data roots and weights; say what is wrong and the mend.
 
-        Example: salmask doctor --dataset imagenet100 --root /data/imagenet
+        Example: salmask doctor --data imagenet100 --root /data/imagenet
 
         On a cluster: salmask doctor --cluster mycluster
         """
