@@ -1,14 +1,18 @@
 """What a detector is trained and scored on: records, batches, augmentation."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from detection_samples import data_of, planned, prepared, scenes
+from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.pascal_voc import load_voc_instances
+from scene_samples import copied, spoil_json
 
-from downstream.detection.data import GroupedBatches, TrainingImages, make_train_loader, voc_records
-from repro.data.annotations import voc
+from downstream.detection.data import GroupedBatches, TrainingImages, coco_records, make_train_loader, voc_records
+from repro.data.annotations import coco, voc
 from repro.runs.detection import VOC
 
 
@@ -36,10 +40,34 @@ def test_records_of_voc_are_those_of_detectron2(voc_root: Path) -> None:
         assert voc_records(kit, image_set) == load_voc_instances(folder, image_set.split, kit.classes)
 
 
-def test_a_fingerprint_follows_the_annotations(voc_root: Path) -> None:
-    original, same, changed = (data_of(VOC, voc_root) for _ in range(3))
-    changed.test[0]["annotations"][0]["bbox"][0] += 1
-    assert original.fingerprint == same.fingerprint != changed.fingerprint
+@pytest.mark.parametrize("polygons", [False, True])
+def test_records_of_coco_are_those_of_detectron2(coco_root: Path, tmp_path: Path, polygons: bool) -> None:
+    root = copied(coco_root, tmp_path / "coco")
+    if polygons:
+        for path in (root / "annotations").iterdir():
+            spoil_json(path, as_polygons)
+    folder = coco.check_layout(root)
+    for split in coco.SPLITS:
+        path = str(coco.annotation_file(root, split))
+        assert coco_records(folder, split) == load_coco_json(path, str(root / split), f"coco {tmp_path} {split}")
+
+
+def as_polygons(content: dict[str, Any]) -> None:
+    """Masks that are polygons, but for a crowd's; the images in another order than their ids."""
+    content["images"].reverse()
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[1.0, 1.0, 9.0, 1.5, 9.0, 9.0], [20, 20, 30, 20, 30, 30, 20, 30], [3, 3, 4, 4]]
+    content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"counts": [0, 4096], "size": [64, 64]}}
+
+
+def test_fingerprints_follow_the_annotations_of_their_split(voc_root: Path) -> None:
+    original, same, other_test, other_train = (data_of(VOC, voc_root) for _ in range(4))
+    other_test.test[0]["annotations"][0]["bbox"][0] += 1
+    other_train.train[0]["annotations"][0]["bbox"][0] += 1
+    assert original.fingerprint == same.fingerprint
+    assert len({data.fingerprint for data in (original, other_test, other_train)}) == 3
+    assert original.train_fingerprint == other_test.train_fingerprint != other_train.train_fingerprint
+    assert original.test_fingerprint == same.test_fingerprint
 
 
 def written_out(wide: list[bool], batch: int, order: list[int]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,9 +166,56 @@ def test_a_checkpoint_of_other_data_is_refused(voc_root: Path, tmp_path: Path) -
     model = begin(trial, backbone)
     torch.save({**trial.identity(), "model": model.state_dict(), "seconds": 1.0}, trial.final)
     assert load_trained(trial, model) == 1.0
-    trial_on_less = replace(trial, data=replace(data, test=data.test[:-1]))
-    with pytest.raises(UserError, match=r"is of another training: its data is .* to start anew, or restore the data"):
+    trial_on_less = replace(trial, data=replace(data, train=data.train[:-1]))
+    message = r"is of another training: its train_data is .* to start anew, or restore the data"
+    with pytest.raises(UserError, match=message):
         load_trained(trial_on_less, model)
+
+
+def mended(root: Path, folder: Path) -> Path:
+    """A copy of VOC in which the first object to score on is difficult."""
+    shutil.copytree(root, folder)
+    year = folder / "VOC2007"
+    path = year / "Annotations" / f"{(year / 'ImageSets/Main/test.txt').read_text().split()[0]}.xml"
+    path.write_text(path.read_text().replace("<difficult>0", "<difficult>1", 1))
+    return folder
+
+
+def test_annotations_to_score_on_are_no_part_of_what_was_trained(voc_root: Path, tmp_path: Path) -> None:
+    """Where one is corrected, the detector is scored again, and not trained again."""
+    run, folder = prepared(tmp_path / "runs")
+    original, corrected = data_of(VOC, voc_root), data_of(VOC, mended(voc_root, tmp_path / "VOCdevkit"))
+    trial, backbone = planned(run, folder, original)
+    torch.save({**trial.identity(), "model": begin(trial, backbone).state_dict(), "seconds": 7.0}, trial.final)
+    stamp = trial.final.stat().st_mtime_ns
+    with quiet_detectron2():
+        scores = carry_out(trial, backbone, run.detection)
+    assert trial.recorded_scores() == scores
+    trial_corrected = replace(trial, data=corrected)
+    assert trial_corrected.recorded_scores() == {}
+    with quiet_detectron2():
+        again = carry_out(trial_corrected, backbone, run.detection)
+    assert trial.final.stat().st_mtime_ns == stamp
+    assert again["training_seconds"] == scores["training_seconds"] == 7.0
+    assert trial_corrected.recorded_scores() == again
+    assert trial.recorded_scores() == {}
+
+
+def test_what_an_older_version_trained_and_scored_is_known(voc_root: Path, tmp_path: Path) -> None:
+    """It wrote one fingerprint of all images, those to score on among them."""
+    run, folder = prepared(tmp_path)
+    data = data_of(VOC, voc_root)
+    trial, backbone = planned(run, folder, data)
+    model = begin(trial, backbone)
+    identity = {"run_id": run.id, "trial": 0, "data": data.fingerprint}
+    torch.save({**identity, "model": model.state_dict(), "seconds": 1.0}, trial.final)
+    trial.scores.write_text(json.dumps({**identity, "scores": {"bbox_AP": 5.0}}))
+    assert load_trained(trial, model) == 1.0
+    assert trial.recorded_scores() == {"bbox_AP": 5.0}
+    on_less = replace(trial, data=replace(data, test=data.test[:-1]))
+    assert on_less.recorded_scores() == {}
+    with pytest.raises(UserError, match=rf"its data is {data.fingerprint}, not [0-9a-f]+; mend: delete"):
+        load_trained(on_less, model)
 
 
 def test_a_training_that_diverges_leaves_no_checkpoint(voc_root: Path, tmp_path: Path) -> None:

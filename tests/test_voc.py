@@ -49,7 +49,7 @@ def test_boxes_are_read_as_voc_means_them(tmp_path: Path) -> None:
         ("<xmin>", "<left>", r"broken XML \(mismatched tag"),
         ("\t\t<name>", "\t\t<title></title><!--", "broken XML"),
         ("<width>64</width>", "", "<size><width> is missing"),
-        ("<ymax>", "<ymax>x", "could not convert string to float"),
+        ("<ymax>", "<ymax>x", r"object 1: <bndbox><ymax> is 'x\d+', which is no number"),
         ("<xmin>", "<xmin>900", "has no area"),
     ],
 )
@@ -131,7 +131,9 @@ def test_missing_images_are_counted(root: Path) -> None:
     for number in (3, 5, 8):
         (images / f"2012_{number:06d}.jpg").unlink()
     assert refusal(root).startswith(
-        f"{images}/2012_000003.jpg: the image is missing (VOC2012 trainval) (and 2 more like it); mend: "
+        f"{images}/2012_000003.jpg: the image is missing (VOC2012 trainval) (and 2 more: "
+        f"{images}/2012_000005.jpg: the image is missing (VOC2012 trainval); "
+        f"{images}/2012_000008.jpg: the image is missing (VOC2012 trainval)); mend: "
     )
 
 

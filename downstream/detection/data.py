@@ -16,17 +16,19 @@ from typing import Any
 import filelock
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList, DatasetMapper, MetadataCatalog
-from detectron2.data.datasets.coco import load_coco_json
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from downstream.detection.ground_truth import CocoGroundTruth, VocGroundTruth, encoded_mask, register
 from repro.data.annotations import coco, voc
 from repro.data.annotations.scenes_export import write_coco, write_voc
 from repro.distributed import rank, world_size
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.randomness import Purpose, stream, stream_seed
 from repro.runs.detection import VOC
 from repro.scenes.cache import scenes_cache
@@ -50,6 +52,7 @@ class DetectionData:
         mask_format: detectron2's `INPUT.MASK_FORMAT`.
         metadata: Name of its entry in detectron2's `MetadataCatalog`.
         evaluator: Makes detectron2's evaluator of the split.
+        test_fingerprint: Twelve hex digits over all that the evaluator knows of the split.
     """
 
     name: str
@@ -60,12 +63,24 @@ class DetectionData:
     mask_format: str
     metadata: str
     evaluator: Callable[[], DatasetEvaluator]
+    test_fingerprint: str
+
+    @cached_property
+    def train_fingerprint(self) -> str:
+        """Twelve hex digits over the classes, and names, sizes and boxes of the images to train on, not their pixels.
+
+        What is scored on is no part of it: a training is the same whatever is corrected there.
+        """
+        return self._fingerprint_of(self.train)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits over the names, sizes and boxes of all images; the pixels are not read."""
+        """Twelve hex digits over the images to train on and to score on, by which older versions told trainings."""
+        return self._fingerprint_of([*self.train, *self.test])
+
+    def _fingerprint_of(self, records: list[Record]) -> str:
         digest = hashlib.sha256(json.dumps(self.classes).encode())
-        for record in (*self.train, *self.test):
+        for record in records:
             objects = record["annotations"]
             # Rounded, so that no machine's last bit of a sum makes other data of the same annotations.
             boxes = [[item["category_id"], *(round(float(edge), 2) for edge in item["bbox"])] for item in objects]
@@ -93,9 +108,8 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
         )
     (test,) = voc.TEST
     warn_absent(kit.objects[test], str(test))
-    metadata = _register(f"{kit.folder}/{test}", kit.classes)
-    # By these, detectron2's evaluator finds the annotations on the disk.
-    metadata.set(dirname=str(kit.folder / f"VOC{test.year}"), year=test.year, split=test.split)
+    metadata = register(f"{kit.folder}/{test}", kit.classes)
+    truth = VocGroundTruth(metadata, test, kit.classes, kit.annotations[test])
     return DetectionData(
         name=name,
         split=test.split,
@@ -103,15 +117,14 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
         train=with_objects([record for image_set in voc.TRAIN for record in voc_records(kit, image_set)]),
         test=voc_records(kit, test),
         mask_format="polygon",
-        metadata=metadata.name,
-        evaluator=lambda: PascalVOCDetectionEvaluator(metadata.name),
+        metadata=metadata,
+        evaluator=truth.evaluator,
+        test_fingerprint=truth.fingerprint(),
     )
 
 
 def voc_records(kit: voc.Devkit, image_set: voc.ImageSet) -> list[Record]:
-    """Reads the images of a set with all their objects, difficult ones included, as detectron2's own reader has them.
-
-    Ours names a file that is broken, in an error that a person can mend.
+    """Returns the images of a set with all their objects, difficult ones included, as detectron2's own reader has them.
 
     Args:
         kit: checked.
@@ -121,7 +134,7 @@ def voc_records(kit: voc.Devkit, image_set: voc.ImageSet) -> list[Record]:
     labels = {name: label for label, name in enumerate(kit.classes)}
     records = []
     for name in kit.ids[image_set]:
-        annotation = voc.read_annotation(folder / "Annotations" / f"{name}.xml")
+        annotation = kit.annotations[image_set][name]
         width, height = annotation.size
         objects = [
             {"category_id": labels[item.name], "bbox": list(item.box), "bbox_mode": BoxMode.XYXY_ABS}
@@ -151,25 +164,55 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
         )
     train_split, test_split = coco.SPLITS
     warn_absent(folder.objects[test_split], test_split)
-    metadata = _register(f"{root}/coco {test_split}", folder.classes)
-    records = {}
-    for split in coco.SPLITS:
-        # `load_coco_json` writes the classes' ids into the metadata that it is given, so each split has its own.
-        path = str(coco.annotation_file(root, split))
-        registered = metadata.name if split == test_split else _register(f"{root}/coco {split}", folder.classes).name
-        records[split] = load_coco_json(path, str(root / split), registered)
-    # By these, detectron2's evaluator finds the annotations on the disk.
-    metadata.set(json_file=str(coco.annotation_file(root, test_split)), image_root=str(root / test_split))
+    metadata = register(f"{root}/coco {test_split}", folder.classes)
+    truth = CocoGroundTruth(metadata, folder.classes, folder.instances[test_split])
     return DetectionData(
         name=name,
         split=test_split,
         classes=folder.classes,
-        train=with_objects(records[train_split]),
-        test=records[test_split],
+        train=with_objects(coco_records(folder, train_split)),
+        test=coco_records(folder, test_split),
         mask_format=folder.mask_format,
-        metadata=metadata.name,
-        evaluator=lambda: COCOEvaluator(metadata.name, ("bbox", "segm")),
+        metadata=metadata,
+        evaluator=truth.evaluator,
+        test_fingerprint=truth.fingerprint(),
     )
+
+
+def coco_records(folder: coco.CocoFolder, split: str) -> list[Record]:
+    """Returns the images of a split in the order of their ids, as detectron2's own reader has them.
+
+    An object without a mask, of which detectron2's mask head would die, is left out, as detectron2 leaves out one whose
+    polygons have no three points.
+
+    Args:
+        folder: checked.
+        split: `train2017` or `val2017`.
+    """
+    instances = folder.instances[split]
+    labels = {number: label for label, number in enumerate(instances.classes)}
+    objects: dict[int, list[Record]] = {image.id: [] for image in instances.images}
+    for entry in instances.objects:
+        if entry.mask is not None:
+            objects[entry.image_id].append(
+                {
+                    "iscrowd": int(entry.crowd),
+                    "bbox": list(entry.bbox),
+                    "category_id": labels[entry.category_id],
+                    "segmentation": encoded_mask(entry.mask),
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                }
+            )
+    return [
+        {
+            "file_name": str(folder.root / split / image.file_name),
+            "height": image.size[1],
+            "width": image.size[0],
+            "image_id": image.id,
+            "annotations": objects[image.id],
+        }
+        for image in sorted(instances.images)
+    ]
 
 
 def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: int) -> DetectionData:
@@ -195,13 +238,6 @@ def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: i
     return open_layout(root, name)
 
 
-def _register(name: str, classes: tuple[str, ...]) -> Any:
-    """Returns fresh metadata under a name: detectron2 refuses to change what a name once said."""
-    if name in MetadataCatalog.list():
-        MetadataCatalog.remove(name)
-    return MetadataCatalog.get(name).set(thing_classes=list(classes))
-
-
 def with_objects(records: list[Record]) -> list[Record]:
     """Returns the images that show an object other than a crowd; detectron2 trains on no others."""
     return [record for record in records if any(not item.get("iscrowd") for item in record["annotations"])]
@@ -225,6 +261,23 @@ def warn_absent(objects: Mapping[str, int], split: str) -> None:
         )
 
 
+def map_record(mapper: DatasetMapper, record: Record) -> Record:
+    """Reads a record's image, and augments it where `mapper` does.
+
+    Raises:
+        UserError: The image cannot be read, or is not the one that its annotation speaks of.
+    """
+    try:
+        mapped: Record = mapper(record)
+    except (OSError, SyntaxError, SizeMismatchError, Image.DecompressionBombError) as error:
+        reason = "its size is not what its annotation says" if isinstance(error, SizeMismatchError) else one_line(error)
+        raise UserError(
+            f"{record['file_name']}: cannot be read ({reason})",
+            mend="replace it (`salmask data verify` lists every such file)",
+        ) from error
+    return mapped
+
+
 class TrainingImages(Dataset[Record]):
     """Augmented training images; what is drawn for one is a function of (seed, step, index) alone."""
 
@@ -240,8 +293,7 @@ class TrainingImages(Dataset[Record]):
         step, index = item
         # detectron2's augmentations draw from NumPy's global generator, which takes seeds of 32 bits only.
         np.random.seed(stream_seed(self.seed, Purpose.view, step, index) % 2**32)
-        record: Record = self.mapper(self.records[index])
-        return record
+        return map_record(self.mapper, self.records[index])
 
 
 class GroupedBatches(Sampler[list[tuple[int, int]]]):

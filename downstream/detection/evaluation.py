@@ -5,10 +5,11 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from typing import Any
 
-import numpy as np
 from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Instances
@@ -18,9 +19,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from downstream.detection.data import DetectionData, Record
+from downstream.detection.data import DetectionData, Record, map_record
 from downstream.detection.training import Trial
-from repro.data.images import decode
 from repro.distributed import rank
 from repro.errors import UserError
 from repro.files import write_atomically
@@ -80,9 +80,8 @@ def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
     """
     data = trial.data
     sample = Sample([record["file_name"] for record in data.test[:PICTURED_IMAGES]])
-    loader = build_detection_test_loader(
-        data.test, mapper=DatasetMapper(trial.cfg, is_train=False), num_workers=trial.machine.workers
-    )
+    mapper = partial(map_record, DatasetMapper(trial.cfg, is_train=False))
+    loader = build_detection_test_loader(data.test, mapper=mapper, num_workers=trial.machine.workers)
     with redirect_stdout(io.StringIO()):  # pycocotools prints tables, and standard output is for results
         outcome = inference_on_dataset(model, loader, DatasetEvaluators([data.evaluator(), sample]))
     if rank():
@@ -142,7 +141,7 @@ def draw_detections(data: DetectionData, detections: Mapping[str, Instances]) ->
     figure = Figure(figsize=(2.4 * len(records), 5.2), layout="constrained")
     axes = figure.subplots(2, len(records), squeeze=False)
     for column, record in enumerate(records):
-        pixels = np.asarray(decode(record["file_name"]))
+        pixels = read_image(record["file_name"], "RGB")  # upright, as the detector sees it
         instances = detections[record["file_name"]]
         confident: Tensor = instances.scores >= PICTURED_SCORE
         pictured = instances[confident] if confident.any() else instances[:1]

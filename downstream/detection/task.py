@@ -220,7 +220,7 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
         "peak_memory_gib": peak_memory_gib(trial.device),
         "training_seconds": seconds,
     }
-    write_json(trial.scores, {**trial.identity(), "scores": scores})
+    write_json(trial.scores, {**trial.scored_identity(), "scores": scores})
     precisions = ", ".join(f"{name} {value:.2f}" for name, value in scores.items() if "_AP" in name)
     log.info("%s trial %d: %s", trial.task, trial.index, precisions)
     return scores

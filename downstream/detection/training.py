@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -78,14 +78,42 @@ class Trial:
         """Reads the scores of this training from their file; empty where there are none, or another training's."""
         if not self.scores.exists():
             return {}
-        content = json.loads(self.scores.read_text())
+        content = self._with_split_data(json.loads(self.scores.read_text()))
         # The folder's name leaves the data out, whose annotations may have changed since.
-        same = all(content.get(name) == value for name, value in self.identity().items())
+        same = all(content.get(name) == value for name, value in self.scored_identity().items())
         return dict(content["scores"]) if same else {}
 
     def identity(self) -> dict[str, Any]:
         """Returns what a checkpoint of this training must agree with; its settings stand in its folder's name."""
-        return {"run_id": self.run_id, "trial": self.index, "data": self.data.fingerprint}
+        return {"run_id": self.run_id, "trial": self.index, "train_data": self.data.train_fingerprint}
+
+    def scored_identity(self) -> dict[str, Any]:
+        """Returns what scores of this training must agree with: what was trained, and what it is scored against.
+
+        Where an annotation of the latter is corrected, the detector is scored again, and not trained again.
+        """
+        return {**self.identity(), "test_data": self.data.test_fingerprint}
+
+    def difference(self, content: Mapping[str, Any]) -> str:
+        """Says in what a checkpoint's content is of another training; returns "" where it is of this one."""
+        content = self._with_split_data(content)
+        for name, expected in self.identity().items():
+            if content.get(name) != expected:
+                # Older versions wrote one fingerprint of both splits, which cannot tell which of them has changed.
+                if name not in content and "data" in content:
+                    return f"its data is {content['data']}, not {self.data.fingerprint}"
+                return f"its {name} is {content.get(name)}, not {expected}"
+        return ""
+
+    def _with_split_data(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns a file's content with fingerprints of both splits, which older versions wrote as one, `data`."""
+        if content.get("data") != self.data.fingerprint:
+            return content
+        return {
+            "train_data": self.data.train_fingerprint,
+            "test_data": self.data.test_fingerprint,
+            **content,
+        }
 
 
 def train(trial: Trial, model: GeneralizedRCNN) -> float:
@@ -346,12 +374,11 @@ def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
     Raises:
         UserError: says in what it differs.
     """
-    for name, expected in trial.identity().items():
-        if content.get(name) != expected:
-            raise UserError(
-                f"{path} is of another training: its {name} is {content.get(name)}, not {expected}",
-                mend=f"delete {trial.path} to start anew, or restore the data",
-            )
+    if difference := trial.difference(content):
+        raise UserError(
+            f"{path} is of another training: {difference}",
+            mend=f"delete {trial.path} to start anew, or restore the data",
+        )
 
 
 def load_trained(trial: Trial, model: nn.Module) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from repro.data.errors import reason_of
 from repro.data.jpeg import Pixels, decode_jpeg
@@ -34,6 +34,8 @@ FaultKind = Literal["zero-byte", "unreadable", "too-small", "wrong-size"]
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # "I" has 32 bits, but Pillow opened 16-bit greys as it
 _TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations whose width and height are exchanged
 
 # What Pillow's decoders were seen to raise, or say that they may, for damaged bytes.
 _DAMAGE = (
@@ -111,18 +113,52 @@ def find_fault(path: Path | str, size: tuple[int, int] | None = None) -> Fault |
 
     Args:
         path: An image file.
-        size: (width, height) in pixels that it must have; None: any.
+        size: (width, height) in pixels that it must have upright, as its EXIF orientation turns it; None: any.
 
     Returns:
         The fault; None where the file can be used.
     """
-    outcome = _outcome(path, _decode_image)
-    if isinstance(outcome, Fault):
-        return outcome
-    if size is not None and outcome.size != size:
-        (width, height), (listed_width, listed_height) = outcome.size, size
-        return Fault("wrong-size", f"{width}×{height} pixels, where its annotation says {listed_width}×{listed_height}")
-    return None
+    outcome = _outcome(path, lambda image, stream: (_size_fault(image, size), _decode_image(image, stream)))
+    return outcome if isinstance(outcome, Fault) else outcome[0]
+
+
+def find_header_fault(path: Path | str, size: tuple[int, int]) -> Fault | None:
+    """Says what is wrong with an image file as far as its header tells, which takes a hundredth of decoding it.
+
+    Args:
+        path: An image file.
+        size: (width, height) in pixels that it must have upright, as its EXIF orientation turns it.
+
+    Returns:
+        The fault; None where the header is sound.
+    """
+    return _outcome(path, lambda image, stream: _size_fault(image, size))
+
+
+def _size_fault(image: Image.Image, listed: tuple[int, int] | None) -> Fault | None:
+    """Says how an opened image differs from the size that its annotation says; None where it does not.
+
+    Boxes are of the upright image: detectron2 turns an image by its EXIF orientation before it looks at the size
+    (data/detection_utils.py, read_image).
+    """
+    if listed is None:
+        return None
+    width, height = image.size
+    turned = _orientation(image) in _TURNED
+    if turned:
+        width, height = height, width
+    if (width, height) == listed:
+        return None
+    how = " upright (its EXIF orientation turns it)" if turned else ""
+    return Fault("wrong-size", f"{width}×{height} pixels{how}, where its annotation says {listed[0]}×{listed[1]}")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Reads an image's EXIF orientation; None where there is none, or it cannot be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except _DAMAGE:  # of the metadata alone: the pixels may be sound, and detectron2 takes them as they are
+        return None
 
 
 _T = TypeVar("_T")

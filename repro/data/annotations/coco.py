@@ -1,15 +1,21 @@
-"""COCO 2017 as it is downloaded: `train2017/`, `val2017/`, `annotations/instances_{train,val}2017.json`. No torch."""
+"""COCO 2017 as it is downloaded: `train2017/`, `val2017/`, `annotations/instances_{train,val}2017.json`. No torch.
+
+This is the one reader of the annotations: the verification, the training and the scoring get what it returns.
+"""
 
 import contextlib
 import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from repro.data.annotations import fields
+from repro.data.annotations.fields import Fields
 from repro.data.annotations.findings import AnnotatedImage, BrokenFileError, FindingKind, Survey, box_fault, listing
+from repro.data.annotations.masks import Mask, has_pixels, mask_fault, read_mask
 from repro.data.errors import PathError, reason_of
 from repro.errors import shortened
 
@@ -37,7 +43,7 @@ class ImageEntry(NamedTuple):
 class ObjectEntry(NamedTuple):
     """An entry of the list `annotations`: `bbox` is (x, y, width, height) in pixels.
 
-    A mask is polygons, or, where it is not, an RLE.
+    `area` and `mask` are None where the file has none, or an empty one.
     """
 
     id: int
@@ -45,22 +51,25 @@ class ObjectEntry(NamedTuple):
     category_id: int
     bbox: tuple[float, float, float, float]
     crowd: bool
-    polygons: bool
+    area: float | None
+    mask: Mask | None
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The content of one `instances_*.json`, without the masks.
+    """The content of one `instances_*.json`.
 
     Attributes:
         classes: Class names by category id, in the order of the ids, which is that of detectron2's labels.
         images: The images in the order of the file.
         objects: The objects in the order of the file.
+        faults: What is wrong with entries of the three lists, which are left out.
     """
 
     classes: Mapping[int, str]
     images: Sequence[ImageEntry]
     objects: Sequence[ObjectEntry]
+    faults: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class CocoFolder:
         objects: Objects of each split and class, crowds included.
         mask_format: What detectron2's `INPUT.MASK_FORMAT` must be to train on the masks: `polygon` for COCO itself,
             `bitmask` where an object that is no crowd has an RLE, as `repro.data.annotations.scenes_export` writes.
+        instances: The content of each split's annotations.
     """
 
     root: Path
@@ -81,6 +91,7 @@ class CocoFolder:
     images: Mapping[str, int]
     objects: Mapping[str, Mapping[str, int]]
     mask_format: Literal["polygon", "bitmask"]
+    instances: Mapping[str, Instances]
 
 
 @dataclass
@@ -89,9 +100,11 @@ class CocoSurvey(Survey):
 
     Attributes:
         bitmasks: Whether an object that is no crowd has an RLE.
+        instances: The content of the annotations of each split that can be read.
     """
 
     bitmasks: bool = False
+    instances: dict[str, Instances] = field(default_factory=dict)
 
 
 def check_layout(root: Path, splits: Sequence[str] = SPLITS) -> CocoFolder:
@@ -102,18 +115,20 @@ def check_layout(root: Path, splits: Sequence[str] = SPLITS) -> CocoFolder:
         splits: Those of `SPLITS` that are needed.
 
     Returns:
-        What the folder holds. Images are not decoded: `salmask data verify coco` does that.
+        What the folder holds. Of images the headers are read: `salmask data verify coco` decodes them.
 
     Raises:
         UserError: A folder, file or image is missing, a JSON is broken, speaks of the images of another split or of an
-            image or a class that it does not list, a box reaches out of its image, the splits have different classes,
-            or a split has no object; with the mend.
+            image or a class that it does not list, a box reaches out of its image, an image has another size than is
+            listed, an object to score on has no mask, the splits have different classes, or a split has no object; with
+            the mend.
     """
     require_coco(root)
     survey = survey_folder(root, splits)
-    survey.refuse_first()
+    survey.add_image_faults()
+    survey.refuse()
     mask_format: Literal["polygon", "bitmask"] = "bitmask" if survey.bitmasks else "polygon"
-    return CocoFolder(root, survey.classes, survey.images, survey.objects, mask_format)
+    return CocoFolder(root, survey.classes, survey.images, survey.objects, mask_format, survey.instances)
 
 
 def require_coco(root: Path) -> None:
@@ -158,6 +173,11 @@ def survey_folder(root: Path, splits: Sequence[str] = SPLITS) -> CocoSurvey:
             kind: FindingKind = "broken-annotation" if path.is_file() else "missing-annotation"
             survey.add(kind, path, error.reason, mend)
             continue
+        if instances.faults:
+            for message in instances.faults:
+                survey.add("broken-annotation", path, message, "correct the entry")
+            continue  # what else there is to say would speak of entries that were left out
+        survey.instances[split] = instances
         names_listed[split] = {image.file_name for image in instances.images}
         _survey_classes(survey, path, instances, mend)
         _survey_images(survey, root, split, instances, file_names)
@@ -176,6 +196,7 @@ def survey_root(root: Path) -> Survey:
     """
     require_coco(root)
     survey = survey_folder(root)
+    survey.instances.clear()  # a million masks, which the report need not hold
     if survey.classes and len(survey.classes) != CLASS_COUNT:
         survey.warnings.append(f"{len(survey.classes)} classes, where COCO has {CLASS_COUNT}")
     return survey
@@ -184,8 +205,11 @@ def survey_root(root: Path) -> Survey:
 def read_instances(path: Path) -> Instances:
     """Reads one `instances_*.json`.
 
+    Returns:
+        All entries that can be read, and what is wrong with the others.
+
     Raises:
-        BrokenFileError: It is missing, no JSON, or lacks what detection needs.
+        BrokenFileError: It is missing, no JSON, or lacks one of the three lists.
     """
     with _no_garbage_collection():
         try:
@@ -194,12 +218,17 @@ def read_instances(path: Path) -> Instances:
             raise BrokenFileError(path, "the file of annotations is missing") from None
         except OSError as error:
             raise BrokenFileError(path, reason_of(error)) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BrokenFileError(path, f"broken JSON ({error})") from error
+        faults: list[str] = []
+        categories = _entries(path, content, "categories", _category, faults)
+        images = _entries(path, content, "images", _image, faults)
+        objects = _entries(path, content, "annotations", _object, faults)
         # Sorted by id: detectron2 numbers its labels so, whatever the order of the file.
-        classes = dict(sorted(_entries(path, content, "categories", _category)))
-        images = _entries(path, content, "images", _image)
-        return Instances(classes, images, _entries(path, content, "annotations", _object))
+        classes = dict(sorted(categories))
+        if len(classes) < len(categories):
+            faults.append(f"{len(categories) - len(classes)} of 'categories' share the id of another")
+        return Instances(classes, images, objects, faults)
 
 
 @contextlib.contextmanager
@@ -217,17 +246,18 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _entries(path: Path, content: Any, name: str, read: Callable[[Any], Entry]) -> list[Entry]:
+def _entries(path: Path, content: Any, name: str, read: Callable[[Fields], Entry], faults: list[str]) -> list[Entry]:
     """Reads one of the file's lists, entry by entry.
 
     Args:
         path: The file, for messages.
         content: The file's content, whatever JSON it is.
         name: The list's key.
-        read: Reads one entry; what it raises for an odd one becomes a `BrokenFileError`.
+        read: Reads one entry; its `ValueError` says what is wrong with it.
+        faults: Gets what is wrong with the entries that cannot be read, which are left out.
 
     Raises:
-        BrokenFileError: The list is missing, or an entry cannot be read.
+        BrokenFileError: The list is missing.
     """
     values = content.get(name) if isinstance(content, dict) else None
     if not isinstance(values, list):
@@ -235,27 +265,55 @@ def _entries(path: Path, content: Any, name: str, read: Callable[[Any], Entry]) 
     entries = []
     for position, value in enumerate(values):
         try:
-            entries.append(read(value))
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-            raise BrokenFileError(path, f"entry {position} of '{name}' {reason}") from error
+            if not isinstance(value, dict):
+                raise ValueError("is no entry with fields")
+            entries.append(read(Fields(value.get, repr)))
+        except ValueError as error:
+            faults.append(f"entry {position} of '{name}': {error}")
     return entries
 
 
-def _category(entry: Any) -> tuple[int, str]:
-    return int(entry["id"]), str(entry["name"])
+def _category(entry: Fields) -> tuple[int, str]:
+    category = entry.read("id", fields.whole), entry.read("name", fields.name)
+    entry.refuse_faults()
+    return category
 
 
-def _image(entry: Any) -> ImageEntry:
-    return ImageEntry(int(entry["id"]), str(entry["file_name"]), (int(entry["width"]), int(entry["height"])))
+def _image(entry: Fields) -> ImageEntry:
+    image_id, file_name = entry.read("id", fields.whole), entry.read("file_name", fields.name)
+    size = entry.read("width", fields.positive), entry.read("height", fields.positive)
+    entry.refuse_faults()
+    return ImageEntry(image_id, file_name, size)
 
 
-def _object(entry: Any) -> ObjectEntry:
-    x, y, width, height = entry["bbox"]
-    box = (float(x), float(y), float(width), float(height))
-    # An RLE is an object in JSON, polygons are a list. Masks may be missing: detection of boxes needs none.
-    crowd, polygons = bool(entry.get("iscrowd", 0)), isinstance(entry.get("segmentation", []), list)
-    return ObjectEntry(int(entry["id"]), int(entry["image_id"]), int(entry["category_id"]), box, crowd, polygons)
+def _object(entry: Fields) -> ObjectEntry:
+    ids = [entry.read(name, fields.whole) for name in ("id", "image_id", "category_id")]
+    box, crowd = entry.read("bbox", _box), entry.read_optional("iscrowd", fields.flag, default=False)
+    area = entry.read_optional("area", _area, default=None)
+    mask = entry.read_optional("segmentation", read_mask, default=None)
+    if entry.read_optional("ignore", fields.flag, default=False):
+        entry.faults.append("'ignore' is set, which COCO has not; remove the object, or set 'iscrowd'")
+    entry.refuse_faults()
+    if mask is not None and not crowd and not has_pixels(mask):
+        mask = None
+    object_id, image_id, category_id = ids
+    return ObjectEntry(object_id, image_id, category_id, box, crowd, area, mask)
+
+
+def _box(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list) or len(value) != 4:
+        raise ValueError("is no list of four numbers")
+    box = tuple(fields.number(edge) for edge in value)
+    if min(box[2:]) < 0:
+        raise ValueError(f"has a negative width or height ({box[2]:g}, {box[3]:g})")
+    return box
+
+
+def _area(value: Any) -> float:
+    area = fields.number(value)
+    if area < 0:
+        raise ValueError(f"is {area:g}, which is negative")
+    return area
 
 
 def _survey_classes(survey: CocoSurvey, path: Path, instances: Instances, mend: str) -> None:
@@ -299,22 +357,25 @@ def _survey_objects(survey: CocoSurvey, path: Path, split: str, instances: Insta
     sizes = {image.id: image.size for image in instances.images}
     counts = Counter(entry.category_id for entry in instances.objects)
     survey.objects[split] = {name: counts[number] for number, name in instances.classes.items()}
-    flat_boxes = 0
     for entry in instances.objects:
-        x, y, width, height = entry.bbox
         # Crowds are RLEs in COCO itself too, and are not trained on; only another object's RLE asks for `bitmask`.
-        survey.bitmasks = survey.bitmasks or not (entry.polygons or entry.crowd)
-        flat_boxes += width <= 0 or height <= 0
+        survey.bitmasks = survey.bitmasks or (isinstance(entry.mask, dict) and not entry.crowd)
         if entry.category_id not in instances.classes:
             message = f"object {entry.id} is of category {entry.category_id}, which is not listed"
             survey.add("unknown-class", path, message, mend)
         if entry.image_id not in sizes:
             message = f"object {entry.id} is on image {entry.image_id}, which is not listed"
             survey.add("other-split", path, message, mend)
-        elif fault := box_fault((x, y, x + width, y + height), sizes[entry.image_id]):
+            continue
+        x, y, width, height = entry.bbox
+        if fault := box_fault((x, y, x + width, y + height), sizes[entry.image_id]):
             survey.add("outside-image", path, f"object {entry.id}: {fault}", "correct the box")
-    if flat_boxes:  # COCO itself has some
-        survey.warnings.append(f"{split}: {flat_boxes} boxes without area; detectron2 leaves them out")
+        if fault := mask_fault(entry.mask, sizes[entry.image_id]):
+            survey.add("outside-image", path, f"object {entry.id}: 'segmentation' is {fault}", "correct the mask")
+    if split == TEST:
+        _survey_scored(survey, path, instances)
+    else:
+        _survey_trained(survey, path, split, instances)
     if instances.images and not sum(survey.objects[split].values()):
         survey.add("no-objects", path, f"no object in any image of {split}", mend)
     # Ids join images and objects: where two share one, objects would silently move to another image.
@@ -324,3 +385,30 @@ def _survey_objects(survey: CocoSurvey, path: Path, split: str, instances: Insta
     if (distinct := len({entry.id for entry in instances.objects})) < len(instances.objects):
         repeated = len(instances.objects) - distinct
         survey.add("broken-annotation", path, f"{repeated} objects share the id of another", mend)
+
+
+def _survey_scored(survey: CocoSurvey, path: Path, instances: Instances) -> None:
+    """Adds the objects that nothing can be scored on: no tool gives an AP of masks without the mask of each object."""
+    for entry in instances.objects:
+        if entry.mask is None:
+            message = f"object {entry.id}: 'segmentation' is missing or empty, and masks are scored by it"
+            survey.add("broken-annotation", path, message, "add the mask, or remove the object")
+    if instances.objects and all(entry.crowd for entry in instances.objects):
+        survey.add("no-objects", path, "every object is a crowd, and none counts when a detector is scored", "add some")
+
+
+def _survey_trained(survey: CocoSurvey, path: Path, split: str, instances: Instances) -> None:
+    """Adds to a survey which objects are left out of the training, or that all are."""
+    objects = [entry for entry in instances.objects if not entry.crowd]
+    flat = sum(not is_trained_on(entry) for entry in objects if entry.mask is not None)
+    if flat:  # COCO itself has some
+        survey.warnings.append(f"{split}: {flat} boxes without area; detectron2 leaves them out")
+    if maskless := sum(entry.mask is None for entry in objects):
+        survey.warnings.append(f"{split}: {maskless} objects without a mask are left out of the training")
+    if instances.objects and not any(is_trained_on(entry) for entry in objects):
+        survey.add("no-objects", path, f"no object of {split} has a mask to train on, and is no crowd", "add masks")
+
+
+def is_trained_on(entry: ObjectEntry) -> bool:
+    """Says whether a detector learns from an object: it is no crowd, has a mask, and its box has an area."""
+    return not entry.crowd and entry.mask is not None and min(entry.bbox[2:]) > 0

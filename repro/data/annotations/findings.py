@@ -1,14 +1,17 @@
 """What is wrong with annotated images, one finding for each thing, and how one becomes a refusal. No torch.
 
 `voc` and `coco`, beside this file, collect findings in a `Survey`; `salmask data verify` reports all of them, and a
-training refuses with the first.
+training refuses with them.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from repro.data.errors import PathError
+from repro.data.images import Fault, FaultKind, find_header_fault
 
 FindingKind = Literal[
     "missing-split",
@@ -20,7 +23,14 @@ FindingKind = Literal[
     "outside-image",
     "no-objects",
     "overlap",
+    FaultKind,
 ]
+
+LISTED = 8
+"""Findings that a refusal lists at most; `salmask data verify` lists all."""
+
+_CHUNK = 256  # images whose headers a thread reads at a time
+_THREADS = 16  # more than cores: on a file system over the network they wait rather than compute
 
 
 class BrokenFileError(PathError):
@@ -100,8 +110,21 @@ class Survey:
         """
         self.findings.append(Finding(kind, str(path), message, mend))
 
-    def refuse_first(self) -> None:
-        """Raises the first finding as an error that also says how many more there are of its kind.
+    def add_image_faults(self) -> None:
+        """Reads the headers of all images, and adds those that are damaged or not of the size that annotations say.
+
+        A detector would die of the first such image, somewhere within its training. Pixels are not decoded here.
+        """
+        chunks = [self.files[start : start + _CHUNK] for start in range(0, len(self.files), _CHUNK)]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for images, faults in zip(chunks, pool.map(_header_faults, chunks), strict=True):
+                for image, fault in zip(images, faults, strict=True):
+                    if fault is not None:
+                        mend = "correct the annotation, or replace the image"
+                        self.add(fault.kind, image.path, fault.reason, mend)
+
+    def refuse(self) -> None:
+        """Raises all findings as one error, which lists the first `LISTED` of them.
 
         Raises:
             UserError: There is a finding.
@@ -109,10 +132,17 @@ class Survey:
         if not self.findings:
             return
         # Findings come in the order of the checks: a missing folder stands before what should lie in it.
-        first = self.findings[0]
-        alike = sum(finding.kind == first.kind for finding in self.findings) - 1
-        more = f" (and {alike} more like it)" if alike else ""
+        first, *others = self.findings
+        listed = [f"{finding.path}: {finding.message}" for finding in others[: LISTED - 1]]
+        if len(others) > len(listed):
+            listed.append(f"{len(others) - len(listed)} that `salmask data verify` lists")
+        more = f" (and {len(others)} more: {'; '.join(listed)})" if others else ""
         raise PathError(first.path, f"{first.message}{more}", mend=first.mend)
+
+
+def _header_faults(images: Sequence[AnnotatedImage]) -> list[Fault | None]:
+    """Returns what is wrong with the header of each image, None for nothing."""
+    return [find_header_fault(image.path, image.size) for image in images]
 
 
 BoxCorners = tuple[float, float, float, float]

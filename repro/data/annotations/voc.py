@@ -1,17 +1,21 @@
 """PASCAL VOC as it is downloaded: `VOCdevkit/VOC2007` and `VOCdevkit/VOC2012`. No torch.
 
 Detection trains on 2007 trainval and 2012 trainval and is scored on 2007 test. Annotations are read as detectron2 reads
-them (data/datasets/pascal_voc.py): 1-based inclusive corners become a box whose lower edges are one less.
+them (data/datasets/pascal_voc.py): 1-based inclusive corners become a box whose lower edges are one less. This is the
+one reader of them: verification, training and scoring get what it returns.
 """
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from repro.data.annotations import fields
+from repro.data.annotations.fields import Fields
 from repro.data.annotations.findings import (
     AnnotatedImage,
     BoxCorners,
@@ -22,6 +26,7 @@ from repro.data.annotations.findings import (
     listing,
 )
 from repro.data.errors import PathError, reason_of
+from repro.errors import shortened
 
 CLASSES = (
     "aeroplane",
@@ -114,12 +119,25 @@ class Devkit:
         classes: Names in the order of their labels: `CLASSES`, or others where the kit was written from `Scenes`.
         ids: Names of the images of each set that was asked for, without suffix.
         objects: Objects of each set and class, difficult ones included.
+        annotations: What the XML of each set's images says, by the image's name.
     """
 
     folder: Path
     classes: tuple[str, ...]
     ids: Mapping[ImageSet, tuple[str, ...]]
     objects: Mapping[ImageSet, Mapping[str, int]]
+    annotations: Mapping[ImageSet, Mapping[str, Annotation]]
+
+
+@dataclass
+class VocSurvey(Survey):
+    """All that VOC's annotations say, and all that is wrong with them; `Survey` has the other attributes.
+
+    Attributes:
+        annotations: What can be read of each set, by the image's name.
+    """
+
+    annotations: dict[ImageSet, dict[str, Annotation]] = field(default_factory=dict)
 
 
 def check_layout(root: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Devkit:
@@ -130,17 +148,21 @@ def check_layout(root: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Devkit:
         sets: The sets that are needed; `TRAIN`, `TEST` or both.
 
     Returns:
-        Where the kit is, and what it holds. Images are not decoded: `salmask data verify voc07+12` does that.
+        Where the kit is, and what it holds. Of images the headers are read: `salmask data verify voc07+12` decodes
+        them.
 
     Raises:
         UserError: A year, split, image or annotation is missing, an XML is broken or names a class that is none of the
-            kit's, a box reaches out of its image, or a set has no object; with the mend.
+            kit's, a box reaches out of its image, an image has another size than its annotation says, or a set has no
+            object; with the mend.
     """
     folder = find_devkit(root)
     survey = survey_devkit(folder, sets)
-    survey.refuse_first()
+    survey.add_image_faults()
+    survey.refuse()
     ids = {image_set: image_ids(folder, image_set) for image_set in sets}
-    return Devkit(folder, survey.classes, ids, {image_set: survey.objects[str(image_set)] for image_set in sets})
+    objects = {image_set: survey.objects[str(image_set)] for image_set in sets}
+    return Devkit(folder, survey.classes, ids, objects, survey.annotations)
 
 
 def find_devkit(root: Path) -> Path:
@@ -162,14 +184,14 @@ def find_devkit(root: Path) -> Path:
     )
 
 
-def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Survey:
+def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> VocSurvey:
     """Reads all annotations and finds everything that is wrong with them.
 
     Args:
         folder: The kit's folder, from `find_devkit`.
         sets: The sets to look at.
     """
-    survey = Survey(class_names(folder))
+    survey = VocSurvey(class_names(folder))
     ids: dict[ImageSet, tuple[str, ...]] = {}
     for image_set in sets:
         year = folder / f"VOC{image_set.year}"
@@ -244,47 +266,54 @@ def read_annotation(path: Path) -> Annotation:
     """
     try:
         tree = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: an encoding that nobody knows
         raise BrokenFileError(path, f"broken XML ({error})") from error
     except OSError as error:
         raise BrokenFileError(path, reason_of(error)) from error
-    try:
-        size = (int(_text(tree, "size/width")), int(_text(tree, "size/height")))
-        objects = tuple(_object(element) for element in tree.iterfind("object"))
-    except ValueError as error:
-        raise BrokenFileError(path, str(error)) from error
-    return Annotation(size, objects)
+    size = _fields_of(tree)
+    width, height = size.read("size/width", fields.positive), size.read("size/height", fields.positive)
+    faults, objects = size.faults, []
+    for number, element in enumerate(tree.iterfind("object"), 1):
+        try:
+            objects.append(_object(element))
+        except ValueError as error:
+            faults.append(f"object {number}: {error}")
+    if faults:
+        raise BrokenFileError(path, "; ".join(faults))
+    return Annotation((width, height), tuple(objects))
+
+
+def _fields_of(element: ElementTree.Element) -> Fields:
+    """Reads the texts below an element by paths such as `size/width`."""
+
+    def text(path: str) -> str | None:
+        value = element.findtext(path)
+        return None if value is None else value.strip()
+
+    return Fields(text, lambda path: f"<{path.replace('/', '><')}>")
 
 
 def _object(element: ElementTree.Element) -> VocObject:
-    """Reads one <object>.
+    """Reads one <object>; what detection does not need (<pose>, <truncated>, parts) may say anything or be missing.
 
     Raises:
         ValueError: It lacks what detection needs, or its box has no area.
     """
-    name = _text(element, "name")
-    xmin, ymin, xmax, ymax = (float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    texts = _fields_of(element)
+    name = texts.read("name", fields.name)
+    corners = [texts.read(f"bndbox/{side}", fields.number) for side in ("xmin", "ymin", "xmax", "ymax")]
+    difficult = texts.read_optional("difficult", fields.flag, default=False)
+    texts.refuse_faults()
+    xmin, ymin, xmax, ymax = corners
     if xmax < xmin or ymax < ymin:
         raise ValueError(f"the box of a {name} has no area ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})")
-    difficult = element.findtext("difficult", "0").strip()  # the tag may be missing
     # From 1-based and inclusive to 0-based and exclusive: the upper edges stay, the lower ones are one less.
-    return VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult == "1")
+    return VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult)
 
 
-def _text(element: ElementTree.Element, path: str) -> str:
-    """Returns the text of the element at a path such as `size/width`.
-
-    Raises:
-        ValueError: There is none.
-    """
-    text = element.findtext(path)
-    if text is None or not text.strip():
-        raise ValueError(f"<{path.replace('/', '><')}> is missing")
-    return text.strip()
-
-
-def _survey_set(survey: Survey, year: Path, image_set: ImageSet, ids: Sequence[str], mend: str) -> None:
+def _survey_set(survey: VocSurvey, year: Path, image_set: ImageSet, ids: Sequence[str], mend: str) -> None:
     """Adds to a survey what the annotations of one set say, and what is wrong with them."""
+    read = survey.annotations.setdefault(image_set, {})
     # Every class from 0: one without an object is a line of the report too.
     counts = survey.objects.setdefault(str(image_set), dict.fromkeys(survey.classes, 0))
     survey.images[str(image_set)] = len(ids)
@@ -300,12 +329,20 @@ def _survey_set(survey: Survey, year: Path, image_set: ImageSet, ids: Sequence[s
         except BrokenFileError as error:
             survey.add("broken-annotation", path, error.reason, mend)
             continue
+        read[name] = annotation
         _survey_objects(survey, path, annotation, counts)
         if name not in without_image:
             survey.files.append(AnnotatedImage(f"{images}/{name}.jpg", image_set in TEST, annotation.size))
     # Where no annotation is there at all, that was added already, and says more.
     if not sum(counts.values()) and len(without_annotation) < len(ids):
         survey.add("no-objects", annotations, f"no object in any image of {image_set.split}", mend)
+    elif image_set in TEST and read and all(item.difficult for each in read.values() for item in each.objects):
+        message = f"every object of {image_set.split} is difficult, and none of those counts when a detector is scored"
+        survey.add("no-objects", annotations, message, "correct <difficult>")
+    # An object of an image that is listed twice would count twice when a detector is scored, and be detected once.
+    if image_set in TEST and (repeated := sorted(name for name, times in Counter(ids).items() if times > 1)):
+        path = year / f"ImageSets/Main/{image_set.split}.txt"
+        survey.add("overlap", path, f"lists images more than once: {shortened(repeated)}", "list each once")
 
 
 def _add_missing(
