@@ -41,10 +41,10 @@ def _results() -> typer.Typer:
 
 def _sweeps() -> typer.Typer:
     from repro.jobs import PROGRAM
-    from results.commands import show_tables
+    from results.commands import show_tables, table_names
     from slurm.commands import build
 
-    return build(_resolve, partial(show_tables, recipe=_resolve), PROGRAM, _methods)
+    return build(_resolve, partial(show_tables, recipe=_resolve), PROGRAM, _methods, table_names)
 
 
 def _jobs() -> typer.Typer:

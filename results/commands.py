@@ -33,7 +33,8 @@ Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help=
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
 
 
-def _table_names() -> Iterable[str]:
+def table_names() -> Iterable[str]:
+    """Returns the names of the tables that can be made."""
     from results.published import TABLES
 
     return TABLES
@@ -42,7 +43,7 @@ def _table_names() -> Iterable[str]:
 def table(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="TABLE", help="table1, table2 or table3.", autocompletion=completion(_table_names))
+        str, typer.Argument(metavar="TABLE", help="table1, table2 or table3.", autocompletion=completion(table_names))
     ] = "table1",
     runs: Roots = None,
     *,
@@ -113,14 +114,22 @@ def show_table(
         UserError: There is nothing to show, or it cannot be written.
     """
     from results.collect import collect_runs
-    from results.formats import markdown, write
-    from results.tables import render
 
     # The paper's numbers alone need no run, not even a folder of runs.
     runs = [] if only == "paper" else find_runs(roots, recipe, sweep=sweep)
     frame = None if only == "paper" else collect_runs(runs, listed(roots))
     _warn(frame, console)
-    table = render(name, frame, runs=runs, rows=rows, only=only, metric=metric, task=task)
+    return _print_table(name, frame, runs, out, console, rows=rows, only=only, metric=metric, task=task)
+
+
+def _print_table(
+    name: str, frame: "pd.DataFrame | None", runs: Sequence[RunRecord], out: Path, console: Console, **choices: Any
+) -> Sequence[Path]:
+    """Prints a table of results that were read already, and writes it; returns the files."""
+    from results.formats import markdown, write
+    from results.tables import render
+
+    table = render(name, frame, runs=runs, **choices)
     console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
     paths = write(table, out)
     for path in paths:
@@ -131,14 +140,28 @@ def show_table(
 def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, recipe: Recipe) -> None:
     """Print a sweep's tables, write them beside its runs, and name the pictures.
 
+    A table is made of what was measured: one of linear probes, of which a sweep has none, by its first other task; and
+    where nothing of the sweep stands in a table, that is said.
+
     Args:
         tables: Names of the tables.
         sweep_folder: The sweep's folder.
         console: What to print on.
         recipe: As of `show_table`.
     """
+    from results.collect import collect_runs
+    from results.tables import measured_task
+
+    runs = find_runs([sweep_folder], recipe)
+    frame = collect_runs(runs, listed([sweep_folder]))
+    _warn(frame, console)
     for name in tables:
-        show_table(name, [sweep_folder], sweep_folder / "tables", recipe, rows="ours", console=console)
+        task = measured_task(name, frame)
+        if task is None:
+            measured = ", ".join(sorted(frame["task"].unique()))
+            console.print(f"no {name}: nothing of what was measured ({measured}) stands in it", highlight=False)
+        else:
+            _print_table(name, frame, runs, sweep_folder / "tables", console, rows="ours", task=task)
     for gallery in sorted(sweep_folder.glob("*/*/gallery/*.png")):
         console.print(f"  {gallery}", soft_wrap=True, highlight=False)
 

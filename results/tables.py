@@ -93,6 +93,26 @@ def render(
     return _table(records, results, table_rows, columns, paper, only)
 
 
+def measured_task(name: str, frame: pd.DataFrame) -> str | None:
+    """Returns the task by which a table can be made of some results.
+
+    Args:
+        name: The table's.
+        frame: What `results.collect.collect` returns.
+
+    Returns:
+        For `render`: empty for the paper's own task, else the first other one whose numbers its columns can show; None
+        where there is none.
+    """
+    paper = published(name)
+    if not select_results(frame, paper, paper.metrics[0] if paper.metrics else "").empty:
+        return ""
+    if not paper.task:
+        return None
+    of_metric = frame[frame["metric"] == paper.metrics[0]]
+    return next(iter(of_metric["task"].astype(str)), None)
+
+
 def _by_another_task(paper: Published, task: str) -> Published:
     """Returns the layout of a table for numbers that the paper does not have."""
     if not paper.task:

@@ -14,7 +14,7 @@ from repro.runs.status import PRETRAIN
 from slurm.ledger import REPORT
 from slurm.profile import Cluster, Resources, available, load, user_folder
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, help="Check the profile of a cluster, or make a first one.")
 
 
 @app.command("check")

@@ -13,6 +13,7 @@ from repro.console import AsJson
 from repro.errors import UserError
 from repro.runs.reading import parse_overrides
 from repro.runs.status import PRETRAIN
+from slurm.before_launch import check_folder, check_roots, check_tables
 from slurm.graph import Graph
 from slurm.ledger import Key
 from slurm.options import (
@@ -62,7 +63,13 @@ def choose_cluster(name: str, *, local: bool, debug: bool) -> Cluster | None:
     return load_cluster(DEFAULT) if DEFAULT in available() else None
 
 
-def build(resolve: Resolve, show: Show, program: Program, method_names: Callable[[], Iterable[str]]) -> typer.Typer:
+def build(
+    resolve: Resolve,
+    show: Show,
+    program: Program,
+    method_names: Callable[[], Iterable[str]],
+    table_names: Callable[[], Iterable[str]],
+) -> typer.Typer:
     """Makes the command.
 
     Args:
@@ -70,6 +77,7 @@ def build(resolve: Resolve, show: Show, program: Program, method_names: Callable
         show: Renders the tables; a launcher does not know the results.
         program: The names of what jobs carry out; a launcher needs no torch.
         method_names: For completion.
+        table_names: Every table that can be rendered.
     """
     app = typer.Typer(add_completion=False)
 
@@ -106,7 +114,9 @@ def build(resolve: Resolve, show: Show, program: Program, method_names: Callable
         sweep = narrowed(load(name), _names(methods), _numbers(seeds), _names(tasks))
         overrides = parse_overrides([*([f"machine.data_root={root}"] if root else []), *(settings or [])])
         folder = out or (profile.sweeps_folder if profile else RUNS) / sweep.name
+        check_folder(folder)
         graph = expand(sweep, folder, resolve, overrides)
+        check_tables(graph, table_names())
         # JSON alone goes to the output, whatever is told besides.
         call = _SweepCall(show, program, Console(stderr=as_json), parallel, allow_dirty=allow_dirty, as_json=as_json)
         if plan or budget:
@@ -152,6 +162,8 @@ class _SweepCall:
         if dry_run:
             self._show_scripts(graph, cluster)
         elif cluster.executor == "slurm":
+            for line in check_roots(graph, graph.finished(), on_nodes=True):
+                self.console.print(line, markup=False, soft_wrap=True, highlight=False)
             self._submit(graph, cluster)
         else:
             self._run_here(graph, cluster)

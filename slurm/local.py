@@ -15,11 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from repro.cores import usable_cores
-from repro.data.roots import RootNotSetError, how_to_list_root, root_of
-from repro.errors import UserError
-from repro.runs.evaluation import Evaluation
-from repro.runs.status import PRETRAIN
 from slurm.batches import submission_name
+from slurm.before_launch import check_roots
 from slurm.graph import Graph, Job
 from slurm.handover import Outcome, ledger_entry, prepare_call
 from slurm.ledger import Key, Ledger
@@ -50,7 +47,7 @@ def launch_here(graph: Graph, cluster: Cluster, program: Program, *, parallel: i
         UserError: the root of a data set that is only evaluated on is not set, missing or empty.
     """
     finished = graph.finished()
-    _check_roots(graph, finished)
+    check_roots(graph, finished)
     for name, value in cpu_environment(parallel).items():
         os.environ.setdefault(name, value)
     return _Here(graph, finished, cluster, program, parallel, console).run()
@@ -60,20 +57,6 @@ def cpu_environment(parallel: int) -> dict[str, str]:
     """Returns the variables for `parallel` processes that share the cores out; the user's own take precedence."""
     threads = max(1, usable_cores() // parallel)
     return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
-
-
-def _check_roots(graph: Graph, finished: Collection[Key]) -> None:
-    """Finds a missing root before hours are spent on the pretraining; that one's own is looked for as it starts."""
-    for job in graph.jobs:
-        if job.task == PRETRAIN or graph.key(job) in finished:
-            continue
-        dataset = Evaluation.parse(job.task, job.run).dataset
-        if dataset != job.run.data.dataset:
-            try:
-                root_of(job.run, dataset)
-            except RootNotSetError as error:  # --root is the pretraining's
-                how = how_to_list_root(dataset)
-                raise UserError(f"{job.name} needs {dataset}", mend=f"{how}, or leave it out by --tasks") from error
 
 
 class _Here:

@@ -28,6 +28,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from repro.data.catalogue import find_dataset
 from repro.errors import UserError, nearest
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
@@ -103,7 +104,7 @@ def _parts(path: Path, including: tuple[Path, ...]) -> list[Part]:
         if set(content) != {"include"} or not isinstance(content["include"], list):
             mend = "for example `include: [table1, table2]`"
             raise UserError(f"{path}: `include` stands alone in a file", mend=mend)
-        names = [str(name) for name in content["include"]]
+        names = [_name(path, "include", name) for name in content["include"]]
         files = [path.parent / name if name.endswith(".yaml") else _path(name) for name in names]
         return [part for file in files for part in _parts(file, (*including, path.resolve()))]
     if "parts" not in content:
@@ -136,26 +137,57 @@ def _part(path: Path, content: dict[str, Any]) -> Part:
             raise UserError(f"{path}: `{key}` stands at the top of a file, not within a part", mend="move it there")
         if key not in part_keys:
             raise UserError(f"{path}: unknown key '{key}'", mend=nearest(key, [*part_keys, "parts", "include"]))
-    for key in ("methods", "seeds", "tasks", "table"):
+    for key in ("methods", "seeds"):
+        if content.get(key) in (None, [], ""):
+            mend = "for example `methods: [mocov2]` and `seeds: [0, 1, 2]`"
+            raise UserError(f"{path}: a sweep needs methods and seeds", mend=mend)
+    for key, read in _READERS.items():
         if key in content:
-            content[key] = tuple(content[key]) if isinstance(content[key], list) else (content[key],)
-    if not content.get("methods") or not content.get("seeds"):
-        mend = "for example `methods: [mocov2]` and `seeds: [0, 1, 2]`"
-        raise UserError(f"{path}: a sweep needs methods and seeds", mend=mend)
-    if not all(type(seed) is int for seed in content["seeds"]):  # isinstance would let `true` pass as 1
-        raise UserError(f"{path}: seeds are whole numbers", mend="for example `seeds: [0, 1, 2]`")
-    if "tasks" in content:
-        content["tasks"] = tuple(_task(path, task) for task in content["tasks"])
+            content[key] = _items(path, key, content[key], read)
     return Part(**{**content, "settings": _settings(path, content)})
 
 
-def _task(path: Path, task: Any) -> str:
-    if isinstance(task, str):
+def _items(path: Path, key: str, value: Any, read: Callable[[Path, str, Any], Any]) -> tuple[Any, ...]:
+    """Returns what a key lists, one value or several, each once."""
+    if value is None:
+        raise UserError(f"{path}: {key} says nothing", mend="take the line out, or write [] for none")
+    items = tuple(read(path, key, item) for item in (value if isinstance(value, list) else [value]))
+    twice = [item for number, item in enumerate(items) if item in items[:number]]
+    if twice:
+        raise UserError(f"{path}: {key} holds {twice[0]} twice", mend="take one out")
+    return items
+
+
+def _name(path: Path, key: str, item: Any) -> str:
+    if not isinstance(item, str) or not item:
+        kind = type(item).__name__ if isinstance(item, (list, dict)) else repr(item)
+        raise UserError(f"{path}: {key} are names, not {kind}", mend=f"for example `{key}: [{_EXAMPLES[key]}]`")
+    return item
+
+
+def _seed(path: Path, _: str, item: Any) -> int:
+    if type(item) is not int:  # isinstance would let `true` pass as 1
+        raise UserError(f"{path}: seeds are whole numbers", mend="for example `seeds: [0, 1, 2]`")
+    return item
+
+
+def _task(path: Path, _: str, task: Any) -> str:
+    if isinstance(task, str) and task:
         return task
     if isinstance(task, dict) and set(task) <= {"task", "data"} and isinstance(task.get("task"), str):
         return f"{task['task']}@{task['data']}" if task.get("data") else str(task["task"])
     mend = "write linear, linear@caltech101 or {task: linear, data: caltech101}"
     raise UserError(f"{path}: {task} is no task", mend=mend)
+
+
+_READERS: Mapping[str, Callable[[Path, str, Any], Any]] = {
+    "methods": _name,
+    "seeds": _seed,
+    "tasks": _task,
+    "table": _name,
+}
+"""How an item of each key that lists some is read."""
+_EXAMPLES = {"methods": "mocov2", "table": "table1", "include": "table1"}
 
 
 def narrowed(sweep: Sweep, methods: Sequence[str], seeds: Sequence[int], tasks: Sequence[str] = ()) -> Sweep:
@@ -211,7 +243,7 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
         overrides: over the sweep's settings.
 
     Raises:
-        UserError: an unknown method, task or setting.
+        UserError: an unknown method, task, data set or setting.
     """
     jobs = []
     for part in sweep.parts:
@@ -223,6 +255,9 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
                 run = replace(recipe, seed=seed)
                 folder = RunFolder.of(run, out)
                 # Parsed and named again: `linear@imagenet100` of a run on imagenet100 is the same job as `linear`.
-                tasks = [Evaluation.parse(task, run).name(run) for task in part.tasks]
+                evaluations = [Evaluation.parse(task, run) for task in part.tasks]
+                for dataset in {evaluation.dataset for evaluation in evaluations}:
+                    find_dataset(dataset)  # refuses a name that there is not, before anything runs
+                tasks = [evaluation.name(run) for evaluation in evaluations]
                 jobs += [Job(run, folder, task) for task in (PRETRAIN, *tasks)]
     return make_graph(out, jobs, sweep.tables)

@@ -12,6 +12,7 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.runs.comparison import departures
 from repro.runs.folder import RunFolder
+from slurm.before_launch import check_roots
 from slurm.graph import Job
 from slurm.ledger import Ledger
 from slurm.sweep import SWEEPS, Part, Sweep, expand, load, narrowed
@@ -155,6 +156,25 @@ def test_parts_take_from_the_file_what_they_do_not_say(tmp_path: Path) -> None:
             {"methods": ["mocov2"], "seeds": [0], "tasks": [3]},
             "3 is no task; mend: write linear, linear@",
         ),
+        ("methods:\nseeds: [0]", "a sweep needs methods and seeds; mend: for example "),
+        ("methods: mocov2\nseeds:", "a sweep needs methods and seeds; mend: for example "),
+        (
+            {"methods": {"mocov2": 1}, "seeds": [0]},
+            "methods are names, not dict; mend: for example `methods: [mocov2]`",
+        ),
+        ({"methods": ["mocov2", None], "seeds": [0]}, "methods are names, not None"),
+        ({"methods": ["mocov2", "mocov2"], "seeds": [0]}, "methods holds mocov2 twice; mend: take one out"),
+        ({"methods": ["mocov2"], "seeds": [0, 1, 0]}, "seeds holds 0 twice"),
+        ({"methods": ["mocov2"], "seeds": {"a": 0}}, "seeds are whole numbers"),
+        ({"methods": ["mocov2"], "seeds": [True]}, "seeds are whole numbers"),
+        ("methods: mocov2\nseeds: 0\nseeds: 1", "duplicate key"),
+        ("methods: mocov2\nseeds: 0\ntasks:", "tasks says nothing; mend: take the line out, or write [] for none"),
+        (
+            {"methods": ["mocov2"], "seeds": [0], "table": [1]},
+            "table are names, not 1; mend: for example `table: [table1]`",
+        ),
+        ({"include": "demo"}, "`include` stands alone in a file; mend: for example "),
+        ({"include": [None]}, "include are names, not None"),
         ({"include": ["demo"], "seeds": [0]}, "`include` stands alone in a file; mend: for example "),
     ],
 )
@@ -163,6 +183,52 @@ def test_a_broken_sweep_is_refused_by_name(tmp_path: Path, content: object, part
     message = message_of(lambda: load(path))
     assert part in message
     assert path in message
+
+
+def test_what_the_last_job_would_find_out_is_told_before_the_first(tmp_path: Path) -> None:
+    content = {"methods": ["mocov2"], "seeds": [0], "settings": TINY}
+    for wrong, line in (
+        ({"table": "tabel1"}, "unknown table 'tabel1'; mend: did you mean 'table1'? known: table1, table2, table3"),
+        ({"tasks": ["linaer"]}, "unknown task 'linaer'; mend: did you mean 'linear'? "),
+        ({"tasks": ["linear@caltech"]}, "unknown data set 'caltech'"),
+    ):
+        path = write_yaml(tmp_path / "mine.yaml", content | wrong)
+        for way in ("--plan", "--local"):
+            assert refused("sweep", path, way, "--out", str(tmp_path / "runs")).startswith(line), (wrong, way)
+    assert files_below(tmp_path) == {"mine.yaml"}
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1b[31mb", "100%", "a\\b"])
+def test_a_folder_that_no_batch_script_can_hold_is_refused(tmp_path: Path, name: str) -> None:
+    graph_file = write_yaml(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [0], "settings": TINY})
+    line = refused("sweep", graph_file, "--plan", "--out", str(tmp_path / name))
+    assert "; mend: " in line
+    assert all(character.isprintable() for character in line)
+    if not name.isprintable():
+        sweep = write_yaml(tmp_path / f"{name}.yaml", {"methods": ["mocov2"], "seeds": [0], "settings": TINY})
+        refused("sweep", sweep, "--plan")
+
+
+def test_roots_are_looked_for_before_a_launch(tmp_path: Path) -> None:
+    part = Part(("mocov2",), (0, 1), ("linear", "linear@flowers102"))
+    graph = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {})
+    with pytest.raises(UserError, match=r"pretrain mocov2 s0 needs imagenet100: no root set .*; mend: give --root DIR"):
+        check_roots(graph, set(), on_nodes=True)
+    with pytest.raises(
+        UserError, match=r"linear@flowers102 mocov2 s0 needs flowers102; mend: .*leave it out by --tasks"
+    ):
+        check_roots(graph, set())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").mkdir()
+    rooted = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {"machine.data_root": str(tmp_path / "data")})
+    with pytest.raises(UserError, match="linear@flowers102 mocov2 s0 needs flowers102"):
+        check_roots(rooted, set(), on_nodes=True)
+    done = {graph.key(job) for job in graph.jobs if job.task == "linear@flowers102"}
+    assert check_roots(rooted, done, on_nodes=True) == []
+    gone = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {"machine.data_root": str(tmp_path / "gone")})
+    (line,) = check_roots(gone, done, on_nodes=True)  # a node may have it
+    assert line.startswith(str(tmp_path / "gone"))
+    assert line.endswith("on this machine; see that the nodes have it: salmask doctor --cluster NAME")
 
 
 def test_an_unknown_sweep_gets_the_nearest_name() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from run_samples import begun, of_method
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
 
@@ -16,12 +17,39 @@ from repro.runs.lock import STALE_SECONDS
 from repro.runs.reading import build
 from repro.runs.records import append
 from results.collect import collect
+from results.commands import show_tables
 from results.formats import csv, latex, markdown
 from results.runs import find_runs
-from results.tables import render
+from results.tables import measured_task, render
 
 FLOWERS = "linear-flowers-80-10-10-v1"
 """The protocol of the linear probe on Flowers-102."""
+
+# --- which numbers stand in it
+
+
+def test_a_table_is_made_of_the_task_that_was_measured() -> None:
+    linear, knn = frame_of(*rows_of()), frame_of(*rows_of(task="knn"))
+    assert measured_task("table1", linear) == ""
+    assert measured_task("table1", knn) == "knn"
+    assert measured_task("table1", frame_of(*rows_of(task="knn"), *rows_of())) == ""
+    assert measured_task("table2", linear) is None
+    assert measured_task("table1", frame_of(*rows_of(task="coco", metric="bbox_AP"))) is None
+
+
+def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
+    run = resolve("mocov2")
+    folder = begun(tmp_path / "s", run)
+    (row,) = rows_of(task="knn", protocol="knn-v1", run_id=run.id)
+    append(folder.results, [row])
+    console = Console(record=True, width=200)
+    show_tables(("table1", "table2"), tmp_path / "s", console, resolve)
+    shown = console.export_text()
+    assert "68.00 (1)" in shown
+    assert "by knn" in shown
+    assert "no table2: nothing of what was measured (knn) stands in it" in shown
+    assert {path.stem for path in (tmp_path / "s" / "tables").iterdir()} == {"table1"}
+
 
 # --- the numbers of the table
 

@@ -1,0 +1,86 @@
+"""What can be known before the first job of a sweep runs, and would else be found out by its last one."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from repro.data.errors import PathError
+from repro.data.roots import RootNotSetError, how_to_list_root, root_of
+from repro.errors import UserError, nearest
+from repro.runs.evaluation import Evaluation
+from repro.runs.status import PRETRAIN
+from slurm.graph import Graph
+from slurm.ledger import Key
+
+
+def check_tables(graph: Graph, known: Iterable[str]) -> None:
+    """Finds a table that there is not.
+
+    Args:
+        graph: the sweep.
+        known: names of all tables.
+
+    Raises:
+        UserError: the sweep's report would render one of another name.
+    """
+    known = list(known)
+    for table in graph.tables:
+        if table not in known:
+            raise UserError(f"unknown table '{table}'", mend=nearest(table, known))
+
+
+def check_folder(folder: Path) -> None:
+    """Finds a name that a batch script could not hold: its folder stands in options of sbatch.
+
+    Args:
+        folder: of the sweep.
+
+    Raises:
+        UserError: a part of its path holds a line's end or such, or what Slurm takes for a pattern.
+    """
+    place = str(folder.absolute())
+    if not place.isprintable():
+        mend = "a name in one line, by --out or the sweep's file"
+        raise UserError(f"{place!r} holds a line's end or another character that cannot be printed", mend=mend)
+    for character in "%\\":
+        if character in place:
+            mend = "another --out"
+            raise UserError(f"{place} holds '{character}', by which Slurm marks patterns in names of files", mend=mend)
+
+
+def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = False) -> list[str]:
+    """Finds a missing root before hours are spent on the pretraining.
+
+    Args:
+        graph: the sweep.
+        finished: keys of the jobs that are done.
+        on_nodes: whether the jobs run on other machines, which may see folders that this one does not, and begin long
+            after the launch. Here a pretraining begins at once, and looks for its root itself.
+
+    Returns:
+        With `on_nodes` a line for each root that is not to be seen from here; else nothing.
+
+    Raises:
+        UserError: nothing says where a data set is; or it is missing or empty, and the jobs run here.
+    """
+    looked_for: set[tuple[str, str]] = set()
+    unseen = []
+    for job in graph.jobs:
+        if graph.key(job) in finished:
+            continue
+        own = job.run.data.dataset
+        dataset = own if job.task == PRETRAIN else Evaluation.parse(job.task, job.run).dataset
+        if (dataset == own and not on_nodes) or (dataset, job.run.machine.data_root) in looked_for:
+            continue
+        looked_for.add((dataset, job.run.machine.data_root))
+        try:
+            root_of(job.run, dataset)
+        except RootNotSetError as error:
+            if dataset == own:
+                raise UserError(f"{job.name} needs {dataset}: {error.what}", mend=error.mend) from error
+            how = how_to_list_root(dataset)  # --root is the pretraining's
+            raise UserError(f"{job.name} needs {dataset}", mend=f"{how}, or leave it out by --tasks") from error
+        except PathError as error:
+            if not on_nodes:
+                raise
+            unseen.append(f"{error.what} on this machine; see that the nodes have it: salmask doctor --cluster NAME")
+    return unseen
