@@ -10,10 +10,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 
-.PHONY: help setup demo test test-slurm test-all lint bench gpu-report clean
+.PHONY: help setup demo test test-slurm test-all lint settings-page docs bench gpu-report clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml tools/setup.sh tools/get_detectron2.py
 	@PYTHON=$(PYTHON) VENV=$(VENV) bash tools/setup.sh
@@ -38,6 +38,13 @@ lint: $(READY) ## ruff, mypy, import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+settings-page: $(READY) ## Write docs/settings.md anew, from the settings' own dataclasses
+	@$(BIN)/python tools/settings_page.py
+
+docs: $(READY) ## The pages of docs/ as a site in build/site, built strictly; installs mkdocs-material and mkdocstrings
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	@$(BIN)/mkdocs build --strict
 
 bench: $(READY) ## Masking cost: batched against one image at a time, in one run
 	@$(BIN)/salmask bench masking
