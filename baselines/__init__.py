@@ -133,11 +133,20 @@ def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -
         The run. Where a checkpoint is its localizer, that file's SHA-256 is part of it.
 
     Raises:
-        UserError: an unknown method, key or value.
+        UserError: an unknown method, key or value, or one that makes it another row.
     """
     if method not in METHODS:
         raise UserError(f"unknown method '{method}'", mend=f"{nearest(method, METHODS)}; `salmask methods` lists them")
-    return pinned(build([METHODS[method].settings, *layers, {"method": method}], origin=origin))
+    row = build([METHODS[method].settings, {"method": method}])
+    run = build([METHODS[method].settings, {"method": method}, *layers], origin=origin)
+    # All else that departs from the row is named beside its numbers; these would put them into another row.
+    for key, of_row, wanted in (("method", row.method, run.method), ("framework", row.framework, run.framework)):
+        if wanted != of_row:
+            raise UserError(
+                f"{origin}: {key}={wanted} contradicts the row {method}, whose {key} is {of_row}",
+                mend=f"leave {key} out, or name the row that is meant",
+            )
+    return pinned(run)
 
 
 def build_learner(run: Run, images: "Images", device: "torch.device") -> "Learner":

@@ -14,14 +14,13 @@ from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.runs.difference import difference
 from repro.runs.folder import RunFolder
+from repro.runs.limits import METHOD_NAME
 from repro.runs.reading import build
 from repro.runs.run import Run
 
 RANDOM = "random"
 """In place of a checkpoint: weights that never saw an image."""
 
-_METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+@_-]*")
-"""What may stand as a method's name, which also names a folder."""
 _ENDINGS = re.compile(r"(\.pth|\.tar|\.pt|\.ckpt|\.safetensors)+$")
 """What a checkpoint's file name ends in, and a method's name does not."""
 
@@ -74,7 +73,7 @@ def adopt(
         UserError: the checkpoint does not fit, the name is no name, or the folder holds another run.
     """
     name = name or _ENDINGS.sub("", path.name)
-    if not _METHOD_NAME.fullmatch(name):
+    if not METHOD_NAME.fullmatch(name):
         raise UserError(f"--name {name} cannot name a folder", mend="letters, digits and . + @ _ - only")
     fresh = str(path) == RANDOM and not path.exists()
     # The run cannot be built yet, since the weights are part of it; seed and width stand in the settings alone.

@@ -176,8 +176,9 @@ def with_settings(run: Run, overrides: Mapping[str, object]) -> Run:
         UserError: a setting would make it another run.
     """
     adjusted = reading.build([overrides], base=run)
-    # What may change is what the id is not made of.
-    if adjusted.id != run.id:
+    # What may change is what the id is not made of; and the method's name, which is not part of it either, is how
+    # tables know the run.
+    if adjusted.id != run.id or adjusted.method != run.method:
         raise UserError(
             "only settings of machine and of evaluations (probe, logistic, knn, finetune, detection) can change here: "
             "a backbone keeps the run that made it",

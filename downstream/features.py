@@ -17,7 +17,7 @@ from torch import Tensor
 
 from downstream.crops import BackboneInput, central_crops_of_rank
 from downstream.progress import reported
-from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
+from repro.backbones.checkpoint import Backbone, load_backbone_of, weights_digest
 from repro.data.splits import Images
 from repro.data.subsets import Subset
 from repro.distributed import barrier, gather, in_order, rank, share_of_rank
@@ -69,9 +69,9 @@ class FeatureStore:
             task: in whose status the progress is told.
 
         Raises:
-            UserError: the backbone is torn or of another architecture than the run's.
+            UserError: the backbone is damaged, or another run's.
         """
-        backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
+        backbone = load_backbone_of(run, folder)
         digest = weights_digest(backbone.network.state_dict())
         backbone.network.to(device).eval().requires_grad_(False)
         return cls(backbone, digest, run.data.crop, folder, device, run.machine.workers, task)

@@ -21,7 +21,7 @@ from downstream.crops import BackboneInput, RandomCrops, central_crops_of_rank
 from downstream.epoch_scores import final_scores, read_scores, write_scores
 from downstream.measurement import Measurement, Target, measurements, scores
 from downstream.partitions import standard
-from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.backbones.checkpoint import Backbone, load_backbone_of
 from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
@@ -120,7 +120,7 @@ class FineTuning:
         protocol = run.finetune.protocol(self.task)
         partition = standard(target, seed=0)
         training_folder = folder.path / TASK_FOLDERS[self.task] / f"{target.dataset}-{protocol}"
-        backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
+        backbone = load_backbone_of(run, folder)
         train = self.labelled(partition.train)
         self.build_training(run, folder, training_folder, backbone, target, train, partition.scored, device).run()
         values = final_scores(read_scores(training_folder / "metrics.jsonl"))

@@ -324,7 +324,7 @@ def test_bad_input_is_one_clear_line(plain: RunFolder, tmp_path: Path, monkeypat
     )
     unfinished.backbone.write_bytes(plain.backbone.read_bytes())
     line = refused("export", str(unfinished.path), "--to", "timm")
-    assert f"is of run {plain.load().id}, not {unfinished.load().id}" in line
+    assert f"is of run {plain.load().id}, and run.yaml describes run {unfinished.load().id}" in line
     monkeypatch.delitem(RESNETS, "resnet18")
     line = refused("export", str(plain.path), "--to", "detectron2", "--out", str(tmp_path / "out"))
     assert line == "detectron2 builds no 'resnet18'; mend: --to torchvision, which made it"

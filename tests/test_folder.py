@@ -45,7 +45,8 @@ def test_the_run_is_written_once_and_read_back_whole(folder: RunFolder) -> None:
     assert load(folder.run_yaml).id == RUN.id
 
 
-def test_the_folder_of_another_run_is_refused(folder: RunFolder) -> None:
+def test_the_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "by-hand")
     other_run = tiny(changes={"optimization.lr": 0.06})
     folder.prepare(other_run)
     with pytest.raises(UserError, match=f"holds run {other_run.id}, not {RUN.id}; mend: choose another --out"):

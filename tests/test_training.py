@@ -230,3 +230,12 @@ def test_the_log_of_a_training_does_not_wait_for_the_device_at_each_step() -> No
         counts.append(len(runner.message_hub.scalars))
     assert counts == [0, 2, 2, 4, 5]  # the epoch's end hands on what is left
     assert runner.message_hub.scalars == [("train/loss", float(n)) for n in range(5)]
+
+
+def test_a_step_that_throws_the_weights_away_is_named_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+    """lr=1e38: loss and gradient of the first step are finite, the weights after it are not."""
+    run = tiny(changes={"optimization.lr": 1e38, "machine.checkpoint_every": 1})
+    folder = RunFolder.of(run, tmp_path)
+    with pytest.raises(DivergenceError, match=r"^weights after step 1 are not finite \(\d+ \(.*mend: a lower "):
+        make_training(run, folder).run()
+    assert not list(folder.checkpoints.glob("*.pth"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from downstream.measurement import Measurement, Target
-from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.backbones.checkpoint import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
 from repro.data.splits import SPLITS
 from repro.distributed import rank, world_size
@@ -67,7 +67,7 @@ class DetectionTask:
                 long on this CPU.
         """
         require_detectron2()
-        backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
+        backbone = load_backbone_of(run, folder)
         if backbone.width != BASE_WIDTH:  # detectron2 refuses basic blocks with other planes
             raise UserError(
                 f"no detector can be built on a {run.encoder.network}",

@@ -1,6 +1,8 @@
 """Reading checkpoints safely, and the backbone that downstream tasks start from."""
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from repro.backbones.resnet import BASE_WIDTH, resnet_of_width
-from repro.errors import UserError
+from repro.errors import UserError, shortened
 from repro.files import write_atomically
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
 
 BACKBONE_FORMAT = 1
 """Version of the layout of `backbone.pth`."""
+INPUT_FILTERS = ("none", "high_pass")
+"""What a backbone may have been trained to see."""
+_FIELDS: Mapping[str, type] = {"format": int, "arch": str, "input_filter": str, "run_id": str, "state_dict": dict}
+_GIVE = "give the backbone.pth of a finished run"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads tensors and plain values from a file of `torch.save`, never code (`weights_only`).
 
     Raises:
-        UserError: the file is missing, torn, or holds something else.
+        UserError: the file is missing, torn, has a bit that changed since it was written, or holds something else.
     """
+    _verify_bits(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -38,6 +47,68 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             mend="name a file that holds a dictionary",
         )
     return content
+
+
+def _verify_bits(path: Path) -> None:
+    """Refuses a file with bits that changed since it was written.
+
+    torch writes an archive with a CRC-32 of each tensor's bytes, and does not look at it when it reads them. Files of
+    older versions of torch are no archives and carry none.
+
+    Raises:
+        UserError: a part of the archive does not have its checksum.
+    """
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip() or ""
+    except (OSError, ValueError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        damaged = f"its table of contents, {type(error).__name__}"
+    if damaged:
+        raise UserError(
+            f"checkpoint {path} is not as it was written ({damaged} fails its checksum)",
+            mend="copy it anew, or make it again",
+        )
+
+
+def require_fields(content: Mapping[str, Any], fields: Mapping[str, type], path: Path, mend: str) -> None:
+    """Refuses a file's content that lacks a field, or has one of another type.
+
+    Args:
+        content: what the file holds.
+        fields: name -> type of each field that must be there.
+        path: the file.
+        mend: what a person can do about it.
+
+    Raises:
+        UserError: names the file and its first wrong field.
+    """
+    for name, kind in fields.items():
+        if name not in content:
+            raise UserError(f"{path} has no field '{name}'", mend=mend)
+        if not isinstance(content[name], kind) or (kind is int and isinstance(content[name], bool)):
+            wrong = type(content[name]).__name__
+            raise UserError(f"{path}: its field '{name}' is {wrong}, not {kind.__name__}", mend=mend)
+
+
+def not_finite(state: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the tensors that hold a number that is not finite; waits for the device.
+
+    Args:
+        state: a state dict; what is no tensor of floating-point numbers in it is passed over.
+    """
+    tensors = {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel()
+    }
+    if not tensors:
+        return []
+    # Of each tensor one number, and one transfer for all. NaN and infinity survive min and max, which need no copy.
+    extremes = torch.stack([extreme.float() for tensor in tensors.values() for extreme in tensor.detach().aminmax()])
+    finite = extremes.isfinite().view(-1, 2).all(1).tolist()
+    return [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -138,27 +209,78 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     """
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
-        raise UserError(f"{path} is no salmask backbone", mend="give the backbone.pth of a finished run")
+        raise UserError(f"{path} is no salmask backbone", mend=_GIVE)
+    require_fields(content, _FIELDS, path, _GIVE)
+    require_fields({"width": BASE_WIDTH, **content}, {"width": int}, path, _GIVE)
+    if content["input_filter"] not in INPUT_FILTERS:
+        raise UserError(f"{path}: its field 'input_filter' is {content['input_filter']!r}", mend=_GIVE)
     if arch and content["arch"] != arch:
         raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")
+    width = content.get("width", BASE_WIDTH)
+    network, features = _headless(content["arch"], width, path)
+    for name, tensor in content["state_dict"].items():
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"{path}: '{name}' of its weights is {type(tensor).__name__}, not a tensor", mend=_GIVE)
     try:
-        width = content.get("width", BASE_WIDTH)
-        network = resnet_of_width(content["arch"], width)
+        network.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}", mend=_GIVE
+        ) from error
+    # After the names and shapes, of which `load_state_dict` says more; it takes whole numbers for weights.
+    _require_trained(content["state_dict"], path)
+    require_sound(content["state_dict"], path)
+    return Backbone(network, content["arch"], content["input_filter"], features, content["run_id"], width)
+
+
+def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
+    """Reads the backbone of a finished run, which must be this run's: a number that it is worth goes by its name.
+
+    Args:
+        run: as its folder has it.
+        folder: of the run, with its `backbone.pth`.
+
+    Raises:
+        UserError: the backbone is damaged, or another run's.
+    """
+    path = folder.backbone
+    backbone = load_backbone(path, arch=run.encoder.arch)
+    if backbone.run_id != run.id:
+        raise UserError(
+            f"{path} is of run {backbone.run_id}, and {folder.run_yaml.name} describes run {run.id}",
+            mend="put the file that was exchanged or edited back",
+        )
+    weights = run.imported.weights
+    if weights and weights_digest(backbone.network.state_dict()) != weights:
+        raise UserError(f"{path} holds other weights than those of run {run.id}", mend="adopt these by --checkpoint")
+    return backbone
+
+
+def _headless(arch: str, width: int, path: Path) -> tuple[nn.Module, int]:
+    """Builds a network without its head; returns it with the number of its features. `path` is for errors."""
+    try:
+        network = resnet_of_width(arch, width)
     except ValueError:
         raise UserError(
-            f"{path} holds a '{content['arch']}', which this torchvision does not know",
+            f"{path} holds a '{arch}', which this torchvision does not know",
             mend="use the torchvision that it was trained with",
         ) from None
     head = network.fc
     assert isinstance(head, nn.Linear)
     features = head.in_features
     network.fc = nn.Identity()
-    try:
-        network.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}",
-            mend="give the backbone.pth of a finished run",
-        ) from error
-    require_sound(content["state_dict"], path)
-    return Backbone(network, content["arch"], content["input_filter"], features, content["run_id"], width)
+    return network, features
+
+
+def _require_trained(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses weights that no training ends with: all zero, or whole numbers.
+
+    Raises:
+        UserError: names the file and the tensors.
+    """
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    if whole := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
+        raise UserError(f"{path}: weights of whole numbers: {shortened(whole, 3)}", mend=_GIVE)
+    # Of a layer that sees something; biases, and the scales that some recipes begin at zero, may be nothing but zeros.
+    if dead := [name for name, tensor in weights.items() if tensor.ndim > 1 and not tensor.any()]:
+        raise UserError(f"{path}: weights that are all zero: {shortened(dead, 3)}", mend=_GIVE)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from repro.backbones.card import RESNETS, Facts, render
-from repro.backbones.checkpoint import Backbone, load_backbone, weights_digest
+from repro.backbones.checkpoint import Backbone, load_backbone_of, weights_digest
 from repro.backbones.convert import to_detectron2
 from repro.backbones.library import Library
 from repro.backbones.resnet import BASE_WIDTH
@@ -59,9 +59,7 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
     # The licence goes into the card's front matter as it is: a line break there could add any other field.
     if not _LICENCE.fullmatch(licence):
         raise UserError(f"--licence '{licence}' is no name of a licence", mend="for example apache-2.0, mit or other")
-    backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
-    if backbone.run_id != run.id:
-        raise UserError(f"{folder.backbone} is of run {backbone.run_id}, not {run.id}", mend="salmask pretrain again")
+    backbone = load_backbone_of(run, folder)
     state: State = backbone.network.state_dict()
     _require_buildable(target, backbone)
     name, write = _WRITERS[target]

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shlex
 import signal
 import socket
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError, one_line
-from repro.files import write_atomically, write_json
+from repro.files import write_json, write_text
 from repro.runs.detection import COCO, VOC
 from repro.runs.lock import held, job_id
 from repro.runs.provenance import RECORDED_PACKAGES, now, package_version, source
@@ -45,6 +46,11 @@ TASK_FOLDERS: Mapping[str, str] = {
     COCO: "detection",
 }
 """Task -> folder below a run's for the files of its trainings. Tasks that take no steps have none."""
+
+_ID_LINE = re.compile(rb"# run ([0-9a-f]{10})\r?\n")
+"""First line of a `run.yaml`: the id of the run that was written there. The first files had no such line."""
+_ID_NAME = re.compile(r"s\d+-([0-9a-f]{10})")
+"""Name of a run's folder; one that was copied or moved by hand may have any other."""
 
 _WRITING = threading.RLock()
 """Held while a status is read and written again, which the training's thread and the heartbeat's both do."""
@@ -94,19 +100,34 @@ class RunFolder:
             if run_there.id != run.id:
                 raise UserError(f"{self.path} holds run {run_there.id}, not {run.id}", mend="choose another --out")
             return
-        write_atomically(self.run_yaml, lambda file: file.write(run.to_yaml().encode()))
+        write_text(self.run_yaml, f"# run {run.id}\n{run.to_yaml()}")
 
     def load(self) -> Run:
         """Returns the run that this folder belongs to.
 
         Raises:
-            UserError: The folder is none of a run.
+            UserError: The folder is none of a run, or its `run.yaml` was edited into another run's.
         """
         if not self.run_yaml.is_file():
             raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
         from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
 
-        return load(self.run_yaml)
+        run = load(self.run_yaml)
+        # Whatever is in the folder was made by the run that was written there first. A number that is measured of it
+        # must not go by the name of another.
+        if written := sorted(self._ids_on_record() - {run.id}):
+            raise UserError(
+                f"{self.run_yaml} describes run {run.id}, and the folder is of run {written[0]}: it was edited",
+                mend="undo the edit; a run with other settings has a folder of its own, which salmask pretrain makes",
+            )
+        return run
+
+    def _ids_on_record(self) -> set[str]:
+        """Returns the ids that the folder's name and the first line of `run.yaml` name; none where neither does."""
+        with self.run_yaml.open("rb") as file:
+            line = _ID_LINE.fullmatch(file.readline(64))
+        name = _ID_NAME.fullmatch(self.path.resolve().name)
+        return {*([line[1].decode()] if line else []), *([name[1]] if name else [])}
 
     def record_provenance(self, device: str, data: dict[str, str]) -> None:
         """Writes what this attempt runs on, keeping what earlier attempts ran on.

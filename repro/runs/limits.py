@@ -1,7 +1,10 @@
 """What no run may be: values out of range, and settings that exclude each other."""
 
+import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from functools import reduce
+from typing import Any
 
 from repro.errors import UserError
 from repro.runs.choices import Backend, Branch, Interpolation, Resizer, Strategy
@@ -15,7 +18,7 @@ LIMITS: Mapping[str, Limit] = {
     "seed": NOT_NEGATIVE,
     "data.crop": COUNT,
     "data.cached_side": NOT_NEGATIVE,
-    "augmentation.crop_scale_min": SHARE,
+    "augmentation.crop_scale_min": Limit(high=1.0, above=True),
     "augmentation.brightness": NOT_NEGATIVE,
     "augmentation.contrast": NOT_NEGATIVE,
     "augmentation.saturation": NOT_NEGATIVE,
@@ -76,7 +79,7 @@ LIMITS: Mapping[str, Limit] = {
     "detection.min_size": NOT_NEGATIVE,
     "detection.rois": NOT_NEGATIVE,
     "detection.scene_objects": COUNT,
-    "machine.workers": NOT_NEGATIVE,
+    "machine.workers": Limit(high=1024),
     "machine.log_every": COUNT,
     "machine.checkpoint_every": COUNT,
 }
@@ -89,6 +92,10 @@ ASCENDING = (
 )
 """Pairs of settings of which the first must not be larger than the second."""
 DEVICES = ("auto", "cpu", "cuda")
+METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+@_-]{0,99}")
+"""What may stand as a method's name, which also names a folder."""
+LARGEST_WHOLE = 2**31 - 1
+"""Whole numbers go to libraries that keep them in a C int."""
 
 
 def problems(run: RunSettings) -> Iterator[Problem]:
@@ -100,6 +107,8 @@ def problems(run: RunSettings) -> Iterator[Problem]:
     Args:
         run: The settings; they need not be a `Run`, which exists only where there is no problem.
     """
+    if not METHOD_NAME.fullmatch(run.method):
+        yield Problem(f"method={run.method!r} cannot name a folder", mend="letters, digits and . + @ _ - only")
 
     def value(key: str) -> float:
         return reduce(getattr, key.split("."), run)  # type: ignore[return-value]
@@ -110,6 +119,7 @@ def problems(run: RunSettings) -> Iterator[Problem]:
     for key, limit in (*LIMITS.items(), *of_frameworks):
         if not limit.allows(value(key)):
             yield Problem(f"{key}={value(key):g} is out of range", mend=f"{limit}")
+    yield from _whole_number_problems(run)
     for low, high in ASCENDING:
         if value(low) > value(high):
             yield Problem(f"{low}={value(low):g} is larger than {high}={value(high):g}", mend="exchange them")
@@ -141,6 +151,17 @@ def problems(run: RunSettings) -> Iterator[Problem]:
     # said of them.
     yield from FRAMEWORKS[run.framework].problems(run)
     yield from _masking_problems(run)
+
+
+def _whole_number_problems(settings: Any, prefix: str = "") -> Iterator[Problem]:
+    """Yields each whole number that is too large for the libraries that it goes to, of a run or one of its sections."""
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _whole_number_problems(value, f"{prefix}{f.name}.")
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, int) and abs(item) > LARGEST_WHOLE:
+                yield Problem(f"{prefix}{f.name}={item:.6g} is out of range", mend=f"{LARGEST_WHOLE} or less")
 
 
 def _resident_problems(run: RunSettings) -> Iterator[Problem]:

@@ -20,14 +20,14 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import _ParamScheduler
 from torch import nn
 
-from repro.backbones.checkpoint import read_checkpoint
+from repro.backbones.checkpoint import not_finite, read_checkpoint
 from repro.distributed import rank, world_size
-from repro.errors import UserError, one_line
+from repro.errors import UserError, one_line, shortened
 from repro.files import write_atomically
 from repro.runs.folder import CHECKPOINTS_KEPT
 from repro.runs.stopping import STOP
 from repro.training.checkpoint_writer import BackgroundWriter
-from repro.training.hooks import FiniteGuard
+from repro.training.hooks import DivergenceError, FiniteGuard
 
 log = logging.getLogger("salmask")
 
@@ -89,6 +89,13 @@ class SaveCheckpoint(Hook):
     def _save(self, runner: Any, step: int, epoch: int) -> None:
         # First of all: a checkpoint with numbers that are not finite would push a good one out.
         self.guard.verify()
+        state = unwrapped(runner.model).state_dict()
+        # Gradients may be finite, and the step too long for the weights: what every later number is made of is asked.
+        if bad := not_finite(state):
+            raise DivergenceError(
+                f"weights after step {step} are not finite ({shortened(bad, 3)}); the last good checkpoint is kept",
+                mend="a lower optimization.lr (with ADIOS also adios.lr), or a longer optimization.warmup_share",
+            )
         # A collective, so every rank takes part, also those that write nothing.
         rank_generators = gather_generators()
         if rank() == 0:
@@ -98,7 +105,7 @@ class SaveCheckpoint(Hook):
                 "step": step,
                 "epoch": epoch,
                 "world_size": world_size(),
-                "model": unwrapped(runner.model).state_dict(),
+                "model": state,
                 "optimizer": runner.optim_wrapper.state_dict(),
                 "schedulers": [scheduler.state_dict() for scheduler in schedulers_of(runner)],
                 "generators": rank_generators,
