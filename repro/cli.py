@@ -165,7 +165,9 @@ COMMANDS = {
         panel=EVALUATE,
     ),
     "table": LazyCommand(
-        "Make a table of the paper from recorded results, as Markdown, LaTeX, CSV and HTML.", _results, panel=READ
+        "Show a table of the paper beside recorded results; --out writes it as Markdown, LaTeX, CSV and HTML.",
+        _results,
+        panel=READ,
     ),
     "claims": LazyCommand(
         "Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.",

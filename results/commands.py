@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from results.claim_families import FamilyVerdict
     from results.claims import Verdict
+    from results.layout import Table
 
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
 
@@ -55,86 +56,33 @@ def table(
     ] = "",
     task: Annotated[str, typer.Option(help="Tables 1 and 3: by another evaluation, logistic, knn, semi-1, ...")] = "",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write it; default: tables/ beside.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Also write it there, as Markdown, LaTeX, CSV and HTML."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a table of the paper from recorded results, as Markdown, LaTeX, CSV and HTML.
+    """Show a table of the paper beside recorded results; --out writes it as Markdown, LaTeX, CSV and HTML.
 
     Example: salmask table table1 --runs runs/table1
     """
-    roots = _roots(runs)
-    paths = show_table(
-        name,
-        roots,
-        out or roots[0] / "tables",
-        context.obj,
-        rows="all" if every else "ours",
-        metric=metric,
-        console=Console(stderr=as_json),  # with --json nothing else goes to the standard output
-        only=only,
-        sweep=sweep,
-        task=task,
-    )
-    if as_json:
-        typer.echo(json.dumps([str(path) for path in paths]))
-
-
-def show_table(
-    name: str,
-    roots: Sequence[Path],
-    out: Path,
-    recipe: Recipe,
-    *,
-    rows: Any,
-    metric: str = "",
-    console: Console,
-    only: Any = "",
-    sweep: str = "",
-    task: str = "",
-) -> Sequence[Path]:
-    """Print a table and write it in every format.
-
-    Args:
-        name: `table1`, `table2` or `table3`.
-        roots: Folders of the runs.
-        out: Folder of the files.
-        recipe: Makes the run that a method's name stands for, which runs are compared with.
-        rows: As of `results.tables.render`, like the arguments of the same names below.
-        metric: The number of ours to show.
-        console: What to print on.
-        only: Which of the three numbers to show alone.
-        sweep: Only runs of this sweep, where given.
-        task: Another evaluation than the paper's.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: There is nothing to show, or it cannot be written.
-    """
     from results.collect import collect_runs
-
-    # The paper's numbers alone need no run, not even a folder of runs.
-    runs = [] if only == "paper" else find_runs(roots, recipe, sweep=sweep)
-    frame = None if only == "paper" else collect_runs(runs, listed(roots))
-    _warn(frame, console)
-    return _print_table(name, frame, runs, out, console, rows=rows, only=only, metric=metric, task=task)
-
-
-def _print_table(
-    name: str, frame: "pd.DataFrame | None", runs: Sequence[RunRecord], out: Path, console: Console, **choices: Any
-) -> Sequence[Path]:
-    """Prints a table of results that were read already, and writes it; returns the files."""
-    from results.formats import markdown, write
     from results.tables import render
 
-    table = render(name, frame, runs=runs, **choices)
-    console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
-    paths = write(table, out)
-    for path in paths:
-        console.print(f"  {path}", soft_wrap=True, highlight=False)
-    return paths
+    console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
+    roots = _roots(runs)
+    # The paper's numbers alone need no run, not even a folder of runs.
+    records = [] if only == "paper" else find_runs(roots, context.obj, sweep=sweep)
+    frame = None if only == "paper" else collect_runs(records, listed(roots))
+    _warn(frame, console)
+    rows: Any = "all" if every else "ours"
+    only_checked: Any = only  # `render` refuses what is none of its choices
+    content = render(name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task)
+    if as_json:
+        typer.echo(content.records.to_json(orient="records", double_precision=4, force_ascii=False, indent=1))
+    else:
+        _print_table(content, console)
+    if out is not None:
+        _write_table(content, out, console)
 
 
 def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, recipe: Recipe) -> None:
@@ -147,10 +95,13 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
         tables: Names of the tables.
         sweep_folder: The sweep's folder.
         console: What to print on.
-        recipe: As of `show_table`.
+        recipe: Makes the run that a method's name stands for, which runs are compared with.
+
+    Raises:
+        UserError: There is nothing to show, or it cannot be written.
     """
     from results.collect import collect_runs
-    from results.tables import measured_task
+    from results.tables import measured_task, render
 
     runs = find_runs([sweep_folder], recipe)
     frame = collect_runs(runs, listed([sweep_folder]))
@@ -161,7 +112,9 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
             measured = ", ".join(sorted(frame["task"].unique()))
             console.print(f"no {name}: nothing of what was measured ({measured}) stands in it", highlight=False)
         else:
-            _print_table(name, frame, runs, sweep_folder / "tables", console, rows="ours", task=task)
+            content = render(name, frame, runs=runs, task=task)
+            _print_table(content, console)
+            _write_table(content, sweep_folder / "tables", console)
     for gallery in sorted(sweep_folder.glob("*/*/gallery/*.png")):
         console.print(f"  {gallery}", soft_wrap=True, highlight=False)
 
@@ -353,6 +306,21 @@ def build(recipe: Recipe) -> typer.Typer:
     for command in (table, claims, plot, collect, explain, report, pack):
         app.command(context_settings={"obj": recipe})(command)
     return app
+
+
+def _print_table(table: "Table", console: Console) -> None:
+    """Print a table as Markdown."""
+    from results.formats import markdown
+
+    console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_table(table: "Table", folder: Path, console: Console) -> None:
+    """Write a table in every format, and name the files."""
+    from results.formats import write
+
+    for path in write(table, folder):
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_families(verdicts: "Sequence[FamilyVerdict]", console: Console) -> None:

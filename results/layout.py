@@ -11,7 +11,8 @@ class Cell:
 
     Attributes:
         text: Plain text, without markup.
-        rank: 1 where it is the best of its block, printed bold; 2 where it is the second best, marked more lightly.
+        rank: 1 where it is the best of its block, printed bold; 2 where it is the second best, marked more lightly; a
+            number of ours only as far as `results.ranking.clear_ranks` goes.
         marks: Numbers of the notes that it refers to, from 1.
         signed: Whether the text is a number with a sign, which LaTeX sets as mathematics.
     """

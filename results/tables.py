@@ -11,7 +11,8 @@ from results.absence import missing_seeds, reason, unfinished, without_result
 from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
-from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, published, ranks
+from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, published
+from results.ranking import LEGEND, clear_ranks
 from results.row_comparison import ALTERED
 from results.runs import RunRecord, code_label
 
@@ -176,6 +177,7 @@ def _records(
 ) -> pd.DataFrame:
     """Lay out one line per row, column group and metric: the numbers that every format prints."""
     lines = []
+    values: list[dict[int, float]] = []  # of each line, by seed
     for index, column in enumerate(columns):
         seeds = _seeds_by_cell(column, results)
         for row in rows:
@@ -187,16 +189,14 @@ def _records(
                 else:
                     record["missing"] = missing_seeds(unfinished(row.method, column, runs))
                 lines.append(record)
+                values.append({} if cell is None else dict(zip(cell["seed"], cell["value"], strict=True)))
     # Without the types, a table without any number of a kind would have a column of `None`s.
     records = pd.DataFrame(lines).astype(dict.fromkeys(("published", "mean", "std", "difference"), "float64"))
-    order = {row.method: number for number, row in enumerate(rows)}
-    records = records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
-    # Ranked as printed: two means that read the same are equally good.
-    printed_means = records["mean"].round(2)
     records["rank"] = 0
-    for _, means in printed_means.groupby([records["block"], records["column"], records["metric"]]):
-        records.loc[means.index, "rank"] = means.map(ranks(means.dropna())).fillna(0).astype(int)
-    return records
+    for _, lines_of_block in records[records["n"] > 0].groupby(["block", "column", "metric"]).groups.items():
+        records.loc[lines_of_block, "rank"] = clear_ranks([values[line] for line in lines_of_block])
+    order = {row.method: number for number, row in enumerate(rows)}
+    return records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
 
 
 def _seeds_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -312,7 +312,9 @@ def _title(paper: Published, records: pd.DataFrame, only: Only) -> str:
         "ours": " Ours: mean ± sample standard deviation (number of seeds).",
         "Δ": " Δ: difference ours − published, in points.",
     }
-    marks = " Best of a block is bold, second best marked."
+    best = " Best of a block is bold, second best marked"
+    clearly = f"{';' if 'published' in _KINDS[only] else ','} ours only {LEGEND}"
+    marks = "" if only == "diff" else best + ("" if only == "paper" else clearly) + "."
     return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in _KINDS[only]) + marks
 
 

@@ -1,9 +1,11 @@
 """An artifact holds everything but checkpoints, is the same for the same runs, and a change in it is found."""
 
 import io
+import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -137,7 +139,7 @@ def test_the_commands_write_what_they_say(
         return outcome.output
 
     assert "2 rows of 2 runs" in call("collect", "--runs", root, "--out", str(tmp_path / "all.parquet"))
-    assert "MoCov2" in call("table", "table1", "--runs", root, "--out", str(tmp_path), "--all")
+    _shows_tables_and_writes_them_on_demand(call, Path(root), tmp_path)
     assert "58.19" in call("table", "table3", "--only", "paper", "--out", str(tmp_path))
     assert "0 supported" in call("claims", "--runs", root)
     assert "published: 68.22" in call("explain", "table1:mocov2:imagenet100", "--runs", root)
@@ -146,6 +148,16 @@ def test_the_commands_write_what_they_say(
     assert "<title>Mine</title>" in (tmp_path / "report.html").read_text()
     call("pack", "--runs", root, "--out", str(tmp_path / "a.zip"))
     assert "files are as they were packed" in call("pack", "--check", str(tmp_path / "a.zip"))
+
+
+def _shows_tables_and_writes_them_on_demand(call: Callable[..., str], root: Path, out: Path) -> None:
+    before = sorted(root.rglob("*"))
+    assert "MoCov2" in call("table", "table1", "--runs", str(root), "--all")
+    (cell, *_) = json.loads(call("table", "table1", "--runs", str(root), "--json"))
+    assert (cell["row"], cell["n"], cell["published"]) == ("mocov2", 1, 68.22)
+    assert sorted(root.rglob("*")) == before  # who only looks leaves nothing behind
+    call("table", "table1", "--runs", str(root), "--out", str(out / "tables"))
+    assert sorted(path.suffix for path in (out / "tables").iterdir()) == [".csv", ".html", ".md", ".tex"]
 
 
 def test_help_needs_neither_torch_nor_pandas() -> None:

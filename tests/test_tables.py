@@ -113,19 +113,19 @@ def test_table_2_sets_ap_beside_ap_and_masks_beside_masks() -> None:
 
 def test_table_3_ranks_the_branches_of_each_strategy() -> None:
     frame = frame_of(
-        *rows_of("mocov2+ours-hp-no-hard-negative", (50.0,)),
-        *rows_of("mocov2+ours-hp@key-no-hard-negative", (40.0,)),
-        *rows_of("mocov2+ours-hp@both-no-hard-negative", (45.0,)),
-        *rows_of("mocov2+ours-hp", (60.0,)),
-        *rows_of("mocov2+ours-hp@key", (61.0,)),
+        *rows_of("mocov2+ours-hp-no-hard-negative", (50.0, 50.1)),
+        *rows_of("mocov2+ours-hp@key-no-hard-negative", (40.0, 40.3)),
+        *rows_of("mocov2+ours-hp@both-no-hard-negative", (45.0, 45.2)),
+        *rows_of("mocov2+ours-hp", (60.0, 60.1)),
+        *rows_of("mocov2+ours-hp@key", (61.0, 61.2)),
     )
     cells = markdown_rows(render("table3", frame))
-    assert cells["MoCov2 + OURS, high-pass (query masked)"] == ["**58.19**", "**50.00 (1)**", "–"]
-    assert cells["MoCov2 + OURS, high-pass (both masked)"][:2] == ["*56.29*", "*45.00 (1)*"]
+    assert cells["MoCov2 + OURS, high-pass (query masked)"] == ["**58.19**", "**50.05 ± 0.07 (2)**", "–"]
+    assert cells["MoCov2 + OURS, high-pass (both masked)"][:2] == ["*56.29*", "*45.10 ± 0.14 (2)*"]
     assert "read the order of its rows, not the differences" in markdown(render("table3", frame))
     # The other reading has blocks of its own, so that it takes no rank from the one with the published numbers.
-    assert cells["MoCov2 + OURS, high-pass (key masked), with hard negative"] == ["–", "**61.00 (1)**", "–"]
-    assert cells["MoCov2 + OURS, high-pass (query masked), with hard negative"] == ["–", "60.00 (1)", "–"]
+    assert cells["MoCov2 + OURS, high-pass (key masked), with hard negative"] == ["–", "**61.10 ± 0.14 (2)**", "–"]
+    assert cells["MoCov2 + OURS, high-pass (query masked), with hard negative"] == ["–", "60.05 ± 0.07 (2)", "–"]
     assert "does not say whether its Table 3 has hard negatives" in markdown(render("table3", frame))
     of_table_1 = markdown(render("table1", frame))
     assert "@" not in of_table_1
@@ -180,22 +180,22 @@ def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeyp
 
 def test_the_best_of_a_block_is_bold_and_a_lone_run_is_not() -> None:
     frame = frame_of(
-        *rows_of(values=(68.0,)),
-        *rows_of("mocov2+ours-hp", (70.0,)),
-        *rows_of("simclr", (60.0,)),
+        *rows_of(values=(68.0, 69.0)),
+        *rows_of("mocov2+ours-hp", (70.0, 71.1)),
+        *rows_of("simclr", (60.0, 61.0)),
     )
     cells = markdown_rows(render("table1", frame))
-    assert cells["MoCov2"][1] == "68.00 (1)"
-    assert cells["MoCov2 + OURS, high-pass"] == ["**73.80**", "**70.00 (1)**", "-3.80"]
-    assert cells["SimCLR"][1] == "60.00 (1)"
-    assert r"\textbf{70.00 (1)} & $-3.80$" in latex(render("table1", frame))
+    assert cells["MoCov2"][1] == "68.50 ± 0.71 (2)"
+    assert cells["MoCov2 + OURS, high-pass"] == ["**73.80**", "**70.55 ± 0.78 (2)**", "-3.25"]
+    assert cells["SimCLR"][1] == "60.50 ± 0.71 (2)"
+    assert r"\textbf{70.55 $\pm$ 0.78 (2)} & $-3.25$" in latex(render("table1", frame))
 
 
 def test_a_method_the_paper_does_not_have_stands_last_in_its_block() -> None:
     frame = frame_of(*rows_of("mocov2+mine", (71.0,)), *rows_of("mocov2"), *rows_of("simclr"), *rows_of("byol"))
     cells = markdown_rows(render("table1", frame))
     assert list(cells)[2:] == ["MoCov2", "mocov2+mine", "SimCLR", "byol"]
-    assert cells["mocov2+mine"] == ["–", "**71.00 (1)** [3]", "–"]
+    assert cells["mocov2+mine"] == ["–", "71.00 (1) [3]", "–"]
 
 
 def test_a_dataset_of_the_papers_is_compared_with_its_own_column() -> None:
@@ -261,7 +261,7 @@ def test_a_dirty_run_among_clean_ones_is_marked_in_its_cell() -> None:
         "its runs come from different states of the code",
         "measured with uncommitted changes in the work tree",
     ]
-    assert markdown_rows(table)["MoCov2 + OURS, high-pass"][1] == "**70.00 (1)**"
+    assert markdown_rows(table)["MoCov2 + OURS, high-pass"][1] == "70.00 (1)"
 
 
 def test_two_runs_for_one_seed_are_refused_by_name() -> None:
