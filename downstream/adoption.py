@@ -21,6 +21,8 @@ from repro.runs.run import Run
 RANDOM = "random"
 """In place of a checkpoint: weights that never saw an image."""
 
+_NO_NAME = re.compile(r"[^A-Za-z0-9.+@_-]+")
+"""What stands in a file's name, and in no method's."""
 _ENDINGS = re.compile(r"(\.pth|\.tar|\.pt|\.ckpt|\.safetensors)+$")
 """What a checkpoint's file name ends in, and a method's name does not."""
 
@@ -60,7 +62,7 @@ def adopt(
         path: the checkpoint, see `repro.backbones.foreign.read_foreign`; `random` for fresh weights, the row below
             all others.
         arch: torchvision's name of the network.
-        name: the method's name in tables; empty: the file's.
+        name: the method's name in tables; empty: the file's, with `-` for what cannot name a folder.
         prefix: what the names in the checkpoint begin with, see `read_foreign`; empty: the trained ResNet's.
         input_filter: `high_pass` where the weights were trained on high-passed images, else `none`.
         settings: of the evaluation, of `data.crop`, `encoder.width` and `seed`.
@@ -72,7 +74,10 @@ def adopt(
     Raises:
         UserError: the checkpoint does not fit, the name is no name, or the folder holds another run.
     """
-    name = name or _ENDINGS.sub("", path.name)
+    # Lightning's own are called `epoch=9-step=100.ckpt`: no option that was given is wrong there.
+    name = name or _NO_NAME.sub("-", _ENDINGS.sub("", path.name)).lstrip(".+@_-")
+    if not name:
+        raise UserError(f"the file name of {path} cannot name a method", mend="--name NAME")
     if not METHOD_NAME.fullmatch(name):
         raise UserError(f"--name {name} cannot name a folder", mend="letters, digits and . + @ _ - only")
     fresh = str(path) == RANDOM and not path.exists()

@@ -16,6 +16,7 @@ from repro.data.splits import Images
 from repro.distributed import share_of_rank, world_size
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream
+from repro.workers import timeout
 
 CROP_SCALE_MIN = 0.08
 """Smallest share of an image's area that a random crop keeps (torchvision's default, MoCo main_lincls.py)."""
@@ -68,7 +69,8 @@ def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int
         workers: decoding processes of this rank.
     """
     share = LoaderSubset(CentralCrops(images, size), share_of_rank(len(images)))
-    return DataLoader(share, batch_size=max(1, batch // world_size()), num_workers=workers)
+    per_rank = max(1, batch // world_size())
+    return DataLoader(share, batch_size=per_rank, num_workers=workers, timeout=timeout(workers))
 
 
 class BackboneInput(BaseDataPreprocessor):

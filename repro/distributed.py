@@ -15,6 +15,7 @@ from torch import Tensor
 
 from repro.errors import UserError
 from repro.randomness import Purpose, stream_seed
+from repro.workers import use_short_sockets
 
 
 def rank() -> int:
@@ -184,8 +185,10 @@ def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> t
         The device to compute on.
 
     Raises:
-        UserError: A GPU is asked for and there is none, or Slurm's list of nodes cannot be read.
+        UserError: A GPU is asked for and there is none, Slurm's list of nodes cannot be read, or loaders' processes
+            could not hand anything over.
     """
+    use_short_sockets()
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "machine.device=cuda, but torch sees no GPU", mend="machine.device=auto, or see `salmask doctor`"

@@ -15,6 +15,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
+from repro.workers import deaths_told
 from slurm.ledger import REPORT
 from slurm.program import Program
 
@@ -49,7 +50,7 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     folder = RunFolder(path)
     device = initialise(run.machine.device)
     # Of several ranks only the first one holds the folder and tells its status.
-    with folder.attempt(task, wait=wait) if rank() == 0 else nullcontext():
+    with folder.attempt(task, wait=wait) if rank() == 0 else nullcontext(), deaths_told():
         if task == PRETRAIN:
             from baselines import build_learner
             from repro.training.pretraining import pretrain

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from repro.errors import UserError, nearest
+from repro.paths import with_home
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class LazyGroup(TyperGroup):
         return None if entry is None else TyperCommand(cmd_name, help=entry.help, rich_help_panel=entry.panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Returns the command that a line calls, loaded, with its name and its arguments.
+        """Returns the command that a line calls, loaded, with its name and its arguments, `~` expanded in them.
 
         Raises:
             UserError: there is none of that name; says the nearest.
         """
         if args[0] in self.table:
-            return args[0], self.load(args[0]), args[1:]
+            return args[0], self.load(args[0]), [with_home(word) for word in args[1:]]
         if ctx.resilient_parsing:  # a shell asks for completions of a line that is not finished
             return super().resolve_command(ctx, args)
         raise UserError(f"unknown command '{args[0]}'", mend=nearest(args[0], self.table))

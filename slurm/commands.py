@@ -11,7 +11,7 @@ from rich.console import Console
 
 from repro.console import AsJson
 from repro.errors import UserError
-from repro.runs.reading import parse_overrides
+from repro.runs.reading import data_root_setting, nested, parse_overrides
 from repro.runs.status import PRETRAIN
 from slurm.before_launch import check_folder, check_roots, check_tables
 from slurm.graph import Graph
@@ -112,7 +112,7 @@ def build(
             mend = "--local runs here, --cluster NAME submits to Slurm; --plan only shows the jobs"
             raise UserError("nothing says where to run", mend=mend)
         sweep = narrowed(load(name), _names(methods), _numbers(seeds), _names(tasks))
-        overrides = parse_overrides([*([f"machine.data_root={root}"] if root else []), *(settings or [])])
+        overrides = nested({**data_root_setting(root), **parse_overrides(settings or [])})
         folder = out or (profile.sweeps_folder if profile else RUNS) / sweep.name
         check_folder(folder)
         graph = expand(sweep, folder, resolve, overrides)

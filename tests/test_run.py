@@ -88,7 +88,7 @@ def test_the_run_module_imports_no_torch() -> None:
         ("optimization.lr=010", "optimization.lr", 10.0),
         ("knn.neighbours=[010, 20]", "knn.neighbours", (10, 20)),
         ("machine.data_root=/data/010/x", "machine.data_root", "/data/010/x"),
-        ("machine.data_root=010", "machine.data_root", "010"),
+        ("localizer.weights=010", "localizer.weights", "010"),
     ],
 )
 def test_digits_with_zeros_in_front_are_decimal(override: str, key: str, value: object) -> None:

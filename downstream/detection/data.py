@@ -33,6 +33,7 @@ from repro.randomness import Purpose, stream, stream_seed
 from repro.runs.detection import VOC
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
+from repro.workers import timeout
 
 log = logging.getLogger("salmask")
 Record = dict[str, Any]
@@ -352,6 +353,7 @@ def make_train_loader(
         TrainingImages(data.train, mapper, seed),
         batch_sampler=GroupedBatches(wide, batch // world_size(), seed, start=start),
         num_workers=workers,
+        timeout=timeout(workers),
         collate_fn=list,  # images differ in size, and the detector pads them itself
         # Else a fresh iterator draws from the global generator: in a resumed training at another step than in an
         # undisturbed one.

@@ -10,7 +10,7 @@ import typer
 from repro.console import AsJson, completion, report
 from repro.errors import UserError, nearest
 from repro.runs.reading import build as build_run
-from repro.runs.reading import parse_overrides, pinned
+from repro.runs.reading import data_root_setting, parse_overrides, pinned
 from repro.runs.rows import Rows
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         from repro.bench.throughput import record, record_file
 
         room = rows()
-        layers = [{"machine": {"data_root": root}} if root else {}, parse_overrides(settings or [])]
+        layers = [data_root_setting(root), parse_overrides(settings or [])]
         if rivals:
             from repro.bench.plain_moco import compare_with_plain_moco
             from repro.distributed import initialise

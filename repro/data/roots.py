@@ -1,5 +1,6 @@
 """Where the data sets are on this machine: as given, by an environment variable, or by the user's list."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -65,7 +66,11 @@ def root_of(run: Run, dataset: str, root: Path | None = None) -> Path | None:
         UserError: As `find_root` does.
     """
     if root is None and dataset == run.data.dataset and run.machine.data_root:
-        root = Path(run.machine.data_root)
+        root = Path(run.machine.data_root).expanduser()
+        if not (root.is_absolute() or root.exists()):
+            # Older versions recorded what was entered, which counted from the folder where the run was begun.
+            with contextlib.suppress(RootNotSetError):
+                return find_root(dataset, None)
     return find_root(dataset, root)
 
 

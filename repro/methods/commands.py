@@ -18,7 +18,7 @@ from repro.runs.cautions import queue_caution
 from repro.runs.difference import difference, flat
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
-from repro.runs.reading import nested, parse_overrides
+from repro.runs.reading import data_root_setting, nested, parse_overrides
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
 
@@ -195,8 +195,7 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         from repro.methods.audit_page import write
         from repro.training.pretraining import open_data
 
-        options = {"data.dataset": data, "machine.data_root": root}
-        layers = [nested({key: value for key, value in options.items() if value}), parse_overrides(settings or [])]
+        layers = [{"data": {"dataset": data}} if data else {}, data_root_setting(root), parse_overrides(settings or [])]
         run = rows().resolve(method, *layers)
         images = open_data(run, "train")
         result = audit(run, images, count=count, gallery_images=show, device=initialise(run.machine.device))

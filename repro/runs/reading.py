@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repro.errors import UserError, one_line
+from repro.paths import absolute
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 
@@ -28,6 +29,8 @@ _EXPECTED: Mapping[Any, tuple[str, str]] = {
 """Type of a setting -> what a value has to be, and an example."""
 _NOT_DECIMAL = re.compile(r"(?<![^\s,\[])([+-]?(?:0[0-9]{1,18}|[0-9]+(?::[0-9]+)+))(?![^\s,\]])")
 """What YAML 1.1 would read by eights or sixties where it can: digits with zeros in front, or with colons between."""
+_FOLDERS = ("machine.data_root", "machine.data_cache")
+"""Settings that name folders; `pinned` sees to that of a file."""
 _LONGEST_NUMBER = 18
 """Digits of a whole number: what has more is no setting, and is too long for 64 bits, or for Python to read at all."""
 
@@ -212,7 +215,20 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             mend = "write a number, text, true, false, or a list such as [1,2]"
             raise UserError(f"'{item}': the value is no YAML: {one_line(error)}", mend=mend) from error
+    # A run records it, and must find it again from any other folder.
+    for key in _FOLDERS:
+        if isinstance(flat.get(key), str):
+            flat[key] = absolute(flat[key])
     return nested(flat)
+
+
+def data_root_setting(root: str) -> dict[str, Any]:
+    """Returns the layer of settings, with a dotted key, that `--root` stands for; without a root an empty one.
+
+    Args:
+        root: The folder as a person entered it; empty: none.
+    """
+    return {"machine.data_root": absolute(root)} if root else {}
 
 
 def load(path: Path) -> Run:
@@ -225,14 +241,18 @@ def load(path: Path) -> Run:
 
 
 def pinned(run: Run) -> Run:
-    """Returns a run whose localizer is known by the content of its checkpoint, and not by the file's path alone.
+    """Returns a run that means the same from every folder, and whose localizer is known by its checkpoint's content.
 
-    The SHA-256 of the content becomes part of the identity in the place of the path, so that a run that goes on, or is
-    made again, has the same localizer or is refused. A run without such a localizer is returned as it is.
+    A relative data root is recorded as an absolute one where there is such a folder. The SHA-256 of the content becomes
+    part of the identity in the place of the path, so that a run that goes on, or is made again, has the same localizer
+    or is refused.
 
     Raises:
         UserError: The checkpoint cannot be read.
     """
+    root = absolute(run.machine.data_root)
+    if root != run.machine.data_root and Path(root).exists():
+        run = dataclasses.replace(run, machine=dataclasses.replace(run.machine, data_root=root))
     localizer = run.localizer
     if localizer.network != "checkpoint" or localizer.sha256 or not localizer.weights:
         return run

@@ -8,7 +8,7 @@ import typer
 
 from repro.console import AsJson, completion, report
 from repro.runs.folder import RunFolder
-from repro.runs.reading import parse_overrides, read_yaml
+from repro.runs.reading import data_root_setting, parse_overrides, read_yaml
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 
@@ -58,8 +58,7 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
         On 4 GPUs: torchrun --nproc-per-node 4 -m repro.cli pretrain mocov2+ours-hp --root /data/imagenet
         """
         layers = [read_yaml(config)] if config else []
-        machine = {"machine": {"data_root": root}} if root else {}
-        run = resolve(method, *layers, machine, parse_overrides(settings or []))
+        run = resolve(method, *layers, data_root_setting(root), parse_overrides(settings or []))
         folder = RunFolder.of(run, out)
         carry_out(run, folder.path, PRETRAIN)
         report(as_json, {"run": run.id, "folder": str(folder.path), "backbone": str(folder.backbone)})

@@ -20,6 +20,7 @@ from repro.errors import UserError
 from repro.randomness import Purpose, stream
 from repro.runs.choices import Backend, Resizer
 from repro.runs.sections import AugmentationSettings
+from repro.workers import timeout
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -151,6 +152,7 @@ def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> D
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        timeout=timeout(workers),
         collate_fn=getattr(dataset, "collate", None),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

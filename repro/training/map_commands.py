@@ -8,7 +8,8 @@ import typer
 
 from repro.console import AsJson, completion, report
 from repro.data.catalogue import DATASETS
-from repro.runs.reading import build, parse_overrides, pinned
+from repro.runs.reading import build, data_root_setting, parse_overrides, pinned
+from repro.workers import deaths_told
 
 # torch is imported when the command runs: `--help` answers at once.
 
@@ -44,11 +45,13 @@ def data_saliency(
     from repro.training.pretraining import open_data
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    of_data = {"data": {"dataset": name}, "localizer": {"map": "image"}, "machine": {"data_root": root}}
+    of_data = {"data": {"dataset": name}, "localizer": {"map": "image"}, **data_root_setting(root)}
     run = pinned(build([of_data, parse_overrides(settings or [])]))
     images = open_data(run, "train")
     source = map_source(run, images, run.saliency_sources[0])
-    maps = load_maps(source, images, initialise(run.machine.device), workers=run.machine.workers)
+    device = initialise(run.machine.device)
+    with deaths_told():
+        maps = load_maps(source, images, device, workers=run.machine.workers)
     path: Path = map_path(source.identity, images.fingerprint())
     report(
         as_json,

@@ -23,6 +23,7 @@ from repro.data.splits import Images, pixels_of, size_of
 from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.runs.choices import Interpolation
+from repro.workers import timeout
 
 log = logging.getLogger("salmask")
 
@@ -222,7 +223,9 @@ def read_sizes(images: Images, workers: int) -> Sizes:
 def _loader(dataset: Dataset[Any], indices: range, workers: int) -> DataLoader[Any]:
     """Returns a loader of chunks of images in their order; what the data set gives for one is left as it is."""
     chunks = [list(indices[start : start + CHUNK]) for start in range(0, len(indices), CHUNK)]
-    return DataLoader(dataset, batch_sampler=chunks, num_workers=workers, collate_fn=_unchanged)
+    return DataLoader(
+        dataset, batch_sampler=chunks, num_workers=workers, timeout=timeout(workers), collate_fn=_unchanged
+    )
 
 
 def _unchanged(chunk: Any) -> Any:

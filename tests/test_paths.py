@@ -1,0 +1,111 @@
+"""Paths mean the same however they are entered, and from wherever they are looked up later."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from foreign_samples import network
+from training_samples import TINY, refused, salmask, words
+
+from repro.data.roots import ROOT_VARIABLE, find_root, root_of
+from repro.errors import UserError
+from repro.paths import absolute, with_home
+from repro.runs.folder import RunFolder
+from repro.runs.reading import build, data_root_setting, parse_overrides, pinned
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "home"
+    (folder / "data" / "train").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("word", "expanded"),
+    [
+        ("~/x", "HOME/x"),
+        ("~", "HOME"),
+        ("--out=~/x y", "--out=HOME/x y"),
+        ("--root=caltech101=~/x", "--root=caltech101=HOME/x"),
+        ("caltech101=~/x", "caltech101=HOME/x"),
+        ("machine.data_root=~/x", "machine.data_root=HOME/x"),
+        ("--out=a/~/x", "--out=a/~/x"),  # a folder of that name
+        ("~no-such-user/x", "~no-such-user/x"),
+        ("--title=a ~ b", "--title=a ~ b"),
+        ("--title=about ~5 % = ~/x", "--title=about ~5 % = ~/x"),
+        ("runs/a~", "runs/a~"),
+        ("seed=1", "seed=1"),
+    ],
+)
+def test_the_home_folder_is_expanded_wherever_a_path_may_begin(word: str, expanded: str, home: Path) -> None:
+    assert with_home(word) == expanded.replace("HOME", str(home))
+
+
+def test_an_option_with_an_equals_sign_makes_no_folder_called_tilde(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = salmask("table", "table1", "--only=paper", "--out=~/tables")
+    assert ended.code == 0, ended.err
+    assert (home / "tables" / "table1.md").is_file()
+    assert not (tmp_path / "~").exists()
+    (home / "runs").mkdir()
+    assert f"below {home}/runs" in refused("collect", "--runs=~/runs")
+    assert f"checkpoint {home}/no.pth does not exist" in refused("eval", "--checkpoint=~/no.pth")
+
+
+def test_a_relative_root_is_recorded_as_an_absolute_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    expected = str(home / "data")
+    for layer in (data_root_setting("data"), parse_overrides(["machine.data_root=data"])):
+        assert build([layer]).machine.data_root == expected
+    assert build([parse_overrides(["machine.data_root=~/data"])]).machine.data_root == expected
+    from_a_file = build([{"machine": {"data_root": "data"}}])  # a file of settings is read elsewhere too
+    assert pinned(from_a_file).machine.data_root == expected
+    assert pinned(from_a_file).id == from_a_file.id
+    assert (absolute(""), data_root_setting("")) == ("", {})
+
+
+def test_a_root_that_an_older_run_recorded_is_looked_up_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "data" / "imagenet100"
+    (root / "train").mkdir(parents=True)
+    run = build([{"data": {"dataset": "imagenet100"}, "machine": {"data_root": "data/imagenet100"}}])
+    assert root_of(run, "imagenet100") == Path("data/imagenet100")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    with pytest.raises(UserError, match=r"data/imagenet100: .*\(root of imagenet100, as given\)"):
+        root_of(run, "imagenet100")
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "data"))
+    assert root_of(run, "imagenet100") == root == find_root("imagenet100", None)
+    # What is named now is meant, and nothing stands in for it.
+    named = build([{"data": {"dataset": "imagenet100"}}, data_root_setting("data/imagenet100")])
+    with pytest.raises(UserError, match="No such file"):
+        root_of(named, "imagenet100")
+
+
+def test_a_percent_sign_in_a_sweeps_folder_is_refused_before_any_job(tmp_path: Path) -> None:
+    line = refused("sweep", "demo", "--local", "--out", str(tmp_path / "50%a"), *words(TINY))
+    assert "50%a holds '%', by which Slurm marks patterns in names of files; mend: another --out" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "method"),
+    [("epoch=9-step=100.ckpt", "epoch-9-step-100"), ("moco v2 (best).pth", "moco-v2-best-"), ("_x.pt", "x")],
+)
+def test_a_file_of_any_name_can_be_adopted(file: str, method: str, tmp_path: Path) -> None:
+    torch.save(network(1).state_dict(), tmp_path / file)
+    scenes = ("data.dataset=scenes", "data.crop=32", "data.scenes.size=64", "data.scenes.train_count=20")
+    counts = ("data.scenes.val_count=24", "knn.neighbours=[5]", "machine.workers=0", "machine.device=cpu")
+    options = ("--checkpoint", str(tmp_path / file), "--arch", "resnet18", "--out", str(tmp_path / "runs"))
+    ended = salmask("eval", *scenes, *counts, *options, "--task", "knn")
+    assert ended.code == 0, ended.err
+    (folder,) = (tmp_path / "runs").glob("*/*")
+    assert RunFolder(folder).load().method == folder.parent.name == method

@@ -1,0 +1,112 @@
+"""A loader's processes: no temporary folder is too long for them, and a killed one is one line with its cause."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from training_samples import TINY, refused, words
+
+from repro import workers
+from repro.errors import UserError
+from repro.runs.folder import RunFolder
+from repro.scenes.dataset import Scenes
+from repro.workers import deaths_told, use_short_sockets
+
+
+class Deadly(Dataset[torch.Tensor]):
+    """Items of which the third does something to its process."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 2:
+            assert get_worker_info() is not None
+            if self.what == "exit":
+                os._exit(3)
+            if self.what == "sleep":
+                time.sleep(60)
+            os.kill(os.getpid(), getattr(signal, self.what))
+        return torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        # Which signal it was is known where torch hears of it before the connection breaks.
+        ("SIGKILL", r"a decoding process was killed( \(Killed\)|, or ended by itself): perhaps for memory"),
+        ("SIGBUS", r"a decoding process was killed(, or ended by itself| \(Bus error\)): .*shared memory \(/dev/shm\)"),
+        ("exit", r"a decoding process was killed, or ended by itself: perhaps for memory"),
+        ("sleep", r"no decoding process gave a batch within 2 s; mend: see to the data's disk"),
+    ],
+)
+def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said: str) -> None:
+    loader = DataLoader(Deadly(what), num_workers=1, timeout=2 if what == "sleep" else workers.timeout(1))
+    with pytest.raises(UserError, match=said), deaths_told():
+        list(loader)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="CUDA out of memory"), deaths_told():
+        raise RuntimeError("CUDA out of memory")
+
+
+def test_a_killed_process_ends_a_training_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Scenes.__getitem__
+
+    def kill(self: Scenes, index: int) -> tuple[Image.Image, int]:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(self, index)
+
+    monkeypatch.setattr(Scenes, "__getitem__", kill)
+    settings = words({**TINY, "machine.workers": 1})
+    line = refused("pretrain", "mocov2", "--out", str(tmp_path / "runs"), *settings)
+    assert line.startswith("a decoding process was killed")
+    assert "mend: fewer machine.workers, or more memory; then the same command goes on" in line
+    (path,) = (tmp_path / "runs").glob("*/*/status.json")
+    status = RunFolder(path.parent).status()
+    assert status is not None
+    assert status.state == "failed"
+    assert status.error in line
+
+
+def test_a_long_temporary_folder_trains_as_a_short_one_does(tmp_path: Path) -> None:
+    long = tmp_path / ("t" * 130)
+    long.mkdir()
+    settings = words({**TINY, "machine.workers": 1})
+    command = [sys.executable, "-m", "repro.cli", "pretrain", "mocov2", "--out", str(tmp_path / "runs"), *settings]
+    environment = {**os.environ, "TMPDIR": str(long)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "AF_UNIX" not in ended.stderr
+    assert len(list((tmp_path / "runs").glob("*/*/backbone.pth"))) == 1
+
+
+def test_where_no_short_folder_can_be_had_it_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 130)))
+    monkeypatch.setattr(workers, "_SHORT_FOLDERS", (str(tmp_path / "not-there"),))
+    with pytest.raises(UserError, match=r"t{130} is too long .* mend: set TMPDIR to a shorter one"):
+        use_short_sockets()
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["DataLoader worker (pid(s) 7, 8) exited unexpectedly", "DataLoader worker (pid 7) is killed by signal: Killed. "],
+)
+def test_both_sentences_of_torch_are_known(said: str) -> None:
+    with pytest.raises(UserError, match="a decoding process was killed"), deaths_told():
+        raise RuntimeError(said)
