@@ -5,6 +5,7 @@ and scored, and whatever it refuses is refused before a detector is built.
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,22 @@ import torch
 from detection_samples import data_of, planned, prepared, scenes_as
 from detectron2.data import DatasetMapper
 from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from PIL import Image
 from pycocotools import mask as coco_mask
-from scene_samples import copied
+from scene_samples import copied, spoil_json, spoil_text
 from torch import nn
 
 from downstream.detection.data import DetectionData, map_record
 from downstream.detection.evaluation import average_precisions
+from downstream.detection.ground_truth import CocoGroundTruth
 from downstream.detection.model import build_detector
 from downstream.detection.task import quiet_detectron2
-from repro.data.annotations import coco
+from repro.data.annotations import coco, voc
+from repro.data.annotations.masks import decoded_runs
 from repro.data.verification.checks import verify
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
@@ -100,7 +105,7 @@ class Bench:
 
 def bench(task: str, folder: Path) -> Bench:
     root = scenes_as("voc" if task == VOC else "coco", folder / "data", train=4, test=2)
-    run, run_folder = prepared(folder / "runs")
+    run, run_folder = prepared(folder / "runs", {"detection.min_size": 32, "detection.rois": 4})
     trial, backbone = planned(run, run_folder, data_of(task, root), task)
     torch.manual_seed(0)
     return Bench(task, root, trial.cfg, build_detector(trial.cfg, backbone, high_passed=False).train())
@@ -205,25 +210,254 @@ def try_seed(bench: Bench, spoil: Callable[[Path, np.random.Generator], str], se
         raise AssertionError(f"seed {seed}: {'; '.join(changes)}") from error
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_the_verdict_on_voc_is_what_becomes_of_it(voc_bench: Bench, seed: int, tmp_path: Path) -> None:
     try_seed(voc_bench, spoil_voc, seed, tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(10))
 def test_the_verdict_on_coco_is_what_becomes_of_it(coco_bench: Bench, seed: int, tmp_path: Path) -> None:
     try_seed(coco_bench, spoil_coco, seed, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(12, 212))
+@pytest.mark.parametrize("seed", range(8, 208))
 def test_more_verdicts_on_voc(voc_bench: Bench, seed: int, tmp_path: Path) -> None:
     try_seed(voc_bench, spoil_voc, seed, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(16, 316))
+@pytest.mark.parametrize("seed", range(10, 310))
 def test_more_verdicts_on_coco(coco_bench: Bench, seed: int, tmp_path: Path) -> None:
     try_seed(coco_bench, spoil_coco, seed, tmp_path)
+
+
+# What people's files have, one by one
+
+
+def object_of_voc(old: str, new: str, where: str = "test") -> Callable[[Path], object]:
+    """A change of the first object of the first image of VOC2007's test or trainval; `old` is a pattern."""
+
+    def change(root: Path) -> None:
+        year = root / "VOC2007"
+        first = (year / f"ImageSets/Main/{where}.txt").read_text().split()[0]
+        path = year / "Annotations" / f"{first}.xml"
+        text, count = re.subn(old, new, path.read_text(), count=1)
+        assert count
+        path.write_text(text)
+
+    return change
+
+
+def all_difficult(root: Path) -> None:
+    for path in (root / "VOC2007/Annotations").iterdir():
+        path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
+
+
+def list_of_voc(change: Callable[[list[str]], list[str]]) -> Callable[[Path], object]:
+    def changed(root: Path) -> None:
+        path = root / "VOC2007/ImageSets/Main/test.txt"
+        path.write_text("\n".join(change(path.read_text().split())))
+
+    return changed
+
+
+VOC_KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no pose": (object_of_voc("<pose>.*</pose>", ""), ""),
+    "no truncated": (object_of_voc("<truncated>.*</truncated>", ""), ""),
+    "no difficult": (object_of_voc("<difficult>.*</difficult>", ""), ""),
+    "truncated Unspecified": (object_of_voc("<truncated>0", "<truncated>Unspecified"), ""),
+    "difficult Unspecified": (object_of_voc("<difficult>0", "<difficult>Unspecified"), ""),
+    "difficult yes": (object_of_voc("<difficult>0", "<difficult>yes"), "<difficult> is 'yes', neither 0 nor 1"),
+    "a float in a test box": (object_of_voc(r"<xmax>(\d+)", r"<xmax>\1.4"), ""),
+    "a float in a training box": (object_of_voc(r"<xmax>(\d+)", r"<xmax>\1.4", "trainval"), ""),
+    "a corner that is a word": (object_of_voc("<xmin>", "<xmin>left"), "<bndbox><xmin> is 'left"),
+    "a corner that is infinite": (object_of_voc("<xmax>", "<xmax>1e999"), "<bndbox><xmax> is '1e999"),
+    "no box": (object_of_voc("<bndbox>(.|\n)*?</bndbox>", ""), "object 1: <bndbox><xmin> is missing; <bndbox><ymin>"),
+    "a float for width": (object_of_voc("<width>64", "<width>64.0"), ""),
+    "half a pixel of width": (object_of_voc("<width>64", "<width>64.5"), "<size><width> is '64.5', which is no whole"),
+    "another width": (object_of_voc("<width>64", "<width>66"), "64×64 pixels, where its annotation says 66×64"),
+    "no size": (object_of_voc("<size>(.|\n)*?</size>", ""), "<size><width> is missing; <size><height> is missing"),
+    "another encoding": (object_of_voc("^", '<?xml version="1.0" encoding="klingon"?>'), "broken XML"),
+    "all difficult": (all_difficult, "every object of test is difficult"),
+    "a blank line in a list": (list_of_voc(lambda names: [names[0], "", *names[1:]]), ""),
+    "a name twice in a list": (list_of_voc(lambda names: [*names, names[0]]), "lists images more than once: 1 ("),
+}
+
+
+def object_of_coco(split: str = VAL, every: bool = False, **fields: Any) -> Callable[[Path], object]:
+    """A change of the first object of a split, or of all; fields that are `...` are removed."""
+
+    def change(content: dict[str, Any]) -> None:
+        for entry in content["annotations"][: None if every else 1]:
+            entry.update(fields)
+            for field in [field for field, value in fields.items() if value is ...]:
+                del entry[field]
+
+    return lambda root: spoil_json(root / split, change)
+
+
+def maskless_image(root: Path) -> None:
+    """No object of the first image to train on has a mask."""
+
+    def change(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            if entry["image_id"] == content["images"][0]["id"]:
+                entry["segmentation"] = []
+
+    spoil_json(root / TRAIN, change)
+
+
+def width(value: Any) -> Callable[[Path], object]:
+    return lambda root: spoil_json(root / VAL, lambda content: content["images"][0].update(width=value))
+
+
+COCO_KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no area": (object_of_coco(area=...), ""),
+    "an area of null": (object_of_coco(area=None), ""),
+    "an area that is a word": (object_of_coco(area="big"), "'area' is 'big', which is no number"),
+    "no iscrowd": (object_of_coco(iscrowd=...), ""),
+    "all crowds": (object_of_coco(every=True, iscrowd=1), "every object is a crowd"),
+    "no mask to score on": (object_of_coco(segmentation=...), "'segmentation' is missing or empty"),
+    "an empty mask to score on": (object_of_coco(segmentation=[]), "'segmentation' is missing or empty"),
+    "polygons of two points": (object_of_coco(segmentation=[[1, 2, 3, 4]]), "'segmentation' is missing or empty"),
+    "a mask without a pixel": (
+        object_of_coco(segmentation={"counts": [4096], "size": [64, 64]}),
+        "'segmentation' is missing or empty",
+    ),
+    "a mask of another size": (
+        object_of_coco(TRAIN, segmentation={"counts": [0, 2048], "size": [64, 32]}),
+        "an RLE of 32×64 pixels, where the image has 64×64",
+    ),
+    "no mask to train on": (object_of_coco(TRAIN, segmentation=...), ""),
+    "an image without a mask": (maskless_image, ""),
+    "no mask at all": (object_of_coco(TRAIN, every=True, segmentation=[]), "has a mask to train on"),
+    "a box of texts": (object_of_coco(TRAIN, bbox=["1", "2", "30", "30.5"]), ""),
+    "a box of corners": (object_of_coco(bbox=[[1, 2], [3, 4]]), "'bbox' is no list of four numbers"),
+    "an id that is a text": (object_of_coco(id="1"), ""),
+    "the id 0": (object_of_coco(id=0), ""),
+    "ignore": (object_of_coco(TRAIN, ignore=1), "'ignore' is set"),
+    "what nobody reads": (object_of_coco(TRAIN, keypoints=[1, 2], score=None, attributes={}), ""),
+    "a float for width": (width(64.0), ""),
+    "half a pixel of width": (width(64.5), "'width' is 64.5, which is no whole number"),
+    "no width": (width(None), "'width' is missing"),
+}
+
+
+@pytest.mark.parametrize("kind", VOC_KINDS)
+def test_kinds_of_voc(voc_bench: Bench, kind: str, tmp_path: Path) -> None:
+    assert_kind(voc_bench, *VOC_KINDS[kind], tmp_path)
+
+
+@pytest.mark.parametrize("kind", COCO_KINDS)
+def test_kinds_of_coco(coco_bench: Bench, kind: str, tmp_path: Path) -> None:
+    assert_kind(coco_bench, *COCO_KINDS[kind], tmp_path)
+
+
+def assert_kind(bench: Bench, change: Callable[[Path], object], reason: str, folder: Path) -> None:
+    """Asserts that a data set with a change can be used, or that both refuse it for a reason."""
+    root = copied(bench.root, folder / "data")
+    change(root)
+    problems, refusal = bench.verdicts(root)
+    assert (reason in problems, reason in refusal) == (True, True)
+    assert (bool(problems), bool(refusal)) == (bool(reason), bool(reason)), f"{problems} {refusal}"
+
+
+# What is read in place of what is not there
+
+
+def test_missing_areas_are_those_of_the_masks(coco_bench: Bench, tmp_path: Path) -> None:
+    """The areas that were written are the masks' own, so that the same is scored without them."""
+    root = copied(coco_bench.root, tmp_path / "data")
+    object_of_coco(every=True, area=...)(root)
+    before, after = (ground_truth(path) for path in (coco_bench.root, root))
+    assert before.content == after.content
+    object_of_coco(every=True, area=..., segmentation=[[10, 10, 20, 10, 20, 30, 10, 30]])(copied(root, tmp_path / "b"))
+    assert {entry["area"] for entry in ground_truth(tmp_path / "b").content["annotations"]} == {200.0}
+
+
+def ground_truth(root: Path) -> CocoGroundTruth:
+    folder = coco.check_layout(root)
+    return CocoGroundTruth("test", folder.classes, folder.instances["val2017"])
+
+
+def test_floats_are_cut_off_to_score_and_kept_to_train(voc_bench: Bench, tmp_path: Path) -> None:
+    root = copied(voc_bench.root, tmp_path / "data")
+    corners = "<xmin>3.7</xmin><ymin>4.2</ymin><xmax>30.9</xmax><ymax>31</ymax>"
+    for where in ("test", "trainval"):
+        object_of_voc("<xmin>(.|\n)*?</ymax>", corners, where)(root)
+    data = data_of(VOC, root)
+    evaluator = data.evaluator()
+    scored = parse_rec(evaluator._anno_file_template.format(data.test[0]["image_id"]))
+    assert scored[0]["bbox"] == [3, 4, 30, 31]
+    assert data.train[0]["annotations"][0]["bbox"] == pytest.approx([2.7, 3.2, 30.9, 31])
+    folder = Path(evaluator._image_set_path).parents[2]
+    assert folder.is_dir()
+    del evaluator
+    assert not folder.exists()
+
+
+def test_objects_without_a_mask_are_left_out_and_said(coco_bench: Bench, tmp_path: Path) -> None:
+    root = copied(coco_bench.root, tmp_path / "data")
+    maskless_image(root)
+    images = len({entry["image_id"] for entry in json.loads((root / TRAIN).read_text())["annotations"]})
+    assert len(data_of(COCO, root).train) == images - 1
+    warnings = verify(COCO, root, workers=1).warnings
+    assert any(re.fullmatch(r"train2017: \d+ objects without a mask are left out of the training", w) for w in warnings)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("listed", ["upright", "stored"])
+def test_an_image_is_turned_by_its_exif_orientation(
+    voc_bench: Bench, tmp_path: Path, orientation: int, listed: str
+) -> None:
+    """As detectron2 reads it: an annotation is of the upright image, and one of the stored image is refused."""
+    root = copied(voc_bench.root, tmp_path / "data")
+    first = (root / "VOC2007/ImageSets/Main/test.txt").read_text().split()[0]
+    exif = Image.Exif()
+    exif[274] = orientation
+    size = {"upright": (64, 80), "stored": (80, 64) if orientation == 6 else (64, 80)}
+    Image.new("RGB", size["stored"], "red").save(root / f"VOC2007/JPEGImages/{first}.jpg", exif=exif)
+    width, height = size[listed]
+    spoil_text(root / f"VOC2007/Annotations/{first}.xml", "<width>64", f"<width>{width}")
+    spoil_text(root / f"VOC2007/Annotations/{first}.xml", "<height>64", f"<height>{height}")
+    problems, refusal = voc_bench.verdicts(root)
+    if orientation == 6 and listed == "stored":
+        reason = "64×80 pixels upright (its EXIF orientation turns it), where its annotation says 80×64"
+        assert reason in problems
+        assert reason in refusal
+    else:
+        assert (problems, refusal) == ("", "")
+
+
+def test_an_image_that_is_torn_is_named_by_training_and_scoring(voc_bench: Bench, tmp_path: Path) -> None:
+    """The verification decodes all images; a task that began without it ends in one line that names the file."""
+    root = copied(voc_bench.root, tmp_path / "data")
+    data = data_of(VOC, root)
+    path = Path(data.test[0]["file_name"])
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(UserError, match=f"^{path}: cannot be read .*; mend: replace it"):
+        map_record(DatasetMapper(voc_bench.cfg, is_train=False), data.test[0])
+
+
+def test_refusals_list_several_and_count_the_rest(voc_bench: Bench, tmp_path: Path) -> None:
+    root = copied(voc_bench.root, tmp_path / "data")
+    paths = sorted(root.glob("VOC*/Annotations/*.xml"))
+    for path in paths:
+        path.write_text(path.read_text().replace("<xmin>", "<xmin>x").replace("<width>64", "<width>0"))
+    with pytest.raises(UserError) as error:
+        voc.check_layout(root)
+    for path in paths:
+        assert f"{path}: <size><width> is 0, which is below 1; object 1: <bndbox><xmin> is 'x" in error.value.what
+
+
+def test_compressed_masks_are_decoded_as_pycocotools_encodes_them() -> None:
+    draw = np.random.default_rng(0)
+    for height, width in ((1, 1), (3, 5), (64, 64), (480, 640)):
+        for share in (0.0, 0.02, 0.5, 1.0):
+            mask = np.asfortranarray(draw.random((height, width)) < share).astype(np.uint8, order="F")
+            runs = decoded_runs(coco_mask.encode(mask)["counts"].decode())
+            values = np.repeat(np.arange(len(runs)) % 2, runs)
+            assert np.array_equal(values, mask.ravel(order="F"))
