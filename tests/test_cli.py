@@ -26,6 +26,7 @@ from training_samples import (
     words,
 )
 
+from baselines import METHODS
 from repro import cli
 from repro.backbones.checkpoint import read_checkpoint, save_backbone
 from repro.data.catalogue import DATASETS
@@ -59,7 +60,8 @@ def assert_only_the_refusal_is_on_record(out: Path, line: str) -> None:
     [
         (
             ["moco"],
-            "unknown method 'moco'; mend: did you mean 'mocov2'? 45 are known; `salmask methods` lists them",
+            "unknown method 'moco'; mend: did you mean 'mocov2'? "
+            f"{len(METHODS)} are known; `salmask methods` lists them",
         ),
         (
             ["mocov2", "optimisation.epochs=3"],
