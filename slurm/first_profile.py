@@ -19,7 +19,7 @@ LONGEST_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True)
-class Partition:
+class SlurmPartition:
     """Nodes of one kind in a partition."""
 
     name: str
@@ -35,7 +35,7 @@ class Partition:
     gpu_type: str
 
 
-def partitions() -> list[Partition]:
+def partitions() -> list[SlurmPartition]:
     """Asks sinfo.
 
     Raises:
@@ -55,7 +55,7 @@ def partitions() -> list[Partition]:
     return parse_sinfo(process.stdout)
 
 
-def parse_sinfo(text: str) -> list[Partition]:
+def parse_sinfo(text: str) -> list[SlurmPartition]:
     """Returns the partitions of sinfo's lines; a broken line is left out."""
     kinds = []
     for line in text.splitlines():
@@ -67,7 +67,7 @@ def parse_sinfo(text: str) -> list[Partition]:
         if cores.isdigit() and memory.isdigit():
             unlimited = limit in ("infinite", "n/a", "UNLIMITED")
             kinds.append(
-                Partition(
+                SlurmPartition(
                     name.rstrip("*"),
                     name.endswith("*"),
                     0 if unlimited else minutes("sinfo", "time", limit),
@@ -80,7 +80,7 @@ def parse_sinfo(text: str) -> list[Partition]:
     return kinds
 
 
-def first_profile(kinds: Sequence[Partition], name: str = "") -> str:
+def first_profile(kinds: Sequence[SlurmPartition], name: str = "") -> str:
     """Returns a profile for one GPU a job, as the text of its file.
 
     Args:
