@@ -1,5 +1,6 @@
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,8 +34,10 @@ from repro.errors import UserError
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
+from repro.runs.stopping import STOP
 from repro.training.loading import EpochBatches
 from repro.training.resume import checkpoints
+from repro.training.stop_agreement import StopAgreement
 
 BATCH, QUEUE, DIM, SEED = 8, 32, 16, 3
 HALVES = (slice(0, 4), slice(4, 8))
@@ -75,6 +78,21 @@ def plans() -> dict[str, list[list[tuple[int, int]]]]:
     return batches_of_plan
 
 
+def stops(number: int, asked_at: int, steps: int = 9) -> tuple[int, int, int]:
+    """After which step of an epoch a process stops, if rank 1 is asked to in one; the signal, and calls at its end."""
+    agreement, end = StopAgreement(), 0
+    STOP.signal = 0
+    for done in range(1, steps):
+        if number == 1 and done == asked_at:
+            STOP.signal = signal.SIGUSR2
+        if agreement.after_step():
+            return done, STOP.signal, end
+    if number == 1 and asked_at == steps:
+        STOP.signal = signal.SIGUSR2
+    end = int(agreement.at_once())
+    return 0, STOP.signal, end
+
+
 def one_of_two(number: int, _place: Path) -> dict[str, Any]:
     """What each of two processes does."""
     assert (rank(), world_size()) == (number, 2)
@@ -83,7 +101,9 @@ def one_of_two(number: int, _place: Path) -> dict[str, Any]:
         "gathered": gather(torch.full((2, 3), float(number))),
         "squares": in_order(gather(torch.tensor(share_of_rank(7)) ** 2), 7),
         "plans": plans(),
+        "stops": [stops(number, asked_at) for asked_at in (1, 4, 8, 9, 99)],
     }
+    STOP.signal = 0
     half = rows_of(make_views(), HALVES[number])
     for name in ("training", "frozen keys"):
         model = make_moco()
@@ -96,6 +116,12 @@ def one_of_two(number: int, _place: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[dict[str, Any]]:
     return on_two_processes(one_of_two, tmp_path_factory.mktemp("ranks"))
+
+
+def test_ranks_stop_one_step_after_one_of_them_was_asked_to(ranks: Sequence[dict[str, Any]]) -> None:
+    number = int(signal.SIGUSR2)
+    expected = [(2, number, 0), (5, number, 0), (0, number, 1), (0, number, 1), (0, 0, 0)]
+    assert [outcome["stops"] for outcome in ranks] == [expected, expected]
 
 
 def mean_loss(ranks: Sequence[dict[str, Any]], name: str) -> Tensor:

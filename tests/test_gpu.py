@@ -44,7 +44,8 @@ from repro.training.loading import make_loader
 from repro.training.precision import wrap_optimizers
 from repro.training.pretraining import open_data, plan_batches
 from repro.training.resident import ResidentImages
-from repro.training.resume import checkpoints, stop_is_agreed
+from repro.training.resume import checkpoints
+from repro.training.stop_agreement import StopAgreement, _ask
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -260,7 +261,9 @@ def test_one_process_of_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
         value = torch.ones(3, device=device)
         dist.all_reduce(value)
         assert value.tolist() == [1.0] * 3
-        assert not stop_is_agreed()
+        assert not StopAgreement().at_once()
+        monkeypatch.setattr("repro.training.stop_agreement.STOP.signal", 12)
+        assert _ask().answer() == 12
     finally:
         dist.destroy_process_group()
 

@@ -28,6 +28,7 @@ from repro.runs.folder import CHECKPOINTS_KEPT
 from repro.runs.stopping import STOP
 from repro.training.checkpoint_writer import BackgroundWriter
 from repro.training.hooks import DivergenceError, FiniteGuard
+from repro.training.stop_agreement import StopAgreement
 
 log = logging.getLogger("salmask")
 
@@ -53,6 +54,7 @@ class SaveCheckpoint(Hook):
         """
         self.folder, self.run_id, self.every, self.guard = folder, run_id, every, guard
         self._writer = BackgroundWriter()
+        self._agreement = StopAgreement()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Saves within an epoch, and ends the process where that was asked for."""
@@ -60,9 +62,7 @@ class SaveCheckpoint(Hook):
         # a training resumed from here would skip their step.
         if self.end_of_epoch(runner.train_dataloader, batch_idx):
             return
-        # To agree costs a collective and a wait for the device. Several processes do it at the log lines alone, where
-        # they wait anyway; all come to the same answer here, as `every_n_train_iters` depends on the step only.
-        stop = (world_size() == 1 or self.every_n_train_iters(runner, self.guard.every)) and stop_is_agreed()
+        stop = self._agreement.after_step()
         if stop or self.every_n_train_iters(runner, self.every):
             # mmengine counts a step after its hooks, so that `runner.iter` is still the number of this one, from 0.
             self._save(runner, runner.iter + 1, runner.epoch)
@@ -74,7 +74,7 @@ class SaveCheckpoint(Hook):
         """Saves after the schedulers have stepped, and ends the process where that was asked for."""
         # By now the last step is counted, but the epoch is not: that follows these hooks.
         self._save(runner, runner.iter, runner.epoch + 1)
-        if stop_is_agreed() and runner.epoch + 1 < runner.max_epochs:
+        if self._agreement.at_once() and runner.epoch + 1 < runner.max_epochs:
             self.wait()
             STOP.now()
 
@@ -128,20 +128,6 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
     write_atomically(folder / f"step_{step:08d}.pth", lambda file: torch.save(content, file))
     for outdated in checkpoints(folder)[CHECKPOINTS_KEPT:]:
         outdated.unlink()
-
-
-def stop_is_agreed() -> bool:
-    """Returns whether any process was asked to stop.
-
-    With several processes this is a collective: all must call it at the same step, and all get the same answer.
-    """
-    # A process that stopped by itself would leave the others waiting in their next collective. The maximum hands the
-    # number of the signal, which the exit status tells, to those that no signal reached (0).
-    if world_size() > 1:
-        signal_number = torch.tensor(STOP.signal, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(signal_number, dist.ReduceOp.MAX)
-        STOP.signal = int(signal_number)
-    return bool(STOP.signal)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
