@@ -17,7 +17,8 @@ from repro.runs.lock import STALE_SECONDS
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.run import Run
 from repro.runs.sections import Framework
-from repro.runs.status import Status
+from repro.runs.status import PRETRAIN, Status
+from repro.runs.task_results import has_result
 from results.row_comparison import Recipe, RowComparison
 
 _NAMES = RunFolder(Path())
@@ -107,11 +108,12 @@ class RunRecord:
         status = self.status
         if status is None:
             return "not started"
-        if status.state == "running" and time.time() - status.heartbeat > STALE_SECONDS:
+        # What is there is there, as `salmask status` says: a later attempt at it takes nothing away.
+        measured = status.task not in ("", PRETRAIN) and has_result(self.folder, status.task, status)
+        state = "done" if measured else status.state
+        if state == "running" and time.time() - status.heartbeat > STALE_SECONDS:
             return "silent"
-        if status.state == "done" and not self.folder.results.exists():
-            return "pretrained"
-        return status.state
+        return "pretrained" if state == "done" and not self.folder.results.exists() else state
 
     @cached_property
     def attempts(self) -> list[dict[str, Any]]:

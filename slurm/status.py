@@ -17,8 +17,9 @@ from repro.errors import UserError
 from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
-from repro.runs.records import Result, read
+from repro.runs.records import Result
 from repro.runs.status import PRETRAIN, Status
+from repro.runs.task_results import has_result, results_of
 from slurm.ledger import REPORT, Key, Ledger, Submission
 from slurm.logs import tail
 from slurm.orders import ordered_run
@@ -107,6 +108,9 @@ def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float) -> JobRo
     # Before anything else: what is there is done, however the job that made it, or a later one, ended.
     if finished(sweep, folder, task, entry):
         return _with_result(row, run_folder, task, entry)
+    # A recorded run, which no launcher knows of. Of one that was launched here, a missing backbone is a failure.
+    if entry is None and task == PRETRAIN and has_result(run_folder, task, status):
+        return replace(_with_result(row, run_folder, task, entry), note="its backbone is not kept here")
     if unreadable:
         return row
     state, note = judge(sweep, status, entry, queue, now)
@@ -131,7 +135,7 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
     says_so = status is not None and status.state == "done" and not before(status, entry)
     if task == REPORT:
         return says_so
-    results = _results(run_folder, task)
+    results = results_of(run_folder, task)
     if not results:
         return False
     # Rows of the task may be of another protocol than the one that was asked for. Where nobody asked, or the job itself
@@ -164,14 +168,6 @@ def _status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
         return None, f"its status cannot be read: {error}"
 
 
-def _results(run_folder: RunFolder, task: str) -> list[Result]:
-    """Returns every row of a task, whatever its protocol."""
-    name, dataset = task_and_dataset(task)
-    if not run_folder.results.exists():
-        return []
-    return [row for row in read(run_folder.results)[0] if row.task == name and dataset in ("", row.dataset)]
-
-
 def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entry: Submission | None) -> list[Result]:
     """Returns the rows of a task whose protocol was asked for; none where nobody asked."""
     if entry is None or not entry.protocol:
@@ -195,7 +191,7 @@ def _with_result(row: JobRow, run_folder: RunFolder, task: str, entry: Submissio
     row = replace(row, state=State.done, silent_s=None, note="")
     if task == PRETRAIN:
         return replace(row, images_per_second=pace(run_folder.metrics)[1])
-    all_rows = _results(run_folder, task)
+    all_rows = results_of(run_folder, task)
     results = _asked_for(all_rows, run_folder, task, entry) or all_rows
     if not results:
         return row

@@ -1,0 +1,34 @@
+"""Whether a task on a run has its result: one answer for `salmask status` and for the report."""
+
+from repro.runs.evaluation import task_and_dataset
+from repro.runs.folder import RunFolder
+from repro.runs.records import Result, read
+from repro.runs.status import PRETRAIN, Status
+
+
+def results_of(folder: RunFolder, task: str) -> list[Result]:
+    """Returns every row of a task, whatever its protocol.
+
+    Args:
+        folder: The run's folder.
+        task: A downstream task, `linear` or `linear@caltech101`.
+    """
+    name, dataset = task_and_dataset(task)
+    if not folder.results.exists():
+        return []
+    return [row for row in read(folder.results)[0] if row.task == name and dataset in ("", row.dataset)]
+
+
+def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
+    """Returns whether a task's result is there, however the attempt that made it, or a later one, ended.
+
+    A recorded run that was measured and is kept without its backbone was pretrained all the same.
+
+    Args:
+        folder: The run's folder.
+        task: The pretraining or a downstream task.
+        status: What its process wrote last; None: nothing.
+    """
+    if task == PRETRAIN:
+        return folder.pretrained or (status is not None and status.state == "done" and folder.results.exists())
+    return bool(results_of(folder, task))

@@ -1,0 +1,41 @@
+"""`salmask status` and the report say the same of a run."""
+
+import time
+from pathlib import Path
+
+import pytest
+from run_samples import finished
+
+from repro.runs.status import PRETRAIN
+from results.runs import RunRecord
+from slurm.ledger import Ledger
+from slurm.queue import QueueSnapshot
+from slurm.status import rows
+
+
+def states(sweep: Path) -> dict[str, str]:
+    """The state of each job, as `salmask status` has it."""
+    return {row.task: row.state.value for row in rows(Ledger(sweep), QueueSnapshot(), time.time())}
+
+
+def test_a_recorded_run_without_its_backbone_is_done(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    folder.set_status("done", task=PRETRAIN, step=100, steps=100)
+    assert states(tmp_path / "full") == {PRETRAIN: "done", "linear": "done"}
+    assert RunRecord(folder.path).state == "done"
+
+
+def test_pretraining_that_is_done_without_backbone_or_result_failed(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    folder.set_status("done", task=PRETRAIN, step=100, steps=100)
+    folder.results.unlink()
+    assert states(tmp_path / "full")[PRETRAIN] == "failed"
+
+
+@pytest.mark.parametrize(("task", "state"), [("linear", "done"), ("knn", "failed")])
+def test_a_later_failure_counts_only_where_there_is_no_result(tmp_path: Path, task: str, state: str) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    folder.set_status("done", task=PRETRAIN, step=100, steps=100)
+    folder.set_status("failed", task=task, error="no backbone")
+    assert RunRecord(folder.path).state == state
+    assert states(tmp_path / "full")[task] == state
