@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from repro.errors import UserError
 
@@ -44,12 +45,67 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             # The process was asked to end in the middle of the file. torch closes its archive all the same, finds it
             # incomplete, and raises that, which would tell of a broken disk where there was only an interruption.
             raise error.__context__ from None
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        mend = "free some space" if full else "check that the folder exists and can be written to"
+        if _is_of_a_full_disk(error):
+            raise _full_disk(path, write) from error
+        mend = "check that the folder exists and can be written to"
         raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}", mend=mend) from error
     except BaseException:  # an interruption too must leave no temporary file
         _discard(temporary)
         raise
+
+
+def _is_of_a_full_disk(error: BaseException | None) -> bool:
+    """Returns whether an error, or one from which it arose, says that no space is left, or none of a quota.
+
+    torch finds its archive incomplete where a write failed, and raises that from the write's own error.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class _Counter(io.RawIOBase):
+    """A file that only counts what is written to it."""
+
+    count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.count += size
+        return size
+
+
+def _full_disk(path: Path, write: Callable[[IO[bytes]], object]) -> UserError:
+    """Returns the error of a file that did not fit, with what it takes, what is free, and what is missing."""
+    counter, free = _Counter(), shutil.disk_usage(path.parent).free
+    # Whatever fails here, the disk is full all the same, which is what is to be said.
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        write(cast(IO[bytes], counter))
+    sizes = f"{counter.count / 1e6:.1f} MB are to be written, {free / 1e6:.1f} MB are free"
+    missing = f"free {(counter.count - free) / 1e6:.1f} MB there" if counter.count > free else "free some space there"
+    return UserError(f"cannot write {path}: the disk of {path.parent} is full, or its quota ({sizes})", mend=missing)
+
+
+_CLUTTER = re.compile(
+    r"\..*|#.*#|.*~|.*\.(bak|orig|sw[op]|tmp)|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r", re.IGNORECASE
+)
+"""Files that systems and editors leave: hidden ones (`.DS_Store`, AppleDouble's `._x`), Windows' own, backups."""
+_CLUTTER_FOLDERS = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir"})
+
+
+def is_clutter(name: str, *, folder: bool = False) -> bool:
+    """Returns whether a file or a folder is one that a system or an editor left, and nobody's data.
+
+    Args:
+        name: Its name, without a path.
+        folder: Whether it is a folder, which may end as a backup does and be meant.
+    """
+    return name.startswith(".") or name in _CLUTTER_FOLDERS if folder else _CLUTTER.fullmatch(name) is not None
 
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from repro.errors import UserError, nearest
+from repro.files import is_clutter
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.provenance import SNAPSHOT
@@ -133,12 +134,13 @@ class RunRecord:
     def logs(self) -> list[Path]:
         """Its log files, oldest first."""
         # mmengine names a log and its folder by the time at which the attempt began.
-        return sorted(self.folder.logs.rglob("*.log"))
+        return sorted(path for path in self.folder.logs.rglob("*.log") if not is_clutter(path.name))
 
     @property
     def galleries(self) -> list[Path]:
         """The pictures of what its network saw, `.png` or `.jpg`, by name."""
-        return sorted(path for path in self.folder.gallery.glob("*") if path.suffix in (".png", ".jpg"))
+        pictures = (path for path in self.folder.gallery.glob("*") if path.suffix in (".png", ".jpg"))
+        return sorted(path for path in pictures if not is_clutter(path.name))
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:

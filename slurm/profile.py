@@ -25,6 +25,7 @@ import platformdirs
 
 from repro.data.catalogue import DATASETS
 from repro.errors import UserError, nearest
+from repro.files import is_clutter
 from repro.runs.evaluation import PROTOCOLS, task_and_dataset
 from repro.runs.status import PRETRAIN
 from slurm import profile_values as values
@@ -185,7 +186,8 @@ def user_folder() -> Path:
 
 def available() -> dict[str, Path]:
     """Returns every profile by name; the user's own hide ours of the same name."""
-    return {path.stem: path for folder in (BUILT_IN, user_folder()) for path in sorted(folder.glob("*.yaml"))}
+    files = (path for folder in (BUILT_IN, user_folder()) for path in sorted(folder.glob("*.yaml")))
+    return {path.stem: path for path in files if not is_clutter(path.name)}
 
 
 def load(name: str) -> Cluster:

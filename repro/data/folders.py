@@ -12,6 +12,7 @@ from repro.data import images
 from repro.data.errors import PathError
 from repro.data.jpeg import Pixels
 from repro.errors import shortened
+from repro.files import is_clutter
 
 FOLDER_FOR_EACH_CLASS = "put the images into one folder for each class"
 """The mend of a folder of images that has another layout."""
@@ -126,7 +127,7 @@ def class_folders(folder: Path, *, mend: str) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = [entry for entry in entries if not is_clutter(entry.name, folder=entry.is_dir())]
             names = sorted(entry.name for entry in visible if entry.is_dir())
     except OSError as error:
         layout = f"expected {folder.name}/CLASS/IMAGE in the data root"
@@ -152,7 +153,7 @@ def image_files(folder: Path | str) -> list[str]:
         try:
             with os.scandir(f"{folder}/{below}") as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if is_clutter(entry.name, folder=entry.is_dir()):
                         continue
                     if entry.is_dir():
                         pending.append(f"{below}{entry.name}/")

@@ -10,6 +10,7 @@ import yaml
 from repro.data.catalogue import DATASETS, Dataset, find_dataset
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, nearest, one_line
+from repro.files import is_clutter
 from repro.runs.run import Run
 
 ROOT_VARIABLE = "SALMASK_DATA"
@@ -152,7 +153,7 @@ def _usable(folder: Path, entry: Dataset, source: str) -> Path:
     origin = f"(root of {entry.name}, {source})"
     try:
         with os.scandir(folder) as entries:
-            empty = next(entries, None) is None
+            empty = all(is_clutter(entry.name, folder=entry.is_dir()) for entry in entries)
     except OSError as error:
         raise PathError(folder, f"{reason_of(error)} {origin}", mend="name an existing folder") from error
     if empty:

@@ -1,12 +1,14 @@
 """Where a number comes from: the code, its commit, the packages and the time."""
 
 import json
+import logging
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+log = logging.getLogger("salmask")
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")
 """The distributions whose versions are on record: those that compute, decode, or collect."""
 SNAPSHOT = ".source.json"
@@ -36,7 +38,14 @@ def source() -> CodeState:
 
     try:
         return CodeState(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
-    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or no checkout
+    except (OSError, subprocess.CalledProcessError) as error:  # no git on this machine, or no checkout
+        if "dubious ownership" in (getattr(error, "stderr", None) or ""):
+            log.warning(
+                "git does not tell the commit of %s, which belongs to somebody else, and 'unknown' is recorded; "
+                "mend: git config --global --add safe.directory %s",
+                package.parents[1],
+                package.parents[1],
+            )
         return CodeState("unknown", False)
 
 

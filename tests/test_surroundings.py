@@ -1,0 +1,115 @@
+"""What machines do to files: disks run full, systems leave their own, git refuses a checkout of somebody else's."""
+
+import errno
+import os
+import shutil
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import torch
+from image_samples import write_image
+
+from repro.data.folders import FolderImages, class_folders
+from repro.data.roots import find_root
+from repro.errors import UserError
+from repro.files import is_clutter, write_atomically
+from repro.runs import provenance
+from results.runs import RunRecord
+from slurm import profile
+
+CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._a.png", "a.yaml~", "a.png.bak", "#a.yaml#", ".a.yaml.swp")
+USAGE = namedtuple("USAGE", "total used free")
+
+
+@pytest.mark.parametrize("name", CLUTTER)
+def test_what_systems_and_editors_leave_is_known_by_its_name(name: str) -> None:
+    assert is_clutter(name)
+    assert not is_clutter(name.strip(".#~_").removesuffix(".bak").removesuffix(".swp") + ".png")
+
+
+def test_clutter_is_no_data_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "data"
+    write_image(root / "train" / "owl" / "a.png", 0, size=(8, 8))
+    clean = FolderImages(root, "train").fingerprint()
+    for folder in (root, root / "train", root / "train" / "owl"):
+        (folder / "__MACOSX").mkdir()
+        (folder / "__MACOSX" / "b.png").write_bytes(b"x")
+        for name in CLUTTER:
+            (folder / name).write_bytes(b"x")
+    assert FolderImages(root, "train").fingerprint() == clean
+    assert class_folders(root / "train", mend="") == ["owl"]
+    shutil.rmtree(root / "train")
+    with pytest.raises(UserError, match="the folder is empty"):
+        find_root("folder", root)
+
+    gallery = tmp_path / "run" / "gallery"
+    gallery.mkdir(parents=True)
+    for name in ("masks.png", "._masks.png"):
+        (gallery / name).write_bytes(b"x")
+    assert RunRecord(tmp_path / "run").galleries == [gallery / "masks.png"]
+
+    monkeypatch.setattr(profile, "user_folder", lambda: tmp_path / "profiles")
+    (tmp_path / "profiles").mkdir()
+    for name in ("mine.yaml", "._mine.yaml"):
+        (tmp_path / "profiles" / name).write_text("")
+    assert "mine" in profile.available()
+    assert "._mine" not in profile.available()
+
+
+def _save(file: IO[bytes]) -> None:
+    torch.save({"weight": torch.zeros(750_000)}, file)
+
+
+def _write(file: IO[bytes]) -> None:
+    file.write(b"x" * 3_000_000)
+
+
+@pytest.mark.parametrize("write", [_save, _write])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_with_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, code: int
+) -> None:
+    class Full:
+        """A file on a disk without space."""
+
+        def __init__(self, file: IO[bytes]) -> None:
+            self.file = file
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, _: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+        def flush(self) -> None: ...
+
+    fdopen = os.fdopen
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: Full(fdopen(descriptor, mode)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(10**9, 999 * 10**6, 10**6))
+    with pytest.raises(UserError) as full:
+        write_atomically(tmp_path / "x.pth", write)
+    assert full.value.what == (
+        f"cannot write {tmp_path}/x.pth: the disk of {tmp_path} is full, or its quota (3.0 MB are to be written, "
+        "1.0 MB are free)"
+    )
+    assert full.value.mend == "free 2.0 MB there"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkout_that_git_refuses_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(words: list[str], **_: object) -> None:
+        raise subprocess.CalledProcessError(
+            128, words, stderr="fatal: detected dubious ownership in repository at '/x'"
+        )
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert provenance.source().commit == "unknown"
+    assert "mend: git config --global --add safe.directory" in caplog.text
