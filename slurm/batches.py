@@ -1,7 +1,8 @@
 """Which jobs go out together: alike ones as arrays, each after what it waits for."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,6 +10,8 @@ from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job
 from slurm.ledger import Key
 from slurm.profile import Cluster, Resources
+
+_OF_ARRAY = re.compile(r"(.+)_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,6 @@ class Parent:
     submission: str
     job: str
     """Slurm's id; empty while it is only planned."""
-    size: int
-    """Jobs of its submission."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,50 @@ class Batch:
     """`aftercorr`: each waits for the job of its own number in the parents' array; `afterok`: for one that must
     succeed; `afterany`: for all to end, however; empty: for nothing."""
     parents: tuple[Key, ...] = ()
-    """What is waited for; with `aftercorr`, one for each job."""
+    """What is waited for; but with `afterany`, one for each job."""
     earlier_ids: tuple[tuple[Key, str], ...] = ()
     """Slurm's ids of the parents that went out before this launch."""
+    indices: tuple[int, ...] = ()
+    """The numbers of the jobs in their array, ascending; none of a single job. `resolved` chooses them."""
+
+    def resolved(self, submitted: Mapping[Key, str]) -> "list[Batch]":
+        """Returns what can go out of the batch, now that its parents have ids.
+
+        An array of children has the numbers that their parents have in theirs (`aftercorr`). So a batch becomes as many
+        as there are arrays of parents, each with only the numbers that are wanted; a child of a single job, or of one
+        job of an array alone, waits `afterok` for that one. What has a parent without an id is left out.
+
+        Args:
+            submitted: ids of what went out in this launch.
+        """
+        if not self.parents:
+            return [replace(self, indices=tuple(range(len(self.keys))) if len(self.keys) > 1 else ())]
+        ids = {**dict(self.earlier_ids), **submitted}
+        if self.kind == "afterany":
+            return [replace(self, parents=tuple(parent for parent in self.parents if parent in ids))]
+        by_array: dict[str, list[tuple[int, Key, Key]]] = {}
+        for key, parent in zip(self.keys, self.parents, strict=True):
+            if parent in ids:
+                array, index = split_id(ids[parent])
+                by_array.setdefault(array, []).append((index, key, parent))
+        parts = []
+        for members in by_array.values():
+            indices, keys, parents = zip(*sorted(members), strict=True)
+            alone = len(keys) == 1
+            kind = "afterok" if alone else "aftercorr"
+            name = self.name if len(keys) == len(self.keys) else renamed(self.name)
+            numbers = () if alone else indices
+            parts.append(replace(self, name=name, keys=keys, parents=parents, kind=kind, indices=numbers))
+        return parts
+
+    def job_id(self, key: Key, submission_id: str) -> str:
+        """Returns Slurm's id of one of the jobs.
+
+        Args:
+            key: of the job.
+            submission_id: what sbatch answered: the id of the job, or of the array.
+        """
+        return f"{submission_id}_{self.indices[self.keys.index(key)]}" if self.indices else submission_id
 
     def after(self, submitted: Mapping[Key, str]) -> dict[Key, tuple[str, ...]]:
         """Returns the ids that each job waits for.
@@ -45,9 +87,10 @@ class Batch:
             submitted: ids of what went out in this launch.
         """
         ids = {**dict(self.earlier_ids), **submitted}
-        if self.kind == "aftercorr":
-            return {key: (ids[parent],) for key, parent in zip(self.keys, self.parents, strict=True)}
-        return {key: tuple(ids[parent] for parent in self.parents) for key in self.keys}
+        if self.kind == "afterany":
+            return {key: tuple(ids[parent] for parent in self.parents) for key in self.keys}
+        parents = self.parents or (None,) * len(self.keys)
+        return {key: (ids[parent],) if parent else () for key, parent in zip(self.keys, parents, strict=True)}
 
     def dependency(self, submitted: Mapping[Key, str]) -> str:
         """Returns sbatch's `--dependency`, for example `aftercorr:811`; empty where nothing is waited for.
@@ -63,8 +106,34 @@ class Batch:
         # jobs, but a list of hundreds is too long for sbatch: the id of the array stands for all of them. `afterok`
         # must not be shortened, since a job of an array waits for that one job and not for its neighbours.
         by_array = self.kind in ("aftercorr", "afterany")
-        targets = dict.fromkeys(job.partition("_")[0] if by_array else job for job in parent_ids)
+        targets = dict.fromkeys(split_id(job)[0] if by_array else job for job in parent_ids)
         return f"{self.kind}:{':'.join(targets)}"
+
+    def halves(self) -> "tuple[Batch, Batch]":
+        """Returns an array as two, for a Slurm that takes fewer jobs at once.
+
+        Raises:
+            ValueError: it is a single job.
+        """
+        if len(self.keys) < 2:
+            raise ValueError(f"{self.name} is a single job")
+        middle = len(self.keys) // 2
+        first, second = (
+            replace(self, name=renamed(self.name), keys=self.keys[part], parents=self.parents[part])
+            for part in (slice(None, middle), slice(middle, None))
+        )
+        return first, second
+
+
+def split_id(job: str) -> tuple[str, int]:
+    """Returns a job's array and its number there: `812` and 3 of `812_3`; of a single job its id and 0."""
+    match = _OF_ARRAY.fullmatch(job)
+    return (match.group(1), int(match.group(2))) if match else (job, 0)
+
+
+def renamed(name: str) -> str:
+    """Returns another name for a part of a submission, which no other has either."""
+    return f"{name.rpartition('-')[0]}-{uuid4().hex[:8]}"
 
 
 def submission_name(sweep_folder: Path, task: str) -> str:
@@ -89,49 +158,37 @@ def plan_batches(graph: Graph, cluster: Cluster, limit: int, live: Mapping[Key, 
         for group in _groups(graph, jobs, on_way):
             for chunk in (group[start : start + limit] for start in range(0, len(group), limit)):
                 batch = _batch(graph, cluster, task, chunk, on_way)
-                on_way |= {key: Parent(batch.name, "", len(chunk)) for key in batch.keys}
+                on_way |= {key: Parent(batch.name, "") for key in batch.keys}
                 yield batch
     if missing and any(job.task != PRETRAIN for job in graph.jobs):  # else there is nothing to tabulate
         yield _report(graph, cluster, on_way)
 
 
 def _groups(graph: Graph, jobs: list[Job], on_way: Mapping[Key, Parent]) -> Iterator[list[Job]]:
-    """Yields jobs that can go out as one array: those that wait for nothing, and those whose parents are a whole array.
-
-    `aftercorr` pairs a child with the parent of the same number, so an array of children must match that of the parents
-    one to one. Where some children are missing (done, or on their way), the numbers would be shifted and a child would
-    wait for a stranger: such children go out one by one, each `afterok` its own parent.
-    """
+    """Yields jobs that can go out as one array: those that wait for nothing, and those whose parents go out as one."""
     free: list[Job] = []
-    by_submission: dict[str, tuple[int, list[Job]]] = {}
+    by_submission: dict[str, list[Job]] = {}
     for job in jobs:
         pretraining = graph.parent(job)
         parent = on_way.get(graph.key(pretraining)) if pretraining is not None else None
         if parent is None:  # it waits for nothing, or what it builds on is done
             free.append(job)
         else:
-            by_submission.setdefault(parent.submission, (parent.size, []))[1].append(job)
+            by_submission.setdefault(parent.submission, []).append(job)
     if free:
         yield free
-    # `on_way` keeps the order in which jobs were handed over, which within an array is that of its numbers.
-    order = {key: number for number, key in enumerate(on_way)}
-    for size, members in by_submission.values():
-        if len(members) == size > 1:
-            yield sorted(members, key=lambda job: order[graph.key(job)[0], PRETRAIN])
-        else:
-            yield from ([job] for job in members)
+    yield from by_submission.values()
 
 
 def _batch(graph: Graph, cluster: Cluster, task: str, jobs: Sequence[Job], on_way: Mapping[Key, Parent]) -> Batch:
     parents = [graph.key(parent) for job in jobs if (parent := graph.parent(job)) is not None]
     parents = [key for key in parents if key in on_way]
-    kind = "" if not parents else "aftercorr" if len(jobs) > 1 else "afterok"
     return Batch(
         submission_name(graph.sweep_folder, task),
         task,
         tuple(graph.key(job) for job in jobs),
         cluster.resources_of(task),
-        kind,
+        "" if not parents else "aftercorr" if len(jobs) > 1 else "afterok",
         tuple(parents),
         _earlier_ids(parents, on_way),
     )

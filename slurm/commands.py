@@ -1,16 +1,17 @@
 """The command that plans and launches: `salmask sweep`."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from repro.console import AsJson
-from repro.errors import UserError
+from repro.errors import UserError, with_mend
 from repro.runs.reading import data_root_setting, nested, parse_overrides
 from repro.runs.status import PRETRAIN
 from slurm.before_launch import check_folder, check_roots, check_tables
@@ -21,10 +22,12 @@ from slurm.options import (
     Budget,
     ClusterName,
     Debug,
+    Feed,
     Local,
     Out,
     Parallel,
     Plan,
+    Replace,
     Root,
     Seeds,
     Settings,
@@ -40,6 +43,12 @@ from slurm.sweep import Resolve, expand, load, narrowed
 
 # What plans and launches is imported where it is used: submitit takes a second, which `--plan` need not wait for.
 
+if TYPE_CHECKING:
+    from slurm.handover import Outcome
+    from slurm.launch import TakeCode
+
+FEED_SECONDS = 60.0
+"""Between two looks for room in Slurm's queue, which serves everybody."""
 Show = Callable[[Sequence[str], Path, Console], None]
 """`show(tables, sweep's folder, console)`: prints tables and writes them beside the runs."""
 
@@ -99,6 +108,8 @@ def build(
         root: Root = "",
         out: Out = None,
         allow_dirty: AllowDirty = False,
+        feed: Feed = False,
+        replace: Replace = False,
         as_json: AsJson = False,
     ) -> None:
         """Pretrain and evaluate a whole table; a second call does only what is missing.
@@ -118,7 +129,16 @@ def build(
         graph = expand(sweep, folder, resolve, overrides)
         check_tables(graph, table_names())
         # JSON alone goes to the output, whatever is told besides.
-        call = _SweepCall(show, program, Console(stderr=as_json), parallel, allow_dirty=allow_dirty, as_json=as_json)
+        call = _SweepCall(
+            show,
+            program,
+            Console(stderr=as_json),
+            parallel,
+            allow_dirty=allow_dirty,
+            as_json=as_json,
+            feed=feed,
+            replace=replace,
+        )
         if plan or budget:
             graph = call.plan(graph, profile, budget, print_it=plan)
         if not plan and profile is not None:
@@ -137,6 +157,10 @@ class _SweepCall:
     parallel: int
     allow_dirty: bool
     as_json: bool
+    feed: bool = False
+    """Whether to stay until Slurm has taken everything."""
+    replace: bool = False
+    """Whether to cancel what is on its way with other settings."""
 
     def plan(self, graph: Graph, cluster: Cluster | None, budget: float, *, print_it: bool) -> Graph:
         """Returns what fits a budget of GPU-hours (0: all of it), and prints its plan if that is asked for."""
@@ -178,30 +202,54 @@ class _SweepCall:
             typer.echo(f"# ---- {name}\n{script}")
 
     def _submit(self, graph: Graph, cluster: Cluster) -> None:
-        from slurm.launch import submit
         from slurm.snapshot import take
 
         submitted: dict[Key, str] = {}
+        unsent = ""
         # Asked before anything else: a sweep that is done needs no Slurm and no committed code, only its tables. What
         # is missing of another is asked again by `submit`, under the launch lock.
         if len(graph.finished()) == len(graph.jobs):
             self.console.print(f"all {len(graph.jobs)} jobs are done")
             self.show(graph.tables, graph.sweep_folder, self.console)
-            counts = {"done": len(graph.jobs), "live": 0}
+            counts = {"done": len(graph.jobs), "live": 0, "unsent": 0}
         else:
-            code = take(graph.sweep_folder, allow_dirty=self.allow_dirty)
-            outcome = submit(graph, cluster, code, self.program, self.console)
-            submitted = outcome.submitted
-            counts = {"done": len(outcome.skipped), "live": len(outcome.live)}
-            self.console.print(
+            outcome = self._submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
+            submitted, unsent = outcome.submitted, outcome.unsent_words
+            counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
+            self._tell(
                 f"{len(submitted)} jobs submitted, {counts['done']} done before, {counts['live']} queued or "
-                f"running; mind them with: salmask status {graph.sweep_folder}",
-                soft_wrap=True,
-                highlight=False,
+                f"running; mind them with: salmask status {graph.sweep_folder}"
             )
+            if outcome.outdated:
+                self._tell(
+                    f"{outcome.outdated} jobs on their way are of other settings than the sweep has now; "
+                    "--replace cancels them and submits them anew"
+                )
+            if unsent:
+                self._tell(with_mend(unsent, "the same again later, or with --feed, which stays until all are in"))
         if self.as_json:
             ids = {f"{folder} {task}": job for (folder, task), job in submitted.items()}
             typer.echo(json.dumps({"submitted": ids, **counts}, indent=1))
+        if unsent:
+            raise typer.Exit(1)
+
+    def _submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> "Outcome":
+        """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in."""
+        from slurm.launch import submit
+
+        submitted: dict[Key, str] = {}
+        while True:
+            outcome = submit(graph, cluster, take_code, self.program, self.console, replace_old=self.replace)
+            submitted |= outcome.submitted
+            if not (self.feed and outcome.unsent):
+                outcome.submitted = submitted
+                outcome.live = [job for job in outcome.live if graph.key(job) not in submitted]
+                return outcome
+            self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
+            time.sleep(FEED_SECONDS)
+
+    def _tell(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _run_here(self, graph: Graph, cluster: Cluster) -> None:
         from slurm.local import launch_here

@@ -4,6 +4,7 @@
 sweep may be begun in one way and gone on with in the other.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from repro.runs.status import PRETRAIN
@@ -29,6 +30,17 @@ class Outcome:
     """Slurm's ids of what went out now."""
     failed: dict[str, str] = field(default_factory=dict)
     """Name of the job -> why."""
+    unsent: dict[Key, str] = field(default_factory=dict)
+    """What Slurm did not take -> why."""
+    outdated: int = 0
+    """Jobs on their way that are of other settings than the sweep has now."""
+
+    @property
+    def unsent_words(self) -> str:
+        """How many jobs Slurm did not take, and why: `12 jobs not submitted (12: QOSMaxSubmitJobPerUserLimit)`."""
+        reasons = Counter(self.unsent.values())
+        listed = "; ".join(f"{number}: {reason}" for reason, number in reasons.items())
+        return f"{len(self.unsent)} jobs not submitted ({listed})" if self.unsent else ""
 
 
 def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Call:

@@ -1,19 +1,18 @@
 """What a job's process runs: a task on a folder, by name, so that launching needs no torch.
 
 A job starts from its folder alone. What it is to do stands there in its order (`slurm.orders`); whatever an earlier
-attempt left is gone on from. So an attempt can end anywhere and begin anew, two at once do no harm, and a pickle that
-Slurm keeps for days holds nothing that could grow old.
+attempt left is gone on from. So an attempt can end anywhere and begin anew, two at once do no harm, and a call that
+waits in the queue for days holds nothing that could grow old.
 """
 
 import os
 import pkgutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from submitit.helpers import DelayedSubmission
+from typing import Any, NoReturn
 
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
@@ -22,12 +21,13 @@ from repro.runs.stopping import SIGNALS, STOP
 from slurm.ledger import REPORT
 from slurm.orders import read_order
 
-NO_LIMIT_MINUTES = 60 * 24 * 365
+REQUEUE_SECONDS = 60
+"""How long `scontrol requeue` may take."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A task on a folder, to be carried out in a process of its own; what submitit pickles."""
+    """A task on a folder, to be carried out in a process of its own; what `slurm.calls` writes."""
 
     folder: Path
     """Absolute: of a run, or of the sweep for its report."""
@@ -48,10 +48,6 @@ class Call:
             UserError: it has begun too often, or cannot be carried out.
             SystemExit: the process was asked to stop.
         """
-        # submitit's handler of USR2, which knows how to requeue. It is fetched before anything runs, since the training
-        # sets a handler of its own that ends between two steps (`repro.runs.stopping`): submitit's would requeue in
-        # the middle of one, before anything is saved.
-        requeue = signal.getsignal(signal.SIGUSR2)
         if os.environ.get("SUBMITIT_EXECUTOR") == "local":
             self._show_gpus()
         self._refuse_to_begin_for_ever()
@@ -60,17 +56,18 @@ class Call:
         except SystemExit:
             # USR2 is Slurm's warning before a time limit or a preemption: the job has more to do. TERM is a person's
             # `scancel`, after which nothing may come back from the dead.
-            if STOP.signal == signal.SIGUSR2 and callable(requeue):
-                go_back(requeue)
+            if STOP.signal == signal.SIGUSR2 and slurm_job() and restarts() + 1 < self.attempts:
+                go_back()
             raise
 
-    def checkpoint(self) -> DelayedSubmission | None:
-        """Returns what submitit keeps for the next attempt: the same call, since everything stands in the folder.
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> "Call":
+        """Returns the call that was written as JSON.
 
-        Returns:
-            None after the last attempt; then submitit does not requeue.
+        Raises:
+            TypeError, KeyError: it is none.
         """
-        return DelayedSubmission(self) if restarts() + 1 < self.attempts else None
+        return cls(**{**content, "folder": Path(content["folder"]), "tables": tuple(content["tables"])})
 
     def _carry_out(self) -> None:
         function = pkgutil.resolve_name(self.program)
@@ -83,7 +80,7 @@ class Call:
         function(run, self.folder, self.task, wait=1.5 * STALE_SECONDS)
 
     def _refuse_to_begin_for_ever(self) -> None:
-        """Ends a job that Slurm began too often, whatever requeued it: submitit counts only time-outs."""
+        """Ends a job that Slurm began too often, whatever requeued it."""
         if restarts() >= self.attempts:
             mend = "look at the logs, then raise attempts in the profile"
             reason = UserError(f"gave up after {restarts()} requeues", mend=mend)
@@ -97,30 +94,34 @@ class Call:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
 
 
-def go_back(requeue: Callable[[int, Any], Any]) -> None:
-    """Puts the job back into the queue, as submitit does it, and ends this process.
+def go_back() -> NoReturn:
+    """Puts the job back into the queue, and ends this process.
 
-    Every rank comes here and calls submitit's handler, which requeues from rank 0 alone. The others end with status 0:
-    by a failure of one srun would kill rank 0 in mid-sentence (`--kill-on-bad-exit`).
-
-    Args:
-        requeue: submitit's handler of USR2; it ends the process itself where it requeues.
+    Every rank comes here, and the first one requeues the job. The others end with status 0: by a failure of one srun
+    would kill rank 0 in mid-sentence (`--kill-on-bad-exit`).
 
     Raises:
-        SystemExit: always; with status 0 where submitit's handler returns.
+        SystemExit: always.
     """
-    # A preemption sends USR2 and TERM within a moment. submitit writes the call's file anew before it requeues: it
-    # removes the old one and then renames the new one. Were the process to end in between, the next attempt would wait
-    # for its call, find none, and fail for good.
+    # A preemption sends USR2 and TERM within a moment. Were the process to end before scontrol has answered, the job
+    # would be over, and not go on.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    delayed = getattr(getattr(requeue, "__self__", None), "_delayed", None)
-    if delayed is not None and delayed._timeout_min is None:
-        # The profile names no time limit, and submitit reckons with one. It asks by it whether this was a time-out or a
-        # preemption, which to us is the same: `attempts` counts both.
-        delayed._timeout_min = NO_LIMIT_MINUTES
-    requeue(signal.SIGUSR2, None)
+    if os.environ.get("SLURM_PROCID", "0") == "0":
+        subprocess.run(["scontrol", "requeue", slurm_job()], check=True, timeout=REQUEUE_SECONDS)
+        print(f"{slurm_job()} went back to the queue", flush=True)
     raise SystemExit(0)
+
+
+def slurm_job() -> str:
+    """Returns Slurm's id of this process's job, `812`, or `812_3` in an array; empty for other jobs.
+
+    A local job may run within an interactive allocation, which is not its own to requeue.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        return ""
+    array, number = os.environ.get("SLURM_ARRAY_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    return f"{array}_{number}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def restarts() -> int:

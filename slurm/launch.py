@@ -1,52 +1,75 @@
-"""Jobs to Slurm, through submitit: what is missing goes out at once, with dependencies, and nothing is done twice.
+"""Jobs to Slurm: what is missing goes out at once, with dependencies, and nothing is done twice.
 
-A launch is what is planned (`slurm.batches`), less what is done and what is queued or running.
+A launch is what is planned (`slurm.batches`), less what is done and what is queued or running. What Slurm has no room
+for stays planned; the next launch, or one with `--feed`, hands it over.
 """
 
 import os
 import re
 import shutil
 import subprocess
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-import submitit
 from rich.console import Console
 from submitit.helpers import clean_env
 
-from repro.errors import UserError, one_line
+from repro.errors import UserError
+from repro.files import write_text
+from repro.runs.folder import RunFolder
 from repro.runs.lock import held
-from slurm.batches import Batch, Parent, plan_batches
+from repro.runs.status import PRETRAIN
+from slurm.adoption import adopt, sbatch_lock, settled_queue
+from slurm.batches import Batch, Parent, plan_batches, split_id
+from slurm.calls import refuse_foreign_sweep, write_calls
 from slurm.graph import Graph
 from slurm.handover import Outcome, ledger_entry, prepare_call
-from slurm.ledger import Key, Ledger, Submission
+from slurm.ledger import REPORT, Key, Ledger, Submission
+from slurm.outdated import outdated
 from slurm.profile import Cluster
 from slurm.program import Program
-from slurm.queue import PARENT_FAILED, QueueSnapshot, scancel, snapshot
+from slurm.queue import PARENT_FAILED, QueueSnapshot, scancel
 from slurm.sbatch import SlurmExecutor, parameters
+from slurm.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearError, submit_script
 from slurm.snapshot import CodeSnapshot
 
 LAUNCHING_SECONDS = 600.0
 """How long a launch waits for another one of the same sweep to be through; sbatch may take seconds for each batch."""
 MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
+NO_PARENT = "what it builds on is not in"
+TakeCode = Callable[[], CodeSnapshot | None]
+"""Returns what the jobs import; None: what they find. It is called under the launch lock, if anything goes out."""
 
 
-def submit(graph: Graph, cluster: Cluster, code: CodeSnapshot | None, program: Program, console: Console) -> Outcome:
+def submit(
+    graph: Graph,
+    cluster: Cluster,
+    take_code: TakeCode,
+    program: Program,
+    console: Console,
+    *,
+    replace_old: bool = False,
+) -> Outcome:
     """Hands what is missing to Slurm and returns.
 
     Args:
         graph: the sweep.
         cluster: a profile with the executor `slurm`.
-        code: what the jobs import; None: what they find.
+        take_code: copies the code for the jobs.
         program: the names of what the jobs carry out.
         console: for what is told.
+        replace_old: cancel what is queued or running with other settings than the sweep has now.
+
+    Returns:
+        What is in, and what Slurm did not take.
 
     Raises:
-        UserError: Slurm does not answer or refuses, or another launch does not end.
+        UserError: Slurm does not answer, or takes nothing at all since what is asked for is not there; another launch
+            does not end; or the sweep is somebody else's.
     """
     if not shutil.which("sbatch"):
         raise UserError(
@@ -55,26 +78,146 @@ def submit(graph: Graph, cluster: Cluster, code: CodeSnapshot | None, program: P
         )
     outcome = Outcome()
     ledger = Ledger(graph.sweep_folder)
-    with _launch_lock(graph.sweep_folder):
+
+    def tell(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    with _launch_lock(graph.sweep_folder) as descriptor:
         # All that is decided by is looked at under the lock: of two launchers, the second finds the jobs of the first.
-        queue = snapshot()
-        if queue.trouble:  # to take silence for an empty queue would submit everything twice
-            raise UserError(
-                f"cannot tell what is queued already ({queue.trouble})", mend="try again when Slurm answers"
-            )
+        queue = settled_queue(ledger, tell)
         adopt(ledger, queue)
-        live = _live(ledger, queue, console)
-        for batch in plan_batches(graph, cluster, _array_limit(cluster), live):
-            ids = _hand_over(batch, graph, cluster, code, program, ledger, outcome.submitted)
-            outcome.submitted |= ids
-            console.print(f"submitted {batch.name}: {_listed(ids.values())}", soft_wrap=True, highlight=False)
+        live = _live(graph, ledger, queue, tell)
+        old = outdated(graph, live)
+        if old and replace_old:
+            scancel([entry.job for entry in old])
+            tell(f"cancelled {_listed(entry.job for entry in old)}, of other settings")
+            live = {key: entry for key, entry in live.items() if entry not in old}
+        else:
+            outcome.outdated = len(old)
+        launch = _Launch(graph, cluster, take_code, program, ledger, outcome, descriptor, tell)
+        parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
+        for batch in plan_batches(graph, cluster, _array_limit(cluster), parents):
+            launch.send(batch)
+        _replace_report(graph, live, queue, outcome, tell)
+    if launch.refused and not outcome.submitted and not live:
+        raise launch.refused
     for job in graph.jobs:
         key = graph.key(job)
         if key in live:
             outcome.live.append(job)
-        elif key not in outcome.submitted:
+        elif key not in outcome.submitted and key not in outcome.unsent:
             outcome.skipped.append(job)
     return outcome
+
+
+@dataclass
+class _Launch:
+    """One launch: hands batches over, in parts where Slurm does not take them whole, and keeps what it did not take."""
+
+    graph: Graph
+    cluster: Cluster
+    take_code: TakeCode
+    program: Program
+    ledger: Ledger
+    outcome: Outcome
+    descriptor: int
+    """Of the lock that sbatch inherits."""
+    tell: Callable[[str], object]
+    refused: UserError | None = None
+    """The first refusal that waiting does not mend."""
+    full: str = ""
+    """Slurm's words for that there is no more room; then nothing more is tried."""
+    known_ids: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.known_ids = {split_id(entry.job)[0] for entry in self.ledger.submissions() if entry.executor == "slurm"}
+
+    @cached_property
+    def code(self) -> CodeSnapshot | None:
+        """What the jobs import, copied when the first of them goes out."""
+        return self.take_code()
+
+    def send(self, batch: Batch) -> None:
+        """Hands a batch over, less what builds on what is not in."""
+        if batch.task == REPORT and self.outcome.unsent:  # it goes out with the last of what it tabulates
+            self._keep(batch, next(iter(self.outcome.unsent.values())))
+            return
+        parts = batch.resolved(self.outcome.submitted)
+        sendable = {key for part in parts for key in part.keys}
+        self.outcome.unsent |= {key: NO_PARENT for key in batch.keys if key not in sendable}
+        for part in parts:
+            self._send_part(part)
+
+    def _send_part(self, batch: Batch) -> None:
+        if self.full:
+            self._keep(batch, self.full)
+            return
+        try:
+            ids = self._hand_over(batch)
+        except RefusedError as error:
+            self._divide(batch, error)
+        except UnclearError as error:
+            # Nobody knows whether it is in. It stays an intent, which the next launch looks for before anything else.
+            self.full = str(error)
+            self._keep(batch, self.full)
+            self.tell(f"{batch.name}: Slurm does not answer ({error}); the next launch looks whether it is in")
+        else:
+            self.outcome.submitted |= ids
+            self.tell(f"submitted {batch.name}: {_listed(ids.values())}")
+
+    def _divide(self, batch: Batch, error: RefusedError) -> None:
+        """Tries a refused array in halves, where fewer jobs may have room; else keeps it."""
+        limited = error.kind is Refusal.limit or (error.kind is Refusal.policy and self._others_are_in)
+        if len(batch.keys) > 1 and error.kind is not Refusal.request:
+            for half in batch.halves():
+                for part in half.resolved(self.outcome.submitted):
+                    self._send_part(part)
+            return
+        self._keep(batch, str(error))
+        if limited:
+            self.full = str(error)
+        elif self.refused is None:
+            mend = f"the profile of '{self.cluster.name}'"
+            self.refused = UserError(f"sbatch refused {batch.name}: {error}", mend=mend)
+            self.tell(str(self.refused))
+
+    @property
+    def _others_are_in(self) -> bool:
+        return bool(self.outcome.submitted)
+
+    def _keep(self, batch: Batch, reason: str) -> None:
+        self.outcome.unsent |= dict.fromkeys(batch.keys, reason)
+
+    def _hand_over(self, batch: Batch) -> dict[Key, str]:
+        """Submits one batch; returns the id of each of its jobs.
+
+        Raises:
+            RefusedError: Slurm did not take it.
+            UnclearError: nobody knows whether it did.
+        """
+        submitted = self.outcome.submitted
+        executor = _slurm_executor(batch, self.graph, self.cluster, self.code.path if self.code else None, submitted)
+        after = batch.after(submitted)
+        entries = [ledger_entry(self.graph, self.cluster, batch.name, key, after.get(key, ())) for key in batch.keys]
+        calls = [prepare_call(self.graph, key, self.cluster.attempts, self.program) for key in batch.keys]
+        folder = self.ledger.logs / batch.name
+        write_calls(folder, dict(zip(batch.indices or (0,), calls, strict=True)))
+        write_text(folder / SCRIPT, executor.script(batch.indices))
+        # The intent comes before sbatch: a launcher that is killed between the two leaves a name to look for
+        # (`slurm.adoption`). The other way round it would leave jobs that nobody knows of, and the next launch would
+        # submit them again.
+        self.ledger.intend(entries)
+        try:
+            with _outside_of_any_job():
+                job = submit_script(folder / SCRIPT, batch.name, self.known_ids, inherited=[self.descriptor])
+        except RefusedError as error:
+            self.ledger.refused(entries, str(error))
+            shutil.rmtree(folder)
+            raise
+        self.known_ids.add(job)
+        ids = {key: batch.job_id(key, job) for key in batch.keys}
+        self.ledger.submitted([replace(entry, job=ids[entry.key]) for entry in entries])
+        return ids
 
 
 def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, str]]:
@@ -87,111 +230,73 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
     """
     ids: dict[Key, str] = {}
     for batch in plan_batches(graph, cluster, cluster.max_array or MAX_ARRAY, {}):
-        executor = _slurm_executor(batch, graph, cluster, code, ids)
-        yield batch.name, executor.script(len(batch.keys))
-        ids |= dict.fromkeys(batch.keys, f"<{batch.name}>")
-
-
-def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
-    """Completes what a killed launcher left half done: writes down the ids of jobs that went out nevertheless.
-
-    A launcher first writes its intents, then calls sbatch, then gives submitit's pickles the names by which the jobs
-    look for them, and last writes the ids down. Killed in between, it leaves jobs in the queue that no ledger knows and
-    that may not find what they are to call. The queue knows them by the submission's name, which is Slurm's job name.
-
-    Args:
-        ledger: of the sweep; completed.
-        queue: from `slurm.queue.snapshot`, taken under the launch lock: else a launch that is under way looks like a
-            killed one.
-    """
-    by_submission: dict[str, list[Submission]] = {}
-    for entry in ledger.submissions():
-        if entry.executor == "slurm":
-            by_submission.setdefault(entry.submission, []).append(entry)
-    for name, entries in by_submission.items():
-        queued = [job for job in queue.named(name) if job.live]
-        if any(entry.job for entry in entries) or not queued:
-            continue
-        # The ledger keeps the order in which the jobs of an array are numbered. squeue may have forgotten some that
-        # have ended already, so the ids are counted here and not taken from the queue.
-        first = queued[0].job.partition("_")[0]
-        ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in range(len(entries))]
-        _name_pickles(ledger, name, dict(zip((entry.key for entry in entries), ids, strict=True)))
-        ledger.submitted([replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)])
-
-
-def _name_pickles(ledger: Ledger, submission: str, ids: Mapping[Key, str]) -> None:
-    """Gives submitit's pickles of a submission their final names, where the launcher did not come to it.
-
-    Until sbatch has answered a pickle's name is random, and only its content tells which job it is for.
-    """
-    id_of_call = {(str(ledger.sweep.resolve() / folder), task): job for (folder, task), job in ids.items()}
-    for pickle in (ledger.logs / submission).glob("*.pkl"):
-        if re.fullmatch(r"[0-9a-f]{32}", pickle.stem):
-            call = submitit.helpers.DelayedSubmission.load(pickle).function
-            job = id_of_call[str(call.folder.resolve()), call.task]
-            pickle.rename(pickle.with_name(f"{job}_submitted.pkl"))
+        for part in batch.resolved(ids):
+            yield part.name, _slurm_executor(part, graph, cluster, code, ids).script(part.indices)
+            ids |= {key: part.job_id(key, f"<{part.name}>") for key in part.keys}
 
 
 @contextmanager
-def _launch_lock(sweep_folder: Path) -> Iterator[None]:
+def _launch_lock(sweep_folder: Path) -> Iterator[int]:
     """Lets only one launcher of a sweep look and submit at a time; the next one then finds everything queued.
 
-    The lock goes with the process, so that a killed launcher keeps nobody out; what it left is `adopt`'s.
+    The lock goes with the process, so that a killed launcher keeps nobody out, but for an sbatch of its that is still
+    at work; what else it left is `slurm.adoption`'s.
+
+    Yields:
+        The file descriptor of the lock that sbatch is to inherit.
     """
-    with held(
-        sweep_folder / ".launch.lock",
-        taken=UserError(f"another launch of {sweep_folder} is still submitting", mend="wait for it"),
-        unwritable="choose another --out",
-        wait=LAUNCHING_SECONDS,
+    with (
+        held(
+            sweep_folder / ".launch.lock",
+            taken=UserError(f"another launch of {sweep_folder} is still submitting", mend="wait for it"),
+            unwritable="choose another --out",
+            wait=LAUNCHING_SECONDS,
+        ),
+        sbatch_lock(sweep_folder, LAUNCHING_SECONDS) as descriptor,
     ):
-        yield
+        refuse_foreign_sweep(sweep_folder)
+        yield descriptor
 
 
-def _live(ledger: Ledger, queue: QueueSnapshot, console: Console) -> dict[Key, Parent]:
+def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Callable[[str], object]) -> dict[Key, Submission]:
     """Returns what is queued or running; what waits for something that never comes is taken out of the queue."""
     entries = ledger.submissions()
-    # `kill-on-invalid-dep` has Slurm cancel such jobs by itself, but not at once; and as long as one of them stands in
-    # the queue it counts as on its way, and nothing would go out in its place.
-    stuck = [e.job for e in entries if e.job in queue.jobs and queue.jobs[e.job].reason == PARENT_FAILED]
+    live = [entry for entry in entries if entry.executor == "slurm" and queue.live(entry)]
+    # `kill-on-invalid-dep` has Slurm cancel jobs whose parent failed by itself, but not at once; and as long as one of
+    # them stands in the queue it counts as on its way, and nothing would go out in its place. A child of a pretraining
+    # that was cancelled, and that goes out anew now, would be bound to the old one and be cancelled although the new
+    # one succeeds.
+    alive = {entry.job for entry in live}
+    stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, alive)]
     if stuck:
-        scancel(stuck)
-        console.print(f"cancelled {_listed(stuck)}: what they waited for has failed", soft_wrap=True, highlight=False)
-    sizes = Counter(entry.submission for entry in entries)
-    return {
-        entry.key: Parent(entry.submission, entry.job, sizes[entry.submission])
-        for entry in entries
-        if entry.job not in stuck and queue.live(entry)
+        scancel([entry.job for entry in stuck])
+        tell(f"cancelled {_listed(entry.job for entry in stuck)}: what they waited for has failed or was cancelled")
+    return {entry.key: entry for entry in live if entry not in stuck} | {
+        entry.key: entry for entry in entries if entry.executor != "slurm" and queue.live(entry)
     }
 
 
-def _hand_over(
-    batch: Batch,
-    graph: Graph,
-    cluster: Cluster,
-    code: CodeSnapshot | None,
-    program: Program,
-    ledger: Ledger,
-    submitted: Mapping[Key, str],
-) -> dict[Key, str]:
-    """Submits one batch; returns the id of each of its jobs."""
-    executor = _slurm_executor(batch, graph, cluster, code.path if code else None, submitted)
-    after = batch.after(submitted)
-    entries = [ledger_entry(graph, cluster, batch.name, key, after.get(key, ())) for key in batch.keys]
-    calls = [prepare_call(graph, key, cluster.attempts, program) for key in batch.keys]
-    # The intent comes before sbatch: a launcher that is killed between the two leaves a name to look for (`adopt`).
-    # The other way round it would leave jobs that nobody knows of, and the next launch would submit them again.
-    ledger.intend(entries)
-    try:
-        with _outside_of_any_job(), executor.batch():
-            jobs = [executor.submit(call) for call in calls]
-    except submitit.core.utils.FailedJobError as error:
-        shutil.rmtree(ledger.logs / batch.name)
-        refusal = one_line(error)
-        raise UserError(f"sbatch refused {batch.name}: {refusal}", mend=f"the profile of '{cluster.name}'") from error
-    ids = {key: job.job_id for key, job in zip(batch.keys, jobs, strict=True)}
-    ledger.submitted([replace(entry, job=ids[entry.key]) for entry in entries])
-    return ids
+def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive: Collection[str]) -> bool:
+    """Returns whether a job stands in the queue for a parent that has ended without what the job builds on."""
+    job = queue.find(entry)
+    if job is None or not job.waiting or not entry.job:
+        return False
+    if job.reason == PARENT_FAILED:
+        return True
+    if entry.task in (PRETRAIN, REPORT) or not entry.after or any(parent in alive for parent in entry.after):
+        return False
+    return not RunFolder(graph.sweep_folder / entry.folder).pretrained
+
+
+def _replace_report(
+    graph: Graph, live: Mapping[Key, Submission], queue: QueueSnapshot, outcome: Outcome, tell: Callable[[str], object]
+) -> None:
+    """Takes an older report out of the queue where a newer one is in, which waits for the older jobs too."""
+    older = live.get(graph.report)
+    queued = queue.find(older) if older else None
+    if older is not None and queued is not None and queued.waiting and graph.report in outcome.submitted:
+        scancel([older.job])
+        tell(f"cancelled {older.job}, a report that the new one replaces")
 
 
 def _slurm_executor(

@@ -2,16 +2,16 @@
 
 One JSON object a line, only ever added, under a lock on the file; a line that cannot be read (torn by a kill) is left
 out. A job has two lines: the intent, written before it is handed over, with an empty `job`; and the same again with the
-scheduler's id. Where a launcher was killed in between, only the first is there, and the next launcher asks the
-scheduler for a job of the *submission*'s name. What a job did is told by its folder, not here: see
-`RunFolder.status(task)`, and `slurm.queue` for what the scheduler thinks of it.
+scheduler's id, or with the words by which it was `refused`. Where a launcher was killed in between, only the first is
+there, and the next launcher asks the scheduler for a job of the *submission*'s name. What a job did is told by its
+folder, not here: see `RunFolder.status(task)`, and `slurm.queue` for what the scheduler thinks of it.
 
     {"time": "2026-11-22T10:00:00+00:00", "job": "812_3", "executor": "slurm", "cluster": "mycluster",
      "submission": "table1-linear-5f0c3a9e", "run": "45df9c0eca", "folder": "mocov2/s0-45df9c0eca", "task": "linear",
      "protocol": "linear-moco-v1", "after": ["811_3"], "host": "login1"}
 
-Beside it stand `logs/SUBMISSION/`, submitit's files (`JOB_0_log.out`, `JOB_0_log.err`, `JOB_submission.sh`, pickles),
-and `code/`, the snapshots that the jobs run.
+Beside it stand `logs/SUBMISSION/`, private to who launched (`JOB_0_log.out`, `JOB_0_log.err`, `submission.sh`,
+`calls.json`; of local jobs submitit's files), and `code/`, the snapshots that the jobs run.
 """
 
 import json
@@ -40,8 +40,7 @@ class Submission:
     """One job that was handed to a scheduler, or was about to be."""
 
     submission: str
-    """Unique name of what was handed over at once, a job or an array: submitit's folder below `logs/`, Slurm's job
-    name."""
+    """Unique name of what was handed over at once, a job or an array: a folder below `logs/`, Slurm's job name."""
     executor: str
     """`slurm`, `local` or `debug`."""
     cluster: str
@@ -61,6 +60,8 @@ class Submission:
     """Where it was handed over; where it runs, too, unless Slurm runs it."""
     time: str = field(default_factory=now)
     """ISO 8601, UTC."""
+    refused: str = ""
+    """Slurm's words where it did not take the job; empty: it did, or nobody knows."""
 
     @property
     def key(self) -> Key:
@@ -91,7 +92,7 @@ class Ledger:
     Attributes:
         sweep: The sweep's folder.
         path: The ledger's file.
-        logs: The folder of submitit's files.
+        logs: The folder of what the jobs start from and print.
     """
 
     def __init__(self, sweep: Path) -> None:
@@ -135,6 +136,18 @@ class Ledger:
             UserError: the file cannot be written to.
         """
         self._append(entries)
+
+    def refused(self, entries: Sequence[Submission], words: str) -> None:
+        """Writes down what the scheduler did not take, so that nobody looks for it.
+
+        Args:
+            entries: as of `intend`.
+            words: the scheduler's.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        self._append(replace(entry, job="", refused=words) for entry in entries)
 
     def _append(self, entries: Iterable[Submission]) -> None:
         lines = "".join(json.dumps({**asdict(entry), "after": list(entry.after)}) + "\n" for entry in entries)

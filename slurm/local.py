@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from repro.cores import usable_cores
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
+from slurm.calls import private_folder
 from slurm.graph import Graph, Job
 from slurm.handover import Outcome, ledger_entry, prepare_call
 from slurm.ledger import Key, Ledger
@@ -134,7 +135,7 @@ class _Here:
         return process
 
     def _executor(self, name: str, task: str) -> Any:
-        folder = self.ledger.logs / name
+        folder = private_folder(self.ledger.logs / name)  # submitit hands a job over as a pickle
         if self.cluster.executor == "debug":
             return submitit.DebugExecutor(folder=folder)
         executor = submitit.LocalExecutor(folder=folder, max_num_timeout=self.cluster.attempts)

@@ -75,6 +75,10 @@ Root = Annotated[
     str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/SWEEP.")]
+Feed = Annotated[bool, typer.Option("--feed", help="Stay, and hand over what Slurm has no room for as room comes.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Cancel what is queued or running with other settings, and submit it anew.")
+]
 AllowDirty = Annotated[bool, typer.Option("--allow-dirty", help="Submit edited code, recording the difference.")]
 
 # ---------------------------------------------------------------------------------------- of what looks after the jobs

@@ -1,26 +1,26 @@
 """Whether a cluster can do what we will ask of it: one short job with a profile's resources, and what it found."""
 
 import json
-import os
-import pkgutil
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import submitit
 from rich.console import Console
 
 from repro.doctor.diagnosis import Diagnosis
-from repro.errors import UserError, one_line
-from repro.files import write_json
+from repro.errors import UserError
+from repro.files import write_text
 from repro.runs.status import PRETRAIN
 from slurm.batches import Batch, submission_name
+from slurm.calls import write_calls
 from slurm.logs import last_line
+from slurm.node_probe import NodeProbe
 from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueuedJob, scancel, snapshot
 from slurm.sbatch import SlurmExecutor, parameters
+from slurm.sbatch_call import SCRIPT, RefusedError, submit_script
 
 MINUTES = 5
 """Time limit of the job; it takes about one."""
@@ -32,29 +32,6 @@ POLL_SECONDS = 0.2
 REPORT_SECONDS = 30.0
 """After the end of a job, for its report to come through the file system."""
 FOLDER = ".doctor"
-
-
-@dataclass(frozen=True)
-class NodeProbe:
-    """What runs on the node; what submitit pickles."""
-
-    place: Path
-    """Where sweeps will go."""
-    report: Path
-    """Where to write what was found."""
-    gpus: int
-    """That each node was asked for."""
-    cpus: int
-    """That each process was asked for."""
-    program: str
-    """`MODULE:FUNCTION` that looks at the node; see `slurm.program`."""
-
-    def __call__(self) -> None:
-        """Examines the node, and writes what was found."""
-        findings = pkgutil.resolve_name(self.program)(self.place, gpus=self.gpus, cpus=self.cpus)
-        # Every process takes part, since whether they find each other is part of it; one of them reports.
-        if os.environ.get("SLURM_PROCID", "0") == "0":
-            write_json(self.report, [asdict(finding) for finding in findings])
 
 
 def probe(cluster: Cluster, console: Console, program: Program, *, wait: float) -> list[Diagnosis]:
@@ -92,11 +69,12 @@ def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> st
         raise UserError(f"{queue.trouble}", mend="call this on a login node of the cluster")
     executor = SlurmExecutor(folder=folder, python=batch.resources.python or None)
     executor.update_parameters(**parameters(batch, cluster, "", Path(__file__).resolve().parent.parent))
+    write_calls(folder, {0: call})
+    write_text(folder / SCRIPT, executor.script(()))
     try:
-        return str(executor.submit(call).job_id)
-    except submitit.core.utils.FailedJobError as error:
-        refusal = one_line(error)
-        raise UserError(f"sbatch refused the probe: {refusal}", mend=f"the profile '{cluster.name}'") from error
+        return submit_script(folder / SCRIPT, batch.name)
+    except RefusedError as error:
+        raise UserError(f"sbatch refused the probe: {error}", mend=f"the profile '{cluster.name}'") from error
 
 
 def _wait(job: str, report: Path, deadline: float) -> QueuedJob | None:

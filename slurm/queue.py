@@ -126,6 +126,19 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     return QueueSnapshot(jobs, trouble, accounting)
 
 
+def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
+    """Returns the jobs of these names that the accounting knows, by id; none where there is no accounting.
+
+    Args:
+        names: of submissions; of many the newest 500 are asked for.
+    """
+    if not names or not shutil.which("sacct"):
+        return {}
+    words = ["sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-30days"]
+    lines, _ = _ask([*words, f"--name={','.join(names[-500:])}", f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
+    return {job.job: job for line in lines for job in parse_sacct(line) if job.name in names}
+
+
 def parse_squeue(line: str) -> Iterator[QueuedJob]:
     """Yields the jobs of a line of `squeue`; none in a broken line.
 

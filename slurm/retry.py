@@ -1,16 +1,16 @@
 """Handing jobs over again, from a sweep's folder alone: it holds what each is to do and how it was launched."""
 
 from collections.abc import Collection
+from pathlib import Path
 
 from rich.console import Console
-from submitit.helpers import DelayedSubmission
 
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
+from slurm.calls import refuse_foreign_sweep, tables_of
 from slurm.graph import Graph, Job, make_graph
 from slurm.handover import Outcome
-from slurm.job import Call
 from slurm.launch import submit
 from slurm.ledger import REPORT, Key, Ledger
 from slurm.local import launch_here
@@ -60,11 +60,12 @@ def relaunch(
     Raises:
         UserError: the profile is unknown, the code was edited, or the scheduler refuses.
     """
+    refuse_foreign_sweep(ledger.sweep)
     profile = _profile(ledger, cluster)
     graph = graph_of(ledger, requested)
     if profile.executor != "slurm":
         return launch_here(graph, profile, program, parallel=1, console=console)
-    return submit(graph, profile, take(ledger.sweep, allow_dirty=allow_dirty), program, console)
+    return submit(graph, profile, lambda: take(ledger.sweep, allow_dirty=allow_dirty), program, console)
 
 
 def _profile(ledger: Ledger, cluster: str) -> Cluster:
@@ -75,7 +76,8 @@ def _profile(ledger: Ledger, cluster: str) -> Cluster:
     if not entries:
         return load_cluster("local")
     try:
-        return load_cluster(entries[-1].cluster)
+        # A name and never a path: a sweep from elsewhere could name a profile that comes with it, whose setup is run.
+        return load_cluster(Path(entries[-1].cluster).stem)
     except UserError as error:
         # The ledger holds a profile's name and not its path: one that was given as a file is not found again.
         mend = f"{error.mend}; or name the profile that the sweep was launched by: --cluster FILE"
@@ -85,8 +87,6 @@ def _profile(ledger: Ledger, cluster: str) -> Cluster:
 def _tables(ledger: Ledger) -> tuple[str, ...]:
     """Returns what the sweep's report renders, which stands in the newest call of that job and nowhere else."""
     for entry in reversed(ledger.submissions()):
-        pickle = ledger.logs / entry.submission / f"{entry.job}_submitted.pkl"
-        if entry.task == REPORT and pickle.is_file():
-            call = DelayedSubmission.load(pickle).function
-            return call.tables if isinstance(call, Call) else ()
+        if entry.task == REPORT and (tables := tables_of(ledger.logs / entry.submission)):
+            return tables
     return ()

@@ -1,5 +1,6 @@
 """From a profile to submitit's parameters, and from those to the script that sbatch gets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -20,25 +21,42 @@ Threads sleep while they wait: spinning costs a factor of three where cores are 
 the activations of every step back to the kernel and faulting them in again took half of the localizer's time.
 """
 
+SETUP_FAILED = 'echo "salmask: the setup of the profile failed with status $?: $BASH_COMMAND" >&2; exit 1'
+"""What the script does where a line of the profile's setup fails; `slurm.causes` looks for the words."""
+
 
 class SlurmExecutor(submitit.SlurmExecutor):
-    """submitit's, which can also be made where there is no Slurm, to show what it would submit."""
+    """submitit's, of which only the script is used: it is written here, and `slurm.sbatch_call` hands it over."""
 
     @classmethod
     def affinity(cls) -> int:
         """Tells submitit that it may be used; whether Slurm is there is asked before anything is submitted."""
         return 2
 
-    def script(self, jobs: int) -> str:
-        """Returns what sbatch would get.
+    def script(self, indices: Sequence[int]) -> str:
+        """Returns what sbatch gets.
 
         Args:
-            jobs: one, or the size of an array.
+            indices: the numbers of the jobs in their array; none of a single job.
         """
-        if jobs > 1:
-            self.parameters["map_count"] = jobs  # as submitit's own submission of an array does it
-        text: str = self._make_submission_file_text(self._submitit_command_str, "")
+        if indices:
+            self.parameters["map_count"] = len(indices)  # as submitit's own submission of an array does it
+            self.parameters["additional_parameters"]["array"] = _array(indices, self.parameters["array_parallelism"])
+        command = f"{self.python} -u -m slurm.start {quote(str(self.folder))}"
+        text: str = self._make_submission_file_text(command, "")
         return text
+
+
+def _array(indices: Sequence[int], parallelism: int) -> str:
+    """Returns the numbers of an array as sbatch takes them, `0-3,7%2`."""
+    spans: list[list[int]] = []
+    for index in indices:
+        if spans and spans[-1][1] == index - 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    numbers = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    return f"{numbers}%{min(len(indices), parallelism)}"
 
 
 def parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | None) -> dict[str, Any]:
@@ -100,6 +118,10 @@ def parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | Non
 def _setup(resources: Resources, code: Path | None) -> list[str]:
     """Returns the lines of shell that come before the job."""
     lines = [*resources.setup]
+    if lines:
+        # A job whose environment is not there must end, and not go on to fail of something else. A trap and no
+        # `set -e`, which would hold within the functions of modules and conda too, whose commands may fail.
+        lines = [f"trap {quote(SETUP_FAILED)} ERR", *lines, "trap - ERR"]
     # Where the profile leaves it open, the node knows how many cores the cluster gave.
     cpus = resources.cpus or "${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_PER_GPU:-1}}"
     if code is not None:

@@ -88,11 +88,35 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> CodeSnapshot:
 
 def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> CodeSnapshot:
     target = sweep_folder / CODE / name
-    if not target.exists():  # a folder of this name is whole (`new_folder`), and jobs may be running from it
-        with new_folder(target) as folder, tarfile.open(fileobj=BytesIO(archive)) as tar:
-            tar.extractall(folder, filter="data")
-            _mark(folder, commit, dirty=dirty)
+    with tarfile.open(fileobj=BytesIO(archive)) as tar:
+        if target.exists():  # a folder of this name is whole (`new_folder`), and jobs may be running from it
+            _refuse_other_code(target, tar)
+        else:
+            with new_folder(target) as folder:
+                tar.extractall(folder, filter="data")
+                _mark(folder, commit, dirty=dirty)
     return CodeSnapshot(target.resolve(), commit, dirty)
+
+
+def _refuse_other_code(target: Path, tar: tarfile.TarFile) -> None:
+    """Refuses a copy that is not what it is called by: it may have come with a sweep from elsewhere.
+
+    Python's own copies of what it imported go: it would run one in place of the source without looking at that.
+
+    Raises:
+        UserError: a file of the copy is another one, is missing, or is none of the commit's.
+    """
+    for cache in target.rglob("__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)  # a job may be writing to it
+    expected = {member.name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
+    paths = (path.relative_to(target) for path in target.rglob("*") if path.is_symlink() or not path.is_dir())
+    here = {str(path) for path in paths if "__pycache__" not in path.parts} - {SNAPSHOT}
+    for name in sorted(expected.keys() | here):
+        file = expected.get(name)
+        path = target / name
+        if file is None or path.is_symlink() or not path.is_file() or path.read_bytes() != file.read():
+            mend = f"remove {target}, or choose another --out"
+            raise UserError(f"{path} is not as it was committed, so what jobs run could be anybody's", mend=mend)
 
 
 def _copy_packages(tree: Path, sweep_folder: Path, *, allow_dirty: bool) -> CodeSnapshot:

@@ -12,9 +12,11 @@ from pathlib import Path
 from repro.errors import with_mend
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.status import Status
-from slurm.ledger import Submission
-from slurm.logs import last_line
+from slurm.causes import asked_for, cause_of
+from slurm.ledger import LOGS, Submission
+from slurm.logs import last_line, tail
 from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot
+from slurm.sbatch_call import SCRIPT
 
 CLOCKS_SECONDS = 5.0
 """By how much the clocks of two machines of a cluster may differ."""
@@ -140,6 +142,8 @@ def _never_said_a_word(
         return State.unknown, queue.trouble if entry.executor == "slurm" else f"only {entry.host} can tell"
     if job is not None and job.state == "CANCELLED":
         return _cancelled(entry, job)
+    if entry.refused:
+        return State.planned, with_mend(f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed")
     if not entry.job and job is None:
         return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
     unheard = "Slurm no longer knows it" if entry.executor == "slurm" else "its process is gone"
@@ -176,9 +180,22 @@ def _word(job: QueuedJob | None) -> str:
 
 
 def _with_last_line(sweep: Path, entry: Submission | None, note: str) -> str:
-    """Returns a note with the last line of the job's log, which often names the reason."""
-    last = (last_line(entry.log(sweep, "err")) or last_line(entry.log(sweep, "out"))) if entry else ""
+    """Returns a note with the cause that the job's log names; with its last line where it names none."""
+    if entry is None:
+        return note
+    logs = [entry.log(sweep, stream) for stream in ("err", "out")]
+    if cause := cause_of("\n".join(tail(log) for log in reversed(logs)), *_asked_for(sweep, entry)):
+        return f"{note}; {cause}"
+    last = last_line(logs[0]) or last_line(logs[1])
     return f"{note}; last line: {last}" if last else note
+
+
+def _asked_for(sweep: Path, entry: Submission) -> tuple[float, int]:
+    """Returns the gigabytes and the minutes that a job asked for; 0 where that cannot be known."""
+    try:
+        return asked_for((sweep / LOGS / entry.submission / SCRIPT).read_text())
+    except OSError:
+        return 0.0, 0
 
 
 def _alive(status: Status, now: float) -> bool:

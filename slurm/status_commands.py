@@ -14,7 +14,7 @@ from rich.text import Text
 
 from repro.console import AsJson
 from repro.doctor.diagnosis import Diagnosis
-from repro.errors import UserError
+from repro.errors import UserError, with_mend
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.ledger import Ledger
@@ -213,7 +213,9 @@ def build(program: Program) -> typer.Typer:
         ledger, console = Ledger(selection.sweep), Console(stderr=True)
         outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty)
         typer.echo(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
-        if outcome.failed:
+        if outcome.unsent:
+            typer.echo(with_mend(outcome.unsent_words, "the same again later"))
+        if outcome.failed or outcome.unsent:
             raise typer.Exit(1)
 
     app.command()(clean)

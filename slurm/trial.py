@@ -36,7 +36,7 @@ def sbatch_says(resources: Resources, cluster: Cluster) -> Answer:
     with tempfile.TemporaryDirectory() as folder:
         executor = SlurmExecutor(folder=Path(folder), python=resources.python or None)
         executor.update_parameters(**parameters(batch, cluster, "", None))
-        script = executor.script(1)
+        script = executor.script(())
     try:
         process = subprocess.run(
             ["sbatch", "--test-only"],

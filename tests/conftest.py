@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from repro.runs.folder import RunFolder
 
 from slurm_cluster import cluster  # noqa: F401 (one fixture for every module: one cluster for a session)
+from stand_in_slurm import stand_in  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from submitit.core.utils import DelayedSubmission
-from training_samples import TINY, StopBefore, files_below, make_training, tiny
+from training_samples import TINY, StopBefore, make_training, tiny
 
 from baselines import resolve
 from repro.distributed import submitit_to_env
@@ -18,9 +17,11 @@ from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP, Stop
 from repro.training.resume import checkpoints
+from slurm.adoption import adopt
+from slurm.calls import read_call, write_calls
 from slurm.graph import Graph
 from slurm.job import Call, go_back
-from slurm.launch import adopt, submit
+from slurm.launch import submit
 from slurm.ledger import Ledger, Submission
 from slurm.orders import write_order
 from slurm.profile import Cluster, Resources
@@ -34,8 +35,8 @@ cat "$FAKE/queue"
 """
 SBATCH = """#!/bin/sh
 [ ! -e "$FAKE/refuse" ] || { echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1; }
-number=$(($(cat "$FAKE/number") + 1)); echo $number >"$FAKE/number"; cp "$1" "$FAKE/script-$number.sh"
-echo "Submitted batch job $number"
+number=$(($(cat "$FAKE/number") + 1)); echo $number >"$FAKE/number"; cp "$2" "$FAKE/script-$number.sh"
+[ "$1" = --parsable ] && echo $number
 """
 SCONTROL = '#!/bin/sh\necho "MaxArraySize            = 1001"\n'
 
@@ -73,9 +74,9 @@ def queued(fake: Path, *ids: str, name: str = "x", state: str = "PENDING", reaso
         file.writelines(f"{job}|{name}|{state}|{reason}|N/A|N/A||low|0|\n" for job in ids)
 
 
-def launch(graph: Graph) -> dict[str, str]:
+def launch(graph: Graph, **options: Any) -> dict[str, str]:
     """`TASK SEED` -> id of what was submitted."""
-    outcome = submit(graph, CLUSTER, None, PROGRAM, Console(quiet=True))
+    outcome = submit(graph, CLUSTER, lambda: None, PROGRAM, Console(quiet=True), **options)
     seeds = {folder: folder.partition("/s")[2][:1] for folder, _ in outcome.submitted}
     return {f"{task} {seeds[folder]}".strip(): job for (folder, task), job in outcome.submitted.items()}
 
@@ -99,9 +100,9 @@ def test_a_sweep_goes_out_as_arrays_each_after_the_last(fake: Path, graph: Graph
     for job in graph.jobs:
         assert (job.folder.path / "jobs" / f"{job.task}.yaml").exists()
         submission = entries[graph.key(job)]
-        call = DelayedSubmission.load(ledger.logs / submission.submission / f"{submission.job}_submitted.pkl")
-        assert (call.function.folder, call.function.task) == (job.folder.path, job.task)
-        assert (call._timeout_min, call._timeout_countdown) == (30, CLUSTER.attempts)
+        call = read_call(ledger.logs / submission.submission, int(submission.job.partition("_")[2]))
+        assert call == Call(job.folder.path, job.task, PROGRAM.task, CLUSTER.attempts)
+        assert not list(ledger.logs.rglob("*.pkl"))
 
 
 def test_a_second_launch_submits_what_is_neither_done_nor_queued(fake: Path, graph: Graph) -> None:
@@ -127,9 +128,10 @@ def test_children_of_a_part_of_an_array_wait_each_for_its_own(fake: Path, tmp_pa
     folder.backbone.touch()
     queued(fake, "101_1", "101_2", state="RUNNING", reason="None")
     again = launch(graph)
-    assert again == {"linear 0": "104", "linear 1": "105", "linear 2": "106", "report": "107"}
-    dependencies = [flags(fake / f"script-{number}.sh", "dependency") for number in (104, 105, 106, 107)]
-    assert dependencies == [[], ["afterok:101_1"], ["afterok:101_2"], ["afterany:104:101:105:106"]]
+    assert again == {"linear 0": "104", "linear 1": "105_1", "linear 2": "105_2", "report": "106"}
+    dependencies = [flags(fake / f"script-{number}.sh", "dependency") for number in (104, 105, 106)]
+    assert dependencies == [[], ["aftercorr:101"], ["afterany:104:101:105"]]
+    assert flags(fake / "script-105.sh", "array") == ["1-2%2"]  # the numbers of their parents, throttled as one
 
 
 def test_a_job_whose_parent_failed_for_good_is_replaced(fake: Path, graph: Graph) -> None:
@@ -156,19 +158,16 @@ def test_slurm_that_refuses_or_does_not_answer_is_one_line(fake: Path, graph: Gr
             launch(graph)
 
 
-def test_jobs_of_a_killed_launcher_are_adopted_with_their_pickles(tmp_path: Path) -> None:
+def test_jobs_of_a_killed_launcher_are_adopted_with_their_numbers(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     entries = [entry(submission="s-pretrain-1", folder=f"m/s{seed}-ab") for seed in range(3)]
     ledger.intend([*entries, entry(submission="never-sent", folder="m/s9-ab")])
-    folder = ledger.logs / "s-pretrain-1"
-    folder.mkdir(parents=True)
-    for seed, name in ((2, "a" * 32), (0, "b" * 32)):  # of the second one the name was given already
-        DelayedSubmission(Call(tmp_path / f"m/s{seed}-ab", "pretrain", PROGRAM.task)).dump(folder / f"{name}.pkl")
-    jobs = {f"812_{n}": QueuedJob(f"812_{n}", "s-pretrain-1", "PENDING") for n in range(3)}
+    folders = zip((1, 4, 5), (e.folder for e in entries), strict=True)
+    calls = {index: Call(tmp_path / folder, "pretrain", PROGRAM.task) for index, folder in folders}
+    write_calls(ledger.logs / "s-pretrain-1", calls)
+    jobs = {f"812_{n}": QueuedJob(f"812_{n}", "s-pretrain-1", "PENDING") for n in (1, 5)}  # 812_4 is forgotten
     adopt(ledger, QueueSnapshot(jobs))
-    assert [e.job for e in ledger.submissions()] == ["812_0", "812_1", "812_2", ""]
-    assert files_below(folder) == {"812_0_submitted.pkl", "812_2_submitted.pkl"}
-    assert DelayedSubmission.load(folder / "812_2_submitted.pkl").function.folder == tmp_path / "m/s2-ab"
+    assert [e.job for e in ledger.submissions()] == ["812_1", "812_4", "812_5", ""]
 
 
 def test_the_ledger_keeps_the_last_word_and_survives_a_torn_line(tmp_path: Path) -> None:
@@ -239,12 +238,9 @@ def test_a_job_begins_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch, tmp_
     call = ordered(tmp_path, attempts=3)
     calls: list[int] = []
     monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: calls.append(1))
-    for restarts, resubmitted in ((0, True), (1, True), (2, False)):
+    for restarts in range(3):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         call()
-        resubmission = call.checkpoint()
-        assert (resubmission is not None) == resubmitted
-        assert resubmission is None or resubmission.function == call
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     with pytest.raises(UserError, match="gave up after 3 requeues; mend: look at the logs"):
         call()
@@ -255,48 +251,49 @@ def test_a_job_begins_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch, tmp_
     assert status.error.startswith("gave up after 3 requeues; mend: ")
 
 
-@pytest.mark.parametrize(("number", "requeued"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
-def test_usr2_sends_a_job_back_to_the_queue_and_term_does_not(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, requeued: bool
+@pytest.mark.parametrize(
+    ("number", "restarts", "requeued"),
+    [(signal.SIGUSR2, 0, True), (signal.SIGUSR2, 1, True), (signal.SIGUSR2, 2, False), (signal.SIGTERM, 0, False)],
+)
+def test_usr2_sends_a_job_back_to_the_queue_and_term_or_the_last_attempt_does_not(
+    fake: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, restarts: int, requeued: bool
 ) -> None:
-    signals: list[int] = []
-
     def carry_out(*_: Any, **__: Any) -> None:
         STOP.install()
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr("repro.jobs.carry_out", carry_out)
+    (fake / "scontrol").write_text('#!/bin/sh\necho "$*" >>"$FAKE/asked"\n')
+    for name, value in (("ARRAY_JOB_ID", "812"), ("ARRAY_TASK_ID", "3"), ("RESTART_COUNT", str(restarts))):
+        monkeypatch.setenv(f"SLURM_{name}", value)
     before = {handled: signal.getsignal(handled) for handled in (signal.SIGUSR2, signal.SIGTERM)}
-    signal.signal(signal.SIGUSR2, lambda received, _: signals.append(received))  # submitit's
     try:
-        with pytest.raises(SystemExit):
-            ordered(tmp_path)()
+        with pytest.raises(SystemExit) as end:
+            ordered(tmp_path, attempts=3)()
     finally:
         for handled, handler in before.items():
             signal.signal(handled, handler)
-    assert signals == ([signal.SIGUSR2] if requeued else [])
+        STOP.signal = 0
+    assert end.value.code == (0 if requeued else 128 + number)
+    assert (fake / "asked").exists() == requeued
+    assert not requeued or (fake / "asked").read_text() == "requeue 812_3\n"
 
 
-def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue() -> None:
-    """A preemption sends USR2 and TERM at once, and submitit's file of the call must not be left half replaced."""
-    steps: list[str] = []
-
-    def requeue(number: int, _: Any) -> None:
-        steps.append("the old file is gone")
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGUSR2)
-        steps.append("the new file is there")
-
+def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preemption sends USR2 and TERM at once; scontrol must not be left before it has answered."""
+    (fake / "scontrol").write_text('#!/bin/sh\nkill -TERM $PPID; kill -USR2 $PPID; sleep 0.2; touch "$FAKE/requeued"\n')
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
     before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
     try:
         STOP.install()
         with pytest.raises(SystemExit) as end:
-            go_back(requeue)
+            go_back()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
         STOP.signal = 0
-    assert (end.value.code, steps) == (0, ["the old file is gone", "the new file is there"])
+    assert end.value.code == 0
+    assert (fake / "requeued").exists()
 
 
 class Ask(StopBefore):

@@ -112,7 +112,7 @@ def test_all_that_a_site_may_want_can_be_said(tmp_path: Path, monkeypatch: pytes
     assert "\nmodule load cuda\n" in pretraining
     (command,) = [line for line in pretraining.splitlines() if line.startswith("srun ")]
     assert "--mpi=pmix --container-image=/images/salmask.sqsh apptainer exec --nv" in command
-    assert "salmask.sif python3 -u -m submitit" in command
+    assert "salmask.sif python3 -u -m slurm.start" in command
     assert "#SBATCH --array=0-8%2\n" in linear
     assert "#SBATCH --gpus-per-node=1\n" in linear
     assert "\nmodule load other\n" in linear

@@ -134,13 +134,12 @@ def test_an_array_runs_as_many_at_a_time_as_the_profile_says(cluster: Cluster, l
 
 DIES = """
 import os, sys
-from submitit.core.utils import JobPaths
-moved = JobPaths.move_temporary_file
-def dies(self, path, name, keep_as_symlink=False):
-    if name == "submitted_pickle":  # sbatch has answered; nobody wrote down what
-        os._exit(9)
-    moved(self, path, name, keep_as_symlink)
-JobPaths.move_temporary_file = dies
+import slurm.launch
+submit_script = slurm.launch.submit_script
+def dies(*words, **options):
+    submit_script(*words, **options)  # sbatch has answered; nobody wrote down what
+    os._exit(9)
+slurm.launch.submit_script = dies
 sys.argv[0] = "salmask"
 from repro.cli import main
 main()

@@ -127,6 +127,23 @@ def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
     assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
 
 
+def test_a_copy_that_came_from_elsewhere_is_not_used(tree: Path, tmp_path: Path) -> None:
+    copy = take(tmp_path / "sweep", allow_dirty=False, tree=tree).path
+    (copy / "repro" / "__pycache__").mkdir()
+    (copy / "repro" / "__pycache__" / "code.cpython-311.pyc").write_bytes(b"planted")
+    assert take(tmp_path / "sweep", allow_dirty=False, tree=tree).path == copy
+    assert not (copy / "repro" / "__pycache__").exists()
+    for name, content in (("sitecustomize.py", "import os"), ("repro/code.py", "VALUE = 3\n")):
+        before = (copy / name).read_text() if (copy / name).exists() else None
+        (copy / name).write_text(content)
+        with pytest.raises(UserError, match=rf"{name} is not as it was committed, .*; mend: remove "):
+            take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+        (copy / name).unlink()
+        if before is not None:
+            (copy / name).write_text(before)
+    assert take(tmp_path / "sweep", allow_dirty=False, tree=tree).path == copy
+
+
 def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = take(tree / "ignored", allow_dirty=False, tree=tree)
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")

@@ -22,7 +22,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8} OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /sweeps/small/logs/small-pretrain-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-pretrain-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m submitit.core._submit /sweeps/small/logs/small-pretrain-IDENTITY
+srun --unbuffered --output /sweeps/small/logs/small-pretrain-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-pretrain-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m slurm.start /sweeps/small/logs/small-pretrain-IDENTITY
 # ---- small-linear-IDENTITY
 #!/bin/bash
 
@@ -49,7 +49,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8} OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /sweeps/small/logs/small-linear-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-linear-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m submitit.core._submit /sweeps/small/logs/small-linear-IDENTITY
+srun --unbuffered --output /sweeps/small/logs/small-linear-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-linear-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m slurm.start /sweeps/small/logs/small-linear-IDENTITY
 # ---- small-knn-IDENTITY
 #!/bin/bash
 
@@ -76,7 +76,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8} OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /sweeps/small/logs/small-knn-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-knn-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m submitit.core._submit /sweeps/small/logs/small-knn-IDENTITY
+srun --unbuffered --output /sweeps/small/logs/small-knn-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-knn-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m slurm.start /sweeps/small/logs/small-knn-IDENTITY
 # ---- small-report-IDENTITY
 #!/bin/bash
 
@@ -101,4 +101,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /sweeps/small/logs/small-report-IDENTITY/%j_%t_log.out --error /sweeps/small/logs/small-report-IDENTITY/%j_%t_log.err --cpus-per-task=2 --kill-on-bad-exit=1 python -u -m submitit.core._submit /sweeps/small/logs/small-report-IDENTITY
+srun --unbuffered --output /sweeps/small/logs/small-report-IDENTITY/%j_%t_log.out --error /sweeps/small/logs/small-report-IDENTITY/%j_%t_log.err --cpus-per-task=2 --kill-on-bad-exit=1 python -u -m slurm.start /sweeps/small/logs/small-report-IDENTITY

@@ -23,7 +23,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8} OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /sweeps/small/logs/small-pretrain-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-pretrain-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m submitit.core._submit /sweeps/small/logs/small-pretrain-IDENTITY
+srun --unbuffered --output /sweeps/small/logs/small-pretrain-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-pretrain-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m slurm.start /sweeps/small/logs/small-pretrain-IDENTITY
 # ---- small-linear-IDENTITY
 #!/bin/bash
 
@@ -51,7 +51,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8} OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /sweeps/small/logs/small-linear-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-linear-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m submitit.core._submit /sweeps/small/logs/small-linear-IDENTITY
+srun --unbuffered --output /sweeps/small/logs/small-linear-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-linear-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m slurm.start /sweeps/small/logs/small-linear-IDENTITY
 # ---- small-knn-IDENTITY
 #!/bin/bash
 
@@ -79,7 +79,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8} OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /sweeps/small/logs/small-knn-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-knn-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m submitit.core._submit /sweeps/small/logs/small-knn-IDENTITY
+srun --unbuffered --output /sweeps/small/logs/small-knn-IDENTITY/%A_%a_%t_log.out --error /sweeps/small/logs/small-knn-IDENTITY/%A_%a_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 python -u -m slurm.start /sweeps/small/logs/small-knn-IDENTITY
 # ---- small-report-IDENTITY
 #!/bin/bash
 
@@ -105,4 +105,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /sweeps/small/logs/small-report-IDENTITY/%j_%t_log.out --error /sweeps/small/logs/small-report-IDENTITY/%j_%t_log.err --cpus-per-task=2 --kill-on-bad-exit=1 python -u -m submitit.core._submit /sweeps/small/logs/small-report-IDENTITY
+srun --unbuffered --output /sweeps/small/logs/small-report-IDENTITY/%j_%t_log.out --error /sweeps/small/logs/small-report-IDENTITY/%j_%t_log.err --cpus-per-task=2 --kill-on-bad-exit=1 python -u -m slurm.start /sweeps/small/logs/small-report-IDENTITY

@@ -1,0 +1,128 @@
+"""What a killed launcher left half done: jobs that went out, and whose ids nobody wrote down.
+
+A launcher first writes its intents, then calls sbatch, and last writes the ids down. Killed in between, it leaves jobs
+in the queue that no ledger knows; and its sbatch, which it does not take along, may still be at work. The queue and the
+accounting know such jobs by the submission's name, which is Slurm's job name and which no other has.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from repro.errors import UserError
+from slurm.calls import indices_of
+from slurm.ledger import Ledger, Submission
+from slurm.queue import QueueSnapshot, named_in_accounting, snapshot
+
+SETTLING_SECONDS = 60.0
+"""How old an intent must be, whose job neither queue nor accounting knows, to be sure that it was never submitted."""
+POLL_SECONDS = 2.0
+
+
+@contextmanager
+def sbatch_lock(sweep_folder: Path, wait: float) -> Iterator[int]:
+    """Holds a lock that each sbatch inherits, so that one which outlives its launcher keeps the next one waiting.
+
+    Args:
+        sweep_folder: the sweep's folder.
+        wait: seconds to wait for it.
+
+    Yields:
+        The file descriptor to hand on.
+
+    Raises:
+        UserError: an earlier sbatch does not end.
+    """
+    descriptor = os.open(sweep_folder / ".sbatch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + wait
+    try:
+        while True:
+            try:
+                # On the descriptor, and not by the process: it is free when the last that inherited it has ended.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    what = f"an sbatch of an earlier launch of {sweep_folder} is still at work"
+                    raise UserError(what, mend="wait for it, or end it") from None
+                time.sleep(POLL_SECONDS / 10)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapshot:
+    """Returns the queue, once it is certain what became of each submission that a killed launcher had begun.
+
+    Args:
+        ledger: of the sweep.
+        tell: told that, and for what, it waits.
+
+    Raises:
+        UserError: Slurm does not answer.
+    """
+    told = False
+    while True:
+        queue = snapshot()
+        if queue.trouble:  # to take silence for an empty queue would submit everything twice
+            mend = "try again when Slurm answers"
+            raise UserError(f"cannot tell what is queued already ({queue.trouble})", mend=mend)
+        unsettled = [
+            entry
+            for entries in _half_done(ledger).values()
+            for entry in entries[:1]
+            if not queue.named(entry.submission)
+        ]
+        if not unsettled:
+            return queue
+        queue = replace(queue, jobs={**named_in_accounting([e.submission for e in unsettled]), **queue.jobs})
+        youngest = max(
+            (_written(entry) for entry in unsettled if not queue.named(entry.submission)), default=float("-inf")
+        )
+        if time.time() - youngest > SETTLING_SECONDS:
+            return queue
+        if not told:
+            tell("an earlier launch was killed while it submitted: waiting to see what Slurm took of it")
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
+def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
+    """Writes down the ids of jobs that went out although their launcher was killed.
+
+    Args:
+        ledger: of the sweep; completed.
+        queue: from `settled_queue`, under the launch lock: else a launch that is under way looks like a killed one.
+    """
+    for name, entries in _half_done(ledger).items():
+        queued = queue.named(name)
+        if not queued:
+            continue
+        # squeue may have forgotten some jobs of an array that have ended, so the numbers are those that were asked for,
+        # which stand in the order of the intents.
+        first = queued[0].job.partition("_")[0]
+        indices = indices_of(ledger.logs / name)
+        ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices or range(len(entries))]
+        ledger.submitted([replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)])
+
+
+def _half_done(ledger: Ledger) -> dict[str, list[Submission]]:
+    """Returns the intents of which nobody wrote down what became of them, by their submission."""
+    by_submission: dict[str, list[Submission]] = {}
+    for entry in ledger.submissions():
+        if entry.executor == "slurm":
+            by_submission.setdefault(entry.submission, []).append(entry)
+    return {
+        name: entries
+        for name, entries in by_submission.items()
+        if not any(entry.job or entry.refused for entry in entries)
+    }
+
+
+def _written(entry: Submission) -> float:
+    return datetime.fromisoformat(entry.time).timestamp()

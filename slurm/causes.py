@@ -1,0 +1,95 @@
+"""Why a job ended, out of what it printed: the line that names the cause, and the mend.
+
+The last line of a log is seldom the one: after a kill srun tells of its own steps, and after a traceback come those of
+other processes, which lost a connection.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+from repro.errors import with_mend
+
+_NODE_FAILED = (
+    r"NODE FAILURE|DUE TO NODE FAIL|Node failure on|launch failed.*node|lost (contact|connection) (to|with) node"
+)
+_EXCEPTION = re.compile(r"^(?:\[rank\d+\]: )?(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): (?P<text>.+)")
+
+
+@dataclass(frozen=True)
+class _Cause:
+    """A kind of end, and the words by which logs tell of it."""
+
+    pattern: re.Pattern[str]
+    words: str
+    """What it was; `{line}` is the line itself."""
+    mend: Callable[[float, int], str] = lambda _, __: ""
+    """Of the gigabytes and minutes that were asked for, 0 where the profile left them open."""
+
+
+def _more_memory(gigabytes: float, _: int) -> str:
+    return f"memory: {ceil(1.5 * gigabytes)} in the profile, it had {gigabytes:g}" if gigabytes else "more memory"
+
+
+def _more_time(_: float, minutes: int) -> str:
+    return f"time: {2 * minutes} in the profile, it had {minutes} minutes" if minutes else "more time in the profile"
+
+
+CAUSES = (
+    _Cause(re.compile(r"salmask: the setup of the profile failed"), "{line}", lambda *_: "the profile's setup"),
+    _Cause(
+        re.compile(r"CUDA out of memory|CUDA error: out of memory|torch\.OutOfMemoryError"),
+        "the GPU's memory was full",
+        lambda *_: "a smaller batch for each GPU, or a GPU with more memory",
+    ),
+    _Cause(
+        re.compile(
+            r"oom[-_ ]kill|out[- ]of[- ]memory|Out Of Memory|\bOOM\b|Exceeded job memory limit|MemoryError", re.I
+        ),
+        "killed for memory",
+        _more_memory,
+    ),
+    _Cause(
+        re.compile(r"Bus error|insufficient shared memory|unable to (open|mmap) shared memory"),
+        "the node's shared memory was full",
+        lambda *_: "machine.workers=0, or a larger /dev/shm",
+    ),
+    _Cause(re.compile(r"DUE TO TIME LIMIT"), "its time was over", _more_time),
+    _Cause(re.compile(_NODE_FAILED), "its node failed", lambda *_: "salmask retry, or exclude the node in the profile"),
+    _Cause(
+        re.compile(r"No module named '?(?P<name>[\w.]+)"),
+        "{line}",
+        lambda *_: "the profile's setup: it must make this Python's packages visible on the node",
+    ),
+    _Cause(re.compile(r"No space left on device|Disk quota exceeded"), "{line}", lambda *_: "free some space"),
+)
+"""From the most telling to the least; the first that any line fits counts."""
+
+
+def cause_of(text: str, memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
+    """Returns in one line why a job ended, with the mend; empty where its log does not tell.
+
+    Args:
+        text: the end of its log.
+        memory_gigabytes: that it had asked for; 0: none in particular.
+        minutes: its time limit; 0: none in particular.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for cause in CAUSES:
+        for line in reversed(lines):
+            if cause.pattern.search(line):
+                return with_mend(cause.words.format(line=line[:300]), cause.mend(memory_gigabytes, minutes))
+    # Of several processes the first whose exception is not the loss of the others tells the cause.
+    errors = [line for line in lines if _EXCEPTION.match(line)]
+    own = [
+        line for line in errors if not re.search(r"Connection (closed|reset)|peer|NCCL|DistBackend|SystemExit", line)
+    ]
+    return (own or errors or [""])[-1][:300]
+
+
+def asked_for(script: str) -> tuple[float, int]:
+    """Returns the gigabytes and the minutes that a script of sbatch asks for; 0 for what it leaves open."""
+    memory = re.search(r"^#SBATCH --mem=(\d+)M$", script, re.MULTILINE)
+    minutes = re.search(r"^#SBATCH --time=(\d+)$", script, re.MULTILINE)
+    return (int(memory.group(1)) / 1024 if memory else 0.0), (int(minutes.group(1)) if minutes else 0)

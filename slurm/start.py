@@ -1,0 +1,43 @@
+"""Where a job of Slurm begins: `python -u -m slurm.start FOLDER` of its submission."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from repro.errors import UserError
+from repro.runs.stopping import SIGNALS
+from slurm.calls import read_call
+from slurm.job import go_back
+
+
+def main(folder: Path) -> int:
+    """Carries out the job that this process is of; returns its exit status.
+
+    Args:
+        folder: of its submission.
+    """
+    # Until the training sets handlers of its own (`repro.runs.stopping`), while modules are imported, nothing needs
+    # saving: USR2 sends the job back at once. TERM comes with it at a preemption, and must not end the job before that;
+    # where it comes alone, Slurm kills the job some seconds later.
+    signal.signal(signal.SIGTERM, lambda *_: None)  # and not SIG_IGN, which processes of the job would inherit
+    signal.signal(signal.SIGUSR2, _go_back)
+    try:
+        read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        # What comes from here on would be raised in the middle of Python's own clearing up, and only fill the log.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    return 0
+
+
+def _go_back(_: int, __: FrameType | None) -> None:
+    go_back()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

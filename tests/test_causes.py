@@ -1,0 +1,71 @@
+"""The last word of a job: which line of its log says why it ended."""
+
+from pathlib import Path
+
+import pytest
+from sweep_samples import GONE, Sweep
+
+from slurm.causes import asked_for, cause_of
+from slurm.states import State
+
+OUT_OF_MEMORY = """step 40
+slurmstepd: error: Detected 1 oom_kill event in StepId=812.0. Some of the step tasks have been OOM Killed.
+srun: error: node3: task 0: Out Of Memory
+srun: Force Terminated StepId=812.0
+srun: launch/slurm: _step_signal: Terminating StepId=812.0
+"""
+RANKS = """Traceback (most recent call last):
+  File "run.py", line 3, in <module>
+ValueError: the queue holds 3 keys, and the batch 8
+[rank1]: torch.distributed.DistBackendError: Connection closed by peer [10.0.0.3]:29500
+srun: error: node3: task 1: Exited with exit code 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        (OUT_OF_MEMORY, "killed for memory; mend: memory: 24 in the profile, it had 16"),
+        (
+            "slurmstepd: error: *** JOB 812 ON n1 CANCELLED AT 2026-11-22T10:00 DUE TO TIME LIMIT ***\nsrun: error: x",
+            "its time was over; mend: time: 180 in the profile, it had 90 minutes",
+        ),
+        (
+            "slurmstepd: error: *** STEP 812.0 CANCELLED AT 2026-11-22T10:00:00 DUE TO NODE FAILURE, SEE LOG ***\n",
+            "its node failed; mend: salmask retry, or exclude the node in the profile",
+        ),
+        (RANKS, "ValueError: the queue holds 3 keys, and the batch 8"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried", "the GPU's memory was full; mend: a smaller batch"),
+        (
+            "/usr/bin/python: No module named slurm\nsrun: error",
+            "/usr/bin/python: No module named slurm; mend: the prof",
+        ),
+        ("OSError: [Errno 28] No space left on device", "OSError: [Errno 28] No space left on device; mend: free some"),
+        (
+            "salmask: the setup of the profile failed with status 1: module load cuda",
+            "salmask: the setup of the profile",
+        ),
+        ("step 40\nsaved a checkpoint\n", ""),
+    ],
+)
+def test_the_cause_is_told_with_its_mend(log: str, cause: str) -> None:
+    told = cause_of(log, 16.0, 90)
+    assert told.startswith(cause)
+    assert bool(told) == bool(cause)
+
+
+def test_what_a_script_asks_for_is_read_from_it() -> None:
+    assert asked_for("#!/bin/bash\n#SBATCH --mem=16384M\n#SBATCH --time=90\n") == (16.0, 90)
+    assert asked_for("#!/bin/bash\n#SBATCH --mem-per-cpu=3\n") == (0.0, 0)
+
+
+def test_status_shows_the_cause_and_not_the_last_line(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "sweep")
+    entry = sweep.submitted()
+    log = entry.log(sweep.place, "err")
+    log.parent.mkdir(parents=True)
+    log.write_text(OUT_OF_MEMORY)
+    (log.parent / "submission.sh").write_text("#SBATCH --mem=16384M\n")
+    row = sweep.row(GONE)
+    assert row.state is State.died
+    assert row.note.endswith("killed for memory; mend: memory: 24 in the profile, it had 16")

@@ -1,0 +1,374 @@
+"""Launching on a bad day: sbatch fails, lies or is slow, launchers are killed, limits are reached, settings change."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from stand_in_slurm import StandInSlurm
+from training_samples import TINY
+from waiting import wait_until
+from yaml_samples import write_yaml
+
+from baselines import resolve
+from repro.errors import UserError
+from repro.jobs import PROGRAM
+from slurm import start
+from slurm.calls import CALLS, read_call, write_calls
+from slurm.graph import Graph
+from slurm.handover import Outcome
+from slurm.job import Call
+from slurm.launch import NO_PARENT, submit
+from slurm.ledger import REPORT, Ledger
+from slurm.profile import Cluster, Resources
+from slurm.retry import graph_of
+from slurm.sbatch_call import Refusal, classify, parse_id
+from slurm.sweep import Part, Sweep, expand
+
+CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30, throttle=2))
+REFUSED = "fail:Batch job submission failed: Invalid qos specification"
+SLOW = "fail:Batch job submission failed: Socket timed out on send/recv operation"
+LIMIT = "QOSMaxSubmitJobPerUserLimit"
+
+
+def graph_for(place: Path, seeds: int = 4, settings: dict[str, Any] | None = None) -> Graph:
+    part = Part(("mocov2",), tuple(range(seeds)), settings={**TINY, **(settings or {})})
+    return expand(Sweep("s", (part,)), place / "s", resolve, {})
+
+
+def launch(graph: Graph, **options: Any) -> Outcome:
+    return submit(graph, CLUSTER, lambda: None, PROGRAM, Console(quiet=True), **options)
+
+
+def all_once(graph: Graph, stand_in: StandInSlurm) -> bool:
+    """Whether each job, and the report, is queued once, by the ledger's ids and names."""
+    newest = Ledger(graph.sweep_folder).newest()
+    names = {line.split("|")[0]: line.split("|")[1] for line in stand_in.queue}
+    expected = {*map(graph.key, graph.jobs), graph.report}
+    return (
+        set(newest) == expected
+        and Counter(entry.job for entry in newest.values()) == Counter(stand_in.ids)
+        and all(names[entry.job] == entry.submission for entry in newest.values())
+    )
+
+
+def test_an_sbatch_that_fails_now_and_then_is_tried_again(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", SLOW, SLOW, "ok", "fail:Unable to contact slurm controller (connect failure)")
+    outcome = launch(graph)
+    assert not outcome.unsent
+    assert all_once(graph, stand_in)
+    assert len(stand_in.calls("sbatch")) == 3 + 3
+
+
+def test_a_job_that_was_accepted_although_sbatch_timed_out_is_not_submitted_again(
+    stand_in: StandInSlurm,
+    tmp_path: Path,
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", "accept:Socket timed out on send/recv operation")
+    launch(graph)
+    assert all_once(graph, stand_in)
+    assert len(stand_in.calls("sbatch")) == 3
+
+
+def test_a_slurm_that_stays_silent_loses_and_doubles_nothing(
+    stand_in: StandInSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", "ok", *[SLOW] * 5)
+    outcome = launch(graph)
+    assert len(outcome.submitted) == 4
+    assert set(outcome.unsent) == {*map(graph.key, graph.jobs), graph.report} - set(outcome.submitted)
+    assert "Socket timed out" in outcome.unsent_words
+    monkeypatch.setattr("slurm.adoption.SETTLING_SECONDS", 0.0)
+    launch(graph)
+    assert all_once(graph, stand_in)
+
+
+@pytest.mark.parametrize("answer", ["Submitted batch job {}", "{};far", "welcome to job 3\n{}", "job 3 is down", "101"])
+def test_whatever_sbatch_prints_the_id_of_an_accepted_job_is_found(
+    stand_in: StandInSlurm,
+    tmp_path: Path,
+    answer: str,
+) -> None:
+    """The last two hold no id, or that of another job: then the queue knows the job by its name."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", *(f"print:{answer.format(number)}".splitlines()[-1] for number in (101, 102, 103)))
+    launch(graph)
+    assert sorted(stand_in.ids) == sorted([f"10{a}_{n}" for a in (1, 2) for n in range(4)] + ["103"])
+    assert all_once(graph, stand_in)
+
+
+def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:
+    assert [parse_id(text) for text in ("812\n", "812;west\n", "the site's job 3\n812\n", "job 3", "")] == [
+        *["812"] * 3,
+        "",
+        "",
+    ]
+    policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    for words, kind in {
+        f"AssocMaxSubmitJobLimit\n{policy}": Refusal.limit,
+        "Slurm temporarily unable to accept job, sleeping and retrying": Refusal.limit,
+        policy: Refusal.policy,
+        "Batch job submission failed: Invalid job array specification": Refusal.array,
+        "Batch job submission failed: Invalid partition name specified": Refusal.request,
+        "Requested time limit is invalid (missing or exceeds some limit)": Refusal.request,
+        "Slurm backup controller in standby mode": None,
+    }.items():
+        assert classify(words) is kind, words
+
+
+def test_at_a_limit_what_has_room_goes_out_and_the_rest_later(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path, seeds=5)
+    stand_in.tell("room", "3")
+    outcome = launch(graph)
+    assert len(outcome.submitted) == 3
+    assert {task for _, task in outcome.submitted} == {"pretrain"}
+    assert len(outcome.unsent) == 5 + 2 + 1
+    assert LIMIT in outcome.unsent_words
+    states = {entry.refused for entry in Ledger(graph.sweep_folder).submissions() if not entry.job}
+    assert all(LIMIT in words for words in states)
+    stand_in.tell("room", "8")  # children of those that are in have room, and the others' parents
+    assert graph.report in launch(graph).unsent
+    assert len(stand_in.ids) == 8
+    stand_in.tell("room", "100")
+    assert not launch(graph).unsent
+    assert all_once(graph, stand_in)
+    entries = Ledger(graph.sweep_folder).newest()
+    for job in graph.jobs:  # whatever arrays they became, each waits for its own parent
+        parent = graph.parent(job)
+        if parent is not None:
+            entry = entries[graph.key(job)]
+            assert entry.after == (entries[graph.key(parent)].job,)
+            dependency = stand_in.option(int(entry.job.partition("_")[0]), "dependency")
+            kind, _, target = dependency.partition(":")
+            number = entry.job.partition("_")[2]
+            assert entry.after[0] == (f"{target}_{number}" if kind == "aftercorr" else target)
+    report = int(entries[graph.report].job)
+    assert set(stand_in.option(report, "dependency").split(":")[1:]) == {
+        entry.job.partition("_")[0] for key, entry in entries.items() if key != graph.report
+    }
+
+
+def test_arrays_that_are_too_long_for_slurm_are_split(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path, seeds=5)
+    stand_in.tell("max_array", "2")
+    assert not launch(graph).unsent
+    assert all_once(graph, stand_in)
+
+
+def test_a_refusal_stops_only_what_builds_on_it(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", REFUSED)
+    with pytest.raises(
+        UserError, match=r"sbatch refused s-pretrain-\w+: .*Invalid qos specification; mend: the profile"
+    ):
+        launch(graph)
+    stand_in.tell("faults", "ok", REFUSED)
+    outcome = launch(graph)
+    assert Counter(task for _, task in outcome.submitted) == {"pretrain": 4}
+    assert Counter(task for _, task in outcome.unsent) == {"linear": 4, REPORT: 1}
+    assert NO_PARENT not in outcome.unsent.values()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_launch_faults import graph_for, launch
+launch(graph_for(Path({place!r})))
+"""
+
+
+def start_launch(place: Path) -> "subprocess.Popen[bytes]":
+    code = KILLED.format(tests=str(Path(__file__).parent), place=str(place))
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+
+
+def test_killed_while_sbatch_works_nothing_is_submitted_twice(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    stand_in.tell("faults", "sleep:3")
+    killed = start_launch(tmp_path)
+    wait_until(lambda: bool(stand_in.calls("sbatch")), "sbatch is called", 60)
+    killed.kill()  # its sbatch goes on
+    killed.wait()
+    graph = graph_for(tmp_path)
+    assert stand_in.ids == []
+    launch(graph)
+    assert all_once(graph, stand_in)
+    assert len(stand_in.calls("sbatch")) == 3
+
+
+@pytest.mark.parametrize("where", ["queue", "accounting"])
+def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
+    stand_in: StandInSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """The controller works on a request whose sender is gone; the job shows some seconds later, or is over already."""
+    stand_in.tell("faults", "sleep:600")
+    killed = start_launch(tmp_path)
+    wait_until(lambda: bool(stand_in.calls("sbatch")), "sbatch is called", 60)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    graph = graph_for(tmp_path)
+    name = Ledger(graph.sweep_folder).submissions()[0].submission
+    lines = {
+        "queue": [f"77_{n}|{name}|PENDING|Resources|N/A|N/A||low|0|" for n in range(4)],
+        "accounting": [f"77_{n}|{name}|COMPLETED|0:0|1|2|n1|low" for n in range(4)],
+    }
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        stand_in.tell(where, *lines[where])
+
+    monkeypatch.setattr("slurm.adoption.time.sleep", sleep)
+    outcome = launch(graph)
+    assert waits
+    first = [entry for entry in Ledger(graph.sweep_folder).submissions() if entry.submission == name]
+    assert [entry.job for entry in first] == [f"77_{n}" for n in range(4)]
+    submitted = Counter(task for _, task in outcome.submitted)
+    # What is over without a backbone goes out again; what waits does not.
+    assert submitted == {"linear": 4, REPORT: 1, **({"pretrain": 4} if where == "accounting" else {})}
+
+
+def test_two_launchers_at_once_of_a_new_sweep(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    settings = {"methods": ["mocov2"], "seeds": [0, 1], "tasks": ["linear"], "settings": TINY}
+    sweep = write_yaml(tmp_path / "small.yaml", settings)
+    profile = write_yaml(tmp_path / "test.yaml", {"executor": "slurm", "cpus": 1, "time": 20})
+    words = ["sweep", str(sweep), "--cluster", str(profile), "--out", str(tmp_path / "runs"), "--allow-dirty", "--json"]
+    launchers = [
+        subprocess.Popen([sys.executable, "-m", "repro.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    ended = [(*launcher.communicate(timeout=200), launcher.returncode) for launcher in launchers]
+    assert [code for *_, code in ended] == [0, 0], ended
+    submitted = sorted(len(json.loads(out)["submitted"]) for out, *_ in ended)
+    assert submitted == [0, 5]
+    assert len(stand_in.ids) == 5
+
+
+def test_children_of_a_cancelled_pretraining_wait_for_the_new_one(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path)
+    launch(graph)
+    stand_in.change(
+        lambda line: None if line.startswith("101_2|") else line
+    )  # cancelled; Slurm has not noticed the child
+    outcome = launch(graph)
+    assert {(folder.partition("/s")[2][:1], task) for folder, task in outcome.submitted} == {
+        ("2", "pretrain"),
+        ("2", "linear"),
+        ("", REPORT),
+    }
+    assert any("102_2" in call.split() for call in stand_in.calls("scancel"))
+    newest = Ledger(graph.sweep_folder).newest()
+    pretraining = newest[graph.key(graph.jobs[4])]
+    probe = newest[graph.key(graph.jobs[5])]
+    assert (pretraining.job, probe.job, probe.after) == ("104", "105", ("104",))
+    assert stand_in.option(105, "dependency") == "afterok:104"
+    assert all_once(graph, stand_in)  # one report: the new one
+
+
+def test_jobs_of_other_settings_are_told_and_replaced(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    launch(graph_for(tmp_path))
+    probe = graph_for(tmp_path, settings={"probe.epochs": 7})
+    outcome = launch(probe)
+    assert (outcome.outdated, outcome.submitted) == (4, {})
+    longer = graph_for(tmp_path, settings={"optimization.epochs": 5})  # other runs, in other folders
+    assert launch(longer).outdated == 8
+    assert launch(longer, replace_old=True).outdated == 0
+    assert Counter(line.split("|")[1].split("-")[1] for line in stand_in.queue) == {
+        "pretrain": 4,
+        "linear": 4,
+        REPORT: 1,
+    }
+    assert all(Ledger(longer.sweep_folder).newest()[longer.key(job)].job in stand_in.ids for job in longer.jobs)
+    assert launch(longer).outdated == 0
+
+
+def test_a_job_runs_nothing_that_somebody_else_could_have_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "logs" / "s-pretrain-1"
+    call = Call(tmp_path / "m/s0-ab", "pretrain", PROGRAM.task, 3, ("table1",))
+    write_calls(folder, {3: call})
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert read_call(folder, 3) == call
+    with pytest.raises(UserError, match="has no job 2"):
+        read_call(folder, 2)
+    for path in (folder, folder / CALLS):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o020)
+        with pytest.raises(UserError, match="may have been written by somebody else"):
+            read_call(folder, 3)
+        assert start.main(folder) == 2
+        assert "Traceback" not in capsys.readouterr().err
+        path.chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(path, 12345, -1)
+            with pytest.raises(UserError, match="may have been written by somebody else"):
+                read_call(folder, 3)
+            os.chown(path, 0, -1)
+
+
+class Evil:
+    """A pickle that runs something."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("evil-was-here",)
+
+
+def test_a_sweep_from_elsewhere_is_not_executed(
+    stand_in: StandInSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = graph_for(tmp_path, seeds=1)
+    launch(graph)
+    monkeypatch.chdir(tmp_path)
+    ledger = Ledger(graph.sweep_folder)
+    report = ledger.newest()[graph.report]
+    for name in (f"{report.job}_submitted.pkl", "calls.pkl"):
+        (ledger.logs / report.submission / name).write_bytes(pickle.dumps(Evil()))
+    assert graph_of(ledger, [graph.key(graph.jobs[0])]).tables == graph.tables
+    launch(graph)
+    assert not (tmp_path / "evil-was-here").exists()
+    graph.sweep_folder.chmod(0o777)
+    with pytest.raises(UserError, match="anybody may write to"):
+        launch(graph)
+    graph.sweep_folder.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(graph.sweep_folder, 12345, -1)
+        with pytest.raises(UserError, match="is the sweep of another user"):
+            launch(graph)
+
+
+def test_a_setup_line_that_fails_ends_the_job(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path, seeds=1)
+    marker = tmp_path / "ran"
+    (stand_in.place / "srun").write_text(f"#!/bin/sh\ntouch {marker}\n")
+    (stand_in.place / "srun").chmod(0o755)
+    for number, (line, ends) in enumerate(
+        [("module load no-such-module", True), ("false || true", False), ("if ! false; then A=1; fi", False)], 101
+    ):
+        cluster = Cluster("test", resources=Resources(cpus=1, time=30, setup=(line, "export B=2")))
+        stand_in.tell("number", str(number - 1))
+        stand_in.tell("queue")
+        submit(graph, cluster, lambda: None, PROGRAM, Console(quiet=True))
+        ended = subprocess.run(
+            ["bash", stand_in.place / f"script-{number}.sh"], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert (ended.returncode == 1, marker.exists()) == (ends, not ends), ended.stderr
+        assert (f"the setup of the profile failed with status 127: {line}" in ended.stderr) == ends
+        marker.unlink(missing_ok=True)
