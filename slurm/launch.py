@@ -325,7 +325,10 @@ def _array_limit(cluster: Cluster) -> int:
     if cluster.max_array:
         return cluster.max_array
     words = ["scontrol", "show", "config"]
-    configuration = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60).stdout
+    try:
+        configuration = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return MAX_ARRAY  # an array that is too long for this Slurm is refused, and then split
     limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", configuration, re.MULTILINE)
     # The largest number that a job may have is one less than MaxArraySize. Numbers begin at 0, so one job more would
     # fit; it is not worth an array that is refused where a cluster counts otherwise.

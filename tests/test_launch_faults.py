@@ -167,6 +167,18 @@ def test_arrays_that_are_too_long_for_slurm_are_split(stand_in: StandInSlurm, tm
     assert all_once(graph, stand_in)
 
 
+def test_a_slurm_that_does_not_say_how_long_arrays_may_be_gets_them_all_the_same(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    (stand_in.place / "scontrol").unlink()
+    (stand_in.place / "scontrol").symlink_to("/nowhere")
+    graph = graph_for(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(stand_in.place))
+        assert not launch(graph).unsent
+    assert all_once(graph, stand_in)
+
+
 def test_a_refusal_stops_only_what_builds_on_it(stand_in: StandInSlurm, tmp_path: Path) -> None:
     graph = graph_for(tmp_path)
     stand_in.tell("faults", REFUSED)
