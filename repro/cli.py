@@ -1,5 +1,6 @@
 """The `salmask` command. Everything it does is a call into the rooms; nobody imports it."""
 
+import io
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -259,6 +260,11 @@ app = lazy_app(COMMANDS, help=HELP, callback=_begin)
 
 def main() -> None:
     """Runs the command; bad input ends in one line and status 2, Ctrl-C in one line and status 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8: what it cannot show
+            # is substituted. Files are written as UTF-8 all the same.
+            stream.reconfigure(errors="replace")
     try:
         app()
     except UserError as error:

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import IO, Any
@@ -57,6 +58,40 @@ def test_clutter_is_no_data_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / "profiles" / name).write_text("")
     assert "mine" in profile.available()
     assert "._mine" not in profile.available()
+
+
+def test_names_are_bytes_to_the_fingerprint(tmp_path: Path) -> None:
+    fingerprints = set()
+    for name in (b"caf\xe9", b"caf\xe8"):  # Latin-1, and so no UTF-8
+        root = tmp_path / os.fsdecode(name)
+        write_image(root / "train" / os.fsdecode(name) / "a.png", 0, size=(8, 8))
+        fingerprints.add(FolderImages(root, "train").fingerprint())
+    assert len(fingerprints) == 2
+
+
+def test_every_suffix_of_a_jpeg_counts(tmp_path: Path) -> None:
+    write_image(tmp_path / "train" / "owl" / "a.jpg", 0, size=(8, 8))
+    for name in ("b.jfif", "c.JPE", "d.jpeg"):
+        shutil.copy(tmp_path / "train" / "owl" / "a.jpg", tmp_path / "train" / "owl" / name)
+    images = FolderImages(tmp_path, "train")
+    assert images.files == ["owl/a.jpg", "owl/b.jfif", "owl/c.JPE", "owl/d.jpeg"]
+    assert images[1][0].size == (8, 8)
+
+
+@pytest.mark.parametrize("command", [("table", "--runs"), ("claims", "--runs")])
+def test_a_terminal_in_latin_1_is_shown_what_it_can_show(command: tuple[str, str], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(Path(__file__).parents[1] / "examples" / "demo", runs)
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    out = ["--out", str(runs / "tables")] if command[0] == "table" else []
+    words = [sys.executable, "-m", "repro.cli", *command, str(runs), *out]
+    ended = subprocess.run(words, env=environment, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert b" ? " in ended.stdout  # a dash
+    if command[0] == "table":
+        written = (runs / "tables" / "table1.md").read_text(encoding="utf-8")
+        assert ended.stdout.startswith(written.splitlines()[0].encode("latin-1", errors="replace"))
+        assert "–" in written
 
 
 def _save(file: IO[bytes]) -> None:

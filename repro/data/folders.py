@@ -59,7 +59,8 @@ class FileImages:
 
     @functools.cached_property
     def _fingerprint(self) -> str:  # cached: on a file system over the network, 10^5 calls of stat take minutes
-        digest = hashlib.sha256("\0".join(self.classes).encode())
+        # Linux allows names that are no UTF-8; Python hands their odd bytes over as surrogates, and back so.
+        digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
         for file in self.files:
             path = f"{self.folder}/{file}"
             try:
@@ -67,7 +68,6 @@ class FileImages:
             except OSError as error:
                 reason = f"{error.strerror}; the data changed since it was listed"
                 raise PathError(path, reason, mend="start again") from error
-            # Linux allows names that are no UTF-8; Python hands their odd bytes over as surrogates, and back so.
             digest.update(f"\0{file}\0{size}".encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 

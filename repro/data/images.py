@@ -20,7 +20,9 @@ from repro.data.errors import reason_of
 from repro.data.jpeg import Pixels, decode_jpeg
 from repro.errors import UserError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
+)
 """Endings by which a file counts as an image, in small letters; what it really holds is seen when it is decoded."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
