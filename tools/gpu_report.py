@@ -85,6 +85,7 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
         rounds: rounds of timed steps.
     """
     salmask = ("-m", "repro.cli")
+    study = folder.with_name(f"{folder.name}-runs")
     cost = (*salmask, "methods", "cost", "--json", "--batch", str(batch), "--rounds", str(rounds))
     trace = ("--trace", str(folder / "trace.txt"))
     return [
@@ -96,6 +97,20 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
         Step("plain step", (*cost, "supervised", "mocov2", *settings(*FAST[:2])), 3, "benches.jsonl"),
         Step("masking", (*salmask, "bench", "masking", "--json"), 2, "benches.jsonl"),
         Step("input", (*salmask, "bench", "input", "--json"), 3, "benches.jsonl"),
+        # One seed of the registered study (examples/study). Its runs are too large for a report: the table tells of them.
+        Step(
+            "study",
+            (*salmask, "sweep", "study", "--local", "--parallel", "6", "--seeds", "1", "--tasks", "knn")
+            + ("--out", str(study), "machine.graphs=true", "machine.resident=true", "optimization.precision=bf16"),
+            9,
+            "study.txt",
+        ),
+        Step(
+            "study's table",
+            (*salmask, "table", "table1", "--task", "knn", "--only", "ours", "--runs", str(study)),
+            1,
+            "study.txt",
+        ),
     ]
 
 
