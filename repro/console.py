@@ -1,6 +1,7 @@
 """How commands print, for people or as JSON, and the options and completions that several of them share."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -58,3 +59,12 @@ def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
     if not console.is_terminal:  # rich would fold at 80 columns, and break the lines that `grep` and `cut` read
         console.width = UNBOUNDED_WIDTH
     console.print(table, markup=False)
+
+
+def show_log() -> None:
+    """Shows what our own log says, a line each; of libraries' logs warnings alone.
+
+    At its first start on a machine matplotlib, which mmengine imports, tells of its fonts.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("salmask").setLevel(logging.INFO)

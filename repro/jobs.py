@@ -4,13 +4,13 @@ Beside the command line the one place that sees every room. A launcher knows the
 it needs no torch and they do.
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
+from repro.console import show_log
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
@@ -45,7 +45,7 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
     from repro.distributed import initialise, rank
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    show_log()
     STOP.install()
     folder = RunFolder(path)
     device = initialise(run.machine.device)

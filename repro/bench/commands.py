@@ -1,13 +1,12 @@
 """`salmask bench`: commands that measure rivals side by side in one run, or how fast methods train here."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from repro.console import AsJson, completion, report
+from repro.console import AsJson, completion, report, show_log
 from repro.errors import UserError, nearest
 from repro.runs.reading import build as build_run
 from repro.runs.reading import data_root_setting, parse_overrides, pinned
@@ -131,7 +130,7 @@ def bench_saliency(
         return
     if photos is not None and table == "sources":
         raise UserError("photographs have no true masks to grade sources by", mend="leave --photos out")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    show_log()
     scenes = {"size": size, "train_count": count, "classes": 60}
     of_scenes = {
         "data": {"dataset": "scenes" if cutouts is None else "scenes-cutouts", "crop": crop, "scenes": scenes},

@@ -1,12 +1,11 @@
 """`salmask data saliency`: the saliency of a data set's whole images, computed before any run needs it."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, completion, report
+from repro.console import AsJson, completion, report, show_log
 from repro.data.catalogue import DATASETS
 from repro.runs.reading import build, data_root_setting, parse_overrides, pinned
 from repro.workers import deaths_told
@@ -44,7 +43,7 @@ def data_saliency(
     from repro.saliency.sources import map_source
     from repro.training.pretraining import open_data
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    show_log()
     of_data = {"data": {"dataset": name}, "localizer": {"map": "image"}, **data_root_setting(root)}
     run = pinned(build([of_data, parse_overrides(settings or [])]))
     images = open_data(run, "train")
