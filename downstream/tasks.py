@@ -6,13 +6,15 @@
 import logging
 import pkgutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from downstream.measurement import Measurement, Target, as_results
+from repro.backbones.checkpoint import load_backbone_of
 from repro.data.roots import root_of
 from repro.distributed import barrier, rank
 from repro.errors import UserError
@@ -71,10 +73,7 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
     earlier_rows = recorded(run, folder, evaluation)
     if earlier_rows:
         return earlier_rows
-    if not folder.pretrained:
-        raise UserError(
-            f"{folder.path} has no backbone.pth: its pretraining is not finished", mend="salmask pretrain first"
-        )
+    _require_pretrained(folder)
     started, clock = now(), time.monotonic()
     target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
     # On every rank, as trainings and features are shared by all; the rows of other ranks than 0 go nowhere.
@@ -87,6 +86,39 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
         append(folder.results, rows)
     barrier()  # the next evaluation decides by the file what is left to do, and all ranks must decide alike
     return rows
+
+
+def prepare_evaluation(
+    run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None
+) -> Callable[[], list[Result]] | None:
+    """Returns an evaluation that can begin, as a function; None where its rows stand in the run's folder already.
+
+    Args:
+        run: with the settings of the evaluation.
+        folder: of the run.
+        name: `TASK` or `TASK@DATASET`.
+        device: from `repro.distributed.initialise`.
+        root: of the data set; None: as `repro.data.roots.root_of` finds it.
+
+    Raises:
+        UserError: unknown names, the run is not finished, its backbone is damaged or another run's, or the data set is
+            not there; nothing is written.
+    """
+    evaluation = Evaluation.parse(name, run)
+    if recorded(run, folder, evaluation):
+        return None
+    _require_pretrained(folder)
+    root_of(run, evaluation.dataset, root)
+    load_backbone_of(run, folder)
+    return partial(evaluate, run, folder, name, device, root)
+
+
+def _require_pretrained(folder: RunFolder) -> None:
+    """Raises a UserError where a run has no backbone."""
+    if not folder.pretrained:
+        raise UserError(
+            f"{folder.path} has no backbone.pth: its pretraining is not finished", mend="salmask pretrain first"
+        )
 
 
 def recorded(run: Run, folder: RunFolder, evaluation: Evaluation) -> list[Result]:

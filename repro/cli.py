@@ -2,6 +2,8 @@
 
 import io
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any, NoReturn
@@ -259,7 +261,7 @@ app = lazy_app(COMMANDS, help=HELP, callback=_begin)
 
 
 def main() -> None:
-    """Runs the command; bad input ends in one line and status 2, Ctrl-C in one line and status 130."""
+    """Runs the command; bad input ends in one line and status 2, Ctrl-C in one and status 130, a bug in one and 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8: what it cannot show
@@ -273,6 +275,11 @@ def main() -> None:
         if end.code == 130:  # typer's answer to Ctrl-C
             _end("salmask: interrupted; the same command goes on from the last checkpoint", 130)
         raise
+    except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
+        with tempfile.NamedTemporaryFile("w", prefix="salmask-", suffix=".txt", delete=False) as file:
+            traceback.print_exception(error, file=file)
+        kind = f"{type(error).__name__}: {one_line(error)}"
+        _end(f"salmask: a fault of salmask's own, {kind}; please report it with {file.name}, its traceback", 1)
 
 
 def _end(line: str, status: int) -> NoReturn:

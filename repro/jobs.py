@@ -4,9 +4,10 @@ Beside the command line the one place that sees every room. A launcher knows the
 it needs no torch and they do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -18,6 +19,9 @@ from repro.runs.stopping import STOP
 from repro.workers import deaths_told
 from slurm.ledger import REPORT
 from slurm.program import Program
+
+if TYPE_CHECKING:
+    import torch
 
 PROGRAM = Program(
     task="repro.jobs:carry_out",
@@ -49,17 +53,34 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     STOP.install()
     folder = RunFolder(path)
     device = initialise(run.machine.device)
+    # A command is refused before its folder is touched, and reads what is measured without a trace. A job's folder is
+    # there already, and nobody sees its terminal: how it ends, refused or done, stands in its status.
+    prepared = None
+    if not wait and (prepared := _prepare(run, folder, task, device, root)) is None:
+        return
     # Of several ranks only the first one holds the folder and tells its status.
     with folder.attempt(task, wait=wait) if rank() == 0 else nullcontext(), deaths_told():
-        if task == PRETRAIN:
-            from baselines import build_learner
-            from repro.training.pretraining import pretrain
+        work = prepared or _prepare(run, folder, task, device, root)
+        if work is not None:
+            work()
 
-            pretrain(run, folder, device, build_learner)
-        else:
-            from downstream.tasks import evaluate
 
-            evaluate(run, folder, task, device, root)
+def _prepare(
+    run: Run, folder: RunFolder, task: str, device: "torch.device", root: Path | None
+) -> Callable[[], object] | None:
+    """Returns the work of a task, with all checked that can be before it begins; None where it is done already.
+
+    Raises:
+        UserError: bad input; nothing is written.
+    """
+    if task == PRETRAIN:
+        from baselines import build_learner
+        from repro.training.pretraining import prepare_pretraining
+
+        return prepare_pretraining(run, folder, device, build_learner)
+    from downstream.tasks import prepare_evaluation
+
+    return prepare_evaluation(run, folder, task, device, root)
 
 
 def render_report(place: Path, tables: Sequence[str]) -> None:

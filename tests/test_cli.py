@@ -47,12 +47,9 @@ def pretrain(out: Path, changes: dict[str, Any] | None = None, method: str = "mo
     return ("pretrain", method, "--out", str(out), *words(changes))
 
 
-def assert_only_the_refusal_is_on_record(out: Path, line: str) -> None:
-    """No run was begun: its folder holds the lock and a status that says why, and nothing else."""
-    (folder,) = (path.parent for path in out.rglob("status.json"))
-    assert files_below(folder) == {".lock", "status.json"}
-    status = json.loads((folder / "status.json").read_text())
-    assert (status["state"], status["error"]) == ("failed", line)
+def assert_nothing_is_written(out: Path) -> None:
+    """No run was begun: its folder is not there."""
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +118,7 @@ def test_what_only_the_data_or_the_machine_can_refuse_begins_no_run(
     line = refused(*pretrain(out, changes))
     assert phrase in line
     if changes.get("machine.device") != "cuda":
-        assert_only_the_refusal_is_on_record(out, line)
+        assert_nothing_is_written(out)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +131,7 @@ def test_what_only_the_data_or_the_machine_can_refuse_begins_no_run(
 def test_a_localizer_that_does_not_fit_begins_no_run(out: Path, changes: dict[str, Any], phrase: str) -> None:
     line = refused(*pretrain(out, changes, OURS))
     assert phrase in line
-    assert_only_the_refusal_is_on_record(out, line)
+    assert_nothing_is_written(out)
 
 
 def test_an_empty_data_root_and_missing_classes_are_named(out: Path, tmp_path: Path) -> None:
@@ -148,7 +145,7 @@ def test_an_empty_data_root_and_missing_classes_are_named(out: Path, tmp_path: P
     shutil.rmtree(root / "train" / second)
     line = refused(*pretrain(out / "2", {"data.dataset": "imagenet100"}), "--root", str(root))
     assert f"2 ({first}, {second}) of 100 class folders missing" in line
-    assert_only_the_refusal_is_on_record(out / "2", line)
+    assert_nothing_is_written(out / "2")
 
 
 @pytest.fixture
@@ -246,7 +243,7 @@ def test_probe_refuses_what_is_no_finished_run(tmp_path: Path) -> None:
     assert line.startswith("only settings of machine and of evaluations (probe, logistic, knn, finetune, detection)")
     folder.backbone.write_bytes(b"torn")
     assert "backbone.pth cannot be read" in refused("probe", str(folder.path))
-    assert files_below(folder.path) == {"run.yaml", "status-linear.json", ".lock-linear", "backbone.pth"}
+    assert files_below(folder.path) == {"run.yaml", "backbone.pth"}
 
 
 def commands() -> dict[str, Any]:

@@ -135,6 +135,9 @@ def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origi
         # OmegaConf refuses unknown keys too, but knows no nearest one.
         _check_keys(tree, types, origin)
         for dotted, value in _flatten(tree):
+            # OmegaConf would look up what they name only when the run is made, and fail there.
+            if any("${" in str(item) or item == "???" for item in (value if isinstance(value, list) else [value])):
+                raise UserError(f"{origin}: {dotted}={value} refers to another value", mend="write the value itself")
             if isinstance(value, bool) is not (types[dotted] is bool):  # OmegaConf would read True as 1 and 7 as True
                 raise _wrong_type(origin, dotted, value, types[dotted])
             items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
@@ -181,6 +184,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         mend = "name a text file that can be read"
         raise UserError(f"config file {path} cannot be read: {error}", mend=mend) from error
+    except RecursionError as error:
+        raise UserError(f"config file {path} is nested too deeply", mend="write `key: value`") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         message = one_line(error)  # YAML's own has several lines, with the place in the file
         raise UserError(f"config file {path} is no YAML: {message}", mend="correct it there") from error
@@ -208,7 +213,12 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             # Quoted it is text, which a setting's type makes the number of that it says: `08` is eight, `010` is ten.
             listed = value.startswith("[") or _NOT_DECIMAL.fullmatch(value)
             text = _NOT_DECIMAL.sub(r"'\1'", value) if listed else value
-            flat[key] = OmegaConf.from_dotlist([f"v={text}"]).v
+            # Of a container, so that a value which refers to another is taken as it stands, and refused by name later.
+            content = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={text}"]))
+            assert isinstance(content, dict)
+            flat[key] = content["v"]
+        except RecursionError as error:
+            raise UserError(f"'{key}': the value is nested too deeply", mend="a list such as [1,2]") from error
         except ValueError as error:  # Python's own, for a number of thousands of digits
             mend = f"a number of {_LONGEST_NUMBER} digits at most"
             raise UserError(f"'{key}': the value cannot be read ({one_line(error)})", mend=mend) from error

@@ -1,7 +1,9 @@
 """Pretraining, from a `Run` to its `backbone.pth`."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -45,12 +47,41 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
         UserError: data, settings or an earlier checkpoint do not fit.
         DivergenceError: a gradient or loss was not finite.
     """
+    if work := prepare_pretraining(run, folder, device, build):
+        work()
+
+
+def prepare_pretraining(
+    run: Run, folder: RunFolder, device: torch.device, build: Build = build_learner
+) -> Callable[[], None] | None:
+    """Returns a pretraining that is ready to begin, as a function; None where the run is pretrained already.
+
+    Settings, data, networks and weights are read and built here, so that what does not fit is refused before the run's
+    folder is touched.
+
+    Args:
+        run: what to train.
+        folder: the run's folder.
+        device: this process's, from `repro.distributed.initialise`.
+        build: makes the learner.
+
+    Raises:
+        UserError: data or settings do not fit.
+    """
     if folder.pretrained:
         log.info("%s is pretrained already", folder.path)
-        return
+        return None
     images = open_data(run, "train")
     batches = plan_batches(run, images, device)
-    learner = build(run, images, device)
+    return partial(_train, run, folder, device, images, batches, build(run, images, device))
+
+
+def _train(
+    run: Run, folder: RunFolder, device: torch.device, images: Images, batches: EpochBatches, learner: Learner
+) -> None:
+    """Carries a prepared pretraining out."""
+    if folder.pretrained:  # by another process, which held the folder until now
+        return
     training = build_training(run, folder, learner, batches, device)
     if rank() == 0:
         folder.prepare(run)

@@ -1,0 +1,74 @@
+"""Bad input is one line, status 2, and nothing written: a run's folder exists only for a run that began."""
+
+from pathlib import Path
+
+import pytest
+from training_samples import files_below, refused, tiny, with_random_backbone, words
+
+from repro import cli
+
+OURS = "mocov2+ours-hp"
+
+
+@pytest.mark.parametrize(
+    ("settings", "phrase"),
+    [
+        (["optimization.precision=fp16"], "optimization.precision=fp16 needs a GPU"),
+        (["data.dataset=imagenet100", "machine.data_root=nowhere"], "nowhere"),
+        (["data.dataset=imagenet1000"], "imagenet1000"),
+        (["encoder.arch=resnet19"], "resnet19"),
+        (["localizer.network=resnet500"], "localizer.network=resnet500 is unknown"),
+        (["localizer.weights=IMAGENET1K_V9"], "localizer.weights=IMAGENET1K_V9 is unknown"),
+        (["data.scenes.train_count=1"], "1"),
+        (["augmentation.crop_scale_min=0"], "augmentation.crop_scale_min=0 is out of range"),
+        (["machine.workers=100000"], "machine.workers=100000 is out of range; mend: 0..1024"),
+        (["optimization.epochs=99999999999"], "optimization.epochs=1e+11 is out of range; mend: 2147483647 or less"),
+        (["encoder.dim=2147483648"], "encoder.dim=2.14748e+09 is out of range; mend: 2147483647 or less"),
+        (["method=../../evil"], "method='../../evil' cannot name a folder"),
+        (["data.dataset=${method}"], "data.dataset=${method} refers to another value"),
+        (["data.dataset=???"], "data.dataset=??? refers to another value"),
+        (["knn.neighbours=[1,'${seed}']"], "refers to another value"),
+        ([f"seed={'[' * 5000}"], "'seed': the value is nested too deeply"),
+        (["method=simclr"], "method=simclr contradicts the row mocov2+ours-hp"),
+    ],
+)
+def test_a_pretraining_that_cannot_begin_leaves_nothing(tmp_path: Path, settings: list[str], phrase: str) -> None:
+    line = refused(
+        "pretrain",
+        OURS,
+        *words({"localizer.network": "resnet50", "localizer.weights": "random"}),
+        *settings,
+        "--out",
+        str(tmp_path / "o"),
+    )
+    assert phrase in line
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("task", ["knn", "linear@caltech101"])
+def test_a_refused_evaluation_leaves_a_recorded_run_as_it_was(tmp_path: Path, task: str) -> None:
+    folder = with_random_backbone(tiny(), tmp_path)
+    folder.set_status("done", task="pretrain")
+    folder.backbone.unlink()
+    before = {path: (folder.path / path).read_bytes() for path in files_below(folder.path)}
+    assert "its pretraining is not finished" in refused("eval", str(folder.path), "--task", task, "machine.device=cpu")
+    assert {path: (folder.path / path).read_bytes() for path in files_below(folder.path)} == before
+
+
+def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise KeyError("weight")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("salmask: a fault of salmask's own, KeyError: 'weight'; please report it with ")
+    kept = Path(line.split("report it with ")[1].split(", its")[0])
+    text = kept.read_text()
+    kept.unlink()
+    assert "in fail" in text
+    assert "KeyError: 'weight'" in text
