@@ -9,15 +9,15 @@ import pandas as pd
 
 from repro.runs.departures import scale_of
 from results.claims import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
-from results.paired import Comparison, holm
+from results.paired import Comparison
 from results.paper_claims import Claim, Family, families
 from results.row_comparison import ALTERED
 
 SINGLY = "each by itself"
 """In place of a verdict, where there is no sentence about the whole."""
 NOTE = (
-    "A sentence about the whole is decided by the same test on the mean of its differences, seed by seed; p values "
-    "after Holm over the sentences."
+    "A sentence about the whole is decided by the same test on the mean of its differences, seed by seed: one test for "
+    "each sentence and setting, whose p is not corrected for the other sentences."
 )
 """How a sentence is decided; stands behind `results.claims.method_note`."""
 
@@ -35,7 +35,7 @@ class FamilyVerdict:
         comparison: Mean difference over the compared comparisons, seed by seed.
         compared: Number of comparisons in that mean.
         published: The paper's mean over the same ones, in points; None where nothing was compared.
-        p: The p value of the mean, corrected for the number of sentences and settings that could be tested.
+        p: The p value of the mean, whatever else was run; None where it was not tested.
     """
 
     family: Family
@@ -85,8 +85,7 @@ def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
         ]
         settings = sorted({_setting(verdict) for verdict, _ in members if verdict.told}) or [""]
         rolled += [_roll_up(family, setting, members) for setting in settings]
-    corrected = iter(holm([verdict.p for verdict in rolled if verdict.p is not None]))
-    return [_decided(verdict, None if verdict.p is None else next(corrected)) for verdict in rolled]
+    return [_decided(verdict) for verdict in rolled]
 
 
 def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
@@ -108,8 +107,7 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
             "difference": verdict.comparison.mean,
             "low": (verdict.comparison.interval() or (None, None))[0],
             "high": (verdict.comparison.interval() or (None, None))[1],
-            "p": verdict.comparison.p,
-            "p_corrected": verdict.p,
+            "p": verdict.p,
             "why": verdict.why,
         }
         for verdict in verdicts
@@ -164,11 +162,10 @@ def _mean(members: Sequence[tuple[Verdict, Claim]]) -> Comparison:
     return Comparison(tuple(float(np.mean([each[seed] for each in signed])) for seed in seeds), seeds=seeds)
 
 
-def _decided(verdict: FamilyVerdict, p: float | None) -> FamilyVerdict:
-    """Comes to an outcome for a family; `p` is the corrected value."""
+def _decided(verdict: FamilyVerdict) -> FamilyVerdict:
+    """Comes to an outcome for a family."""
     if verdict.counts[NOT_RUN] == sum(verdict.counts.values()):
         return replace(verdict, outcome=NOT_RUN)
     if not verdict.family.decided_by_mean:
         return replace(verdict, outcome=SINGLY)
-    outcome = outcome_of(verdict.comparison, p) if verdict.comparison.n else UNDECIDED
-    return replace(verdict, outcome=outcome, p=p)
+    return replace(verdict, outcome=outcome_of(verdict.comparison, verdict.p) if verdict.comparison.n else UNDECIDED)

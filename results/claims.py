@@ -32,9 +32,9 @@ class Verdict:
         outcome: One of `OUTCOMES`, to the claim in whose direction the question is asked.
         comparison: The differences, seed by seed.
         column: Our column in which the two methods were compared; None where nothing was run.
-        p: The p value, corrected for the number of comparisons; None where no test could be taken.
+        p: The p value, corrected for `tested` comparisons; None where no test could be taken.
         margin: Points within which a difference counts as none.
-        tested: Number of different comparisons that were tested in all, this one included.
+        tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
         unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
     """
 
@@ -63,7 +63,7 @@ class Verdict:
 
     @property
     def corrected_interval(self) -> tuple[float, float] | None:
-        """The interval that holds for all comparisons at once with 95 % (Bonferroni), in points."""
+        """The interval that holds for all comparisons of its sentence at once with 95 % (Bonferroni), in points."""
         return self.comparison.interval(1 - LEVEL / max(self.tested, 1))
 
     @property
@@ -102,7 +102,8 @@ class Verdict:
         low, high = self.comparison.interval() or (0.0, 0.0)
         if low > 0 or high < 0:
             return (
-                f"alone it would count (p = {self.comparison.p:.3f}), among {self.tested} comparisons it does not{more}"
+                f"alone it would count (p = {self.comparison.p:.3f}), among the {self.tested} comparisons of its "
+                f"sentence it does not{more}"
             )
         return f"the interval holds no difference as well as more than {self.margin:g} points{more}"
 
@@ -112,8 +113,9 @@ def judge(frame: pd.DataFrame | None) -> list[Verdict]:
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
     their runs differ in settings in which their rows do not. A claim is *supported* or *contradicted* where the paired
-    t-test, corrected by Holm for the number of different comparisons that could be tested at all, finds a difference;
-    it is a *tie* where the 95 % interval lies within the margin; it is *not run* where no seed is there for both, else
+    t-test, corrected by Holm for the number of different comparisons of its sentence that could be tested in its
+    setting (data, fidelity, scale), finds a difference: runs for another sentence or in another setting change no p. It
+    is a *tie* where the 95 % interval lies within the margin; it is *not run* where no seed is there for both, else
     *undecided*. One pair of runs never decides anything.
 
     Args:
@@ -135,7 +137,7 @@ def judge(frame: pd.DataFrame | None) -> list[Verdict]:
                 fitting = [(column, values) for column, values in columns if _fits(claim, column)]
                 comparisons = [_compare(question, column, values) for column, values in fitting]
                 undecided += comparisons or [_compare(question, None, {})]
-    # Only now: the correction needs to know how many comparisons there are in all tables together.
+    # Only now: the correction needs to know how many comparisons a sentence has in all tables together.
     return _decide(undecided)
 
 
@@ -169,9 +171,10 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
     """Returns the sentences that say how the verdicts were reached."""
     tested = max((verdict.tested for verdict in verdicts), default=0)
     return (
-        f"{TEST} over the {tested} comparison(s) that could be tested, level {LEVEL:g}. Intervals are 95 % each, the "
-        "corrected ones 95 % for all of them together (Bonferroni). Tie: the interval lies within "
-        f"±{margin():g} points. One pair of runs never decides anything."
+        f"{TEST} over the comparisons of one sentence that could be tested in one setting (data, fidelity, scale; here "
+        f"at most {tested}), level {LEVEL:g}: what was run for other sentences or in other settings changes no p. "
+        "Intervals are 95 % each, the corrected ones 95 % for these together (Bonferroni). Tie: the interval lies "
+        f"within ±{margin():g} points. One pair of runs never decides anything."
     )
 
 
@@ -260,16 +263,30 @@ def _key(verdict: Verdict) -> tuple[Any, ...]:
     return (pair, claim.metric, column.key if column else (), column.group.dataset if column else "")
 
 
+def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
+    """What verdicts share that are corrected together: their sentence, and whose data, fidelity and scale they are of.
+
+    A question that several sentences ask counts with the first of them.
+    """
+    column = verdict.column
+    if column is None:
+        return (verdict.claim.family.id,)
+    data = "" if column.of_the_paper else column.dataset
+    return (verdict.claim.family.id, data, column.fidelity, column.scale)
+
+
 def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
-    """Correct the p values for the number of different comparisons, and come to an outcome for each verdict."""
-    p_values = {_key(verdict): p for verdict in undecided if (p := verdict.comparison.p) is not None}
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return [
-        replace(
-            verdict,
-            p=corrected.get(_key(verdict)),
-            outcome=UNDECIDED if verdict.unlike else outcome_of(verdict.comparison, corrected.get(_key(verdict))),
-            tested=len(corrected),
-        )
-        for verdict in undecided
-    ]
+    """Correct the p values within each sentence and setting, and come to an outcome for each verdict."""
+    p_values: dict[tuple[str, ...], dict[tuple[Any, ...], float]] = {}
+    for verdict in undecided:
+        if verdict.comparison.p is not None:
+            p_values.setdefault(_corrected_together(verdict), {})[_key(verdict)] = verdict.comparison.p
+    corrected = {group: dict(zip(ps, holm(list(ps.values())), strict=True)) for group, ps in p_values.items()}
+    return [_decided(verdict, corrected.get(_corrected_together(verdict), {})) for verdict in undecided]
+
+
+def _decided(verdict: Verdict, corrected: Mapping[tuple[Any, ...], float]) -> Verdict:
+    """Comes to an outcome; `corrected` are the p values of all that it is corrected together with."""
+    p = corrected.get(_key(verdict))
+    outcome = UNDECIDED if verdict.unlike else outcome_of(verdict.comparison, p)
+    return replace(verdict, p=p, outcome=outcome, tested=len(corrected))

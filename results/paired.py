@@ -9,7 +9,7 @@ from scipy import stats
 TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
 """The test of all claims, as pages name it."""
 LEVEL = 0.05
-"""The level of the test, shared by all comparisons together."""
+"""The level of the test, shared by the comparisons that are corrected together."""
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ class RunRecord:
         if status is None:
             return "not started"
         # What is there is there, as `salmask status` says: a later attempt at it takes nothing away.
-        measured = status.task not in ("", PRETRAIN) and has_result(self.folder, status.task, status)
-        state = "done" if measured else status.state
+        evaluation = status.task if status.state != "done" and status.task != PRETRAIN else ""
+        state = "done" if evaluation and has_result(self.folder, evaluation, status) else status.state
         if state == "running" and time.time() - status.heartbeat > STALE_SECONDS:
             return "silent"
         return "pretrained" if state == "done" and not self.folder.results.exists() else state
