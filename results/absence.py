@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -23,7 +24,18 @@ _OTHER = {"protocol": "other protocol", "fidelity": "other fidelity", "scale": "
 """A key in which the method's numbers differ from the column -> what the cell says; the first that differs is named."""
 
 
-def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: Sequence[RunRecord]) -> str:
+@dataclass(frozen=True)
+class BegunRun:
+    """A run that gave no number yet."""
+
+    record: RunRecord
+    state: str
+    """One of `UNFINISHED`."""
+    fidelity_and_scale: tuple[str, str] | None
+    """As columns name them; None where its `run.yaml` cannot be read."""
+
+
+def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: Sequence[BegunRun]) -> str:
     """Say why a cell is empty.
 
     Args:
@@ -52,12 +64,32 @@ def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: 
     return "other protocol"
 
 
-def without_result(runs: Sequence[RunRecord]) -> list[RunRecord]:
+def without_result(runs: Sequence[RunRecord]) -> list[BegunRun]:
     """Returns the runs that were begun and gave no number yet, which the other functions here expect."""
-    return [run for run in runs if not run.folder.results.exists() and run.state in UNFINISHED]
+    begun = [(run, run.state) for run in runs if not run.folder.results.exists()]
+    # To read and check a run's settings takes a tenth of a second. Seeds of one recipe differ in nothing that is asked
+    # here, and a cluster's sweep has thousands of them: one of each is read.
+    shared: dict[str, tuple[str, str] | None] = {}
+    unfinished_runs = []
+    for run, state in begun:
+        if state in UNFINISHED:
+            settings = _settings_but_the_seed(run)
+            if shared.get(settings) is None:  # also again where the one before could not be read
+                shared[settings] = None if run.run is None else (str(run.run.fidelity), run.comparison.scale)
+            unfinished_runs.append(BegunRun(run, state, shared[settings]))
+    return unfinished_runs
 
 
-def unfinished(method: str, column: Column, runs: Sequence[RunRecord]) -> Counter[str]:
+def _settings_but_the_seed(run: RunRecord) -> str:
+    """Returns the text of a run's settings without its id and its seed; empty where there is none."""
+    try:
+        lines = run.folder.run_yaml.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return "\n".join(line for line in lines if not line.startswith(("#", "seed:")))
+
+
+def unfinished(method: str, column: Column, runs: Sequence[BegunRun]) -> Counter[str]:
     """Count the states of a method's runs that belong into a column and have no result yet.
 
     Args:
@@ -65,7 +97,7 @@ def unfinished(method: str, column: Column, runs: Sequence[RunRecord]) -> Counte
         column: The column, of which fidelity and scale decide; a run without a result has no split or protocol.
         runs: What `without_result` returns.
     """
-    return Counter(run.state for run in runs if run.method == method and _fits(run, column))
+    return Counter(run.state for run in runs if run.record.method == method and _fits(run, column))
 
 
 def missing_seeds(states: Counter[str]) -> str:
@@ -78,7 +110,6 @@ def missing_seeds(states: Counter[str]) -> str:
     return f"further runs of it have no result: {', '.join(counts)}" if counts else ""
 
 
-def _fits(run: RunRecord, column: Column) -> bool:
-    if run.run is None:
-        return True  # its run.yaml cannot be read: better said in one column too many than in none
-    return (str(run.run.fidelity), run.comparison.scale) == (column.fidelity, column.scale)
+def _fits(run: BegunRun, column: Column) -> bool:
+    # One that cannot be read: better said in one column too many than in none.
+    return run.fidelity_and_scale in (None, (column.fidelity, column.scale))

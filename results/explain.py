@@ -85,7 +85,7 @@ def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord]) ->
             f"no method '{address.method}' in {address.table.name} or among the runs",
             mend=nearest(address.method, methods),
         )
-    runs_without_result = [run for run in without_result(runs) if run.method == address.method]
+    runs_without_result = [run.record for run in without_result(runs) if run.record.method == address.method]
     return {
         "cell": text,
         "metric": address.metric,

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from repro.errors import UserError, nearest
-from results.absence import missing_seeds, reason, unfinished, without_result
+from results.absence import BegunRun, missing_seeds, reason, unfinished, without_result
 from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
@@ -173,7 +173,7 @@ def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, ev
 
 
 def _records(
-    rows: list[PublishedRow], columns: list[Column], results: pd.DataFrame, runs: Sequence[RunRecord], paper: Published
+    rows: list[PublishedRow], columns: list[Column], results: pd.DataFrame, runs: Sequence[BegunRun], paper: Published
 ) -> pd.DataFrame:
     """Lay out one line per row, column group and metric: the numbers that every format prints."""
     lines = []
