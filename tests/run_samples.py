@@ -43,6 +43,18 @@ RESULT = Result(
 """A row at the paper's scale, to be completed by `replace`."""
 
 
+def renamed(folder: RunFolder, method: str) -> RunFolder:
+    """Give a finished run a method's name that no run of ours could have, as a stranger's folder might."""
+    old, parent = folder.path.parent.name, folder.path.parent.with_name(method)
+    parent.mkdir(exist_ok=True)
+    path = folder.path.rename(parent / folder.path.name)
+    results = [json.loads(line) | {"method": method} for line in (path / "results.jsonl").read_text().splitlines()]
+    _write_lines(path / "results.jsonl", results)
+    text = (path / "run.yaml").read_text()
+    (path / "run.yaml").write_text(text.replace(f"method: {old}\n", f"method: {json.dumps(method)}\n"))
+    return RunFolder(path)
+
+
 def finished(
     root: Path, method: str, seed: int, values: dict[tuple[str, str], float], *, sweep: str = "full", **settings: Any
 ) -> RunFolder:

@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_ends_the_training(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(torch, "save", fill)
     folder = RunFolder(tmp_path)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="is full"):
         make_training(tiny("mocov2"), folder, device=CPU).run()
     assert [path.name for path in checkpoints(folder.checkpoints)] == ["step_00000002.pth", "step_00000001.pth"]
-    assert len(calls) == 3
+    assert set(calls) == {1, 2, 3}  # the third again, to tell how large it would have been

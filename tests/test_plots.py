@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from run_samples import finished
+from run_samples import finished, renamed
 
 from baselines import resolve
 from repro.errors import UserError
@@ -156,6 +156,6 @@ def _colours(looks: dict) -> list[str]:
 
 
 def test_a_name_with_dollars_is_drawn_as_it_is(tmp_path: Path) -> None:
-    finished(tmp_path, r"mine$\frac$", 0, {("imagenet100", "top1"): 60.0})
+    renamed(finished(tmp_path, "mine", 0, {("imagenet100", "top1"): 60.0}), r"mine$\frac$")
     runs = find_runs([tmp_path], resolve)
     assert draw("bars", Material(runs, collect_runs(runs)), ".svg").startswith(b"<?xml")
