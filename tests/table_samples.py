@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -67,8 +68,14 @@ def comparison_of(method: str, departures: Sequence[Departure] = (), run: Run | 
     """How a run of a method, its row by default, stands to the row; a foreign method has none."""
     if method not in METHODS:
         return RowComparison(unknown="a method of somebody else's")
-    row = resolve(method)
+    row = _row(method)
     return RowComparison(run or row, row, departures=tuple(departures))
+
+
+@cache
+def _row(method: str) -> Run:
+    """Runs never change, and a tenth of a second for each row of a frame adds up."""
+    return resolve(method)
 
 
 def records_of(table: Table) -> pd.DataFrame:

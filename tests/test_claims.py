@@ -315,8 +315,10 @@ def test_a_family_is_decided_where_its_pairs_are_not() -> None:
 
 def test_without_an_effect_false_alarms_are_rare() -> None:
     frames = [reproduced(0.3, effect=0.0, draw=draw, tables=["table1"]) for draw in range(20)]
-    alarms = [sentences(frame)["verdict"].isin([SUPPORTED, CONTRADICTED]).any() for frame in frames]
-    assert sum(alarms) <= 4  # the chance of more at 5 % is 0.3 %
+    alarms = pd.DataFrame([sentences(frame)["verdict"].isin([SUPPORTED, CONTRADICTED]) for frame in frames])
+    # Each sentence by itself: they are not corrected for one another. The chance of more at 5 % is 0.3 % for each.
+    assert alarms.sum().max() <= 4
+    assert (alarms.sum() > 0).any()
 
 
 def test_a_reversed_claim_counts_the_other_way_round() -> None:
