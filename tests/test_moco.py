@@ -14,6 +14,7 @@ import repro.contrastive.moco
 from repro.contrastive.batch_norm import SplitBatchNorm
 from repro.contrastive.losses import info_nce
 from repro.contrastive.moco import MoCo
+from repro.contrastive.shuffle import Shuffles
 from repro.masking.views import Views
 
 pytestmark = pytest.mark.usefixtures("small_encoder")
@@ -111,6 +112,20 @@ def test_shuffles_follow_from_seed_and_steps_alone() -> None:
         orders.append(order_of(batches[0], images(1)))
     assert orders[0] == orders[1]
     assert orders[0] not in orders[2:]
+
+
+def test_a_captured_step_reads_orders_that_are_refreshed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffles = Shuffles(seed=5)
+    eager = [shuffles.order_and_inverse(step, 0, B, torch.device("cpu")).clone() for step in range(3)]
+    monkeypatch.setattr("repro.contrastive.shuffle.is_capturing", lambda: True)
+    captured = shuffles.order_and_inverse(2, 0, B, torch.device("cpu"))
+    monkeypatch.undo()
+    monkeypatch.setattr(Tensor, "pin_memory", lambda order: order)
+    # A step without the graph in between takes memory of its own.
+    assert shuffles.order_and_inverse(0, 0, B, torch.device("cpu")).data_ptr() != captured.data_ptr()
+    for step in (1, 0):
+        shuffles.refresh(step)
+        assert torch.equal(captured, eager[step])
 
 
 def test_without_groups_there_is_nothing_to_shuffle() -> None:

@@ -22,6 +22,7 @@ class Shuffles:
         """Draws by the seed of the run, the same on every rank."""
         self.seed = seed
         self._newest: dict[int, Tensor] = {}
+        self._captured: dict[int, Tensor] = {}
 
     def order_and_inverse(self, step: int, stream: int, count: int, device: torch.device) -> Tensor:
         """Returns the order of a step's shuffle, and its inverse.
@@ -39,13 +40,16 @@ class Shuffles:
         Returns:
             2×count, whole numbers.
         """
-        if not is_capturing():
-            self._newest[stream] = self._drawn(step, stream, count).to(device, non_blocking=True)
+        if is_capturing():
+            # Kept for good: a later step without the graph must not let go of what the graph reads.
+            self._captured[stream] = self._newest[stream]
+            return self._captured[stream]
+        self._newest[stream] = self._drawn(step, stream, count).to(device, non_blocking=True)
         return self._newest[stream]
 
     def refresh(self, step: int) -> None:
         """Brings the orders of a step to where the captured graph reads them."""
-        for stream, memory in self._newest.items():
+        for stream, memory in self._captured.items():
             # Pinned, so that the copy waits for nothing; torch keeps such memory until the copy is done.
             memory.copy_(self._drawn(step, stream, memory.shape[1]).pin_memory(), non_blocking=True)
 
