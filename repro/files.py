@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -144,9 +145,8 @@ def append_lines(path: Path, payload: bytes) -> None:
         OSError: The file cannot be written to, or the disk is full; it is as it was.
     """
     is_new = not path.exists()
-    with path.open("a+b", buffering=0) as file:
-        with contextlib.suppress(OSError):  # a file system without locks: appending alone is nearly as safe
-            fcntl.flock(file, fcntl.LOCK_EX)
+    # Where the file system knows no locks, appending alone is nearly as safe.
+    with path.open("a+b", buffering=0) as file, locked(file.fileno()):
         # Only under the lock: what another process is writing must be whole before its end is looked at.
         size_before = file.seek(0, os.SEEK_END)
         if size_before:
@@ -164,6 +164,47 @@ def append_lines(path: Path, payload: bytes) -> None:
             raise
     if is_new:
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(descriptor: int) -> Iterator[None]:
+    """Keeps other processes out of an open file within the block; not where the file system knows no locks."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def write_at(descriptor: int, content: bytes | memoryview, place: int) -> None:
+    """Writes all of some bytes at a place of an open file.
+
+    Args:
+        descriptor: The file's.
+        content: The bytes.
+        place: Where the first one goes, from the file's beginning.
+
+    Raises:
+        OSError: The file cannot be written to, or the disk is full; a part may have been written.
+    """
+    rest = memoryview(content)
+    while rest:  # a write(2) may be cut short without an error
+        count = os.pwrite(descriptor, rest, place)
+        rest, place = rest[count:], place + count
+
+
+CHECKSUM_BYTES = 4
+"""Length of a `checksum`."""
+
+
+def checksum(content: bytes) -> bytes:
+    """Returns the CRC-32 of some bytes, to be written beside them.
+
+    A place never written to reads as zeros. The checksum of zeros is not 0, so that such a place fails it.
+    """
+    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def write_text(path: Path, text: str) -> None:

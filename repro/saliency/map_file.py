@@ -1,15 +1,12 @@
 """The maps of all images of a data set in one file, which all runs of a machine share."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
 import weakref
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repro.files import CHECKSUM_BYTES, checksum, locked, write_at
+
 CHUNK = 64
 """Images that are computed, and have a checksum, together.
 
 Its bounds are fixed: a map may depend, in its last digit, on the images that pass through the network beside it.
 """
-_CHECKSUM_BYTES = 4
 _FORMAT = 1  # raise it when the same settings give other maps: it is part of the file's name
 
 log = logging.getLogger("salmask")
@@ -86,20 +84,18 @@ class MapFile:
             return False
         images = self.images_of(chunk)
         maps = os.pread(self._descriptor, len(images) * self._map_bytes, images.start * self._map_bytes)
-        checksum = os.pread(self._descriptor, _CHECKSUM_BYTES, self._place_of_checksum(chunk))
-        # A chunk never written to reads as zeros, whose checksum is not 0.
-        return checksum == _checksum(maps)
+        return os.pread(self._descriptor, CHECKSUM_BYTES, self._place_of_checksum(chunk)) == checksum(maps)
 
     def write(self, chunk: int, maps: Maps) -> None:
         """Writes the maps of a chunk, n×G×G for its n images."""
         if self._descriptor is not None:
             try:
-                with _locked(self._descriptor):
+                with locked(self._descriptor):
                     # Another device's may differ in the last digit: the first ones stay, for whoever has read them.
                     if not self.is_whole(chunk):
                         content = maps.tobytes()
-                        _write(self._descriptor, content, chunk * CHUNK * self._map_bytes)
-                        _write(self._descriptor, _checksum(content), self._place_of_checksum(chunk))
+                        write_at(self._descriptor, content, chunk * CHUNK * self._map_bytes)
+                        write_at(self._descriptor, checksum(content), self._place_of_checksum(chunk))
                 return
             except OSError as error:
                 self._warn(error)
@@ -123,7 +119,7 @@ class MapFile:
         return self.grid**2 * np.dtype(np.float16).itemsize
 
     def _place_of_checksum(self, chunk: int) -> int:
-        return self.count * self._map_bytes + chunk * _CHECKSUM_BYTES
+        return self.count * self._map_bytes + chunk * CHECKSUM_BYTES
 
     def _open(self, path: Path) -> int | None:
         """Returns the file's descriptor; None where it can be neither made nor read."""
@@ -144,25 +140,3 @@ class MapFile:
     def _warn(self, error: OSError) -> None:
         if not self._unwritten:  # once, and not for every chunk
             log.warning("%s: %s; saliency maps are kept in memory only", self.path, error.strerror or error)
-
-
-@contextlib.contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    """Keeps other processes out of a file within the block; not where the file system knows no locks."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _checksum(content: bytes) -> bytes:
-    return zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little")
-
-
-def _write(descriptor: int, content: bytes, place: int) -> None:
-    """Writes to a place of a file; a write that is cut short raises, or fails its checksum later."""
-    if os.pwrite(descriptor, content, place) != len(content):
-        raise OSError(0, "only a part could be written, is the disk full?")

@@ -3,7 +3,6 @@
 import logging
 import os
 import weakref
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 import platformdirs
 from PIL import Image
 
+from repro.files import CHECKSUM_BYTES, checksum, write_at
+
 MOST_BYTES = 2 * 2**30
 """A set that would take more is drawn anew each time: the file lies in the user's cache folder."""
-_CHECKSUM_BYTES = 4
 
 log = logging.getLogger("salmask")
 
@@ -77,22 +77,16 @@ class DrawnPictures:
         return self._descriptor
 
     def _record_bytes(self) -> int:
-        return _CHECKSUM_BYTES + 3 * self._size**2
+        return CHECKSUM_BYTES + 3 * self._size**2
 
     def _read(self, index: int) -> Image.Image | None:
         """Returns the picture of an index; None where it was never written whole."""
         record = os.pread(self._open(), self._record_bytes(), index * self._record_bytes())
-        pixels = record[_CHECKSUM_BYTES:]
-        # A place never written to reads as zeros, whose checksum is not 0: it is no black picture.
-        if len(record) < self._record_bytes() or record[:_CHECKSUM_BYTES] != _checksum(pixels):
+        pixels = record[CHECKSUM_BYTES:]
+        if len(record) < self._record_bytes() or record[:CHECKSUM_BYTES] != checksum(pixels):
             return None
         return Image.frombytes("RGB", (self._size, self._size), pixels)
 
     def _write(self, index: int, picture: Image.Image) -> None:
         pixels = np.asarray(picture).tobytes()
-        record = _checksum(pixels) + pixels
-        os.pwrite(self._open(), record, index * self._record_bytes())  # a write cut short fails its checksum
-
-
-def _checksum(pixels: bytes) -> bytes:
-    return zlib.crc32(pixels).to_bytes(_CHECKSUM_BYTES, "little")
+        write_at(self._open(), checksum(pixels) + pixels, index * self._record_bytes())
