@@ -244,6 +244,21 @@ def test_a_cache_with_a_short_file_is_refused(data: Path, tmp_path: Path, file: 
         CachedImages(cache.folder)
 
 
+@pytest.mark.parametrize("size", [None, 0, 100, 200])
+@pytest.mark.parametrize("file", [pixel_cache.PIXELS, pixel_cache.INDEX_FILE])
+def test_what_a_check_cannot_mend_is_refused_in_one_line(
+    data: Path, tmp_path: Path, file: str, size: int | None
+) -> None:
+    path = cached(data, tmp_path / "caches").folder / file
+    path.unlink() if size is None else os.truncate(path, size)
+    command = ("data", "cache", "folder", "--check", "--side", "32", "--root", str(data), "--to", str(path.parents[1]))
+    if file == pixel_cache.PIXELS and size is not None:
+        assert salmask(*command).code == 0  # what is missing of the pixels is decoded again
+        assert damaged_chunks(path.parent, 1) == []
+    else:
+        assert str(path.parent) in refused(*command)
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_decoded(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,9 @@ from repro.errors import UserError
 CACHE_VARIABLE = "SALMASK_CACHE"
 """The environment variable that names the folder of the caches."""
 
+WRITE_AGAIN = "remove the folder and write it again with `salmask data cache`"
+"""The mend of a cache that is damaged."""
+
 INDEX = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("label", "<i4")])
 """Where an image's pixels begin, in bytes; its height and width in pixels; its class."""
 
@@ -66,6 +69,21 @@ def size_at(width: int, height: int, side: int) -> tuple[int, int]:
     return (width, height) if short <= side else (width * side // short, height * side // short)
 
 
+def read_index(folder: Path) -> NDArray:
+    """Reads the row of `INDEX` of each image of a cache.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    try:
+        index: NDArray = np.load(folder / INDEX_FILE)
+    except (OSError, ValueError, EOFError) as error:
+        raise PathError(folder, f"cannot be read ({reason_of(error)})", mend=WRITE_AGAIN) from error
+    if index.dtype != INDEX:
+        raise PathError(folder, f"{INDEX_FILE} is not of a cache", mend=WRITE_AGAIN)
+    return index
+
+
 class PixelArrays(NamedTuple):
     """A whole data set as arrays, image i at `pixels[offset[i] : offset[i] + 3 * height[i] * width[i]]`."""
 
@@ -93,15 +111,15 @@ class CachedImages:
             UserError: There is none, or it is not whole.
         """
         self.folder = folder
-        mend = "remove the folder and write it again with `salmask data cache`"
+        self._index = read_index(folder)
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-            self._index = np.load(folder / INDEX_FILE)
             size = (folder / PIXELS).stat().st_size
         except (OSError, ValueError) as error:
-            raise PathError(folder, f"cannot be read ({reason_of(error)})", mend=mend) from error
-        if size != manifest["bytes"] or self._index.dtype != INDEX or len(self._index) != manifest["images"]:
-            raise PathError(folder, f"{PIXELS} or {INDEX_FILE} is not of the size that {MANIFEST} says", mend=mend)
+            raise PathError(folder, f"cannot be read ({reason_of(error)})", mend=WRITE_AGAIN) from error
+        if size != manifest["bytes"] or len(self._index) != manifest["images"]:
+            reason = f"{PIXELS} or {INDEX_FILE} is not of the size that {MANIFEST} says"
+            raise PathError(folder, reason, mend=WRITE_AGAIN)
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
         self.targets: list[int] = self._index["label"].tolist()
         self._fingerprint = f"{manifest['fingerprint']}-{manifest['side']}px"

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -36,11 +36,12 @@ from repro.data.pixel_cache import (
     PIXELS,
     CachedImages,
     cache_folder,
+    read_index,
     size_at,
 )
 from repro.data.splits import Images, Split, pixels_of, size_of
 from repro.errors import UserError
-from repro.files import append_lines, sync_folder, write_atomically, write_json
+from repro.files import append_lines, sync_folder, write_at, write_atomically, write_json
 from repro.runs.lock import held
 
 SPARE_SHARE = 0.01
@@ -178,7 +179,7 @@ def plan(images: Images, side: int, target: Path, workers: int) -> Plan:
     folder = unfinished(target)
     if not (folder / MANIFEST).exists():  # written last
         _write_index(images, side, folder, workers)
-    index = np.load(folder / INDEX_FILE)
+    index = read_index(folder)
     written = set(read_checksums(folder))
     missing = tuple(chunk for chunk in range(chunks_of(index)) if chunk not in written)
     planned = Plan(images, side, target, index, missing)
@@ -204,23 +205,22 @@ def write(planned: Plan, workers: int) -> None:
             finished is kept.
     """
     folder = unfinished(planned.target)
-    with blaming(folder, planned.target.parent, planned.missing_bytes), (folder / PIXELS).open("ab") as file:
-        file.truncate(planned.bytes)  # sparse: each chunk has its place, in whatever order they are finished
-    write_chunks(planned, folder, planned.missing, workers)
+    write_missing(planned, folder, workers)
     folder.rename(planned.target)
     sync_folder(planned.target.parent)
 
 
-def write_chunks(planned: Plan, folder: Path, chunks: Sequence[int], workers: int) -> None:
-    """Decodes chunks, and writes their pixels and then their checksums."""
+def write_missing(planned: Plan, folder: Path, workers: int) -> None:
+    """Decodes the missing chunks, and writes their pixels and then their checksums into a folder."""
     with (
         blaming(folder, folder.parent, planned.missing_bytes),
-        (folder / PIXELS).open("r+b", buffering=0) as file,
+        open(os.open(folder / PIXELS, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file,  # noqa: PTH123  no mode does
         ThreadPoolExecutor(workers) as pool,
-        _progress(len(chunks) * CHUNK) as progress,
+        _progress(len(planned.missing) * CHUNK) as progress,
     ):
-        task = progress.add_task("decoding", total=len(chunks))
-        futures = [pool.submit(_write_chunk, planned, folder, file, chunk) for chunk in chunks]
+        file.truncate(planned.bytes)  # sparse: each chunk has its place, in whatever order they are finished
+        task = progress.add_task("decoding", total=len(planned.missing))
+        futures = [pool.submit(_write_chunk, planned, folder, file, chunk) for chunk in planned.missing]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -232,15 +232,19 @@ def write_chunks(planned: Plan, folder: Path, chunks: Sequence[int], workers: in
 
 
 def damaged_chunks(folder: Path, workers: int) -> list[int]:
-    """Returns the chunks of a whole cache whose pixels have another checksum than they were written with."""
-    index, expected = np.load(folder / INDEX_FILE), read_checksums(folder)
+    """Returns the chunks of a whole cache whose pixels have another checksum than they were written with.
+
+    Raises:
+        UserError: The index or the pixels cannot be read.
+    """
+    index, expected = read_index(folder), read_checksums(folder)
 
     def is_damaged(chunk: int) -> bool:
         start, end = span_of(index, chunk)
         # Each thread reads at its own place; a map would have the whole file count as this process's memory.
         return zlib.crc32(os.pread(file.fileno(), end - start, start)) != expected.get(chunk)
 
-    with (folder / PIXELS).open("rb") as file, ThreadPoolExecutor(workers) as pool:
+    with blaming(folder, folder.parent), (folder / PIXELS).open("rb") as file, ThreadPoolExecutor(workers) as pool:
         verdicts = pool.map(is_damaged, range(chunks_of(index)))
         return [chunk for chunk, damaged in enumerate(verdicts) if damaged]
 
@@ -261,8 +265,7 @@ def repair(images: Images, side: int, target: Path, workers: int) -> list[int]:
         UserError: As `write`.
     """
     damaged = damaged_chunks(target, workers)
-    index = np.load(target / INDEX_FILE)
-    write_chunks(Plan(images, side, target, index, tuple(damaged)), target, damaged, workers)
+    write_missing(Plan(images, side, target, read_index(target), tuple(damaged)), target, workers)
     return damaged
 
 
@@ -338,7 +341,7 @@ def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> No
         if resized.shape != (height, width, 3) or decoded_label != label:
             raise UserError(f"image {index} is another than when the cache was planned", mend="start again")
         pixels[offset - start : offset - start + resized.size] = resized.ravel()
-    _write_all(file, pixels, start)
+    write_at(file.fileno(), pixels.data, start)
     os.fsync(file.fileno())
     line = json.dumps({"chunk": chunk, "crc32": zlib.crc32(pixels.data)}) + "\n"
     append_lines(folder / CHECKSUMS, line.encode())
@@ -351,11 +354,3 @@ def _resized(pixels: Pixels, side: int) -> Pixels:
     if size == (width, height):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-
-
-def _write_all(file: IO[bytes], pixels: Pixels, start: int) -> None:
-    """Writes pixels at their place in a file; a write(2) may be cut short without an error."""
-    rest = pixels.data
-    while rest:
-        count = os.pwrite(file.fileno(), rest, start)
-        rest, start = rest[count:], start + count
