@@ -17,7 +17,7 @@ from pathlib import Path
 from repro.errors import UserError
 from slurm.calls import indices_of
 from slurm.ledger import Ledger, Submission
-from slurm.queue import QueueSnapshot, named_in_accounting, snapshot
+from slurm.queue import QueueSnapshot, array_of, named_in_accounting, snapshot
 
 SETTLING_SECONDS = 60.0
 """How old an intent must be, whose job neither queue nor accounting knows, to be sure that it was never submitted."""
@@ -105,7 +105,7 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
             continue
         # squeue may have forgotten some jobs of an array that have ended, so the numbers are those that were asked for,
         # which stand in the order of the intents.
-        first = queued[0].job.partition("_")[0]
+        first = array_of(queued[0].job)
         indices = indices_of(ledger.logs / name)
         ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices or range(len(entries))]
         ledger.submitted([replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)])

@@ -1,14 +1,13 @@
 """A first profile of a cluster, from what sinfo says of its partitions."""
 
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
+from slurm.ask import ask
 from slurm.profile_values import gpu_type_of_gres, gpus_of_gres, minutes
 
-PATIENCE_SECONDS = 60
 SINFO = ["sinfo", "--noheader", "--exact", "--format=%P|%l|%c|%m|%G"]
 """A line for each kind of node of a partition: name, time limit, cores, MB, generic resources."""
 MOST_CORES = 16
@@ -43,16 +42,10 @@ def partitions() -> list[SlurmPartition]:
     """
     if not shutil.which("sinfo"):
         raise UserError("there is no sinfo on this machine", mend="call this on a login node of the cluster")
-    try:
-        process = subprocess.run(
-            SINFO, capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(f"sinfo did not answer within {PATIENCE_SECONDS} s", mend="try again later") from None
-    if process.returncode:
-        complaint = process.stderr.strip().splitlines()
-        raise UserError(f"sinfo: {complaint[-1] if complaint else process.returncode}", mend="try again later")
-    return parse_sinfo(process.stdout)
+    reply = ask(SINFO)
+    if reply.trouble:
+        raise UserError(reply.trouble, mend="try again later")
+    return parse_sinfo(reply.output)
 
 
 def parse_sinfo(text: str) -> list[SlurmPartition]:

@@ -4,10 +4,8 @@ A launch is what is planned (`slurm.batches`), less what is done and what is que
 for stays planned; the next launch, or one with `--feed`, hands it over.
 """
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
-from submitit.helpers import clean_env
 
 from repro.errors import UserError
 from repro.files import write_text
@@ -23,7 +20,8 @@ from repro.runs.folder import RunFolder
 from repro.runs.lock import held
 from repro.runs.status import PRETRAIN
 from slurm.adoption import adopt, sbatch_lock, settled_queue
-from slurm.batches import Batch, Parent, plan_batches, split_id
+from slurm.ask import ask
+from slurm.batches import Batch, Parent, plan_batches
 from slurm.calls import refuse_foreign_sweep, write_calls
 from slurm.graph import Graph
 from slurm.handover import Outcome, ledger_entry, prepare_call
@@ -31,8 +29,8 @@ from slurm.ledger import REPORT, Key, Ledger, Submission
 from slurm.outdated import outdated
 from slurm.profile import Cluster
 from slurm.program import Program
-from slurm.queue import PARENT_FAILED, QueueSnapshot, scancel
-from slurm.sbatch import SlurmExecutor, parameters
+from slurm.queue import PARENT_FAILED, QueueSnapshot, array_of, scancel
+from slurm.sbatch import script_of
 from slurm.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearError, submit_script
 from slurm.snapshot import CodeSnapshot
 
@@ -130,7 +128,7 @@ class _Launch:
     known_ids: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.known_ids = {split_id(entry.job)[0] for entry in self.ledger.submissions() if entry.executor == "slurm"}
+        self.known_ids = {array_of(entry.job) for entry in self.ledger.submissions() if entry.executor == "slurm"}
 
     @cached_property
     def code(self) -> CodeSnapshot | None:
@@ -196,20 +194,19 @@ class _Launch:
             UnclearError: nobody knows whether it did.
         """
         submitted = self.outcome.submitted
-        executor = _slurm_executor(batch, self.graph, self.cluster, self.code.path if self.code else None, submitted)
+        script = _script(batch, self.graph, self.cluster, self.code.path if self.code else None, submitted)
         after = batch.after(submitted)
         entries = [ledger_entry(self.graph, self.cluster, batch.name, key, after.get(key, ())) for key in batch.keys]
         calls = [prepare_call(self.graph, key, self.cluster.attempts, self.program) for key in batch.keys]
         folder = self.ledger.logs / batch.name
         write_calls(folder, dict(zip(batch.indices or (0,), calls, strict=True)))
-        write_text(folder / SCRIPT, executor.script(batch.indices))
+        write_text(folder / SCRIPT, script)
         # The intent comes before sbatch: a launcher that is killed between the two leaves a name to look for
         # (`slurm.adoption`). The other way round it would leave jobs that nobody knows of, and the next launch would
         # submit them again.
         self.ledger.intend(entries)
         try:
-            with _outside_of_any_job():
-                job = submit_script(folder / SCRIPT, batch.name, self.known_ids, inherited=[self.descriptor])
+            job = submit_script(folder / SCRIPT, batch.name, self.known_ids, inherited=[self.descriptor])
         except RefusedError as error:
             self.ledger.refused(entries, str(error))
             shutil.rmtree(folder)
@@ -231,7 +228,7 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
     ids: dict[Key, str] = {}
     for batch in plan_batches(graph, cluster, cluster.max_array or MAX_ARRAY, {}):
         for part in batch.resolved(ids):
-            yield part.name, _slurm_executor(part, graph, cluster, code, ids).script(part.indices)
+            yield part.name, _script(part, graph, cluster, code, ids)
             ids |= {key: part.job_id(key, f"<{part.name}>") for key in part.keys}
 
 
@@ -299,25 +296,9 @@ def _replace_report(
         tell(f"cancelled {older.job}, a report that the new one replaces")
 
 
-def _slurm_executor(
-    batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, submitted: Mapping[Key, str]
-) -> SlurmExecutor:
-    logs = Ledger(graph.sweep_folder.resolve()).logs  # absolute: the job may begin in another folder
-    python = batch.resources.python or None
-    executor = SlurmExecutor(folder=logs / batch.name, max_num_timeout=cluster.attempts, python=python)
-    executor.update_parameters(**parameters(batch, cluster, batch.dependency(submitted), code))
-    return executor
-
-
-@contextmanager
-def _outside_of_any_job() -> Iterator[None]:
-    """Submits from within a job as from a login node: sbatch would inherit that job's variables."""
-    # submitit's `clean_env` takes every SLURM_ variable away, also the one that says which cluster to talk to.
-    configuration = os.environ.get("SLURM_CONF")
-    with clean_env():
-        if configuration:
-            os.environ["SLURM_CONF"] = configuration
-        yield
+def _script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, submitted: Mapping[Key, str]) -> str:
+    folder = Ledger(graph.sweep_folder.resolve()).logs / batch.name
+    return script_of(batch, cluster, folder, dependency=batch.dependency(submitted), code=code)
 
 
 def _array_limit(cluster: Cluster) -> int:
@@ -325,14 +306,12 @@ def _array_limit(cluster: Cluster) -> int:
     if cluster.max_array:
         return cluster.max_array
     words = ["scontrol", "show", "config"]
-    try:
-        configuration = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60).stdout
-    except (OSError, subprocess.TimeoutExpired):
+    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(words).output, re.MULTILINE)
+    if limit is None:
         return MAX_ARRAY  # an array that is too long for this Slurm is refused, and then split
-    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", configuration, re.MULTILINE)
     # The largest number that a job may have is one less than MaxArraySize. Numbers begin at 0, so one job more would
     # fit; it is not worth an array that is refused where a cluster counts otherwise.
-    return max(1, int(limit.group(1)) - 1) if limit else MAX_ARRAY
+    return max(1, int(limit.group(1)) - 1)
 
 
 def _listed(ids: Iterable[str]) -> str:

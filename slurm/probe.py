@@ -19,8 +19,8 @@ from slurm.node_probe import NodeProbe
 from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueuedJob, scancel, snapshot
-from slurm.sbatch import SlurmExecutor, parameters
-from slurm.sbatch_call import SCRIPT, RefusedError, submit_script
+from slurm.sbatch import script_of
+from slurm.sbatch_call import SCRIPT, RefusedError, UnclearError, submit_script
 
 MINUTES = 5
 """Time limit of the job; it takes about one."""
@@ -44,7 +44,7 @@ def probe(cluster: Cluster, console: Console, program: Program, *, wait: float) 
         wait: seconds; then the job is cancelled, and why it waited is a finding.
 
     Raises:
-        UserError: there is no Slurm here, or it refuses the job.
+        UserError: there is no Slurm here, it refuses the job, or does not answer.
     """
     if cluster.executor != "slurm":
         raise UserError(f"'{cluster.name}' runs on this machine", mend="salmask doctor, without --cluster")
@@ -67,14 +67,15 @@ def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> st
     queue = snapshot()
     if queue.trouble:
         raise UserError(f"{queue.trouble}", mend="call this on a login node of the cluster")
-    executor = SlurmExecutor(folder=folder, python=batch.resources.python or None)
-    executor.update_parameters(**parameters(batch, cluster, "", Path(__file__).resolve().parent.parent))
     write_calls(folder, {0: call})
-    write_text(folder / SCRIPT, executor.script(()))
+    write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=Path(__file__).resolve().parent.parent))
     try:
         return submit_script(folder / SCRIPT, batch.name)
     except RefusedError as error:
         raise UserError(f"sbatch refused the probe: {error}", mend=f"the profile '{cluster.name}'") from error
+    except UnclearError as error:
+        mend = f"later; if the probe went out all the same: scancel --name={batch.name}"
+        raise UserError(f"Slurm does not answer: {error}", mend=mend) from error
 
 
 def _wait(job: str, report: Path, deadline: float) -> QueuedJob | None:

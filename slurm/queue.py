@@ -8,11 +8,11 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slurm.ask import ANSWER_SECONDS, ask
 from slurm.ledger import Submission
 
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
@@ -25,9 +25,8 @@ PARENT_FAILED = "DependencyNeverSatisfied"
 
 SQUEUE_FIELDS = ("JobArrayID", "Name", "State", "Reason", "StartTime", "EndTime", "NodeList", "Partition", "RestartCnt")
 SACCT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Start", "End", "NodeList", "Partition")
-SQUEUE_SECONDS = 60
-SACCT_SECONDS = 30
-"""How long an answer is waited for: squeue asks the controller, sacct a database that may be slow or gone."""
+SACCT_SECONDS = 30.0
+"""How long an answer of sacct is waited for: it asks a database that may be slow or gone."""
 IDS_A_CALL = 5000
 """More ids than this do not fit on a command line; the newest are asked for."""
 
@@ -88,7 +87,7 @@ class QueueSnapshot:
         if not entry.job:
             return next(iter(self.named(entry.submission)), None)
         # An array that is cancelled before it began stands in the answer as a whole, under its own id.
-        return self.jobs.get(entry.job) or self.jobs.get(_array(entry.job))
+        return self.jobs.get(entry.job) or self.jobs.get(array_of(entry.job))
 
     def live(self, entry: Submission) -> bool | None:
         """Returns whether a job of a ledger runs or waits; None where that cannot be known from here."""
@@ -112,14 +111,14 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     owners = [f"--user={user}"] if user else ["--me"]
     # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
-    lines, trouble = _ask(["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns], SQUEUE_SECONDS)
+    lines, trouble = _lines(["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns], ANSWER_SECONDS)
     jobs = {job.job: job for line in lines for job in parse_squeue(line)}
     # sacct is asked for whole arrays: a few short ids instead of hundreds.
-    unlisted = sorted({_array(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
+    unlisted = sorted({array_of(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
     accounting = False
     if unlisted and not trouble and shutil.which("sacct"):
         words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
-        lines, refusal = _ask([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
+        lines, refusal = _lines([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
         accounting = not refusal
         # squeue has the last word on what both know: the database lags behind, above all after a requeue.
         jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
@@ -135,7 +134,7 @@ def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
     if not names or not shutil.which("sacct"):
         return {}
     words = ["sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-30days"]
-    lines, _ = _ask([*words, f"--name={','.join(names[-500:])}", f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
+    lines, _ = _lines([*words, f"--name={','.join(names[-500:])}", f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
     return {job.job: job for line in lines for job in parse_sacct(line) if job.name in names}
 
 
@@ -200,25 +199,14 @@ def scancel(jobs: Sequence[str]) -> str:
     Args:
         jobs: their ids; none: nothing is called.
     """
-    return _ask(["scancel", *jobs], SQUEUE_SECONDS)[1] if jobs else ""
+    return _lines(["scancel", *jobs], ANSWER_SECONDS)[1] if jobs else ""
 
 
-def _ask(words: Sequence[str], seconds: float) -> tuple[list[str], str]:
+def _lines(words: Sequence[str], seconds: float) -> tuple[list[str], str]:
     """Returns the lines that a command prints, and its complaint where it fails."""
-    # Times as seconds since the epoch, so that no time zone and no locale of the cluster comes between.
-    environment = {**os.environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
-    try:
-        process = subprocess.run(
-            words, env=environment, capture_output=True, text=True, errors="replace", check=False, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        return [], f"{words[0]} did not answer within {seconds:.0f} s"
-    except OSError as error:
-        return [], f"{words[0]}: {error.strerror}"
-    if process.returncode:
-        complaint = process.stderr.strip().splitlines()
-        return [], f"{words[0]}: {complaint[-1] if complaint else f'status {process.returncode}'}"
-    return process.stdout.splitlines(), ""
+    # Times as seconds since the epoch, so that no time zone of the cluster comes between.
+    reply = ask(words, seconds=seconds, environment={**os.environ, "SLURM_TIME_FORMAT": "%s"})
+    return reply.output.splitlines(), reply.trouble
 
 
 def _process_lives(entry: Submission) -> bool | None:
@@ -243,7 +231,7 @@ def _process_lives(entry: Submission) -> bool | None:
     return entry.submission.encode() in words or (entry.executor == "debug" and bool(words))
 
 
-def _array(job: str) -> str:
+def array_of(job: str) -> str:
     """Returns the id of the array that a job is of, `812` of `812_3`; its own id where it is of none."""
     return job.partition("_")[0]
 

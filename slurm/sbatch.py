@@ -47,6 +47,21 @@ class SlurmExecutor(submitit.SlurmExecutor):
         return text
 
 
+def script_of(batch: Batch, cluster: Cluster, folder: Path, *, dependency: str = "", code: Path | None = None) -> str:
+    """Returns the script of a batch.
+
+    Args:
+        batch: what is submitted.
+        cluster: its profile.
+        folder: of the submission; absolute, since the job may begin in another folder.
+        dependency: what sbatch is told to wait for; empty: nothing.
+        code: where the job imports our code from; None: where it finds it.
+    """
+    executor = SlurmExecutor(folder=folder, python=batch.resources.python or None)
+    executor.update_parameters(**_parameters(batch, cluster, dependency, code))
+    return executor.script(batch.indices)
+
+
 def _array(indices: Sequence[int], parallelism: int) -> str:
     """Returns the numbers of an array as sbatch takes them, `0-3,7%2`."""
     spans: list[list[int]] = []
@@ -59,15 +74,8 @@ def _array(indices: Sequence[int], parallelism: int) -> str:
     return f"{numbers}%{min(len(indices), parallelism)}"
 
 
-def parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | None) -> dict[str, Any]:
-    """Returns what a batch asks of Slurm, in submitit's words.
-
-    Args:
-        batch: what is submitted.
-        cluster: its profile.
-        dependency: what sbatch is told to wait for; empty: nothing.
-        code: where the job imports our code from; None: where it finds it.
-    """
+def _parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | None) -> dict[str, Any]:
+    """Returns what a batch asks of Slurm, in submitit's words; arguments as of `script_of`."""
     resources = batch.resources
     extra: dict[str, Any] = {name: True if value == "" else value for name, value in resources.extra}
     # submitit has no parameter for these.

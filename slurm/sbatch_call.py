@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from slurm.queue import snapshot
+from slurm.ask import outside_of_any_job
+from slurm.queue import array_of, snapshot
 
 SCRIPT = "submission.sh"
 SBATCH_SECONDS = 240.0
@@ -117,6 +118,7 @@ def _call(script: Path, inherited: Sequence[int]) -> tuple[str, str]:
     try:
         process = subprocess.run(
             ["sbatch", "--parsable", str(script)],
+            env=outside_of_any_job(),
             capture_output=True,
             text=True,
             errors="replace",
@@ -147,7 +149,7 @@ def _id_of(output: str, name: str, known_ids: Collection[str]) -> str:
 
 def _id_in_queue(name: str) -> str:
     """Returns the id of the job, or the array, that has the name; empty where the queue knows none."""
-    return next((job.job.partition("_")[0] for job in snapshot().named(name)), "")
+    return next((array_of(job.job) for job in snapshot().named(name)), "")
 
 
 def _short(complaint: str) -> str:

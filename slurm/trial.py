@@ -1,17 +1,14 @@
 """What sbatch says of a job that it is not to submit."""
 
 import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro.runs.status import PRETRAIN
+from slurm.ask import ask, outside_of_any_job
 from slurm.batches import Batch
 from slurm.profile import Cluster, Resources
-from slurm.sbatch import SlurmExecutor, parameters
-
-PATIENCE_SECONDS = 60
+from slurm.sbatch import script_of
 
 
 @dataclass(frozen=True)
@@ -33,22 +30,8 @@ def sbatch_says(resources: Resources, cluster: Cluster) -> Answer:
     if not shutil.which("sbatch"):
         return Answer(accepted=True, words="as far as can be told without sbatch, which is not on this machine")
     batch = Batch("salmask-check", PRETRAIN, ((".", "check"),), resources)
-    with tempfile.TemporaryDirectory() as folder:
-        executor = SlurmExecutor(folder=Path(folder), python=resources.python or None)
-        executor.update_parameters(**parameters(batch, cluster, "", None))
-        script = executor.script(())
-    try:
-        process = subprocess.run(
-            ["sbatch", "--test-only"],
-            input=script,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=PATIENCE_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return Answer(accepted=False, words=f"sbatch did not answer within {PATIENCE_SECONDS} s")
-    printed = (process.stderr or process.stdout).strip().splitlines()
-    said = [line.removeprefix("sbatch: ") for line in printed if line.strip()]
-    return Answer(process.returncode == 0, said[-1] if said else f"sbatch ended with status {process.returncode}")
+    script = script_of(batch, cluster, Path(batch.name).absolute())
+    reply = ask(["sbatch", "--test-only"], script=script, environment=outside_of_any_job())
+    # It tells when and where on standard error, as it tells why not.
+    said = [line.removeprefix("sbatch: ") for line in (reply.errors or reply.output).splitlines() if line.strip()]
+    return Answer(not reply.trouble, said[-1] if said else reply.trouble or "it says no more")

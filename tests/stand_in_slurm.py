@@ -32,6 +32,7 @@ elif command == "scancel":
     lines = [line for line in read("queue").splitlines() if line.partition("|")[0] not in words]
     open(path("queue"), "w").write("".join(line + "\\n" for line in lines))
 elif command == "sbatch":
+    open(path("environment"), "w").write("".join(name + "\\n" for name in os.environ))
     kind, _, text = take("faults").partition(":")
     if kind == "sleep":
         fcntl.flock(lock, fcntl.LOCK_UN); time.sleep(float(text)); fcntl.flock(lock, fcntl.LOCK_EX)
@@ -98,6 +99,11 @@ class StandInSlurm:
         path = self.place / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if line.split()[0] == command]
+
+    @property
+    def environment(self) -> list[str]:
+        """Names of the variables that sbatch was called with last."""
+        return (self.place / "environment").read_text().splitlines()
 
     def option(self, job: int, name: str) -> str:
         """An option of a job's script; empty where it has none."""

@@ -20,6 +20,7 @@ a broken line
 SBATCH = """#!/bin/sh
 [ "$*" = --test-only ] || exit 9
 cat >"$FAKE/script"
+env >"$FAKE/environment"
 grep -q "partition=gone" "$FAKE/script" && { echo "sbatch: error: invalid partition specified: gone" >&2; exit 1; }
 echo "sbatch: Job 7 to start at 2026-01-01T00:00:00 using 8 processors on nodes n1 in partition gpu" >&2
 """
@@ -38,7 +39,10 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_profile_is_tried_on_sbatch_for_every_task(fake: Path, tmp_path: Path) -> None:
+def test_a_profile_is_tried_on_sbatch_for_every_task(
+    fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "7")  # of an interactive job, in which salmask is called
     good = "partition: gpu\ngpus: 2\ncpus: 4\ntime: 90:00\ntasks: {knn: {partition: gone}}"
     ended = salmask("cluster", "check", write_yaml(tmp_path / "mine.yaml", good))
     assert ended.code == 2
@@ -49,6 +53,7 @@ def test_a_profile_is_tried_on_sbatch_for_every_task(fake: Path, tmp_path: Path)
     ended = salmask("cluster", "check", write_yaml(tmp_path / "mine.yaml", good.replace("gone", "gpu")))
     assert ended.code == 0, ended.err
     assert "--gpus-per-node" in (fake / "script").read_text()
+    assert "SLURM_CPUS_PER_TASK" not in (fake / "environment").read_text()
 
 
 def test_a_broken_profile_is_one_line(tmp_path: Path) -> None:

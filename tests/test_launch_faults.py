@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from slurm.handover import Outcome
 from slurm.job import Call
 from slurm.launch import NO_PARENT, submit
 from slurm.ledger import REPORT, Ledger
+from slurm.probe import probe
 from slurm.profile import Cluster, Resources
 from slurm.retry import graph_of
 from slurm.sbatch_call import Refusal, classify, parse_id
@@ -191,6 +193,26 @@ def test_a_refusal_stops_only_what_builds_on_it(stand_in: StandInSlurm, tmp_path
     assert Counter(task for _, task in outcome.submitted) == {"pretrain": 4}
     assert Counter(task for _, task in outcome.unsent) == {"linear": 4, REPORT: 1}
     assert NO_PARENT not in outcome.unsent.values()
+
+
+def test_a_probe_that_is_refused_or_unanswered_is_one_line(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    cluster = replace(CLUSTER, scratch=str(tmp_path))
+    for faults, words in (([REFUSED], "sbatch refused the probe: .*qos"), ([SLOW] * 5, "Slurm does not answer: .*out")):
+        stand_in.tell("faults", *faults)
+        with pytest.raises(UserError, match=words):
+            probe(cluster, Console(quiet=True), PROGRAM, wait=0.0)
+
+
+def test_sbatch_gets_nothing_of_the_job_that_it_is_called_in(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_CONF", "SLURM_CPUS_PER_TASK", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "7")
+    cluster = replace(CLUSTER, scratch=str(tmp_path))
+    for call in (lambda: launch(graph_for(tmp_path)), lambda: probe(cluster, Console(quiet=True), PROGRAM, wait=0.0)):
+        call()
+        assert [name for name in stand_in.environment if name.startswith("SLURM_")] == ["SLURM_CONF"]
+        (stand_in.place / "environment").unlink()
 
 
 KILLED = """

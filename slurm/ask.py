@@ -1,0 +1,69 @@
+"""Questions to Slurm's programs: what they print, or in one line why there is no answer."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+ANSWER_SECONDS = 60.0
+"""How long an answer of the controller is waited for."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a program of Slurm had to say."""
+
+    output: str = ""
+    """Empty where it failed."""
+    errors: str = ""
+    """What stands on its standard error, also where it did not fail."""
+    trouble: str = ""
+    """Why there is no answer, with the program's name; empty: there is one."""
+
+
+def ask(
+    words: Sequence[str],
+    *,
+    seconds: float = ANSWER_SECONDS,
+    script: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Reply:
+    """Calls a program of Slurm, and returns what it says; whatever goes wrong is told as trouble.
+
+    Args:
+        words: the program and its arguments.
+        seconds: how long its answer is waited for.
+        script: what it gets on its standard input.
+        environment: variables; None: this process's.
+    """
+    environment = {**(os.environ if environment is None else environment), "LC_ALL": "C"}
+    try:
+        process = subprocess.run(
+            words,
+            env=environment,
+            input=script,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return Reply(trouble=f"{words[0]} did not answer within {seconds:.0f} s")
+    except OSError as error:
+        return Reply(trouble=f"{words[0]}: {error.strerror}")
+    if process.returncode:
+        complaint = process.stderr.strip().splitlines()
+        why = complaint[-1] if complaint else f"status {process.returncode}"
+        return Reply(errors=process.stderr, trouble=f"{words[0]}: {why}")
+    return Reply(process.stdout, process.stderr)
+
+
+def outside_of_any_job() -> dict[str, str]:
+    """Returns this process's variables as on a login node: within a job, sbatch would hand that job's own on."""
+    from submitit.helpers import clean_env  # takes a second, which `salmask status` need not wait for
+
+    with clean_env():
+        environment = dict(os.environ)
+    # It takes every SLURM_ variable away, also the one that says which cluster to talk to.
+    return environment | {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
