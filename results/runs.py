@@ -15,6 +15,7 @@ from repro.errors import UserError, nearest
 from repro.files import is_clutter
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.lock import STALE_SECONDS
+from repro.runs.metrics import parse_metrics
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.run import Run
 from repro.runs.sections import Framework
@@ -231,12 +232,5 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     Returns:
         Its rows that have a step, in the order of the file; a torn line is left out, a missing file has none.
     """
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the line that was being written when the process died
-        if isinstance(row, dict) and "step" in row:
-            rows.append(row)
-    return rows
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return [row for row in parse_metrics(text) if "step" in row]

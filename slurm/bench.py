@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from repro.runs.folder import RunFolder
+from slurm.job_costs import estimate, survey
 from slurm.ledger import Ledger
-from slurm.plan import estimate, print_plan, survey
+from slurm.plan import print_plan
 from slurm.queue import QueueSnapshot
 from slurm.status import as_json_of, rows
 from slurm.sweep import Part, Resolve, Sweep, expand

@@ -164,7 +164,8 @@ class _SweepCall:
 
     def plan(self, graph: Graph, cluster: Cluster | None, budget: float, *, print_it: bool) -> Graph:
         """Returns what fits a budget of GPU-hours (0: all of it), and prints its plan if that is asked for."""
-        from slurm.plan import estimate, print_plan, survey, within_budget
+        from slurm.job_costs import estimate, survey, within_budget
+        from slurm.plan import print_plan
 
         finished, evidence = survey(graph)
         costs = estimate(graph, cluster, evidence, finished)

@@ -4,7 +4,6 @@ The folders are the truth: a result that is there is done, whatever Slurm says. 
 judged in `slurm.states`.
 """
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -17,6 +16,7 @@ from repro.errors import UserError
 from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
+from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
 from repro.runs.status import PRETRAIN, Status
 from repro.runs.task_results import has_result, results_of
@@ -222,14 +222,7 @@ def pace(metrics: Path) -> tuple[float | None, float | None]:
     Returns:
         The medians of the last few values; None where the lines hold none.
     """
-    lines = []
-    for line in tail(metrics).splitlines():
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue  # the tail begins within a line, and the last one may be torn
-        if isinstance(content, dict):
-            lines.append(content)
+    lines = parse_metrics(tail(metrics))
     return _median(lines, "time"), _median(lines, "images_per_second")
 
 

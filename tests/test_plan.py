@@ -16,17 +16,8 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.records import append, read
 from slurm.graph import Graph
-from slurm.plan import (
-    NEVER,
-    Evidence,
-    JobCost,
-    estimate,
-    gather,
-    print_plan,
-    survey,
-    wall_seconds,
-    within_budget,
-)
+from slurm.job_costs import NEVER, Evidence, JobCost, estimate, gather, survey, wall_seconds, within_budget
+from slurm.plan import print_plan
 from slurm.profile import Cluster, Resources
 from slurm.sweep import Part, Sweep, expand
 
