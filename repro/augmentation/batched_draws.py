@@ -1,12 +1,10 @@
 """The draws of a whole batch of views in array operations: what `draws` draws image by image, bit for bit."""
 
-from dataclasses import fields
-
 import numpy as np
 from numpy.typing import NDArray
 
 from repro.augmentation.batched_streams import BatchedStreams
-from repro.augmentation.draws import ORDERS, RATIO_MAX, RATIO_MIN, TRIES, Draw
+from repro.augmentation.draws import COLUMNS, ORDERS, RATIO_MAX, RATIO_MIN, TRIES
 from repro.runs.sections import AugmentationSettings
 
 
@@ -68,7 +66,7 @@ def draw_views(streams: BatchedStreams, settings: AugmentationSettings) -> NDArr
     blurred = streams.random() < settings.blur_probability
     sigma = streams.uniform(settings.blur_sigma_min, settings.blur_sigma_max, blurred)
     values |= {"sigma": np.where(blurred, sigma, 0.0), "flip": streams.random() < settings.flip_probability}
-    return np.stack([values[field.name].astype(np.float32) for field in fields(Draw)], 1)
+    return np.stack([values[name].astype(np.float32) for name in COLUMNS], 1)
 
 
 def largest_boxes(sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -61,13 +61,12 @@ def box_matrix(size: int, reach: int, sigma: Tensor) -> Tensor:
     variance = sigma.unsqueeze(-1) ** 2 / 3  # of each of the three
     whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()  # pixels of full weight to each side
     end = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    distance = torch.arange(-reach, reach + 1, device=sigma.device).abs()
+    offsets = torch.arange(-reach, reach + 1, device=sigma.device)
+    distance = offsets.abs()
     # 1 within the box, `end` for the pixel after it, and 0 beyond.
     weights = torch.where(distance <= whole, 1.0, torch.where(distance == whole + 1, end, 0.0))
     weights = weights / (2 * (whole + end) + 1)
-    columns = torch.arange(size, device=sigma.device).unsqueeze(1) + torch.arange(
-        -reach, reach + 1, device=sigma.device
-    )
+    columns = torch.arange(size, device=sigma.device).unsqueeze(1) + offsets
     box = _scatter_taps(weights, columns.clamp(0, size - 1))
     return box @ box @ box
 

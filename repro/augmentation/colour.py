@@ -43,8 +43,6 @@ def turn_hue_(images: Tensor, shift: Tensor) -> None:
     # Back to RGB: x is the signed distance from each channel's own hue (0, 2, 4), and | |x| - 3 | that from its
     # opposite, for an x of up to 6. Up to 7 it comes out too large, and so does the share, which is 1 there anyway.
     hue.sub_(torch.round(hue / 6), alpha=6)
-    own = torch.arange(0, 6, 2, device=images.device).view(
-        3, 1, 1
-    )  # a kernel, where a list would be copied and waited for
+    own = torch.arange(0, 6, 2, device=images.device).view(3, 1, 1)  # a list would be copied and waited for
     share = (hue - own).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
     torch.addcmul(least, chroma, share, out=images)

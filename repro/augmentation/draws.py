@@ -38,7 +38,11 @@ class Draw:
 
     def row(self) -> Tensor:
         """Returns the draw as one tensor of 9 numbers, in the order of the fields, to be stacked by the loader."""
-        return torch.tensor([getattr(self, f.name) for f in fields(self)])
+        return torch.tensor([getattr(self, name) for name in COLUMNS])
+
+
+COLUMNS = tuple(field.name for field in fields(Draw))
+"""What stands in a row of `Draw.row`, number by number."""
 
 
 def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:

@@ -6,7 +6,7 @@ hue comes second goes through its first blend before it, and through the other t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.augmentation.blur import box_blur, gaussian_blur
 from repro.augmentation.colour import blend_, luma, turn_hue_
-from repro.augmentation.draws import ORDERS, Draw
+from repro.augmentation.draws import COLUMNS, ORDERS
 from repro.runs.choices import Blur
 from repro.runs.sections import AugmentationSettings
 
@@ -148,7 +148,7 @@ class _Draws:
     @classmethod
     def read(cls, rows: Tensor) -> "_Draws":
         """Reads rows B×9 of `Draw.row`, on any device; nothing waits for it."""
-        column = dict(zip((f.name for f in fields(Draw)), rows.T.reshape(-1, len(rows), 1, 1, 1), strict=True))
+        column = dict(zip(COLUMNS, rows.T.reshape(-1, len(rows), 1, 1, 1), strict=True))
         order = column["order"].flatten().long()
         kinds, hue_position = (table[..., order] for table in _tables(rows.device))
         kinds = kinds.view(3, -1, 1, 1, 1)

@@ -1,11 +1,11 @@
 """Crops of different sizes resized in one batch, on any device, to the very bytes that PIL's `resize` gives.
 
 PIL resizes along the rows, then along the columns (or the other way round, where that is quicker), and after each of
-the two rounds to 8 bits. Its weights are whole
-multiples of 2**-22 (Pillow, src/libImaging/Resample.c). Here each pass is a product with a matrix of these weights for
-each image. The matrix is split in two, of whole multiples of 2**-10 and of 2**-22: all sums of products with bytes are
-then whole numbers below 2**24 (with up to `EXACT_TAPS` weights a pixel), which single precision, and TF32's 11 bits of
-a factor, hold exactly. So nothing is lost to rounding, and the rounding to 8 bits falls as PIL's does.
+the two rounds to 8 bits. Its weights are whole multiples of 2**-22 (Pillow, src/libImaging/Resample.c). Here each pass
+is a product with a matrix of these weights for each image. The matrix is split in two, of whole multiples of 2**-10 and
+of 2**-22: all sums of products with bytes are then whole numbers below 2**24 (with up to `EXACT_TAPS` weights a pixel),
+which single precision, and TF32's 11 bits of a factor, hold exactly. So nothing is lost to rounding, and the rounding
+to 8 bits falls as PIL's does.
 """
 
 import math

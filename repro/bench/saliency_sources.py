@@ -1,20 +1,20 @@
 """The benchmarks of where foreground comes from: maps of whole images beside those of views, and all sources."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import default_collate
 
-from repro.augmentation.draws import Draw
+from repro.augmentation.draws import COLUMNS
 from repro.augmentation.on_device import apply_on_device
 from repro.data.splits import Images
 from repro.masking.patches import as_many_at_random, overlap
 from repro.runs.choices import MapOf
 from repro.runs.run import Run
-from repro.saliency.foregrounds import ByImage
+from repro.saliency.foregrounds import FLIP, ByImage
 from repro.saliency.image_maps import load_maps, network_maps
 from repro.saliency.localizer import STRIDE, grid_of
 from repro.scenes.dataset import Scenes
@@ -88,7 +88,6 @@ def _exact(maker: ViewMaker, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns what the localizer finds in queries as shown, plain, with one of the changes each, and flipped."""
     assert maker.foregrounds is not None
     foregrounds = maker.foregrounds
-    names = [f.name for f in fields(Draw)]
     crops = batch["query"].to(maker.device).float() / 255
 
     def find(draws: Tensor) -> Tensor:
@@ -98,11 +97,11 @@ def _exact(maker: ViewMaker, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         draws = batch["query_draw"].clone()
         for field in COLOURS.values():
             if field not in kept:
-                draws[:, names.index(field)] = 0
+                draws[:, COLUMNS.index(field)] = 0
         return draws
 
     flipped = with_only()
-    flipped[:, names.index("flip")] = 1 - flipped[:, names.index("flip")]
+    flipped[:, FLIP] = 1 - flipped[:, FLIP]
     return {
         SHOWN: find(batch["query_draw"]),
         PLAIN: find(with_only()),

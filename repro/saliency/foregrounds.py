@@ -1,18 +1,18 @@
 """Where the foreground of a batch's views comes from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from repro.augmentation.draws import Draw
+from repro.augmentation.draws import COLUMNS
 from repro.saliency.cropping import crop_maps
 from repro.saliency.localizer import Localizer
 from repro.saliency.scda import foreground
 
-FLIP = [f.name for f in fields(Draw)].index("flip")
+FLIP = COLUMNS.index("flip")
 """Where a row of draws says whether a view is flipped."""
 LEAST_SHARE = 1e-3
 """Of a cell: less than half precision and rounding leave of a share is none."""

@@ -51,8 +51,8 @@ class MapFile:
     """N maps G×G in half precision, one after the other, and behind them the CRC-32 of each `CHUNK` of maps.
 
     It is filled chunk by chunk, in any order and by any number of processes, of which the first to have a chunk writes
-    it. What was never written, or torn by a crash, fails its checksum. Where nothing can be
-    written (a full disk, a home without write access), the maps are kept in memory, and a warning says so.
+    it. What was never written, or torn by a crash, fails its checksum. Where nothing can be written (a full disk, a
+    home without write access), the maps are kept in memory, and a warning says so.
     """
 
     def __init__(self, path: Path | None, count: int, grid: int) -> None:
