@@ -42,17 +42,16 @@ def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, purpose, *names))))
 
 
-def scene_streams(seed: int, split: int, index: int, count: int = 3) -> list[np.random.Generator]:
-    """Returns the independent streams of one scene; spawned, they are none of those that `stream` returns.
+def scene_streams(seed: int, split: int, index: int) -> list[np.random.Generator]:
+    """Returns the three independent streams of one scene; spawned, they are none of those that `stream` returns.
 
     Args:
         seed: The scenes' seed.
         split: The number of the scenes' split.
         index: The scene's.
-        count: How many; the first ones are the same whatever the count.
     """
     root = np.random.SeedSequence((seed, split, index))
-    return [np.random.Generator(np.random.PCG64(child)) for child in root.spawn(count)]
+    return [np.random.Generator(np.random.PCG64(child)) for child in root.spawn(3)]
 
 
 def scene_label_stream(seed: int, split: int) -> np.random.Generator:
