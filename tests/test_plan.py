@@ -89,6 +89,7 @@ def test_the_size_of_an_epoch_is_known_without_opening_the_data(tmp_path: Path) 
         path = tmp_path / "train" / f"c{index % 2}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    (tmp_path / "train" / "c0" / ".DS_Store").touch()
     assert train_images(tiny(changes={"data.dataset": "folder", "machine.data_root": str(tmp_path)})) == 3
     assert train_images(tiny(changes={"data.dataset": "folder"})) is None
 

@@ -1,8 +1,8 @@
-"""How many images a data set has, as far as that is known without opening it."""
+"""How many images a data set has, as far as that is known without reading any."""
 
-from pathlib import Path
-
-from repro.data.catalogue import DATASETS
+from repro.data.catalogue import DATASETS, open_images
+from repro.data.roots import root_of
+from repro.errors import UserError
 from repro.runs.run import Run
 
 
@@ -11,8 +11,10 @@ def train_images(run: Run) -> int | None:
     if run.data.drawn:
         return run.data.scenes.train_count
     if run.data.dataset == "folder":
-        train = Path(run.machine.data_root) / "train"
-        return sum(1 for path in train.glob("*/*") if path.is_file()) or None if run.machine.data_root else None
+        try:
+            return len(open_images("folder", "train", root_of(run, "folder"), run.data.scenes))
+        except UserError:  # no root, or none of that layout: whoever trains on it is told
+            return None
     return published_train_images(run.data.dataset)
 
 
