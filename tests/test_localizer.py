@@ -198,6 +198,10 @@ def test_a_localizer_whose_grid_rounds_otherwise_is_refused() -> None:
     localizer.check(128)
     with pytest.raises(UserError, match=r"×4×4 at data\.crop=130, not D×5×5; mend: data\.crop=160, or another"):
         localizer.check(130)
+    with pytest.raises(
+        UserError, match=r"at localizer\.image_side=130, not D×5×5; mend: localizer\.image_side=160, or"
+    ):
+        localizer.check(130, "localizer.image_side")
 
 
 def test_a_high_passed_backbone_sees_high_passed_views_as_a_localizer(tmp_path: Path) -> None:

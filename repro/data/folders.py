@@ -36,15 +36,18 @@ class FileImages:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return images.decode(f"{self.folder}/{self.files[index]}"), self.targets[index]
+        return images.decode(self._path(index)), self.targets[index]
 
     def pixels(self, index: int) -> tuple[Pixels, int]:
         """Returns an image's pixels, H×W×3, and its label."""
-        return images.decode_pixels(f"{self.folder}/{self.files[index]}"), self.targets[index]
+        return images.decode_pixels(self._path(index)), self.targets[index]
 
     def size(self, index: int) -> tuple[int, int]:
         """Returns an image's width and height in pixels, from its file's header."""
-        return images.read_size(f"{self.folder}/{self.files[index]}")
+        return images.read_size(self._path(index))
+
+    def _path(self, index: int) -> str:
+        return f"{self.folder}/{self.files[index]}"
 
     def fingerprint(self) -> str:
         """Returns 16 hex digits that change when the classes' order, a file's relative path or a file's size does.

@@ -77,7 +77,7 @@ def network_maps(settings: LocalizerSettings, images: Images, seed: int) -> MapS
 
     def build(device: torch.device) -> Callable[[Tensor], Tensor]:
         localizer = build_localizer(settings.network, settings.weights, seed=seed, sha256=settings.sha256).to(device)
-        localizer.check(side)
+        localizer.check(side, "localizer.image_side")
 
         def maps(pixels: Tensor) -> Tensor:
             cells = summed(localizer(normalize(pixels.float() / 255, IMAGENET_MEAN, IMAGENET_STD)))

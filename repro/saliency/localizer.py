@@ -46,22 +46,23 @@ class Localizer(nn.Module):
         self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
 
-    def check(self, crop: int) -> None:
+    def check(self, side: int, setting: str = "data.crop") -> None:
         """Makes sure that the network's grid is the one that patches are drawn on; networks differ in how they round.
 
         Args:
-            crop: side of a view in pixels.
+            side: of what the network sees, in pixels.
+            setting: where the side comes from, for the error.
 
         Raises:
-            UserError: the activations of a crop×crop view have another shape.
+            UserError: the activations of a side×side view have another shape.
         """
-        cells = grid_of(crop)
-        shape = self(torch.zeros(1, 3, crop, crop, device=self.scale.device)).shape
+        cells = grid_of(side)
+        shape = self(torch.zeros(1, 3, side, side, device=self.scale.device)).shape
         if len(shape) != 4 or tuple(shape[2:]) != (cells, cells):
             actual = "×".join(map(str, shape[1:]))
             raise UserError(
-                f"the localizer's activations are {actual} at data.crop={crop}, not D×{cells}×{cells}",
-                mend=f"data.crop={STRIDE * cells}, or another localizer.network",
+                f"the localizer's activations are {actual} at {setting}={side}, not D×{cells}×{cells}",
+                mend=f"{setting}={STRIDE * cells}, or another localizer.network",
             )
 
     def train(self, mode: bool = True) -> "Localizer":
