@@ -204,6 +204,12 @@ def test_a_localizer_whose_grid_rounds_otherwise_is_refused() -> None:
         localizer.check(130, "localizer.image_side")
 
 
+def test_a_localizer_built_for_another_size_is_refused() -> None:
+    localizer = build_localizer("timm/swin_tiny_patch4_window7_224", "random")
+    with pytest.raises(UserError, match=r"takes no views of data\.crop=256 \(Input height \(256\) doesn't match model"):
+        localizer.check(256)
+
+
 def test_a_high_passed_backbone_sees_high_passed_views_as_a_localizer(tmp_path: Path) -> None:
     network = get_model("resnet18", weights=None).eval()
     views = torch.randn(2, 3, 128, 128)

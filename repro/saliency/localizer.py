@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 
 MIN_GRID = 4
 """Least number of cells a side. A coarser grid leaves too few patches to draw from, so smaller views are enlarged."""
@@ -54,10 +54,16 @@ class Localizer(nn.Module):
             setting: where the side comes from, for the error.
 
         Raises:
-            UserError: the activations of a side×side view have another shape.
+            UserError: the activations of a side×side view have another shape, or the network takes no such view.
         """
         cells = grid_of(side)
-        shape = self(torch.zeros(1, 3, side, side, device=self.scale.device)).shape
+        try:
+            shape = self(torch.zeros(1, 3, side, side, device=self.scale.device)).shape
+        except AssertionError as error:  # so do timm's networks that are built for one size
+            raise UserError(
+                f"the localizer takes no views of {setting}={side} ({one_line(error)})",
+                mend="another localizer.network, or the side that it was built for",
+            ) from error
         if len(shape) != 4 or tuple(shape[2:]) != (cells, cells):
             actual = "×".join(map(str, shape[1:]))
             raise UserError(
