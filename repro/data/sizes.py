@@ -1,9 +1,13 @@
 """How many images a data set has, as far as that is known without reading any."""
 
+import functools
+from pathlib import Path
+
 from repro.data.catalogue import DATASETS, open_images
 from repro.data.roots import root_of
 from repro.errors import UserError
 from repro.runs.run import Run
+from repro.runs.sections import ScenesSettings
 
 
 def train_images(run: Run) -> int | None:
@@ -12,10 +16,15 @@ def train_images(run: Run) -> int | None:
         return run.data.scenes.train_count
     if run.data.dataset == "folder":
         try:
-            return len(open_images("folder", "train", root_of(run, "folder"), run.data.scenes))
+            return _images_below(root_of(run, "folder"))
         except UserError:  # no root, or none of that layout: whoever trains on it is told
             return None
     return published_train_images(run.data.dataset)
+
+
+@functools.cache  # a plan asks for each job, and to list 10^5 files takes a moment
+def _images_below(root: Path | None) -> int:
+    return len(open_images("folder", "train", root, ScenesSettings()))
 
 
 def published_train_images(dataset: str) -> int | None:
