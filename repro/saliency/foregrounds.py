@@ -110,18 +110,17 @@ class RandomCells:
 
     counted: Foregrounds
     """Whose cells are counted."""
-    order: Tensor
-    """N×g², numbers at random, on the device: cells are chosen in the order of a row's."""
+    ranks: Tensor
+    """N×g² whole numbers, on the device: each row has the places of a view's cells in an order at random."""
 
     def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
         """Returns the foreground, see `Foregrounds`."""
         cells = self.counted(views, batch, name)
         # Rows of a table, and no generator that would have to be made anew for each batch: a view's row follows from
         # its image, epoch and name, and no two images of an epoch share one.
-        index, epoch = (batch[key].to(self.order.device, non_blocking=True) for key in ("index", "epoch"))
-        row = (index + ROW_STEP * (2 * epoch + (name == "key"))) % len(self.order)
-        rank = self.order.index_select(0, row).argsort(-1).argsort(-1)
-        return (rank < cells.flatten(1).sum(-1, keepdim=True)).view_as(cells)
+        index, epoch = (batch[key].to(self.ranks.device, non_blocking=True) for key in ("index", "epoch"))
+        row = (index + ROW_STEP * (2 * epoch + (name == "key"))) % len(self.ranks)
+        return (self.ranks.index_select(0, row) < cells.flatten(1).sum(-1, keepdim=True)).view_as(cells)
 
 
 def crop_batch(maps: Tensor, batch: Mapping[str, Any], name: str, grid: int, *, exact: bool = False) -> Tensor:

@@ -90,4 +90,6 @@ def _build(source: SaliencySource, run: Run, device: torch.device, images: Image
     if source.kind is not SourceKind.random:
         return by_mask
     generator = Generator().manual_seed(stream_seed(run.seed, Purpose.localizer, 0))
-    return RandomCells(by_mask, torch.rand(len(images), grid**2, generator=generator).to(device))
+    numbers = torch.rand(len(images), grid**2, generator=generator)
+    # The first argsort gives the cell at each rank, and the second one its inverse, the rank of each cell.
+    return RandomCells(by_mask, numbers.argsort(-1).argsort(-1).to(device, torch.int16))
