@@ -11,7 +11,8 @@ from pathlib import Path
 
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
-from slurm.targets import roots_of_sweeps, sweeps
+from slurm.status import status_of
+from slurm.targets import roots_of_sweeps, runs_of, sweeps
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ def standing(now: float | None = None) -> Standing:
     Args:
         now: the time, in seconds since the epoch; None: asks the clock.
     """
-    folders = [sweep for root in roots_of_sweeps() for sweep in sweeps(root)]
+    now = time.time() if now is None else now
+    folders = [sweep for sweep in sweeps(roots_of_sweeps()) if any(runs_of(sweep))]  # a ledger alone is no run
     if not folders:
         return Standing("There are no runs yet.", _BEGIN)
-    now = time.time() if now is None else now
-    states = {folder: Counter(_state(RunFolder(path), now) for path in folder.glob("*/s*-*/")) for folder in folders}
+    states = {folder: Counter(_state(RunFolder(path), now) for path in runs_of(folder)) for folder in folders}
     totals = sum(states.values(), Counter[str]())
     counted = ", ".join(f"{totals[state]} {state}" for state in _STATES if totals[state])
     where = str(folders[0]) if len(folders) == 1 else f"{len(folders)} sweeps"
@@ -50,7 +51,7 @@ def standing(now: float | None = None) -> Standing:
             if counts[state]:
                 return Standing(f"Runs in {where}: {counted}.", steps(folder))
     done = next((folder for folder, counts in states.items() if counts[_DONE]), folders[0])
-    return Standing(f"Runs in {where}: {counted or 'none has begun'}.", _read(done))
+    return Standing(f"Runs in {where}: {counted}.", _read(done))
 
 
 _RUNNING, _STOPPED, _DONE = "in progress", "stopped", "done"
@@ -59,12 +60,11 @@ _STATES = (_RUNNING, _STOPPED, _DONE)
 
 def _state(folder: RunFolder, now: float) -> str:
     """Returns what a run's folder alone tells: whether something is under way, all is done, or neither."""
-    tasks = [folder.status(task) for task in folder.tasks_begun()]
-    statuses = [status for status in tasks if status is not None]
-    if any(status.state == "running" and now - status.heartbeat < STALE_SECONDS for status in statuses):
+    statuses = [status_of(folder, task)[0] for task in folder.tasks_begun()]  # None: it cannot be read
+    if any(status and status.state == "running" and now - status.heartbeat < STALE_SECONDS for status in statuses):
         return _RUNNING
     # Recorded runs have no backbone any more: a pretraining's word is enough.
-    return _DONE if statuses and all(status.state == "done" for status in statuses) else _STOPPED
+    return _DONE if statuses and all(status and status.state == "done" for status in statuses) else _STOPPED
 
 
 _BEGIN = (
@@ -107,4 +107,4 @@ def _read(folder: Path) -> Sequence[NextStep]:
 
 
 def _newest(folder: Path) -> Path:
-    return max(folder.glob("*/s*-*/"), key=lambda path: path.stat().st_mtime)
+    return max(runs_of(folder), key=lambda path: path.stat().st_mtime)

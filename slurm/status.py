@@ -98,7 +98,7 @@ def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float) -> JobRo
     """Returns the state of one job; see `rows`."""
     folder, task, entry = job
     run_folder = RunFolder(sweep / folder)
-    status, unreadable = _status_of(run_folder, task)
+    status, unreadable = status_of(run_folder, task)
     method, name = run_folder.path.parent.name, run_folder.path.name
     run = sweep.resolve().name if task == REPORT else f"{method} {name.split('-')[0]}"
     row = JobRow(run, task, State.failed, folder, unreadable, job=entry.job if entry else "")
@@ -130,7 +130,7 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
     run_folder = RunFolder(sweep / folder)
     if task == PRETRAIN:
         return run_folder.pretrained
-    status, _ = _status_of(run_folder, task)
+    status, _ = status_of(run_folder, task)
     # A report that was handed over again is to be rendered again: the word of an earlier one does not count.
     says_so = status is not None and status.state == "done" and not before(status, entry)
     if task == REPORT:
@@ -160,7 +160,7 @@ def as_json_of(table: Sequence[JobRow], sweep: Path, queue: QueueSnapshot) -> di
     }
 
 
-def _status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
+def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
     """Returns the status of a task, and what is wrong with its file."""
     try:
         return run_folder.status(task), ""

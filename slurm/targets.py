@@ -1,7 +1,7 @@
 """What a word on the command line means: a sweep's folder, or a run's."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def find_target(word: str) -> SweepTarget:
         return SweepTarget(matching_sweeps[0])
     matching_runs = sorted({run for root in roots for run in _runs(root) if word in _names(run) or _has_id(run, word)})
     if not matching_runs:
-        names = [sweep.name for root in roots for sweep in sweeps(root)]
+        names = [sweep.name for sweep in sweeps(roots)]
         raise UserError(f"no sweep or run '{word}'", mend=nearest(word, names)) if names else _nothing(roots)
     if len(matching_runs) > 1:
         few = ", ".join(map(str, matching_runs[:5]))
@@ -76,15 +76,20 @@ def all_sweeps() -> list[Path]:
         UserError: there is none.
     """
     roots = roots_of_sweeps()
-    folders = [sweep for root in roots for sweep in sweeps(root)]
+    folders = sweeps(roots)
     if not folders:
         raise _nothing(roots)
     return folders
 
 
-def sweeps(root: Path) -> list[Path]:
-    """Returns the sweeps' folders directly below a folder."""
-    return sorted(path for path in root.glob("*/") if _is_sweep(path))
+def sweeps(roots: Iterable[Path]) -> list[Path]:
+    """Returns the sweeps' folders directly below some folders."""
+    return [path for root in roots for path in sorted(root.glob("*/")) if _is_sweep(path)]
+
+
+def runs_of(sweep: Path) -> Iterator[Path]:
+    """Yields the folders of a sweep's runs."""
+    return (path for path in sweep.glob("*/s*-*/") if _is_run(path))
 
 
 def _nothing(roots: Sequence[Path]) -> UserError:
@@ -94,7 +99,7 @@ def _nothing(roots: Sequence[Path]) -> UserError:
 
 
 def _is_sweep(path: Path) -> bool:
-    return (path / LEDGER).is_file() or any(True for _ in _runs_of(path))
+    return (path / LEDGER).is_file() or any(True for _ in runs_of(path))
 
 
 def _is_run(path: Path) -> bool:
@@ -103,11 +108,7 @@ def _is_run(path: Path) -> bool:
 
 def _runs(root: Path) -> Iterator[Path]:
     for sweep in root.glob("*/"):
-        yield from _runs_of(sweep)
-
-
-def _runs_of(sweep: Path) -> Iterator[Path]:
-    return (path for path in sweep.glob("*/s*-*/") if _is_run(path))
+        yield from runs_of(sweep)
 
 
 def _names(run: Path) -> tuple[str, ...]:

@@ -84,6 +84,16 @@ def test_a_run_that_fell_silent_is_not_in_progress(tmp_path: Path, monkeypatch: 
     assert standing(NOW + 121).sentence == "Runs in runs/mine: 1 stopped."
 
 
+def test_what_is_no_run_or_cannot_be_read_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine/mocov2").mkdir(parents=True)
+    Path("runs/mine/jobs.jsonl").touch()
+    assert standing(NOW).sentence == "There are no runs yet."
+    write_run(Path("runs/mine/mocov2/s0-abcdef0"), state="done")
+    Path("runs/mine/mocov2/s0-abcdef0/status-linear.json").write_text("torn")
+    assert standing(NOW).sentence == "Runs in runs/mine: 1 stopped."
+
+
 def test_salmask_alone_shows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ended = salmask()
