@@ -33,7 +33,7 @@ class Batch:
     resources: Resources
     kind: str = ""
     """`aftercorr`: each waits for the job of its own number in the parents' array; `afterok`: for one that must
-    succeed; `afterany`: for all to end, however; empty: for nothing."""
+    succeed; `afterany`: for all to end, however; empty: for nothing. `resolved` chooses between the first two."""
     parents: tuple[Key, ...] = ()
     """What is waited for; but with `afterany`, one for each job."""
     earlier_ids: tuple[tuple[Key, str], ...] = ()
@@ -53,7 +53,7 @@ class Batch:
         """
         if not self.parents:
             return [replace(self, indices=tuple(range(len(self.keys))) if len(self.keys) > 1 else ())]
-        ids = {**dict(self.earlier_ids), **submitted}
+        ids = self._ids(submitted)
         if self.kind == "afterany":
             return [replace(self, parents=tuple(parent for parent in self.parents if parent in ids))]
         by_array: dict[str, list[tuple[int, Key, Key]]] = {}
@@ -86,7 +86,7 @@ class Batch:
         Args:
             submitted: ids of what went out in this launch.
         """
-        ids = {**dict(self.earlier_ids), **submitted}
+        ids = self._ids(submitted)
         if self.kind == "afterany":
             return {key: tuple(ids[parent] for parent in self.parents) for key in self.keys}
         parents = self.parents or (None,) * len(self.keys)
@@ -98,7 +98,7 @@ class Batch:
         Args:
             submitted: ids of what went out in this launch.
         """
-        ids = {**dict(self.earlier_ids), **submitted}
+        ids = self._ids(submitted)
         parent_ids = [ids[parent] for parent in self.parents]
         if not self.kind or not parent_ids:
             return ""
@@ -108,6 +108,10 @@ class Batch:
         by_array = self.kind in ("aftercorr", "afterany")
         targets = dict.fromkeys(split_id(job)[0] if by_array else job for job in parent_ids)
         return f"{self.kind}:{':'.join(targets)}"
+
+    def _ids(self, submitted: Mapping[Key, str]) -> dict[Key, str]:
+        """Returns the ids of all that is on its way, by this launch or earlier ones."""
+        return {**dict(self.earlier_ids), **submitted}
 
     def halves(self) -> "tuple[Batch, Batch]":
         """Returns an array as two, for a Slurm that takes fewer jobs at once.
@@ -157,11 +161,14 @@ def plan_batches(graph: Graph, cluster: Cluster, limit: int, live: Mapping[Key, 
         jobs = [job for job in missing if job.task == task]
         for group in _groups(graph, jobs, on_way):
             for chunk in (group[start : start + limit] for start in range(0, len(group), limit)):
-                batch = _batch(graph, cluster, task, chunk, on_way)
+                parents = [graph.key(parent) for job in chunk if (parent := graph.parent(job)) is not None]
+                batch = _batch(graph, cluster, task, [graph.key(job) for job in chunk], parents, on_way)
                 on_way |= {key: Parent(batch.name, "") for key in batch.keys}
                 yield batch
     if missing and any(job.task != PRETRAIN for job in graph.jobs):  # else there is nothing to tabulate
-        yield _report(graph, cluster, on_way)
+        # It comes when all is over, also where something of it failed.
+        everything = [graph.key(job) for job in graph.jobs]
+        yield _batch(graph, cluster, graph.report[1], [graph.report], everything, on_way, "afterany")
 
 
 def _groups(graph: Graph, jobs: list[Job], on_way: Mapping[Key, Parent]) -> Iterator[list[Job]]:
@@ -180,34 +187,23 @@ def _groups(graph: Graph, jobs: list[Job], on_way: Mapping[Key, Parent]) -> Iter
     yield from by_submission.values()
 
 
-def _batch(graph: Graph, cluster: Cluster, task: str, jobs: Sequence[Job], on_way: Mapping[Key, Parent]) -> Batch:
-    parents = [graph.key(parent) for job in jobs if (parent := graph.parent(job)) is not None]
-    parents = [key for key in parents if key in on_way]
+def _batch(
+    graph: Graph,
+    cluster: Cluster,
+    task: str,
+    keys: Sequence[Key],
+    parents: Sequence[Key],
+    on_way: Mapping[Key, Parent],
+    kind: str = "",
+) -> Batch:
+    """Returns jobs that go out as one, each after those of its parents that are on their way."""
+    parents = tuple(key for key in parents if key in on_way)
     return Batch(
         submission_name(graph.sweep_folder, task),
         task,
-        tuple(graph.key(job) for job in jobs),
+        tuple(keys),
         cluster.resources_of(task),
-        "" if not parents else "aftercorr" if len(jobs) > 1 else "afterok",
-        tuple(parents),
-        _earlier_ids(parents, on_way),
-    )
-
-
-def _report(graph: Graph, cluster: Cluster, on_way: Mapping[Key, Parent]) -> Batch:
-    """Returns the job of the tables, which comes when all is over, also where something of it failed."""
-    parents = tuple(key for key in map(graph.key, graph.jobs) if key in on_way)
-    task = graph.report[1]
-    return Batch(
-        submission_name(graph.sweep_folder, task),
-        task,
-        (graph.report,),
-        cluster.resources_of(task),
-        "afterany",
+        kind,
         parents,
-        _earlier_ids(parents, on_way),
+        tuple((key, on_way[key].job) for key in parents if on_way[key].job),
     )
-
-
-def _earlier_ids(parents: Sequence[Key], on_way: Mapping[Key, Parent]) -> tuple[tuple[Key, str], ...]:
-    return tuple((key, on_way[key].job) for key in parents if on_way[key].job)

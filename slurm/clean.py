@@ -114,9 +114,10 @@ def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, S
 def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:
     """Yields copies of the code that no script of a job that may still run points to."""
     live = {entry.submission for entry in ledger.submissions() if queue.live(entry) is not False}
-    scripts = [path.read_text() for name in live for path in (ledger.logs / name).glob("*.sh")]
+    paths = [list((ledger.logs / name).glob("*.sh")) for name in live]
+    scripts = [path.read_text() for of_one in paths for path in of_one]
     # A job that may be alive and has no script, as a local one, names no copy: then all of them stay.
-    unclear = any(not list((ledger.logs / name).glob("*.sh")) for name in live)
+    unclear = not all(paths)
     for path in sorted((ledger.sweep / CODE).glob("*/")):
         if not unclear and not any(path.name in script for script in scripts):
             yield _leftover(path, "code that no job runs; its commit, and any difference from it, stay on record")

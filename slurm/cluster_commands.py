@@ -9,10 +9,8 @@ from rich.table import Table
 
 from repro.console import completion
 from repro.errors import UserError
-from repro.runs.evaluation import PROTOCOLS
-from repro.runs.status import PRETRAIN
-from slurm.ledger import REPORT
-from slurm.profile import Cluster, Resources, available, load, user_folder
+from repro.files import write_text
+from slurm.profile import TASKS, Cluster, Resources, available, load, user_folder
 
 app = typer.Typer(add_completion=False, help="Check the profile of a cluster, or make a first one.")
 
@@ -68,16 +66,14 @@ def make(
     if path.exists():
         raise UserError(f"{path} is there already", mend="another name, or remove it first")
     text = first_profile(partitions(), partition)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_text(path, text)
     typer.echo(f"{path}\n{text}next: look through it, then salmask cluster check {name}")
 
 
 def _distinct(cluster: Cluster) -> list[tuple[str, Resources]]:
     """Returns what is asked for, each once, with the names of the tasks that ask for it."""
-    tasks = list(dict.fromkeys([PRETRAIN, *PROTOCOLS, REPORT, *cluster.tasks]))
     by_resources: dict[Resources, list[str]] = {}
-    for task in tasks:
+    for task in dict.fromkeys([*TASKS, *cluster.tasks]):
         by_resources.setdefault(cluster.resources_of(task), []).append(task)
     return [(" ".join(names), resources) for resources, names in by_resources.items()]
 

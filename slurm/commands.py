@@ -172,12 +172,7 @@ class _SweepCall:
         if budget:
             graph, left_out = within_budget(graph, costs, budget)
             if left_out:
-                self.console.print(
-                    f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}",
-                    markup=False,
-                    soft_wrap=True,
-                    highlight=False,
-                )
+                self._tell(f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}")
         if print_it:
             print_plan(graph, costs, finished, cluster, self.parallel, self.console, as_json=self.as_json)
         return graph
@@ -188,7 +183,7 @@ class _SweepCall:
             self._show_scripts(graph, cluster)
         elif cluster.executor == "slurm":
             for line in check_roots(graph, graph.finished(), on_nodes=True):
-                self.console.print(line, markup=False, soft_wrap=True, highlight=False)
+                self._tell(line)
             self._submit(graph, cluster)
         else:
             self._run_here(graph, cluster)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from repro.errors import UserError
-from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job
 from slurm.ledger import REPORT, Key, Submission
@@ -39,11 +38,10 @@ def _method_and_seed(folder: str) -> str:
 
 def _differs(job: Job) -> bool:
     """Returns whether the order of a job is not what it would be now."""
-    folder = RunFolder(job.folder.path)
-    if not order_file(folder, job.task).is_file():
+    if not order_file(job.folder, job.task).is_file():
         return False
     try:
-        order = read_order(folder, job.task)
+        order = read_order(job.folder, job.task)
     except UserError:  # of a version with other settings: what it would do now cannot be told
         return True
     # The folder's name is the pretraining's identity; of the rest only what it runs on plays a part in it.

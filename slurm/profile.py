@@ -37,6 +37,8 @@ DEFAULT = "default"
 """Name of the profile that is used where none is named, if the user has one."""
 RUNS = Path("runs")
 """Where sweeps go unless a profile or the command line says otherwise."""
+TASKS = (PRETRAIN, *PROTOCOLS, REPORT)
+"""All that a job may be, but for the data set that an evaluation is on."""
 ONE_PROCESS_TASKS = frozenset({REPORT, "logistic"})
 """Tasks that run in one process, whatever a profile says for all of them."""
 
@@ -243,9 +245,8 @@ def _tasks(where: str, content: Any, base: Resources) -> dict[str, Resources]:
     tasks = {}
     for name, settings in content.items():
         task, dataset = task_and_dataset(name)
-        known = [PRETRAIN, *PROTOCOLS, REPORT]
-        if task not in known:
-            raise UserError(f"{where}: tasks names '{task}', which is none", mend=nearest(task, known))
+        if task not in TASKS:
+            raise UserError(f"{where}: tasks names '{task}', which is none", mend=nearest(task, TASKS))
         if dataset and dataset not in DATASETS:
             raise UserError(f"{where}: tasks names the data set '{dataset}'", mend=nearest(dataset, DATASETS))
         place = _place(where, name)

@@ -71,6 +71,10 @@ def test_a_first_profile_is_that_of_the_partition_with_gpus(fake: Path, tmp_path
     assert (asked.partition, asked.gpus, asked.cpus, asked.memory, asked.time) == ("gpu", 1, 16, 112, 1440)
     assert "types: a100, v100, for example `gpus: a100:1`" in path.read_text()
     assert refused("cluster", "make", "first").startswith(f"{path} is there already; mend: ")
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("a file in the place of the folder")
+    assert refused("cluster", "make", "first").startswith(f"cannot write {path}: ")
     for name in ("../x", "a\nb", ".", ""):
         assert "is no name of a profile" in refused("cluster", "make", name)
 
