@@ -1,4 +1,4 @@
-"""Launching without a Slurm: its commands are small scripts here; tests/test_slurm_sweeps.py has the real ones."""
+"""Launching without a Slurm, on a stand-in of its commands; tests/test_slurm_sweeps.py has the real ones."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from stand_in_slurm import StandInSlurm
 from training_samples import TINY, StopBefore, make_training, tiny
 
 from baselines import resolve
@@ -29,16 +30,6 @@ from slurm.queue import QueuedJob, QueueSnapshot
 from slurm.sweep import Part, Sweep, expand
 
 CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30))
-SQUEUE = """#!/bin/sh
-cat "$FAKE/queue"
-[ ! -e "$FAKE/down" ] || { echo "Unable to contact slurm controller" >&2; exit 1; }
-"""
-SBATCH = """#!/bin/sh
-[ ! -e "$FAKE/refuse" ] || { echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1; }
-number=$(($(cat "$FAKE/number") + 1)); echo $number >"$FAKE/number"; cp "$2" "$FAKE/script-$number.sh"
-[ "$1" = --parsable ] && echo $number
-"""
-SCONTROL = '#!/bin/sh\necho "MaxArraySize            = 1001"\n'
 
 
 def entry(**changes: Any) -> Submission:
@@ -47,31 +38,13 @@ def entry(**changes: Any) -> Submission:
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of commands that play Slurm, and of what they read and write."""
-    folder = tmp_path / "fake"
-    folder.mkdir()
-    silent = "#!/bin/sh\n"
-    commands = {"sbatch": SBATCH, "squeue": SQUEUE, "scontrol": SCONTROL, "scancel": silent}
-    # submitit submits an array by an executor of its own, which looks for srun; nothing here runs it.
-    for name, text in {**commands, "srun": silent}.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    (folder / "number").write_text("100")
-    (folder / "queue").write_text("")
-    monkeypatch.setenv("FAKE", str(folder))
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return folder
-
-
-@pytest.fixture
 def graph(tmp_path: Path) -> Graph:
     return expand(Sweep("s", (Part(("mocov2",), (0, 1), settings=TINY),)), tmp_path / "s", resolve, {})
 
 
-def queued(fake: Path, *ids: str, name: str = "x", state: str = "PENDING", reason: str = "Resources") -> None:
-    with (fake / "queue").open("a") as file:
-        file.writelines(f"{job}|{name}|{state}|{reason}|N/A|N/A||low|0|\n" for job in ids)
+def line(job: str, state: str = "PENDING", reason: str = "Resources") -> str:
+    """A job as squeue tells of it."""
+    return f"{job}|x|{state}|{reason}|N/A|N/A||low|0|"
 
 
 def launch(graph: Graph, **options: Any) -> dict[str, str]:
@@ -85,12 +58,16 @@ def flags(script: Path, name: str) -> list[str]:
     return [line.partition("=")[2] for line in script.read_text().splitlines() if line.startswith(f"#SBATCH --{name}=")]
 
 
-def test_a_sweep_goes_out_as_arrays_each_after_the_last(fake: Path, graph: Graph) -> None:
+def test_a_sweep_goes_out_as_arrays_each_after_the_last(stand_in: StandInSlurm, graph: Graph) -> None:
     submitted = launch(graph)
     assert list(submitted.values()) == ["101_0", "101_1", "102_0", "102_1", "103"]
-    dependencies = [flags(fake / f"script-{number}.sh", "dependency") for number in (101, 102, 103)]
+    dependencies = [flags(stand_in.place / f"script-{number}.sh", "dependency") for number in (101, 102, 103)]
     assert dependencies == [[], ["aftercorr:101"], ["afterany:101:102"]]
-    assert [flags(fake / f"script-{n}.sh", "kill-on-invalid-dep") for n in (101, 102, 103)] == [[], ["yes"], ["yes"]]
+    assert [flags(stand_in.place / f"script-{n}.sh", "kill-on-invalid-dep") for n in (101, 102, 103)] == [
+        [],
+        ["yes"],
+        ["yes"],
+    ]
     ledger = Ledger(graph.sweep_folder)
     entries = {entry.key: entry for entry in ledger.submissions()}
     assert set(entries) == {*map(graph.key, graph.jobs), (".", "report")}
@@ -105,55 +82,55 @@ def test_a_sweep_goes_out_as_arrays_each_after_the_last(fake: Path, graph: Graph
         assert not list(ledger.logs.rglob("*.pkl"))
 
 
-def test_a_second_launch_submits_what_is_neither_done_nor_queued(fake: Path, graph: Graph) -> None:
+def test_a_second_launch_submits_what_is_neither_done_nor_queued(stand_in: StandInSlurm, graph: Graph) -> None:
     launch(graph)
-    queued(fake, "101_0", "101_1", "102_0", "102_1", "103")
     assert launch(graph) == {}
-    (fake / "queue").write_text("")
-    queued(fake, "101_0", state="RUNNING", reason="None")
-    queued(fake, "101_1", state="FAILED", reason="NonZeroExitCode")
+    stand_in.tell("queue", line("101_0", "RUNNING", "None"), line("101_1", "FAILED", "NonZeroExitCode"))
     again = launch(graph)
     assert set(again) == {"pretrain 1", "linear 0", "linear 1", "report"}
     after = {e.key: e.after for e in Ledger(graph.sweep_folder).newest().values()}
     assert after[graph.key(graph.jobs[1])] == ("101_0",)  # the one that still runs
     assert after[graph.key(graph.jobs[3])] == (again["pretrain 1"],)
-    scripts = [flags(path, "dependency") for path in sorted(fake.glob("script-*.sh"))[3:]]
+    scripts = [flags(path, "dependency") for path in sorted(stand_in.place.glob("script-*.sh"))[3:]]
     assert sorted(map(str, scripts[1:3])) == sorted([str(["afterok:101_0"]), str([f"afterok:{again['pretrain 1']}"])])
 
 
-def test_children_of_a_part_of_an_array_wait_each_for_its_own(fake: Path, tmp_path: Path) -> None:
+def test_children_of_a_part_of_an_array_wait_each_for_its_own(stand_in: StandInSlurm, tmp_path: Path) -> None:
     graph = expand(Sweep("s", (Part(("mocov2",), (0, 1, 2), settings=TINY),)), tmp_path / "s", resolve, {})
     launch(graph)
     folder = graph.jobs[0].folder
     folder.backbone.touch()
-    queued(fake, "101_1", "101_2", state="RUNNING", reason="None")
+    stand_in.tell("queue", *(line(job, "RUNNING", "None") for job in ("101_1", "101_2")))
     again = launch(graph)
     assert again == {"linear 0": "104", "linear 1": "105_1", "linear 2": "105_2", "report": "106"}
-    dependencies = [flags(fake / f"script-{number}.sh", "dependency") for number in (104, 105, 106)]
+    dependencies = [flags(stand_in.place / f"script-{number}.sh", "dependency") for number in (104, 105, 106)]
     assert dependencies == [[], ["aftercorr:101"], ["afterany:104:101:105"]]
-    assert flags(fake / "script-105.sh", "array") == ["1-2%2"]  # the numbers of their parents, throttled as one
+    assert flags(stand_in.place / "script-105.sh", "array") == [
+        "1-2%2"
+    ]  # the numbers of their parents, throttled as one
 
 
-def test_a_job_whose_parent_failed_for_good_is_replaced(fake: Path, graph: Graph) -> None:
+def test_a_job_whose_parent_failed_for_good_is_replaced(stand_in: StandInSlurm, graph: Graph) -> None:
     launch(graph)
-    queued(fake, "102_0", "102_1", reason="DependencyNeverSatisfied")
+    stand_in.tell("queue", *(line(job, reason="DependencyNeverSatisfied") for job in ("102_0", "102_1")))
     assert set(launch(graph)) == {"pretrain 0", "pretrain 1", "linear 0", "linear 1", "report"}
 
 
-def test_slurm_that_refuses_or_does_not_answer_is_one_line(fake: Path, graph: Graph) -> None:
-    (fake / "refuse").touch()
+def test_slurm_that_refuses_or_does_not_answer_is_one_line(stand_in: StandInSlurm, graph: Graph) -> None:
+    stand_in.tell("faults", "fail:Batch job submission failed: Invalid qos specification")
     with pytest.raises(UserError, match=r"sbatch refused s-pretrain-\w+: .*Invalid qos .*; mend: the profile"):
         launch(graph)
     assert not list(Ledger(graph.sweep_folder).logs.iterdir())
-    (fake / "refuse").unlink()
-    (fake / "down").touch()
-    with pytest.raises(UserError, match="cannot tell what is queued already"):
+    squeue = stand_in.place / "squeue"
+    answering = squeue.read_text()
+    squeue.write_text('#!/bin/sh\necho "Unable to contact slurm controller" >&2; exit 1\n')
+    with pytest.raises(UserError, match=r"cannot tell what is queued already \(squeue: Unable to contact slurm"):
         launch(graph)
-    (fake / "down").unlink()
+    squeue.write_text(answering)
     assert len(launch(graph)) == 5
-    (fake / "sbatch").unlink()
+    (stand_in.place / "sbatch").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(fake))
+        patch.setenv("PATH", str(stand_in.place))
         with pytest.raises(UserError, match="there is no sbatch on this machine; mend: launch from a login node"):
             launch(graph)
 
@@ -256,14 +233,13 @@ def test_a_job_begins_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch, tmp_
     [(signal.SIGUSR2, 0, True), (signal.SIGUSR2, 1, True), (signal.SIGUSR2, 2, False), (signal.SIGTERM, 0, False)],
 )
 def test_usr2_sends_a_job_back_to_the_queue_and_term_or_the_last_attempt_does_not(
-    fake: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, restarts: int, requeued: bool
+    stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, restarts: int, requeued: bool
 ) -> None:
     def carry_out(*_: Any, **__: Any) -> None:
         STOP.install()
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr("repro.jobs.carry_out", carry_out)
-    (fake / "scontrol").write_text('#!/bin/sh\necho "$*" >>"$FAKE/asked"\n')
     for name, value in (("ARRAY_JOB_ID", "812"), ("ARRAY_TASK_ID", "3"), ("RESTART_COUNT", str(restarts))):
         monkeypatch.setenv(f"SLURM_{name}", value)
     before = {handled: signal.getsignal(handled) for handled in (signal.SIGUSR2, signal.SIGTERM)}
@@ -275,13 +251,16 @@ def test_usr2_sends_a_job_back_to_the_queue_and_term_or_the_last_attempt_does_no
             signal.signal(handled, handler)
         STOP.signal = 0
     assert end.value.code == (0 if requeued else 128 + number)
-    assert (fake / "asked").exists() == requeued
-    assert not requeued or (fake / "asked").read_text() == "requeue 812_3\n"
+    assert stand_in.calls("scontrol") == ["scontrol requeue 812_3"] * requeued
 
 
-def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(
+    stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A preemption sends USR2 and TERM at once; scontrol must not be left before it has answered."""
-    (fake / "scontrol").write_text('#!/bin/sh\nkill -TERM $PPID; kill -USR2 $PPID; sleep 0.2; touch "$FAKE/requeued"\n')
+    requeued = stand_in.place / "requeued"
+    script = f"#!/bin/sh\nkill -TERM $PPID; kill -USR2 $PPID; sleep 0.2; touch {requeued}\n"
+    (stand_in.place / "scontrol").write_text(script)
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
     try:
@@ -293,7 +272,7 @@ def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(fake: Path, monke
             signal.signal(each, handler)
         STOP.signal = 0
     assert end.value.code == 0
-    assert (fake / "requeued").exists()
+    assert requeued.exists()
 
 
 class Ask(StopBefore):
