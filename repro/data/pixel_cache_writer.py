@@ -139,7 +139,7 @@ def cache_images(
         "side": side,
         "images": len(cached),
         "bytes": cached.arrays().pixels.nbytes,
-        "decoded": sum(min(CHUNK, len(cached) - chunk * CHUNK) for chunk in chunks),
+        "decoded": sum(len(images_of(chunk, len(cached))) for chunk in chunks),
         "fingerprint": cached.fingerprint(),
         "folder": str(target),
     }
@@ -279,9 +279,15 @@ def chunks_of(index: NDArray) -> int:
     return -(-len(index) // CHUNK)
 
 
+def images_of(chunk: int, count: int) -> range:
+    """Returns the indices of a chunk's images, of `count` images."""
+    return range(chunk * CHUNK, min((chunk + 1) * CHUNK, count))
+
+
 def span_of(index: NDArray, chunk: int) -> tuple[int, int]:
     """Returns where a chunk's pixels begin and end, in bytes."""
-    rows = index[chunk * CHUNK : (chunk + 1) * CHUNK]
+    images = images_of(chunk, len(index))
+    rows = index[images.start : images.stop]
     return int(rows["offset"][0]), end_of(rows)
 
 
@@ -334,7 +340,7 @@ def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> No
     """Decodes a chunk's images and writes their pixels, and then the line that says that they are there."""
     start, end = span_of(planned.index, chunk)
     pixels = np.empty(end - start, np.uint8)
-    for index in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(planned.index))):
+    for index in images_of(chunk, len(planned.index)):
         offset, height, width, label = planned.index[index].item()
         decoded, decoded_label = pixels_of(planned.images, index)
         resized = _resized(decoded, planned.side)
