@@ -39,8 +39,9 @@ def main(source: Path, target: Path) -> None:
         method = run.parent.name
         copy = target / method / run.name
         copy.mkdir(parents=True)
-        states = [path.name for path in run.glob("status*.json")]
-        for name in ("run.yaml", *states, "provenance.json", "metrics.jsonl", "results.jsonl"):
+        # Each task has a status of its own, and only runs on scenes record their foregrounds.
+        some = [path.name for pattern in ("status*.json", "foregrounds.json") for path in run.glob(pattern)]
+        for name in ("run.yaml", *some, "provenance.json", "metrics.jsonl", "results.jsonl"):
             (copy / name).write_text(without_machine((run / name).read_text()))
         for metrics in run.glob("probes/*/metrics.jsonl"):
             (copy / "probes" / metrics.parent.name).mkdir(parents=True)

@@ -169,7 +169,7 @@ def _contents(
 def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
     folder = run.folder
     statuses = sorted(run.path.glob("status*.json"))  # each task has one of its own
-    paths = [folder.run_yaml, folder.provenance, *statuses, folder.metrics, folder.results]
+    paths = [folder.run_yaml, folder.provenance, *statuses, folder.metrics, folder.results, folder.foregrounds]
     return [path for path in [*paths, *([folder.backbone] if checkpoints else [])] if path.exists()]
 
 

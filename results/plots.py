@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -257,18 +257,25 @@ def shrunk(path: Path, width: int, height: int) -> Image.Image:
     return picture
 
 
-Plot = Callable[[Material], Figure]
-"""Draws a figure; raises NothingToDrawError where the material holds nothing that it shows."""
+class Plot(NamedTuple):
+    """One kind of plot."""
+
+    figure: Callable[[Material], Figure]
+    """Draws it; raises NothingToDrawError where the material holds nothing that it shows."""
+    caption: str
+    """What stands above it on a page."""
+
+
 PLOTS: Mapping[str, Plot] = {
-    "curves": curves,
-    "scatter": scatter,
-    "bars": bars,
-    "branches": branches,
-    "compute": compute,
-    "saliency-dose": saliency_dose,
-    "gallery": gallery,
+    "curves": Plot(curves, "Training curves."),
+    "scatter": Plot(scatter, "Published against ours."),
+    "bars": Plot(bars, "Table 1 as bars."),
+    "branches": Plot(branches, "Table 3 by masked branch."),
+    "compute": Plot(compute, "Accuracy against the time that pretraining took."),
+    "saliency-dose": Plot(saliency_dose, "Accuracy against how well the foreground covers the true objects."),
+    "gallery": Plot(gallery, "What the networks see."),
 }
-"""Name of a plot -> what draws it, in the order of the report."""
+"""Every plot by its name, in the order of the report."""
 
 
 def draw(name: str, material: Material, suffix: str) -> bytes:
@@ -294,7 +301,8 @@ def draw(name: str, material: Material, suffix: str) -> bytes:
         metadata = {"Date": None, "Creator": "salmask"} if suffix == ".svg" else {"Software": "salmask"}
         # An SVG lets its page show through. A PNG may be looked at on black, where dark text would vanish.
         background = "none" if suffix == ".svg" else "white"
-        PLOTS[name](material).savefig(buffer, format=suffix[1:], dpi=160, metadata=metadata, facecolor=background)
+        figure = PLOTS[name].figure(material)
+        figure.savefig(buffer, format=suffix[1:], dpi=160, metadata=metadata, facecolor=background)
     return buffer.getvalue()
 
 

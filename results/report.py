@@ -34,15 +34,6 @@ LOG_BYTES = 8000
 GALLERY_PIXELS = 1100
 """The largest width of a gallery."""
 
-CAPTIONS = {
-    "curves": "Training curves.",
-    "scatter": "Published against ours.",
-    "bars": "Table 1 as bars.",
-    "branches": "Table 3 by masked branch.",
-    "compute": "Accuracy against the time that pretraining took.",
-}
-"""Name of a plot -> what stands above it."""
-
 STATE_CLASSES = {
     SUPPORTED: "supported",
     TIE: "tie",
@@ -171,7 +162,7 @@ def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[
     """Returns the plots, and of each that cannot be drawn what is missing for it."""
     pictures, left_out = [], []
     light, dark = Material(runs, frame), Material(runs, frame, "dark")  # the browser chooses, by its user's theme
-    for name in PLOTS:
+    for name, plot in PLOTS.items():
         if name == "gallery":
             continue  # the page shows the galleries themselves
         try:
@@ -179,7 +170,7 @@ def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[
         except NothingToDrawError as reason:
             left_out.append(f"{name}: {reason.note}")  # said on the page: a plot that is missing looks forgotten
         else:
-            pictures.append(Picture(name, CAPTIONS[name], *uris))
+            pictures.append(Picture(name, plot.caption, *uris))
     return pictures, left_out
 
 

@@ -27,6 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     for method in ("mocov2", "mocov2+ours-hp"):
         folder = finished(root, method, 0, {("imagenet100", "top1"): 60.0})
         folder.backbone.write_bytes(b"weights")
+        folder.foregrounds.write_text("{}")
     return find_runs([root], resolve)
 
 
@@ -48,7 +49,7 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
     for run in runs:
         files = {name.rpartition("/")[2] for name in names if name.startswith(f"runs/{run.name}/")}
         statuses = {"status.json", "status-linear.json"}
-        assert files == {"run.yaml", "provenance.json", "metrics.jsonl", "results.jsonl", *statuses}
+        assert files == {"run.yaml", "provenance.json", "metrics.jsonl", "results.jsonl", "foregrounds.json", *statuses}
     assert check(artifact) == len(names) - 1
     assert len(pd.read_parquet(tmp_path / "data" / "results.parquet")) == 2
     redo = (tmp_path / "redo.sh").read_text()

@@ -2,6 +2,7 @@
 
 import colorsys
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from results.dose import BOTH, HARD, QUERY, half_width, points_of, references_of
 from results.material import Material, NothingToDrawError
 from results.plots import PLOTS, branches, curves, draw, save
 from results.published import published
+from results.report import build
 from results.runs import RunRecord, find_runs
 from results.style import look
 
@@ -65,6 +67,12 @@ def test_a_plot_is_written_as_svg_and_png(material: Material, tmp_path: Path, na
     assert pixels.shape[1] > 1000
     assert pixels.std() > 5  # something is drawn
     assert draw(name, material, ".svg") == svg.read_bytes()
+
+
+def test_the_report_shows_every_plot_below_its_caption(material: Material) -> None:
+    page = build(material.runs, material.frame)
+    shown = [plot.caption for name, plot in PLOTS.items() if name != "gallery"]  # the page has the galleries themselves
+    assert re.findall(r"<figcaption>(.*?)</figcaption>\s*<div class=\"drawing\"", page) == shown
 
 
 def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> None:
