@@ -1,5 +1,6 @@
 """The look of plots: one colour, marker and line for a method everywhere, in light and dark, in colour and in grey."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 
 WIDTH = 9.0
 """The width of a plot in inches."""
+_HANDLE_WIDTH, _LETTER_WIDTH = 0.7, 0.073
+"""What a legend's column takes, in inches: its handle with the space around, and each letter of its longest label."""
 
 Theme = Literal["light", "dark"]
 Fill = Literal["full", "left", "bottom"]
@@ -136,8 +139,11 @@ def panels(count: int, height: float, *, room: float) -> tuple[Figure, list[Axes
 
 
 def folded(title: str, width: int = 46) -> str:
-    """Returns a title in lines of at most `width` characters; 46 fit above one of two panels."""
-    return textwrap.fill(title, width, break_on_hyphens=False, break_long_words=False)
+    """Returns a title in lines of at most `width` characters; 46 fit above one of two panels.
+
+    The departures in a protocol's name, which no space divides, are divided behind their commas.
+    """
+    return textwrap.fill(re.sub(r",(?! )", ", ", title), width, break_on_hyphens=False)
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
@@ -159,7 +165,9 @@ def legend(figure: Figure, note: str) -> None:
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    columns = min(len(handles), 3 if figure.get_figwidth() > 7 else 2) or 1
+    # matplotlib cuts off what is wider than the figure.
+    column = _HANDLE_WIDTH + _LETTER_WIDTH * max(map(len, handles), default=0)
+    columns = max(min(len(handles), 3, int(figure.get_figwidth() / column)), 1)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=columns, title=note, title_fontsize=8.5
     )

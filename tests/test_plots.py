@@ -16,11 +16,11 @@ from repro.errors import UserError
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, half_width, points_of, references_of, saliency_dose, slope_text
 from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, branches, curves, draw, save
+from results.plots import PLOTS, bars, branches, curves, draw, save
 from results.published import published
 from results.report import build
 from results.runs import RunRecord, find_runs
-from results.style import look
+from results.style import look, themed
 
 WITHOUT = ("mocov2+ours-hp@key-no-hard-negative", "mocov2+ours-hp@both-no-hard-negative")
 
@@ -93,6 +93,20 @@ def test_branches_are_drawn_by_reading(material: Material) -> None:
     assert of_the_paper[1] == [name, "MoCov2 + OURS, strong blur", "MoCov2 + OURS, mean fill"]
     assert ours[1] == [name, f"{name}, with hard negative"]
     assert [bars.lines[0].get_xdata().tolist() for bars in ours[0]] == [[0, 1], [0, 2]]  # key and both; key and query
+
+
+def test_long_names_are_not_cut_off(tmp_path: Path) -> None:
+    settings = {"probe__epochs": 3, "probe__batch": 64, "probe__lr_grid": [30.0, 10.0, 1.0, 0.1]}
+    for method in ("mocov2", "mocov2+ours-hp", "mocov2+ours-blur", "mocov2+ours-mean"):
+        finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}, **settings)
+    runs = find_runs([tmp_path], resolve)
+    material = Material(runs, collect_runs(runs))
+    for drawing in (branches, bars):
+        with themed("light"):
+            figure = drawing(material)
+            figure.draw_without_rendering()
+            boxes = [artist.get_tightbbox() for artist in (*figure.axes, *figure.legends)]
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes), drawing.__name__
 
 
 def test_of_a_grid_of_rates_the_course_of_the_best_is_drawn(tmp_path: Path) -> None:
