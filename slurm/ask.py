@@ -55,7 +55,7 @@ def ask(
     if process.returncode:
         complaint = process.stderr.strip().splitlines()
         why = complaint[-1] if complaint else f"status {process.returncode}"
-        return Reply(errors=process.stderr, trouble=f"{words[0]}: {why}")
+        return Reply(errors=process.stderr, trouble=f"{words[0]}: {why.removeprefix(f'{words[0]}: ')}")
     return Reply(process.stdout, process.stderr)
 
 

@@ -178,19 +178,25 @@ class _SweepCall:
         return graph
 
     def carry_out(self, graph: Graph, cluster: Cluster, *, dry_run: bool) -> None:
-        """Launches a graph on Slurm or here, or shows what would be submitted."""
-        if dry_run:
+        """Launches a graph on Slurm or here, or shows what would be submitted.
+
+        Raises:
+            UserError: an option is of Slurm, and the profile is not; or the launch is refused.
+        """
+        if cluster.executor != "slurm":
+            for option, given in (("--dry-run", dry_run), ("--feed", self.feed), ("--replace", self.replace)):
+                if given:
+                    mend = "--plan" if option == "--dry-run" else f"leave out {option}"
+                    raise UserError(f"{option} is of sbatch; '{cluster.name}' has no sbatch", mend=mend)
+            self._run_here(graph, cluster)
+        elif dry_run:
             self._show_scripts(graph, cluster)
-        elif cluster.executor == "slurm":
+        else:
             for line in check_roots(graph, graph.finished(), on_nodes=True):
                 self._tell(line)
             self._submit(graph, cluster)
-        else:
-            self._run_here(graph, cluster)
 
     def _show_scripts(self, graph: Graph, cluster: Cluster) -> None:
-        if cluster.executor != "slurm":
-            raise UserError(f"--dry-run shows what sbatch would get; '{cluster.name}' has no sbatch", mend="--plan")
         from slurm.launch import scripts
         from slurm.snapshot import CODE
 

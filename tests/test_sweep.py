@@ -290,6 +290,8 @@ def test_the_command_refuses_what_it_cannot_run(tmp_path: Path) -> None:
     assert line == "local, debug exclude each other; mend: choose one to run on"
     assert "unknown cluster 'lokal'; mend: did you mean 'local'?" in refused("sweep", "demo", "--cluster", "lokal")
     assert "'local' has no sbatch; mend: --plan" in refused("sweep", "demo", "--local", "--dry-run")
+    for option in ("--feed", "--replace"):
+        assert f"'debug' has no sbatch; mend: leave out {option}" in refused("sweep", "demo", "--debug", option)
     assert "unknown sweep 'dmo'; mend: did you mean 'demo'?" in refused("sweep", "dmo", "--local")
     seeds = refused("sweep", "demo", "--plan", "--seeds", "a")
     assert seeds == "--seeds a: seeds are whole numbers; mend: for example --seeds 0,1,2"
