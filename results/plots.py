@@ -1,7 +1,7 @@
-"""The plots: curves, published against ours, Table 1 as bars, Table 3 by branch, accuracy by compute, galleries."""
+"""The plots: published against ours, Table 1 as bars, Table 3 by branch, accuracy by compute, galleries; and PLOTS."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,18 +9,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from repro.errors import UserError, nearest
 from repro.files import write_atomically
-from repro.runs.protocols import metric_without_rate
 from results.collect import KEYS
+from results.curves import curves
 from results.dose import saliency_dose
 from results.material import Material, NothingToDrawError
 from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
-from results.row_comparison import ALTERED, TINY
-from results.runs import RunRecord
 from results.style import WIDTH, Theme, folded, ink, legend, limits, look, panels, themed
 
 SUFFIXES = (".svg", ".png")
@@ -29,51 +26,6 @@ BRANCHES = ("key", "both", "query")
 """The masked branches from left to right; in the paper's Table 3 accuracy rises in this order."""
 MOST_SECONDS_IN_MINUTES = 2 * 3600
 """Up to this longest pretraining the axis of `compute` counts minutes, beyond it hours."""
-
-
-def curves(material: Material) -> Figure:
-    """Draw training curves: a line for the mean over seeds, a band from the lowest to the highest."""
-    courses = [
-        ("pretraining loss", "step", _loss_series(material.runs)),
-        ("linear probe, top-1 on the validation images, %", "step of the probe", _probe_series(material.runs)),
-    ]
-    courses = [course for course in courses if course[2]]  # no empty panel before the first probe
-    if not courses:
-        raise NothingToDrawError("no run has metrics yet", mend="start one")
-    names = len({name for _, _, series in courses for name in series})
-    figure, grid = panels(len(courses), 3.0, room=0.5 + 0.09 * names)
-    for axes, (title, label, series) in zip(grid, courses, strict=True):
-        for (name, method), runs in sorted(series.items()):
-            steps, values = _aligned(runs)
-            style = look(method)
-            every = max(len(steps) // 8, 1)  # about eight markers a line, enough to tell lines apart without colour
-            axes.plot(
-                steps,
-                values.mean(0),
-                style.line,
-                color=style.colour,
-                marker=style.marker,
-                fillstyle=style.fill,
-                markevery=every,
-                label=f"{name} ({len(runs)})",
-            )
-            if len(runs) > 1:
-                axes.fill_between(steps, values.min(0), values.max(0), color=style.colour, alpha=0.22, linewidth=0)
-        axes.set(title=title, xlabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    legend(
-        figure, f"method (number of seeds); the band reaches from the lowest seed to the highest{_warning(material)}"
-    )
-    return figure
-
-
-def _warning(material: Material) -> str:
-    """Returns what has to be said of curves that are not of the paper's runs."""
-    comparisons = [run.comparison for run in material.runs]
-    tiny = any(comparison.smaller for comparison in comparisons)
-    altered = any(comparison.altered for comparison in comparisons)
-    kinds = " and ".join([f"{TINY} MODE"] * tiny + [ALTERED] * altered)
-    return f"; {kinds}, not comparable with the paper" if kinds else ""
 
 
 def scatter(material: Material) -> Figure:
@@ -336,56 +288,6 @@ def _values_by_run(material: Material, line: Mapping[Any, Any]) -> dict[str, flo
     for key in KEYS:
         behind &= frame[key] == line[key]
     return dict(zip(frame[behind]["run_id"].astype(str), frame[behind]["value"], strict=True))
-
-
-Series = dict[tuple[str, str], list[dict[float, float]]]
-"""(Label, method) -> for each seed its value by step."""
-
-
-def _loss_series(runs: Sequence[RunRecord]) -> Series:
-    """Returns the pretraining loss of each run."""
-    series: Series = {}
-    for run in runs:
-        points = {row["step"]: row["loss"] for row in run.metrics if "loss" in row}
-        if points:
-            series.setdefault((_label(run, runs), run.method), []).append(points)
-    return series
-
-
-def _probe_series(runs: Sequence[RunRecord]) -> Series:
-    """Returns the validation accuracy of each linear probe on the data of the pretraining."""
-    series: Series = {}
-    for run in runs:
-        for name, rows in run.probes.items():
-            # Of the data that it was pretrained on: transfer data have courses of their own, which are no more seeds.
-            on_own_data = run.run is None or name.startswith(f"{run.run.data.dataset}-linear")
-            points = _top1_course(rows)
-            if points and on_own_data:
-                series.setdefault((_label(run, runs), run.method), []).append(points)
-    return series
-
-
-def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
-    """Returns top-1 by step; of a grid of rates that of the classifier which is best in the end, as the result is."""
-    courses: dict[str, dict[float, float]] = {}
-    for row in rows:
-        for name in row:
-            if metric_without_rate(name) == "top1":
-                courses.setdefault(name, {})[row["step"]] = row[name]
-    return max(courses.values(), key=lambda course: course[max(course)], default={})  # by the value at the last step
-
-
-def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
-    """Returns the method's name, with its recipe where several are at hand: these are never averaged."""
-    recipes = {record.run.recipe for record in runs if record.method == run.method and record.run}
-    return f"{run.method} {run.run.recipe[:6]}" if run.run and len(recipes) > 1 else run.method
-
-
-def _aligned(runs: Sequence[dict[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the steps that all seeds have, and their values, seeds × steps."""
-    # Seeds still run: the mean of a step that only some have reached would jump where the others end.
-    steps = sorted(set.intersection(*(set(points) for points in runs)))
-    return np.array(steps), np.array([[points[step] for step in steps] for points in runs])
 
 
 def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: str, theme: Theme) -> None:

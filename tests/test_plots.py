@@ -14,9 +14,10 @@ from run_samples import finished, renamed
 from baselines import resolve
 from repro.errors import UserError
 from results.collect import collect_runs
+from results.curves import curves
 from results.dose import BOTH, HARD, QUERY, half_width, points_of, references_of, saliency_dose, slope_text
 from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, bars, branches, curves, draw, save
+from results.plots import PLOTS, bars, branches, draw, save
 from results.published import published
 from results.report import build
 from results.runs import RunRecord, find_runs

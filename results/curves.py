@@ -1,0 +1,108 @@
+"""The plot of training curves: pretraining loss, and the accuracy of linear probes, by step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from repro.runs.protocols import metric_without_rate
+from results.material import Material, NothingToDrawError
+from results.row_comparison import ALTERED, TINY
+from results.runs import RunRecord
+from results.style import legend, look, panels
+
+Series = dict[tuple[str, str], list[dict[float, float]]]
+"""(Label, method) -> for each seed its value by step."""
+
+
+def curves(material: Material) -> Figure:
+    """Draw training curves: a line for the mean over seeds, a band from the lowest to the highest."""
+    courses = [
+        ("pretraining loss", "step", _loss_series(material.runs)),
+        ("linear probe, top-1 on the validation images, %", "step of the probe", _probe_series(material.runs)),
+    ]
+    courses = [course for course in courses if course[2]]  # no empty panel before the first probe
+    if not courses:
+        raise NothingToDrawError("no run has metrics yet", mend="start one")
+    names = len({name for _, _, series in courses for name in series})
+    figure, grid = panels(len(courses), 3.0, room=0.5 + 0.09 * names)
+    for axes, (title, label, series) in zip(grid, courses, strict=True):
+        for (name, method), runs in sorted(series.items()):
+            steps, values = _aligned(runs)
+            style = look(method)
+            every = max(len(steps) // 8, 1)  # about eight markers a line, enough to tell lines apart without colour
+            axes.plot(
+                steps,
+                values.mean(0),
+                style.line,
+                color=style.colour,
+                marker=style.marker,
+                fillstyle=style.fill,
+                markevery=every,
+                label=f"{name} ({len(runs)})",
+            )
+            if len(runs) > 1:
+                axes.fill_between(steps, values.min(0), values.max(0), color=style.colour, alpha=0.22, linewidth=0)
+        axes.set(title=title, xlabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    legend(
+        figure, f"method (number of seeds); the band reaches from the lowest seed to the highest{_warning(material)}"
+    )
+    return figure
+
+
+def _warning(material: Material) -> str:
+    """Returns what has to be said of curves that are not of the paper's runs."""
+    comparisons = [run.comparison for run in material.runs]
+    tiny = any(comparison.smaller for comparison in comparisons)
+    altered = any(comparison.altered for comparison in comparisons)
+    kinds = " and ".join([f"{TINY} MODE"] * tiny + [ALTERED] * altered)
+    return f"; {kinds}, not comparable with the paper" if kinds else ""
+
+
+def _loss_series(runs: Sequence[RunRecord]) -> Series:
+    """Returns the pretraining loss of each run."""
+    series: Series = {}
+    for run in runs:
+        points = {row["step"]: row["loss"] for row in run.metrics if "loss" in row}
+        if points:
+            series.setdefault((_label(run, runs), run.method), []).append(points)
+    return series
+
+
+def _probe_series(runs: Sequence[RunRecord]) -> Series:
+    """Returns the validation accuracy of each linear probe on the data of the pretraining."""
+    series: Series = {}
+    for run in runs:
+        for name, rows in run.probes.items():
+            # Of the data that it was pretrained on: transfer data have courses of their own, which are no more seeds.
+            on_own_data = run.run is None or name.startswith(f"{run.run.data.dataset}-linear")
+            points = _top1_course(rows)
+            if points and on_own_data:
+                series.setdefault((_label(run, runs), run.method), []).append(points)
+    return series
+
+
+def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
+    """Returns top-1 by step; of a grid of rates that of the classifier which is best in the end, as the result is."""
+    courses: dict[str, dict[float, float]] = {}
+    for row in rows:
+        for name in row:
+            if metric_without_rate(name) == "top1":
+                courses.setdefault(name, {})[row["step"]] = row[name]
+    return max(courses.values(), key=lambda course: course[max(course)], default={})  # by the value at the last step
+
+
+def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
+    """Returns the method's name, with its recipe where several are at hand: these are never averaged."""
+    recipes = {record.run.recipe for record in runs if record.method == run.method and record.run}
+    return f"{run.method} {run.run.recipe[:6]}" if run.run and len(recipes) > 1 else run.method
+
+
+def _aligned(runs: Sequence[dict[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the steps that all seeds have, and their values, seeds × steps."""
+    # Seeds still run: the mean of a step that only some have reached would jump where the others end.
+    steps = sorted(set.intersection(*(set(points) for points in runs)))
+    return np.array(steps), np.array([[points[step] for step in steps] for points in runs])
