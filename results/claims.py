@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from results.cells import values_by_cell
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.paired import LEVEL, TEST, Comparison, holm, paired, seeds_needed
@@ -227,13 +228,8 @@ def _values_by_column(
     metric = paper.metrics[0] if paper.metrics else ""
     results = select_results(frame, paper, metric)
     refuse_mixed(results)
-    columns = []
-    for column in find_columns(results, paper, metric, every=False):
-        values: dict[tuple[str, str], dict[int, float]] = {}
-        for row in column.rows_of(results).to_dict("records"):
-            values.setdefault((row["method"], row["metric"]), {})[row["seed"]] = row["value"]
-        columns.append((column, values))
-    return columns
+    columns = find_columns(results, paper, metric, every=False)
+    return [(column, values_by_cell(column, results)) for column in columns]
 
 
 def _fits(claim: Claim, column: Column) -> bool:

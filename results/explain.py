@@ -10,10 +10,11 @@ import pandas as pd
 from repro.errors import UserError, nearest
 from repro.runs.departures import value_text
 from results.absence import reason, without_result
+from results.cells import summary
 from results.columns import Column, find_columns
 from results.published import Published, published
 from results.runs import RunRecord, code_label
-from results.tables import select_results, summary
+from results.tables import select_results
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from repro.errors import UserError, nearest
-from results.absence import BegunRun, missing_seeds, reason, unfinished, without_result
+from results.absence import without_result
+from results.cells import cell_records, code_states, watermark
 from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
 from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, published
-from results.ranking import LEGEND, clear_ranks
-from results.row_comparison import ALTERED
-from results.runs import RunRecord, code_label
+from results.ranking import LEGEND
+from results.runs import RunRecord
 
 Rows = Literal["ours", "all"]
 """Which rows and columns a table has: those that something was run for, or the paper's whole layout."""
@@ -90,7 +90,7 @@ def render(
     refuse_mixed(results)
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
-    records = _records(table_rows, columns, results, without_result(runs), paper)
+    records = cell_records(table_rows, columns, results, without_result(runs), paper)
     return _table(records, results, table_rows, columns, paper, only)
 
 
@@ -172,104 +172,6 @@ def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, ev
     return sorted(rows, key=lambda row: [*blocks, "other"].index(row.block))
 
 
-def _records(
-    rows: list[PublishedRow], columns: list[Column], results: pd.DataFrame, runs: Sequence[BegunRun], paper: Published
-) -> pd.DataFrame:
-    """Lay out one line per row, column group and metric: the numbers that every format prints."""
-    lines = []
-    values: list[dict[int, float]] = []  # of each line, by seed
-    for index, column in enumerate(columns):
-        seeds = _seeds_by_cell(column, results)
-        for row in rows:
-            for metric, _ in column.metrics:
-                cell = seeds.get((row.method, metric))
-                record = _record(row, index, column, metric, cell, paper)
-                if cell is None:
-                    record |= {"ours": reason(row.method, column, metric, results, runs), "missing": ""}
-                else:
-                    record["missing"] = missing_seeds(unfinished(row.method, column, runs))
-                lines.append(record)
-                values.append({} if cell is None else dict(zip(cell["seed"], cell["value"], strict=True)))
-    # Without the types, a table without any number of a kind would have a column of `None`s.
-    records = pd.DataFrame(lines).astype(dict.fromkeys(("published", "mean", "std", "difference"), "float64"))
-    records["rank"] = 0
-    for _, lines_of_block in records[records["n"] > 0].groupby(["block", "column", "metric"]).groups.items():
-        records.loc[lines_of_block, "rank"] = clear_ranks([values[line] for line in lines_of_block])
-    order = {row.method: number for number, row in enumerate(rows)}
-    return records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
-
-
-def _seeds_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """Returns the results of a column by (method, metric), one line per seed."""
-    groups = column.rows_of(results).groupby(["method", "metric"], sort=False, observed=True)
-    return {(str(method), str(metric)): seeds for (method, metric), seeds in groups}
-
-
-def _record(
-    row: PublishedRow, index: int, column: Column, metric: str, seeds: pd.DataFrame | None, paper: Published
-) -> dict[str, Any]:
-    """Returns a line of the records; `column` and `code_states` are for the layout and are no part of a table's."""
-    printed_name = dict(column.metrics)[metric]
-    # Top-5 beside the paper's top-1 would read as a comparison.
-    as_published = not paper.metrics or metric in paper.metrics
-    value = paper.values.get((row.method, column.group.name, printed_name)) if as_published else None
-    mean = None if seeds is None else seeds["value"].mean()
-    difference = mean - value if mean is not None and value is not None and column.compares(row.method) else None
-    commits = [] if seeds is None else _commits(seeds)
-    comparison = column.comparisons.get(row.method)
-    return {
-        "table": paper.name,
-        "block": row.block,
-        "row": row.method,
-        "label": row.label,
-        "column": index,
-        **dict(zip(KEYS, column.key, strict=True)),
-        "metric": metric,
-        "published": value,
-        "published_column": f"{column.group.title} {printed_name}".strip(),
-        "ours": "" if seeds is None else summary(seeds["value"]),
-        "mean": mean,
-        "std": None if seeds is None else seeds["value"].std(),  # pandas' std is the sample one, ddof=1
-        "n": 0 if seeds is None else len(seeds),
-        "difference": difference,
-        "runs": "" if seeds is None else " ".join(sorted(seeds["run_id"])),
-        "commits": ", ".join(commits),
-        "code_states": len(commits),
-        "dirty": seeds is not None and bool(seeds["dirty"].any()),
-        "departures": str(comparison) if comparison else "",
-        "mark": column.mark,
-        "watermark": _watermark([column]),
-    }
-
-
-def summary(values: "pd.Series[float]") -> str:
-    """Returns what a cell of ours shows, `69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
-    std = f" ± {values.std():.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{std} ({len(values)})"
-
-
-def _commits(results: pd.DataFrame) -> list[str]:
-    """Returns the different states of the code that measured the results."""
-    states = sorted(set(zip(results["commit"], results["dirty"], strict=True)))
-    return [code_label(commit[:7], dirty=dirty) for commit, dirty in states]
-
-
-def _watermark(columns: Sequence[Column]) -> str:
-    """Returns what has to be known before any number is read: that runs are tiny, or other than the paper's."""
-    tiny = list(dict.fromkeys(column.scale for column in columns if column.scale))
-    comparisons = [comparison for column in columns for comparison in column.comparisons.values()]
-    altered = dict.fromkeys(departure.what for comparison in comparisons for departure in comparison.altered)
-    warnings = [f"TINY MODE – {' / '.join(tiny)}"] if tiny else []
-    if altered:
-        count = f"{len(altered)} setting{'s' if len(altered) > 1 else ''}"
-        warnings.append(f"{ALTERED} – {count} not as in the paper, see the notes")
-    if not warnings:
-        return ""
-    every = all(column.scale or column.mark for column in columns if column.comparisons)
-    which = "" if every else "what is so marked is "
-    return f"{'; '.join(warnings)}; {which}not comparable with the published numbers"
-
-
 def _table(
     records: pd.DataFrame,
     results: pd.DataFrame,
@@ -292,10 +194,9 @@ def _table(
         mark_dirt = bool(dirt_differs.get(record["column"], False))
         cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
         cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
-    watermark = _watermark(columns)
     data = records.drop(columns=["column", "code_states"])
     title = _title(paper, records, only)
-    return Table(paper.name, title, watermark, groups, _blocks(rows, cells), tuple(notes.texts), data)
+    return Table(paper.name, title, watermark(columns), groups, _blocks(rows, cells), tuple(notes.texts), data)
 
 
 def _blocks(rows: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
@@ -326,7 +227,7 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
             notes.append(f"{column.title}: nothing was run on {column.dataset}")
             continue
         rows = column.rows_of(results)
-        commits = _commits(rows)
+        commits = code_states(rows)
         dataset, split, protocol, fidelity, _ = column.key
         facts = [
             f"{dataset} ({split}): fidelity of the equations: {fidelity}",
