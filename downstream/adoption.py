@@ -12,7 +12,7 @@ from repro.backbones.foreign import ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
 from repro.distributed import seeded_weights
 from repro.errors import UserError
-from repro.runs.difference import difference
+from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
 from repro.runs.limits import METHOD_NAME
 from repro.runs.reading import build

@@ -9,8 +9,8 @@ import pandas as pd
 
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.runs.comparison import difference
 from repro.runs.departures import measured_scale
-from repro.runs.difference import difference
 from results.reading import read_table
 from results.row_comparison import Recipe, RowComparison
 from results.runs import RESULTS, RunRecord, find_runs, listed, method_name

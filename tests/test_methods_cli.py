@@ -8,7 +8,7 @@ import pytest
 from training_samples import refused, salmask, tiny
 
 from baselines import METHODS, TABLE1, TABLE3, resolve
-from repro.runs.difference import difference
+from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
 from repro.runs.identity import identity
 from repro.runs.reading import build

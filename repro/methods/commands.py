@@ -15,10 +15,10 @@ from repro.data.catalogue import DATASETS
 from repro.data.sizes import train_images
 from repro.errors import UserError
 from repro.runs.cautions import queue_caution
-from repro.runs.difference import difference, flat
+from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
-from repro.runs.reading import data_root_setting, nested, parse_overrides
+from repro.runs.reading import data_root_setting, flat, nested, parse_overrides
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
 
@@ -213,10 +213,10 @@ def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:
     """Returns a line a row: its name, its title, and the settings in which it differs from the row without masking."""
     lines = []
     for name, method in methods.items():
-        settings = dict(flat(nested(method.settings)))
+        settings = dict(flat(method.settings))
         baseline = settings["framework"]  # the row without masking is named after its framework
         has_baseline = baseline in methods and name != baseline
-        baseline_settings = dict(flat(nested(methods[baseline].settings))) if has_baseline else {}
+        baseline_settings = dict(flat(methods[baseline].settings)) if has_baseline else {}
         changes = [f"{key}={value}" for key, value in settings.items() if baseline_settings.get(key) != value]
         lines.append({"method": name, "title": method.title, "settings": " ".join(changes)})
     return lines

@@ -1,4 +1,4 @@
-"""In what a run departs from another one that stands for the paper: every setting that plays a part and differs.
+"""In what two runs differ; and in what of it a run departs from one that stands for the paper: what plays a part.
 
 Nothing here lists the settings: they are the fields of the dataclasses in `repro.runs.sections` that are part of the
 identity, so that a new one is compared as soon as it exists. What plays no part in a run is the one thing that no
@@ -128,6 +128,23 @@ def plays_a_part(name: str, run: RunSettings) -> bool:
     return all(has_a_say(run) for beginning, has_a_say in PARTS.items() if name.startswith(beginning))
 
 
+def difference(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings in which two runs differ, as `{"section.key": (first's, second's)}`.
+
+    Whether these play a part in them is not asked. Their seeds and how they are carried out (names, `machine`, the
+    evaluations) are left aside.
+    """
+    return {name: (setting.value, value) for name, setting, value in _different(first, second)}
+
+
+def _different(first: Run, second: Run) -> Iterator[tuple[str, Setting, Any]]:
+    """Yields each setting in which two runs differ: its name, the first one's, and the second one's value."""
+    of_second = settings(second)
+    for name, setting in settings(first).items():
+        if name in of_second and setting.value != of_second[name].value:
+            yield name, setting, of_second[name].value
+
+
 def departures(run: Run, row: Run) -> tuple[Departure, ...]:
     """Returns in what a run departs from the one that stands for the paper's, in the order of the settings.
 
@@ -138,15 +155,9 @@ def departures(run: Run, row: Run) -> tuple[Departure, ...]:
         run: The run.
         row: Its method's row, none of its settings changed.
     """
-    of_row = settings(row)
-    different = (
-        (name, setting)
-        for name, setting in settings(run).items()
-        if name in of_row and setting.value != of_row[name].value
-    )
     return tuple(
-        _departure(name, setting, of_row[name].value, run)
-        for name, setting in different
+        _departure(name, setting, paper, run)
+        for name, setting, paper in _different(run, row)
         if plays_a_part(name, run) or plays_a_part(name, row)
     )
 

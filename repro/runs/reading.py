@@ -51,7 +51,7 @@ def keys(kind: type, prefix: str = "") -> dict[str, Any]:
     return types
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings with dotted keys as nested ones: `{"a.b": 1}` as `{"a": {"b": 1}}`.
 
     `fidelity: released` is short for all of its switches. What is nested already may be mixed with dotted keys.
@@ -60,7 +60,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         UserError: A section has a value of its own beside those of its keys.
     """
     tree: dict[str, Any] = {}
-    for dotted, value in _flatten(flat):
+    for dotted, value in flat(settings):
         node = tree
         *parents, leaf = dotted.split(".")
         for name in parents:
@@ -71,14 +71,19 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields nested or dotted settings as pairs of dotted key and value."""
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields nested or dotted settings as pairs of dotted key and value.
+
+    Args:
+        tree: Settings by name, a section being a mapping itself; `fidelity: released` stands for all of its switches.
+        prefix: What the keys begin with.
+    """
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
         if dotted == "fidelity" and not isinstance(value, Mapping):
             yield from ((f"fidelity.{f.name}", value) for f in dataclasses.fields(FidelitySettings))
         elif isinstance(value, Mapping):
-            yield from _flatten(value, f"{dotted}.")
+            yield from flat(value, f"{dotted}.")
         else:
             yield dotted, value
 
@@ -89,7 +94,7 @@ def _check_keys(tree: Mapping[str, Any], right_keys: Collection[str], origin: st
     Raises:
         UserError: A key is unknown, with the nearest right one as the mend, or names a section.
     """
-    for dotted, _ in _flatten(tree):
+    for dotted, _ in flat(tree):
         if dotted in right_keys:
             continue
         below = [key for key in right_keys if key.startswith(f"{dotted}.")]
@@ -134,7 +139,7 @@ def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origi
         tree = nested(layer)
         # OmegaConf refuses unknown keys too, but knows no nearest one.
         _check_keys(tree, types, origin)
-        for dotted, value in _flatten(tree):
+        for dotted, value in flat(tree):
             # OmegaConf would look up what they name only when the run is made, and fail there.
             if any("${" in str(item) or item == "???" for item in (value if isinstance(value, list) else [value])):
                 raise UserError(f"{origin}: {dotted}={value} refers to another value", mend="write the value itself")
@@ -203,7 +208,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     Raises:
         UserError: An item has no key or no `=`, or its value is no YAML.
     """
-    flat: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
@@ -216,7 +221,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             # Of a container, so that a value which refers to another is taken as it stands, and refused by name later.
             content = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={text}"]))
             assert isinstance(content, dict)
-            flat[key] = content["v"]
+            settings[key] = content["v"]
         except RecursionError as error:
             raise UserError(f"'{key}': the value is nested too deeply", mend="a list such as [1,2]") from error
         except ValueError as error:  # Python's own, for a number of thousands of digits
@@ -227,9 +232,9 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"'{item}': the value is no YAML: {one_line(error)}", mend=mend) from error
     # A run records it, and must find it again from any other folder.
     for key in _FOLDERS:
-        if isinstance(flat.get(key), str):
-            flat[key] = absolute(flat[key])
-    return nested(flat)
+        if isinstance(settings.get(key), str):
+            settings[key] = absolute(settings[key])
+    return nested(settings)
 
 
 def data_root_setting(root: str) -> dict[str, Any]:
