@@ -33,7 +33,7 @@ def write_scores(runner: Any, scores: Mapping[str, float]) -> None:
 
 def read_scores(metrics: Path) -> Sequence[EpochScores]:
     """Reads the validation rows of a training's metrics, one an epoch; rows of training steps have no top-1."""
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if "epoch" in row and any(key.startswith("top1") for key in row)]
 
 

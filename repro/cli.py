@@ -276,8 +276,9 @@ def main() -> None:
             _end("salmask: interrupted; the same command goes on from the last checkpoint", 130)
         raise
     except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
-        with tempfile.NamedTemporaryFile("w", prefix="salmask-", suffix=".txt", delete=False) as file:
-            traceback.print_exception(error, file=file)
+        with tempfile.NamedTemporaryFile("wb", prefix="salmask-", suffix=".txt", delete=False) as file:
+            # A name in it may be no UTF-8, and is then told byte by byte.
+            file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
         kind = f"{type(error).__name__}: {one_line(error)}"
         _end(f"salmask: a fault of salmask's own, {kind}; please report it with {file.name}, its traceback", 1)
 

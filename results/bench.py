@@ -72,7 +72,7 @@ def _write(root: Path, rows: int) -> int:
         size = ROWS_A_RUN if index else rows - ROWS_A_RUN * (count - 1)  # the first takes what is left over
         metrics = ["top1", *(f"top1_epoch{number}" for number in range(1, size))]
         lines = [json.dumps(vars(replace(result, metric=metric, value=60 + seed % 7))) for metric in metrics]
-        (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return count
 
 

@@ -116,7 +116,7 @@ def _title(line: Mapping[Hashable, Any]) -> str:
 def _covered(record: RunRecord) -> Mapping[str, Mapping[str, float]]:
     """Returns the content of a run's `foregrounds.json`; empty where there is none, or it is broken."""
     try:
-        content = json.loads(record.folder.foregrounds.read_text())
+        content = json.loads(record.folder.foregrounds.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

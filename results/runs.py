@@ -121,7 +121,7 @@ class RunRecord:
     def attempts(self) -> list[dict[str, Any]]:
         """What each attempt ran on, oldest first; empty where `provenance.json` is missing or broken."""
         try:
-            content = json.loads(self.folder.provenance.read_text())
+            content = json.loads(self.folder.provenance.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return []
         return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
@@ -232,5 +232,5 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     Returns:
         Its rows that have a step, in the order of the file; a torn line is left out, a missing file has none.
     """
-    text = path.read_text(errors="replace") if path.exists() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     return [row for row in parse_metrics(text) if "step" in row]

@@ -43,7 +43,7 @@ def ask(
             env=environment,
             input=script,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             check=False,
             timeout=seconds,

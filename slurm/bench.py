@@ -59,8 +59,8 @@ def folders_to_look_at(count: int, *, resolve: Resolve) -> Iterator[Callable[[],
             run_folder = RunFolder.of(replace(recipe, seed=seed), place)
             run_folder.path.mkdir(parents=True)
             status = {"state": "running", "task": "pretrain", "heartbeat": now, "host": "node1", "pid": 1, "step": 50}
-            (run_folder.path / "status.json").write_text(json.dumps({**status, "steps": 100}))
+            (run_folder.path / "status.json").write_text(json.dumps({**status, "steps": 100}), encoding="utf-8")
             # What status reads of a run is that it is there.
-            run_folder.run_yaml.write_text("")
-            run_folder.metrics.write_text('{"step": 50, "images_per_second": 800.0}\n' * 20)
+            run_folder.run_yaml.write_text("", encoding="utf-8")
+            run_folder.metrics.write_text('{"step": 50, "images_per_second": 800.0}\n' * 20, encoding="utf-8")
         yield lambda: json.dumps(as_json_of(rows(Ledger(place), QueueSnapshot(), now), place, QueueSnapshot()))

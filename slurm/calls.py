@@ -121,7 +121,7 @@ def _refuse_foreign(path: Path) -> None:
 def _read(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     path = folder / CALLS
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         return content["kind"], {str(index): dict(call) for index, call in content["calls"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {type(error).__name__}", mend="salmask retry") from error

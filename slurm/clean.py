@@ -115,7 +115,7 @@ def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:
     """Yields copies of the code that no script of a job that may still run points to."""
     live = {entry.submission for entry in ledger.submissions() if queue.live(entry) is not False}
     paths = [list((ledger.logs / name).glob("*.sh")) for name in live]
-    scripts = [path.read_text() for of_one in paths for path in of_one]
+    scripts = [path.read_text(encoding="utf-8") for of_one in paths for path in of_one]
     # A job that may be alive and has no script, as a local one, names no copy: then all of them stay.
     unclear = not all(paths)
     for path in sorted((ledger.sweep / CODE).glob("*/")):

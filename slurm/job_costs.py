@@ -117,7 +117,7 @@ def gather(
 
 def _rate(metrics: Path) -> float | None:
     """Returns the median images per second of a `metrics.jsonl`; None where it tells of none."""
-    rows = parse_metrics(metrics.read_text(errors="replace")) if metrics.exists() else []
+    rows = parse_metrics(metrics.read_text(encoding="utf-8", errors="replace")) if metrics.exists() else []
     rates = [float(row["images_per_second"]) for row in rows if row.get("images_per_second") is not None]
     warm = rates[WARM_UP_ROWS:] or rates
     return statistics.median(warm) if warm else None

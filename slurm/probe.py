@@ -101,7 +101,7 @@ def _wait(job: str, report: Path, deadline: float) -> QueuedJob | None:
 
 def _findings(job: str, queued: QueuedJob | None, report: Path, folder: Path, seconds: float) -> list[Diagnosis]:
     if report.exists():
-        content = [Diagnosis(**row) for row in json.loads(report.read_text())]
+        content = [Diagnosis(**row) for row in json.loads(report.read_text(encoding="utf-8"))]
         shutil.rmtree(folder, ignore_errors=True)  # the job may still be writing its last line
         where = f"job {job} on {queued.nodes}" if queued and queued.nodes else f"job {job}"
         return [Diagnosis("job", "ok", f"{where}, there and back in {seconds:.0f} s"), *content]

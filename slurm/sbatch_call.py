@@ -120,7 +120,7 @@ def _call(script: Path, inherited: Sequence[int]) -> tuple[str, str]:
             ["sbatch", "--parsable", str(script)],
             env=outside_of_any_job(),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             check=False,
             timeout=SBATCH_SECONDS,

@@ -141,7 +141,7 @@ def _copy_packages(tree: Path, sweep_folder: Path, *, allow_dirty: bool) -> Code
 
 def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
     """Tells the code what it is a copy of: see `repro.runs.provenance.source`."""
-    (folder / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}))
+    (folder / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}), encoding="utf-8")
 
 
 def _archive(tree: Path, content: str) -> bytes:

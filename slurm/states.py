@@ -193,7 +193,7 @@ def _with_last_line(sweep: Path, entry: Submission | None, note: str) -> str:
 def _asked_for(sweep: Path, entry: Submission) -> tuple[float, int]:
     """Returns the gigabytes and the minutes that a job asked for; 0 where that cannot be known."""
     try:
-        return asked_for((sweep / LOGS / entry.submission / SCRIPT).read_text())
+        return asked_for((sweep / LOGS / entry.submission / SCRIPT).read_text(encoding="utf-8"))
     except OSError:
         return 0.0, 0
 

@@ -1,5 +1,6 @@
 """What machines do to files: disks run full, systems leave their own, git refuses a checkout of somebody else's."""
 
+import ast
 import errno
 import os
 import shutil
@@ -148,3 +149,54 @@ def test_a_checkout_that_git_refuses_is_warned_of(
     monkeypatch.setattr(subprocess, "run", refuse)
     assert provenance.source().commit == "unknown"
     assert "mend: git config --global --add safe.directory" in caplog.text
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_a_locale() -> None:
+    """What a machine of one locale wrote, another reads: every call of ours that knows an encoding is given one."""
+    checkout = Path(__file__).parents[1]
+    calls = [
+        (path, node)
+        for room in ("repro", "baselines", "downstream", "results", "slurm", "tools")
+        for path in (checkout / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    assert len(calls) > 10_000
+    assert [f"{path}:{node.lineno}" for path, node in calls if has_the_encoding_of_a_locale(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("path.read_text()", True),
+        ("path.write_text(text)", True),
+        ("path.read_text(encoding='utf-8')", False),
+        ("path.open()", True),
+        ("path.open('a')", True),
+        ("open(path, mode='w')", True),
+        ("path.open('rb')", False),
+        ("os.fdopen(descriptor, 'wb')", False),
+        ("tempfile.NamedTemporaryFile('w')", True),
+        ("tempfile.NamedTemporaryFile(dir=folder)", False),
+        ("subprocess.run(words, text=True)", True),
+        ("subprocess.run(words, encoding='utf-8')", False),
+    ],
+)
+def test_calls_in_the_encoding_of_a_locale_are_told(call: str, expected: bool) -> None:
+    assert has_the_encoding_of_a_locale(ast.parse(call, mode="eval").body) is expected
+
+
+def has_the_encoding_of_a_locale(call: ast.expr) -> bool:
+    assert isinstance(call, ast.Call)
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if "encoding" in keywords:
+        return False
+    if isinstance(call.func, ast.Attribute) and name in ("read_text", "write_text"):
+        return True
+    if name in ("open", "fdopen", "NamedTemporaryFile"):
+        # A mode is a text of few letters; what opens archives and images has others, or a file.
+        texts = [value.value for value in (*call.args, keywords.get("mode")) if isinstance(value, ast.Constant)]
+        modes = [text for text in texts if isinstance(text, str) and set(text) <= set("rwaxbt+")]
+        return (name == "open" and not call.args and not keywords) or any("b" not in mode for mode in modes)
+    return "text" in keywords or "universal_newlines" in keywords

@@ -144,7 +144,7 @@ def describe_commit() -> str:
 def _git(*arguments: str) -> str:
     try:
         return subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, encoding="utf-8", check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -154,7 +154,10 @@ def carry_out(step: Step, folder: Path, seconds: float) -> str:
     """Runs a step, appends its output to its file, and returns how it ended."""
     start = time.monotonic()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    with (folder / step.output).open("a") as output, (folder / "errors.txt").open("a") as errors:
+    with (
+        (folder / step.output).open("a", encoding="utf-8") as output,
+        (folder / "errors.txt").open("a", encoding="utf-8") as errors,
+    ):
         errors.write(f"$ {step.line}\n")
         errors.flush()
         # A group of its own, so that its workers end with it.
@@ -230,7 +233,7 @@ def main() -> int:
         print(f"{step.name}: {end}", flush=True)
         rows.append(f"| {step.name} | `{step.line.replace(str(folder), '.')}` | {step.output} | {end} |")
         # After each step, so that a report that is cut off tells of what was done.
-        (folder / "report.md").write_text("\n".join([*head, *rows, ""]))
+        (folder / "report.md").write_text("\n".join([*head, *rows, ""]), encoding="utf-8")
     return 1 if failed else 0
 
 

@@ -113,8 +113,8 @@ def page() -> str:
 def main() -> None:
     """Writes the page, or with `--check` compares it."""
     if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page())
-    elif not PAGE.exists() or PAGE.read_text() != page():
+        PAGE.write_text(page(), encoding="utf-8")
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
         sys.exit(f"{PAGE.name} is not current; mend: make settings-page")
 
 

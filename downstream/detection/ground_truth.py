@@ -71,7 +71,7 @@ class _VocEvaluator(PascalVOCDetectionEvaluator):
         lists.mkdir(parents=True)
         for name, annotation in truth.annotations.items():
             (annotations / f"{name}.xml").write_bytes(ElementTree.tostring(_voc_xml(annotation)))
-        (lists / f"{truth.image_set.split}.txt").write_text("\n".join(truth.annotations))
+        (lists / f"{truth.image_set.split}.txt").write_text("\n".join(truth.annotations), encoding="utf-8")
         year, split = truth.image_set
         super().__init__(register(truth.metadata, truth.classes, dirname=str(folder), year=year, split=split))
 
@@ -141,7 +141,7 @@ class CocoGroundTruth:
         labels = {number: label for label, number in enumerate(self.instances.classes)}
         with tempfile.TemporaryDirectory(prefix="salmask-coco-") as folder:  # it is read at once
             path = Path(folder) / "instances.json"
-            path.write_text(json.dumps(self.content))
+            path.write_text(json.dumps(self.content), encoding="utf-8")
             register(self.metadata, self.classes, json_file=str(path), thing_dataset_id_to_contiguous_id=labels)
             return COCOEvaluator(self.metadata, ("bbox", "segm"))
 

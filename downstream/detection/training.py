@@ -78,7 +78,7 @@ class Trial:
         """Reads the scores of this training from their file; empty where there are none, or another training's."""
         if not self.scores.exists():
             return {}
-        content = self._with_split_data(json.loads(self.scores.read_text()))
+        content = self._with_split_data(json.loads(self.scores.read_text(encoding="utf-8")))
         # The folder's name leaves the data out, whose annotations may have changed since.
         same = all(content.get(name) == value for name, value in self.scored_identity().items())
         return dict(content["scores"]) if same else {}
@@ -284,7 +284,7 @@ class Progress(HookBase):
         # The storage keeps the latest value of everything; losses are gathered at this step, others may be older.
         latest = self.trainer.storage.latest()
         values = {name: value for name, (value, iteration) in latest.items() if iteration == self.trainer.iter}
-        with self.trial.metrics.open("a") as file:
+        with self.trial.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "seconds_per_iteration": pace, **values}) + "\n")
         time_left = timedelta(seconds=round(pace * (self.trainer.max_iter - step)))
         log.info(

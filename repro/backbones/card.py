@@ -155,7 +155,9 @@ def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
 
 def _attempts(folder: RunFolder) -> list[dict[str, Any]]:
     """Returns what is on record of each attempt at the run, the last one last."""
-    attempts: list[dict[str, Any]] = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
+    attempts: list[dict[str, Any]] = (
+        json.loads(folder.provenance.read_text(encoding="utf-8")) if folder.provenance.is_file() else []
+    )
     return attempts
 
 

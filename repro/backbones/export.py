@@ -69,9 +69,9 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
         raise UserError(f"{out} is no export, so --force does not replace it", mend="name another folder with --out")
     with new_folder(out, force=force, mend="name another with --out, or add --force to replace it") as export_folder:
         write(export_folder / facts.weights, state, facts)
-        (export_folder / "run.yaml").write_text(_without_paths(run).to_yaml())
-        (export_folder / _FACTS).write_text(json.dumps(dataclasses.asdict(facts), indent=1) + "\n")
-        (export_folder / "README.md").write_text(render(folder, run, target, facts, licence))
+        (export_folder / "run.yaml").write_text(_without_paths(run).to_yaml(), encoding="utf-8")
+        (export_folder / _FACTS).write_text(json.dumps(dataclasses.asdict(facts), indent=1) + "\n", encoding="utf-8")
+        (export_folder / "README.md").write_text(render(folder, run, target, facts, licence), encoding="utf-8")
     return out / facts.weights
 
 
@@ -163,7 +163,7 @@ def _write_huggingface(path: Path, state: State, facts: Facts) -> None:
         },
         "salmask": dataclasses.asdict(facts),
     }
-    path.with_name("config.json").write_text(json.dumps(config, indent=1) + "\n")
+    path.with_name("config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_detectron2(path: Path, state: State, facts: Facts) -> None:

@@ -93,7 +93,7 @@ def newest_measurements(path: Path) -> dict[Kind, StepMeasurement]:
     Lines that cannot be read are left out.
     """
     newest: dict[Kind, StepMeasurement] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             content = json.loads(line)
             measurement = StepMeasurement(**{**content, "kind": tuple(content["kind"])})

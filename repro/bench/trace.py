@@ -53,5 +53,5 @@ def write_trace(step: Callable[[], object], title: str, path: Path) -> None:
     for microseconds, count, name in sorted(kernels, reverse=True)[:LONGEST]:
         share = microseconds / STEPS / busy
         lines.append(f"{microseconds / STEPS / 1e3:6.2f} {share:5.1%} {count / STEPS:6.0f}  {name[:120]}")
-    text = path.read_text() if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     write_atomically(path, lambda file: file.write((text + "\n".join(lines) + "\n\n").encode()))

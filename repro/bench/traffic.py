@@ -44,7 +44,7 @@ def _measured(batch: int) -> tuple[int, int]:
     """Returns the bytes that one of two processes gathers, and those that it reduces, with so many images each."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(_take_step, (batch, folder), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
-        gathered, reduced = (int(number) for number in (Path(folder) / "bytes").read_text().split())
+        gathered, reduced = (int(number) for number in (Path(folder) / "bytes").read_text(encoding="utf-8").split())
     return gathered, reduced
 
 
@@ -82,5 +82,5 @@ def _take_step(rank: int, batch: int, folder: str) -> None:
         loss = parallel(views=views, mode="loss")["loss"]
     loss.backward()
     if rank == 0:
-        (Path(folder) / "bytes").write_text(f"{gathers.bytes} {reduced}")
+        (Path(folder) / "bytes").write_text(f"{gathers.bytes} {reduced}", encoding="utf-8")
     dist.destroy_process_group()

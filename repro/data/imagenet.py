@@ -45,7 +45,7 @@ def class_list() -> tuple[str, ...]:
 
     Source: the list of CMC (Tian et al., 2020), which the paper's code reads its classes from.
     """
-    text = importlib.resources.files("repro.data").joinpath("imagenet100_classes.txt").read_text()
+    text = importlib.resources.files("repro.data").joinpath("imagenet100_classes.txt").read_text(encoding="utf-8")
     return tuple(sorted(text.split()))
 
 

@@ -113,7 +113,7 @@ class CachedImages:
         self.folder = folder
         self._index = read_index(folder)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             size = (folder / PIXELS).stat().st_size
         except (OSError, ValueError) as error:
             raise PathError(folder, f"cannot be read ({reason_of(error)})", mend=WRITE_AGAIN) from error

@@ -301,7 +301,7 @@ def read_checksums(folder: Path) -> dict[int, int]:
     """Reads the CRC-32 of each chunk that was written; of a chunk that was written twice, the last one."""
     path = folder / CHECKSUMS
     checksums = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             entry = json.loads(line)
             checksums[int(entry["chunk"])] = int(entry["crc32"])

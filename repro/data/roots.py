@@ -129,7 +129,7 @@ def _listed_roots() -> dict[str, Path]:
     """Reads the user's list of data roots: folder by name; empty where there is no list."""
     path = config_file()
     try:
-        folders = yaml.safe_load(path.read_text())
+        folders = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

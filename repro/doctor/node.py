@@ -180,7 +180,9 @@ def _locks(descriptor: int) -> bool:
 def _first_line(*words: str) -> str:
     """Returns the first line that a command prints; empty where it is not there, fails, or hangs."""
     try:
-        output = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+        output = subprocess.run(
+            words, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=30
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
     return output.strip().split("\n", 1)[0]

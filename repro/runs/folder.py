@@ -140,7 +140,7 @@ class RunFolder:
             UserError: An earlier attempt saw other data.
         """
         # An attempt that goes on from a checkpoint must see the images that the checkpoint was trained on.
-        earlier = json.loads(self.provenance.read_text()) if self.provenance.exists() else []
+        earlier = json.loads(self.provenance.read_text(encoding="utf-8")) if self.provenance.exists() else []
         if earlier and earlier[-1]["data"] != data:
             raise UserError(
                 f"the data changed since {self.path} was begun (fingerprint {earlier[-1]['data']}, now {data})",

@@ -30,11 +30,13 @@ def source() -> CodeState:
     package = Path(__file__).resolve().parent
     snapshot = package.parents[1] / SNAPSHOT
     if snapshot.exists():  # before git is asked: a copy may lie within a checkout that has moved on
-        content = json.loads(snapshot.read_text())
+        content = json.loads(snapshot.read_text(encoding="utf-8"))
         return CodeState(content["commit"], content["dirty"])
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=package, capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout.strip()
 
     try:
         return CodeState(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))

@@ -183,7 +183,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: The file is missing, no YAML, or no mapping.
     """
     try:
-        content = OmegaConf.to_container(OmegaConf.create(path.read_text()))
+        content = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist", mend="name an existing file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -49,6 +49,6 @@ def read_status(path: Path) -> Status | None:
     """
     # Status files are written atomically, so a torn one comes from elsewhere: it is not passed over here.
     try:
-        return Status(**json.loads(path.read_text()))
+        return Status(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None

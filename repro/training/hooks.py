@@ -255,7 +255,7 @@ class MetricsFile(BaseVisBackend):
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any) -> None:
         """Appends the scalars of a step as one line; what is no number is left out."""
         values = {k: float(v) for k, v in scalar_dict.items() if isinstance(v, int | float | Tensor) and k != "step"}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
 
@@ -269,7 +269,7 @@ def forget_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

@@ -249,7 +249,7 @@ def free_bytes(device: torch.device) -> float:
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not on macOS
         return float("inf")
     (kibibytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))

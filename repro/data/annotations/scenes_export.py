@@ -160,7 +160,9 @@ def _write_voc_scene(scenes: Scenes, year: Path, classes: Sequence[str], index: 
         # 1-based and inclusive: x0 + 1 is the first pixel, and the exclusive edge x1 is the number of the last.
         _add_numbers(ElementTree.SubElement(element, "bndbox"), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
     ElementTree.indent(tree, "\t")
-    (year / "Annotations" / f"{name}.xml").write_text(ElementTree.tostring(tree, encoding="unicode") + "\n")
+    (year / "Annotations" / f"{name}.xml").write_text(
+        ElementTree.tostring(tree, encoding="unicode") + "\n", encoding="utf-8"
+    )
     return {instance.label for instance in scene.instances}
 
 
@@ -174,10 +176,10 @@ def _write_image_sets(
 ) -> None:
     """Writes the list of a split, and one for each class that says which images show it (1) and which do not (-1)."""
     # As in VOC itself: `cat_trainval.txt` has every image of the split, and not those alone that show a cat.
-    (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     for label, class_name in enumerate(classes):
         lines = (f"{name} {1 if label in on_image else -1:2d}\n" for name, on_image in zip(names, labels, strict=True))
-        (folder / f"{class_name}_{split}.txt").write_text("".join(lines))
+        (folder / f"{class_name}_{split}.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> _CocoImage:
@@ -216,7 +218,7 @@ def _write_instances(
         "categories": [{"id": label, "name": name, "supercategory": name} for label, name in enumerate(classes, 1)],
     }
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, separators=(",", ":")))
+    path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
 
 def _save_jpeg(image: Image.Image, path: Path) -> None:

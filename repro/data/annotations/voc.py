@@ -245,7 +245,7 @@ def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
     """
     path = folder / f"VOC{image_set.year}" / "ImageSets" / "Main" / f"{image_set.split}.txt"
     try:
-        lines = path.read_text().split("\n")
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = "the list of images is missing" if isinstance(error, FileNotFoundError) else "cannot be read as text"
         raise BrokenFileError(path, reason) from error
