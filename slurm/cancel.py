@@ -20,6 +20,8 @@ class Cancelled:
     """Local jobs of other machines: `HOST: PROCESS`."""
     trouble: str = ""
     """What Slurm objected to; empty: nothing."""
+    entries: list[Submission] = field(default_factory=list)
+    """Of the ledger: those whose jobs were told to end, for `Ledger.cancelled`."""
 
 
 def cancel(entries: Iterable[Submission], queue: QueueSnapshot, *, dry_run: bool = False) -> Cancelled:
@@ -33,21 +35,25 @@ def cancel(entries: Iterable[Submission], queue: QueueSnapshot, *, dry_run: bool
     slurm_ids: list[str] = []
     processes: list[str] = []
     elsewhere: list[str] = []
+    told: list[Submission] = []
     for entry in entries:
         if entry.executor == "slurm":
             # An intent without an id may have gone out all the same, as one job or as an array: by its name.
             candidates = [queue.find(entry)] if entry.job else queue.named(entry.submission)
-            slurm_ids += [job.job for job in candidates if job is not None and job.live]
+            ids = [job.job for job in candidates if job is not None and job.live]
             # Where squeue is silent, Slurm is told about every job whose end is not known.
-            slurm_ids += [entry.job] if entry.job and queue.find(entry) is None and queue.trouble else []
+            ids += [entry.job] if entry.job and queue.find(entry) is None and queue.trouble else []
+            slurm_ids += ids
+            told += [entry] if ids else []
         elif entry.executor == "local" and entry.host != socket.gethostname():
             elsewhere += [f"{entry.host}: {entry.job}"]
         elif entry.executor == "local" and queue.live(entry):
             processes.append(entry.job)
+            told.append(entry)
     slurm_ids = list(dict.fromkeys(slurm_ids))  # an array without ids is found once for each of its intents
     if dry_run:
         return Cancelled([*slurm_ids, *processes], elsewhere)
     trouble = scancel(slurm_ids)
     for process in processes:
         os.kill(int(process), signal.SIGTERM)  # submitit's process hands it on to the job's
-    return Cancelled([*slurm_ids, *processes], elsewhere, trouble)
+    return Cancelled([*slurm_ids, *processes], elsewhere, trouble, told)

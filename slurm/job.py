@@ -56,8 +56,10 @@ class Call:
         except SystemExit:
             # USR2 is Slurm's warning before a time limit or a preemption: the job has more to do. TERM is a person's
             # `scancel`, after which nothing may come back from the dead.
-            if STOP.signal == signal.SIGUSR2 and slurm_job() and restarts() + 1 < self.attempts:
-                go_back()
+            if STOP.signal == signal.SIGUSR2 and slurm_job():
+                if restarts() + 1 < self.attempts:
+                    go_back()
+                self._give_up(f"interrupted {restarts() + 1} times, gave up")
             raise
 
     @classmethod
@@ -82,10 +84,16 @@ class Call:
     def _refuse_to_begin_for_ever(self) -> None:
         """Ends a job that Slurm began too often, whatever requeued it."""
         if restarts() >= self.attempts:
-            mend = "look at the logs, then raise attempts in the profile"
-            reason = UserError(f"gave up after {restarts()} requeues", mend=mend)
+            reason = self._give_up(f"gave up after {restarts()} requeues")
+            raise UserError(f"{self.task} of {self.folder} {reason.what}", mend=reason.mend)
+
+    def _give_up(self, what: str) -> UserError:
+        """Writes down that a job does not go back to the queue although it has more to do; returns why."""
+        mend = "look at the logs, then salmask retry, or raise attempts in the profile"
+        reason = UserError(what, mend=mend)
+        if os.environ.get("SLURM_PROCID", "0") == "0":
             RunFolder(self.folder).set_status("failed", task=self.task, error=str(reason))
-            raise UserError(f"{self.task} of {self.folder} {reason.what}", mend=mend)
+        return reason
 
     def _show_gpus(self) -> None:
         """Lets the process see the GPUs that the launcher sees: submitit's local executor hides all of them."""

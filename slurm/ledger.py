@@ -2,9 +2,10 @@
 
 One JSON object a line, only ever added, under a lock on the file; a line that cannot be read (torn by a kill) is left
 out. A job has two lines: the intent, written before it is handed over, with an empty `job`; and the same again with the
-scheduler's id, or with the words by which it was `refused`. Where a launcher was killed in between, only the first is
-there, and the next launcher asks the scheduler for a job of the *submission*'s name. What a job did is told by its
-folder, not here: see `RunFolder.status(task)`, and `slurm.queue` for what the scheduler thinks of it.
+scheduler's id, or with the words by which it was `refused`. A third says that a person has `cancelled` it. Where a
+launcher was killed in between, only the first is there, and the next launcher asks the scheduler for a job of the
+*submission*'s name. What a job did is told by its folder, not here: see `RunFolder.status(task)`, and `slurm.queue` for
+what the scheduler thinks of it.
 
     {"time": "2026-11-22T10:00:00+00:00", "job": "812_3", "executor": "slurm", "cluster": "mycluster",
      "submission": "table1-linear-5f0c3a9e", "run": "45df9c0eca", "folder": "mocov2/s0-45df9c0eca", "task": "linear",
@@ -62,6 +63,8 @@ class Submission:
     """ISO 8601, UTC."""
     refused: str = ""
     """Slurm's words where it did not take the job; empty: it did, or nobody knows."""
+    cancelled: str = ""
+    """When `salmask cancel` asked the job to end, ISO 8601, UTC; empty: it did not."""
 
     @property
     def key(self) -> Key:
@@ -148,6 +151,18 @@ class Ledger:
             UserError: the file cannot be written to.
         """
         self._append(replace(entry, job="", refused=words) for entry in entries)
+
+    def cancelled(self, entries: Sequence[Submission]) -> None:
+        """Writes down what a person took back: the scheduler may forget it, or never have kept it.
+
+        Args:
+            entries: as the ledger holds them.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        when = now()
+        self._append(replace(entry, cancelled=when) for entry in entries)
 
     def _append(self, entries: Iterable[Submission]) -> None:
         lines = "".join(json.dumps({**asdict(entry), "after": list(entry.after)}) + "\n" for entry in entries)

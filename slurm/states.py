@@ -22,6 +22,9 @@ CLOCKS_SECONDS = 5.0
 """By how much the clocks of two machines of a cluster may differ."""
 
 
+BY_US = "by salmask cancel"
+
+
 class State(StrEnum):
     """What a job is doing, in the order in which they are counted."""
 
@@ -140,13 +143,17 @@ def _never_said_a_word(
         return State.planned, "not started"
     if live is None:  # nobody could be asked: it may well wait in the queue, and must not be called dead
         return State.unknown, queue.trouble if entry.executor == "slurm" else f"only {entry.host} can tell"
-    if job is not None and job.state == "CANCELLED":
-        return _cancelled(entry, job)
-    if entry.refused:
-        return State.planned, with_mend(f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed")
+    if cancelled := _cancelled(entry, job):
+        return cancelled
     if not entry.job and job is None:
-        return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
+        what, mend = "its launcher ended before it was handed over", "salmask retry"
+        if entry.refused:
+            what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
+        return State.planned, with_mend(what, mend)
     unheard = "Slurm no longer knows it" if entry.executor == "slurm" else "its process is gone"
+    if job is None and _never_began(sweep, entry):
+        # Without accounting nobody remembers who took it out: a person's scancel, or Slurm with what it waits for.
+        return State.cancelled, f"left the queue before it began, {unheard}"
     return State.died, _with_last_line(sweep, entry, f"never said a word, {_word(job) or unheard}")
 
 
@@ -156,8 +163,8 @@ def _ended(
     """Returns how a job ended that wrote a status in this attempt and gives no more signs of life."""
     if status.state == "done":
         return State.failed, "it says that it is done, but its result is not there"
-    if job is not None and job.state == "CANCELLED":
-        return _cancelled(entry, job)
+    if cancelled := _cancelled(entry, job):
+        return cancelled
     if status.state == "interrupted":
         return State.interrupted, _word(job) or "goes on from its last checkpoint when started again"
     # "running", and it is not: it was killed before it could write anything else.
@@ -165,11 +172,21 @@ def _ended(
     return State.died, _with_last_line(sweep, entry, note)
 
 
-def _cancelled(entry: Submission | None, job: QueuedJob) -> tuple[State, str]:
-    """Returns the state of a job that a person took out of the queue, or Slurm did since what it waits for failed."""
+def _cancelled(entry: Submission | None, job: QueuedJob | None) -> tuple[State, str] | None:
+    """Returns the state of a job that a person ended, or Slurm since what it waits for failed; None: neither did."""
+    if job is None:  # Slurm forgets, and without accounting soon: what `salmask cancel` did is on our own record
+        return (State.cancelled, BY_US) if entry is not None and entry.cancelled else None
+    if job.state != "CANCELLED":
+        return None
     # sacct does not always keep the reason: a child that never started was cancelled with its parent.
     unmet = entry is not None and entry.after and (job.reason.startswith("Dependency") or job.start is None)
     return State.cancelled, "not started: what it builds on failed" if unmet else job.reason
+
+
+def _never_began(sweep: Path, entry: Submission) -> bool:
+    """Returns whether Slurm never started a job: it makes the files of what a job prints before anything else."""
+    folder = sweep / LOGS / entry.submission
+    return entry.executor == "slurm" and folder.is_dir() and not any(folder.glob(f"{entry.job}_*_log.*"))
 
 
 def _word(job: QueuedJob | None) -> str:

@@ -3,14 +3,12 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from repro.console import AsJson
 from repro.doctor.diagnosis import Diagnosis
@@ -37,26 +35,10 @@ from slurm.options import (
 )
 from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
-from slurm.states import ENDED_BADLY, LIVE, State, duration
-from slurm.status import JobRow, as_json_of, counts, ids_to_ask, jobs_of, rows
+from slurm.states import ENDED_BADLY, LIVE, State
+from slurm.status import JobRow, as_json_of, ids_to_ask, jobs_of, rows
+from slurm.status_page import WIDTH_OF_FILES, Changes, page
 from slurm.targets import SweepTarget, all_sweeps, find_target
-
-COLOURS = {
-    State.done: "green",
-    State.running: "cyan",
-    State.starting: "cyan",
-    State.preempted: "yellow",
-    State.interrupted: "yellow",
-    State.cancelled: "yellow",
-    State.unknown: "yellow",
-    State.silent: "red",
-    State.failed: "red",
-    State.died: "red",
-}
-WIDTH_OF_FILES = 200
-"""Characters of a line where it goes to a file or a pager."""
-NOTE_WIDTH = 28
-"""Characters that the notes keep in a narrow terminal, where they are folded."""
 
 
 def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, as_json: AsJson = False) -> None:
@@ -67,8 +49,8 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
     if watch and as_json:
         raise UserError("--watch and --json exclude each other", mend="call --json again and again")
     targets = [find_target(sweep)] if sweep else [SweepTarget(path) for path in all_sweeps()]
-    tables, queue = _look(targets)
     if as_json:
+        tables, queue = _look(targets)
         content = [as_json_of(table, target.sweep, queue) for target, table in zip(targets, tables, strict=True)]
         typer.echo(json.dumps(content[0] if sweep else content, indent=1))
         return
@@ -76,13 +58,27 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
     if not watch:
-        console.print(_page(targets, tables, queue))
-        return
-    with Live(_page(targets, tables, queue), console=console, auto_refresh=False) as live:
-        while any(row.state in LIVE for table in tables for row in table):
-            time.sleep(every)
-            tables, queue = _look(targets)
-            live.update(_page(targets, tables, queue), refresh=True)
+        console.print(page(targets, *_look(targets)))
+    elif console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            for tables, queue in _looks(targets, every):
+                live.update(page(targets, tables, queue), refresh=True)
+    else:
+        # A page that is drawn over is nothing for a pipe: a line for whatever has changed, flushed as it comes.
+        changes = Changes()
+        for tables, queue in _looks(targets, every):
+            for line in changes.lines(targets, tables, queue):
+                typer.echo(line)
+
+
+def _looks(targets: Sequence[SweepTarget], every: float) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
+    """Yields what a look finds, again and again, until nothing is under way."""
+    while True:
+        tables, queue = _look(targets)
+        yield tables, queue
+        if not any(row.state in LIVE for table in tables for row in table):
+            return
+        time.sleep(every)
 
 
 def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: Lines = 50) -> None:
@@ -121,8 +117,11 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     Example: salmask cancel table1 --dry-run
     """
     selection = find_target(target)
-    entries = [entry for entry in Ledger(selection.sweep).submissions() if selection.covers(entry.folder)]
+    ledger = Ledger(selection.sweep)
+    entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
     outcome = cancel_jobs(entries, snapshot(), dry_run=dry_run)
+    if outcome.entries and not outcome.trouble:
+        ledger.cancelled(outcome.entries)
     if as_json:
         content = {"cancelled": outcome.jobs, "elsewhere": outcome.elsewhere, "trouble": outcome.trouble}
         typer.echo(json.dumps(content, indent=1))
@@ -259,58 +258,3 @@ def _owners(ledgers: Sequence[Ledger]) -> str:
         return ",".join(sorted({ledger.path.owner() for ledger in ledgers if ledger.path.exists()}))
     except KeyError:  # an account that this machine does not know
         return ""
-
-
-def _page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[JobRow]], queue: QueueSnapshot) -> RenderableType:
-    """Returns everything that `salmask status` shows to people."""
-    blocks: list[RenderableType] = []
-    for target, table in zip(targets, tables, strict=True):
-        summary = ", ".join(f"{number} {state}" for state, number in counts(table).items()) or "nothing yet"
-        blocks += [Text(f"{target.sweep}: {summary}", style="bold"), _table(table)]
-    if queue.trouble:
-        blocks.append(Text(f"Slurm does not answer: {queue.trouble}", style="red"))
-    return Group(*blocks)
-
-
-def _table(table: Sequence[JobRow]) -> Table:
-    """Returns the rows of a sweep as a table, without the columns that are empty."""
-    lines = [
-        {
-            "run": row.run,
-            "task": row.task,
-            "job": row.job,
-            "state": row.state.value,
-            "progress": _progress(row),
-            "left": "" if row.eta_s is None else duration(row.eta_s),
-            "images/s": f"{row.images_per_second:.0f}" if row.images_per_second else "",
-            "": _note(row),
-        }
-        for row in table
-    ]
-    headings = [heading for heading in (lines[0] if lines else {}) if any(line[heading] for line in lines)]
-    console_table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        number = heading in ("progress", "left", "images/s")
-        console_table.add_column(
-            heading,
-            justify="right" if number else "left",
-            min_width=0 if heading else NOTE_WIDTH,
-            no_wrap=number,
-        )
-    for row, line in zip(table, lines, strict=True):
-        styles = {"state": COLOURS.get(row.state, "")}
-        # As Text, since notes hold what jobs printed: rich would take brackets in it for markup.
-        console_table.add_row(*(Text(line[heading], style=styles.get(heading, "")) for heading in headings))
-    return console_table
-
-
-def _progress(row: JobRow) -> str:
-    if row.state is State.done or not row.steps:
-        return ""
-    return f"{100 * row.step / row.steps:.0f} % ({row.step}/{row.steps})"
-
-
-def _note(row: JobRow) -> str:
-    number = f"{row.metric} {row.value:.2f}" if row.value is not None else ""
-    attempt = f"attempt {row.attempt}" if row.attempt > 1 and row.state is not State.done else ""
-    return ", ".join(part for part in (number, attempt, row.note) if part)

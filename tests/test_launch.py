@@ -219,7 +219,7 @@ def test_a_job_begins_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         call()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    with pytest.raises(UserError, match="gave up after 3 requeues; mend: look at the logs"):
+    with pytest.raises(UserError, match="gave up after 3 requeues; mend: look at the logs, then salmask retry"):
         call()
     assert len(calls) == 3
     status = RunFolder(call.folder).status("pretrain")
@@ -243,14 +243,21 @@ def test_usr2_sends_a_job_back_to_the_queue_and_term_or_the_last_attempt_does_no
     for name, value in (("ARRAY_JOB_ID", "812"), ("ARRAY_TASK_ID", "3"), ("RESTART_COUNT", str(restarts))):
         monkeypatch.setenv(f"SLURM_{name}", value)
     before = {handled: signal.getsignal(handled) for handled in (signal.SIGUSR2, signal.SIGTERM)}
+    call = ordered(tmp_path, attempts=3)
     try:
         with pytest.raises(SystemExit) as end:
-            ordered(tmp_path, attempts=3)()
+            call()
     finally:
         for handled, handler in before.items():
             signal.signal(handled, handler)
         STOP.signal = 0
     assert end.value.code == (0 if requeued else 128 + number)
+    status = RunFolder(call.folder).status("pretrain")
+    if number == signal.SIGUSR2 and not requeued:
+        assert status is not None
+        assert (status.state, status.error.partition(";")[0]) == ("failed", "interrupted 3 times, gave up")
+    else:
+        assert status is None
     assert stand_in.calls("scontrol") == ["scontrol requeue 812_3"] * requeued
 
 

@@ -214,6 +214,18 @@ def test_the_child_of_a_failed_pretraining_says_so(sweep: Sweep) -> None:
     assert (row.state, row.note) == (State.cancelled, "not started: what it builds on failed")
 
 
+def test_what_left_a_forgetful_queue_before_it_began_was_cancelled_and_did_not_die(sweep: Sweep) -> None:
+    """Slurm makes a job's files as it starts it: without them an element was taken out while it waited."""
+    cancelled = sweep.submitted(job="812_0", submission="array")
+    sweep.submitted("linear", job="812_1", submission="array")
+    cancelled.log(sweep.place).parent.mkdir(parents=True)
+    sweep.place.joinpath("logs", "array", "812_1_0_log.out").touch()
+    assert sweep.row(GONE).state is State.cancelled
+    assert sweep.row(GONE).note == "left the queue before it began, Slurm no longer knows it"
+    assert sweep.row(GONE, "linear").state is State.died
+    assert sweep.row(SILENT).state is State.unknown
+
+
 def test_an_array_cancelled_as_a_whole_is_found_by_its_tasks(sweep: Sweep) -> None:
     sweep.submitted(job="812_7")
     assert sweep.row(queue_of("CANCELLED", "by 0", job="812", end=-1)).state is State.cancelled

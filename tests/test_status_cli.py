@@ -1,15 +1,20 @@
 """`salmask status`: several sweeps, watching, and the names of sweeps and runs."""
 
+import io
+import itertools
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_samples import NOW, RUN, FakeSlurm, Sweep
+from rich.console import Console
+from sweep_samples import GONE, NOW, RUN, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
-from slurm.targets import find_target
+from slurm.status_page import page
+from slurm.targets import SweepTarget, find_target
 
 
 def test_status_of_several_sweeps_takes_one_look_at_the_queue(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
@@ -79,6 +84,60 @@ def test_watching_ends_when_nothing_is_under_way(
     assert (call.code, waits) == (0, [7.0, 7.0])
     assert "1 done" in call.out
     assert refused("status", "table1", "--watch", "--json").startswith("--watch and --json exclude each other")
+
+
+def test_watching_in_a_pipe_tells_each_change_in_a_line(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.submitted()
+    sweep.submitted("linear", job="813")
+    running = f"812|x|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|"
+    sweep.says("running", age=NOW - time.time(), step=30, steps=100)
+    slurm.says("squeue", running, "813|x|PENDING|Dependency|N/A|N/A||gpu|0|")
+    looks = []
+
+    sleep = time.sleep
+
+    def go_on(seconds: float) -> None:
+        if seconds < 1:  # subprocess waits for the end of its process
+            sleep(seconds)
+            return
+        looks.append(1)
+        sweep.says("running", age=NOW - time.time(), step=30 + len(looks), steps=100)  # no line: within the same tenth
+        if len(looks) == 3:
+            sweep.folder.backbone.touch()
+            slurm.says("squeue", "813|x|CANCELLED|None|1|1||gpu|0|")
+
+    monkeypatch.setattr("slurm.status_commands.time.sleep", go_on)
+    lines = [line.split(" ", 1)[1] for line in salmask("status", "table1", "--watch").out.splitlines()]
+    assert lines == [
+        "pretrain mocov2 s0: running, 812, 30 % (30/100)",
+        "linear mocov2 s0: queued, 813, Dependency: waits for the job that it builds on",
+        "runs/table1: 1 running, 1 queued",
+        "pretrain mocov2 s0: done, 812",
+        "linear mocov2 s0: cancelled, 813",
+        "runs/table1: 1 done, 1 cancelled",
+    ]
+
+
+def test_a_narrow_terminal_folds_names_and_cuts_none(sweep: Sweep) -> None:
+    row = replace(
+        sweep.row(GONE, entry=False),
+        run="mocov2+ours-strong-blur-mean s12",
+        task="logistic@caltech101",
+        job="1234567_1234",
+        note="waits for free resources",
+    )
+    paper = io.StringIO()
+    console = Console(width=80, file=paper, force_terminal=True, color_system=None)
+    console.print(page([SweepTarget(Path("table1"))], [[row]], GONE))
+    shown = paper.getvalue()
+    assert "…" not in shown
+    # Each column's pieces, one below the other, are its whole text.
+    header, *lines = shown.splitlines()[1:]
+    starts = [header.index(name) for name in ("run", "task", "job", "state")]
+    columns = ["".join(line[start:end] for line in lines).replace(" ", "") for start, end in itertools.pairwise(starts)]
+    assert columns == [row.run.replace(" ", ""), row.task, row.job]
 
 
 @pytest.mark.parametrize("word", ["table1", "runs/table1", "mocov2/s0", "RUN", "table1/mocov2/s0", "ID", "runs/RUN"])
