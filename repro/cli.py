@@ -12,6 +12,7 @@ import typer
 
 from repro.errors import UserError, one_line
 from repro.lazy_commands import LazyCommand, lazy_app
+from repro.usage import UsageError, as_user_error, shows_help
 
 # Each function below loads a room when one of its commands is called, and hands it what it may not look up itself:
 # the launcher and the tables know no methods, the methods' room knows none of the competitors.
@@ -225,6 +226,9 @@ COMMANDS = {
     "bench": LazyCommand("Measure, side by side in one run.", _bench, group=True, panel=MACHINE),
 }
 
+INTERRUPTED = 130
+"""The status after Ctrl-C, as a shell has it: 128 and the number of the signal."""
+
 HELP = """Saliency-guided masking for contrastive learning: train, evaluate, and get the paper's tables back.
 
 Without a command: the next steps from where you stand. Each command has an example in its own --help.
@@ -268,19 +272,26 @@ def main() -> None:
             # is substituted. Files are written as UTF-8 all the same.
             stream.reconfigure(errors="replace")
     try:
-        app()
+        # Not standalone: typer would print errors of its own, in boxes. It answers with the status.
+        status = app(prog_name="salmask", standalone_mode=False)
     except UserError as error:
         _end(f"salmask: {one_line(error)}", 2)
-    except SystemExit as end:
-        if end.code == 130:  # typer's answer to Ctrl-C
-            _end("salmask: interrupted; the same command goes on from the last checkpoint", 130)
-        raise
+    except UsageError as error:
+        if not shows_help(error):
+            _end(f"salmask: {one_line(as_user_error(error))}", 2)
+        status = 0
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
     except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
         with tempfile.NamedTemporaryFile("wb", prefix="salmask-", suffix=".txt", delete=False) as file:
             # A name in it may be no UTF-8, and is then told byte by byte.
             file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
         kind = f"{type(error).__name__}: {one_line(error)}"
         _end(f"salmask: a fault of salmask's own, {kind}; please report it with {file.name}, its traceback", 1)
+    if status == INTERRUPTED:  # what typer answers to Ctrl-C
+        _end("salmask: interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+    if status:
+        sys.exit(status)
 
 
 def _end(line: str, status: int) -> NoReturn:

@@ -30,6 +30,22 @@ class LazyCommand:
     """The heading that `--help` lists it under; None: that of all others."""
 
 
+class CommandGroup(TyperGroup):
+    """Commands by name, of which a wrong one is refused with the nearest right one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Returns the command that a line calls, with its name and its arguments.
+
+        Raises:
+            UserError: there is none of that name; says the nearest.
+        """
+        # A shell asks for completions of a line that is not finished; and a word with a dash is an option.
+        if not ctx.resilient_parsing and args[0] not in self.commands and not args[0].startswith("-"):
+            what = f"`{ctx.command_path}` has no command '{args[0]}'"
+            raise UserError(what, mend=nearest(args[0], self.commands))
+        return super().resolve_command(ctx, args)
+
+
 class LazyGroup(TyperGroup):
     """Commands by name, of which only the one that is called is loaded."""
 

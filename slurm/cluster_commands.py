@@ -10,9 +10,15 @@ from rich.table import Table
 from repro.console import completion
 from repro.errors import UserError
 from repro.files import write_text
+from repro.lazy_commands import CommandGroup
 from slurm.profile import TASKS, Cluster, Resources, available, load, user_folder
 
-app = typer.Typer(add_completion=False, help="Check the profile of a cluster, or make a first one.")
+app = typer.Typer(
+    cls=CommandGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Check the profile of a cluster, or make a first one.",
+)
 
 
 @app.command("check")

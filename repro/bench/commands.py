@@ -8,6 +8,7 @@ import typer
 
 from repro.console import AsJson, completion, report, show_log
 from repro.errors import UserError, nearest
+from repro.lazy_commands import CommandGroup
 from repro.runs.reading import build as build_run
 from repro.runs.reading import data_root_setting, parse_overrides, pinned
 from repro.runs.rows import Rows
@@ -45,7 +46,9 @@ def build(rows: Callable[[], Rows], subjects: "Callable[[], Sequence[Subject]]")
         rows: the methods that can be measured, which this room does not know; called when a command needs them.
         subjects: of `bench scale`, which rooms above have made; called when the command runs.
     """
-    app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure, side by side in one run.")
+    app = typer.Typer(
+        cls=CommandGroup, add_completion=False, no_args_is_help=True, help="Measure, side by side in one run."
+    )
     app.command("input")(bench_input)
     app.command("masking")(bench_masking)
     app.command("saliency")(bench_saliency)

@@ -21,9 +21,12 @@ from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_ro
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
 from repro.errors import UserError
+from repro.lazy_commands import CommandGroup
 from repro.runs.reading import build, parse_overrides
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, verify, prepare and cache data sets.")
+app = typer.Typer(
+    cls=CommandGroup, add_completion=False, no_args_is_help=True, help="List, verify, prepare and cache data sets."
+)
 
 Name = Annotated[
     str,
