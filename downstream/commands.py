@@ -13,6 +13,7 @@ import typer
 
 from repro.console import AsJson, completion
 from repro.data.catalogue import DATASETS
+from repro.data.options import Settings
 from repro.data.roots import root_of
 from repro.errors import UserError, nearest
 from repro.runs import reading
@@ -41,9 +42,6 @@ Words = Annotated[
         metavar="[RUN] [KEY.SUB=VALUE]...",
         help="Folder of a finished run (none with --checkpoint), and settings, for example probe.epochs=20.",
     ),
-]
-Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example probe.epochs=20.")
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Tasks = Annotated[

@@ -47,6 +47,19 @@ def completion(names: Callable[[], Iterable[str]], *, several: bool = False) -> 
     return complete
 
 
+def names_and_settings(words: Iterable[str] | None) -> tuple[list[str], list[str]]:
+    """Returns the words of a command line that name things, and those that are settings, which have an equals sign.
+
+    Args:
+        words: As a person entered them; None: none.
+    """
+    names: list[str] = []
+    settings: list[str] = []
+    for word in words or ():
+        (settings if "=" in word else names).append(word)
+    return names, settings
+
+
 def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
     """Prints a table whose columns are the keys of the first row."""
     table = Table(box=None, pad_edge=False)

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 
 from repro.console import AsJson
+from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError, with_mend
-from repro.runs.reading import data_root_setting, nested, parse_overrides
+from repro.runs.reading import command_settings
 from repro.runs.status import PRETRAIN
 from slurm.before_launch import check_folder, check_roots, check_tables
 from slurm.graph import Graph
@@ -28,9 +29,7 @@ from slurm.options import (
     Parallel,
     Plan,
     Replace,
-    Root,
     Seeds,
-    Settings,
     ShowScripts,
     SweepName,
     Tasks,
@@ -105,7 +104,8 @@ def build(
         seeds: Seeds = "",
         tasks: Tasks = "",
         parallel: Parallel = 1,
-        root: Root = "",
+        data: DataName = "",
+        root: DataRoot = "",
         out: Out = None,
         allow_dirty: AllowDirty = False,
         feed: Feed = False,
@@ -123,7 +123,7 @@ def build(
             mend = "--local runs here, --cluster NAME submits to Slurm; --plan only shows the jobs"
             raise UserError("nothing says where to run", mend=mend)
         sweep = narrowed(load(name), _names(methods), _numbers(seeds), _names(tasks))
-        overrides = nested({**data_root_setting(root), **parse_overrides(settings or [])})
+        overrides = command_settings(settings, data=data, root=root)
         folder = out or (profile.sweeps_folder if profile else RUNS) / sweep.name
         check_folder(folder)
         graph = expand(sweep, folder, resolve, overrides)

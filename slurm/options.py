@@ -43,10 +43,6 @@ SweepName = Annotated[
         metavar="SWEEP", help="demo, table1, table2, all … or a YAML file.", autocompletion=completion(_sweeps)
     ),
 ]
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example optimization.epochs=10."),
-]
 ClusterName = Annotated[
     str,
     typer.Option(
@@ -71,9 +67,6 @@ Tasks = Annotated[
     ),
 ]
 Parallel = Annotated[int, typer.Option(min=1, help="Jobs at a time (--local, --plan).")]
-Root = Annotated[
-    str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
-]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/SWEEP.")]
 Feed = Annotated[bool, typer.Option("--feed", help="Stay, and hand over what Slurm has no room for as room comes.")]
 Replace = Annotated[

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import typer
+from command_samples import commands
 from image_samples import bad_image, make_imagenet_root, write_image
 from training_samples import (
     EPOCH,
@@ -27,11 +27,9 @@ from training_samples import (
 )
 
 from baselines import METHODS
-from repro import cli
 from repro.backbones.checkpoint import read_checkpoint, save_backbone
 from repro.data.catalogue import DATASETS
 from repro.data.imagenet import class_list
-from repro.lazy_commands import LazyGroup
 from repro.runs.folder import RunFolder
 from repro.scenes.dataset import Scenes
 from repro.training.hooks import Heartbeat
@@ -246,16 +244,6 @@ def test_probe_refuses_what_is_no_finished_run(tmp_path: Path) -> None:
     assert files_below(folder.path) == {"run.yaml", "backbone.pth"}
 
 
-def commands() -> dict[str, Any]:
-    group = typer.main.get_command(cli.app)
-    assert isinstance(group, LazyGroup)
-    by_name = {}
-    for name, command in ((name, group.load(name)) for name in group.table):
-        below = getattr(command, "commands", None)
-        by_name |= {f"{name} {inner}": c for inner, c in below.items()} if below else {name: command}
-    return by_name
-
-
 @pytest.mark.parametrize("name", commands())
 def test_every_help_has_an_example_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -330,12 +318,12 @@ def test_doctor_finds_nothing_wrong_with_the_weights(monkeypatch: pytest.MonkeyP
 
 
 def test_doctor_fails_where_a_data_set_that_is_asked_for_is_not_there(tmp_path: Path) -> None:
-    ended = salmask("doctor", "--dataset", "imagenet100", "--root", str(tmp_path / "none"), "--json")
+    ended = salmask("doctor", "--data", "imagenet100", "--root", str(tmp_path / "none"), "--json")
     assert ended.code == 1
     (finding,) = [finding for finding in json.loads(ended.out) if finding["check"] == "data imagenet100"]
     assert finding["verdict"] == "wrong"
     assert str(tmp_path / "none") in finding["found"]
-    ended = salmask("doctor", "--dataset", "imagenet", "--json")
+    ended = salmask("doctor", "--data", "imagenet", "--json")
     assert ended.code == 1
     assert "did you mean 'imagenet100'?" in json.loads(ended.out)[-1]["mend"]
 

@@ -139,7 +139,7 @@ def test_rows_are_timed_in_turn() -> None:
 
 
 def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
-    few = ("--tiny", "--batch", "4", "--rounds", "1", "--set", "moco.queue=64", "--set", "encoder.dim=16")
+    few = ("--tiny", "--batch", "4", "--rounds", "1", "moco.queue=64", "encoder.dim=16")
     ended = salmask("methods", "cost", "mocov2", *few, "--json")
     assert ended.code == 0, ended.err
     (row,) = json.loads(ended.out)

@@ -299,8 +299,7 @@ def test_a_detector_is_fine_tuned_on_the_gpu(tmp_path: Path) -> None:
 def test_commands_that_ask_the_gpu(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     kept = [word for word in words() if not word.startswith("machine.device")] if command[0] == "bench" else []
-    settings = [part for word in kept for part in ("--set", word)]
-    ended = salmask(*command, *settings)
+    ended = salmask(*command, *kept)
     assert ended.code == 0, ended.err
     assert torch.cuda.get_device_name() in ended.out + ended.err
 

@@ -11,7 +11,7 @@ from repro.data.roots import ROOT_VARIABLE, find_root, root_of
 from repro.errors import UserError
 from repro.paths import absolute, with_home
 from repro.runs.folder import RunFolder
-from repro.runs.reading import build, data_root_setting, parse_overrides, pinned
+from repro.runs.reading import build, command_settings, parse_overrides, pinned
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ def test_an_option_with_an_equals_sign_makes_no_folder_called_tilde(
 def test_a_relative_root_is_recorded_as_an_absolute_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     expected = str(home / "data")
-    for layer in (data_root_setting("data"), parse_overrides(["machine.data_root=data"])):
+    for layer in (command_settings([], root="data"), parse_overrides(["machine.data_root=data"])):
         assert build([layer]).machine.data_root == expected
     assert build([parse_overrides(["machine.data_root=~/data"])]).machine.data_root == expected
     from_a_file = build([{"machine": {"data_root": "data"}}])  # a file of settings is read elsewhere too
     assert pinned(from_a_file).machine.data_root == expected
     assert pinned(from_a_file).id == from_a_file.id
-    assert (absolute(""), data_root_setting("")) == ("", {})
+    assert (absolute(""), command_settings(None)) == ("", {})
 
 
 def test_a_root_that_an_older_run_recorded_is_looked_up_from_another_folder(
@@ -85,7 +85,7 @@ def test_a_root_that_an_older_run_recorded_is_looked_up_from_another_folder(
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "data"))
     assert root_of(run, "imagenet100") == root == find_root("imagenet100", None)
     # What is named now is meant, and nothing stands in for it.
-    named = build([{"data": {"dataset": "imagenet100"}}, data_root_setting("data/imagenet100")])
+    named = build([{"data": {"dataset": "imagenet100"}}, command_settings(None, root="data/imagenet100")])
     with pytest.raises(UserError, match="No such file"):
         root_of(named, "imagenet100")
 

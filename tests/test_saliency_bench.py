@@ -16,7 +16,7 @@ def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-SMALL = ("--size", "64", "--crop", "32", "--count", "12", "--set", "machine.workers=0", "--json")
+SMALL = ("--size", "64", "--crop", "32", "--count", "12", "machine.workers=0", "--json")
 
 
 def test_foregrounds_are_compared_cell_by_cell() -> None:

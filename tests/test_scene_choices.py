@@ -307,7 +307,8 @@ def test_what_was_chosen_is_said_and_ids_of_older_runs_stay() -> None:
     departures = [str(departure) for departure in sizes_below_recipe(run)]
     assert "scenes (8 classes, 20 images, 8 grounds (context 0.5), 3 members a class)" in departures
     assert tiny("mocov2", dict.fromkeys(settings, 0)).id == tiny().id
-    assert len({tiny("mocov2", dict([item])).id for item in settings.items()} | {tiny().id}) == 4
+    with_grounds = [{"data.scenes.grounds": 8, key: value} for key, value in settings.items()]  # context needs them
+    assert len({tiny("mocov2", changes).id for changes in with_grounds} | {tiny().id}) == 4
 
 
 def test_settings_reach_both_splits() -> None:

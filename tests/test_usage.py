@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_samples import commands
 from training_samples import refused, salmask
 
 from repro import cli
+from repro.runs.reading import command_settings
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,63 @@ def test_a_line_that_cannot_be_read_is_refused_in_one(words: list[str], line: st
     text = refused(*words)
     assert text.startswith(line)
     assert "; mend: " in text
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["data", "cache", "scenes", "data.crop=64"],
+            "'data.crop' changes nothing in what is cached; mend: settings of data.scenes only, and --side, ",
+        ),
+        (["data", "cache", "scenes", "data.scenes.context=2"], "data.scenes.context=2 is out of range; mend: 0..1"),
+        (
+            ["data", "cache", "folder", "data.scenes.classes=3"],
+            "'data.scenes.classes' changes nothing in folder, which is not drawn; mend: leave it out",
+        ),
+        (["bench", "saliency", "map"], "no table of saliency 'map'; mend: did you mean 'maps'?"),
+        (["bench", "saliency", "maps", "sources"], "maps and sources: one table at a time; mend: "),
+        (["bench", "saliency", "localizer.image_side=192"], "'localizer.image_side=192' changes nothing in `maps`"),
+        (["bench", "step", "mocov3", "data.crop=64"], "unknown method 'mocov3'; mend: did you mean 'mocov2'?"),
+        (["methods", "cost", "data.crp=64"], "unknown key 'data.crp'; mend: did you mean 'data.crop'?"),
+        (
+            ["pretrain", "mocov2", "--data", "scenes", "data.dataset=folder"],
+            "--data scenes and data.dataset=folder contradict; mend: leave one of them out",
+        ),
+        (["sweep", "demo", "--plan", "--data", "scene"], "unknown data set 'scene'; mend: did you mean 'scenes'?"),
+    ],
+    ids=" ".join,
+)
+def test_settings_and_names_are_told_apart_and_none_is_ignored(
+    words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert line in refused(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_option_has_one_name() -> None:
+    settings = []
+    for name, command in commands().items():
+        context = command.make_context(name, [], resilient_parsing=True)
+        options = {opt: param for param in command.get_params(context) for opt in param.opts}
+        assert not {"--set", "--dataset", "--config-file", "--output", "--device"} & set(options), name
+        if any("KEY.SUB=VALUE" in (param.metavar or "") for param in options.values()):
+            settings.append(name)
+            assert not any(
+                param.param_type_name == "option" and "KEY" in (param.metavar or "") for param in options.values()
+            )
+        if "--data" in options and name != "eval":  # which evaluates on it
+            assert options["--data"].help == "Data set; short for data.dataset=NAME.", name
+            assert "--root" in options, name
+    assert {"pretrain", "sweep", "audit", "eval", "bench step", "methods cost", "data cache"} <= set(settings)
+
+
+def test_data_is_short_for_the_setting() -> None:
+    expected = {"data": {"dataset": "folder", "crop": 64}, "machine": {"data_root": "/images"}}
+    assert command_settings(["data.crop=64"], data="folder", root="/images") == expected
+    words = ["data.crop=64", "data.dataset=folder", "machine.data_root=/images"]
+    assert command_settings(words) == command_settings(words, data="folder", root="/images") == expected
 
 
 @pytest.mark.parametrize("name", ["data", "bench", "cluster"])

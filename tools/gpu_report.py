@@ -71,11 +71,6 @@ class Step:
         return " ".join(words)
 
 
-def settings(*pairs: str) -> tuple[str, ...]:
-    """Returns settings as options of a command."""
-    return tuple(word for pair in pairs for word in ("--set", pair))
-
-
 def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
     """Returns the steps of the report, the most telling first.
 
@@ -93,8 +88,8 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
             "tests", ("-m", "pytest", "tests/test_gpu.py", "--durations=10", "-p", "no:cacheprovider"), 6, "tests.txt"
         ),
         # The fast switches first, then none of them: what they bring, on the same device in the same report.
-        Step("step", (*cost, "supervised", "mocov2", "--bound", *trace, *settings(*FAST)), 6, "benches.jsonl"),
-        Step("plain step", (*cost, "supervised", "mocov2", *settings(*FAST[:2])), 3, "benches.jsonl"),
+        Step("step", (*cost, "supervised", "mocov2", "--bound", *trace, *FAST), 6, "benches.jsonl"),
+        Step("plain step", (*cost, "supervised", "mocov2", *FAST[:2]), 3, "benches.jsonl"),
         Step("masking", (*salmask, "bench", "masking", "--json"), 2, "benches.jsonl"),
         Step("input", (*salmask, "bench", "input", "--json"), 3, "benches.jsonl"),
         # One seed of the registered study (examples/study); its runs stay there, the table tells of them.

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from repro.console import AsJson, completion, report, show_log
+from repro.console import AsJson, completion, names_and_settings, report, show_log
+from repro.data.options import DataName, DataRoot
 from repro.errors import UserError, nearest
 from repro.lazy_commands import CommandGroup
 from repro.runs.reading import build as build_run
-from repro.runs.reading import data_root_setting, parse_overrides, pinned
+from repro.runs.reading import command_settings, pinned
 from repro.runs.rows import Rows
 
 if TYPE_CHECKING:
@@ -27,15 +28,13 @@ SceneCount = Annotated[int, typer.Option("--count", min=1, help="Scenes.")]
 Cutouts = Annotated[Path | None, typer.Option("--cutouts", metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")]
 PoolSize = Annotated[int, typer.Option("--grounds", min=0, help="As data.scenes.grounds.")]
 Members = Annotated[int, typer.Option("--members", min=0, help="As data.scenes.members.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="A setting; repeatable.")]
-DataRoot = Annotated[
-    str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
-]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps that count.")]
 WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before them.")]
 Rivals = Annotated[
     bool, typer.Option("--rivals", help="Time a MoCo v2 step on noise beside the code written plainly; no data needed.")
 ]
+SALIENCY_TABLES = ("maps", "agreement", "sources")
+"""What `salmask bench saliency` measures; the first one where none is named."""
 Record = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where plans look by default.")]
 
 
@@ -96,13 +95,15 @@ def bench_masking(batch: BatchSize = 32, size: GridSide = 224, as_json: AsJson =
 
 
 def bench_saliency(
-    table: Annotated[
-        Literal["maps", "agreement", "sources"],
+    words: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="[maps|agreement|sources]",
-            help="The rules on whole scenes; whole images' maps beside views' own; or every localizer.source in views.",
+            metavar="[maps|agreement|sources] [KEY.SUB=VALUE]...",
+            help="The rules on whole scenes; whole images' maps beside views' own; or every localizer.source in views. "
+            "And settings of the latter two.",
+            autocompletion=completion(lambda: SALIENCY_TABLES),
         ),
-    ] = "maps",
+    ] = None,
     *,
     size: SceneSide = 224,
     count: SceneCount = 200,
@@ -111,7 +112,6 @@ def bench_saliency(
     photos: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Of `agreement`: photographs in the place of scenes.")
     ] = None,
-    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare foreground maps with true object masks, or maps of whole images with those of the views themselves.
@@ -127,7 +127,17 @@ def bench_saliency(
     from repro.scenes.dataset import Scenes
     from repro.training.pretraining import open_data
 
+    names, settings = names_and_settings(words)
+    table = names[0] if names else SALIENCY_TABLES[0]
+    if table not in SALIENCY_TABLES:
+        raise UserError(f"no table of saliency '{table}'", mend=nearest(table, SALIENCY_TABLES))
+    if names[1:]:
+        raise UserError(f"{' and '.join(names)}: one table at a time", mend="leave the others out")
     if table == "maps":
+        if settings:
+            raise UserError(
+                f"'{settings[0]}' changes nothing in `maps`", mend="leave it out, or `agreement`, `sources`"
+            )
         grid_of(size)  # refuses a size that patches do not tile before any scene is drawn
         report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
         return
@@ -141,7 +151,7 @@ def bench_saliency(
         "localizer": {"network": "efficientnet-lite0"},
         "masking": {"strategy": "high_pass"},
     }
-    run = pinned(build_run([of_scenes, parse_overrides(settings or [])]))
+    run = pinned(build_run([of_scenes, command_settings(settings)]))
     grid_of(run.data.crop)
     if photos is not None:
         files = image_files(photos)
@@ -187,13 +197,15 @@ def bench_scenes(
 def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
     """Adds the one command that needs to know the methods."""
     method_names = typer.Argument(
-        metavar="[METHOD]...", help="Default: mocov2.", autocompletion=completion(lambda: rows().methods)
+        metavar="[METHOD]... [KEY.SUB=VALUE]...",
+        help="Rows, by default mocov2; and settings, for example data.crop=112.",
+        autocompletion=completion(lambda: rows().methods),
     )
 
     @app.command("step")
     def bench_step(
-        methods: Annotated[list[str] | None, method_names] = None,
-        settings: Settings = None,
+        words: Annotated[list[str] | None, method_names] = None,
+        data: DataName = "",
         root: DataRoot = "",
         steps: Steps = 20,
         warm_up: WarmUp = 5,
@@ -205,25 +217,26 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
 
         Example: salmask bench step mocov2 mocov2+ours-hp --root /data/imagenet
 
-        Example: salmask bench step --rivals --set encoder.arch=resnet18 --set data.crop=96 --set optimization.batch=32
+        Example: salmask bench step --rivals encoder.arch=resnet18 data.crop=96 optimization.batch=32
         """
         from repro.bench.step import measure
         from repro.bench.throughput import record, record_file
 
         room = rows()
-        layers = [data_root_setting(root), parse_overrides(settings or [])]
+        methods, settings = names_and_settings(words)
+        layer = command_settings(settings, data=data, root=root)
         if rivals:
             from repro.bench.plain_moco import compare_with_plain_moco
             from repro.distributed import initialise
 
             if methods:
                 raise UserError("--rivals compares MoCo v2 alone", mend="leave the methods out")
-            run = room.resolve("mocov2", *layers)
+            run = room.resolve("mocov2", layer)
             report(as_json, compare_with_plain_moco(run, initialise(run.machine.device)))
             return
         lines = []
         for method in methods or ["mocov2"]:
-            measurement = measure(room.resolve(method, *layers), room.build, warm_up=warm_up, steps=steps)
+            measurement = measure(room.resolve(method, layer), room.build, warm_up=warm_up, steps=steps)
             # Each at once, so that a later method that fails does not cost the earlier ones' minutes.
             record(out or record_file(), [measurement])
             lines.append(

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,8 @@ from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
 from repro.errors import UserError
 from repro.lazy_commands import CommandGroup
-from repro.runs.reading import build, parse_overrides
+from repro.runs.reading import build, command_settings, flat
+from repro.runs.sections import ScenesSettings
 
 app = typer.Typer(
     cls=CommandGroup, add_completion=False, no_args_is_help=True, help="List, verify, prepare and cache data sets."
@@ -101,14 +103,15 @@ def verify(
 @app.command()
 def cache(
     name: Name,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Of scenes, for example data.scenes.train_count=4096."),
+    ] = None,
     *,
     side: Annotated[int, typer.Option(min=32, help="Short side of the decoded images in pixels.")] = 256,
     root: Root = None,
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="Folder of caches; default: $SALMASK_CACHE.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="A setting of the scenes; repeatable.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one for each core.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Compare all checksums, and mend what is damaged.")] = False,
@@ -118,7 +121,7 @@ def cache(
 
     Example: salmask data cache imagenet100 --side 256 --to /local/cache
     """
-    scenes = build([parse_overrides(settings or [])]).data.scenes
+    scenes = _scenes_settings(name, settings)
     images = open_images(name, "train", find_root(name, root), scenes)
     outcome = cache_images(
         images,
@@ -134,6 +137,23 @@ def cache(
         typer.echo(json.dumps(outcome, indent=2))
     else:
         typer.echo(f"{name}: {outcome['images']} images at {side} px ready in {outcome['folder']}")
+
+
+def _scenes_settings(name: str, words: Iterable[str] | None) -> ScenesSettings:
+    """Returns the settings of the scenes that are decoded, by the words of the command line.
+
+    Raises:
+        UserError: A word would change nothing: it is no setting of scenes, or the data set is read and not drawn.
+    """
+    settings = command_settings(words)
+    run = build([settings])  # refuses what is no setting, or out of its range
+    for key, _ in flat(settings):
+        if not key.startswith("data.scenes."):
+            mend = "settings of data.scenes only, and --side, --root, --to, --workers; runs have their own"
+            raise UserError(f"'{key}' changes nothing in what is cached", mend=mend)
+        if not find_dataset(name).generated:
+            raise UserError(f"'{key}' changes nothing in {name}, which is not drawn", mend="leave it out")
+    return run.data.scenes
 
 
 @app.command()

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from repro.console import AsJson, completion, report
-from repro.data.catalogue import DATASETS
+from repro.console import AsJson, report
+from repro.data.options import DataName, DataRoot
 from repro.doctor.diagnosis import Diagnosis
 
 ProbeCluster = Callable[..., list[Diagnosis]]
@@ -26,19 +26,8 @@ def build(probe_cluster: ProbeCluster) -> typer.Typer:
 
     @app.command()
     def doctor(
-        root: Annotated[
-            str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
-        ] = "",
-        dataset: Annotated[
-            str,
-            typer.Option(
-                "--data",
-                "--dataset",  # its name until 0.1
-                help="Check this data set's root.",
-                metavar="DATA",
-                autocompletion=completion(lambda: DATASETS),
-            ),
-        ] = "",
+        data: DataName = "",
+        root: DataRoot = "",
         *,
         cluster: Annotated[
             str, typer.Option("--cluster", metavar="NAME|FILE", help="Check a node instead: submits a short job.")
@@ -57,7 +46,7 @@ def build(probe_cluster: ProbeCluster) -> typer.Typer:
         else:
             from repro.doctor.machine import examine
 
-            diagnoses = examine(dataset, Path(root) if root else None)
+            diagnoses = examine(data, Path(root) if root else None)
         report(as_json, [vars(diagnosis) for diagnosis in diagnoses])
         if any(diagnosis.verdict == "wrong" for diagnosis in diagnoses):
             raise typer.Exit(1)

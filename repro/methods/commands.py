@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.progress import track
 from typer.core import TyperGroup
 
-from repro.console import AsJson, completion, report
-from repro.data.catalogue import DATASETS
+from repro.console import AsJson, completion, names_and_settings, report
+from repro.data.options import DataName, DataRoot, Settings
 from repro.data.sizes import train_images
 from repro.errors import UserError
 from repro.runs.cautions import queue_caution
 from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
-from repro.runs.reading import data_root_setting, flat, nested, parse_overrides
+from repro.runs.reading import command_settings, flat, nested
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
 
@@ -27,24 +27,11 @@ if TYPE_CHECKING:
 
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
 
-Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example data.crop=112.")
-]
-ChangedSettings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Change a setting; repeatable.")
-]
 BatchSize = Annotated[int, typer.Option("--batch", min=4, help="Images a step; a multiple of 4.")]
 Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Steps of each that are timed; 0: none.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="ResNet-18 at 64 px: seconds on a CPU, other ratios.")]
 Bound = Annotated[bool, typer.Option("--bound", help="Beside a bare, compiled classifier's step.")]
 Trace = Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Append where the time goes, by kernel.")]
-Dataset = Annotated[
-    str,
-    typer.Option(
-        "--data", metavar="NAME", help="Short for data.dataset=NAME.", autocompletion=completion(lambda: DATASETS)
-    ),
-]
-DataRoot = Annotated[str, typer.Option("--root", metavar="DIR", help="Root of the data set.")]
 ImageCount = Annotated[int, typer.Option("--count", min=2, help="Images to measure.")]
 GalleryImages = Annotated[int, typer.Option("--show", min=1, max=32, help="Images in the gallery.")]
 AuditFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/audit/METHOD.")]
@@ -134,31 +121,31 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
 
 def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
     method_names = typer.Argument(
-        metavar="[METHOD]...",
-        help="Rows; default: those of table 1.",
+        metavar="[METHOD]... [KEY.SUB=VALUE]...",
+        help="Rows, by default those of table 1; and settings, for example data.crop=112.",
         autocompletion=completion(lambda: rows().methods),
     )
 
     @methods.command("cost")
     def cost(
-        names: Annotated[list[str] | None, method_names] = None,
+        words: Annotated[list[str] | None, method_names] = None,
         *,
         batch: BatchSize = 8,
         rounds: Rounds = 5,
         tiny: Tiny = False,
         bound: Bound = False,
         trace: Trace = None,
-        settings: ChangedSettings = None,
         as_json: AsJson = False,
     ) -> None:
         """Measure what a training step costs: parameters, passes, FLOPs, and time beside the row without masking.
 
-        Example: salmask methods cost mocov2+ours-hp mocov2+adios --tiny
+        Example: salmask methods cost mocov2+ours-hp mocov2+adios --tiny encoder.width=16
         """
         if (bound or trace) and not rounds:
             raise UserError(f"{'--bound' if bound else '--trace'} takes time, and --rounds 0 none", mend="--rounds 5")
         room = rows()
-        layers = [_scale(batch, tiny=tiny), parse_overrides(settings or [])]
+        names, settings = names_and_settings(words)
+        layers = [_scale(batch, tiny=tiny), command_settings(settings)]
         # A name that is given twice is measured once; the order is the person's.
         runs = [room.resolve(name, *layers) for name in dict.fromkeys(names or room.headline)]
         costs = measure_costs(runs, layers, room, rounds, with_bound=bound, trace=trace)
@@ -179,7 +166,7 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         method: Annotated[str, _method_name(rows)],
         settings: Settings = None,
         *,
-        data: Dataset = "",
+        data: DataName = "",
         root: DataRoot = "",
         count: ImageCount = 128,
         show: GalleryImages = 8,
@@ -195,8 +182,7 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         from repro.methods.audit_page import write
         from repro.training.pretraining import open_data
 
-        layers = [{"data": {"dataset": data}} if data else {}, data_root_setting(root), parse_overrides(settings or [])]
-        run = rows().resolve(method, *layers)
+        run = rows().resolve(method, command_settings(settings, data=data, root=root))
         images = open_data(run, "train")
         result = audit(run, images, count=count, gallery_images=show, device=initialise(run.machine.device))
         paths = write(result, out or Path("runs/audit") / method)

@@ -12,12 +12,20 @@ from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
 from repro.runs.saliency_sources import SaliencySource
-from repro.runs.sections import Framework, RunSettings
+from repro.runs.sections import Framework, RunSettings, ScenesSettings
 
 LIMITS: Mapping[str, Limit] = {
     "seed": NOT_NEGATIVE,
     "data.crop": COUNT,
     "data.cached_side": NOT_NEGATIVE,
+    "data.scenes.classes": COUNT,
+    "data.scenes.size": Limit(low=64, high=512),
+    "data.scenes.train_count": COUNT,
+    "data.scenes.val_count": COUNT,
+    "data.scenes.seed": NOT_NEGATIVE,
+    "data.scenes.grounds": NOT_NEGATIVE,
+    "data.scenes.context": SHARE,
+    "data.scenes.members": NOT_NEGATIVE,
     "augmentation.crop_scale_min": Limit(high=1.0, above=True),
     "augmentation.brightness": NOT_NEGATIVE,
     "augmentation.contrast": NOT_NEGATIVE,
@@ -123,6 +131,7 @@ def problems(run: RunSettings) -> Iterator[Problem]:
     for low, high in ASCENDING:
         if value(low) > value(high):
             yield Problem(f"{low}={value(low):g} is larger than {high}={value(high):g}", mend="exchange them")
+    yield from _scenes_problems(run.data.scenes)
     if run.machine.device not in DEVICES:
         yield Problem(f"machine.device={run.machine.device} is unknown", mend=f"one of {', '.join(DEVICES)}")
     if run.detection.coco_schedule not in COCO_SCHEDULES:
@@ -162,6 +171,16 @@ def _whole_number_problems(settings: Any, prefix: str = "") -> Iterator[Problem]
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, int) and abs(item) > LARGEST_WHOLE:
                 yield Problem(f"{prefix}{f.name}={item:.6g} is out of range", mend=f"{LARGEST_WHOLE} or less")
+
+
+def _scenes_problems(scenes: ScenesSettings) -> Iterator[Problem]:
+    """Yields what settings of the built-in scenes exclude each other."""
+    if scenes.context and scenes.grounds < scenes.classes:
+        yield Problem(
+            f"data.scenes.context={scenes.context:g} needs a ground of its own for each of {scenes.classes} classes, "
+            f"and data.scenes.grounds={scenes.grounds}",
+            mend=f"data.scenes.grounds={scenes.classes} or more, or data.scenes.context=0",
+        )
 
 
 def _resident_problems(run: RunSettings) -> Iterator[Problem]:

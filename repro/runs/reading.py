@@ -237,13 +237,22 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     return nested(settings)
 
 
-def data_root_setting(root: str) -> dict[str, Any]:
-    """Returns the layer of settings, with a dotted key, that `--root` stands for; without a root an empty one.
+def command_settings(words: Iterable[str] | None, *, data: str = "", root: str = "") -> dict[str, Any]:
+    """Returns the settings of a command line, nested: its words `KEY.SUB=VALUE`, and what `--data` and `--root` say.
 
     Args:
-        root: The folder as a person entered it; empty: none.
+        words: Settings as a person entered them; None: none.
+        data: Value of `--data`, which is short for `data.dataset=`; empty: none.
+        root: Value of `--root`, which is short for `machine.data_root=`; empty: none.
+
+    Raises:
+        UserError: A word is no setting, or an option and a word say two things.
     """
-    return {"machine.data_root": absolute(root)} if root else {}
+    settings = dict(flat(parse_overrides(words or [])))
+    for option, key, value in (("--data", "data.dataset", data), ("--root", "machine.data_root", absolute(root))):
+        if value and settings.setdefault(key, value) != value:
+            raise UserError(f"{option} {value} and {key}={settings[key]} contradict", mend="leave one of them out")
+    return nested(settings)
 
 
 def load(path: Path) -> Run:

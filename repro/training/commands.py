@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from repro.console import AsJson, completion, report
+from repro.data.options import DataName, DataRoot, Settings
 from repro.runs.folder import RunFolder
-from repro.runs.reading import data_root_setting, parse_overrides, read_yaml
+from repro.runs.reading import command_settings, read_yaml
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 
@@ -38,14 +39,10 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
                 autocompletion=completion(methods),
             ),
         ],
-        settings: Annotated[
-            list[str] | None,
-            typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, for example optimization.epochs=10."),
-        ] = None,
+        settings: Settings = None,
         config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings.")] = None,
-        root: Annotated[
-            str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
-        ] = "",
+        data: DataName = "",
+        root: DataRoot = "",
         out: Annotated[
             Path, typer.Option("--out", metavar="DIR", help="Folder of the sweep that the run belongs to.")
         ] = Path("runs/adhoc"),
@@ -58,7 +55,7 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
         On 4 GPUs: torchrun --nproc-per-node 4 -m repro.cli pretrain mocov2+ours-hp --root /data/imagenet
         """
         layers = [read_yaml(config)] if config else []
-        run = resolve(method, *layers, data_root_setting(root), parse_overrides(settings or []))
+        run = resolve(method, *layers, command_settings(settings, data=data, root=root))
         folder = RunFolder.of(run, out)
         carry_out(run, folder.path, PRETRAIN)
         report(as_json, {"run": run.id, "folder": str(folder.path), "backbone": str(folder.backbone)})

@@ -7,7 +7,7 @@ import typer
 
 from repro.console import AsJson, completion, report, show_log
 from repro.data.catalogue import DATASETS
-from repro.runs.reading import build, data_root_setting, parse_overrides, pinned
+from repro.runs.reading import build, command_settings, pinned
 from repro.workers import deaths_told
 
 # torch is imported when the command runs: `--help` answers at once.
@@ -44,8 +44,7 @@ def data_saliency(
     from repro.training.pretraining import open_data
 
     show_log()
-    of_data = {"data": {"dataset": name}, "localizer": {"map": "image"}, **data_root_setting(root)}
-    run = pinned(build([of_data, parse_overrides(settings or [])]))
+    run = pinned(build([{"localizer": {"map": "image"}}, command_settings(settings, data=name, root=root)]))
     images = open_data(run, "train")
     source = map_source(run, images, run.saliency_sources[0])
     device = initialise(run.machine.device)
