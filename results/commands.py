@@ -179,7 +179,9 @@ def plot(
     context: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="curves, scatter, bars, branches, compute, saliency-dose, gallery, all."),
+        typer.Argument(
+            metavar="NAME", help="forest, curves, scatter, bars, branches, compute, saliency-dose, gallery, all."
+        ),
     ],
     runs: Roots = None,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from repro.errors import UserError
+from results.published import published
 from results.runs import RunRecord
 from results.style import Theme
 from results.tables import render
@@ -29,11 +30,15 @@ class Material:
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         theme: Whether they are for a light or a dark page.
+        task: Another evaluation than the paper's linear probe, by which Tables 1 and 3 are made; empty for the paper's.
+        metric: Another measure of Tables 1 and 3 than the first; empty for that.
     """
 
     runs: Sequence[RunRecord]
     frame: pd.DataFrame | None
     theme: Theme = "light"
+    task: str = ""
+    metric: str = ""
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     """What `table` has worked out, by name."""
 
@@ -64,14 +69,19 @@ class Material:
         if self.frame is None:
             return pd.DataFrame()
         # The whole layout, as it is made even where no result belongs into the table; ours alone would be refused.
-        records = render(name, self.frame, runs=self.runs, rows="all").records
+        task, metric = (self.task, self.metric) if published(name).task else ("", "")  # detection has its own
+        records = render(name, self.frame, runs=self.runs, rows="all", task=task, metric=metric).records
         filled = records[records["n"] > 0].copy()
-        filled["panel"] = [_panel(line) for line in filled.to_dict("records")]
+        filled["panel"] = [panel_title(line) for line in filled.to_dict("records")]
         return filled
 
 
-def _panel(line: Mapping[Any, Any]) -> str:
-    """Returns the title of the panel that shows a column of ours."""
+def panel_title(line: Mapping[Any, Any]) -> str:
+    """Returns the title of the panel that shows a column of measurements.
+
+    Args:
+        line: Any line of the column, with `dataset`, `mark`, `protocol` and `fidelity`.
+    """
     mark = f" ({line['mark']}, not comparable with the paper)" if line["mark"] else ""
     fidelity = "" if line["fidelity"] == "paper" else f", fidelity {line['fidelity']}"
     return f"{line['dataset']}{mark}, {line['protocol']}{fidelity}"

@@ -16,6 +16,7 @@ from repro.files import write_atomically
 from results.collect import KEYS
 from results.curves import curves
 from results.dose import saliency_dose
+from results.forest import forest
 from results.material import Material, NothingToDrawError
 from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
 from results.style import WIDTH, Theme, folded, ink, legend, limits, look, panels, themed
@@ -219,6 +220,7 @@ class Plot(NamedTuple):
 
 
 PLOTS: Mapping[str, Plot] = {
+    "forest": Plot(forest, "Does masking help? Each masking against its framework without masking."),
     "curves": Plot(curves, "Training curves."),
     "scatter": Plot(scatter, "Published against ours."),
     "bars": Plot(bars, "Table 1 as bars."),

@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +15,9 @@ WIDTH = 9.0
 """The width of a plot in inches."""
 _HANDLE_WIDTH, _LETTER_WIDTH = 0.7, 0.073
 """What a legend's column takes, in inches: its handle with the space around, and each letter of its longest label."""
+
+_TITLE_LETTER_WIDTH = 0.082
+"""What a letter of a panel's title takes, which is bold, in inches."""
 
 Theme = Literal["light", "dark"]
 Fill = Literal["full", "left", "bottom"]
@@ -72,12 +75,18 @@ def look(method: str) -> Look:
 
 
 _INK = {"light": "#1d2430", "dark": "#e6eaf0"}
+_SURFACE = {"light": "#ffffff", "dark": "#14181f"}
 _GRID = {"light": "#d9dee6", "dark": "#3a4453"}
 
 
 def ink(theme: Theme) -> str:
     """Returns the colour of text and reference lines."""
     return _INK[theme]
+
+
+def surface(theme: Theme) -> str:
+    """Returns the colour of the page, which fills a hollow marker so that no line shows through it."""
+    return _SURFACE[theme]
 
 
 @contextmanager
@@ -136,6 +145,27 @@ def panels(count: int, height: float, *, room: float) -> tuple[Figure, list[Axes
     for axes in grid[count:]:
         axes.remove()  # the empty half of the last row, which would be drawn as an empty frame
     return figure, grid[:count]
+
+
+def stacked(rows: Sequence[int], height: float, *, room: float) -> tuple[Figure, list[Axes]]:
+    """Lay out panels below one another, each as high as the rows that it shows, so that all rows are equally thick.
+
+    Args:
+        rows: The number of rows of each panel.
+        height: The height of a row in inches.
+        room: Room for a legend below them in inches.
+
+    Returns:
+        The figure, and the axes of its panels from the top.
+    """
+    heights = [0.75 + height * count for count in rows]  # beside the rows: the title and the axis
+    figure = Figure(figsize=(WIDTH, sum(heights) + room), layout="constrained")
+    return figure, list(figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0])
+
+
+def letters_above(labels: Iterable[str]) -> int:
+    """Returns how many letters of a title fit above a panel of full width that has these labels at its left."""
+    return int((WIDTH - 0.3 - _LETTER_WIDTH * max(map(len, labels), default=0)) / _TITLE_LETTER_WIDTH)
 
 
 def folded(title: str, width: int = 46) -> str:

@@ -76,8 +76,7 @@ def render(
         raise UserError(f"{name} prints its own metrics, AP to AP75", mend="leave --metric out")
     if only == "paper":  # before anything that needs results
         return _paper_alone(paper)
-    if task and task != paper.task:
-        paper = _by_another_task(paper, task)
+    paper = by_task(paper, task)
     if frame is None:
         raise UserError(
             f"{name} needs results", mend="give a folder in which a run has been evaluated, or --only paper"
@@ -114,8 +113,18 @@ def measured_task(name: str, frame: pd.DataFrame) -> str | None:
     return next(iter(of_metric["task"].astype(str)), None)
 
 
-def _by_another_task(paper: Published, task: str) -> Published:
-    """Returns the layout of a table for numbers that the paper does not have."""
+def by_task(paper: Published, task: str) -> Published:
+    """Returns the layout of a table for another evaluation, whose numbers the paper does not have.
+
+    Args:
+        paper: The published table.
+        task: The evaluation; the table itself where it is empty, or the paper's.
+
+    Raises:
+        UserError: The table's numbers are of several evaluations already.
+    """
+    if task in ("", paper.task):
+        return paper
     if not paper.task:
         raise UserError(f"{paper.name} has no other tasks", mend="leave --task out")
     setting = f"the paper evaluates by {paper.task} classifiers, and this is {task}: no published number compares"

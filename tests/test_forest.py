@@ -1,0 +1,107 @@
+"""The forest plot shows by how much each masking is better than its framework alone, paired by seed."""
+
+from pathlib import Path
+
+import pytest
+from run_samples import finished
+
+from baselines import ABLATIONS, DOSE, METHODS, TABLE1, TABLE3, resolve
+from repro.errors import UserError
+from results.collect import collect_runs
+from results.forest import effects, forest
+from results.labels import label
+from results.material import Material, NothingToDrawError
+from results.paired import paired
+from results.plots import PLOTS
+from results.published import published
+from results.runs import find_runs
+
+PLAIN = {0: 60.0, 1: 61.0, 2: 62.5}
+MASKED = {0: 64.0, 1: 66.0, 2: 67.5}
+
+
+def material(root: Path, values: dict[str, dict[int, float]], **settings: object) -> Material:
+    for method, by_seed in values.items():
+        for seed, value in by_seed.items():
+            finished(root, method, seed, {("imagenet100", "top1"): value}, **settings)
+    runs = find_runs([root], resolve)
+    return Material(runs, collect_runs(runs))
+
+
+def test_an_effect_is_paired_by_seed_and_stands_beside_the_published_one(tmp_path: Path) -> None:
+    content = material(tmp_path, {"mocov2": PLAIN, "mocov2+ours-hp": MASKED | {7: 99.0}, "simclr+ours-hp": MASKED})
+    assert content.frame is not None
+    (effect,) = effects(content.frame)  # SimCLR without masking was not run
+    assert effect.method == "mocov2+ours-hp"
+    assert effect.comparison == paired(MASKED | {7: 99.0}, PLAIN)
+    assert effect.comparison.differences == (4.0, 5.0, 5.0)
+    paper = published("table1").values
+    assert effect.published == pytest.approx(
+        paper["mocov2+ours-hp", "ImageNet-100", ""] - paper["mocov2", "ImageNet-100", ""]
+    )
+    assert effect.compares
+    assert effect.clear  # 4.67 ± 4.303 * 0.333
+    assert effect.text == "+4.67 [+3.23, +6.10] (3)"
+
+
+def test_one_seed_and_an_interval_with_zero_are_not_clear(tmp_path: Path) -> None:
+    values = {"mocov2": PLAIN, "mocov2+mscn": {0: 90.0}, "mocov2+adios": {0: 59.0, 1: 63.0}}
+    content = material(tmp_path, values)
+    assert content.frame is not None
+    by_method = {effect.method: effect for effect in effects(content.frame)}
+    assert by_method["mocov2+mscn"].text == "+30.00 (1)"
+    assert not any(effect.clear for effect in by_method.values())
+    (axes,) = forest(content).axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["MoCo v2 + MSCN", "MoCo v2 + ADIOS"]
+    assert [text.get_text() for text in axes.texts] == [by_method[name].text for name in by_method]
+    low, high = axes.get_xlim()
+    assert low < 0
+    assert 30 < high < 60  # the interval of two seeds, [-37, 38], does not choose the axis
+    # Legends only of what is drawn: no interval without zero, and no published difference out of the paper's setting.
+    legend = [text.get_text() for text in forest(content).legends[0].get_texts()]
+    assert legend == ["it holds zero, or there is none (one seed)", "published"]
+
+
+def test_runs_altered_unlike_are_marked(tmp_path: Path) -> None:
+    material(tmp_path, {"mocov2": PLAIN})
+    content = material(tmp_path, {"mocov2+ours-hp": MASKED}, optimization__lr=0.03)
+    assert content.frame is not None
+    (effect,) = effects(content.frame)
+    assert effect.unlike == ("optimization.lr",)
+    assert effect.text.endswith("(3)*")
+    assert not effect.compares
+
+
+def test_another_task_has_no_published_difference(tmp_path: Path) -> None:
+    content = material(tmp_path, {"mocov2": PLAIN, "mocov2+ours-hp": MASKED})
+    assert content.frame is not None
+    frame = content.frame.assign(task="knn", protocol="knn-v1")
+    (effect,) = effects(frame, task="knn")
+    assert (effect.published, effect.compares) == (None, False)
+    assert effects(frame) == []
+    with pytest.raises(NothingToDrawError, match="no masking has a seed in common"):
+        forest(Material(content.runs, frame))
+    assert forest(Material(content.runs, frame, task="knn")).axes
+    with pytest.raises(UserError):
+        forest(Material(content.runs, None))
+
+
+def test_it_is_the_first_picture() -> None:
+    assert next(iter(PLOTS)) == "forest"
+
+
+def test_a_method_is_spelt_as_the_list_of_methods_spells_it() -> None:
+    for name, method in {**TABLE1, **TABLE3}.items():
+        assert label(name) == method.title
+    # An ablation says what it changes as its name does, and its row's title stands before that.
+    for name in (*ABLATIONS, *DOSE):
+        assert label(name).startswith(METHODS[name].title.split(", ")[0])
+    assert label("mocov2+ours-hp-ratio0.25-0.45") == "MoCo v2 + ours, high-pass, ratio0.25-0.45"
+    assert label("mocov2+queue16k") == "MoCo v2 + queue16k"
+    assert len({label(name) for name in METHODS}) == len(METHODS)
+    assert [label(name) for name in ("mine", "mine+ours-hp", "mocov2+mine-hp", "mocov2 (imported)")] == [
+        "mine",
+        "mine+ours-hp",
+        "MoCo v2 + mine-hp",
+        "mocov2 (imported)",
+    ]
