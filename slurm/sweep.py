@@ -35,6 +35,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.reading import nested, read_yaml
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
+from repro.runs.yaml_text import decimal
 from slurm.graph import Graph, Job, make_graph
 
 SWEEPS = Path(__file__).parent / "sweeps"
@@ -166,6 +167,7 @@ def _name(path: Path, key: str, item: Any) -> str:
 
 
 def _seed(path: Path, _: str, item: Any) -> int:
+    item = decimal(item)
     if type(item) is not int:  # isinstance would let `true` pass as 1
         raise UserError(f"{path}: seeds are whole numbers", mend="for example `seeds: [0, 1, 2]`")
     return item

@@ -96,6 +96,55 @@ def test_digits_with_zeros_in_front_are_decimal(override: str, key: str, value: 
 
 
 @pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("seed: 08", "seed", 8),
+        ("seed: 010", "seed", 10),
+        ("seed: +07", "seed", 7),
+        ("optimization: {lr: 010}", "optimization.lr", 10.0),
+        ("optimization: {lr: 1e-3}", "optimization.lr", 0.001),
+        ("optimization.epochs: 1_000", "optimization.epochs", 1000),
+        ("knn.neighbours: [010, 0x10]", "knn.neighbours", (10, 16)),
+        ("machine: {data_root: /data/010}", "machine.data_root", "/data/010"),
+        ("localizer: {weights: 010}", "localizer.weights", "010"),
+    ],
+)
+def test_numbers_of_a_file_are_decimal(line: str, key: str, value: object, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"{line}\n")
+    run = build([read_yaml(config)])
+    assert (operator.attrgetter(key)(run), type(operator.attrgetter(key)(run))) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("seed: 1:30", "seed=1:30 is not a whole number"),
+        ("optimization: {lr: 1:30.5}", "optimization.lr=1:30.5 is not a number"),
+        ("optimization: {lr: -.1e-3}", "optimization.lr=-0.0001 is out of range"),
+        ("seed: 2024-01-01", "seed=2024-01-01 is not a whole number"),
+        ("seed: 1\nseed: 2", "found duplicate key seed"),
+        (f"seed: {'[' * 30}{']' * 30}", "is nested too deeply"),
+        (f"seed: {'[' * 3000}{']' * 3000}", "is nested too deeply"),
+        ("seed: &a [*a]", "is nested too deeply"),
+    ],
+)
+def test_what_is_no_decimal_number_in_a_file_is_refused(line: str, message: str, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"{line}\n")
+    assert message in message_of(lambda: build([read_yaml(config)]))
+
+
+def test_every_setting_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    """Also a text of digits alone, which a hash may be, and one that YAML would take for a number or a time."""
+    config = tmp_path / "run.yaml"
+    for text in ("0123456701", "0123456789", "1e5", "1:30", "2024-01-01", "+07", "yes", "null", ".5", "0x1f", "1_0"):
+        run = build([{"localizer.weights": text, "optimization.lr": 1e-5, "probe.lr_grid": [1e16, 1e-7]}])
+        config.write_text(run.to_yaml())
+        assert load(config) == run
+
+
+@pytest.mark.parametrize(
     ("override", "said"),
     [
         ("seed=1:30", "settings: seed=1:30 is not a whole number"),  # by sixties it would be 90

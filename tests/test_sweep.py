@@ -124,6 +124,13 @@ def test_parts_take_from_the_file_what_they_do_not_say(tmp_path: Path) -> None:
     assert second.settings == {"optimization": {"epochs": 2, "lr": 0.5}, "data": {"crop": 48}}
 
 
+def test_seeds_with_zeros_in_front_are_decimal(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path / "mine.yaml", "methods: mocov2\nseeds: [010, 08, 7]\nsettings: {seed: 011}")
+    (part,) = load(path).parts
+    assert part.seeds == (10, 8, 7)
+    assert resolve("mocov2", part.settings).seed == 11
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [
@@ -168,6 +175,7 @@ def test_parts_take_from_the_file_what_they_do_not_say(tmp_path: Path) -> None:
         ({"methods": ["mocov2"], "seeds": {"a": 0}}, "seeds are whole numbers"),
         ({"methods": ["mocov2"], "seeds": [True]}, "seeds are whole numbers"),
         ("methods: mocov2\nseeds: 0\nseeds: 1", "duplicate key"),
+        ("methods: mocov2\nseeds: [1:30]", "seeds are whole numbers"),
         ("methods: mocov2\nseeds: 0\ntasks:", "tasks says nothing; mend: take the line out, or write [] for none"),
         (
             {"methods": ["mocov2"], "seeds": [0], "table": [1]},

@@ -2,21 +2,22 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repro.errors import UserError, one_line
 from repro.paths import absolute
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
+from repro.runs.yaml_text import parse_yaml
 
 _EXPECTED: Mapping[Any, tuple[str, str]] = {
     int: ("a whole number", "1"),
@@ -27,8 +28,6 @@ _EXPECTED: Mapping[Any, tuple[str, str]] = {
     tuple[float, ...]: ("a list of numbers", "[0.1,1]"),
 }
 """Type of a setting -> what a value has to be, and an example."""
-_NOT_DECIMAL = re.compile(r"(?<![^\s,\[])([+-]?(?:0[0-9]{1,18}|[0-9]+(?::[0-9]+)+))(?![^\s,\]])")
-"""What YAML 1.1 would read by eights or sixties where it can: digits with zeros in front, or with colons between."""
 _FOLDERS = ("machine.data_root", "machine.data_cache")
 """Settings that name folders; `pinned` sees to that of a file."""
 _LONGEST_NUMBER = 18
@@ -130,17 +129,13 @@ def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origi
     Raises:
         UserError: A key is unknown (the nearest right one is named), or a value is of a wrong type.
     """
-    # Typed by the dataclass: OmegaConf turns "1" into 1 and a name into an enum's member, or refuses.
-    config = OmegaConf.structured(base or Run)
-    assert isinstance(config, DictConfig)
-    _thaw(config)
+    changes: dict[str, Any] = {}
     types = keys(Run)
     for layer in layers:
         tree = nested(layer)
-        # OmegaConf refuses unknown keys too, but knows no nearest one.
         _check_keys(tree, types, origin)
         for dotted, value in flat(tree):
-            # OmegaConf would look up what they name only when the run is made, and fail there.
+            # OmegaConf would take what they name for the value.
             if any("${" in str(item) or item == "???" for item in (value if isinstance(value, list) else [value])):
                 raise UserError(f"{origin}: {dotted}={value} refers to another value", mend="write the value itself")
             if isinstance(value, bool) is not (types[dotted] is bool):  # OmegaConf would read True as 1 and 7 as True
@@ -150,12 +145,43 @@ def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origi
                 mend = f"a number of {_LONGEST_NUMBER} digits at most"
                 raise UserError(f"{origin}: {dotted} has too many digits", mend=mend)
             try:
-                OmegaConf.update(config, dotted, value)
+                changes[dotted] = _typed(value, types[dotted])
             except OmegaConfBaseException as error:
                 raise _wrong_type(origin, dotted, value, types[dotted]) from error
-    run = OmegaConf.to_object(config)
-    assert isinstance(run, Run)
-    return run
+    return _with_values(base or Run(), nested(changes))
+
+
+@functools.cache
+def _one_setting(kind: Any) -> type:
+    """Returns a dataclass with one field of a type, `value`."""
+    return dataclasses.make_dataclass("OneSetting", [("value", kind)])
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """Returns a value as a setting's type has it: "1" as 1, a name as an enum's member.
+
+    Raises:
+        OmegaConfBaseException: It is nothing of that type.
+    """
+    if type(value) is kind:
+        return value
+    if isinstance(kind, type) and issubclass(kind, Enum) and isinstance(value, str) and value in kind.__members__:
+        return kind[value]
+    # A config of this setting alone: one of all the settings takes a hundred times as long to make.
+    config = OmegaConf.structured(_one_setting(kind))
+    config.value = value
+    return getattr(OmegaConf.to_object(config), "value")  # noqa: B009 - of a class that mypy cannot know
+
+
+def _with_values(settings: Any, changes: Mapping[str, Any]) -> Any:
+    """Returns a run, or one of its sections, with other values; `changes` are nested as the sections are."""
+    return dataclasses.replace(
+        settings,
+        **{
+            name: _with_values(getattr(settings, name), value) if isinstance(value, Mapping) else value
+            for name, value in changes.items()
+        },
+    )
 
 
 def _wrong_type(origin: str, dotted: str, value: Any, kind: Any) -> UserError:
@@ -167,15 +193,6 @@ def _wrong_type(origin: str, dotted: str, value: Any, kind: Any) -> UserError:
     return UserError(f"{origin}: {dotted}={value} is not {expected}", mend=f"for example {dotted}={example}")
 
 
-def _thaw(config: DictConfig) -> None:
-    """Makes a config writable: OmegaConf takes a frozen dataclass for a read-only node, and it is filled here, once."""
-    OmegaConf.set_readonly(config, False)
-    for key in config:
-        node = config._get_node(key)
-        if isinstance(node, DictConfig):
-            _thaw(node)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Returns the settings that a YAML file holds, unchecked.
 
@@ -183,7 +200,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: The file is missing, no YAML, or no mapping.
     """
     try:
-        content = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist", mend="name an existing file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -191,7 +208,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"config file {path} cannot be read: {error}", mend=mend) from error
     except RecursionError as error:
         raise UserError(f"config file {path} is nested too deeply", mend="write `key: value`") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except yaml.YAMLError as error:
         message = one_line(error)  # YAML's own has several lines, with the place in the file
         raise UserError(f"config file {path} is no YAML: {message}", mend="correct it there") from error
     except ValueError as error:  # Python's own, for a number of thousands of digits
@@ -215,19 +232,13 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             mend = "write key.sub=value, for example seed=1 or data.crop=64"
             raise UserError(f"'{item}' is no setting", mend=mend)
         try:
-            # Quoted it is text, which a setting's type makes the number of that it says: `08` is eight, `010` is ten.
-            listed = value.startswith("[") or _NOT_DECIMAL.fullmatch(value)
-            text = _NOT_DECIMAL.sub(r"'\1'", value) if listed else value
-            # Of a container, so that a value which refers to another is taken as it stands, and refused by name later.
-            content = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={text}"]))
-            assert isinstance(content, dict)
-            settings[key] = content["v"]
+            settings[key] = parse_yaml(value)
         except RecursionError as error:
             raise UserError(f"'{key}': the value is nested too deeply", mend="a list such as [1,2]") from error
         except ValueError as error:  # Python's own, for a number of thousands of digits
             mend = f"a number of {_LONGEST_NUMBER} digits at most"
             raise UserError(f"'{key}': the value cannot be read ({one_line(error)})", mend=mend) from error
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
+        except yaml.YAMLError as error:
             mend = "write a number, text, true, false, or a list such as [1,2]"
             raise UserError(f"'{item}': the value is no YAML: {one_line(error)}", mend=mend) from error
     # A run records it, and must find it again from any other folder.

@@ -8,12 +8,11 @@ The settings themselves, section by section, are `repro.runs.sections`.
 
 from dataclasses import dataclass
 
-import yaml
-
 from repro.errors import UserError
 from repro.runs.identity import digest, identity, plain
 from repro.runs.limits import problems
 from repro.runs.sections import RunSettings
+from repro.runs.yaml_text import format_yaml
 
 
 @dataclass(frozen=True)
@@ -46,4 +45,4 @@ class Run(RunSettings):
 
     def to_yaml(self) -> str:
         """Returns the whole run as `run.yaml` holds it, every setting with its value."""
-        return yaml.safe_dump(plain(self), sort_keys=False)
+        return format_yaml(plain(self))

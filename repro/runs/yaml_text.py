@@ -1,0 +1,98 @@
+"""YAML as people write settings: numbers as they are read aloud, every key once, and at the speed of libyaml.
+
+YAML 1.1 takes `010` for eight, `1:30` for ninety and `1e-3` for a text. Here `1e-3` is a number, and the other two stay
+texts, of which the setting they are for makes what it needs: `010` is the seed ten, or the name 010.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+try:
+    from yaml import CSafeDumper as _SafeDumper
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:  # PyYAML was built without libyaml: slower, and the same otherwise
+    from yaml import SafeDumper as _SafeDumper  # type: ignore[assignment]
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+_LEADING_ZERO = re.compile(r"[+-]?0[0-9]{1,18}")
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
+        r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+    ),
+}
+"""Tag -> what it is told by. A text that begins with a digit and is neither stays a text."""
+_REPLACED = {*_NUMBERS, "tag:yaml.org,2002:timestamp"}
+_DEEPEST = 20
+"""Levels of lists and mappings that a text may have; of settings there are three, of a sweep five."""
+_LIBYAMLS_LIMIT = "exceeded maximum nesting depth"
+"""How libyaml refuses more than a thousand levels; without it Python's own limit ends the reading."""
+_FIRST_CHARACTERS = "-+.0123456789"
+
+
+class _SettingsLoader(_SafeLoader):
+    """PyYAML's safe loader with numbers and keys as this module has them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Returns a mapping; a key that stands there twice is refused, where YAML would take the last."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for position, name in enumerate(names):
+            if name in names[:position] and name != "<<":  # `<<` merges a mapping, and may merge several
+                raise yaml.constructor.ConstructorError(None, None, f"found duplicate key {name}", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _SettingsDumper(_SafeDumper):
+    """PyYAML's safe dumper; it quotes a text that this module's loader, or any other, would take for a number."""
+
+
+_SettingsLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
+    for first, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _SettingsLoader.add_implicit_resolver(_tag, _pattern, list(_FIRST_CHARACTERS))
+    _SettingsDumper.add_implicit_resolver(_tag, _pattern, list(_FIRST_CHARACTERS))
+
+
+def parse_yaml(text: str) -> Any:
+    """Returns what a text of YAML holds.
+
+    Raises:
+        yaml.YAMLError: It is none, or a mapping holds a key twice.
+        RecursionError: It is nested deeper than any settings are, or holds itself.
+        ValueError: A number has thousands of digits.
+    """
+    try:
+        content = yaml.load(text, Loader=_SettingsLoader)
+    except yaml.scanner.ScannerError as error:
+        if error.problem == _LIBYAMLS_LIMIT:
+            raise RecursionError(error.problem) from error
+        raise
+    if _is_deeper(content, _DEEPEST):
+        raise RecursionError(f"more than {_DEEPEST} levels")
+    return content
+
+
+def format_yaml(content: Any) -> str:
+    """Returns YAML's own types, nested, as a text that `parse_yaml` reads back as they are."""
+    text: str = yaml.dump(content, Dumper=_SettingsDumper, sort_keys=False)
+    return text
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Returns whether lists and mappings are nested in more levels than these."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in items)
+
+
+def decimal(value: Any) -> Any:
+    """Returns a value that may be written with zeros in front, such as `010`, as the whole number that it says.
+
+    Args:
+        value: Of `parse_yaml`; what is no such text is returned as it is.
+    """
+    return int(value) if isinstance(value, str) and _LEADING_ZERO.fullmatch(value) else value
