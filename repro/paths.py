@@ -1,10 +1,22 @@
-"""Paths as a person enters them: what `~` stands for, and from where a relative one counts."""
+"""Paths as a person enters them: what `~` stands for, from where a relative one counts; and the folder of caches."""
 
 import os
 import re
+from pathlib import Path
+
+import platformdirs
+
+CACHE_VARIABLE = "SALMASK_CACHE"
+"""The environment variable that names the folder of all caches."""
 
 _HOME = re.compile(r"((?:[^=~/\s]+=)*)(~[^/=\s]*(?:/.*)?)", re.DOTALL)
 """`~` at the beginning of a word, or of a value behind `--option=`, `key.sub=` or `--root=DATASET=`."""
+
+
+def cache_home() -> Path:
+    """Returns the folder of all caches, each in a folder of its own: $SALMASK_CACHE, else the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE, "")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("salmask")
 
 
 def with_home(word: str) -> str:

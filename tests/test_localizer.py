@@ -173,10 +173,27 @@ def test_weights_that_cannot_be_downloaded_are_one_clear_line(monkeypatch: pytes
     assert "\n" not in str(caught.value)
 
 
+def test_downloaded_weights_lie_among_the_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    targets = []
+
+    def download(url: str, target: str, *_args: Any, **_kwargs: Any) -> None:
+        targets.append(Path(target))
+        torch.save(get_model("resnet50", weights=None).state_dict(), target)
+
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    torchs_own = torch.hub.get_dir()
+    build_localizer("resnet50", "IMAGENET1K_V2")
+    assert [target.parent for target in targets] == [tmp_path / "weights" / "checkpoints"]
+    assert torch.hub.get_dir() == torchs_own
+    build_localizer("resnet50", "IMAGENET1K_V2")
+    assert len(targets) == 1
+
+
 def test_a_hub_that_does_not_answer_timm_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     real = timm.create_model
 
-    def create(name: str, *, pretrained: bool) -> Any:
+    def create(name: str, *, pretrained: bool, cache_dir: Path | None) -> Any:
         if pretrained:
             raise ConnectionError("hub unreachable\nsee the log")
         return real(name, pretrained=False)

@@ -24,7 +24,11 @@ from repro.data.pixel_cache import CachedImages, cache_root, open_cached, size_a
 from repro.data.pixel_cache_writer import cache_images, damaged_chunks, read_checksums, unfinished
 from repro.data.splits import Images, pixels_of
 from repro.errors import UserError
+from repro.paths import CACHE_VARIABLE
 from repro.runs.sections import ScenesSettings
+from repro.saliency.map_file import saliency_cache
+from repro.saliency.networks import weights_cache
+from repro.scenes.cache import scenes_cache
 from repro.training.pretraining import open_data
 
 SIZES = [(40, 30), (33, 70), (20, 90), (32, 32), (64, 48), (31, 31)]
@@ -321,7 +325,7 @@ def test_a_run_is_trained_on_the_cache_that_it_names(tmp_path: Path, monkeypatch
     settings = {"data.dataset": "folder", "machine.data_root": str(tmp_path / "data")}
     original, run = tiny(changes=settings), tiny(changes=settings | {"data.cached_side": 40})
     assert original.id != run.id
-    monkeypatch.setenv(pixel_cache.CACHE_VARIABLE, str(tmp_path / "caches"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "caches"))
     with pytest.raises(UserError, match=r"mend: salmask data cache folder --side 40, or data\.cached_side=0"):
         open_data(run, "train")
     assert salmask("data", "cache", "folder", "--side", "40", "--root", str(tmp_path / "data")).code == 0
@@ -330,9 +334,13 @@ def test_a_run_is_trained_on_the_cache_that_it_names(tmp_path: Path, monkeypatch
     assert images.fingerprint() == f"{open_data(original, 'train').fingerprint()}-40px"
 
 
-def test_the_folder_of_caches_is_as_given_else_the_variables_else_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(pixel_cache.CACHE_VARIABLE, raising=False)
-    assert cache_root().parts[-2:] == ("salmask", "pixels")
-    monkeypatch.setenv(pixel_cache.CACHE_VARIABLE, "/variable")
-    assert cache_root() == Path("/variable")
+def test_all_caches_lie_in_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    caches = (cache_root, scenes_cache, saliency_cache)
+    assert {cache().parent.name for cache in caches} == {"salmask"}
+    assert weights_cache() is None  # torch's own, which other programs share
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    folders = {cache() for cache in (*caches, weights_cache)}
+    assert folders == {tmp_path / name for name in ("pixels", "scenes", "saliency", "weights")}
     assert cache_root("/given") == Path("/given")
+    monkeypatch.setenv(CACHE_VARIABLE, "~/caches")
+    assert cache_root() == Path.home() / "caches" / "pixels"

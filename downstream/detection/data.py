@@ -217,7 +217,7 @@ def coco_records(folder: coco.CocoFolder, split: str) -> list[Record]:
 
 
 def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: int) -> DetectionData:
-    """Opens built-in scenes in the layout of a task's data set, written once into the user's cache folder.
+    """Opens built-in scenes in the layout of a task's data set, written once among the caches.
 
     Args:
         task: `voc07+12` or `coco`.

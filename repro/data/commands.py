@@ -111,7 +111,8 @@ def cache(
     side: Annotated[int, typer.Option(min=32, help="Short side of the decoded images in pixels.")] = 256,
     root: Root = None,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder of caches; default: $SALMASK_CACHE.")
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Folder of decoded images; default: $SALMASK_CACHE/pixels."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one for each core.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Compare all checksums, and mend what is damaged.")] = False,

@@ -12,12 +12,10 @@ A cache is a folder, `NAME-SPLIT-SIDE-FINGERPRINT`, that has its name only once 
 
 import functools
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,9 +23,7 @@ from repro.data.errors import PathError, reason_of
 from repro.data.jpeg import Pixels
 from repro.data.splits import Images, Split
 from repro.errors import UserError
-
-CACHE_VARIABLE = "SALMASK_CACHE"
-"""The environment variable that names the folder of the caches."""
+from repro.paths import cache_home
 
 WRITE_AGAIN = "remove the folder and write it again with `salmask data cache`"
 """The mend of a cache that is damaged."""
@@ -42,9 +38,8 @@ PIXELS, INDEX_FILE, CHECKSUMS, MANIFEST = "pixels.u8", "index.npy", "checksums.j
 
 
 def cache_root(given: str = "") -> Path:
-    """Returns the folder of the caches: as given, else by $SALMASK_CACHE, else the user's own cache folder."""
-    named = given or os.environ.get(CACHE_VARIABLE, "")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("salmask") / "pixels"
+    """Returns the folder of decoded images: as given, else `pixels` among the caches."""
+    return Path(given).expanduser() if given else cache_home() / "pixels"
 
 
 def cache_folder(root: Path, dataset: str, split: Split, side: int, fingerprint: str) -> Path:

@@ -13,7 +13,7 @@ from repro.data.catalogue import DATASETS
 from repro.data.roots import find_root
 from repro.doctor.diagnosis import Diagnosis
 from repro.errors import UserError
-from repro.saliency.networks import build_localizer
+from repro.saliency.networks import build_localizer, weights_cache
 
 PACKAGES = {
     "torch": "torch",
@@ -95,7 +95,7 @@ def _weights() -> Iterator[Diagnosis]:
         what = error.what if isinstance(error, UserError) else str(error)
         yield Diagnosis("weights of efficientnet-lite0", "wrong", what, "make setup")
     # Only looked for: to load them would mean to download them.
-    cached = list((Path(torch.hub.get_dir()) / "checkpoints").glob("resnet50-*.pth"))
+    cached = list(((weights_cache() or Path(torch.hub.get_dir())) / "checkpoints").glob("resnet50-*.pth"))
     if cached:
         yield Diagnosis("weights of resnet50", "ok", str(cached[0]))
     else:

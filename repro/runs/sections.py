@@ -289,7 +289,7 @@ class MachineSettings:
     data_root: str = ""  # of the data set; empty: $SALMASK_DATA or ~/.config/salmask/data.yaml
     device: str = "auto"  # "auto", "cpu" or "cuda"
     workers: int = 4  # decoding processes for each device
-    data_cache: str = ""  # folder of decoded images; empty: $SALMASK_CACHE or the user's cache folder
+    data_cache: str = ""  # folder of decoded images; empty: $SALMASK_CACHE/pixels, or the user's cache folder
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the end of an epoch is always kept
     channels_last: bool = False

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from repro.files import CHECKSUM_BYTES, checksum, locked, write_at
+from repro.paths import cache_home
 
 CHUNK = 64
 """Images that are computed, and have a checksum, together.
@@ -31,8 +31,8 @@ Maps = NDArray[np.float16]
 
 
 def saliency_cache() -> Path:
-    """Returns the user's folder for maps once computed; whatever lies in it can be removed."""
-    return platformdirs.user_cache_path("salmask") / "saliency"
+    """Returns the folder of maps once computed; whatever lies in it can be removed."""
+    return cache_home() / "saliency"
 
 
 def map_path(identity: Mapping[str, Any], fingerprint: str) -> Path:

@@ -1,6 +1,7 @@
 """The networks that can be a localizer, and where their weights come from."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchvision.models import get_model, get_model_weights
 from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass
+from repro.paths import CACHE_VARIABLE, cache_home
 from repro.randomness import Purpose, stream_seed
 from repro.saliency.folding import fold_batch_norm
 from repro.saliency.localizer import STRIDE, Localizer
@@ -69,6 +71,14 @@ def _checkpoint(weights: str, sha256: str) -> Localizer:
     return Localizer(nn.Sequential(_HighPassed(), stages) if backbone.input_filter == "high_pass" else stages)
 
 
+def weights_cache() -> Path | None:
+    """Returns the folder of downloaded weights among the caches that $SALMASK_CACHE names.
+
+    Without that variable it is None: torch and the Hub keep them where all programs of this user look.
+    """
+    return cache_home() / "weights" if os.environ.get(CACHE_VARIABLE) else None
+
+
 def _torchvision(arch: str, weights: str) -> nn.Module:
     """Builds a torchvision network with the named weights, which are downloaded at the first use, or random ones."""
     if weights == "random":
@@ -76,16 +86,21 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
     names = (*get_model_weights(arch).__members__, "random")
     if weights not in names:
         raise UserError(f"localizer.weights={weights} is unknown for {arch}", mend=nearest(weights, names))
+    torchs_own = torch.hub.get_dir()
+    folder = weights_cache() or Path(torchs_own)
+    torch.hub.set_dir(str(folder))
     try:
         return get_model(arch, weights=weights)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the weights {weights} of {arch} cannot be downloaded ({error})",
             mend=(
-                "run once where there is a network and copy ~/.cache/torch/hub/checkpoints, or "
+                f"run once where there is a network and copy {folder / 'checkpoints'}, or "
                 "localizer.network=efficientnet-lite0"
             ),
         ) from error
+    finally:
+        torch.hub.set_dir(torchs_own)
 
 
 def _without_head(resnet: nn.Module) -> nn.Module:
@@ -116,7 +131,7 @@ class _Features(nn.Module):
 def _timm(name: str, weights: str) -> Localizer:
     """Builds the localizer of a timm model, with the model's pretrained weights unless they are to be random."""
     try:
-        model = timm.create_model(name, pretrained=weights != "random")
+        model = timm.create_model(name, pretrained=weights != "random", cache_dir=weights_cache())
     except RuntimeError as error:
         similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
         mend = f"near it: {', '.join(similar)}" if similar else "timm.list_models() has the names"

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from PIL import Image
 
 from repro.files import CHECKSUM_BYTES, checksum, write_at
+from repro.paths import cache_home
 
 MOST_BYTES = 2 * 2**30
-"""A set that would take more is drawn anew each time: the file lies in the user's cache folder."""
+"""A set that would take more is drawn anew each time: the file lies among the caches."""
 
 log = logging.getLogger("salmask")
 
 
 def scenes_cache() -> Path:
-    """Returns the user's folder for built-in scenes once drawn; whatever lies in it can be removed."""
-    return platformdirs.user_cache_path("salmask") / "scenes"
+    """Returns the folder of built-in scenes once drawn; whatever lies in it can be removed."""
+    return cache_home() / "scenes"
 
 
 class DrawnPictures:
