@@ -4,13 +4,14 @@ The linear probe and fine-tuning share them. The numbers that become results are
 memory, so that a training that was interrupted has the scores of all its epochs.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from downstream.measurement import SCORES
 from repro.distributed import rank
+from repro.errors import UserError
+from repro.runs.metrics import read_metrics
 
 EpochScores = Mapping[str, float]
 """One epoch's row of the metrics: `epoch`, `step`, and the scores."""
@@ -31,10 +32,23 @@ def write_scores(runner: Any, scores: Mapping[str, float]) -> None:
     runner.logger.info(f"Epoch(val) [{epoch}]  {top}")
 
 
-def read_scores(metrics: Path) -> Sequence[EpochScores]:
-    """Reads the validation rows of a training's metrics, one an epoch; rows of training steps have no top-1."""
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if "epoch" in row and any(key.startswith("top1") for key in row)]
+def read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
+    """Reads the validation rows of a training's metrics, one an epoch; rows of training steps have no top-1.
+
+    Args:
+        metrics: file of the metrics.
+        epochs: of the training, which is over.
+
+    Raises:
+        UserError: the scores of an epoch are missing; the best of the others would be another number.
+    """
+    rows = [row for row in read_metrics(metrics) if "epoch" in row and any(key.startswith("top1") for key in row)]
+    if [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
+        raise UserError(
+            f"{metrics} does not hold the scores of each of the {epochs} epochs",
+            mend=f"put the file back, or remove {metrics.parent} and evaluate again",
+        )
+    return rows
 
 
 def final_scores(epochs: Sequence[EpochScores], ending: str = "") -> dict[str, float]:

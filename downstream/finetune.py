@@ -122,8 +122,9 @@ class FineTuning:
         training_folder = folder.path / TASK_FOLDERS[self.task] / f"{target.dataset}-{protocol}"
         backbone = load_backbone_of(run, folder)
         train = self.labelled(partition.train)
-        self.build_training(run, folder, training_folder, backbone, target, train, partition.scored, device).run()
-        values = final_scores(read_scores(training_folder / "metrics.jsonl"))
+        training = self.build_training(run, folder, training_folder, backbone, target, train, partition.scored, device)
+        training.run()
+        values = final_scores(read_scores(training.metrics, training.epochs))
         return measurements(protocol, partition.split, values)
 
     def labelled(self, train: Images) -> Images:

@@ -205,7 +205,7 @@ def best_head_scores(metrics: Path, settings: ProbeSettings) -> dict[str, float]
         `final_scores` of the head with the best top-1 of the last epoch. With a grid also that head's `lr`, and the
         top-1 of each.
     """
-    epochs, endings = read_scores(metrics), settings.metric_endings
+    epochs, endings = read_scores(metrics, settings.epochs), settings.metric_endings
     last = epochs[-1]
     best = max(range(len(endings)), key=lambda head: last[f"top1{endings[head]}"])
     values = final_scores(epochs, endings[best])

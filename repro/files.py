@@ -8,13 +8,74 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from repro.errors import UserError
+from repro.errors import UserError, one_line
+
+
+@contextlib.contextmanager
+def reading(path: Path, mend: str) -> Iterator[None]:
+    """Turns whatever reading a file of ours raises within the block into one line: the file, what is wrong, the mend.
+
+    Args:
+        path: The file.
+        mend: What a person can do about it.
+
+    Raises:
+        UserError: In the place of any error but this one.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist", mend=mend) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or one_line(error)})", mend=mend) from error
+    except RecursionError as error:
+        raise UserError(f"{path} cannot be read: it is nested too deeply", mend=mend) from error
+    except MemoryError as error:
+        raise UserError(f"{path} cannot be read: it takes more memory than there is", mend=mend) from error
+    except Exception as error:  # whoever wrote the file, each parser has errors of its own for what it cannot read
+        wrong = "it is empty" if _is_empty(path) else f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise UserError(f"{path} cannot be read ({wrong})", mend=mend) from error
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Reads a regular file, and nothing that one would wait for, or that never ends.
+
+    Args:
+        path: The file.
+        most: The bytes that it may have.
+
+    Raises:
+        UserError: It is a pipe, a device or a folder, or larger.
+        OSError: It cannot be read.
+    """
+    # Without O_NONBLOCK the opening of a pipe alone waits for whoever writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
+        if status.st_size > most:
+            raise UserError(
+                f"{path} has {status.st_size / 1e6:.0f} MB, where {most / 1e6:.0f} MB are the most",
+                mend="put the right file in its place, or remove it",
+            )
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -46,7 +107,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             # The process was asked to end in the middle of the file. torch closes its archive all the same, finds it
             # incomplete, and raises that, which would tell of a broken disk where there was only an interruption.
             raise error.__context__ from None
-        if _is_of_a_full_disk(error):
+        if is_of_a_full_disk(error):
             raise _full_disk(path, write) from error
         mend = "check that the folder exists and can be written to"
         raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}", mend=mend) from error
@@ -55,7 +116,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def _is_of_a_full_disk(error: BaseException | None) -> bool:
+def is_of_a_full_disk(error: BaseException | None) -> bool:
     """Returns whether an error, or one from which it arose, says that no space is left, or none of a quota.
 
     torch finds its archive incomplete where a write failed, and raises that from the write's own error.
@@ -65,6 +126,30 @@ def _is_of_a_full_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def write_over(path: Path, content: bytes) -> None:
+    """Writes a small file in place, where a full disk has no room for a new one beside it.
+
+    The bytes go into the blocks that the file has, in one write; behind them stand blanks up to the old end.
+
+    Args:
+        path: The file, which exists.
+        content: Text, with its newline; within a block of the old file's length.
+
+    Raises:
+        OSError: It does not fit, or the file system writes nothing in place.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        # Blocks of 512 bytes, by POSIX, whatever the file system's own.
+        if len(content) > max(status.st_size, 512 * status.st_blocks):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_at(descriptor, content.rstrip(b"\n").ljust(status.st_size - 1) + b"\n", 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _Counter(io.RawIOBase):

@@ -1,6 +1,5 @@
 """Run folders as the results see them: which there are, and in what state."""
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,10 +13,10 @@ import yaml
 from repro.errors import UserError, nearest
 from repro.files import is_clutter
 from repro.runs.folder import TASK_FOLDERS, RunFolder
-from repro.runs.lock import STALE_SECONDS
-from repro.runs.metrics import parse_metrics
+from repro.runs.metrics import read_metrics
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.run import Run
+from repro.runs.schemas import ATTEMPT
 from repro.runs.sections import Framework
 from repro.runs.status import PRETRAIN, Status
 from repro.runs.task_results import has_result
@@ -97,7 +96,7 @@ class RunRecord:
         """What `status.json` says; None where there is none, state `unreadable` where it is broken."""
         try:
             return self.folder.status()
-        except (ValueError, TypeError, OSError):
+        except UserError:
             return Status("unreadable")
 
     @property
@@ -113,7 +112,7 @@ class RunRecord:
         # What is there is there, as `salmask status` says: a later attempt at it takes nothing away.
         evaluation = status.task if status.state != "done" and status.task != PRETRAIN else ""
         state = "done" if evaluation and has_result(self.folder, evaluation, status) else status.state
-        if state == "running" and time.time() - status.heartbeat > STALE_SECONDS:
+        if state == "running" and status.silent(time.time()):
             return "silent"
         return "pretrained" if state == "done" and not self.folder.results.exists() else state
 
@@ -121,10 +120,9 @@ class RunRecord:
     def attempts(self) -> list[dict[str, Any]]:
         """What each attempt ran on, oldest first; empty where `provenance.json` is missing or broken."""
         try:
-            content = json.loads(self.folder.provenance.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return ATTEMPT.read_list(self.folder.provenance)
+        except UserError:
             return []
-        return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
 
     @property
     def last_attempt(self) -> dict[str, Any]:
@@ -145,14 +143,14 @@ class RunRecord:
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
-        """The rows of the pretraining's `metrics.jsonl`."""
-        return read_metrics(self.folder.metrics)
+        """The rows of the pretraining's `metrics.jsonl`; none where it cannot be read."""
+        return _rows(self.folder.metrics)
 
     @cached_property
     def probes(self) -> dict[str, list[dict[str, float]]]:
         """The metrics of each linear probe, by the name of its folder, `DATASET-PROTOCOL`."""
         files = sorted((self.path / TASK_FOLDERS["linear"]).glob("*/metrics.jsonl"))
-        return {file.parent.name: read_metrics(file) for file in files}
+        return {file.parent.name: _rows(file) for file in files}
 
     @property
     def training_seconds(self) -> float | None:
@@ -218,19 +216,13 @@ def _refuse(error: OSError) -> NoReturn:
     )
 
 
+def _rows(metrics: Path) -> list[dict[str, float]]:
+    try:
+        return read_metrics(metrics)
+    except UserError:
+        return []
+
+
 def code_label(commit: str, *, dirty: bool) -> str:
     """Returns a state of the code as pages print it: the commit, `(dirty)` behind it with uncommitted changes."""
     return f"{commit} (dirty)" if dirty else commit
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read a training's metrics.
-
-    Args:
-        path: A `metrics.jsonl`, which a run may still be writing.
-
-    Returns:
-        Its rows that have a step, in the order of the file; a torn line is left out, a missing file has none.
-    """
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    return [row for row in parse_metrics(text) if "step" in row]

@@ -18,7 +18,7 @@ from repro.data.sizes import published_train_images, train_images
 from repro.errors import UserError, with_mend
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
-from repro.runs.metrics import parse_metrics
+from repro.runs.metrics import read_metrics
 from repro.runs.records import Result
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
@@ -117,7 +117,10 @@ def gather(
 
 def _rate(metrics: Path) -> float | None:
     """Returns the median images per second of a `metrics.jsonl`; None where it tells of none."""
-    rows = parse_metrics(metrics.read_text(encoding="utf-8", errors="replace")) if metrics.exists() else []
+    try:
+        rows = read_metrics(metrics)
+    except UserError:  # of one run among many, which costs are looked up in
+        return None
     rates = [float(row["images_per_second"]) for row in rows if row.get("images_per_second") is not None]
     warm = rates[WARM_UP_ROWS:] or rates
     return statistics.median(warm) if warm else None

@@ -25,6 +25,7 @@ from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueueSnapshot
 from slurm.sbatch import KEEP_MEMORY
+from slurm.status import status_of
 
 POLL_SECONDS = 0.5
 NO_LIMIT_MINUTES = 60 * 24 * 30
@@ -157,7 +158,7 @@ class _Here:
             self.outcome.done.append(job)
             self.console.print(f"[green]done[/]    {job.name}")
             return
-        status = job.folder.status(job.task)
+        status, _ = status_of(job.folder, job.task)
         reason = status.error if status and status.error else f"it ended without a result; see {process.paths.stderr}"
         self.outcome.failed[job.name] = reason
         self.console.print(f"[red]failed[/]  {job.name}: ", end="")
@@ -173,7 +174,7 @@ def _ended(process: "submitit.Job[None]") -> bool:
 
 
 def _show(progress: Progress, bar: TaskID, job: Job) -> None:
-    status = job.folder.status(job.task)
+    status, _ = status_of(job.folder, job.task)
     if status and status.steps:
         progress.update(bar, completed=status.step, total=status.steps)
 

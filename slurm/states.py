@@ -217,8 +217,7 @@ def _asked_for(sweep: Path, entry: Submission) -> tuple[float, int]:
 
 def _alive(status: Status, now: float) -> bool:
     """Returns whether a process runs, as far as its files and, where it ran here, this machine can tell."""
-    holder = status.holder
-    return holder is not None and not holder.ended and now - status.heartbeat <= STALE_SECONDS
+    return status.holder is not None and not status.silent(now)
 
 
 def before(status: Status, entry: Submission | None) -> bool:

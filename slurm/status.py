@@ -164,8 +164,8 @@ def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
     """Returns the status of a task, and what is wrong with its file."""
     try:
         return run_folder.status(task), ""
-    except (ValueError, TypeError, OSError) as error:
-        return None, f"its status cannot be read: {error}"
+    except UserError as error:
+        return None, str(error)
 
 
 def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entry: Submission | None) -> list[Result]:

@@ -54,6 +54,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> "RunFolder":
     return folder
 
 
+@pytest.fixture(scope="session")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> "RunFolder":
+    """The same, stopped in the last epoch, with checkpoints of steps 4 and 5; to be copied."""
+    from training_samples import OURS, STEPS, interrupt, tiny
+
+    from repro.runs.folder import RunFolder
+
+    folder = RunFolder(tmp_path_factory.mktemp("interrupted") / "run")
+    interrupt(tiny(OURS), folder, STEPS)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step_00000004.pth", "step_00000005.pth"]
+    return folder
+
+
 @pytest.fixture
 def small_encoder() -> Iterator[None]:
     """Every encoder that the test builds has two layers."""

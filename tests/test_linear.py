@@ -214,7 +214,7 @@ class Colours:
 def test_the_classifier_learns_what_the_features_tell_apart(tmp_path: Path) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     build_training(RUN, folder, probe_folder(folder), store_of(folder), Colours(48, 0), Colours(30, 1)).run()
-    epochs = read_scores(probe_folder(folder) / "metrics.jsonl")
+    epochs = read_scores(probe_folder(folder) / "metrics.jsonl", 5)
     assert epochs[-1]["top1"] == 100
     assert all(epoch["top5"] == 100 for epoch in epochs)  # of three classes
 
@@ -269,17 +269,17 @@ def test_a_grid_reports_its_best_rate_and_says_so(gridded: RunFolder) -> None:
     top1_of_rate = {lr: values[f"top1@lr={lr:g}"] for lr in GRID}
     assert values["top1"] == max(top1_of_rate.values()) == top1_of_rate[values["lr"]]
     (metrics,) = gridded.path.glob("probes/*/metrics.jsonl")
-    course = [row[f"top1@lr={values['lr']:g}"] for row in read_scores(metrics)]
+    course = [row[f"top1@lr={values['lr']:g}"] for row in read_scores(metrics, 5)]
     assert (values["top1"], values["top1_best"]) == (course[-1], max(course))
 
 
 def test_the_best_rate_is_that_of_the_last_epoch(tmp_path: Path) -> None:
     rows = [
-        {"epoch": 1, "top1@lr=30": 90.0, "top1@lr=1": 10.0},
-        {"epoch": 2, "top1@lr=30": 20.0, "top1@lr=1": 30.0, "top5@lr=1": 7.0, "mean_per_class@lr=1": 8.0},
+        {"step": 3, "epoch": 1, "top1@lr=30": 90.0, "top1@lr=1": 10.0},
+        {"step": 6, "epoch": 2, "top1@lr=30": 20.0, "top1@lr=1": 30.0, "top5@lr=1": 7.0, "mean_per_class@lr=1": 8.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert best_head_scores(tmp_path / "metrics.jsonl", ProbeSettings(lr_grid=(30.0, 1.0))) == {
+    assert best_head_scores(tmp_path / "metrics.jsonl", ProbeSettings(epochs=2, lr_grid=(30.0, 1.0))) == {
         "top1": 30.0,
         "top5": 7.0,
         "mean_per_class": 8.0,

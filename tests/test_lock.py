@@ -151,3 +151,26 @@ def test_of_several_that_take_over_at_once_one_succeeds(lock: Path) -> None:
         for process in processes:
             process.join()
     assert outcomes == ["had it", *["taken"] * 5]
+
+
+def test_a_heartbeat_of_the_future_is_judged_by_whether_it_moves(
+    lock: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A clock that jumped would lock a folder for a year."""
+    monkeypatch.setattr("repro.runs.lock.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("repro.runs.lock.STALE_SECONDS", 0.5)
+    year = 365 * 86_400.0
+    aged(lock)
+    assert hold(lock, holder(ago=-year)) == [".lock"]  # where flock does not reach
+    with filelock.FileLock(lock):
+        began = time.monotonic()
+        assert hold(lock, holder(ago=-year)) == [".lock", ".lock.1"]
+        assert time.monotonic() - began > 0.5
+    assert "is of the future, so a clock has jumped" in caplog.text
+
+    beats = iter(range(1000))
+    beating = lambda: Holder("elsewhere", 1, time.time() + year + next(beats))  # noqa: E731
+    began = time.monotonic()
+    with pytest.raises(UserError, match="it is taken"):
+        hold(lock, beating)
+    assert time.monotonic() - began < 0.4

@@ -33,15 +33,6 @@ from repro.training.hooks import Heartbeat, forget_after
 from repro.training.resume import checkpoints
 
 
-@pytest.fixture(scope="session")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Stopped in the last epoch, with checkpoints of steps 4 and 5."""
-    folder = RunFolder(tmp_path_factory.mktemp("interrupted") / "run")
-    interrupt(tiny(OURS), folder, STEPS)
-    assert [path.name for path in checkpoints(folder.checkpoints)] == ["step_00000005.pth", "step_00000004.pth"]
-    return folder
-
-
 def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:
     make_training(tiny(OURS, changes), folder).run()
 

@@ -197,7 +197,7 @@ def test_a_status_that_cannot_be_read_is_told_and_breaks_nothing(sweep: Sweep) -
     sweep.status_file().write_text('{"state": "runn')
     row = sweep.row(queue_of("RUNNING"))
     assert row.state is State.failed
-    assert row.note.startswith("its status cannot be read: ")
+    assert row.note.startswith(f"{sweep.status_file()} cannot be read (JSONDecodeError: ")
 
 
 def test_an_intent_is_planned_unless_slurm_has_a_job_of_its_name(sweep: Sweep) -> None:

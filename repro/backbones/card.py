@@ -1,6 +1,5 @@
 """The card of an exported backbone: how to load it, what it was trained on and how, what it scored, its licence."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import read
 from repro.runs.run import Run
+from repro.runs.schemas import ATTEMPT
 from repro.runs.sections import Framework
 
 _BOTTLENECK = {"RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False}
@@ -155,10 +155,7 @@ def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
 
 def _attempts(folder: RunFolder) -> list[dict[str, Any]]:
     """Returns what is on record of each attempt at the run, the last one last."""
-    attempts: list[dict[str, Any]] = (
-        json.loads(folder.provenance.read_text(encoding="utf-8")) if folder.provenance.is_file() else []
-    )
-    return attempts
+    return ATTEMPT.read_list(folder.provenance) if folder.provenance.exists() else []
 
 
 @cache

@@ -16,13 +16,11 @@ from repro.errors import UserError, shortened
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
+from repro.runs.schemas import BACKBONE
 
 BACKBONE_FORMAT = 1
 """Version of the layout of `backbone.pth`."""
-INPUT_FILTERS = ("none", "high_pass")
-"""What a backbone may have been trained to see."""
-_FIELDS: Mapping[str, type] = {"format": int, "arch": str, "input_filter": str, "run_id": str, "state_dict": dict}
-_GIVE = "give the backbone.pth of a finished run"
+_GIVE = BACKBONE.mend
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -70,26 +68,6 @@ def _verify_bits(path: Path) -> None:
             f"checkpoint {path} is not as it was written ({damaged} fails its checksum)",
             mend="copy it anew, or make it again",
         )
-
-
-def require_fields(content: Mapping[str, Any], fields: Mapping[str, type], path: Path, mend: str) -> None:
-    """Refuses a file's content that lacks a field, or has one of another type.
-
-    Args:
-        content: what the file holds.
-        fields: name -> type of each field that must be there.
-        path: the file.
-        mend: what a person can do about it.
-
-    Raises:
-        UserError: names the file and its first wrong field.
-    """
-    for name, kind in fields.items():
-        if name not in content:
-            raise UserError(f"{path} has no field '{name}'", mend=mend)
-        if not isinstance(content[name], kind) or (kind is int and isinstance(content[name], bool)):
-            wrong = type(content[name]).__name__
-            raise UserError(f"{path}: its field '{name}' is {wrong}, not {kind.__name__}", mend=mend)
 
 
 def not_finite(state: Mapping[str, Any]) -> list[str]:
@@ -210,10 +188,7 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
         raise UserError(f"{path} is no salmask backbone", mend=_GIVE)
-    require_fields(content, _FIELDS, path, _GIVE)
-    require_fields({"width": BASE_WIDTH, **content}, {"width": int}, path, _GIVE)
-    if content["input_filter"] not in INPUT_FILTERS:
-        raise UserError(f"{path}: its field 'input_filter' is {content['input_filter']!r}", mend=_GIVE)
+    BACKBONE.verify(content, path)
     if arch and content["arch"] != arch:
         raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")
     width = content.get("width", BASE_WIDTH)

@@ -8,6 +8,7 @@ tasks of a run may be carried out at once: each has a status and a lock of its o
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
@@ -24,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError, one_line
-from repro.files import write_json, write_text
+from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
 from repro.runs.detection import COCO, VOC
-from repro.runs.lock import held, job_id
+from repro.runs.lock import STALE_SECONDS, Holder, held, job_id
 from repro.runs.provenance import RECORDED_PACKAGES, now, package_version, source
 from repro.runs.run import Run
+from repro.runs.schemas import ATTEMPT
 from repro.runs.status import PRETRAIN, Status, read_status
 
 BEAT_SECONDS = 15.0
@@ -46,6 +48,13 @@ TASK_FOLDERS: Mapping[str, str] = {
     COCO: "detection",
 }
 """Task -> folder below a run's for the files of its trainings. Tasks that take no steps have none."""
+
+LONGEST_ERROR = 1500
+"""Letters of an error that a status keeps, so that it fits into the block that it has, also on a full disk."""
+UNREADABLE = ".unreadable"
+"""What the name of a record ends in that could not be read, and in whose place a new one began."""
+
+log = logging.getLogger("salmask")
 
 _ID_LINE = re.compile(rb"# run ([0-9a-f]{10})\r?\n")
 """First line of a `run.yaml`: the id of the run that was written there. The first files had no such line."""
@@ -140,7 +149,7 @@ class RunFolder:
             UserError: An earlier attempt saw other data.
         """
         # An attempt that goes on from a checkpoint must see the images that the checkpoint was trained on.
-        earlier = json.loads(self.provenance.read_text(encoding="utf-8")) if self.provenance.exists() else []
+        earlier = self._earlier_attempts()
         if earlier and earlier[-1]["data"] != data:
             raise UserError(
                 f"the data changed since {self.path} was begun (fingerprint {earlier[-1]['data']}, now {data})",
@@ -159,6 +168,18 @@ class RunFolder:
         }
         write_json(self.provenance, [*earlier, attempt])
 
+    def _earlier_attempts(self) -> list[dict[str, Any]]:
+        """Returns what `provenance.json` says; a file that cannot be read is put aside, and a new one begins."""
+        if not self.provenance.exists():
+            return []
+        try:
+            return ATTEMPT.read_list(self.provenance)
+        except UserError as error:
+            aside = self.provenance.with_name(f"{self.provenance.name}{UNREADABLE}")
+            self.provenance.replace(aside)
+            log.warning("%s; it is kept as %s, and a new one begins with this attempt", error.what, aside.name)
+            return []
+
     def _command_again(self) -> str:
         """Returns the command that makes this run again, also where a launcher's process made it."""
         run, out = self.load(), str(self.path.parent.parent)
@@ -174,11 +195,26 @@ class RunFolder:
 
         Args:
             task: The task; empty: the one that gave the last sign of life.
+
+        Raises:
+            UserError: A status file cannot be read, or holds something else.
         """
         if task:
             return read_status(self._status_file(task))
         statuses = [read_status(self._status_file(begun)) for begun in self.tasks_begun()]
         return max((status for status in statuses if status), key=lambda status: status.heartbeat, default=None)
+
+    def _readable_status(self, task: str) -> Status | None:
+        """Returns how a task goes; None also where that cannot be read, which its next attempt writes anew."""
+        try:
+            return self.status(task)
+        except UserError:
+            return None
+
+    def _holder(self, task: str) -> Holder | None:
+        """Returns who holds a task's lock by its status; nobody where that cannot be read, and flock alone decides."""
+        status = self._readable_status(task)
+        return status.holder if status else None
 
     def tasks_begun(self) -> list[str]:
         """Returns the tasks that wrote a status, the pretraining first; whether it can be read is another question."""
@@ -207,7 +243,7 @@ class RunFolder:
         """
         task, number = self._attempt or (changes.get("task", PRETRAIN), None)
         with _WRITING:
-            before = self.status(task) or Status(state)
+            before = self._readable_status(task) or Status(state, attempt=number or 1)
             if number not in (None, before.attempt):
                 return
             changes = {
@@ -219,7 +255,19 @@ class RunFolder:
                 **changes,
                 "task": task,  # last: an attempt's own task wins over one that is given
             }
-            write_json(self._status_file(task), {**asdict(before), **changes})
+            self._write_status(self._status_file(task), {**asdict(before), **changes})
+
+    def _write_status(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Writes a status, on a full disk over the one that is there: it is what tells of the full disk."""
+        try:
+            write_json(path, content)
+        except UserError as error:
+            if not is_of_a_full_disk(error):
+                raise
+            try:
+                write_over(path, json.dumps(content).encode() + b"\n")
+            except OSError:
+                raise error from error.__cause__
 
     @contextmanager
     def attempt(self, task: str, *, wait: float = 0.0) -> Iterator[None]:
@@ -236,14 +284,19 @@ class RunFolder:
             self._lock_file(task),
             taken=UserError(f"{self.path} is in use by another process", mend="wait for it, or stop it"),
             unwritable="choose another --out",
-            holder=lambda: getattr(self.status(task), "holder", None),
+            holder=lambda: self._holder(task),
             wait=wait,
         )
         with lock:
             # The number tells a process that was suspended, and whose lock was taken over meanwhile, that it is not its
             # attempt any more: it then finds a higher one in the status.
-            before = self.status(task)
+            try:
+                before = self.status(task)
+            except UserError as error:
+                log.warning("%s; this attempt writes it anew", error.what)
+                before = None
             number = before.attempt + 1 if before else 1
+            self._remove_leftovers(task)
             self._attempt = None  # nothing of an earlier attempt may keep `set_status` from writing the new number
             self.set_status("running", task=task, attempt=number, error="")
             self._attempt = task, number
@@ -251,15 +304,37 @@ class RunFolder:
                 with self._beating(task, number):
                     yield
             except (KeyboardInterrupt, SystemExit):
-                self.set_status("interrupted")
+                self._end("interrupted")
                 raise
             except BaseException as error:
-                self.set_status("failed", error=one_line(error))
+                self._end("failed", error=one_line(error)[:LONGEST_ERROR])
                 raise
             else:
                 self.set_status("done")
             finally:
                 self._attempt = None
+
+    def _end(self, state: str, **changes: Any) -> None:
+        """Writes the state in which an error ends an attempt; that error is told, whatever comes of this."""
+        try:
+            self.set_status(state, **changes)
+        except UserError as error:
+            log.warning("%s; so its status says still that it runs, until its process is missed", error.what)
+
+    def _remove_leftovers(self, task: str) -> None:
+        """Removes what processes that were killed left of files that they wrote; the lock of the task is held.
+
+        Other tasks of the run may be writing at this moment, so that of theirs only what is old goes.
+        """
+        # A pretraining is the only task that writes before there is a backbone to measure.
+        alone = task == PRETRAIN and not self.pretrained
+        for path in self.path.rglob(".*"):
+            with contextlib.suppress(FileNotFoundError):  # another task was about to rename it
+                if not (is_temporary(path) and path.is_file()):
+                    continue
+                is_ours = alone or path.name.startswith(f".{self._status_file(task).name}.")
+                if is_ours or time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
 
     @contextmanager
     def _beating(self, task: str, number: int) -> Iterator[None]:
@@ -269,7 +344,10 @@ class RunFolder:
         def beat() -> None:
             while not stop.wait(BEAT_SECONDS):
                 with _WRITING:
-                    status = self.status(task)
+                    try:
+                        status = self.status(task)
+                    except UserError:  # somebody spoilt it: this attempt has the lock, and writes it anew
+                        status = Status("running", task, attempt=number)
                     if status is None or status.attempt != number:
                         # Two processes must not write one run's files. This thread can end the training's only by a
                         # signal, and this is the one that the training listens to.

@@ -5,6 +5,8 @@ restart meets nothing. But some network file systems keep the lock of a machine 
 locks to itself. So whoever holds a lock for long also leaves signs of life (`Holder`, in a run's `status.json`):
 
 - a lock that can be had, while another machine's holder showed life within `STALE_SECONDS`, counts as taken;
+- where the last sign is of the future, as a clock that jumped writes it, it tells nothing of when it was given: whether
+  the next ones follow does, which is waited for;
 - a lock that cannot be had, whose holder is silent for longer and whose process is not here either, is taken over: a
   file of the next generation (`.lock.1`) takes its place, made exclusively, so that only one process succeeds. A holder
   who was only suspended sees it and ends (`RunFolder.attempt`).
@@ -12,6 +14,7 @@ locks to itself. So whoever holds a lock for long also leaves signs of life (`Ho
 Between the attempts of one Slurm job nobody waits: Slurm ends an attempt before it begins the next.
 """
 
+import logging
 import os
 import socket
 import time
@@ -28,6 +31,9 @@ STALE_SECONDS = 120.0
 """A holder that gave no sign of life for so long is dead; signs come every `repro.runs.folder.BEAT_SECONDS`."""
 RETRY_SECONDS = 1.0
 """Time between two tries at a lock that is waited for."""
+
+
+log = logging.getLogger("salmask")
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ def _acquire(lock: Path, holder: Callable[[], Holder | None], deadline: float) -
         deadline: When to give up, on the monotonic clock; there is one try at least.
     """
     made_here = -1  # the generation whose file this process made, once it has taken over
+    signs = _SignsOfLife()
     while True:
         # Looked up anew at each try: another process may have taken over meanwhile, and from then on a lock on an older
         # generation's file is worth nothing.
@@ -114,7 +121,7 @@ def _acquire(lock: Path, holder: Callable[[], Holder | None], deadline: float) -
         try:
             file_lock.acquire(timeout=0)
         except filelock.Timeout:
-            if _dead(holder(), path):
+            if _dead(holder(), path, signs):
                 # Whoever loses this race goes on with the winner's file, which `_newest` finds.
                 if _take_over(lock, generation):
                     made_here = generation + 1
@@ -127,35 +134,63 @@ def _acquire(lock: Path, holder: Callable[[], Holder | None], deadline: float) -
             # one may hold this very file, and only its signs of life tell. Who made the file skips that question: the
             # status still names the dead holder, whom the new file's age would make look alive.
             is_newest = _newest(lock)[1] == generation
-            if is_newest and (generation == made_here or _may_have(holder(), path)):
+            if is_newest and (generation == made_here or _may_have(holder(), path, signs)):
                 return file_lock
             file_lock.release()
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline and not signs.awaited:
             return None
         time.sleep(RETRY_SECONDS)
 
 
-def _may_have(holder: Holder | None, lock: Path) -> bool:
+def _may_have(holder: Holder | None, lock: Path, signs: "_SignsOfLife") -> bool:
     """Returns whether a lock that flock gave us is ours: no other machine's holder is alive.
 
     A holder of this machine has let go of it: otherwise flock would have refused us.
     """
-    return holder is None or holder.here or holder.ended or _silent(holder, lock)
+    return holder is None or holder.here or holder.ended or signs.missed(holder, lock)
 
 
-def _dead(holder: Holder | None, lock: Path) -> bool:
+def _dead(holder: Holder | None, lock: Path, signs: "_SignsOfLife") -> bool:
     """Returns whether the holder of a lock that flock refused is gone nevertheless.
 
     Silence alone does not prove it of a process of this machine, which may be suspended: its process must be gone too.
     """
-    if holder is None or not _silent(holder, lock):
-        return False
-    return holder.ended or not holder.here
+    return holder is not None and (holder.ended or not holder.here) and signs.missed(holder, lock)
 
 
-def _silent(holder: Holder, lock: Path) -> bool:
-    # A lock that was just taken over is as good as a sign of life: its holder has had no time to give any.
-    return time.time() - max(holder.heartbeat, lock.stat().st_mtime) > STALE_SECONDS
+class _SignsOfLife:
+    """The signs of life of whoever holds a lock, as they are seen from one try at it to the next."""
+
+    def __init__(self) -> None:
+        self._latest = 0.0
+        self._since = 0.0  # on the monotonic clock
+        self.awaited = False
+        """Whether the last sign was of the future, and it is not known yet whether another one follows."""
+
+    def missed(self, holder: Holder, lock: Path) -> bool:
+        """Returns whether a holder has shown no life for `STALE_SECONDS`."""
+        # A lock that was just taken over is as good as a sign of life: its holder has had no time to give any.
+        sign = max(holder.heartbeat, lock.stat().st_mtime)
+        silence = time.time() - sign
+        if silence >= -STALE_SECONDS:
+            self.awaited = False
+            return silence > STALE_SECONDS
+        now = time.monotonic()
+        if not self._latest:
+            self.awaited, self._since = True, now
+            log.warning(
+                "%s: the last sign of life from %s is of the future, so a clock has jumped; "
+                "its next one is waited for, %.0f s at most",
+                lock.parent,
+                holder.host,
+                STALE_SECONDS,
+            )
+        elif sign != self._latest:
+            self.awaited, self._since = False, now
+        self._latest = sign
+        missed = now - self._since > STALE_SECONDS
+        self.awaited = self.awaited and not missed
+        return missed
 
 
 def _newest(lock: Path) -> tuple[Path, int]:

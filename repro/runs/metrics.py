@@ -1,17 +1,46 @@
 """Reading a training's `metrics.jsonl`, also while it is being written."""
 
 import json
+from pathlib import Path
 from typing import Any
+
+from repro.files import read_regular, reading
+from repro.runs.schemas import LARGEST_WHOLE
+
+LARGEST_BYTES = 2**30
+"""Of a file of metrics: years of training write less."""
 
 
 def parse_metrics(text: str) -> list[dict[str, Any]]:
-    """Returns the rows of a `metrics.jsonl`, or of its end; lines that are torn, by a kill or a cut, are left out."""
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    """Returns the rows of a `metrics.jsonl`, or of its end; lines that are torn, or of another form, are left out.
+
+    A row has a step, a whole number, and numbers by name; what else stands in it is left out.
+    """
+    return [row for row in map(parse_row, text.splitlines()) if row is not None]
+
+
+def parse_row(line: str) -> dict[str, Any] | None:
+    """Returns one row of a `metrics.jsonl`; None where the line is torn, or of another form."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] <= LARGEST_WHOLE:
+        return None
+    return {name: value for name, value in row.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) <= LARGEST_WHOLE)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a file of metrics, which a run may still be writing; none where there is no such file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not path.exists():
+        return []
+    with reading(path, "remove it, or put the run's own in its place"):
+        return parse_metrics(read_regular(path, LARGEST_BYTES).decode(errors="replace"))

@@ -1,10 +1,10 @@
 """How a task on a run goes, as its status file tells it."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from repro.runs.lock import Holder
+from repro.runs.lock import STALE_SECONDS, Holder
+from repro.runs.schemas import STATUS
 
 PRETRAIN = "pretrain"
 """The task that makes a backbone; all others measure it."""
@@ -33,22 +33,34 @@ class Status:
     job: str = ""
     """The scheduler's id; empty without one."""
 
+    def silent(self, now: float) -> bool:
+        """Returns whether the task says that it runs, and shows no life, for all that its files and this machine tell.
+
+        Its process ended here, or its last sign of life is older than `STALE_SECONDS`, or of the future, which only a
+        clock that jumped can have written.
+
+        Args:
+            now: The time, in seconds since the epoch.
+        """
+        holder = self.holder
+        return holder is not None and (holder.ended or abs(now - self.heartbeat) > STALE_SECONDS)
+
     @property
     def holder(self) -> Holder | None:
         """Who holds the task's lock; nobody unless it runs."""
         return Holder(self.host, self.pid, self.heartbeat, self.job) if self.state == "running" else None
 
 
+_FIELDS = frozenset(f.name for f in fields(Status))
+
+
 def read_status(path: Path) -> Status | None:
     """Returns the status that a file holds, or None where there is no such file.
 
     Raises:
-        ValueError: The file holds no JSON.
-        TypeError: It holds something else than a status.
-        OSError: It cannot be read.
+        UserError: The file cannot be read, or holds something else than a status.
     """
     # Status files are written atomically, so a torn one comes from elsewhere: it is not passed over here.
-    try:
-        return Status(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    return Status(**{name: value for name, value in STATUS.read(path).items() if name in _FIELDS})

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor
 
-from repro.errors import UserError, with_mend
-from repro.files import write_atomically
+from repro.errors import UserError, one_line, with_mend
+from repro.files import read_regular, reading, write_atomically
 from repro.runs.folder import RunFolder
+from repro.runs.metrics import LARGEST_BYTES, parse_row
 from repro.training.feed import Feed
 
 HEARTBEAT_SECONDS = 10.0
@@ -54,6 +56,12 @@ class RuntimeInfo(RuntimeInfoHook):
         if self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._hand_on(runner)
 
+    def window(self, runner: Any) -> dict[str, list[float]]:
+        """Returns the numbers of the last steps by name, of which the next lines of the log are means."""
+        self._hand_on(runner)
+        history = runner.message_hub.log_scalars
+        return {name: history[name].data[0][-self.every :].tolist() for name in history}
+
     def _hand_on(self, runner: Any) -> None:
         """Gives the log the numbers of all steps since the last line."""
         scalars = [(name, value) for step in self._unread_steps for name, value in step.items()]
@@ -64,6 +72,13 @@ class RuntimeInfo(RuntimeInfoHook):
             numbers = torch.stack([value.float() for _, value in scalars]).tolist()
             for (name, _), number in zip(scalars, numbers, strict=True):
                 runner.message_hub.update_scalar(f"train/{name}", number)
+
+
+def restore_window(runner: Any, window: Mapping[str, Any]) -> None:
+    """Gives the log the numbers that `RuntimeInfo.window` returned before the training was interrupted."""
+    for name, numbers in window.items():
+        for number in numbers:
+            runner.message_hub.update_scalar(name, float(number))
 
 
 class DivergenceError(UserError):
@@ -255,25 +270,36 @@ class MetricsFile(BaseVisBackend):
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any) -> None:
         """Appends the scalars of a step as one line; what is no number is left out."""
         values = {k: float(v) for k, v in scalar_dict.items() if isinstance(v, int | float | Tensor) and k != "step"}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            mend = "free some space, then the same command goes on from the last checkpoint"
+            raise UserError(f"cannot write {self.path}: {error.strerror or one_line(error)}", mend=mend) from error
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drops the metrics of steps that a resumed run will make again, and a line torn by a kill.
+def forget_after(path: Path, step: int) -> int:
+    """Drops the metrics of steps that a resumed run will make again, and lines that nobody can read.
 
     Args:
         path: of a file of metrics, one JSON object with a `step` on each line; it need not exist.
         step: the last one whose metrics stay.
+
+    Returns:
+        The number of lines that stay.
+
+    Raises:
+        UserError: the file cannot be read, or not be written.
     """
     if not path.exists():
-        return
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["step"] <= step:
-            lines.append(line + "\n")
-    write_atomically(path, lambda file: file.write("".join(lines).encode()))
+        return 0
+    with reading(path, "remove it, or put the run's own in its place"):
+        lines = read_regular(path, LARGEST_BYTES).decode(errors="replace").splitlines()
+    rows = [(line, parse_row(line)) for line in lines]
+    # The last one may have been torn by a kill; of the others somebody else is at fault.
+    if odd := sum(row is None for _, row in rows[:-1]):
+        log.warning("%s: %d lines are none of a training's metrics, and are left out", path, odd)
+    kept = [line for line, row in rows if row is not None and row["step"] <= step]
+    content = "".join(line + "\n" for line in kept).encode()
+    write_atomically(path, lambda file: file.write(content))
+    return len(kept)

@@ -23,11 +23,12 @@ from torch import nn
 from repro.backbones.checkpoint import not_finite, read_checkpoint
 from repro.distributed import rank, world_size
 from repro.errors import UserError, one_line, shortened
-from repro.files import write_atomically
+from repro.files import reading, write_atomically
 from repro.runs.folder import CHECKPOINTS_KEPT
+from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP
 from repro.training.checkpoint_writer import BackgroundWriter
-from repro.training.hooks import DivergenceError, FiniteGuard
+from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo, restore_window
 from repro.training.stop_agreement import StopAgreement
 
 log = logging.getLogger("salmask")
@@ -43,7 +44,7 @@ class SaveCheckpoint(Hook):
     # metrics of this step must have been written, before the state is taken.
     priority = "VERY_LOW"
 
-    def __init__(self, folder: Path, run_id: str, every: int, guard: FiniteGuard) -> None:
+    def __init__(self, folder: Path, run_id: str, every: int, guard: FiniteGuard, info: RuntimeInfo) -> None:
         """Prepares to save.
 
         Args:
@@ -51,8 +52,9 @@ class SaveCheckpoint(Hook):
             run_id: the run that they belong to.
             every: steps between two checkpoints of an epoch.
             guard: is asked before each checkpoint whether all numbers so far were finite.
+            info: knows the numbers of the steps since the last line of the log.
         """
-        self.folder, self.run_id, self.every, self.guard = folder, run_id, every, guard
+        self.folder, self.run_id, self.every, self.guard, self.info = folder, run_id, every, guard, info
         self._writer = BackgroundWriter()
         self._agreement = StopAgreement()
 
@@ -109,6 +111,8 @@ class SaveCheckpoint(Hook):
                 "optimizer": runner.optim_wrapper.state_dict(),
                 "schedulers": [scheduler.state_dict() for scheduler in schedulers_of(runner)],
                 "generators": rank_generators,
+                # Lines of the log are means over steps: the next one is to be of those before the interruption too.
+                "window": self.info.window(runner),
             }
             self._writer.write(content, partial(save_checkpoint, self.folder, step))
 
@@ -172,6 +176,9 @@ def newest_checkpoint(
         for leftover in folder.glob(".step_*"):
             leftover.unlink()
     paths = checkpoints(folder)
+    if odd := [path for path in paths if not path.is_file()]:
+        # Refused now: the training would fail where it comes to write there, after hours perhaps.
+        raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
     for path in paths:
         # Names become whole atomically, but a disk may still lose or spoil what it promised to keep. The one before
         # costs some steps, no result: the same steps follow from it.
@@ -205,16 +212,43 @@ def restore(runner: Any, folder: Path, run_id: str) -> int:
     """
 
     def check(content: dict[str, Any], path: Path) -> None:
-        if content.get("run_id") != run_id:
+        CHECKPOINT.verify(content, path)
+        if content["run_id"] != run_id:
             raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}", mend="choose another --out")
 
     newest = newest_checkpoint(folder, check)
     if newest is None:
         return 0
     path, content = newest
+    _refuse_impossible(runner, content, path)
     _apply(runner, content, path)
     log.info("resumed from %s at step %d", path.name, content["step"])
     return int(content["step"])
+
+
+def _refuse_impossible(runner: Any, content: dict[str, Any], path: Path) -> None:
+    """Refuses a checkpoint of a step that this training does not have, or of weights that none ends with.
+
+    Raises:
+        UserError: names the file, and what is wrong with it.
+    """
+    step, epoch = content["step"], content["epoch"]
+    if step > runner.max_iters or epoch != step // len(runner.train_dataloader):
+        raise UserError(
+            f"{path}: its step {step} of epoch {epoch} is none of this training's {runner.max_iters} steps",
+            mend=CHECKPOINT.mend,
+        )
+    if bad := not_finite(content["model"]):
+        raise UserError(f"{path}: weights that are not finite: {shortened(bad, 3)}", mend=CHECKPOINT.mend)
+    expected = unwrapped(runner.model).state_dict()
+    # `load_state_dict` compares names and shapes, and takes whole numbers for weights.
+    other = [
+        name
+        for name, value in content["model"].items()
+        if isinstance(value, torch.Tensor) and name in expected and value.dtype != expected[name].dtype
+    ]
+    if other:
+        raise UserError(f"{path}: weights of another type: {shortened(other, 3)}", mend=CHECKPOINT.mend)
 
 
 def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
@@ -224,15 +258,19 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
         runner.optim_wrapper.load_state_dict(content["optimizer"])
         for scheduler, state in zip(schedulers_of(runner), content["schedulers"], strict=True):
             scheduler.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, AssertionError) as error:  # mmengine asserts the optimizers' names
+    # mmengine asserts the optimizers' names; of what has another form each library raises what it likes.
+    except (RuntimeError, ValueError, KeyError, AssertionError, TypeError, AttributeError, IndexError) as error:
         detail = one_line(error)[:200]
         raise UserError(f"{path} is of another architecture: {detail}", mend="choose another --out") from error
+    with reading(path, CHECKPOINT.mend):
+        restore_window(runner, content.get("window", {}))
     # mmengine's counters have no setters.
     runner.train_loop._iter, runner.train_loop._epoch = content["step"], content["epoch"]
     # The global generators come last, so that nothing above draws from them after they are set. Those of other ranks
     # would be of no use where the number of processes has changed; batches and masks do not depend on them.
     if content["world_size"] == world_size():
-        set_generators(content["generators"][rank()])
+        with reading(path, CHECKPOINT.mend):
+            set_generators(content["generators"][rank()])
     else:
         log.warning("resumed on %d processes, saved on %d", world_size(), content["world_size"])
 

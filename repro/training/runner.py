@@ -117,7 +117,9 @@ class DeviceRunner(Runner):
         step = restore(self, training.checkpoints, training.run_id)
         if rank() == 0:
             # Only now: a checkpoint that is refused must leave the metrics of the other run alone.
-            forget_after(training.metrics, step)
+            kept = forget_after(training.metrics, step)
+            if step >= training.machine.log_every and not kept:
+                log.warning("%s has nothing of the %d steps before: its curves begin here", training.metrics, step)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         """Moves the model to the device, and wraps it in DDP where there are several processes."""
@@ -179,7 +181,8 @@ class Training:
         """
         machine = self.machine
         guard, feed = FiniteGuard(machine.log_every), Feed(self.device)
-        saver = SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard)
+        info = RuntimeInfo(machine.log_every)
+        saver = SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard, info)
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +201,7 @@ class Training:
             optim_wrapper=wrap_optimizers(self.optimizers, self.precision, self.device),
             param_scheduler=self._schedulers(),
             default_hooks={
-                "runtime_info": RuntimeInfo(machine.log_every),
+                "runtime_info": info,
                 "timer": IterTimerHook(),
                 "sampler_seed": None,  # EpochBatches is told its epoch by the loop
                 "logger": LoggerHook(interval=machine.log_every, ignore_last=False),

@@ -1,0 +1,167 @@
+"""What each kind of file of a run holds: one schema for each, and one way to read it.
+
+`RESULT` rows have theirs in `repro.runs.records`, which reads a million of them. A file that is empty, cut, of another
+content or no file at all ends in one line that names the file, the field and the mend.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.errors import UserError
+from repro.files import read_regular, reading
+
+LARGEST_BYTES = 64 * 2**20
+"""Of a small file such as a status: what is larger is none, and is not read."""
+LARGEST_WHOLE = 2**63 - 1
+"""Whole numbers have 64 bits."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a field of a file must hold."""
+
+    kind: type
+    """Its type; a whole number is a number too, and neither truth value is one."""
+    low: float = -math.inf
+    """Least value of a number."""
+    one_of: tuple[str | int, ...] = ()
+    """All values that it may have, where they are few."""
+    required: bool = True
+
+    def fault(self, value: Any) -> str:
+        """Returns what is wrong with a value, as `is str, not int`; empty where nothing is."""
+        kinds = (int, float) if self.kind is float else (self.kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
+            return f"is {type(value).__name__}, not {self.kind.__name__}"
+        if self.one_of and value not in self.one_of:
+            return f"is {value!r}, none of {', '.join(map(str, self.one_of))}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"is {value}, not a finite number"
+        if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+            return "is a number of more than 64 bits"
+        return f"is {value}, less than {self.low:g}" if isinstance(value, int | float) and value < self.low else ""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields of a kind of file, and what a person can do about one that does not have them."""
+
+    fields: Mapping[str, Field]
+    mend: str
+
+    def verify(self, content: Any, path: Path) -> dict[str, Any]:
+        """Returns the content of a file, which has this schema; further fields, of later versions, may stand in it.
+
+        Args:
+            content: what the file holds, or one of several such contents.
+            path: the file, for the message.
+
+        Raises:
+            UserError: names the file and its first wrong field.
+        """
+        if not isinstance(content, dict):
+            raise UserError(f"{path} holds a {type(content).__name__}, not fields by name", mend=self.mend)
+        for name, field in self.fields.items():
+            if name not in content:
+                if field.required:
+                    raise UserError(f"{path} has no field '{name}'", mend=self.mend)
+            elif fault := field.fault(content[name]):
+                raise UserError(f"{path}: its field '{name}' {fault}", mend=self.mend)
+        return content
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Reads a JSON file of this schema.
+
+        Raises:
+            UserError: it cannot be read, or its content is another.
+        """
+        return self.verify(read_json(path, self.mend), path)
+
+    def read_list(self, path: Path) -> list[dict[str, Any]]:
+        """Reads a JSON file that holds a list of contents of this schema.
+
+        Raises:
+            UserError: it cannot be read, or its content is another.
+        """
+        entries = read_json(path, self.mend)
+        if not isinstance(entries, list):
+            raise UserError(f"{path} holds a {type(entries).__name__}, not a list", mend=self.mend)
+        return [self.verify(entry, path) for entry in entries]
+
+
+def read_json(path: Path, mend: str) -> Any:
+    """Reads a small JSON file of ours.
+
+    Args:
+        path: the file.
+        mend: what a person can do where it cannot be read.
+
+    Raises:
+        UserError: it is missing, no regular file, too large, or no JSON.
+    """
+    with reading(path, mend):
+        return json.loads(read_regular(path, LARGEST_BYTES).decode())
+
+
+_TEXT, _COUNT, _NAMES = Field(str), Field(int, low=0), Field(dict)
+
+STATUS = Schema(
+    {
+        "state": Field(str, one_of=("running", "done", "failed", "interrupted")),
+        "task": Field(str, required=False),
+        "step": Field(int, low=0, required=False),
+        "steps": Field(int, low=0, required=False),
+        "attempt": Field(int, low=0, required=False),
+        "heartbeat": Field(float, required=False),
+        "host": Field(str, required=False),
+        "error": Field(str, required=False),
+        "pid": Field(int, low=0, required=False),
+        "job": Field(str, required=False),
+    },
+    mend="remove it; the next attempt writes it anew",
+)
+"""`status.json` and `status-TASK.json`."""
+ATTEMPT = Schema(
+    {
+        "started": _TEXT,
+        "commit": _TEXT,
+        "dirty": Field(bool),
+        "device": _TEXT,
+        "packages": _NAMES,
+        "data": _NAMES,
+    },
+    mend="put it back, or remove it; the next attempt begins it anew",
+)
+"""An entry of `provenance.json`, which is a list of them."""
+CHECKPOINT = Schema(
+    {
+        "format": Field(int, one_of=(1,)),
+        "run_id": _TEXT,
+        "step": _COUNT,
+        "epoch": _COUNT,
+        "world_size": Field(int, low=1),
+        "model": _NAMES,
+        "optimizer": _NAMES,
+        "schedulers": Field(list),
+        "generators": Field(list),
+        "window": Field(dict, required=False),  # the first ones had none
+    },
+    mend="remove it: the training goes on from the one before",
+)
+"""A checkpoint that a pretraining or a probe goes on from."""
+BACKBONE = Schema(
+    {
+        "format": Field(int, one_of=(1,)),
+        "arch": _TEXT,
+        "input_filter": Field(str, one_of=("none", "high_pass")),
+        "run_id": _TEXT,
+        "state_dict": _NAMES,
+        "width": Field(int, low=1, required=False),
+    },
+    mend="give the backbone.pth of a finished run",
+)
+"""`backbone.pth`, which may also be a localizer."""
