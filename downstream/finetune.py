@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from downstream.crops import BackboneInput, RandomCrops, central_crops_of_rank
 from downstream.epoch_scores import final_scores, read_scores, write_scores
-from downstream.measurement import Measurement, Target, measurements, scores
+from downstream.measurement import Measurement, Target, keep_predictions, measurements, predictions_of, scores
 from downstream.partitions import standard
 from repro.backbones.checkpoint import Backbone, load_backbone_of
 from repro.contrastive.batch_norm import sync_batch_norm
@@ -75,7 +75,8 @@ class ScoreNetwork(Hook):
             workers: decoding processes of this rank.
         """
         super().__init__()
-        self.count = len(images)
+        self.images = images
+        self.last_logits: Tensor | None = None
         self.loader = central_crops_of_rank(images, size, batch=batch, workers=workers)
 
     @torch.no_grad()
@@ -84,18 +85,23 @@ class ScoreNetwork(Hook):
         # Without DDP's wrapper: its forward pass is that of the loss, and here the network alone is asked.
         model = unwrapped(runner.model)
         assert isinstance(model, FineTuned)
+        self.last_logits = self.logits(model)
+        labels = torch.tensor(self.images.targets, device=self.last_logits.device)
+        write_scores(runner, scores(self.last_logits, labels))
+
+    @torch.no_grad()
+    def logits(self, model: FineTuned) -> Tensor:
+        """Computes N×classes logits of the N images; called on every rank, each of which returns all."""
         model.eval()
-        logit_batches, label_batches = [], []
-        for pixels, labels in self.loader:
-            logits = model.network(model.data_preprocessor.normalise(pixels)).float()
-            logit_batches.append(logits)
-            label_batches.append(labels.to(logits.device))
+        batches = [model.network(model.data_preprocessor.normalise(pixels)).float() for pixels, _ in self.loader]
         model.train()
-        # Every rank takes part in gathering, though only rank 0 writes.
-        all_logits, all_labels = (
-            in_order(gather(torch.cat(batches)), self.count) for batches in (logit_batches, label_batches)
-        )
-        write_scores(runner, scores(all_logits, all_labels))
+        return in_order(gather(torch.cat(batches)), len(self.images))
+
+    def final_logits(self, model: nn.Module) -> Tensor:
+        """Returns the logits of the last epoch; a training that ended in an earlier process is scored again."""
+        network = unwrapped(model)
+        assert isinstance(network, FineTuned)
+        return self.logits(network) if self.last_logits is None else self.last_logits
 
 
 @dataclass(frozen=True)
@@ -122,10 +128,15 @@ class FineTuning:
         training_folder = folder.path / TASK_FOLDERS[self.task] / f"{target.dataset}-{protocol}"
         backbone = load_backbone_of(run, folder)
         train = self.labelled(partition.train)
-        training = self.build_training(run, folder, training_folder, backbone, target, train, partition.scored, device)
+        val = partition.scored
+        training = self.build_training(run, folder, training_folder, backbone, target, train, val, device)
         training.run()
         values = final_scores(read_scores(training.metrics, training.epochs))
-        return measurements(protocol, partition.split, values)
+        (scorer,) = training.hooks
+        assert isinstance(scorer, ScoreNetwork)
+        predictions = predictions_of(scorer.final_logits(training.model), val)
+        kept = keep_predictions(folder, Evaluation(self.task, target.dataset), protocol, predictions, values)
+        return measurements(protocol, partition.split, values, kept)
 
     def labelled(self, train: Images) -> Images:
         """Returns the training images whose labels the task may see: all, or a class-balanced share of them."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from downstream.features import FeatureStore, labels_of
-from downstream.measurement import Measurement, Target, measurements, scores
+from downstream.measurement import Measurement, Target, keep_predictions, measurements, predictions_of, scores
 from downstream.partitions import standard
 from repro.errors import UserError
+from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 
@@ -44,7 +45,10 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     rows = []
     for k in run.knn.neighbours:
         votes = vote(queries, bank, bank_labels, len(train.classes), k, run.knn.temperature)
-        rows += measurements(run.knn.protocol(k), partition.split, scores(votes, labels))
+        protocol, values = run.knn.protocol(k), scores(votes, labels)
+        predictions = predictions_of(votes, test, votes / votes.sum(1, keepdim=True))
+        kept = keep_predictions(folder, Evaluation("knn", target.dataset), protocol, predictions, values)
+        rows += measurements(protocol, partition.split, values, kept)
     return rows
 
 

@@ -26,9 +26,17 @@ from mmengine.optim import MultiStepLR
 from torch import Tensor, nn
 
 from downstream.crops import BackboneInput, RandomCrops
-from downstream.epoch_scores import final_scores, read_scores, write_scores
+from downstream.epoch_scores import EpochScores, final_scores, read_scores, write_scores
 from downstream.features import FeatureStore, labels_of
-from downstream.measurement import Measurement, Target, averaged, measurements, scores
+from downstream.measurement import (
+    Measurement,
+    Target,
+    averaged,
+    keep_predictions,
+    measurements,
+    predictions_of,
+    scores,
+)
 from downstream.partitions import paper_like, split_seeds
 from repro.backbones.checkpoint import Backbone, load_backbone
 from repro.contrastive.loss_model import LossModel
@@ -36,6 +44,7 @@ from repro.data.splits import Images
 from repro.distributed import seeded_weights
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
+from repro.runs.predictions import Predictions, joined
 from repro.runs.protocols import ProbeSettings
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, make_loader
@@ -126,15 +135,21 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     protocol = run.probe.protocol_on(target.dataset)
     seeds = split_seeds(target.dataset, run.probe.splits)
     # One store for all splits: the backbone is read once, and a pool's features serve every split of it.
-    store = FeatureStore.of(run, folder, device, Evaluation("linear", target.dataset).name(run))
-    split_scores, split = [], ""
+    evaluation = Evaluation("linear", target.dataset)
+    store = FeatureStore.of(run, folder, device, evaluation.name(run))
+    split_scores, split_predictions, split = [], [], ""
     for seed in seeds:
         train, val, split = paper_like(target, seed)
         probe_folder = folder_of_probe(folder, target.dataset, protocol, seed if len(seeds) > 1 else None)
-        build_training(run, folder, probe_folder, store, train, val).run()
-        split_scores.append(best_head_scores(probe_folder / "metrics.jsonl", run.probe))
+        training = build_training(run, folder, probe_folder, store, train, val)
+        training.run()
+        epochs = read_scores(training.metrics, training.epochs)
+        split_scores.append(best_head_scores(epochs, run.probe))
+        split_predictions.append(predictions_of_head(training, best_head(epochs, run.probe), store, val))
     assert_unchanged(store.backbone.network, folder.backbone)  # before any number becomes a row
-    return measurements(protocol, split, averaged(split_scores))
+    values = averaged(split_scores)
+    kept = keep_predictions(folder, evaluation, protocol, joined(split_predictions), values)
+    return measurements(protocol, split, values, kept)
 
 
 def folder_of_probe(folder: RunFolder, dataset: str, protocol: str, split_seed: int | None = None) -> Path:
@@ -194,20 +209,33 @@ def build_training(
     )
 
 
-def best_head_scores(metrics: Path, settings: ProbeSettings) -> dict[str, float]:
-    """Reads what a finished probe reached.
+@torch.no_grad()
+def predictions_of_head(training: Training, head: int, store: FeatureStore, val: Images) -> Predictions:
+    """Asks a classifier of a finished probe, as it stands after the last epoch, about each scored image."""
+    probe = unwrapped(training.model)
+    assert isinstance(probe, LinearProbe)
+    features = torch.from_numpy(store(val)).to(store.device)
+    return predictions_of(probe.heads[head](features), val)
+
+
+def best_head(epochs: Sequence[EpochScores], settings: ProbeSettings) -> int:
+    """Returns the number of the classifier with the best top-1 of the last epoch; the first one wins a tie."""
+    endings = settings.metric_endings
+    return max(range(len(endings)), key=lambda head: epochs[-1][f"top1{endings[head]}"])
+
+
+def best_head_scores(epochs: Sequence[EpochScores], settings: ProbeSettings) -> dict[str, float]:
+    """Returns what a finished probe reached.
 
     Args:
-        metrics: file of the probe's metrics.
+        epochs: its scores, from `read_scores`.
         settings: that the probe was trained with.
 
     Returns:
         `final_scores` of the head with the best top-1 of the last epoch. With a grid also that head's `lr`, and the
         top-1 of each.
     """
-    epochs, endings = read_scores(metrics, settings.epochs), settings.metric_endings
-    last = epochs[-1]
-    best = max(range(len(endings)), key=lambda head: last[f"top1{endings[head]}"])
+    endings, last, best = settings.metric_endings, epochs[-1], best_head(epochs, settings)
     values = final_scores(epochs, endings[best])
     if settings.lr_grid:
         values |= {"lr": settings.lr_grid[best], **{f"top1{ending}": last[f"top1{ending}"] for ending in endings}}

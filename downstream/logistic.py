@@ -22,13 +22,23 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from downstream.features import Features, FeatureStore, labels_of
-from downstream.measurement import Measurement, Target, averaged, measurements, scores
+from downstream.measurement import (
+    Measurement,
+    Target,
+    averaged,
+    keep_predictions,
+    measurements,
+    predictions_of,
+    scores,
+)
 from downstream.partitions import Partition, split_seeds, standard
 from downstream.progress import reported
 from repro.distributed import world_size
 from repro.errors import UserError, one_line
 from repro.files import write_atomically
+from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
+from repro.runs.predictions import Predictions, joined
 from repro.runs.protocols import LogisticSettings
 from repro.runs.run import Run
 
@@ -58,16 +68,21 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     protocol = run.logistic.protocol_on(target.dataset)
     partitions = [standard(target, seed) for seed in split_seeds(target.dataset, run.logistic.splits)]
     store = FeatureStore.of(run, folder, device, "logistic")
-    split_values = []
+    split_values, split_predictions = [], []
     for seed, partition in enumerate(partitions):
         fits_file = folder.path / "logistic" / f"{target.dataset}-{protocol}-split{seed}.npz"
-        split_values.append(_measure_split(run.logistic, folder, store, partition, fits_file))
-    return measurements(protocol, partitions[0].split, averaged(split_values))
+        values_of_split, predictions = _measure_split(run.logistic, folder, store, partition, fits_file)
+        split_values.append(values_of_split)
+        split_predictions.append(predictions)
+    values = averaged(split_values)
+    evaluation = Evaluation("logistic", target.dataset)
+    kept = keep_predictions(folder, evaluation, protocol, joined(split_predictions), values)
+    return measurements(protocol, partitions[0].split, values, kept)
 
 
 def _measure_split(
     settings: LogisticSettings, folder: RunFolder, store: FeatureStore, partition: Partition, fits_file: Path
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Predictions]:
     """Chooses the weight on one split, fits it on all of the split's training images, and scores that fit."""
     classes = len(partition.train.classes)
     if len(set(partition.fit.targets)) < 2:
@@ -96,7 +111,8 @@ def _measure_split(
     unconverged = _warn_unconverged(settings, weights, path, converged)
     logits = torch.from_numpy(log_probabilities(model, store(partition.scored), classes))
     accuracies = scores(logits, torch.from_numpy(labels_of(partition.scored)))
-    return accuracies | {"l2": float(weights[best]), "unconverged": float(unconverged)}
+    values = accuracies | {"l2": float(weights[best]), "unconverged": float(unconverged)}
+    return values, predictions_of(logits, partition.scored)
 
 
 def _warn_unconverged(

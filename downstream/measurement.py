@@ -1,24 +1,32 @@
 """What a task measures, and on what: the terms that all tasks share, and the accuracies of classifiers."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from repro.data.catalogue import open_images
 from repro.data.splits import Images, Split
-from repro.distributed import device_name
+from repro.data.subsets import Subset
+from repro.distributed import device_name, rank
 from repro.errors import UserError
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import Departure, scale_of
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
+from repro.runs.predictions import BEST, FileReference, Predictions, path_of_predictions, write
 from repro.runs.provenance import source
 from repro.runs.records import Result
 from repro.runs.run import Run
 from repro.runs.sections import Framework, ScenesSettings
+
+log = logging.getLogger("salmask")
+TOLERANCE = 1e-6
+"""Points by which predictions may miss the number that they give: rounding, and no image."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Measurement:
         metric: What was measured, e.g. `top1`.
         value: The number; accuracies and AP are in percent.
         departures: In what the evaluation is smaller than the paper's, beside the pretraining; any makes it *tiny*.
+        predictions: The file that the number can be made of; None where none is kept.
     """
 
     protocol: str
@@ -73,15 +82,30 @@ class Measurement:
     metric: str
     value: float
     departures: tuple[Departure, ...] = ()
-
-
-def measurements(protocol: str, split: str, values: Mapping[str, float]) -> list[Measurement]:
-    """Makes the measurements of one protocol and split from numbers by metric."""
-    return [Measurement(protocol, split, metric, value) for metric, value in values.items()]
+    predictions: FileReference | None = None
 
 
 SCORES = ("top1", "top5", "mean_per_class")
 """The accuracies that `scores` computes."""
+
+
+def measurements(
+    protocol: str, split: str, values: Mapping[str, float], predictions: FileReference | None = None
+) -> list[Measurement]:
+    """Makes the measurements of one protocol and split.
+
+    Args:
+        protocol: its name.
+        split: what was scored.
+        values: numbers by metric.
+        predictions: what `SCORES` can be made of; other numbers are of other epochs, rates or splits.
+    """
+    return [
+        Measurement(protocol, split, metric, value, predictions=predictions if metric in SCORES else None)
+        for metric, value in values.items()
+    ]
+
+
 ACCURACIES = (*SCORES, "top1_best")
 """What is averaged over splits; the mean of learning rates or of weights of a regularisation would mean nothing."""
 
@@ -145,6 +169,8 @@ def as_results(
             device=device_name(device),
             started=started,
             duration_s=round(duration_s, 1),
+            predictions=measurement.predictions.name if measurement.predictions else "",
+            predictions_sha256=measurement.predictions.sha256 if measurement.predictions else "",
         )
         for measurement in measurements
     ]
@@ -161,7 +187,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
         `SCORES` in percent. `top5` is top-all where there are fewer than five classes; `mean_per_class` is the mean of
         the share of hits over the classes that occur among the labels.
     """
-    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    guesses = likeliest(logits)
     hits = guesses == labels.unsqueeze(1)
     first_hits = hits[:, 0].double()
     class_sizes = torch.bincount(labels, minlength=logits.shape[1])
@@ -173,3 +199,68 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
         "top5": 100 * hits.any(1).double().mean().item(),
         "mean_per_class": 100 * (class_hits[occurring] / class_sizes[occurring]).mean().item(),
     }
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Returns N×`BEST` (or as many as there are classes) indices of the likeliest classes, the likeliest first."""
+    return logits.topk(min(BEST, logits.shape[1]), dim=1).indices
+
+
+def predictions_of(logits: Tensor, images: Images, probabilities: Tensor | None = None) -> Predictions:
+    """Takes note of what a classifier says of each image.
+
+    Args:
+        logits: N×classes, the larger the likelier, of which `scores` makes its accuracies.
+        images: the N scored images.
+        probabilities: N×classes; None: the softmax of the logits.
+    """
+    guesses = likeliest(logits)
+    labels = torch.tensor(images.targets, device=logits.device)
+    hits = guesses == labels.unsqueeze(1)
+    # The place of the only hit, from 1; where there is none, every product is 0.
+    places = (hits * torch.arange(1, hits.shape[1] + 1, device=hits.device)).sum(1)
+    probabilities = logits.softmax(1) if probabilities is None else probabilities
+    return Predictions(
+        split=np.zeros(len(images), dtype=np.int32),
+        image=(images.indices if isinstance(images, Subset) else np.arange(len(images))).astype(np.int32),
+        label=labels.cpu().numpy().astype(np.int32),
+        prediction=guesses[:, 0].cpu().numpy().astype(np.int32),
+        score=probabilities.gather(1, guesses[:, :1]).squeeze(1).float().cpu().numpy(),
+        place=places.cpu().numpy().astype(np.uint8),
+        classes=tuple(images.classes),
+        images=images.fingerprint(),
+    )
+
+
+def keep_predictions(
+    folder: RunFolder, evaluation: Evaluation, protocol: str, predictions: Predictions, values: Mapping[str, float]
+) -> FileReference | None:
+    """Writes an evaluation's predictions below a run's folder, before any row names them; called on every rank.
+
+    Args:
+        folder: of the run.
+        evaluation: the task and its data set.
+        protocol: with its departures.
+        predictions: of the classifier that was scored.
+        values: the numbers that its rows will hold.
+
+    Returns:
+        What the rows are to name; None on other ranks than 0, and where the predictions do not give the rows' number.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    if rank():
+        return None
+    top1 = predictions.accuracy("top1")
+    if abs(top1 - values["top1"]) > TOLERANCE:
+        # A training that was scored on one device, interrupted, and taken up again on another.
+        log.warning(
+            "%s: the predictions give %.3f %%, not the %.3f %% of the training's last epoch, and are not kept",
+            evaluation.task,
+            top1,
+            values["top1"],
+        )
+        return None
+    path = path_of_predictions(folder, evaluation.task, evaluation.dataset, protocol)
+    return write(path, folder, predictions)

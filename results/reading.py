@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from repro.errors import UserError
-from repro.runs.records import FIELDS, SCHEMA, Result, read_rows
+from repro.runs.records import ADDED, FIELDS, SCHEMA, Result, read_rows
 
 BATCH_BYTES = 32 * 2**20
 """Files are parsed together up to this size: a run's own file is too short to be worth a call."""
@@ -96,6 +96,8 @@ def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
         ).select(FIELDS)
     except (pa.ArrowInvalid, KeyError):
         return None
+    for name, absent in ADDED.items():
+        table = table.set_column(table.schema.get_field_index(name), name, pc.fill_null(table[name], absent))
     # Arrow passes over empty lines and reads several objects of one line: then rows could not be told apart by file.
     counts = [file.lines for file in filled]
     if table.num_rows != sum(counts) or not _is_good(table):

@@ -1,5 +1,6 @@
 """Average precisions: ground truth scores a hundred, nothing scores zero, trials are averaged."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
-from downstream.detection.evaluation import average_precisions
+from downstream.detection.evaluation import Detections, average_precisions
 from downstream.detection.task import summary
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
@@ -84,6 +85,32 @@ def test_nothing_found_is_zero_and_said(coco_root: Path, caplog: pytest.LogCaptu
     assert scores == dict.fromkeys(scores, 0.0)
     assert len(scores) == 6
     assert "finds nothing on any image" in caplog.text
+
+
+@pytest.mark.parametrize("task", [VOC, COCO])
+def test_the_kept_detections_are_cocos_and_give_the_ap(task: str, voc_root: Path, coco_root: Path) -> None:
+    data = data_of(task, voc_root if task == VOC else coco_root)
+    batches = [[record] for record in data.test]
+    answers = GroundTruth(data.test, masks=task == COCO, shift=0.004)
+    results = inference_on_dataset(answers, batches, Detections(data))["results"]
+    assert len(results) == sum(len(record["annotations"]) for record in data.test)
+    assert {entry["image_id"] for entry in results} <= {record["image_id"] for record in data.test}
+    first = next(record for record in data.test if record["image_id"] == results[0]["image_id"])
+    box = first["annotations"][0]["bbox"]
+    corner = [entry["bbox"][:2] for entry in results if entry["image_id"] == first["image_id"]]
+    assert [round(edge + 0.004, 2) for edge in box[:2]] in [pytest.approx(edges, abs=0.011) for edges in corner]
+    assert all(("segmentation" in entry) == (task == COCO) for entry in results)
+    if task == COCO:
+        from pycocotools import coco
+        from pycocotools.cocoeval import COCOeval
+
+        # By pycocotools alone, as a stranger would read the file against the annotations.
+        truth = coco.COCO(str(coco_root / "annotations" / "instances_val2017.json"))
+        scoring = COCOeval(truth, truth.loadRes(json.loads(json.dumps(results))), "segm")
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+        assert scoring.stats[0] == pytest.approx(1.0)
 
 
 def test_an_ap_that_is_no_number_is_refused() -> None:

@@ -1,5 +1,7 @@
 """Detectors that are trained: exact on resume, whatever ends them, and the rows that come of it."""
 
+import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -26,7 +28,7 @@ from downstream.detection.training import Saver, Stopwatch, Trial, load_trained,
 from repro.backbones.checkpoint import Backbone
 from repro.data.annotations.scenes_export import write_coco
 from repro.errors import UserError
-from repro.runs.detection import COCO, VOC
+from repro.runs.detection import COCO, COSTS, VOC
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
 from repro.scenes.dataset import Scenes
@@ -272,6 +274,17 @@ def test_the_whole_of_table_2_without_a_download(tmp_path: Path) -> None:
         COCO: ("coco-mrcnn-c4-2x-v1[batch=2,iterations=4,min_size=64,rois=8]", "scenes", "val2017"),
     }
     assert all("detection of 4 iterations, 64 px, 8 regions" in row.scale for row in rows)
+    detections = {
+        task: next(row for row in rows if (row.task, row.metric) == (task, "bbox_AP")) for task in (VOC, COCO)
+    }
+    for task, row in detections.items():
+        content = (folder.path / row.predictions).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row.predictions_sha256
+        entries = json.loads(gzip.decompress(content))
+        assert entries
+        assert {"image_id", "category_id", "bbox", "score"} <= set(entries[0])
+        assert ("segmentation" in entries[0]) == (task == COCO)
+    assert {row.metric for row in rows if not row.predictions} == set(COSTS)
     pictures = sorted(path.name.partition("-v1")[0] for path in folder.gallery.iterdir())
     assert pictures == ["objects-scenes-coco-mrcnn-c4-2x", "objects-scenes-voc-frcnn-c4-24k"]
     table = render("table2", collect([tmp_path / "runs"]))

@@ -279,7 +279,8 @@ def test_the_best_rate_is_that_of_the_last_epoch(tmp_path: Path) -> None:
         {"step": 6, "epoch": 2, "top1@lr=30": 20.0, "top1@lr=1": 30.0, "top5@lr=1": 7.0, "mean_per_class@lr=1": 8.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert best_head_scores(tmp_path / "metrics.jsonl", ProbeSettings(epochs=2, lr_grid=(30.0, 1.0))) == {
+    settings = ProbeSettings(epochs=2, lr_grid=(30.0, 1.0))
+    assert best_head_scores(read_scores(tmp_path / "metrics.jsonl", settings.epochs), settings) == {
         "top1": 30.0,
         "top5": 7.0,
         "mean_per_class": 8.0,

@@ -54,6 +54,7 @@ class DetectionData:
         metadata: Name of its entry in detectron2's `MetadataCatalog`.
         evaluator: Makes detectron2's evaluator of the split.
         test_fingerprint: Twelve hex digits over all that the evaluator knows of the split.
+        category_ids: The number of each class in the annotations; where they have only names, counted from 1.
     """
 
     name: str
@@ -65,6 +66,7 @@ class DetectionData:
     metadata: str
     evaluator: Callable[[], DatasetEvaluator]
     test_fingerprint: str
+    category_ids: tuple[int, ...]
 
     @cached_property
     def train_fingerprint(self) -> str:
@@ -121,6 +123,7 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
         metadata=metadata,
         evaluator=truth.evaluator,
         test_fingerprint=truth.fingerprint(),
+        category_ids=tuple(range(1, len(kit.classes) + 1)),
     )
 
 
@@ -177,6 +180,7 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
         metadata=metadata,
         evaluator=truth.evaluator,
         test_fingerprint=truth.fingerprint(),
+        category_ids=tuple(folder.instances[test_split].classes),
     )
 
 

@@ -1,6 +1,8 @@
 """Scoring of a trained detector: its average precisions (AP), and a picture of what it detects."""
 
+import gzip
 import io
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -65,8 +68,46 @@ class Sample(DatasetEvaluator):
         return {"count": sum(count for count, _ in of_ranks), "detections": detections}
 
 
+class Detections(DatasetEvaluator):
+    """Keeps all detections as COCO's results have them: image, category, box, score, and mask where there are masks."""
+
+    def __init__(self, data: DetectionData) -> None:
+        """Keep the detections on a test split."""
+        self.data = data
+
+    def reset(self) -> None:
+        """Forget all detections; detectron2 calls this before the first batch."""
+        self.entries: list[dict[str, Any]] = []
+
+    def process(self, inputs: Sequence[Record], outputs: Sequence[dict[str, Any]]) -> None:
+        """Take note of a batch's detections."""
+        for record, output in zip(inputs, outputs, strict=True):
+            self.entries += instances_to_coco_json(output["instances"].to("cpu"), record["image_id"])
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """Returns the `results` of all ranks, by image and then by score; None on other ranks than 0."""
+        of_ranks = comm.gather(self.entries)
+        if rank():
+            return None
+        numbers = self.data.category_ids
+        results = [
+            {
+                **entry,
+                "category_id": numbers[entry["category_id"]],
+                # Hundredths of a pixel, and a millionth: floats in full would take twice the room.
+                "bbox": [round(edge, 2) for edge in entry["bbox"]],
+                "score": round(entry["score"], 6),
+            }
+            for entries in of_ranks
+            for entry in entries
+        ]
+        return {"results": sorted(results, key=lambda entry: (entry["image_id"], -entry["score"]))}
+
+
 def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
     """Scores a detector on the whole test split, and draws what the first trial's detects on the first images.
+
+    All detections are kept in the file `trial.detections`.
 
     Args:
         trial: whose detector it is.
@@ -80,14 +121,18 @@ def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
     """
     data = trial.data
     sample = Sample([record["file_name"] for record in data.test[:PICTURED_IMAGES]])
+    evaluators = [data.evaluator(), sample, Detections(data)]
     mapper = partial(map_record, DatasetMapper(trial.cfg, is_train=False))
     loader = build_detection_test_loader(data.test, mapper=mapper, num_workers=trial.machine.workers)
     with redirect_stdout(io.StringIO()):  # pycocotools prints tables, and standard output is for results
-        outcome = inference_on_dataset(model, loader, DatasetEvaluators([data.evaluator(), sample]))
+        outcome = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
     if rank():
         return {}
     tasks = ["bbox", "segm"] if trial.cfg.MODEL.MASK_ON else ["bbox"]
     scores = average_precisions(outcome, tasks, detections=outcome["count"])
+    # Without a time in it, so that the same detections are the same file.
+    content = gzip.compress(json.dumps(outcome["results"], separators=(",", ":")).encode(), mtime=0)
+    write_atomically(trial.detections, lambda file: file.write(content))
     if trial.index == 0:
         picture = draw_detections(data, outcome["detections"])
         path = trial.folder.gallery / f"objects-{data.name}-{trial.protocol}.png"

@@ -11,7 +11,7 @@ import resource
 import statistics
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from repro.randomness import Purpose, stream_seed
 from repro.runs.departures import Departure
 from repro.runs.detection import COCO, VOC, DetectionSettings
 from repro.runs.folder import TASK_FOLDERS, RunFolder
+from repro.runs.predictions import FileReference, reference
 from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
 
@@ -80,8 +81,9 @@ class DetectionTask:
         if rank():  # only rank 0 is given all detections, so it alone has scores
             return []
         departures = self.departures(run.detection, data)
+        detections = detections_by_metric(trials)
         return [
-            Measurement(trials[0].protocol, data.split, metric, value, departures)
+            Measurement(trials[0].protocol, data.split, metric, value, departures, detections(metric))
             for metric, value in summary(scores).items()
         ]
 
@@ -177,6 +179,24 @@ def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     numbers["peak_memory_gib"] = max(trial["peak_memory_gib"] for trial in scores)
     numbers["training_seconds"] = sum(trial["training_seconds"] for trial in scores)
     return numbers
+
+
+def detections_by_metric(trials: "Sequence[Trial]") -> Callable[[str], FileReference | None]:
+    """Returns how a number's detections are found by its metric: an AP of a single trial has those of its trial.
+
+    A mean over several trials has no file of its own, nor has what an older version scored.
+    """
+    files: dict[str, FileReference] = {}
+    for trial in trials:
+        if trial.detections.exists():
+            files[f"@trial={trial.index}"] = reference(trial.detections, trial.folder, trial.detections.read_bytes())
+
+    def of_metric(metric: str) -> FileReference | None:
+        name, at, trial = metric.partition("@")
+        is_precision = "_AP" in name and not name.endswith("_std")
+        return files.get(at + trial if at or len(trials) > 1 else "@trial=0") if is_precision else None
+
+    return of_metric
 
 
 def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -> dict[str, float]:

@@ -28,6 +28,7 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
+from repro.runs.predictions import PREDICTIONS
 from repro.runs.sections import MachineSettings
 from repro.training.hooks import HEARTBEAT_SECONDS, DivergenceError, forget_after
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
@@ -68,6 +69,12 @@ class Trial:
     def scores(self) -> Path:
         """File of what the trained detector scored."""
         return self.path / "scores.json"
+
+    @property
+    def detections(self) -> Path:
+        """File of all that the trained detector detects on the images that are scored."""
+        # Beside the predictions of other tasks, and not with the training's own files, which may be cleared away.
+        return self.folder.path / PREDICTIONS / f"{self.task}-{self.path.parent.name}-{self.path.name}.json.gz"
 
     @property
     def metrics(self) -> Path:

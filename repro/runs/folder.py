@@ -1,9 +1,9 @@
 """A run's folder: everything that made a run and everything that it made.
 
 `runs/<sweep>/<method>/s<seed>-<id>/` holds `run.yaml`, `provenance.json`, `status.json`, `metrics.jsonl`,
-`results.jsonl`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/` and, of runs on scenes with maps of whole images,
-`foregrounds.json`. Its name follows from the run alone. Downstream
-tasks of a run may be carried out at once: each has a status and a lock of its own, `status-TASK.json`, `.lock-TASK`.
+`results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/` and, of runs on scenes with maps of
+whole images, `foregrounds.json`. Its name follows from the run alone. Downstream tasks of a run may be carried out at
+once: each has a status and a lock of its own, `status-TASK.json`, `.lock-TASK`.
 """
 
 import contextlib

@@ -47,6 +47,9 @@ class Result:
         started: When the evaluation started, ISO 8601, UTC.
         duration_s: How long it took, in seconds.
         schema: Version of this record's layout.
+        predictions: File below the run's folder that the number is made of, by image (`repro.runs.predictions`) or by
+            detection; empty where none was kept.
+        predictions_sha256: Checksum of that file, 64 hex digits; empty where there is none.
     """
 
     run_id: str
@@ -70,12 +73,16 @@ class Result:
     started: str
     duration_s: float
     schema: int = SCHEMA
+    predictions: str = ""
+    predictions_sha256: str = ""
 
 
 # Looked up once: a million rows are checked against them, and dataclasses' own functions are slow.
 _TYPES: dict[str, type] = get_type_hints(Result)
 FIELDS: tuple[str, ...] = tuple(_TYPES)
 """Names of a record's fields, in the order in which they are written."""
+ADDED: dict[str, str] = {"predictions": "", "predictions_sha256": ""}
+"""Fields that older files lack, with what their absence means."""
 _EXACT = tuple(_TYPES.values())
 _NUMBERS = (FIELDS.index("value"), FIELDS.index("duration_s"))
 _STARTED = FIELDS.index("started")
@@ -234,6 +241,8 @@ def _field(record: dict[str, Any], name: str, kind: type) -> Any:
     Raises:
         ValueError: The field is missing or of another type.
     """
+    if name in ADDED and record.get(name) is None:
+        return ADDED[name]
     if name not in record:
         if name == "schema":
             return SCHEMA  # the first files had no such field
