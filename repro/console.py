@@ -3,11 +3,13 @@
 import json
 import logging
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from repro.errors import visible
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Complete = Callable[[str], list[str]]
@@ -27,7 +29,7 @@ def report(as_json: bool, content: Any) -> None:
         typer.echo(json.dumps(content, indent=1))
     elif isinstance(content, dict):
         for key, value in content.items():
-            typer.echo(f"{key}: {value}")
+            typer.echo(visible(f"{key}: {value}"))
     else:
         _print_rows(content)
 
@@ -67,11 +69,19 @@ def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
         if not index:
             for key in row:
                 table.add_column(key, overflow="fold")
-        table.add_row(*("–" if value is None else str(value) for value in row.values()))
+        table.add_row(*("–" if value is None else visible(str(value)) for value in row.values()))
     console = Console()
     if not console.is_terminal:  # rich would fold at 80 columns, and break the lines that `grep` and `cut` read
         console.width = UNBOUNDED_WIDTH
     console.print(table, markup=False)
+
+
+class _Log(logging.StreamHandler[TextIO]):
+    """Shows the log's own lines; a name in them may hold what a terminal obeys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns a record's message, with all of it visible."""
+        return visible(super().format(record))
 
 
 def show_log() -> None:
@@ -79,5 +89,5 @@ def show_log() -> None:
 
     At its first start on a machine matplotlib, which mmengine imports, tells of its fonts.
     """
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="%(message)s", handlers=[_Log()])
     logging.getLogger("salmask").setLevel(logging.INFO)

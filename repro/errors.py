@@ -1,6 +1,7 @@
 """The one exception for input that a person can mend, and the words that several messages share."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -25,6 +26,15 @@ class UserError(Exception):
         return with_mend(self.what, self.mend)
 
 
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it: control characters but tab and newline, and turns of the direction."""
+
+
+def visible(text: str) -> str:
+    """Returns a text with what a terminal would obey instead of showing it made visible, as the code of its letter."""
+    return _UNSEEN.sub(lambda letter: letter[0].encode("unicode_escape").decode(), text)
+
+
 def with_mend(what: str, mend: str) -> str:
     """Returns what is wrong and what a person can do about it, in one line; without a mend the former alone."""
     return f"{what}; mend: {mend}" if mend else what
@@ -39,7 +49,7 @@ def one_line(error: BaseException) -> str:
         text = text.splitlines()[-1]
         if isinstance(error, UserError):  # of other errors the kind says as much as the message
             text = text.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
-    return " ".join(text.split()) or type(error).__name__
+    return visible(" ".join(text.split())) or type(error).__name__
 
 
 LONGEST_LIST = 20

@@ -14,6 +14,7 @@ from repro.runs.departures import measured_scale
 from results.reading import read_table
 from results.row_comparison import Recipe, RowComparison
 from results.runs import RESULTS, RunRecord, find_runs, listed, method_name
+from results.spreadsheet import harmless
 
 MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
 """What makes two rows the same measurement, of which the later one counts."""
@@ -214,5 +215,5 @@ def export_bytes(frame: pd.DataFrame, suffix: str) -> bytes:
     if suffix == ".parquet":
         frame.to_parquet(buffer, index=False)
     else:
-        frame.to_csv(buffer, index=False, lineterminator="\n")
+        harmless(frame).to_csv(buffer, index=False, lineterminator="\n")
     return buffer.getvalue()

@@ -8,6 +8,7 @@ from repro.files import write_text
 from results.html import table_page
 from results.latex import latex
 from results.layout import Cell, Table
+from results.spreadsheet import harmless
 
 
 def markdown(table: Table) -> str:
@@ -27,7 +28,7 @@ def markdown(table: Table) -> str:
 
 def csv(table: Table) -> str:
     """Returns a table as data: one line per row, column group and metric, numbers with at most four decimals."""
-    return table.records.round(4).to_csv(index=False, lineterminator="\n")
+    return harmless(table.records.round(4)).to_csv(index=False, lineterminator="\n")
 
 
 FORMATS: Mapping[str, Callable[[Table], str]] = {".md": markdown, ".tex": latex, ".csv": csv, ".html": table_page}

@@ -11,7 +11,7 @@ from typing import IO
 
 import pandas as pd
 
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from results.claim_families import families_as_frame, judge_families
 from results.claims import as_frame, judge
@@ -29,6 +29,12 @@ MANIFEST = "SHA256SUMS"
 """Name of the file with the checksums of all others, as `sha256sum -c` reads it."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The oldest date that a zip can hold: the same content gives the same file."""
+
+LARGEST_MANIFEST = 64 * 2**20
+"""Bytes of a manifest: a million files."""
+LARGEST_RATIO = 1000
+"""Times that an artifact may grow when it is unpacked; text grows tenfold."""
+TORN = (zipfile.BadZipFile, zlib.error, EOFError)
 
 _GIVE_ARTIFACT = "give an artifact that `salmask pack` wrote"
 _README = """# {title}
@@ -107,6 +113,7 @@ def check(path: Path) -> int:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            _refuse_bomb(path, archive)
             names = archive.namelist()
             if MANIFEST not in names:
                 raise UserError(f"{path} is no artifact of salmask: it holds no {MANIFEST}", mend=_GIVE_ARTIFACT)
@@ -123,14 +130,25 @@ def check(path: Path) -> int:
             ]
     except FileNotFoundError:
         raise UserError(f"no file {path}", mend=_GIVE_ARTIFACT) from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is no whole zip file: {error}", mend="copy it again") from error
+    except (*TORN, NotImplementedError, RuntimeError, OSError) as error:
+        raise UserError(f"{path} is no whole zip file: {one_line(error)}", mend="copy it again") from error
     if troubles:
         more = f" and {len(troubles) - 3} more" if len(troubles) > 3 else ""
         raise UserError(
             f"{path} is not as it was packed: {'; '.join(troubles[:3])}{more}", mend="copy it again, or pack it again"
         )
     return len(sums)
+
+
+def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuses an archive that unpacks to more than any artifact, before anything of it is unpacked."""
+    manifest = sum(entry.file_size for entry in archive.infolist() if entry.filename == MANIFEST)
+    unpacked = sum(entry.file_size for entry in archive.infolist())
+    if manifest > LARGEST_MANIFEST or unpacked > LARGEST_RATIO * path.stat().st_size:
+        raise UserError(
+            f"{path} is no artifact of salmask: {path.stat().st_size / 1e6:.1f} MB unpack to {unpacked / 1e6:.0f} MB",
+            mend=_GIVE_ARTIFACT,
+        )
 
 
 def _contents(
@@ -209,7 +227,7 @@ def _digest(archive: zipfile.ZipFile, name: str) -> str:
     try:
         with archive.open(name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    except (zipfile.BadZipFile, zlib.error):
+    except (*TORN, NotImplementedError, RuntimeError):  # the last two: of a compression or with a password that none is
         return ""
 
 

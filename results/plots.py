@@ -1,9 +1,10 @@
 """The plots: published against ours, Table 1 as bars, Table 3 by branch, accuracy by compute, galleries; and PLOTS."""
 
 import io
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from repro.errors import UserError, nearest
-from repro.files import write_atomically
+from repro.errors import UserError, nearest, one_line
+from repro.files import read_regular, write_atomically
 from results.collect import KEYS
 from results.curves import curves
 from results.dose import saliency_dose
 from results.forest import forest
 from results.material import Material, NothingToDrawError
 from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
+from results.runs import RunRecord
 from results.style import WIDTH, Theme, folded, ink, legend, limits, look, panels, themed
 
 SUFFIXES = (".svg", ".png")
@@ -163,15 +165,19 @@ def compute(material: Material) -> Figure:
     return figure
 
 
+log = logging.getLogger("salmask")
+
+T = TypeVar("T")
+
+LARGEST_PICTURE = 256 * 2**20
+"""Bytes of a gallery's file, a hundred times what ours have."""
+
+
 def gallery(material: Material) -> Figure:
     """Draw what the networks see: the first gallery of each method that has one."""
-    first: dict[str, Path] = {}
-    for run in material.runs:
-        for path in run.galleries:
-            first.setdefault(run.method, path)
-    if not first:
+    pictures = first_galleries(material.runs, lambda run, path: shrunk(path, 760, 1000))
+    if not pictures:
         raise NothingToDrawError("no run has a gallery yet", mend="start one")
-    pictures = {method: shrunk(path, 760, 1000) for method, path in first.items()}
     names = list(pictures)
     rows = [names[start : start + 3] for start in range(0, len(names), 3)]
     # Three a row, each as wide as its proportions ask for.
@@ -185,6 +191,24 @@ def gallery(material: Material) -> Figure:
             axes.set_title(name)
             axes.axis("off")
     return figure
+
+
+def first_galleries(runs: Sequence[RunRecord], load: Callable[[RunRecord, Path], T]) -> dict[str, T]:
+    """Returns the first gallery of each method; one that is no picture is told of, and the next one takes its place.
+
+    Args:
+        runs: Run folders.
+        load: Makes what is wanted of a run's gallery; raises a UserError where it is no picture.
+    """
+    pictures: dict[str, T] = {}
+    for run in runs:
+        for path in run.galleries:
+            if run.method not in pictures:
+                try:
+                    pictures[run.method] = load(run, path)
+                except UserError as error:
+                    log.warning("%s; it is left out", error)
+    return pictures
 
 
 def shrunk(path: Path, width: int, height: int) -> Image.Image:
@@ -202,10 +226,10 @@ def shrunk(path: Path, width: int, height: int) -> Image.Image:
         UserError: The file cannot be read as a picture.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(read_regular(path, LARGEST_PICTURE))) as file:
             picture = file.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{path} is no picture: {error}", mend="remove it") from error
+    except Exception as error:  # Pillow raises a dozen kinds for damaged bytes, and one for more pixels than it takes
+        raise UserError(f"{path} is no picture: {one_line(error)}", mend="remove it") from error
     picture.thumbnail((width, height))
     return picture
 

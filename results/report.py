@@ -21,7 +21,7 @@ from results.explain import changed, describe
 from results.html import page
 from results.layout import Table
 from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, draw, shrunk
+from results.plots import PLOTS, draw, first_galleries, shrunk
 from results.published import TABLES
 from results.redo import commands
 from results.runs import RunRecord, code_label
@@ -176,12 +176,11 @@ def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[
 
 def _galleries(runs: Sequence[RunRecord]) -> list[Picture]:
     """Returns one gallery of each method, small enough for a page."""
-    by_method: dict[str, Picture] = {}
-    for run in runs:
-        for path in run.galleries:
-            if run.method not in by_method:
-                by_method[run.method] = Picture(run.method, f"{run.name}, {path.name}", _embedded(path))
-    return list(by_method.values())
+
+    def picture(run: RunRecord, path: Path) -> Picture:
+        return Picture(run.method, f"{run.name}, {path.name}", _embedded(path))
+
+    return list(first_galleries(runs, picture).values())
 
 
 def _embedded(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from repro.backbones.library import Library
+from repro.errors import visible
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import read
@@ -149,8 +150,10 @@ def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
         packages = attempt["packages"]
         verb = "imported" if not facts.dataset else "trained"
         lines.append(f"{verb} by commit `{attempt['commit']}`{edited} on {attempt['device']}, {attempt['started']}")
-        lines.append(f"torch {packages['torch']}, torchvision {packages.get('torchvision', 'unknown')}")
-    return lines
+        versions = (packages.get(name, "unknown") for name in ("torch", "torchvision"))
+        lines.append("torch {}, torchvision {}".format(*versions))
+    # Of a file that somebody may have sent: as text, whatever stands there.
+    return [visible(line).replace("<", "&lt;") for line in lines]
 
 
 def _attempts(folder: RunFolder) -> list[dict[str, Any]]:

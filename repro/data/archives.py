@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import lzma
 import os
 import shutil
 import tarfile
@@ -23,8 +24,8 @@ from repro.runs.lock import held
 Preparer = Callable[[Sequence[Path], Path], None]
 """Makes the root (second argument) from downloaded archives: files, or folders with them; none: download."""
 
-TORN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
-"""What the standard library raises for an archive that is torn, or is none."""
+TORN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
+"""What the standard library raises for an archive that is torn or none, or packed in an unknown way or locked."""
 
 DOWNLOAD_AGAIN = "download it again and repeat (what is finished is kept)"
 """The mend of an archive that is torn or incomplete."""

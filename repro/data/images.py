@@ -6,6 +6,7 @@ line that names the file.
 """
 
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -188,8 +189,11 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
     """Returns what is read from an image file, or says why it cannot be used."""
     try:
         # Opened here rather than by Pillow, so that the size and the pixels are of the same file, and it is closed.
-        with Path(path).open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size == 0:
+        with open(path, "rb", opener=_open_at_once) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return Fault("unreadable", "no regular file")
+            if status.st_size == 0:
                 return Fault("zero-byte", "the file is empty (0 bytes)")
             with Image.open(stream) as image:
                 # Before the pixels are decoded: the header alone tells.
@@ -204,6 +208,11 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
         return Fault("unreadable", "not an image, or its header is damaged")
     except _DAMAGE as error:
         return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; a pipe of its name too, which would be waited for until somebody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _decode_image(image: Image.Image, stream: IO[bytes]) -> Image.Image:

@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from repro.errors import UserError, one_line
+from repro.files import read_regular
 from repro.paths import absolute
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
-from repro.runs.yaml_text import parse_yaml
+from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 
 _EXPECTED: Mapping[Any, tuple[str, str]] = {
     int: ("a whole number", "1"),
@@ -200,7 +201,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: The file is missing, no YAML, or no mapping.
     """
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_regular(path, LONGEST_TEXT).decode())
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist", mend="name an existing file") from None
     except (OSError, UnicodeDecodeError) as error:

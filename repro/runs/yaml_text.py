@@ -5,6 +5,7 @@ texts, of which the setting they are for makes what it needs: `010` is the seed 
 """
 
 import re
+import sys
 from typing import Any
 
 import yaml
@@ -28,6 +29,10 @@ _NUMBERS = {
 _REPLACED = {*_NUMBERS, "tag:yaml.org,2002:timestamp"}
 _DEEPEST = 20
 """Levels of lists and mappings that a text may have; of settings there are three, of a sweep five."""
+_LARGEST_SIZE = 10_000
+"""Values that a text may stand for: by names for parts (`&a`, `*a`) a few lines can stand for billions."""
+LONGEST_TEXT = 2**20
+"""Characters of a text: of settings there are some thousands."""
 _LIBYAMLS_LIMIT = "exceeded maximum nesting depth"
 """How libyaml refuses more than a thousand levels; without it Python's own limit ends the reading."""
 _FIRST_CHARACTERS = "-+.0123456789"
@@ -64,16 +69,21 @@ def parse_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: It is none, or a mapping holds a key twice.
         RecursionError: It is nested deeper than any settings are, or holds itself.
-        ValueError: A number has thousands of digits.
+        ValueError: A number has thousands of digits, or the text is too long, or stands for too many values.
     """
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"it has {len(text)} characters, where {LONGEST_TEXT} are the most")
     try:
         content = yaml.load(text, Loader=_SettingsLoader)
     except yaml.scanner.ScannerError as error:
         if error.problem == _LIBYAMLS_LIMIT:
             raise RecursionError(error.problem) from error
         raise
-    if _is_deeper(content, _DEEPEST):
+    depth, size = _measured(content, {})
+    if depth > _DEEPEST:
         raise RecursionError(f"more than {_DEEPEST} levels")
+    if size > _LARGEST_SIZE:
+        raise ValueError(f"it stands for {size:.3g} values, where {_LARGEST_SIZE} are the most")
     return content
 
 
@@ -83,10 +93,27 @@ def format_yaml(content: Any) -> str:
     return text
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Returns whether lists and mappings are nested in more levels than these."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels < 0 or any(_is_deeper(item, levels - 1) for item in items)
+def _measured(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Returns the levels of lists and mappings of a value, and how many values it stands for.
+
+    Args:
+        value: Of YAML's own types; a part may stand in it at several places, and is looked at once.
+        known: What is known of parts, by their `id`; filled here.
+
+    Raises:
+        RecursionError: A part stands within itself.
+    """
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if items is None:
+        return 0, 1
+    if id(value) not in known:
+        known[id(value)] = (sys.maxsize, 0)  # until it is known: whoever meets it meanwhile is within it
+        parts = [_measured(item, known) for item in items]
+        known[id(value)] = 1 + max((depth for depth, _ in parts), default=0), 1 + sum(size for _, size in parts)
+    depth, size = known[id(value)]
+    if depth == sys.maxsize:
+        raise RecursionError("a part stands within itself")
+    return depth, size
 
 
 def decimal(value: Any) -> Any:

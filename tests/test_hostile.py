@@ -1,0 +1,157 @@
+"""Odd and hostile files: nothing hangs, nothing takes all memory, nothing is obeyed that was to be shown."""
+
+import io
+import logging
+import os
+import struct
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from error_samples import message_of
+
+from repro.console import report, show_log
+from repro.data.archives import blaming
+from repro.data.images import decode, find_fault
+from repro.errors import UserError, one_line, visible
+from repro.runs.reading import parse_overrides, read_yaml
+from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
+from results.pack import MANIFEST, check
+from results.plots import shrunk
+from results.spreadsheet import harmless
+
+ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egpj"
+SHOWN = "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202egpj"
+
+
+def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert visible(f"class {ESCAPES}\tand\nso on: é, ×, 猫") == f"class {SHOWN}\tand\nso on: é, ×, 猫"
+    assert one_line(UserError(f"class {ESCAPES} is empty", mend="fill it")) == f"class {SHOWN} is empty; mend: fill it"
+    report(False, {"name": ESCAPES})
+    report(False, [{"name": ESCAPES}])
+    assert capsys.readouterr().out.count(SHOWN) == 2
+
+
+def test_the_log_shows_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    root, stream = logging.Logger("root"), io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logging, "root", root)
+    monkeypatch.setattr(logging.getLogger("salmask"), "parent", root)
+    show_log()
+    logging.getLogger("salmask").warning("class %s", ESCAPES)
+    assert stream.getvalue() == f"class {SHOWN}\n"
+
+
+def bomb(levels: int) -> str:
+    lines = ["a0: &a0 [1, 1]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, levels)]
+    return "\n".join(lines)
+
+
+def test_a_few_lines_of_yaml_cannot_stand_for_billions(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    began = time.process_time()
+    for text, phrase in (
+        (bomb(15), "it stands for 8.04e+13 values, where 10000 are the most"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("x: " + "1" * LONGEST_TEXT, "MB, where"),
+        ("[" * 5000, "nested too deeply"),
+    ):
+        path.write_text(text)
+        assert phrase in message_of(lambda: read_yaml(path))
+    assert time.process_time() - began < 5
+    assert "is nested too deeply" in message_of(lambda: parse_overrides(["a=&a [*a]"]))
+    assert parse_yaml("a: &x [1, 2]\nb: *x") == {"a": [1, 2], "b": [1, 2]}
+    path.unlink()
+    os.mkfifo(path)
+    assert "is no regular file" in message_of(lambda: read_yaml(path))
+
+
+def test_a_pipe_among_images_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    os.mkfifo(path)
+    assert "cat.png: no regular file; mend: " in message_of(lambda: decode(path))
+    fault = find_fault(path)
+    assert fault is not None
+    assert fault.kind == "unreadable"
+
+
+def huge_png(side: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
+
+
+def test_a_gallery_of_billions_of_pixels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "masks.png"
+    path.write_bytes(huge_png(60_000))
+    assert "masks.png is no picture: Image size (3600000000 pixels) exceeds limit" in message_of(
+        lambda: shrunk(path, 100, 100)
+    )
+    path.unlink()
+    os.mkfifo(path)
+    assert "no regular file" in message_of(lambda: shrunk(path, 100, 100))
+
+
+def artifact(path: Path, content: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.csv", content)
+        archive.writestr(MANIFEST, "0" * 64 + "  a.csv\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "phrase"),
+    [
+        (8, 99, "a.csv was changed"),  # an unknown compression
+        (6, 1, "a.csv was changed"),  # a password
+    ],
+)
+def test_a_member_of_an_unknown_compression_or_with_a_password_is_one_line(
+    tmp_path: Path, offset: int, value: int, phrase: str
+) -> None:
+    path = artifact(tmp_path / "x.zip", b"number\n1\n")
+    content = bytearray(path.read_bytes())
+    local, central = content.index(b"PK\x03\x04"), content.index(b"PK\x01\x02")
+    content[local + offset] = content[central + offset + 2] = value
+    path.write_bytes(content)
+    assert phrase in message_of(lambda: check(path))
+    with zipfile.ZipFile(path) as archive:  # as the archive of a data set
+
+        def unpack() -> None:
+            with blaming(path, tmp_path):
+                archive.read("a.csv")
+
+        assert "torn, incomplete or not the right archive" in message_of(unpack)
+
+
+def test_a_bomb_of_an_artifact_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = artifact(tmp_path / "x.zip", b"\0" * 60_000_000)
+    began = time.process_time()
+    assert "0.1 MB unpack to 60 MB" in message_of(lambda: check(path))
+    # Overlapping members share their bytes: here one that says to be larger than anything deflate makes of so few.
+    path = artifact(tmp_path / "x.zip", b"number\n1\n")
+    content = bytearray(path.read_bytes())
+    assert "a.csv was changed" in message_of(lambda: check(path))
+    central = content.index(b"PK\x01\x02")
+    content[central + 24 : central + 28] = struct.pack("<I", 2**31)
+    path.write_bytes(content)
+    assert "MB unpack to 2147 MB" in message_of(lambda: check(path))
+    assert time.process_time() - began < 10
+
+
+def test_no_text_is_a_formula_to_a_spreadsheet() -> None:
+    hostile = ["=cmd|'/C calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "plain", ""]
+    frame = pd.DataFrame({"method": hostile, "value": [-1.5] * 7})
+    frame["name"] = frame["method"].astype("category")
+    safe = harmless(frame)
+    expected = [f"'{text}" for text in hostile[:5]] + hostile[5:]
+    assert list(safe["method"]) == list(safe["name"]) == expected
+    assert list(safe["value"]) == [-1.5] * 7
+    assert list(frame["method"]) == hostile
