@@ -1,6 +1,7 @@
 """Reading checkpoints safely, and the backbone that downstream tasks start from."""
 
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.backbones.resnet import BASE_WIDTH, resnet_of_width
+from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.errors import UserError, shortened
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
@@ -119,6 +120,11 @@ def require_sound(state: Mapping[str, Tensor], path: Path) -> None:
     unsound = []
     for name, tensor in state.items():
         values = tensor.detach()
+        # One pass decides, and NaN survives it; only what is unsound is looked at again, to count.
+        if values.is_floating_point() and values.numel():
+            least, largest = (extreme.item() for extreme in values.aminmax())
+            if math.isfinite(least) and math.isfinite(largest) and not (name.endswith("running_var") and least < 0):
+                continue
         faults = (("NaN or infinite", ~torch.isfinite(values)), ("negative", values < 0))
         for fault, where in faults if name.endswith("running_var") else faults[:1]:
             if count := int(where.sum()):
@@ -232,9 +238,13 @@ def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
 
 
 def _headless(arch: str, width: int, path: Path) -> tuple[nn.Module, int]:
-    """Builds a network without its head; returns it with the number of its features. `path` is for errors."""
+    """Builds a network without its head, and with whatever the memory holds for weights, which are to be loaded.
+
+    Returns:
+        The network, and the number of its features. `path` is for errors.
+    """
     try:
-        network = resnet_of_width(arch, width)
+        network = planned_resnet(arch, width)
     except ValueError:
         raise UserError(
             f"{path} holds a '{arch}', which this torchvision does not know",
@@ -244,7 +254,7 @@ def _headless(arch: str, width: int, path: Path) -> tuple[nn.Module, int]:
     assert isinstance(head, nn.Linear)
     features = head.in_features
     network.fc = nn.Identity()
-    return network, features
+    return network.to_empty(device="cpu"), features
 
 
 def _require_trained(state: Mapping[str, Tensor], path: Path) -> None:
@@ -257,5 +267,5 @@ def _require_trained(state: Mapping[str, Tensor], path: Path) -> None:
     if whole := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
         raise UserError(f"{path}: weights of whole numbers: {shortened(whole, 3)}", mend=_GIVE)
     # Of a layer that sees something; biases, and the scales that some recipes begin at zero, may be nothing but zeros.
-    if dead := [name for name, tensor in weights.items() if tensor.ndim > 1 and not tensor.any()]:
+    if dead := [name for name, tensor in weights.items() if tensor.ndim > 1 and not any(tensor.aminmax())]:
         raise UserError(f"{path}: weights that are all zero: {shortened(dead, 3)}", mend=_GIVE)

@@ -1,5 +1,6 @@
 """The backbone in somebody else's checkpoint: which of its networks, and under which names."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 from torchvision.models import list_models
 
 from repro.backbones.checkpoint import require_sound
-from repro.backbones.resnet import BASE_WIDTH, resnet_of_width
+from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.backbones.tensors import plain_name, read_tensors
 from repro.errors import UserError, shortened
 
@@ -89,7 +90,11 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
     expected = _expected(arch, width)
     network = _choose(_networks(file.tensors), plain_name(prefix), file.tensors, path)
     # Steps that batch norms have counted are not kept by every library; those of a fresh network, zeros, stand in.
-    counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
+    counters = {
+        name: torch.zeros_like(tensor, device="cpu")
+        for name, tensor in expected.items()
+        if name.endswith("num_batches_tracked")
+    }
     given = {name: file.tensors[full] for name, full in network.names.items() if name in expected}
     backbone = {**counters, **given}
     if misfit := _misfit(network, backbone, expected):
@@ -108,14 +113,15 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
     )
 
 
+@functools.cache
 def _expected(arch: str, width: int) -> State:
-    """Returns torchvision's state dict of an architecture without `fc`, with fresh values.
+    """Returns torchvision's state dict of an architecture without `fc`: names and shapes, on the meta device.
 
     Raises:
         UserError: torchvision does not know the architecture.
     """
     try:
-        state = resnet_of_width(arch, width).state_dict()
+        state = planned_resnet(arch, width).state_dict()
     except ValueError:
         raise UserError(f"--arch {arch}: this torchvision does not know it", mend="resnet50, for example") from None
     return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
@@ -225,8 +231,7 @@ def _other_arch(network: _Network, tensors: Mapping[str, Tensor]) -> str:
     fitting = []
     for arch in list_models(torchvision.models, include="*resne*"):
         try:
-            with torch.device("meta"):
-                expected = _expected(arch, width)
+            expected = _expected(arch, width)
         except UserError:  # the groups of a ResNeXt do not divide so few planes
             continue
         weights = {name for name in expected if not name.endswith("num_batches_tracked")}

@@ -58,6 +58,23 @@ def resnet_of_width(arch: str, width: int, outputs: int = 1000) -> nn.Module:
     return network
 
 
+def planned_resnet(arch: str, width: int) -> nn.Module:
+    """Returns a ResNet of `resnet_of_width` without weights, on the meta device, for what has weights to give it.
+
+    Fresh weights would be drawn only to be replaced: half a second of a ResNet-50, and most of reading a backbone.
+
+    Args:
+        arch: torchvision's name of the network.
+        width: base planes.
+
+    Raises:
+        ValueError: torchvision does not know the name.
+        UserError: the groups of a ResNeXt do not divide so few planes.
+    """
+    with torch.device("meta"):
+        return resnet_of_width(arch, width)
+
+
 def _scaled(planes: int, width: int) -> int:
     return planes * width // BASE_WIDTH
 
