@@ -9,6 +9,7 @@ from PIL import Image
 from scene_samples import copied, spoil_json
 
 from repro.data.annotations import coco
+from repro.data.annotations.coco_instances import read_instances
 from repro.data.annotations.findings import BrokenFileError
 from repro.data.verification.checks import verify
 
@@ -66,7 +67,7 @@ def test_categories_are_in_the_order_of_their_ids(root: Path) -> None:
 def test_broken_files_say_what_is_wrong(root: Path, text: str, reason: str) -> None:
     (root / VAL).write_text(text)
     with pytest.raises(BrokenFileError, match=f"^{root / VAL}: {reason}"):
-        coco.read_instances(root / VAL)
+        read_instances(root / VAL)
     assert refusal(root).startswith(f"{root / VAL}: ")
     assert refusal(root).endswith(f"; mend: unpack annotations_trainval2017.zip into {root}")
     assert coco.check_layout(root, ("train2017",))
@@ -83,7 +84,7 @@ def test_every_broken_entry_is_listed_with_its_fields(root: Path) -> None:
         ],
     }
     (root / VAL).write_text(json.dumps(content))
-    assert coco.read_instances(root / VAL).faults == [
+    assert read_instances(root / VAL).faults == [
         "entry 0 of 'categories': 'name' is missing",
         "entry 0 of 'images': 'id' is 1.5, which is no whole number; 'height' is missing",
         "entry 1 of 'images': is no entry with fields",

@@ -20,7 +20,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 from pycocotools import mask as coco_mask
 
-from repro.data.annotations import coco, voc
+from repro.data.annotations import voc
+from repro.data.annotations.coco_instances import Instances, ObjectEntry
 from repro.data.annotations.masks import Mask
 
 
@@ -102,7 +103,7 @@ class CocoGroundTruth:
     metadata: str
     """Name of the data set's entry in detectron2's `MetadataCatalog`."""
     classes: tuple[str, ...]
-    instances: coco.Instances
+    instances: Instances
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def encoded_mask(mask: Mask) -> Mask:
     return mask
 
 
-def area_of(entry: coco.ObjectEntry, size: tuple[int, int]) -> float:
+def area_of(entry: ObjectEntry, size: tuple[int, int]) -> float:
     """Returns the area of an object in pixels: the file's, or that of its mask, or else of its box.
 
     Args:

@@ -1,22 +1,19 @@
 """COCO 2017 as it is downloaded: `train2017/`, `val2017/`, `annotations/instances_{train,val}2017.json`. No torch.
 
-This is the one reader of the annotations: the verification, the training and the scoring get what it returns.
+What a folder of it lacks, or has wrong: the verification, the training and the scoring get what is returned here. The
+files of annotations are read in `coco_instances`.
 """
 
-import contextlib
-import gc
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal
 
-from repro.data.annotations import fields
-from repro.data.annotations.fields import Fields
+from repro.data.annotations.coco_instances import Instances, is_trained_on, read_instances
 from repro.data.annotations.findings import AnnotatedImage, BrokenFileError, FindingKind, Survey, box_fault, listing
-from repro.data.annotations.masks import Mask, has_pixels, mask_fault, read_mask
-from repro.data.errors import PathError, reason_of
+from repro.data.annotations.masks import mask_fault
+from repro.data.errors import PathError
 from repro.errors import shortened
 
 TRAIN, TEST = SPLITS = ("train2017", "val2017")
@@ -27,49 +24,6 @@ CLASS_COUNT = 80
 
 IMAGE_ARCHIVES: Mapping[str, str] = {"train2017": "train2017.zip", "val2017": "val2017.zip"}
 ANNOTATION_ARCHIVE = "annotations_trainval2017.zip"
-
-
-Entry = TypeVar("Entry")  # what an entry of one of the file's lists is read as
-
-
-class ImageEntry(NamedTuple):
-    """An entry of the list `images`: `size` is (width, height) in pixels."""
-
-    id: int
-    file_name: str
-    size: tuple[int, int]
-
-
-class ObjectEntry(NamedTuple):
-    """An entry of the list `annotations`: `bbox` is (x, y, width, height) in pixels.
-
-    `area` and `mask` are None where the file has none, or an empty one.
-    """
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    crowd: bool
-    area: float | None
-    mask: Mask | None
-
-
-@dataclass(frozen=True)
-class Instances:
-    """The content of one `instances_*.json`.
-
-    Attributes:
-        classes: Class names by category id, in the order of the ids, which is that of detectron2's labels.
-        images: The images in the order of the file.
-        objects: The objects in the order of the file.
-        faults: What is wrong with entries of the three lists, which are left out.
-    """
-
-    classes: Mapping[int, str]
-    images: Sequence[ImageEntry]
-    objects: Sequence[ObjectEntry]
-    faults: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -202,120 +156,6 @@ def survey_root(root: Path) -> Survey:
     return survey
 
 
-def read_instances(path: Path) -> Instances:
-    """Reads one `instances_*.json`.
-
-    Returns:
-        All entries that can be read, and what is wrong with the others.
-
-    Raises:
-        BrokenFileError: It is missing, no JSON, or lacks one of the three lists.
-    """
-    with _no_garbage_collection():
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            raise BrokenFileError(path, "the file of annotations is missing") from None
-        except OSError as error:
-            raise BrokenFileError(path, reason_of(error)) from error
-        except (ValueError, RecursionError) as error:
-            raise BrokenFileError(path, f"broken JSON ({error})") from error
-        faults: list[str] = []
-        categories = _entries(path, content, "categories", _category, faults)
-        images = _entries(path, content, "images", _image, faults)
-        objects = _entries(path, content, "annotations", _object, faults)
-        # Sorted by id: detectron2 numbers its labels so, whatever the order of the file.
-        classes = dict(sorted(categories))
-        if len(classes) < len(categories):
-            faults.append(f"{len(categories) - len(classes)} of 'categories' share the id of another")
-        return Instances(classes, images, objects, faults)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Turns Python's search for circles of references off, for the length of a `with` block.
-
-    The files hold a million small objects without a circle among them: looking for one takes twice as long as reading.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _entries(path: Path, content: Any, name: str, read: Callable[[Fields], Entry], faults: list[str]) -> list[Entry]:
-    """Reads one of the file's lists, entry by entry.
-
-    Args:
-        path: The file, for messages.
-        content: The file's content, whatever JSON it is.
-        name: The list's key.
-        read: Reads one entry; its `ValueError` says what is wrong with it.
-        faults: Gets what is wrong with the entries that cannot be read, which are left out.
-
-    Raises:
-        BrokenFileError: The list is missing.
-    """
-    values = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(values, list):
-        raise BrokenFileError(path, f"has no list '{name}'; it is no file of instances")
-    entries = []
-    for position, value in enumerate(values):
-        try:
-            if not isinstance(value, dict):
-                raise ValueError("is no entry with fields")
-            entries.append(read(Fields(value.get, repr)))
-        except ValueError as error:
-            faults.append(f"entry {position} of '{name}': {error}")
-    return entries
-
-
-def _category(entry: Fields) -> tuple[int, str]:
-    category = entry.read("id", fields.whole), entry.read("name", fields.name)
-    entry.refuse_faults()
-    return category
-
-
-def _image(entry: Fields) -> ImageEntry:
-    image_id, file_name = entry.read("id", fields.whole), entry.read("file_name", fields.name)
-    size = entry.read("width", fields.positive), entry.read("height", fields.positive)
-    entry.refuse_faults()
-    return ImageEntry(image_id, file_name, size)
-
-
-def _object(entry: Fields) -> ObjectEntry:
-    ids = [entry.read(name, fields.whole) for name in ("id", "image_id", "category_id")]
-    box, crowd = entry.read("bbox", _box), entry.read_optional("iscrowd", fields.flag, default=False)
-    area = entry.read_optional("area", _area, default=None)
-    mask = entry.read_optional("segmentation", read_mask, default=None)
-    if entry.read_optional("ignore", fields.flag, default=False):
-        entry.faults.append("'ignore' is set, which COCO has not; remove the object, or set 'iscrowd'")
-    entry.refuse_faults()
-    if mask is not None and not crowd and not has_pixels(mask):
-        mask = None
-    object_id, image_id, category_id = ids
-    return ObjectEntry(object_id, image_id, category_id, box, crowd, area, mask)
-
-
-def _box(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, list) or len(value) != 4:
-        raise ValueError("is no list of four numbers")
-    box = tuple(fields.number(edge) for edge in value)
-    if min(box[2:]) < 0:
-        raise ValueError(f"has a negative width or height ({box[2]:g}, {box[3]:g})")
-    return box
-
-
-def _area(value: Any) -> float:
-    area = fields.number(value)
-    if area < 0:
-        raise ValueError(f"is {area:g}, which is negative")
-    return area
-
-
 def _survey_classes(survey: CocoSurvey, path: Path, instances: Instances, mend: str) -> None:
     """Takes a survey's classes from the first split, and holds those of the second against them."""
     classes = tuple(instances.classes.values())
@@ -407,8 +247,3 @@ def _survey_trained(survey: CocoSurvey, path: Path, split: str, instances: Insta
         survey.warnings.append(f"{split}: {maskless} objects without a mask are left out of the training")
     if instances.objects and not any(is_trained_on(entry) for entry in objects):
         survey.add("no-objects", path, f"no object of {split} has a mask to train on, and is no crowd", "add masks")
-
-
-def is_trained_on(entry: ObjectEntry) -> bool:
-    """Says whether a detector learns from an object: it is no crowd, has a mask, and its box has an area."""
-    return not entry.crowd and entry.mask is not None and min(entry.bbox[2:]) > 0
