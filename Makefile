@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.salmask-ready
 DEMO ?= runs/demo
 GPU_REPORT ?= gpu-report
+# Test files are shared out among processes, one for each core; 0: all in one. Each takes up to 3 GB of memory.
+TEST_PROCESSES ?= auto
+SHARED_OUT := -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
 # As slurm/local.py does for its jobs: waiting threads sleep, and freed memory is kept for the next step.
 export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
@@ -25,13 +28,14 @@ demo: $(READY) ## From built-in images to the paper's Table 1 in miniature, abou
 	@$(BIN)/salmask sweep demo --local --out $(DEMO)
 
 test: $(READY) lint ## Lint, types, import rules and the default tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SHARED_OUT)
 
 test-slurm: $(READY) ## The tests on a real Slurm, which it installs and starts here (root, Debian); else it says why not
 	@$(BIN)/python -m pytest -m slurm -rs
 
 test-all: $(READY) lint ## The default tests, the slow ones and those on Slurm
-	@$(BIN)/python -m pytest -m ''
+	@$(BIN)/python -m pytest $(SHARED_OUT) -m 'not slurm'
+	@$(BIN)/python -m pytest -m slurm -rs
 
 lint: $(READY) ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
