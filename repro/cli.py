@@ -188,7 +188,7 @@ COMMANDS = {
         panel=READ,
     ),
     "report": LazyCommand(
-        "Write one self-contained HTML page: claims, tables, plots, runs and a checklist, warnings first.",
+        "Write one self-contained HTML page: the verdict, forest plot, tables, claims, runs and a checklist.",
         _results,
         panel=READ,
     ),

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 
-def page(template: str, *, package: str = "repro", **content: Any) -> str:
+def page(template: str, *, package: str = "repro", extras: Sequence[str] = (), **content: Any) -> str:
     """Returns a page: a template filled with content.
 
     The page carries a content security policy that admits its own script alone: what a name or a log line brings along
@@ -18,10 +19,12 @@ def page(template: str, *, package: str = "repro", **content: Any) -> str:
     Args:
         template: Name of a file in the package's `templates/`; it may extend `_page.html.j2`, which lies in this one's.
         package: The package that the template belongs to.
+        extras: Names of further `NAME.css` and `NAME.js` beside the template, put behind those of every page.
         content: What the page shows, by the names that the template has for it; every text is escaped.
     """
     templates = _templates(package)
-    style, script = (_asset(templates, name) for name in ("style.css", "sort.js"))
+    style = "".join(_asset(templates, f"{name}.css") for name in ("style", *extras))
+    script = "".join(_asset(templates, f"{name}.js") for name in ("sort", *extras))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     # Both are files of ours: `Markup` keeps their quotes and arrows as they are. The hash is of the script as it stands

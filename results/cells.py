@@ -8,6 +8,7 @@ import pandas as pd
 from results.absence import BegunRun, missing_seeds, reason, unfinished
 from results.collect import KEYS
 from results.columns import Column
+from results.layout import Measured
 from results.published import Published, PublishedRow
 from results.ranking import clear_ranks
 from results.row_comparison import ALTERED
@@ -27,7 +28,7 @@ def cell_records(
         paper: The published table.
 
     Returns:
-        `results.layout.Table.records`, and `column` and `code_states`, which are for the layout alone.
+        `results.layout.Table.records`, and `column`, `code_states` and `behind`, which are for the layout alone.
     """
     lines = []
     values: list[dict[int, float]] = []  # of each line, by seed
@@ -75,7 +76,7 @@ def _by_seed(rows: pd.DataFrame) -> dict[int, float]:
 def _record(
     row: PublishedRow, index: int, column: Column, metric: str, seeds: pd.DataFrame | None, paper: Published
 ) -> dict[str, Any]:
-    """Returns a line of the records; `column` and `code_states` are for the layout and are no part of a table's."""
+    """Returns a line of the records; `column`, `code_states` and `behind` are for the layout alone."""
     printed_name = dict(column.metrics)[metric]
     # Top-5 beside the paper's top-1 would read as a comparison.
     as_published = not paper.metrics or metric in paper.metrics
@@ -102,11 +103,23 @@ def _record(
         "runs": "" if seeds is None else " ".join(sorted(seeds["run_id"])),
         "commits": ", ".join(commits),
         "code_states": len(commits),
+        "behind": () if seeds is None else measured(seeds),
         "dirty": seeds is not None and bool(seeds["dirty"].any()),
         "departures": str(comparison) if comparison else "",
         "mark": column.mark,
         "watermark": watermark([column]),
     }
+
+
+def measured(rows: pd.DataFrame) -> tuple[Measured, ...]:
+    """Returns the measurements behind a cell by seed.
+
+    Args:
+        rows: The results of the cell.
+    """
+    lines = rows.sort_values("seed")
+    columns = zip(lines["seed"], lines["value"], lines["path"], strict=True)
+    return tuple(Measured(int(seed), float(value), str(path)) for seed, value, path in columns)
 
 
 def summary(values: "pd.Series[float]") -> str:

@@ -254,7 +254,7 @@ def report(
         Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html beside the runs.")
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page: claims, tables, plots, runs and a checklist, warnings first.
+    """Write one self-contained HTML page: the verdict, forest plot, tables, claims, runs and a checklist.
 
     Example: salmask report --runs runs/table1
     """

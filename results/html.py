@@ -1,22 +1,24 @@
 """The HTML of this room: its templates, filled."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from repro import html
 from results.layout import Table
 
 
-def page(template: str, **content: Any) -> str:
+def page(template: str, *, extras: Sequence[str] = (), **content: Any) -> str:
     """Fill a template of this room.
 
     Args:
         template: Name of a file in `results/templates`.
+        extras: As of `repro.html.page`.
         content: What it shows; every text is escaped.
 
     Returns:
         A self-contained page, as `repro.html.page` makes it.
     """
-    return html.page(template, package="results", **content)
+    return html.page(template, package="results", extras=extras, **content)
 
 
 def table_page(table: Table) -> str:

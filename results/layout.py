@@ -15,12 +15,25 @@ class Cell:
             number of ours only as far as `results.ranking.clear_ranks` goes.
         marks: Numbers of the notes that it refers to, from 1.
         signed: Whether the text is a number with a sign, which LaTeX sets as mathematics.
+        behind: The measurements that it is the mean of, which a page with the runs on it can open.
     """
 
     text: str
     rank: int = 0
     marks: tuple[int, ...] = ()
     signed: bool = False
+    behind: tuple["Measured", ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number behind a cell."""
+
+    seed: int
+    value: float
+    """Percent."""
+    path: str
+    """The run's `results.jsonl`, as the results name it."""
 
 
 @dataclass(frozen=True)

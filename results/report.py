@@ -1,38 +1,33 @@
-"""The report, one self-contained page: claims, tables, plots, runs and a checklist, warnings first."""
+"""The report, one self-contained page: the verdict, the forest plot, tables, claims, runs, data and a checklist."""
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from repro.errors import UserError
 from repro.files import write_text
 from repro.html import data_uri
 from results.checklist import checklist
 from results.claim_families import NOTE, SINGLY, judge_families
 from results.claims import CONTRADICTED, NOT_RUN, OUTCOMES, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
+from results.collect import export_bytes
 from results.doubts import doubts
-from results.explain import changed, describe
+from results.galleries import embed
+from results.headline import headline
 from results.html import page
 from results.layout import Table
 from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, draw, first_galleries, shrunk
-from results.published import TABLES
-from results.redo import commands
+from results.plots import PLOTS, draw
+from results.published import TABLES, published
+from results.run_entries import entries
 from results.runs import RunRecord, code_label
+from results.sweep_pairs import sweep_pairs
 from results.tables import render
-
-LOG_LINES = 12
-"""How many of the last lines of a run's log the page shows."""
-LOG_BYTES = 8000
-"""How much of the end of a log is read to find them."""
-GALLERY_PIXELS = 1100
-"""The largest width of a gallery."""
 
 STATE_CLASSES = {
     SUPPORTED: "supported",
@@ -43,14 +38,17 @@ STATE_CLASSES = {
     SINGLY: "not",
 }
 """Outcome of a verdict -> the class that gives it its colour in `style.css`."""
+FIRST_PLOT = "forest"
+"""The plot that stands above the tables; the others follow the claims."""
+FEW_DOUBTS = 3
+"""Up to so many doubts the page lists them openly; more are folded, the first one shown."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot or gallery as the page embeds it."""
+    """A plot as the page embeds it."""
 
     name: str
-    """The plot's name, or the gallery's method."""
     caption: str
     light: str
     """The picture for a light page, as a data URI."""
@@ -58,64 +56,63 @@ class Picture:
     """The picture for a dark page; empty where one does for both."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A run as the page lists it."""
-
-    run: RunRecord
-    anchor: str
-    """The id of its place on the page."""
-    facts: dict[str, Any]
-    """What its folder tells, by name; a value may be a text, a list or a mapping."""
-    changed: dict[str, str]
-    """What it changed of its method's recipe, as `results.explain.changed` tells it."""
-    results: list[dict[str, Any]]
-    """Its rows."""
-    log: str
-    """The last lines of its newest log."""
-    commands: list[str]
-    """What makes it again."""
-    configuration: str
-    """The whole `run.yaml`; empty where it cannot be read."""
-
-
-def build(runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str = "salmask") -> str:
+def build(
+    runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str = "salmask", progress: Any = None
+) -> str:
     """Make the page.
+
+    The same runs give the same page, byte by byte, wherever their folders lie.
 
     Args:
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the page.
+        progress: What a sweep in progress is doing, as `progress.html.j2` shows it; None: nothing is said of that.
 
     Returns:
         HTML that needs nothing beside it, neither files nor a network.
 
     Raises:
-        UserError: Runs that exclude each other.
+        UserError: Runs that exclude each other, or two folders of one name.
     """
+    runs = sorted(runs, key=lambda run: run.name)
+    _refuse_namesakes(runs)
     verdicts = judge(frame)
+    families = judge_families(verdicts)
+    settings = list(dict.fromkeys(family.setting for family in families if family.setting))
     pictures, left_out = _plots(runs, frame)
-    tables = [_table(name, runs, frame) for name in TABLES]
+    tables = _tables(runs, frame)
+    galleries = embed(runs)
+    entries_of_runs = entries(runs, frame, galleries)
     return page(
         "report.html.j2",
+        extras=("report",),
         title=title,
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=_newest(runs, frame),
         version=metadata.version("salmask"),
-        warnings=doubts(runs, frame),
+        headline=headline(families, frame, tables),
+        warnings=[_without_places(doubt, runs) for doubt in doubts(runs, frame)],
+        few=FEW_DOUBTS,
         facts=_facts(runs, frame),
         counts=count(verdicts),
         state_classes=STATE_CLASSES,
         verdicts=[verdict for verdict in verdicts if verdict.told],
-        families=judge_families(verdicts),
+        families=families,
+        letters={setting: _letters(number) for number, setting in enumerate(settings)},
         outcomes=OUTCOMES,
         note=f"{method_note(verdicts)} {NOTE}",
         tables=tables,
-        pictures=pictures,
+        anchors={str(entry.run.folder.results): entry.anchor for entry in entries_of_runs},
+        first_picture=next((picture for picture in pictures if picture.name == FIRST_PLOT), None),
+        pictures=[picture for picture in pictures if picture.name != FIRST_PLOT],
         left_out=left_out,
-        galleries=_galleries(runs),
-        entries=[_entry(run, index, frame) for index, run in enumerate(runs)],
+        galleries=[gallery for of_run in galleries.values() for gallery in of_run],
+        entries=entries_of_runs,
+        pairs=sweep_pairs(runs, frame),
+        data=_data(frame),
         provenance=_provenance(runs),
         checklist=checklist(runs, frame, verdicts),
+        progress=progress,
     )
 
 
@@ -134,10 +131,53 @@ def write(path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, 
     write_text(path, build(runs, frame, title=title))
 
 
+def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
+    """Refuse two folders of one name: the page and the archive would show one for the other."""
+    for name, number in Counter(run.name for run in runs).items():
+        if number > 1:
+            first, second = (str(run.path) for run in runs if run.name == name)
+            raise UserError(f"{first} and {second} have one name", mend="give one of them, or rename a sweep's folder")
+
+
+def _newest(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> str:
+    """Returns when the newest result was begun, or else the newest run; the page itself has no date."""
+    if frame is not None:
+        return f"The newest result is of {frame['started'].max():%Y-%m-%d %H:%M} UTC."
+    begun = max((str(run.last_attempt.get("started", "")) for run in runs), default="")
+    return f"The newest run was begun {begun[:16].replace('T', ' ')} UTC." if begun else ""
+
+
+def _letters(number: int) -> str:
+    """Returns the letter of a setting: A to Z, then AA, AB and so on."""
+    return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
+
+
+def _without_places(text: str, runs: Sequence[RunRecord]) -> str:
+    """Returns a text with the names of runs in place of where they lie here."""
+    for run in runs:
+        text = text.replace(str(run.path), run.name)
+    return text
+
+
+def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table]:
+    """Returns each table of the paper, and behind Table 1 the same by every other task that was measured."""
+    tables = []
+    for name in TABLES:
+        tables.append(_table(name, runs, frame))
+        paper = published(name)
+        if name != "table1" or frame is None:
+            continue
+        of_metric = frame[frame["metric"] == paper.metrics[0]]
+        for task in sorted(set(of_metric["task"].astype(str)) - {paper.task}):
+            by_task = render(name, frame, runs=runs, only="ours", task=task, references=True)
+            tables.append(replace(by_task, name=f"{name}-{task}"))
+    return tables
+
+
 def _table(name: str, runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Table:
     """Returns the whole layout of a table where something was run for it, else the paper's numbers alone."""
     if frame is not None:
-        table = render(name, frame, runs=runs, rows="all")
+        table = render(name, frame, runs=runs, rows="all", references=True)
         if (table.records["n"] > 0).any():
             return table
     alone = render(name, only="paper")
@@ -174,48 +214,11 @@ def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[
     return pictures, left_out
 
 
-def _galleries(runs: Sequence[RunRecord]) -> list[Picture]:
-    """Returns one gallery of each method, small enough for a page."""
-
-    def picture(run: RunRecord, path: Path) -> Picture:
-        return Picture(run.method, f"{run.name}, {path.name}", _embedded(path))
-
-    return list(first_galleries(runs, picture).values())
-
-
-def _embedded(path: Path) -> str:
-    buffer = io.BytesIO()
-    picture = shrunk(path, GALLERY_PIXELS, 2 * GALLERY_PIXELS)
-    picture.save(buffer, "JPEG", quality=82, optimize=True)
-    return data_uri(buffer.getvalue(), "image/jpeg")
-
-
-def _entry(run: RunRecord, index: int, frame: pd.DataFrame | None) -> Entry:
-    facts = describe(run)
-    # The settings stand in sections of their own below, and the packages in the page's provenance.
-    for shown_elsewhere in ("differs from the recipe in", "configuration", "packages"):
-        facts.pop(shown_elsewhere)
-    rows = frame[frame["path"] == str(run.folder.results)] if frame is not None else pd.DataFrame()
-    return Entry(
-        run=run,
-        anchor=f"run-{index}",
-        facts=facts,
-        changed=changed(run),
-        results=[{str(key): value for key, value in row.items()} for row in rows.to_dict("records")],
-        log=_tail(run.logs),
-        commands=commands(run),
-        configuration=run.run.to_yaml() if run.run else "",
-    )
-
-
-def _tail(logs: Sequence[Path]) -> str:
-    """Returns the last lines of the newest log, each cut where it is very long."""
-    if not logs:
+def _data(frame: pd.DataFrame | None) -> str:
+    """Returns every result as a CSV file to be saved, a data URI; without where it lay, which is nobody's elsewhere."""
+    if frame is None:
         return ""
-    with logs[-1].open("rb") as file:
-        file.seek(max(logs[-1].stat().st_size - LOG_BYTES, 0))
-        lines = file.read().decode(errors="replace").splitlines()  # the cut may fall within a character
-    return "\n".join(line[:400] for line in lines[-LOG_LINES:])
+    return data_uri(export_bytes(frame.drop(columns="path"), ".csv"), "text/csv")
 
 
 def _provenance(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:

@@ -14,6 +14,7 @@ from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
 from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, published
 from results.ranking import LEGEND
+from results.references import reference_lines, without_untrained
 from results.runs import RunRecord
 
 Rows = Literal["ours", "all"]
@@ -45,6 +46,7 @@ def render(
     only: Only = "",
     metric: str = "",
     task: str = "",
+    references: bool = False,
 ) -> Table:
     """Set our numbers beside the paper's.
 
@@ -62,6 +64,7 @@ def render(
         metric: Of tables 1 and 3: which number of ours to show, `top1` (the last epoch) by default.
         task: Of tables 1 and 3: another evaluation of ours than the paper's, `logistic` or `knn`; the published numbers
             are then left out.
+        references: Show chance and untrained networks as the last rows, and the latter in no column of their own.
 
     Returns:
         The table; `results.formats.write` puts it into files.
@@ -82,7 +85,8 @@ def render(
             f"{name} needs results", mend="give a folder in which a run has been evaluated, or --only paper"
         )
     metric = metric or (paper.metrics[0] if paper.metrics else "")
-    results = select_results(frame, paper, metric)
+    every_result = select_results(frame, paper, metric)
+    results = without_untrained(every_result) if references else every_result
     if results.empty and rows == "ours":
         raise _no_results(frame, paper, metric)
     # Of the table's results alone: runs that exclude each other elsewhere are no reason to refuse this table.
@@ -90,7 +94,9 @@ def render(
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
     records = cell_records(table_rows, columns, results, without_result(runs), paper)
-    return _table(records, results, table_rows, columns, paper, only)
+    table = _table(records, results, table_rows, columns, paper, only)
+    last_rows = reference_lines(columns, every_result, _KINDS[only]) if references else ()
+    return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
 
 
 def measured_task(name: str, frame: pd.DataFrame) -> str | None:
@@ -203,7 +209,7 @@ def _table(
         mark_dirt = bool(dirt_differs.get(record["column"], False))
         cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
         cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
-    data = records.drop(columns=["column", "code_states"])
+    data = records.drop(columns=["column", "code_states", "behind"])
     title = _title(paper, records, only)
     return Table(paper.name, title, watermark(columns), groups, _blocks(rows, cells), tuple(notes.texts), data)
 
@@ -303,7 +309,7 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
         "published": Cell(
             f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, notes.mark(*caveats)
         ),
-        "ours": Cell(record["ours"], record["rank"], notes.mark(*doubts, *row_notes)),
+        "ours": Cell(record["ours"], record["rank"], notes.mark(*doubts, *row_notes), behind=record["behind"]),
         "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", signed=has_difference),
     }
 

@@ -73,10 +73,13 @@ class Page:
 
     def _read(self) -> bytes:
         content = bytearray()
-        while (byte := self._receive.read(1)) != b"\0":
-            assert byte, "the browser is gone"
-            content += byte
-        return bytes(content)
+        while True:
+            chunk = self._receive.peek()  # a printed page has millions of bytes, too many to read one by one
+            assert chunk, "the browser is gone"
+            message, end, _ = chunk.partition(b"\0")
+            content += self._receive.read(len(message) + len(end))[: len(message)]
+            if end:
+                return bytes(content)
 
     def _note(self, event: dict[str, Any]) -> None:
         parameters = event.get("params", {})

@@ -1,20 +1,34 @@
 """The report is one page that needs nothing, shows names as text, and works in a browser, also on a phone."""
 
+import base64
+import io
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from browser import CHROMIUM, browser
+from browser import Page as Tab
+from PIL import Image
 from run_samples import begun, finished, of_method, renamed
 
 from baselines import resolve
+from repro.errors import UserError
 from repro.runs.reading import build as build_run
 from results.checklist import checklist
+from results.claim_families import judge_families
 from results.claims import judge
 from results.collect import collect_runs
 from results.doubts import doubts
+from results.galleries import _on_any_page
+from results.headline import headline
+from results.references import classes_of
 from results.report import build
 from results.runs import RunRecord, find_runs
+from results.sweep_pairs import sweep_pairs
+from results.tables import render
 
 STYLE = "getComputedStyle(document.body)"
 EVIL = "<img src=x onerror=alert(1)>"
@@ -60,7 +74,8 @@ def test_warnings_come_first_and_name_what_is_wrong(runs: list[RunRecord], page:
     lines = doubts(runs, collect_runs(runs))
     assert any("1 run(s) failed: full/mocov2+ours-blur" in line for line in lines)
     text = page.read_text()
-    assert text.index("Read this first") < text.index('id="claims"') < text.index('id="tables"')
+    places = [text.index(mark) for mark in ('id="verdict"', "Read this first", 'id="tables"', 'id="claims"')]
+    assert places == sorted(places)
     assert doubts([], None)[0].startswith("no run has been evaluated")
 
 
@@ -92,6 +107,131 @@ def test_without_any_run_the_page_shows_the_paper() -> None:
     assert "73.80" in text
     assert "no run has been evaluated" in text
     assert "No run folder was found." in text
+
+
+def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: list[RunRecord]) -> None:
+    frame = collect_runs(runs)
+    families = judge_families(judge(frame))
+    told = headline(families, frame, [render("table1", frame, runs=runs)])
+    assert told.asked.startswith("is it so that saliency-guided masking is better than the framework")
+    assert told.scale.startswith("the paper's. 9 runs of 3 methods, 3 seeds.")
+    assert told.outcome == "supported"
+    # Seeds 0 to 2 differ by 4 + s / 2 − s, 4 − s / 2: 4, 3.5 and 3.
+    assert told.result.startswith("+3.50 points (95 % +2.26 … +4.74) where the paper has +5.58, mean of 1 comparison")
+    assert told.result.endswith("0 of 2 published numbers are met within ±1 points")
+    nothing = headline(judge_families(judge(None)), None, [])
+    assert (nothing.outcome, nothing.asked) == ("not run", "nothing yet: no run has been evaluated")
+
+
+def test_chance_and_the_untrained_network_are_the_last_rows(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"data__dataset": "scenes", "encoder__arch": "resnet18", "sweep": "small"}
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 60.0}, **small)
+    untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 31.0}, **{**small, **untrained})
+    finished(tmp_path, "mocov2", 1, {("scenes", "top1"): 35.0}, **{**small, **untrained, "data__crop": 64})
+    runs = find_runs([tmp_path], resolve)
+    table = render("table1", collect_runs(runs), runs=runs, only="ours", references=True)
+    assert [(line.label, [cell.text for cell in line.cells]) for line in table.blocks[-1]] == [
+        ("chance", ["10.00"]),  # one of the ten classes of drawn scenes
+        ("untrained network (MoCov2)", ["31.00 (1)"]),  # of the same views: the other one saw smaller images
+    ]
+    assert [(each.seed, each.value) for each in table.blocks[-1][1].cells[0].behind] == [(0, 31.0)]
+    assert [classes_of(name, None) for name in ("imagenet100", "caltech101", "flowers102", "folder")] == [
+        *(100, 101, 102),
+        None,
+    ]
+    assert len(render("table1", collect_runs(runs), runs=runs, only="ours").groups) == 3  # each in a column of its own
+
+
+def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) -> None:
+    for seed in range(3):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed}, sweep="one")
+        finished(
+            tmp_path, "mocov2", seed, {("imagenet100", "top1"): 62.0 + 2 * seed}, sweep="two", optimization__lr=1.0
+        )
+    finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep="two")
+    runs = find_runs([tmp_path], resolve)
+    (pair,) = sweep_pairs(runs, collect_runs(runs))
+    assert (pair.first, pair.second, pair.settings) == ("one", "two", {"optimization.lr": "0.015 → 1.0"})
+    (line,) = pair.lines
+    assert (line.label, line.first, line.second) == ("MoCov2", "61.00 ± 1.00 (3)", "64.00 ± 2.00 (3)")
+    assert line.difference == pytest.approx(3.0)
+    assert line.comparison.differences == (2.0, 3.0, 4.0)
+    assert sweep_pairs([], None) == []
+
+
+def test_a_gallery_lets_the_page_show_through_its_margins_and_nothing_else(tmp_path: Path) -> None:
+    pixels = np.full((60, 50, 3), 255, np.uint8)
+    pixels[4:8, 6:12] = 0  # a title
+    pixels[14:34, 5:22] = pixels[14:34, 28:45] = (200, 30, 60)
+    pixels[38:58, 5:22] = pixels[38:58, 28:45] = (20, 90, 160)
+    pixels[40:50, 6:20] = 255  # white within an image
+    Image.fromarray(pixels).save(tmp_path / "masks.png")
+    with Image.open(io.BytesIO(_on_any_page(tmp_path / "masks.png"))) as file:
+        shown = np.asarray(file.convert("RGBA"))
+    opaque = shown[..., 3] == 255
+    assert opaque[14:34, 5:22].all()
+    assert opaque[38:58, 5:22].all()
+    assert opaque[4:8, 6:12].all()
+    assert opaque.sum() == 4 * 20 * 17 + 4 * 6  # the four images and the title, and no pixel of the margins
+    assert np.abs(shown[20, 10, :3].astype(int) - (200, 30, 60)).max() < 12
+    assert np.abs(shown[5, 8, :3].astype(int) - 128).max() < 12
+
+
+def test_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    for root in ("a", "b"):
+        finished(tmp_path / root, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    runs = find_runs([tmp_path], resolve)
+    with pytest.raises(UserError, match="have one name; mend: give one of them"):
+        build(runs, None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+def test_cells_open_runs_words_filter_and_galleries_open(page: Path, tmp_path: Path) -> None:
+    shown = "[...document.querySelectorAll('{}')].filter((item) => item.checkVisibility()).length"
+    with browser(tmp_path / "profile") as tab:
+        tab.open(page, width=390, height=844)
+        box = "document.querySelector('#verdict').getBoundingClientRect()"
+        left, right, bottom = (tab.evaluate(f"{box}.{side}") for side in ("left", "right", "bottom"))
+        assert 0 <= left < right <= 390
+        assert bottom < 844
+
+        tab.open(page)
+        tab.evaluate("document.querySelector('#table1 a.cell').click()")
+        assert tab.evaluate("document.querySelector('#opened').open") is True
+        rows = "[...document.querySelectorAll('#opened-content > .scroll tbody tr')].map((row) => row.innerText)"
+        values = [re.split(r"\s+", row)[:2] for row in tab.evaluate(rows)]
+        assert values == [["0", "60.00"], ["1", "61.00"], ["2", "62.00"]]
+        inside = tab.evaluate("document.querySelector('#opened-content details.run').innerText")
+        for part in ("full/mocov2/s0-", "Differs from the method", "Make it again", "step 20 loss 7.6", "masks.png"):
+            assert part in inside
+        tab.evaluate("document.querySelector('#opened-content a.picture').click()")
+        assert tab.evaluate("document.querySelector('#opened-picture').open") is True
+        assert tab.evaluate("document.querySelector('#opened-picture img').naturalWidth") == 40  # its own size
+        tab.evaluate("document.querySelectorAll('dialog').forEach((dialog) => dialog.close())")
+
+        assert tab.evaluate(shown.format("details.run")) == 10
+        _enter(tab, "#filter", "OURS-HP s1", "input")
+        assert tab.evaluate(shown.format("details.run")) == 1
+        assert tab.evaluate("document.querySelector('#hits').value").startswith("2 of ")  # the run and its gallery
+        _enter(tab, "#filter", "", "input")
+        _enter(tab, "[data-by=state]", "failed", "change")
+        assert tab.evaluate(shown.format("details.run")) == 1
+        saved = tab.evaluate("document.querySelector('#data a').href")
+        table = pd.read_csv(io.BytesIO(base64.b64decode(saved.partition(",")[2])))
+        assert sorted(table["seed"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert tab.problems == []
+
+
+@pytest.mark.slow  # draws every plot of 39 runs twice
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+def test_the_39_recorded_runs_print_on_at_most_20_pages(tmp_path: Path) -> None:
+    runs = find_runs([Path(__file__).parents[1] / "examples" / "reproduced" / "cpu-112px"], resolve)
+    assert len(runs) == 39
+    (tmp_path / "report.html").write_text(build(runs, collect_runs(runs)), encoding="utf-8")
+    with browser(tmp_path / "profile") as tab:
+        tab.open(tmp_path / "report.html")
+        assert 5 < len(re.findall(rb"/Type\s*/Page\b", tab.pdf())) <= 20
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
@@ -132,6 +272,11 @@ def test_the_page_works_in_a_browser(page: Path, tmp_path: Path) -> None:
         inject = "const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s)"
         tab.evaluate(f"{{ {inject} }}")
         assert tab.evaluate("window.ran") is None  # the page's policy admits its own script alone
+
+
+def _enter(tab: Tab, selector: str, value: str, event: str) -> None:
+    field = f"document.querySelector('{selector}')"
+    tab.evaluate(f"{field}.value = '{value}', {field}.dispatchEvent(new Event('{event}'))")
 
 
 def _lightness(colour: str) -> float:

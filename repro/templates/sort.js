@@ -39,7 +39,7 @@ function value(cell) {
   return Number.isNaN(number) ? text : number;
 }
 
-// A link to a run, or a printed page, must show what a closed entry holds.
+// A link to a run, or a printed page, must show what a closed entry holds; of runs print has their lines alone.
 function reveal() {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   const entry = target && target.closest("details");
@@ -47,4 +47,4 @@ function reveal() {
 }
 addEventListener("hashchange", reveal);
 reveal();
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((entry) => (entry.open = true)));
+addEventListener("beforeprint", () => document.querySelectorAll("details:not(.run)").forEach((entry) => (entry.open = true)));

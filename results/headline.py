@@ -1,0 +1,117 @@
+"""The verdict on top of the page: what was asked, at what scale, and what came out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from results.claim_families import FamilyVerdict
+from results.claims import NOT_RUN, OUTCOMES
+from results.layout import Table
+from results.paper_claims import margin
+from results.references import without_untrained
+from results.row_comparison import ALTERED, TINY
+
+MOST_NAMES = 4
+"""How many altered settings the second line names."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The three lines.
+
+    Attributes:
+        asked: Which sentences of the paper the runs speak to.
+        scale: On what data, in what size, with how many runs.
+        outcome: The verdict on the first of the sentences, one of `results.claims.OUTCOMES`.
+        result: Its numbers, and how the other sentences and the tables came out.
+    """
+
+    asked: str
+    scale: str
+    outcome: str
+    result: str
+
+
+def headline(families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tables: Sequence[Table]) -> Headline:
+    """Sum the page up.
+
+    Args:
+        families: What `judge_families` returns.
+        frame: The results; None where nothing was evaluated.
+        tables: The page's tables, whose differences to the published numbers are counted.
+    """
+    if frame is None:
+        return Headline(
+            "nothing yet: no run has been evaluated", "the paper's numbers stand below alone", NOT_RUN, "every sentence"
+        )
+    settings = Counter(verdict.setting for verdict in families if verdict.outcome != NOT_RUN)
+    if not settings:
+        asked = f"no sentence of the paper: none is about two of the methods at hand ({frame['method'].nunique()})"
+        return Headline(asked, _scale(frame, 1), NOT_RUN, f"every sentence{_met(tables)}")
+    # The setting in which most was compared stands for the page; the others are below.
+    chosen = max(settings, key=lambda setting: _compared(families, setting))
+    told = [verdict for verdict in families if verdict.setting == chosen and verdict.outcome in OUTCOMES[:-1]]
+    told = told or [verdict for verdict in families if verdict.setting == chosen]
+    first, others = told[0], told[1:]
+    more = f", and {len(others)} further sentence{'s' if len(others) > 1 else ''} of the paper" if others else ""
+    asked = f"is it so that {first.family.says}{more}?"
+    rest = Counter(verdict.outcome for verdict in others)
+    others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
+    parts = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]
+    return Headline(asked, _scale(frame, len(settings)), first.outcome, "; ".join(filter(None, parts)) + _met(tables))
+
+
+def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[int, int]:
+    of_setting = [verdict for verdict in families if verdict.setting == setting]
+    run = sum(sum(verdict.counts.values()) - verdict.counts[NOT_RUN] for verdict in of_setting)
+    return run, max(verdict.comparison.n for verdict in of_setting)
+
+
+def _numbers(verdict: FamilyVerdict) -> str:
+    """Returns the mean difference with its interval, beside the paper's."""
+    mean, interval = verdict.comparison.mean, verdict.comparison.interval()
+    if mean is None or verdict.published is None:
+        return verdict.why
+    seeds = verdict.comparison.n
+    spread = f" (95 % {interval[0]:+.2f} … {interval[1]:+.2f})" if interval else ""
+    return (
+        f"{mean:+.2f} points{spread} where the paper has {verdict.published:+.2f}, mean of {verdict.compared} "
+        f"comparison{'s' if verdict.compared > 1 else ''} over {seeds} seed{'s' if seeds > 1 else ''}"
+    )
+
+
+def _scale(frame: pd.DataFrame, settings: int) -> str:
+    """Returns data, sizes and numbers of runs; and whether published numbers may be compared."""
+    frame = without_untrained(frame)
+    runs, methods = frame["path"].nunique(), frame["method"].nunique()
+    fewest, most = (int(seeds) for seeds in _seeds(frame))
+    seeds = f"{most} seed{'s' if most > 1 else ''}" if fewest == most else f"{fewest} to {most} seeds"
+    counts = f"{runs} runs of {methods} methods, {seeds}"
+    sizes = sorted({str(scale) for scale in frame["scale"] if scale})
+    comparisons = list(dict.fromkeys(frame["departures"]))
+    altered = dict.fromkeys(departure.what for comparison in comparisons for departure in comparison.altered)
+    names = ", ".join(list(altered)[:MOST_NAMES]) + (", …" if len(altered) > MOST_NAMES else "")
+    count = f"{len(altered)} setting{'s' if len(altered) > 1 else ''}"
+    alone = f"; {count} {ALTERED} ({names})" if altered else ""
+    elsewhere = f" Of {settings} settings the one with most comparisons is told of here." if settings > 1 else ""
+    if sizes:
+        size = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} among them"
+        return f"{TINY} – {size}: not comparable with the published numbers. {counts}{alone}.{elsewhere}"
+    return f"the paper's{alone}. {counts}.{elsewhere}"
+
+
+def _seeds(frame: pd.DataFrame) -> tuple[int, int]:
+    seeds = frame.groupby("method", observed=True)["seed"].nunique()
+    return seeds.min(), seeds.max()
+
+
+def _met(tables: Sequence[Table]) -> str:
+    """Returns how many published numbers were met, where differences may be taken at all."""
+    records = [table.records for table in tables if "difference" in table.records]
+    differences = pd.concat([table["difference"].dropna() for table in records]) if records else pd.Series(dtype=float)
+    if differences.empty:
+        return ""
+    close = int((differences.abs() <= margin()).sum())
+    return f"; {close} of {len(differences)} published numbers are met within ±{margin():g} points"

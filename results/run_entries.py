@@ -1,0 +1,112 @@
+"""The runs of a page: what each folder tells, the end of its log, and the commands that make it again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results.explain import changed, describe
+from results.galleries import Gallery
+from results.redo import commands
+from results.runs import RunRecord, code_label
+
+LOG_LINES = 12
+"""How many of the last lines of a run's log the page shows."""
+LOG_BYTES = 8000
+"""How much of the end of a log is read to find them."""
+HEADLINES = ("top1", "bbox_AP")
+"""The metrics that a run's line shows."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run as the page lists it."""
+
+    run: RunRecord
+    anchor: str
+    """The id of its place on the page."""
+    seed: str
+    commit: str
+    """The code of its newest attempt, shortened."""
+    facts: Mapping[str, Any]
+    """What its folder tells, by name; a value may be a text, a list or a mapping."""
+    changed: Mapping[str, str]
+    """What it changed of its method's recipe, as `results.explain.changed` tells it."""
+    results: list[dict[str, Any]]
+    """Its rows."""
+    headlines: str
+    """Its main numbers, one for each way of measuring."""
+    log: str
+    """The last lines of its newest log."""
+    commands: list[str]
+    """What makes it again."""
+    configuration: str
+    """The whole `run.yaml`; empty where it cannot be read."""
+    galleries: Sequence[Gallery]
+
+
+def entries(
+    runs: Sequence[RunRecord], frame: pd.DataFrame | None, galleries: Mapping[str, Sequence[Gallery]]
+) -> list[Entry]:
+    """List the runs in the order of their names.
+
+    Args:
+        runs: The run folders at hand.
+        frame: Their results; None where nothing was evaluated.
+        galleries: What `results.galleries.embed` returns.
+    """
+    rows = {} if frame is None else {str(path): of_run for path, of_run in frame.groupby("path", observed=True)}
+    return [
+        _entry(run, f"run-{index}", rows.get(str(run.folder.results)), galleries.get(run.name, ()))
+        for index, run in enumerate(runs)
+    ]
+
+
+def _entry(run: RunRecord, anchor: str, rows: pd.DataFrame | None, galleries: Sequence[Gallery]) -> Entry:
+    facts = describe(run)
+    # The settings stand in sections of their own below, and the packages in the page's provenance.
+    for shown_elsewhere in ("differs from the recipe in", "configuration", "packages"):
+        facts.pop(shown_elsewhere)
+    # Not where they lie on this machine: the page is the same wherever the runs were copied to.
+    facts["logs"] = [str(path.relative_to(run.path)) for path in run.logs]
+    results = (
+        [] if rows is None else [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+    )
+    attempt = run.last_attempt
+    return Entry(
+        run=run,
+        anchor=anchor,
+        seed=str(run.run.seed) if run.run else "?",
+        commit=code_label(str(attempt.get("commit", "?"))[:7], dirty=bool(attempt.get("dirty"))),
+        facts=facts,
+        changed=changed(run),
+        results=results,
+        headlines=_headlines(results),
+        log=_tail(run.logs),
+        commands=commands(run),
+        configuration=run.run.to_yaml() if run.run else "",
+        galleries=galleries,
+    )
+
+
+def _headlines(results: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the main numbers: `knn 31.2, linear 26.6 %`; the data set stands in front where there are several."""
+    several = len({row["dataset"] for row in results}) > 1
+    shown: dict[str, str] = {}
+    for row in results:
+        if row["metric"] in HEADLINES:
+            task = f"{row['task']} {row['dataset']}" if several else row["task"]
+            shown.setdefault(task, f"{task} {row['value']:.2f}")  # of several k the first, which the protocol names so
+    return f"{', '.join(shown.values())} %" if shown else ""
+
+
+def _tail(logs: Sequence[Path]) -> str:
+    """Returns the last lines of the newest log, each cut where it is very long."""
+    if not logs:
+        return ""
+    with logs[-1].open("rb") as file:
+        file.seek(max(logs[-1].stat().st_size - LOG_BYTES, 0))
+        lines = file.read().decode(errors="replace").splitlines()  # the cut may fall within a character
+    return "\n".join(line[:400] for line in lines[-LOG_LINES:])

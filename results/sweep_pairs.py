@@ -1,0 +1,121 @@
+"""Two sweeps side by side: what both measured, and in which settings they differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from repro.runs.comparison import difference
+from repro.runs.departures import value_text
+from repro.runs.run import Run
+from results.cells import summary
+from results.paired import Comparison, paired
+from results.published import published
+from results.runs import RunRecord
+
+MEASURE = ["method", "task", "dataset", "metric"]
+"""What makes two sweeps' numbers the same question; scale and protocol may differ, and are named."""
+METRICS = ("top1", "bbox_AP")
+"""The metrics that sweeps are compared by."""
+MOST_PAIRS = 15
+"""Pairs of sweeps that a page shows, those with most in common first."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure that both sweeps have."""
+
+    label: str
+    measure: str
+    """Task and data set, and the protocol: one, or both where they differ."""
+    first: str
+    """Mean ± standard deviation (seeds)."""
+    second: str
+    difference: float
+    """Second − first, of the means, in points."""
+    comparison: Comparison
+    """Second − first, seed by seed."""
+
+
+@dataclass(frozen=True)
+class SweepPair:
+    """Two sweeps with something in common."""
+
+    first: str
+    second: str
+    settings: dict[str, str]
+    """Setting -> its two values, where a method that both have was run with different ones."""
+    lines: tuple[Line, ...]
+
+
+def sweep_pairs(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[SweepPair]:
+    """Compare each two sweeps that measured the same methods in the same tasks.
+
+    Args:
+        runs: The run folders at hand, which lie in the sweeps' folders.
+        frame: Their results, as `results.collect.collect` returns them; None where nothing was evaluated.
+
+    Returns:
+        At most `MOST_PAIRS` pairs, in the order of the sweeps' names.
+    """
+    if frame is None:
+        return []
+    sweep_of = {str(run.folder.results): run.sweep for run in runs}
+    results = frame[frame["metric"].isin(METRICS)].copy()
+    # By the folder, as everywhere on the page: results name the sweep that they were made in, under its name of then.
+    results["sweep"] = [sweep_of[str(path)] for path in results["path"]]
+    sweeps = sorted(results["sweep"].unique())
+    of_sweep = {sweep: results[results["sweep"] == sweep] for sweep in sweeps}
+    pairs = [_pair(first, second, of_sweep[first], of_sweep[second]) for first, second in combinations(sweeps, 2)]
+    richest = sorted((pair for pair in pairs if pair.lines), key=lambda pair: -len(pair.lines))[:MOST_PAIRS]
+    return sorted(richest, key=lambda pair: (pair.first, pair.second))
+
+
+def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFrame) -> SweepPair:
+    groups = [dict(list(rows.groupby(MEASURE, observed=True, sort=False))) for rows in (of_first, of_second)]
+    common = [key for key in groups[0] if key in groups[1]]
+    lines = (_line(groups[0][key], groups[1][key]) for key in common)
+    settings = _settings(of_first, of_second, {key[0] for key in common})
+    return SweepPair(first, second, settings, tuple(line for line in lines if line is not None))
+
+
+def _line(first: pd.DataFrame, second: pd.DataFrame) -> Line | None:
+    """Returns a measure of both; None where a sweep has several numbers for a seed, as by kNN with two k."""
+    shared = set(first["protocol"]) & set(second["protocol"])
+    if shared:  # where both measured by one protocol, that is what they are compared by
+        protocol = min(shared)
+        first, second = (rows[rows["protocol"] == protocol] for rows in (first, second))
+    if first["seed"].duplicated().any() or second["seed"].duplicated().any():
+        return None
+    row = first.iloc[0]
+    protocols = dict.fromkeys(str(rows["protocol"].iloc[0]) for rows in (first, second))
+    values = [dict(zip(rows["seed"], rows["value"], strict=True)) for rows in (first, second)]
+    rows_of_paper = published("table1").rows
+    method = str(row["method"])
+    return Line(
+        label=rows_of_paper[method].label if method in rows_of_paper else method,
+        measure=f"{row['dataset']}, {' / '.join(protocols)}",
+        first=summary(first["value"]),
+        second=summary(second["value"]),
+        difference=float(second["value"].mean() - first["value"].mean()),
+        comparison=paired(values[1], values[0]),
+    )
+
+
+def _settings(first: pd.DataFrame, second: pd.DataFrame, methods: set[Any]) -> dict[str, str]:
+    """Returns the settings in which the two sweeps' runs of a method differ, in the words of the first such method."""
+    differing: dict[str, str] = {}
+    for method in sorted(map(str, methods)):
+        runs = [_run(rows, method) for rows in (first, second)]
+        if runs[0] is not None and runs[1] is not None:
+            for name, values in difference(runs[0], runs[1]).items():
+                differing.setdefault(name, " → ".join(map(value_text, values)))
+    return differing
+
+
+def _run(rows: pd.DataFrame, method: str) -> Run | None:
+    comparison: Any = rows.loc[rows["method"] == method, "departures"].iloc[0]
+    run: Run | None = comparison.run
+    return run
