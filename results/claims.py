@@ -9,7 +9,7 @@ import pandas as pd
 from results.cells import values_by_cell
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
-from results.paired import LEVEL, TEST, Comparison, holm, paired, seeds_needed
+from results.paired import LEVEL, POOLED_TEST, TEST, Comparison, Spread, holm, paired, pooled_spread, seeds_needed
 from results.paper_claims import Claim, Question, margin, questions
 from results.published import TABLES, published
 from results.tables import select_results
@@ -109,7 +109,7 @@ class Verdict:
         return f"the interval holds no difference as well as more than {self.margin:g} points{more}"
 
 
-def judge(frame: pd.DataFrame | None) -> list[Verdict]:
+def judge(frame: pd.DataFrame | None, *, pooled: bool = False) -> list[Verdict]:
     """Hold every question against the runs at hand.
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
@@ -121,6 +121,8 @@ def judge(frame: pd.DataFrame | None) -> list[Verdict]:
 
     Args:
         frame: What `results.collect.collect` returns; None where nothing was run.
+        pooled: Whether a difference is judged by the spread of all rows of its framework in the same column, not by
+            its own alone (`results.paired.pooled_spread`).
 
     Returns:
         One verdict for each question and column of ours, by table and then in the order of the questions; a question
@@ -130,14 +132,17 @@ def judge(frame: pd.DataFrame | None) -> list[Verdict]:
         UserError: Runs that exclude each other.
     """
     undecided: list[Verdict] = []
+    frameworks = {}
+    if pooled and frame is not None:
+        frameworks = dict(zip(frame["method"].astype(str), frame["framework"].astype(str), strict=True))
     for table in TABLES:
         columns = _values_by_column(frame, table)
         for question in questions():
             claim = question.claim
             if claim.table == table:
                 fitting = [(column, values) for column, values in columns if _fits(claim, column)]
-                comparisons = [_compare(question, column, values) for column, values in fitting]
-                undecided += comparisons or [_compare(question, None, {})]
+                comparisons = [_compare(question, column, values, frameworks) for column, values in fitting]
+                undecided += comparisons or [_compare(question, None, {}, {})]
     # Only now: the correction needs to know how many comparisons a sentence has in all tables together.
     return _decide(undecided)
 
@@ -171,8 +176,9 @@ def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
 def method_note(verdicts: Sequence[Verdict]) -> str:
     """Returns the sentences that say how the verdicts were reached."""
     tested = max((verdict.tested for verdict in verdicts), default=0)
+    test = POOLED_TEST if any(verdict.comparison.spread for verdict in verdicts) else TEST
     return (
-        f"{TEST} over the comparisons of one sentence that could be tested in one setting (data, fidelity, scale; here "
+        f"{test} over the comparisons of one sentence that could be tested in one setting (data, fidelity, scale; here "
         f"at most {tested}), level {LEVEL:g}: what was run for other sentences or in other settings changes no p. "
         "Intervals are 95 % each, the corrected ones 95 % for these together (Bonferroni). Tie: the interval lies "
         f"within ±{margin():g} points. One pair of runs never decides anything."
@@ -236,14 +242,35 @@ def _fits(claim: Claim, column: Column) -> bool:
     return column.group.name == claim.group and claim.metric in dict(column.metrics)
 
 
-def _compare(question: Question, column: Column | None, values: Mapping[tuple[str, str], ValuesBySeed]) -> Verdict:
-    """Pair the two methods of a question by seed; what that means is decided when all comparisons are known."""
+def _compare(
+    question: Question,
+    column: Column | None,
+    values: Mapping[tuple[str, str], ValuesBySeed],
+    pooled_within: Mapping[str, str],
+) -> Verdict:
+    """Pair the two methods of a question by seed; what that means is decided when all comparisons are known.
+
+    `pooled_within` is the framework of each method, whose rows share a spread; empty where each pair has its own.
+    """
     claim = question.claim
     better, worse = (values.get((method, claim.metric), {}) for method in (claim.better, claim.worse))
     unlike = _unlike(claim, column) if column and better and worse else ()
     # Of methods whose runs were not altered alike, the difference is the settings' as well.
-    comparison = paired({}, {}) if unlike else paired(better, worse)
+    comparison = paired({}, {}) if unlike else paired(better, worse, _spread_of(claim, values, pooled_within))
     return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike)
+
+
+def _spread_of(
+    claim: Claim, values: Mapping[tuple[str, str], ValuesBySeed], pooled_within: Mapping[str, str]
+) -> Spread | None:
+    """Returns the spread of all rows of a claim's frameworks by its metric; None where none is to be pooled."""
+    frameworks = {pooled_within.get(method) for method in (claim.better, claim.worse)}
+    rows = [
+        by_seed
+        for (method, metric), by_seed in values.items()
+        if metric == claim.metric and pooled_within.get(method) in frameworks
+    ]
+    return pooled_spread(rows) if pooled_within else None
 
 
 def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:

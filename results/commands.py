@@ -148,6 +148,9 @@ def claims(
     *,
     sweep: OneSweep = "",
     every: Annotated[bool, typer.Option("--all", help="Also claims that nothing was run for.")] = False,
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="Judge by the spread of all rows of a framework, not of each pair alone.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.
@@ -161,7 +164,7 @@ def claims(
 
     console = Console(stderr=as_json)
     _, frame = _gather(_roots(runs), context.obj, sweep, console)
-    verdicts = judge(frame)
+    verdicts = judge(frame, pooled=pooled)
     families = judge_families(verdicts)
     listed_verdicts = [verdict for verdict in verdicts if every or verdict.told]
     if as_json:

@@ -1,6 +1,6 @@
 """How sure a difference is: paired by seed, and corrected for how many comparisons were made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,26 @@ from scipy import stats
 
 TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
 """The test of all claims, as pages name it."""
+POOLED_TEST = (
+    "Two-sided t-test on the seeds that both methods have, with the spread of all rows of their framework that were "
+    "run in the same setting (residuals of row + seed; it takes them to spread alike), p values after Holm"
+)
+"""The test where the spread is pooled, as pages name it."""
 LEVEL = 0.05
 """The level of the test, shared by the comparisons that are corrected together."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the differences of two rows scatter from seed to seed, as more rows than the two tell it.
+
+    Attributes:
+        deviation: Standard deviation of the difference of two rows with the same seed, in points.
+        degrees: Degrees of freedom that it was estimated with.
+    """
+
+    deviation: float
+    degrees: int
 
 
 @dataclass(frozen=True)
@@ -20,11 +38,13 @@ class Comparison:
         differences: First method − second, in points, one per seed that both have.
         unpaired: Seeds that only one of them has.
         seeds: The seeds of the differences.
+        spread: The spread to judge them by; None: their own.
     """
 
     differences: tuple[float, ...]
     unpaired: int = 0
     seeds: tuple[int, ...] = ()
+    spread: Spread | None = None
 
     @property
     def by_seed(self) -> dict[int, float]:
@@ -46,14 +66,17 @@ class Comparison:
         """Whether there is a spread to judge the mean by.
 
         Accuracies are whole counts of images: two seeds can differ by exactly the same count by chance, and a t-test
-        would then be certain of everything.
+        would then be certain of everything. A spread of more rows saves them.
         """
-        return self.n > 1 and float(np.ptp(self.differences)) > 1e-9
+        return self.n > 1 and (self.spread is not None or float(np.ptp(self.differences)) > 1e-9)
 
     @property
     def p(self) -> float | None:
-        """The p value of `TEST` before correction; None where the test cannot be taken."""
-        return float(stats.ttest_1samp(self.differences, 0.0).pvalue) if self.testable else None
+        """The p value of `TEST` (`POOLED_TEST` with a spread) before correction; None where it cannot be taken."""
+        if not self.testable:
+            return None
+        error, degrees = self._standard_error()
+        return float(2 * stats.t.sf(abs(np.mean(self.differences)) / error, degrees))
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
         """Returns Student's interval of the mean difference, in points; None where it cannot be taken.
@@ -63,23 +86,53 @@ class Comparison:
         """
         if not self.testable:
             return None
-        low, high = stats.ttest_1samp(self.differences, 0.0).confidence_interval(confidence)
+        error, degrees = self._standard_error()
+        low, high = stats.t.interval(confidence, degrees, float(np.mean(self.differences)), error)
         return float(low), float(high)
 
+    def _standard_error(self) -> tuple[float, int]:
+        """Returns the mean difference's standard error in points, and its degrees of freedom."""
+        spread = self.spread or Spread(float(np.std(self.differences, ddof=1)), self.n - 1)
+        return float(spread.deviation / np.sqrt(self.n)), spread.degrees
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison:
+
+def pooled_spread(values: Iterable[Mapping[int, float]]) -> Spread | None:
+    """Estimate the spread of a difference from all rows that were run with the same seeds.
+
+    A value is taken for its row's mean, plus what its seed does to all rows alike, plus noise of one size for all; the
+    noise is what the least-squares fit of the first two leaves. Of two rows alone this is the paired t-test's spread.
+
+    Args:
+        values: For each row: seed -> value in percent; not all need to have all seeds.
+
+    Returns:
+        The spread of the difference of any two of them; None where rows and seeds explain everything.
+    """
+    cells = [(row, seed, value) for row, by_seed in enumerate(values) for seed, value in by_seed.items()]
+    if not cells:
+        return None
+    rows, seeds, measured = zip(*cells, strict=True)
+    design = np.hstack([np.equal.outer(column, np.unique(column)) for column in (rows, seeds)]).astype(float)
+    effects, _, rank, _ = np.linalg.lstsq(design, np.array(measured), rcond=None)
+    degrees = len(cells) - int(rank)
+    squares = float(np.sum((np.array(measured) - design @ effects) ** 2))
+    return Spread(float(np.sqrt(2 * squares / degrees)), degrees) if degrees and squares > 1e-9 else None
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float], spread: Spread | None = None) -> Comparison:
     """Pair two methods by seed.
 
     Args:
         first: Seed -> value in percent.
         second: The same of the other method.
+        spread: The spread to judge the differences by; None: their own.
 
     Returns:
         The differences of the seeds that both have, by seed, and how many seeds only one of them has.
     """
     seeds = tuple(sorted(first.keys() & second.keys()))
     differences = tuple(first[seed] - second[seed] for seed in seeds)
-    return Comparison(differences, len(first.keys() ^ second.keys()), seeds)
+    return Comparison(differences, len(first.keys() ^ second.keys()), seeds, spread)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -103,7 +156,7 @@ def seeds_needed(comparison: Comparison, difference: float, *, level: float = LE
     """Tell how many seeds it takes to tell a difference from none with 80 % power, at the spread seen so far.
 
     Args:
-        comparison: Supplies the spread.
+        comparison: Supplies the spread, its own or the pooled one.
         difference: The true difference in points that should be found.
         level: The level of the two-sided test.
         limit: The largest number of pairs that is tried.
@@ -113,7 +166,7 @@ def seeds_needed(comparison: Comparison, difference: float, *, level: float = LE
     """
     if not comparison.testable or not difference:
         return None
-    spread = np.std(comparison.differences, ddof=1)
+    spread = comparison.spread.deviation if comparison.spread else np.std(comparison.differences, ddof=1)
     n = np.arange(2, limit + 1)
     critical = stats.t.isf(level / 2, n - 1)
     # With a true difference the t statistic follows the noncentral t distribution; its other tail adds next to nothing.

@@ -1,0 +1,89 @@
+"""Differences judged by the spread of all rows of a framework: the equation, false alarms, power, and the command."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from table_samples import frame_of, rows_of
+
+from results.claims import SUPPORTED, as_frame, count, judge, method_note
+from results.paired import LEVEL, paired, pooled_spread
+from results.published import published
+
+TRIALS = 2000
+
+
+def blocks(rng: np.random.Generator, means: list[float], noise: float) -> list[dict[int, float]]:
+    """Values of three seeds for each row: its mean, what the seed does to all rows (2 points), noise."""
+    seeds = rng.normal(0, 2, 3)
+    return [{seed: float(mean + seeds[seed] + rng.normal(0, noise)) for seed in range(3)} for mean in means]
+
+
+def test_of_two_rows_it_is_the_paired_t_test() -> None:
+    first, second = {1: 20.0, 2: 23.0, 3: 21.5}, {1: 18.0, 2: 20.5, 3: 21.0}
+    own, pooled = paired(first, second), paired(first, second, pooled_spread([first, second]))
+    expected = stats.ttest_rel([20.0, 23.0, 21.5], [18.0, 20.5, 21.0])
+    assert own.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert pooled.p == pytest.approx(own.p, rel=1e-9)
+    assert pooled.interval() == pytest.approx(own.interval(), rel=1e-9)
+    low, high = expected.confidence_interval(0.95)
+    assert own.interval() == pytest.approx((low, high), rel=1e-9)
+
+
+def test_of_complete_rows_it_is_the_residual_of_a_randomised_block_design() -> None:
+    values = np.random.default_rng(0).normal(20, 2, (5, 4))
+    residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    spread = pooled_spread([dict(enumerate(row)) for row in values])
+    assert spread is not None
+    assert spread.degrees == 4 * 3
+    assert spread.deviation == pytest.approx(np.sqrt(2 * (residuals**2).sum() / 12), rel=1e-9)
+
+
+def test_a_row_alone_and_rows_without_a_seed_in_common_have_no_spread() -> None:
+    assert pooled_spread([]) is None
+    assert pooled_spread([{0: 1.0, 1: 2.0}]) is None
+    assert pooled_spread([{0: 1.0, 1: 2.0}, {2: 1.0, 3: 4.0}]) is None
+    # A third row with both seeds of the first adds one degree of freedom; what the second has alone adds none.
+    spread = pooled_spread([{0: 1.0, 1: 2.0}, {2: 1.0, 3: 4.0}, {0: 3.0, 1: 5.0}])
+    assert spread is not None
+    assert spread.degrees == 1
+
+
+def test_without_an_effect_one_comparison_in_twenty_is_a_false_alarm() -> None:
+    rng = np.random.default_rng(1)
+    alarms = 0
+    for _ in range(TRIALS):
+        rows = blocks(rng, [20.0] * 6, noise=1.0)
+        alarms += (paired(rows[1], rows[0], pooled_spread(rows)).p or 1.0) < LEVEL
+    # 2,000 trials: the standard error is half a point.
+    assert 100 * alarms / TRIALS == pytest.approx(5, abs=1.5)
+
+
+def test_six_rows_tell_what_two_do_not() -> None:
+    rng = np.random.default_rng(2)
+    alone = together = 0
+    for _ in range(500):
+        rows = blocks(rng, [20.0, 23.0, 22.0, 21.0, 20.5, 19.0], noise=1.0)
+        alone += (paired(rows[1], rows[0]).p or 1.0) < LEVEL
+        together += (paired(rows[1], rows[0], pooled_spread(rows)).p or 1.0) < LEVEL
+    assert together / 500 > 0.85
+    assert alone / 500 < 0.65
+
+
+def test_a_perfect_reproduction_of_table_1_is_told_as_one() -> None:
+    """The published values, three seeds, noise of .3 points: what the paper says must come out."""
+    rng = np.random.default_rng(3)
+    paper = published("table1")
+    rows = [
+        result
+        for (method, group, metric), value in paper.values.items()
+        if group == paper.groups[0].name and metric == paper.groups[0].metrics["top1"]
+        for result in rows_of(method, [value + rng.normal(0, 0.3) for _ in range(3)])
+    ]
+    frame = frame_of(*rows)
+    alone, pooled = judge(frame), judge(frame, pooled=True)
+    assert count(pooled)[SUPPORTED] > count(alone)[SUPPORTED]
+    lines = as_frame(pooled).query("worse in ('mocov2', 'simclr') and n == 3")
+    assert len(lines) == 6
+    assert set(lines["verdict"]) == {SUPPORTED}
+    assert "row + seed" in method_note(pooled)
+    assert "row + seed" not in method_note(alone)
