@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     localizer = 9
     ground = 10
     member = 11
+    monitor = 12
 
 
 def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:

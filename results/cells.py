@@ -1,6 +1,7 @@
 """The cells of a table as data: the published number, ours over seeds, the difference, and how sure each is."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,12 @@ from results.runs import code_label
 
 
 def cell_records(
-    rows: list[PublishedRow], columns: list[Column], results: pd.DataFrame, runs: Sequence[BegunRun], paper: Published
+    rows: list[PublishedRow],
+    columns: list[Column],
+    results: pd.DataFrame,
+    runs: Sequence[BegunRun],
+    paper: Published,
+    kinds: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
     """Lay out one line per row, column group and metric: the numbers that every format prints.
 
@@ -26,9 +32,11 @@ def cell_records(
         results: What it shows.
         runs: What `results.absence.without_result` returns, to tell why a cell is empty.
         paper: The published table.
+        kinds: What went wrong in a training, by the file of its results.
 
     Returns:
-        `results.layout.Table.records`, and `column`, `code_states` and `behind`, which are for the layout alone.
+        `results.layout.Table.records`, and `column`, `code_states`, `behind` and `went_wrong`, which are for the layout
+        alone.
     """
     lines = []
     values: list[dict[int, float]] = []  # of each line, by seed
@@ -42,6 +50,7 @@ def cell_records(
                     record |= {"ours": reason(row.method, column, metric, results, runs), "missing": ""}
                 else:
                     record["missing"] = missing_seeds(unfinished(row.method, column, runs))
+                record["went_wrong"] = "" if cell is None else _went_wrong(cell, kinds)
                 lines.append(record)
                 values.append({} if cell is None else _by_seed(cell))
     # Without the types, a table without any number of a kind would have a column of `None`s.
@@ -51,6 +60,15 @@ def cell_records(
         records.loc[lines_of_block, "rank"] = clear_ranks([values[line] for line in lines_of_block])
     order = {row.method: number for number, row in enumerate(rows)}
     return records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
+
+
+def _went_wrong(seeds: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> str:
+    """Returns the note on a cell of whose trainings some went wrong, as they said themselves."""
+    if not kinds:
+        return ""
+    counts = Counter(kind for path in seeds["path"] for kind in kinds.get(str(path), ()))
+    told = ", ".join(f"{kind} in {count} of {len(seeds)} runs" for kind, count in counts.items())
+    return f"its training went wrong: {told}" if told else ""
 
 
 def values_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:

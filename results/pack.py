@@ -187,7 +187,15 @@ def _contents(
 def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
     folder = run.folder
     statuses = sorted(run.path.glob("status*.json"))  # each task has one of its own
-    paths = [folder.run_yaml, folder.provenance, *statuses, folder.metrics, folder.results, folder.foregrounds]
+    paths = [
+        folder.run_yaml,
+        folder.provenance,
+        *statuses,
+        folder.metrics,
+        folder.results,
+        folder.foregrounds,
+        folder.health,
+    ]
     return [path for path in [*paths, *([folder.backbone] if checkpoints else [])] if path.exists()]
 
 

@@ -93,7 +93,7 @@ def render(
     refuse_mixed(results)
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
-    records = cell_records(table_rows, columns, results, without_result(runs), paper)
+    records = cell_records(table_rows, columns, results, without_result(runs), paper, _kinds_of(runs))
     table = _table(records, results, table_rows, columns, paper, only)
     last_rows = reference_lines(columns, every_result, _KINDS[only]) if references else ()
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
@@ -141,6 +141,11 @@ def by_task(paper: Published, task: str) -> Published:
         groups=tuple(replace(group, caveats=(setting,), other_setting=setting) for group in paper.groups),
         values={},  # with no published number there is no difference either, and nothing is ranked
     )
+
+
+def _kinds_of(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """Returns what went wrong in the trainings that recorded it, by the file of their results."""
+    return {str(run.folder.results): [finding.kind for finding in run.findings] for run in runs if run.findings}
 
 
 def _check(what: str, value: str, choices: Sequence[str]) -> None:
@@ -209,7 +214,7 @@ def _table(
         mark_dirt = bool(dirt_differs.get(record["column"], False))
         cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
         cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
-    data = records.drop(columns=["column", "code_states", "behind"])
+    data = records.drop(columns=["column", "code_states", "behind", "went_wrong"])
     title = _title(paper, records, only)
     return Table(paper.name, title, watermark(columns), groups, _blocks(rows, cells), tuple(notes.texts), data)
 
@@ -302,7 +307,7 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
     row_notes = [ROW_NOTES[record["row"]]] if record["row"] in ROW_NOTES and record["n"] else []
     doubts = ["its runs come from different states of the code"] if record["code_states"] > 1 else []
     doubts += ["measured with uncommitted changes in the work tree"] if record["dirty"] and mark_dirt else []
-    doubts += [record["missing"]] if record["missing"] else []
+    doubts += [text for text in (record["missing"], record["went_wrong"]) if text]
     own_words = column.own_words(record["row"]) if record["row"] in column.comparisons else ""
     doubts += [own_words] if own_words else []
     return {

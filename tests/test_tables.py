@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from run_samples import begun, of_method
+from run_samples import begun, finished, of_method
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
 
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
+from repro.runs.health import Finding, write_findings
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.reading import build
 from repro.runs.records import append
-from results.collect import collect
+from results.collect import collect, collect_runs
 from results.commands import show_tables
+from results.doubts import doubts
 from results.formats import csv, latex, markdown
 from results.runs import find_runs
 from results.tables import measured_task, render
@@ -334,3 +336,18 @@ def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() ->
     assert watermarks[tinier].startswith(f"TINY MODE – {tinier};")
     assert "ImageNet-100 (TINY) [2]: Δ" in markdown(table)
     assert "not run at the paper's scale: no difference is taken" in markdown(table)
+
+
+def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
+    for seed in range(2):
+        folder = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
+    write_findings(folder.health, [Finding("exploded weights", 7, "norm 9e17, 90 at the beginning", "a lower rate")])
+    finished(tmp_path, "mocov2+mscn", 0, {("imagenet100", "top1"): 60.0})
+    runs = find_runs([tmp_path], resolve)
+    table = render("table1", collect_runs(runs), runs=runs)
+    (note,) = [note for note in table.notes if "went wrong" in note]
+    assert note == "its training went wrong: exploded weights in 1 of 2 runs"
+    marks = {label: cells[1] for label, cells in markdown_rows(table).items() if len(cells) > 1}
+    assert marks["MoCov2"].endswith(f"[{table.notes.index(note) + 1}]")
+    assert "[" not in marks["MoCov2 + MSCN"]
+    assert any("went wrong" in line and "exploded weights" in line for line in doubts(runs, collect_runs(runs)))

@@ -137,3 +137,10 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+class OnCollapse(StrEnum):
+    """What becomes of a training whose weights explode or whose features collapse."""
+
+    warn = "warn"
+    stop = "stop"

@@ -1,9 +1,10 @@
 """A run's folder: everything that made a run and everything that it made.
 
 `runs/<sweep>/<method>/s<seed>-<id>/` holds `run.yaml`, `provenance.json`, `status.json`, `metrics.jsonl`,
-`results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/` and, of runs on scenes with maps of
-whole images, `foregrounds.json`. Its name follows from the run alone. Downstream tasks of a run may be carried out at
-once: each has a status and a lock of its own, `status-TASK.json`, `.lock-TASK`.
+`results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/`; `health.json` where a training
+exploded or collapsed, and `foregrounds.json` of runs on scenes with maps of whole images. Its name follows from the run
+alone. Downstream tasks of a run may be carried out at once: each has a status and a lock of its own, `status-TASK.json`,
+`.lock-TASK`.
 """
 
 import contextlib
@@ -79,6 +80,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.gallery = path / "gallery"
         self.foregrounds = path / "foregrounds.json"
+        self.health = path / "health.json"
         self.logs = path / "logs"
         self._attempt: tuple[str, int] | None = None
         """Task and number of the attempt that this process makes."""

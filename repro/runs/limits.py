@@ -89,6 +89,7 @@ LIMITS: Mapping[str, Limit] = {
     "detection.scene_objects": COUNT,
     "machine.workers": Limit(high=1024),
     "machine.log_every": COUNT,
+    "machine.monitor_images": Limit(0, 100_000),
     "machine.checkpoint_every": COUNT,
 }
 """Ranges of the settings that every run has, by `section.key`; those of one framework stand in its entry."""

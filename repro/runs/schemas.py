@@ -137,6 +137,11 @@ ATTEMPT = Schema(
     mend="put it back, or remove it; the next attempt begins it anew",
 )
 """An entry of `provenance.json`, which is a list of them."""
+FINDING = Schema(
+    {"kind": _TEXT, "step": _COUNT, "detail": _TEXT, "mend": _TEXT},
+    mend="put it back, or remove it; what it told of the training is lost then",
+)
+"""An entry of `health.json`, which is a list of them."""
 CHECKPOINT = Schema(
     {
         "format": Field(int, one_of=(1,)),

@@ -21,6 +21,7 @@ from repro.runs.choices import (
     MapOf,
     NoiseArea,
     Norm,
+    OnCollapse,
     Optimizer,
     Precision,
     Resizer,
@@ -292,6 +293,8 @@ class MachineSettings:
     data_cache: str = ""  # folder of decoded images; empty: $SALMASK_CACHE/pixels, or the user's cache folder
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps; the end of an epoch is always kept
+    monitor_images: int = 256  # images that are looked at after each epoch, at most a quarter of all; 0: none
+    on_collapse: OnCollapse = OnCollapse.warn  # weights that explode, features that collapse: said, or the run's end
     channels_last: bool = False
     compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds otherwise
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ class FiniteGuard(Hook):
     def __init__(self, every: int) -> None:
         """Reads the verdict every so many steps; at each on a CPU, where reading is free."""
         self.every = every
+        self.kept: Callable[[], str] = lambda: "no checkpoint is written"
+        """What is there to go back to, as the error says it; whoever writes checkpoints knows."""
         self._first_bad: Tensor | None = None
 
     def before_train(self, runner: Any) -> None:
@@ -139,7 +141,7 @@ class FiniteGuard(Hook):
         step = -1 if self._first_bad is None else int(self._first_bad)
         if step >= 0:
             raise DivergenceError(
-                f"the gradient or loss of step {step + 1} is not finite; the last good checkpoint is kept",
+                f"the gradient or loss of step {step + 1} is not finite; {self.kept()}",
                 mend="a lower optimization.lr (with ADIOS also adios.lr), or optimization.precision=fp32 or bf16",
             )
 

@@ -24,6 +24,7 @@ from repro.scenes.dataset import Scenes
 from repro.training.compilation import compile_step
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
+from repro.training.monitor import build_monitor
 from repro.training.preprocess import Augmenter, ViewMaker
 from repro.training.resident import ResidentImages
 from repro.training.runner import Training
@@ -191,5 +192,8 @@ def build_training(
         device=device,
         precision=run.optimization.precision,
         graphs=run.machine.graphs and can_be_replayed(learner.model, device),
-        hooks=[learner.gallery(folder.gallery / "masks.png")],
+        hooks=[
+            learner.gallery(folder.gallery / "masks.png"),
+            build_monitor(run, folder, learner.encoder, learner.model, learner.dataset),
+        ],
     )

@@ -25,6 +25,7 @@ from repro.distributed import rank, world_size
 from repro.errors import UserError, one_line, shortened
 from repro.files import reading, write_atomically
 from repro.runs.folder import CHECKPOINTS_KEPT
+from repro.runs.health import read_findings
 from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP
 from repro.training.checkpoint_writer import BackgroundWriter
@@ -44,7 +45,15 @@ class SaveCheckpoint(Hook):
     # metrics of this step must have been written, before the state is taken.
     priority = "VERY_LOW"
 
-    def __init__(self, folder: Path, run_id: str, every: int, guard: FiniteGuard, info: RuntimeInfo) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run_id: str,
+        every: int,
+        guard: FiniteGuard,
+        info: RuntimeInfo,
+        health: Path | None = None,
+    ) -> None:
         """Prepares to save.
 
         Args:
@@ -53,8 +62,11 @@ class SaveCheckpoint(Hook):
             every: steps between two checkpoints of an epoch.
             guard: is asked before each checkpoint whether all numbers so far were finite.
             info: knows the numbers of the steps since the last line of the log.
+            health: the run's record of what went wrong, if it keeps one.
         """
         self.folder, self.run_id, self.every, self.guard, self.info = folder, run_id, every, guard, info
+        self.health = health
+        guard.kept = self.kept
         self._writer = BackgroundWriter()
         self._agreement = StopAgreement()
 
@@ -88,6 +100,16 @@ class SaveCheckpoint(Hook):
         """
         self._writer.wait()
 
+    def kept(self) -> str:
+        """Returns which checkpoint there is to go back to, and since when the training had been going wrong before."""
+        self.wait()
+        paths = checkpoints(self.folder)
+        if not paths:
+            return "there is no checkpoint of an earlier step"
+        step = int(paths[0].stem.removeprefix("step_"))
+        earlier = [f for f in read_findings(self.health) if f.step <= step] if self.health else []
+        return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {finding}" for finding in earlier)
+
     def _save(self, runner: Any, step: int, epoch: int) -> None:
         # First of all: a checkpoint with numbers that are not finite would push a good one out.
         self.guard.verify()
@@ -95,7 +117,7 @@ class SaveCheckpoint(Hook):
         # Gradients may be finite, and the step too long for the weights: what every later number is made of is asked.
         if bad := not_finite(state):
             raise DivergenceError(
-                f"weights after step {step} are not finite ({shortened(bad, 3)}); the last good checkpoint is kept",
+                f"weights after step {step} are not finite ({shortened(bad, 3)}); {self.kept()}",
                 mend="a lower optimization.lr (with ADIOS also adios.lr), or a longer optimization.warmup_share",
             )
         # A collective, so every rank takes part, also those that write nothing.

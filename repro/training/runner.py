@@ -182,7 +182,8 @@ class Training:
         machine = self.machine
         guard, feed = FiniteGuard(machine.log_every), Feed(self.device)
         info = RuntimeInfo(machine.log_every)
-        saver = SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard, info)
+        health = self.folder.health if self.task == PRETRAIN else None
+        saver = SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard, info, health)
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,296 @@
+"""A look at what a network learns while it is trained, and a word at once where that explodes or collapses."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from mmengine.hooks import Hook
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+from torchvision.models import ResNet
+
+from repro.contrastive.loss_model import ContrastiveModel
+from repro.contrastive.moco import MoCo
+from repro.contrastive.simclr import SimCLR
+from repro.distributed import rank, world_size
+from repro.errors import with_mend
+from repro.randomness import Purpose, stream
+from repro.runs.choices import OnCollapse
+from repro.runs.folder import RunFolder
+from repro.runs.health import Finding, read_findings, write_findings
+from repro.runs.run import Run
+from repro.training.hooks import DivergenceError
+from repro.training.preprocess import Augmenter, ViewMaker
+from repro.training.representations import (
+    alignment,
+    effective_rank,
+    guess_loss,
+    hard_negative_share,
+    knn_top1,
+    other_views,
+    spread,
+    uniformity,
+)
+
+FEWEST_IMAGES = 16
+"""Images below which their numbers would say nothing; then only loss and weights are watched."""
+LARGEST_SHARE = 4
+"""At most one in so many training images is looked at, so that a small training does not wait for its monitor."""
+CHUNK = 64
+"""Images that are looked at at once."""
+EXPLODED = 10.0
+"""Weight norm, in norms at the beginning, from which on weights have exploded."""
+GUESS = 0.99
+"""Loss, in losses of a guess, from which on an epoch has learned nothing."""
+LEAST_SPREAD = 0.01
+"""Spread of unit embeddings below which they are one point."""
+LEAST_RANK = 1.5
+"""Effective rank of features below which they vary in one direction alone."""
+SETTLED = 100
+"""Steps after which running statistics have forgotten where they began (.9 to the 100th is 3e-5), queues are filled and
+rates warmed up: before, the numbers are of these and not of what was learned."""
+SLOWER = "a lower optimization.lr, or a longer optimization.warmup_share"
+
+log = logging.getLogger("salmask")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a monitor looks at."""
+
+    encoder: nn.Module
+    model: nn.Module
+    dataset: Dataset[Any]
+    """What the loader reads, a `RandomViews` or a `ViewDraws`."""
+    guess: float | None
+    """The loss of a guess; None where the loss is none of the contrastive ones."""
+
+
+class Monitor(Hook):
+    """Watches loss and weights at each log line, and a fixed set of images after each epoch.
+
+    Nothing of it reaches the training: no global generator is drawn from, and modes are put back. Where the numbers
+    tell of an explosion or a collapse, it is said once, recorded in `health.json`, and, if asked for, ends the run.
+    """
+
+    priority = "LOW"  # after the log's line, before the checkpoint
+
+    def __init__(self, watched: Watched, folder: RunFolder, *, images: int, every: int, policy: OnCollapse) -> None:
+        """Prepares to watch a model that has its first weights.
+
+        Args:
+            watched: What is looked at.
+            folder: The run's.
+            images: Images to look at; 0: none, and only loss and weights are watched.
+            every: Steps between two looks at the weights.
+            policy: Whether a run that exploded or collapsed goes on.
+        """
+        self.watched, self.folder, self.every, self.policy = watched, folder, every, policy
+        count = min(images, len(watched.dataset) // LARGEST_SHARE)  # type: ignore[arg-type]
+        self.images = count if count >= FEWEST_IMAGES and isinstance(watched.encoder, ResNet) else 0
+        self.first_norm = weight_norm(watched.encoder)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
+    ) -> None:
+        """Looks at the weights where the host waits for a log line anyway."""
+        if self.every_n_inner_iters(batch_idx, self.every):
+            norm = weight_norm(self.watched.encoder)
+            self._tell(exploded(runner.iter + 1, norm, self.first_norm))
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Writes the numbers of the epoch into the log, and judges them."""
+        step = runner.iter
+        numbers = {"weight_norm": weight_norm(self.watched.encoder)}
+        findings = exploded(step, numbers["weight_norm"], self.first_norm)
+        if not findings:
+            if rank() == 0 and self.images:
+                numbers |= look(self.watched, self._batches)
+            findings = self._agreed(judge(step, numbers, self._loss(runner), self.watched.guess))
+        if rank() == 0 and self.images:
+            runner.visualizer.add_scalars(numbers, step=step)
+        self._tell(findings)
+
+    @cached_property
+    def _batches(self) -> list[dict[str, Any]]:
+        """The images, as the loader hands them to the model: the views of epoch 0."""
+        dataset: Any = self.watched.dataset
+        order = stream(0, Purpose.monitor).permutation(len(dataset))[: self.images]
+        chunks = [[(0, int(index)) for index in order[start : start + CHUNK]] for start in range(0, len(order), CHUNK)]
+        whole = getattr(dataset, "__getitems__", None)
+        return [whole(names) if whole else default_collate([dataset[name] for name in names]) for names in chunks]
+
+    def _loss(self, runner: Any) -> float | None:
+        """Returns the mean loss of the last steps of the epoch."""
+        history = runner.message_hub.log_scalars.get("train/loss")
+        return None if history is None else float(history.mean(min(len(runner.train_dataloader), self.every)))
+
+    @staticmethod
+    def _agreed(findings: list[Finding]) -> list[Finding]:
+        """Returns what rank 0 has noticed, on every rank: it alone looks at images."""
+        if world_size() == 1:
+            return findings
+        shared: list[Any] = [findings]
+        dist.broadcast_object_list(shared, src=0)
+        agreed: list[Finding] = shared[0]
+        return agreed
+
+    def _tell(self, findings: Sequence[Finding]) -> None:
+        """Says and records what is new, and ends the training where it is not to go on.
+
+        Raises:
+            DivergenceError: The run exploded or collapsed, with `machine.on_collapse=stop`.
+        """
+        known = {finding.kind for finding in read_findings(self.folder.health)} if findings else set()
+        new = [finding for finding in findings if finding.kind not in known]
+        if rank() == 0 and new:
+            for finding in new:
+                log.warning("%s", with_mend(str(finding), finding.mend))
+            write_findings(self.folder.health, [*read_findings(self.folder.health), *new])
+        if findings and self.policy is OnCollapse.stop:
+            raise DivergenceError(f"{findings[0]}; machine.on_collapse=stop ends the run", mend=findings[0].mend)
+
+
+def build_monitor(run: Run, folder: RunFolder, encoder: nn.Module, model: nn.Module, dataset: Dataset[Any]) -> Monitor:
+    """Builds the monitor of a run that is about to begin, with fresh weights.
+
+    Args:
+        run: `machine` is used, and what the loss of a guess depends on.
+        folder: The run's.
+        encoder: The network that becomes the backbone.
+        model: Holds it, with its data preprocessor.
+        dataset: What the loader reads.
+    """
+    watched = Watched(encoder, model, dataset, guess_of(run, model))
+    machine = run.machine
+    return Monitor(watched, folder, images=machine.monitor_images, every=machine.log_every, policy=machine.on_collapse)
+
+
+def guess_of(run: Run, model: nn.Module) -> float | None:
+    """Returns the loss of a network that tells nothing apart; None of a model that has no contrastive loss of ours."""
+    masked = run.masks and run.masking.hard_negative
+    if isinstance(model, MoCo):
+        return guess_loss(run.moco.queue, hard_negative=masked)
+    # Of SimCLR's anchors the queries alone meet hard negatives, as a rule; one of hundreds is within the tolerance.
+    return guess_loss(2 * run.optimization.batch - 2, hard_negative=masked) if isinstance(model, SimCLR) else None
+
+
+def weight_norm(network: nn.Module) -> float:
+    """Returns the Euclidean norm of all parameters; waits for the device."""
+    return float(torch.nn.utils.get_total_norm([p.detach() for p in network.parameters()]))
+
+
+def exploded(step: int, norm: float, first: float) -> list[Finding]:
+    """Names weights that are many times as long as at the beginning.
+
+    Args:
+        step: Steps made.
+        norm: Of the weights now.
+        first: Of the weights at the beginning.
+    """
+    if norm <= EXPLODED * first:  # false of NaN, which is named as well
+        return []
+    return [Finding("exploded weights", step, f"norm {norm:.3g}, {first:.3g} at the beginning", SLOWER)]
+
+
+def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: float | None) -> list[Finding]:
+    """Names what has collapsed by the end of an epoch.
+
+    Args:
+        step: Steps made; with fewer than `SETTLED` nothing is named.
+        numbers: What `look` returns; may be empty.
+        loss: The mean loss at the end of the epoch.
+        guess: The loss of a guess; None where that is unknown.
+    """
+    findings: list[Finding] = []
+    if step < SETTLED:
+        return findings
+    if numbers.get("spread", 1.0) < LEAST_SPREAD:
+        detail = f"the embeddings of different images are one point (spread {numbers['spread']:.2g} of 1)"
+        findings.append(Finding("collapsed embeddings", step, detail, f"{SLOWER}; a higher temperature"))
+    if numbers.get("effective_rank", LEAST_RANK) < LEAST_RANK:
+        detail = f"features vary in one direction alone (effective rank {numbers['effective_rank']:.2f})"
+        findings.append(Finding("collapsed features", step, detail, SLOWER))
+    if loss is not None and guess is not None and loss >= GUESS * guess:
+        detail = f"loss {loss:.2f} where telling nothing apart has {guess:.2f}"
+        mend = f"{SLOWER}; with few steps a lower moco.momentum and a shorter moco.queue"
+        findings.append(Finding("loss of a guess", step, detail, mend))
+    return findings
+
+
+@torch.no_grad()
+def look(watched: Watched, batches: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns what is to be known of the features and embeddings of some images.
+
+    Args:
+        watched: The model, whose state is left as it is.
+        batches: Of its loader.
+
+    Returns:
+        `knn_top1` in percent, `effective_rank` and `feature_norm`; of contrastive models also `spread`, `alignment`,
+        `uniformity` and, where they have one, `hard_negative_share`.
+    """
+    with _evaluating(watched.encoder, watched.model):
+        embedded = [_embedded(watched, dict(batch)) for batch in batches]
+    features = torch.cat([views["features"] for views in embedded])
+    labels = torch.cat([torch.as_tensor(batch["label"]) for batch in batches]).to(features.device)
+    numbers = {
+        "knn_top1": knn_top1(features, labels),
+        "effective_rank": effective_rank(features),
+        "feature_norm": float(features.norm(dim=1).mean()),
+    }
+    views = {name: torch.cat([each[name] for each in embedded]) for name in embedded[0] if name != "features"}
+    if not views:
+        return numbers
+    query, key = views["query"], views["key"]
+    numbers |= {"spread": spread(key), "alignment": alignment(query, key), "uniformity": uniformity(key)}
+    model = watched.model
+    if "hard_negative" in views and isinstance(model, MoCo | SimCLR):
+        negatives = model.queue.keys if isinstance(model, MoCo) else other_views(query, key)
+        numbers["hard_negative_share"] = hard_negative_share(
+            query,
+            key,
+            views["hard_negative"],
+            negatives.float(),
+            temperature=model.temperature,
+            weight=model.hard_negative_weight,
+        )
+    return numbers
+
+
+def _embedded(watched: Watched, batch: dict[str, Any]) -> dict[str, Tensor]:
+    """Returns the features N×D of a batch's last view, and the unit embeddings N×C of its views where it has two."""
+    encoder, maker = watched.encoder, watched.model.data_preprocessor
+    assert isinstance(encoder, ResNet)
+    assert isinstance(maker, Augmenter)
+    maker.before_replay(batch)  # names the stream of the masks, where a graph has one generator for all batches
+    # torchvision's ResNet in two steps, as its features are wanted too; compiled is only the whole.
+    trunk = nn.Sequential(*list(encoder.children())[:-1], nn.Flatten())
+    if not (isinstance(maker, ViewMaker) and isinstance(watched.model, ContrastiveModel)):
+        name = watched.dataset.names[-1]  # type: ignore[attr-defined]
+        return {"features": trunk(maker.normalise(maker.augment(batch, name))).float()}
+    views = maker.stages(batch).views
+    features = {"query": trunk(views.query), "key": trunk(views.key)}
+    if views.hard_negative is not None:
+        features["hard_negative"] = trunk(views.hard_negative).repeat_interleave(views.hard_negative_serves, dim=0)
+    embeddings = {name: F.normalize(encoder.fc(each).float(), dim=1) for name, each in features.items()}
+    return {"features": features["key"].float(), **embeddings}
+
+
+@contextmanager
+def _evaluating(*networks: nn.Module) -> Any:
+    """Puts networks into evaluation while the context lasts, and every module back as it was."""
+    modules = {module: module.training for network in networks for module in network.modules()}
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modules.items():
+            module.training = training

@@ -1,0 +1,179 @@
+"""The monitor's numbers are what they are called, it changes no bit of a training, and it names what goes wrong."""
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from training_samples import CPU, assert_same, assert_same_training, make_training, metrics, tiny
+
+from baselines import build_learner
+from repro.contrastive.losses import info_nce
+from repro.runs.folder import RunFolder
+from repro.runs.health import Finding, read_findings
+from repro.training.hooks import DivergenceError
+from repro.training.monitor import Monitor, exploded, guess_of, judge, look
+from repro.training.pretraining import build_training, open_data, plan_batches
+from repro.training.representations import (
+    alignment,
+    effective_rank,
+    guess_loss,
+    hard_negative_share,
+    knn_top1,
+    other_views,
+    spread,
+    uniformity,
+)
+from repro.training.resume import generators
+
+LARGER = {"data.scenes.train_count": 64, "optimization.epochs": 2, "optimization.batch": 32, "encoder.width": 8}
+EXPLODING = {"optimization.lr": 1000.0, "encoder.width": 8, "optimization.epochs": 1}
+
+
+def unit(count: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def monitored(run: Any, folder: RunFolder) -> Any:
+    """A training with its monitor alone."""
+    images = open_data(run, "train")
+    training = build_training(run, folder, build_learner(run, images, CPU), plan_batches(run, images, CPU), CPU)
+    return replace(training, hooks=[hook for hook in training.hooks if isinstance(hook, Monitor)])
+
+
+def test_the_numbers_are_what_the_equations_say() -> None:
+    # Four directions of equal length have rank four; a line has one; a point none, whatever its place.
+    corners = torch.cat([torch.eye(4), -torch.eye(4)])
+    assert effective_rank(3 * corners + 7) == pytest.approx(4)
+    assert effective_rank(torch.arange(10.0).unsqueeze(1) * torch.ones(3)) == pytest.approx(1)
+    assert effective_rank(torch.full((10, 3), 0.3)) == 0
+    assert spread(corners) == pytest.approx(1)
+    assert spread(unit(1, 5).repeat(9, 1)) == pytest.approx(0, abs=1e-6)
+    query, key = unit(12, 6), unit(12, 6, 1)
+    assert alignment(query, key) == pytest.approx(float((2 - 2 * (query * key).sum(1)).mean()))
+    distances = [float((key[i] - key[j]).square().sum()) for i in range(12) for j in range(i)]
+    assert uniformity(key) == pytest.approx(math.log(np.mean(np.exp(-2 * np.array(distances)))))
+    assert uniformity(unit(1, 6).repeat(5, 1)) == pytest.approx(0, abs=1e-6)
+    # The share of the hard negative is the derivative of the loss by its logit.
+    hard, queue = unit(12, 6, 2), unit(30, 6, 3).T
+    share = hard_negative_share(query, key, hard, queue, temperature=0.2, weight=2.0)
+    moved = hard.clone().requires_grad_()
+    info_nce(query, key, queue, moved, temperature=0.2, hard_negative_weight=2.0).backward()
+    assert moved.grad is not None
+    along = (moved.grad * query).sum(1) / (query * query).sum(1)  # share * rho / t / N along the query
+    assert share == pytest.approx(float(along.sum() * 0.2 / 2.0), rel=1e-4)
+    negatives = other_views(query, key)
+    assert negatives.shape == (12, 6, 22)
+    assert not any(torch.equal(negatives[3, :, column], view[3]) for column in range(22) for view in (query, key))
+
+
+def test_neighbours_of_an_image_vote_and_it_does_not_vote_for_itself() -> None:
+    centres = 10 * torch.eye(3).repeat_interleave(8, 0)
+    labels = torch.arange(3).repeat_interleave(8)
+    assert knn_top1(centres + 0.1 * unit(24, 3), labels) == 100
+    alone = torch.arange(24)
+    assert knn_top1(centres + 0.1 * unit(24, 3), alone) == 0
+
+
+@pytest.mark.parametrize("method", ["mocov2+ours-hp", "simclr", "supervised"])
+def test_it_changes_no_bit_of_a_training(method: str, tmp_path: Path) -> None:
+    run = tiny(method, LARGER)
+    watched, alone = RunFolder(tmp_path / "watched"), RunFolder(tmp_path / "alone")
+    monitored(run, watched).run()
+    make_training(run, alone).run()
+    assert_same_training(watched.checkpoints, alone.checkpoints)
+    rows = [row for row in metrics(watched) if "weight_norm" in row]
+    assert [row["step"] for row in rows] == [2, 4]
+    names = {"weight_norm", "knn_top1", "effective_rank", "feature_norm"}
+    names |= {"spread", "alignment", "uniformity"} if method != "supervised" else set()
+    names |= {"hard_negative_share"} if "ours" in method else set()
+    assert all(row.keys() == names | {"step"} for row in rows)
+    assert 0 <= rows[0]["effective_rank"] <= 15
+    assert 0 <= rows[0]["knn_top1"] <= 100
+    assert [row for row in metrics(watched) if "weight_norm" not in row] != []
+
+
+def test_a_look_leaves_generators_and_model_as_they_are(tmp_path: Path) -> None:
+    training = monitored(tiny("mocov2+ours-hp", LARGER), RunFolder(tmp_path))
+    (monitor,) = training.hooks
+    model = training.model.train()
+    state, random = copy.deepcopy(model.state_dict()), generators()
+    modes = [module.training for module in model.modules()]
+    numbers = look(monitor.watched, monitor._batches)
+    assert_same(generators(), random)
+    assert_same(dict(model.state_dict()), dict(state))
+    assert [module.training for module in model.modules()] == modes
+    assert numbers == look(monitor.watched, monitor._batches)
+    assert 0 < numbers["hard_negative_share"] < 1
+
+
+def test_without_images_or_with_too_few_only_weights_are_watched(tmp_path: Path) -> None:
+    for number, changes in enumerate(
+        ({**LARGER, "machine.monitor_images": 0}, {"optimization.epochs": 1, "encoder.width": 8})
+    ):
+        folder = RunFolder(tmp_path / str(number))
+        monitored(tiny(changes=changes), folder).run()
+        assert all("loss" in row for row in metrics(folder))
+
+
+def test_exploding_weights_are_named_at_once_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tiny(changes=EXPLODING)
+    folder = RunFolder(tmp_path)
+    with caplog.at_level("WARNING", "salmask"):
+        monitored(run, folder).run()
+    (finding,) = read_findings(folder.health)
+    assert (finding.kind, finding.step) == ("exploded weights", 1)
+    lines = [record.getMessage() for record in caplog.records if "exploded" in record.getMessage()]
+    assert len(lines) == 1  # once, though every later step is as bad
+    assert lines[0].endswith("; mend: a lower optimization.lr, or a longer optimization.warmup_share")
+
+
+def test_stop_ends_the_run_and_is_recorded(tmp_path: Path) -> None:
+    run = tiny(changes={**EXPLODING, "machine.on_collapse": "stop"})
+    folder = RunFolder(tmp_path)
+    with pytest.raises(DivergenceError, match=r"^exploded weights at step 1: norm .*on_collapse=stop ends the run"):
+        monitored(run, folder).run()
+    assert [finding.kind for finding in read_findings(folder.health)] == ["exploded weights"]
+    assert not list(folder.checkpoints.glob("*.pth"))  # none of the weights that exploded
+
+
+def test_collapse_and_a_guess_are_told_from_learning() -> None:
+    fine = {"spread": 0.5, "effective_rank": 30.0}
+    assert judge(100, fine, 4.0, 7.6) == []
+    assert judge(100, fine, None, None) == []
+    assert [f.kind for f in judge(100, fine | {"spread": 0.001}, 4.0, 7.6)] == ["collapsed embeddings"]
+    assert [f.kind for f in judge(100, fine | {"effective_rank": 1.1}, 4.0, 7.6)] == ["collapsed features"]
+    assert [f.kind for f in judge(100, {}, 7.6, 7.6)] == ["loss of a guess"]
+    assert judge(99, {"spread": 0.0, "effective_rank": 1.0}, 7.6, 7.6) == []  # statistics and queue begin to be filled
+    assert [f.kind for f in exploded(3, float("nan"), 5.0)] == ["exploded weights"]
+    assert exploded(3, 49.0, 5.0) == []
+
+
+def test_the_loss_of_a_guess_is_that_of_orthogonal_embeddings() -> None:
+    assert guess_loss(2048, hard_negative=False) == pytest.approx(math.log(2049))
+    query, key = torch.eye(40)[:4], torch.eye(40)[4:8]
+    loss = info_nce(query, key, torch.eye(40)[:, 8:30], torch.eye(40)[30:34], temperature=0.2)
+    assert float(loss) == pytest.approx(guess_loss(22, hard_negative=True))
+    run = tiny("mocov2+ours-hp")
+    learner = build_learner(run, open_data(run, "train"), CPU)
+    assert guess_of(run, learner.model) == pytest.approx(math.log(32 + 2))
+    run = tiny("simclr")
+    assert guess_of(run, build_learner(run, open_data(run, "train"), CPU).model) == pytest.approx(math.log(15))
+    run = tiny("supervised")
+    learner = build_learner(run, open_data(run, "train"), CPU)
+    assert guess_of(run, learner.model) is None
+
+
+def test_a_damaged_record_says_so(tmp_path: Path) -> None:
+    for text in ("", "[{]", '[{"kind": 1}]', "3"):
+        (tmp_path / "health.json").write_text(text)
+        (finding,) = read_findings(tmp_path / "health.json")
+        assert finding.kind == "unreadable record"
+        assert "health.json" in finding.detail
+    assert read_findings(tmp_path / "none.json") == []
+    assert str(Finding("kind", 3, "numbers", "mend")) == "kind at step 3: numbers"
