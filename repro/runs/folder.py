@@ -3,8 +3,8 @@
 `runs/<sweep>/<method>/s<seed>-<id>/` holds `run.yaml`, `provenance.json`, `status.json`, `metrics.jsonl`,
 `results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/`; `health.json` where a training
 exploded or collapsed, and `foregrounds.json` of runs on scenes with maps of whole images. Its name follows from the run
-alone. Downstream tasks of a run may be carried out at once: each has a status and a lock of its own, `status-TASK.json`,
-`.lock-TASK`.
+alone. Downstream tasks of a run may be carried out at once: each has a status and a lock of its own, `status-TASK.json`
+and `.lock-TASK`.
 """
 
 import contextlib
