@@ -1,0 +1,154 @@
+"""Decides the study's comparisons by the tests that its page registered, from the runs that are there.
+
+    python examples/study/decide.py examples/study/runs logistic
+
+Prints a Markdown table: each comparison's difference in points of top-1, paired by seed, with its 95 % interval, the
+interval and p value corrected over the comparisons of its questions, and the outcome; the same by the pooled spread.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from results.collect import collect
+from results.paired import LEVEL, Comparison, holm, paired, pooled_spread
+
+HP = "mocov2+ours-hp"
+QUESTIONS: Mapping[str, Sequence[tuple[str, str]]] = {
+    "1": [
+        (f"{framework}+ours-{strategy}", framework)
+        for framework in ("mocov2", "simclr")
+        for strategy in ("hp", "blur", "mean")
+    ],
+    "2 to 6": [
+        (HP, other)
+        for other in (
+            f"{HP}-random",
+            f"{HP}-no-hard-negative",
+            f"{HP}-no-masks",
+            f"{HP}@key",
+            f"{HP}@both",
+            f"{HP}-released",
+        )
+    ],
+}
+"""The registered comparisons, first method − second; those of one entry are corrected together."""
+
+SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
+
+Values = Mapping[str, Mapping[int, float]]
+"""Method -> seed -> top-1 in percent."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the runs say to one comparison.
+
+    Attributes:
+        first: The method that is asked about.
+        second: The method that it is compared with.
+        comparison: Differences, seed by seed.
+        among: Number of comparisons that it is corrected with, as registered, run or not.
+        p: The corrected p value; None where none could be taken.
+    """
+
+    first: str
+    second: str
+    comparison: Comparison
+    among: int
+    p: float | None
+
+    @property
+    def corrected_interval(self) -> tuple[float, float] | None:
+        """The interval that holds for all that it is corrected with at once (Bonferroni), in points."""
+        return self.comparison.interval(1 - LEVEL / self.among)
+
+    @property
+    def outcome(self) -> str:
+        """Supported or contradicted where the corrected p value is below the level, else undecided or not run."""
+        mean = self.comparison.mean
+        if mean is None:
+            return NOT_RUN
+        if self.p is None or self.p >= LEVEL:
+            return UNDECIDED
+        return SUPPORTED if mean > 0 else CONTRADICTED
+
+
+def top1(runs: Path, task: str) -> dict[str, dict[int, float]]:
+    """Returns top-1 of each method and seed below a folder, by one task."""
+    frame = collect([runs])
+    rows = frame[(frame["task"] == task) & (frame["metric"] == "top1")]
+    # kNN is scored with the field's 200 neighbours as well; the page registered 20.
+    rows = rows[rows["protocol"] != "knn-v1[k=200]"]
+    values: dict[str, dict[int, float]] = {}
+    for method, seed, value in zip(rows["method"].astype(str), rows["seed"], rows["value"], strict=True):
+        values.setdefault(method, {})[int(seed)] = float(value)
+    return values
+
+
+def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
+    """Judges every registered comparison.
+
+    Args:
+        values: What `top1` returns.
+        pooled: Whether by the spread of all rows of the framework; else by that of the pair.
+
+    Returns:
+        For each entry of `QUESTIONS` its decisions, in their order.
+    """
+    decisions = {}
+    for question, pairs in QUESTIONS.items():
+        comparisons = []
+        for first, second in pairs:
+            framework = first.partition("+")[0]
+            rows = [by_seed for method, by_seed in values.items() if method.partition("+")[0] == framework]
+            spread = pooled_spread(rows) if pooled else None
+            comparisons.append(paired(values.get(first, {}), values.get(second, {}), spread))
+        ps = [comparison.p for comparison in comparisons]
+        # A comparison that was not run still counts: the registered number is corrected for, whatever was run.
+        corrected = holm([1.0 if p is None else p for p in ps])
+        decisions[question] = [
+            Decision(*pair, comparison, len(pairs), None if p is None else corrected_p)
+            for pair, comparison, p, corrected_p in zip(pairs, comparisons, ps, corrected, strict=True)
+        ]
+    return decisions
+
+
+def markdown(values: Values) -> str:
+    """Returns the table of all comparisons."""
+    lines = [
+        "| question | comparison | seeds | difference | 95 % | corrected | p | outcome | pooled: 95 % | p | outcome |",
+        "| --- | --- | ---: | ---: | --- | --- | ---: | --- | --- | ---: | --- |",
+    ]
+    own, pooled = decide(values, pooled=False), decide(values, pooled=True)
+    for question, decisions in own.items():
+        for decision, together in zip(decisions, pooled[question], strict=True):
+            comparison = decision.comparison
+            cells = [
+                question,
+                f"`{decision.first}` − `{decision.second}`",
+                str(comparison.n),
+                "–" if comparison.mean is None else f"{comparison.mean:+.1f}",
+                _interval(comparison.interval()),
+                _interval(decision.corrected_interval),
+                _p(decision.p),
+                decision.outcome,
+                _interval(together.comparison.interval()),
+                _p(together.p),
+                together.outcome,
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else f"{p:.3f}"
+
+
+if __name__ == "__main__":
+    print(markdown(top1(Path(sys.argv[1]), sys.argv[2])))
