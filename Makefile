@@ -13,16 +13,16 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 
-.PHONY: help setup demo test test-slurm test-all lint settings-page docs bench gpu-report clean
+.PHONY: help setup demo test test-slurm test-all lint lock settings-page docs bench gpu-report clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-$(READY): pyproject.toml tools/setup.sh tools/get_detectron2.py
+$(READY): pyproject.toml requirements/lock.txt tools/setup.sh tools/get_detectron2.py
 	@PYTHON=$(PYTHON) VENV=$(VENV) bash tools/setup.sh
 	@touch $@
 
-setup: $(READY) ## Make the environment (.venv); does nothing where it is up to date
+setup: $(READY) ## Make the environment (.venv) by the lock; does nothing where it is up to date
 
 demo: $(READY) ## From built-in images to the paper's Table 1 in miniature, about 5 minutes on 2 cores
 	@$(BIN)/salmask sweep demo --local --out $(DEMO)
@@ -43,11 +43,17 @@ lint: $(READY) ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+lock: ## Write requirements/lock.txt anew: the versions of .venv, and of what it lacks the newest; needs uv
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > $(VENV)/freeze.txt
+	@{ grep '^#' requirements/lock.txt; uv pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --no-annotate --no-header -c $(VENV)/freeze.txt; } > $(VENV)/lock.txt
+	@mv $(VENV)/lock.txt requirements/lock.txt
+
 settings-page: $(READY) ## Write docs/settings.md anew, from the settings' own dataclasses
 	@$(BIN)/python tools/settings_page.py
 
 docs: $(READY) ## The pages of docs/ as a site in build/site, built strictly; installs mkdocs-material and mkdocstrings
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements/lock.txt -e '.[docs]'
 	@$(BIN)/mkdocs build --strict
 
 bench: $(READY) ## Masking cost: batched against one image at a time, in one run
