@@ -297,7 +297,15 @@ def pack(
     records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
     path = out or roots[0] / "artifact.zip"
     heading = title or _heading(roots, sweep)
-    files = artifact.pack(path, records, frame, title=heading, checkpoints=checkpoints)
+    with Console(stderr=True).status("packing …") as status:  # which shows nothing but on a terminal
+
+        def tell(what: str) -> None:
+            if status.console.is_terminal:
+                status.update(f"packing {what} …")
+            else:
+                typer.echo(f"packing {what}", err=True)
+
+        files = artifact.pack(path, records, frame, title=heading, checkpoints=checkpoints, tell=tell)
     typer.echo(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
 
 

@@ -4,7 +4,7 @@ import hashlib
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -12,7 +12,9 @@ from typing import IO
 import pandas as pd
 
 from repro.errors import UserError, one_line
-from repro.files import write_atomically
+from repro.files import is_clutter, write_atomically
+from repro.runs.folder import TASK_FOLDERS
+from repro.runs.predictions import PREDICTIONS
 from results.claim_families import families_as_frame, judge_families
 from results.claims import as_frame, judge
 from results.collect import export_bytes
@@ -20,7 +22,7 @@ from results.formats import FORMATS
 from results.material import Material, NothingToDrawError
 from results.plots import PLOTS, SUFFIXES, draw
 from results.published import PAPER, TABLES
-from results.redo import commands
+from results.redo import script
 from results.report import build
 from results.runs import RunRecord
 from results.tables import render
@@ -47,9 +49,9 @@ Made by salmask {version} from {count} runs. Start with `report.html`, which nee
 | the paper's tables with ours beside, as Markdown, LaTeX, CSV and HTML | `tables/` |
 | plots, as SVG and PNG | `plots/` |
 | every result as one long table, and the paper's claims and sentences with their tests | `data/` |
-| of each run: settings, provenance, state, metrics, results{checkpoints} | `runs/` |
+| of each run: settings, provenance, state, metrics, results, predictions, logs, galleries{checkpoints} | `runs/` |
 | installed packages of the machine that packed | `environment.txt` |
-| the commands that make each run again | `redo.sh` |
+| what makes each run again, with the code of its commit | `redo.sh` |
 | checksums of all files | `SHA256SUMS` |
 
 Verify with `salmask pack --check FILE`, or unpack and run `sha256sum -c SHA256SUMS`.
@@ -63,6 +65,7 @@ def pack(
     *,
     title: str,
     checkpoints: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Write the artifact, whole or not at all.
 
@@ -72,6 +75,7 @@ def pack(
         frame: Their results; None where nothing was evaluated.
         title: Heading of the report.
         checkpoints: Also put each run's `backbone.pth` in.
+        tell: Is told what comes next, in a few words.
 
     Returns:
         The number of files in it.
@@ -83,13 +87,14 @@ def pack(
         raise UserError(f"cannot pack to {path}", mend="give a name that ends in .zip")
     if not runs:
         raise UserError("no run folder to pack", mend="give a folder with runs")
+    runs = sorted(runs, key=lambda run: run.name)
     names: list[str] = []
 
     def fill(file: IO[bytes]) -> None:
         # `write_atomically` calls this once, with the file that takes the place of the old one when all is written.
         sums: dict[str, str] = {}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in _contents(runs, frame, title, checkpoints=checkpoints):
+            for name, content in _contents(runs, frame, title, tell, checkpoints=checkpoints):
                 sums[name] = hashlib.sha256(content).hexdigest()
                 _add(archive, name, content)
             _add(archive, MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
@@ -155,6 +160,7 @@ def _contents(
     runs: Sequence[RunRecord],
     frame: pd.DataFrame | None,
     title: str,
+    tell: Callable[[str], None],
     *,
     checkpoints: bool,
 ) -> Iterator[tuple[str, bytes]]:
@@ -162,9 +168,12 @@ def _contents(
     backbone = ", backbone" if checkpoints else ""
     version = metadata.version("salmask")
     yield "README.md", _README.format(title=title, version=version, count=len(runs), checkpoints=backbone).encode()
+    tell("the page")
     yield "report.html", build(runs, frame, title=title).encode()
+    tell("tables and plots")
     yield from _tables(runs, frame)
     yield from _plots(runs, frame)
+    tell("data and claims")
     if frame is not None:
         yield "data/results.csv", export_bytes(frame, ".csv")
         yield "data/results.parquet", export_bytes(frame, ".parquet")
@@ -175,16 +184,15 @@ def _contents(
     for file in sorted(PAPER.iterdir()):
         yield f"data/paper/{file.name}", file.read_bytes()
     yield "environment.txt", _environment().encode()
-    redo = ["#!/bin/sh", "# Makes every run again, in again/; see runs/ for what each is.", "set -e"]
-    for run in runs:
-        folder = Path("runs", run.name)
+    for number, run in enumerate(runs, start=1):
+        tell(f"run {number} of {len(runs)}")
         for path in _files_of(run, checkpoints=checkpoints):
-            yield str(folder / path.name), path.read_bytes()
-        redo += ["", f"# {run.name}", *commands(run, folder / run.folder.run_yaml.name, "again")]
-    yield "redo.sh", ("\n".join(redo) + "\n").encode()
+            yield str(Path("runs", run.name, path.relative_to(run.path))), path.read_bytes()
+    yield "redo.sh", script(runs).encode()
 
 
 def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
+    """Returns what the page is made of, and predictions; never a checkpoint unasked."""
     folder = run.folder
     statuses = sorted(run.path.glob("status*.json"))  # each task has one of its own
     paths = [
@@ -196,7 +204,12 @@ def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
         folder.foregrounds,
         folder.health,
     ]
-    return [path for path in [*paths, *([folder.backbone] if checkpoints else [])] if path.exists()]
+    curves = [
+        path for name in dict.fromkeys(TASK_FOLDERS.values()) for path in run.path.glob(f"{name}/*/metrics.jsonl")
+    ]
+    predictions = [path for path in (run.path / PREDICTIONS).glob("*") if not is_clutter(path.name)]
+    paths += [*sorted(curves), *sorted(predictions), *run.logs, *run.galleries]
+    return [path for path in [*paths, *([folder.backbone] if checkpoints else [])] if path.is_file()]
 
 
 def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[tuple[str, bytes]]:

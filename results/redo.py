@@ -1,41 +1,185 @@
-"""The commands that make a run and its results again."""
+"""The commands that make a run and its results again, for whoever reads a page, and as a script of an artifact."""
 
+import re
 import shlex
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
+from repro.data.catalogue import DATASETS
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.records import read
 from repro.runs.run import Run
 from results.runs import RunRecord
 
+UNKNOWN = "unknown"
+"""The commit of code that lay in no checkout, as `repro.runs.provenance.source` has it."""
 
-def commands(run: RunRecord, configuration: Path | None = None, out: str = "runs") -> list[str]:
-    """Write down what to type to make a run and its results again.
+
+@dataclass(frozen=True)
+class Step:
+    """One call of `salmask`.
+
+    Attributes:
+        words: Its arguments; the run's `run.yaml` and the folder of what is made are `CONFIGURATION` and `OUT`.
+        datasets: The data sets whose roots it needs.
+        notes: What to know before it is called.
+    """
+
+    words: tuple[str, ...]
+    datasets: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+CONFIGURATION, OUT = "run.yaml", "again"
+"""Where a step finds the settings, and the folder that it makes sweeps in."""
+
+_BEGINNING = """#!/bin/sh
+# Makes every run again, each with the code of its commit, in again/ of the folder where this is called:
+#     sh {name} CHECKOUT{roots}
+# CHECKOUT: a git checkout of salmask that has the commits; it is only read. $PYTHON: the interpreter, else python3.
+set -eu
+archive=$(cd "$(dirname "$0")" && pwd)
+work=$(pwd)
+checkout=${{1:?name a git checkout of salmask}}
+shift
+for pair in "$@"; do
+  root=${{pair#*=}}
+  case $root in /*) ;; *) root=$work/$root ;; esac
+  eval "root_$(printf %s "${{pair%%=*}}" | tr -c 'A-Za-z0-9' _)=\\$root"
+done
+{checks}
+code() {{
+  folder=$work/again/code/$1
+  [ ! -d "$folder" ] || return 0
+  rm -rf "$folder.part"
+  git clone --quiet --no-checkout "$checkout" "$folder.part"
+  git -C "$folder.part" checkout --quiet "$1"
+  mv "$folder.part" "$folder"
+}}
+salmask() {{
+  (cd "$folder" && PYTHONPATH=$folder "${{PYTHON:-python3}}" -m repro.cli "$@")
+}}
+"""
+
+
+def commands(run: RunRecord) -> list[str]:
+    """Write down what to type to make a run and its results again, from any folder.
 
     Args:
         run: The run's folder.
-        configuration: Where its `run.yaml` lies for the reader; in the folder itself by default.
-        out: Folder of the sweeps that the run is made again in.
 
     Returns:
-        One command a line; lines that begin with # say at which commit, and what else to know.
+        One command a line. CHECKOUT and DIR stand for the reader's own: a checkout of salmask, and the root of the data
+        set. `run.yaml` is the run's own. Lines that begin with # say what else to know.
     """
     if run.run is None:
         return [f"# {run.name}: its run.yaml is missing or of another version"]
-    attempt = run.last_attempt
-    dirt = ", with changes that no commit holds" if attempt.get("dirty") else ""
-    lines = [f"# code: commit {attempt.get('commit', 'unknown')}{dirt}"]
-    sweep = f"{out}/{run.sweep}"
-    config = configuration or run.folder.run_yaml
-    if run.run.imported.weights:
-        lines.append(f"# weights from elsewhere, {run.run.imported.origin}, SHA-256 {run.run.imported.weights}")
+    commit = _commit(run)
+    lines = [*_code_notes(run), f"# {CONFIGURATION}: every setting of the run, as its folder has it"]
+    if commit == UNKNOWN:
+        lines.append("cd CHECKOUT")
     else:
-        lines.append(shlex.join(["salmask", "pretrain", run.run.method, "--config", str(config), "--out", sweep]))
-    return lines + _evaluations(run, run.run, f"{sweep}/{run.run.folder}")
+        folder = f"salmask-{commit[:7]}"
+        lines.append(f"git clone CHECKOUT {folder} && cd {folder} && git checkout --quiet {commit}")
+    for step in steps(run):
+        roots = [f"--root {_root(step, dataset)}DIR" for dataset in step.datasets]
+        call = " ".join([shlex.join(["python", "-m", "repro.cli", *step.words]), *roots]) if step.words else ""
+        lines += [*(f"# {note}" for note in step.notes), *([f"PYTHONPATH=. {call}"] if call else [])]
+    return lines
 
 
-def _evaluations(record: RunRecord, run: Run, folder: str) -> list[str]:
-    """Returns the command that evaluates the new folder in every way in which the old one was evaluated."""
+def script(runs: Sequence[RunRecord], name: str = "redo.sh") -> str:
+    """Write the script that makes all runs of an artifact again.
+
+    Args:
+        runs: The runs, whose `run.yaml` lie in `runs/NAME/` beside the script.
+        name: The script's own name.
+
+    Returns:
+        A script of POSIX's shell. It asks for a checkout and the roots of the data sets, and refuses before it begins
+        where one is missing.
+    """
+    datasets = sorted({dataset for run in runs if run.run for step in steps(run) for dataset in step.datasets})
+    checks = "".join(f': "${{{_variable(dataset)}:?name its root, {dataset}=DIR}}"\n' for dataset in datasets)
+    beginning = _BEGINNING.format(name=name, roots="".join(f" {each}=DIR" for each in datasets), checks=checks)
+    return beginning + "".join(line + "\n" for run in runs for line in _of_script(run))
+
+
+def _of_script(run: RunRecord) -> Iterator[str]:
+    yield f"\n# {_one_line(run.name)}"
+    if run.run is None:
+        yield "# its run.yaml is missing or of another version"
+        return
+    yield from _code_notes(run)
+    commit = _commit(run)
+    yield f"code {'HEAD' if commit == UNKNOWN else commit}"
+    places = {CONFIGURATION: f'"$archive"/runs/{shlex.quote(run.name)}/{CONFIGURATION}'}
+    for step in steps(run):
+        yield from (f"# {note}" for note in step.notes)
+        words = [places.get(word) or _placed(word) for word in step.words]
+        roots = [f'--root {_root(step, dataset)}"${_variable(dataset)}"' for dataset in step.datasets]
+        if words:
+            yield " ".join(["salmask", *words, *roots])
+
+
+def _placed(word: str) -> str:
+    """Returns a word for the shell; what is below `OUT` lies in the folder where the script is called."""
+    return f'"$work"/{shlex.quote(word)}' if PurePosixPath(word).parts[:1] == (OUT,) else shlex.quote(word)
+
+
+def _root(step: Step, dataset: str) -> str:
+    """Returns what stands before a root: the data set, where an evaluation may need several."""
+    return "" if step.words[0] == "pretrain" else f"{dataset}="
+
+
+def _variable(dataset: str) -> str:
+    return "root_" + re.sub(r"[^A-Za-z0-9]", "_", dataset)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _commit(run: RunRecord) -> str:
+    commit = str(run.last_attempt.get("commit", UNKNOWN))
+    return commit if re.fullmatch(r"[0-9a-f]{7,40}", commit) else UNKNOWN  # it becomes part of a command
+
+
+def _code_notes(run: RunRecord) -> list[str]:
+    commit = _commit(run)
+    notes = [f"# code: commit {commit}"]
+    if commit == UNKNOWN:
+        notes = ["# code: nobody recorded the commit, so that of the checkout is taken"]
+    if run.last_attempt.get("dirty"):
+        notes.append("# the code had changes that no commit holds")
+    return notes
+
+
+def steps(run: RunRecord) -> list[Step]:
+    """Returns the calls that make a run and its results again.
+
+    Args:
+        run: A folder whose `run.yaml` can be read.
+    """
+    assert run.run is not None
+    sweep = f"{OUT}/{run.sweep}"
+    imported = run.run.imported
+    if imported.weights:
+        origin = _one_line(imported.origin)
+        pretrain = Step((), (), (f"weights from elsewhere, {origin}, SHA-256 {imported.weights}, in {sweep}",))
+    else:
+        words = ("pretrain", run.run.method, "--config", CONFIGURATION, "--out", sweep)
+        pretrain = Step(words, _with_root([run.run.data.dataset]))
+    return [pretrain, *_evaluations(run, run.run, f"{sweep}/{run.run.folder}")]
+
+
+def _with_root(datasets: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in datasets if name in DATASETS and DATASETS[name].needs_root))
+
+
+def _evaluations(record: RunRecord, run: Run, folder: str) -> list[Step]:
+    """Returns the call that evaluates the new folder in every way in which the old one was evaluated."""
     if not record.folder.results.exists():
         return []
     rows = [row for row in read(record.folder.results)[0] if row.run_id == run.id and row.task in PROTOCOLS]
@@ -46,7 +190,8 @@ def _evaluations(record: RunRecord, run: Run, folder: str) -> list[str]:
     own_protocols = {protocol for evaluation in evaluations for protocol in evaluation.protocols(run)}
     # Detection that leaves its batch to the devices names it in the rows alone.
     own_protocols |= {row.protocol for evaluation in evaluations for row in evaluation.recorded(run, rows)}
-    foreign = sorted({row.protocol for row in rows} - own_protocols)
-    note = [f"# measured with other settings of the evaluation: {', '.join(foreign)}"] if foreign else []
+    foreign = sorted({_one_line(row.protocol) for row in rows} - own_protocols)
+    notes = (f"measured with other settings of the evaluation: {', '.join(foreign)}",) if foreign else ()
     names = ",".join(evaluation.name(run) for evaluation in evaluations)
-    return [*note, shlex.join(["salmask", "eval", folder, "--task", names])]
+    datasets = _with_root([evaluation.dataset for evaluation in evaluations])
+    return [Step(("eval", folder, "--task", names), datasets, notes)]

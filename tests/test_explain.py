@@ -81,19 +81,25 @@ def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, message
 
 def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
     folder = finished(tmp_path, "mocov2+ours-hp", 3, {("imagenet100", "top1"): 70.0}, optimization__epochs=7)
-    comment, pretrain, probe = commands(RunRecord(folder.path))
+    comment, settings, checkout, pretrain, probe = commands(RunRecord(folder.path))
     run = folder.load()
     assert comment == "# code: commit 0123456789abcdef0123456789abcdef01234567"
-    words = pretrain.split()
-    assert words[:3] == ["salmask", "pretrain", "mocov2+ours-hp"]
-    assert resolve(words[2], read_yaml(Path(words[4]))).id == run.id
-    assert probe == f"salmask eval runs/full/{run.folder} --task linear"
+    assert settings == "# run.yaml: every setting of the run, as its folder has it"
+    assert checkout.endswith("git checkout --quiet 0123456789abcdef0123456789abcdef01234567")
+    assert pretrain == (
+        "PYTHONPATH=. python -m repro.cli pretrain mocov2+ours-hp --config run.yaml --out again/full --root DIR"
+    )
+    assert resolve("mocov2+ours-hp", read_yaml(folder.run_yaml)).id == run.id
+    evaluate = f"PYTHONPATH=. python -m repro.cli eval again/full/{run.folder}"
+    assert probe == f"{evaluate} --task linear --root imagenet100=DIR"
 
     (row,) = read(folder.results)[0]
     detection = replace(row, task=VOC, dataset=VOC, protocol=run.detection.protocol(VOC, 8), metric="bbox_AP")
     append(folder.results, [detection])  # its batch follows from the devices: no other setting
-    assert commands(RunRecord(folder.path))[2:] == [f"salmask eval runs/full/{run.folder} --task linear,{VOC}"]
+    assert commands(RunRecord(folder.path))[4:] == [
+        f"{evaluate} --task linear,{VOC} --root imagenet100=DIR --root voc07+12=DIR"
+    ]
     append(folder.results, [replace(row, protocol="linear-moco-v1[epochs=3]")])
-    assert commands(RunRecord(folder.path))[2] == (
+    assert commands(RunRecord(folder.path))[4] == (
         "# measured with other settings of the evaluation: linear-moco-v1[epochs=3]"
     )

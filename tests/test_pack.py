@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,6 +20,8 @@ from repro.cli import app
 from repro.errors import UserError
 from results.collect import collect_runs
 from results.pack import MANIFEST, check, pack
+from results.redo import script
+from results.report import build
 from results.runs import RunRecord, find_runs
 
 
@@ -47,18 +51,86 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
     assert {f"tables/table{n}{suffix}" for n in (1, 2, 3) for suffix in (".md", ".tex", ".csv", ".html")} <= set(names)
     assert {"plots/bars.svg", "plots/bars.png", "plots/gallery.png"} <= set(names)
     for run in runs:
-        files = {name.rpartition("/")[2] for name in names if name.startswith(f"runs/{run.name}/")}
-        statuses = {"status.json", "status-linear.json"}
-        assert files == {"run.yaml", "provenance.json", "metrics.jsonl", "results.jsonl", "foregrounds.json", *statuses}
+        files = {name.removeprefix(f"runs/{run.name}/") for name in names if name.startswith(f"runs/{run.name}/")}
+        small = {"run.yaml", "provenance.json", "metrics.jsonl", "results.jsonl", "foregrounds.json"}
+        shown = {"logs/first/first.log", "gallery/masks.png", "probes/imagenet100-linear-moco-v1/metrics.jsonl"}
+        assert files == {*small, *shown, "status.json", "status-linear.json"}
     assert check(artifact) == len(names) - 1
     assert len(pd.read_parquet(tmp_path / "data" / "results.parquet")) == 2
-    redo = (tmp_path / "redo.sh").read_text()
-    assert redo.count("salmask pretrain") == redo.count("salmask eval") == 2
-    for line in redo.splitlines():
-        if "--config" in line:
-            assert (tmp_path / line.split("--config ")[1].split()[0]).is_file()
-            assert "--out again/full" in line
     subprocess.run(["sha256sum", "--quiet", "-c", MANIFEST], cwd=tmp_path, check=True)
+
+
+def test_the_page_of_an_unpacked_artifact_is_the_same_page(artifact: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(artifact) as archive:
+        archive.extractall(tmp_path)
+    unpacked = find_runs([tmp_path / "runs"], resolve)
+    assert build(unpacked, collect_runs(unpacked), title="A title") == (tmp_path / "report.html").read_text()
+
+
+CLI = """import sys
+from pathlib import Path
+words = sys.argv[1:]
+if "--config" in words:
+    assert Path(words[words.index("--config") + 1]).is_file()
+assert Path(words[-1].rpartition("=")[2]).is_dir(), "the root"
+with open({log!r}, "a") as log:
+    print({version!r}, *words, file=log)
+"""
+"""In place of the command at a commit: writes down how it is called, and which commit it is."""
+
+
+def _checkout(folder: Path, log: Path) -> list[str]:
+    """A repository with two commits, each of which knows which one it is; returns the commits."""
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example"]
+        return subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+    (folder / "repro").mkdir(parents=True)
+    git("init", "--quiet")
+    commits = []
+    for version in ("first", "second"):
+        (folder / "repro" / "cli.py").write_text(CLI.format(log=str(log), version=version))
+        git("add", ".")
+        git("commit", "--quiet", "-m", version)
+        commits.append(git("rev-parse", "HEAD").strip())
+    return commits
+
+
+def test_redo_makes_each_run_with_the_code_of_its_commit_from_any_folder(tmp_path: Path) -> None:
+    log, elsewhere = tmp_path / "calls.txt", tmp_path / "else where"
+    commits = _checkout(tmp_path / "checkout", log)
+    for seed, commit in enumerate(commits):
+        folder = finished(tmp_path / "recorded", "mocov2", seed, {("imagenet100", "top1"): 60.0})
+        (attempt,) = json.loads(folder.provenance.read_text())
+        folder.provenance.write_text(json.dumps([attempt | {"commit": commit}]))
+    runs = find_runs([tmp_path / "recorded"], resolve)
+    unpacked = tmp_path / "un packed"
+    for run in runs:
+        shutil.copytree(run.path, unpacked / "runs" / run.name)
+    (unpacked / "redo.sh").write_text(script(runs))
+    elsewhere.mkdir()
+    (elsewhere / "images of mine").mkdir()
+
+    def redo(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", str(unpacked / "redo.sh"), *words]
+        environment = {**os.environ, "PYTHON": sys.executable}
+        return subprocess.run(command, check=False, cwd=elsewhere, env=environment, capture_output=True, text=True)
+
+    refused = redo(str(tmp_path / "checkout"))
+    assert refused.returncode != 0
+    assert "name its root, imagenet100=DIR" in refused.stderr
+    assert not log.exists()  # nothing was begun
+    done = redo("../checkout", "imagenet100=images of mine")
+    assert done.returncode == 0, done.stderr
+    root, again = elsewhere / "images of mine", elsewhere / "again" / "full"
+    expected = []
+    for version, run in zip(("first", "second"), runs, strict=True):
+        config = unpacked / "runs" / run.name / "run.yaml"
+        expected.append(f"{version} pretrain mocov2 --config {config} --out {again} --root {root}")
+        folder = again / "/".join(run.path.parts[-2:])
+        expected.append(f"{version} eval {folder} --task linear --root imagenet100={root}")
+    assert log.read_text().splitlines() == expected
 
 
 def test_checkpoints_come_only_when_asked_for(
@@ -149,6 +221,9 @@ def test_the_commands_write_what_they_say(
     assert "<title>Mine</title>" in (tmp_path / "report.html").read_text()
     call("pack", "--runs", root, "--out", str(tmp_path / "a.zip"))
     assert "files are as they were packed" in call("pack", "--check", str(tmp_path / "a.zip"))
+    told: list[str] = []
+    pack(tmp_path / "b.zip", runs, collect_runs(runs), title="A title", tell=told.append)
+    assert told == ["the page", "tables and plots", "data and claims", "run 1 of 2", "run 2 of 2"]
 
 
 def _shows_tables_and_writes_them_on_demand(call: Callable[..., str], root: Path, out: Path) -> None:
