@@ -15,7 +15,7 @@ from error_samples import message_of
 
 from repro.console import report, show_log
 from repro.data.archives import blaming
-from repro.data.images import decode, find_fault
+from repro.data.images import decode, inspect
 from repro.errors import UserError, one_line, visible
 from repro.runs.reading import parse_overrides, read_yaml
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
@@ -74,7 +74,7 @@ def test_a_pipe_among_images_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     os.mkfifo(path)
     assert "cat.png: no regular file; mend: " in message_of(lambda: decode(path))
-    fault = find_fault(path)
+    fault = inspect(path).fault
     assert fault is not None
     assert fault.kind == "unreadable"
 

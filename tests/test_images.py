@@ -74,7 +74,7 @@ def test_a_bad_image_is_refused_in_one_line_that_names_it(tmp_path: Path, what: 
     assert str(path) in str(caught.value)
     assert "salmask data verify" in str(caught.value)
     assert "\n" not in str(caught.value)
-    fault = images.find_fault(path)
+    fault = images.inspect(path).fault
     assert fault is not None
     assert fault.kind == kind
 

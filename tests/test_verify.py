@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 from image_samples import BAD_IMAGES, bad_image, write_image
-from PIL import Image
+from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 from repro.data.catalogue import DATASETS, Dataset
 from repro.data.commands import app
 from repro.data.imagenet import class_list
+from repro.data.images import decode, inspect
 from repro.data.roots import config_file
 from repro.data.verification.checks import verify
 from repro.errors import UserError
@@ -49,6 +50,43 @@ def test_verify_reports_every_problem_at_once(folder_root: Path) -> None:
     assert messages[str(copied)] == f"has the same content as {folder_root / 'train/zebra/1.png'}"
     assert messages[str(linked)] == f"is the same file as {folder_root / 'train/mole/2.png'}"
     assert report.counts["train"]["ant"] == 4 + len(BAD_IMAGES)
+
+
+def test_files_that_nobody_reads_are_counted_by_their_endings(folder_root: Path) -> None:
+    for name in (
+        "train/ant/a.heic",
+        "train/ant/below/b.HEIC",
+        "train/mole/c.avif",
+        "train/zebra/README",
+        "val/ant/d.txt",
+    ):
+        path = folder_root / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (folder_root / "train/ant/.DS_Store").write_bytes(b"x")
+    (folder_root / "train/ant/0.png").rename(folder_root / "train/ant/0.jfif")
+    report = verify("folder", folder_root, deep=False, workers=1)
+    assert report.ok
+    assert report.counts["train"]["ant"] == 4
+    why = "files are left out, as they do not end as images do"
+    assert report.warnings == [f"train: 4 {why}: 2 .heic, 1 .avif, 1 without an ending", f"val: 1 {why}: 1 .txt"]
+
+
+def test_images_that_a_viewer_would_turn_are_counted_and_used_as_they_are_stored(folder_root: Path) -> None:
+    for orientation in range(10):  # 1 is upright; 0 and 9 are none
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.new("RGB", (8, 6), (25 * orientation, 0, 0)).save(
+            folder_root / f"train/ant/t{orientation}.jpg", exif=exif
+        )
+    report = verify("folder", folder_root, workers=1)
+    assert report.ok
+    assert report.warnings == [
+        "7 images have an EXIF orientation, which is not applied: they are used as they are stored, as by torchvision"
+    ]
+    assert decode(folder_root / "train/ant/t6.jpg").size == (8, 6)
+    assert inspect(folder_root / "train/ant/t6.jpg").turned
+    assert not inspect(folder_root / "train/ant/t1.jpg").turned
 
 
 def test_a_quick_look_decodes_nothing_but_still_finds_what_sizes_tell(folder_root: Path) -> None:

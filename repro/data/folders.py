@@ -147,7 +147,19 @@ def image_files(folder: Path | str) -> list[str]:
     Raises:
         UserError: The folder cannot be read.
     """
-    files = []
+    return files_below(folder)[0]
+
+
+def files_below(folder: Path | str) -> tuple[list[str], list[str]]:
+    """Returns the sorted paths, relative to a folder, of all image files in it and below, and of all other files.
+
+    What counts is the name's ending; files that systems and editors leave are neither.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    files: list[str] = []
+    others: list[str] = []
     # `os.scandir` rather than `Path.rglob`: it tells files from folders without a call of stat for each, and hidden
     # folders are never entered.
     pending = [""]
@@ -160,12 +172,13 @@ def image_files(folder: Path | str) -> list[str]:
                         continue
                     if entry.is_dir():
                         pending.append(f"{below}{entry.name}/")
-                    elif os.path.splitext(entry.name)[1].lower() in images.EXTENSIONS:  # noqa: PTH122  as in `_fingerprint`
-                        files.append(below + entry.name)
+                        continue
+                    ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  as in `_fingerprint`
+                    (files if ending in images.EXTENSIONS else others).append(below + entry.name)
         except OSError as error:
             path = Path(folder, below)
             raise PathError(path, f"{error.strerror}", mend="make it readable or remove it") from error
-    return sorted(files)
+    return sorted(files), sorted(others)
 
 
 def folder_above(root: Path, name: str) -> Path:

@@ -39,6 +39,7 @@ _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # "I" has 32 bits
 _TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations whose width and height are exchanged
+_NOT_AS_STORED = range(2, 9)  # EXIF orientations by which a viewer turns or mirrors an image
 
 # What Pillow's decoders were seen to raise, or say that they may, for damaged bytes.
 _DAMAGE = (
@@ -111,18 +112,34 @@ def read_size(path: Path | str) -> tuple[int, int]:
     return _sound(path, lambda image, stream: image.size)
 
 
-def find_fault(path: Path | str, size: tuple[int, int] | None = None) -> Fault | None:
-    """Says what is wrong with an image file, by decoding all of it.
+@dataclass(frozen=True)
+class Inspection:
+    """What decoding all of an image file tells.
+
+    Attributes:
+        fault: What is wrong with it; None where it can be used.
+        turned: Whether its EXIF orientation would have a viewer turn or mirror it.
+    """
+
+    fault: Fault | None = None
+    turned: bool = False
+
+
+def inspect(path: Path | str, size: tuple[int, int] | None = None) -> Inspection:
+    """Inspects an image file, by decoding all of it.
 
     Args:
         path: An image file.
         size: (width, height) in pixels that it must have upright, as its EXIF orientation turns it; None: any.
-
-    Returns:
-        The fault; None where the file can be used.
     """
-    outcome = _outcome(path, lambda image, stream: (_size_fault(image, size), _decode_image(image, stream)))
-    return outcome if isinstance(outcome, Fault) else outcome[0]
+
+    def read(image: Image.Image, stream: IO[bytes]) -> Inspection:
+        # Pixels first: a PNG's EXIF may stand behind them, so that asking for it decodes them, and hides their damage.
+        _decode_image(image, stream)
+        return Inspection(_size_fault(image, size), _orientation(image) in _NOT_AS_STORED)
+
+    outcome = _outcome(path, read)
+    return Inspection(outcome) if isinstance(outcome, Fault) else outcome
 
 
 def find_header_fault(path: Path | str, size: tuple[int, int]) -> Fault | None:

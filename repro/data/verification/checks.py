@@ -7,7 +7,7 @@ Folders of classes, published parts, annotated images and drawn scenes are check
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rich.console import Console
 from rich.progress import Progress
@@ -169,28 +169,46 @@ def _count_split(report: Report, entry: Dataset, root: Path, split: Split, prese
     # Of the data set's own classes where it has some: the other nine hundred of an ImageNet-1k root are no concern.
     present_names = frozenset(present)
     files: list[File] = []
+    left_out: list[str] = []
     for name in entry.classes or present:
         folder = root / split / name
         counts[name] = 0
         if name not in present_names:
             report.add("missing-class", folder, "the class folder is missing")
             continue
-        class_files = list(_files_below(report, split, folder))
+        class_files = list(_files_below(report, split, folder, left_out))
         counts[name] = len(class_files)
         if not class_files:
             report.add("empty-class", folder, "the class folder has no image")
         files += class_files
+    _count_left_out(report, split, left_out)
     _compare_number(report, entry, split, len(files))
     return files
 
 
-def _files_below(report: Report, split: Split, folder: Path) -> Iterator[File]:
-    """Yields the image files of a class; a folder that cannot be read is a problem, and yields none."""
+def _count_left_out(report: Report, where: str, names: Sequence[str]) -> None:
+    """Warns of files that are read by nobody, as their names do not end as an image's; by ending, the most first."""
+    if names:
+        counts = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
+        kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())
+        report.warnings.append(f"{where}: {len(names)} files are left out, as they do not end as images do: {kinds}")
+
+
+def _files_below(report: Report, split: Split, folder: Path, left_out: list[str]) -> Iterator[File]:
+    """Yields the image files of a class; a folder that cannot be read is a problem, and yields none.
+
+    Args:
+        report: The report that gets the problems.
+        split: The split's name.
+        folder: The class's folder.
+        left_out: Gets the names of the files that are no images by their ending.
+    """
     try:
-        names = folders.image_files(folder)
+        names, others = folders.files_below(folder)
     except UserError as error:
         report.add_error("unreadable", folder, error)
         return
+    left_out += others
     yield from stat_all(report, split, [f"{folder}/{name}" for name in names])
 
 
@@ -199,12 +217,13 @@ def _check_cutouts(report: Report, deep: bool, workers: int, progress: Progress)
     if report.root is None:
         return
     try:
-        paths = [f"{report.root}/{name}" for name in folders.image_files(report.root)]
+        names, others = folders.files_below(report.root)
     except UserError as error:
         report.add_error("unreadable", report.root, error)
         return
+    _count_left_out(report, "cut-outs", others)
     if deep:
-        check_decoding(report, paths, workers, progress)
+        check_decoding(report, [f"{report.root}/{name}" for name in names], workers, progress)
 
 
 def _check_scenes(report: Report, entry: Dataset) -> None:

@@ -139,28 +139,33 @@ def check_decoding(
     sizes_of = [[sizes.get(path) for path in chunk] for chunk in chunks]
     # What another check could not read would not decode either; one problem for each file is enough.
     unreadable = {problem.path for problem in report.problems if problem.kind == "unreadable"}
+    turned = 0
     with contextlib.ExitStack() as stack:
-        outcomes: Iterable[list[images.Fault | None]]
+        outcomes: Iterable[list[images.Inspection]]
         if workers > 1 and len(chunks) > 1:
             # Not forked: the progress bar's thread would be in an unknown state in the copy.
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
-            outcomes = pool.map(_find_faults, chunks, sizes_of)
+            outcomes = pool.map(_inspect_all, chunks, sizes_of)
         else:
-            outcomes = map(_find_faults, chunks, sizes_of)
+            outcomes = map(_inspect_all, chunks, sizes_of)
         try:
-            for chunk, faults in zip(chunks, outcomes, strict=True):
+            for chunk, inspections in zip(chunks, outcomes, strict=True):
                 progress.advance(task, len(chunk))
-                for path, fault in zip(chunk, faults, strict=True):
-                    if fault is not None and path not in unreadable:
-                        report.add(fault.kind, path, fault.reason)
+                for path, inspection in zip(chunk, inspections, strict=True):
+                    turned += inspection.turned and path not in sizes
+                    if inspection.fault is not None and path not in unreadable:
+                        report.add(inspection.fault.kind, path, inspection.fault.reason)
         except BrokenProcessPool as error:
             message = "a decoding process was killed, perhaps for memory"
             raise UserError(message, mend="repeat with --workers 1") from error
+    if turned:  # of classified images; those with boxes are turned, as detectron2 turns them
+        message = f"{turned} images have an EXIF orientation, which is not applied: they are used as they are stored"
+        report.warnings.append(f"{message}, as by torchvision")
 
 
-def _find_faults(paths: Sequence[str], sizes: Sequence[tuple[int, int] | None]) -> list[images.Fault | None]:
-    """Returns what is wrong with each file, None for nothing: the work of one decoding process for one chunk."""
+def _inspect_all(paths: Sequence[str], sizes: Sequence[tuple[int, int] | None]) -> list[images.Inspection]:
+    """Inspects each file: the work of one decoding process for one chunk."""
     with warnings.catch_warnings():
         # Pillow warns of odd metadata on the terminal of every process; what matters here is whether pixels come out.
         warnings.simplefilter("ignore")
-        return [images.find_fault(path, size) for path, size in zip(paths, sizes, strict=True)]
+        return [images.inspect(path, size) for path, size in zip(paths, sizes, strict=True)]
