@@ -172,9 +172,15 @@ def _full_disk(path: Path, write: Callable[[IO[bytes]], object]) -> UserError:
     # Whatever fails here, the disk is full all the same, which is what is to be said.
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         write(cast(IO[bytes], counter))
-    sizes = f"{counter.count / 1e6:.1f} MB are to be written, {free / 1e6:.1f} MB are free"
     missing = f"free {(counter.count - free) / 1e6:.1f} MB there" if counter.count > free else "free some space there"
-    return UserError(f"cannot write {path}: the disk of {path.parent} is full, or its quota ({sizes})", mend=missing)
+    reason = _full_disk_reason(path.parent, f"{counter.count / 1e6:.1f} MB are to be written")
+    return UserError(f"cannot write {path}: {reason}", mend=missing)
+
+
+def _full_disk_reason(folder: Path, size: str) -> str:
+    """Returns that the disk of a folder is full, with the size of what is or was written there, and what is free."""
+    free = shutil.disk_usage(folder).free
+    return f"the disk of {folder} is full, or its quota ({size}, {free / 1e6:.1f} MB are free)"
 
 
 _CLUTTER = re.compile(
@@ -227,7 +233,8 @@ def append_lines(path: Path, payload: bytes) -> None:
         payload: The lines, each with its newline.
 
     Raises:
-        OSError: The file cannot be written to, or the disk is full; it is as it was.
+        OSError: The file cannot be written to, or the disk is full, which its text tells with sizes; the file is as it
+            was.
     """
     is_new = not path.exists()
     # Where the file system knows no locks, appending alone is nearly as safe.
@@ -244,8 +251,11 @@ def append_lines(path: Path, payload: bytes) -> None:
             if count != len(payload):
                 raise OSError(0, f"only {count} of {len(payload)} bytes were written, is the disk full?")
             os.fsync(file.fileno())
-        except OSError:
+        except OSError as error:
             file.truncate(size_before)
+            if is_of_a_full_disk(error):
+                reason = _full_disk_reason(path.parent, f"{len(payload) / 1e6:.3f} MB are to be written")
+                raise OSError(error.errno, reason) from error
             raise
     if is_new:
         sync_folder(path.parent)
@@ -334,7 +344,11 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
         Path(temporary).replace(target)  # over an empty folder too, as rename(2) allows
         sync_folder(target.parent)
     except OSError as error:
-        mend = "free some space" if error.errno == errno.ENOSPC else "name a folder that can be written to"
+        if is_of_a_full_disk(error):
+            written = sum(file.stat().st_size for file in Path(temporary).rglob("*")) if temporary else 0
+            reason = _full_disk_reason(target.parent, f"{written / 1e6:.1f} MB of it were written")
+            raise UserError(f"cannot write {target}: {reason}", mend="free some space there") from error
+        mend = "name a folder that can be written to"
         raise UserError(f"cannot write {target}: {error.strerror or error}", mend=mend) from error
     finally:
         if temporary:  # after the rename there is nothing of this name any more

@@ -17,7 +17,7 @@ from image_samples import write_image
 from repro.data.folders import FolderImages, class_folders
 from repro.data.roots import find_root
 from repro.errors import UserError
-from repro.files import is_clutter, write_atomically
+from repro.files import append_lines, is_clutter, new_folder, write_atomically
 from repro.runs import provenance
 from results.runs import RunRecord
 from slurm import profile
@@ -135,6 +135,39 @@ def test_a_full_disk_is_said_with_what_is_missing(
         "1.0 MB are free)"
     )
     assert full.value.mend == "free 2.0 MB there"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_of_lines_that_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "jobs.jsonl"
+    append_lines(path, b"old\n")
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(10**9, 10**9, 0))
+    with pytest.raises(OSError, match="is full") as full:
+        append_lines(path, b"x" * 5_000 + b"\n")
+    assert full.value.errno == errno.ENOSPC
+    sizes = "(0.005 MB are to be written, 0.0 MB are free)"
+    assert full.value.strerror == f"the disk of {tmp_path} is full, or its quota {sizes}"
+    assert path.read_bytes() == b"old\n"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(10**9, 10**9, 200_000))
+
+    def fill() -> None:
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "a").write_bytes(b"x" * 3_000_000)
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(UserError) as full:
+        fill()
+    sizes = "(3.0 MB of it were written, 0.2 MB are free)"
+    assert full.value.what == f"cannot write {tmp_path}/out: the disk of {tmp_path} is full, or its quota {sizes}"
+    assert full.value.mend == "free some space there"
     assert not list(tmp_path.iterdir())
 
 
