@@ -34,6 +34,10 @@ Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help=
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
 
 
+OneTask = Annotated[str, typer.Option(help="Tables 1 and 3: by another evaluation, logistic, knn, semi-1, ...")]
+OneMetric = Annotated[str, typer.Option(help="Tables 1 and 3: top1 (last epoch), top1_best, top5, mean_per_class.")]
+
+
 def table_names() -> Iterable[str]:
     """Returns the names of the tables that can be made."""
     from results.published import TABLES
@@ -51,10 +55,8 @@ def table(
     sweep: OneSweep = "",
     every: Annotated[bool, typer.Option("--all", help="The paper's whole layout: also what was not run.")] = False,
     only: Annotated[str, typer.Option(metavar="ours|paper|diff", help="Show one of the three alone.")] = "",
-    metric: Annotated[
-        str, typer.Option(help="Tables 1 and 3: top1 (last epoch), top1_best, top5, mean_per_class.")
-    ] = "",
-    task: Annotated[str, typer.Option(help="Tables 1 and 3: by another evaluation, logistic, knn, semi-1, ...")] = "",
+    metric: OneMetric = "",
+    task: OneTask = "",
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Also write it there, as Markdown, LaTeX, CSV and HTML."),
@@ -189,6 +191,8 @@ def plot(
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
+    task: OneTask = "",
+    metric: OneMetric = "",
     dark: Annotated[bool, typer.Option("--dark", help="For a dark page or slide.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write it; default: plots/ beside.")
@@ -203,7 +207,7 @@ def plot(
 
     console = Console()
     roots = _roots(runs)
-    material = Material(*_gather(roots, context.obj, sweep, console), "dark" if dark else "light")
+    material = Material(*_gather(roots, context.obj, sweep, console), "dark" if dark else "light", task, metric)
     for plot_name in PLOTS if name == "all" else [name]:
         try:
             paths = save(plot_name, material, out or roots[0] / "plots")
@@ -234,6 +238,7 @@ def explain(
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
+    task: OneTask = "",
     as_json: AsJson = False,
 ) -> None:
     """Tell where a number comes from: the runs behind a cell, their code, settings, data, machine and logs.
@@ -241,10 +246,15 @@ def explain(
     Example: salmask explain table1:mocov2+ours-hp:imagenet100
     """
     from results.explain import explain as explain_cell
+    from results.explain import with_common_facts
 
     records, frame = _gather(_roots(runs), context.obj, sweep, Console(stderr=as_json))
-    content = explain_cell(cell, frame, records)
-    typer.echo(json.dumps(content, indent=1) if as_json else yaml.safe_dump(content, sort_keys=False, width=120))
+    content = explain_cell(cell, frame, records, task=task)
+    if as_json:
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        text = yaml.safe_dump(with_common_facts(content), sort_keys=False, width=120, allow_unicode=True)
+        typer.echo(text)
 
 
 def report(

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from repro.runs.protocols import metric_without_rate
+from results.labels import label
 from results.material import Material, NothingToDrawError
 from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord
@@ -20,7 +21,8 @@ Series = dict[tuple[str, str], list[dict[float, float]]]
 def curves(material: Material) -> Figure:
     """Draw training curves: a line for the mean over seeds, a band from the lowest to the highest."""
     courses = [
-        ("pretraining loss", "step", _loss_series(material.runs)),
+        # Losses of frameworks have scales of their own, by the number of their negatives or classes.
+        *((f"pretraining loss, {name}", "step", series) for name, series in _loss_by_framework(material.runs).items()),
         ("linear probe, top-1 on the validation images, %", "step of the probe", _probe_series(material.runs)),
     ]
     courses = [course for course in courses if course[2]]  # no empty panel before the first probe
@@ -28,7 +30,7 @@ def curves(material: Material) -> Figure:
         raise NothingToDrawError("no run has metrics yet", mend="start one")
     names = len({name for _, _, series in courses for name in series})
     figure, grid = panels(len(courses), 3.0, room=0.5 + 0.09 * names)
-    for axes, (title, label, series) in zip(grid, courses, strict=True):
+    for axes, (title, steps_of, series) in zip(grid, courses, strict=True):
         for (name, method), runs in sorted(series.items()):
             steps, values = _aligned(runs)
             style = look(method)
@@ -45,7 +47,7 @@ def curves(material: Material) -> Figure:
             )
             if len(runs) > 1:
                 axes.fill_between(steps, values.min(0), values.max(0), color=style.colour, alpha=0.22, linewidth=0)
-        axes.set(title=title, xlabel=label)
+        axes.set(title=title, xlabel=steps_of)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     legend(
         figure, f"method (number of seeds); the band reaches from the lowest seed to the highest{_warning(material)}"
@@ -60,6 +62,14 @@ def _warning(material: Material) -> str:
     altered = any(comparison.altered for comparison in comparisons)
     kinds = " and ".join([f"{TINY} MODE"] * tiny + [ALTERED] * altered)
     return f"; {kinds}, not comparable with the paper" if kinds else ""
+
+
+def _loss_by_framework(runs: Sequence[RunRecord]) -> dict[str, Series]:
+    """Returns the pretraining losses by their framework's printed name."""
+    by_framework: dict[str, Series] = {}
+    for key, courses in _loss_series(runs).items():
+        by_framework.setdefault(label(key[1].partition("+")[0].partition("@")[0]), {})[key] = courses
+    return by_framework
 
 
 def _loss_series(runs: Sequence[RunRecord]) -> Series:
@@ -98,7 +108,7 @@ def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
 def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
     """Returns the method's name, with its recipe where several are at hand: these are never averaged."""
     recipes = {record.run.recipe for record in runs if record.method == run.method and record.run}
-    return f"{run.method} {run.run.recipe[:6]}" if run.run and len(recipes) > 1 else run.method
+    return f"{label(run.method)} {run.run.recipe[:6]}" if run.run and len(recipes) > 1 else label(run.method)
 
 
 def _aligned(runs: Sequence[dict[float, float]]) -> tuple[np.ndarray, np.ndarray]:

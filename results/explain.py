@@ -1,7 +1,7 @@
 """Where a number in a table comes from: the runs behind a cell, and all that is known about each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from results.cells import summary
 from results.columns import Column, find_columns
 from results.published import Published, published
 from results.runs import RunRecord, code_label
-from results.tables import select_results
+from results.tables import by_task, select_results
 
 
 @dataclass(frozen=True)
@@ -65,21 +65,24 @@ class CellAddress:
         return None
 
 
-def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord]) -> dict[str, Any]:
+def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], *, task: str = "") -> dict[str, Any]:
     """Tell what is behind a cell of a table.
 
     Args:
         text: `TABLE:METHOD:DATASET[:METRIC]`, for example `table1:mocov2+ours-hp:imagenet100`.
         frame: What `results.collect.collect` returns; None where nothing was evaluated.
         runs: The run folders at hand.
+        task: Another evaluation than the table's own, as of `results.tables.render`.
 
     Returns:
         The cell, the published number, and ours by protocol with every run behind it; where there is none, why.
 
     Raises:
-        UserError: The text names no cell, or neither table nor runs know the method.
+        UserError: The text names no cell, or neither table nor runs know the method, the data set or the metric.
     """
     address = CellAddress.parse(text)
+    address = replace(address, table=by_task(address.table, task))
+    _require_known(address, frame)
     methods = list(dict.fromkeys([*address.table.rows, *(run.method for run in runs)]))
     if address.method not in methods:
         raise UserError(
@@ -94,6 +97,43 @@ def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord]) ->
         "ours": [] if frame is None else _ours(address, frame, runs),
         "runs without a result": [f"{run.name}: {_state(run)}" for run in runs_without_result],
     }
+
+
+def _require_known(address: CellAddress, frame: pd.DataFrame | None) -> None:
+    """Raises a UserError where neither table nor results have the cell's data set, or its metric."""
+    table = address.table
+    of_task = pd.DataFrame() if frame is None else frame[frame["task"] == table.task] if table.task else frame
+    measured = {name: list(map(str, of_task[name].unique())) if len(of_task) else [] for name in ("dataset", "metric")}
+    datasets = dict.fromkeys([*(group.dataset for group in table.groups), *measured["dataset"]])
+    if address.dataset not in datasets:
+        raise UserError(
+            f"no data set '{address.dataset}' in {table.name} or among its results",
+            mend=nearest(address.dataset, datasets),
+        )
+    # A table that leaves its metric open shows any that was measured.
+    metrics = dict.fromkeys([*table.metrics, *measured["metric"]])
+    if table.metrics and address.metric not in metrics:
+        raise UserError(
+            f"no metric '{address.metric}' in {table.name} or among its results", mend=nearest(address.metric, metrics)
+        )
+
+
+def with_common_facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `explain` tells, with the facts that all seeds of a column share told once, for people to read.
+
+    Args:
+        content: What `explain` returns.
+    """
+    return {**content, "ours": [_with_common_facts(column) for column in content["ours"]]}
+
+
+def _with_common_facts(column: Mapping[str, Any]) -> dict[str, Any]:
+    runs = column["runs"]
+    common = {name: value for name, value in runs[0].items() if all(run[name] == value for run in runs)} if runs else {}
+    if len(runs) < 2 or not common:
+        return dict(column)
+    own = [{name: value for name, value in run.items() if name not in common} for run in runs]
+    return {**column, f"all {len(runs)} runs": common, "runs": own}
 
 
 def _ours(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:

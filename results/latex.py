@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from results.layout import Cell, Table
+from results.layout import Cell, ColumnGroup, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -20,6 +20,8 @@ _LATEX = {
     "–": "--",
 }
 """A character that TeX reads as a command, or that its fonts lack -> how it is written."""
+WIDEST = 12
+"""Columns beside the method's up to which a table is set as one; a wider one is set in parts, to be readable."""
 _SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
 
 # Loaded or not, booktabs tells whether this file is read by a document or compiled alone.
@@ -37,28 +39,56 @@ _LATEX_HEAD = r"""% \usepackage{booktabs,graphicx}, then \input this file; or co
 
 def latex(table: Table) -> str:
     """Returns a table as a `table` environment with booktabs' rules; the file also compiles by itself."""
-    spans = [len(group.columns) for group in table.groups]
-    starts = [2 + sum(spans[:index]) for index in range(len(spans))]  # LaTeX counts from 1, and 1 is the method
-    tops = [
-        rf"\multicolumn{{{span}}}{{c}}{{{_latex(group.heading)}}}"
-        for group, span in zip(table.groups, spans, strict=True)
-    ]
-    rules = [rf"\cmidrule(lr){{{s}-{s + span - 1}}}" for s, span in zip(starts, spans, strict=True)]
-    heads = [_latex(column) for group in table.groups for column in group.columns]
-    blocks = [
-        "\n".join(_latex_row([_escaped(line.label), *map(_latex, line.cells)]) for line in block)
-        for block in table.blocks
-    ]
     watermark = rf"{{\bfseries {_escaped(table.watermark)}\par}}\medskip" if table.watermark else ""
     notes = "\n".join(
         rf"\textsuperscript{{{number}}} {_escaped(note)}\par" for number, note in enumerate(table.notes, start=1)
     )
-    # `\resizebox` shrinks a table to the width of the line if it is wider, and leaves a narrower one as it is.
     lines = [
         r"\begin{table}[htbp]",
         r"\centering\small",
         rf"\caption{{{_escaped(table.title)}}}",
         watermark,
+        "\n\\par\\medskip\n".join(_tabular(table, part) for part in _parts(table.groups)),
+        r"\par\medskip",
+        r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
+        notes,
+        r"\end{minipage}",
+        r"\end{table}",
+    ]
+    return _LATEX_HEAD + "\n".join(line for line in lines if line) + "\n\\salmaskend\n"
+
+
+def _parts(groups: Sequence[ColumnGroup]) -> list[range]:
+    """Returns which column groups stand side by side: as many as have at most `WIDEST` columns together."""
+    parts: list[range] = []
+    for index, group in enumerate(groups):
+        start = parts[-1].start if parts else 0
+        if parts and sum(len(groups[number].columns) for number in range(start, index)) + len(group.columns) <= WIDEST:
+            parts[-1] = range(start, index + 1)
+        else:
+            parts.append(range(index, index + 1))
+    return parts
+
+
+def _tabular(table: Table, part: range) -> str:
+    """Returns some column groups of a table as a `tabular`, no wider than the line."""
+    groups = [table.groups[number] for number in part]
+    spans = [len(group.columns) for group in groups]
+    starts = [2 + sum(spans[:index]) for index in range(len(spans))]  # LaTeX counts from 1, and 1 is the method
+    first = sum(len(group.columns) for group in table.groups[: part.start])
+    tops = [
+        rf"\multicolumn{{{span}}}{{c}}{{{_latex(group.heading)}}}" for group, span in zip(groups, spans, strict=True)
+    ]
+    rules = [rf"\cmidrule(lr){{{s}-{s + span - 1}}}" for s, span in zip(starts, spans, strict=True)]
+    heads = [_latex(column) for group in groups for column in group.columns]
+    blocks = [
+        "\n".join(
+            _latex_row([_escaped(line.label), *map(_latex, line.cells[first : first + sum(spans)])]) for line in block
+        )
+        for block in table.blocks
+    ]
+    # `\resizebox` shrinks a table to the width of the line if it is wider, and leaves a narrower one as it is.
+    lines = [
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * sum(spans)}}}",
         r"\toprule",
@@ -69,13 +99,8 @@ def latex(table: Table) -> str:
         "\n\\midrule\n".join(blocks),
         r"\bottomrule",
         r"\end{tabular}}",
-        r"\par\medskip",
-        r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
-        notes,
-        r"\end{minipage}",
-        r"\end{table}",
     ]
-    return _LATEX_HEAD + "\n".join(line for line in lines if line) + "\n\\salmaskend\n"
+    return "\n".join(lines)
 
 
 def _escaped(text: str) -> str:

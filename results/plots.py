@@ -18,21 +18,37 @@ from results.collect import KEYS
 from results.curves import curves
 from results.dose import saliency_dose
 from results.forest import forest
+from results.labels import label
 from results.material import Material, NothingToDrawError
 from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
 from results.runs import RunRecord
-from results.style import WIDTH, Theme, folded, ink, legend, limits, look, panels, themed
+from results.style import (
+    WIDTH,
+    Theme,
+    folded,
+    ink,
+    legend,
+    letters_above,
+    limits,
+    look,
+    panels,
+    stacked,
+    surface,
+    themed,
+)
 
 SUFFIXES = (".svg", ".png")
 """The files of a plot."""
 BRANCHES = ("key", "both", "query")
 """The masked branches from left to right; in the paper's Table 3 accuracy rises in this order."""
+PALE = 0.45
+"""Opacity of a point that stands for orientation only."""
 MOST_SECONDS_IN_MINUTES = 2 * 3600
 """Up to this longest pretraining the axis of `compute` counts minutes, beyond it hours."""
 
 
 def scatter(material: Material) -> Figure:
-    """Draw published against ours, a point for each cell of tables 1 and 2 that has both; on the line they agree."""
+    """Draw published against measured, a point for each cell of tables 1 and 2; on the line they agree."""
     tables = [material.table(name) for name in ("table1", "table2") if material.has(name)]
     if not tables:
         raise NothingToDrawError("no result belongs into a table of the paper", mend="evaluate a run first")
@@ -49,18 +65,20 @@ def scatter(material: Material) -> Figure:
             yerr=None if pd.isna(line["std"]) else line["std"],
             fmt=style.marker,
             color=style.colour,
-            fillstyle=style.fill if pd.notna(line["difference"]) else "none",
-            markersize=7,
-            label=line["label"],
+            fillstyle=style.fill,
+            markerfacecoloralt=surface(material.theme),  # so that no whisker shows through the empty half
+            markersize=8,
+            alpha=1.0 if pd.notna(line["difference"]) else PALE,
+            label=label(line["row"]),
         )
     low, high = limits([*records["published"], *records["mean"]])
     axes.plot([low, high], [low, high], color=ink(material.theme), linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set(xlim=(low, high), ylim=(low, high), xlabel="published, %", ylabel="ours, % (mean ± std over seeds)")
-    axes.set(title="published against ours", aspect="equal")
-    legend(
-        figure,
-        "half filled: SimCLR; hollow: other data, scale, settings or protocol than the paper's, for orientation only",
-    )
+    axes.set(xlim=(low, high), ylim=(low, high), xlabel="published, %", ylabel="measured, % (mean ± std over seeds)")
+    axes.set(title="published against measured", aspect="equal")
+    notes = ["half filled: SimCLR"] if any(look(row).fill == "left" for row in records["row"]) else []
+    if records["difference"].isna().any():
+        notes.append("pale: other data, scale, settings or protocol than the paper's, for orientation only")
+    legend(figure, "; ".join(notes))
     return figure
 
 
@@ -68,17 +86,17 @@ def bars(material: Material) -> Figure:
     """Draw Table 1 as bars: ours with the standard deviation, the published number as a line across the bar."""
     records = material.table("table1")
     titles = list(dict.fromkeys(records["panel"]))
-    most_bars = records.groupby("panel").size().max()
-    figure, grid = panels(len(titles), 0.9 + 0.3 * most_bars, room=0.3)
+    figure, grid = stacked([int((records["panel"] == title).sum()) for title in titles], 0.3, room=0.3)
+    letters = letters_above(f"{_starred(line)} ({line['n']})" for line in records.to_dict("records"))
     for axes, title in zip(grid, titles, strict=True):
         lines = records[records["panel"] == title].to_dict("records")
         for position, line in enumerate(lines):
             _bar(axes, position, line, material.theme)
         labels = [f"{_starred(line)} ({line['n']})" for line in lines]
         axes.set_yticks(range(len(lines)), labels)
-        # Upside down, so that the first row is at the top; equally long in all panels, so that bars are equally thick.
-        axes.set(title=folded(title, 30), xlabel="top-1, %", ylim=(most_bars - 0.4, -0.6))
-        axes.margins(x=0.14)  # room for the numbers behind the bars
+        # Upside down, so that the first row is at the top.
+        axes.set(title=folded(title, letters), xlabel="top-1, %", ylim=(len(lines) - 0.4, -0.6))
+        axes.margins(x=0.07)  # room for the numbers behind the bars
         axes.grid(axis="y", visible=False)
     figure.supxlabel(
         "bar: mean over (seeds); whisker: standard deviation; thick line: published; *: not with the paper's settings",
@@ -89,7 +107,7 @@ def bars(material: Material) -> Figure:
 
 def _starred(line: Mapping[Any, Any]) -> str:
     """Returns a row's label, with a star where its runs are not known to be the paper's."""
-    return f"{line['label']}*" if line["departures"] else str(line["label"])
+    return label(line["row"]) + ("*" if line["departures"] else "")
 
 
 def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> None:
@@ -126,8 +144,11 @@ def branches(material: Material) -> Figure:
     for axes, title in zip(grid[1:], titles, strict=True):
         lines = records[records["panel"] == title]
         ours = dict(zip(lines["row"], zip(lines["mean"], lines["std"].fillna(0.0), strict=True), strict=True))
-        _branch_panel(axes, ours, folded(f"ours, {title}"), material.theme)
-    legend(figure, "dashed: no masking; dotted: with hard negative; whisker: standard deviation over seeds")
+        _branch_panel(axes, ours, folded(f"measured, {title}"), material.theme)
+    notes, drawn = ["dashed: no masking"], set(records["row"])
+    if any(row.method in drawn and row.block.endswith(WITH_HARD_NEGATIVE) for row in paper.every_row.values()):
+        notes.append("dotted: with hard negative")
+    legend(figure, "; ".join([*notes, "whisker: standard deviation over seeds"]))
     return figure
 
 
@@ -246,7 +267,7 @@ class Plot(NamedTuple):
 PLOTS: Mapping[str, Plot] = {
     "forest": Plot(forest, "Does masking help? Each masking against its framework without masking."),
     "curves": Plot(curves, "Training curves."),
-    "scatter": Plot(scatter, "Published against ours."),
+    "scatter": Plot(scatter, "Published against measured."),
     "bars": Plot(bars, "Table 1 as bars."),
     "branches": Plot(branches, "Table 3 by masked branch."),
     "compute": Plot(compute, "Accuracy against the time that pretraining took."),
@@ -336,13 +357,19 @@ def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: 
         if points:
             # The paper's own setting gives the line its look and its name, which Table 1 has without the branch.
             base = methods["query"].removesuffix(NO_HARD_NEGATIVE)
-            style, label = look(base), published("table1").rows[base].label
+            style, name = look(base), label(base)
             line = "-"
             if block.endswith(WITH_HARD_NEGATIVE):
-                line, label = ":", f"{label}{WITH_HARD_NEGATIVE}"
+                line, name = ":", f"{name}{WITH_HARD_NEGATIVE}"
             positions, means, stds = zip(*points, strict=True)
             axes.errorbar(
-                positions, means, yerr=stds, fmt=f"{line}{style.marker}", color=style.colour, markersize=8, label=label
+                positions,
+                means,
+                yerr=stds if any(stds) else None,
+                fmt=f"{line}{style.marker}",
+                color=style.colour,
+                markersize=8,
+                label=name,
             )
     for row in paper.rows.values():
         if row.branch == "none" and row.method in values:

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +33,37 @@ _MASKING = {  # by what follows the framework in a method's name
     "ours-mean": ("#009e73", "P"),
 }
 _SUPERVISED = ("#e69f00", "*")
-_UNKNOWN = ("#b3a400", "X")
+_CHANGES = (
+    "no-masks",
+    "random",
+    "no-hard-negative",
+    "rho1",
+    "rho4",
+    "ratio0.25-0.45",
+    "ratio0.45-0.65",
+    "no-focal",
+    "localizer-efficientnet",
+    "localizer-random",
+    "localizer-checkpoint",
+    "released",
+    "released-saliency-map",
+    "released-hard-negative",
+    "released-noise",
+    "released-cap",
+    "released-counts",
+    "released-negative-count",
+    "released-single-patch",
+    "anchor-both",
+    "stopgrad",
+    "script",
+    "all-masks",
+    "queue16k",
+)
+"""What ablations change, as their names end. One that is not listed has a look by its name."""
+_FURTHER_COLOURS = ("#b3a400", "#7b4173", "#637939", "#843c39", "#4f6d9e", "#c2478f", "#8c6d31", "#2f8f8a")
+_FURTHER_MARKERS = ("X", "p", "h", "<", ">", "d", "8")
 _FRAMEWORK: Mapping[str, tuple[str, str, Fill]] = {"mocov2": ("-", "", "full"), "simclr": ("--", "///", "left")}
-_BRANCH = {"key": ":", "both": "-."}
+_BRANCH = {"key": ":", "both": "-.", "query": ":"}  # the query is named only where another branch is the rule
 
 
 @dataclass(frozen=True)
@@ -58,7 +87,7 @@ class Look:
 
 
 def look(method: str) -> Look:
-    """Returns the look of a method; all maskings that the paper does not have share one colour and marker.
+    """Returns the look of a method; what changes a row of the paper has a colour and a marker of its own.
 
     Args:
         method: Its name, `FRAMEWORK[+MASKING][@BRANCH][-CHANGE]`, for example `mocov2+ours-hp@key-no-hard-negative`.
@@ -71,7 +100,17 @@ def look(method: str) -> Look:
     if framework == "supervised":
         return Look(*_SUPERVISED, "-", "", "full")
     line, hatch, fill = _FRAMEWORK.get(framework, (":", "...", "bottom"))
-    return Look(*_MASKING.get(masking, _UNKNOWN), _BRANCH.get(branch, line), hatch, fill)
+    return Look(*(_MASKING.get(masking) or _look_of_change(masking)), _BRANCH.get(branch, line), hatch, fill)
+
+
+def _look_of_change(masking: str) -> tuple[str, str]:
+    """Returns colour and marker of what follows the framework in the name of an ablation, or of a stranger's row."""
+    base = max((name for name in _MASKING if name and masking.startswith(f"{name}-")), key=len, default="")
+    change = masking.removeprefix(base).lstrip("-")
+    # By its place in a list, so that no two of ours meet; colours and markers have no common divisor.
+    number = _CHANGES.index(change) if change in _CHANGES else zlib.crc32(masking.encode())
+    shifted = number + list(_MASKING).index(base)
+    return _FURTHER_COLOURS[number % len(_FURTHER_COLOURS)], _FURTHER_MARKERS[shifted % len(_FURTHER_MARKERS)]
 
 
 _INK = {"light": "#1d2430", "dark": "#e6eaf0"}

@@ -12,7 +12,7 @@ from repro.runs.detection import VOC
 from repro.runs.reading import build, read_yaml
 from repro.runs.records import append, read
 from results.collect import collect_runs
-from results.explain import explain
+from results.explain import explain, with_common_facts
 from results.redo import commands
 from results.runs import RunRecord, find_runs
 
@@ -71,6 +71,8 @@ def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -
         ("table1:mocov2", "names no cell; mend: write TABLE:METHOD:DATASET"),
         ("table9:mocov2:imagenet100", "no table 'table9'"),
         ("table1:mocov:imagenet100", "did you mean 'mocov2'"),
+        ("table1:mocov2:imagenet10", "did you mean 'imagenet100'"),
+        ("table1:mocov2:imagenet100:top", "no metric 'top' in table1"),
         ("table2:mocov2:coco:box_AP50", "did you mean 'bbox_AP50'"),
     ],
 )
@@ -103,3 +105,14 @@ def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
     assert commands(RunRecord(folder.path))[4] == (
         "# measured with other settings of the evaluation: linear-moco-v1[epochs=3]"
     )
+
+
+def test_what_all_seeds_share_is_told_once(runs: list[RunRecord]) -> None:
+    content = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
+    (column,) = with_common_facts(content)["ours"]
+    shared = column["all 2 runs"]
+    assert shared["device"] == "NVIDIA H100"
+    assert all(run.keys().isdisjoint(shared) for run in column["runs"])
+    assert [run["seed"] for run in column["runs"]] == [0, 1]
+    (whole,) = content["ours"]
+    assert [{**shared, **run} for run in column["runs"]] == whole["runs"]

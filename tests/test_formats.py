@@ -6,18 +6,20 @@ The expected ones are `tests/golden/table*`. After a change that is meant, write
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from table_samples import TINY, frame_of, rows_of
 
 from repro.errors import UserError
 from results.formats import latex, markdown, write
 from results.html import table_page
-from results.layout import Table
+from results.layout import Cell, ColumnGroup, Line, Table
 from results.tables import render
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -129,3 +131,14 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
 def test_tables_are_made_without_torch() -> None:
     code = "import results.tables, results.collect, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_table_of_many_columns_is_set_in_parts_that_can_be_read() -> None:
+    groups = tuple(ColumnGroup(Cell(f"group {n}"), (Cell("published"), Cell("ours"), Cell("Δ")) * 3) for n in range(3))
+    blocks = ((Line("MoCo v2", tuple(Cell(str(n)) for n in range(27))),),)
+    text = latex(Table("table2", "A wide table.", "", groups, blocks, (), pd.DataFrame()))
+    assert [len(columns) for columns in re.findall(r"begin{tabular}{l(r+)}", text)] == [9, 9, 9]
+    assert text.count(r"\begin{table}") == 1
+    rows = [line for line in text.splitlines() if line.startswith("MoCo v2")]
+    assert rows == [" & ".join(["MoCo v2", *map(str, range(n, n + 9))]) + r" \\" for n in (0, 9, 18)]
+    assert [text.count(f"group {n}") for n in range(3)] == [1, 1, 1]

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from run_samples import finished, renamed
 
-from baselines import resolve
+from baselines import ABLATIONS, resolve
 from repro.errors import UserError
 from results.collect import collect_runs
 from results.curves import curves
 from results.dose import BOTH, HARD, QUERY, half_width, points_of, references_of, saliency_dose, slope_text
 from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, bars, branches, draw, save
+from results.plots import PLOTS, bars, branches, draw, save, scatter
 from results.published import published
 from results.report import build
 from results.runs import RunRecord, find_runs
@@ -82,7 +82,7 @@ def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> 
     (line,) = axes.lines
     expected = np.mean([[row["loss"] for row in run.metrics] for run in seeds], axis=0)
     assert np.allclose(line.get_ydata(), expected)
-    assert line.get_label() == "mocov2+ours-hp (2)"
+    assert line.get_label() == "MoCo v2 + ours, high-pass (2)"
     (band,) = axes.collections
     lowest = min(row["loss"] for run in seeds for row in run.metrics)
     assert band.get_datalim(axes.transData).y0 == pytest.approx(lowest)
@@ -90,8 +90,8 @@ def test_curves_show_the_mean_of_the_seeds_and_a_band(runs: list[RunRecord]) -> 
 
 def test_branches_are_drawn_by_reading(material: Material) -> None:
     of_the_paper, ours = (axes.get_legend_handles_labels() for axes in branches(material).axes[:2])
-    name = "MoCov2 + OURS, high-pass"
-    assert of_the_paper[1] == [name, "MoCov2 + OURS, strong blur", "MoCov2 + OURS, mean fill"]
+    name = "MoCo v2 + ours, high-pass"
+    assert of_the_paper[1] == [name, "MoCo v2 + ours, strong blur", "MoCo v2 + ours, mean fill"]
     assert ours[1] == [name, f"{name}, with hard negative"]
     assert [bars.lines[0].get_xdata().tolist() for bars in ours[0]] == [[0, 1], [0, 2]]  # key and both; key and query
 
@@ -172,6 +172,28 @@ def test_methods_of_a_framework_are_told_apart_without_colour_and_keep_their_col
     lightness = [colorsys.rgb_to_hls(*(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)))[1] for c in _colours(looks)]
     assert min(lightness) > 0.15
     assert max(lightness) < 0.8  # visible on white and on black
+
+
+def test_ablations_have_looks_of_their_own() -> None:
+    looks = {name: look(name) for name in (*published("table1").rows, *ABLATIONS)}
+    assert len({(style.colour, style.marker, style.line, style.fill) for style in looks.values()}) == len(looks)
+    assert look("mocov2+mine") == look("mocov2+mine")  # a stranger's is the same in every process
+
+
+def test_losses_of_frameworks_have_axes_of_their_own(material: Material) -> None:
+    titles = [axes.get_title() for axes in curves(material).axes]
+    assert titles[:-1] == ["pretraining loss, MoCo v2", "pretraining loss, SimCLR"]
+
+
+def test_scatter_tells_frameworks_apart_where_points_are_for_orientation_only(tmp_path: Path) -> None:
+    for method in ("mocov2+ours-hp", "simclr+ours-hp"):
+        finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}, data__crop=64)
+    runs = find_runs([tmp_path], resolve)
+    figure = scatter(Material(runs, collect_runs(runs)))
+    points = [container.lines[0] for container in figure.axes[0].containers]
+    assert [point.get_fillstyle() for point in points] == ["full", "left"]
+    assert all(point.get_alpha() < 1 for point in points)
+    assert figure.legends[0].get_title().get_text().startswith("half filled: SimCLR; pale: ")
 
 
 def _colours(looks: dict) -> list[str]:
