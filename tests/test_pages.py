@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import annotation_kinds
 import pytest
 import typer
 import yaml
@@ -205,6 +206,10 @@ def test_the_settings_page_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
     assert setting_keys() - {"fidelity"} == set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE))
     assert "| `moco.hard_negative_weight` | `2.0` | the paper's rho |" in text
     assert "relative" not in settings_page.comments_of(type(Run().data))["cached_side"]
+
+
+def test_the_annotations_page_is_current() -> None:
+    assert annotation_kinds.PAGE.read_text() == annotation_kinds.page(), "python tests/annotation_kinds.py"
 
 
 def test_fidelity_names_every_switch() -> None:
