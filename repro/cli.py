@@ -58,6 +58,12 @@ def _jobs() -> typer.Typer:
     return build(PROGRAM)
 
 
+def _watch() -> typer.Typer:
+    from repro.watch import build
+
+    return build(_resolve)
+
+
 def _clusters() -> typer.Typer:
     from slurm.cluster_commands import app
 
@@ -201,6 +207,11 @@ COMMANDS = {
     "status": LazyCommand(
         "Show what every job is doing: how far it is, why it waits, how it ended, or the number that it found.",
         _jobs,
+        panel=JOBS,
+    ),
+    "watch": LazyCommand(
+        "Show a sweep in progress as the report's page: states, time left, GPU-hours, curves and tables so far.",
+        _watch,
         panel=JOBS,
     ),
     "logs": LazyCommand("Show what the newest attempt at a run printed.", _jobs, panel=JOBS),

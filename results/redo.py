@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Step:
+class RedoStep:
     """One call of `salmask`.
 
     Attributes:
@@ -128,7 +128,7 @@ def _placed(word: str) -> str:
     return f'"$work"/{shlex.quote(word)}' if PurePosixPath(word).parts[:1] == (OUT,) else shlex.quote(word)
 
 
-def _root(step: Step, dataset: str) -> str:
+def _root(step: RedoStep, dataset: str) -> str:
     """Returns what stands before a root: the data set, where an evaluation may need several."""
     return "" if step.words[0] == "pretrain" else f"{dataset}="
 
@@ -156,7 +156,7 @@ def _code_notes(run: RunRecord) -> list[str]:
     return notes
 
 
-def steps(run: RunRecord) -> list[Step]:
+def steps(run: RunRecord) -> list[RedoStep]:
     """Returns the calls that make a run and its results again.
 
     Args:
@@ -167,10 +167,10 @@ def steps(run: RunRecord) -> list[Step]:
     imported = run.run.imported
     if imported.weights:
         origin = _one_line(imported.origin)
-        pretrain = Step((), (), (f"weights from elsewhere, {origin}, SHA-256 {imported.weights}, in {sweep}",))
+        pretrain = RedoStep((), (), (f"weights from elsewhere, {origin}, SHA-256 {imported.weights}, in {sweep}",))
     else:
         words = ("pretrain", run.run.method, "--config", CONFIGURATION, "--out", sweep)
-        pretrain = Step(words, _with_root([run.run.data.dataset]))
+        pretrain = RedoStep(words, _with_root([run.run.data.dataset]))
     return [pretrain, *_evaluations(run, run.run, f"{sweep}/{run.run.folder}")]
 
 
@@ -178,7 +178,7 @@ def _with_root(datasets: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in datasets if name in DATASETS and DATASETS[name].needs_root))
 
 
-def _evaluations(record: RunRecord, run: Run, folder: str) -> list[Step]:
+def _evaluations(record: RunRecord, run: Run, folder: str) -> list[RedoStep]:
     """Returns the call that evaluates the new folder in every way in which the old one was evaluated."""
     if not record.folder.results.exists():
         return []
@@ -194,4 +194,4 @@ def _evaluations(record: RunRecord, run: Run, folder: str) -> list[Step]:
     notes = (f"measured with other settings of the evaluation: {', '.join(foreign)}",) if foreign else ()
     names = ",".join(evaluation.name(run) for evaluation in evaluations)
     datasets = _with_root([evaluation.dataset for evaluation in evaluations])
-    return [Step(("eval", folder, "--task", names), datasets, notes)]
+    return [RedoStep(("eval", folder, "--task", names), datasets, notes)]

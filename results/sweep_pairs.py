@@ -24,7 +24,7 @@ MOST_PAIRS = 15
 
 
 @dataclass(frozen=True)
-class Line:
+class SharedMeasure:
     """One measure that both sweeps have."""
 
     label: str
@@ -47,7 +47,7 @@ class SweepPair:
     second: str
     settings: dict[str, str]
     """Setting -> its two values, where a method that both have was run with different ones."""
-    lines: tuple[Line, ...]
+    lines: tuple[SharedMeasure, ...]
 
 
 def sweep_pairs(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[SweepPair]:
@@ -81,7 +81,7 @@ def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFra
     return SweepPair(first, second, settings, tuple(line for line in lines if line is not None))
 
 
-def _line(first: pd.DataFrame, second: pd.DataFrame) -> Line | None:
+def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
     """Returns a measure of both; None where a sweep has several numbers for a seed, as by kNN with two k."""
     shared = set(first["protocol"]) & set(second["protocol"])
     if shared:  # where both measured by one protocol, that is what they are compared by
@@ -94,7 +94,7 @@ def _line(first: pd.DataFrame, second: pd.DataFrame) -> Line | None:
     values = [dict(zip(rows["seed"], rows["value"], strict=True)) for rows in (first, second)]
     rows_of_paper = published("table1").rows
     method = str(row["method"])
-    return Line(
+    return SharedMeasure(
         label=rows_of_paper[method].label if method in rows_of_paper else method,
         measure=f"{row['dataset']}, {' / '.join(protocols)}",
         first=summary(first["value"]),

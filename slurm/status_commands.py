@@ -50,7 +50,7 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
         raise UserError("--watch and --json exclude each other", mend="call --json again and again")
     targets = [find_target(sweep)] if sweep else [SweepTarget(path) for path in all_sweeps()]
     if as_json:
-        tables, queue = _look(targets)
+        tables, queue = look(targets)
         content = [as_json_of(table, target.sweep, queue) for target, table in zip(targets, tables, strict=True)]
         typer.echo(json.dumps(content[0] if sweep else content, indent=1))
         return
@@ -58,7 +58,7 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
     if not watch:
-        console.print(page(targets, *_look(targets)))
+        console.print(page(targets, *look(targets)))
     elif console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for tables, queue in _looks(targets, every):
@@ -74,7 +74,7 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
 def _looks(targets: Sequence[SweepTarget], every: float) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
     """Yields what a look finds, again and again, until nothing is under way."""
     while True:
-        tables, queue = _look(targets)
+        tables, queue = look(targets)
         yield tables, queue
         if not any(row.state in LIVE for table in tables for row in table):
             return
@@ -99,7 +99,7 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
         nonlocal asked_at, over
         if time.monotonic() - asked_at >= FASTEST_SECONDS:
             asked_at = time.monotonic()
-            (table,), _ = _look([SweepTarget(target.sweep, folder)])
+            (table,), _ = look([SweepTarget(target.sweep, folder)])
             over = not any(row.state in LIVE and task in ("", row.task) for row in table)
         return over
 
@@ -227,15 +227,19 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> list[JobRow]:
     Raises:
         UserError: Slurm does not answer, and what became of a job depends on it.
     """
-    (table,), queue = _look([target])
+    (table,), queue = look([target])
     if queue.trouble and any(row.state is State.unknown for row in table):
         raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend="later")
     states = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
     return [row for row in table if row.state in states]
 
 
-def _look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnapshot]:
-    """Returns the rows of each target, with one look at the queue for all of them."""
+def look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnapshot]:
+    """Returns the rows of each target, with one look at the queue for all of them.
+
+    Args:
+        targets: sweeps, or runs of them.
+    """
     ledgers = [Ledger(target.sweep) for target in targets]
     ids = [job for ledger in ledgers for job in ids_to_ask(ledger.sweep, jobs_of(ledger))]
     # Where no job was handed to Slurm, it has nothing to tell, and is not missed.

@@ -1,0 +1,135 @@
+"""`salmask watch`: the page of a sweep in progress, for this machine alone; what its jobs do, cost and will cost."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from run_samples import begun, finished, of_method
+from typer.testing import CliRunner
+
+from baselines import resolve
+from repro.cli import app
+from repro.errors import UserError
+from repro.runs.folder import RunFolder
+from repro.runs.reading import build as build_run
+from results.collect import collect_runs
+from results.report import build
+from results.runs import find_runs
+from results.server import PageServer
+from slurm.progress import progress
+from slurm.status_commands import look
+from slurm.targets import SweepTarget
+
+
+@contextmanager
+def serving(server: PageServer) -> Iterator[PageServer]:
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+def ask(server: PageServer, path: str, method: str = "GET", host: str = "") -> tuple[int, str, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request(method, path, headers={"Host": host or f"127.0.0.1:{server.server_port}"})
+    answer = connection.getresponse()
+    content = answer.read().decode()
+    connection.close()
+    return answer.status, content, dict(answer.getheaders())
+
+
+def test_the_page_is_served_here_alone_and_by_its_token() -> None:
+    pages = iter(range(100))
+    with serving(PageServer(lambda: f"page {next(pages)}", every=60)) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        assert len(server.path) > 30
+        status, content, headers = ask(server, server.path)
+        assert (status, content) == (200, "page 0")
+        assert ask(server, server.path)[1] == "page 0"  # made once in a while, not for each request
+        assert ask(server, server.path, host=f"localhost:{server.server_port}")[0] == 200
+        assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
+        assert ask(server, server.path, "HEAD")[:2] == (200, "")
+        for path in ("/", "/x/", server.path[:-2] + "/", server.path + "x", server.path + "../"):
+            assert ask(server, path)[0] == 404, path
+        for host in ("evil.example", f"evil.example:{server.server_port}", "127.0.0.1", "127.0.0.1:1"):
+            assert ask(server, server.path, host=host)[0] == 421, host
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            assert ask(server, server.path, method)[0] == 501, method
+        with pytest.raises(UserError, match=f"cannot listen on port {server.server_port}: .*; mend: another --port"):
+            PageServer(lambda: "", port=server.server_port)
+    with serving(PageServer(lambda: f"page {next(pages)}", every=0)) as other:
+        assert other.path != server.path
+        assert [ask(other, other.path)[1] for _ in range(2)] == ["page 1", "page 2"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep with a run that is done, one that trains, and one that has not said how fast it is."""
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}).backbone.write_bytes(b"weights")
+    running = begun(tmp_path / "full", build_run([of_method("mocov2"), {"seed": 1}]))
+    running.metrics.write_text(json.dumps({"step": 10, "loss": 7.0, "time": 36.0}) + "\n")
+    begun(tmp_path / "full", build_run([of_method("simclr"), {"seed": 0}]))
+    return tmp_path / "full"
+
+
+def test_time_left_and_gpu_hours_follow_from_the_paces(sweep: Path) -> None:
+    (table,), queue = look([SweepTarget(sweep)])
+    state = progress(sweep, table, queue, every=60)
+    assert state.live
+    assert state.summary.startswith("2 done, 2 running; at least 54 min left, 2 at a time.")  # 90 steps of 36 s
+    # Done: 100 steps of 0.5 s and a probe of 600 s; running: 10 steps of 36 s, and 90 more.
+    spent, left = (50 + 600 + 360) / 3600, 3240 / 3600
+    assert state.hours == (
+        f"{spent:.2f} GPU-hours spent of {spent + left:.2f} planned, without 1 job whose cost nobody measured."
+    )
+    rows = {(row.run, row.task): row for row in state.jobs}
+    assert rows["mocov2 s1", "pretrain"].left == "54 min"
+    assert (rows["mocov2 s1", "pretrain"].step, rows["mocov2 s1", "pretrain"].steps) == (10, 100)
+    assert rows["mocov2 s0", "linear"].note.startswith("top1 60.00")
+    assert [row.state for row in state.jobs] == ["running", "running", "done", "done"]
+
+
+def test_the_page_shows_progress_before_anything_else(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("results.report.PLOTS", {})
+    (table,), queue = look([SweepTarget(sweep)])
+    runs = find_runs([sweep], resolve)
+    text = build(runs, collect_runs(runs), progress=progress(sweep, table, queue, every=60))
+    assert 'data-refresh="60"' in text
+    assert '<progress max="100" value="10">' in text
+    places = [text.index(mark) for mark in ('id="verdict"', 'id="progress"', 'id="tables"')]
+    assert places == sorted(places)
+    assert 'id="progress"' not in build(runs, collect_runs(runs))
+
+
+def test_without_a_port_the_file_is_written_until_nothing_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("results.report.PLOTS", {})
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    folder.backbone.write_bytes(b"weights")
+    begun_folder = begun(tmp_path / "full", build_run([of_method("mocov2"), {"seed": 1}]))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        RunFolder(begun_folder.path).set_status("failed", error="out of memory")
+
+    monkeypatch.setattr("repro.watch.time.sleep", wait)
+    out, before = tmp_path / "page.html", sorted(folder.path.rglob("*"))
+    outcome = CliRunner().invoke(app, ["watch", str(tmp_path / "full"), "--out", str(out), "--every", "7"])
+    assert outcome.exit_code == 0, outcome.output
+    assert waits == [7.0]
+    assert [line.partition(": ")[2] for line in outcome.output.splitlines()] == [
+        "2 done, 1 running.",
+        "2 done, 1 failed.",
+    ]
+    assert "out of memory" in out.read_text(encoding="utf-8")
+    assert sorted(folder.path.rglob("*")) == before  # who only looks leaves nothing behind
