@@ -16,7 +16,7 @@ from repro.data.splits import Images
 from repro.distributed import share_of_rank, world_size
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream
-from repro.workers import timeout
+from repro.workers import outlive_signals, timeout
 
 CROP_SCALE_MIN = 0.08
 """Smallest share of an image's area that a random crop keeps (torchvision's default, MoCo main_lincls.py)."""
@@ -70,7 +70,9 @@ def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int
     """
     share = LoaderSubset(CentralCrops(images, size), share_of_rank(len(images)))
     per_rank = max(1, batch // world_size())
-    return DataLoader(share, batch_size=per_rank, num_workers=workers, timeout=timeout(workers))
+    return DataLoader(
+        share, batch_size=per_rank, num_workers=workers, timeout=timeout(workers), worker_init_fn=outlive_signals
+    )
 
 
 class BackboneInput(BaseDataPreprocessor):

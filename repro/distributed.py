@@ -144,23 +144,6 @@ def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def submitit_to_env(local: Mapping[str, str]) -> dict[str, str]:
-    """Returns torch's env:// variables from those of submitit's local executor; none where it started one process.
-
-    Args:
-        local: The environment of the process.
-    """
-    if local.get("SUBMITIT_EXECUTOR") != "local" or int(local.get("SUBMITIT_LOCAL_NTASKS", "1")) < 2:
-        return {}
-    return {
-        "RANK": local["SUBMITIT_LOCAL_GLOBALID"],
-        "WORLD_SIZE": local["SUBMITIT_LOCAL_NTASKS"],
-        "LOCAL_RANK": local["SUBMITIT_LOCAL_LOCALID"],
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port_of(local["SUBMITIT_LOCAL_JOB_ID"]),
-    }
-
-
 def port_of(job: str) -> str:
     """Returns a port that follows from a job's number, so that all its tasks agree and two jobs on one node differ.
 
@@ -172,10 +155,10 @@ def port_of(job: str) -> str:
 
 
 def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> torch.device:
-    """Joins the process group that torchrun, Slurm or submitit describes, if any, and chooses this process's device.
+    """Joins the process group that the environment describes, if any, and chooses this process's device.
 
-    CUDA_VISIBLE_DEVICES stays as the scheduler set it: where each task sees one GPU that is device 0, else the local
-    rank's.
+    Torchrun and `slurm.processes` set torch's own variables, Slurm those of its own. CUDA_VISIBLE_DEVICES stays as the
+    launcher set it: where each task sees one GPU that is device 0, else the local rank's.
 
     Args:
         device: "auto", "cpu" or "cuda".
@@ -195,10 +178,8 @@ def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> t
         )
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if "RANK" not in environ:
-        # submitit first: its local executor may run within a Slurm job, whose variables describe that job alone.
-        variables = submitit_to_env(environ) or slurm_to_env(environ)
         # What a person has set, such as MASTER_ADDR, stays.
-        environ.update({name: environ.get(name, value) for name, value in variables.items()})
+        environ.update({name: environ.get(name, value) for name, value in slurm_to_env(environ).items()})
     if "RANK" in environ and not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo")
     if not on_gpu:

@@ -6,12 +6,14 @@ that is longer the worker cannot open it, drops the batch, and lives on, while t
 
 import os
 import re
+import signal
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children, util
+from types import FrameType
 
 from repro.errors import UserError
 
@@ -23,6 +25,8 @@ _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 _DEATH = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([^.]+)\.|exited unexpectedly)")
 _TIMED_OUT = re.compile(r"DataLoader timed out after (\d+) seconds")
 _NOTICE_SECONDS = 1.0
+_LAST_SECONDS = 30
+"""How long a worker lives on after TERM; longer than the main process may take (`repro.runs.stopping`)."""
 _CONNECTION = "multiprocessing/connection.py"
 _GO_ON = "then the same command goes on from the last checkpoint"
 
@@ -56,6 +60,22 @@ def use_short_sockets() -> None:
         f"the path of the temporary folder {tempfile.gettempdir()} is too long for the sockets of decoding processes",
         mend="set TMPDIR to a shorter one, or machine.workers=0",
     )
+
+
+def outlive_signals(_: int) -> None:
+    """Leaves signals to the main process, as a loader's `worker_init_fn`.
+
+    Slurm, and whoever ends a group of processes, signals all of them. The main process then makes its last step and
+    saves, for which it needs this one; it ends it in good order.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)  # torch's own handler would end the process at once
+
+
+def _end_later(_: int, __: FrameType | None) -> None:
+    # Nobody may come to end it: what TERM asked for is then done by the kernel.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_LAST_SECONDS)
 
 
 @contextmanager

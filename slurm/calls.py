@@ -1,4 +1,4 @@
-"""What jobs of Slurm start from: `calls.json` in the folder of their submission, a text that the launcher wrote.
+"""What jobs start from: `calls.json` in the folder of their submission, a text that the launcher wrote.
 
     {"kind": "task", "calls": {"0": {"folder": "/runs/table1/mocov2/s0-45df9c0eca", "task": "linear", ...}, "1": ...}}
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from slurm.ledger import Submission
@@ -36,6 +37,9 @@ def cancel(entries: Iterable[Submission], queue: QueueSnapshot, *, dry_run: bool
     processes: list[str] = []
     elsewhere: list[str] = []
     told: list[Submission] = []
+    waiting: list[Submission] = []
+    entries = list(entries)
+    newest = {entry.key: entry for entry in entries}
     for entry in entries:
         if entry.executor == "slurm":
             # An intent without an id may have gone out all the same, as one job or as an array: by its name.
@@ -46,14 +50,25 @@ def cancel(entries: Iterable[Submission], queue: QueueSnapshot, *, dry_run: bool
             slurm_ids += ids
             told += [entry] if ids else []
         elif entry.executor == "local" and entry.host != socket.gethostname():
-            elsewhere += [f"{entry.host}: {entry.job}"]
+            elsewhere += [f"{entry.host}: {entry.job}"] if entry.job else []
         elif entry.executor == "local" and queue.live(entry):
             processes.append(entry.job)
             told.append(entry)
+        elif entry.executor == "local" and not entry.job and not entry.cancelled and newest[entry.key] is entry:
+            waiting.append(entry)  # for its turn; its launcher looks at the ledger before it starts it
     slurm_ids = list(dict.fromkeys(slurm_ids))  # an array without ids is found once for each of its intents
     if dry_run:
         return Cancelled([*slurm_ids, *processes], elsewhere)
     trouble = scancel(slurm_ids)
     for process in processes:
-        os.kill(int(process), signal.SIGTERM)  # submitit's process hands it on to the job's
-    return Cancelled([*slurm_ids, *processes], elsewhere, trouble, told)
+        _end(int(process))
+    return Cancelled([*slurm_ids, *processes], elsewhere, trouble, [*told, *waiting])
+
+
+def _end(process: int) -> None:
+    """Asks a local job to end: all of its ranks, which are of one group."""
+    with suppress(ProcessLookupError):  # it has ended meanwhile
+        if os.getpgid(process) == process:
+            os.killpg(process, signal.SIGTERM)
+        else:
+            os.kill(process, signal.SIGTERM)

@@ -5,7 +5,7 @@ other processes, which lost a connection.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -15,6 +15,14 @@ _NODE_FAILED = (
     r"NODE FAILURE|DUE TO NODE FAIL|Node failure on|launch failed.*node|lost (contact|connection) (to|with) node"
 )
 _EXCEPTION = re.compile(r"^(?:\[rank\d+\]: )?(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): (?P<text>.+)")
+
+_LOST_PEER = re.compile(r"Connection (closed|reset|refused)|by peer|NCCL|DistBackend|Broken pipe")
+_STEP_ENDED = re.compile(
+    r"srun: error: (?P<node>[\w.-]+): tasks? (?P<rank>\d+)[\d,-]*: "
+    r"(?P<how>(?!Terminated)[^\n]+?)(?: \(core dumped\))?$",
+    re.MULTILINE,
+)
+"""What srun says of a task that ended badly; `Terminated` are those that it ended itself after the first."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +90,39 @@ def cause_of(text: str, memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
                 return with_mend(cause.words.format(line=line[:300]), cause.mend(memory_gigabytes, minutes))
     # Of several processes the first whose exception is not the loss of the others tells the cause.
     errors = [line for line in lines if _EXCEPTION.match(line)]
-    own = [
-        line for line in errors if not re.search(r"Connection (closed|reset)|peer|NCCL|DistBackend|SystemExit", line)
-    ]
+    own = [line for line in errors if not is_lost_peer(line) and "SystemExit" not in line]
     return (own or errors or [""])[-1][:300]
+
+
+def is_lost_peer(error: str) -> bool:
+    """Returns whether an error only says that another process is gone, whose own error is the cause."""
+    return bool(_LOST_PEER.search(error))
+
+
+def cause_of_ranks(texts: Mapping[int, str], memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
+    """Returns why a job of several processes ended, and which of them, `rank 1 on n7 was killed`.
+
+    Args:
+        texts: by rank, the end of what it printed; with Slurm the first one's holds what srun says of the others.
+        memory_gigabytes: as of `cause_of`.
+        minutes: as of `cause_of`.
+
+    Returns:
+        One line; empty where no log tells of another cause than the loss of a process.
+    """
+    first = next(iter(_STEP_ENDED.finditer(texts.get(0, ""))), None)
+    if first is not None:  # srun tells of a step's tasks in the order in which they ended
+        rank, where = int(first["rank"]), f" on {first['node']}"
+        cause = cause_of(texts.get(rank, ""), memory_gigabytes, minutes)
+        if cause and not is_lost_peer(cause):
+            return f"rank {rank}{where}: {cause}"
+        how = first["how"]
+        return f"rank {rank}{where} {'was killed' if how == 'Killed' else f'ended: {how}'}"
+    for rank, text in texts.items():
+        cause = cause_of(text, memory_gigabytes, minutes)
+        if cause and not is_lost_peer(cause):
+            return f"rank {rank}: {cause}"
+    return ""
 
 
 def asked_for(script: str) -> tuple[float, int]:

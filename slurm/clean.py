@@ -34,7 +34,7 @@ class Leftover:
 def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     """Returns everything in a sweep's folder that no job will miss.
 
-    Checkpoints and features of runs all of whose tasks are done; their locks; submitit's files of jobs that are done or
+    Checkpoints and features of runs all of whose tasks are done; their locks; logs and calls of jobs that are done or
     were handed over again; code that no job runs; what a killed process had half written. Nothing of a job that runs or
     waits, or of which that cannot be known.
 
@@ -98,7 +98,7 @@ def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) ->
 
 
 def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, State]) -> Iterator[Leftover]:
-    """Yields submitit's folders that neither a person nor a job will look into."""
+    """Yields folders of submissions that neither a person nor a job will look into."""
     newest = ledger.newest()
     by_submission: dict[str, list[Submission]] = defaultdict(list)
     for entry in ledger.submissions():
@@ -108,7 +108,7 @@ def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, S
         # The logs of the newest attempt at a job that is not done say why; those of an array go together.
         needed = any(newest[entry.key] == entry and states.get(entry.key) is not State.done for entry in entries)
         if logs.is_dir() and not needed and not any(queue.live(entry) is not False for entry in entries):
-            yield _leftover(logs, "logs and pickles of jobs that are done or were handed over again")
+            yield _leftover(logs, "logs and calls of jobs that are done or were handed over again")
 
 
 def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:

@@ -24,6 +24,7 @@ from slurm.options import (
     ClusterName,
     Debug,
     Feed,
+    Gpus,
     Local,
     Out,
     Parallel,
@@ -35,6 +36,7 @@ from slurm.options import (
     Tasks,
     methods_option,
 )
+from slurm.processes import chosen_devices
 from slurm.profile import DEFAULT, RUNS, Cluster, available
 from slurm.profile import load as load_cluster
 from slurm.program import Program
@@ -104,6 +106,7 @@ def build(
         seeds: Seeds = "",
         tasks: Tasks = "",
         parallel: Parallel = 1,
+        gpus: Gpus = "",
         data: DataName = "",
         root: DataRoot = "",
         out: Out = None,
@@ -116,9 +119,10 @@ def build(
 
         Example: salmask sweep table1 --cluster mycluster --plan --root /data/imagenet
 
-        Here instead: salmask sweep table1 --local --methods mocov2,mocov2+ours-hp --seeds 0,1 --root /data/imagenet
+        Here instead: salmask sweep table1 --local --gpus 0,1,2,3 --seeds 0,1 --root /data/imagenet
         """
-        profile = choose_cluster(cluster, local=local, debug=debug)
+        profile = choose_cluster(cluster, local=local or bool(gpus and not cluster), debug=debug)
+        shared = chosen_devices(gpus, profile, parallel)
         if profile is None and not plan:
             mend = "--local runs here, --cluster NAME submits to Slurm; --plan only shows the jobs"
             raise UserError("nothing says where to run", mend=mend)
@@ -133,7 +137,8 @@ def build(
             show,
             program,
             Console(stderr=as_json),
-            parallel,
+            len(shared) or parallel,
+            gpus=shared,
             allow_dirty=allow_dirty,
             as_json=as_json,
             feed=feed,
@@ -157,6 +162,8 @@ class _SweepCall:
     parallel: int
     allow_dirty: bool
     as_json: bool
+    gpus: tuple[str, ...] = ()
+    """Devices to share out among jobs on this machine; none: every job sees those of this process."""
     feed: bool = False
     """Whether to stay until Slurm has taken everything."""
     replace: bool = False
@@ -256,7 +263,9 @@ class _SweepCall:
     def _run_here(self, graph: Graph, cluster: Cluster) -> None:
         from slurm.local import launch_here
 
-        outcome = launch_here(graph, cluster, self.program, parallel=self.parallel, console=self.console)
+        outcome = launch_here(
+            graph, cluster, self.program, parallel=self.parallel, console=self.console, gpus=self.gpus
+        )
         counts = f"{len(outcome.done)} jobs done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed"
         self.console.print(counts)
         if any(job.task != PRETRAIN for job in (*outcome.done, *outcome.skipped)):  # else there is nothing to tabulate

@@ -10,7 +10,7 @@ import pkgutil
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,8 +38,6 @@ class Call:
     """How often the job may begin, requeues included."""
     tables: tuple[str, ...] = ()
     """What the report renders."""
-    gpus: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
-    """The launcher's CUDA_VISIBLE_DEVICES."""
 
     def __call__(self) -> None:
         """Carries the task out; asked to stop, it saves a checkpoint, goes back to the queue and ends.
@@ -48,8 +46,6 @@ class Call:
             UserError: it has begun too often, or cannot be carried out.
             SystemExit: the process was asked to stop.
         """
-        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-            self._show_gpus()
         self._refuse_to_begin_for_ever()
         try:
             self._carry_out()
@@ -95,12 +91,6 @@ class Call:
             RunFolder(self.folder).set_status("failed", task=self.task, error=str(reason))
         return reason
 
-    def _show_gpus(self) -> None:
-        """Lets the process see the GPUs that the launcher sees: submitit's local executor hides all of them."""
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        if self.gpus is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
-
 
 def go_back() -> NoReturn:
     """Puts the job back into the queue, and ends this process.
@@ -122,12 +112,7 @@ def go_back() -> NoReturn:
 
 
 def slurm_job() -> str:
-    """Returns Slurm's id of this process's job, `812`, or `812_3` in an array; empty for other jobs.
-
-    A local job may run within an interactive allocation, which is not its own to requeue.
-    """
-    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-        return ""
+    """Returns Slurm's id of this process's job, `812`, or `812_3` in an array; empty for other jobs."""
     array, number = os.environ.get("SLURM_ARRAY_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
     return f"{array}_{number}" if array else os.environ.get("SLURM_JOB_ID", "")
 

@@ -12,7 +12,7 @@ what the scheduler thinks of it.
      "protocol": "linear-moco-v1", "after": ["811_3"], "host": "login1"}
 
 Beside it stand `logs/SUBMISSION/`, private to who launched (`JOB_0_log.out`, `JOB_0_log.err`, `submission.sh`,
-`calls.json`; of local jobs submitit's files), and `code/`, the snapshots that the jobs run.
+`calls.json`; of local jobs the same but for the script), and `code/`, the snapshots that the jobs run.
 """
 
 import json
@@ -29,6 +29,8 @@ from repro.runs.provenance import now
 
 LEDGER = "jobs.jsonl"
 LOGS = "logs"
+LOCAL_LOCK = ".local.lock"
+"""Held in a sweep's folder by launchers that run its jobs on their own machine; see `slurm.local`."""
 REPORT = "report"
 """The task that renders the tables; its folder is the sweep's own, `.`."""
 

@@ -1,26 +1,38 @@
-"""Jobs on this machine, through submitit's local and debug executors.
+"""Jobs on this machine, in processes of their own: as many at a time as there is room, or one for each GPU.
 
-There is no scheduler here: the launch keeps the order of the jobs itself, and waits for them.
+There is no scheduler here: the launch keeps the order of the jobs itself, and waits for them. What waits for its turn
+stands in the ledger as an intent, which counts as queued as long as a launcher holds the sweep's `.local.lock`.
 """
 
+import fcntl
 import os
+import pdb
+import signal
+import sys
 import time
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-import submitit
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from repro.cores import usable_cores
+from repro.errors import UserError
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
-from slurm.calls import private_folder
+from slurm.calls import refuse_foreign_sweep
+from slurm.causes import cause_of_ranks
 from slurm.graph import Graph, Job
 from slurm.handover import Outcome, ledger_entry, prepare_call
-from slurm.ledger import Key, Ledger
+from slurm.job import Call
+from slurm.ledger import LOCAL_LOCK, Key, Ledger
+from slurm.logs import tail
+from slurm.processes import KILL_SECONDS, LocalJob, free_devices, start
 from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueueSnapshot
@@ -28,31 +40,48 @@ from slurm.sbatch import KEEP_MEMORY
 from slurm.status import status_of
 
 POLL_SECONDS = 0.5
-NO_LIMIT_MINUTES = 60 * 24 * 30
-"""A month, since submitit's local executor has a time limit for every job."""
 
 
-def launch_here(graph: Graph, cluster: Cluster, program: Program, *, parallel: int, console: Console) -> Outcome:
+def launch_here(
+    graph: Graph,
+    cluster: Cluster,
+    program: Program,
+    *,
+    parallel: int,
+    console: Console,
+    gpus: Sequence[str] = (),
+) -> Outcome:
     """Runs what is missing on this machine, `parallel` jobs at a time, and waits.
 
     Args:
         graph: the sweep.
         cluster: a profile with the executor `local` or `debug`.
         program: the names of what the jobs carry out.
-        parallel: processes at a time.
+        parallel: jobs at a time, where no `gpus` are named.
         console: for progress.
+        gpus: the devices to share out, one for each process of a job; one that is named twice takes two. None: every
+            job sees those of this process.
 
     Returns:
         What was done, what had been, and what failed; a failed pretraining fails what builds on it.
 
     Raises:
-        UserError: the root of a data set that is only evaluated on is not set, missing or empty.
+        UserError: the root of a data set that is only evaluated on is not set, missing or empty; a job has more
+            processes than there are `gpus`; or the sweep is somebody else's.
     """
     finished = graph.finished()
     check_roots(graph, finished)
+    most = max((cluster.resources_of(task).tasks_per_node for task in graph.tasks), default=1)
+    if gpus and most > len(gpus):
+        raise UserError(
+            f"a job of '{cluster.name}' has {most} processes, one for each GPU, and --gpus names {len(gpus)}",
+            mend="name more, or fewer processes in the profile",
+        )
+    parallel = len(gpus) or parallel
     for name, value in cpu_environment(parallel).items():
         os.environ.setdefault(name, value)
-    return _Here(graph, finished, cluster, program, parallel, console).run()
+    with _under_way(graph.sweep_folder):
+        return _Here(graph, finished, cluster, program, parallel, gpus, console).run()
 
 
 def cpu_environment(parallel: int) -> dict[str, str]:
@@ -71,106 +100,149 @@ class _Here:
         cluster: Cluster,
         program: Program,
         parallel: int,
+        gpus: Sequence[str],
         console: Console,
     ) -> None:
         self.graph, self.cluster, self.program = graph, cluster, program
-        self.parallel, self.console = parallel, console
+        self.parallel, self.gpus, self.console = parallel, gpus, console
         self.ledger = Ledger(graph.sweep_folder)
         self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
         self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
-        self.running: list[tuple[Job, submitit.Job[None]]] = []
+        self.running: list[tuple[Job, LocalJob]] = []
 
     def run(self) -> Outcome:
-        with _progress(self.console) as progress, _cancelled_on_exit(self.running):
+        self._queue_up()
+        with _progress(self.console) as progress, _ended_on_exit(self.running, self.console):
             bars: dict[str, TaskID] = {}
             # In each round first what has ended, then what can no longer run, then what can start: an end makes room
             # and makes children ready, or dooms them, and all of that should count in the same round.
             while self.waiting or self.running:
-                for job, process in [pair for pair in self.running if _ended(pair[1])]:
+                for job, process in [pair for pair in self.running if pair[1].ended()]:
                     self.running.remove((job, process))
                     self._note_end(job, process)
                     progress.remove_task(bars.pop(job.name))
                 self._give_up_what_cannot_run()
-                for job in self._startable():
+                for job, gpus in self._startable():
                     self.waiting.remove(job)
-                    bars[job.name] = progress.add_task(job.name, total=None)
-                    self.console.print(f"[bold]started[/] {job.name}  ({job.folder.path})")
-                    self.running.append((job, self._start(job)))
+                    where = f" on GPU {', '.join(gpus)}" if gpus else ""
+                    self.console.print(f"[bold]started[/] {job.name}{where}  ({job.folder.path})")
+                    if self.cluster.executor == "debug":
+                        self._carry_out_here(job)
+                    else:
+                        bars[job.name] = progress.add_task(job.name, total=None)
+                        self.running.append((job, self._start(job, gpus)))
                 for job, _ in self.running:
                     _show(progress, bars[job.name], job)
-                time.sleep(POLL_SECONDS)
+                if self.waiting or self.running:
+                    time.sleep(POLL_SECONDS)
         return self.outcome
 
-    def _startable(self) -> list[Job]:
-        """Returns the jobs to start now; those that another launcher did in the meantime count as done before."""
+    def _queue_up(self) -> None:
+        """Writes down what waits for its turn, so that `salmask status` shows it, and `salmask cancel` takes it out."""
+        newest, queue = self.ledger.newest(), QueueSnapshot()
+        name = submission_name(self.graph.sweep_folder, "waiting")
+        keys = [self.graph.key(job) for job in self.waiting]
+        # What another launcher runs stands there already, with the id of its process.
+        others = {key for key in keys if key in newest and newest[key].executor != "slurm" and queue.live(newest[key])}
+        self.ledger.intend([ledger_entry(self.graph, self.cluster, name, key, ()) for key in keys if key not in others])
+
+    def _startable(self) -> list[tuple[Job, tuple[str, ...]]]:
+        """Returns the jobs to start now, with their GPUs; those that another launcher did meanwhile are done before."""
         room = self.parallel - len(self.running)
-        ready = [job for job in self.waiting if job.ready][: max(0, room)]
+        ready = [job for job in self.waiting if job.ready] if room > 0 else []
         if not ready:
             return []
         newest = self.ledger.newest()
         queue = QueueSnapshot()  # of local jobs it asks the processes of this machine, and no scheduler
-        startable = []
+        free = free_devices(self.gpus, [process for _, process in self.running])
+        startable: list[tuple[Job, tuple[str, ...]]] = []
         for job in ready:
+            processes = self.cluster.resources_of(job.task).tasks_per_node
+            if len(startable) == room or (self.gpus and processes > len(free)):
+                break  # in their order: a job of many processes would else wait for ever
             entry = newest.get(self.graph.key(job))
             if entry is not None and entry.executor != "slurm" and queue.live(entry):
                 continue  # another launcher started it: its end shows in the folder
             if job.done:
                 self.waiting.remove(job)
                 self.outcome.skipped.append(job)
-                continue
-            startable.append(job)
+            elif entry is not None and entry.cancelled:
+                self.waiting.remove(job)
+                self.outcome.failed[job.name] = "cancelled"
+            else:
+                startable.append((job, tuple(free[: processes if self.gpus else 0])))
+                del free[:processes]
         return startable
 
-    def _start(self, job: Job) -> "submitit.Job[None]":
-        # submitit names files by process id, which may come again: each submission gets a folder of its own.
-        key = self.graph.key(job)
-        name = submission_name(self.graph.sweep_folder, job.task)
+    def _start(self, job: Job, gpus: Sequence[str]) -> LocalJob:
+        # Process ids come again: each submission gets a folder of its own.
+        name, key = submission_name(self.graph.sweep_folder, job.task), self.graph.key(job)
         entry = ledger_entry(self.graph, self.cluster, name, key, ())
         self.ledger.intend([entry])
-        process = self._executor(name, job.task).submit(
-            prepare_call(self.graph, key, self.cluster.attempts, self.program)
-        )
-        local = self.cluster.executor == "local"
-        # The debug executor carries the job out in this process, whose id tells others that it is under way.
-        self.ledger.submitted([replace(entry, job=process.job_id if local else str(os.getpid()))])
+        call = prepare_call(self.graph, key, self.cluster.attempts, self.program)
+        processes = self.cluster.resources_of(job.task).tasks_per_node
+        process = start(self.ledger.logs / name, call, processes, gpus)
+        self.ledger.submitted([replace(entry, job=process.id)])
         return process
 
-    def _executor(self, name: str, task: str) -> Any:
-        folder = private_folder(self.ledger.logs / name)  # submitit hands a job over as a pickle
-        if self.cluster.executor == "debug":
-            return submitit.DebugExecutor(folder=folder)
-        executor = submitit.LocalExecutor(folder=folder, max_num_timeout=self.cluster.attempts)
-        processes = self.cluster.resources_of(task).tasks_per_node
-        executor.update_parameters(timeout_min=NO_LIMIT_MINUTES, tasks_per_node=processes)
-        return executor
+    def _carry_out_here(self, job: Job) -> None:
+        """Carries a job out in this process, where a debugger can look; its id tells others that it is under way."""
+        key = self.graph.key(job)
+        entry = ledger_entry(self.graph, self.cluster, submission_name(self.graph.sweep_folder, job.task), key, ())
+        self.ledger.intend([entry])
+        call = prepare_call(self.graph, key, self.cluster.attempts, self.program)
+        self.ledger.submitted([replace(entry, job=str(os.getpid()))])
+        _call_and_look(call)
+        self._note_end(job, None)
 
     def _give_up_what_cannot_run(self) -> None:
         """Fails the jobs whose pretraining neither is there nor will come; without it the loop would never end."""
         coming = {self.graph.key(job) for job in [*self.waiting, *(job for job, _ in self.running)]}
         for job in list(self.waiting):
             parent = self.graph.parent(job)
-            if parent is not None and not job.ready and self.graph.key(parent) not in coming:
+            if parent is not None and self.graph.key(parent) not in coming and not job.ready:
                 self.waiting.remove(job)
                 self.outcome.failed[job.name] = "not started: its pretraining failed"
 
-    def _note_end(self, job: Job, process: "submitit.Job[None]") -> None:
+    def _note_end(self, job: Job, process: LocalJob | None) -> None:
         if job.done:  # the files are the truth, whatever the process says of itself
             self.outcome.done.append(job)
             self.console.print(f"[green]done[/]    {job.name}")
             return
-        status, _ = status_of(job.folder, job.task)
-        reason = status.error if status and status.error else f"it ended without a result; see {process.paths.stderr}"
+        reason = self._reason(job, process)
         self.outcome.failed[job.name] = reason
         self.console.print(f"[red]failed[/]  {job.name}: ", end="")
         self.console.print(reason, markup=False)
 
+    def _reason(self, job: Job, process: LocalJob | None) -> str:
+        """Returns why a job has no result."""
+        status, _ = status_of(job.folder, job.task)
+        if process is not None and len(process.ranks) > 1 and process.failure:
+            # Rank 0, which tells the status, may only have lost the connection to the one that failed.
+            texts = {rank: tail(process.log(rank, "err")) for rank in range(len(process.ranks))}
+            reason = cause_of_ranks(texts) if not process.killed else process.failure
+            if reason and not (status and status.state == "interrupted"):
+                job.folder.set_status("failed", task=job.task, error=reason)
+                return reason
+        if status and status.state == "interrupted":
+            return "interrupted; the same command goes on from its last checkpoint"
+        if status and status.error:
+            return status.error
+        if process is None:
+            return "it ended without a result"
+        return f"{process.failure or 'it ended without a result'}; see {process.log(0, 'err')}"
 
-def _ended(process: "submitit.Job[None]") -> bool:
-    """Returns whether a job is over; one of the debug executor is carried out by asking."""
-    if isinstance(process, submitit.DebugJob):
-        process.exception()
-        return True
-    return bool(process.done())
+
+def _call_and_look(call: Call) -> None:
+    """Calls a job here; where it fails, a person at a terminal gets a debugger, and else the traceback."""
+    try:
+        call()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+    except Exception as error:
+        traceback.print_exc()
+        if sys.stdin.isatty():
+            pdb.post_mortem(error.__traceback__)
 
 
 def _show(progress: Progress, bar: TaskID, job: Job) -> None:
@@ -190,14 +262,45 @@ def _progress(console: Console) -> Progress:
 
 
 @contextmanager
-def _cancelled_on_exit(running: Sequence[tuple[Job, "submitit.Job[None]"]]) -> Iterator[None]:
-    """Ends the jobs when the launch ends early, by Ctrl-C; each goes on from its last checkpoint at the next launch.
+def _under_way(sweep_folder: Path) -> Iterator[None]:
+    """Shows, as long as the block lasts, that a launcher minds the sweep's jobs here; several may do so at once."""
+    sweep_folder.mkdir(parents=True, exist_ok=True)
+    refuse_foreign_sweep(sweep_folder)
+    with (sweep_folder / LOCAL_LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def _ended_on_exit(running: Sequence[tuple[Job, LocalJob]], console: Console) -> Iterator[None]:
+    """Ends the jobs when the launch ends early, by Ctrl-C or TERM, and waits until they have saved a checkpoint.
 
     Args:
         running: the launch's own list, which has changed by then.
+        console: told that it waits.
     """
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _raise)
     try:
         yield
+    except BaseException:
+        left = [process for _, process in running if not process.ended()]
+        for process in left:
+            process.stop()
+        if left:
+            console.print(f"ending {len(left)} jobs, each saves a checkpoint first; the same command goes on from them")
+        deadline = time.monotonic() + KILL_SECONDS
+        try:
+            while not all(process.ended() for process in left) and time.monotonic() < deadline + POLL_SECONDS:
+                time.sleep(POLL_SECONDS / 5)
+        finally:  # also where a second Ctrl-C cuts the wait short
+            for process in left:
+                if not process.ended():
+                    process.kill()
+        raise
     finally:
-        for _, process in running:
-            process.cancel()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

@@ -67,6 +67,9 @@ Tasks = Annotated[
     ),
 ]
 Parallel = Annotated[int, typer.Option(min=1, help="Jobs at a time (--local, --plan).")]
+Gpus = Annotated[
+    str, typer.Option(metavar="0,1,2,3", help="Share these GPUs out here, one to each run; in the place of --parallel.")
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/SWEEP.")]
 Feed = Annotated[bool, typer.Option("--feed", help="Stay, and hand over what Slurm has no room for as room comes.")]
 Replace = Annotated[

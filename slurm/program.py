@@ -1,9 +1,8 @@
 """The program that a launcher hands to the scheduler: the names of what its jobs carry out.
 
 A launcher reads runs and files and needs no torch; what its jobs do needs all of it. So the launcher imports none of
-that, and whoever calls it (the command line) tells it the dotted names instead. A name is kept in what submitit
-pickles. Slurm may keep a pickle for days: a name means the same in the copy of the code that the job will run, whereas
-a pickled function would tie it to the modules of the launching process.
+that, and whoever calls it (the command line) tells it the dotted names instead, which stand in the text file that a
+job starts from. Slurm may keep a job for days: a name means the same in the copy of the code that the job will run.
 """
 
 from dataclasses import dataclass

@@ -226,8 +226,8 @@ def _process_lives(entry: Submission) -> bool | None:
         words = command.read_bytes()
     except OSError:
         return not Path("/proc/self").exists()  # gone since, or no Linux: the id is all there is
-    # Linux gives the id of a process that ended to another one. submitit's processes name their folder, which is the
-    # submission's; the debug executor runs in a launcher, whose words may be any. A zombie has no words at all.
+    # Linux gives the id of a process that ended to another one. Ours name their submission's folder; the debug executor
+    # runs in a launcher, whose words may be any. A zombie has no words at all.
     return entry.submission.encode() in words or (entry.executor == "debug" and bool(words))
 
 

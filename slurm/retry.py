@@ -15,6 +15,7 @@ from slurm.launch import submit
 from slurm.ledger import REPORT, Key, Ledger
 from slurm.local import launch_here
 from slurm.orders import ordered_run
+from slurm.processes import chosen_devices
 from slurm.profile import Cluster
 from slurm.profile import load as load_cluster
 from slurm.program import Program
@@ -45,7 +46,14 @@ def graph_of(ledger: Ledger, requested: Collection[Key]) -> Graph:
 
 
 def relaunch(
-    ledger: Ledger, requested: Collection[Key], cluster: str, program: Program, console: Console, *, allow_dirty: bool
+    ledger: Ledger,
+    requested: Collection[Key],
+    cluster: str,
+    program: Program,
+    console: Console,
+    *,
+    allow_dirty: bool,
+    gpus: str = "",
 ) -> Outcome:
     """Hands jobs over again; what is done, queued or running is left alone.
 
@@ -56,15 +64,17 @@ def relaunch(
         program: the names of what the jobs carry out.
         console: for what is told.
         allow_dirty: whether code that was edited since its commit may go out, as of `slurm.snapshot.take`.
+        gpus: to share out on this machine, as of `--gpus`; empty: none in particular.
 
     Raises:
         UserError: the profile is unknown, the code was edited, or the scheduler refuses.
     """
     refuse_foreign_sweep(ledger.sweep)
     profile = _profile(ledger, cluster)
+    shared = chosen_devices(gpus, profile, 1)
     graph = graph_of(ledger, requested)
     if profile.executor != "slurm":
-        return launch_here(graph, profile, program, parallel=1, console=console)
+        return launch_here(graph, profile, program, parallel=1, console=console, gpus=shared)
     return submit(graph, profile, lambda: take(ledger.sweep, allow_dirty=allow_dirty), program, console)
 
 

@@ -1,4 +1,4 @@
-"""Where a job of Slurm begins: `python -u -m slurm.start FOLDER` of its submission."""
+"""Where a job begins, of Slurm or of this machine: `python -u -m slurm.start FOLDER` of its submission."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from types import FrameType
 from repro.errors import UserError
 from repro.runs.stopping import SIGNALS
 from slurm.calls import read_call
-from slurm.job import go_back
+from slurm.job import go_back, slurm_job
 
 
 def main(folder: Path) -> int:
@@ -21,8 +21,9 @@ def main(folder: Path) -> int:
     # Until the training sets handlers of its own (`repro.runs.stopping`), while modules are imported, nothing needs
     # saving: USR2 sends the job back at once. TERM comes with it at a preemption, and must not end the job before that;
     # where it comes alone, Slurm kills the job some seconds later.
-    signal.signal(signal.SIGTERM, lambda *_: None)  # and not SIG_IGN, which processes of the job would inherit
-    signal.signal(signal.SIGUSR2, _go_back)
+    if slurm_job():
+        signal.signal(signal.SIGTERM, lambda *_: None)  # and not SIG_IGN, which processes of the job would inherit
+        signal.signal(signal.SIGUSR2, _go_back)
     try:
         read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))()
     except UserError as error:

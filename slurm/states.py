@@ -4,6 +4,8 @@ The folders are the truth: a process that gives no sign of life is dead, whateve
 why a job waits, and that one is gone which could say nothing.
 """
 
+import fcntl
+import socket
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -12,8 +14,8 @@ from pathlib import Path
 from repro.errors import with_mend
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.status import Status
-from slurm.causes import asked_for, cause_of
-from slurm.ledger import LOGS, Submission
+from slurm.causes import asked_for, cause_of, cause_of_ranks, is_lost_peer
+from slurm.ledger import LOCAL_LOCK, LOGS, Submission
 from slurm.logs import last_line, tail
 from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot
 from slurm.sbatch_call import SCRIPT
@@ -108,7 +110,7 @@ def judge(
     if status is not None and _alive(status, now) and not _before_its_end(status, job):
         return State.running, ""
     if status is not None and status.state == "failed":  # its own error says more than Slurm's exit status
-        return State.failed, status.error
+        return State.failed, _failure(sweep, status, entry)
     if status is None:
         return _never_said_a_word(sweep, entry, job, live, queue)
     return _ended(sweep, status, entry, job, now)
@@ -146,10 +148,7 @@ def _never_said_a_word(
     if cancelled := _cancelled(entry, job):
         return cancelled
     if not entry.job and job is None:
-        what, mend = "its launcher ended before it was handed over", "salmask retry"
-        if entry.refused:
-            what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
-        return State.planned, with_mend(what, mend)
+        return _not_handed_over(sweep, entry)
     unheard = "Slurm no longer knows it" if entry.executor == "slurm" else "its process is gone"
     if job is None and _never_began(sweep, entry):
         # Without accounting nobody remembers who took it out: a person's scancel, or Slurm with what it waits for.
@@ -181,6 +180,40 @@ def _cancelled(entry: Submission | None, job: QueuedJob | None) -> tuple[State, 
     # sacct does not always keep the reason: a child that never started was cancelled with its parent.
     unmet = entry is not None and entry.after and (job.reason.startswith("Dependency") or job.start is None)
     return State.cancelled, "not started: what it builds on failed" if unmet else job.reason
+
+
+def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:
+    """Returns why a job failed: its own word, or where it only lost another process, that one's cause."""
+    if entry is None or not is_lost_peer(status.error):
+        return status.error
+    # Rank 0 keeps the status; what happened to another one stands in that one's log and in srun's words.
+    logs = (sweep / LOGS / entry.submission).glob(f"{entry.job}_*_log.err")
+    texts = {int(log.name.split("_")[-2]): tail(log) for log in logs}
+    return cause_of_ranks(dict(sorted(texts.items())), *_asked_for(sweep, entry)) or status.error
+
+
+def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
+    """Returns the state of a job that is only an intent so far."""
+    if entry.refused:
+        what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
+        return State.planned, with_mend(what, mend)
+    if entry.executor != "slurm" and _minded(sweep, entry):
+        return State.queued, "waits for its turn on this machine"
+    return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
+
+
+def _minded(sweep: Path, entry: Submission) -> bool:
+    """Returns whether a launcher on this machine still minds the jobs that wait for their turn here."""
+    if entry.host != socket.gethostname():
+        return False
+    try:
+        with (sweep / LOCAL_LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _never_began(sweep: Path, entry: Submission) -> bool:

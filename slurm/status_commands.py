@@ -25,6 +25,7 @@ from slurm.options import (
     Every,
     Failed,
     Following,
+    Gpus,
     Lines,
     OneRun,
     OneSweep,
@@ -190,6 +191,7 @@ def build(program: Program) -> typer.Typer:
         *,
         failed: Failed = False,
         cluster: SameCluster = "",
+        gpus: Gpus = "",
         allow_dirty: AllowDirty = False,
         dry_run: DryRun = False,
     ) -> None:
@@ -210,7 +212,7 @@ def build(program: Program) -> typer.Typer:
 
         keys = [(row.folder, row.task) for row in retried]
         ledger, console = Ledger(selection.sweep), Console(stderr=True)
-        outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty)
+        outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty, gpus=gpus)
         typer.echo(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
         if outcome.unsent:
             typer.echo(with_mend(outcome.unsent_words, "the same again later"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sweep_samples import GONE, Sweep
 
-from slurm.causes import asked_for, cause_of
+from slurm.causes import asked_for, cause_of, cause_of_ranks
 from slurm.states import State
 
 OUT_OF_MEMORY = """step 40
@@ -69,3 +69,29 @@ def test_status_shows_the_cause_and_not_the_last_line(tmp_path: Path) -> None:
     row = sweep.row(GONE)
     assert row.state is State.died
     assert row.note.endswith("killed for memory; mend: memory: 24 in the profile, it had 16")
+
+
+RANKS = {
+    0: "RuntimeError: [../gloo/pair.cc:534] Connection closed by peer [10.0.0.2]:4\n"
+    "srun: error: n7: task 1: Killed\nsrun: error: n1: task 0: Terminated\n",
+    1: "INFO step 12\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (RANKS, "rank 1 on n7 was killed"),
+        (
+            {**RANKS, 1: "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n"},
+            "rank 1 on n7: the GPU's memory was full; mend: a smaller batch for each GPU, or a GPU with more memory",
+        ),
+        ({0: "srun: error: n1: task 0: Terminated\nsrun: error: n2: tasks 3-5: Exited with exit code 7\n"},
+         "rank 3 on n2 ended: Exited with exit code 7"),
+        ({0: "ConnectionResetError: Connection reset by peer\n", 1: "ValueError: no such class\n"},
+         "rank 1: ValueError: no such class"),
+        ({0: "ConnectionResetError: Connection reset by peer\n", 1: ""}, ""),
+    ],
+)  # fmt: skip
+def test_of_several_ranks_the_one_that_failed_is_named(texts: dict[int, str], said: str) -> None:
+    assert cause_of_ranks(texts) == said

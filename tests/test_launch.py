@@ -12,7 +12,6 @@ from stand_in_slurm import StandInSlurm
 from training_samples import TINY, StopBefore, make_training, tiny
 
 from baselines import resolve
-from repro.distributed import submitit_to_env
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
@@ -170,45 +169,6 @@ def ordered(tmp_path: Path, attempts: int = 3) -> Call:
     folder = RunFolder.of(run, tmp_path)
     write_order(run, folder, "pretrain")
     return Call(folder.path, "pretrain", PROGRAM.task, attempts)
-
-
-@pytest.mark.parametrize("seen", ["2,3", "", None])
-def test_a_job_sees_the_gpus_of_its_launcher_although_submitit_hides_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seen: str | None
-) -> None:
-    if seen is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    call = ordered(tmp_path)
-    # As submitit's local executor does:
-    for name, value in {"CUDA_VISIBLE_DEVICES": "", "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "7"}.items():
-        monkeypatch.setenv(name, value)
-    visible: list[Any] = []
-    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: visible.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
-    call()
-    assert visible == [seen]
-
-
-def test_several_local_processes_are_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    variables = {"EXECUTOR": "local", "LOCAL_JOB_ID": "20001", "LOCAL_NTASKS": "2", "LOCAL_GLOBALID": "1"}
-    for name, value in {**variables, "LOCAL_LOCALID": "1"}.items():
-        monkeypatch.setenv(f"SUBMITIT_{name}", value)
-    environment: dict[str, str] = {}
-    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: environment.update(submitit_to_env(os.environ)))
-    ordered(tmp_path)()
-    assert [environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["1", "1", "2"]
-    assert environment["MASTER_PORT"] == str(20000 + 20001 % 12768)
-
-
-def test_on_slurm_nothing_is_hidden_or_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    call = replace(ordered(tmp_path), gpus="5")
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    visible: list[Any] = []
-    monkeypatch.setattr("repro.jobs.carry_out", lambda *_, **__: visible.append(os.environ["CUDA_VISIBLE_DEVICES"]))
-    call()
-    assert visible == ["0,1"]
 
 
 def test_a_job_begins_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

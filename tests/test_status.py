@@ -226,6 +226,17 @@ def test_what_left_a_forgetful_queue_before_it_began_was_cancelled_and_did_not_d
     assert sweep.row(SILENT).state is State.unknown
 
 
+def test_where_rank_0_only_lost_a_process_that_one_is_told(sweep: Sweep) -> None:
+    log = sweep.submitted().log(sweep.place, "err")
+    log.parent.mkdir(parents=True)
+    log.write_text("RuntimeError: Connection closed by peer\nsrun: error: n7: task 1: Killed\n")
+    sweep.says("failed", error="RuntimeError: Connection closed by peer")
+    ended = queue_of("FAILED", "exit 1", end=-2)
+    assert (sweep.row(ended).state, sweep.row(ended).note) == (State.failed, "rank 1 on n7 was killed")
+    log.write_text("")
+    assert sweep.row(ended).note == "RuntimeError: Connection closed by peer"
+
+
 def test_an_array_cancelled_as_a_whole_is_found_by_its_tasks(sweep: Sweep) -> None:
     sweep.submitted(job="812_7")
     assert sweep.row(queue_of("CANCELLED", "by 0", job="812", end=-1)).state is State.cancelled

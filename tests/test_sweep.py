@@ -353,7 +353,8 @@ def test_a_second_call_does_only_what_is_missing(calls: dict[str, Ended]) -> Non
 
 
 def test_every_job_is_in_the_ledger(calls: dict[str, Ended], runs: Path) -> None:
-    entries = Ledger(runs).submissions()
+    # What waits for its turn stands there too, without the id of a process.
+    entries = [entry for entry in Ledger(runs).submissions() if entry.job]
     assert Counter(entry.task for entry in entries) == {"pretrain": 3, "linear": 3}  # one failed, one lost its result
     assert all(entry.job.isdigit() and entry.executor == "local" for entry in entries)
     assert all(entry.log(runs).exists() for entry in entries)

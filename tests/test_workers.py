@@ -1,5 +1,6 @@
 """A loader's processes: no temporary folder is too long for them, and a killed one is one line with its cause."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -55,6 +56,45 @@ def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said
     loader = DataLoader(Deadly(what), num_workers=1, timeout=2 if what == "sleep" else workers.timeout(1))
     with pytest.raises(UserError, match=said), deaths_told():
         list(loader)
+
+
+class Slow(Dataset[torch.Tensor]):
+    """Items that take a moment."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        time.sleep(0.1)
+        return torch.full((1,), float(index))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_to_the_whole_group_leaves_the_workers_to_their_main_process(number: int) -> None:
+    """Slurm's scancel and `kill -TERM -GROUP` reach every process; the training still makes its step, and saves."""
+    loader = DataLoader(Slow(), num_workers=2, worker_init_fn=workers.outlive_signals)
+    batches = iter(loader)
+    values = [float(next(batches))]
+    for child in multiprocessing.active_children():
+        assert child.pid is not None
+        os.kill(child.pid, number)
+    with deaths_told():
+        values += [float(batch) for batch in batches]
+    assert values == [float(index) for index in range(12)]
+
+
+def test_a_worker_that_nobody_ends_goes_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.workers._LAST_SECONDS", 1)
+
+    def stay() -> None:
+        workers.outlive_signals(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+    process = multiprocessing.get_context("fork").Process(target=stay)
+    process.start()
+    process.join(20)
+    assert process.exitcode == -signal.SIGALRM
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -33,7 +33,7 @@ from repro.randomness import Purpose, stream, stream_seed
 from repro.runs.detection import VOC
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
-from repro.workers import timeout
+from repro.workers import outlive_signals, timeout
 
 log = logging.getLogger("salmask")
 Record = dict[str, Any]
@@ -358,6 +358,7 @@ def make_train_loader(
         batch_sampler=GroupedBatches(wide, batch // world_size(), seed, start=start),
         num_workers=workers,
         timeout=timeout(workers),
+        worker_init_fn=outlive_signals,
         collate_fn=list,  # images differ in size, and the detector pads them itself
         # Else a fresh iterator draws from the global generator: in a resumed training at another step than in an
         # undisturbed one.

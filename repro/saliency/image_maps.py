@@ -21,7 +21,7 @@ from repro.saliency.localizer import STRIDE
 from repro.saliency.map_file import CHUNK, MapFile, map_path
 from repro.saliency.networks import build_localizer
 from repro.saliency.scda import summed
-from repro.workers import timeout
+from repro.workers import outlive_signals, timeout
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often the log says how far the maps are."""
@@ -125,7 +125,13 @@ def _compute_missing(source: MapSource, file: MapFile, device: torch.device, wor
     log.info("computing the saliency of %d whole images, once%s", total, f", for {file.path}" if file.path else "")
     make_maps = source.build(device)
     chunks = _Missing(file, missing)
-    loader = DataLoader(_Prepared(source.prepare), batch_sampler=chunks, num_workers=workers, timeout=timeout(workers))
+    loader = DataLoader(
+        _Prepared(source.prepare),
+        batch_sampler=chunks,
+        num_workers=workers,
+        timeout=timeout(workers),
+        worker_init_fn=outlive_signals,
+    )
     with torch.autocast(device.type, enabled=False):
         for indices, inputs in loader:
             maps = make_maps(inputs.to(device, non_blocking=True)).half().cpu().numpy()

@@ -20,7 +20,7 @@ from repro.errors import UserError
 from repro.randomness import Purpose, stream
 from repro.runs.choices import Backend, Resizer
 from repro.runs.sections import AugmentationSettings
-from repro.workers import timeout
+from repro.workers import outlive_signals, timeout
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -153,6 +153,7 @@ def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> D
         batch_sampler=batches,
         num_workers=workers,
         timeout=timeout(workers),
+        worker_init_fn=outlive_signals,
         collate_fn=getattr(dataset, "collate", None),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -23,7 +23,7 @@ from repro.data.splits import Images, pixels_of, size_of
 from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.runs.choices import Interpolation
-from repro.workers import timeout
+from repro.workers import outlive_signals, timeout
 
 log = logging.getLogger("salmask")
 
@@ -224,7 +224,12 @@ def _loader(dataset: Dataset[Any], indices: range, workers: int) -> DataLoader[A
     """Returns a loader of chunks of images in their order; what the data set gives for one is left as it is."""
     chunks = [list(indices[start : start + CHUNK]) for start in range(0, len(indices), CHUNK)]
     return DataLoader(
-        dataset, batch_sampler=chunks, num_workers=workers, timeout=timeout(workers), collate_fn=_unchanged
+        dataset,
+        batch_sampler=chunks,
+        num_workers=workers,
+        timeout=timeout(workers),
+        worker_init_fn=outlive_signals,
+        collate_fn=_unchanged,
     )
 
 

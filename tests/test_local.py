@@ -1,0 +1,247 @@
+"""Jobs on this machine: processes that are started from text, share GPUs out, stop and go on."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from sweep_samples import GONE, HERE, Sweep
+from training_samples import refused, tiny
+from waiting import wait_until
+
+from repro.jobs import PROGRAM
+from repro.runs.folder import RunFolder
+from repro.runs.status import Status
+from slurm import local
+from slurm.calls import read_call
+from slurm.cancel import cancel
+from slurm.graph import Graph, Job, make_graph
+from slurm.job import Call
+from slurm.ledger import LOCAL_LOCK, Ledger
+from slurm.local import launch_here
+from slurm.processes import LocalJob, chosen_devices
+from slurm.profile import Cluster, Resources
+from slurm.queue import QueueSnapshot
+from slurm.states import State
+from slurm.status import rows
+
+HERE_CLUSTER = Cluster("local", executor="local")
+PROGRAMS = """
+import json, os, signal, sys, time
+from pathlib import Path
+from repro.runs.folder import RunFolder
+
+def record(run, path, task, *, wait):
+    names = ("CUDA_VISIBLE_DEVICES", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "SLURM_JOB_ID")
+    content = {name: os.environ.get(name) for name in names} | {"begun": time.time()}
+    if os.environ.get("BUSY"):
+        time.sleep(float(os.environ["BUSY"]))
+    content["ended"] = time.time()
+    rank = os.environ.get("RANK", "0")
+    (Path(path) / f"seen-{task}-{rank}.json").write_text(json.dumps(content))
+    if rank == "0":
+        RunFolder(Path(path)).backbone.write_text("x")
+
+def lose_one(run, path, task, *, wait):
+    folder = RunFolder(Path(path))
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1)
+    with folder.attempt(task):
+        raise RuntimeError("[../gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:2")
+
+def last(run, path, task, *, wait):
+    from repro.runs.stopping import STOP
+    STOP.install()
+    with RunFolder(Path(path)).attempt(task):
+        time.sleep(60)
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of programs for jobs, which takes no torch."""
+    place = tmp_path / "code"
+    place.mkdir()
+    (place / "job_programs.py").write_text(PROGRAMS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), *sys.path]))
+    return place
+
+
+def graph_of(place: Path, seeds: int) -> Graph:
+    runs = [tiny(changes={"seed": seed}) for seed in range(seeds)]
+    return make_graph(place, [Job(run, RunFolder.of(run, place), "pretrain") for run in runs], ())
+
+
+def seen(graph: Graph, rank: int = 0) -> list[dict[str, Any]]:
+    return [json.loads((job.folder.path / f"seen-pretrain-{rank}.json").read_text()) for job in graph.jobs]
+
+
+def told(graph: Graph) -> list[tuple[str, str]]:
+    """What `salmask status` tells of each job."""
+    return [(row.state.value, row.note) for row in rows(Ledger(graph.sweep_folder), QueueSnapshot(), time.time())]
+
+
+def launched(graph: Graph, function: str, cluster: Cluster = HERE_CLUSTER, **options: Any) -> Any:
+    program = replace(PROGRAM, task=f"job_programs:{function}")
+    console = Console(stderr=True)
+    return launch_here(graph, cluster, program, console=console, **{"parallel": 1, **options})
+
+
+def test_one_run_a_gpu_and_never_two(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five jobs on three devices, of which one is named twice; a launcher within a Slurm job does not pass it on."""
+    monkeypatch.setenv("BUSY", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    graph = graph_of(tmp_path / "sweep", 5)
+    outcome = launched(graph, "record", gpus=chosen_devices("2,GPU-5f/1,2", HERE_CLUSTER, 1))
+    assert len(outcome.done) == 5
+    jobs = seen(graph)
+    assert {job["CUDA_VISIBLE_DEVICES"] for job in jobs} == {"2", "GPU-5f/1"}
+    assert {job["SLURM_JOB_ID"] for job in jobs} == {None}
+    for device, most in (("2", 2), ("GPU-5f/1", 1)):
+        moments = [(job["begun"], 1) for job in jobs if job["CUDA_VISIBLE_DEVICES"] == device]
+        moments += [(job["ended"], -1) for job in jobs if job["CUDA_VISIBLE_DEVICES"] == device]
+        busy, highest = 0, 0
+        for _, change in sorted(moments):
+            busy += change
+            highest = max(highest, busy)
+        assert 1 <= highest <= most
+    overlapping = [job for job in jobs if any(job["begun"] < other["ended"] and other["begun"] < job["ended"]
+                                              for other in jobs if other is not job)]  # fmt: skip
+    assert len(overlapping) >= 3
+    assert launched(graph, "record").skipped == list(graph.jobs)
+
+
+@pytest.mark.parametrize("gpus", [(), ("4", "7")])
+def test_several_processes_are_ranks_with_a_gpu_each(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
+    graph = graph_of(tmp_path / "sweep", 1)
+    two = Cluster("local", executor="local", resources=Resources(processes=2))
+    assert len(launched(graph, "record", two, gpus=gpus).done) == 1
+    ranks = [seen(graph, rank)[0] for rank in (0, 1)]
+    assert [(r["RANK"], r["LOCAL_RANK"], r["WORLD_SIZE"], r["MASTER_ADDR"]) for r in ranks] == [
+        ("0", "0", "2", "127.0.0.1"),
+        ("1", "1", "2", "127.0.0.1"),
+    ]
+    assert {r["CUDA_VISIBLE_DEVICES"] for r in ranks} == {",".join(gpus) or "9"}
+    with pytest.raises(Exception, match="has 2 processes, one for each GPU, and --gpus names 1"):
+        launched(graph, "record", two, gpus=("4",))
+
+
+def test_a_rank_that_was_killed_is_named(programs: Path, tmp_path: Path) -> None:
+    graph = graph_of(tmp_path / "sweep", 1)
+    two = Cluster("local", executor="local", resources=Resources(processes=2))
+    outcome = launched(graph, "lose_one", two)
+    assert list(outcome.failed.values()) == ["rank 1 was killed by SIGKILL"]
+    status = graph.jobs[0].folder.status("pretrain")
+    assert status is not None
+    assert (status.state, status.error) == ("failed", "rank 1 was killed by SIGKILL")
+
+
+def test_what_a_job_runs_comes_from_a_text_file_of_ours(programs: Path, tmp_path: Path) -> None:
+    graph = graph_of(tmp_path / "sweep", 1)
+    launched(graph, "record")
+    (entry,) = [entry for entry in Ledger(tmp_path / "sweep").submissions() if entry.job]
+    folder = tmp_path / "sweep" / "logs" / entry.submission
+    assert sorted(path.suffix for path in folder.iterdir()) == [".err", ".json", ".out"]
+    assert oct(folder.stat().st_mode)[-3:] == "700"
+    call = read_call(folder, 0)
+    assert isinstance(call, Call)
+    assert (call.task, call.program) == ("pretrain", "job_programs:record")
+    # A pickle in its place is no call, and is not opened as one.
+    (folder / "calls.json").write_bytes(pickle.dumps(os.getpid))
+    words = [sys.executable, "-m", "slurm.start", str(folder)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "Error: cannot read" in ended.stderr
+
+
+def test_a_launcher_that_is_asked_to_stop_ends_its_jobs_and_waits(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_of(tmp_path / "sweep", 3)
+    job = graph.jobs[0]
+    states: dict[str, int] = {}
+
+    def ask() -> None:
+        wait_until(lambda: (job.folder.status("pretrain") or Status("")).state == "running", "the job begins")
+        states.update(Counter(state for state, _ in told(graph)))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with pytest.raises(SystemExit) as end:
+        launched(graph, "last")
+    thread.join()
+    assert end.value.code == 143
+    assert states == {"running": 1, "queued": 2}
+    status = job.folder.status("pretrain")
+    assert status is not None
+    assert status.state == "interrupted"
+    # Nobody minds the others any more, and the next launch goes on.
+    assert Counter(state for state, _ in told(graph)) == {"planned": 2, "interrupted": 1}
+    assert len(launched(graph, "record").done) == 3
+
+
+def test_cancelling_ends_what_runs_and_takes_out_what_waits(programs: Path, tmp_path: Path) -> None:
+    graph = graph_of(tmp_path / "sweep", 3)
+    job = graph.jobs[0]
+
+    def take_back() -> None:
+        wait_until(lambda: (job.folder.status("pretrain") or Status("")).state == "running", "the job begins")
+        ledger = Ledger(graph.sweep_folder)
+        ledger.cancelled(cancel(ledger.submissions(), QueueSnapshot()).entries)
+
+    thread = threading.Thread(target=take_back)
+    thread.start()
+    outcome = launched(graph, "last")
+    thread.join()
+    assert [reason.partition(";")[0] for reason in outcome.failed.values()] == ["interrupted", "cancelled", "cancelled"]
+    assert set(told(graph)) == {("cancelled", "by salmask cancel")}
+
+
+def test_a_second_signal_or_a_hanging_job_does_not_keep_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.processes.KILL_SECONDS", 0.5)
+    program = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, process_group=0)
+    assert process.stdout is not None
+    process.stdout.readline()
+    job = LocalJob(tmp_path, [process])
+    job.stop()
+    assert not job.ended()
+    wait_until(job.ended, "the job is killed")
+    assert process.returncode == -signal.SIGKILL
+    assert job.failure == ""  # it was told to
+
+
+def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused("sweep", "demo", "--gpus", "0,,1") == (
+        "--gpus 0,,1: devices are numbers or UUIDs with commas between; mend: --gpus 0,1"
+    )
+    assert "--gpus and --parallel exclude" in refused("sweep", "demo", "--gpus", "0,1", "--parallel", "2")
+    assert "'debug' has none; mend: --local" in refused("sweep", "demo", "--cluster", "debug", "--gpus", "0")
+
+
+def test_what_waits_on_another_machine_is_no_concern_of_this_one(sweep: Sweep) -> None:
+    entry = sweep.submitted(job="", executor="local", host=HERE)
+    assert sweep.row(GONE).state is State.planned
+    with local._under_way(sweep.place):
+        assert sweep.row(GONE).state is State.queued
+    assert (sweep.place / LOCAL_LOCK).exists()
+    assert sweep.row(GONE).state is State.planned
+    assert entry.job == ""
