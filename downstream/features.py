@@ -20,7 +20,7 @@ from downstream.progress import reported
 from repro.backbones.checkpoint import Backbone, load_backbone_of, weights_digest
 from repro.data.splits import Images
 from repro.data.subsets import Subset
-from repro.distributed import barrier, gather, in_order, rank, share_of_rank
+from repro.distributed import await_file, decided_by_first, gather, in_order, rank, share_of_rank
 from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.runs.folder import FEATURES, RunFolder
@@ -86,16 +86,17 @@ class FeatureStore:
         if isinstance(images, Subset):
             return self(images.pool)[images.indices]
         path = self.path(images)
-        features = _read(path, len(images), self.backbone.features)
+        # Rank 0 decides whether the file will do: where only some ranks find it, the others would wait in `_compute`.
+        whole = decided_by_first(lambda: _read(path, len(images), self.backbone.features) is not None)
+        if whole:
+            await_file(path)
+        features = _read(path, len(images), self.backbone.features) if whole else None
         if features is None:
             features = self._compute(images)
             # Before it is written: sklearn's traceback, or an accuracy of nothing, would be what is seen of it.
             _require_finite(features, self.folder.backbone)
             if rank() == 0:
                 write_atomically(path, lambda file: np.save(file, features))
-        # Without it a fast rank could ask for the same pool again before rank 0 has written the file. It would not find
-        # it and wait in `_compute` for the others, which do find it.
-        barrier()
         return features
 
     def path(self, images: Images) -> Path:

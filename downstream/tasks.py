@@ -16,7 +16,7 @@ import torch
 from downstream.measurement import Measurement, Target, as_results
 from repro.backbones.checkpoint import load_backbone_of
 from repro.data.roots import root_of
-from repro.distributed import barrier, rank
+from repro.distributed import barrier, decided_by_first, rank
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
 from repro.runs.evaluation import Evaluation
@@ -70,7 +70,7 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
         UserError: unknown names, the run is not finished, or the data or the backbone do not fit.
     """
     evaluation = Evaluation.parse(name, run)
-    earlier_rows = recorded(run, folder, evaluation)
+    earlier_rows = decided_by_first(lambda: recorded(run, folder, evaluation))
     if earlier_rows:
         return earlier_rows
     _require_pretrained(folder)
@@ -84,7 +84,7 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
     )
     if rank() == 0:
         append(folder.results, rows)
-    barrier()  # the next evaluation decides by the file what is left to do, and all ranks must decide alike
+    barrier()  # no rank ends before the rows are there: by a failure of rank 0 all would have failed
     return rows
 
 
@@ -105,7 +105,7 @@ def prepare_evaluation(
             not there; nothing is written.
     """
     evaluation = Evaluation.parse(name, run)
-    if recorded(run, folder, evaluation):
+    if decided_by_first(lambda: recorded(run, folder, evaluation)):
         return None
     _require_pretrained(folder)
     root_of(run, evaluation.dataset, root)

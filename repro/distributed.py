@@ -5,9 +5,12 @@ Each function works without a process group too, as that of the only rank.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +19,10 @@ from torch import Tensor
 from repro.errors import UserError
 from repro.randomness import Purpose, stream_seed
 from repro.workers import use_short_sockets
+
+VISIBLE_SECONDS = 90.0
+"""How long a file that one machine wrote may stay unseen on another; NFS keeps attributes for up to 60 s."""
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -32,6 +39,47 @@ def barrier() -> None:
     """Waits for all processes."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def decided_by_first(decide: Callable[[], T]) -> T:
+    """Returns what rank 0 decides, in every rank; what it refuses is refused in all of them.
+
+    For whatever depends on files: on a network file system each rank may see others for a while, and ranks that went on
+    from different checkpoints, or of which only some had something left to do, would wait for each other for ever.
+
+    Args:
+        decide: called on rank 0 alone; what it returns is pickled.
+
+    Raises:
+        UserError: that of `decide`.
+    """
+    if world_size() == 1:
+        return decide()
+    decision: list[tuple[T | None, UserError | None]] = [(None, None)]
+    if rank() == 0:
+        try:
+            decision = [(decide(), None)]
+        except UserError as error:
+            decision = [(None, error)]
+    dist.broadcast_object_list(decision, src=0)
+    value, refusal = decision[0]
+    if refusal is not None:
+        raise refusal
+    return cast(T, value)
+
+
+def await_file(path: Path) -> None:
+    """Waits until a file that rank 0 has seen is to be seen here too.
+
+    Raises:
+        UserError: it does not come within `VISIBLE_SECONDS`.
+    """
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            what = f"rank {rank()} on {socket.gethostname()} does not see {path}, which rank 0 sees"
+            raise UserError(what, mend="runs in a folder that all nodes share")
+        time.sleep(0.1)
 
 
 @torch.no_grad()

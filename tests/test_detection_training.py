@@ -31,6 +31,7 @@ from repro.errors import UserError
 from repro.runs.detection import COCO, COSTS, VOC
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
+from repro.runs.stopping import STOP
 from repro.scenes.dataset import Scenes
 from repro.training.hooks import DivergenceError
 from repro.training.resume import checkpoints
@@ -140,6 +141,22 @@ def test_weights_that_are_not_finite_are_never_saved(voc_root: Path, tmp_path: P
     with pytest.raises(DivergenceError, match=r"a weight of step 2 is not finite; the last good checkpoint is kept"):
         save(saver, 2)
     assert [path.name for path in checkpoints(trial.path)] == ["step_00000001.pth"]
+
+
+def test_a_training_that_is_asked_to_stop_saves_the_step_it_is_at(
+    voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """USR2 comes between two checkpoints: the detector goes on from this step, and not from the last of them."""
+    run, folder = prepared(tmp_path, {"machine.checkpoint_every": 10**6})
+    trial, backbone = planned(run, folder, data_of(VOC, voc_root))
+    saver, _, _ = saver_of(trial, begin(trial, backbone))
+    save(saver, 2)
+    assert checkpoints(trial.path) == []
+    monkeypatch.setattr(STOP, "signal", int(signal.SIGUSR2))
+    with pytest.raises(SystemExit) as end:
+        save(saver, 3)
+    assert end.value.code == 128 + signal.SIGUSR2
+    assert [path.name for path in checkpoints(trial.path)] == ["step_00000003.pth"]
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,14 +30,25 @@ from training_samples import (
 from repro.backbones.checkpoint import read_checkpoint
 from repro.contrastive.losses import info_nce
 from repro.contrastive.moco import MoCo
-from repro.distributed import gather, in_order, initialise, rank, share_of_rank, slurm_to_env, world_size
+from repro.distributed import (
+    await_file,
+    barrier,
+    decided_by_first,
+    gather,
+    in_order,
+    initialise,
+    rank,
+    share_of_rank,
+    slurm_to_env,
+    world_size,
+)
 from repro.errors import UserError
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
 from repro.training.loading import EpochBatches
-from repro.training.resume import checkpoints
+from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
 BATCH, QUEUE, DIM, SEED = 8, 32, 16, 3
@@ -93,7 +105,34 @@ def stops(number: int, asked_at: int, steps: int = 9) -> tuple[int, int, int]:
     return 0, STOP.signal, end
 
 
-def one_of_two(number: int, _place: Path) -> dict[str, Any]:
+def refused_by_first(number: int) -> str:
+    """What each rank is told where rank 0 refuses."""
+
+    def decide() -> None:
+        raise UserError(f"rank {number} refuses", mend="nothing")
+
+    try:
+        decided_by_first(decide)
+    except UserError as error:
+        return str(error)
+    return "nothing"
+
+
+def checkpoint_of(number: int, place: Path) -> tuple[str, int]:
+    """The checkpoint that a rank goes on from, where rank 1 sees a newer one that rank 0 does not see yet."""
+    views = [place / "view-0", place / "view-1"]
+    if number == 0:
+        for step in (3, 5):
+            save_checkpoint(views[0], step, {"step": step})
+        views[1].mkdir()
+        shutil.copy(views[0] / "step_00000005.pth", views[1] / "step_00000009.pth")
+    barrier()
+    newest = newest_checkpoint(views[number], lambda *_: None)
+    assert newest is not None
+    return newest[0].name, newest[1]["step"]
+
+
+def one_of_two(number: int, place: Path) -> dict[str, Any]:
     """What each of two processes does."""
     assert (rank(), world_size()) == (number, 2)
     outcome: dict[str, Any] = {
@@ -101,6 +140,8 @@ def one_of_two(number: int, _place: Path) -> dict[str, Any]:
         "gathered": gather(torch.full((2, 3), float(number))),
         "squares": in_order(gather(torch.tensor(share_of_rank(7)) ** 2), 7),
         "plans": plans(),
+        "decided": [decided_by_first(lambda: f"view of {number}"), refused_by_first(number)],
+        "checkpoint": checkpoint_of(number, place),
         "stops": [stops(number, asked_at) for asked_at in (1, 4, 8, 9, 99)],
     }
     STOP.signal = 0
@@ -122,6 +163,17 @@ def test_ranks_stop_one_step_after_one_of_them_was_asked_to(ranks: Sequence[dict
     number = int(signal.SIGUSR2)
     expected = [(2, number, 0), (5, number, 0), (0, number, 1), (0, number, 1), (0, 0, 0)]
     assert [outcome["stops"] for outcome in ranks] == [expected, expected]
+
+
+def test_where_ranks_see_different_files_the_first_one_decides(ranks: Sequence[dict[str, Any]]) -> None:
+    assert [outcome["decided"] for outcome in ranks] == [["view of 0", "rank 0 refuses; mend: nothing"]] * 2
+    assert [outcome["checkpoint"] for outcome in ranks] == [("step_00000005.pth", 5)] * 2
+
+
+def test_a_file_that_never_comes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.distributed.VISIBLE_SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"does not see .*runs in a folder that all nodes share"):
+        await_file(tmp_path / "step_1.pth")
 
 
 def mean_loss(ranks: Sequence[dict[str, Any]], name: str) -> Tensor:

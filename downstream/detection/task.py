@@ -22,7 +22,7 @@ from downstream.measurement import Measurement, Target
 from repro.backbones.checkpoint import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
 from repro.data.splits import SPLITS
-from repro.distributed import rank, world_size
+from repro.distributed import await_file, decided_by_first, rank, world_size
 from repro.errors import UserError
 from repro.files import write_json, write_text
 from repro.randomness import Purpose, stream_seed
@@ -218,10 +218,13 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     from downstream.detection.model import build_detector
     from downstream.detection.training import load_trained, train
 
-    if (earlier_scores := trial.recorded_scores()) and not settings.evaluate_only:
+    earlier_scores, trained = decided_by_first(lambda: (trial.recorded_scores(), trial.final.exists()))
+    if earlier_scores and not settings.evaluate_only:
         return earlier_scores
-    if settings.evaluate_only and not trial.final.exists():
+    if settings.evaluate_only and not trained:
         raise UserError(f"{trial.path} has no trained detector", mend="leave out detection.evaluate_only")
+    if trained:
+        await_file(trial.final)
     trial.path.mkdir(parents=True, exist_ok=True)
     if trial.device.type == "cuda":  # else the peak would be that of all trials before
         torch.cuda.reset_peak_memory_stats(trial.device)
@@ -231,7 +234,7 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     with torch.random.fork_rng([trial.device] if trial.device.type == "cuda" else []):
         torch.manual_seed(stream_seed(trial.seed, Purpose.initialisation))
         model = build_detector(trial.cfg, backbone, high_passed=high_passed)
-        seconds = load_trained(trial, model) if trial.final.exists() else train(trial, model)
+        seconds = load_trained(trial, model) if trained else train(trial, model)
     scores = evaluate_detector(trial, model)
     if rank():
         return {}

@@ -30,8 +30,10 @@ from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import PREDICTIONS
 from repro.runs.sections import MachineSettings
+from repro.runs.stopping import STOP
 from repro.training.hooks import HEARTBEAT_SECONDS, DivergenceError, forget_after
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
+from repro.training.stop_agreement import StopAgreement
 
 log = logging.getLogger("salmask")
 
@@ -161,7 +163,8 @@ def train(trial: Trial, model: GeneralizedRCNN) -> float:
             writer = TensorboardXWriter(str(trial.path / "tensorboard"))
             trainer.register_hooks([PeriodicWriter([writer], trial.machine.log_every)])
         try:
-            trainer.train(start, solver.MAX_ITER)
+            with STOP.after_a_step():
+                trainer.train(start, solver.MAX_ITER)
         except FloatingPointError as error:  # what detectron2's trainer raises at a loss that is not finite
             raise divergence(trial, str(error).splitlines()[0]) from error
     # Killed here, a training comes back with the checkpoint of its last step and goes on with the estimate.
@@ -308,7 +311,10 @@ class Progress(HookBase):
 
 
 class Saver(HookBase):
-    """Saves checkpoints on rank 0, none with a weight that is not finite; see `repro.training.resume`."""
+    """Saves checkpoints on rank 0, none with a weight that is not finite; see `repro.training.resume`.
+
+    Where the process, or any rank, is asked to stop, all save the same step and end.
+    """
 
     def __init__(
         self,
@@ -330,13 +336,20 @@ class Saver(HookBase):
             clock: seconds of all attempts so far.
         """
         self.trial, self.identity, self.clock = trial, identity, clock
+        self._agreement = StopAgreement()
         self.stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
     def after_step(self) -> None:
-        """Save every `checkpoint_every` steps, and after the last one."""
+        """Save every `checkpoint_every` steps, after the last one, and before the process stops as it was asked to."""
         step = self.trainer.iter + 1
-        if rank() or (step % self.trial.machine.checkpoint_every and step != self.trainer.max_iter):
-            return
+        # Asked on every rank, and before anything that only rank 0 does.
+        stop = self._agreement.after_step() and step != self.trainer.max_iter
+        if rank() == 0 and (stop or step == self.trainer.max_iter or not step % self.trial.machine.checkpoint_every):
+            self._save(step)
+        if stop:
+            STOP.now()
+
+    def _save(self, step: int) -> None:
         content: dict[str, Any] = {name: owner.state_dict() for name, owner in self.stateful.items()}
         # The trainer looks at losses only, and a weight may turn infinite in the step that follows a finite loss.
         if not all(bool(value.isfinite().all()) for value in content["model"].values()):

@@ -21,7 +21,7 @@ from mmengine.optim import _ParamScheduler
 from torch import nn
 
 from repro.backbones.checkpoint import not_finite, read_checkpoint
-from repro.distributed import rank, world_size
+from repro.distributed import await_file, decided_by_first, rank, world_size
 from repro.errors import UserError, one_line, shortened
 from repro.files import reading, write_atomically
 from repro.runs.folder import CHECKPOINTS_KEPT
@@ -179,7 +179,7 @@ def newest_checkpoint(
 ) -> tuple[Path, dict[str, Any]] | None:
     """Finds and reads the newest readable checkpoint of a training; a torn one gives way to the one before.
 
-    Temporary files that a killed process left are removed on the way.
+    Rank 0 finds it, and all ranks read that one. Temporary files that a killed process left are removed on the way.
 
     Args:
         folder: of the training's checkpoints.
@@ -192,15 +192,27 @@ def newest_checkpoint(
     Raises:
         UserError: there are checkpoints and none can be read, or `check` refuses the newest readable one.
     """
-    # One process is enough. Nobody writes here now, as a training has its folder to itself; `write_atomically` puts a
-    # dot before the name of what it has not finished.
-    if rank() == 0:
-        for leftover in folder.glob(".step_*"):
-            leftover.unlink()
+    here: list[dict[str, Any]] = []
+
+    def find() -> Path | None:
+        newest = _newest_readable(folder, check)
+        here[:] = [newest[1]] if newest else []
+        return newest[0] if newest else None
+
+    path = decided_by_first(find)
+    if path is None:
+        return None
+    await_file(path)
+    return path, here[0] if here else read_checkpoint(path)
+
+
+def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]) -> tuple[Path, dict[str, Any]] | None:
+    """Returns the checkpoint to go on from, as `newest_checkpoint` does; on rank 0 alone."""
+    # Nobody writes here now, as a training has its folder to itself; `write_atomically` puts a dot before the name of
+    # what it has not finished.
+    for leftover in folder.glob(".step_*"):
+        leftover.unlink()
     paths = checkpoints(folder)
-    if odd := [path for path in paths if not path.is_file()]:
-        # Refused now: the training would fail where it comes to write there, after hours perhaps.
-        raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
     for path in paths:
         # Names become whole atomically, but a disk may still lose or spoil what it promised to keep. The one before
         # costs some steps, no result: the same steps follow from it.
