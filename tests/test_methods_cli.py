@@ -1,6 +1,7 @@
 """`salmask methods`: the list, one row, two rows; and that compared rows are on equal terms."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -124,3 +125,14 @@ def test_an_unknown_row_is_one_line() -> None:
     assert refused("methods", "diff", "mocov2", "simclr2").startswith(
         "unknown method 'simclr2'; mend: did you mean 'simclr'"
     )
+
+
+def test_on_a_terminal_of_80_columns_methods_are_names_and_titles(monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = salmask("methods").out
+    assert "masking.strategy=high_pass" in piped
+    for name, value in {"FORCE_COLOR": "1", "COLUMNS": "80", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    shown = salmask("methods").out
+    assert "masking.strategy" not in shown
+    assert "MoCo v2 + ours, high-pass" in shown
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= 80

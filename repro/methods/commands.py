@@ -79,7 +79,11 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask methods; salmask methods mocov2+ours-hp
         """
         if context.invoked_subcommand is None:
-            report(as_json, summary_rows(rows().methods))
+            lines = summary_rows(rows().methods)
+            if not as_json and Console().is_terminal:
+                # Settings would be folded to a screen for each row; `salmask methods NAME` shows one's.
+                lines = [{name: line[name] for name in ("method", "title")} for line in lines]
+            report(as_json, lines)
 
     @methods.command("show")
     def show(context: typer.Context, method: Annotated[str, _method_name(rows)], as_json: AsJson = False) -> None:
