@@ -43,6 +43,18 @@ def _results() -> typer.Typer:
     return build(_resolve)
 
 
+def _comparisons() -> typer.Typer:
+    from results.compare_commands import build
+
+    return build(_resolve, _pictures)
+
+
+def _pictures() -> Any:
+    from downstream.flips import pictures_of_scored
+
+    return pictures_of_scored
+
+
 def _sweeps() -> typer.Typer:
     from repro.jobs import PROGRAM
     from results.commands import show_tables, table_names
@@ -187,6 +199,11 @@ COMMANDS = {
     "plot": LazyCommand("Draw a plot from recorded runs, as SVG and PNG.", _results, panel=READ),
     "collect": LazyCommand(
         "Write every result of the run folders as one long table, for pandas, R or a spreadsheet.", _results, panel=READ
+    ),
+    "compare": LazyCommand(
+        "Compare two methods, sweeps or runs, image by image: how sure the difference is, by class, and what flips.",
+        _comparisons,
+        panel=READ,
     ),
     "explain": LazyCommand(
         "Tell where a number comes from: the runs behind a cell, their code, settings, data, machine and logs.",

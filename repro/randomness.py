@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     ground = 10
     member = 11
     monitor = 12
+    bootstrap = 13
 
 
 def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:

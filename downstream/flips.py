@@ -1,0 +1,76 @@
+"""Pictures of scored images with their saliency and mask, for the page of `salmask compare`."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from downstream.crops import CentralCrops
+from downstream.measurement import Target
+from downstream.partitions import paper_like, standard
+from repro.data.roots import root_of
+from repro.data.subsets import Subset
+from repro.randomness import Purpose, stream_seed
+from repro.runs.choices import MapOf
+from repro.runs.run import Run
+from repro.training.gallery import overlay, stretch
+from repro.training.learner import build_view_maker
+from repro.training.preprocess import ViewMaker
+
+PARTS = "image, saliency, masked query"
+"""What a picture shows, from left to right; the image alone where the run localises nothing in a view."""
+_GAP = 4
+"""Pixels between the parts."""
+
+
+def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Draws scored images as the network is shown them, with what a run takes for the object and what it masks.
+
+    Args:
+        run: whose localizer and masking are shown.
+        task: that scored them; it decides on the pool.
+        dataset: that they are of.
+        images: (seed of the drawn split, index in the pool) of each.
+
+    Returns:
+        A JPEG of each.
+
+    Raises:
+        UserError: the data set is not there, or the localizer cannot be had.
+    """
+    target = Target(dataset, root_of(run, dataset, None), run.data.scenes)
+    scored = paper_like(target, 0)[1] if task == "linear" else standard(target, 0).scored
+    crops = CentralCrops(scored.pool if isinstance(scored, Subset) else scored, run.data.crop)
+    maker = None
+    if run.masks and run.guided:
+        # The crop is all there is of the image: maps of whole images are of training images.
+        by_view = replace(run, localizer=replace(run.localizer, map=MapOf.view, source="network"))
+        maker = build_view_maker(by_view, torch.device("cpu"))
+    # One by one: there are a few dozen, and none needs the others.
+    return [
+        _picture(crops[index][0], maker, stream_seed(run.seed, Purpose.mask, split, index)) for split, index in images
+    ]
+
+
+@torch.no_grad()
+def _picture(pixels: Tensor, maker: ViewMaker | None, seed: int) -> bytes:
+    """Draws the parts of one image side by side."""
+    view = pixels.unsqueeze(0).float() / 255
+    parts = [view]
+    if maker is not None and maker.masking is not None and maker.foregrounds is not None:
+        normal = maker.normalise(view)
+        foreground = maker.foregrounds(normal, {}, "query")
+        masked = maker.masking(normal, normal, foreground, foreground, Generator().manual_seed(seed))
+        parts += [overlay(view, foreground), stretch(masked.query)]
+    images = [to_pil_image(part[0].clamp(0, 1)) for part in parts]
+    width, height = images[0].size
+    sheet = Image.new("RGB", (len(images) * (width + _GAP) - _GAP, height), "white")
+    for place, image in enumerate(images):
+        sheet.paste(image, (place * (width + _GAP), 0))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

@@ -1,0 +1,247 @@
+"""The command `salmask compare`: two methods, sweeps or runs against each other, image by image."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from repro.console import AsJson
+from repro.errors import UserError
+from repro.runs.run import Run
+from results.row_comparison import Recipe
+from results.runs import find_runs, listed
+
+if TYPE_CHECKING:
+    from results.compare import Comparison
+
+Pictures = Callable[[Run, str, str, Sequence[tuple[int, int]]], list[bytes]]
+"""Draws scored images of a run with saliency and mask: its task, data set, and (split, index) of each; a JPEG each."""
+PICTURED = 48
+"""Images that flip of which the page has a picture."""
+CLASSES_SHOWN = 5
+"""Classes that the terminal shows from either end."""
+
+First = Annotated[str, typer.Argument(metavar="A", help="A method, SWEEP/METHOD, a sweep, or a run (folder or id).")]
+Second = Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")]
+Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")]
+TaskName = Annotated[str, typer.Option("--task", help="By another evaluation than linear: logistic, knn, semi-1, ...")]
+Metric = Annotated[str, typer.Option("--metric", help="top1 (last epoch), top1_best, top5, mean_per_class.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write a page with the images that flip.")]
+
+
+def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
+    """Makes the command.
+
+    Args:
+        recipe: Makes the run that a method's name stands for, which runs are compared with.
+        pictures: Returns what draws images; called only for a page.
+    """
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def compare(
+        first: First,
+        second: Second,
+        runs: Roots = None,
+        *,
+        task: TaskName = "",
+        metric: Metric = "",
+        out: Out = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Compare two methods, sweeps or runs, image by image: how sure the difference is, by class, and what flips.
+
+        Example: salmask compare mocov2+ours-hp mocov2 --runs runs/table1 --out flips.html
+        """
+        from results.collect import collect_runs
+        from results.compare import compare as compare_all
+
+        roots = runs or [Path("runs")]
+        records = find_runs(roots, recipe)
+        frame = collect_runs(records, listed(roots))
+        comparisons = compare_all(frame, records, first, second, task=task, metric=metric)
+        # Before anything is printed: a page that cannot be written is no page beside a table that looks like all.
+        if out is not None:
+            _write_page(out, f"{first} against {second}", comparisons, pictures())
+        if as_json:
+            typer.echo(json.dumps([as_data(comparison) for comparison in comparisons], indent=1, ensure_ascii=False))
+            return
+        console = Console()
+        for comparison in comparisons:
+            _print(comparison, console)
+        if out is not None:
+            console.print(str(out), markup=False, highlight=False, soft_wrap=True)
+
+    return app
+
+
+def as_data(comparison: "Comparison") -> dict[str, Any]:
+    """Returns a comparison as `--json` prints it."""
+    difference = comparison.difference
+    task, dataset, split, protocol = comparison.column
+    low, high = difference.interval() or (None, None)
+    return {
+        "task": task,
+        "dataset": dataset,
+        "split": split,
+        "protocol": protocol,
+        "metric": comparison.metric,
+        **{
+            side: {"name": of_side.name, "method": of_side.method, "values": of_side.values}
+            for side, of_side in (("first", comparison.first), ("second", comparison.second))
+        },
+        "verdict": comparison.verdict,
+        "by": basis(comparison),
+        "difference": difference.mean,
+        "low": low,
+        "high": high,
+        "p": difference.p,
+        "smallest": difference.smallest,
+        "mcnemar": {seed: vars(test) for seed, test in comparison.mcnemar.items()},
+        "published": comparison.published,
+        "p_of_equivalence": comparison.p_of_equivalence,
+        "classes": comparison.classes.to_dict("records"),
+        "flips": comparison.flips.to_dict("records"),
+        "notes": list(comparison.notes),
+    }
+
+
+def basis(comparison: "Comparison") -> str:
+    """Returns what the verdict rests on: seeds, images, or both."""
+    difference = comparison.difference
+    seeds = f"{len(comparison.first.values)} and {len(comparison.second.values)} seeds" if difference.of_seeds else ""
+    count = len(next(iter(comparison.first.predictions.values()))) if comparison.imagewise else 0
+    images = f"{count:,} images" if difference.of_images else ""
+    return " and ".join(filter(None, [seeds, images])) or "one run each"
+
+
+def summary_lines(comparison: "Comparison") -> list[tuple[str, str]]:
+    """Returns what a page says of a comparison, as (what, number)."""
+    from results.paper_claims import margin
+
+    difference = comparison.difference
+    interval = difference.interval()
+    lines = [
+        *(
+            (f"{side.name}", " ".join(f"{value:.2f}" for value in side.values.values()))
+            for side in (comparison.first, comparison.second)
+        ),
+        ("difference", f"{difference.mean:+.2f} points"),
+    ]
+    if interval and difference.p is not None and difference.smallest is not None:
+        lines += [
+            ("95 % interval", f"{interval[0]:+.2f} … {interval[1]:+.2f}"),
+            ("p", f"{difference.p:.4f}"),
+            ("smallest difference", f"{difference.smallest:.2f} points (80 % power)"),
+        ]
+    lines += [
+        (f"McNemar, seed {seed}", f"{test.first_only} : {test.second_only}, exact p {test.p:.4f}")
+        for seed, test in comparison.mcnemar.items()
+    ]
+    p = comparison.p_of_equivalence
+    if comparison.published is not None and p is not None:
+        outcome = "equivalent" if p < 0.05 else "not shown to be equivalent"
+        lines.append(("published", f"{comparison.published:+.2f}; ±{margin():g}: {outcome}, TOST p {p:.4f}"))
+    return [*lines, ("by", basis(comparison))]
+
+
+def _print(comparison: "Comparison", console: Console) -> None:
+    """Prints a comparison: rich tables on a terminal, Markdown in a pipe; both within 80 columns."""
+    _, dataset, _, protocol = comparison.column
+    heading = f"{comparison.first.name} against {comparison.second.name}"
+    where = f"{comparison.metric} by {protocol} on {dataset}"
+    classes = comparison.classes
+    ends = [*classes.head(CLASSES_SHOWN).index, *classes.tail(CLASSES_SHOWN).index]
+    few = classes.loc[list(dict.fromkeys(ends))]
+    class_rows = [
+        (str(row["class"]), str(row["images"]), *(f"{row[name]:{sign}.1f}" for name, sign in _CLASS_NUMBERS))
+        for row in few.to_dict("records")
+    ]
+    flips = comparison.flips
+    flipped = [
+        f"{int((flips['right'] == side.name).sum())} images only {side.name} gets right"
+        for side in (comparison.first, comparison.second)
+        if len(flips)
+    ]
+    say = _say_rich if console.is_terminal else _say_markdown
+    say(console, f"{heading}: {comparison.verdict}", where, ("", ""), summary_lines(comparison))
+    if class_rows:
+        say(console, "", "By class, the ends:", ("class", "images", "A %", "B %", "Δ"), class_rows)
+    for line in [*(["; ".join(flipped) + " (by most seeds)."] if flipped else []), *comparison.notes]:
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    console.print()
+
+
+_CLASS_NUMBERS = (("first", ""), ("second", ""), ("difference", "+"))
+
+
+def _say_rich(console: Console, title: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if title:
+        console.print(title, style="bold", markup=False, highlight=False)
+    console.print(caption, markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=any(heads))
+    for place, head in enumerate(heads):
+        table.add_column(head, overflow="fold", justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False)
+
+
+def _say_markdown(
+    console: Console, title: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    lines = [f"**{title}**", ""] if title else []
+    lines += [caption, "", f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
+    lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_page(path: Path, title: str, comparisons: "Sequence[Comparison]", pictures: Pictures) -> None:
+    """Writes the page: each comparison whole, with pictures of the images that flip."""
+    from repro.files import write_text
+    from repro.html import data_uri
+    from results.html import page
+
+    sections = []
+    for comparison in comparisons:
+        flips = comparison.flips.head(PICTURED)
+        drawn, trouble = [""] * len(flips), ""
+        try:
+            drawn = [data_uri(picture, "image/jpeg") for picture in _drawn(comparison, pictures)]
+        except UserError as error:
+            trouble = f"The images are not shown: {error}"
+        sections.append(
+            {
+                "heading": f"{comparison.first.name} against {comparison.second.name}",
+                "verdict": comparison.verdict,
+                "where": f"{comparison.metric} by {', '.join(comparison.column)}",
+                "lines": summary_lines(comparison),
+                "notes": [*comparison.notes, *([trouble] if trouble else [])],
+                "classes": comparison.classes.to_dict("records"),
+                "first": comparison.first.name,
+                "second": comparison.second.name,
+                "flips": [
+                    {**flip, "picture": picture} for flip, picture in zip(flips.to_dict("records"), drawn, strict=True)
+                ],
+                "flip_count": len(comparison.flips),
+            }
+        )
+    write_text(path, page("compare.html.j2", title=title, sections=sections))
+
+
+def _drawn(comparison: "Comparison", pictures: Pictures) -> list[bytes]:
+    """Returns a picture of each image that flips, by the run that masks; none where no run's settings are known."""
+    flips = comparison.flips.head(PICTURED)
+    runs = [record.run for side in (comparison.first, comparison.second) for record in side.runs.values()]
+    known = [run for run in runs if run is not None]
+    if not len(flips):
+        return []
+    if not known:
+        raise UserError("no run.yaml says which data set it is", mend="copy it with the run")
+    run = next((run for run in known if run.masks), known[0])
+    places = [(int(split), int(image)) for split, image in zip(flips["split"], flips["image"], strict=True)]
+    return pictures(run, comparison.column[0], comparison.column[1], places)

@@ -1,0 +1,69 @@
+"""Evaluated runs with predictions, drawn: what `salmask compare` reads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from run_samples import finished
+
+from repro.runs.folder import RunFolder
+from repro.runs.predictions import Predictions, path_of_predictions, write
+from repro.runs.records import append, read
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def predictions(chances: np.ndarray, seed: int, images: str = "val") -> Predictions:
+    """What a run says of N images, each of which it gets right with a chance of its own; a wrong one is the next class.
+
+    Args:
+        chances: N.
+        seed: Of the draw.
+        images: Fingerprint of the images.
+    """
+    count = len(chances)
+    label = np.arange(count, dtype=np.int32) % len(CLASSES)
+    right = np.random.default_rng(seed).random(count) < chances
+    return Predictions(
+        split=np.zeros(count, np.int32),
+        image=np.arange(count, dtype=np.int32),
+        label=label,
+        prediction=np.where(right, label, (label + 1) % len(CLASSES)).astype(np.int32),
+        score=np.full(count, 0.75, np.float32),
+        place=np.where(right, 1, 2).astype(np.uint8),
+        classes=CLASSES,
+        images=images,
+    )
+
+
+def evaluated(
+    root: Path,
+    method: str,
+    seed: int,
+    of_run: Predictions,
+    *,
+    sweep: str = "full",
+    dataset: str = "imagenet100",
+    **settings: Any,
+) -> RunFolder:
+    """The folder of a run with top-1, mean per-class accuracy, and the predictions that they are made of."""
+    values = {(dataset, metric): of_run.accuracy(metric) for metric in ("top1", "mean_per_class")}
+    folder = finished(root, method, seed, values, sweep=sweep, **settings)
+    rows = read(folder.results)[0]
+    named = write(path_of_predictions(folder, rows[0].task, dataset, rows[0].protocol), folder, of_run)
+    folder.results.unlink()
+    append(folder.results, [replace(row, predictions=named.name, predictions_sha256=named.sha256) for row in rows])
+    return folder
+
+
+def two_methods(
+    root: Path, chances: Mapping[str, float], *, count: int = 800, seeds: Sequence[int] = (0, 1, 2)
+) -> dict[tuple[str, int], RunFolder]:
+    """Runs of methods, each image of which is right with the method's chance."""
+    return {
+        (method, seed): evaluated(root, method, seed, predictions(np.full(count, chance), 100 * place + seed))
+        for place, (method, chance) in enumerate(chances.items())
+        for seed in seeds
+    }

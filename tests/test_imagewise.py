@@ -1,0 +1,123 @@
+"""The tests of single images: exact where they are exact, five false alarms in a hundred, more power than by seeds."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from results import imagewise
+from results.imagewise import difference_of_images, difference_of_seeds, mcnemar
+
+
+def runs(rng: np.random.Generator, chances: np.ndarray, seeds: int, luck: float = 0.0) -> np.ndarray:
+    """S×N: which images each run gets right; `luck` points are what a whole run may be better by."""
+    shift = rng.normal(0, luck / 100, (seeds, 1))
+    return rng.random((seeds, len(chances))) < np.clip(chances + shift, 0, 1)
+
+
+def even(count: int) -> np.ndarray:
+    return np.full(count, 1 / count)
+
+
+def test_mcnemar_is_the_binomial_test_by_hand() -> None:
+    first, second = np.array([1, 1, 1, 1, 1, 0, 1, 0], bool), np.array([0, 0, 0, 0, 0, 1, 1, 0], bool)
+    test = mcnemar(first, second)
+    assert (test.first_only, test.second_only) == (5, 1)
+    assert test.p == pytest.approx(2 * (1 + 6) / 2**6)  # P(0 or 1 of 6), both ways
+    assert mcnemar(first, first).p == 1.0
+
+
+def test_the_difference_is_that_of_the_accuracies_and_draws_are_named() -> None:
+    rng = np.random.default_rng(0)
+    first, second = runs(rng, np.full(500, 0.7), 3), runs(rng, np.full(500, 0.6), 3)
+    difference = difference_of_images(first, second, even(500), 1)
+    assert difference.mean == pytest.approx(100 * (first.mean() - second.mean()))
+    assert np.array_equal(difference.draws, difference_of_images(first, second, even(500), 1).draws)
+    assert not np.array_equal(difference.draws, difference_of_images(first, second, even(500), 2).draws)
+    low, high = difference.interval() or (0, 0)
+    assert low < difference.mean < high
+    narrow = difference.interval(0.5) or (0, 0)
+    assert low < narrow[0] < narrow[1] < high
+    assert difference_of_images(second, first, even(500), 1).mean == pytest.approx(-difference.mean)
+
+
+def test_of_seeds_alone_it_is_students_t_test_of_two_samples() -> None:
+    first, second = [70.1, 70.9, 71.4], [69.0, 69.8, 69.2]
+    difference = difference_of_seeds(first, second, 3)
+    test = stats.ttest_ind(first, second)
+    assert difference.p == pytest.approx(test.pvalue, abs=0.006)
+    assert difference.interval() == pytest.approx(test.confidence_interval(), abs=0.08)
+    assert difference.freedom == pytest.approx(4)
+    assert (difference.of_seeds, difference.of_images) == (True, False)
+
+
+def test_one_run_each_is_judged_by_its_images_and_without_them_by_nothing() -> None:
+    rng = np.random.default_rng(1)
+    first, second = runs(rng, np.full(2000, 0.75), 1), runs(rng, np.full(2000, 0.65), 1)
+    difference = difference_of_images(first, second, even(2000), 4)
+    assert not difference.of_seeds
+    exact = mcnemar(first[0], second[0]).p
+    assert difference.p is not None
+    assert difference.p < 0.001
+    assert exact < 0.001
+    nothing = difference_of_seeds([70.0], [60.0], 5)
+    assert (nothing.p, nothing.interval(), nothing.smallest) == (None, None, None)
+    assert nothing.p_of_equivalence(10.0, 1.0) is None
+
+
+def test_runs_that_are_alike_tell_no_spread() -> None:
+    same = np.ones((3, 50), bool)
+    assert difference_of_images(same, same, even(50), 0).p is None
+
+
+def test_equivalence_needs_the_whole_interval_within_the_margin() -> None:
+    difference = difference_of_seeds([70.0, 70.1, 69.9, 70.05], [68.0, 68.1, 67.9, 68.05], 6)
+    assert (difference.p_of_equivalence(2.1, 1.0) or 1) < 0.01
+    assert (difference.p_of_equivalence(3.2, 1.0) or 0) > 0.5
+    wide = difference_of_seeds([70.0, 73.0, 67.0], [68.0, 71.0, 65.5], 6)
+    assert (wide.p_of_equivalence(2.0, 1.0) or 0) > 0.05
+
+
+@pytest.mark.parametrize(("luck", "other"), [(0.0, 0.0), (0.5, 0.0), (0.5, 0.5)])
+def test_without_an_effect_five_in_a_hundred_are_false_alarms(
+    luck: float, other: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2,000 null pairs of three seeds: the two methods err on the same images, or on different ones as often.
+
+    Args:
+        luck: Points that whole runs differ by.
+        other: Share of images that are as hard for the second method as other ones are for the first.
+    """
+    monkeypatch.setattr(imagewise, "REPLICATES", 2000)
+    rng, alarms = np.random.default_rng(7), 0
+    for name in range(2000):
+        chances = rng.beta(0.7, 0.3, 500)
+        second = np.where(rng.random(500) < other, rng.beta(0.7, 0.3, 500), chances)
+        p = difference_of_images(runs(rng, chances, 3, luck), runs(rng, second, 3, luck), even(500), name).p
+        alarms += p is not None and p < 0.05
+    assert alarms / 2000 == pytest.approx(0.05, abs=0.01)
+
+
+def test_an_interval_of_the_seeds_alone_would_not_hold_for_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagewise, "REPLICATES", 1000)
+    rng, alarms = np.random.default_rng(8), 0
+    for name in range(400):
+        first, second = (runs(rng, rng.beta(0.7, 0.3, 500), 3) for _ in range(2))
+        p = difference_of_seeds(list(100 * first.mean(1)), list(100 * second.mean(1)), name).p
+        alarms += p is not None and p < 0.05
+    assert alarms / 400 > 0.2
+
+
+def test_the_smallest_difference_is_found_four_times_in_five(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagewise, "REPLICATES", 1000)
+    rng, found, smallest = np.random.default_rng(9), [], []
+    true = 3.5
+    for name in range(300):
+        chances = np.clip(rng.beta(0.7, 0.3, 800), 0, 1 - true / 100)
+        difference = difference_of_images(runs(rng, chances + true / 100, 3), runs(rng, chances, 3), even(800), name)
+        found.append((difference.p or 1) < 0.05)
+        smallest.append(difference.smallest)
+    power = np.mean(found)
+    # The spread differs from draw to draw: where the smallest difference is on average below the true one, it is found
+    # more often than four times in five, and the other way round.
+    assert (power > 0.8) == (np.median(smallest) < true)
+    assert power == pytest.approx(0.8, abs=0.18)
