@@ -150,6 +150,12 @@ def _doctor() -> typer.Typer:
     return build(partial(probe_cluster, program=PROGRAM))
 
 
+def _drill() -> typer.Typer:
+    from repro.drill.commands import build
+
+    return build(main)
+
+
 TRAIN, EVALUATE, READ = "Train", "Evaluate", "Read results"
 JOBS, MACHINE = "Jobs and clusters", "Data and machines"
 """The headings of `salmask --help`."""
@@ -249,6 +255,11 @@ COMMANDS = {
     ),
     "doctor": LazyCommand(
         "Check packages, devices, data roots and weights; say what is wrong and the mend.", _doctor, panel=MACHINE
+    ),
+    "drill": LazyCommand(
+        "Make faults for real with a tiny run, and check that nothing is lost: kills, signals, torn files, full disks.",
+        _drill,
+        panel=MACHINE,
     ),
     "data": LazyCommand("List, verify, prepare and cache data sets.", _data, group=True, panel=MACHINE),
     "bench": LazyCommand("Measure, side by side in one run.", _bench, group=True, panel=MACHINE),

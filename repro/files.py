@@ -69,7 +69,7 @@ def read_regular(path: Path, most: int) -> bytes:
             raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
         if status.st_size > most:
             raise UserError(
-                f"{path} has {status.st_size / 1e6:.0f} MB, where {most / 1e6:.0f} MB are the most",
+                f"{path} has {status.st_size} bytes, where {most} are the most",
                 mend="put the right file in its place, or remove it",
             )
         with os.fdopen(descriptor, "rb", closefd=False) as file:

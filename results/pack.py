@@ -1,6 +1,7 @@
 """The artifact, one zip with all that a reader needs, and the check that nothing in it changed."""
 
 import hashlib
+import json
 import zipfile
 import zlib
 from collections import Counter
@@ -50,7 +51,7 @@ Made by salmask {version} from {count} runs. Start with `report.html`, which nee
 | plots, as SVG and PNG | `plots/` |
 | every result as one long table, and the paper's claims and sentences with their tests | `data/` |
 | of each run: settings, provenance, state, metrics, results, predictions, logs, galleries{checkpoints} | `runs/` |
-| installed packages of the machine that packed | `environment.txt` |
+| installed packages of the machine that packed; the same as a bill of materials | `environment.txt`, `sbom.json` |
 | what makes each run again, with the code of its commit | `redo.sh` |
 | checksums of all files | `SHA256SUMS` |
 
@@ -184,6 +185,7 @@ def _contents(
     for file in sorted(PAPER.iterdir()):
         yield f"data/paper/{file.name}", file.read_bytes()
     yield "environment.txt", _environment().encode()
+    yield "sbom.json", _bill_of_materials().encode()
     for number, run in enumerate(runs, start=1):
         tell(f"run {number} of {len(runs)}")
         for path in _files_of(run, checkpoints=checkpoints):
@@ -233,6 +235,35 @@ def _environment() -> str:
     """Returns the installed packages as a requirements file; what a broken installation left has no name."""
     packages = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions() if d.metadata["Name"]}
     return "\n".join(sorted(packages, key=str.lower)) + "\n"
+
+
+def _bill_of_materials() -> str:
+    """Returns the installed packages with their licences as a software bill of materials, CycloneDX 1.5 in JSON."""
+    components = {}
+    for distribution in metadata.distributions():
+        about = distribution.metadata
+        if not about["Name"]:
+            continue
+        name = about["Name"].lower().replace("_", "-")
+        # Of one line: some packages put the whole text of their licence there.
+        licence = about["License-Expression"] or about["License"] or "unknown"
+        components[name] = {
+            "type": "library",
+            "bom-ref": f"pkg:pypi/{name}@{distribution.version}",
+            "name": name,
+            "version": distribution.version,
+            "purl": f"pkg:pypi/{name}@{distribution.version}",
+            "licenses": [{"license": {"name": licence.partition("\n")[0]}}],
+        }
+    salmask = components.pop("salmask", None)
+    content = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"component": {**salmask, "type": "application"}} if salmask else {},
+        "components": [components[name] for name in sorted(components)],
+    }
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

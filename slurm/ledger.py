@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import append_lines
+from repro.files import append_lines, read_regular
 from repro.runs.folder import RunFolder
+from repro.runs.metrics import LARGEST_BYTES
 from repro.runs.provenance import now
 
 LEDGER = "jobs.jsonl"
@@ -177,7 +178,7 @@ class Ledger:
 
     def _entries(self) -> Iterable[Submission]:
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            lines = read_regular(self.path, LARGEST_BYTES).split(b"\n")
         except FileNotFoundError:
             return
         except OSError as error:

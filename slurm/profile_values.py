@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from repro.errors import UserError, one_line
+from repro.files import read_regular
 
 LARGEST_FILE = 64 * 1024
 """Bytes of a profile; one of a person has less than 2 KiB."""
@@ -55,9 +56,7 @@ def read_file(path: Path) -> dict[str, Any]:
         UserError: the file is missing, too long, no YAML, holds a key twice, or is no mapping.
     """
     try:
-        content = path.read_bytes()
-        if len(content) > LARGEST_FILE:
-            raise UserError(f"cluster profile {path} has {len(content)} bytes", mend="name a profile's file")
+        content = read_regular(path, LARGEST_FILE)
         settings = yaml.load(content.decode(), Loader=_ProfileLoader)
     except FileNotFoundError:
         raise UserError(f"cluster profile {path} does not exist", mend="check the path") from None

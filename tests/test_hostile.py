@@ -57,7 +57,7 @@ def test_a_few_lines_of_yaml_cannot_stand_for_billions(tmp_path: Path) -> None:
     for text, phrase in (
         (bomb(15), "it stands for 8.04e+13 values, where 10000 are the most"),
         ("a: &a [*a]", "nested too deeply"),
-        ("x: " + "1" * LONGEST_TEXT, "MB, where"),
+        ("x: " + "1" * LONGEST_TEXT, "bytes, where"),
         ("[" * 5000, "nested too deeply"),
     ):
         path.write_text(text)

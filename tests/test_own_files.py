@@ -84,7 +84,7 @@ def test_pipes_devices_folders_and_giants_are_not_read(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", tmp_path / "folder", Path("/dev/zero")):
         assert f"{path} is no regular file" in message_of(lambda path=path: read_regular(path, 1000))
         assert "no regular file" in message_of(lambda path=path: read_json(path, "remove it"))
-    assert "has 0 MB, where 0 MB are the most" in message_of(lambda: read_regular(tmp_path / "giant", 1000))
+    assert "has 1001 bytes, where 1000 are the most" in message_of(lambda: read_regular(tmp_path / "giant", 1000))
     assert len(read_regular(tmp_path / "giant", 1001)) == 1001
 
 
@@ -277,18 +277,23 @@ def test_a_file_is_written_over_within_its_blocks_alone(tmp_path: Path) -> None:
 
 
 def test_an_attempt_removes_what_killed_ones_left(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    leftovers = [".status.json.abcd1234", ".metrics.jsonl.abcd1234", "checkpoints/.step_00000004.pth.abcd1234"]
-    other = [".status-linear.json.abcd1234", "checkpoints/step_00000004.pth", ".lock", "gallery/masks.png"]
-    for name in [*leftovers, *other]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("half")
-    folder.backbone.write_text("")
-    with folder.attempt("linear"):  # beside which others may write
-        assert files_below(tmp_path) == {*leftovers, *other[1:], "backbone.pth", "status-linear.json", ".lock-linear"}
-    folder.backbone.unlink()
-    with folder.attempt("pretrain"):
-        assert files_below(tmp_path) == {*other[1:], "status.json", "status-linear.json", ".lock-linear"}
+    folder, other = RunFolder(tmp_path), RunFolder(tmp_path)
+    leftovers = {".status.json.abcd1234", ".metrics.jsonl.abcd1234", "features/.val.npy.abcd1234"}
+    own = {".status-linear.json.abcd1234"}
+    kept = {"checkpoints/step_00000004.pth", "gallery/masks.png", "status.json", ".lock", "status-linear.json"}
+    kept |= {".lock-linear"}
+    with other.attempt("pretrain"):  # may be writing at this moment
+        for name in leftovers | own | {"checkpoints/step_00000004.pth", "gallery/masks.png"}:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("half")
+        with folder.attempt("linear"):
+            assert files_below(tmp_path) == leftovers | kept
+        old = tmp_path / ".metrics.jsonl.abcd1234"
+        os.utime(old, (0, 0))
+        with folder.attempt("linear"):
+            assert files_below(tmp_path) == (leftovers | kept) - {old.name}
+    with folder.attempt("linear"):
+        assert files_below(tmp_path) == kept
 
 
 def test_schemas_name_the_types_that_are_meant() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -46,7 +47,7 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
     with zipfile.ZipFile(artifact) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path)
-    assert {"README.md", "report.html", "environment.txt", "redo.sh", MANIFEST} <= set(names)
+    assert {"README.md", "report.html", "environment.txt", "sbom.json", "redo.sh", MANIFEST} <= set(names)
     assert {"data/claims.json", "data/sentences.json"} <= set(names)
     assert {f"tables/table{n}{suffix}" for n in (1, 2, 3) for suffix in (".md", ".tex", ".csv", ".html")} <= set(names)
     assert {"plots/bars.svg", "plots/bars.png", "plots/gallery.png"} <= set(names)
@@ -57,6 +58,11 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
         assert files == {*small, *shown, "status.json", "status-linear.json"}
     assert check(artifact) == len(names) - 1
     assert len(pd.read_parquet(tmp_path / "data" / "results.parquet")) == 2
+    materials = json.loads((tmp_path / "sbom.json").read_text())
+    assert (materials["bomFormat"], materials["specVersion"]) == ("CycloneDX", "1.5")
+    versions = {part["name"]: part["version"] for part in materials["components"]}
+    assert versions["torch"] == metadata.version("torch")
+    assert len(versions) == len(materials["components"]) > 50
     subprocess.run(["sha256sum", "--quiet", "-c", MANIFEST], cwd=tmp_path, check=True)
 
 

@@ -30,6 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, torn, has a bit that changed since it was written, or holds something else.
     """
+    require_file(path)
     _verify_bits(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -46,6 +47,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             mend="name a file that holds a dictionary",
         )
     return content
+
+
+def require_file(path: Path) -> None:
+    """Refuses a pipe or a device in a file's place, which a reader would wait for.
+
+    Raises:
+        UserError: it is neither a file nor a folder, of which reading says more, nor missing.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"checkpoint {path} is no regular file", mend="check the path")
 
 
 def _verify_bits(path: Path) -> None:

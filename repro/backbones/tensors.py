@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.backbones.checkpoint import read_checkpoint
+from repro.backbones.checkpoint import read_checkpoint, require_file
 from repro.errors import UserError, one_line, shortened
 
 _COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
@@ -122,6 +122,7 @@ class _StandInDict:
 
 def _read_torch(path: Path) -> dict[str, Any]:
     """Reads a file of `torch.save` with stand-ins for objects of unknown classes, or raises a UserError."""
+    require_file(path)
     unknown = _unknown_classes(path)
     stand_ins = [(_StandInDict if name == "collections.defaultdict" else _StandIn, name) for name in unknown]
     try:

@@ -326,17 +326,25 @@ class RunFolder:
     def _remove_leftovers(self, task: str) -> None:
         """Removes what processes that were killed left of files that they wrote; the lock of the task is held.
 
-        Other tasks of the run may be writing at this moment, so that of theirs only what is old goes.
+        Where another task of the run is being carried out, it may be writing at this moment: then only what is old
+        goes, and what was to be this task's own status.
         """
-        # A pretraining is the only task that writes before there is a backbone to measure.
-        alone = task == PRETRAIN and not self.pretrained
-        for path in self.path.rglob(".*"):
-            with contextlib.suppress(FileNotFoundError):  # another task was about to rename it
-                if not (is_temporary(path) and path.is_file()):
-                    continue
-                is_ours = alone or path.name.startswith(f".{self._status_file(task).name}.")
-                if is_ours or time.time() - path.stat().st_mtime > STALE_SECONDS:
+        leftovers = [path for path in self.path.rglob(".*") if is_temporary(path) and path.is_file()]
+        alone = bool(leftovers) and all(self._is_free(other) for other in self.tasks_begun() if other != task)
+        for path in leftovers:
+            with contextlib.suppress(FileNotFoundError):  # another task has renamed it
+                is_own = path.name.startswith(f".{self._status_file(task).name}.")
+                if alone or is_own or time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
+
+    def _is_free(self, task: str) -> bool:
+        """Returns whether nobody carries a task out at this moment."""
+        taken = UserError(f"{task} is being carried out")
+        try:
+            with held(self._lock_file(task), taken=taken, unwritable="", holder=lambda: self._holder(task)):
+                return True
+        except UserError:
+            return False
 
     @contextmanager
     def _beating(self, task: str, number: int) -> Iterator[None]:

@@ -24,6 +24,7 @@ from repro.scenes.dataset import Scenes
 from repro.training.compilation import compile_step
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
+from repro.training.memory import require_memory
 from repro.training.monitor import build_monitor
 from repro.training.preprocess import Augmenter, ViewMaker
 from repro.training.resident import ResidentImages
@@ -147,6 +148,7 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
     if settings.precision is Precision.fp16 and run.machine.graphs:
         # The loss scaler decides on the host whether a step is taken.
         raise UserError("machine.graphs=true replays no steps in fp16", mend="optimization.precision=bf16 or fp32")
+    require_memory(run, device)
     return EpochBatches(len(images), settings.batch, run.seed)
 
 

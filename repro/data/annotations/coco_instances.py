@@ -6,6 +6,7 @@ This is the one reader: the verification, the training and the scoring get what 
 import contextlib
 import gc
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from repro.data.annotations.fields import Fields
 from repro.data.annotations.findings import BrokenFileError
 from repro.data.annotations.masks import Mask, has_pixels, read_mask
 from repro.data.errors import reason_of
+from repro.errors import UserError
+from repro.files import read_regular
 
 Entry = TypeVar("Entry")  # what an entry of one of the file's lists is read as
 
@@ -76,11 +79,13 @@ def read_instances(path: Path) -> Instances:
     """
     with _no_garbage_collection():
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_regular(path, sys.maxsize))
         except FileNotFoundError:
             raise BrokenFileError(path, "the file of annotations is missing") from None
         except OSError as error:
             raise BrokenFileError(path, reason_of(error)) from error
+        except UserError as error:
+            raise BrokenFileError(path, "no regular file") from error
         except (ValueError, RecursionError) as error:
             raise BrokenFileError(path, f"broken JSON ({error})") from error
         faults: list[str] = []

@@ -7,6 +7,7 @@ one reader of them: verification, training and scoring get what it returns.
 
 import itertools
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ from repro.data.annotations.findings import (
     listing,
 )
 from repro.data.errors import PathError, reason_of
-from repro.errors import shortened
+from repro.errors import UserError, shortened
+from repro.files import read_regular
 
 CLASSES = (
     "aeroplane",
@@ -265,9 +267,11 @@ def read_annotation(path: Path) -> Annotation:
         BrokenFileError: It is missing, broken, or lacks what detection needs.
     """
     try:
-        tree = ElementTree.parse(path).getroot()
+        tree = ElementTree.fromstring(read_regular(path, sys.maxsize))
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: an encoding that nobody knows
         raise BrokenFileError(path, f"broken XML ({error})") from error
+    except UserError as error:
+        raise BrokenFileError(path, "no regular file") from error
     except OSError as error:
         raise BrokenFileError(path, reason_of(error)) from error
     size = _fields_of(tree)

@@ -1,0 +1,58 @@
+"""The least memory that a run takes: what surely does not fit is refused before it is built, with the figures."""
+
+import os
+
+import torch
+
+from repro.errors import UserError
+from repro.runs.run import Run
+from repro.runs.sections import Framework
+
+_BYTES = 4
+"""Of a number in single precision."""
+_COPIES = 3
+"""Of each weight that is learned: itself, its gradient and its momentum."""
+_BASIC = ("resnet18", "resnet34")
+"""Networks whose last stage is eight times as wide as their first; the others' is thirty-two times as wide."""
+
+
+def least_bytes(run: Run) -> dict[str, int]:
+    """Returns the bytes that parts of a pretraining take at least, by the settings that make them large."""
+    encoder, crop = run.encoder, run.data.crop
+    features = encoder.width * (8 if encoder.arch in _BASIC else 32)
+    parts = {
+        "encoder.dim, encoder.width": _COPIES * _BYTES * features * encoder.dim,
+        "optimization.batch, data.crop": 2 * _BYTES * 3 * crop * crop * run.optimization.batch,  # two views
+    }
+    if run.framework is Framework.mocov2:
+        parts["moco.queue, encoder.dim"] = _BYTES * run.moco.queue * encoder.dim
+    return parts
+
+
+def require_memory(run: Run, device: torch.device) -> None:
+    """Refuses a run that surely takes more memory than its device has.
+
+    Args:
+        run: to be trained.
+        device: where.
+
+    Raises:
+        UserError: names the settings that take the most, what they take, and what there is.
+    """
+    parts = least_bytes(run)
+    needed, available = sum(parts.values()), total_memory(device)
+    if needed <= available:
+        return
+    largest = max(parts, key=lambda keys: parts[keys])
+    raise UserError(
+        f"the run takes {needed / 1e9:.0f} GB of memory at least, most of it for {largest}, and there are "
+        f"{available / 1e9:.0f} GB",
+        mend=f"a smaller {largest.partition(',')[0]}",
+    )
+
+
+def total_memory(device: torch.device) -> int:
+    """Returns the bytes of memory that a device has, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

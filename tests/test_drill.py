@@ -1,0 +1,122 @@
+"""The drill itself, with a handful of its points: what it finds where nothing is wrong, and where something is."""
+
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from repro.cli import main
+from repro.drill import inputs
+from repro.drill.faults import Row, TinyRun, all_held, folder_in, full_disk, killed, signalled, spread, torn
+from repro.drill.inputs import files, mutated, settings, try_input
+from repro.drill.processes import Strike, run
+from repro.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRun]:
+    import baselines  # noqa: F401  as `salmask drill` does: processes are forked from this one
+    import repro.training.pretraining  # noqa: F401
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        begun = TinyRun(main, tmp_path_factory.mktemp("drill"))
+        begun.begin()
+        yield begun
+
+
+def held(row: Row) -> bool:
+    assert row.held == row.tried, row.first_fault
+    return row.tried > 0
+
+
+def test_a_killed_a_signalled_and_a_torn_training_go_on(training: TinyRun) -> None:
+    assert training.events > 50
+    assert held(killed(training, 2))
+    assert held(signalled(training, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("points", [12])
+def test_many_points_hold(training: TinyRun, points: int) -> None:
+    assert held(killed(training, points))
+    assert held(torn(training, 2 * points))
+    assert held(full_disk(training)) or not full_disk(training).tried
+
+
+def test_the_drill_sees_weights_metrics_and_results_that_differ(training: TinyRun) -> None:
+    other = training.copy(training.place / "undisturbed")
+    assert training.difference(other) == ""
+    folder = folder_in(other)
+    (folder.path / ".status.json.abcd1234").write_text("half")
+    assert training.difference(other) == ".status.json.abcd1234 was left"
+    results, metrics = folder.results.read_text(), folder.metrics.read_text()
+    folder.results.write_text(results.replace('"value": ', '"value": 1'))
+    assert "its results differ" in training.difference(other)
+    folder.metrics.write_text(metrics.replace('"loss": ', '"loss": 1'))
+    assert training.difference(other) == "its metrics differ"
+
+
+def test_a_process_is_struck_at_the_event_that_is_due(tmp_path: Path) -> None:
+    def write_three() -> None:
+        for name in sys.argv[1:]:
+            (tmp_path / name).write_text("x")
+
+    whole = run(write_three, ["a", "b", "c"], tmp_path)
+    assert (whole.code, whole.events, whole.fault) == (0, 3, "")
+    for path in tmp_path.iterdir():
+        path.unlink()
+    ended = run(write_three, ["a", "b", "c"], tmp_path, Strike(2))
+    assert (ended.code, ended.events) == (-signal.SIGKILL, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]  # before the event, not after it
+
+
+def test_tracebacks_and_hangs_are_seen(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise KeyError("weight")
+
+    assert run(fail, [], tmp_path).fault == "a traceback: KeyError: 'weight'"
+    late = run(lambda: time.sleep(60), [], tmp_path, seconds=0.3)
+    assert (late.late, late.fault) == (True, "it did not end")
+
+
+def test_an_input_is_refused_in_one_line_in_time_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "SECONDS", 1)
+
+    def refuse() -> None:
+        raise UserError("x is odd", mend="another x")
+
+    def fail() -> None:
+        raise KeyError("x")
+
+    assert try_input(refuse, tmp_path) == try_input(lambda: None, tmp_path) == ""
+    assert try_input(fail, tmp_path) == "a traceback: KeyError: 'x'"
+    assert try_input(lambda: time.sleep(60), tmp_path) == "a hang: more than 1 s"
+    assert try_input(lambda: (tmp_path / "trace").write_text(""), tmp_path) == "it wrote something"
+
+
+def test_bad_inputs_of_every_kind_are_refused(tmp_path: Path) -> None:
+    rows = [settings(tmp_path, random.Random(1), 150), *files(tmp_path, random.Random(1), 4)]
+    assert all_held(rows), [(row.kind, row.first_fault) for row in rows if row.held < row.tried]
+    assert len(rows) == 13
+    assert sum(row.tried for row in rows) == 150 + 12 * 5
+    assert not list(tmp_path.iterdir())
+
+
+def test_changes_are_a_function_of_the_seed() -> None:
+    content = b'{"state": "done",\n"step": 3}\n'
+    changes = [mutated(content, random.Random(7)) for _ in range(2)]
+    assert changes[0] == changes[1] != content
+    assert len({mutated(content, random.Random(number)) for number in range(100)}) > 40
+
+
+def test_points_are_spread_over_all_events() -> None:
+    assert spread(3, 12) == [1, 2, 3]
+    assert spread(89, 3) == [1, 45, 89]
+    assert spread(0, 3) == []
