@@ -104,7 +104,7 @@ def test_an_interval_of_the_seeds_alone_would_not_hold_for_other_images(monkeypa
         first, second = (runs(rng, rng.beta(0.7, 0.3, 500), 3) for _ in range(2))
         p = difference_of_seeds(list(100 * first.mean(1)), list(100 * second.mean(1)), name).p
         alarms += p is not None and p < 0.05
-    assert alarms / 400 > 0.2
+    assert alarms / 400 > 0.1  # not 5 %
 
 
 def test_the_smallest_difference_is_found_four_times_in_five(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +116,6 @@ def test_the_smallest_difference_is_found_four_times_in_five(monkeypatch: pytest
         difference = difference_of_images(runs(rng, chances + true / 100, 3), runs(rng, chances, 3), even(800), name)
         found.append((difference.p or 1) < 0.05)
         smallest.append(difference.smallest)
-    power = np.mean(found)
-    # The spread differs from draw to draw: where the smallest difference is on average below the true one, it is found
-    # more often than four times in five, and the other way round.
-    assert (power > 0.8) == (np.median(smallest) < true)
-    assert power == pytest.approx(0.8, abs=0.18)
+    # The spread, and with it the smallest difference, is estimated anew in each draw; on average it is the true one.
+    assert np.mean(found) == pytest.approx(0.8, abs=0.1)
+    assert np.median(smallest) == pytest.approx(true, abs=1.0)
