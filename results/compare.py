@@ -52,7 +52,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class HeadToHead:
     """Two methods in one column.
 
     Attributes:
@@ -145,7 +145,7 @@ def _said(side: Side, index: int, names: NDArray[Any]) -> str:
 
 def compare(
     frame: pd.DataFrame, runs: Sequence[RunRecord], first: str, second: str, *, task: str = "", metric: str = ""
-) -> list[Comparison]:
+) -> list[HeadToHead]:
     """Compares two methods, sweeps or single runs in every column that both have.
 
     Args:
@@ -222,7 +222,7 @@ def _of_method(runs: Sequence[RunRecord], method: str) -> list[RunRecord]:
     return [run for run in runs if run.method == method]
 
 
-def _of_pair(frame: pd.DataFrame, sides: list[list[RunRecord]], task: str, metric: str) -> list[Comparison]:
+def _of_pair(frame: pd.DataFrame, sides: list[list[RunRecord]], task: str, metric: str) -> list[HeadToHead]:
     """Compares two methods' runs in every column that both have."""
     paths = [{str(run.folder.results): run for run in side} for side in sides]
     rows = [frame[frame["path"].isin(list(of_side))] for of_side in paths]
@@ -246,7 +246,7 @@ def _of_pair(frame: pd.DataFrame, sides: list[list[RunRecord]], task: str, metri
 
 def _compare(
     rows: list[pd.DataFrame], runs: list[dict[str, RunRecord]], column: tuple[str, ...], metric: str
-) -> Comparison:
+) -> HeadToHead:
     """Compares two methods in one column."""
     notes: list[str] = []
     sides = [_side(of_side, of_runs, metric, notes) for of_side, of_runs in zip(rows, runs, strict=True)]
@@ -269,7 +269,7 @@ def _compare(
     else:
         difference = difference_of_seeds(list(first.values.values()), list(second.values.values()), *names)
     notes += _differing_settings(first, second)
-    return Comparison(first, second, column, metric, difference, exact, _published(rows, column, metric), tuple(notes))
+    return HeadToHead(first, second, column, metric, difference, exact, _published(rows, column, metric), tuple(notes))
 
 
 def _origin(side: Side) -> str:

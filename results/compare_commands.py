@@ -16,7 +16,7 @@ from results.row_comparison import Recipe
 from results.runs import find_runs, listed
 
 if TYPE_CHECKING:
-    from results.compare import Comparison
+    from results.compare import HeadToHead
 
 Pictures = Callable[[Run, str, str, Sequence[tuple[int, int]]], list[bytes]]
 """Draws scored images of a run with saliency and mask: its task, data set, and (split, index) of each; a JPEG each."""
@@ -79,7 +79,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
     return app
 
 
-def as_data(comparison: "Comparison") -> dict[str, Any]:
+def as_data(comparison: "HeadToHead") -> dict[str, Any]:
     """Returns a comparison as `--json` prints it."""
     difference = comparison.difference
     task, dataset, split, protocol = comparison.column
@@ -110,7 +110,7 @@ def as_data(comparison: "Comparison") -> dict[str, Any]:
     }
 
 
-def basis(comparison: "Comparison") -> str:
+def basis(comparison: "HeadToHead") -> str:
     """Returns what the verdict rests on: seeds, images, or both."""
     difference = comparison.difference
     seeds = f"{len(comparison.first.values)} and {len(comparison.second.values)} seeds" if difference.of_seeds else ""
@@ -119,7 +119,7 @@ def basis(comparison: "Comparison") -> str:
     return " and ".join(filter(None, [seeds, images])) or "one run each"
 
 
-def summary_lines(comparison: "Comparison") -> list[tuple[str, str]]:
+def summary_lines(comparison: "HeadToHead") -> list[tuple[str, str]]:
     """Returns what a page says of a comparison, as (what, number)."""
     from results.paper_claims import margin
 
@@ -149,7 +149,7 @@ def summary_lines(comparison: "Comparison") -> list[tuple[str, str]]:
     return [*lines, ("by", basis(comparison))]
 
 
-def _print(comparison: "Comparison", console: Console) -> None:
+def _print(comparison: "HeadToHead", console: Console) -> None:
     """Prints a comparison: rich tables on a terminal, Markdown in a pipe; both within 80 columns."""
     _, dataset, _, protocol = comparison.column
     heading = f"{comparison.first.name} against {comparison.second.name}"
@@ -200,7 +200,7 @@ def _say_markdown(
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def _write_page(path: Path, title: str, comparisons: "Sequence[Comparison]", pictures: Pictures) -> None:
+def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pictures: Pictures) -> None:
     """Writes the page: each comparison whole, with pictures of the images that flip."""
     from repro.files import write_text
     from repro.html import data_uri
@@ -233,7 +233,7 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[Comparison]", pic
     write_text(path, page("compare.html.j2", title=title, sections=sections))
 
 
-def _drawn(comparison: "Comparison", pictures: Pictures) -> list[bytes]:
+def _drawn(comparison: "HeadToHead", pictures: Pictures) -> list[bytes]:
     """Returns a picture of each image that flips, by the run that masks; none where no run's settings are known."""
     flips = comparison.flips.head(PICTURED)
     runs = [record.run for side in (comparison.first, comparison.second) for record in side.runs.values()]

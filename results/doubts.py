@@ -61,7 +61,7 @@ def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
         names = [run.name for run in runs if run.state == state]
         if names:
             yield f"{len(names)} run(s) {text}: {_some(names)}"
-    went_wrong = [f"{run.name} ({', '.join(finding.kind for finding in run.findings)})" for run in runs if run.findings]
+    went_wrong = [f"{run.name} ({', '.join(symptom.kind for symptom in run.symptoms)})" for run in runs if run.symptoms]
     if went_wrong:
         yield f"{len(went_wrong)} run(s) went wrong while they trained, see health.json: {_some(went_wrong)}"
     unreadable = [run.name for run in runs if run.run is None]

@@ -13,7 +13,7 @@ import yaml
 from repro.errors import UserError, nearest
 from repro.files import is_clutter
 from repro.runs.folder import TASK_FOLDERS, RunFolder
-from repro.runs.health import Finding, read_findings
+from repro.runs.health import Symptom, read_symptoms
 from repro.runs.metrics import read_metrics
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.run import Run
@@ -101,9 +101,9 @@ class RunRecord:
             return Status("unreadable")
 
     @cached_property
-    def findings(self) -> list[Finding]:
+    def symptoms(self) -> list[Symptom]:
         """What its training said of itself while it went wrong."""
-        return read_findings(self.folder.health)
+        return read_symptoms(self.folder.health)
 
     @property
     def state(self) -> str:

@@ -145,7 +145,7 @@ def by_task(paper: Published, task: str) -> Published:
 
 def _kinds_of(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Returns what went wrong in the trainings that recorded it, by the file of their results."""
-    return {str(run.folder.results): [finding.kind for finding in run.findings] for run in runs if run.findings}
+    return {str(run.folder.results): [symptom.kind for symptom in run.symptoms] for run in runs if run.symptoms}
 
 
 def _check(what: str, value: str, choices: Sequence[str]) -> None:

@@ -12,13 +12,13 @@ from training_samples import salmask
 from baselines import resolve
 from repro.errors import UserError
 from results.collect import collect_runs
-from results.compare import Comparison, compare, select
+from results.compare import HeadToHead, compare, select
 from results.runs import find_runs
 
 OURS = "mocov2+ours-hp"
 
 
-def compared(root: Path, first: str = OURS, second: str = "mocov2", **options: str) -> list[Comparison]:
+def compared(root: Path, first: str = OURS, second: str = "mocov2", **options: str) -> list[HeadToHead]:
     records = find_runs([root], resolve)
     return compare(collect_runs(records), records, first, second, **options)
 

@@ -15,7 +15,7 @@ from training_samples import CPU, assert_same, assert_same_training, make_traini
 from baselines import build_learner
 from repro.contrastive.losses import info_nce
 from repro.runs.folder import RunFolder
-from repro.runs.health import Finding, read_findings
+from repro.runs.health import Symptom, read_symptoms
 from repro.training.hooks import DivergenceError
 from repro.training.monitor import Monitor, exploded, guess_of, judge, look
 from repro.training.pretraining import build_training, open_data, plan_batches
@@ -126,8 +126,8 @@ def test_exploding_weights_are_named_at_once_and_recorded(tmp_path: Path, caplog
     folder = RunFolder(tmp_path)
     with caplog.at_level("WARNING", "salmask"):
         monitored(run, folder).run()
-    (finding,) = read_findings(folder.health)
-    assert (finding.kind, finding.step) == ("exploded weights", 1)
+    (symptom,) = read_symptoms(folder.health)
+    assert (symptom.kind, symptom.step) == ("exploded weights", 1)
     lines = [record.getMessage() for record in caplog.records if "exploded" in record.getMessage()]
     assert len(lines) == 1  # once, though every later step is as bad
     assert lines[0].endswith("; mend: a lower optimization.lr, or a longer optimization.warmup_share")
@@ -138,7 +138,7 @@ def test_stop_ends_the_run_and_is_recorded(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(DivergenceError, match=r"^exploded weights at step 1: norm .*on_collapse=stop ends the run"):
         monitored(run, folder).run()
-    assert [finding.kind for finding in read_findings(folder.health)] == ["exploded weights"]
+    assert [symptom.kind for symptom in read_symptoms(folder.health)] == ["exploded weights"]
     assert not list(folder.checkpoints.glob("*.pth"))  # none of the weights that exploded
 
 
@@ -172,8 +172,8 @@ def test_the_loss_of_a_guess_is_that_of_orthogonal_embeddings() -> None:
 def test_a_damaged_record_says_so(tmp_path: Path) -> None:
     for text in ("", "[{]", '[{"kind": 1}]', "3"):
         (tmp_path / "health.json").write_text(text)
-        (finding,) = read_findings(tmp_path / "health.json")
-        assert finding.kind == "unreadable record"
-        assert "health.json" in finding.detail
-    assert read_findings(tmp_path / "none.json") == []
-    assert str(Finding("kind", 3, "numbers", "mend")) == "kind at step 3: numbers"
+        (symptom,) = read_symptoms(tmp_path / "health.json")
+        assert symptom.kind == "unreadable record"
+        assert "health.json" in symptom.detail
+    assert read_symptoms(tmp_path / "none.json") == []
+    assert str(Symptom("kind", 3, "numbers", "mend")) == "kind at step 3: numbers"

@@ -13,7 +13,7 @@ from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.health import Finding, write_findings
+from repro.runs.health import Symptom, write_symptoms
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.reading import build
 from repro.runs.records import append
@@ -341,7 +341,7 @@ def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() ->
 def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
     for seed in range(2):
         folder = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
-    write_findings(folder.health, [Finding("exploded weights", 7, "norm 9e17, 90 at the beginning", "a lower rate")])
+    write_symptoms(folder.health, [Symptom("exploded weights", 7, "norm 9e17, 90 at the beginning", "a lower rate")])
     finished(tmp_path, "mocov2+mscn", 0, {("imagenet100", "top1"): 60.0})
     runs = find_runs([tmp_path], resolve)
     table = render("table1", collect_runs(runs), runs=runs)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.files import write_json
-from repro.runs.schemas import FINDING
+from repro.runs.schemas import SYMPTOM
 
 
 @dataclass(frozen=True)
-class Finding:
+class Symptom:
     """One thing that went wrong in a training."""
 
     kind: str
@@ -27,21 +27,21 @@ class Finding:
         return f"{self.kind} at step {self.step}: {self.detail}"
 
 
-def read_findings(path: Path) -> list[Finding]:
+def read_symptoms(path: Path) -> list[Symptom]:
     """Returns what a `health.json` holds: nothing where there is none; that it cannot be read where it is damaged."""
     if not path.exists():
         return []
     try:
-        entries = FINDING.read_list(path)
+        entries = SYMPTOM.read_list(path)
     except UserError as error:
-        return [Finding("unreadable record", 0, error.what, error.mend)]
-    return [Finding(**{name: entry[name] for name in FINDING.fields}) for entry in entries]
+        return [Symptom("unreadable record", 0, error.what, error.mend)]
+    return [Symptom(**{name: entry[name] for name in SYMPTOM.fields}) for entry in entries]
 
 
-def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+def write_symptoms(path: Path, symptoms: Sequence[Symptom]) -> None:
     """Writes a `health.json`.
 
     Raises:
         UserError: it cannot be written.
     """
-    write_json(path, [asdict(finding) for finding in findings])
+    write_json(path, [asdict(symptom) for symptom in symptoms])

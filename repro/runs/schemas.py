@@ -137,7 +137,7 @@ ATTEMPT = Schema(
     mend="put it back, or remove it; the next attempt begins it anew",
 )
 """An entry of `provenance.json`, which is a list of them."""
-FINDING = Schema(
+SYMPTOM = Schema(
     {"kind": _TEXT, "step": _COUNT, "detail": _TEXT, "mend": _TEXT},
     mend="put it back, or remove it; what it told of the training is lost then",
 )

@@ -23,7 +23,7 @@ from repro.errors import with_mend
 from repro.randomness import Purpose, stream
 from repro.runs.choices import OnCollapse
 from repro.runs.folder import RunFolder
-from repro.runs.health import Finding, read_findings, write_findings
+from repro.runs.health import Symptom, read_symptoms, write_symptoms
 from repro.runs.run import Run
 from repro.training.hooks import DivergenceError
 from repro.training.preprocess import Augmenter, ViewMaker
@@ -108,14 +108,14 @@ class Monitor(Hook):
         """Writes the numbers of the epoch into the log, and judges them."""
         step = runner.iter
         numbers = {"weight_norm": weight_norm(self.watched.encoder)}
-        findings = exploded(step, numbers["weight_norm"], self.first_norm)
-        if not findings:
+        symptoms = exploded(step, numbers["weight_norm"], self.first_norm)
+        if not symptoms:
             if rank() == 0 and self.images:
                 numbers |= look(self.watched, self._batches)
-            findings = self._agreed(judge(step, numbers, self._loss(runner), self.watched.guess))
+            symptoms = self._agreed(judge(step, numbers, self._loss(runner), self.watched.guess))
         if rank() == 0 and self.images:
             runner.visualizer.add_scalars(numbers, step=step)
-        self._tell(findings)
+        self._tell(symptoms)
 
     @cached_property
     def _batches(self) -> list[dict[str, Any]]:
@@ -132,29 +132,29 @@ class Monitor(Hook):
         return None if history is None else float(history.mean(min(len(runner.train_dataloader), self.every)))
 
     @staticmethod
-    def _agreed(findings: list[Finding]) -> list[Finding]:
+    def _agreed(symptoms: list[Symptom]) -> list[Symptom]:
         """Returns what rank 0 has noticed, on every rank: it alone looks at images."""
         if world_size() == 1:
-            return findings
-        shared: list[Any] = [findings]
+            return symptoms
+        shared: list[Any] = [symptoms]
         dist.broadcast_object_list(shared, src=0)
-        agreed: list[Finding] = shared[0]
+        agreed: list[Symptom] = shared[0]
         return agreed
 
-    def _tell(self, findings: Sequence[Finding]) -> None:
+    def _tell(self, symptoms: Sequence[Symptom]) -> None:
         """Says and records what is new, and ends the training where it is not to go on.
 
         Raises:
             DivergenceError: The run exploded or collapsed, with `machine.on_collapse=stop`.
         """
-        known = {finding.kind for finding in read_findings(self.folder.health)} if findings else set()
-        new = [finding for finding in findings if finding.kind not in known]
+        known = {symptom.kind for symptom in read_symptoms(self.folder.health)} if symptoms else set()
+        new = [symptom for symptom in symptoms if symptom.kind not in known]
         if rank() == 0 and new:
-            for finding in new:
-                log.warning("%s", with_mend(str(finding), finding.mend))
-            write_findings(self.folder.health, [*read_findings(self.folder.health), *new])
-        if findings and self.policy is OnCollapse.stop:
-            raise DivergenceError(f"{findings[0]}; machine.on_collapse=stop ends the run", mend=findings[0].mend)
+            for symptom in new:
+                log.warning("%s", with_mend(str(symptom), symptom.mend))
+            write_symptoms(self.folder.health, [*read_symptoms(self.folder.health), *new])
+        if symptoms and self.policy is OnCollapse.stop:
+            raise DivergenceError(f"{symptoms[0]}; machine.on_collapse=stop ends the run", mend=symptoms[0].mend)
 
 
 def build_monitor(run: Run, folder: RunFolder, encoder: nn.Module, model: nn.Module, dataset: Dataset[Any]) -> Monitor:
@@ -186,7 +186,7 @@ def weight_norm(network: nn.Module) -> float:
     return float(torch.nn.utils.get_total_norm([p.detach() for p in network.parameters()]))
 
 
-def exploded(step: int, norm: float, first: float) -> list[Finding]:
+def exploded(step: int, norm: float, first: float) -> list[Symptom]:
     """Names weights that are many times as long as at the beginning.
 
     Args:
@@ -196,10 +196,10 @@ def exploded(step: int, norm: float, first: float) -> list[Finding]:
     """
     if norm <= EXPLODED * first:  # false of NaN, which is named as well
         return []
-    return [Finding("exploded weights", step, f"norm {norm:.3g}, {first:.3g} at the beginning", SLOWER)]
+    return [Symptom("exploded weights", step, f"norm {norm:.3g}, {first:.3g} at the beginning", SLOWER)]
 
 
-def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: float | None) -> list[Finding]:
+def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: float | None) -> list[Symptom]:
     """Names what has collapsed by the end of an epoch.
 
     Args:
@@ -208,20 +208,20 @@ def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: fl
         loss: The mean loss at the end of the epoch.
         guess: The loss of a guess; None where that is unknown.
     """
-    findings: list[Finding] = []
+    symptoms: list[Symptom] = []
     if step < SETTLED:
-        return findings
+        return symptoms
     if numbers.get("spread", 1.0) < LEAST_SPREAD:
         detail = f"the embeddings of different images are one point (spread {numbers['spread']:.2g} of 1)"
-        findings.append(Finding("collapsed embeddings", step, detail, f"{SLOWER}; a higher temperature"))
+        symptoms.append(Symptom("collapsed embeddings", step, detail, f"{SLOWER}; a higher temperature"))
     if numbers.get("effective_rank", LEAST_RANK) < LEAST_RANK:
         detail = f"features vary in one direction alone (effective rank {numbers['effective_rank']:.2f})"
-        findings.append(Finding("collapsed features", step, detail, SLOWER))
+        symptoms.append(Symptom("collapsed features", step, detail, SLOWER))
     if loss is not None and guess is not None and loss >= GUESS * guess:
         detail = f"loss {loss:.2f} where telling nothing apart has {guess:.2f}"
         mend = f"{SLOWER}; with few steps a lower moco.momentum and a shorter moco.queue"
-        findings.append(Finding("loss of a guess", step, detail, mend))
-    return findings
+        symptoms.append(Symptom("loss of a guess", step, detail, mend))
+    return symptoms
 
 
 @torch.no_grad()

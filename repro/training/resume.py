@@ -25,7 +25,7 @@ from repro.distributed import await_file, decided_by_first, rank, world_size
 from repro.errors import UserError, one_line, shortened
 from repro.files import reading, write_atomically
 from repro.runs.folder import CHECKPOINTS_KEPT
-from repro.runs.health import read_findings
+from repro.runs.health import read_symptoms
 from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP
 from repro.training.checkpoint_writer import BackgroundWriter
@@ -107,8 +107,8 @@ class SaveCheckpoint(Hook):
         if not paths:
             return "there is no checkpoint of an earlier step"
         step = int(paths[0].stem.removeprefix("step_"))
-        earlier = [f for f in read_findings(self.health) if f.step <= step] if self.health else []
-        return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {finding}" for finding in earlier)
+        earlier = [f for f in read_symptoms(self.health) if f.step <= step] if self.health else []
+        return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {symptom}" for symptom in earlier)
 
     def _save(self, runner: Any, step: int, epoch: int) -> None:
         # First of all: a checkpoint with numbers that are not finite would push a good one out.
