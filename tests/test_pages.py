@@ -239,3 +239,11 @@ def test_the_site_has_every_page() -> None:
     assert sorted(pages) == sorted(path.name for path in DOCS.glob("*.md"))
     index = (DOCS / "index.md").read_text()
     assert [page for page in pages if page != "index.md" and f"]({page})" not in index] == []
+
+
+def test_tests_that_a_page_names_are_there() -> None:
+    files = {f"tests/{path.name}": path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    functions = set(re.findall(r"^def (test_\w+)", "\n".join(files.values()), re.MULTILINE))
+    names = re.findall(r"`(tests/test_\w+\.py|test_\w+)`", "\n".join(path.read_text() for path in PAGES))
+    assert len(names) > 20
+    assert set(names) <= files.keys() | functions
