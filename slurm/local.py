@@ -266,7 +266,7 @@ def _under_way(sweep_folder: Path) -> Iterator[None]:
     """Shows, as long as the block lasts, that a launcher minds the sweep's jobs here; several may do so at once."""
     sweep_folder.mkdir(parents=True, exist_ok=True)
     refuse_foreign_sweep(sweep_folder)
-    with (sweep_folder / LOCAL_LOCK).open("a") as file:
+    with (sweep_folder / LOCAL_LOCK).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 

@@ -207,7 +207,7 @@ def _minded(sweep: Path, entry: Submission) -> bool:
     if entry.host != socket.gethostname():
         return False
     try:
-        with (sweep / LOCAL_LOCK).open() as file:
+        with (sweep / LOCAL_LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -63,7 +63,7 @@ def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord]
         assert len(save(name, material, tmp_path / "plots")) == 2
     page = build(runs, frame, title="The example")
     assert page.count("<picture>") == len(PLOTS) - 2
-    assert page.count('class="gallery"') == 2
+    assert page.count('class="thumb"') == 2
     assert "TINY MODE" in page
     assert any(verdict.comparison.n for verdict in judge(frame))
     assert pack(tmp_path / "artifact.zip", runs, frame, title="The example") == check(tmp_path / "artifact.zip") + 1

@@ -61,7 +61,7 @@ def test_a_refused_evaluation_leaves_a_recorded_run_as_it_was(tmp_path: Path, ta
 def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise KeyError("weight")
 
     monkeypatch.setattr(cli, "app", fail)

@@ -190,7 +190,8 @@ def newest_checkpoint(
         The path and the content, or nothing where the folder holds no checkpoint.
 
     Raises:
-        UserError: there are checkpoints and none can be read, or `check` refuses the newest readable one.
+        UserError: there are checkpoints and none can be read, `check` refuses the newest readable one, or what has a
+            checkpoint's name is no file.
     """
     here: list[dict[str, Any]] = []
 
@@ -213,6 +214,9 @@ def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]
     for leftover in folder.glob(".step_*"):
         leftover.unlink()
     paths = checkpoints(folder)
+    if odd := [path for path in paths if not path.is_file()]:
+        # Refused now: the training would fail where it comes to write there, after hours perhaps.
+        raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
     for path in paths:
         # Names become whole atomically, but a disk may still lose or spoil what it promised to keep. The one before
         # costs some steps, no result: the same steps follow from it.
