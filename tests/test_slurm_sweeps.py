@@ -98,7 +98,7 @@ def launches(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict
     in_the_way = in_the_way_of(made["failing"])
     in_the_way.parent.mkdir(parents=True)
     in_the_way.touch()
-    for name in ("requeued", "undisturbed", "table", "failing"):
+    for name in ("undisturbed", "table", "failing"):
         made[name].go()
     return made
 
@@ -164,6 +164,7 @@ def test_what_a_killed_launcher_submitted_is_found_again(cluster: Cluster, launc
 
 def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[str, Launch]) -> None:
     requeued, whole = launches["requeued"], launches["undisturbed"]
+    requeued.go()  # only now: what the tests before took their time for could have let it end
     (entry,) = requeued.entries("pretrain")
     folder = entry.run_folder(requeued.runs)
 
@@ -178,8 +179,8 @@ def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[st
     status = folder.status("pretrain")
     assert status is not None
     assert (status.state, status.attempt) == ("done", 2), status
-    steps = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
-    assert steps == list(range(2, 49, 2))
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(2, 49, 2))
     (other,) = whole.entries("pretrain")
     assert_same_training(folder.checkpoints, other.run_folder(whole.runs).checkpoints)
     ranks = [entry.log(requeued.runs, "err", rank) for rank in (0, 1)]
