@@ -12,7 +12,7 @@ from results.columns import Column, find_columns
 from results.paired import LEVEL, POOLED_TEST, TEST, Comparison, Spread, holm, paired, pooled_spread, seeds_needed
 from results.paper_claims import Claim, Question, margin, questions
 from results.published import TABLES, published
-from results.tables import select_results
+from results.tables import by_task, select_results
 
 SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradicted", "undecided", "not run"
 OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
@@ -109,7 +109,7 @@ class Verdict:
         return f"the interval holds no difference as well as more than {self.margin:g} points{more}"
 
 
-def judge(frame: pd.DataFrame | None, *, pooled: bool = False) -> list[Verdict]:
+def judge(frame: pd.DataFrame | None, *, pooled: bool = False, task: str = "") -> list[Verdict]:
     """Hold every question against the runs at hand.
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
@@ -123,6 +123,8 @@ def judge(frame: pd.DataFrame | None, *, pooled: bool = False) -> list[Verdict]:
         frame: What `results.collect.collect` returns; None where nothing was run.
         pooled: Whether a difference is judged by the spread of all rows of its framework in the same column, not by
             its own alone (`results.paired.pooled_spread`).
+        task: Another evaluation of ours than the paper's, `logistic` or `knn`, by which the rows of Tables 1 and 3 are
+            compared; empty: the paper's, and detection.
 
     Returns:
         One verdict for each question and column of ours, by table and then in the order of the questions; a question
@@ -136,7 +138,7 @@ def judge(frame: pd.DataFrame | None, *, pooled: bool = False) -> list[Verdict]:
     if pooled and frame is not None:
         frameworks = dict(zip(frame["method"].astype(str), frame["framework"].astype(str), strict=True))
     for table in TABLES:
-        columns = _values_by_column(frame, table)
+        columns = _values_by_column(frame, table, task)
         for question in questions():
             claim = question.claim
             if claim.table == table:
@@ -223,14 +225,15 @@ def _departures(verdict: Verdict) -> str:
 
 
 def _values_by_column(
-    frame: pd.DataFrame | None, table: str
+    frame: pd.DataFrame | None, table: str, task: str
 ) -> list[tuple[Column, dict[tuple[str, str], dict[int, float]]]]:
     """Returns our columns of a table, each with the values by seed of each (method, metric)."""
     # Of a table that leaves its metric open the first one is judged, top-1 of the last epoch: to judge the best epoch
     # as well would be a second look at the same runs.
-    if frame is None:
-        return []
     paper = published(table)
+    if frame is None or (task and not paper.task):
+        return []
+    paper = by_task(paper, task)
     metric = paper.metrics[0] if paper.metrics else ""
     results = select_results(frame, paper, metric)
     refuse_mixed(results)

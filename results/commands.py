@@ -153,6 +153,7 @@ def claims(
     pooled: Annotated[
         bool, typer.Option("--pooled", help="Judge by the spread of all rows of a framework, not of each pair alone.")
     ] = False,
+    task: OneTask = "",
     as_json: AsJson = False,
 ) -> None:
     """Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.
@@ -166,7 +167,7 @@ def claims(
 
     console = Console(stderr=as_json)
     _, frame = _gather(_roots(runs), context.obj, sweep, console)
-    verdicts = judge(frame, pooled=pooled)
+    verdicts = judge(frame, pooled=pooled, task=task)
     families = judge_families(verdicts)
     listed_verdicts = [verdict for verdict in verdicts if every or verdict.told]
     if as_json:

@@ -43,13 +43,17 @@ def test_the_example_is_small_and_whole(runs: list[RunRecord]) -> None:
         assert (collect_runs([run])["recipe"] == run.run.recipe).all()
 
 
-@pytest.mark.parametrize("recorded", [EXAMPLE, ROOT / "examples" / "reproduced"], ids=lambda path: path.name)
-def test_recorded_runs_name_no_machine(recorded: Path) -> None:
-    for path in recorded.rglob("*"):
+@pytest.mark.parametrize("recorded", ["demo", "reproduced", "study"])
+def test_recorded_runs_name_no_machine(recorded: str) -> None:
+    for path in (ROOT / "examples" / recorded).rglob("*"):
         if path.suffix in (".json", ".jsonl", ".yaml", ".log"):
             text = path.read_text()
             assert not any(f"{folder}/" in text for folder in ("/home", "/root", "/tmp", "/work", "/usr", "/opt")), path
-    hosts = [entry["host"] for path in recorded.rglob("provenance.json") for entry in json.loads(path.read_text())]
+    hosts = [
+        entry["host"]
+        for path in (ROOT / "examples" / recorded).rglob("provenance.json")
+        for entry in json.loads(path.read_text())
+    ]
     assert set(hosts) == {"example"}
 
 

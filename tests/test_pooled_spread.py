@@ -1,14 +1,18 @@
 """Differences judged by the spread of all rows of a framework: the equation, false alarms, power, and the command."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 from table_samples import frame_of, rows_of
 
-from results.claims import SUPPORTED, as_frame, count, judge, method_note
+from results.claims import NOT_RUN, SUPPORTED, as_frame, count, judge, method_note
+from results.collect import collect
 from results.paired import LEVEL, paired, pooled_spread
 from results.published import published
 
+ROOT = Path(__file__).parents[1]
 TRIALS = 2000
 
 
@@ -87,3 +91,12 @@ def test_a_perfect_reproduction_of_table_1_is_told_as_one() -> None:
     assert set(lines["verdict"]) == {SUPPORTED}
     assert "row + seed" in method_note(pooled)
     assert "row + seed" not in method_note(alone)
+
+
+def test_claims_are_judged_by_another_task_where_it_is_named() -> None:
+    """The study's runs have no linear probe: by default nothing of theirs can be judged."""
+    frame = collect([ROOT / "examples" / "study" / "runs"])
+    assert set(count(judge(frame))) - {NOT_RUN} == {name for name, n in count(judge(frame)).items() if n == 0}
+    lines = as_frame(judge(frame, pooled=True, task="logistic")).query("n == 3")
+    best = lines.query("better == 'mocov2+ours-hp' and worse == 'mocov2'").iloc[0]
+    assert (best["verdict"], best["table"]) == (SUPPORTED, "table1")

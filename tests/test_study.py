@@ -1,10 +1,16 @@
 """The study's decisions follow from its runs by the tests that its page registered."""
 
+from pathlib import Path
+
 import pytest
 from scipy import stats
 
-from examples.study.decide import CONTRADICTED, NOT_RUN, QUESTIONS, SUPPORTED, UNDECIDED, decide, markdown
-from slurm.sweep import load
+from baselines import resolve
+from examples.study.decide import CONTRADICTED, NOT_RUN, QUESTIONS, SUPPORTED, UNDECIDED, decide, markdown, means, top1
+from results.runs import find_runs
+from slurm.sweep import expand, load
+
+STUDY = Path(__file__).parents[1] / "examples" / "study"
 
 BETTER = {1: 30.0, 2: 33.0, 3: 31.1}
 PLAIN = {1: 20.0, 2: 23.1, 3: 21.0}
@@ -37,3 +43,18 @@ def test_the_table_has_a_line_for_each_comparison() -> None:
     lines = markdown({"mocov2+ours-hp": BETTER, "mocov2": PLAIN}).splitlines()
     assert len(lines) == 2 + 12
     assert "| 1 | `mocov2+ours-hp` − `mocov2` | 3 | +10.0 |" in lines[2]
+
+
+def test_the_page_has_the_tables_of_the_recorded_runs() -> None:
+    page = (STUDY / "README.md").read_text(encoding="utf-8")
+    knn, logistic = (top1(STUDY / "runs", task) for task in ("knn", "logistic"))
+    assert means(knn, logistic) in page
+    assert markdown(logistic) in page
+
+
+def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
+    planned = {job.run.id for job in expand(load("study"), STUDY / "runs", resolve, {}).jobs if job.run}
+    runs = find_runs([STUDY / "runs"], resolve)
+    assert len(runs) > 12
+    assert {run.run.id for run in runs if run.run is not None} <= planned
+    assert {run.state for run in runs} == {"done"}

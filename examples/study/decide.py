@@ -1,15 +1,18 @@
 """Decides the study's comparisons by the tests that its page registered, from the runs that are there.
 
-    python examples/study/decide.py examples/study/runs logistic
+    python examples/study/decide.py examples/study/runs
 
-Prints a Markdown table: each comparison's difference in points of top-1, paired by seed, with its 95 % interval, the
-interval and p value corrected over the comparisons of its questions, and the outcome; the same by the pooled spread.
+Prints two Markdown tables, both of top-1. First each row's mean and standard deviation over seeds by kNN and by
+logistic regression. Then, by logistic regression, each comparison's difference in points, paired by seed, with its 95 %
+interval, the interval and p value corrected over the comparisons of its questions, and the outcome; then the same by
+the pooled spread.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 
 from results.collect import collect
 from results.paired import LEVEL, Comparison, holm, paired, pooled_spread
@@ -142,6 +145,22 @@ def markdown(values: Values) -> str:
     return "\n".join(lines)
 
 
+def means(knn: Values, logistic: Values) -> str:
+    """Returns the table of the rows that were run, in the order of the registered comparisons."""
+    registered = [method for pairs in QUESTIONS.values() for pair in pairs for method in reversed(pair)]
+    methods = [method for method in dict.fromkeys([*registered, *sorted(logistic)]) if method in logistic]
+    lines = ["| row | seeds | kNN, k = 20 | logistic regression |", "| --- | ---: | ---: | ---: |"]
+    for method in methods:
+        cells = [_mean(by_seed.get(method, {}).values()) for by_seed in (knn, logistic)]
+        lines.append(f"| `{method}` | {len(logistic[method])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: Collection[float]) -> str:
+    """Returns mean and sample standard deviation; of one value itself."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") if values else "–"
+
+
 def _interval(interval: tuple[float, float] | None) -> str:
     return "–" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
 
@@ -151,4 +170,5 @@ def _p(p: float | None) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(top1(Path(sys.argv[1]), sys.argv[2])))
+    of_knn, of_logistic = (top1(Path(sys.argv[1]), task) for task in ("knn", "logistic"))
+    print(means(of_knn, of_logistic), markdown(of_logistic), sep="\n\n")
