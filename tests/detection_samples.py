@@ -23,7 +23,7 @@ from torchvision.models import get_model
 from downstream.detection.config import Scaling, build_config
 from downstream.detection.data import DetectionData, open_coco, open_voc
 from downstream.detection.task import DetectionTask, quiet_detectron2
-from downstream.detection.training import Trial
+from downstream.detection.trial import Trial
 from repro.backbones.checkpoint import Backbone, load_backbone
 
 DETECTION: Mapping[str, Any] = {

@@ -23,8 +23,10 @@ from waiting import wait_until
 
 from downstream.detection import training as detection_training
 from downstream.detection.model import build_detector
+from downstream.detection.resume import Saver, Stopwatch, load_trained, restore
 from downstream.detection.task import carry_out, peak_memory_gib, quiet_detectron2
-from downstream.detection.training import Saver, Stopwatch, Trial, load_trained, train
+from downstream.detection.training import train
+from downstream.detection.trial import Trial
 from repro.backbones.checkpoint import Backbone
 from repro.data.annotations.scenes_export import write_coco
 from repro.errors import UserError
@@ -138,7 +140,7 @@ def test_weights_that_are_not_finite_are_never_saved(voc_root: Path, tmp_path: P
     save(saver, 1)
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.bias[0] = torch.nan
-    with pytest.raises(DivergenceError, match=r"a weight of step 2 is not finite; the last good checkpoint is kept"):
+    with pytest.raises(DivergenceError, match=r"a weight of step 2 is not finite; the checkpoint of step 1 is kept"):
         save(saver, 2)
     assert [path.name for path in checkpoints(trial.path)] == ["step_00000001.pth"]
 
@@ -169,13 +171,13 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path:
     newest = checkpoints(trial.path)[0]
     newest.write_bytes(newest.read_bytes()[:-1000])
     (trial.path / ".step_00000003.pth.x").write_bytes(b"torn")
-    step, seconds = detection_training.restore(trial, model, optimizer, scheduler)
+    step, seconds = restore(trial, model, optimizer, scheduler)
     assert (step, seconds >= 5.0) == (1, True)
     assert not list(trial.path.glob(".step_*"))
     for path in checkpoints(trial.path):
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read; mend: delete the folder"):
-        detection_training.restore(trial, model, optimizer, scheduler)
+        restore(trial, model, optimizer, scheduler)
 
 
 def test_a_checkpoint_of_other_data_is_refused(voc_root: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from downstream.detection.data import DetectionData, Record, map_record
-from downstream.detection.training import Trial
+from downstream.detection.trial import Trial
 from repro.distributed import rank
 from repro.errors import UserError
 from repro.files import write_atomically

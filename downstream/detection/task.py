@@ -35,7 +35,7 @@ from repro.scenes.dataset import Scenes
 
 if TYPE_CHECKING:
     from downstream.detection.data import DetectionData
-    from downstream.detection.training import Trial
+    from downstream.detection.trial import Trial
 
 log = logging.getLogger("salmask")
 PATIENCE_HOURS = 12
@@ -106,7 +106,7 @@ class DetectionTask:
             UserError: settings do not fit, or a full schedule would take too long on this CPU.
         """
         from downstream.detection.config import as_yaml, build_config
-        from downstream.detection.training import Trial
+        from downstream.detection.trial import Trial
 
         settings = run.detection
         cfg, scaling = build_config(
@@ -216,7 +216,8 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     """
     from downstream.detection.evaluation import evaluate_detector
     from downstream.detection.model import build_detector
-    from downstream.detection.training import load_trained, train
+    from downstream.detection.resume import load_trained
+    from downstream.detection.training import train
 
     earlier_scores, trained = decided_by_first(lambda: (trial.recorded_scores(), trial.final.exists()))
     if earlier_scores and not settings.evaluate_only:

@@ -103,12 +103,7 @@ class SaveCheckpoint(Hook):
     def kept(self) -> str:
         """Returns which checkpoint there is to go back to, and since when the training had been going wrong before."""
         self.wait()
-        paths = checkpoints(self.folder)
-        if not paths:
-            return "there is no checkpoint of an earlier step"
-        step = int(paths[0].stem.removeprefix("step_"))
-        earlier = [f for f in read_symptoms(self.health) if f.step <= step] if self.health else []
-        return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {symptom}" for symptom in earlier)
+        return kept_checkpoint(self.folder, self.health)
 
     def _save(self, runner: Any, step: int, epoch: int) -> None:
         # First of all: a checkpoint with numbers that are not finite would push a good one out.
@@ -172,6 +167,21 @@ def schedulers_of(runner: Any) -> list[_ParamScheduler]:
 def checkpoints(folder: Path) -> list[Path]:
     """Returns the checkpoints in a folder, newest first; temporary files have other names."""
     return sorted(folder.glob("step_*.pth"), reverse=True)
+
+
+def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
+    """Returns, in words, which checkpoint a training that diverged can go back to.
+
+    Args:
+        folder: of the training's checkpoints.
+        health: where the training recorded what went wrong; what had by that step is told as well.
+    """
+    paths = checkpoints(folder)
+    if not paths:
+        return "there is no checkpoint of an earlier step"
+    step = int(paths[0].stem.removeprefix("step_"))
+    earlier = [symptom for symptom in read_symptoms(health) if symptom.step <= step] if health else []
+    return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {symptom}" for symptom in earlier)
 
 
 def newest_checkpoint(

@@ -1,0 +1,155 @@
+"""Checkpoints of a detector's training: saved, found again, refused where they are another's; the trained one too."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from torch import nn
+
+from downstream.detection.trial import Trial
+from repro.backbones.checkpoint import read_checkpoint
+from repro.distributed import rank
+from repro.errors import UserError
+from repro.runs.stopping import STOP
+from repro.training.hooks import DivergenceError
+from repro.training.resume import kept_checkpoint, newest_checkpoint, save_checkpoint
+from repro.training.stop_agreement import StopAgreement
+
+log = logging.getLogger("salmask")
+
+
+class Stopwatch:
+    """Counts the seconds of a training over all its attempts."""
+
+    def __init__(self, before: float) -> None:
+        """Start; `before` are the seconds of earlier attempts."""
+        self.before, self.started = before, time.monotonic()
+
+    def seconds(self) -> float:
+        """Returns the seconds of earlier attempts and of this one so far."""
+        return self.before + time.monotonic() - self.started
+
+
+def divergence(trial: Trial, what: str) -> DivergenceError:
+    """Makes the error that ends a training whose numbers are not finite.
+
+    Args:
+        trial: what was trained.
+        what: the number, with a punctuation mark at its end.
+    """
+    return DivergenceError(
+        f"{trial.path}: {what} {kept_checkpoint(trial.path)}", mend="a lower detection.base_lr, or a larger batch"
+    )
+
+
+class Saver(HookBase):
+    """Saves checkpoints on rank 0, none with a weight that is not finite; see `repro.training.resume`.
+
+    Where the process, or any rank, is asked to stop, all save the same step and end.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        identity: dict[str, Any],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        clock: Stopwatch,
+    ) -> None:
+        """Prepare to save.
+
+        Args:
+            trial: says where to, and how often.
+            identity: of the trial; it stands in every checkpoint.
+            model: without DDP's wrapper.
+            optimizer: of the model.
+            scheduler: of the optimizer.
+            clock: seconds of all attempts so far.
+        """
+        self.trial, self.identity, self.clock = trial, identity, clock
+        self._agreement = StopAgreement()
+        self.stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+
+    def after_step(self) -> None:
+        """Save every `checkpoint_every` steps, after the last one, and before the process stops as it was asked to."""
+        step = self.trainer.iter + 1
+        # Asked on every rank, and before anything that only rank 0 does.
+        stop = self._agreement.after_step() and step != self.trainer.max_iter
+        if rank() == 0 and (stop or step == self.trainer.max_iter or not step % self.trial.machine.checkpoint_every):
+            self._save(step)
+        if stop:
+            STOP.now()
+
+    def _save(self, step: int) -> None:
+        content: dict[str, Any] = {name: owner.state_dict() for name, owner in self.stateful.items()}
+        # The trainer looks at losses only, and a weight may turn infinite in the step that follows a finite loss.
+        if not all(bool(value.isfinite().all()) for value in content["model"].values()):
+            raise divergence(self.trial, f"a weight of step {step} is not finite;")
+        content |= {**self.identity, "step": step, "seconds": self.clock.seconds()}
+        save_checkpoint(self.trial.path, step, content)
+
+
+def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> tuple[int, float]:
+    """Puts a training where its newest readable checkpoint left off; a torn one gives way to the one before.
+
+    Args:
+        trial: what is trained.
+        model: without DDP's wrapper.
+        optimizer: of the model.
+        scheduler: of the optimizer.
+
+    Returns:
+        The step to go on from, 0 where there is no checkpoint, and the seconds spent so far.
+
+    Raises:
+        UserError: a checkpoint is of another training, or none can be read.
+    """
+    newest = newest_checkpoint(trial.path, lambda content, path: require_same(content, trial, path))
+    if newest is None:
+        return 0, 0.0
+    path, content = newest
+    for name, owner in (("model", model), ("optimizer", optimizer), ("scheduler", scheduler)):
+        owner.load_state_dict(content[name])
+    log.info("resumed from %s at step %d", path, content["step"])
+    return int(content["step"]), float(content["seconds"])
+
+
+def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
+    """Refuses a checkpoint of another training.
+
+    Args:
+        content: of the checkpoint.
+        trial: whose checkpoint it should be.
+        path: the checkpoint's file, for the message.
+
+    Raises:
+        UserError: says in what it differs.
+    """
+    if difference := trial.difference(content):
+        raise UserError(
+            f"{path} is of another training: {difference}",
+            mend=f"delete {trial.path} to start anew, or restore the data",
+        )
+
+
+def load_trained(trial: Trial, model: nn.Module) -> float:
+    """Loads the trained detector of a trial.
+
+    Args:
+        trial: that was trained to its end.
+        model: gets the weights of `trial.final`.
+
+    Returns:
+        Seconds that the training took.
+
+    Raises:
+        UserError: the file is torn, or of another training.
+    """
+    content = read_checkpoint(trial.final)
+    require_same(content, trial, trial.final)
+    model.load_state_dict(content["model"])
+    return float(content["seconds"])

@@ -1,0 +1,102 @@
+"""One training of a detector: what it is, where its files go, and what a file of it must agree with."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+
+from downstream.detection.data import DetectionData
+from repro.runs.folder import RunFolder
+from repro.runs.predictions import PREDICTIONS
+from repro.runs.sections import MachineSettings
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: what it is, and where its files go."""
+
+    task: str
+    """`voc07+12` or `coco`."""
+    run_id: str
+    """Of the run whose backbone is the detector's."""
+    protocol: str
+    """Name of the protocol, with its departures."""
+    index: int
+    """Number of the trial, from 0."""
+    seed: int
+    """Of this trial alone: order, augmentation, sampled regions, and what is new in the detector."""
+    path: Path
+    """Folder of the trial's own files."""
+    folder: RunFolder
+    """Of the run."""
+    cfg: CfgNode
+    """detectron2's config, frozen."""
+    data: DetectionData
+    machine: MachineSettings
+    device: torch.device
+
+    @property
+    def final(self) -> Path:
+        """File of the trained detector; `{"model": …}`, as detectron2's own tools read it."""
+        return self.path / "model_final.pth"
+
+    @property
+    def scores(self) -> Path:
+        """File of what the trained detector scored."""
+        return self.path / "scores.json"
+
+    @property
+    def detections(self) -> Path:
+        """File of all that the trained detector detects on the images that are scored."""
+        # Beside the predictions of other tasks, and not with the training's own files, which may be cleared away.
+        return self.folder.path / PREDICTIONS / f"{self.task}-{self.path.parent.name}-{self.path.name}.json.gz"
+
+    @property
+    def metrics(self) -> Path:
+        """File of the training's losses and learning rates."""
+        return self.path / "metrics.jsonl"
+
+    def recorded_scores(self) -> dict[str, float]:
+        """Reads the scores of this training from their file; empty where there are none, or another training's."""
+        if not self.scores.exists():
+            return {}
+        content = self._with_split_data(json.loads(self.scores.read_text(encoding="utf-8")))
+        # The folder's name leaves the data out, whose annotations may have changed since.
+        same = all(content.get(name) == value for name, value in self.scored_identity().items())
+        return dict(content["scores"]) if same else {}
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what a checkpoint of this training must agree with; its settings stand in its folder's name."""
+        return {"run_id": self.run_id, "trial": self.index, "train_data": self.data.train_fingerprint}
+
+    def scored_identity(self) -> dict[str, Any]:
+        """Returns what scores of this training must agree with: what was trained, and what it is scored against.
+
+        Where an annotation of the latter is corrected, the detector is scored again, and not trained again.
+        """
+        return {**self.identity(), "test_data": self.data.test_fingerprint}
+
+    def difference(self, content: Mapping[str, Any]) -> str:
+        """Says in what a checkpoint's content is of another training; returns "" where it is of this one."""
+        content = self._with_split_data(content)
+        for name, expected in self.identity().items():
+            if content.get(name) != expected:
+                # Older versions wrote one fingerprint of both splits, which cannot tell which of them has changed.
+                if name not in content and "data" in content:
+                    return f"its data is {content['data']}, not {self.data.fingerprint}"
+                return f"its {name} is {content.get(name)}, not {expected}"
+        return ""
+
+    def _with_split_data(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns a file's content with fingerprints of both splits, which older versions wrote as one, `data`."""
+        if content.get("data") != self.data.fingerprint:
+            return content
+        return {
+            "train_data": self.data.train_fingerprint,
+            "test_data": self.data.test_fingerprint,
+            **content,
+        }
