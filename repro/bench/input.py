@@ -113,10 +113,11 @@ def rows_of(rivals: list[Rival], seconds: Mapping[str, Seconds], count: int) -> 
             {
                 "stage": rival.stage,
                 "rival": rival.name,
-                "images/s": None if cpu is None else round(1 / cpu),
+                # A clock may not have moved in a rival that is over at once: then there is no rate to tell.
+                "images/s": round(1 / cpu) if cpu else None,
                 "cpu ms": None if spent is None else round(1000 * spent.cpu, 4),
                 "wall ms": None if spent is None else round(1000 * spent.wall, 4),
-                "times as fast": None if cpu is None else round(base / cpu, 2),
+                "times as fast": round(base / cpu, 2) if cpu and base else None,
                 "off by": rival.departure() if rival.run and rival.departure else None,
                 "note": rival.note,
             }
