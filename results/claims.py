@@ -6,13 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from results.cells import values_by_cell
-from results.collect import refuse_mixed
-from results.columns import Column, find_columns
+from results.columns import Column
 from results.paired import LEVEL, POOLED_TEST, TEST, Comparison, Spread, holm, paired, pooled_spread, seeds_needed
 from results.paper_claims import Claim, Question, margin, questions
 from results.published import TABLES, published
-from results.tables import by_task, select_results
+from results.selection import frameworks_of, measured_columns
 
 SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradicted", "undecided", "not run"
 OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
@@ -134,11 +132,9 @@ def judge(frame: pd.DataFrame | None, *, pooled: bool = False, task: str = "") -
         UserError: Runs that exclude each other.
     """
     undecided: list[Verdict] = []
-    frameworks = {}
-    if pooled and frame is not None:
-        frameworks = dict(zip(frame["method"].astype(str), frame["framework"].astype(str), strict=True))
+    frameworks = frameworks_of(frame) if pooled and frame is not None else {}
     for table in TABLES:
-        columns = _values_by_column(frame, table, task)
+        columns = [] if frame is None else measured_columns(frame, published(table), task=task)
         for question in questions():
             claim = question.claim
             if claim.table == table:
@@ -222,23 +218,6 @@ def _departures(verdict: Verdict) -> str:
     claim, comparisons = verdict.claim, verdict.column.comparisons if verdict.column else {}
     texts = {method: str(comparisons[method]) for method in (claim.better, claim.worse) if method in comparisons}
     return " | ".join(f"{method}: {text}" for method, text in texts.items() if text)
-
-
-def _values_by_column(
-    frame: pd.DataFrame | None, table: str, task: str
-) -> list[tuple[Column, dict[tuple[str, str], dict[int, float]]]]:
-    """Returns our columns of a table, each with the values by seed of each (method, metric)."""
-    # Of a table that leaves its metric open the first one is judged, top-1 of the last epoch: to judge the best epoch
-    # as well would be a second look at the same runs.
-    paper = published(table)
-    if frame is None or (task and not paper.task):
-        return []
-    paper = by_task(paper, task)
-    metric = paper.metrics[0] if paper.metrics else ""
-    results = select_results(frame, paper, metric)
-    refuse_mixed(results)
-    columns = find_columns(results, paper, metric, every=False)
-    return [(column, values_by_cell(column, results)) for column in columns]
 
 
 def _fits(claim: Claim, column: Column) -> bool:

@@ -5,16 +5,12 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
-from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table as ConsoleTable
 
 from repro.console import AsJson, completion
 from repro.console import report as print_content
@@ -24,8 +20,6 @@ from results.runs import RunRecord, find_runs, listed
 if TYPE_CHECKING:
     import pandas as pd
 
-    from results.claim_families import FamilyVerdict
-    from results.claims import Verdict
     from results.layout import Table
 
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
@@ -164,6 +158,7 @@ def claims(
     """
     from results.claim_families import NOTE, families_as_frame, judge_families
     from results.claims import as_frame, count, judge, method_note
+    from results.verdicts_on_terminal import print_families, print_verdicts
 
     console = Console(stderr=as_json)
     _, frame = _gather(_roots(runs), context.obj, sweep, console)
@@ -175,8 +170,8 @@ def claims(
         records = {name: json.loads(table.to_json(orient="records")) for name, table in frames.items()}
         typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
         return
-    _print_families(families, console)
-    _print_claims(listed_verdicts, console)
+    print_families(families, console)
+    print_verdicts(listed_verdicts, console)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in count(verdicts).items())
     console.print(f"Comparisons: {counts}.\n{method_note(verdicts)} {NOTE}")
 
@@ -345,48 +340,6 @@ def _write_table(table: "Table", folder: Path, console: Console) -> None:
 
     for path in write(table, folder):
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_families(verdicts: "Sequence[FamilyVerdict]", console: Console) -> None:
-    """Print each sentence with its source, and below it the verdict in each setting."""
-    from results.claims import NOT_RUN
-
-    for family, of_family in groupby(verdicts, lambda verdict: verdict.family):
-        console.print(f"[bold]{escape(family.says)}[/bold] ({family.source})", highlight=False)
-        for verdict in of_family:
-            run = sum(number for outcome, number in verdict.counts.items() if outcome != NOT_RUN)
-            setting = f"{verdict.setting}: " if verdict.setting else ""
-            counts = ", ".join(f"{number} {outcome}" for outcome, number in verdict.counts.items())
-            outcome = f"{verdict.outcome} {verdict.scope}".strip()
-            lines = [f"{setting}{outcome} ({counts})" if run else f"{outcome} ({verdict.counts[NOT_RUN]})"]
-            mean, interval = verdict.comparison.mean, verdict.comparison.interval()
-            if mean is not None:
-                spread = f", 95 % {interval[0]:+.2f} … {interval[1]:+.2f}" if interval else ""
-                p = "" if verdict.p is None else f", p {verdict.p:.3f}"
-                lines.append(f"ours {mean:+.2f}{spread}{p}; paper {verdict.published:+.2f}; {verdict.why}")
-            console.print(Padding("\n".join(map(escape, lines)), (0, 0, 0, 2), expand=False), highlight=False)
-    console.print()
-
-
-def _print_claims(verdicts: "Sequence[Verdict]", console: Console) -> None:
-    """Print verdicts as a table, one line each."""
-    console_table = ConsoleTable(box=None, pad_edge=False)
-    for head in ("verdict", "claim", "where", "paper", "ours (n)", "95 %", "p"):
-        justify: Any = "left" if head in ("verdict", "claim", "where") else "right"
-        console_table.add_column(head, overflow="fold", justify=justify)
-    for verdict in verdicts:
-        claim, comparison = verdict.claim, verdict.comparison
-        mean, interval = comparison.mean, comparison.interval()
-        console_table.add_row(
-            verdict.outcome,
-            escape(f"{claim.better} > {claim.worse}"),
-            escape(verdict.where),
-            f"{claim.published:+.2f}",
-            "–" if mean is None else f"{mean:+.2f} ({comparison.n})",
-            "–" if interval is None else f"{interval[0]:+.2f} … {interval[1]:+.2f}",
-            "–" if verdict.p is None else f"{verdict.p:.3f}",
-        )
-    console.print(console_table)
 
 
 def _roots(runs: list[Path] | None) -> list[Path]:

@@ -14,7 +14,7 @@ from results.cells import summary
 from results.columns import Column, find_columns
 from results.published import Published, published
 from results.runs import RunRecord, code_label
-from results.tables import by_task, select_results
+from results.selection import by_task, select_results
 
 
 @dataclass(frozen=True)

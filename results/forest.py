@@ -9,15 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from results.cells import values_by_cell
-from results.collect import KEYS, refuse_mixed
-from results.columns import Column, find_columns
+from results.collect import KEYS
+from results.columns import Column
 from results.labels import label
 from results.material import Material, NothingToDrawError, panel_title
 from results.paired import Comparison, paired
 from results.published import Published, published
+from results.selection import ValuesByCell, by_task, frameworks_of, measured_columns
 from results.style import Theme, folded, ink, letters_above, limits, look, stacked, surface
-from results.tables import by_task, select_results
 
 TABLES = ("table1", "table2")
 """The tables whose rows stand beside a framework without masking."""
@@ -72,25 +71,18 @@ def effects(frame: pd.DataFrame, *, task: str = "", metric: str = "") -> list[Ef
     Raises:
         UserError: Runs that exclude each other.
     """
-    gathered = []
+    gathered, frameworks = [], frameworks_of(frame)
     for name in TABLES:
         paper = published(name)
-        if (task or metric) and not paper.task:
-            continue  # detection has measures of its own
-        paper = by_task(paper, task)
-        shown = metric or (paper.metrics[0] if paper.metrics else "")
-        results = select_results(frame, paper, shown)
-        refuse_mixed(results)
-        frameworks = dict(zip(results["method"].astype(str), results["framework"].astype(str), strict=True))
-        for column in find_columns(results, paper, shown, every=False):
-            gathered += _of_column(column, results, paper, frameworks)
+        for column, cells in measured_columns(frame, paper, task=task, metric=metric):
+            gathered += _of_column(column, cells, by_task(paper, task), frameworks)
     return gathered
 
 
-def _of_column(column: Column, results: pd.DataFrame, paper: Published, frameworks: Mapping[str, str]) -> list[Effect]:
+def _of_column(column: Column, cells: ValuesByCell, paper: Published, frameworks: Mapping[str, str]) -> list[Effect]:
     """Returns the effects in a column, by its first metric alone: AP50 and AP75 follow AP."""
     metric, printed = column.metrics[0]
-    values = {method: by_seed for (method, its), by_seed in values_by_cell(column, results).items() if its == metric}
+    values = {method: by_seed for (method, its), by_seed in cells.items() if its == metric}
     order = {method: position for position, method in enumerate(paper.every_row)}
     gathered = []
     for method in sorted(values, key=lambda method: (frameworks[method], order.get(method, len(order)), method)):

@@ -16,6 +16,7 @@ from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, 
 from results.ranking import LEGEND
 from results.references import reference_lines, without_untrained
 from results.runs import RunRecord
+from results.selection import by_task, select_results
 
 Rows = Literal["ours", "all"]
 """Which rows and columns a table has: those that something was run for, or the paper's whole layout."""
@@ -119,30 +120,6 @@ def measured_task(name: str, frame: pd.DataFrame) -> str | None:
     return next(iter(of_metric["task"].astype(str)), None)
 
 
-def by_task(paper: Published, task: str) -> Published:
-    """Returns the layout of a table for another evaluation, whose numbers the paper does not have.
-
-    Args:
-        paper: The published table.
-        task: The evaluation; the table itself where it is empty, or the paper's.
-
-    Raises:
-        UserError: The table's numbers are of several evaluations already.
-    """
-    if task in ("", paper.task):
-        return paper
-    if not paper.task:
-        raise UserError(f"{paper.name} has no other tasks", mend="leave --task out")
-    setting = f"the paper evaluates by {paper.task} classifiers, and this is {task}: no published number compares"
-    return replace(
-        paper,
-        title=f"{paper.title_without_task}, by {task}",
-        task=task,
-        groups=tuple(replace(group, caveats=(setting,), other_setting=setting) for group in paper.groups),
-        values={},  # with no published number there is no difference either, and nothing is ranked
-    )
-
-
 def _kinds_of(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Returns what went wrong in the trainings that recorded it, by the file of their results."""
     return {str(run.folder.results): [symptom.kind for symptom in run.symptoms] for run in runs if run.symptoms}
@@ -151,19 +128,6 @@ def _kinds_of(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 def _check(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise UserError(f"no choice of {what} {value!r}", mend=nearest(value, filter(None, choices)))
-
-
-def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.DataFrame:
-    """Select the results that a table shows.
-
-    Args:
-        frame: What `results.collect.collect` returns.
-        paper: The table.
-        metric: What stands in for the paper's metric, where it leaves that open; else empty.
-    """
-    metrics = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
-    has_metric = frame["metric"].isin(metrics)
-    return frame[has_metric & (frame["task"] == paper.task)] if paper.task else frame[has_metric]
 
 
 def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError:

@@ -1,0 +1,83 @@
+"""Which results a table is made of, and the columns of ours that they fill."""
+
+from dataclasses import replace
+
+import pandas as pd
+
+from repro.errors import UserError
+from results.cells import values_by_cell
+from results.collect import refuse_mixed
+from results.columns import Column, find_columns
+from results.published import Published
+
+ValuesByCell = dict[tuple[str, str], dict[int, float]]
+"""(method, metric) -> seed -> value in percent."""
+
+
+def by_task(paper: Published, task: str) -> Published:
+    """Returns the layout of a table for another evaluation, whose numbers the paper does not have.
+
+    Args:
+        paper: The published table.
+        task: The evaluation; the table itself where it is empty, or the paper's.
+
+    Raises:
+        UserError: The table's numbers are of several evaluations already.
+    """
+    if task in ("", paper.task):
+        return paper
+    if not paper.task:
+        raise UserError(f"{paper.name} has no other tasks", mend="leave --task out")
+    setting = f"the paper evaluates by {paper.task} classifiers, and this is {task}: no published number compares"
+    return replace(
+        paper,
+        title=f"{paper.title_without_task}, by {task}",
+        task=task,
+        groups=tuple(replace(group, caveats=(setting,), other_setting=setting) for group in paper.groups),
+        values={},  # with no published number there is no difference either, and nothing is ranked
+    )
+
+
+def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.DataFrame:
+    """Select the results that a table shows.
+
+    Args:
+        frame: What `results.collect.collect` returns.
+        paper: The table.
+        metric: What stands in for the paper's metric, where it leaves that open; else empty.
+    """
+    metrics = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
+    has_metric = frame["metric"].isin(metrics)
+    return frame[has_metric & (frame["task"] == paper.task)] if paper.task else frame[has_metric]
+
+
+def measured_columns(
+    frame: pd.DataFrame, paper: Published, *, task: str = "", metric: str = ""
+) -> list[tuple[Column, ValuesByCell]]:
+    """Returns our columns of a table that hold results, each with what was measured.
+
+    Of a table that leaves its metric open that is the paper's first one, top-1 of the last epoch: to judge the best
+    epoch as well would be a second look at the same runs.
+
+    Args:
+        frame: What `results.collect.collect` returns.
+        paper: The table.
+        task: Another evaluation than the table's own, which a table of detection does not have: then it has no columns.
+        metric: Another measure than the table's first; the same holds.
+
+    Raises:
+        UserError: Runs that exclude each other.
+    """
+    if (task or metric) and not paper.task:
+        return []
+    paper = by_task(paper, task)
+    shown = metric or (paper.metrics[0] if paper.metrics else "")
+    results = select_results(frame, paper, shown)
+    refuse_mixed(results)
+    columns = find_columns(results, paper, shown, every=False)
+    return [(column, values_by_cell(column, results)) for column in columns]
+
+
+def frameworks_of(frame: pd.DataFrame) -> dict[str, str]:
+    """Returns the framework of each method that something was measured of."""
+    return dict(zip(frame["method"].astype(str), frame["framework"].astype(str), strict=True))
