@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from repro.errors import UserError
+from repro.runs.reading import build, parse_overrides
 
 
 def message_of(call: Callable[[], object]) -> str:
@@ -14,3 +15,8 @@ def message_of(call: Callable[[], object]) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def refusal(*overrides: str) -> str:
+    """The message on these overrides, which is one line."""
+    return message_of(lambda: build([parse_overrides(overrides)]))
