@@ -97,7 +97,8 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
         UserError: There is nothing to show, or it cannot be written.
     """
     from results.collect import collect_runs
-    from results.tables import measured_task, render
+    from results.selection import measured_task
+    from results.tables import render
 
     runs = find_runs([sweep_folder], recipe)
     frame = collect_runs(runs, listed([sweep_folder]))
@@ -158,10 +159,12 @@ def claims(
     """
     from results.claim_families import NOTE, families_as_frame, judge_families
     from results.claims import as_frame, count, judge, method_note
+    from results.selection import judged_by, judged_task
     from results.verdicts_on_terminal import print_families, print_verdicts
 
     console = Console(stderr=as_json)
     _, frame = _gather(_roots(runs), context.obj, sweep, console)
+    task = judged_task(frame, task)
     verdicts = judge(frame, pooled=pooled, task=task)
     families = judge_families(verdicts)
     listed_verdicts = [verdict for verdict in verdicts if every or verdict.told]
@@ -173,7 +176,7 @@ def claims(
     print_families(families, console)
     print_verdicts(listed_verdicts, console)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in count(verdicts).items())
-    console.print(f"Comparisons: {counts}.\n{method_note(verdicts)} {NOTE}")
+    console.print(f"Comparisons: {counts}. {judged_by(task)}\n{method_note(verdicts)} {NOTE}")
 
 
 def plot(
@@ -258,6 +261,7 @@ def report(
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
+    task: OneTask = "",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html beside the runs.")
@@ -272,7 +276,7 @@ def report(
     roots = _roots(runs)
     records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
     path = out or roots[0] / "report.html"
-    write(path, records, frame, title=title or _heading(roots, sweep))
+    write(path, records, frame, title=title or _heading(roots, sweep), task=task)
     typer.echo(path)
 
 
@@ -284,6 +288,7 @@ def pack(
     check: Annotated[
         Path | None, typer.Option("--check", metavar="FILE", help="Verify an artifact instead of making one.")
     ] = None,
+    task: OneTask = "",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the backbones.")] = False,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
     out: Annotated[
@@ -311,7 +316,7 @@ def pack(
             else:
                 typer.echo(f"packing {what}", err=True)
 
-        files = artifact.pack(path, records, frame, title=heading, checkpoints=checkpoints, tell=tell)
+        files = artifact.pack(path, records, frame, title=heading, task=task, checkpoints=checkpoints, tell=tell)
     typer.echo(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
 
 

@@ -12,6 +12,7 @@ from results.layout import Table
 from results.paper_claims import margin
 from results.references import without_untrained
 from results.row_comparison import ALTERED, TINY
+from results.selection import judged_by
 
 MOST_NAMES = 4
 """How many altered settings the second line names."""
@@ -34,13 +35,16 @@ class Headline:
     result: str
 
 
-def headline(families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tables: Sequence[Table]) -> Headline:
+def headline(
+    families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tables: Sequence[Table], task: str = ""
+) -> Headline:
     """Sum the page up.
 
     Args:
         families: What `judge_families` returns.
         frame: The results; None where nothing was evaluated.
         tables: The page's tables, whose differences to the published numbers are counted.
+        task: The evaluation that the verdicts are of, where it is not the paper's.
     """
     if frame is None:
         return Headline(
@@ -56,7 +60,7 @@ def headline(families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tabl
     told = told or [verdict for verdict in families if verdict.setting == chosen]
     first, others = told[0], told[1:]
     more = f", and {len(others)} further sentence{'s' if len(others) > 1 else ''} of the paper" if others else ""
-    asked = f"is it so that {first.family.says}{more}?"
+    asked = f"is it so that {first.family.says}{more}? {judged_by(task)}".rstrip()
     rest = Counter(verdict.outcome for verdict in others)
     others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
     parts = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]

@@ -26,6 +26,7 @@ from results.published import PAPER, TABLES
 from results.redo import script
 from results.report import build
 from results.runs import RunRecord
+from results.selection import judged_task
 from results.tables import render
 
 MANIFEST = "SHA256SUMS"
@@ -65,6 +66,7 @@ def pack(
     frame: pd.DataFrame | None,
     *,
     title: str,
+    task: str = "",
     checkpoints: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> int:
@@ -75,6 +77,7 @@ def pack(
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the report.
+        task: The evaluation that claims and plots are of, as for `results.report.build`.
         checkpoints: Also put each run's `backbone.pth` in.
         tell: Is told what comes next, in a few words.
 
@@ -95,7 +98,7 @@ def pack(
         # `write_atomically` calls this once, with the file that takes the place of the old one when all is written.
         sums: dict[str, str] = {}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in _contents(runs, frame, title, tell, checkpoints=checkpoints):
+            for name, content in _contents(runs, frame, title, judged_task(frame, task), tell, checkpoints=checkpoints):
                 sums[name] = hashlib.sha256(content).hexdigest()
                 _add(archive, name, content)
             _add(archive, MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
@@ -161,6 +164,7 @@ def _contents(
     runs: Sequence[RunRecord],
     frame: pd.DataFrame | None,
     title: str,
+    task: str,
     tell: Callable[[str], None],
     *,
     checkpoints: bool,
@@ -170,15 +174,15 @@ def _contents(
     version = metadata.version("salmask")
     yield "README.md", _README.format(title=title, version=version, count=len(runs), checkpoints=backbone).encode()
     tell("the page")
-    yield "report.html", build(runs, frame, title=title).encode()
+    yield "report.html", build(runs, frame, title=title, task=task).encode()
     tell("tables and plots")
     yield from _tables(runs, frame)
-    yield from _plots(runs, frame)
+    yield from _plots(runs, frame, task)
     tell("data and claims")
     if frame is not None:
         yield "data/results.csv", export_bytes(frame, ".csv")
         yield "data/results.parquet", export_bytes(frame, ".parquet")
-    verdicts = judge(frame)
+    verdicts = judge(frame, task=task)
     yield "data/claims.json", as_frame(verdicts).to_json(orient="records", indent=1).encode()
     sentences = families_as_frame(judge_families(verdicts))
     yield "data/sentences.json", sentences.to_json(orient="records", indent=1).encode()
@@ -221,8 +225,8 @@ def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[t
             yield f"tables/{name}{suffix}", make(table).encode()
 
 
-def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[tuple[str, bytes]]:
-    material = Material(runs, frame)
+def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str) -> Iterator[tuple[str, bytes]]:
+    material = Material(runs, frame, task=task)
     for name in PLOTS:
         for suffix in SUFFIXES:
             try:

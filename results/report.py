@@ -26,6 +26,7 @@ from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
 from results.runs import RunRecord, code_label
+from results.selection import judged_task
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
 
@@ -57,7 +58,12 @@ class Picture:
 
 
 def build(
-    runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str = "salmask", progress: Any = None
+    runs: Sequence[RunRecord],
+    frame: pd.DataFrame | None,
+    *,
+    title: str = "salmask",
+    task: str = "",
+    progress: Any = None,
 ) -> str:
     """Make the page.
 
@@ -67,6 +73,7 @@ def build(
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the page.
+        task: The evaluation that claims and plots are of; empty: as `judged_task` chooses.
         progress: What a sweep in progress is doing, as `progress.html.j2` shows it; None: nothing is said of that.
 
     Returns:
@@ -77,10 +84,11 @@ def build(
     """
     runs = sorted(runs, key=lambda run: run.name)
     _refuse_namesakes(runs)
-    verdicts = judge(frame)
+    task = judged_task(frame, task)
+    verdicts = judge(frame, task=task)
     families = judge_families(verdicts)
     settings = list(dict.fromkeys(family.setting for family in families if family.setting))
-    pictures, left_out = _plots(runs, frame)
+    pictures, left_out = _plots(runs, frame, task)
     tables = _tables(runs, frame)
     galleries = embed(runs)
     entries_of_runs = entries(runs, frame, galleries)
@@ -90,7 +98,7 @@ def build(
         title=title,
         date=_newest(runs, frame),
         version=metadata.version("salmask"),
-        headline=headline(families, frame, tables),
+        headline=headline(families, frame, tables, task),
         warnings=[_without_places(doubt, runs) for doubt in doubts(runs, frame)],
         few=FEW_DOUBTS,
         facts=_facts(runs, frame),
@@ -116,7 +124,7 @@ def build(
     )
 
 
-def write(path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str) -> None:
+def write(path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str, task: str = "") -> None:
     """Write the page, whole or not at all.
 
     Args:
@@ -124,11 +132,12 @@ def write(path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, 
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the page.
+        task: As for `build`.
 
     Raises:
         UserError: Runs that exclude each other, or the file cannot be written.
     """
-    write_text(path, build(runs, frame, title=title))
+    write_text(path, build(runs, frame, title=title, task=task))
 
 
 def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
@@ -198,10 +207,12 @@ def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, s
     }
 
 
-def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[Picture], list[str]]:
+def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str) -> tuple[list[Picture], list[str]]:
     """Returns the plots, and of each that cannot be drawn what is missing for it."""
     pictures, left_out = [], []
-    light, dark = Material(runs, frame), Material(runs, frame, "dark")  # the browser chooses, by its user's theme
+    light, dark = (
+        Material(runs, frame, theme, task) for theme in ("light", "dark")
+    )  # the browser chooses, by its user's theme
     for name, plot in PLOTS.items():
         if name == "gallery":
             continue  # the page shows the galleries themselves

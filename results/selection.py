@@ -8,7 +8,7 @@ from repro.errors import UserError
 from results.cells import values_by_cell
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
-from results.published import Published
+from results.published import Published, published
 
 ValuesByCell = dict[tuple[str, str], dict[int, float]]
 """(method, metric) -> seed -> value in percent."""
@@ -49,6 +49,39 @@ def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.Dat
     metrics = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
     has_metric = frame["metric"].isin(metrics)
     return frame[has_metric & (frame["task"] == paper.task)] if paper.task else frame[has_metric]
+
+
+def measured_task(name: str, frame: pd.DataFrame) -> str | None:
+    """Returns the task by which a table can be made of some results.
+
+    Args:
+        name: The table's.
+        frame: What `results.collect.collect` returns.
+
+    Returns:
+        For `render`: empty for the paper's own task, else the first other one whose numbers its columns can show; None
+        where there is none.
+    """
+    paper = published(name)
+    if not select_results(frame, paper, paper.metrics[0] if paper.metrics else "").empty:
+        return ""
+    if not paper.task:
+        return None
+    of_metric = frame[frame["metric"] == paper.metrics[0]]
+    return next(iter(of_metric["task"].astype(str)), None)
+
+
+def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
+    """Returns the evaluation by which a page judges its runs: the one that is asked for, else what was measured.
+
+    That is the paper's linear probe, empty here, where any run has it; else the first other one.
+    """
+    return task or (measured_task("table1", frame) if frame is not None else None) or ""
+
+
+def judged_by(task: str) -> str:
+    """Returns the sentence that says by which evaluation runs are judged; empty where it is the paper's."""
+    return f"Judged by {task}; the paper evaluates by linear classifiers." if task else ""
 
 
 def measured_columns(

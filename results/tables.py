@@ -100,26 +100,6 @@ def render(
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
 
 
-def measured_task(name: str, frame: pd.DataFrame) -> str | None:
-    """Returns the task by which a table can be made of some results.
-
-    Args:
-        name: The table's.
-        frame: What `results.collect.collect` returns.
-
-    Returns:
-        For `render`: empty for the paper's own task, else the first other one whose numbers its columns can show; None
-        where there is none.
-    """
-    paper = published(name)
-    if not select_results(frame, paper, paper.metrics[0] if paper.metrics else "").empty:
-        return ""
-    if not paper.task:
-        return None
-    of_metric = frame[frame["metric"] == paper.metrics[0]]
-    return next(iter(of_metric["task"].astype(str)), None)
-
-
 def _kinds_of(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Returns what went wrong in the trainings that recorded it, by the file of their results."""
     return {str(run.folder.results): [symptom.kind for symptom in run.symptoms] for run in runs if run.symptoms}

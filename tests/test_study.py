@@ -7,6 +7,8 @@ from scipy import stats
 
 from baselines import resolve
 from examples.study.decide import CONTRADICTED, NOT_RUN, QUESTIONS, SUPPORTED, UNDECIDED, decide, markdown, means, top1
+from results.collect import collect_runs
+from results.report import build
 from results.runs import find_runs
 from slurm.sweep import expand, load
 
@@ -58,3 +60,14 @@ def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
     assert len(runs) > 12
     assert {run.run.id for run in runs if run.run is not None} <= planned
     assert {run.state for run in runs} == {"done"}
+
+
+def test_the_page_judges_by_what_was_measured_and_says_so() -> None:
+    """Runs without a linear probe, of which a page that knew no other task said that nothing was run."""
+    runs = find_runs([STUDY / "runs"], resolve)
+    page = build(runs, collect_runs(runs), task="logistic")
+    assert "Judged by logistic; the paper evaluates by linear classifiers." in page
+    above = page.partition('<section id="tables">')[0]
+    assert above.count("<picture>") == 1  # the forest plot
+    assert "every sentence" not in above
+    assert "Judged by knn" in build(runs, collect_runs(runs))

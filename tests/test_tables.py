@@ -22,7 +22,8 @@ from results.commands import show_tables
 from results.doubts import doubts
 from results.formats import csv, latex, markdown
 from results.runs import find_runs
-from results.tables import measured_task, render
+from results.selection import measured_task
+from results.tables import render
 
 FLOWERS = "linear-flowers-80-10-10-v1"
 """The protocol of the linear probe on Flowers-102."""
