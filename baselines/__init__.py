@@ -30,19 +30,16 @@ if TYPE_CHECKING:
 class Method:
     """One row of the tables."""
 
-    title: str
-    """As the paper's tables have it; an ablation's also says what is changed."""
     settings: Mapping[str, Any]
     """How the row differs from the default Run: nested sections, or dotted keys."""
 
-    def but(self, title: str, changes: Mapping[str, Any]) -> "Method":
+    def but(self, changes: Mapping[str, Any]) -> "Method":
         """Returns this row with some settings changed.
 
         Args:
-            title: what is changed; it is appended to the row's own title.
             changes: nested sections, or dotted keys; they win over the row's own settings.
         """
-        return Method(f"{self.title}, {title}", _merged(self.settings, changes))
+        return Method(_merged(self.settings, changes))
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,28 +54,28 @@ def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 def _rows_on(framework: Framework) -> dict[str, Method]:
     """Returns the rows on a contrastive framework by name: plain, and with each masking."""
     rows = {
-        "": ("", masks.NONE),
-        "+mscn": (" + MSCN", masks.MSCN),
-        "+adios": (" + ADIOS", masks.ADIOS),
-        "+ours-hp": (" + ours, high-pass", masks.HIGH_PASS),
-        "+ours-blur": (" + ours, strong blur", masks.STRONG_BLUR),
-        "+ours-mean": (" + ours, mean fill", masks.MEAN_FILL),
+        "": masks.NONE,
+        "+mscn": masks.MSCN,
+        "+adios": masks.ADIOS,
+        "+ours-hp": masks.HIGH_PASS,
+        "+ours-blur": masks.STRONG_BLUR,
+        "+ours-mean": masks.MEAN_FILL,
     }
-    return {f"{framework}{suffix}": _row(framework, title, masking) for suffix, (title, masking) in rows.items()}
+    return {f"{framework}{suffix}": _row(framework, masking) for suffix, masking in rows.items()}
 
 
-def _row(framework: Framework, title: str, masking: Mapping[str, Any]) -> Method:
+def _row(framework: Framework, masking: Mapping[str, Any]) -> Method:
     """Returns a framework's recipe with a masking.
 
     All rows on a framework go through here, so that they share its recipe and differ in the masking alone.
     """
     entry = FRAMEWORKS[framework]
     settings = {"framework": framework.value, **entry.recipe}
-    return Method(f"{entry.title}{title}", _merged(settings, masking))
+    return Method(_merged(settings, masking))
 
 
 TABLE1: Mapping[str, Method] = {
-    "supervised": _row(Framework.supervised, "", masks.NONE),
+    "supervised": _row(Framework.supervised, masks.NONE),
     # `supervised` and `external` name no contrastive model, so they have no row with a masking.
     **{
         name: row for framework, entry in FRAMEWORKS.items() if entry.model for name, row in _rows_on(framework).items()
@@ -87,7 +84,7 @@ TABLE1: Mapping[str, Method] = {
 """The rows of tables 1 and 2, in the tables' order."""
 
 WITH_HARD_NEGATIVE: Mapping[str, Method] = {
-    f"{name}@{branch}": TABLE1[name].but(f"{branch} masked", {"masking.branch": branch})
+    f"{name}@{branch}": TABLE1[name].but({"masking.branch": branch})
     for name in ("mocov2+ours-hp", "mocov2+ours-blur", "mocov2+ours-mean")
     for branch in ("key", "both")
 }
@@ -95,7 +92,7 @@ WITH_HARD_NEGATIVE: Mapping[str, Method] = {
 
 TABLE3: Mapping[str, Method] = {
     **{
-        f"{name}-no-hard-negative": row.but("no hard negative", {"masking.hard_negative": False})
+        f"{name}-no-hard-negative": row.but({"masking.hard_negative": False})
         for name, row in {
             **{name: TABLE1[name] for name in ("mocov2+ours-blur", "mocov2+ours-mean")},
             **WITH_HARD_NEGATIVE,
@@ -110,11 +107,11 @@ run both. The query masked with a hard negative is table 1's, and high-pass with
 """
 
 ABLATIONS: Mapping[str, Method] = {
-    name: TABLE1[ablation.row].but(ablation.title, ablation.settings) for name, ablation in ablations.ABLATIONS.items()
+    name: TABLE1[ablation.row].but(ablation.settings) for name, ablation in ablations.ABLATIONS.items()
 }
 """The rows that no table of the paper has, each a changed row of table 1."""
 
-DOSE: Mapping[str, Method] = {name: TABLE1[row.row].but(row.title, row.settings) for name, row in dose.DOSE.items()}
+DOSE: Mapping[str, Method] = {name: TABLE1[row.row].but(row.settings) for name, row in dose.DOSE.items()}
 """The rows of `salmask sweep saliency-dose`, each the headline row with other foreground."""
 
 METHODS: Mapping[str, Method] = {**TABLE1, **TABLE3, **ABLATIONS, **DOSE}

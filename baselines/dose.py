@@ -23,20 +23,15 @@ SPOILT = ("truth-shifted-2", "truth-shifted-4", "random", "inverted")
 """Foreground of one of the two alone, where the other's is the true mask."""
 
 DOSE: Mapping[str, Ablation] = {
-    **{
-        f"mocov2+ours-hp-by-{source}": Ablation(f"foreground: {source}", {"localizer.source": source})
-        for source in SOURCES
-    },
+    **{f"mocov2+ours-hp-by-{source}": Ablation({"localizer.source": source}) for source in SOURCES},
     **{
         f"mocov2+ours-hp-hard-by-{source}": Ablation(
-            f"foreground: truth, of hard negatives {source}",
             {"localizer.source": "truth", "localizer.hard_negative_source": source},
         )
         for source in SPOILT
     },
     **{
         f"mocov2+ours-hp-query-by-{source}": Ablation(
-            f"foreground: {source}, of hard negatives truth",
             {"localizer.source": source, "localizer.hard_negative_source": "truth"},
         )
         for source in SPOILT

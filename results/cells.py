@@ -1,4 +1,4 @@
-"""The cells of a table as data: the published number, ours over seeds, the difference, and how sure each is."""
+"""The cells of a table as data: published, measured over seeds, the difference, and how sure each is."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def cell_records(
                 cell = seeds.get((row.method, metric))
                 record = _record(row, index, column, metric, cell, paper)
                 if cell is None:
-                    record |= {"ours": reason(row.method, column, metric, results, runs), "missing": ""}
+                    record |= {"measured": reason(row.method, column, metric, results, runs), "missing": ""}
                 else:
                     record["missing"] = missing_seeds(unfinished(row.method, column, runs))
                 record["went_wrong"] = "" if cell is None else _went_wrong(cell, kinds)
@@ -113,7 +113,7 @@ def _record(
         "metric": metric,
         "published": value,
         "published_column": f"{column.group.title} {printed_name}".strip(),
-        "ours": "" if seeds is None else summary(seeds["value"]),
+        "measured": "" if seeds is None else summary(seeds["value"]),
         "mean": mean,
         "std": None if seeds is None else seeds["value"].std(),  # pandas' std is the sample one, ddof=1
         "n": 0 if seeds is None else len(seeds),
@@ -141,7 +141,7 @@ def measured(rows: pd.DataFrame) -> tuple[Measured, ...]:
 
 
 def summary(values: "pd.Series[float]") -> str:
-    """Returns what a cell of ours shows, `69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
+    """Returns what a measured cell shows, `69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
     std = f" ± {values.std():.2f}" if len(values) > 1 else ""
     return f"{values.mean():.2f}{std} ({len(values)})"
 

@@ -48,7 +48,7 @@ def table(
     *,
     sweep: OneSweep = "",
     every: Annotated[bool, typer.Option("--all", help="The paper's whole layout: also what was not run.")] = False,
-    only: Annotated[str, typer.Option(metavar="ours|paper|diff", help="Show one of the three alone.")] = "",
+    only: Annotated[str, typer.Option(metavar="measured|paper|diff", help="Show one of the three alone.")] = "",
     metric: OneMetric = "",
     task: OneTask = "",
     out: Annotated[
@@ -70,7 +70,7 @@ def table(
     records = [] if only == "paper" else find_runs(roots, context.obj, sweep=sweep)
     frame = None if only == "paper" else collect_runs(records, listed(roots))
     _warn(frame, console)
-    rows: Any = "all" if every else "ours"
+    rows: Any = "all" if every else "measured"
     only_checked: Any = only  # `render` refuses what is none of its choices
     content = render(name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task)
     if as_json:

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from repro.runs.labels import label
 from repro.runs.protocols import metric_without_rate
-from results.labels import label
 from results.material import Material, NothingToDrawError
 from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord

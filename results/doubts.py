@@ -26,7 +26,7 @@ def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
 
 def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
     if frame is None:
-        yield "no run has been evaluated: every cell of ours is empty"
+        yield "no run has been evaluated: every measured cell is empty"
         return
     for scale in sorted({str(scale) for scale in frame["scale"] if scale}):
         yield f"TINY MODE – {scale}: not comparable with the published numbers"

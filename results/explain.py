@@ -75,7 +75,7 @@ def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], *,
         task: Another evaluation than the table's own, as of `results.tables.render`.
 
     Returns:
-        The cell, the published number, and ours by protocol with every run behind it; where there is none, why.
+        The cell, its published number, and those measured, by protocol, with every run behind; or why there is none.
 
     Raises:
         UserError: The text names no cell, or neither table nor runs know the method, the data set or the metric.
@@ -94,7 +94,7 @@ def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], *,
         "cell": text,
         "metric": address.metric,
         "published": address.published,
-        "ours": [] if frame is None else _ours(address, frame, runs),
+        "measured": [] if frame is None else _measured(address, frame, runs),
         "runs without a result": [f"{run.name}: {_state(run)}" for run in runs_without_result],
     }
 
@@ -124,7 +124,7 @@ def with_common_facts(content: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         content: What `explain` returns.
     """
-    return {**content, "ours": [_with_common_facts(column) for column in content["ours"]]}
+    return {**content, "measured": [_with_common_facts(column) for column in content["measured"]]}
 
 
 def _with_common_facts(column: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _with_common_facts(column: Mapping[str, Any]) -> dict[str, Any]:
     return {**column, f"all {len(runs)} runs": common, "runs": own}
 
 
-def _ours(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+def _measured(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Tell of each column that the cell may stand in what it shows, and by which runs."""
     metric = address.metric if address.table.metrics else ""
     results = select_results(frame, address.table, metric)
@@ -155,7 +155,7 @@ def _ours(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord]) 
             shown_text = summary(rows["value"])
         entries.append(
             {
-                "ours": shown_text,
+                "measured": shown_text,
                 "dataset": dataset,
                 "split": split,
                 "protocol": protocol,

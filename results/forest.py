@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from repro.runs.labels import label
 from results.collect import KEYS
 from results.columns import Column
-from results.labels import label
 from results.material import Material, NothingToDrawError, panel_title
 from results.paired import Comparison, paired
 from results.published import Published, published

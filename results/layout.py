@@ -12,7 +12,7 @@ class Cell:
     Attributes:
         text: Plain text, without markup.
         rank: 1 where it is the best of its block, printed bold; 2 where it is the second best, marked more lightly; a
-            number of ours only as far as `results.ranking.clear_ranks` goes.
+            measured number only as far as `results.ranking.clear_ranks` goes.
         marks: Numbers of the notes that it refers to, from 1.
         signed: Whether the text is a number with a sign, which LaTeX sets as mathematics.
         behind: The measurements that it is the mean of, which a page with the runs on it can open.

@@ -43,7 +43,7 @@ class Material:
     """What `table` has worked out, by name."""
 
     def table(self, name: str) -> pd.DataFrame:
-        """Returns the lines of a table's data that have a number of ours.
+        """Returns the lines of a table's data that have a measured number.
 
         Args:
             name: `table1`, `table2` or `table3`.
@@ -60,7 +60,7 @@ class Material:
         return self._tables[name]
 
     def has(self, name: str) -> bool:
-        """Returns whether a table has numbers of ours."""
+        """Returns whether a table has measured numbers."""
         if name not in self._tables:
             self._tables[name] = self._render(name)
         return not self._tables[name].empty
@@ -68,7 +68,7 @@ class Material:
     def _render(self, name: str) -> pd.DataFrame:
         if self.frame is None:
             return pd.DataFrame()
-        # The whole layout, as it is made even where no result belongs into the table; ours alone would be refused.
+        # The whole layout, made even where no result belongs into the table; without `all` it would be refused.
         task, metric = (self.task, self.metric) if published(name).task else ("", "")  # detection has its own
         records = render(name, self.frame, runs=self.runs, rows="all", task=task, metric=metric).records
         filled = records[records["n"] > 0].copy()

@@ -48,7 +48,7 @@ Made by salmask {version} from {count} runs. Start with `report.html`, which nee
 | what | where |
 | --- | --- |
 | everything on one page, warnings first | `report.html` |
-| the paper's tables with ours beside, as Markdown, LaTeX, CSV and HTML | `tables/` |
+| the paper's tables with the measured numbers beside, as Markdown, LaTeX, CSV and HTML | `tables/` |
 | plots, as SVG and PNG | `plots/` |
 | every result as one long table, and the paper's claims and sentences with their tests | `data/` |
 | of each run: settings, provenance, state, metrics, results, predictions, logs, galleries{checkpoints} | `runs/` |

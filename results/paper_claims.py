@@ -76,7 +76,7 @@ class Claim:
 
     @property
     def label(self) -> str:
-        """The two rows as the tables print them, `MoCov2 + OURS, high-pass > MoCov2`."""
+        """The two rows as the tables print them, `MoCo v2 + ours (high-pass) > MoCo v2`."""
         rows = published(self.table).rows
         return f"{rows[self.better].label} > {rows[self.worse].label}"
 

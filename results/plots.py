@@ -1,4 +1,4 @@
-"""The plots: published against ours, Table 1 as bars, Table 3 by branch, accuracy by compute, galleries; and PLOTS."""
+"""The plots: published against measured, Table 1 as bars, Table 3 by branch, accuracy by compute, galleries; PLOTS."""
 
 import io
 import logging
@@ -14,11 +14,11 @@ from PIL import Image
 
 from repro.errors import UserError, nearest, one_line
 from repro.files import read_regular, write_atomically
+from repro.runs.labels import label
 from results.collect import KEYS
 from results.curves import curves
 from results.dose import saliency_dose
 from results.forest import forest
-from results.labels import label
 from results.material import Material, NothingToDrawError
 from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
 from results.runs import RunRecord
@@ -54,7 +54,7 @@ def scatter(material: Material) -> Figure:
         raise NothingToDrawError("no result belongs into a table of the paper", mend="evaluate a run first")
     records = pd.concat(tables).dropna(subset=["published"])
     if records.empty:
-        raise NothingToDrawError("no result of ours has a published number beside it")
+        raise NothingToDrawError("no measured number has a published number beside it")
     figure = Figure(figsize=(7.0, 5.4 + 0.09 * records["row"].nunique()), layout="constrained")
     axes = figure.subplots()
     for line in records.to_dict("records"):
@@ -83,7 +83,7 @@ def scatter(material: Material) -> Figure:
 
 
 def bars(material: Material) -> Figure:
-    """Draw Table 1 as bars: ours with the standard deviation, the published number as a line across the bar."""
+    """Draw Table 1 as bars: the mean with its standard deviation, the published number as a line across the bar."""
     records = material.table("table1")
     titles = list(dict.fromkeys(records["panel"]))
     figure, grid = stacked([int((records["panel"] == title).sum()) for title in titles], 0.3, room=0.3)
@@ -111,7 +111,7 @@ def _starred(line: Mapping[Any, Any]) -> str:
 
 
 def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> None:
-    """Draw the bar of a line: ours, its whisker, the published number across it, and our number as text behind."""
+    """Draw the bar of a line: the mean, its whisker, the published number across it, and the mean as text behind."""
     style, dark = look(line["row"]), ink(theme)
     error = 0.0 if pd.isna(line["std"]) else line["std"]
     axes.barh(
@@ -128,7 +128,7 @@ def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> No
 
 
 def branches(material: Material) -> Figure:
-    """Draw Table 3: accuracy by masked branch, ours beside the paper's."""
+    """Draw Table 3: accuracy by masked branch, measured beside the paper's."""
     records = material.table("table3")
     paper = published("table3")
     masked_methods = [row.method for row in paper.every_row.values() if row.branch in BRANCHES]
@@ -143,8 +143,8 @@ def branches(material: Material) -> Figure:
     _branch_panel(grid[0], values, "published, setting not stated", material.theme)
     for axes, title in zip(grid[1:], titles, strict=True):
         lines = records[records["panel"] == title]
-        ours = dict(zip(lines["row"], zip(lines["mean"], lines["std"].fillna(0.0), strict=True), strict=True))
-        _branch_panel(axes, ours, folded(f"measured, {title}"), material.theme)
+        means = dict(zip(lines["row"], zip(lines["mean"], lines["std"].fillna(0.0), strict=True), strict=True))
+        _branch_panel(axes, means, folded(f"measured, {title}"), material.theme)
     notes, drawn = ["dashed: no masking"], set(records["row"])
     if any(row.method in drawn and row.block.endswith(WITH_HARD_NEGATIVE) for row in paper.every_row.values()):
         notes.append("dotted: with hard negative")
@@ -355,12 +355,9 @@ def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: 
             if methods[branch] in values
         ]
         if points:
-            # The paper's own setting gives the line its look and its name, which Table 1 has without the branch.
-            base = methods["query"].removesuffix(NO_HARD_NEGATIVE)
-            style, name = look(base), label(base)
-            line = "-"
-            if block.endswith(WITH_HARD_NEGATIVE):
-                line, name = ":", f"{name}{WITH_HARD_NEGATIVE}"
+            # The paper's own setting, the query masked, gives the line its name; its look is that of Table 1's row.
+            style, name = look(methods["query"].removesuffix(NO_HARD_NEGATIVE)), label(methods["query"])
+            line = ":" if block.endswith(WITH_HARD_NEGATIVE) else "-"
             positions, means, stds = zip(*points, strict=True)
             axes.errorbar(
                 positions,

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from repro.errors import UserError, nearest
+from repro.runs.labels import label
 
 PAPER = Path(__file__).parent / "paper"
 """Folder of the files with the paper's numbers and claims."""
@@ -31,11 +32,8 @@ ROW_NOTES = {
 CELL_CAVEATS = {("supervised", "Caltech-101"): _PROBE, ("supervised", "Flowers-102"): _PROBE}
 """What to know about single cells, by row and column group of the paper."""
 
-STRATEGIES = {"high_pass": "high-pass", "strong_blur": "strong blur", "mean_fill": "mean fill"}
-"""Masking strategy -> how a row's label names it, in the order of the paper's rows."""
-
 NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE = "-no-hard-negative", ", with hard negative"
-"""How Table 3's two readings end: the names of the methods of the one, labels and blocks of the other."""
+"""How Table 3's two readings end: the names of the methods of the one, the blocks of the other."""
 
 DATASETS = ("imagenet100", "caltech101", "flowers102", "voc07+12", "coco")
 """Our names of the paper's data sets."""
@@ -47,7 +45,7 @@ class PublishedRow:
 
     Attributes:
         method: Name that joins it to `Result.method`.
-        label: How it is printed.
+        label: How it is printed, as `repro.runs.labels.label` spells it.
         framework: `none` for the supervised one, else `mocov2` or `simclr`.
         block: Rows of one block stand between two rules and compete for best and second best. The framework; in
             Table 3, which compares the branches of one strategy, the strategy.
@@ -236,7 +234,7 @@ def table3() -> Published:
         method.removesuffix(NO_HARD_NEGATIVE): replace(
             row,
             method=method.removesuffix(NO_HARD_NEGATIVE),
-            label=f"{row.label}{WITH_HARD_NEGATIVE}",
+            label=label(method.removesuffix(NO_HARD_NEGATIVE), branch=row.branch),
             block=f"{row.block}{WITH_HARD_NEGATIVE}",
         )
         for method, row in paper.rows.items()
@@ -262,8 +260,7 @@ def _load(
     """Read a table's CSV; without a title of its own for other tasks it keeps its title."""
     with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    bases = {line["framework"]: line["method"] for line in lines if line["method_family"] == "baseline"}
-    rows = {line["row"]: _row(line, bases) for line in lines}
+    rows = {line["row"]: _row(line) for line in lines}
     # Tables 1 and 3 do not say which metric they print: their CSVs call it `top1_acc_pct`, which is none of ours.
     printed_names = {(group.name, ours): printed for group in groups for ours, printed in group.metrics.items()}
     values = {
@@ -273,12 +270,9 @@ def _load(
     return Published(name, source, title, title_without_task or title, task, metrics, groups, rows, values)
 
 
-def _row(line: dict[str, str], bases: dict[str, str]) -> PublishedRow:
-    base, method, strategy = bases.get(line["framework"]), line["method"], line["strategy"]
-    label = method if base is None or method == base else f"{base} + {method}"
-    label += f", {STRATEGIES[strategy]}" if strategy in STRATEGIES else ""
-    block, branch = line["framework"], line.get("mask_branch", "")
-    if branch:  # Table 3 compares the branches of one strategy
-        label += f" ({branch} masked)" if branch != "none" else ""
-        block = strategy
-    return PublishedRow(line["row"], label, line["framework"], block, branch)
+def _row(line: dict[str, str]) -> PublishedRow:
+    branch = line.get("mask_branch", "")
+    # Table 3 compares the branches of one strategy, and so it names the query too.
+    block = line["strategy"] if branch else line["framework"]
+    printed = label(line["row"], branch="" if branch == "none" else branch)
+    return PublishedRow(line["row"], printed, line["framework"], block, branch)

@@ -6,11 +6,11 @@ import pandas as pd
 
 from repro.data import caltech
 from repro.data.catalogue import DATASETS
+from repro.runs.labels import label
 from repro.runs.run import Run
 from results.cells import measured, summary
 from results.columns import Column
 from results.layout import Cell, Line
-from results.published import published
 
 NEGLIGIBLE_RATE = 1e-6
 """A training at a lower rate changes no weight that a number would show; by it the untrained networks are recorded."""
@@ -52,14 +52,13 @@ def reference_lines(columns: Sequence[Column], results: pd.DataFrame, kinds: Seq
     """
     untrained = results[_untrained(results)]
     methods = list(dict.fromkeys(untrained["method"].astype(str)))
-    labels = {method: row.label for method, row in published("table1").rows.items()}
     rows = {"chance": [_chance(column, metric) for column in columns for metric, _ in column.metrics]}
     for method in methods:
         of_method = untrained[untrained["method"] == method]
         cells = [_before_training(column, metric, of_method) for column in columns for metric, _ in column.metrics]
-        rows[f"untrained network ({labels.get(method, method)})"] = cells
+        rows[f"untrained network ({label(method)})"] = cells
     return tuple(
-        Line(label, tuple(cell if kind == "ours" else Cell("–") for cell in cells for kind in kinds))
+        Line(label, tuple(cell if kind == "measured" else Cell("–") for cell in cells for kind in kinds))
         for label, cells in rows.items()
         if any(cell.text != "–" for cell in cells)
     )

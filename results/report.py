@@ -178,7 +178,7 @@ def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table
             continue
         of_metric = frame[frame["metric"] == paper.metrics[0]]
         for task in sorted(set(of_metric["task"].astype(str)) - {paper.task}):
-            by_task = render(name, frame, runs=runs, only="ours", task=task, references=True)
+            by_task = render(name, frame, runs=runs, only="measured", task=task, references=True)
             tables.append(replace(by_task, name=f"{name}-{task}"))
     return tables
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from repro.runs.comparison import difference
 from repro.runs.departures import value_text
+from repro.runs.labels import label
 from repro.runs.run import Run
 from results.cells import summary
 from results.paired import Comparison, paired
-from results.published import published
 from results.runs import RunRecord
 
 MEASURE = ["method", "task", "dataset", "metric"]
@@ -92,10 +92,9 @@ def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
     row = first.iloc[0]
     protocols = dict.fromkeys(str(rows["protocol"].iloc[0]) for rows in (first, second))
     values = [dict(zip(rows["seed"], rows["value"], strict=True)) for rows in (first, second)]
-    rows_of_paper = published("table1").rows
     method = str(row["method"])
     return SharedMeasure(
-        label=rows_of_paper[method].label if method in rows_of_paper else method,
+        label=label(method),
         measure=f"{row['dataset']}, {' / '.join(protocols)}",
         first=summary(first["value"]),
         second=summary(second["value"]),

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from repro.errors import UserError, nearest
+from repro.runs.labels import label
 from results.absence import without_result
 from results.cells import cell_records, code_states, watermark
 from results.collect import KEYS, refuse_mixed
@@ -18,11 +19,11 @@ from results.references import reference_lines, without_untrained
 from results.runs import RunRecord
 from results.selection import by_task, select_results
 
-Rows = Literal["ours", "all"]
+Rows = Literal["measured", "all"]
 """Which rows and columns a table has: those that something was run for, or the paper's whole layout."""
-Only = Literal["", "ours", "paper", "diff"]
+Only = Literal["", "measured", "paper", "diff"]
 """Which of its three numbers a cell shows alone; empty for all three."""
-_KINDS = {"": ("published", "ours", "Δ"), "ours": ("ours",), "paper": ("published",), "diff": ("Δ",)}
+_KINDS = {"": ("published", "measured", "Δ"), "measured": ("measured",), "paper": ("published",), "diff": ("Δ",)}
 """A choice of `Only` -> the kinds of columns in each group."""
 
 
@@ -43,7 +44,7 @@ def render(
     frame: pd.DataFrame | None = None,
     *,
     runs: Sequence[RunRecord] = (),
-    rows: Rows = "ours",
+    rows: Rows = "measured",
     only: Only = "",
     metric: str = "",
     task: str = "",
@@ -52,7 +53,7 @@ def render(
     """Set our numbers beside the paper's.
 
     Every combination of data set, split, protocol, fidelity and scale among the results becomes a column group: the
-    published value, ours as mean ± sample standard deviation over (n) seeds, and the difference in points. No
+    published value, the measured mean ± sample standard deviation over (n) seeds, and the difference in points. No
     difference is taken unless data, method and protocol are the paper's (`Column.compares`). Where the data set is not
     one of the paper's, its nearest column stands beside for orientation.
 
@@ -60,8 +61,8 @@ def render(
         name: `table1`, `table2` or `table3`.
         frame: What `results.collect.collect` returns; not needed for the paper's numbers alone.
         runs: The run folders at hand, which tell why a cell is empty.
-        rows: `ours` for the methods and columns that something was run for, `all` for the paper's whole layout.
-        only: Show `ours`, `paper` or `diff` alone.
+        rows: `measured` for the methods and columns that something was run for, `all` for the paper's whole layout.
+        only: Show `measured`, `paper` or `diff` alone.
         metric: Of tables 1 and 3: which number of ours to show, `top1` (the last epoch) by default.
         task: Of tables 1 and 3: another evaluation of ours than the paper's, `logistic` or `knn`; the published numbers
             are then left out.
@@ -88,7 +89,7 @@ def render(
     metric = metric or (paper.metrics[0] if paper.metrics else "")
     every_result = select_results(frame, paper, metric)
     results = without_untrained(every_result) if references else every_result
-    if results.empty and rows == "ours":
+    if results.empty and rows == "measured":
         raise _no_results(frame, paper, metric)
     # Of the table's results alone: runs that exclude each other elsewhere are no reason to refuse this table.
     refuse_mixed(results)
@@ -132,7 +133,7 @@ def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, ev
         framework = frameworks[method]
         # The first block is for rows without a framework (or, in Table 3, without a strategy): it takes no strangers.
         block = framework if framework in blocks[1:] else "other"
-        rows.append(PublishedRow(method, method, framework, block))
+        rows.append(PublishedRow(method, label(method), framework, block))
     return sorted(rows, key=lambda row: [*blocks, "other"].index(row.block))
 
 
@@ -174,11 +175,11 @@ def _title(paper: Published, records: pd.DataFrame, only: Only) -> str:
     metric = f", {records['metric'].iloc[0]}" if paper.metrics else ""
     legend = {
         "published": "",
-        "ours": " Ours: mean ± sample standard deviation (number of seeds).",
-        "Δ": " Δ: difference ours − published, in points.",
+        "measured": " Measured: mean ± sample standard deviation (number of seeds).",
+        "Δ": " Δ: difference measured − published, in points.",
     }
     best = " Best of a block is bold, second best marked"
-    clearly = f"{';' if 'published' in _KINDS[only] else ','} ours only {LEGEND}"
+    clearly = f"{';' if 'published' in _KINDS[only] else ','} a measured number only {LEGEND}"
     marks = "" if only == "diff" else best + ("" if only == "paper" else clearly) + "."
     return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in _KINDS[only]) + marks
 
@@ -231,10 +232,10 @@ def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: 
         on_difference = ["not measured by the protocol of the published numbers: no difference is taken"]
     names = {
         "published": "published" if column.of_the_paper else f"published, {column.group.title}",
-        "ours": "ours",
+        "measured": "measured",
         "Δ": "Δ",
     }
-    notes_by_kind = {"published": on_published, "ours": [], "Δ": on_difference}
+    notes_by_kind = {"published": on_published, "measured": [], "Δ": on_difference}
     cells = [
         Cell(f"{printed_name} {names[kind]}".strip(), marks=notes.mark(*notes_by_kind[kind]))
         for _, printed_name in column.metrics
@@ -258,7 +259,7 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
         "published": Cell(
             f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, notes.mark(*caveats)
         ),
-        "ours": Cell(record["ours"], record["rank"], notes.mark(*doubts, *row_notes), behind=record["behind"]),
+        "measured": Cell(record["measured"], record["rank"], notes.mark(*doubts, *row_notes), behind=record["behind"]),
         "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", signed=has_difference),
     }
 

@@ -27,7 +27,7 @@ def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
             if mean is not None:
                 spread = f", 95 % {interval[0]:+.2f} … {interval[1]:+.2f}" if interval else ""
                 p = "" if verdict.p is None else f", p {verdict.p:.3f}"
-                lines.append(f"ours {mean:+.2f}{spread}{p}; paper {verdict.published:+.2f}; {verdict.why}")
+                lines.append(f"measured {mean:+.2f}{spread}{p}; paper {verdict.published:+.2f}; {verdict.why}")
             console.print(Padding("\n".join(map(escape, lines)), (0, 0, 0, 2), expand=False), highlight=False)
     console.print()
 
@@ -35,7 +35,7 @@ def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
 def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
     """Print verdicts as a table, one line each."""
     console_table = Table(box=None, pad_edge=False)
-    for head in ("verdict", "claim", "where", "paper", "ours (n)", "95 %", "p"):
+    for head in ("verdict", "claim", "where", "paper", "measured (n)", "95 %", "p"):
         justify: Any = "left" if head in ("verdict", "claim", "where") else "right"
         console_table.add_column(head, overflow="fold", justify=justify)
     for verdict in verdicts:

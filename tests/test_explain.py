@@ -28,8 +28,8 @@ def runs(tmp_path: Path) -> list[RunRecord]:
 def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) -> None:
     content = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
     assert content["published"] == 68.22
-    (column,) = content["ours"]
-    assert column["ours"] == "69.00 ± 1.41 (2)"
+    (column,) = content["measured"]
+    assert column["measured"] == "69.00 ± 1.41 (2)"
     assert column["protocol"] == "linear-moco-v1"
     assert (column["scale"], column["departs from the paper in"]) == ("queue 32768", "queue 32768 (paper: 65536)")
     first, second = column["runs"]
@@ -47,7 +47,7 @@ def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) 
 
 def test_without_the_rows_nothing_is_said_to_be_as_in_the_paper(tmp_path: Path, runs: list[RunRecord]) -> None:
     runs = find_runs([tmp_path])
-    (column,) = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)["ours"]
+    (column,) = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)["measured"]
     assert column["departs from the paper in"] == "settings not compared with the method's row"
     assert column["runs"][0]["differs from the recipe in"] == {}
 
@@ -55,13 +55,13 @@ def test_without_the_rows_nothing_is_said_to_be_as_in_the_paper(tmp_path: Path, 
 def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
     content = explain("table1:simclr:caltech101", collect_runs(runs), runs)
     assert content["published"] == 78.20
-    assert [column["ours"] for column in content["ours"]] == ["not run"]
+    assert [column["measured"] for column in content["measured"]] == ["not run"]
 
 
 def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -> None:
     begun(tmp_path / "full", build([of_method("mocov2")]))
     content = explain("table1:mocov2:imagenet100", None, find_runs([tmp_path], resolve))
-    assert content["ours"] == []
+    assert content["measured"] == []
     assert len(content["runs without a result"]) == 1
 
 
@@ -109,10 +109,10 @@ def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
 
 def test_what_all_seeds_share_is_told_once(runs: list[RunRecord]) -> None:
     content = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
-    (column,) = with_common_facts(content)["ours"]
+    (column,) = with_common_facts(content)["measured"]
     shared = column["all 2 runs"]
     assert shared["device"] == "NVIDIA H100"
     assert all(run.keys().isdisjoint(shared) for run in column["runs"])
     assert [run["seed"] for run in column["runs"]] == [0, 1]
-    (whole,) = content["ours"]
+    (whole,) = content["measured"]
     assert [{**shared, **run} for run in column["runs"]] == whole["runs"]

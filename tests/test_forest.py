@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 from run_samples import finished
 
-from baselines import ABLATIONS, DOSE, METHODS, TABLE1, TABLE3, resolve
+from baselines import resolve
 from repro.errors import UserError
 from results.collect import collect_runs
 from results.forest import effects, forest
-from results.labels import label
 from results.material import Material, NothingToDrawError
 from results.paired import paired
 from results.plots import PLOTS
@@ -88,20 +87,3 @@ def test_another_task_has_no_published_difference(tmp_path: Path) -> None:
 
 def test_it_is_the_first_picture() -> None:
     assert next(iter(PLOTS)) == "forest"
-
-
-def test_a_method_is_spelt_as_the_list_of_methods_spells_it() -> None:
-    for name, method in {**TABLE1, **TABLE3}.items():
-        assert label(name) == method.title
-    # An ablation says what it changes as its name does, and its row's title stands before that.
-    for name in (*ABLATIONS, *DOSE):
-        assert label(name).startswith(METHODS[name].title.split(", ")[0])
-    assert label("mocov2+ours-hp-ratio0.25-0.45") == "MoCo v2 + ours, high-pass, ratio0.25-0.45"
-    assert label("mocov2+queue16k") == "MoCo v2 + queue16k"
-    assert len({label(name) for name in METHODS}) == len(METHODS)
-    assert [label(name) for name in ("mine", "mine+ours-hp", "mocov2+mine-hp", "mocov2 (imported)")] == [
-        "mine",
-        "mine+ours-hp",
-        "MoCo v2 + mine-hp",
-        "mocov2 (imported)",
-    ]

@@ -97,7 +97,7 @@ def test_latex_escapes_what_tex_would_read_as_a_command() -> None:
 
 def test_markdown_keeps_its_columns_when_a_name_holds_a_bar() -> None:
     table = render("table1", frame_of(*rows_of(dataset="a|b")))
-    assert r"a\|b [1]: ours" in markdown(table)
+    assert r"a\|b [1]: measured" in markdown(table)
 
 
 def test_write_replaces_the_files_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -134,7 +134,9 @@ def test_tables_are_made_without_torch() -> None:
 
 
 def test_a_table_of_many_columns_is_set_in_parts_that_can_be_read() -> None:
-    groups = tuple(ColumnGroup(Cell(f"group {n}"), (Cell("published"), Cell("ours"), Cell("Δ")) * 3) for n in range(3))
+    groups = tuple(
+        ColumnGroup(Cell(f"group {n}"), (Cell("published"), Cell("measured"), Cell("Δ")) * 3) for n in range(3)
+    )
     blocks = ((Line("MoCo v2", tuple(Cell(str(n)) for n in range(27))),),)
     text = latex(Table("table2", "A wide table.", "", groups, blocks, (), pd.DataFrame()))
     assert [len(columns) for columns in re.findall(r"begin{tabular}{l(r+)}", text)] == [9, 9, 9]

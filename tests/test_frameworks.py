@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
-from baselines import METHODS, TABLE1, resolve
+from baselines import TABLE1, resolve
 from repro.contrastive.loss_model import ContrastiveModel
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import plain
+from repro.runs.labels import label
 from repro.runs.run import Run
 from repro.runs.sections import Framework
 
@@ -56,7 +57,7 @@ def test_every_contrastive_framework_has_a_block_of_rows() -> None:
     for framework in CONTRASTIVE:
         block = [name for name in TABLE1 if name.partition("+")[0] == framework.value]
         assert len(block) == 6
-        assert all(METHODS[name].title.startswith(FRAMEWORKS[framework].title) for name in block)
+        assert all(label(name).startswith(FRAMEWORKS[framework].title) for name in block)
 
 
 def test_the_table_is_read_without_torch() -> None:

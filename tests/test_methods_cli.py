@@ -134,5 +134,5 @@ def test_on_a_terminal_of_80_columns_methods_are_names_and_titles(monkeypatch: p
         monkeypatch.setenv(name, value)
     shown = salmask("methods").out
     assert "masking.strategy" not in shown
-    assert "MoCo v2 + ours, high-pass" in shown
+    assert "MoCo v2 + ours (high-pass)" in shown
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= 80

@@ -234,7 +234,7 @@ def test_the_commands_write_what_they_say(
 
 def _shows_tables_and_writes_them_on_demand(call: Callable[..., str], root: Path, out: Path) -> None:
     before = sorted(root.rglob("*"))
-    assert "MoCov2" in call("table", "table1", "--runs", str(root), "--all")
+    assert "MoCo v2" in call("table", "table1", "--runs", str(root), "--all")
     (cell, *_) = json.loads(call("table", "table1", "--runs", str(root), "--json"))
     assert (cell["row"], cell["n"], cell["published"]) == ("mocov2", 1, 68.22)
     assert sorted(root.rglob("*")) == before  # who only looks leaves nothing behind

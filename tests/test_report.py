@@ -130,17 +130,19 @@ def test_chance_and_the_untrained_network_are_the_last_rows(tmp_path: Path) -> N
     finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 31.0}, **{**small, **untrained})
     finished(tmp_path, "mocov2", 1, {("scenes", "top1"): 35.0}, **{**small, **untrained, "data__crop": 64})
     runs = find_runs([tmp_path], resolve)
-    table = render("table1", collect_runs(runs), runs=runs, only="ours", references=True)
+    table = render("table1", collect_runs(runs), runs=runs, only="measured", references=True)
     assert [(line.label, [cell.text for cell in line.cells]) for line in table.blocks[-1]] == [
         ("chance", ["10.00"]),  # one of the ten classes of drawn scenes
-        ("untrained network (MoCov2)", ["31.00 (1)"]),  # of the same views: the other one saw smaller images
+        ("untrained network (MoCo v2)", ["31.00 (1)"]),  # of the same views: the other one saw smaller images
     ]
     assert [(each.seed, each.value) for each in table.blocks[-1][1].cells[0].behind] == [(0, 31.0)]
     assert [classes_of(name, None) for name in ("imagenet100", "caltech101", "flowers102", "folder")] == [
         *(100, 101, 102),
         None,
     ]
-    assert len(render("table1", collect_runs(runs), runs=runs, only="ours").groups) == 3  # each in a column of its own
+    assert (
+        len(render("table1", collect_runs(runs), runs=runs, only="measured").groups) == 3
+    )  # each in a column of its own
 
 
 def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) ->
     (pair,) = sweep_pairs(runs, collect_runs(runs))
     assert (pair.first, pair.second, pair.settings) == ("one", "two", {"optimization.lr": "0.015 → 1.0"})
     (line,) = pair.lines
-    assert (line.label, line.first, line.second) == ("MoCov2", "61.00 ± 1.00 (3)", "64.00 ± 2.00 (3)")
+    assert (line.label, line.first, line.second) == ("MoCo v2", "61.00 ± 1.00 (3)", "64.00 ± 2.00 (3)")
     assert line.difference == pytest.approx(3.0)
     assert line.comparison.differences == (2.0, 3.0, 4.0)
     assert sweep_pairs([], None) == []
@@ -242,12 +244,12 @@ def test_the_page_works_in_a_browser(page: Path, tmp_path: Path) -> None:
     with browser(tmp_path / "profile") as tab:
         tab.open(page)
         as_printed = tab.evaluate(column)
-        assert as_printed[:2] == ["MoCov2", "MoCov2 + MSCN"]
+        assert as_printed[:2] == ["MoCo v2", "MoCo v2 + MSCN"]
         tab.evaluate(f'{published}.querySelector("button").click()')
         assert tab.evaluate(f"{published}.ariaSort") == "descending"
-        assert tab.evaluate(column)[:2] == ["MoCov2 + OURS, high-pass", "MoCov2 + OURS, strong blur"]
+        assert tab.evaluate(column)[:2] == ["MoCo v2 + ours (high-pass)", "MoCo v2 + ours (strong blur)"]
         tab.evaluate(f'{published}.querySelector("button").click()')
-        assert tab.evaluate(column)[0] == "MoCov2 + ADIOS"  # blocks stay together, a row of no number is last
+        assert tab.evaluate(column)[0] == "MoCo v2 + ADIOS"  # blocks stay together, a row of no number is last
         assert tab.evaluate(column)[-1] == f"mocov2+{EVIL}"
         tab.evaluate(f'{published}.querySelector("button").click()')
         assert tab.evaluate(column) == as_printed

@@ -23,7 +23,7 @@ from results.runs import find_runs
 from results.tables import render
 
 OURS = "mocov2+ours-hp"
-LABEL = "MoCov2 + OURS, high-pass"
+LABEL = "MoCo v2 + ours (high-pass)"
 ALTERED: dict[str, Any] = {
     "data__dataset": "folder",
     "optimization__lr": 1.0,
@@ -44,7 +44,7 @@ def test_every_altered_setting_is_named_and_no_difference_is_taken(tmp_path: Pat
     finished(tmp_path, OURS, 0, {TOP1: 75.0}, **ALTERED)
     table = table_of(tmp_path)
     cells = markdown_rows(table)
-    assert cells["MoCov2"] == ["68.22", "68.00 (1)", "-0.22"]
+    assert cells["MoCo v2"] == ["68.22", "68.00 (1)", "-0.22"]
     assert cells[LABEL] == ["**73.80**", "75.00 (1) [3]", "–"]
     note = (
         "ALTERED: folder, localizer.weights=random, masking.guidance=random, masking.hard_negative=false, "
@@ -103,9 +103,9 @@ def test_what_departs_alike_in_all_rows_is_said_once_and_the_rest_at_the_rows(tm
         in (table.notes[0])
     )
     notes = {label: cells[1].partition("[")[2].rstrip("]") for label, cells in markdown_rows(table).items()}
-    texts = {label: table.notes[int(notes[label]) - 1] for label in ("MoCov2", LABEL, "SimCLR")}
+    texts = {label: table.notes[int(notes[label]) - 1] for label in ("MoCo v2", LABEL, "SimCLR")}
     assert texts == {
-        "MoCov2": "ALTERED: optimization.lr=0.03",
+        "MoCo v2": "ALTERED: optimization.lr=0.03",
         LABEL: "ALTERED: optimization.lr=0.03",
         "SimCLR": "ALTERED: optimization.lr=0.02",
     }
@@ -114,7 +114,7 @@ def test_what_departs_alike_in_all_rows_is_said_once_and_the_rest_at_the_rows(tm
 def test_another_protocol_than_the_rows_takes_no_difference() -> None:
     for protocol, difference in (("linear-moco-v1", "-0.22"), ("linear-moco-v1[epochs=10]", "–")):
         table = render("table1", frame_of(*rows_of(protocol=protocol)))
-        assert markdown_rows(table)["MoCov2"][2] == difference
+        assert markdown_rows(table)["MoCo v2"][2] == difference
     assert "not measured by the protocol of the published numbers: no difference is taken" in markdown(table)
     # A row may have a protocol's settings of its own.
     grid = rows_of("supervised", (82.0,), protocol="linear-moco-v1[lr_grid=30+10+1+0.1]")
@@ -125,21 +125,21 @@ def test_imported_weights_never_stand_in_a_row_of_the_papers(tmp_path: Path) -> 
     finished(tmp_path, "mocov2", 0, {TOP1: 75.0}, framework="external", imported__weights="0a1b")
     table = table_of(tmp_path)
     cells = markdown_rows(table)
-    assert "MoCov2" not in cells
+    assert "MoCo v2" not in cells
     assert cells["mocov2 (imported)"] == ["–", "75.00 (1) [4]", "–"]
     assert "[4] imported weights: how they were trained is unknown" in markdown(table)
     whole = markdown_rows(render("table1", collect([tmp_path], resolve), rows="all"))
-    assert whole["MoCov2"][:3] == ["68.22", "not run", "–"]
+    assert whole["MoCo v2"][:3] == ["68.22", "not run", "–"]
     # Beside a run of the row itself, which they neither join nor exclude.
     finished(tmp_path, "mocov2", 0, {TOP1: 68.0})
     cells = markdown_rows(table_of(tmp_path))
-    assert (cells["MoCov2"][1:], cells["mocov2 (imported)"][0]) == (["68.00 (1)", "-0.22"], "–")
+    assert (cells["MoCo v2"][1:], cells["mocov2 (imported)"][0]) == (["68.00 (1)", "-0.22"], "–")
     finished(tmp_path, OURS, 0, {TOP1: 74.0})
     frame, runs = collect([tmp_path], resolve), find_runs([tmp_path], resolve)
     assert set(frame["method"]) == {"mocov2", "mocov2 (imported)", OURS}
     claim = as_frame(judge(frame)).query("better == @OURS and worse == 'mocov2'").iloc[0]
     assert claim["difference"] == pytest.approx(6.0)
-    (column,) = explain("table1:mocov2 (imported):imagenet100", frame, runs)["ours"]
+    (column,) = explain("table1:mocov2 (imported):imagenet100", frame, runs)["measured"]
     assert column["departs from the paper in"].startswith("imported weights")
     assert "imported weights: how they were trained is unknown: mocov2 (imported)" in doubts(runs, frame)
 
@@ -148,7 +148,7 @@ def test_runs_without_settings_or_row_are_not_said_to_be_the_papers(tmp_path: Pa
     finished(tmp_path, "mocov2", 0, {TOP1: 68.0}).run_yaml.unlink()
     finished(tmp_path, "mine", 0, {TOP1: 68.0})
     table = table_of(tmp_path)
-    assert markdown_rows(table)["MoCov2"][2] == "–"
+    assert markdown_rows(table)["MoCo v2"][2] == "–"
     assert "settings unknown: no run.yaml that this version reads" in table.notes
     assert "settings not compared: this version has no row of that name" in table.notes
     assert "as in the paper" not in table.notes[0]

@@ -206,7 +206,7 @@ def test_a_failed_pretraining_takes_its_own_children_along_and_no_others(launche
     report = RunFolder(failing.runs).status("report")
     assert report is not None
     assert report.state == "done"
-    assert "MoCov2" in (failing.runs / "tables" / "table1.md").read_text()
+    assert "MoCo v2" in (failing.runs / "tables" / "table1.md").read_text()
 
     in_the_way_of(failing).unlink()
     submitted = told(failing.go())["submitted"]

@@ -380,7 +380,7 @@ def test_the_table_is_written_in_every_format_and_shows_both_methods(calls: dict
     tables = sorted(path for path in (runs / "tables").iterdir())
     assert {path.suffix for path in tables} >= {".md", ".tex", ".csv"}
     shown = next(path for path in tables if path.suffix == ".md").read_text()
-    for title in ("MoCov2", "high-pass"):
+    for title in ("MoCo v2", "high-pass"):
         assert title in shown
     for call in ("with", "again"):
         assert "masks.png" in calls[call].err

@@ -66,7 +66,7 @@ def test_mean_and_sample_std_and_difference_match_a_hand_computation() -> None:
     assert record["n"] == 3
     assert record["difference"] == pytest.approx(69.1 - 68.22, abs=1e-4)
     assert record["runs"].split() == ["mocov2-s0-", "mocov2-s1-", "mocov2-s2-"]
-    assert markdown_rows(render("table1", frame_of(*rows_of(values=values))))["MoCov2"] == [
+    assert markdown_rows(render("table1", frame_of(*rows_of(values=values))))["MoCo v2"] == [
         "68.22",
         "69.10 ± 1.11 (3)",
         "+0.88",
@@ -75,7 +75,7 @@ def test_mean_and_sample_std_and_difference_match_a_hand_computation() -> None:
 
 def test_a_single_run_has_no_std() -> None:
     table = render("table1", frame_of(*rows_of(values=(67.5,))))
-    assert markdown_rows(table)["MoCov2"] == ["68.22", "67.50 (1)", "-0.72"]
+    assert markdown_rows(table)["MoCo v2"] == ["68.22", "67.50 (1)", "-0.72"]
     assert records_of(table).loc[0, "std"] == ""
 
 
@@ -85,19 +85,19 @@ def test_all_rows_show_the_papers_layout_and_what_was_not_run() -> None:
     assert len(markdown_rows(table)) == 13 + 2
     missing = ("not run", "–")
     assert markdown_rows(table)["SimCLR + MSCN"] == ["77.18", *missing, "*86.99*", *missing, "*91.08*", *missing]
-    assert markdown_rows(table)["MoCov2"][:3] == ["68.22", "68.00 (1)", "-0.22"]
+    assert markdown_rows(table)["MoCo v2"][:3] == ["68.22", "68.00 (1)", "-0.22"]
     records = records_of(table).set_index(["row", "dataset"])
-    assert records.loc[("simclr+mscn", "imagenet100"), "ours"] == "not run"
+    assert records.loc[("simclr+mscn", "imagenet100"), "measured"] == "not run"
     assert records.loc[("simclr+mscn", "imagenet100"), "mean"] == ""
     assert records.loc[("simclr+mscn", "imagenet100"), "n"] == 0
-    assert list(markdown_rows(render("table1", frame_of(*rows_of()))))[2:] == ["MoCov2"]
+    assert list(markdown_rows(render("table1", frame_of(*rows_of()))))[2:] == ["MoCo v2"]
 
 
 def test_one_of_the_three_can_be_shown_alone() -> None:
     frame = frame_of(*rows_of(values=(68.0, 69.0)))
-    assert markdown_rows(render("table1", frame, only="ours"))["MoCov2"] == ["68.50 ± 0.71 (2)"]
-    assert markdown_rows(render("table1", frame, only="diff"))["MoCov2"] == ["+0.28"]
-    assert markdown_rows(render("table1", frame, only="paper"))["MoCov2"] == ["68.22", "81.87", "88.39"]
+    assert markdown_rows(render("table1", frame, only="measured"))["MoCo v2"] == ["68.50 ± 0.71 (2)"]
+    assert markdown_rows(render("table1", frame, only="diff"))["MoCo v2"] == ["+0.28"]
+    assert markdown_rows(render("table1", frame, only="paper"))["MoCo v2"] == ["68.22", "81.87", "88.39"]
 
 
 def test_table_2_sets_ap_beside_ap_and_masks_beside_masks() -> None:
@@ -106,7 +106,7 @@ def test_table_2_sets_ap_beside_ap_and_masks_beside_masks() -> None:
     mask = rows_of(**coco, metric="mask_AP75", values=(36.0, 37.0))
     table = render("table2", frame_of(*box, *mask))
     assert [group.heading.text for group in table.groups] == ["COCO detection", "COCO instance segmentation"]
-    cells = markdown_rows(table)["MoCov2"]
+    cells = markdown_rows(table)["MoCo v2"]
     assert cells[:6] == ["38.52", "38.50 ± 0.71 (2)", "-0.02", "57.62", "not run", "–"]
     assert cells[-3:] == ["35.86", "36.50 ± 0.71 (2)", "+0.64"]
     assert "does not state the COCO schedule" in markdown(table)
@@ -123,16 +123,20 @@ def test_table_3_ranks_the_branches_of_each_strategy() -> None:
         *rows_of("mocov2+ours-hp@key", (61.0, 61.2)),
     )
     cells = markdown_rows(render("table3", frame))
-    assert cells["MoCov2 + OURS, high-pass (query masked)"] == ["**58.19**", "**50.05 ± 0.07 (2)**", "–"]
-    assert cells["MoCov2 + OURS, high-pass (both masked)"][:2] == ["*56.29*", "*45.10 ± 0.14 (2)*"]
+    assert cells["MoCo v2 + ours (high-pass), query masked, no hard negative"] == [
+        "**58.19**",
+        "**50.05 ± 0.07 (2)**",
+        "–",
+    ]
+    assert cells["MoCo v2 + ours (high-pass), both masked, no hard negative"][:2] == ["*56.29*", "*45.10 ± 0.14 (2)*"]
     assert "read the order of its rows, not the differences" in markdown(render("table3", frame))
     # The other reading has blocks of its own, so that it takes no rank from the one with the published numbers.
-    assert cells["MoCov2 + OURS, high-pass (key masked), with hard negative"] == ["–", "**61.10 ± 0.14 (2)**", "–"]
-    assert cells["MoCov2 + OURS, high-pass (query masked), with hard negative"] == ["–", "60.05 ± 0.07 (2)", "–"]
+    assert cells["MoCo v2 + ours (high-pass), key masked"] == ["–", "**61.10 ± 0.14 (2)**", "–"]
+    assert cells["MoCo v2 + ours (high-pass), query masked"] == ["–", "60.05 ± 0.07 (2)", "–"]
     assert "does not say whether its Table 3 has hard negatives" in markdown(render("table3", frame))
     of_table_1 = markdown(render("table1", frame))
     assert "@" not in of_table_1
-    assert "mocov2+ours-hp-no-hard-negative" in of_table_1  # an ablation of its row
+    assert "MoCo v2 + ours (high-pass), no hard negative" in of_table_1  # an ablation of its row
 
 
 @pytest.mark.parametrize(("method", "word"), [("simclr+adios", "ResNet-18, 400 epochs"), ("mocov2+adios", "no script")])
@@ -156,7 +160,7 @@ def test_an_empty_cell_says_what_became_of_its_runs(tmp_path: Path) -> None:
     started(tmp_path, "mocov2+ours-mean", 0, state="done", task="pretrain")
     frame = frame_of(*rows_of(), *rows_of("mocov2+adios", protocol="linear-moco-v1[epochs=10]"))
     table = render("table1", frame, runs=find_runs([tmp_path], resolve), rows="all")
-    ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["ours"]
+    ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["measured"]
     assert ours["mocov2"] == "68.00 (1)"
     assert ours["mocov2+ours-hp"] == "running"
     assert ours["mocov2+ours-blur"] == "failed"
@@ -188,8 +192,8 @@ def test_the_best_of_a_block_is_bold_and_a_lone_run_is_not() -> None:
         *rows_of("simclr", (60.0, 61.0)),
     )
     cells = markdown_rows(render("table1", frame))
-    assert cells["MoCov2"][1] == "68.50 ± 0.71 (2)"
-    assert cells["MoCov2 + OURS, high-pass"] == ["**73.80**", "**70.55 ± 0.78 (2)**", "-3.25"]
+    assert cells["MoCo v2"][1] == "68.50 ± 0.71 (2)"
+    assert cells["MoCo v2 + ours (high-pass)"] == ["**73.80**", "**70.55 ± 0.78 (2)**", "-3.25"]
     assert cells["SimCLR"][1] == "60.50 ± 0.71 (2)"
     assert r"\textbf{70.55 $\pm$ 0.78 (2)} & $-3.25$" in latex(render("table1", frame))
 
@@ -197,18 +201,18 @@ def test_the_best_of_a_block_is_bold_and_a_lone_run_is_not() -> None:
 def test_a_method_the_paper_does_not_have_stands_last_in_its_block() -> None:
     frame = frame_of(*rows_of("mocov2+mine", (71.0,)), *rows_of("mocov2"), *rows_of("simclr"), *rows_of("byol"))
     cells = markdown_rows(render("table1", frame))
-    assert list(cells)[2:] == ["MoCov2", "mocov2+mine", "SimCLR", "byol"]
-    assert cells["mocov2+mine"] == ["–", "71.00 (1) [3]", "–"]
+    assert list(cells)[2:] == ["MoCo v2", "MoCo v2 + mine", "SimCLR", "byol"]
+    assert cells["MoCo v2 + mine"] == ["–", "71.00 (1) [3]", "–"]
 
 
 def test_a_dataset_of_the_papers_is_compared_with_its_own_column() -> None:
     cells = markdown_rows(render("table1", frame_of(*rows_of(values=(88.0,), dataset="flowers102", protocol=FLOWERS))))
-    assert cells["MoCov2"] == ["88.39", "88.00 (1)", "-0.39"]
+    assert cells["MoCo v2"] == ["88.39", "88.00 (1)", "-0.39"]
 
 
 def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> None:
     table = render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes")))
-    assert markdown_rows(table)["MoCov2"] == ["68.22", "40.00 (1)", "–"]
+    assert markdown_rows(table)["MoCo v2"] == ["68.22", "40.00 (1)", "–"]
     assert "scenes is not a data set of the paper: its ImageNet-100 numbers stand beside for orientation" in markdown(
         table
     )
@@ -219,7 +223,7 @@ def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> No
 def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> None:
     frame = frame_of(*rows_of(metric="top5", values=(90.0,)), *rows_of(values=(60.0,)))
     table = render("table1", frame, metric="top5")
-    assert markdown_rows(table)["MoCov2"] == ["–", "90.00 (1)", "–"]
+    assert markdown_rows(table)["MoCo v2"] == ["–", "90.00 (1)", "–"]
     assert "the paper prints no top5" in markdown(table)
 
 
@@ -239,7 +243,7 @@ def test_runs_that_differ_become_column_groups_of_their_own(key: str, value: str
     table = render(
         "table1", frame_of(*rows_of(values=(60.0,)), *rows_of(values=(70.0,), run_id="second", **{key: value}))
     )
-    cells = markdown_rows(table)["MoCov2"]
+    cells = markdown_rows(table)["MoCo v2"]
     assert sorted([cells[1], cells[4]]) == ["60.00 (1)", "70.00 (1)"]
     assert f"differs from [1] in {key}" in markdown(table)
     assert f"differs from [2] in {key}" in markdown(table)
@@ -259,12 +263,12 @@ def test_a_dirty_run_among_clean_ones_is_marked_in_its_cell() -> None:
     table = render("table1", frame)
     assert "commits: abc1234, abc1234 (dirty) – mixed" in markdown(table)
     notes = dict(line[3:].split("] ", 1) for line in markdown(table).splitlines() if line.startswith("- ["))
-    marks = markdown_rows(table)["MoCov2"][1].removeprefix("61.00 ± 1.41 (2) [").removesuffix("]").split(", ")
+    marks = markdown_rows(table)["MoCo v2"][1].removeprefix("61.00 ± 1.41 (2) [").removesuffix("]").split(", ")
     assert [notes[mark] for mark in marks] == [
         "its runs come from different states of the code",
         "measured with uncommitted changes in the work tree",
     ]
-    assert markdown_rows(table)["MoCov2 + OURS, high-pass"][1] == "70.00 (1)"
+    assert markdown_rows(table)["MoCo v2 + ours (high-pass)"][1] == "70.00 (1)"
 
 
 def test_two_runs_for_one_seed_are_refused_by_name() -> None:
@@ -294,7 +298,7 @@ def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
     frame = frame_of(*rows_of())
     with pytest.raises(UserError, match=r"no table 'table9'; mend: did you mean .* known: table1, table2, table3"):
         render("table9", frame)
-    with pytest.raises(UserError, match="no choice of rows 'some'; mend: one of ours, all"):
+    with pytest.raises(UserError, match="no choice of rows 'some'; mend: one of measured, all"):
         render("table1", frame, rows="some")
     with pytest.raises(UserError, match=r"no linear top2 among the results \(found: top1\)"):
         render("table1", frame, metric="top2")
@@ -349,6 +353,6 @@ def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
     (note,) = [note for note in table.notes if "went wrong" in note]
     assert note == "its training went wrong: exploded weights in 1 of 2 runs"
     marks = {label: cells[1] for label, cells in markdown_rows(table).items() if len(cells) > 1}
-    assert marks["MoCov2"].endswith(f"[{table.notes.index(note) + 1}]")
-    assert "[" not in marks["MoCov2 + MSCN"]
+    assert marks["MoCo v2"].endswith(f"[{table.notes.index(note) + 1}]")
+    assert "[" not in marks["MoCo v2 + MSCN"]
     assert any("went wrong" in line and "exploded weights" in line for line in doubts(runs, collect_runs(runs)))

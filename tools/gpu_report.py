@@ -105,7 +105,7 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
         ),
         Step(
             "study's table",
-            (*salmask, "table", "table1", "--task", "knn", "--only", "ours", "--runs", str(study)),
+            (*salmask, "table", "table1", "--task", "knn", "--only", "measured", "--runs", str(study)),
             1,
             "study.txt",
         ),

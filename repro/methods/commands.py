@@ -18,6 +18,7 @@ from repro.runs.cautions import queue_caution
 from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
+from repro.runs.labels import label
 from repro.runs.reading import command_settings, flat, nested
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
@@ -208,7 +209,7 @@ def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:
         has_baseline = baseline in methods and name != baseline
         baseline_settings = dict(flat(methods[baseline].settings)) if has_baseline else {}
         changes = [f"{key}={value}" for key, value in settings.items() if baseline_settings.get(key) != value]
-        lines.append({"method": name, "title": method.title, "settings": " ".join(changes)})
+        lines.append({"method": name, "title": label(name), "settings": " ".join(changes)})
     return lines
 
 

@@ -11,10 +11,6 @@ class MethodRow(Protocol):
     """What a method's name stands for: one row of the paper's tables."""
 
     @property
-    def title(self) -> str:
-        """The method's name as the paper has it."""
-
-    @property
     def settings(self) -> Mapping[str, Any]:
         """How the method differs from the default Run, as nested settings."""
 

@@ -1,4 +1,4 @@
-// A number of ours opens the runs behind it, a gallery opens in its own size, and words filter what is shown.
+// A measured number opens the runs behind it, a gallery opens in its own size, and words filter what is shown.
 {
   const byId = (id) => document.getElementById(id);
   const [opened, whole] = [byId("opened"), byId("opened-picture")];
