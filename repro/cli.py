@@ -98,8 +98,10 @@ def _export() -> typer.Typer:
 def _data() -> typer.Typer:
     from repro.data.commands import app
     from repro.training.map_commands import data_saliency
+    from repro.training.weights_command import data_weights
 
     app.command("saliency")(data_saliency)
+    app.command("weights")(data_weights)
     return app
 
 
@@ -147,7 +149,13 @@ def _doctor() -> typer.Typer:
     from repro.jobs import PROGRAM
     from slurm.status_commands import probe_cluster
 
-    return build(partial(probe_cluster, program=PROGRAM))
+    return build(partial(probe_cluster, program=PROGRAM), _needs_of_sweep)
+
+
+def _needs_of_sweep(name: str, **words: str) -> Any:
+    from slurm.needs import needs_of_sweep  # reads sweeps with omegaconf, which `salmask doctor` alone does not need
+
+    return needs_of_sweep(name, _resolve, **words)
 
 
 def _drill() -> typer.Typer:

@@ -18,6 +18,7 @@ from repro.runs.status import PRETRAIN
 from slurm.before_launch import check_folder, check_roots, check_tables
 from slurm.graph import Graph
 from slurm.ledger import Key
+from slurm.needs import missing_weights
 from slurm.options import (
     AllowDirty,
     Budget,
@@ -199,7 +200,8 @@ class _SweepCall:
         elif dry_run:
             self._show_scripts(graph, cluster)
         else:
-            for line in check_roots(graph, graph.finished(), on_nodes=True):
+            finished = graph.finished()
+            for line in [*check_roots(graph, finished, on_nodes=True), *missing_weights(graph, finished)]:
                 self._tell(line)
             self._submit(graph, cluster)
 
@@ -263,6 +265,8 @@ class _SweepCall:
     def _run_here(self, graph: Graph, cluster: Cluster) -> None:
         from slurm.local import launch_here
 
+        for line in missing_weights(graph, graph.finished()):
+            self._tell(line)
         outcome = launch_here(
             graph, cluster, self.program, parallel=self.parallel, console=self.console, gpus=self.gpus
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from repro.doctor.needs import Needs
 from repro.files import write_json
 
 
@@ -24,6 +25,8 @@ class NodeProbe:
     """That each process was asked for."""
     program: str
     """`MODULE:FUNCTION` that looks at the node; see `slurm.program`."""
+    needs: Needs
+    """What must be there."""
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "NodeProbe":
@@ -32,11 +35,12 @@ class NodeProbe:
         Raises:
             TypeError, KeyError: it is none.
         """
-        return cls(**{**content, "place": Path(content["place"]), "report": Path(content["report"])})
+        paths = {name: Path(content[name]) for name in ("place", "report")}
+        return cls(**{**content, **paths, "needs": Needs.parse(content["needs"])})
 
     def __call__(self) -> None:
         """Examines the node, and writes what was found."""
-        findings = pkgutil.resolve_name(self.program)(self.place, gpus=self.gpus, cpus=self.cpus)
+        findings = pkgutil.resolve_name(self.program)(self.place, gpus=self.gpus, cpus=self.cpus, needs=self.needs)
         # Every process takes part, since whether they find each other is part of it; one of them reports.
         if os.environ.get("SLURM_PROCID", "0") == "0":
             write_json(self.report, [asdict(finding) for finding in findings])

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from repro.doctor.diagnosis import Diagnosis
+from repro.doctor.needs import Needs
 from repro.errors import UserError
 from repro.files import write_text
 from repro.runs.status import PRETRAIN
@@ -34,13 +35,16 @@ REPORT_SECONDS = 30.0
 FOLDER = ".doctor"
 
 
-def probe(cluster: Cluster, console: Console, program: Program, *, wait: float) -> list[Diagnosis]:
+def probe(
+    cluster: Cluster, console: Console, program: Program, *, needs: Needs | None = None, wait: float
+) -> list[Diagnosis]:
     """Sends a job with what the profile asks for a pretraining, and returns what it found.
 
     Args:
         cluster: a profile with the executor `slurm`.
         console: for progress.
         program: whose `examine` the job carries out.
+        needs: data sets and weights that must be there; None: the weights of the paper's localizer.
         wait: seconds; then the job is cancelled, and why it waited is a finding.
 
     Raises:
@@ -55,7 +59,9 @@ def probe(cluster: Cluster, console: Console, program: Program, *, wait: float) 
     # The profile's warning is meant for its own time limits, and may be longer than that of this job.
     cluster = replace(cluster, signal_seconds=min(cluster.signal_seconds, SIGNAL_SECONDS))
     batch = Batch(name, "probe", ((".", "probe"),), resources)
-    call = NodeProbe(sweeps_folder, folder / "report.json", resources.gpus, resources.cpus, program.examine)
+    call = NodeProbe(
+        sweeps_folder, folder / "report.json", resources.gpus, resources.cpus, program.examine, needs or Needs()
+    )
     start = time.monotonic()
     job = _submit(call, batch, cluster, folder)
     with console.status(f"job {job}: queued"):

@@ -17,4 +17,4 @@ class Program:
     report: str
     """`render_report(sweep_folder, tables)` renders the tables of a sweep's folder."""
     examine: str
-    """`examine_node(sweeps_folder, *, gpus, cpus)` returns what is wrong with a node, as a list of dataclasses."""
+    """`examine_node(sweeps_folder, *, gpus, cpus, needs)` returns what is wrong with a node, as dataclasses."""

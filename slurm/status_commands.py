@@ -12,6 +12,7 @@ from rich.live import Live
 
 from repro.console import AsJson
 from repro.doctor.diagnosis import Diagnosis
+from repro.doctor.needs import Needs
 from repro.errors import UserError, with_mend
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
@@ -157,12 +158,13 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(unneeded)} things, {total:.1f} MB")
 
 
-def probe_cluster(cluster: str, program: Program, *, wait: float, console: Console) -> list[Diagnosis]:
+def probe_cluster(cluster: str, program: Program, *, needs: Needs, wait: float, console: Console) -> list[Diagnosis]:
     """Returns what a short job with a profile's resources finds; see `slurm.probe`.
 
     Args:
         cluster: name of the profile, or its file.
         program: whose `examine` the job carries out.
+        needs: data sets and weights that must be there.
         wait: seconds to wait for the job.
         console: for progress.
 
@@ -172,7 +174,7 @@ def probe_cluster(cluster: str, program: Program, *, wait: float, console: Conso
     from slurm.probe import probe  # submitit takes a second to import
     from slurm.profile import load
 
-    return probe(load(cluster), console, program, wait=wait)
+    return probe(load(cluster), console, program, needs=needs, wait=wait)
 
 
 def build(program: Program) -> typer.Typer:

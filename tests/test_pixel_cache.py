@@ -25,9 +25,9 @@ from repro.data.pixel_cache_writer import cache_images, damaged_chunks, read_che
 from repro.data.splits import Images, pixels_of
 from repro.errors import UserError
 from repro.paths import CACHE_VARIABLE
+from repro.runs.localizer_weights import weights_cache
 from repro.runs.sections import ScenesSettings
 from repro.saliency.map_file import saliency_cache
-from repro.saliency.networks import weights_cache
 from repro.scenes.cache import scenes_cache
 from repro.training.pretraining import open_data
 

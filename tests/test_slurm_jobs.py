@@ -17,7 +17,8 @@ import pytest
 import torch
 from rich.console import Console
 from slurm_cluster import Cluster
-from training_samples import TINY, Ended, assert_same_training, salmask
+from slurm_reasons import findings_in, state_of, wrong_findings
+from training_samples import OURS, TINY, Ended, assert_same_training, salmask
 from waiting import wait_until
 from yaml_samples import write_yaml
 
@@ -101,6 +102,11 @@ class Story:
     def states(self) -> list[str]:
         return list(dict.fromkeys(row["state"] for row in self.seen))
 
+    @property
+    def told(self) -> str:
+        """All that was seen of it, and what its jobs and logs say, for a test that fails."""
+        return f"{[(row['state'], row['step'], row['note']) for row in self.seen]}\n{state_of(self.runs)}"
+
     def after(self, state: str) -> list[str]:
         found = [row["state"] for row in self.seen]
         return found[found.index(state) + 1 :]
@@ -170,14 +176,14 @@ def ended(stories: dict[str, Story], cluster: Cluster) -> dict[str, Story]:
             preempting = cluster.call(
                 "sbatch", "--parsable", "-p", "high", "--gpus=2", "-o", "/dev/null", "--wrap", "sleep 12"
             )
-        assert time.monotonic() < end, {name: story.seen[-3:] for name, story in open_ones.items()}
+        assert time.monotonic() < end, "\n".join(f"{name}: {story.told}" for name, story in open_ones.items())
         time.sleep(0.5)
     return stories
 
 
 def test_an_undisturbed_run_is_told_as_it_goes(ended: dict[str, Story]) -> None:
     story = ended["undisturbed"]
-    assert story.states[-2:] == ["running", "done"]
+    assert story.states[-2:] == ["running", "done"], story.told
     assert set(story.states) <= {"queued", "starting", "running", "done"}
     running = [row for row in story.seen if row["state"] == "running"]
     assert all(0 <= row["step"] <= row["steps"] for row in running)
@@ -187,8 +193,8 @@ def test_an_undisturbed_run_is_told_as_it_goes(ended: dict[str, Story]) -> None:
 @pytest.mark.parametrize("name", ["killed", "cancelled", "requeued", "preempted", "abrupt"])
 def test_the_final_weights_are_those_of_an_undisturbed_run(ended: dict[str, Story], name: str) -> None:
     story, undisturbed = ended[name], ended["undisturbed"]
-    assert story.states[-1] == "done", story.seen
-    assert UNDER_WAY <= story.happened_at < STEPS
+    assert story.states[-1] == "done", story.told
+    assert UNDER_WAY <= story.happened_at < STEPS, story.told
     assert story.folder.status("pretrain").attempt == 2  # type: ignore[union-attr]
     assert_same_training(story.folder.checkpoints, undisturbed.folder.checkpoints)
     assert story.folder.backbone.read_bytes() == undisturbed.folder.backbone.read_bytes()
@@ -204,6 +210,7 @@ def test_a_job_goes_on_from_a_checkpoint(ended: dict[str, Story], name: str) -> 
 
 def test_a_killed_job_is_dead_by_slurms_word_and_retried_by_a_persons(ended: dict[str, Story]) -> None:
     story = ended["killed"]
+    assert story.states.count("died") == 1, story.told
     (died,) = (row for row in story.seen if row["state"] == "died")
     assert died["note"].startswith("Slurm says FAILED"), died
     assert story.retry is not None
@@ -213,8 +220,8 @@ def test_a_killed_job_is_dead_by_slurms_word_and_retried_by_a_persons(ended: dic
 
 def test_a_cancelled_job_is_cancelled_until_it_is_retried(ended: dict[str, Story]) -> None:
     story = ended["cancelled"]
-    assert "cancelled" in story.states
-    assert "died" not in story.states
+    assert "cancelled" in story.states, story.told
+    assert "died" not in story.states, story.told
     assert story.retry is not None
     assert story.retry.code == 0, story.retry.err
 
@@ -222,15 +229,15 @@ def test_a_cancelled_job_is_cancelled_until_it_is_retried(ended: dict[str, Story
 @pytest.mark.parametrize("name", ["requeued", "preempted", "abrupt"])
 def test_a_job_that_went_back_to_the_queue_is_preempted_and_never_dead(ended: dict[str, Story], name: str) -> None:
     story = ended[name]
-    assert set(story.states) <= {"queued", "starting", "running", "preempted", "done"}, story.seen
-    assert "preempted" in story.states, story.seen
+    assert set(story.states) <= {"queued", "starting", "running", "preempted", "done"}, story.told
+    assert "preempted" in story.states, story.told
     (entry,) = (entry for entry in Ledger(story.runs).submissions() if entry.task == "pretrain")
     assert len([row for row in story.seen if row["job"] != entry.job]) == 0
 
 
 def test_a_job_that_runs_out_of_time_saves_itself_and_goes_on(ended: dict[str, Story]) -> None:
     story = ended["timed out"]
-    assert set(story.states) <= {"queued", "starting", "running", "preempted"}, story.seen
+    assert set(story.states) <= {"queued", "starting", "running", "preempted"}, story.told
     logs = "".join(path.read_text() for path in Ledger(story.runs).logs.glob("*pretrain*/*_log.err"))
     (resumed,) = (line for line in logs.splitlines() if "resumed from" in line)
     assert int(resumed.split("at step ")[1]) >= story.furthest[1]  # it stopped of itself, between two checkpoints
@@ -243,18 +250,21 @@ def test_logs_tell_both_attempts_of_a_requeued_job_in_their_order(ended: dict[st
     assert told.out.index("Epoch(train) [1][10/20]") < told.out.index("resumed from") < told.out.index("[3][20/20]")
 
 
-def doctor(place: Path, **profile: Any) -> tuple[int, dict[str, dict[str, str]]]:
+def doctor(place: Path, *words: str, **profile: Any) -> tuple[int, dict[str, dict[str, str]]]:
     """How `salmask doctor --cluster` ends, and what it found by check."""
     settings = {"executor": "slurm", "cpus": 1, "time": 20, "scratch": str(place / "scratch"), **profile}
-    ended = salmask("doctor", "--cluster", write_yaml(place / "test.yaml", settings), "--json")
-    return ended.code, {finding["check"]: finding for finding in json.loads(ended.out)}
+    ended = salmask("doctor", "--cluster", write_yaml(place / "test.yaml", settings), *words, "--json")
+    assert ended.out, ended.err
+    return ended.code, findings_in(ended.out)
 
 
 def test_the_doctor_sends_a_job_of_several_processes_and_reports_from_its_node(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    code, found = doctor(tmp_path, processes=2)
-    assert code == 0, found
+    settings = {**TINY, "localizer.network": "efficientnet-lite0"}
+    sweep = write_yaml(tmp_path / "one.yaml", {"methods": [OURS], "seeds": [0], "settings": settings})
+    code, found = doctor(tmp_path, "--sweep", sweep, processes=2)
+    assert code == 0, wrong_findings(found.values())
     assert found["processes"]["found"].startswith("2 on cpu; all-reduce of 64 MiB at ")
     assert found["writing"]["found"].split(" MiB/s to ")[1].startswith(str(tmp_path / "scratch"))
     assert found["torch"]["verdict"] == found["requeue"]["verdict"] == found["cores"]["verdict"] == "ok"
@@ -262,11 +272,19 @@ def test_the_doctor_sends_a_job_of_several_processes_and_reports_from_its_node(
     assert list((tmp_path / "scratch" / ".doctor").iterdir()) == []
 
 
-def test_the_doctor_finds_that_a_node_has_not_what_was_asked_for(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_doctor_finds_that_a_node_has_not_what_a_job_or_a_sweep_needs(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # where nobody listens: a node without a network
+    code, found = doctor(tmp_path, "--sweep", "table1", "--root", str(tmp_path / "none"), gpus=1)
+    assert code == 1
+    needed = ("weights of resnet50 (IMAGENET1K_V2)", "data imagenet100", "data caltech101", "data flowers102")
+    assert [found[check]["verdict"] for check in needed] == ["wrong"] * 4, found.keys()
+    assert found[needed[0]]["found"].startswith("not here, and cannot be downloaded from here")
+    assert "driver" in found, wrong_findings(found.values())
     if torch.cuda.is_available():
         pytest.skip("this node has a GPU")
-    code, found = doctor(tmp_path, gpus=1)
-    assert code == 1
     assert found["driver"]["found"] == "no GPU, although 1 were asked for"
     assert found["driver"]["mend"].startswith("the profile's gpus, gres or partition")
 

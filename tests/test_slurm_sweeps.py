@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from slurm_cluster import Cluster
+from slurm_reasons import state_of
 from training_samples import OURS, TINY, Ended, assert_same_training, salmask
 from waiting import wait_until
 from yaml_samples import write_yaml
@@ -64,13 +65,17 @@ class Launch:
         folders = [RunFolder(path.parent) for path in sorted(self.runs.glob("*/s*/run.yaml"))]
         return {f"{f.path.parent.name} {f.path.name[:2]}": f.status(task) for f in folders}
 
+    def told(self) -> str:
+        """What its jobs and logs say, for a test that fails."""
+        return state_of(self.runs)
+
     def over(self) -> bool:
         """Whether nothing of it is left in the queue."""
         queue = snapshot()
         return not queue.trouble and not any(queue.live(entry) for entry in Ledger(self.runs).submissions())
 
 
-def told(ended: Ended) -> dict[str, Any]:
+def printed(ended: Ended) -> dict[str, Any]:
     content = json.loads(ended.out)
     assert isinstance(content, dict)
     return content
@@ -117,7 +122,7 @@ def test_a_launch_returns_at_once_and_a_second_one_submits_nothing(launches: dic
 
 def test_an_array_runs_as_many_at_a_time_as_the_profile_says(cluster: Cluster, launches: dict[str, Launch]) -> None:
     many = launches["many"]
-    jobs = [*told(many.go())["submitted"].values()]
+    jobs = [*printed(many.go())["submitted"].values()]
     array = jobs[0].partition("_")[0]
     assert jobs == [f"{array}_{index}" for index in range(12)]
 
@@ -129,7 +134,7 @@ def test_an_array_runs_as_many_at_a_time_as_the_profile_says(cluster: Cluster, l
         assert states()["RUNNING"] <= 2
     assert "ArrayTaskThrottle=2" in cluster.call("scontrol", "show", "job", array)
     cluster.call("scancel", array)
-    wait_until(many.over, "cancelled jobs leave the queue", 120)
+    wait_until(many.over, "cancelled jobs leave the queue", 120, why=many.told)
 
 
 DIES = """
@@ -152,14 +157,15 @@ def test_what_a_killed_launcher_submitted_is_found_again(cluster: Cluster, launc
     assert ended.returncode == 9, ended.stderr
     intents = killed.entries("pretrain")
     assert [entry.job for entry in intents] == ["", ""]
-    submitted = told(killed.go())["submitted"]
+    submitted = printed(killed.go())["submitted"]
     assert Counter(key.split()[1] for key in submitted) == {"linear": 2, "report": 1}
     found = killed.entries("pretrain")
     assert [entry.submission for entry in found] == [entry.submission for entry in intents]
     assert [entry.job.partition("_")[2] for entry in found] == ["0", "1"]
-    wait_until(killed.over, "the sweep ends", PATIENCE)
-    assert {status and (status.state, status.attempt) for status in killed.status("pretrain").values()} == {("done", 1)}
-    assert {status and status.state for status in killed.status("linear").values()} == {"done"}
+    wait_until(killed.over, "the sweep ends", PATIENCE, why=killed.told)
+    states = {status and (status.state, status.attempt) for status in killed.status("pretrain").values()}
+    assert states == {("done", 1)}, killed.told()
+    assert {status and status.state for status in killed.status("linear").values()} == {"done"}, killed.told()
 
 
 def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[str, Launch]) -> None:
@@ -172,13 +178,13 @@ def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[st
         status = folder.status("pretrain")
         return folder.pretrained or (status is not None and any(folder.checkpoints.glob("step_*.pth")))
 
-    wait_until(under_way, "the first checkpoint", PATIENCE)
+    wait_until(under_way, "the first checkpoint", PATIENCE, why=requeued.told)
     assert not folder.pretrained, "it was done before it could be requeued"
     cluster.call("scontrol", "requeue", entry.job)
-    wait_until(lambda: requeued.over() and whole.over(), "both trainings end", PATIENCE)
+    wait_until(lambda: requeued.over() and whole.over(), "both trainings end", PATIENCE, why=requeued.told)
     status = folder.status("pretrain")
     assert status is not None
-    assert (status.state, status.attempt) == ("done", 2), status
+    assert (status.state, status.attempt) == ("done", 2), requeued.told()
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(2, 49, 2))
     (other,) = whole.entries("pretrain")
@@ -190,36 +196,36 @@ def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[st
 
 def test_a_failed_pretraining_takes_its_own_children_along_and_no_others(launches: dict[str, Launch]) -> None:
     failing = launches["failing"]
-    wait_until(failing.over, "nothing hangs", PATIENCE)
+    wait_until(failing.over, "nothing hangs", PATIENCE, why=failing.told)
     by_method = {name.split()[0]: status for name, status in failing.status("pretrain").items()}
     assert "mocov2" in by_method
     assert by_method["mocov2"] is not None
-    assert by_method["mocov2"].state == "done"
+    assert by_method["mocov2"].state == "done", failing.told()
     failed = by_method[OURS]
     assert failed is not None
     assert failed.state == "failed"
     assert failed.error.startswith("cannot write ")
     linear = {name.split()[0]: status for name, status in failing.status("linear").items()}
     assert linear["mocov2"] is not None
-    assert linear["mocov2"].state == "done"
+    assert linear["mocov2"].state == "done", failing.told()
     assert linear[OURS] is None  # never started
     report = RunFolder(failing.runs).status("report")
     assert report is not None
-    assert report.state == "done"
+    assert report.state == "done", failing.told()
     assert "MoCo v2" in (failing.runs / "tables" / "table1.md").read_text()
 
     in_the_way_of(failing).unlink()
-    submitted = told(failing.go())["submitted"]
+    submitted = printed(failing.go())["submitted"]
     assert [name.rpartition(" ")[2] for name in submitted] == ["pretrain", "linear", "report"]
     assert all(OURS in name for name in [*submitted][:2])
-    wait_until(failing.over, "the mended half ends", PATIENCE)
+    wait_until(failing.over, "the mended half ends", PATIENCE, why=failing.told)
     assert "high-pass" in (failing.runs / "tables" / "table1.md").read_text()
 
 
 def test_the_tiny_table_is_rendered_by_the_last_job(launches: dict[str, Launch]) -> None:
     table = launches["table"]
-    wait_until(table.over, "the sweep ends", PATIENCE)
-    assert {status and status.state for status in table.status("linear").values()} == {"done"}
+    wait_until(table.over, "the sweep ends", PATIENCE, why=table.told)
+    assert {status and status.state for status in table.status("linear").values()} == {"done"}, table.told()
     shown = (table.runs / "tables" / "table1.md").read_text()
     assert "high-pass" in shown
     assert shown.count("(2)") == 2

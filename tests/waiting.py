@@ -7,7 +7,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], message: str, seconds: float = 60, *, every: float = 0.2) -> T:
+def wait_until(
+    condition: Callable[[], T],
+    message: str,
+    seconds: float = 60,
+    *,
+    every: float = 0.2,
+    why: Callable[[], str] = lambda: "",
+) -> T:
     """Asks until the answer is true, and returns it; a test fails where it never is.
 
     Args:
@@ -15,9 +22,10 @@ def wait_until(condition: Callable[[], T], message: str, seconds: float = 60, *,
         message: what was waited for, for the failure.
         seconds: how long to ask.
         every: seconds between two questions.
+        why: what a failure tells besides.
     """
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
-        assert time.monotonic() < deadline, f"{message}: not within {seconds:.0f} s"
+        assert time.monotonic() < deadline, f"{message}: not within {seconds:.0f} s\n{why()}".rstrip()
         time.sleep(every)
     return answer

@@ -1,7 +1,6 @@
 """`salmask doctor`: what is wrong with this machine, or with a node of a cluster."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,17 +9,23 @@ from rich.console import Console
 from repro.console import AsJson, report
 from repro.data.options import DataName, DataRoot
 from repro.doctor.diagnosis import Diagnosis
+from repro.doctor.needs import Needs
+from repro.errors import UserError
+from repro.paths import absolute
 
 ProbeCluster = Callable[..., list[Diagnosis]]
-"""`probe_cluster(name, *, wait, console)`: what a short job on a cluster finds."""
+"""`probe_cluster(name, *, needs, wait, console)`: what a short job on a cluster finds."""
+NeedsOfSweep = Callable[..., Needs]
+"""`needs_of_sweep(name, *, data, root)`: what the jobs of a sweep read besides their own files."""
 
 
-def build(probe_cluster: ProbeCluster) -> typer.Typer:
+def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Typer:
     """Returns the command `salmask doctor`.
 
     Args:
         probe_cluster: Sends the short job and returns what it found. It is handed in, as this package does not know how
             jobs are launched.
+        needs_of_sweep: Tells what a sweep needs; handed in likewise.
     """
     app = typer.Typer(add_completion=False)
 
@@ -32,6 +37,9 @@ def build(probe_cluster: ProbeCluster) -> typer.Typer:
         cluster: Annotated[
             str, typer.Option("--cluster", metavar="NAME|FILE", help="Check a node instead: submits a short job.")
         ] = "",
+        sweep: Annotated[
+            str, typer.Option("--sweep", metavar="NAME|FILE", help="What this sweep needs must be there.")
+        ] = "",
         wait: Annotated[float, typer.Option(min=1, help="Minutes to wait for that job.")] = 15.0,
         as_json: AsJson = False,
     ) -> None:
@@ -39,16 +47,31 @@ def build(probe_cluster: ProbeCluster) -> typer.Typer:
 
         Example: salmask doctor --data imagenet100 --root /data/imagenet
 
-        On a cluster: salmask doctor --cluster mycluster
+        On a cluster: salmask doctor --cluster mycluster --sweep table1 --root /data/imagenet
         """
+        needs = _needs(data, root, lambda: needs_of_sweep(sweep, data=data, root=root) if sweep else None)
         if cluster:
-            diagnoses = probe_cluster(cluster, wait=60 * wait, console=Console(stderr=True))
+            console = Console(stderr=True)
+            diagnoses = probe_cluster(cluster, needs=needs or Needs(), wait=60 * wait, console=console)
         else:
             from repro.doctor.machine import examine
 
-            diagnoses = examine(data, Path(root) if root else None)
+            diagnoses = examine(needs)
         report(as_json, [vars(diagnosis) for diagnosis in diagnoses])
         if any(diagnosis.verdict == "wrong" for diagnosis in diagnoses):
             raise typer.Exit(1)
 
     return app
+
+
+def _needs(data: str, root: str, of_sweep: Callable[[], Needs | None]) -> Needs | None:
+    """Returns what must be there: of a sweep, or the data set that is named; None: nothing in particular.
+
+    Raises:
+        UserError: a root, and nothing says of which data set.
+    """
+    if (needs := of_sweep()) is not None:
+        return needs
+    if root and not data:
+        raise UserError("--root is of a data set, and none is named", mend="--data NAME or --sweep NAME too")
+    return Needs(((data, absolute(root)),)) if data else None

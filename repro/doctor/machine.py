@@ -12,8 +12,11 @@ from repro.cores import usable_cores
 from repro.data.catalogue import DATASETS
 from repro.data.roots import find_root
 from repro.doctor.diagnosis import Diagnosis
+from repro.doctor.needs import Needs
+from repro.doctor.weights import check_weights
 from repro.errors import UserError
-from repro.saliency.networks import build_localizer, weights_cache
+from repro.runs.localizer_weights import PAPERS_WEIGHTS
+from repro.saliency.networks import build_localizer
 
 PACKAGES = {
     "torch": "torch",
@@ -29,12 +32,11 @@ FREE_GIB = 5
 """Room for the checkpoints of a few runs, each of about 400 MiB at the paper's scale."""
 
 
-def examine(dataset: str = "", root: Path | None = None) -> list[Diagnosis]:
+def examine(needs: Needs | None = None) -> list[Diagnosis]:
     """Checks everything; nothing is changed and nothing downloaded.
 
     Args:
-        dataset: A data set whose root must be there; empty: all are looked for, and none is missed.
-        root: Root of that data set; None: where the environment or the user's list says.
+        needs: What must be there; None: all data sets and the paper's localizer are looked for, and none is missed.
 
     Returns:
         One diagnosis for each check, in the order in which they are printed.
@@ -43,12 +45,25 @@ def examine(dataset: str = "", root: Path | None = None) -> list[Diagnosis]:
         check_packages,
         _detectron2,
         check_devices,
-        _weights,
+        _installed_weights,
         _disk,
     )
     findings = [finding for check in checks for finding in check()]
-    names = [dataset] if dataset else list(DATASETS)
-    return findings + [check_data(name, root, needed=bool(dataset)) for name in names]
+    if needs is None:
+        return [*findings, check_weights(PAPERS_WEIGHTS, needed=False), *check_needs(Needs(weights=()))]
+    return [*findings, *check_needs(needs)]
+
+
+def check_needs(needs: Needs) -> Iterator[Diagnosis]:
+    """Yields whether weights and data sets are there; what must be and is not, is wrong.
+
+    Args:
+        needs: Without data sets, all of them are looked for, and none is missed.
+    """
+    for weights in needs.weights:
+        yield check_weights(weights, needed=True)
+    for name, root in needs.data or ((name, "") for name in DATASETS):
+        yield check_data(name, Path(root) if root else None, needed=bool(needs.data))
 
 
 def check_packages() -> Iterator[Diagnosis]:
@@ -85,8 +100,8 @@ def check_devices() -> Iterator[Diagnosis]:
         yield Diagnosis(f"device {index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
 
 
-def _weights() -> Iterator[Diagnosis]:
-    """Yields whether the weights of the localizers are there."""
+def _installed_weights() -> Iterator[Diagnosis]:
+    """Yields whether the weights are whole that come with the installation."""
     try:
         build_localizer("efficientnet-lite0", "")
         yield Diagnosis("weights of efficientnet-lite0", "ok", "installed with salmask")
@@ -94,15 +109,6 @@ def _weights() -> Iterator[Diagnosis]:
         # Whatever mend the error itself has, of a file that belongs to the installation it is to install again.
         what = error.what if isinstance(error, UserError) else str(error)
         yield Diagnosis("weights of efficientnet-lite0", "wrong", what, "make setup")
-    # Only looked for: to load them would mean to download them.
-    cached = list(((weights_cache() or Path(torch.hub.get_dir())) / "checkpoints").glob("resnet50-*.pth"))
-    if cached:
-        yield Diagnosis("weights of resnet50", "ok", str(cached[0]))
-    else:
-        mend = "run once where there is a network, or localizer.network=efficientnet-lite0"
-        yield Diagnosis(
-            "weights of resnet50", "note", "not downloaded yet; torchvision fetches them at first use", mend
-        )
 
 
 def _disk() -> Iterator[Diagnosis]:

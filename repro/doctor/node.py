@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 
 from repro.cores import usable_cores
-from repro.data.catalogue import DATASETS
 from repro.distributed import initialise, rank, world_size
 from repro.doctor.diagnosis import Diagnosis
-from repro.doctor.machine import FREE_GIB, check_data, check_devices, check_packages
+from repro.doctor.machine import FREE_GIB, check_devices, check_needs, check_packages
+from repro.doctor.needs import Needs
 from repro.errors import UserError, one_line
 
 WRITTEN_MIB = 256
@@ -31,22 +31,23 @@ SHARED_MEMORY_GIB = 1.0
 """Through which a loader's processes hand over batches: a few of 128 images are below this."""
 
 
-def examine_node(place: Path, *, gpus: int, cpus: int) -> list[Diagnosis]:
+def examine_node(place: Path, *, gpus: int, cpus: int, needs: Needs) -> list[Diagnosis]:
     """Checks from within a job what it needs from its node; each of its processes calls this.
 
     Args:
         place: Folder where sweeps go; made if it is not there.
         gpus: How many GPUs the job asked for on each node.
         cpus: How many cores it asked for each process.
+        needs: Weights and data sets that must be there.
 
     Returns:
-        What this process found. Only the first process checks what is the same for all: the folder and the data.
+        What this process found. Only the first process checks what is the same for all: the folder, weights and data.
     """
     is_first = int(os.environ.get("SLURM_PROCID", "0")) == 0
     findings = [*check_packages(), Diagnosis("node", "ok", f"{socket.gethostname()}, {sys.executable}")]
     findings += [*_gpus_of_job(gpus), *_cores_of_job(cpus), *_processes(), *_scheduler(), *_shared_memory()]
     if is_first:
-        findings += [*_writing(place), *(check_data(name, None, needed=False) for name in DATASETS)]
+        findings += [*_writing(place), *check_needs(needs)]
     return findings
 
 

@@ -1,7 +1,6 @@
 """The networks that can be a localizer, and where their weights come from."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from torchvision.models import get_model, get_model_weights
 from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass
-from repro.paths import CACHE_VARIABLE, cache_home
 from repro.randomness import Purpose, stream_seed
+from repro.runs.localizer_weights import weights_cache
 from repro.saliency.folding import fold_batch_norm
 from repro.saliency.localizer import STRIDE, Localizer
 
@@ -71,14 +70,6 @@ def _checkpoint(weights: str, sha256: str) -> Localizer:
     return Localizer(nn.Sequential(_HighPassed(), stages) if backbone.input_filter == "high_pass" else stages)
 
 
-def weights_cache() -> Path | None:
-    """Returns the folder of downloaded weights among the caches that $SALMASK_CACHE names.
-
-    Without that variable it is None: torch and the Hub keep them where all programs of this user look.
-    """
-    return cache_home() / "weights" if os.environ.get(CACHE_VARIABLE) else None
-
-
 def _torchvision(arch: str, weights: str) -> nn.Module:
     """Builds a torchvision network with the named weights, which are downloaded at the first use, or random ones."""
     if weights == "random":
@@ -95,8 +86,8 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
         raise UserError(
             f"the weights {weights} of {arch} cannot be downloaded ({error})",
             mend=(
-                f"run once where there is a network and copy {folder / 'checkpoints'}, or "
-                "localizer.network=efficientnet-lite0"
+                f"salmask data weights where there is a network and {folder / 'checkpoints'} is seen, or with --from "
+                "FILE; else localizer.network=efficientnet-lite0"
             ),
         ) from error
     finally:
@@ -139,7 +130,10 @@ def _timm(name: str, weights: str) -> Localizer:
     except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
         raise UserError(
             f"the weights of timm/{name} cannot be downloaded ({type(error).__name__})",
-            mend="run once where there is a network, or localizer.network=efficientnet-lite0",
+            mend=(
+                f"salmask data weights localizer.network=timm/{name} where there is a network, or "
+                "localizer.network=efficientnet-lite0"
+            ),
         ) from error
     stages = getattr(model, "feature_info", None)
     if not stages or stages[-1]["reduction"] != STRIDE:

@@ -1,0 +1,116 @@
+"""The weights that a run's localizer needs and that are not installed with us: which, and in what file. No torch.
+
+They are downloaded once, by `salmask data weights` or by the first run that needs them, into the cache that this module
+names; nodes of a cluster often have no network, and can only read them there.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.paths import CACHE_VARIABLE, cache_home
+from repro.runs.run import Run
+
+FILES_OF_RESNET50 = {
+    "IMAGENET1K_V1": "resnet50-0676ba61.pth",
+    "IMAGENET1K_V2": "resnet50-11ad3fa6.pth",
+    "DEFAULT": "resnet50-11ad3fa6.pth",
+}
+"""torchvision's weights of ResNet-50 by name; the file's name ends with the first digits of its SHA-256."""
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names under which the Hub keeps the weights of a timm model."""
+
+
+@dataclass(frozen=True, order=True)
+class LocalizerWeights:
+    """The trained weights of one localizer."""
+
+    network: str
+    """`resnet50`, `timm/NAME` or `checkpoint`."""
+    weights: str = ""
+    """Their name, for `resnet50`; a path, for `checkpoint`."""
+
+    def __str__(self) -> str:
+        if self.network == "checkpoint":
+            return f"localizer {self.weights}"
+        return f"weights of {self.network}" + (f" ({self.weights})" if self.network == "resnet50" else "")
+
+    @property
+    def fetched_by(self) -> str:
+        """The command that fetches them; empty for a checkpoint, which is nowhere to be fetched from."""
+        if self.network == "checkpoint":
+            return ""
+        words = [f"localizer.network={self.network}"] if self.network != "resnet50" else []
+        if self.network == "resnet50" and self.weights != "IMAGENET1K_V2":
+            words = [f"localizer.weights={self.weights}"]
+        return " ".join(["salmask data weights", *words])
+
+    def file(self) -> Path | None:
+        """Returns the file that holds them on this machine; None where there is none.
+
+        Of a timm model without a tag, `timm/resnet18`, any tag's file counts: timm alone knows which is the default.
+        """
+        if self.network == "checkpoint":
+            candidates = [Path(self.weights)]
+        elif self.network == "resnet50":
+            candidates = [torchs_folder() / "checkpoints" / FILES_OF_RESNET50.get(self.weights, self.weights)]
+        else:
+            pattern = f"models--{self.network.replace('/', '--')}" + ("" if "." in self.network else ".*")
+            snapshots = sorted(hub_folder().glob(f"{pattern}/snapshots/*"))
+            candidates = [snapshot / file for snapshot in snapshots for file in HUB_FILES]
+        return next((path for path in candidates if path.is_file()), None)
+
+    def is_damaged(self, path: Path) -> bool:
+        """Returns whether a file does not hold them: cut off, or another one. Told of torchvision's alone, by its hash.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self.network != "resnet50":
+            return False
+        expected = Path(FILES_OF_RESNET50.get(self.weights, "")).stem.partition("-")[2]
+        with path.open("rb") as file:
+            return not hashlib.file_digest(file, "sha256").hexdigest().startswith(expected)
+
+
+PAPERS_WEIGHTS = LocalizerWeights("resnet50", "IMAGENET1K_V2")
+"""Those of every row's localizer, unless settings say otherwise."""
+
+
+def weights_of(run: Run) -> LocalizerWeights | None:
+    """Returns the weights that a pretraining reads when it begins; None where it needs none, or they are installed."""
+    return weights_named(run.localizer.network, run.localizer.weights) if run.needs_localizer else None
+
+
+def weights_named(network: str, weights: str) -> LocalizerWeights | None:
+    """Returns the weights of a localizer; None where they are installed, or random.
+
+    Args:
+        network: as `localizer.network` names it.
+        weights: as `localizer.weights` does.
+    """
+    if network == "efficientnet-lite0" or (weights == "random" and network != "checkpoint"):
+        return None
+    return LocalizerWeights(network, "" if network.startswith("timm/") else weights)
+
+
+def weights_cache() -> Path | None:
+    """Returns the folder of downloaded weights among the caches that $SALMASK_CACHE names.
+
+    Without that variable it is None: torch and the Hub keep them where all programs of this user look.
+    """
+    return cache_home() / "weights" if os.environ.get(CACHE_VARIABLE) else None
+
+
+def torchs_folder() -> Path:
+    """Returns the folder in whose `checkpoints` torchvision's weights lie: ours, else that of torch.hub."""
+    own = Path(os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"))
+    return weights_cache() or own.expanduser() / "hub"
+
+
+def hub_folder() -> Path:
+    """Returns the folder in which the Hub's client keeps the weights of timm's models: ours, else its own."""
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return weights_cache() or Path(named or Path(home, "hub")).expanduser()

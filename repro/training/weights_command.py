@@ -1,0 +1,95 @@
+"""`salmask data weights`: the trained weights of a localizer, fetched before any run needs them."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repro.console import AsJson, report
+from repro.data.errors import PathError, reason_of
+from repro.errors import UserError
+from repro.files import write_atomically
+from repro.runs.localizer_weights import FILES_OF_RESNET50, LocalizerWeights, torchs_folder, weights_named
+from repro.runs.reading import build, command_settings, flat
+
+# torch is imported where something is fetched: `--help` answers at once.
+
+AGAIN = "salmask data weights where there is a network, or with --from FILE"
+
+
+def data_weights(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[localizer.KEY=VALUE]...", help="Of another localizer than the paper's ResNet-50."),
+    ] = None,
+    *,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Downloaded elsewhere; of ResNet-50.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a localizer's trained weights into the cache, for machines without a network that see it.
+
+    Call it on a login node, with $SALMASK_CACHE naming a folder that the nodes see too. What is there is only checked.
+
+    Example: salmask data weights
+
+    Downloaded elsewhere: salmask data weights --from ~/resnet50-11ad3fa6.pth
+    """
+    words = command_settings(settings)
+    for key, _ in flat(words):
+        if key not in ("localizer.network", "localizer.weights"):
+            raise UserError(f"'{key}' changes nothing in weights", mend="localizer.network and localizer.weights only")
+    localizer = build([words]).localizer
+    weights = weights_named(localizer.network, localizer.weights)
+    if weights is None:
+        file, how = "", "needs no file: installed with salmask, or random"
+    elif weights.network == "checkpoint":
+        raise UserError(f"{weights} is a file of your own", mend="put it where the nodes see it")
+    else:
+        how = _fetch(weights, source)
+        file = str(weights.file() or "")
+    report(as_json, {"localizer": localizer.network, "file": file, "how": how})
+
+
+def _fetch(weights: LocalizerWeights, source: Path | None) -> str:
+    """Sees to it that the weights are there whole; returns how.
+
+    Raises:
+        UserError: they cannot be had, or are not those.
+    """
+    if weights.network == "resnet50" and weights.weights not in FILES_OF_RESNET50:
+        from repro.saliency.networks import build_localizer
+
+        build_localizer(weights.network, weights.weights)  # refuses the name, with the nearest
+    present = weights.file()
+    if present is not None and source is None:
+        if weights.is_damaged(present):
+            mend = f"remove it, and {AGAIN}"
+            raise PathError(present, "is cut off, or another file: its SHA-256 is not that of its name", mend=mend)
+        return "was there"
+    if source is not None:
+        _copy(weights, source.expanduser())
+        return f"copied from {source}"
+    from repro.saliency.networks import build_localizer
+
+    build_localizer(weights.network, weights.weights)
+    return "downloaded"
+
+
+def _copy(weights: LocalizerWeights, source: Path) -> None:
+    """Copies a downloaded file of ResNet-50 to where runs look for it."""
+    if weights.network != "resnet50":
+        mend = "without --from, where there is a network: the Hub's client lays its files out itself"
+        raise UserError(f"--from is of ResNet-50, not of {weights.network}", mend=mend)
+    name = FILES_OF_RESNET50[weights.weights]
+    try:
+        if weights.is_damaged(source):
+            raise PathError(source, f"is not {name}: its SHA-256 is another", mend=f"download {name} again")
+        target = torchs_folder() / "checkpoints" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as content:
+            write_atomically(target, lambda file: shutil.copyfileobj(content, file))
+    except OSError as error:
+        raise PathError(source, f"cannot be copied ({reason_of(error)})", mend="name the downloaded file") from error
