@@ -92,7 +92,10 @@ def test_only_rows_that_look_at_a_localizer_need_its_weights() -> None:
         ({"weights": "random"}, None),
         ({"source": "centre"}, None),
         ({"network": "timm/resnet18"}, LocalizerWeights("timm/resnet18")),
-        ({"network": "checkpoint", "weights": "a/backbone.pth"}, LocalizerWeights("checkpoint", "a/backbone.pth")),
+        (
+            {"network": "checkpoint", "weights": "a/backbone.pth", "sha256": "0" * 64},
+            LocalizerWeights("checkpoint", "a/backbone.pth"),
+        ),
     ):
         assert weights_of(resolve("mocov2+ours-hp", {"localizer": settings})) == weights
 
