@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torchvision.transforms import GaussianBlur
 from repro.augmentation.blur import gaussian_blur, gaussian_matrix
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.masking.filters import high_pass, strong_blur
+from repro.runs.choices import FilterLibrary
 
 GAIN = {224: 0.003, 64: 0.04, 32: 0.16, 22: 0.31, 16: 0.53, 11: 0.88}
 """Of the high-pass on sinusoids by their period in pixels (specification A.1)."""
@@ -33,6 +35,45 @@ def test_strong_blur_is_torchvisions(height: int, width: int) -> None:
     blur = GaussianBlur(31, sigma=10.0)
     expected = torch.stack([blur(image) for image in images])
     assert (strong_blur(images) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("call", [high_pass, strong_blur], ids=["high_pass", "strong_blur"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (32, 57), (16, 90)])
+def test_opencv_departs_from_torch_by_rounding_alone(
+    call: Callable[..., Tensor], layout: torch.memory_format, height: int, width: int
+) -> None:
+    # Normalised pixels reach 2.7, whose own rounding is 2.4e-7; neither library may be further from the exact filter.
+    images = pictures(3, height, width).contiguous(memory_format=layout)
+    before, exact = images.clone(), exactly(call, images)
+    for library in FilterLibrary:
+        filtered = call(images, library)
+        assert filtered.dtype == torch.float32
+        assert (filtered - exact).abs().max() < 1e-6, library
+    assert torch.equal(images, before)
+
+
+def exactly(call: Callable[..., Tensor], images: Tensor) -> Tensor:
+    """What a filter gives in double precision, by reflecting and summing the taps of its two passes."""
+    radius, sigma = (5, 5.0) if call is high_pass else (15, 10.0)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    taps = torch.exp(-(offsets**2) / (2 * sigma**2))
+    lines = torch.nn.functional.pad(images.double(), [radius] * 4, mode="reflect").unfold(-1, 2 * radius + 1, 1)
+    across = (lines * (taps / taps.sum())).sum(-1)
+    blurred = (across.unfold(-2, 2 * radius + 1, 1) * (taps / taps.sum())).sum(-1)
+    return images.double() - blurred if call is high_pass else blurred
+
+
+def test_opencv_gives_the_same_bits_for_any_number_of_threads() -> None:
+    images, threads = pictures(3, 64, 64), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = high_pass(images, FilterLibrary.cv2)
+        for several in (2, 4, 16):  # 16: more than the nine planes
+            torch.set_num_threads(several)
+            assert torch.equal(high_pass(images, FilterLibrary.cv2), alone)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_each_image_is_blurred_with_its_own_sigma() -> None:
@@ -73,13 +114,15 @@ def test_a_blur_matrix_averages_and_is_symmetric_under_reversal() -> None:
     assert (matrix >= 0).all()
 
 
+@pytest.mark.parametrize("library", FilterLibrary)
 @pytest.mark.parametrize(("call", "smallest"), [(high_pass, 6), (strong_blur, 16)])
-def test_an_image_too_small_to_reflect_is_refused(call: object, smallest: int) -> None:
-    assert callable(call)
-    assert call(torch.ones(1, 3, smallest, smallest)).shape == (1, 3, smallest, smallest)
+def test_an_image_too_small_to_reflect_is_refused(
+    call: Callable[..., Tensor], smallest: int, library: FilterLibrary
+) -> None:
+    assert call(torch.ones(1, 3, smallest, smallest), library).shape == (1, 3, smallest, smallest)
     for height, width in ((smallest - 1, 64), (64, smallest - 1)):
         with pytest.raises(ValueError, match=f"more than {smallest - 1} pixels, not {smallest - 1}"):
-            call(torch.ones(1, 3, height, width))
+            call(torch.ones(1, 3, height, width), library)
 
 
 def test_an_even_kernel_is_refused() -> None:
@@ -95,9 +138,10 @@ def test_autocast_does_not_coarsen_the_filter() -> None:
     torch.testing.assert_close(mixed, high_pass(images), rtol=0, atol=0)
 
 
-def test_half_precision_pixels_come_back_in_half_precision() -> None:
+@pytest.mark.parametrize("library", FilterLibrary)
+def test_half_precision_pixels_come_back_in_half_precision(library: FilterLibrary) -> None:
     images = pictures(2, 64, 64)
-    coarse = strong_blur(images.bfloat16())
+    coarse = strong_blur(images.bfloat16(), library)
     assert coarse.dtype == torch.bfloat16
     assert (coarse.float() - strong_blur(images)).abs().max() < 0.02
 

@@ -19,7 +19,7 @@ from baselines.ablations import ABLATIONS as CHANGES
 from repro.contrastive.queue import Queue
 from repro.errors import UserError
 from repro.masking.filters import high_pass
-from repro.runs.choices import Precision
+from repro.runs.choices import FilterLibrary, Precision
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
@@ -302,6 +302,15 @@ def test_a_row_masks_the_views_that_it_should(name: str, masked: set[str], hard:
     assert (views["hard"] is not None) == hard
     if hard:
         assert not torch.equal(views["hard"], views["key"])  # type: ignore[arg-type]
+
+
+def test_the_machine_says_who_filters() -> None:
+    for library in FilterLibrary:
+        views, unmasked = inputs_of("mocov2+ours-hp", **{"machine.filter_library": library.value})
+        assert views["key"] is not None
+        # The run's own library to the bit; the other one's rounding differs.
+        assert torch.equal(views["key"], unmasked["key"]) is (library is FilterLibrary.torch)
+        torch.testing.assert_close(views["key"], unmasked["key"], rtol=0, atol=2e-6)
 
 
 def test_without_focal_masks_every_image_loses_patches() -> None:

@@ -86,6 +86,7 @@ def test_the_id_does_not_depend_on_the_order_of_keys() -> None:
         ("machine.workers=0", True),
         ("machine.data_root=elsewhere", True),
         ("machine.channels_last=true", True),
+        ("machine.filter_library=cv2", True),
         ("probe.epochs=3", True),
         ("optimization.lr=0.0150", True),
         ("seed=1", False),

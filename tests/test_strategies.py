@@ -14,7 +14,7 @@ from repro.masking.filters import high_pass, strong_blur
 from repro.masking.patches import Mode
 from repro.masking.strategies import HighPass, MaskingStrategy, MeanFill, StrongBlur, build_strategy
 from repro.masking.views import Views
-from repro.runs.choices import Branch, NoiseArea, Source, Strategy
+from repro.runs.choices import Branch, FilterLibrary, NoiseArea, Source, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
@@ -275,6 +275,20 @@ def test_the_settings_choose_strategy_rates_and_strength() -> None:
     assert build_strategy(replace(settings, strategy=Strategy.mean_fill), fidelity) == MeanFill(fidelity)
     assert Mode.positive(settings) == Mode("positive", (0.1, 0.25), True, 0.18)
     assert Mode.hard(settings) == Mode("hard", (0.4, 0.7), False, 0.3)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.high_pass, Strategy.strong_blur])
+def test_opencvs_filters_leave_draws_as_they_are_and_pixels_within_rounding(strategy: Strategy) -> None:
+    views = pictures(12), pictures(12, seed=1), half_maps(12), half_maps(12, seed=2)
+    by = {
+        library: SaliencyMasking(MaskingSettings(strategy=strategy), FidelitySettings(), group_size=12, library=library)
+        for library in FilterLibrary
+    }
+    torchs, opencvs = (by[library](*views, Generator().manual_seed(0)) for library in FilterLibrary)
+    for name in ("query", "key", "hard_negative"):
+        assert not torch.equal(getattr(torchs, name), getattr(opencvs, name)) or name == "key"
+        # The same pixels show the same noise: only what is filtered departs.
+        torch.testing.assert_close(getattr(torchs, name), getattr(opencvs, name), rtol=0, atol=2e-6)
 
 
 def masked_views(

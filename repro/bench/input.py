@@ -2,8 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from repro.augmentation.draws import draw_box, draw_view
-from repro.bench.timing import Seconds, seconds_in_turn
+from repro.bench.timing import Seconds, one_thread, seconds_in_turn
 from repro.data.errors import PathError
 from repro.data.folders import FileImages, image_files
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -123,17 +122,6 @@ def rows_of(rivals: list[Rival], seconds: Mapping[str, Seconds], count: int) -> 
             }
         )
     return rows
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keeps torch to one thread, as in a loader's process, for the length of a `with` block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def write_photographs(folder: Path, count: int) -> tuple[FileImages, str]:

@@ -1,4 +1,4 @@
-"""The benchmark of masking: a whole batch at once, beside a plain loop over its images."""
+"""The benchmark of masking: a whole batch at once, beside a plain loop over its images; and the filter alone."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,28 +8,32 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from repro.bench.timing import seconds_in_turn
+from repro.bench.timing import one_thread, seconds_in_turn
+from repro.distributed import device_name
 from repro.masking.branches import SaliencyMasking
+from repro.masking.filters import high_pass
 from repro.masking.patches import Mode
-from repro.runs.choices import NoiseArea, Strategy
+from repro.runs.choices import FilterLibrary, NoiseArea, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 GRID = 7
 """Cells a side of the foreground at 224 px, which the benchmark has at every size."""
 
 
-def masking(batch: int, size: int) -> dict[str, Any]:
+def masking(batch: int, size: int) -> list[dict[str, Any]]:
     """Times high-pass masking of a query and its hard negative, beside a plain loop over images.
 
-    The batch is masked at once, with noise drawn for whole views and, where that is another way, for masked pixels.
+    The batch is masked at once: as runs do by default, and on a CPU with each switch that makes it faster, and with
+    both, by one thread. The high-pass filter of query and key, which every way computes, is also timed alone: it is the
+    floor.
 
     Args:
         batch: images.
         size: pixels a side, a multiple of 7.
 
     Returns:
-        What was masked on which device, the milliseconds of each way by the wall's clock and on the processor, and the
-        loop's share of these for each of ours.
+        For each way the milliseconds by the wall's clock and on the processor, how many times as long the loop takes,
+        and what was masked on which device.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     query, key = torch.randn(2, batch, 3, size, size, device=device)
@@ -38,27 +42,49 @@ def masking(batch: int, size: int) -> dict[str, Any]:
     settings = MaskingSettings(strategy=Strategy.high_pass)
     generator = Generator(device).manual_seed(0)
 
-    def masked_at_once(area: NoiseArea) -> Callable[[], object]:
-        masking = SaliencyMasking(replace(settings, noise_area=area), FidelitySettings(), group_size=batch)
+    def masked_at_once(area: NoiseArea, library: FilterLibrary) -> Callable[[], object]:
+        area_settings = replace(settings, noise_area=area)
+        masking = SaliencyMasking(area_settings, FidelitySettings(), group_size=batch, library=library)
         return lambda: masking(query, key, query_foreground, key_foreground, generator)
-
-    ours = {"batched": masked_at_once(NoiseArea.view)}
-    if device.type == "cpu":
-        ours["batched, noise_area=masked"] = masked_at_once(NoiseArea.masked)
 
     def loop() -> None:
         mask_in_a_loop(query, query_foreground, settings, Mode.positive(settings))
         mask_in_a_loop(key, key_foreground, settings, Mode.hard(settings))
 
-    seconds = seconds_in_turn({**ours, "loop": loop})
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return {
-        "batch": f"{batch}×3×{size}×{size} on {name}",
-        **{f"{way} ms": round(1000 * taken.wall, 1) for way, taken in seconds.items()},
-        **{f"{way} cpu ms": round(1000 * taken.cpu, 1) for way, taken in seconds.items()},
-        **{f"loop / {way}": round(seconds["loop"].wall / seconds[way].wall, 1) for way in ours},
-        **{f"loop / {way}, cpu": round(seconds["loop"].cpu / seconds[way].cpu, 1) for way in ours},
+    noise, filtered = "masking.noise_area=masked", "machine.filter_library=cv2"
+    ways: dict[str, Callable[[], object]] = {
+        "loop over images": loop,
+        "salmask": masked_at_once(NoiseArea.view, FilterLibrary.torch),
     }
+    if device.type == "cpu":
+        ways |= {
+            f"salmask, {noise}": masked_at_once(NoiseArea.masked, FilterLibrary.torch),
+            f"salmask, {filtered}": masked_at_once(NoiseArea.view, FilterLibrary.cv2),
+            f"salmask, {noise} {filtered}": masked_at_once(NoiseArea.masked, FilterLibrary.cv2),
+            "the filter alone, loop over images": lambda: [high_pass_of_one(x) for x in (*query, *key)],
+            "the filter alone, torch": lambda: [high_pass(x) for x in (query, key)],
+            "the filter alone, cv2": lambda: [high_pass(x, FilterLibrary.cv2) for x in (query, key)],
+        }
+    # Threads that wait for their turn would count as work.
+    with one_thread():
+        seconds, name = seconds_in_turn(ways), device_name(device)
+    loops = seconds["loop over images"]
+    return [
+        {
+            "way": way,
+            "ms": round(1000 * taken.wall, 1),
+            "cpu ms": round(1000 * taken.cpu, 1),
+            "times as fast": round(loops.wall / taken.wall, 1),
+            "times as fast, cpu": round(loops.cpu / taken.cpu, 1),
+            "of": f"{batch}×3×{size}×{size} on {name}",
+        }
+        for way, taken in seconds.items()
+    ]
+
+
+def high_pass_of_one(image: Tensor) -> Tensor:
+    """High-passes one image 3×S×S by torchvision, as the released moco/loader.py does."""
+    return image - gaussian_blur(image, [11, 11], [5.0, 5.0])
 
 
 def mask_in_a_loop(images: Tensor, foregrounds: Tensor, settings: MaskingSettings, mode: Mode) -> Tensor:
@@ -78,7 +104,7 @@ def mask_in_a_loop(images: Tensor, foregrounds: Tensor, settings: MaskingSetting
     """
     masked_images = []
     for image, foreground in zip(images, foregrounds, strict=True):
-        filtered = image - gaussian_blur(image, [11, 11], [5.0, 5.0])
+        filtered = high_pass_of_one(image)
         if torch.rand(()) < settings.focal_probability:
             _hide_focally(filtered, mode)
         else:

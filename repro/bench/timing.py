@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,17 @@ def seconds_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = RO
                 walls[name].append(time.perf_counter() - wall)
                 cpus[name].append(time.process_time() - cpu)
     return {name: Seconds(statistics.median(walls[name]), statistics.median(cpus[name])) for name in rivals}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch to one thread, as in a loader's process, for the length of a `with` block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def wait_for_device() -> None:

@@ -5,7 +5,7 @@ from torch import Generator, Tensor
 from repro.masking.patches import Mode
 from repro.masking.strategies import build_strategy
 from repro.masking.views import Views
-from repro.runs.choices import Branch, Source
+from repro.runs.choices import Branch, FilterLibrary, Source
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 
@@ -16,7 +16,14 @@ class SaliencyMasking:
     the key that has lost much of its foreground is the query's hard negative.
     """
 
-    def __init__(self, settings: MaskingSettings, fidelity: FidelitySettings, *, group_size: int) -> None:
+    def __init__(
+        self,
+        settings: MaskingSettings,
+        fidelity: FidelitySettings,
+        *,
+        group_size: int,
+        library: FilterLibrary = FilterLibrary.torch,
+    ) -> None:
         """Reads the settings of a run that masks.
 
         Args:
@@ -24,12 +31,13 @@ class SaliencyMasking:
             fidelity: where to do as the released code does instead of the paper.
             group_size: images of a batch-norm group, which stands for the share of one of the paper's GPUs: what the
                 released code does once for its whole batch, it does on each GPU. A batch of fewer images is one group.
+            library: who computes the strategy's filter on a CPU.
         """
         one_for_all = fidelity.hard_negative is Source.released
         # The released code hands image 0's hard negative to every query of a GPU's batch (main_moco.py:362,375).
         self.hard_negative_serves = group_size if one_for_all else 1
-        self.strategy = build_strategy(settings, fidelity, group_size)
-        self.hard_strategy = build_strategy(settings, fidelity, 1 if one_for_all else group_size)
+        self.strategy = build_strategy(settings, fidelity, group_size, library)
+        self.hard_strategy = build_strategy(settings, fidelity, 1 if one_for_all else group_size, library)
         self.branch = settings.branch
         self.positive, self.hard = Mode.positive(settings), Mode.hard(settings)
         self.hard_negative = settings.hard_negative

@@ -1,31 +1,69 @@
 """The filters of the masking strategies: one fills patches, through the other one views are seen."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from repro.augmentation.blur import gaussian_blur
+from repro.runs.choices import FilterLibrary
 
 
-def high_pass(images: Tensor) -> Tensor:
+def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> Tensor:
     """Returns `x - blur(x)` with an 11×11 Gaussian of sigma 5 (released moco/loader.py:15,68-78).
 
     Args:
         images: B×3×H×W, normalised, H and W at least 6.
+        library: who blurs on a CPU.
 
     Returns:
         B×3×H×W, of mean about 0.
     """
-    blurred = gaussian_blur(images, 11, 5.0)
+    blurred = _blur(images, 11, 5.0, library)
     return torch.sub(images, blurred, out=blurred)
 
 
-def strong_blur(images: Tensor) -> Tensor:
+def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> Tensor:
     """Blurs images by a 31×31 Gaussian of sigma 10 (released moco/loader.py:16-19).
 
     Args:
         images: B×3×H×W, normalised, H and W at least 16.
+        library: who blurs on a CPU.
 
     Returns:
         B×3×H×W.
     """
-    return gaussian_blur(images, 31, 10.0)
+    return _blur(images, 31, 10.0, library)
+
+
+def _blur(images: Tensor, kernel: int, sigma: float, library: FilterLibrary) -> Tensor:
+    # OpenCV reflects at a border again and again; what torch refuses as too small, it is to refuse for both.
+    if library is FilterLibrary.torch or not images.is_cpu or min(images.shape[-2:]) <= kernel // 2:
+        return gaussian_blur(images, kernel, sigma)
+    return _blur_with_opencv(images, kernel, sigma)
+
+
+def _blur_with_opencv(images: Tensor, kernel: int, sigma: float) -> Tensor:
+    """Blurs images B×C×H×W on the host as `gaussian_blur` does, plane by plane: a plane stays in a core's cache."""
+    import cv2  # only where it is asked for: it takes time to load
+
+    pixels = images.float().contiguous()
+    blurred = torch.empty_like(pixels)
+    planes, results = (tensor.flatten(0, -3).numpy() for tensor in (pixels, blurred))
+
+    def blur(some: slice) -> None:
+        for plane, result in zip(planes[some], results[some], strict=True):
+            cv2.GaussianBlur(plane, (kernel, kernel), sigma, dst=result, borderType=cv2.BORDER_REFLECT_101)
+
+    # OpenCV has one thread for a plane, and torch's setting says how many threads are this process's.
+    threads = torch.get_num_threads()
+    share = -(-len(planes) // threads)
+    parts = [slice(start, start + share) for start in range(0, len(planes), share)]
+    list(_threads(threads).map(blur, parts) if len(parts) > 1 else map(blur, parts))
+    return blurred.to(images.dtype)
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="filter")

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from repro.masking.boxes import Box
 from repro.masking.filters import high_pass, strong_blur
 from repro.masking.patches import Mode, draw_counts, draw_patches, to_pixels
-from repro.runs.choices import NoiseArea, Source, Strategy
+from repro.runs.choices import FilterLibrary, NoiseArea, Source, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 FOCAL_WINDOW = 200 / 224
@@ -67,12 +67,15 @@ class PatchFill(ABC):
         return torch.where(to_pixels(patches, views.shape[-2:]), self.fill(views), clean)
 
 
+@dataclass(frozen=True)
 class StrongBlur(PatchFill):
     """Shows the strongly blurred view in masked patches (random_mask_blur.py)."""
 
+    library: FilterLibrary = FilterLibrary.torch
+
     def fill(self, views: Tensor) -> Tensor:
         """Returns the strongly blurred views, B×3×H×W."""
-        return strong_blur(views)
+        return strong_blur(views, self.library)
 
 
 class MeanFill(PatchFill):
@@ -99,10 +102,11 @@ class HighPass:
     group_size: int = sys.maxsize
     """How many images, one after the other, share the released code's noise; by default the whole batch."""
     noise_area: NoiseArea = NoiseArea.view
+    library: FilterLibrary = FilterLibrary.torch
 
     def clean(self, views: Tensor) -> Tensor:
         """Returns the high-passed views."""
-        return high_pass(views)
+        return high_pass(views, self.library)
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
         """Masks the network's inputs as `MaskingStrategy.mask` describes it."""
@@ -198,7 +202,10 @@ def fill_with_noise(
 
 
 def build_strategy(
-    settings: MaskingSettings, fidelity: FidelitySettings, group_size: int = sys.maxsize
+    settings: MaskingSettings,
+    fidelity: FidelitySettings,
+    group_size: int = sys.maxsize,
+    library: FilterLibrary = FilterLibrary.torch,
 ) -> MaskingStrategy:
     """Builds the masking strategy that `settings` name, which is not `none`.
 
@@ -206,7 +213,9 @@ def build_strategy(
         settings: strategy and rates.
         fidelity: where to do as the released code does instead of the paper.
         group_size: images of a batch-norm group, see `HighPass`; by default the whole batch.
+        library: who computes the strategy's filter on a CPU.
     """
     if settings.strategy is Strategy.high_pass:
-        return HighPass(fidelity, settings.focal_probability, settings.spatial_share, group_size, settings.noise_area)
-    return StrongBlur(fidelity) if settings.strategy is Strategy.strong_blur else MeanFill(fidelity)
+        ways = (settings.focal_probability, settings.spatial_share)
+        return HighPass(fidelity, *ways, group_size, settings.noise_area, library)
+    return StrongBlur(fidelity, library) if settings.strategy is Strategy.strong_blur else MeanFill(fidelity)

@@ -24,6 +24,16 @@ class NoiseArea(StrEnum):
     masked = "masked"
 
 
+class FilterLibrary(StrEnum):
+    """Who computes the filters of the masking strategies on a CPU: torch, or OpenCV, which sums in another order.
+
+    The two depart by rounding alone, `tests/test_filters.py` says how far. A GPU filters with torch, whichever it is.
+    """
+
+    torch = "torch"
+    cv2 = "cv2"
+
+
 class Guidance(StrEnum):
     """Whether patches are drawn by saliency stratum or uniformly."""
 

@@ -15,6 +15,7 @@ from repro.runs.choices import (
     Backend,
     Blur,
     Branch,
+    FilterLibrary,
     Guidance,
     Interpolation,
     Interval,
@@ -298,6 +299,7 @@ class MachineSettings:
     channels_last: bool = False
     compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds otherwise
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph
+    filter_library: FilterLibrary = FilterLibrary.torch  # of masking on a CPU; cv2 is faster, and rounds otherwise
     resident: bool = False  # the training images lie in the device's memory, and views are cropped there
 
 

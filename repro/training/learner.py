@@ -121,7 +121,12 @@ def build_view_maker(run: Run, device: torch.device, images: Images | None = Non
         seed=run.seed,
         augmentation=run.augmentation,
         masking=(
-            SaliencyMasking(run.masking, run.fidelity, group_size=FRAMEWORKS[run.framework].group_size(run))
+            SaliencyMasking(
+                run.masking,
+                run.fidelity,
+                group_size=FRAMEWORKS[run.framework].group_size(run),
+                library=run.machine.filter_library,
+            )
             if run.masks
             else None
         ),
