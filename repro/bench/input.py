@@ -1,4 +1,4 @@
-"""The benchmark of the input: JPEG files to two views, on one core, by the usual way and by ours."""
+"""The benchmark of the input: JPEG files to two views, on one core, by the usual way and by ours; and their colours."""
 
 import io
 import tempfile
@@ -17,6 +17,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from repro.augmentation.draws import draw_box, draw_view
+from repro.augmentation.on_device import apply_on_device
+from repro.augmentation.reference import apply_reference
 from repro.bench.timing import Seconds, one_thread, seconds_in_turn
 from repro.data.errors import PathError
 from repro.data.folders import FileImages, image_files
@@ -39,6 +41,8 @@ SIZE = (500, 375)
 QUALITY = 92
 BATCH = 256
 """Images, at least, that are drawn for at once, and cropped at once on a GPU."""
+VIEWS = 64
+"""Views whose colours are changed at once."""
 CACHED_SIDE = 256
 OWN_SIDE = 10**6
 """As a cache's side: images stay as large as they are, and their crops are those of the files."""
@@ -55,8 +59,8 @@ class Rival:
     departure: Callable[[], int] | None = None
     """Returns its largest difference from Pillow's pixels; None where they are not comparable."""
     note: str = ""
-    times: int = 1
-    """How often it does it for all of them in a round."""
+    times: float = 1
+    """How often it does it for all of them in a round; a share where it does so for fewer."""
     on_device: bool = False
     """Whether the work is not the CPU's, so that the clock on the wall counts."""
 
@@ -88,6 +92,7 @@ def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, 
             *decoders(images),
             *view_makers(images, caches, size),
             *resident_images(caches[OWN_SIDE], size, device),
+            *augmenters(size, len(images), device),
         ]
         seconds = seconds_in_turn({rival.stage + rival.name: rival.run for rival in rivals if rival.run})
         kilobytes = sum((images.folder / file).stat().st_size for file in images.files) / len(images) / 1000
@@ -316,6 +321,39 @@ def resident_images(images: CachedImages, size: int, device: torch.device) -> li
             note,
             times=at_once,
             on_device=on_gpu,
+        ),
+    ]
+
+
+def augmenters(size: int, count: int, device: torch.device) -> list[Rival]:
+    """Returns the ways from a crop to a view: jitter, grey, blur and flip, as MoCo v2 draws them.
+
+    Args:
+        size: side of the views in pixels.
+        count: photographs a round; a view counts as one.
+        device: where ours are changed.
+    """
+    settings = AugmentationSettings()
+    draws = [draw_view(stream(0, Purpose.view, 0, index), settings) for index in range(VIEWS)]
+    rows = torch.stack([draw.row() for draw in draws])
+    noise = torch.randint(256, (VIEWS, 3, size, size), dtype=torch.uint8)
+    crops = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in noise]
+    views = noise.to(device) / 255
+    stage, times = f"colours of {VIEWS} views", VIEWS / count
+
+    def one_by_one() -> None:
+        for crop, draw in zip(crops, draws, strict=True):
+            pil_to_tensor(apply_reference(crop, draw))
+
+    return [
+        Rival(stage, "Pillow, augmentation.backend=reference", one_by_one, times=times),
+        Rival(
+            stage,
+            f"salmask, augmentation.backend=device on {device.type}",
+            lambda: apply_on_device(views, rows, settings),
+            note="by the clock on the wall" if device.type == "cuda" else "",
+            times=times,
+            on_device=device.type == "cuda",
         ),
     ]
 
