@@ -4,10 +4,9 @@ Each function works without a process group too, as that of the only rank.
 """
 
 import os
-import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from repro.errors import UserError
 from repro.randomness import Purpose, stream_seed
+from repro.rendezvous import MEETING_SECONDS, meet, slurm_to_env
 from repro.workers import use_short_sockets
 
 VISIBLE_SECONDS = 90.0
@@ -165,44 +165,9 @@ class _Gather(torch.autograd.Function):
         return total[rank() * ctx.count : (rank() + 1) * ctx.count]
 
 
-def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
-    """Returns torch's env:// variables from those that `srun` sets for a task; none outside a step of several tasks.
-
-    Args:
-        slurm: The environment of the process.
-
-    Raises:
-        UserError: The list of nodes names none.
-    """
-    # SLURM_NTASKS is set in a batch script too, which is one process and must not wait for others.
-    if int(slurm.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
-        return {}
-    nodes = slurm.get("SLURM_STEP_NODELIST", "")
-    # The first entry ends at a comma that is not within brackets. `scontrol show hostnames` would unfold the list, but
-    # is not installed on every node.
-    first_entry = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
-    if not first_entry:
-        raise UserError(f"SLURM_STEP_NODELIST='{nodes}' names no node", mend="set MASTER_ADDR")
-    return {
-        "RANK": slurm["SLURM_PROCID"],
-        "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": slurm.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": re.sub(r"\[(\w+)[^\]]*\]", r"\1", first_entry.group()),  # node[03-07] -> node03
-        "MASTER_PORT": port_of(slurm["SLURM_JOB_ID"]),
-    }
-
-
-def port_of(job: str) -> str:
-    """Returns a port that follows from a job's number, so that all its tasks agree and two jobs on one node differ.
-
-    Args:
-        job: The job's number; consecutive numbers give different ports.
-    """
-    # 20000 to 32767: below the ports that Linux gives to outgoing connections, 32768 and up.
-    return str(20000 + int(job) % 12768)
-
-
-def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> torch.device:
+def initialise(
+    device: str, environ: MutableMapping[str, str] = os.environ, *, patience: float = MEETING_SECONDS
+) -> torch.device:
     """Joins the process group that the environment describes, if any, and chooses this process's device.
 
     Torchrun and `slurm.processes` set torch's own variables, Slurm those of its own. CUDA_VISIBLE_DEVICES stays as the
@@ -211,6 +176,7 @@ def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> t
     Args:
         device: "auto", "cpu" or "cuda".
         environ: The environment, which holds the launcher's variables; those for torch are added to it.
+        patience: Seconds that the tasks of a Slurm step wait for each other.
 
     Returns:
         The device to compute on.
@@ -225,17 +191,32 @@ def initialise(device: str, environ: MutableMapping[str, str] = os.environ) -> t
             "machine.device=cuda, but torch sees no GPU", mend="machine.device=auto, or see `salmask doctor`"
         )
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    if "RANK" not in environ:
-        # What a person has set, such as MASTER_ADDR, stays.
-        environ.update({name: environ.get(name, value) for name, value in slurm_to_env(environ).items()})
-    if "RANK" in environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+    _join(environ, "nccl" if on_gpu else "gloo", patience)
     if not on_gpu:
         return torch.device("cpu")
     # Modulo: where Slurm shows each task its own GPU alone, that is device 0 whatever the local rank.
     index = int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def _join(environ: MutableMapping[str, str], backend: str, patience: float) -> None:
+    """Joins the process group; arguments as of `initialise`."""
+    store = None
+    if "RANK" not in environ:
+        by_person = "MASTER_PORT" in environ
+        # What a person has set, such as MASTER_ADDR, stays.
+        environ.update({name: environ.get(name, value) for name, value in slurm_to_env(environ).items()})
+        if "RANK" in environ and not (by_person or dist.is_initialized()):
+            store = meet(environ, seconds=patience)
+            environ["MASTER_PORT"] = str(store.port)
+    if "RANK" in environ and not dist.is_initialized():
+        if store is None:
+            dist.init_process_group(backend)
+        else:
+            dist.init_process_group(
+                backend, store=store, rank=int(environ["RANK"]), world_size=int(environ["WORLD_SIZE"])
+            )
 
 
 @contextmanager

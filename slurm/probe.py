@@ -15,7 +15,8 @@ from repro.files import write_text
 from repro.runs.status import PRETRAIN
 from slurm.batches import Batch, submission_name
 from slurm.calls import write_calls
-from slurm.logs import last_line
+from slurm.causes import cause_of_ranks
+from slurm.logs import last_line, tail
 from slurm.node_probe import NodeProbe
 from slurm.profile import Cluster
 from slurm.program import Program
@@ -36,7 +37,7 @@ FOLDER = ".doctor"
 
 
 def probe(
-    cluster: Cluster, console: Console, program: Program, *, needs: Needs | None = None, wait: float
+    cluster: Cluster, console: Console, program: Program, *, needs: Needs | None = None, nodes: int = 0, wait: float
 ) -> list[Diagnosis]:
     """Sends a job with what the profile asks for a pretraining, and returns what it found.
 
@@ -45,6 +46,7 @@ def probe(
         console: for progress.
         program: whose `examine` the job carries out.
         needs: data sets and weights that must be there; None: the weights of the paper's localizer.
+        nodes: that the job asks for; 0: as many as the profile says.
         wait: seconds; then the job is cancelled, and why it waited is a finding.
 
     Raises:
@@ -55,7 +57,8 @@ def probe(
     name = submission_name(Path("doctor"), "probe")
     sweeps_folder = cluster.sweeps_folder.absolute()
     folder = sweeps_folder / FOLDER / name
-    resources = replace(cluster.resources_of(PRETRAIN), time=MINUTES)
+    resources = cluster.resources_of(PRETRAIN)
+    resources = replace(resources, time=MINUTES, nodes=nodes or resources.nodes)
     # The profile's warning is meant for its own time limits, and may be longer than that of this job.
     cluster = replace(cluster, signal_seconds=min(cluster.signal_seconds, SIGNAL_SECONDS))
     batch = Batch(name, "probe", ((".", "probe"),), resources)
@@ -114,7 +117,13 @@ def _findings(job: str, queued: QueuedJob | None, report: Path, folder: Path, se
     if queued is not None and queued.live and queued.waiting:
         mend = "wait longer (--wait), or ask for less in the profile"
         return [Diagnosis("job", "wrong", f"job {job} did not start within {seconds:.0f} s: {queued.reason}", mend)]
-    last = last_line(folder / f"{job}_0_log.err") or last_line(folder / f"{job}_0_log.out") or "it printed nothing"
+    logs = {int(path.name.split("_")[-2]): tail(path) for path in sorted(folder.glob(f"{job}_*_log.err"))}
+    last = (
+        cause_of_ranks(logs)
+        or last_line(folder / f"{job}_0_log.err")
+        or last_line(folder / f"{job}_0_log.out")
+        or "it printed nothing"
+    )
     state = f"{queued.state} {queued.reason}".strip() if queued else "Slurm no longer knows it"
     mend = f"see {folder}; its node needs this folder and this Python, from a file system that it shares"
-    return [Diagnosis("job", "wrong", f"job {job} left no report ({state}); last line: {last}", mend)]
+    return [Diagnosis("job", "wrong", f"job {job} left no report ({state}): {last}", mend)]

@@ -158,13 +158,16 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(unneeded)} things, {total:.1f} MB")
 
 
-def probe_cluster(cluster: str, program: Program, *, needs: Needs, wait: float, console: Console) -> list[Diagnosis]:
+def probe_cluster(
+    cluster: str, program: Program, *, needs: Needs, nodes: int, wait: float, console: Console
+) -> list[Diagnosis]:
     """Returns what a short job with a profile's resources finds; see `slurm.probe`.
 
     Args:
         cluster: name of the profile, or its file.
         program: whose `examine` the job carries out.
         needs: data sets and weights that must be there.
+        nodes: that the job asks for; 0: as many as the profile says.
         wait: seconds to wait for the job.
         console: for progress.
 
@@ -174,7 +177,7 @@ def probe_cluster(cluster: str, program: Program, *, needs: Needs, wait: float, 
     from slurm.probe import probe  # submitit takes a second to import
     from slurm.profile import load
 
-    return probe(load(cluster), console, program, needs=needs, wait=wait)
+    return probe(load(cluster), console, program, needs=needs, nodes=nodes, wait=wait)
 
 
 def build(program: Program) -> typer.Typer:

@@ -1,8 +1,9 @@
-"""A real Slurm for the tests marked `slurm`: one node, started by `tests/slurm/up.sh` and stopped by `down.sh`.
+"""A real Slurm for the tests marked `slurm`: two nodes, started by `tests/slurm/up.sh` and stopped by `down.sh`.
 
 One session uses it at a time. Partitions: a job of `high` sends jobs of `low` (USR2 first, 20 s to save) and of
-`abrupt` (killed at once) back to the queue, where there are not enough GPUs for both; the node claims 2 GPUs and 16
-cores. Time limits are whole minutes and are looked at every 30 s.
+`abrupt` (killed at once) back to the queue, where there are not enough GPUs for both; their node claims 2 GPUs and
+16 cores. Only `all` has the second node too, another slurmd on this machine, without GPUs. Time limits are whole
+minutes and are looked at every 30 s.
 """
 
 import os
@@ -34,7 +35,7 @@ class Cluster:
             forget_seconds: how long squeue knows a job that ended.
         """
         words = [] if accounting else ["--no-accounting"]
-        ended = self._script("up.sh", *words, SLURM_TEST_FORGET_SECONDS=str(forget_seconds))
+        ended = self._script("up.sh", *words, SLURM_TEST_NODES="2", SLURM_TEST_FORGET_SECONDS=str(forget_seconds))
         if ended.returncode == CANNOT:
             pytest.skip(f"no Slurm here: {ended.stderr.strip().splitlines()[-1]}")
         assert ended.returncode == 0, ended.stderr

@@ -39,7 +39,6 @@ from repro.distributed import (
     initialise,
     rank,
     share_of_rank,
-    slurm_to_env,
     world_size,
 )
 from repro.errors import UserError
@@ -329,61 +328,6 @@ def test_a_run_of_two_processes_resumes_bit_by_bit(shared_run: tuple[RunFolder, 
     assert_same(read_checkpoint(folder.backbone), read_checkpoint(whole.backbone))
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-
-
-SLURM = {
-    "SLURM_JOB_ID": "123456",
-    "SLURM_STEP_NUM_TASKS": "8",
-    "SLURM_PROCID": "5",
-    "SLURM_LOCALID": "1",
-    "SLURM_STEP_NODELIST": "node[03-07]",
-}
-
-
-def test_slurm_tasks_become_ranks() -> None:
-    assert slurm_to_env(SLURM) == {
-        "RANK": "5",
-        "WORLD_SIZE": "8",
-        "LOCAL_RANK": "1",
-        "MASTER_ADDR": "node03",
-        "MASTER_PORT": "28544",
-    }
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("node[03-07]", "node03"),
-        ("node[03,05-07]", "node03"),
-        ("gpu-a1", "gpu-a1"),
-        ("a,b,c", "a"),
-        ("rack-1-[9-11],rack-2-[1-4]", "rack-1-9"),
-        ("login,node[1-2]", "login"),
-        ("rack[1-2]node[1-4]", "rack1node1"),
-        ("node003.cluster.example", "node003.cluster.example"),
-    ],
-)
-def test_the_first_node_is_the_master(nodes: str, first: str) -> None:
-    assert slurm_to_env({**SLURM, "SLURM_STEP_NODELIST": nodes})["MASTER_ADDR"] == first
-
-
-@pytest.mark.parametrize("job", ["1", "19999", "20000", "4294967295"])
-def test_the_port_follows_from_the_job_and_is_one(job: str) -> None:
-    port = int(slurm_to_env({**SLURM, "SLURM_JOB_ID": job})["MASTER_PORT"])
-    assert 20000 <= port < 32768
-    assert port == 20000 + int(job) % 12768
-
-
-@pytest.mark.parametrize(
-    "environ", [{}, {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}]
-)
-def test_without_several_tasks_there_is_nothing_to_translate(environ: dict[str, str]) -> None:
-    assert slurm_to_env(environ) == {}
-
-
-def test_a_list_of_nodes_that_names_none_is_refused() -> None:
-    with pytest.raises(UserError, match=r"SLURM_STEP_NODELIST='' names no node; mend: set MASTER_ADDR"):
-        slurm_to_env({**SLURM, "SLURM_STEP_NODELIST": ""})
 
 
 def test_one_process_joins_nothing_and_leaves_the_environment_alone() -> None:

@@ -289,6 +289,19 @@ def test_the_doctor_finds_that_a_node_has_not_what_a_job_or_a_sweep_needs(
     assert found["driver"]["mend"].startswith("the profile's gpus, gres or partition")
 
 
+def test_the_doctor_of_two_nodes_tells_what_holds_between_them(cluster: Cluster, tmp_path: Path) -> None:
+    _, found = doctor(tmp_path, "--nodes", "2", processes=1, partition="all")
+    first, second = cluster.call("sinfo", "-h", "-N", "-p", "all", "-o", "%N").split()
+    assert found["nodes"]["found"] == f"2: {first}, {second}"
+    assert found["processes"]["found"].startswith("2 on cpu; all-reduce of 64 MiB at ")
+    assert found["clocks of nodes"]["found"].startswith("0.")
+    assert found["rename seen by a node"]["found"].startswith(f"{second} sees a renamed file in {tmp_path / 'scratch'}")
+    assert found["lock seen by a node"]["found"].endswith(f"holds between {first} and {second}")
+    between = ("nodes", "processes", "clocks of nodes", "rename seen by a node", "lock seen by a node")
+    assert {found[check]["verdict"] for check in between} == {"ok"}, wrong_findings(found.values())
+    assert list((tmp_path / "scratch").iterdir()) == [tmp_path / "scratch" / ".doctor"]
+
+
 def test_the_doctor_tells_why_its_job_cannot_start_and_takes_it_back(cluster: Cluster, tmp_path: Path) -> None:
     profile = load(write_yaml(tmp_path / "held.yaml", {"cpus": 1, "scratch": str(tmp_path), "extra": {"hold": ""}}))
     (finding,) = probe(profile, Console(quiet=True), PROGRAM, wait=6)

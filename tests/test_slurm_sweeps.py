@@ -97,6 +97,9 @@ def launches(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict
         "failing": Launch(root / "failing", ("mocov2", OURS), (0,), SETTINGS),
         "killed": Launch(root / "killed", ("mocov2",), (0, 1), SETTINGS),
         "requeued": Launch(root / "requeued", ("mocov2",), (0,), long, (), two),
+        "on two nodes": Launch(
+            root / "nodes", ("mocov2",), (0,), long, (), {"partition": "all", "nodes": 2, "processes": 1}
+        ),
         "undisturbed": Launch(root / "undisturbed", ("mocov2",), (0,), long, (), two),
         "many": Launch(root / "many", ("mocov2",), tuple(range(12)), SETTINGS, (), {"throttle": 2}),
     }
@@ -192,6 +195,34 @@ def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[st
     ranks = [entry.log(requeued.runs, "err", rank) for rank in (0, 1)]
     assert all(log.exists() for log in ranks)
     assert "resumed from step_" in ranks[0].read_text()
+
+
+def test_two_nodes_meet_save_when_they_are_warned_and_go_on_together(
+    cluster: Cluster, launches: dict[str, Launch]
+) -> None:
+    over_nodes, whole = launches["on two nodes"], launches["undisturbed"]
+    over_nodes.go()
+    (entry,) = over_nodes.entries("pretrain")
+    folder = entry.run_folder(over_nodes.runs)
+    wait_until(
+        lambda: any(folder.checkpoints.glob("step_*.pth")), "the first checkpoint", PATIENCE, why=over_nodes.told
+    )
+    raw = cluster.call("squeue", "-h", "-j", entry.job, "-o", "%A %D %N")
+    job, nodes, names = raw.split()
+    assert nodes == "2", raw
+    processes = [cluster.call("scontrol", "listpids", f"{job}.0", node) for node in names.split(",")]
+    assert [len(rows.splitlines()) for rows in processes] == [2, 2], processes  # a heading, and a process of each node
+    cluster.call("scancel", "--signal=USR2", entry.job)  # to the steps on both, as Slurm warns of a time limit
+    wait_until(lambda: over_nodes.over() and whole.over(), "both trainings end", PATIENCE, why=over_nodes.told)
+    status = folder.status("pretrain")
+    assert status is not None
+    assert (status.state, status.attempt) == ("done", 2), over_nodes.told()
+    (other,) = whole.entries("pretrain")
+    assert_same_training(folder.checkpoints, other.run_folder(whole.runs).checkpoints)
+    logs = [entry.log(over_nodes.runs, "err", number).read_text() for number in (0, 1)]
+    assert "resumed from step_" in logs[0]
+    assert "Traceback" not in logs[0] + logs[1]
+    assert "went back to the queue" in entry.log(over_nodes.runs).read_text()
 
 
 def test_a_failed_pretraining_takes_its_own_children_along_and_no_others(launches: dict[str, Launch]) -> None:

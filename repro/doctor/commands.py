@@ -14,7 +14,7 @@ from repro.errors import UserError
 from repro.paths import absolute
 
 ProbeCluster = Callable[..., list[Diagnosis]]
-"""`probe_cluster(name, *, needs, wait, console)`: what a short job on a cluster finds."""
+"""`probe_cluster(name, *, needs, nodes, wait, console)`: what a short job on a cluster finds."""
 NeedsOfSweep = Callable[..., Needs]
 """`needs_of_sweep(name, *, data, root)`: what the jobs of a sweep read besides their own files."""
 
@@ -40,6 +40,10 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
         sweep: Annotated[
             str, typer.Option("--sweep", metavar="NAME|FILE", help="What this sweep needs must be there.")
         ] = "",
+        nodes: Annotated[
+            int,
+            typer.Option("--nodes", metavar="N", min=1, help="Nodes of the cluster to check; default: the profile's."),
+        ] = 0,
         wait: Annotated[float, typer.Option(min=1, help="Minutes to wait for that job.")] = 15.0,
         as_json: AsJson = False,
     ) -> None:
@@ -50,9 +54,11 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
         On a cluster: salmask doctor --cluster mycluster --sweep table1 --root /data/imagenet
         """
         needs = _needs(data, root, lambda: needs_of_sweep(sweep, data=data, root=root) if sweep else None)
+        if nodes and not cluster:
+            raise UserError("--nodes is of a cluster, and none is named", mend="--cluster NAME too")
         if cluster:
             console = Console(stderr=True)
-            diagnoses = probe_cluster(cluster, needs=needs or Needs(), wait=60 * wait, console=console)
+            diagnoses = probe_cluster(cluster, needs=needs or Needs(), nodes=nodes, wait=60 * wait, console=console)
         else:
             from repro.doctor.machine import examine
 

@@ -3,12 +3,12 @@
 import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from repro.cores import usable_cores
 from repro.distributed import initialise, rank, world_size
+from repro.doctor.between_nodes import check_between_nodes, node_name, told_by_all
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.machine import FREE_GIB, check_devices, check_needs, check_packages
 from repro.doctor.needs import Needs
@@ -27,6 +28,10 @@ SLOW_MIB_PER_SECOND = 30.0
 """A checkpoint of a ResNet-50 with queue and momenta is about 400 MiB, written every few hundred steps."""
 REDUCED_MIB = 64
 """What is all-reduced to measure the network; a ResNet-50's gradients are about 90 MiB."""
+SLOW_REDUCE_GIB = 0.5
+"""GiB/s below which GPUs wait for each other: a ResNet-50's gradients then take a fifth of a second of each step."""
+MEETING_SECONDS = 90.0
+"""How long the processes wait for each other; the job has five minutes."""
 SHARED_MEMORY_GIB = 1.0
 """Through which a loader's processes hand over batches: a few of 128 images are below this."""
 
@@ -41,14 +46,14 @@ def examine_node(place: Path, *, gpus: int, cpus: int, needs: Needs) -> list[Dia
         needs: Weights and data sets that must be there.
 
     Returns:
-        What this process found. Only the first process checks what is the same for all: the folder, weights and data.
+        What this process found, and what the first ones of other nodes did not find in order. Only the first process of
+        a node checks what is the same for all on it: the folder, weights and data.
     """
-    is_first = int(os.environ.get("SLURM_PROCID", "0")) == 0
-    findings = [*check_packages(), Diagnosis("node", "ok", f"{socket.gethostname()}, {sys.executable}")]
-    findings += [*_gpus_of_job(gpus), *_cores_of_job(cpus), *_processes(), *_scheduler(), *_shared_memory()]
-    if is_first:
+    findings = [*check_packages(), Diagnosis("node", "ok", f"{node_name()}, {sys.executable}")]
+    findings += [*_gpus_of_job(gpus), *_cores_of_job(cpus), *_scheduler(), *_shared_memory()]
+    if os.environ.get("SLURM_LOCALID", "0") == "0":
         findings += [*_writing(place), *check_needs(needs)]
-    return findings
+    return [*findings, *_together(place, findings)]
 
 
 def _gpus_of_job(requested: int) -> Iterator[Diagnosis]:
@@ -81,10 +86,15 @@ def _cores_of_job(requested: int) -> Iterator[Diagnosis]:
         yield Diagnosis("cores", "ok", f"{cores} for each process")
 
 
-def _processes() -> Iterator[Diagnosis]:
-    """Yields whether the processes of the job find each other, and how fast they talk, by an all-reduce."""
+def _together(place: Path, findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
+    """Yields what all processes of the job find out together: whether they meet, and what holds between their nodes.
+
+    Args:
+        place: folder where sweeps go.
+        findings: what this process found by itself.
+    """
     try:
-        device = initialise("auto")
+        device = initialise("auto", patience=MEETING_SECONDS)
     except UserError as error:
         yield Diagnosis("processes", "wrong", f"cannot join each other: {error.what}", error.mend)
         return
@@ -92,10 +102,17 @@ def _processes() -> Iterator[Diagnosis]:
         mend = "the profile's setup: NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME, the interface between the nodes"
         yield Diagnosis("processes", "wrong", f"cannot join each other: {one_line(error)[:200]}", mend)
         return
-    nccl = f", NCCL {'.'.join(map(str, _nccl_version()))}" if device.type == "cuda" else ""
     if world_size() == 1:
-        yield Diagnosis("processes", "ok", f"one, on {device.type}{nccl}")
+        yield Diagnosis("processes", "ok", f"one, on {device.type}{_nccl(device)}")
         return
+    yield _all_reduce(device)
+    yield from check_between_nodes(place)
+    yield from _of_other_nodes(findings)
+    dist.destroy_process_group()
+
+
+def _all_reduce(device: torch.device) -> Diagnosis:
+    """Returns how fast the processes talk, and whether they add up right."""
     numbers = torch.full((REDUCED_MIB * 2**18,), float(rank() + 1), device=device)  # 4 bytes each
     dist.all_reduce(numbers)  # the first one also connects, so that it is not timed
     expected = world_size() * (world_size() + 1) / 2  # 1 + 2 + ... + world_size
@@ -106,13 +123,28 @@ def _processes() -> Iterator[Diagnosis]:
     if device.type == "cuda":
         torch.cuda.synchronize()
     speed = REDUCED_MIB / 2**10 / (time.perf_counter() - started)
-    summary = f"{world_size()} on {device.type}{nccl}; all-reduce of {REDUCED_MIB} MiB at {speed:.2f} GiB/s"
-    if is_correct:
-        yield Diagnosis("processes", "ok", summary)
-    else:
+    summary = f"{world_size()} on {device.type}{_nccl(device)}; all-reduce of {REDUCED_MIB} MiB at {speed:.2f} GiB/s"
+    if not is_correct:
         mend = "NCCL_P2P_DISABLE=1 in the profile's setup, and tell the administrators"
-        yield Diagnosis("processes", "wrong", f"{summary}, with a wrong sum", mend)
-    dist.destroy_process_group()
+        return Diagnosis("processes", "wrong", f"{summary}, with a wrong sum", mend)
+    if speed < SLOW_REDUCE_GIB and device.type == "cuda":
+        mend = "the profile's setup: NCCL_SOCKET_IFNAME, the fast interface; NCCL_DEBUG=INFO tells what it uses"
+        return Diagnosis("processes", "note", f"{summary}, which is slow", mend)
+    return Diagnosis("processes", "ok", summary)
+
+
+def _of_other_nodes(findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
+    """Yields what is not in order on other nodes than the first; of each its first process tells."""
+    told = told_by_all((node_name(), list(findings)))
+    seen = {told[0][0]}
+    for node, rows in told:
+        if node not in seen:
+            seen.add(node)
+            yield from (replace(row, check=f"{row.check} ({node})") for row in rows if row.verdict != "ok")
+
+
+def _nccl(device: torch.device) -> str:
+    return f", NCCL {'.'.join(map(str, _nccl_version()))}" if device.type == "cuda" else ""
 
 
 def _nccl_version() -> tuple[int, ...]:

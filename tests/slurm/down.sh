@@ -7,14 +7,15 @@ status=0
 . "$(dirname "$0")/daemons.sh"
 
 # Jobs first: their processes outlive slurmd.
-if running slurmctld && running slurmd; then
-  for partition in low abrupt high; do timeout 10 scancel -p $partition >/dev/null 2>&1; done
+nodes=$(cd "$PREFIX/pids" 2>/dev/null && ls -d slurmd-* 2>/dev/null)
+if running slurmctld && [ -n "$nodes" ]; then
+  for partition in low abrupt high all; do timeout 10 scancel -p $partition >/dev/null 2>&1; done
   for ((tick = 0; tick < 150; tick++)); do
     [ -n "$(timeout 5 squeue -h 2>/dev/null)" ] || break
     sleep 0.2
   done
 fi
-for daemon in slurmd slurmctld slurmdbd mariadbd munged; do
+for daemon in $nodes slurmctld slurmdbd mariadbd munged; do
   if running $daemon; then
     process=$(cat "$PREFIX/pids/$daemon")
     kill "$process"

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Start a real one-node Slurm on this machine: root, Debian's packages, loopback only, no systemd. For tests; see slurm_cluster.py.
+# Start a real Slurm on this machine: root, Debian's packages, loopback only, no systemd. For tests; see slurm_cluster.py.
+# Of several nodes each is a slurmd with a port of its own (Debian's is built with --enable-multiple-slurmd).
 #   up.sh [--no-accounting]     without it: no slurmdbd, so sacct has nothing to tell
 # Can be repeated: installs what is missing, starts what is not running. Then `export SLURM_CONF=$SLURM_TEST_PREFIX/etc/slurm.conf`.
 # Exit 0: the node takes jobs. 77: Slurm cannot run here, the last line of stderr says why. 1: it should, but does not.
-# Knobs (environment): SLURM_TEST_PREFIX, _CPUS, _GPUS, _MEMORY_MB, _PORT, _FORGET_SECONDS
+# Knobs (environment): SLURM_TEST_PREFIX, _NODES, _CPUS, _GPUS, _MEMORY_MB, _PORT, _FORGET_SECONDS
 set -euo pipefail
 
 PREFIX=${SLURM_TEST_PREFIX:-${TMPDIR:-/tmp}/salmask-slurm}
-CPUS=${SLURM_TEST_CPUS:-16}               # more than there are: jobs of tests mostly wait
+NODES=${SLURM_TEST_NODES:-1}              # the second is NAME-2 …; only the partition "all" has them, only the first GPUs
+CPUS=${SLURM_TEST_CPUS:-16}               # of a node; more than there are: jobs of tests mostly wait
 GPUS=${SLURM_TEST_GPUS:-2}
 MEMORY_MB=${SLURM_TEST_MEMORY_MB:-65536}  # declared, not enforced
-PORT=${SLURM_TEST_PORT:-16817}            # slurmctld; slurmd = +1; slurmdbd = +2
+PORT=${SLURM_TEST_PORT:-16817}            # slurmctld; slurmd = +1; slurmdbd = +2; second slurmd = +3 …
 FORGET=${SLURM_TEST_FORGET_SECONDS:-300}  # how long squeue knows a job that ended
 ACCOUNTING=1
 for argument in "$@"; do
@@ -98,7 +100,7 @@ esac
 
 # ------------------------------------------------------------------------------------------------ configuration
 umask 022
-mkdir -p "$LOG" "$PIDS" "$RUN" "$STATE/slurmctld" "$STATE/slurmd" "$ETC" "$MUNGE" "$PREFIX/dev" /etc/slurm
+mkdir -p "$LOG" "$PIDS" "$RUN" "$STATE/slurmctld" "$ETC" "$MUNGE" "$PREFIX/dev" /etc/slurm
 # Stand-ins for GPUs: slurmd wants character devices, and the number at the end becomes CUDA_VISIBLE_DEVICES.
 for ((gpu = 0; gpu < GPUS; gpu++)); do ln -sfn /dev/null "$PREFIX/dev/nvidia$gpu"; done
 # munged refuses a key or a socket in a folder that others may write to.
@@ -121,22 +123,25 @@ JobAcctGatherFrequency=task=5"
 else
   accounting="AccountingStorageType=accounting_storage/none"
 fi
+others= # nodes but the first
+for ((number = 2; number <= NODES; number++)); do
+  others+="NodeName=$NODE-$number NodeHostname=$NODE NodeAddr=127.0.0.1 Port=$((PORT + number + 1)) CPUs=$CPUS RealMemory=$MEMORY_MB State=UNKNOWN"$'\n'
+done
 cat >"$ETC/slurm.conf.new" <<CONF
 ClusterName=salmask
 SlurmctldHost=$NODE(127.0.0.1)
 SlurmctldPort=$PORT
-SlurmdPort=$((PORT + 1))
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
 AuthType=auth/munge
 # cred_expire is also how long a requeued job waits before it may start again (else 120 s)
 AuthInfo=socket=$MUNGE/munge.socket,cred_expire=5
 StateSaveLocation=$STATE/slurmctld
-SlurmdSpoolDir=$STATE/slurmd
+SlurmdSpoolDir=$STATE/slurmd-%n
 SlurmctldPidFile=$RUN/slurmctld.pid
-SlurmdPidFile=$RUN/slurmd.pid
+SlurmdPidFile=$RUN/slurmd-%n.pid
 SlurmctldLogFile=$LOG/slurmctld.log
-SlurmdLogFile=$LOG/slurmd.log
+SlurmdLogFile=$LOG/slurmd-%n.log
 SlurmctldDebug=verbose
 SlurmdDebug=verbose
 MailProg=/bin/true
@@ -168,10 +173,11 @@ PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 GresTypes=gpu
 $accounting
-NodeName=$NODE NodeAddr=127.0.0.1 CPUs=$CPUS RealMemory=$MEMORY_MB Gres=gpu:$GPUS State=UNKNOWN
-PartitionName=low    Nodes=$NODE Default=YES MaxTime=INFINITE PriorityTier=1  PreemptMode=REQUEUE GraceTime=20
+NodeName=$NODE NodeHostname=$NODE NodeAddr=127.0.0.1 Port=$((PORT + 1)) CPUs=$CPUS RealMemory=$MEMORY_MB Gres=gpu:$GPUS State=UNKNOWN
+${others}PartitionName=low    Nodes=$NODE Default=YES MaxTime=INFINITE PriorityTier=1  PreemptMode=REQUEUE GraceTime=20
 PartitionName=abrupt Nodes=$NODE Default=NO  MaxTime=INFINITE PriorityTier=1  PreemptMode=REQUEUE GraceTime=0
 PartitionName=high   Nodes=$NODE Default=NO  MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
+PartitionName=all    Nodes=ALL   Default=NO  MaxTime=INFINITE PriorityTier=1  PreemptMode=OFF
 CONF
 if running slurmctld && ! cmp -s "$ETC/slurm.conf.new" "$ETC/slurm.conf"; then
   fail "a cluster with another configuration runs under $PREFIX; stop it first: $(dirname "$0")/down.sh"
@@ -236,19 +242,26 @@ fi
 
 running slurmctld || start slurmctld /usr/sbin/slurmctld -D
 ready slurmctld 60 sh -c "scontrol ping | grep -q 'is UP'"
-running slurmd || start slurmd /usr/sbin/slurmd -D -N "$NODE"
-end=$(($(date +%s) + 60)) born=$(($(date +%s) + BIRTH_SECONDS)) resumed=
-while :; do
-  state=$(sinfo -h -N -p low -o %T 2>/dev/null || true)
-  case $state in
-    idle | mixed | allocated) break ;;
-    down* | drain* | inval*) # left over from an earlier start
-      [ -n "$resumed" ] || { scontrol update nodename="$NODE" state=resume >/dev/null 2>&1 || true; }
-      resumed=1
-      ;;
-  esac
-  running slurmd || [ "$(date +%s)" -le "$born" ] || fail "slurmd died at its start" "$LOG/slurmd.out" "$LOG/slurmd.log"
-  [ "$(date +%s)" -lt "$end" ] || fail "the node takes no jobs after 60 s: $(sinfo -h -N -p low -o '%T, %E' 2>&1 | head -n 1)" "$LOG/slurmctld.log" "$LOG/slurmd.log"
-  sleep 0.1
+names=("$NODE")
+for ((number = 2; number <= NODES; number++)); do names+=("$NODE-$number"); done
+for name in "${names[@]}"; do
+  running "slurmd-$name" || start "slurmd-$name" /usr/sbin/slurmd -D -N "$name"
 done
-say "slurmd is up (process $(cat "$PIDS/slurmd")), node $NODE is $state"
+end=$(($(date +%s) + 60)) born=$(($(date +%s) + BIRTH_SECONDS)) resumed=
+for name in "${names[@]}"; do
+  log="$LOG/slurmd-$name.log"
+  while :; do
+    state=$(sinfo -h -N -n "$name" -p all -o %T 2>/dev/null || true)
+    case $state in
+      idle | mixed | allocated) break ;;
+      down* | drain* | inval*) # left over from an earlier start
+        [[ " $resumed " = *" $name "* ]] || { scontrol update nodename="$name" state=resume >/dev/null 2>&1 || true; }
+        resumed="$resumed $name"
+        ;;
+    esac
+    running "slurmd-$name" || [ "$(date +%s)" -le "$born" ] || fail "slurmd of $name died at its start" "$LOG/slurmd-$name.out" "$log"
+    [ "$(date +%s)" -lt "$end" ] || fail "$name takes no jobs after 60 s: $(sinfo -h -N -n "$name" -p all -o '%T, %E' 2>&1 | head -n 1)" "$LOG/slurmctld.log" "$log"
+    sleep 0.1
+  done
+  say "slurmd is up (process $(cat "$PIDS/slurmd-$name")), node $name is $state"
+done

@@ -1,0 +1,175 @@
+"""What holds between the nodes of one job: their clocks, and what one sees of another's files.
+
+Every function is a collective: all processes of the job call it at the same point, whatever goes wrong in any of them.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from repro.distributed import barrier, rank, world_size
+from repro.doctor.diagnosis import Diagnosis
+
+T = TypeVar("T")
+SKEW_SECONDS = 30.0
+"""Heartbeats of machines whose clocks differ by more look old or new."""
+SKEW_ROUNDS = 5
+SEEN_SECONDS = 20.0
+"""How long a change of a file is waited for on another node; the job of the doctor has five minutes."""
+SLOW_SECONDS = 3.0
+"""A rename that takes longer to be seen is worth a note: statuses are told late, and ranks wait for files."""
+
+
+def node_name() -> str:
+    """Returns the node's name as Slurm has it, else the machine's: two nodes of a test may be one machine."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def told_by_all(value: T) -> list[T]:
+    """Returns what each process says, in the order of ranks."""
+    if world_size() == 1:
+        return [value]
+    said: list[Any] = [None] * world_size()
+    dist.all_gather_object(said, value)
+    return said
+
+
+def check_between_nodes(place: Path) -> Iterator[Diagnosis]:
+    """Yields what holds between the nodes of a job; nothing where it has only one.
+
+    Args:
+        place: folder where sweeps go; the nodes are to share it.
+    """
+    nodes = told_by_all(node_name())
+    if len(set(nodes)) < 2:
+        return
+    yield Diagnosis("nodes", "ok", f"{len(set(nodes))}: {', '.join(dict.fromkeys(nodes))}")
+    yield _clocks(nodes)
+    watcher = nodes.index(next(node for node in nodes if node != nodes[0]))  # the first process of another node
+    file = place / f".doctor-nodes-{os.environ.get('SLURM_JOB_ID', 'here')}"
+    try:
+        yield _rename(file, watcher, nodes[watcher])
+        yield _lock(file, watcher, nodes)
+    finally:
+        if rank() == 0:
+            file.unlink(missing_ok=True)
+
+
+def _clocks(nodes: Sequence[str]) -> Diagnosis:
+    """Returns how far the nodes' clocks are apart, but for the milliseconds in which a barrier lets all go on."""
+    rounds = []
+    for _ in range(SKEW_ROUNDS):
+        barrier()
+        rounds.append(told_by_all(time.time()))
+    ahead = [median(said[number] - said[0] for said in rounds) for number in range(len(nodes))]
+    furthest = max(range(len(nodes)), key=lambda number: abs(ahead[number]))
+    found = f"{abs(ahead[furthest]):.2f} s apart at most ({nodes[0]} and {nodes[furthest]})"
+    if abs(ahead[furthest]) > SKEW_SECONDS:
+        return Diagnosis("clocks of nodes", "wrong", found, "tell the administrators (NTP)")
+    return Diagnosis("clocks of nodes", "ok", found)
+
+
+def _rename(file: Path, watcher: int, node: str) -> Diagnosis:
+    """Returns how soon another node sees that a file took another's place, as checkpoints and statuses are written."""
+    check = "rename seen by a node"
+    mend = "the profile's scratch: a folder that all nodes share, not one of each node's own"
+    waits = []
+    for text, what in (("old", "a new file"), ("new", "a renamed file")):
+        if trouble := _on(0, partial(_put, file, text)):
+            return Diagnosis(check, "wrong", f"{file.parent}: {trouble}", mend)
+        seconds = _on(watcher, partial(_seconds_until, file, text))
+        if seconds is None:
+            found = f"{node} does not see {what} in {file.parent} within {SEEN_SECONDS:.0f} s"
+            return Diagnosis(check, "wrong", found, mend)
+        waits.append(seconds)
+    found = f"{node} sees a renamed file in {file.parent} after {max(waits):.1f} s"
+    if max(waits) > SLOW_SECONDS:
+        mend = "mount it with a shorter attribute cache (NFS: actimeo), or be patient with `salmask status`"
+        return Diagnosis(check, "note", found, mend)
+    return Diagnosis(check, "ok", found)
+
+
+def _lock(file: Path, watcher: int, nodes: Sequence[str]) -> Diagnosis:
+    """Returns whether a lock that one node holds is refused to another, and free once it is given back."""
+    check = "lock seen by a node"
+    held: list[int] = []
+    taken = _on(0, lambda: held.append(_locked(file)))
+    while_held = _on(watcher, lambda: _can_lock(file))
+    _on(0, lambda: _close(held))
+    afterwards = _on(watcher, lambda: _can_lock(file))
+    pair = f"{nodes[0]} and {nodes[watcher]}"
+    mend = "mount it with locks that hold between nodes (NFSv4; Lustre: flock, not localflock)"
+    if isinstance(taken, str):
+        found = f"none on {file.parent} ({taken}): only heartbeats keep two jobs apart"
+    elif while_held is False and afterwards is True:
+        return Diagnosis(check, "ok", f"a lock on {file.parent} holds between {pair}")
+    elif while_held is True:
+        found = f"{nodes[watcher]} gets a lock that {nodes[0]} holds: only heartbeats keep two jobs apart"
+    else:
+        found = f"a lock on {file.parent} is not free after it was given back, between {pair} ({afterwards})"
+    return Diagnosis(check, "note", found, mend)
+
+
+def _on(number: int, act: Callable[[], Any]) -> Any:
+    """Carries something out in one process, while the others wait; returns what it gave to all, or its error's text."""
+    result: Any = None
+    if rank() == number:
+        try:
+            result = act()
+        except OSError as error:
+            result = error.strerror or str(error)
+    return told_by_all(result)[number]
+
+
+def _put(file: Path, text: str) -> None:
+    """Writes a file as everything of ours is written: whole, by a rename."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
+
+
+def _seconds_until(file: Path, text: str) -> float | None:
+    """Returns how long it took until a file held a text; None where it did not come to that."""
+    started = time.monotonic()
+    while (waited := time.monotonic() - started) < SEEN_SECONDS:
+        try:
+            if file.read_text(encoding="utf-8") == text:
+                return waited
+        except OSError:
+            pass  # not there yet; a stale handle, in the moment of the rename
+        time.sleep(0.05)
+    return None
+
+
+def _locked(file: Path) -> int:
+    """Returns the descriptor of a file, locked as runs lock theirs."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _can_lock(file: Path) -> bool:
+    """Returns whether a file can be locked by this process, at once."""
+    try:
+        os.close(_locked(file))
+    except BlockingIOError:
+        return False
+    return True
