@@ -4,6 +4,7 @@ torch is imported only when a command runs, so that `--help` answers at once.
 """
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from repro.data.catalogue import DATASETS
 from repro.data.options import Settings
 from repro.data.roots import root_of
 from repro.errors import UserError, nearest
+from repro.progress import suggest
 from repro.runs import reading
 from repro.runs.detection import COSTS
 from repro.runs.evaluation import PROTOCOLS, Evaluation, task_and_dataset
@@ -255,6 +257,7 @@ def _evaluate_all(
         # Values of single splits, trials and learning rates (`top1@split=0`) are in the file and in JSON only.
         if "@" not in row.metric:
             typer.echo(f"{_metric_and_value(row)}   {row.protocol}, {row.dataset} {row.split}")
+    suggest(f"salmask table table1 --runs {shlex.quote(str(folder.path.parent.parent))}")
 
 
 def _metric_and_value(row: Result) -> str:

@@ -122,7 +122,7 @@ class FeatureStore:
         prepare = BackboneInput(self.backbone.input_filter).to(self.device)
         batches: list[Tensor] = []
         images_computed = 0
-        with reported(self.folder, self.task, "features", len(share_of_rank(count))) as tell:
+        with reported(self.folder, self.task, "features", len(share_of_rank(count)), "images") as tell:
             for pixels, _ in loader:
                 batches.append(self.backbone.network(prepare.normalise(pixels)))
                 images_computed += len(pixels)

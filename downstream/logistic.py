@@ -90,7 +90,7 @@ def _measure_split(
     weights = grid(settings.l2_low, settings.l2_high, settings.values)
     # The key names the features and their order. Labels are part of a subset's fingerprint, weights are compared.
     key = f"{store.digest} {store.crop} {partition.fit.fingerprint()} {partition.held_out.fingerprint()}"
-    with reported(folder, "logistic", "logistic regression", settings.values + 1) as tell:
+    with reported(folder, "logistic", "logistic regression", settings.values + 1, "fits") as tell:
         path = fit_path(
             (store(partition.fit), labels_of(partition.fit)),
             (store(partition.held_out), labels_of(partition.held_out)),

@@ -1,14 +1,11 @@
-"""Progress of long work outside of a training: a bar on a terminal, and steps in the run's status."""
+"""Progress of long work outside of a training: bars, and steps in the run's status."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import Progress
-
 from repro.distributed import rank
+from repro.progress import ProgressBars
 from repro.runs.folder import RunFolder
 
 SECONDS = 10.0
@@ -16,22 +13,22 @@ SECONDS = 10.0
 
 
 @contextmanager
-def reported(folder: RunFolder, task: str, label: str, total: int) -> Iterator[Callable[[int], None]]:
+def reported(folder: RunFolder, task: str, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Reports how far work in steps has come, on rank 0.
 
     Args:
         folder: of the run.
         task: whose status it is.
-        label: of the bar on a terminal.
+        label: of the bar.
         total: number of steps.
+        unit: what a step is, in the plural.
 
     Yields:
         A function to be called with the number of finished steps.
     """
     last_entry = 0.0
-    # On standard error, since standard output is for results.
-    with Progress(console=Console(stderr=True), transient=True, disable=rank() != 0 or not sys.stderr.isatty()) as bars:
-        bar = bars.add_task(label, total=total)
+    with ProgressBars(shown=rank() == 0) as bars:
+        bar = bars.add_task(label, total=total, unit=unit)
 
         def tell(steps: int) -> None:
             """Moves the bar, and now and then writes the status."""

@@ -18,6 +18,7 @@ from repro.backbones.checkpoint import load_backbone_of
 from repro.data.roots import root_of
 from repro.distributed import barrier, decided_by_first, rank
 from repro.errors import UserError
+from repro.progress import OPENING
 from repro.runs.detection import COCO, VOC
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
@@ -76,6 +77,7 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
     _require_pretrained(folder)
     started, clock = now(), time.monotonic()
     target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
+    OPENING.say(f"{evaluation.name(run)}: importing what it needs, and opening {evaluation.dataset}")
     # On every rank, as trainings and features are shared by all; the rows of other ranks than 0 go nowhere.
     task: Task = pkgutil.resolve_name(TASKS[evaluation.task])
     measurements = task.measure(run, folder, target, device)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TextIO
 
@@ -78,6 +79,11 @@ def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
 
 class _Log(logging.StreamHandler[TextIO]):
     """Shows the log's own lines; a name in them may hold what a terminal obeys."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line to what standard error is now: while bars are drawn (`repro.progress`), above them."""
+        self.stream = sys.stderr
+        super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns a record's message, with all of it visible."""

@@ -4,6 +4,7 @@ Beside the command line the one place that sees every room. A launcher knows the
 it needs no torch and they do.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from repro.console import show_log
+from repro.progress import OPENING
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
@@ -45,13 +47,21 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     Raises:
         UserError: bad input, or another process holds the folder.
     """
+    # Before torch tells: only rank 0 is looked at. In a batch script, which is one process, Slurm has its number too.
+    number = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    show_log()
+    STOP.install()
+    with OPENING.shown(shown=number == "0"):
+        OPENING.say("importing torch")
+        _carry_out(run, RunFolder(path), task, root, wait)
+
+
+def _carry_out(run: Run, folder: RunFolder, task: str, root: Path | None, wait: float) -> None:
+    """Carries out a task in a process that listens to signals and says what it does."""
     # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
     # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
     from repro.distributed import initialise, rank
 
-    show_log()
-    STOP.install()
-    folder = RunFolder(path)
     device = initialise(run.machine.device)
     # A command is refused before its folder is touched, and reads what is measured without a trace. A job's folder is
     # there already, and nobody sees its terminal: how it ends, refused or done, stands in its status.
@@ -73,6 +83,7 @@ def _prepare(
     Raises:
         UserError: bad input; nothing is written.
     """
+    OPENING.say(f"{task}: importing what it needs")
     if task == PRETRAIN:
         from baselines import build_learner
         from repro.training.pretraining import prepare_pretraining
@@ -80,6 +91,7 @@ def _prepare(
         return prepare_pretraining(run, folder, device, build_learner)
     from downstream.tasks import prepare_evaluation
 
+    OPENING.say(f"{task}: reading the backbone")
     return prepare_evaluation(run, folder, task, device, root)
 
 

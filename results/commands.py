@@ -14,6 +14,7 @@ from rich.console import Console
 
 from repro.console import AsJson, completion
 from repro.console import report as print_content
+from repro.progress import OPENING, doing, on_terminal
 from results.row_comparison import Recipe
 from results.runs import RunRecord, find_runs, listed
 
@@ -308,11 +309,12 @@ def pack(
     records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
     path = out or roots[0] / "artifact.zip"
     heading = title or _heading(roots, sweep)
-    with Console(stderr=True).status("packing …") as status:  # which shows nothing but on a terminal
+    is_watched = on_terminal()
+    with doing("packing"):
 
         def tell(what: str) -> None:
-            if status.console.is_terminal:
-                status.update(f"packing {what} …")
+            if is_watched:
+                OPENING.say(f"packing {what}")
             else:
                 typer.echo(f"packing {what}", err=True)
 

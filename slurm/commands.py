@@ -1,6 +1,7 @@
 """The command that plans and launches: `salmask sweep`."""
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from rich.console import Console
 from repro.console import AsJson
 from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError, with_mend
+from repro.progress import suggest
 from repro.runs.reading import command_settings
 from repro.runs.status import PRETRAIN
 from slurm.before_launch import check_folder, check_roots, check_tables
@@ -278,7 +280,9 @@ class _SweepCall:
             content = {"done": [job.name for job in outcome.done], "failed": outcome.failed}
             typer.echo(json.dumps(content, indent=1))
         if outcome.failed:
+            suggest(f"salmask status {shlex.quote(str(graph.sweep_folder))}")
             raise typer.Exit(1)
+        suggest(f"salmask report --runs {shlex.quote(str(graph.sweep_folder))}")
 
 
 def _names(text: str) -> list[str]:

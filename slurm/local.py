@@ -19,10 +19,11 @@ from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID
 
 from repro.cores import usable_cores
 from repro.errors import UserError
+from repro.progress import ProgressBars
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
 from slurm.calls import refuse_foreign_sweep
@@ -112,7 +113,7 @@ class _Here:
 
     def run(self) -> Outcome:
         self._queue_up()
-        with _progress(self.console) as progress, _ended_on_exit(self.running, self.console):
+        with ProgressBars(console=self.console) as progress, _ended_on_exit(self.running, self.console):
             bars: dict[str, TaskID] = {}
             # In each round first what has ended, then what can no longer run, then what can start: an end makes room
             # and makes children ready, or dooms them, and all of that should count in the same round.
@@ -129,7 +130,7 @@ class _Here:
                     if self.cluster.executor == "debug":
                         self._carry_out_here(job)
                     else:
-                        bars[job.name] = progress.add_task(job.name, total=None)
+                        bars[job.name] = progress.add_task(job.name, total=None, unit="steps")
                         self.running.append((job, self._start(job, gpus)))
                 for job, _ in self.running:
                     _show(progress, bars[job.name], job)
@@ -245,20 +246,10 @@ def _call_and_look(call: Call) -> None:
             pdb.post_mortem(error.__traceback__)
 
 
-def _show(progress: Progress, bar: TaskID, job: Job) -> None:
+def _show(progress: ProgressBars, bar: TaskID, job: Job) -> None:
+    """Moves a job's bar to where its status says that it is; one of which nothing is known is drawn all the same."""
     status, _ = status_of(job.folder, job.task)
-    if status and status.steps:
-        progress.update(bar, completed=status.step, total=status.steps)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=console, transient=True)
+    progress.update(bar, **({"completed": status.step, "total": status.steps} if status and status.steps else {}))
 
 
 @contextmanager

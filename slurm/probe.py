@@ -6,12 +6,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.errors import UserError
 from repro.files import write_text
+from repro.progress import doing
 from repro.runs.status import PRETRAIN
 from slurm.batches import Batch, submission_name
 from slurm.calls import write_calls
@@ -37,13 +36,12 @@ FOLDER = ".doctor"
 
 
 def probe(
-    cluster: Cluster, console: Console, program: Program, *, needs: Needs | None = None, nodes: int = 0, wait: float
+    cluster: Cluster, program: Program, *, needs: Needs | None = None, nodes: int = 0, wait: float
 ) -> list[Diagnosis]:
     """Sends a job with what the profile asks for a pretraining, and returns what it found.
 
     Args:
         cluster: a profile with the executor `slurm`.
-        console: for progress.
         program: whose `examine` the job carries out.
         needs: data sets and weights that must be there; None: the weights of the paper's localizer.
         nodes: that the job asks for; 0: as many as the profile says.
@@ -67,7 +65,7 @@ def probe(
     )
     start = time.monotonic()
     job = _submit(call, batch, cluster, folder)
-    with console.status(f"job {job}: queued"):
+    with doing(f"job {job}: queued"):
         queued = _wait(job, call.report, start + wait)
     return _findings(job, queued, call.report, folder, time.monotonic() - start)
 

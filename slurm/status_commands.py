@@ -158,9 +158,7 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(unneeded)} things, {total:.1f} MB")
 
 
-def probe_cluster(
-    cluster: str, program: Program, *, needs: Needs, nodes: int, wait: float, console: Console
-) -> list[Diagnosis]:
+def probe_cluster(cluster: str, program: Program, *, needs: Needs, nodes: int, wait: float) -> list[Diagnosis]:
     """Returns what a short job with a profile's resources finds; see `slurm.probe`.
 
     Args:
@@ -169,7 +167,6 @@ def probe_cluster(
         needs: data sets and weights that must be there.
         nodes: that the job asks for; 0: as many as the profile says.
         wait: seconds to wait for the job.
-        console: for progress.
 
     Raises:
         UserError: the profile is unknown, there is no Slurm here, or it refuses the job.
@@ -177,7 +174,7 @@ def probe_cluster(
     from slurm.probe import probe  # submitit takes a second to import
     from slurm.profile import load
 
-    return probe(load(cluster), console, program, needs=needs, nodes=nodes, wait=wait)
+    return probe(load(cluster), program, needs=needs, nodes=nodes, wait=wait)
 
 
 def build(program: Program) -> typer.Typer:

@@ -308,7 +308,7 @@ def test_two_processes_make_one_run(shared_run: tuple[RunFolder, str]) -> None:
     assert len([name for name in below if name.endswith(".log")]) == 1
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert log.count("Epoch(train)") == STEPS
+    assert log.count(f"pretrain: {STEPS} steps, ") == 1
     content = newest(folder.checkpoints)
     assert (content["world_size"], len(content["generators"])) == (2, 2)
     status = folder.status()

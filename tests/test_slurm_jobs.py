@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from slurm_cluster import Cluster
 from slurm_reasons import findings_in, state_of, wrong_findings
 from training_samples import OURS, TINY, Ended, assert_same_training, salmask
@@ -304,14 +303,14 @@ def test_the_doctor_of_two_nodes_tells_what_holds_between_them(cluster: Cluster,
 
 def test_the_doctor_tells_why_its_job_cannot_start_and_takes_it_back(cluster: Cluster, tmp_path: Path) -> None:
     profile = load(write_yaml(tmp_path / "held.yaml", {"cpus": 1, "scratch": str(tmp_path), "extra": {"hold": ""}}))
-    (finding,) = probe(profile, Console(quiet=True), PROGRAM, wait=6)
+    (finding,) = probe(profile, PROGRAM, wait=6)
     assert finding.verdict == "wrong"
     assert "did not start within 6 s: JobHeldUser" in finding.found
     job = finding.found.split()[1]
     wait_until(lambda: cluster.state(job) == "CANCELLED", "the probe is cancelled")
     profile = load(write_yaml(tmp_path / "none.yaml", {"cpus": 1, "scratch": str(tmp_path), "partition": "nowhere"}))
     with pytest.raises(UserError, match=r"sbatch refused the probe: .*nowhere|invalid partition.*; mend: the profile"):
-        probe(profile, Console(quiet=True), PROGRAM, wait=6)
+        probe(profile, PROGRAM, wait=6)
 
 
 def test_without_accounting_a_job_that_died_silently_is_dead_all_the_same(

@@ -5,8 +5,9 @@ import io
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,12 +22,14 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from downstream.detection.data import DetectionData, Record, map_record
 from downstream.detection.trial import Trial
 from repro.distributed import rank
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.progress import tracked
 
 log = logging.getLogger("salmask")
 PREFIX = {"bbox": "bbox", "segm": "mask"}
@@ -104,6 +107,20 @@ class Detections(DatasetEvaluator):
         return {"results": sorted(results, key=lambda entry: (entry["image_id"], -entry["score"]))}
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """A loader that shows how many of its batches, of an image each, are done with."""
+
+    loader: DataLoader[Any]
+    label: str
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return tracked(self.loader, self.label, len(self.loader), unit="images", shown=rank() == 0)
+
+
 def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
     """Scores a detector on the whole test split, and draws what the first trial's detects on the first images.
 
@@ -125,7 +142,8 @@ def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
     mapper = partial(map_record, DatasetMapper(trial.cfg, is_train=False))
     loader = build_detection_test_loader(data.test, mapper=mapper, num_workers=trial.machine.workers)
     with redirect_stdout(io.StringIO()):  # pycocotools prints tables, and standard output is for results
-        outcome = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
+        counted = _Counted(loader, f"{trial.task} trial {trial.index}: scoring")
+        outcome = inference_on_dataset(model, counted, DatasetEvaluators(evaluators))
     if rank():
         return {}
     tasks = ["bbox", "segm"] if trial.cfg.MODEL.MASK_ON else ["bbox"]

@@ -308,7 +308,6 @@ def quiet_detectron2() -> Iterator[None]:
     quiet_levels = dict.fromkeys(("detectron2", "fvcore", "iopath", "torch.fx._symbolic_trace"), logging.ERROR)
     # Its trainer logs the traceback of what it raises again, and what a person can mend is told in one line.
     quiet_levels["detectron2.engine.train_loop"] = logging.CRITICAL
-    quiet_levels["detectron2.evaluation.evaluator"] = logging.INFO  # says how far the scoring is
     levels_before = {name: logging.getLogger(name).level for name in quiet_levels}
     for name, level in quiet_levels.items():
         logging.getLogger(name).setLevel(level)

@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from downstream.detection.resume import Saver, Stopwatch, divergence, restore
 from downstream.detection.trial import Trial
 from repro.distributed import barrier, rank, world_size
 from repro.files import write_atomically
+from repro.progress import OPENING, REDRAW_SECONDS, ProgressBars
 from repro.randomness import Purpose, stream_seed
 from repro.runs.stopping import STOP
 from repro.training.hooks import HEARTBEAT_SECONDS, forget_after
@@ -58,21 +58,25 @@ def train(trial: Trial, model: GeneralizedRCNN) -> float:
             optimizer,
             gather_metric_period=trial.machine.log_every,  # to gather waits for the device
         )
+        bars = ProgressBars(shown=rank() == 0)
         saver = Saver(trial, identity, model, optimizer, scheduler, clock)
         trainer.register_hooks(
             # In this order after each step: the checkpoint holds the learning rate of the next one.
-            [SeedRegions(trial.seed), LRScheduler(optimizer, scheduler), Progress(trial), saver]
+            [SeedRegions(trial.seed), LRScheduler(optimizer, scheduler), Reporter(trial, bars), saver]
         )
         if rank() == 0:
             # Steps after the checkpoint are made again, and would stand in the file twice.
             forget_after(trial.metrics, start)
             writer = TensorboardXWriter(str(trial.path / "tensorboard"))
             trainer.register_hooks([PeriodicWriter([writer], trial.machine.log_every)])
+        OPENING.say(f"{trial.task} trial {trial.index}: first step, with its images")
         try:
             with STOP.after_a_step():
                 trainer.train(start, solver.MAX_ITER)
         except FloatingPointError as error:  # what detectron2's trainer raises at a loss that is not finite
             raise divergence(trial, str(error).splitlines()[0]) from error
+        finally:
+            bars.stop()
     # Killed here, a training comes back with the checkpoint of its last step and goes on with the estimate.
     estimate_norms(trial, model)
     if rank() == 0:
@@ -152,25 +156,36 @@ class SeedRegions(HookBase):
         seed_regions(self.seed, self.trainer.iter)
 
 
-class Progress(HookBase):
-    """Writes losses to `metrics.jsonl` and to the log, and keeps the run's status true; rank 0 only."""
+class Reporter(HookBase):
+    """Writes losses to `metrics.jsonl`, moves the bar, and keeps the run's status true; rank 0 only."""
 
-    def __init__(self, trial: Trial) -> None:
-        """Report on a trial."""
-        self.trial, self._last_entry = trial, 0.0
+    def __init__(self, trial: Trial, bars: ProgressBars) -> None:
+        """Report on a trial; `bars` begin with its first step."""
+        self.trial, self.bars, self._last_entry, self._moved_at = trial, bars, 0.0, 0.0
 
     def before_train(self) -> None:
         """Say in the status that the training runs."""
         self._logged_at, self._logged_step = time.monotonic(), self.trainer.iter
+        name, steps = f"{self.trial.task} trial {self.trial.index}", self.trainer.max_iter
+        self._bar = self.bars.add_task(name, total=steps, completed=self.trainer.iter, unit="steps", summary=True)
         self._set_status(self.trainer.iter)
 
     def after_step(self) -> None:
-        """Write a line of metrics and of the log every `log_every` steps."""
-        step, every = self.trainer.iter + 1, self.trial.machine.log_every  # detectron2 counts steps from 0
-        if time.monotonic() - self._last_entry > HEARTBEAT_SECONDS or step == self.trainer.max_iter:
+        """Write a line of metrics every `log_every` steps; detectron2 counts steps from 0."""
+        step, now = self.trainer.iter + 1, time.monotonic()
+        is_last, is_logged = step == self.trainer.max_iter, step % self.trial.machine.log_every == 0
+        if now - self._last_entry > HEARTBEAT_SECONDS or is_last:
             self._set_status(step)
-        if step % every or rank():
+        if rank():
             return
+        loss = self._write_metrics(step) if is_logged else None
+        if is_logged or is_last or now - self._moved_at >= REDRAW_SECONDS:
+            self._moved_at = now
+            self.bars.start()
+            self.bars.update(self._bar, completed=step, **({} if loss is None else {"note": f"loss {loss:.4g}"}))
+
+    def _write_metrics(self, step: int) -> float:
+        """Appends the losses of a step at which they were gathered, and returns their sum."""
         pace = (time.monotonic() - self._logged_at) / (step - self._logged_step)
         self._logged_at, self._logged_step = time.monotonic(), step
         # The storage keeps the latest value of everything; losses are gathered at this step, others may be older.
@@ -178,12 +193,7 @@ class Progress(HookBase):
         values = {name: value for name, (value, iteration) in latest.items() if iteration == self.trainer.iter}
         with self.trial.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "seconds_per_iteration": pace, **values}) + "\n")
-        time_left = timedelta(seconds=round(pace * (self.trainer.max_iter - step)))
-        log.info(
-            "%s trial %d  [%d/%d]  loss %.3f  lr %.2g  %.2f s/iteration  eta %s",
-            *(self.trial.task, self.trial.index, step, self.trainer.max_iter, values["total_loss"]),
-            *(self.trainer.optimizer.param_groups[0]["lr"], pace, time_left),
-        )
+        return float(values["total_loss"])
 
     def _set_status(self, step: int) -> None:
         """Writes how many steps are made; rank 0 only."""

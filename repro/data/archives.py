@@ -13,12 +13,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from rich.console import Console
-from rich.progress import Progress
-
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError
 from repro.files import sync_folder
+from repro.progress import ProgressBars
 from repro.runs.lock import held
 
 Preparer = Callable[[Sequence[Path], Path], None]
@@ -152,10 +150,9 @@ def unpack_folder(archive: tarfile.TarFile, inside: str, target: Path, *, source
     Raises:
         UserError: The archive is torn or does not hold the folder, or the disk is full.
     """
-    progress_bar = Progress(console=Console(stderr=True))
-    with blaming(source, target.parent), whole_folder(target) as folder, progress_bar as progress:
+    with blaming(source, target.parent), whole_folder(target) as folder, ProgressBars() as progress:
         # A stream has no table of contents: how much is to come is not known, and each member is read as it passes.
-        task = progress.add_task(f"unpacking {inside}", total=None)
+        task = progress.add_task(f"unpacking {inside}", total=None, unit="files")
         for member in archive:
             path = _path_below(member, inside)
             if path is None:

@@ -12,9 +12,6 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from rich.console import Console
-from rich.progress import Progress
-
 from repro.data.archives import (
     DOWNLOAD_AGAIN,
     TORN,
@@ -26,6 +23,7 @@ from repro.data.archives import (
     write_member,
 )
 from repro.data.errors import PathError, reason_of
+from repro.progress import BYTES, ProgressBars
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -71,7 +69,7 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
     paths = locate_all(archives, dict.fromkeys(names, _SOURCE), "imagenet100")
     labels = _validation_labels(paths[DEVKIT_ARCHIVE])
-    with preparing(root), Progress(console=Console(stderr=True)) as progress:
+    with preparing(root), ProgressBars() as progress:
         if pending:
             _unpack_train(paths[TRAIN_ARCHIVE], pending, train, progress)
         _unpack_val(paths[VAL_ARCHIVE], labels, val, progress)
@@ -116,13 +114,13 @@ def _member_bytes(archive: tarfile.TarFile, ending: str) -> bytes:
     raise tarfile.ReadError(f"no {ending}")
 
 
-def _unpack_train(archive: Path, pending: set[str], folder: Path, progress: Progress) -> None:
+def _unpack_train(archive: Path, pending: set[str], folder: Path, progress: ProgressBars) -> None:
     """Unpacks the classes of `pending`, which is emptied as they are finished."""
     if finished := len(class_list()) - len(pending):
         progress.console.print(f"train: {finished} classes are there already")
     with blaming(archive, folder), tarfile.open(archive, "r:") as outer:
         members, torn = _class_members(outer, pending)
-        task = progress.add_task("train", total=sum(member.size for member in members.values()))
+        task = progress.add_task("train", total=sum(member.size for member in members.values()), unit=BYTES)
         for wnid, member in members.items():
             remaining = sum(members[name].size for name in pending & members.keys())
             with blaming(f"{archive}: member {member.name}", folder, remaining):
@@ -173,12 +171,12 @@ def _unpack_class(
             raise tarfile.ReadError(f"damaged after {end} bytes")
 
 
-def _unpack_val(archive: Path, labels: Mapping[str, str], folder: Path, progress: Progress) -> None:
+def _unpack_val(archive: Path, labels: Mapping[str, str], folder: Path, progress: ProgressBars) -> None:
     """Unpacks the validation images of `labels`, which says the class of each, image by image.
 
     A whole class at a time, as in training, cannot be had: the archive is flat, and its classes are mixed.
     """
-    task = progress.add_task("val", total=len(labels))
+    task = progress.add_task("val", total=len(labels), unit="images")
     remaining = dict(labels)
     for wnid in sorted(set(labels.values())):
         with blaming(archive, folder, len(remaining) * _AVERAGE_BYTES):

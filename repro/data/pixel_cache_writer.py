@@ -21,8 +21,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from repro.data.archives import blaming
 from repro.data.errors import PathError
@@ -42,14 +40,11 @@ from repro.data.pixel_cache import (
 from repro.data.splits import Images, Split, pixels_of, size_of
 from repro.errors import UserError
 from repro.files import append_lines, sync_folder, write_at, write_atomically, write_json
+from repro.progress import ProgressBars, tracked
 from repro.runs.lock import held
 
 SPARE_SHARE = 0.01
 """Share of a cache's size that must stay free beside it: for the index, and for what a file system keeps back."""
-
-
-SHOWN_FROM = 2000
-"""Images from which on a bar shows how far it is."""
 
 
 @dataclass(frozen=True)
@@ -216,15 +211,16 @@ def write_missing(planned: Plan, folder: Path, workers: int) -> None:
         blaming(folder, folder.parent, planned.missing_bytes),
         open(os.open(folder / PIXELS, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file,  # noqa: PTH123
         ThreadPoolExecutor(workers) as pool,
-        _progress(len(planned.missing) * CHUNK) as progress,
+        ProgressBars() as progress,
     ):
         file.truncate(planned.bytes)  # sparse: each chunk has its place, in whatever order they are finished
-        task = progress.add_task("decoding", total=len(planned.missing))
-        futures = [pool.submit(_write_chunk, planned, folder, file, chunk) for chunk in planned.missing]
+        sizes = {chunk: len(images_of(chunk, len(planned.index))) for chunk in planned.missing}
+        task = progress.add_task("decoding", total=sum(sizes.values()), unit="images")
+        futures = {pool.submit(_write_chunk, planned, folder, file, chunk): size for chunk, size in sizes.items()}
         try:
             for future in as_completed(futures):
                 future.result()
-                progress.advance(task)
+                progress.advance(task, futures[future])
         except BaseException:
             # Otherwise the pool would work through 10^5 images before the error is shown.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -312,9 +308,9 @@ def read_checksums(folder: Path) -> dict[int, int]:
 
 def _write_index(images: Images, side: int, folder: Path, workers: int) -> None:
     """Reads the size of every image, and writes where each one's pixels will be."""
-    with ThreadPoolExecutor(workers) as pool, _progress(len(images)) as progress:
+    with ThreadPoolExecutor(workers) as pool:
         sizes = pool.map(lambda index: size_at(*size_of(images, index), side), range(len(images)))
-        sides = np.array(list(progress.track(sizes, len(images), description="reading sizes")), np.int64).reshape(-1, 2)
+        sides = np.array(list(tracked(sizes, "reading sizes", len(images), unit="images")), np.int64).reshape(-1, 2)
     index = np.empty(len(images), INDEX)
     index["width"], index["height"], index["label"] = *sides.T, images.targets
     ends = np.cumsum(3 * sides.prod(1))
@@ -329,11 +325,6 @@ def _write_index(images: Images, side: int, folder: Path, workers: int) -> None:
         "classes": list(images.classes),
     }
     write_json(folder / MANIFEST, manifest)
-
-
-def _progress(images: int) -> Progress:
-    """Returns a bar for so many images, on standard error; what takes seconds is done without."""
-    return Progress(console=Console(stderr=True), disable=images < SHOWN_FROM)
 
 
 def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> None:

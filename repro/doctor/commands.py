@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from repro.console import AsJson, report
 from repro.data.options import DataName, DataRoot
@@ -14,7 +13,7 @@ from repro.errors import UserError
 from repro.paths import absolute
 
 ProbeCluster = Callable[..., list[Diagnosis]]
-"""`probe_cluster(name, *, needs, nodes, wait, console)`: what a short job on a cluster finds."""
+"""`probe_cluster(name, *, needs, nodes, wait)`: what a short job on a cluster finds."""
 NeedsOfSweep = Callable[..., Needs]
 """`needs_of_sweep(name, *, data, root)`: what the jobs of a sweep read besides their own files."""
 
@@ -57,8 +56,7 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
         if nodes and not cluster:
             raise UserError("--nodes is of a cluster, and none is named", mend="--cluster NAME too")
         if cluster:
-            console = Console(stderr=True)
-            diagnoses = probe_cluster(cluster, needs=needs or Needs(), nodes=nodes, wait=60 * wait, console=console)
+            diagnoses = probe_cluster(cluster, needs=needs or Needs(), nodes=nodes, wait=60 * wait)
         else:
             from repro.doctor.machine import examine
 

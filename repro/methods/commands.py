@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import track
 from typer.core import TyperGroup
 
 from repro.console import AsJson, completion, names_and_settings, report
 from repro.data.options import DataName, DataRoot, Settings
 from repro.data.sizes import train_images
 from repro.errors import UserError
+from repro.progress import tracked
 from repro.runs.cautions import queue_caution
 from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
@@ -256,7 +256,7 @@ def measure_costs(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     costs = []
     # Progress goes to standard error: standard output may be JSON.
-    for run in track(runs, "measuring", console=Console(stderr=True), transient=True):
+    for run in tracked(runs, "measuring", len(runs), unit="rows"):
         baseline = room.resolve(run.framework.value, *layers)
         costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=with_bound, trace=trace))
     return costs

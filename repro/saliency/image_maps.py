@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +15,13 @@ from torchvision.transforms.v2.functional import normalize, pil_to_tensor
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.splits import Images
 from repro.distributed import barrier, rank, world_size
+from repro.progress import ProgressBars
 from repro.runs.sections import LocalizerSettings
 from repro.saliency.localizer import STRIDE
 from repro.saliency.map_file import CHUNK, MapFile, map_path
 from repro.saliency.networks import build_localizer
 from repro.saliency.scda import summed
 from repro.workers import outlive_signals, timeout
-
-SECONDS_BETWEEN_LINES = 10.0
-"""How often the log says how far the maps are."""
 
 log = logging.getLogger("salmask")
 
@@ -120,7 +117,6 @@ def _compute_missing(source: MapSource, file: MapFile, device: torch.device, wor
     missing = [chunk for chunk in range(file.chunks) if not file.is_whole(chunk)]
     if not missing:
         return
-    started, last_line, count = time.monotonic(), time.monotonic(), 0
     total = sum(len(file.images_of(chunk)) for chunk in missing)
     log.info("computing the saliency of %d whole images, once%s", total, f", for {file.path}" if file.path else "")
     make_maps = source.build(device)
@@ -132,15 +128,13 @@ def _compute_missing(source: MapSource, file: MapFile, device: torch.device, wor
         timeout=timeout(workers),
         worker_init_fn=outlive_signals,
     )
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast(device.type, enabled=False), ProgressBars(shown=rank() == 0) as bars:
+        bar = bars.add_task("saliency", total=total, unit="images", summary=True)
         for indices, inputs in loader:
             maps = make_maps(inputs.to(device, non_blocking=True)).half().cpu().numpy()
             file.write(int(indices[0]) // CHUNK, maps)
-            count += len(maps)
-            if rank() == 0 and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                last_line = time.monotonic()
-                log.info("saliency: %d of %d images, %.0f a second", count, total, count / (last_line - started))
-    log.info("saliency: done in %.0f s", time.monotonic() - started)
+            bars.advance(bar, len(maps))
+        bars.update(bar, completed=total)  # chunks that another process wrote meanwhile are left out
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`salmask pretrain`: from a row of the tables to its backbone."""
 
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ import typer
 
 from repro.console import AsJson, completion, report
 from repro.data.options import DataName, DataRoot, Settings
+from repro.progress import suggest
 from repro.runs.folder import RunFolder
 from repro.runs.reading import command_settings, read_yaml
 from repro.runs.run import Run
@@ -59,5 +61,6 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
         folder = RunFolder.of(run, out)
         carry_out(run, folder.path, PRETRAIN)
         report(as_json, {"run": run.id, "folder": str(folder.path), "backbone": str(folder.backbone)})
+        suggest(f"salmask eval {shlex.quote(str(folder.path))} --task linear")
 
     return app

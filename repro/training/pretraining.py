@@ -15,6 +15,7 @@ from repro.data.splits import Images, Split
 from repro.distributed import barrier, device_name, rank
 from repro.errors import UserError
 from repro.files import write_json
+from repro.progress import OPENING
 from repro.runs.cautions import queue_caution
 from repro.runs.choices import Precision, Strategy
 from repro.runs.folder import RunFolder
@@ -73,8 +74,10 @@ def prepare_pretraining(
     if folder.pretrained:
         log.info("%s is pretrained already", folder.path)
         return None
+    OPENING.say(f"{PRETRAIN}: opening {run.data.dataset}")
     images = open_data(run, "train")
     batches = plan_batches(run, images, device)
+    OPENING.say(f"{PRETRAIN}: building {run.method}, and loading weights where it needs some")
     return partial(_train, run, folder, device, images, batches, build(run, images, device))
 
 
@@ -118,6 +121,7 @@ def _record_foregrounds(run: Run, folder: RunFolder, learner: Learner, images: I
     if folder.foregrounds.exists() or not (run.guided and isinstance(images, Scenes) and isinstance(maker, ViewMaker)):
         return
     if maker.localizer is None:
+        OPENING.say("measuring the foregrounds of scenes")
         write_json(folder.foregrounds, measure_foregrounds(run, maker, images, device))
 
 

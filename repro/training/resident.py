@@ -22,6 +22,7 @@ from repro.data.pixel_cache import CachedImages, PixelArrays
 from repro.data.splits import Images, pixels_of, size_of
 from repro.distributed import rank, world_size
 from repro.errors import UserError
+from repro.progress import ProgressBars
 from repro.runs.choices import Interpolation
 from repro.workers import outlive_signals, timeout
 
@@ -31,8 +32,6 @@ MOST_OF_THE_DEVICE = 0.8
 """Share of the device's free memory that the images may take; the training needs the rest."""
 CHUNK = 64
 """Images that a process reads at a time."""
-PROGRESS_SECONDS = 10.0
-"""Time between two lines of progress."""
 WINDOW_BYTES = 2**28
 """Bytes of the windows, in single precision, that are resized at a time; twice as much is made on the way."""
 WINDOW_STEP = 32
@@ -170,18 +169,17 @@ class ResidentImages:
             pieces = _pieces(images.arrays(), own)
         else:
             pieces = iter(_loader(_DecodedImages(images), own, workers))
-        reported = time.monotonic()
-        for number, piece in enumerate(pieces):
-            first, end = (min(own.start + CHUNK * n, own.stop) for n in (number, number + 1))
-            place = self.pixels[self._starts[first] : self._starts[end]]
-            if len(piece) != len(place):
-                raise UserError(
-                    f"images {first} to {end - 1} have other sizes than when they were listed", mend="start again"
-                )
-            place.copy_(piece)
-            if time.monotonic() - reported > PROGRESS_SECONDS:
-                reported = time.monotonic()
-                log.info("%d of %d images lie on %s", end - own.start, len(own), self.pixels.device)
+        with ProgressBars(shown=rank() == 0) as bars:
+            bar = bars.add_task(f"images to {self.pixels.device}", total=len(own), unit="images")
+            for number, piece in enumerate(pieces):
+                first, end = (min(own.start + CHUNK * n, own.stop) for n in (number, number + 1))
+                place = self.pixels[self._starts[first] : self._starts[end]]
+                if len(piece) != len(place):
+                    raise UserError(
+                        f"images {first} to {end - 1} have other sizes than when they were listed", mend="start again"
+                    )
+                place.copy_(piece)
+                bars.advance(bar, end - first)
 
 
 class _DecodedImages(Dataset[Any]):

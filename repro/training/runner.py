@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from repro.cores import usable_cores
 from repro.data.jpeg import libjpeg_turbo
 from repro.distributed import rank, world_size
+from repro.progress import OPENING, ProgressBars
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
 from repro.runs.sections import MachineSettings
@@ -29,6 +30,7 @@ from repro.training.feed import Feed
 from repro.training.hooks import DataWait, FiniteGuard, Heartbeat, MetricsFile, RuntimeInfo, Throughput, forget_after
 from repro.training.precision import wrap_optimizers
 from repro.training.resume import SaveCheckpoint, restore
+from repro.training.step_bar import StepBar
 from repro.training.step_graph import StepGraph
 
 log = logging.getLogger("salmask")
@@ -108,11 +110,13 @@ class DeviceRunner(Runner):
         """Goes on from the newest good checkpoint; mmengine's own resume would unpickle more than tensors."""
         # mmengine calls this once everything is built and before the first step, so it is also where the log begins.
         if rank() == 0:
-            for logger_or_handler in (self.logger, *self.logger.handlers):
-                # Up to here mmengine tells of itself, from here on of the training.
-                logger_or_handler.setLevel(logging.INFO)
-                if type(logger_or_handler) is logging.StreamHandler:
-                    logger_or_handler.setStream(sys.stderr)  # standard output is for results
+            self.logger.setLevel(logging.INFO)
+            for handler in self.logger.handlers:
+                if type(handler) is logging.StreamHandler:
+                    handler.setStream(sys.stderr)  # standard output is for results, and `StepBar` tells of the steps
+                else:
+                    # Up to here mmengine tells of itself, from here on of the training.
+                    handler.setLevel(logging.INFO)
         training = self.training
         step = restore(self, training.checkpoints, training.run_id)
         if rank() == 0:
@@ -184,6 +188,7 @@ class Training:
         info = RuntimeInfo(machine.log_every)
         health = self.folder.health if self.task == PRETRAIN else None
         saver = SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard, info, health)
+        bars = ProgressBars(shown=rank() == 0)
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +220,7 @@ class Training:
                 DataWait(feed, machine.log_every, self._data_mend()),
                 Heartbeat(self.folder, self.task),
                 saver,
+                StepBar(self.task, machine.log_every, bars),
                 *self.hooks,
             ],
             visualizer=Visualizer(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
@@ -226,10 +232,12 @@ class Training:
             log_level="WARNING",
             default_scope="mmengine",
         )
+        OPENING.say(f"{self.task}: first step, with its images")
         with STOP.after_a_step():
             try:
                 runner.train()
             finally:
+                bars.stop()
                 # Also where the training fails or is interrupted: what it had saved by then is to be there.
                 saver.wait()
 

@@ -11,11 +11,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from rich.console import Console
-from rich.progress import Progress
-
 from repro.data.annotations import coco, voc
 from repro.data.archives import blaming, check_md5, fetch, locate_all, open_member, preparing
+from repro.progress import BYTES, ProgressBars, doing
 
 _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"  # as torchvision.datasets.voc has it
 _COCO_URL = "http://images.cocodataset.org"
@@ -109,7 +107,7 @@ def _prepare(archives: Sequence[Archive], dataset: str, given: Sequence[Path], r
         paths = _locate(archives, dataset, given, root)
         # All checksums before the first member is written: a foreign archive must not leave half a data set.
         for archive, path in paths.items():
-            with _checking(archive):
+            with doing(f"{archive.name}: checksum"):
                 check_md5(path, archive.md5)
         for archive, path in paths.items():
             with blaming(path, root), _members(path, archive) as members:
@@ -117,15 +115,9 @@ def _prepare(archives: Sequence[Archive], dataset: str, given: Sequence[Path], r
         os.sync()  # 10^5 small files: flushing each of them would take longer than unpacking
 
 
-def _checking(archive: Archive) -> contextlib.AbstractContextManager[object]:
-    """Tells a person at a terminal why nothing is written yet."""
-    console = Console(stderr=True)
-    return console.status(f"{archive.name}: checksum") if console.is_terminal else contextlib.nullcontext()
-
-
 def _unpack_all(members: _Members, root: Path, title: str) -> None:
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=sum(size for size, _ in members.values()))
+    with ProgressBars() as progress:
+        task = progress.add_task(title, total=sum(size for size, _ in members.values()), unit=BYTES)
         for name, (size, open_stream) in members.items():
             _unpack(root / name, size, open_stream)
             progress.advance(task, size)

@@ -18,12 +18,11 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from repro.data.annotations import coco, voc
 from repro.errors import UserError
 from repro.files import new_folder
+from repro.progress import ProgressBars
 from repro.scenes.dataset import Scenes
 
 JPEG_QUALITY = 95  # and full resolution of colour: edges stay where the masks say they are
@@ -82,7 +81,7 @@ def write_voc(root: Path, train: Scenes, test: Scenes, *, workers: int = 1) -> P
         (voc.TRAIN[1], train, range(count_2007, len(train)), "2012_{:06d}", 1),
         (voc.TEST[0], test, range(len(test)), "{:06d}", count_2007 + 1),
     )
-    with new_folder(root) as folder, _progress() as progress:
+    with new_folder(root) as folder, ProgressBars() as progress:
         for image_set, scenes, indices, pattern, start in image_sets:
             year = folder / f"VOC{image_set.year}"
             names = [pattern.format(number) for number in range(start, start + len(indices))]
@@ -114,7 +113,7 @@ def write_coco(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -> P
     """
     _require_same_classes(train, val)
     first_image_id, object_ids = 1, itertools.count(1)  # the two splits share none
-    with new_folder(root) as folder, _progress() as progress:
+    with new_folder(root) as folder, ProgressBars() as progress:
         for split, scenes in zip(coco.SPLITS, (train, val), strict=True):
             names = [f"{number:012d}" for number in range(first_image_id, first_image_id + len(scenes))]
             (folder / split).mkdir()
@@ -230,7 +229,7 @@ def _write_all(
     indices: Sequence[int],
     names: Sequence[str],
     workers: int,
-    progress: Progress,
+    progress: ProgressBars,
     title: str,
 ) -> list[_Annotation]:
     """Writes scenes one by one, or chunks of them in several processes.
@@ -246,7 +245,7 @@ def _write_all(
     Returns:
         What `write` returned for each scene, in order.
     """
-    task = progress.add_task(title, total=len(indices))
+    task = progress.add_task(title, total=len(indices), unit="scenes")
     chunks = [
         (indices[start : start + _CHUNK], names[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)
     ]
@@ -254,7 +253,7 @@ def _write_all(
     outcomes: Iterable[list[_Annotation]]
     with contextlib.ExitStack() as stack:
         if workers > 1 and len(chunks) > 1:
-            # Not forked: the progress bar's thread would be in an unknown state in the copy.
+            # Not forked: the copy would hold whatever state other threads, of torch or of a notebook, are in.
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
             outcomes = pool.map(partial(_write_chunk, write), chunks)
         else:
@@ -269,10 +268,6 @@ def _write_chunk(
     write: Callable[[int, str], _Annotation], chunk: tuple[Sequence[int], Sequence[str]]
 ) -> list[_Annotation]:
     return [write(index, name) for index, name in zip(*chunk, strict=True)]
-
-
-def _progress() -> Progress:
-    return Progress(console=Console(stderr=True))
 
 
 def _require_same_classes(train: Scenes, test: Scenes) -> None:

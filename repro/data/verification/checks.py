@@ -9,9 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
-from rich.console import Console
-from rich.progress import Progress
-
 from repro.cores import usable_cores
 from repro.data import folders
 from repro.data.annotations.findings import Survey
@@ -21,6 +18,7 @@ from repro.data.subsets import Subset
 from repro.data.verification.files import File, check_decoding, check_files, stat_all
 from repro.data.verification.report import Report
 from repro.errors import UserError
+from repro.progress import ProgressBars
 from repro.runs.sections import ScenesSettings
 
 _SAMPLE = ScenesSettings(train_count=40, val_count=40)
@@ -44,7 +42,7 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
         raise UserError(f"data set {name!r} is read from a folder", mend="give --root DIR")
     workers = usable_cores() if workers is None else workers
     report = Report(name, root if entry.needs_root else None, decoded=deep)
-    with Progress(console=Console(stderr=True)) as progress:
+    with ProgressBars() as progress:
         if entry.generated:
             # Cut-outs first: a file that does not decode is a problem of its own, and ends the drawing of scenes.
             _check_cutouts(report, deep, workers, progress)
@@ -58,7 +56,9 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
     return report
 
 
-def _check_folders(report: Report, entry: Dataset, root: Path, *, deep: bool, workers: int, progress: Progress) -> None:
+def _check_folders(
+    report: Report, entry: Dataset, root: Path, *, deep: bool, workers: int, progress: ProgressBars
+) -> None:
     """Checks a data set that has one folder for each split, and in it one for each class."""
     present = {split: _class_folders(report, root / split, entry) for split in SPLITS}
     if entry.classes is None:  # else a split is held against the classes that the data set has anyway
@@ -78,7 +78,7 @@ def _check_parts(
     *,
     deep: bool,
     workers: int,
-    progress: Progress,
+    progress: ProgressBars,
 ) -> None:
     """Checks a data set with published lists in place of folders for its splits."""
     try:
@@ -103,7 +103,7 @@ def _check_annotations(
     *,
     deep: bool,
     workers: int,
-    progress: Progress,
+    progress: ProgressBars,
 ) -> None:
     """Checks a data set of images with annotated objects."""
     task = progress.add_task("reading annotations", total=None)  # nobody knows how long: one large file, or thousands
@@ -212,7 +212,7 @@ def _files_below(report: Report, split: Split, folder: Path, left_out: list[str]
     yield from stat_all(report, split, [f"{folder}/{name}" for name in names])
 
 
-def _check_cutouts(report: Report, deep: bool, workers: int, progress: Progress) -> None:
+def _check_cutouts(report: Report, deep: bool, workers: int, progress: ProgressBars) -> None:
     """Checks the files that scenes are composed from; scenes of drawn shapes have none."""
     if report.root is None:
         return

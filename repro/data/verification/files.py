@@ -13,12 +13,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 
-from rich.progress import Progress
-
 from repro.data import images
 from repro.data.errors import reason_of
 from repro.data.verification.report import Report
 from repro.errors import UserError
+from repro.progress import ProgressBars
 
 _CHUNK = 32  # images handed to a decoding process at a time: far fewer messages than images, and still even work
 
@@ -58,7 +57,7 @@ def check_files(
     *,
     deep: bool,
     workers: int,
-    progress: Progress,
+    progress: ProgressBars,
 ) -> None:
     """Reports empty files, those that another split holds too and, if `deep`, those that do not decode.
 
@@ -81,7 +80,7 @@ def check_files(
         check_decoding(report, [file.path for file in files if file.size > 0], workers, progress, sizes)
 
 
-def _check_overlap(report: Report, files: Sequence[File], workers: int, progress: Progress) -> None:
+def _check_overlap(report: Report, files: Sequence[File], workers: int, progress: ProgressBars) -> None:
     """Reports files that an earlier split holds too: by link, or as a copy. Only files of equal size are read."""
     first_of_identity: dict[tuple[int, int], File] = {}
     distinct_files: list[File] = []
@@ -96,7 +95,7 @@ def _check_overlap(report: Report, files: Sequence[File], workers: int, progress
     # A copy has its original's size, so of most data sets few files are left to be read, though hundreds of GB long.
     candidates = [file for file in distinct_files if len(splits_of_size[file.size]) > 1]
     first_of_digest: dict[str, File] = {}
-    task = progress.add_task("comparing splits", total=len(candidates))
+    task = progress.add_task("comparing splits", total=len(candidates), unit="files")
     with ThreadPoolExecutor(workers) as pool:  # hashing lets go of Python's lock
         for file, digest in zip(candidates, pool.map(_digest, [file.path for file in candidates]), strict=True):
             progress.advance(task)
@@ -119,7 +118,7 @@ def check_decoding(
     report: Report,
     paths: Sequence[str],
     workers: int,
-    progress: Progress,
+    progress: ProgressBars,
     sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> None:
     """Reports what does not decode, or not to the size in `sizes`.
@@ -134,7 +133,7 @@ def check_decoding(
     Raises:
         UserError: A decoding process was killed.
     """
-    task = progress.add_task("decoding", total=len(paths))
+    task = progress.add_task("decoding", total=len(paths), unit="images")
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     sizes_of = [[sizes.get(path) for path in chunk] for chunk in chunks]
     # What another check could not read would not decode either; one problem for each file is enough.
@@ -143,7 +142,7 @@ def check_decoding(
     with contextlib.ExitStack() as stack:
         outcomes: Iterable[list[images.Inspection]]
         if workers > 1 and len(chunks) > 1:
-            # Not forked: the progress bar's thread would be in an unknown state in the copy.
+            # Not forked: the copy would hold whatever state other threads, of torch or of a notebook, are in.
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
             outcomes = pool.map(_inspect_all, chunks, sizes_of)
         else:

@@ -1,0 +1,48 @@
+"""The bar of a training: steps, rate, time left and the loss of the last log line."""
+
+import time
+from typing import Any
+
+from mmengine.hooks import Hook
+from rich.progress import TaskID
+
+from repro.progress import REDRAW_SECONDS, ProgressBars
+
+
+class StepBar(Hook):
+    """Shows how far a training is, without a wait for the device: between two log lines the loss stays as it is."""
+
+    priority = "VERY_LOW"  # after `RuntimeInfo`, which reads the losses where the log has a line
+
+    def __init__(self, task: str, every: int, bars: ProgressBars) -> None:
+        """Shows `task` on `bars`, which begin with the first step; the log has a line every so many steps."""
+        self.task, self.every, self.bars = task, every, bars
+        self._bar = TaskID(0)
+        self._told = 0.0
+
+    def before_train(self, runner: Any) -> None:
+        """Starts the clock."""
+        self._bar = self.bars.add_task(
+            self.task, total=runner.max_iters, completed=runner.iter, unit="steps", summary=True
+        )
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Moves the bar; most steps ask for the time and no more."""
+        now, step = time.monotonic(), runner.iter + 1
+        is_logged = self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(
+            runner.train_dataloader, batch_idx
+        )
+        if not is_logged and now - self._told < REDRAW_SECONDS:
+            return
+        self._told = now
+        changes = {"note": _loss(runner)} if is_logged else {}
+        self.bars.start()
+        self.bars.update(self._bar, completed=step, **changes)
+
+
+def _loss(runner: Any) -> str:
+    """Returns the newest loss that the log was given; empty before there is one."""
+    history = runner.message_hub.log_scalars.get("train/loss")
+    return f"loss {history.current():.4g}" if history is not None else ""
