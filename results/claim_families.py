@@ -16,7 +16,7 @@ from results.row_comparison import ALTERED
 SINGLY = "each by itself"
 """In place of a verdict, where there is no sentence about the whole."""
 NOTE = (
-    "A sentence about the whole is decided by the same test on the mean of its differences, seed by seed: one test for "
+    "A sentence about the whole is decided by the t-test on the mean of its differences, seed by seed: one test for "
     "each sentence and setting, whose p is not corrected for the other sentences."
 )
 """How a sentence is decided; stands behind `results.claims.method_note`."""

@@ -6,8 +6,20 @@ from typing import Any
 
 import pandas as pd
 
+from results.claim_predictions import ColumnPredictions
 from results.columns import Column
-from results.paired import LEVEL, POOLED_TEST, TEST, Comparison, Spread, holm, paired, pooled_spread, seeds_needed
+from results.paired import (
+    IMAGES_TEST,
+    LEVEL,
+    POOLED_TEST,
+    TEST,
+    Comparison,
+    Spread,
+    holm,
+    paired,
+    pooled_spread,
+    seeds_needed,
+)
 from results.paper_claims import Claim, Question, margin, questions
 from results.published import TABLES, published
 from results.selection import frameworks_of, measured_columns
@@ -96,8 +108,11 @@ class Verdict:
         # The difference that is worth finding: the paper's, but nothing within the margin.
         size = max(abs(self.claim.published), self.margin)
         # Bonferroni's level: stricter than Holm's at every step but the first, so the number is rather too high.
-        seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1))
+        images = self.comparison.by_images
+        seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1)) if images is None else None
         more = f"; about {seeds} seeds would show {size:g} points at this spread" if seeds else ""
+        if images is not None and images.smallest is not None:
+            more = f"; alone these seeds and images could show {images.smallest:.2f} points"
         low, high = self.comparison.interval() or (0.0, 0.0)
         if low > 0 or high < 0:
             return (
@@ -111,11 +126,12 @@ def judge(frame: pd.DataFrame | None, *, pooled: bool = False, task: str = "") -
     """Hold every question against the runs at hand.
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
-    their runs differ in settings in which their rows do not. A claim is *supported* or *contradicted* where the paired
-    t-test, corrected by Holm for the number of different comparisons of its sentence that could be tested in its
-    setting (data, fidelity, scale), finds a difference: runs for another sentence or in another setting change no p. It
-    is a *tie* where the 95 % interval lies within the margin; it is *not run* where no seed is there for both, else
-    *undecided*. One pair of runs never decides anything.
+    their runs differ in settings in which their rows do not. Where all of these runs have predictions of the same
+    images, the images judge with the seeds (`results.imagewise`), else a paired t-test over the seeds. A claim is
+    *supported* or *contradicted* where the test, corrected by Holm for the number of different comparisons of its
+    sentence that could be tested in its setting (data, fidelity, scale), finds a difference: runs for another sentence
+    or in another setting change no p. It is a *tie* where the 95 % interval lies within the margin; it is *not run*
+    where no seed is there for both, else *undecided*. One pair of runs never decides anything.
 
     Args:
         frame: What `results.collect.collect` returns; None where nothing was run.
@@ -135,12 +151,17 @@ def judge(frame: pd.DataFrame | None, *, pooled: bool = False, task: str = "") -
     frameworks = frameworks_of(frame) if pooled and frame is not None else {}
     for table in TABLES:
         columns = [] if frame is None else measured_columns(frame, published(table), task=task)
+        measured = [
+            # A spread that is asked for judges alone: of images nobody else knows what the other rows say.
+            (column, values, None if pooled or frame is None else ColumnPredictions(column, frame))
+            for column, values in columns
+        ]
         for question in questions():
             claim = question.claim
             if claim.table == table:
-                fitting = [(column, values) for column, values in columns if _fits(claim, column)]
-                comparisons = [_compare(question, column, values, frameworks) for column, values in fitting]
-                undecided += comparisons or [_compare(question, None, {}, {})]
+                fitting = [of_column for of_column in measured if _fits(claim, of_column[0])]
+                comparisons = [_compare(question, *of_column, frameworks) for of_column in fitting]
+                undecided += comparisons or [_compare(question, None, {}, None, {})]
     # Only now: the correction needs to know how many comparisons a sentence has in all tables together.
     return _decide(undecided)
 
@@ -175,11 +196,19 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
     """Returns the sentences that say how the verdicts were reached."""
     tested = max((verdict.tested for verdict in verdicts), default=0)
     test = POOLED_TEST if any(verdict.comparison.spread for verdict in verdicts) else TEST
+    compared = [verdict for verdict in verdicts if verdict.comparison.n > 1]
+    by_images = sum(verdict.comparison.by_images is not None for verdict in compared)
+    instead = (
+        f" (where all of its runs have predictions of the same images, {by_images} of {len(compared)} comparisons "
+        f"here, {IMAGES_TEST} in its place: the row says so)"
+        if by_images
+        else ""
+    )
     return (
-        f"{test} over the comparisons of one sentence that could be tested in one setting (data, fidelity, scale; here "
-        f"at most {tested}), level {LEVEL:g}: what was run for other sentences or in other settings changes no p. "
-        "Intervals are 95 % each, the corrected ones 95 % for these together (Bonferroni). Tie: the interval lies "
-        f"within ±{margin():g} points. One pair of runs never decides anything."
+        f"{test}{instead} over the comparisons of one sentence that could be tested in one setting (data, fidelity, "
+        f"scale; here at most {tested}), level {LEVEL:g}: what was run for other sentences or in other settings "
+        "changes no p. Intervals are 95 % each, the corrected ones 95 % for these together (Bonferroni). Tie: the "
+        f"interval lies within ±{margin():g} points. One pair of runs never decides anything."
     )
 
 
@@ -196,6 +225,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "published": verdict.claim.published,
             "verdict": verdict.outcome,
             "n": verdict.comparison.n,
+            "by": verdict.comparison.basis,
             "difference": verdict.comparison.mean,
             "low": (verdict.comparison.interval() or (None, None))[0],
             "high": (verdict.comparison.interval() or (None, None))[1],
@@ -228,6 +258,7 @@ def _compare(
     question: Question,
     column: Column | None,
     values: Mapping[tuple[str, str], ValuesBySeed],
+    predictions: ColumnPredictions | None,
     pooled_within: Mapping[str, str],
 ) -> Verdict:
     """Pair the two methods of a question by seed; what that means is decided when all comparisons are known.
@@ -239,6 +270,9 @@ def _compare(
     unlike = _unlike(claim, column) if column and better and worse else ()
     # Of methods whose runs were not altered alike, the difference is the settings' as well.
     comparison = paired({}, {}) if unlike else paired(better, worse, _spread_of(claim, values, pooled_within))
+    if predictions is not None and comparison.n > 1:
+        images = predictions.judge(claim.better, claim.worse, claim.metric, comparison.seeds)
+        comparison = replace(comparison, by_images=images)
     return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike)
 
 

@@ -306,11 +306,16 @@ def _side(rows: pd.DataFrame, runs: dict[str, RunRecord], metric: str, notes: li
     return Side(method, method, values, whole, {seed: runs[row["path"]] for seed, row in of_seed.items()})
 
 
+def same_images(predictions: Sequence[Predictions]) -> bool:
+    """Returns whether runs were scored on the same images of the same classes, so that they can be paired."""
+    return len({(of_run.images, of_run.classes, of_run.label.tobytes()) for of_run in predictions}) == 1
+
+
 def _of_the_same_images(first: Side, second: Side, notes: list[str]) -> tuple[Side, Side]:
     """Returns both sides, without predictions unless both have them, of the same images and classes."""
     every = [*first.predictions.values(), *second.predictions.values()]
     usable = bool(first.predictions) and bool(second.predictions)
-    if usable and len({(of_run.images, of_run.classes, of_run.label.tobytes()) for of_run in every}) > 1:
+    if usable and not same_images(every):
         notes.append("Their predictions are of different images: the seeds alone are compared.")
         usable = False
     if usable:

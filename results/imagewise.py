@@ -10,7 +10,7 @@ nothing counts twice (as variances of a crossed layout are estimated: Searle, Ca
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,10 @@ class Difference:
             margin: In points.
         """
         return max(self._below(value - margin), self._above(value + margin)) if self.draws.size else None
+
+    def reversed(self) -> "Difference":
+        """Returns the difference second − first, of the same draws."""
+        return replace(self, mean=-self.mean, draws=-self.draws)
 
     # One more draw on either side: a p value of 0 would claim more than so many draws can tell.
     def _below(self, value: float) -> float:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import stats
 
 TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
-"""The test of all claims, as pages name it."""
+"""The test of claims by seeds alone, as pages name it."""
+IMAGES_TEST = "a bootstrap over seeds and images (`results.imagewise`)"
+"""The test where predictions are at hand, as pages name it."""
 POOLED_TEST = (
     "Two-sided t-test on the seeds that both methods have, with the spread of all rows of their framework that were "
     "run in the same setting (residuals of row + seed; it takes them to spread alike), p values after Holm"
@@ -30,6 +33,25 @@ class Spread:
     degrees: int
 
 
+class Judgement(Protocol):
+    """How sure a difference is by more than its seeds."""
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+
+    @property
+    def p(self) -> float | None:
+        """The two-sided p value of no difference; None where it cannot be taken."""
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest true difference, in points, that such data would show with a chance of 80 %."""
+
+    def interval(self, confidence: float) -> tuple[float, float] | None:
+        """Returns the interval that holds the difference with this confidence, in points."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Differences of two methods, seed by seed.
@@ -39,12 +61,14 @@ class Comparison:
         unpaired: Seeds that only one of them has.
         seeds: The seeds of the differences.
         spread: The spread to judge them by; None: their own.
+        by_images: What the images say to these very seeds; None: no predictions are at hand, and the seeds decide.
     """
 
     differences: tuple[float, ...]
     unpaired: int = 0
     seeds: tuple[int, ...] = ()
     spread: Spread | None = None
+    by_images: Judgement | None = None
 
     @property
     def by_seed(self) -> dict[int, float]:
@@ -68,27 +92,41 @@ class Comparison:
         Accuracies are whole counts of images: two seeds can differ by exactly the same count by chance, and a t-test
         would then be certain of everything. A spread of more rows saves them.
         """
+        if self.by_images is not None:
+            return self.n > 1 and self.by_images.p is not None
         return self.n > 1 and (self.spread is not None or float(np.ptp(self.differences)) > 1e-9)
 
     @property
     def p(self) -> float | None:
-        """The p value of `TEST` (`POOLED_TEST` with a spread) before correction; None where it cannot be taken."""
+        """The p value before correction: of `TEST`, `POOLED_TEST` or `IMAGES_TEST`; None where it cannot be taken."""
         if not self.testable:
             return None
+        if self.by_images is not None:
+            return self.by_images.p
         error, degrees = self._standard_error()
         return float(2 * stats.t.sf(abs(np.mean(self.differences)) / error, degrees))
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
-        """Returns Student's interval of the mean difference, in points; None where it cannot be taken.
+        """Returns the interval of the mean difference, in points; None where it cannot be taken.
+
+        It is Student's, or with predictions the bootstrap's.
 
         Args:
             confidence: The share of such intervals that hold the true difference.
         """
         if not self.testable:
             return None
+        if self.by_images is not None:
+            return self.by_images.interval(confidence)
         error, degrees = self._standard_error()
         low, high = stats.t.interval(confidence, degrees, float(np.mean(self.differences)), error)
         return float(low), float(high)
+
+    @property
+    def basis(self) -> str:
+        """What judges the difference, `3 seeds` or `3 seeds, 5,000 images`; empty without a pair."""
+        images = f", {self.by_images.images:,} images" if self.by_images is not None else ""
+        return f"{self.n} seed{'' if self.n == 1 else 's'}{images}" if self.n else ""
 
     def _standard_error(self) -> tuple[float, int]:
         """Returns the mean difference's standard error in points, and its degrees of freedom."""

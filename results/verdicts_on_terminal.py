@@ -46,7 +46,7 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
             escape(f"{claim.better} > {claim.worse}"),
             escape(verdict.where),
             f"{claim.published:+.2f}",
-            "–" if mean is None else f"{mean:+.2f} ({comparison.n})",
+            "–" if mean is None else f"{mean:+.2f} ({comparison.n}{', images' if comparison.by_images else ''})",
             "–" if interval is None else f"{interval[0]:+.2f} … {interval[1]:+.2f}",
             "–" if verdict.p is None else f"{verdict.p:.3f}",
         )

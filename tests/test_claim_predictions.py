@@ -1,0 +1,128 @@
+"""Claims are judged by images where predictions are at hand, and the row says so."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from prediction_samples import evaluated, predictions, two_methods
+from run_samples import finished
+from training_samples import salmask
+
+from baselines import resolve
+from results.claims import Verdict, as_frame, judge, method_note
+from results.collect import collect_runs
+from results.compare import compare
+from results.imagewise import Difference
+from results.runs import find_runs
+
+OURS = "mocov2+ours-hp"
+SAYS_SO = "a bootstrap over seeds and images"
+
+
+def collected(root: Path) -> pd.DataFrame:
+    return collect_runs(find_runs([root], resolve))
+
+
+def verdicts_on(root: Path, better: str = OURS, worse: str = "mocov2", **options: bool) -> list[Verdict]:
+    verdicts = judge(collected(root), **options)
+    return [v for v in verdicts if v.told and (v.claim.better, v.claim.worse) == (better, worse)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three seeds each, 800 images, 74 % and 70 % in truth."""
+    two_methods(tmp_path, {"mocov2": 0.70, OURS: 0.74})
+    return tmp_path
+
+
+def test_images_and_seeds_judge_what_compare_judges(root: Path) -> None:
+    (verdict,) = verdicts_on(root)
+    records = find_runs([root], resolve)
+    (other,) = compare(collect_runs(records), records, OURS, "mocov2")
+    comparison = verdict.comparison
+    assert comparison.mean == pytest.approx(other.difference.mean)
+    assert comparison.p == pytest.approx(other.difference.p, abs=0.004)  # of other draws
+    assert comparison.interval() == pytest.approx(other.difference.interval(), abs=0.1)
+    assert comparison.basis == "3 seeds, 800 images"
+    assert verdict.p == comparison.p  # the only comparison of its sentence here
+    line = as_frame([verdict]).iloc[0]
+    assert (line["by"], line["n"]) == ("3 seeds, 800 images", 3)
+    assert f"1 of 1 comparisons here, {SAYS_SO}" in method_note([verdict])
+
+
+def test_both_directions_of_a_claim_are_one_test(root: Path) -> None:
+    (verdict,) = verdicts_on(root)
+    by_images = verdict.comparison.by_images
+    assert by_images is not None
+    difference = by_images.difference  # type: ignore[attr-defined]
+    assert isinstance(difference, Difference)
+    back = difference.reversed()
+    assert (back.mean, back.p) == (-difference.mean, difference.p)
+    low, high = difference.interval() or (0, 0)
+    assert back.interval() == pytest.approx((-high, -low))
+
+
+def test_images_find_what_three_seeds_cannot(tmp_path: Path) -> None:
+    """Pairs of seeds scatter by chance, and their t-test has two degrees of freedom; thousands of images tell."""
+    with_images, without = tmp_path / "images", tmp_path / "seeds"
+    rng = np.random.default_rng(3)
+    hard = rng.beta(0.7, 0.3, 4000)
+    outcomes = {}
+    for place, (method, gain) in enumerate({"mocov2": 0.0, OURS: 0.025}.items()):
+        for seed in range(3):
+            luck = (-0.009, 0.006, 0.003)[seed] * (1 - 2 * place)
+            said = predictions(np.clip(hard + gain + luck, 0, 1), 10 * place + seed)
+            evaluated(with_images, method, seed, said)
+            finished(without, method, seed, {("imagenet100", "top1"): said.accuracy("top1")})
+    for name, folder in (("images", with_images), ("seeds", without)):
+        (outcomes[name],) = verdicts_on(folder)
+    assert outcomes["images"].comparison.mean == pytest.approx(outcomes["seeds"].comparison.mean)
+    assert (outcomes["images"].outcome, outcomes["seeds"].outcome) == ("supported", "undecided")
+    assert outcomes["seeds"].comparison.basis == "3 seeds"
+
+
+def test_the_seeds_decide_where_a_file_is_gone_altered_or_of_other_images(root: Path) -> None:
+    file = next((root / "full" / OURS).glob("s1-*/predictions/*.parquet"))
+    content = file.read_bytes()
+    for damage in (lambda: file.write_bytes(content + b"x"), file.unlink):
+        damage()
+        (verdict,) = verdicts_on(root)
+        assert verdict.comparison.basis == "3 seeds"
+        assert SAYS_SO not in method_note([verdict])
+    other = root / "other"
+    evaluated(other, "mocov2", 0, predictions(np.full(100, 0.7), 0))
+    evaluated(other, "mocov2", 1, predictions(np.full(100, 0.7), 1))
+    for seed in (0, 1):
+        evaluated(other, OURS, seed, predictions(np.full(100, 0.9), 2 + seed, images="other"))
+    (verdict,) = verdicts_on(other)
+    assert verdict.comparison.basis == "2 seeds"
+
+
+def test_one_pair_decides_nothing_by_its_images_either(tmp_path: Path) -> None:
+    two_methods(tmp_path, {"mocov2": 0.5, OURS: 0.9}, seeds=(0,))
+    (verdict,) = verdicts_on(tmp_path)
+    assert (verdict.outcome, verdict.comparison.basis) == ("undecided", "1 seed")
+
+
+def test_a_pooled_spread_that_is_asked_for_judges_alone(root: Path) -> None:
+    (verdict,) = verdicts_on(root, pooled=True)
+    assert verdict.comparison.by_images is None
+
+
+def test_the_correction_stays_and_the_row_says_by_what(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    two_methods(root, {"mocov2+ours-blur": 0.705, "mocov2+random": 0.70, "mocov2+adios": 0.70})
+    verdicts = [verdict for verdict in judge(collected(root)) if verdict.told]
+    corrected = [v for v in verdicts if v.tested > 1]
+    assert corrected
+    for verdict in corrected:
+        assert verdict.p is not None
+        assert verdict.comparison.p is not None
+        assert verdict.comparison.p <= verdict.p <= min(1.0, verdict.tested * verdict.comparison.p) + 1e-12
+    ended = salmask("claims", "--runs", str(root))
+    assert ended.code == 0, ended.err
+    assert "(3, images)" in ended.out
+    data = json.loads(salmask("claims", "--runs", str(root), "--json").out)
+    assert {line["by"] for line in data["comparisons"]} == {"3 seeds, 800 images"}
