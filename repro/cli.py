@@ -120,10 +120,11 @@ def _methods_and_audit() -> typer.Typer:
 
 def _bench() -> typer.Typer:
     from repro.bench.commands import build
-    from results.commands import bench_collect
+    from results.commands import bench_collect, bench_power
 
     app = build(_rows, _subjects)
     app.command("collect")(bench_collect)
+    app.command("power")(bench_power)
     return app
 
 

@@ -1,6 +1,6 @@
 """The commands that read results: `salmask table`, `claims`, `explain`, `plot`, `report`, `pack`, `collect`.
 
-`salmask bench collect`, which times them, is here too.
+`salmask bench collect`, which times them, and `bench power`, which counts their errors, are here too.
 """
 
 import json
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from repro.console import AsJson, completion
 from repro.console import report as print_content
+from repro.errors import UserError
 from repro.progress import OPENING, doing, on_terminal
 from results.row_comparison import Recipe
 from results.runs import RunRecord, find_runs, listed
@@ -29,6 +30,8 @@ Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help=
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
 
 
+MOST_GAIN = 50
+"""Points of a difference that `bench power` draws."""
 OneTask = Annotated[str, typer.Option(help="Tables 1 and 3: by another evaluation, logistic, knn, semi-1, ...")]
 OneMetric = Annotated[str, typer.Option(help="Tables 1 and 3: top1 (last epoch), top1_best, top5, mean_per_class.")]
 
@@ -230,6 +233,30 @@ def bench_collect(
     from results.bench import collecting
 
     print_content(as_json, collecting(rows))
+
+
+def bench_power(
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of methods drawn for each line.")] = 2000,
+    seeds: Annotated[int, typer.Option(min=2, help="Runs of each method.")] = 3,
+    images: Annotated[int, typer.Option(min=2, help="Scored images.")] = 5000,
+    luck: Annotated[float, typer.Option(min=0, help="Points by which runs scatter (standard deviation).")] = 0.3,
+    gains: Annotated[str, typer.Option(help="True differences in points, with commas between.")] = "0,0.5,1,1.5,2",
+    as_json: AsJson = False,
+) -> None:
+    """Count false alarms and finds of the tests of a difference: by three seeds alone, and by seeds and images.
+
+    Example: salmask bench power --pairs 2000
+    """
+    from results.power import power_table
+
+    try:
+        true_gains = [float(word) for word in gains.split(",")]
+    except ValueError:
+        raise UserError(f"--gains {gains}: differences are numbers of points", mend="--gains 0,1") from None
+    if not all(0 <= gain < MOST_GAIN for gain in true_gains):
+        raise UserError(f"--gains {gains}: a difference is 0 to {MOST_GAIN} points", mend="--gains 0,1")
+    lines = power_table(true_gains, pairs=pairs, seeds=seeds, images=images, luck=luck)
+    print_content(as_json, lines)
 
 
 def explain(

@@ -1,0 +1,37 @@
+"""The table of false alarms and finds: drawn with the gain that it says, the same each time, in one line refused."""
+
+import json
+
+import numpy as np
+import pytest
+from training_samples import refused, salmask
+
+from repro.randomness import Purpose, stream
+from results.power import PairOfMethods, power_table
+
+
+def test_pairs_have_the_gain_and_the_luck_that_they_are_drawn_with() -> None:
+    of_pair = PairOfMethods(seeds=3, images=2000, luck=1.0, gain=2.0)
+    drawn = [of_pair.draw(stream(0, Purpose.bootstrap, 1, number)) for number in range(300)]
+    means = np.array([[100 * correct.mean(axis=1) for correct in pair] for pair in drawn])
+    assert (means[:, 0] - means[:, 1]).mean() == pytest.approx(2.0, abs=0.2)
+    # Of a run: its luck and its images' own chance, of which those of one pair are the same.
+    scatter = means[:, 0].std(axis=1, ddof=1) ** 2
+    chance = 100**2 * 0.7 * 0.3 / 2 / 2000  # of Beta(.7, .3) the mean of p (1 − p) is half of that of its mean
+    assert scatter.mean() == pytest.approx(1.0 * 0.75 + chance, rel=0.35)  # clipped chances take part of the luck
+
+
+def test_images_find_more_than_seeds_and_cry_wolf_no_more_often() -> None:
+    null, real = power_table([0, 1.5], pairs=300, seeds=3, images=2000, luck=0.3)
+    assert null["by seeds and images, %"] == pytest.approx(5, abs=3.2)  # 2.5 standard errors
+    assert real["by seeds and images, %"] > real["by seeds, %"] + 10
+    assert power_table([0, 1.5], pairs=20, seeds=3, images=500, luck=0.3) == power_table(
+        [0, 1.5], pairs=20, seeds=3, images=500, luck=0.3
+    )
+
+
+def test_the_command_prints_the_table_and_refuses_what_is_no_gain() -> None:
+    ended = salmask("bench", "power", "--pairs", "10", "--images", "200", "--gains", "0,2", "--json")
+    assert [line["true gain"] for line in json.loads(ended.out)] == [0, 2]
+    for bad in ("x", "-1", "nan", "0,50"):
+        assert refused("bench", "power", f"--gains={bad}").startswith(f"--gains {bad}: ")
