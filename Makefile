@@ -24,8 +24,8 @@ $(READY): pyproject.toml requirements/lock.txt tools/setup.sh tools/get_detectro
 
 setup: $(READY) ## Make the environment (.venv) by the lock; does nothing where it is up to date
 
-demo: $(READY) ## From built-in images to the paper's Table 1 in miniature, about 5 minutes on 2 cores
-	@$(BIN)/salmask sweep demo --local --out $(DEMO)
+demo: $(READY) ## From built-in images to the paper's Table 1 in miniature, some 10 minutes on 2 cores
+	@$(BIN)/salmask sweep demo --local --parallel 2 --out $(DEMO)
 
 test: $(READY) lint ## Lint, types, import rules and the default tests
 	@$(BIN)/python -m pytest $(SHARED_OUT)

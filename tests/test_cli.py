@@ -303,7 +303,7 @@ def test_lists_and_reports_are_json_where_asked(tmp_path: Path) -> None:
     scenes = json.loads(salmask("bench", "scenes", "--size", "64", "--json").out)
     assert scenes["draw / read"] > 1
     plan = json.loads(salmask("sweep", "demo", "--plan", "--out", str(tmp_path / "demo"), "--json").out)
-    assert [row["done"] for row in plan["jobs"]] == [False] * 4
+    assert [row["done"] for row in plan["jobs"]] == [False] * 6
     assert not (tmp_path / "demo").exists()
 
 
