@@ -7,20 +7,17 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TextIO
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from repro.errors import visible
+from repro.text_tables import TextTable, print_table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Complete = Callable[[str], list[str]]
 """What a shell may put in the place of the beginning of a word."""
-UNBOUNDED_WIDTH = 400
-"""Columns of a pipe or a file, which has no width to fold at."""
 
 
 def report(as_json: bool, content: Any) -> None:
-    """Prints rows as a table, a mapping as lines, or either as JSON.
+    """Prints rows as a table (`repro.text_tables`), a mapping as lines, or either as JSON.
 
     Args:
         as_json: Whether to print JSON.
@@ -65,16 +62,13 @@ def names_and_settings(words: Iterable[str] | None) -> tuple[list[str], list[str
 
 def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
     """Prints a table whose columns are the keys of the first row."""
-    table = Table(box=None, pad_edge=False)
-    for index, row in enumerate(rows):
-        if not index:
-            for key in row:
-                table.add_column(key, overflow="fold")
-        table.add_row(*("–" if value is None else visible(str(value)) for value in row.values()))
-    console = Console()
-    if not console.is_terminal:  # rich would fold at 80 columns, and break the lines that `grep` and `cut` read
-        console.width = UNBOUNDED_WIDTH
-    console.print(table, markup=False)
+    rows = list(rows)
+    if not rows:
+        return
+    heads = list(rows[0])
+    numbers = [head for head in heads if all(isinstance(row[head], int | float | None) for row in rows)]
+    cells = [["–" if value is None else visible(str(value)) for value in row.values()] for row in rows]
+    print_table(TextTable(heads, cells, right=numbers))
 
 
 class _Log(logging.StreamHandler[TextIO]):

@@ -362,10 +362,14 @@ def build(recipe: Recipe) -> typer.Typer:
 
 
 def _print_table(table: "Table", console: Console) -> None:
-    """Print a table as Markdown."""
+    """Print a table: laid out on a terminal, as Markdown elsewhere."""
     from results.formats import markdown
+    from results.table_on_terminal import print_on_terminal
 
-    console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        print_on_terminal(table, console)
+    else:
+        console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_table(table: "Table", folder: Path, console: Console) -> None:

@@ -1,10 +1,10 @@
 """The formats of a table, and the files that hold it: Markdown and CSV are made here, LaTeX and HTML beside."""
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from repro.files import write_text
+from repro.text_tables import aligned, escaped, markdown_notes
 from results.html import table_page
 from results.latex import latex
 from results.layout import Cell, Table
@@ -20,9 +20,9 @@ def markdown(table: Table) -> str:
         for column in group.columns
     ]
     body = [[_markdown(Cell(line.label)), *map(_markdown, line.cells)] for block in table.blocks for line in block]
-    paragraphs = [f"**{_escaped(table.watermark)}**"] if table.watermark else []
-    paragraphs += [table.title, _aligned(["Method", *heads], body)]
-    paragraphs += ["\n".join(f"- [{number}] {_escaped(note)}" for number, note in enumerate(table.notes, start=1))]
+    paragraphs = [f"**{escaped(table.watermark)}**"] if table.watermark else []
+    paragraphs += [table.title, aligned(["Method", *heads], body, [False, *(True for _ in heads)])]
+    paragraphs += [markdown_notes(table.notes)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
@@ -61,18 +61,4 @@ def _marks(cell: Cell) -> str:
 
 def _markdown(cell: Cell) -> str:
     stars = "*" * {1: 2, 2: 1}.get(cell.rank, 0)
-    return f"{stars}{_escaped(cell.text)}{stars}{_marks(cell)}"
-
-
-def _escaped(text: str) -> str:
-    # Only what would break a cell, start emphasis or a tag: a terminal shows this text too.
-    return re.sub(r"([|*\\<])", r"\\\1", text)
-
-
-def _aligned(head: list[str], body: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(
-        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
-        for row in (head, rule, *body)
-    )
+    return f"{stars}{escaped(cell.text)}{stars}{_marks(cell)}"

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from repro.console import completion
 from repro.errors import UserError
 from repro.files import write_text
 from repro.lazy_commands import CommandGroup
+from repro.text_tables import TextTable, print_table
 from slurm.profile import TASKS, Cluster, Resources, available, load, user_folder
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ def check(
     cluster = load(profile)
     folder = cluster.sweeps_folder
     console = Console()
-    console.print(_table(cluster))
+    print_table(_table(cluster), console)
     limits = f"jobs begin {cluster.attempts} times at most, warned {cluster.signal_seconds} s before their time limit"
     console.print(f"sweeps go to {folder}; {limits}", soft_wrap=True, highlight=False)
     if cluster.executor != "slurm":
@@ -84,13 +84,10 @@ def _distinct(cluster: Cluster) -> list[tuple[str, Resources]]:
     return [(" ".join(names), resources) for resources, names in by_resources.items()]
 
 
-def _table(cluster: Cluster) -> Table:
+def _table(cluster: Cluster) -> TextTable:
     """Returns a table of what each task asks for; a dash is the cluster's default."""
-    table = Table(box=None, pad_edge=False, title=f"what a job of '{cluster.name}' asks for", title_justify="left")
-    for heading in ("tasks", "partition", "nodes", "processes", "GPUs", "cores each", "memory", "time"):
-        table.add_column(heading, overflow="fold")
-    for tasks, asked in _distinct(cluster):
-        table.add_row(
+    rows = [
+        (
             tasks,
             asked.partition or "–",
             str(asked.nodes),
@@ -100,7 +97,10 @@ def _table(cluster: Cluster) -> Table:
             f"{asked.memory:g} GB" if asked.memory else "–",
             _clock(asked.time) if asked.time else "–",
         )
-    return table
+        for tasks, asked in _distinct(cluster)
+    ]
+    heads = ("tasks", "partition", "nodes", "processes", "GPUs", "cores each", "memory", "time")
+    return TextTable(heads, rows, title=f"what a job of '{cluster.name}' asks for")
 
 
 def _clock(minutes: int) -> str:

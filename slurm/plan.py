@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from repro.data.sizes import train_images
 from repro.runs.cautions import queue_caution
 from repro.runs.status import PRETRAIN
+from repro.text_tables import TextTable, print_table
 from slurm.graph import Graph, Job
 from slurm.job_costs import NEVER, JobCost, wall_seconds
 from slurm.ledger import Key
@@ -52,7 +52,7 @@ def print_plan(
         return
     done_count = sum(key in finished for key in graph.by_key)
     console.print(_headline(graph, done_count), highlight=False, soft_wrap=True)
-    console.print(_table(graph, costs, finished))
+    print_table(_table(graph, costs, finished), console)
     at_a_time = "all at once" if not slots else "one job at a time" if slots == 1 else f"{slots} jobs at a time"
     least = "at least " if unknown else ""
     to_do = f"{least}{hours:.1f} GPU-hours, {least}{_size(disk)} on disk, {least}{_time(wall)} with {at_a_time}"
@@ -114,23 +114,24 @@ def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, obje
     }
 
 
-def _table(graph: Graph, costs: Mapping[Key, JobCost], finished: Collection[Key]) -> Table:
+def _table(graph: Graph, costs: Mapping[Key, JobCost], finished: Collection[Key]) -> TextTable:
     """Returns a table with a line for each method: its seeds, and of each task what is to do."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("method", "seeds", *graph.tasks, "GPU-hours"):
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("method", "seeds") else "right")
+    rows = []
     for method in dict.fromkeys(job.run.method for job in graph.jobs):
         jobs = [job for job in graph.jobs if job.run.method == method]
         hours = [costs[graph.key(job)].gpu_hours for job in jobs]
         total = sum(hour for hour in hours if hour is not None)
         keys_of = {task: [graph.key(job) for job in jobs if job.task == task] for task in graph.tasks}
-        table.add_row(
-            method,
-            " ".join(dict.fromkeys(str(job.run.seed) for job in jobs)),
-            *(_progress(keys_of[task], finished) for task in graph.tasks),
-            "?" if all(hour is None for hour in hours) else f"{total:.1f}{' + ?' if None in hours else ''}",
+        rows.append(
+            [
+                method,
+                " ".join(dict.fromkeys(str(job.run.seed) for job in jobs)),
+                *(_progress(keys_of[task], finished) for task in graph.tasks),
+                "?" if all(hour is None for hour in hours) else f"{total:.1f}{' + ?' if None in hours else ''}",
+            ]
         )
-    return table
+    numbers = (*graph.tasks, "GPU-hours")
+    return TextTable(("method", "seeds", *numbers), rows, right=numbers)
 
 
 def _progress(keys: Sequence[Key], finished: Collection[Key]) -> str:

@@ -39,7 +39,7 @@ from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
 from slurm.states import ENDED_BADLY, LIVE, State
 from slurm.status import JobRow, as_json_of, ids_to_ask, jobs_of, rows
-from slurm.status_page import WIDTH_OF_FILES, Changes, page
+from slurm.status_page import Changes, page
 from slurm.targets import SweepTarget, all_sweeps, find_target
 
 
@@ -57,10 +57,8 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
         typer.echo(json.dumps(content[0] if sweep else content, indent=1))
         return
     console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH_OF_FILES
     if not watch:
-        console.print(page(targets, *look(targets)))
+        console.print(page(targets, *look(targets)), soft_wrap=not console.is_terminal)
     elif console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for tables, queue in _looks(targets, every):

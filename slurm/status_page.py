@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from repro.errors import visible
+from repro.text_tables import TextTable
 from slurm.queue import QueueSnapshot
 from slurm.states import State, duration
 from slurm.status import JobRow, counts
@@ -25,10 +26,6 @@ COLOURS = {
     State.failed: "red",
     State.died: "red",
 }
-WIDTH_OF_FILES = 200
-"""Characters of a line where it goes to a file or a pager."""
-NOTE_WIDTH = 28
-"""Characters that the notes keep in a narrow terminal, where they are folded."""
 
 
 def page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[JobRow]], queue: QueueSnapshot) -> RenderableType:
@@ -65,7 +62,7 @@ class Changes:
                 key, word = (target.sweep, row.folder, row.task), (row.state.value, _tenths(row))
                 if self._told.get(key) != word:
                     self._told[key] = word
-                    parts = [row.state.value, row.job, _progress(row), _note(row)]
+                    parts = [row.state.value, row.job, _progress(row), _result(row), _note(row)]
                     lines.append(f"{row.task} {row.run}: {', '.join(part for part in parts if part)}")
             summary = _summary(target, table)
             if self._summaries.get(target.sweep) != summary:
@@ -87,7 +84,7 @@ def _summary(target: SweepTarget, table: Sequence[JobRow]) -> str:
     return f"{target.sweep}: {numbers}"
 
 
-def _table(table: Sequence[JobRow]) -> Table:
+def _table(table: Sequence[JobRow]) -> TextTable:
     """Returns the rows of a sweep as a table, without the columns that are empty."""
     lines = [
         {
@@ -98,27 +95,16 @@ def _table(table: Sequence[JobRow]) -> Table:
             "progress": _progress(row),
             "left": "" if row.eta_s is None else duration(row.eta_s),
             "images/s": f"{row.images_per_second:.0f}" if row.images_per_second else "",
-            "": _note(row),
+            "result": _result(row),
+            "note": _note(row),
         }
         for row in table
     ]
-    headings = [heading for heading in (lines[0] if lines else {}) if any(line[heading] for line in lines)]
-    console_table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        number = heading in ("progress", "left", "images/s")
-        console_table.add_column(
-            heading,
-            justify="right" if number else "left",
-            min_width=0 if heading else NOTE_WIDTH,
-            no_wrap=number,
-            # A name that is cut names nothing: what is too long for a narrow terminal goes on in the next line.
-            overflow="fold",
-        )
-    for row, line in zip(table, lines, strict=True):
-        styles = {"state": COLOURS.get(row.state, "")}
-        # As Text, since notes hold what jobs printed: rich would take brackets in it for markup.
-        console_table.add_row(*(Text(line[heading], style=styles.get(heading, "")) for heading in headings))
-    return console_table
+    heads = [head for head in (lines[0] if lines else {}) if any(line[head] for line in lines)]
+    # Notes hold what jobs printed.
+    cells = [[visible(line[head]) for head in heads] for line in lines]
+    styles = {(number, heads.index("state")): COLOURS.get(row.state, "") for number, row in enumerate(table)}
+    return TextTable(heads, cells, right=("progress", "left", "images/s"), styles=styles)
 
 
 def _progress(row: JobRow) -> str:
@@ -127,7 +113,10 @@ def _progress(row: JobRow) -> str:
     return f"{100 * row.step / row.steps:.0f} % ({row.step}/{row.steps})"
 
 
+def _result(row: JobRow) -> str:
+    return "" if row.value is None else f"{row.metric} {row.value:.2f}"
+
+
 def _note(row: JobRow) -> str:
-    number = f"{row.metric} {row.value:.2f}" if row.value is not None else ""
     attempt = f"attempt {row.attempt}" if row.attempt > 1 and row.state is not State.done else ""
-    return ", ".join(part for part in (number, attempt, row.note) if part)
+    return ", ".join(part for part in (attempt, row.note) if part)

@@ -11,7 +11,6 @@ from typing import Annotated, Literal, NamedTuple
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
 
 from repro.console import completion
 from repro.cores import usable_cores
@@ -21,10 +20,11 @@ from repro.data.pixel_cache_writer import cache_images
 from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
-from repro.errors import UserError
+from repro.errors import UserError, visible
 from repro.lazy_commands import CommandGroup
 from repro.runs.reading import build, command_settings, flat
 from repro.runs.sections import ScenesSettings
+from repro.text_tables import TextTable, print_table
 
 app = typer.Typer(
     cls=CommandGroup, add_completion=False, no_args_is_help=True, help="List, verify, prepare and cache data sets."
@@ -62,14 +62,17 @@ def list_datasets(as_json: Json = False) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     console = Console()
-    table = Table("name", "classes", Column("root", overflow="fold"), "what and where", show_lines=True)
-    for entry in DATASETS.values():
-        location = locations[entry.name]
-        classes = "as set" if entry.classes is None else str(len(entry.classes))
-        description = f"{entry.title}\n{entry.layout}"
-        # Escaped: square brackets in a path are no markup of rich's.
-        table.add_row(entry.name, classes, escape(location.root or location.short), escape(description))
-    console.print(table)
+    lines = [
+        (
+            entry.name,
+            "as set" if entry.classes is None else str(len(entry.classes)),
+            visible(locations[entry.name].root or locations[entry.name].short),
+            entry.title,
+            entry.layout,
+        )
+        for entry in DATASETS.values()
+    ]
+    print_table(TextTable(("name", "classes", "root", "what", "where"), lines, right=("classes",)), console)
     console.print(f"To set a root: {escape(how_to_set_root('NAME'))}.", soft_wrap=True, highlight=False)
 
 
@@ -235,15 +238,16 @@ def _location(entry: Dataset) -> _Location:
 def _print_report(report: Report, per_class: bool) -> None:
     """Prints a report as a table of counts, its problems and warnings, and a line that sums them up."""
     console = Console(soft_wrap=True)  # a path is to be copied, not broken over lines
-    per_class_of = "objects per class" if report.images else "per class"
-    table = Table("split", "classes", "images", per_class_of, title=f"{report.name} {report.root or ''}".strip())
+    heads = ("split", "classes", "images", "objects per class" if report.images else "per class")
+    rows = []
     for split in report.counts:
         counts = sorted(report.counts[split].values())
         spread = f"{counts[0]} to {counts[-1]}, median {median(counts):g}" if counts else "–"
-        table.add_row(split, str(len(counts)), str(report.total(split)), spread)
-    console.print(table)
+        rows.append((split, str(len(counts)), str(report.total(split)), spread))
+    title = visible(f"{report.name} {report.root or ''}".strip())
+    print_table(TextTable(heads, rows, right=("classes", "images"), title=title), console)
     if per_class:
-        console.print(_per_class(report))
+        print_table(_per_class(report), console)
     for problem in report.problems:
         console.print(f"[red]{problem.kind}[/red] {escape(problem.path)}: {escape(problem.message)}", highlight=False)
     for warning in report.warnings:
@@ -254,9 +258,8 @@ def _print_report(report: Report, per_class: bool) -> None:
     console.print(f"{summary}; {depth}", highlight=False)
 
 
-def _per_class(report: Report) -> Table:
-    """Lays out the images of every class, one column for each split."""
-    table = Table("class", *report.counts)
-    for name in sorted({name for counts in report.counts.values() for name in counts}):
-        table.add_row(escape(name), *(str(counts.get(name, 0)) for counts in report.counts.values()))
-    return table
+def _per_class(report: Report) -> TextTable:
+    """Returns the images of every class, one column for each split."""
+    names = sorted({name for counts in report.counts.values() for name in counts})
+    rows = [(visible(name), *(str(counts.get(name, 0)) for counts in report.counts.values())) for name in names]
+    return TextTable(("class", *report.counts), rows, right=tuple(report.counts))

@@ -40,9 +40,9 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
             str, typer.Option("--sweep", metavar="NAME|FILE", help="What this sweep needs must be there.")
         ] = "",
         nodes: Annotated[
-            int,
+            int | None,
             typer.Option("--nodes", metavar="N", min=1, help="Nodes of the cluster to check; default: the profile's."),
-        ] = 0,
+        ] = None,
         wait: Annotated[float, typer.Option(min=1, help="Minutes to wait for that job.")] = 15.0,
         as_json: AsJson = False,
     ) -> None:
@@ -56,7 +56,7 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
         if nodes and not cluster:
             raise UserError("--nodes is of a cluster, and none is named", mend="--cluster NAME too")
         if cluster:
-            diagnoses = probe_cluster(cluster, needs=needs or Needs(), nodes=nodes, wait=60 * wait)
+            diagnoses = probe_cluster(cluster, needs=needs or Needs(), nodes=nodes or 0, wait=60 * wait)
         else:
             from repro.doctor.machine import examine
 

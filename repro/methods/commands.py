@@ -82,8 +82,9 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         if context.invoked_subcommand is None:
             lines = summary_rows(rows().methods)
             if not as_json and Console().is_terminal:
-                # Settings would be folded to a screen for each row; `salmask methods NAME` shows one's.
-                lines = [{name: line[name] for name in ("method", "title")} for line in lines]
+                # No settings, which fill a screen for each row (`salmask methods NAME` shows one's); and of what
+                # changes a row only the change: its name tells the rest.
+                lines = [{"method": line["method"], "title": _change_alone(line["title"])} for line in lines]
             report(as_json, lines)
 
     @methods.command("show")
@@ -211,6 +212,12 @@ def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:
         changes = [f"{key}={value}" for key, value in settings.items() if baseline_settings.get(key) != value]
         lines.append({"method": name, "title": label(name), "settings": " ".join(changes)})
     return lines
+
+
+def _change_alone(title: str) -> str:
+    """Returns `…, filter alone` of `MoCo v2 + ours (high-pass), filter alone`."""
+    row, comma, change = title.partition(", ")
+    return f"…, {change}" if comma else row
 
 
 def load_or_resolve(name: str, resolve: Resolve) -> Run:

@@ -25,7 +25,7 @@ CHANGES = {
     "localizer-checkpoint": "localizer from a checkpoint",
     "released": "as released",
     "anchor-both": "keys meet the hard negative too",
-    "stopgrad": "no gradient through the hard negative",
+    "stopgrad": "hard negative without gradient",
     "queue16k": "queue of 16,384 keys",
     "script": "values of the authors' script",
     "all-masks": "every mask at each step",
@@ -34,7 +34,7 @@ CHANGES = {
 _MASKING = re.compile(rf"({'|'.join(map(re.escape, MASKINGS))})(?=$|[@-])")
 _FOREGROUND = re.compile(r"(|hard-|query-)by-(.+)")
 """An end that tells whose foreground is used, as of the rows of `salmask sweep saliency-dose`."""
-_WHOSE = {"": "foreground", "hard-": "hard negative's foreground", "query-": "query's foreground"}
+_WHOSE = {"": "foreground", "hard-": "hard negatives", "query-": "query"}
 
 
 def label(method: str, *, branch: str = "") -> str:
@@ -64,6 +64,6 @@ def label(method: str, *, branch: str = "") -> str:
 def _words(change: str) -> str:
     """Returns the words of what an ablation changes."""
     if foreground := _FOREGROUND.fullmatch(change):
-        return f"{_WHOSE[foreground[1]]}: {foreground[2]}"
+        return f"{_WHOSE[foreground[1]]} by {foreground[2]}"
     # Between two words a space; a range of numbers keeps its hyphen.
     return CHANGES.get(change) or re.sub(r"(?<=[a-z])-(?=[a-z])", " ", change)

@@ -1,0 +1,161 @@
+"""Tables on the standard output: laid out to be read on a terminal, as Markdown where they go to a pipe or a file."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+GAP = 2
+"""Columns between two columns of a table."""
+PROSE = 16
+"""Cells longer than this may go to the notes below where a table is wider than its terminal."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table that rich prints: laid out on a terminal, as Markdown elsewhere (then with `soft_wrap=True`).
+
+    On a terminal no cell is broken: of a table that is too wide, the long texts of its last columns go below, as notes
+    with numbers, and what is too wide even so is printed in parts, each with the first column. Only a text that is
+    wider than the terminal by itself goes on in the next line.
+
+    Attributes:
+        heads: What the columns are.
+        rows: The cells, as they are to be seen.
+        right: Heads of the columns that are set flush right, as numbers are; they keep what they say.
+        title: What stands above.
+        notes: What stands below; a cell refers to them by `[1]`, from 1.
+        styles: Styles that rich gives to cells, by row and column, from 0.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: Collection[str] = ()
+    title: str = ""
+    notes: Sequence[str] = ()
+    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yields what rich prints on a console."""
+        if not console.is_terminal:
+            table = markdown_table(self.heads, self.rows, self.right)
+            yield Text("\n\n".join(filter(None, [self.title, table, markdown_notes(self.notes)])))
+            return
+        if self.title:
+            yield Text(self.title)
+        cells, notes = self._with_notes(options.max_width)
+        for part in _parts(self.heads, cells, options.max_width):
+            yield self._laid_out(cells, part)
+        if notes:
+            yield numbered(notes)
+
+    def _with_notes(self, width: int) -> tuple[list[list[str]], list[str]]:
+        """Moves long texts of the last columns into notes, column by column, until the table fits a width."""
+        cells, notes = [list(row) for row in self.rows], list(self.notes)
+        moved: set[tuple[int, int]] = set()
+        for column in range(len(self.heads) - 1, 0, -1):
+            widths = _widths(self.heads, cells)
+            if _total(widths) <= width:
+                break
+            room = max(width - _total(widths) + widths[column], PROSE)
+            for number, row in enumerate(cells if self.heads[column] not in self.right else ()):
+                if cell_len(row[column]) > room and " " in row[column]:
+                    moved.add((number, column))
+                    row[column] = "[00]"  # as wide as its mark will be
+        # In reading order, so that the numbers rise; a text that stands in several cells has one number.
+        for number, column in sorted(moved):
+            text = self.rows[number][column]
+            if text not in notes:
+                notes.append(text)
+            cells[number][column] = f"[{notes.index(text) + 1}]"
+        return cells, notes
+
+    def _laid_out(self, cells: Sequence[Sequence[str]], part: Sequence[int]) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+        for column in part:
+            head = self.heads[column]
+            table.add_column(Text(head), overflow="fold", justify="right" if head in self.right else "left")
+        for number, row in enumerate(cells):
+            # As Text: what is shown may hold brackets, which are no markup.
+            table.add_row(*(Text(row[column], style=self.styles.get((number, column), "")) for column in part))
+        return table
+
+
+def print_table(table: TextTable, console: Console | None = None) -> None:
+    """Prints a table on a console, by default on the standard output."""
+    console = console or Console()
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def numbered(notes: Sequence[str]) -> Table:
+    """Returns notes with their numbers, from 1, as rich prints them: all lines of one below its first word."""
+    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for number, note in enumerate(notes, start=1):
+        grid.add_row(Text(f"[{number}]"), Text(note))
+    return grid
+
+
+def markdown_notes(notes: Sequence[str]) -> str:
+    """Returns notes as a list in Markdown."""
+    return "\n".join(f"- [{number}] {escaped(note)}" for number, note in enumerate(notes, start=1))
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
+    """Returns a table in GitHub's Markdown, of plain texts."""
+    lines = [[escaped(cell) for cell in row] for row in (heads, *rows)]
+    return aligned(lines[0], lines[1:], [head in right for head in heads])
+
+
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """Returns the lines of a table in Markdown, its columns aligned so that plain text shows it well too.
+
+    Args:
+        heads: The first line.
+        rows: The others; both are Markdown already.
+        right: Of each column whether it is set flush right.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
+    rule = ["-" * (width - 1) + (":" if flush else "-") for width, flush in zip(widths, right, strict=True)]
+    return "\n".join(
+        "| " + " | ".join(_padded(*cell) for cell in zip(row, widths, right, strict=True)) + " |"
+        for row in (heads, rule, *rows)
+    )
+
+
+def escaped(text: str) -> str:
+    """Returns a text with what would break a cell, start emphasis or a tag escaped, and no more."""
+    return re.sub(r"([|*\\<])", r"\\\1", text.replace("\n", " "))
+
+
+def _padded(text: str, width: int, flush_right: bool) -> str:
+    space = " " * (width - cell_len(text))
+    return space + text if flush_right else text + space
+
+
+def _widths(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [
+        max(cell_len(line) for text in column for line in text.split("\n")) for column in zip(heads, *rows, strict=True)
+    ]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _parts(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Returns which columns are printed together, the first one with each part."""
+    widths = _widths(heads, rows)
+    if _total(widths) <= width or len(heads) < 3:
+        return [list(range(len(heads)))]
+    starts = [1]
+    for column in range(2, len(heads)):
+        if _total([widths[0], *widths[starts[-1] : column + 1]]) > width:
+            starts.append(column)
+    return [[0, *range(start, end)] for start, end in pairwise([*starts, len(heads)])]
