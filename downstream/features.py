@@ -21,8 +21,8 @@ from repro.backbones.checkpoint import Backbone, load_backbone_of, weights_diges
 from repro.data.splits import Images
 from repro.data.subsets import Subset
 from repro.distributed import await_file, decided_by_first, gather, in_order, rank, share_of_rank
-from repro.errors import UserError, one_line
-from repro.files import write_atomically
+from repro.errors import UserError
+from repro.files import reading, write_atomically
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.run import Run
 
@@ -87,10 +87,10 @@ class FeatureStore:
             return self(images.pool)[images.indices]
         path = self.path(images)
         # Rank 0 decides whether the file will do: where only some ranks find it, the others would wait in `_compute`.
-        whole = decided_by_first(lambda: _read(path, len(images), self.backbone.features) is not None)
+        whole = decided_by_first(lambda: read_features(path, len(images), self.backbone.features) is not None)
         if whole:
             await_file(path)
-        features = _read(path, len(images), self.backbone.features) if whole else None
+        features = read_features(path, len(images), self.backbone.features) if whole else None
         if features is None:
             features = self._compute(images)
             # Before it is written: sklearn's traceback, or an accuracy of nothing, would be what is seen of it.
@@ -131,14 +131,15 @@ class FeatureStore:
         return in_order(gather(torch.cat(batches)), count).float().cpu().numpy()
 
 
-def _read(path: Path, count: int, width: int) -> Features | None:
+def read_features(path: Path, count: int, width: int) -> Features | None:
     """Reads a file's features; None where there is no file, or it is damaged, which the log tells."""
     if not path.exists():
         return None
     try:
-        features: Features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        log.warning("%s cannot be read (%s); the features are computed anew", path, one_line(error))
+        with reading(path, "remove it"):
+            features: Features = np.load(path, allow_pickle=False)
+    except UserError as error:
+        log.warning("%s; the features are computed anew", error.what)
         return None
     if features.shape != (count, width) or features.dtype != np.float32:
         log.warning("%s holds %s, not %d×%d; the features are computed anew", path, features.shape, count, width)

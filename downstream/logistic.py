@@ -9,7 +9,6 @@ linear probe's (bilinear, 256/224); Kornblith's is bicubic and 224/224.
 
 import logging
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +33,8 @@ from downstream.measurement import (
 from downstream.partitions import Partition, split_seeds, standard
 from downstream.progress import reported
 from repro.distributed import world_size
-from repro.errors import UserError, one_line
-from repro.files import write_atomically
+from repro.errors import UserError
+from repro.files import reading, write_atomically
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import Predictions, joined
@@ -191,14 +190,14 @@ def fit_path(
         key: names what the fits are made from. A file with another key is ignored.
         tell: called with the number of fits that are made.
     """
-    path = _restore(fits_file, key, weights)
+    path = restored_fits(fits_file, key, weights)
     labels = torch.from_numpy(held_out[1])
     for index in range(len(path.scores), len(weights)):
         model, converged = fit(*train, weights[index], iterations, start=path)
         logits = torch.from_numpy(log_probabilities(model, held_out[0], classes))
         score = scores(logits, labels)["mean_per_class"]
         path = RegularisationPath((*path.scores, score), (*path.converged, converged), model.coef_, model.intercept_)
-        _save(fits_file, key, weights, path)
+        save_fits(fits_file, key, weights, path)
         tell(index + 1)
     return path
 
@@ -249,7 +248,7 @@ def log_probabilities(model: LogisticRegression, features: Features, classes: in
     return log_probability
 
 
-def _save(fits_file: Path, key: str, weights: Floats, path: RegularisationPath) -> None:
+def save_fits(fits_file: Path, key: str, weights: Floats, path: RegularisationPath) -> None:
     """Writes the fits made so far, of which there is at least one."""
     assert path.coefficients is not None
     assert path.intercepts is not None
@@ -264,12 +263,12 @@ def _save(fits_file: Path, key: str, weights: Floats, path: RegularisationPath) 
     write_atomically(fits_file, lambda file: np.savez(file, allow_pickle=False, **content))
 
 
-def _restore(fits_file: Path, key: str, weights: Floats) -> RegularisationPath:
+def restored_fits(fits_file: Path, key: str, weights: Floats) -> RegularisationPath:
     """Reads the fits that were made from the same key and weights; none where the file has others or is damaged."""
     if not fits_file.exists():
         return RegularisationPath()
     try:
-        with np.load(fits_file, allow_pickle=False) as content:
+        with reading(fits_file, "remove it"), np.load(fits_file, allow_pickle=False) as content:
             if str(content["key"]) != key or not np.array_equal(content["weights"], weights):
                 return RegularisationPath()
             return RegularisationPath(
@@ -278,6 +277,6 @@ def _restore(fits_file: Path, key: str, weights: Floats) -> RegularisationPath:
                 content["coefficients"],
                 content["intercepts"],
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read (%s); its fits are made anew", fits_file, one_line(error))
+    except UserError as error:
+        log.warning("%s; its fits are made anew", error.what)
         return RegularisationPath()

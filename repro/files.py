@@ -27,8 +27,10 @@ def reading(path: Path, mend: str) -> Iterator[None]:
         mend: What a person can do about it.
 
     Raises:
-        UserError: In the place of any error but this one.
+        UserError: In the place of any error but this one; and where a pipe or a device stands in the file's place.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # whoever opens it waits, perhaps for ever
+        raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
     try:
         yield
     except UserError:

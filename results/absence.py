@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from repro.errors import UserError
+from repro.files import read_regular
+from repro.runs.yaml_text import LONGEST_TEXT
 from results.collect import KEYS
 from results.columns import Column
 from results.runs import RunRecord
@@ -83,8 +86,8 @@ def without_result(runs: Sequence[RunRecord]) -> list[BegunRun]:
 def _settings_but_the_seed(run: RunRecord) -> str:
     """Returns the text of a run's settings without its id and its seed; empty where there is none."""
     try:
-        lines = run.folder.run_yaml.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_regular(run.folder.run_yaml, LONGEST_TEXT).decode().splitlines()
+    except (OSError, UnicodeDecodeError, UserError):
         return ""
     return "\n".join(line for line in lines if not line.startswith(("#", "seed:")))
 

@@ -1,6 +1,5 @@
 """The plot of accuracy against how well foreground covers the true objects, of `salmask sweep saliency-dose`."""
 
-import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from repro.errors import UserError
 from repro.runs.run import Run
 from repro.runs.saliency_sources import SaliencySource, SourceKind
+from repro.runs.schemas import Field, read_json
 from results.material import Material, NothingToDrawError
 from results.runs import RunRecord
 from results.style import Theme, folded, ink, legend, panels
@@ -27,6 +28,8 @@ ROLES: Mapping[str, tuple[str, str, str]] = {
     HARD: ("hard negative", "s", "#009e73"),
 }
 """By what is varied: whose IoU is on the axis, as `foregrounds.json` names it, marker and colour."""
+_IOU = "mean IoU"
+_SHARE = Field(float, low=0.0)
 DASHES = ((0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)))
 """The lines of methods that ask for no foreground."""
 FEWEST_FOR_A_LINE = 4
@@ -79,13 +82,14 @@ def points_of(frame: pd.DataFrame, runs: Sequence[RunRecord], metric: str = "top
     Returns:
         By way of measuring, `DATASET, PROTOCOL`, a point for each recipe.
     """
-    covered = {record.run.id: (record.run, content) for record in runs if record.run and (content := _covered(record))}
+    ious_of = {record.run.id: (record.run, ious) for record in runs if record.run and (ious := covered(record))}
     gathered: dict[str, dict[tuple[str, str, str], list[tuple[float, float]]]] = {}
-    for line in _lines(frame, covered, metric):
-        run, content = covered[line["run_id"]]
+    for line in _lines(frame, ious_of, metric):
+        run, ious = ious_of[line["run_id"]]
         role, source = role_of(run)
-        pair = (content[ROLES[role][0]]["mean IoU"], line["value"])
-        gathered.setdefault(_title(line), {}).setdefault((role, source, run.recipe), []).append(pair)
+        if ROLES[role][0] in ious:
+            pair = (ious[ROLES[role][0]], line["value"])
+            gathered.setdefault(_title(line), {}).setdefault((role, source, run.recipe), []).append(pair)
     return {
         title: [Point(role, source, *zip(*pairs, strict=True)) for (role, source, _), pairs in recipes.items()]
         for title, recipes in gathered.items()
@@ -113,13 +117,15 @@ def _title(line: Mapping[Hashable, Any]) -> str:
     return f"{line['dataset']}, {line['protocol']}"
 
 
-def _covered(record: RunRecord) -> Mapping[str, Mapping[str, float]]:
-    """Returns the content of a run's `foregrounds.json`; empty where there is none, or it is broken."""
+def covered(record: RunRecord) -> dict[str, float]:
+    """Returns the mean IoU of each role that a run's `foregrounds.json` tells of; empty where it is broken, or none."""
     try:
-        content = json.loads(record.folder.foregrounds.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(record.folder.foregrounds, "remove it")
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
+    roles = content.items() if isinstance(content, dict) else ()
+    ious = {role: numbers.get(_IOU) for role, numbers in roles if isinstance(numbers, dict)}
+    return {role: iou for role, iou in ious.items() if iou is not None and not _SHARE.fault(iou)}
 
 
 def saliency_dose(material: Material) -> Figure:

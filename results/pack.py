@@ -120,6 +120,8 @@ def check(path: Path) -> int:
     Raises:
         UserError: It is no artifact, or a file is missing, changed or unexpected; names the first ones.
     """
+    if path.exists() and not path.is_file():  # a pipe, say, which the reader would wait for
+        raise UserError(f"{path} is no file", mend=_GIVE_ARTIFACT)
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_bomb(path, archive)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from repro.errors import UserError, nearest
-from repro.files import is_clutter
+from repro.files import is_clutter, read_regular
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.health import Symptom, read_symptoms
 from repro.runs.metrics import read_metrics
@@ -21,6 +21,7 @@ from repro.runs.schemas import ATTEMPT
 from repro.runs.sections import Framework
 from repro.runs.status import PRETRAIN, Status
 from repro.runs.task_results import has_result
+from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 from results.row_comparison import Recipe, RowComparison
 
 _NAMES = RunFolder(Path())
@@ -64,8 +65,8 @@ class RunRecord:
     def _framework(self) -> str:
         """The framework as `run.yaml` names it, without the time that checking a run takes; empty if unknown."""
         try:
-            content = yaml.load(self.folder.run_yaml.read_bytes(), yaml.CSafeLoader)
-        except (OSError, yaml.YAMLError):
+            content = parse_yaml(read_regular(self.folder.run_yaml, LONGEST_TEXT).decode())
+        except (OSError, UserError, ValueError, RecursionError, yaml.YAMLError):
             return ""
         return str(content.get("framework", "")) if isinstance(content, dict) else ""
 

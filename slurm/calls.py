@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import write_text
+from repro.files import reading, write_text
 from slurm.job import Call
 from slurm.node_probe import NodeProbe
 
@@ -68,10 +68,8 @@ def read_call(folder: Path, index: int) -> Call | NodeProbe:
     kind, calls = _read(folder)
     if str(index) not in calls or kind not in KINDS:
         raise UserError(f"{folder / CALLS} has no job {index}", mend="salmask retry")
-    try:
+    with reading(folder / CALLS, "salmask retry"):  # of another version
         return KINDS[kind].parse(calls[str(index)])
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{folder / CALLS} is of another version: {error}", mend="salmask retry") from error
 
 
 def tables_of(folder: Path) -> tuple[str, ...]:
@@ -80,7 +78,8 @@ def tables_of(folder: Path) -> tuple[str, ...]:
         _, calls = _read(folder)
     except UserError:
         return ()
-    return tuple(str(table) for call in calls.values() for table in call.get("tables", ()))
+    named = (call.get("tables") for call in calls.values())
+    return tuple(str(table) for tables in named if isinstance(tables, list) for table in tables)
 
 
 def indices_of(folder: Path) -> list[int]:
@@ -120,8 +119,6 @@ def _refuse_foreign(path: Path) -> None:
 
 def _read(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     path = folder / CALLS
-    try:
+    with reading(path, "salmask retry"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content["kind"], {str(index): dict(call) for index, call in content["calls"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {type(error).__name__}", mend="salmask retry") from error
+        return str(content["kind"]), {str(index): dict(call) for index, call in content["calls"].items()}

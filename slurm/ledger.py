@@ -195,6 +195,9 @@ def _parsed(line: bytes) -> Submission | None:
     try:
         content: Any = json.loads(line)
         values = {key: value for key, value in content.items() if key in _FIELDS}
-        return Submission(**{**values, "after": tuple(values.get("after", ()))})
-    except (ValueError, TypeError, AttributeError):
+        after = values.pop("after", [])
+        if not isinstance(after, list) or not all(isinstance(text, str) for text in (*values.values(), *after)):
+            return None
+        return Submission(**values, after=tuple(after))
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None

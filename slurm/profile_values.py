@@ -16,6 +16,11 @@ import yaml
 from repro.errors import UserError, one_line
 from repro.files import read_regular
 
+try:
+    from yaml import CBaseLoader as _BaseLoader
+except ImportError:  # PyYAML was built without libyaml: slower, in thousands of nested brackets by minutes
+    from yaml import BaseLoader as _BaseLoader  # type: ignore[assignment]
+
 LARGEST_FILE = 64 * 1024
 """Bytes of a profile; one of a person has less than 2 KiB."""
 LARGEST_NUMBER = 1_000_000
@@ -32,12 +37,12 @@ _GPUS = re.compile(r"(?:(?P<type>[A-Za-z][\w.+-]*):)?(?P<count>\d+)", re.ASCII)
 _GPUS_OF_GRES = re.compile(r"gpu(?::(?P<type>[A-Za-z][\w.+-]*))?(?::(?P<count>\d+))?(?:\(.*\))?", re.ASCII)
 
 
-class _ProfileLoader(yaml.BaseLoader):
+class _ProfileLoader(_BaseLoader):
     """Everything as text (YAML would read 10:00:00 as a number to the base of 60), nothing as None, no key twice."""
 
     def construct_scalar(self, node: Any) -> Any:
         # Quoted, an empty text is meant: a task asks for no `gres`, where all others ask for one.
-        if isinstance(node, yaml.ScalarNode) and node.style is None and node.value in _NOTHING:
+        if isinstance(node, yaml.ScalarNode) and not node.style and node.value in _NOTHING:
             return None
         return super().construct_scalar(node)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from repro.bench.throughput import record_file
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.metrics import parse_metrics
+from repro.runs.metrics import read_metrics
 from repro.runs.status import PRETRAIN
 from repro.runs.task_results import results_of
 from slurm.graph import Job, make_graph
@@ -167,8 +167,7 @@ def _spent_seconds(sweep: Path, row: JobRow) -> float:
         # The protocols of a task are measured together, and each records how long all took.
         return max((result.duration_s for result in results_of(folder, row.task)), default=0.0)
     seconds, last_step = 0.0, 0.0
-    text = folder.metrics.read_text(encoding="utf-8", errors="replace") if folder.metrics.exists() else ""
-    for line in parse_metrics(text):
+    for line in read_metrics(folder.metrics):
         if "time" in line and "step" in line:
             seconds += line["time"] * (line["step"] - last_step)  # `time` is the mean of the steps of a line
             last_step = line["step"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that a test starts inherit it
 
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 from slurm_cluster import cluster  # noqa: F401 (one fixture for every module: one cluster for a session)
 from stand_in_slurm import stand_in  # noqa: F401
+
+# Properties: a few examples, the same each time, so that `make test` is; `make fuzz` tries a thousand, drawn anew.
+_SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile(
+    "default", max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=_SLOW_MACHINES
+)
+settings.register_profile(
+    "nightly", max_examples=1000, deadline=None, print_blob=True, suppress_health_check=_SLOW_MACHINES
+)
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session", autouse=True)

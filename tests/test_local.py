@@ -165,7 +165,7 @@ def test_what_a_job_runs_comes_from_a_text_file_of_ours(programs: Path, tmp_path
     words = [sys.executable, "-m", "slurm.start", str(folder)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert "Error: cannot read" in ended.stderr
+    assert f"Error: {folder / 'calls.json'} cannot be read (UnicodeDecodeError" in ended.stderr
 
 
 def test_a_launcher_that_is_asked_to_stop_ends_its_jobs_and_waits(

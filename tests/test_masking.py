@@ -143,23 +143,6 @@ def test_b8_skips_a_stratum_of_one_patch_but_not_a_count_of_one() -> None:
     assert back.tolist() == [29, 4, 1]
 
 
-@pytest.mark.parametrize("fidelity", [PAPER, RELEASED], ids=str)
-@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
-def test_the_drawn_patches_are_exactly_as_many_as_counted(fidelity: FidelitySettings, mode: Mode) -> None:
-    sizes = list(range(50)) * 8
-    foreground, generator = maps(sizes), Generator().manual_seed(3)
-    low, high = mode.ratio
-    ratio = low + (high - low) * torch.rand(len(sizes), generator=generator)
-    counts = patch_counts(foreground, ratio, mode, fidelity, capped=True)
-    patches = draw_patches(foreground, counts, 3, generator)
-    assert patches.shape == (400, 3, 7, 7)
-    front, back = counts
-    in_front = (patches & foreground.unsqueeze(1)).sum((-2, -1))
-    in_back = (patches & ~foreground.unsqueeze(1)).sum((-2, -1))
-    assert torch.equal(in_front, front.unsqueeze(1).expand(-1, 3))
-    assert torch.equal(in_back, back.unsqueeze(1).expand(-1, 3))
-
-
 @cache
 def many_draws(draws: int = 20_000) -> tuple[Tensor, Tensor]:
     """One foreground of 30 cells, with 6 of them masked and 4 of the other 19, over and over; B×3×7×7."""

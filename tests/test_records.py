@@ -1,14 +1,15 @@
 """Results are appended whole, read back exactly and collected once; damage to a file costs no more than its line."""
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from run_samples import finished
 from table_samples import BASE
 
@@ -290,34 +291,52 @@ def test_a_damaged_file_costs_the_others_of_its_batch_nothing(tmp_path: Path) ->
     assert frame.attrs["warnings"] == [f"{broken}:1: schema 9 is unknown, this version reads 1; skipped"]
 
 
-def any_value(rng: random.Random) -> Any:
-    """What a hand or a broken writer may put where a value belongs."""
-    letters = "".join(chr(rng.choice([rng.randrange(32, 127), rng.randrange(0x20, 0x10FFFF)])) for _ in range(3))
-    times = (
-        "2026-W01-1",
-        "2026-02-30",
-        "20260101",
-        "2026-01-01 10",
-        "9999-12-31T23:59:59",
-        "0001-01-01",
-        "2026-01-01X10",
-    )
-    numbers = (rng.randrange(-9, 9), 2**63, -(2**64), 10**320, rng.uniform(-1e308, 1e308), float("inf"), float("nan"))
-    return rng.choice([None, True, [1], {}, "", letters, "\ud800", *times, *numbers])
+TIMES = st.sampled_from(
+    ["2026-W01-1", "2026-02-30", "20260101", "2026-01-01 10", "9999-12-31T23:59:59", "0001-01-01", "2026-01-01X10"]
+)
+NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63, -(2**64), 10**320])
+ODD = st.none() | st.booleans() | st.just([1]) | st.just({}) | st.text(max_size=9) | st.just("\ud800") | TIMES | NUMBERS
+"""What a hand or a broken writer may put where a value belongs."""
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_whatever_stands_in_a_row_the_others_are_collected(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    path = tmp_path / "demo" / "mocov2" / "s0-0a1b2c3d" / "results.jsonl"
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "demo" / "mocov2" / "s0-0a1b2c3d" / "results.jsonl"
     path.parent.mkdir(parents=True)
-    damaged = {name: any_value(rng) for name in rng.sample([*FIELDS, "more"], 1 + seed % 2)}
-    write_records(path, record(), {**record(metric="top5"), **damaged}, record(metric="top1_best"))
-    results, warnings = read(path)
-    frame = collect([tmp_path])
+    return path
+
+
+@given(damaged=st.dictionaries(st.sampled_from([*FIELDS, "more"]), ODD, min_size=1, max_size=2))
+def test_whatever_stands_in_a_row_the_others_are_collected(file: Path, damaged: dict[str, Any]) -> None:
+    write_records(file, record(), {**record(metric="top5"), **damaged}, record(metric="top1_best"))
+    results, warnings = read(file)
+    frame = collect([file.parents[2]])
     assert {"top1", "top1_best"} <= set(frame["metric"])
     assert frame.attrs["warnings"][: len(warnings)] == warnings
-    assert len(results) == 3 or any(f"{path}:2:" in warning for warning in warnings)
+    assert len(results) == 3 or any(f"{file}:2:" in warning for warning in warnings)
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+OF_TYPE: dict[type, st.SearchStrategy[Any]] = {
+    str: WORDS,
+    int: st.integers(-(2**63) + 1, 2**63 - 1),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bool: st.booleans(),
+}
+FIXED = {
+    "schema": st.just(1),
+    "started": st.datetimes().map(lambda time: f"{time.replace(microsecond=0).isoformat()}Z"),
+}
+RESULTS = st.fixed_dictionaries({name: FIXED.get(name, OF_TYPE[kind]) for name, kind in get_type_hints(Result).items()})
+
+
+@given(contents=st.lists(RESULTS, max_size=4))
+def test_what_is_measured_is_read_back_exactly(file: Path, contents: list[dict[str, Any]]) -> None:
+    file.unlink(missing_ok=True)
+    results = [Result(**content) for content in contents]
+    append(file, results[:1])
+    append(file, results[1:])
+    assert not results or read(file) == (results, [])
 
 
 def test_a_line_of_brackets_without_end_is_left_out(path: Path) -> None:

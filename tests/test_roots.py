@@ -59,7 +59,7 @@ def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("imagenet: [", "cannot be read as YAML"),
+        ("imagenet: [", r"cannot be read \(ParserError: "),
         ("- imagenet", "must map the names"),
         ("folder: 3", "must map the names"),
         ("imagnet100: /data", "unknown data set 'imagnet100'; mend: did you mean 'imagenet100'"),

@@ -1,6 +1,5 @@
 """One training of a detector: what it is, where its files go, and what a file of it must agree with."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,14 @@ import torch
 from detectron2.config import CfgNode
 
 from downstream.detection.data import DetectionData
+from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import PREDICTIONS
+from repro.runs.schemas import Field, Schema
 from repro.runs.sections import MachineSettings
+
+SCORES = Schema({"scores": Field(dict)}, mend="remove it; the detector is scored again")
+"""`scores.json` of a trial; what else stands in it tells whose scores they are."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,14 @@ class Trial:
         """Reads the scores of this training from their file; empty where there are none, or another training's."""
         if not self.scores.exists():
             return {}
-        content = self._with_split_data(json.loads(self.scores.read_text(encoding="utf-8")))
+        content = self._with_split_data(SCORES.read(self.scores))
         # The folder's name leaves the data out, whose annotations may have changed since.
-        same = all(content.get(name) == value for name, value in self.scored_identity().items())
-        return dict(content["scores"]) if same else {}
+        if any(content.get(name) != value for name, value in self.scored_identity().items()):
+            return {}
+        for name, value in content["scores"].items():
+            if fault := Field(float).fault(value):
+                raise UserError(f"{self.scores}: its score '{name}' {fault}", mend=SCORES.mend)
+        return dict(content["scores"])
 
     def identity(self) -> dict[str, Any]:
         """Returns what a checkpoint of this training must agree with; its settings stand in its folder's name."""

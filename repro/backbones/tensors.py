@@ -90,6 +90,7 @@ def _read_safetensors(path: Path) -> CheckpointFile:
     """Reads a `.safetensors` file, or raises a UserError."""
     from safetensors import SafetensorError, safe_open
 
+    require_file(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {plain_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

@@ -11,7 +11,6 @@ A cache is a folder, `NAME-SPLIT-SIDE-FINGERPRINT`, that has its name only once 
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from repro.data.errors import PathError, reason_of
+from repro.data.errors import PathError
 from repro.data.jpeg import Pixels
 from repro.data.splits import Images, Split
 from repro.errors import UserError
+from repro.files import reading
 from repro.paths import cache_home
+from repro.runs.schemas import Field, Schema
 
 WRITE_AGAIN = "remove the folder and write it again with `salmask data cache`"
 """The mend of a cache that is damaged."""
@@ -35,6 +36,16 @@ CHUNK = 256
 """Images that are written, and have a checksum, together."""
 
 PIXELS, INDEX_FILE, CHECKSUMS, MANIFEST = "pixels.u8", "index.npy", "checksums.jsonl", "cache.json"
+_MANIFEST = Schema(
+    {
+        "fingerprint": Field(str),
+        "side": Field(int, low=1),
+        "images": Field(int, low=0),
+        "bytes": Field(int, low=0),
+        "classes": Field(list),
+    },
+    mend=WRITE_AGAIN,
+)
 
 
 def cache_root(given: str = "") -> Path:
@@ -70,13 +81,21 @@ def read_index(folder: Path) -> NDArray:
     Raises:
         UserError: The file is missing or damaged.
     """
-    try:
-        index: NDArray = np.load(folder / INDEX_FILE)
-    except (OSError, ValueError, EOFError) as error:
-        raise PathError(folder, f"cannot be read ({reason_of(error)})", mend=WRITE_AGAIN) from error
-    if index.dtype != INDEX:
+    with reading(folder / INDEX_FILE, WRITE_AGAIN):
+        index: NDArray = np.load(folder / INDEX_FILE, allow_pickle=False)
+    if index.dtype != INDEX or index.ndim != 1:
         raise PathError(folder, f"{INDEX_FILE} is not of a cache", mend=WRITE_AGAIN)
     return index
+
+
+def _is_within(index: NDArray, size: int, classes: int) -> bool:
+    """Returns whether each row of an index is of pixels within a file of `size` bytes, and of a class that there is."""
+    height, width, label = (index[name].astype(np.int64) for name in ("height", "width", "label"))
+    if not (((height > 0) & (width > 0)).all() and ((label >= 0) & (label < classes)).all()):
+        return False
+    # As floats: a product of damaged sides can be larger than any whole number of numpy's.
+    ends = index["offset"] + 3.0 * height * width
+    return bool(((index["offset"] >= 0) & (ends <= size)).all())
 
 
 class PixelArrays(NamedTuple):
@@ -107,14 +126,14 @@ class CachedImages:
         """
         self.folder = folder
         self._index = read_index(folder)
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _MANIFEST.read(folder / MANIFEST)
+        with reading(folder / PIXELS, WRITE_AGAIN):
             size = (folder / PIXELS).stat().st_size
-        except (OSError, ValueError) as error:
-            raise PathError(folder, f"cannot be read ({reason_of(error)})", mend=WRITE_AGAIN) from error
         if size != manifest["bytes"] or len(self._index) != manifest["images"]:
             reason = f"{PIXELS} or {INDEX_FILE} is not of the size that {MANIFEST} says"
             raise PathError(folder, reason, mend=WRITE_AGAIN)
+        if not _is_within(self._index, size, len(manifest["classes"])):
+            raise PathError(folder, f"{INDEX_FILE} names what {PIXELS} does not hold", mend=WRITE_AGAIN)
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
         self.targets: list[int] = self._index["label"].tolist()
         self._fingerprint = f"{manifest['fingerprint']}-{manifest['side']}px"

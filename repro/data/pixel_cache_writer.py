@@ -32,6 +32,7 @@ from repro.data.pixel_cache import (
     INDEX_FILE,
     MANIFEST,
     PIXELS,
+    WRITE_AGAIN,
     CachedImages,
     cache_folder,
     read_index,
@@ -39,7 +40,7 @@ from repro.data.pixel_cache import (
 )
 from repro.data.splits import Images, Split, pixels_of, size_of
 from repro.errors import UserError
-from repro.files import append_lines, sync_folder, write_at, write_atomically, write_json
+from repro.files import append_lines, reading, sync_folder, write_at, write_atomically, write_json
 from repro.progress import ProgressBars, tracked
 from repro.runs.lock import held
 
@@ -296,12 +297,16 @@ def end_of(rows: NDArray) -> int:
 def read_checksums(folder: Path) -> dict[int, int]:
     """Reads the CRC-32 of each chunk that was written; of a chunk that was written twice, the last one."""
     path = folder / CHECKSUMS
+    if not path.exists():
+        return {}
+    with reading(path, WRITE_AGAIN):
+        lines = path.read_bytes().splitlines()
     checksums = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in lines:
         try:
             entry = json.loads(line)
             checksums[int(entry["chunk"])] = int(entry["crc32"])
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue  # torn by a crash: the chunk is written again
     return checksums
 

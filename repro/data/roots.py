@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import platformdirs
-import yaml
 
 from repro.data.catalogue import DATASETS, Dataset, find_dataset
 from repro.data.errors import PathError, reason_of
-from repro.errors import UserError, nearest, one_line
-from repro.files import is_clutter
+from repro.errors import UserError, nearest
+from repro.files import is_clutter, read_regular, reading
 from repro.runs.run import Run
+from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 
 ROOT_VARIABLE = "SALMASK_DATA"
 """The environment variable that names a folder with one folder (or link) for each data set."""
@@ -45,7 +45,7 @@ def find_root(dataset: str, root: Path | None) -> Path | None:
         # A folder that the variable leads to must exist to count: not every data set need be below it.
         if variable is not None and (variable / name).exists():
             return _usable(variable / name, entry, f"by ${ROOT_VARIABLE}")
-    listed_roots = _listed_roots()
+    listed_roots = read_roots(config_file())
     for name in entry.root_names:
         if name in listed_roots:
             return _usable(listed_roots[name], entry, f"by {config_file()}")
@@ -97,7 +97,7 @@ def new_root(dataset: str, root: Path | None) -> Path:
     """
     entry = find_dataset(dataset)
     # Both are read even where `root` decides: a variable or a list that is wrong should not wait for its first use.
-    variable, listed_roots = _variable_folder(), _listed_roots()
+    variable, listed_roots = _variable_folder(), read_roots(config_file())
     if root is not None:
         return root.expanduser()
     if variable is not None:
@@ -125,15 +125,16 @@ def _variable_folder() -> Path | None:
     return folder
 
 
-def _listed_roots() -> dict[str, Path]:
-    """Reads the user's list of data roots: folder by name; empty where there is no list."""
-    path = config_file()
-    try:
-        folders = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def read_roots(path: Path) -> dict[str, Path]:
+    """Reads a list of data roots: folder by name; empty where there is no such file.
+
+    Raises:
+        UserError: It cannot be read, or names what is no data set.
+    """
+    if not path.exists():
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PathError(path, f"cannot be read as YAML ({one_line(error)})", mend="correct or remove it") from error
+    with reading(path, "correct or remove it"):
+        folders = parse_yaml(read_regular(path, LONGEST_TEXT).decode())
     if folders is None:  # a file of comments alone
         return {}
     if not isinstance(folders, dict) or not all(isinstance(folder, str) for folder in folders.values()):

@@ -4,21 +4,20 @@ All are functions of a seed. Texts that odd people, editors and disks leave stan
 files; files that are right are changed by bytes and by lines.
 """
 
-import json
 import os
 import random
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from repro.drill.faults import Row
+from repro.drill.own_files import own_files
 from repro.errors import UserError, one_line
-from repro.runs.reading import build, keys, load, parse_overrides
+from repro.runs.reading import build, keys, parse_overrides
 from repro.runs.run import Run
 
 SECONDS = 10
@@ -59,7 +58,6 @@ ODD_VALUES = (
     ),
 )
 """What stands in the place of a setting's value."""
-Read = Callable[[Path], object]
 
 
 class HangError(BaseException):  # no reader that takes any exception for a torn file may take this one
@@ -148,88 +146,6 @@ def _without_line(content: bytes, draw: random.Random) -> bytes:
     return b"".join(lines)
 
 
-def files_of_ours(place: Path) -> dict[str, tuple[bytes, Read]]:
-    """Returns a right file of each kind that is read back, with what reads it, by its name.
-
-    Args:
-        place: a folder to make them in.
-    """
-    import torch
-
-    from repro.backbones.checkpoint import load_backbone, save_backbone
-    from repro.backbones.foreign import read_foreign
-    from repro.backbones.resnet import resnet_of_width
-    from repro.data.annotations.coco_instances import read_instances
-    from repro.data.annotations.voc import read_annotation
-    from repro.runs.metrics import read_metrics
-    from repro.runs.records import Result
-    from repro.runs.schemas import ATTEMPT
-    from repro.runs.status import Status, read_status
-    from results.collect import collect
-    from slurm.ledger import Ledger, Submission
-    from slurm.profile import load as load_profile
-    from slurm.sweep import load as load_sweep
-
-    def lines(*rows: object) -> bytes:
-        return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-    network = resnet_of_width("resnet18", 4)
-    save_backbone(
-        place / "backbone.pth", network.state_dict(), arch="resnet18", input_filter="none", run_id="0" * 10, width=4
-    )
-    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, place / "foreign.pth")
-    weights = {name: (place / name).read_bytes() for name in ("backbone.pth", "foreign.pth")}
-    result = Result(
-        *("0" * 10, "0" * 10, "sweep", "mocov2", "mocov2", "none", "paper", 0, "linear", "scenes", "val"),
-        *("linear-moco-v1", "top1", 50.0, "", "abc", False, "cpu", "2026-01-01T00:00:00+00:00", 1.0),
-    )
-    attempt = {
-        **{"started": "2026-01-01T00:00:00+00:00", "commit": "abc", "dirty": False, "device": "cpu"},
-        **{"packages": {"torch": "2"}, "data": {"train": "1"}},
-    }
-    instances = {
-        "images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}],
-        "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [
-            {
-                "id": 1,
-                "image_id": 1,
-                "category_id": 1,
-                "bbox": [1, 1, 5, 5],
-                "area": 25,
-                "iscrowd": 0,
-                "segmentation": [],
-            }
-        ],
-    }
-    voc = (
-        "<annotation><size><width>9</width><height>9</height><depth>3</depth></size><object><name>cat</name>"
-        "<difficult>0</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object>"
-        "</annotation>"
-    )
-    submission = Submission("s", "slurm", "gpu", "0" * 10, "mocov2/s0-0000000000", "pretrain", "12", host="here")
-    return {
-        "run.yaml": (Run().to_yaml().encode(), load),
-        "status.json": (json.dumps(asdict(Status("done", "pretrain", 3, 9))).encode(), read_status),
-        "provenance.json": (json.dumps([attempt]).encode(), ATTEMPT.read_list),
-        "metrics.jsonl": (lines({"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}), read_metrics),
-        "results.jsonl": (lines(asdict(result), {**asdict(result), "seed": 1}), lambda path: collect([path.parent])),
-        "jobs.jsonl": (lines(asdict(submission)), lambda path: Ledger(path.parent).submissions()),
-        "backbone.pth": (weights["backbone.pth"], load_backbone),
-        "foreign.pth": (weights["foreign.pth"], lambda path: read_foreign(path, "resnet18", width=4)),
-        "sweep.yaml": (
-            b"methods: [mocov2]\nseeds: [0, 1]\ntasks: [linear]\ntables: [table1]\nsettings: {seed: 2}\n",
-            lambda path: load_sweep(str(path)),
-        ),
-        "profile.yaml": (
-            b"partition: gpu\ntime: 60\ngpus: 1\nsetup:\n- module load cuda\nextra:\n  qos: high\n",
-            lambda path: load_profile(str(path)),
-        ),
-        "instances.json": (json.dumps(instances).encode(), read_instances),
-        "voc.xml": (voc.encode(), read_annotation),
-    }
-
-
 def _build(word: str) -> Run:
     return build([parse_overrides([word])])
 
@@ -246,16 +162,23 @@ def settings(place: Path, draw: random.Random, count: int) -> Row:
 
 
 def files(place: Path, draw: random.Random, count: int) -> Iterator[Row]:
-    """Changes each kind of file of ours that is read back, and reads it."""
+    """Changes each kind of file of ours that is read back, and reads it.
+
+    Args:
+        place: an empty folder to work in.
+        draw: of what is changed.
+        count: of changes to all kinds, about.
+    """
     with tempfile.TemporaryDirectory() as spare:
-        kinds = files_of_ours(Path(spare))
-    for name, (content, read) in kinds.items():
+        kinds = own_files(Path(spare))
+    for name, kind in kinds.items():
+        content, read = kind.content, kind.read
         row = Row(name, "changed by bytes, lines and values")
         path = place / name
         path.write_bytes(content)
         if fault := try_input(partial(read, path), place):
             row.note(fault, "as it was written")
-        for number in range(count):
+        for number in range(max(count // len(kinds), 1)):
             path.write_bytes(mutated(content, draw))
             row.note(try_input(partial(read, path), place), f"change {number}")
         path.unlink()
@@ -275,4 +198,4 @@ def inputs(place: Path, count: int, seed: int) -> Iterator[Row]:
     """
     draw = random.Random(seed)
     yield settings(place, draw, count // 3)
-    yield from files(place, draw, max(2 * count // 3 // 12, 1))
+    yield from files(place, draw, 2 * count // 3)

@@ -8,6 +8,7 @@ are, so that a row names a whole file; one that was lost or altered since is ref
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from repro.errors import UserError, one_line
-from repro.files import write_atomically
+from repro.files import read_regular, write_atomically
 from repro.runs.folder import RunFolder
 
 PREDICTIONS = "predictions"
@@ -179,7 +180,7 @@ def read(folder: RunFolder, named: FileReference) -> Predictions:
     """
     path = folder.path / named.name
     try:
-        content = path.read_bytes()
+        content = read_regular(path, sys.maxsize)
     except OSError as error:
         raise UserError(
             f"{path}, which a row of results names, cannot be read: {error.strerror}", mend=_AGAIN

@@ -7,6 +7,7 @@ being written and no other; a reader says what it could not read and goes on.
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from repro.errors import UserError
-from repro.files import append_lines
+from repro.files import append_lines, read_regular
 
 SCHEMA = 1
 """Version of the records' layout."""
@@ -148,7 +149,7 @@ def read_rows(path: Path) -> tuple[list[tuple[Any, ...]], list[str]]:
         UserError: The file cannot be opened.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_regular(path, sys.maxsize).split(b"\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", mend="check the path and its permissions") from error
     rows: list[tuple[Any, ...]] = []
