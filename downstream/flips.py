@@ -25,6 +25,8 @@ PARTS = "image, saliency, masked query"
 """What a picture shows, from left to right; the image alone where the run localises nothing in a view."""
 _GAP = 4
 """Pixels between the parts."""
+_GAP_COLOUR = (128, 136, 144)
+"""Grey, which is quiet on a light page and on a dark one."""
 
 
 def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -68,7 +70,7 @@ def _picture(pixels: Tensor, maker: ViewMaker | None, seed: int) -> bytes:
         parts += [overlay(view, foreground), stretch(masked.query)]
     images = [to_pil_image(part[0].clamp(0, 1)) for part in parts]
     width, height = images[0].size
-    sheet = Image.new("RGB", (len(images) * (width + _GAP) - _GAP, height), "white")
+    sheet = Image.new("RGB", (len(images) * (width + _GAP) - _GAP, height), _GAP_COLOUR)
     for place, image in enumerate(images):
         sheet.paste(image, (place * (width + _GAP), 0))
     buffer = io.BytesIO()

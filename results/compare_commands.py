@@ -1,6 +1,7 @@
 """The command `salmask compare`: two methods, sweeps or runs against each other, image by image."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +12,15 @@ from rich.table import Table
 
 from repro.console import AsJson
 from repro.errors import UserError
+from repro.runs.labels import label
 from repro.runs.run import Run
 from results.row_comparison import Recipe
 from results.runs import find_runs, listed
 
 if TYPE_CHECKING:
-    from results.compare import HeadToHead
+    import pandas as pd
+
+    from results.compare import HeadToHead, Side
 
 Pictures = Callable[[Run, str, str, Sequence[tuple[int, int]]], list[bytes]]
 """Draws scored images of a run with saliency and mask: its task, data set, and (split, index) of each; a JPEG each."""
@@ -208,34 +212,62 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
 
     sections = []
     for comparison in comparisons:
-        flips = comparison.flips.head(PICTURED)
-        drawn, trouble = [""] * len(flips), ""
+        flips, trouble = flips_to_show(comparison), ""
+        drawn = [""] * len(flips)
         try:
-            drawn = [data_uri(picture, "image/jpeg") for picture in _drawn(comparison, pictures)]
+            drawn = [data_uri(picture, "image/jpeg") for picture in _drawn(comparison, flips, pictures)]
         except UserError as error:
             trouble = f"The images are not shown: {error}"
+        pictured = [{**flip, "picture": picture} for flip, picture in zip(flips.to_dict("records"), drawn, strict=True)]
+        counts = Counter(comparison.flips["right"]) if len(comparison.flips) else Counter[str]()
+        sides = (comparison.first, comparison.second)
+        first, second = (spelt(side) for side in sides)
+        names = {side.name: spelt(side) for side in sides}
+        better = next((name for name in names if comparison.verdict.startswith(f"{name} is better")), "")
         sections.append(
             {
-                "heading": f"{comparison.first.name} against {comparison.second.name}",
-                "verdict": comparison.verdict,
+                "heading": f"{first} against {second}",
+                "verdict": names.get(better, "") + comparison.verdict.removeprefix(better),
                 "where": f"{comparison.metric} by {', '.join(comparison.column)}",
-                "lines": summary_lines(comparison),
+                "lines": [(names.get(what, what), number) for what, number in summary_lines(comparison)],
                 "notes": [*comparison.notes, *([trouble] if trouble else [])],
                 "classes": comparison.classes.to_dict("records"),
-                "first": comparison.first.name,
-                "second": comparison.second.name,
-                "flips": [
-                    {**flip, "picture": picture} for flip, picture in zip(flips.to_dict("records"), drawn, strict=True)
+                "first": first,
+                "second": second,
+                "runs": max(len(side.values) for side in sides),
+                "sides": [
+                    {
+                        "title": spelt(side),
+                        "count": counts[side.name],
+                        "flips": [flip for flip in pictured if flip["right"] == side.name],
+                        "is_first": side is comparison.first,
+                    }
+                    for side in sides
                 ],
-                "flip_count": len(comparison.flips),
             }
         )
     write_text(path, page("compare.html.j2", title=title, sections=sections))
 
 
-def _drawn(comparison: "HeadToHead", pictures: Pictures) -> list[bytes]:
+def spelt(side: "Side") -> str:
+    """Returns a side as a page prints it: the method as everywhere, and what tells two sides of one method apart."""
+    return label(side.method) + side.name.removeprefix(side.method)
+
+
+def flips_to_show(comparison: "HeadToHead") -> "pd.DataFrame":
+    """Returns the clearest images that flip, as many of either side as there is room for."""
+    import pandas as pd
+
+    flips = comparison.flips
+    if not len(flips):
+        return flips
+    of_sides = [flips[flips["right"] == side.name] for side in (comparison.first, comparison.second)]
+    rooms = [PICTURED // 2 + max(0, PICTURED // 2 - len(other)) for other in reversed(of_sides)]
+    return pd.concat([of_side.head(room) for of_side, room in zip(of_sides, rooms, strict=True)], ignore_index=True)
+
+
+def _drawn(comparison: "HeadToHead", flips: "pd.DataFrame", pictures: Pictures) -> list[bytes]:
     """Returns a picture of each image that flips, by the run that masks; none where no run's settings are known."""
-    flips = comparison.flips.head(PICTURED)
     runs = [record.run for side in (comparison.first, comparison.second) for record in side.runs.values()]
     known = [run for run in runs if run is not None]
     if not len(flips):

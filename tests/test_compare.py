@@ -131,7 +131,10 @@ def test_the_command_prints_markdown_data_and_a_page(root: Path, tmp_path: Path)
     command = salmask("compare", OURS, "mocov2", "--runs", str(root), "--out", str(page))
     assert command.code == 0, command.err
     text = page.read_text()
-    assert "Images that flip" in text
+    assert "<h3>Only MoCo v2 + ours (high-pass) is right: " in text
+    assert "<h3>Only MoCo v2 is right: " in text
+    assert text.count("<figure") == 48
+    assert "<strong>MoCo v2 + ours (high-pass) is better</strong>" in text
     assert "The images are not shown" in text  # ImageNet is not here
     assert "https://" not in text
     assert salmask("compare", OURS, "mocov3", "--runs", str(root)).code == 2
