@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
 from repro.backbones.foreign import ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
@@ -17,6 +15,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.limits import METHOD_NAME
 from repro.runs.reading import build
 from repro.runs.run import Run
+from repro.terminal import say
 
 RANDOM = "random"
 """In place of a checkpoint: weights that never saw an image."""
@@ -138,6 +137,4 @@ def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> 
         run_id=run.id,
     )
     # Printed and not logged: a command sets up its log when the evaluation begins, which is later.
-    typer.echo(
-        f"{path}: {len(foreign.state)} tensors behind '{foreign.prefix}'; left out: {foreign.parts_left_out}", err=True
-    )
+    say(f"{path}: {len(foreign.state)} tensors behind '{foreign.prefix}'; left out: {foreign.parts_left_out}", err=True)

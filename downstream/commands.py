@@ -3,7 +3,6 @@
 torch is imported only when a command runs, so that `--help` answers at once.
 """
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.reading import parse_overrides
 from repro.runs.records import Result, read
 from repro.runs.run import Run
+from repro.terminal import say, say_json
 
 CarryOut = Callable[[Run, Path, str, Path | None], None]
 """Carries out an evaluation: a run, its folder, the evaluation's name, and the root of its data set if one is given."""
@@ -251,12 +251,12 @@ def _evaluate_all(
         carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots))
         rows += evaluation.recorded(run, read(folder.results)[0])
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
+        say_json([asdict(row) for row in rows])
         return
     for row in rows:
         # Values of single splits, trials and learning rates (`top1@split=0`) are in the file and in JSON only.
         if "@" not in row.metric:
-            typer.echo(f"{_metric_and_value(row)}   {row.protocol}, {row.dataset} {row.split}")
+            say(f"{_metric_and_value(row)}   {row.protocol}, {row.dataset} {row.split}")
     suggest(f"salmask table table1 --runs {shlex.quote(str(folder.path.parent.parent))}")
 
 

@@ -12,6 +12,7 @@ import typer
 
 from repro.errors import UserError, one_line
 from repro.lazy_commands import LazyCommand, lazy_app
+from repro.terminal import say
 from repro.usage import UsageError, as_user_error, shows_help
 
 # Each function below loads a room when one of its commands is called, and hands it what it may not look up itself:
@@ -295,16 +296,16 @@ def _begin(
         from repro import __version__
         from repro.runs.provenance import source
 
-        typer.echo(f"salmask {__version__} (commit {source().commit[:7]})")
+        say(f"salmask {__version__} (commit {source().commit[:7]})")
     elif context.invoked_subcommand is None:
         from slurm.next_steps import standing
 
         here = standing()
         width = max(len(step.command) for step in here.steps)
-        typer.echo(f"{here.sentence} Next:\n")
+        say(f"{here.sentence} Next:\n")
         for step in here.steps:
-            typer.echo(f"  {step.command:{width}}  {step.purpose}")
-        typer.echo("\nAll commands: salmask --help")
+            say(f"  {step.command:{width}}  {step.purpose}")
+        say("\nAll commands: salmask --help")
     else:
         return
     raise typer.Exit
@@ -344,7 +345,7 @@ def main() -> None:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    print(line, file=sys.stderr)
+    say(line, err=True)
     sys.exit(status)
 
 

@@ -1,6 +1,5 @@
 """How commands print, for people or as JSON, and the options and completions that several of them share."""
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterable
@@ -9,6 +8,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from repro.errors import visible
+from repro.terminal import say, say_json
 from repro.text_tables import TextTable, print_table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -24,10 +24,10 @@ def report(as_json: bool, content: Any) -> None:
         content: A mapping, or rows: mappings with the same keys, which are the columns.
     """
     if as_json:
-        typer.echo(json.dumps(content, indent=1))
+        say_json(content)
     elif isinstance(content, dict):
         for key, value in content.items():
-            typer.echo(visible(f"{key}: {value}"))
+            say(visible(f"{key}: {value}"))
     else:
         _print_rows(content)
 

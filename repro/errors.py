@@ -26,13 +26,13 @@ class UserError(Exception):
         return with_mend(self.what, self.mend)
 
 
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What a terminal obeys instead of showing it: control characters but tab and newline, and turns of the direction."""
 
 
 def visible(text: str) -> str:
     """Returns a text with what a terminal would obey instead of showing it made visible, as the code of its letter."""
-    return _UNSEEN.sub(lambda letter: letter[0].encode("unicode_escape").decode(), text)
+    return UNSEEN.sub(lambda letter: letter[0].encode("unicode_escape").decode(), text)
 
 
 def with_mend(what: str, mend: str) -> str:

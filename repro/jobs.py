@@ -10,14 +10,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from repro.console import show_log
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
+from repro.terminal import Console
 from repro.workers import deaths_told
 from slurm.ledger import REPORT
 from slurm.program import Program

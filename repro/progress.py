@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.text import Text
 
 from repro.errors import visible
+from repro.terminal import Console, say
 
 REDRAW_SECONDS = 0.5
 """Least time between two drawings of a bar."""
@@ -273,4 +273,4 @@ def doing(what: str) -> Iterator[None]:
 def suggest(command: str) -> None:
     """Names the next command to a person at a terminal; in a pipe nobody would call it."""
     if on_terminal():
-        print(f"next: {visible(command)}", file=sys.stderr)
+        say(f"next: {visible(command)}", err=True)

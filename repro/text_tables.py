@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from repro.errors import visible
+
 GAP = 2
 """Columns between two columns of a table."""
 PROSE = 16
@@ -130,8 +132,13 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
 
 
 def escaped(text: str) -> str:
-    """Returns a text with what would break a cell, start emphasis or a tag escaped, and no more."""
-    return re.sub(r"([|*\\<])", r"\\\1", text.replace("\n", " "))
+    """Returns a text as Markdown in one line: what would break a cell, start emphasis, a tag or a link is escaped."""
+    return re.sub(r"([|*\\<]|(?<=])\()", r"\\\1", visible(text).replace("\n", " "))
+
+
+def as_code(text: str) -> str:
+    """Returns a text that can stand between two backticks of Markdown."""
+    return visible(text).replace("\n", " ").replace("`", "'")
 
 
 def _padded(text: str, width: int, flush_right: bool) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from repro.files import write_text
+from repro.terminal import say
 from results.collect import collect_runs
 from results.report import build as build_page
 from results.row_comparison import Recipe
@@ -64,8 +65,8 @@ def build(recipe: Recipe) -> typer.Typer:
 def _serve(page: Callable[[], str], port: int, every: float) -> None:
     """Serves until Ctrl-C."""
     with PageServer(page, port=port, every=every) as server:
-        typer.echo(server.address)
-        typer.echo(
+        say(server.address)
+        say(
             f"from another machine: ssh -L {server.server_port}:{HOST}:{server.server_port} {socket.gethostname()}, "
             "and the same address; Ctrl-C ends it",
             err=True,
@@ -78,7 +79,7 @@ def _rewrite(page: Callable[[], tuple[str, SweepProgress]], out: Path, every: fl
     while True:
         text, state = page()
         write_text(out, text)
-        typer.echo(f"{out}: {state.summary}")
+        say(f"{out}: {state.summary}")
         if not state.live:
             return
         time.sleep(every)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 
 from repro.console import AsJson, completion
 from repro.console import report as print_content
 from repro.errors import UserError
 from repro.progress import OPENING, doing, on_terminal
+from repro.terminal import Console, say, say_json
 from results.row_comparison import Recipe
 from results.runs import RunRecord, find_runs, listed
 
@@ -78,7 +78,7 @@ def table(
     only_checked: Any = only  # `render` refuses what is none of its choices
     content = render(name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task)
     if as_json:
-        typer.echo(content.records.to_json(orient="records", double_precision=4, force_ascii=False, indent=1))
+        say(content.records.to_json(orient="records", double_precision=4, force_ascii=False, indent=1))
     else:
         _print_table(content, console)
     if out is not None:
@@ -175,7 +175,7 @@ def claims(
     if as_json:
         frames = {"sentences": families_as_frame(families), "comparisons": as_frame(listed_verdicts)}
         records = {name: json.loads(table.to_json(orient="records")) for name, table in frames.items()}
-        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
+        say_json(records)
         return
     print_families(families, console)
     print_verdicts(listed_verdicts, console)
@@ -278,10 +278,10 @@ def explain(
     records, frame = _gather(_roots(runs), context.obj, sweep, Console(stderr=as_json))
     content = explain_cell(cell, frame, records, task=task)
     if as_json:
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        say_json(content)
     else:
         text = yaml.safe_dump(with_common_facts(content), sort_keys=False, width=120, allow_unicode=True)
-        typer.echo(text)
+        say(text)
 
 
 def report(
@@ -305,7 +305,7 @@ def report(
     records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
     path = out or roots[0] / "report.html"
     write(path, records, frame, title=title or _heading(roots, sweep), task=task)
-    typer.echo(path)
+    say(path)
 
 
 def pack(
@@ -330,7 +330,7 @@ def pack(
     from results import pack as artifact  # the module: its function has the name of this command
 
     if check is not None:
-        typer.echo(f"{artifact.check(check)} files are as they were packed")
+        say(f"{artifact.check(check)} files are as they were packed")
         return
     roots = _roots(runs)
     records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
@@ -343,10 +343,10 @@ def pack(
             if is_watched:
                 OPENING.say(f"packing {what}")
             else:
-                typer.echo(f"packing {what}", err=True)
+                say(f"packing {what}", err=True)
 
         files = artifact.pack(path, records, frame, title=heading, task=task, checkpoints=checkpoints, tell=tell)
-    typer.echo(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
+    say(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
 
 
 def build(recipe: Recipe) -> typer.Typer:

@@ -1,19 +1,18 @@
 """The command `salmask compare`: two methods, sweeps or runs against each other, image by image."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from repro.console import AsJson
 from repro.errors import UserError
 from repro.runs.labels import label
 from repro.runs.run import Run
+from repro.terminal import Console, say_json
 from results.row_comparison import Recipe
 from results.runs import find_runs, listed
 
@@ -72,7 +71,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
         if out is not None:
             _write_page(out, f"{first} against {second}", comparisons, pictures())
         if as_json:
-            typer.echo(json.dumps([as_data(comparison) for comparison in comparisons], indent=1, ensure_ascii=False))
+            say_json([as_data(comparison) for comparison in comparisons])
             return
         console = Console()
         for comparison in comparisons:

@@ -16,6 +16,7 @@ from repro.errors import UserError, one_line
 from repro.files import is_clutter, write_atomically
 from repro.runs.folder import TASK_FOLDERS
 from repro.runs.predictions import PREDICTIONS
+from repro.text_tables import escaped
 from results.claim_families import families_as_frame, judge_families
 from results.claims import as_frame, judge
 from results.collect import export_bytes
@@ -174,7 +175,8 @@ def _contents(
     """Yield name and content of every file but the manifest, one at a time: never more than one lies in memory."""
     backbone = ", backbone" if checkpoints else ""
     version = metadata.version("salmask")
-    yield "README.md", _README.format(title=title, version=version, count=len(runs), checkpoints=backbone).encode()
+    readme = _README.format(title=escaped(title), version=version, count=len(runs), checkpoints=backbone)
+    yield "README.md", readme.encode()
     tell("the page")
     yield "report.html", build(runs, frame, title=title, task=task).encode()
     tell("tables and plots")

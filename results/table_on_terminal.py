@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from itertools import takewhile
 
-from rich.console import Console
 from rich.text import Text
 
+from repro.terminal import Console
 from repro.text_tables import TextTable, numbered, print_table
 from results.layout import Cell, ColumnGroup, Line, Table
 

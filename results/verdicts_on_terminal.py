@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from repro.terminal import Console
 from results.claim_families import FamilyVerdict
 from results.claims import NOT_RUN, Verdict
 

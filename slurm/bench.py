@@ -9,9 +9,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from repro.runs.folder import RunFolder
+from repro.terminal import Console
 from slurm.job_costs import estimate, survey
 from slurm.ledger import Ledger
 from slurm.plan import print_plan

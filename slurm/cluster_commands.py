@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from repro.console import completion
 from repro.errors import UserError
 from repro.files import write_text
 from repro.lazy_commands import CommandGroup
+from repro.terminal import Console, say
 from repro.text_tables import TextTable, print_table
 from slurm.profile import TASKS, Cluster, Resources, available, load, user_folder
 
@@ -73,7 +73,7 @@ def make(
         raise UserError(f"{path} is there already", mend="another name, or remove it first")
     text = first_profile(partitions(), partition)
     write_text(path, text)
-    typer.echo(f"{path}\n{text}next: look through it, then salmask cluster check {name}")
+    say(f"{path}\n{text}next: look through it, then salmask cluster check {name}")
 
 
 def _distinct(cluster: Cluster) -> list[tuple[str, Resources]]:

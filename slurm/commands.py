@@ -1,6 +1,5 @@
 """The command that plans and launches: `salmask sweep`."""
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from repro.console import AsJson
 from repro.data.options import DataName, DataRoot, Settings
@@ -17,6 +15,7 @@ from repro.errors import UserError, with_mend
 from repro.progress import suggest
 from repro.runs.reading import command_settings
 from repro.runs.status import PRETRAIN
+from repro.terminal import Console, say, say_json
 from slurm.before_launch import check_folder, check_roots, check_tables
 from slurm.graph import Graph
 from slurm.ledger import Key
@@ -212,7 +211,7 @@ class _SweepCall:
         from slurm.snapshot import CODE
 
         for name, script in scripts(graph, cluster, graph.sweep_folder.resolve() / CODE / "COMMIT"):
-            typer.echo(f"# ---- {name}\n{script}")
+            say(f"# ---- {name}\n{script}")
 
     def _submit(self, graph: Graph, cluster: Cluster) -> None:
         from slurm.snapshot import take
@@ -242,7 +241,7 @@ class _SweepCall:
                 self._tell(with_mend(unsent, "the same again later, or with --feed, which stays until all are in"))
         if self.as_json:
             ids = {f"{folder} {task}": job for (folder, task), job in submitted.items()}
-            typer.echo(json.dumps({"submitted": ids, **counts}, indent=1))
+            say_json({"submitted": ids, **counts})
         if unsent:
             raise typer.Exit(1)
 
@@ -278,7 +277,7 @@ class _SweepCall:
             self.show(graph.tables, graph.sweep_folder, self.console)
         if self.as_json:
             content = {"done": [job.name for job in outcome.done], "failed": outcome.failed}
-            typer.echo(json.dumps(content, indent=1))
+            say_json(content)
         if outcome.failed:
             suggest(f"salmask status {shlex.quote(str(graph.sweep_folder))}")
             raise typer.Exit(1)

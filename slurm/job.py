@@ -18,6 +18,7 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.stopping import SIGNALS, STOP
+from repro.terminal import say
 from slurm.ledger import REPORT
 from slurm.orders import read_order
 
@@ -107,7 +108,7 @@ def go_back() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     if os.environ.get("SLURM_PROCID", "0") == "0":
         subprocess.run(["scontrol", "requeue", slurm_job()], check=True, timeout=REQUEUE_SECONDS)
-        print(f"{slurm_job()} went back to the queue", flush=True)
+        say(f"{slurm_job()} went back to the queue")
     raise SystemExit(0)
 
 

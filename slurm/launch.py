@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from rich.console import Console
-
 from repro.errors import UserError
 from repro.files import write_text
 from repro.runs.folder import RunFolder
 from repro.runs.lock import held
 from repro.runs.status import PRETRAIN
+from repro.terminal import Console
 from slurm.adoption import adopt, sbatch_lock, settled_queue
 from slurm.ask import ask
 from slurm.batches import Batch, Parent, plan_batches

@@ -18,12 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rich.console import Console
 from rich.progress import TaskID
 
 from repro.cores import usable_cores
 from repro.errors import UserError
 from repro.progress import ProgressBars
+from repro.terminal import Console, say
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
 from slurm.calls import refuse_foreign_sweep
@@ -239,7 +239,7 @@ def _call_and_look(call: Call) -> None:
     try:
         call()
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}", err=True)
     except Exception as error:
         traceback.print_exc()
         if sys.stdin.isatty():

@@ -1,15 +1,12 @@
 """A plan for people and programs: the jobs of a sweep, and what they cost by `slurm.job_costs`."""
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-
-import typer
-from rich.console import Console
 
 from repro.data.sizes import train_images
 from repro.runs.cautions import queue_caution
 from repro.runs.status import PRETRAIN
+from repro.terminal import Console, say_json
 from repro.text_tables import TextTable, print_table
 from slurm.graph import Graph, Job
 from slurm.job_costs import NEVER, JobCost, wall_seconds
@@ -48,7 +45,7 @@ def print_plan(
         jobs = [_row(graph, job, costs[graph.key(job)], done=graph.key(job) in finished) for job in graph.jobs]
         sums = {"gpu_hours": round(hours, 3), "disk_bytes": disk, "wall_seconds": round(wall, 1), "unknown": unknown}
         sums["cautions"] = _cautions(graph)
-        typer.echo(json.dumps({"jobs": jobs, "tables": list(graph.tables), **sums}, indent=1))
+        say_json({"jobs": jobs, "tables": list(graph.tables), **sums})
         return
     done_count = sum(key in finished for key in graph.by_key)
     console.print(_headline(graph, done_count), highlight=False, soft_wrap=True)

@@ -3,11 +3,10 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from rich.console import Console
-
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
+from repro.terminal import Console
 from slurm.calls import refuse_foreign_sweep, tables_of
 from slurm.graph import Graph, Job, make_graph
 from slurm.handover import Outcome

@@ -8,6 +8,7 @@ from types import FrameType
 
 from repro.errors import UserError
 from repro.runs.stopping import SIGNALS
+from repro.terminal import say
 from slurm.calls import read_call
 from slurm.job import go_back, slurm_job
 
@@ -27,7 +28,7 @@ def main(folder: Path) -> int:
     try:
         read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))()
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}", err=True)
         return 2
     finally:
         # What comes from here on would be raised in the middle of Python's own clearing up, and only fill the log.

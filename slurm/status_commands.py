@@ -1,19 +1,18 @@
 """The commands that look after jobs: `salmask status`, `logs`, `cancel`, `retry`, `clean`."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from repro.console import AsJson
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.errors import UserError, with_mend
+from repro.terminal import Console, say, say_json
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.ledger import Ledger
@@ -54,7 +53,7 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
     if as_json:
         tables, queue = look(targets)
         content = [as_json_of(table, target.sweep, queue) for target, table in zip(targets, tables, strict=True)]
-        typer.echo(json.dumps(content[0] if sweep else content, indent=1))
+        say_json(content[0] if sweep else content)
         return
     console = Console()
     if not watch:
@@ -68,7 +67,7 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
         changes = Changes()
         for tables, queue in _looks(targets, every):
             for line in changes.lines(targets, tables, queue):
-                typer.echo(line)
+                say(line)
 
 
 def _looks(targets: Sequence[SweepTarget], every: float) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
@@ -106,9 +105,9 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
     printed_last: Path | None = None
     for path, text in follow(lambda: log_files(ledger, folder, task), lines, ended=ended if following else None):
         if path != printed_last:
-            typer.secho(f"==> {path} <==", bold=True)
+            Console().print(f"==> {path} <==", style="bold", markup=False, highlight=False, soft_wrap=True)
             printed_last = path
-        typer.echo(text, nl=False)
+        say(text, end="")
 
 
 def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -124,12 +123,12 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
         ledger.cancelled(outcome.entries)
     if as_json:
         content = {"cancelled": outcome.jobs, "elsewhere": outcome.elsewhere, "trouble": outcome.trouble}
-        typer.echo(json.dumps(content, indent=1))
+        say_json(content)
     else:
         verb = "would cancel" if dry_run else "cancelled"
-        typer.echo(f"{verb} {len(outcome.jobs)} jobs{': ' if outcome.jobs else ''}{', '.join(outcome.jobs)}")
+        say(f"{verb} {len(outcome.jobs)} jobs{': ' if outcome.jobs else ''}{', '.join(outcome.jobs)}")
         for process in outcome.elsewhere:
-            typer.echo(f"started on another machine, end it there: {process}")
+            say(f"started on another machine, end it there: {process}")
     if outcome.trouble:
         raise UserError(f"{outcome.trouble}", mend="try again, or scancel by hand")
 
@@ -148,12 +147,12 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
         remove(unneeded)
     if as_json:
         content = [{"path": str(item.path), "why": item.why, "bytes": item.size} for item in unneeded]
-        typer.echo(json.dumps({"removed": not dry_run, "found": content}, indent=1))
+        say_json({"removed": not dry_run, "found": content})
         return
     for item in unneeded:
-        typer.echo(f"{item.size / 1e6:10.1f} MB  {item.path}  ({item.why})")
+        say(f"{item.size / 1e6:10.1f} MB  {item.path}  ({item.why})")
     total = sum(item.size for item in unneeded) / 1e6
-    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(unneeded)} things, {total:.1f} MB")
+    say(f"{'would remove' if dry_run else 'removed'} {len(unneeded)} things, {total:.1f} MB")
 
 
 def probe_cluster(cluster: str, program: Program, *, needs: Needs, nodes: int, wait: float) -> list[Diagnosis]:
@@ -202,10 +201,10 @@ def build(program: Program) -> typer.Typer:
         selection = find_target(target)
         retried = _to_retry(selection, failed=failed)
         if not retried:
-            typer.echo("nothing to retry")
+            say("nothing to retry")
             return
         for row in retried:
-            typer.echo(f"{row.task} {row.run}: {row.state}{f', {row.note}' if row.note else ''}")
+            say(f"{row.task} {row.run}: {row.state}{f', {row.note}' if row.note else ''}")
         if dry_run:
             return
         from slurm.retry import relaunch  # submitit takes a second to import
@@ -213,9 +212,9 @@ def build(program: Program) -> typer.Typer:
         keys = [(row.folder, row.task) for row in retried]
         ledger, console = Ledger(selection.sweep), Console(stderr=True)
         outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty, gpus=gpus)
-        typer.echo(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
+        say(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
         if outcome.unsent:
-            typer.echo(with_mend(outcome.unsent_words, "the same again later"))
+            say(with_mend(outcome.unsent_words, "the same again later"))
         if outcome.failed or outcome.unsent:
             raise typer.Exit(1)
 

@@ -1,24 +1,34 @@
 """Odd and hostile files: nothing hangs, nothing takes all memory, nothing is obeyed that was to be shown."""
 
 import io
+import json
 import logging
 import os
+import re
 import struct
 import time
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from error_samples import message_of
+from table_samples import BASE
 
+from repro.backbones.card import Facts, render
+from repro.backbones.library import Library
 from repro.console import report, show_log
 from repro.data.archives import blaming
 from repro.data.images import decode, inspect
 from repro.errors import UserError, one_line, visible
+from repro.runs.folder import RunFolder
 from repro.runs.reading import parse_overrides, read_yaml
+from repro.runs.records import append
+from repro.runs.run import Run
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
+from repro.text_tables import as_code, escaped
 from results.pack import MANIFEST, check
 from results.plots import shrunk
 from results.spreadsheet import harmless
@@ -32,7 +42,8 @@ def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str])
     assert one_line(UserError(f"class {ESCAPES} is empty", mend="fill it")) == f"class {SHOWN} is empty; mend: fill it"
     report(False, {"name": ESCAPES})
     report(False, [{"name": ESCAPES}])
-    assert capsys.readouterr().out.count(SHOWN) == 2
+    # In a pipe a table is Markdown, in which a backslash stands behind another one.
+    assert capsys.readouterr().out.replace("\\\\", "\\").count(SHOWN) == 2
 
 
 def test_the_log_shows_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,3 +166,39 @@ def test_no_text_is_a_formula_to_a_spreadsheet() -> None:
     assert list(safe["method"]) == list(safe["name"]) == expected
     assert list(safe["value"]) == [-1.5] * 7
     assert list(frame["method"]) == hostile
+
+
+MARKDOWN = f"<img src=x>](https://x.org) | ![x](y) `z`\n# *heading*{ESCAPES}"
+
+
+def test_no_text_breaks_out_of_a_cards_markdown(tmp_path: Path) -> None:
+    """Of a run's own files, which somebody may have sent: settings, provenance and results."""
+    run = replace(Run(), data=replace(Run().data, dataset=MARKDOWN))
+    folder = RunFolder(tmp_path)
+    attempt = {"started": MARKDOWN, "commit": MARKDOWN, "dirty": False, "device": MARKDOWN}
+    attempt |= {"packages": {"torch": MARKDOWN}, "data": {MARKDOWN: MARKDOWN}}
+    folder.provenance.write_text(json.dumps([attempt]))
+    result = replace(BASE, run_id=run.id, dataset=MARKDOWN, split=MARKDOWN, protocol=MARKDOWN, metric=MARKDOWN)
+    append(folder.results, [result])
+    facts = Facts(
+        1, "resnet50", 2048, "none", (0.5,), (0.5,), 224, "resnet50.pth", "0", run.id, "m", MARKDOWN, 0, MARKDOWN
+    )
+    plain = replace(facts, dataset="scenes", tiny="tiny")
+    text = render(folder, run, Library.torchvision, facts, "apache-2.0")
+    calm = render(RunFolder(tmp_path / "none"), Run(), Library.torchvision, plain, "apache-2.0")
+    assert "\n# *heading" not in text
+    assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
+        line for line in calm.splitlines() if line.startswith("#")
+    ][1:]
+    assert re.search(r"(?<!\\)<img", re.sub(r"`[^`]*`", "", text)) is None
+    assert re.search(r"]\(", re.sub(r"`[^`]*`", "", text)) is None
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+    cells = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("| linear")]
+    assert [len(row) for row in cells] == [7]
+
+
+def test_no_title_breaks_out_of_an_artifacts_readme() -> None:
+    assert escaped(MARKDOWN).startswith(r"\<img src=x>]\(https://x.org) \| ![x]\(y) `z` # \*heading\*")
+    assert "\n" not in escaped(MARKDOWN)
+    assert not {"\x1b", "\x9b"} & set(escaped(MARKDOWN) + as_code(MARKDOWN))
+    assert "`" not in as_code(MARKDOWN)

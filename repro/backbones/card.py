@@ -9,13 +9,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from repro.backbones.library import Library
-from repro.errors import visible
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import read
 from repro.runs.run import Run
 from repro.runs.schemas import ATTEMPT
 from repro.runs.sections import Framework
+from repro.text_tables import as_code, escaped
 
 _BOTTLENECK = {"RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False}
 RESNETS: dict[str, Mapping[str, Any]] = {
@@ -137,9 +137,10 @@ def _data(run: Run, folder: RunFolder) -> str:
         return "Unknown: the weights were trained elsewhere."
     # Of the last attempt; none stands on record where a folder was put together by hand.
     fingerprints: dict[str, str] = next((attempt["data"] for attempt in _attempts(folder)[-1:]), {})
-    by_split = ", ".join(f"{split} `{fingerprint}`" for split, fingerprint in fingerprints.items())
+    by_split = ", ".join(f"{escaped(split)} `{as_code(str(digest))}`" for split, digest in fingerprints.items())
     labels = "with" if run.framework is Framework.supervised else "without"
-    return f"{run.data.dataset}, {labels} its labels{f' (fingerprint: {by_split})' if by_split else ''}."
+    fingerprint = f" (fingerprint: {by_split})" if by_split else ""
+    return _Markdown(f"{escaped(run.data.dataset)}, {labels} its labels{fingerprint}.")
 
 
 def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
@@ -149,16 +150,24 @@ def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
         edited = " (edited since)" if attempt["dirty"] else ""
         packages = attempt["packages"]
         verb = "imported" if not facts.dataset else "trained"
-        lines.append(f"{verb} by commit `{attempt['commit']}`{edited} on {attempt['device']}, {attempt['started']}")
+        where = escaped(f"{attempt['device']}, {attempt['started']}")
+        lines.append(f"{verb} by commit `{as_code(attempt['commit'])}`{edited} on {where}")
         versions = (packages.get(name, "unknown") for name in ("torch", "torchvision"))
-        lines.append("torch {}, torchvision {}".format(*versions))
-    # Of a file that somebody may have sent: as text, whatever stands there.
-    return [visible(line).replace("<", "&lt;") for line in lines]
+        lines.append(escaped("torch {}, torchvision {}".format(*versions)))
+    return [_Markdown(line) for line in lines]
 
 
 def _attempts(folder: RunFolder) -> list[dict[str, Any]]:
     """Returns what is on record of each attempt at the run, the last one last."""
     return ATTEMPT.read_list(folder.provenance) if folder.provenance.exists() else []
+
+
+class _Markdown(str):
+    """A text that is Markdown already; any other may be of a file that somebody sent, and stands there as it is."""
+
+
+def _as_markdown(value: Any) -> Any:
+    return escaped(value) if isinstance(value, str) and not isinstance(value, _Markdown) else value
 
 
 @cache
@@ -169,6 +178,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # Markdown, of names that a run's own settings hold
+        autoescape=False,  # of HTML; this is Markdown
+        finalize=_as_markdown,
     )
     return environment.get_template("card.md.j2")

@@ -9,6 +9,7 @@ import typer
 from repro.backbones.library import Library
 from repro.console import AsJson
 from repro.runs.folder import RunFolder
+from repro.terminal import say
 
 # torch is imported when the command runs: `--help` answers at once.
 
@@ -35,7 +36,7 @@ def export(
     export_folder = out or folder / "exports" / target
     weights = write(RunFolder(folder), target, export_folder, licence=licence, force=force)
     card = export_folder / "README.md"
-    typer.echo(json.dumps({"weights": str(weights), "card": str(card)}) if as_json else str(weights))
+    say(json.dumps({"weights": str(weights), "card": str(card)}) if as_json else str(weights))
 
 
 def build() -> typer.Typer:

@@ -13,6 +13,7 @@ from repro.lazy_commands import CommandGroup
 from repro.runs.reading import build as build_run
 from repro.runs.reading import command_settings, pinned
 from repro.runs.rows import Rows
+from repro.terminal import say
 
 if TYPE_CHECKING:
     from repro.bench.scale import Subject
@@ -76,7 +77,7 @@ def bench_input(
     if as_json:
         report(as_json, measured)
     else:
-        typer.echo(measured["photographs"])
+        say(measured["photographs"])
         report(as_json, measured["rows"])
 
 

@@ -1,6 +1,5 @@
 """`salmask data`: which data sets there are, whether one is whole, and how to unpack one."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
@@ -9,7 +8,6 @@ from statistics import median
 from typing import Annotated, Literal, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from repro.console import completion
@@ -24,6 +22,7 @@ from repro.errors import UserError, visible
 from repro.lazy_commands import CommandGroup
 from repro.runs.reading import build, command_settings, flat
 from repro.runs.sections import ScenesSettings
+from repro.terminal import Console, say, say_json
 from repro.text_tables import TextTable, print_table
 
 app = typer.Typer(
@@ -59,7 +58,7 @@ def list_datasets(as_json: Json = False) -> None:
             }
             for entry in DATASETS.values()
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        say_json(rows, indent=2)
         return
     console = Console()
     lines = [
@@ -97,7 +96,7 @@ def verify(
         raise UserError(f"data set {name!r} is drawn and has no root", mend="leave --root out")
     report = verify_dataset(name, find_root(name, root), deep=not quick, workers=workers)
     if as_json:
-        typer.echo(json.dumps(report.to_plain(), indent=2))
+        say_json(report.to_plain(), indent=2)
     else:
         _print_report(report, per_class)
     raise typer.Exit(0 if report.ok else 1)  # 2 is that of every `UserError`
@@ -135,12 +134,12 @@ def cache(
         cache_root(str(to or "")),
         workers=workers or usable_cores(),
         check=check,
-        say=partial(typer.echo, err=True),
+        say=partial(say, err=True),
     )
     if as_json:
-        typer.echo(json.dumps(outcome, indent=2))
+        say_json(outcome, indent=2)
     else:
-        typer.echo(f"{name}: {outcome['images']} images at {side} px ready in {outcome['folder']}")
+        say(f"{name}: {outcome['images']} images at {side} px ready in {outcome['folder']}")
 
 
 def _scenes_settings(name: str, words: Iterable[str] | None) -> ScenesSettings:
@@ -181,11 +180,11 @@ def prepare(
     """
     entry = find_dataset(name)
     if entry.prepare is None:
-        typer.echo(f"{name}: nothing to prepare ({entry.layout})")
+        say(f"{name}: nothing to prepare ({entry.layout})")
         return
     target = new_root(name, root)
     entry.prepare(archives or [], target)
-    typer.echo(f"{name}: ready in {target}; check it with `salmask data verify {name} --root {target}`")
+    say(f"{name}: ready in {target}; check it with `salmask data verify {name} --root {target}`")
 
 
 @app.command("export-scenes")
@@ -212,7 +211,7 @@ def export_scenes(
     draw = partial(Scenes, classes=classes, size=size, seed=seed, objects=objects, cutouts=cutouts)
     write = {"voc": write_voc, "coco": write_coco}[layout]
     write(out, draw("train", count=train), draw("val", count=test), workers=workers)
-    typer.echo(f"{train} + {test} scenes of {classes} classes in {out}")
+    say(f"{train} + {test} scenes of {classes} classes in {out}")
 
 
 class _Location(NamedTuple):

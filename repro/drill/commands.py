@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from repro.console import AsJson, report
 from repro.drill.processes import Main
+from repro.terminal import Console
 
 Inputs = Annotated[int, typer.Option(min=0, help="Bad inputs to try, about.")]
 

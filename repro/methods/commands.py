@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from repro.console import AsJson, completion, names_and_settings, report
@@ -22,6 +21,7 @@ from repro.runs.labels import label
 from repro.runs.reading import command_settings, flat, nested
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
+from repro.terminal import Console, say
 
 if TYPE_CHECKING:
     from repro.methods.cost import StepCost
@@ -96,7 +96,7 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         run = rows().resolve(method)
         # `salmask methods --json NAME` hands the option to the group, as `show` comes after it.
         json_of_group = context.parent.params["as_json"] if context.parent else False
-        report(True, plain(run)) if as_json or json_of_group else typer.echo(run.to_yaml())
+        report(True, plain(run)) if as_json or json_of_group else say(run.to_yaml())
 
     @methods.command("diff")
     def diff(
@@ -118,11 +118,11 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
             ]
             report(as_json, lines)
         else:
-            typer.echo(f"{first} and {second} are the same experiment")
+            say(f"{first} and {second} are the same experiment")
         # Beside the table, which has a line for each setting that differs, and nothing else.
         for caution in dict.fromkeys(queue_caution(run, train_images(run)) for run in runs):
             if caution:
-                typer.echo(f"note: {caution}", err=True)
+                say(f"note: {caution}", err=True)
 
 
 def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
@@ -160,10 +160,10 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
             return
         report(False, [step_cost.row(baseline) for step_cost, baseline in costs])
         scale = f"{runs[0].data.crop} px, {runs[0].encoder.network}, {batch} images a step"
-        typer.echo(f"{scale}; parameters: trained + momentum encoder and localizer")
-        typer.echo("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn")
+        say(f"{scale}; parameters: trained + momentum encoder and localizer")
+        say("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn")
         if bound:
-            typer.echo("bound: a bare classifier on the same network, bf16, channels last, compiled, timed in turn")
+            say("bound: a bare classifier on the same network, bf16, channels last, compiled, timed in turn")
 
 
 def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
@@ -196,9 +196,9 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
             report(True, result.statistics())
             return
         report(False, result.maps)
-        typer.echo()
+        say()
         report(False, result.masks)
-        typer.echo("\n" + "\n".join(str(path) for path in paths))
+        say("\n" + "\n".join(str(path) for path in paths))
 
 
 def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:

@@ -1,0 +1,48 @@
+"""The one place that writes to a terminal: what a name brings along is shown there, and never obeyed.
+
+Names of folders, classes and methods, errors and lines of logs may hold what moves a cursor, clears a screen or types
+into the shell. Whoever prints goes through here, which a test sees to.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import rich.console
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from repro.errors import UNSEEN, visible
+
+
+class Console(rich.console.Console):
+    """rich's console, which shows what a terminal would obey as its code; rich's own colours stay what they are."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yields the segments of something to be printed, each with all of its text visible."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:
+    """Prints a text as it stands, all of it visible.
+
+    Args:
+        text: Anything that is a text, or can be made one.
+        err: Whether it goes to standard error.
+        end: What follows it.
+    """
+    print(visible(str(text)), end=end, file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def say_json(content: Any, indent: int = 1) -> None:
+    """Prints JSON's own types as JSON, in which letters of all languages stand as they are.
+
+    Args:
+        content: What is to be printed.
+        indent: Blanks before each level.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    # Within JSON's texts a letter's code is `\u009b`; `\x9b` is none.
+    print(UNSEEN.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text), flush=True)
