@@ -26,8 +26,8 @@ from repro.runs.records import Result, read
 from repro.runs.run import Run
 from repro.terminal import say, say_json
 
-CarryOut = Callable[[Run, Path, str, Path | None], None]
-"""Carries out an evaluation: a run, its folder, the evaluation's name, and the root of its data set if one is given."""
+CarryOut = Callable[..., None]
+"""`carry_out(run, folder, name, root, *, again)` carries an evaluation out; `root` is that of its data set, or None."""
 
 TABLE1 = ("linear@imagenet100", "linear@caltech101", "linear@flowers102", "logistic@caltech101", "logistic@flowers102")
 """Every number of Table 1: each data set by the paper-like protocol, the transfer ones by the standard one too."""
@@ -77,6 +77,9 @@ Arch = Annotated[str, typer.Option(help="With --checkpoint: torchvision's name o
 Name = Annotated[str, typer.Option(help="With --checkpoint: what tables call it; default: the file's.")]
 Prefix = Annotated[str, typer.Option(help="With --checkpoint: which of its networks, by what its keys begin with.")]
 HighPass = Annotated[bool, typer.Option("--high-pass", help="With --checkpoint: trained on high-passed images.")]
+Again = Annotated[
+    bool, typer.Option("--again", help="Measure once more what is recorded without predictions; its rows stay, too.")
+]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="With --checkpoint: folder of the sweep.")]
 
 
@@ -107,6 +110,7 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
         prefix: Prefix = "",
         high_pass: HighPass = False,
         out: Out = Path("runs/imported"),
+        again: Again = False,
         as_json: AsJson = False,
     ) -> None:
         """Evaluate a backbone by named, versioned protocols; what is measured already is only read.
@@ -132,7 +136,8 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
                 settings=_settings_alone(words or []),
                 out=out,
             )
-        _evaluate_all(run, folder, evaluations(task, data, run), _roots(root or []), carry_out, as_json=as_json)
+        chosen = evaluations(task, data, run)
+        _evaluate_all(run, folder, chosen, _roots(root or []), carry_out, again=again, as_json=as_json)
 
 
 def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
@@ -235,6 +240,7 @@ def _evaluate_all(
     roots: Mapping[str, Path],
     carry_out: CarryOut,
     *,
+    again: bool = False,
     as_json: bool,
 ) -> None:
     """Carries out evaluations one after the other, then prints their rows."""
@@ -245,11 +251,15 @@ def _evaluate_all(
             mend="--root DATASET=DIR for each, or $SALMASK_DATA",
         )
     # All that can be wrong with the command is found before the first evaluation takes its time.
-    _check_roots(run, folder, evaluations, roots)
+    _check_roots(run, folder, evaluations, roots, again=again)
     rows: list[Result] = []
     for evaluation in evaluations:
-        carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots))
-        rows += evaluation.recorded(run, read(folder.results)[0])
+        before = evaluation.recorded(run, read(folder.results)[0]) if folder.results.exists() else []
+        carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
+        measured = evaluation.recorded(run, read(folder.results)[0])
+        if before:
+            _tell_replaced(before, measured, folder)
+        rows += measured
     if as_json:
         say_json([asdict(row) for row in rows])
         return
@@ -258,6 +268,19 @@ def _evaluate_all(
         if "@" not in row.metric:
             say(f"{_metric_and_value(row)}   {row.protocol}, {row.dataset} {row.split}")
     suggest(f"salmask table table1 --runs {shlex.quote(str(folder.path.parent.parent))}")
+
+
+def _tell_replaced(before: Sequence[Result], now: Sequence[Result], folder: RunFolder) -> None:
+    """Tells which numbers of an evaluation were measured again, with the old ones, on standard error."""
+    old_rows = {(row.protocol, row.split, row.metric): row for row in before}
+    for row in now:
+        old = old_rows.get((row.protocol, row.split, row.metric))
+        if old is not None and old != row and "@" not in row.metric:
+            typer.echo(
+                f"{row.metric} {old.value:.2f} of {old.started[:10]} (commit {old.commit[:7]}) is replaced by "
+                f"{row.value:.2f}; both rows are in {folder.results}, and tables take the later one",
+                err=True,
+            )
 
 
 def _metric_and_value(row: Result) -> str:
@@ -272,12 +295,14 @@ def _root_of(evaluation: Evaluation, roots: Mapping[str, Path]) -> Path | None:
     return roots.get(evaluation.dataset, roots.get(""))
 
 
-def _check_roots(run: Run, folder: RunFolder, evaluations: Sequence[Evaluation], roots: Mapping[str, Path]) -> None:
+def _check_roots(
+    run: Run, folder: RunFolder, evaluations: Sequence[Evaluation], roots: Mapping[str, Path], *, again: bool
+) -> None:
     """Raises a UserError for a missing root of a later evaluation before hours are spent on the first one."""
     if len(evaluations) < 2:
         return
     from downstream.tasks import recorded
 
     for evaluation in evaluations:
-        if not recorded(run, folder, evaluation):
+        if not recorded(run, folder, evaluation, again=again):
             root_of(run, evaluation.dataset, _root_of(evaluation, roots))

@@ -22,6 +22,7 @@ from repro.progress import OPENING
 from repro.runs.detection import COCO, VOC
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
+from repro.runs.predictions import FileReference, is_whole
 from repro.runs.provenance import now
 from repro.runs.records import Result, append, read
 from repro.runs.run import Run
@@ -54,7 +55,9 @@ which the others need not wait for.
 """
 
 
-def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None) -> list[Result]:
+def evaluate(
+    run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None, *, again: bool = False
+) -> list[Result]:
     """Evaluates a finished run and appends the rows to its `results.jsonl`; rows that stand there are not made again.
 
     Args:
@@ -63,6 +66,8 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
         name: `TASK` or `TASK@DATASET`.
         device: from `repro.distributed.initialise`.
         root: of the data set; None: as `repro.data.roots.root_of` finds it.
+        again: whether rows without the predictions that they are made of, as older versions left them, are measured
+            once more; the new rows are appended, and count from then on.
 
     Returns:
         The rows, whether they were measured now or earlier.
@@ -71,7 +76,7 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
         UserError: unknown names, the run is not finished, or the data or the backbone do not fit.
     """
     evaluation = Evaluation.parse(name, run)
-    earlier_rows = decided_by_first(lambda: recorded(run, folder, evaluation))
+    earlier_rows = decided_by_first(lambda: recorded(run, folder, evaluation, again=again))
     if earlier_rows:
         return earlier_rows
     _require_pretrained(folder)
@@ -91,7 +96,7 @@ def evaluate(run: Run, folder: RunFolder, name: str, device: torch.device, root:
 
 
 def prepare_evaluation(
-    run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None
+    run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None, *, again: bool = False
 ) -> Callable[[], list[Result]] | None:
     """Returns an evaluation that can begin, as a function; None where its rows stand in the run's folder already.
 
@@ -101,18 +106,19 @@ def prepare_evaluation(
         name: `TASK` or `TASK@DATASET`.
         device: from `repro.distributed.initialise`.
         root: of the data set; None: as `repro.data.roots.root_of` finds it.
+        again: as of `evaluate`.
 
     Raises:
         UserError: unknown names, the run is not finished, its backbone is damaged or another run's, or the data set is
             not there; nothing is written.
     """
     evaluation = Evaluation.parse(name, run)
-    if decided_by_first(lambda: recorded(run, folder, evaluation)):
+    if decided_by_first(lambda: recorded(run, folder, evaluation, again=again)):
         return None
     _require_pretrained(folder)
     root_of(run, evaluation.dataset, root)
     load_backbone_of(run, folder)
-    return partial(evaluate, run, folder, name, device, root)
+    return partial(evaluate, run, folder, name, device, root, again=again)
 
 
 def _require_pretrained(folder: RunFolder) -> None:
@@ -123,9 +129,18 @@ def _require_pretrained(folder: RunFolder) -> None:
         )
 
 
-def recorded(run: Run, folder: RunFolder, evaluation: Evaluation) -> list[Result]:
-    """Returns the rows of an evaluation that the run's folder holds already; none unless all of them are there."""
+def recorded(run: Run, folder: RunFolder, evaluation: Evaluation, *, again: bool = False) -> list[Result]:
+    """Returns the rows of an evaluation that the run's folder holds already; none unless all of them are there.
+
+    Args:
+        run: with the settings of the evaluation.
+        folder: of the run.
+        evaluation: the task and its data set.
+        again: whether rows count only with the file of predictions or detections that they are made of.
+    """
     rows, warnings = read(folder.results) if folder.results.exists() else ([], [])
     for warning in warnings:
         log.warning(warning)
-    return evaluation.recorded(run, rows)
+    rows = evaluation.recorded(run, rows)
+    named = {FileReference(row.predictions, row.predictions_sha256) for row in rows if row.predictions}
+    return rows if not again or (named and all(is_whole(folder, each) for each in named)) else []

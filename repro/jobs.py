@@ -33,7 +33,9 @@ REPORT_WAIT_SECONDS = 60.0
 """How long a report waits for another one of the same sweep."""
 
 
-def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait: float = 0.0) -> None:
+def carry_out(
+    run: Run, path: Path, task: str, root: Path | None = None, *, wait: float = 0.0, again: bool = False
+) -> None:
     """Carries out a task on a run's folder, as a command, a job or a rank of several.
 
     Args:
@@ -42,6 +44,7 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
         task: `pretrain`, or an evaluation: `TASK` or `TASK@DATASET`.
         root: of the evaluation's data set, where it is not to be looked up.
         wait: seconds to wait where another process is at the same.
+        again: whether an evaluation whose rows have no predictions is carried out once more.
 
     Raises:
         UserError: bad input, or another process holds the folder.
@@ -52,10 +55,10 @@ def carry_out(run: Run, path: Path, task: str, root: Path | None = None, *, wait
     STOP.install()
     with OPENING.shown(shown=number == "0"):
         OPENING.say("importing torch")
-        _carry_out(run, RunFolder(path), task, root, wait)
+        _carry_out(run, RunFolder(path), task, root, wait=wait, again=again)
 
 
-def _carry_out(run: Run, folder: RunFolder, task: str, root: Path | None, wait: float) -> None:
+def _carry_out(run: Run, folder: RunFolder, task: str, root: Path | None, *, wait: float, again: bool) -> None:
     """Carries out a task in a process that listens to signals and says what it does."""
     # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
     # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
@@ -65,17 +68,17 @@ def _carry_out(run: Run, folder: RunFolder, task: str, root: Path | None, wait: 
     # A command is refused before its folder is touched, and reads what is measured without a trace. A job's folder is
     # there already, and nobody sees its terminal: how it ends, refused or done, stands in its status.
     prepared = None
-    if not wait and (prepared := _prepare(run, folder, task, device, root)) is None:
+    if not wait and (prepared := _prepare(run, folder, task, device, root, again=again)) is None:
         return
     # Of several ranks only the first one holds the folder and tells its status.
     with folder.attempt(task, wait=wait) if rank() == 0 else nullcontext(), deaths_told():
-        work = prepared or _prepare(run, folder, task, device, root)
+        work = prepared or _prepare(run, folder, task, device, root, again=again)
         if work is not None:
             work()
 
 
 def _prepare(
-    run: Run, folder: RunFolder, task: str, device: "torch.device", root: Path | None
+    run: Run, folder: RunFolder, task: str, device: "torch.device", root: Path | None, *, again: bool
 ) -> Callable[[], object] | None:
     """Returns the work of a task, with all checked that can be before it begins; None where it is done already.
 
@@ -91,7 +94,7 @@ def _prepare(
     from downstream.tasks import prepare_evaluation
 
     OPENING.say(f"{task}: reading the backbone")
-    return prepare_evaluation(run, folder, task, device, root)
+    return prepare_evaluation(run, folder, task, device, root, again=again)
 
 
 def render_report(place: Path, tables: Sequence[str]) -> None:

@@ -328,6 +328,14 @@ def test_the_whole_of_table_2_without_a_download(tmp_path: Path) -> None:
     fresh = {row.metric: row.value for row in read(folder.results)[0]}
     assert {name: values[VOC, name] for name in fresh if "AP" in name} == {n: v for n, v in fresh.items() if "AP" in n}
     assert final.stat().st_mtime_ns == stamp
+    # Rows whose detections are lost, as older versions kept none, are scored again with --again, and stay.
+    kept, rows_before = folder.path / detections[VOC].predictions, folder.results.read_text()
+    content = kept.read_bytes()
+    kept.unlink()
+    more = salmask("eval", str(folder.path), "--task", VOC, "--data", "scenes", "--again", *words())
+    assert f"bbox_AP {fresh['bbox_AP']:.2f} of " in more.err
+    assert (kept.read_bytes(), final.stat().st_mtime_ns) == (content, stamp)
+    assert folder.results.read_text().startswith(rows_before)
 
 
 def test_bad_input_ends_in_one_line(tmp_path: Path) -> None:

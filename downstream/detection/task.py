@@ -219,8 +219,11 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     from downstream.detection.resume import load_trained
     from downstream.detection.training import train
 
-    earlier_scores, trained = decided_by_first(lambda: (trial.recorded_scores(), trial.final.exists()))
-    if earlier_scores and not settings.evaluate_only:
+    earlier_scores, has_detections, trained = decided_by_first(
+        lambda: (trial.recorded_scores(), trial.detections.exists(), trial.final.exists())
+    )
+    # Scores of an older version have no detections beside them: the detector, where it is there, detects once more.
+    if earlier_scores and not settings.evaluate_only and (has_detections or not trained):
         return earlier_scores
     if settings.evaluate_only and not trained:
         raise UserError(f"{trial.path} has no trained detector", mend="leave out detection.evaluate_only")

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from repro.backbones.library import Library
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.records import read
+from repro.runs.records import latest, read
 from repro.runs.run import Run
 from repro.runs.schemas import ATTEMPT
 from repro.runs.sections import Framework
@@ -90,7 +90,7 @@ def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: 
         facts: what `salmask.json` holds.
         licence: name of the weights' licence.
     """
-    rows = read(folder.results)[0] if folder.results.is_file() else []
+    rows = latest(read(folder.results)[0]) if folder.results.is_file() else []
     terms = _DATA_TERMS.get(facts.dataset, "the terms of the data set that was learned from")
     return _template().render(
         target=target.value,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
 from repro.runs.detection import COCO, DETECTION_TASKS, VOC
-from repro.runs.records import Result
+from repro.runs.records import Result, latest
 from repro.runs.run import Run
 
 PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[str, ...]]] = {
@@ -85,14 +85,15 @@ class Evaluation:
             rows: Results of any task and protocol.
 
         Returns:
-            The rows; none unless every protocol has some, so that an evaluation counts as done or not at all.
+            The rows, of those that were measured again the later ones; none unless every protocol has some, so that an
+            evaluation counts as done or not at all.
         """
         rows = [row for row in rows if (row.run_id, row.task, row.dataset) == (run.id, self.task, self.dataset)]
         if self.task in DETECTION_TASKS:
             # Measured on two GPUs or on eight, a number is a result of the settings that left the batch open. A set of
             # names is made and compared: a row's name is never taken apart.
             possible = run.detection.possible_protocols(self.task)
-            return [row for row in rows if row.protocol in possible]
+            return latest([row for row in rows if row.protocol in possible])
         protocols = set(self.protocols(run))
         rows = [row for row in rows if row.protocol in protocols]
-        return rows if {row.protocol for row in rows} == protocols else []
+        return latest(rows) if {row.protocol for row in rows} == protocols else []

@@ -168,6 +168,12 @@ def reference(path: Path, folder: RunFolder, content: bytes) -> FileReference:
     return FileReference(path.relative_to(folder.path).as_posix(), hashlib.sha256(content).hexdigest())
 
 
+def is_whole(folder: RunFolder, named: FileReference) -> bool:
+    """Returns whether a file that a row of results names is there, as it was written."""
+    path = folder.path / named.name
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == named.sha256
+
+
 def read(folder: RunFolder, named: FileReference) -> Predictions:
     """Reads the predictions that a row of results names.
 

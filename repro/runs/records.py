@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -94,6 +94,18 @@ _TIME = re.compile(
 """What every reader of ISO 8601 takes; Python's own takes week dates and odd separators too, which pandas refuses."""
 _LARGEST = 2**63 - 1
 """Columns of whole numbers have 64 bits."""
+
+
+def latest(rows: Iterable[Result]) -> list[Result]:
+    """Returns the rows without those that were measured again later: recorded rows are never changed, only appended to.
+
+    Args:
+        rows: In the order of their file.
+    """
+    newest: dict[tuple[str, ...], Result] = {}
+    for row in rows:
+        newest[row.run_id, row.method, row.task, row.dataset, row.split, row.protocol, row.metric] = row
+    return list(newest.values())
 
 
 def append(path: Path, results: Sequence[Result]) -> None:
