@@ -300,6 +300,7 @@ class MachineSettings:
     compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds otherwise
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph
     filter_library: FilterLibrary = FilterLibrary.torch  # of masking on a CPU; cv2 is faster, and rounds otherwise
+    wandb: bool = False  # also writes a pretraining's scalars for Weights & Biases, off-line unless $WANDB_MODE=online
     resident: bool = False  # the training images lie in the device's memory, and views are cropped there
 
 

@@ -19,6 +19,8 @@ from repro.progress import OPENING
 from repro.runs.cautions import queue_caution
 from repro.runs.choices import Precision, Strategy
 from repro.runs.folder import RunFolder
+from repro.runs.identity import plain
+from repro.runs.reading import flat
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.scenes.dataset import Scenes
@@ -33,6 +35,7 @@ from repro.training.runner import Training
 from repro.training.step_graph import can_be_replayed
 from repro.training.true_objects import measure_foregrounds
 from repro.training.view_draws import ViewDraws
+from repro.training.wandb_backend import WandbFiles, require_wandb
 
 log = logging.getLogger("salmask")
 
@@ -152,8 +155,17 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
     if settings.precision is Precision.fp16 and run.machine.graphs:
         # The loss scaler decides on the host whether a step is taken.
         raise UserError("machine.graphs=true replays no steps in fp16", mend="optimization.precision=bf16 or fp32")
+    if run.machine.wandb:
+        require_wandb()
     require_memory(run, device)
     return EpochBatches(len(images), settings.batch, run.seed)
+
+
+def _wandb_files(run: Run, folder: RunFolder) -> WandbFiles:
+    """Returns what writes a run's scalars for W&B, as the run's folder names it."""
+    path = folder.path.absolute()
+    name, sweep = f"{path.parent.name}/{path.name}", path.parent.parent.name
+    return WandbFiles(folder.path, run.id, name, sweep, dict(flat(plain(run))))
 
 
 def with_resident_images(learner: Learner, run: Run, device: torch.device) -> Learner:
@@ -202,4 +214,5 @@ def build_training(
             learner.gallery(folder.gallery / "masks.png"),
             build_monitor(run, folder, learner.encoder, learner.model, learner.dataset),
         ],
+        more_writers=[_wandb_files(run, folder)] if run.machine.wandb and rank() == 0 else [],
     )

@@ -14,6 +14,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, Runner
 from mmengine.visualization import TensorboardVisBackend, Visualizer
+from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -174,6 +175,8 @@ class Training:
     """Whether steps are replayed from a CUDA graph; only of a model of which `can_be_replayed` says so."""
     hooks: Sequence[Hook] = field(default_factory=list)
     """Hooks of this training alone."""
+    more_writers: Sequence[BaseVisBackend] = ()
+    """What gets its scalars besides `metrics.jsonl` and TensorBoard; on rank 0."""
 
     def run(self) -> None:
         """Trains from wherever the newest checkpoint left off to the end.
@@ -192,7 +195,8 @@ class Training:
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        writers = [MetricsFile(self.metrics), TensorboardVisBackend(save_dir=str(logs / "tensorboard"))]
+        tensorboard = TensorboardVisBackend(save_dir=str(logs / "tensorboard"))
+        writers = [MetricsFile(self.metrics), tensorboard, *self.more_writers]
         # mmengine keeps loggers and message hubs by name for the process's life; a second training of a run in one
         # process would go on with the first one's numbers.
         name = f"{self.run_id}-{uuid.uuid4().hex[:6]}"
@@ -238,6 +242,8 @@ class Training:
                 runner.train()
             finally:
                 bars.stop()
+                for writer in self.more_writers:
+                    writer.close()
                 # Also where the training fails or is interrupted: what it had saved by then is to be there.
                 saver.wait()
 
