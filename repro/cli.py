@@ -121,11 +121,12 @@ def _methods_and_audit() -> typer.Typer:
 
 def _bench() -> typer.Typer:
     from repro.bench.commands import build
-    from results.commands import bench_collect, bench_power
+    from results.commands import bench_claims, bench_collect, bench_power
 
     app = build(_rows, _subjects)
     app.command("collect")(bench_collect)
     app.command("power")(bench_power)
+    app.command("claims")(bench_claims)
     return app
 
 

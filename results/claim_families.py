@@ -83,7 +83,7 @@ def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
         members = [
             (verdict, claim) for verdict in verdicts for claim in verdict.question.claims if claim.family == family
         ]
-        settings = sorted({_setting(verdict) for verdict, _ in members if verdict.told}) or [""]
+        settings = sorted({setting_of(verdict) for verdict, _ in members if verdict.told}) or [""]
         rolled += [_roll_up(family, setting, members) for setting in settings]
     return [_decided(verdict) for verdict in rolled]
 
@@ -114,7 +114,7 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
     )
 
 
-def _setting(verdict: Verdict) -> str:
+def setting_of(verdict: Verdict) -> str:
     """Returns what is never averaged over: whose data, which scale, fidelity and settings the runs had."""
     column = verdict.column
     if column is None:
@@ -128,7 +128,7 @@ def _setting(verdict: Verdict) -> str:
 
 def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:
     """Counts a family's outcomes in one setting and takes the mean of its differences, seed by seed."""
-    here = [(verdict, claim) for verdict, claim in members if verdict.told and _setting(verdict) == setting]
+    here = [(verdict, claim) for verdict, claim in members if verdict.told and setting_of(verdict) == setting]
     counts = Counter(verdict.outcome_for(claim) for verdict, claim in here)
     run = {claim for _, claim in here}
     counts[NOT_RUN] = len({claim for _, claim in members} - run)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import pandas as pd
@@ -11,18 +12,20 @@ from results.columns import Column
 from results.paired import (
     IMAGES_TEST,
     LEVEL,
+    PAIR_TEST,
     POOLED_TEST,
-    TEST,
+    SENTENCE_TEST,
     Comparison,
     Spread,
     holm,
     paired,
     pooled_spread,
     seeds_needed,
+    spreading_alike,
 )
-from results.paper_claims import Claim, Question, margin, questions
+from results.paper_claims import Claim, Question, compared_rows, margin, questions
 from results.published import TABLES, published
-from results.selection import frameworks_of, measured_columns
+from results.selection import ValuesByCell, measured_columns
 
 SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradicted", "undecided", "not run"
 OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
@@ -32,6 +35,26 @@ _REVERSED = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 
 ValuesBySeed = Mapping[int, float]
 """Seed -> value in percent."""
+
+
+class SpreadOf(StrEnum):
+    """By whose spread from seed to seed a difference is judged."""
+
+    sentence = "sentence"
+    """All rows that its sentence compares in the same column: more than the three numbers of a pair, and nothing that
+    was run for another sentence."""
+    framework = "framework"
+    """All rows of its framework in the same column, whatever they are for."""
+    pair = "pair"
+    """The two rows alone."""
+
+
+TESTS = {SpreadOf.sentence: SENTENCE_TEST, SpreadOf.framework: POOLED_TEST, SpreadOf.pair: PAIR_TEST}
+"""The test that each takes, as pages name it."""
+
+
+MeasuredColumn = tuple[Column, ValuesByCell, ColumnPredictions | None]
+"""A column, its values by method and metric, and what its runs say of each image; None: that plays no part."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,7 @@ class Verdict:
         margin: Points within which a difference counts as none.
         tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
         unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
+        spread_of: By whose spread it is judged, where the images do not judge.
     """
 
     question: Question
@@ -57,6 +81,25 @@ class Verdict:
     margin: float
     tested: int = 1
     unlike: tuple[str, ...] = ()
+    spread_of: SpreadOf = SpreadOf.sentence
+
+    @property
+    def sweeps(self) -> tuple[str, ...]:
+        """The sweeps that its runs are of."""
+        if self.column is None:
+            return ()
+        of_both = [self.column.sweeps.get(method, ()) for method in (self.claim.better, self.claim.worse)]
+        return tuple(sorted({sweep for sweeps in of_both for sweep in sweeps}))
+
+    @property
+    def protocol(self) -> str:
+        """The protocol by which its runs were measured; empty where nothing was run."""
+        return "" if self.column is None else self.column.protocol
+
+    @property
+    def metric(self) -> str:
+        """The metric by which it is judged: the claim's, or the one that was asked for in its place."""
+        return self.claim.metric if self.column is None else _metric(self.claim, self.column)
 
     @property
     def told(self) -> bool:
@@ -82,7 +125,8 @@ class Verdict:
         """Our column, or the paper's where nothing was run, with the metric's printed name."""
         if self.column is None:
             return self.claim.column
-        return f"{self.column.title} {self.column.group.metrics.get(self.claim.metric, '')}".strip()
+        printed = self.column.group.metrics.get(self.metric, self.metric)
+        return f"{self.column.title} {printed}".strip()
 
     @property
     def why(self) -> str:
@@ -122,12 +166,14 @@ class Verdict:
         return f"the interval holds no difference as well as more than {self.margin:g} points{more}"
 
 
-def judge(frame: pd.DataFrame | None, *, pooled: bool = False, task: str = "") -> list[Verdict]:
+def judge(
+    frame: pd.DataFrame | None, *, spread: SpreadOf = SpreadOf.sentence, task: str = "", metric: str = ""
+) -> list[Verdict]:
     """Hold every question against the runs at hand.
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
     their runs differ in settings in which their rows do not. Where all of these runs have predictions of the same
-    images, the images judge with the seeds (`results.imagewise`), else a paired t-test over the seeds. A claim is
+    images, the images judge with the seeds (`results.imagewise`), else a t-test over the seeds of both. A claim is
     *supported* or *contradicted* where the test, corrected by Holm for the number of different comparisons of its
     sentence that could be tested in its setting (data, fidelity, scale), finds a difference: runs for another sentence
     or in another setting change no p. It is a *tie* where the 95 % interval lies within the margin; it is *not run*
@@ -135,10 +181,11 @@ def judge(frame: pd.DataFrame | None, *, pooled: bool = False, task: str = "") -
 
     Args:
         frame: What `results.collect.collect` returns; None where nothing was run.
-        pooled: Whether a difference is judged by the spread of all rows of its framework in the same column, not by
-            its own alone (`results.paired.pooled_spread`).
-        task: Another evaluation of ours than the paper's, `logistic` or `knn`, by which the rows of Tables 1 and 3 are
+        spread: By whose spread a difference is judged where predictions do not tell; `SpreadOf.framework` judges alone,
+            beside predictions too: of images nobody knows what the other rows say.
+        task: Another evaluation than the paper's, `logistic` or `knn`, by which the rows of Tables 1 and 3 are
             compared; empty: the paper's, and detection.
+        metric: Another measure of Tables 1 and 3 than their first, `top5` for one; then detection is left out.
 
     Returns:
         One verdict for each question and column of ours, by table and then in the order of the questions; a question
@@ -147,21 +194,31 @@ def judge(frame: pd.DataFrame | None, *, pooled: bool = False, task: str = "") -
     Raises:
         UserError: Runs that exclude each other.
     """
-    undecided: list[Verdict] = []
-    frameworks = frameworks_of(frame) if pooled and frame is not None else {}
+    measured: dict[str, list[MeasuredColumn]] = {}
     for table in TABLES:
-        columns = [] if frame is None else measured_columns(frame, published(table), task=task)
-        measured = [
-            # A spread that is asked for judges alone: of images nobody else knows what the other rows say.
-            (column, values, None if pooled or frame is None else ColumnPredictions(column, frame))
+        columns = [] if frame is None else measured_columns(frame, published(table), task=task, metric=metric)
+        alone = spread is SpreadOf.framework or frame is None
+        measured[table] = [
+            (column, values, None if alone or frame is None else ColumnPredictions(column, frame))
             for column, values in columns
         ]
-        for question in questions():
-            claim = question.claim
-            if claim.table == table:
-                fitting = [of_column for of_column in measured if _fits(claim, of_column[0])]
-                comparisons = [_compare(question, *of_column, frameworks) for of_column in fitting]
-                undecided += comparisons or [_compare(question, None, {}, None, {})]
+    return judge_columns(measured, spread)
+
+
+def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: SpreadOf) -> list[Verdict]:
+    """Hold every question against measured columns; see `judge`.
+
+    Args:
+        measured: By table: columns, what was measured in each, and its predictions, if any.
+        spread: By whose spread a difference is judged where predictions do not tell.
+    """
+    undecided: list[Verdict] = []
+    for question in questions():
+        claim = question.claim
+        fitting = [of_column for of_column in measured[claim.table] if _fits(claim, of_column[0])]
+        comparisons = [_compare(question, *of_column, spread) for of_column in fitting]
+        undecided += comparisons or [_compare(question, None, {}, None, spread)]
+    undecided.sort(key=lambda verdict: list(TABLES).index(verdict.claim.table))
     # Only now: the correction needs to know how many comparisons a sentence has in all tables together.
     return _decide(undecided)
 
@@ -195,7 +252,7 @@ def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
 def method_note(verdicts: Sequence[Verdict]) -> str:
     """Returns the sentences that say how the verdicts were reached."""
     tested = max((verdict.tested for verdict in verdicts), default=0)
-    test = POOLED_TEST if any(verdict.comparison.spread for verdict in verdicts) else TEST
+    test = TESTS[verdicts[0].spread_of if verdicts else SpreadOf.sentence]
     compared = [verdict for verdict in verdicts if verdict.comparison.n > 1]
     by_images = sum(verdict.comparison.by_images is not None for verdict in compared)
     instead = (
@@ -220,6 +277,10 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "also": verdict.question.others,
             "table": verdict.claim.table,
             "where": verdict.where,
+            "metric": verdict.metric,
+            "protocol": verdict.protocol,
+            "fidelity": verdict.column.fidelity if verdict.column else "",
+            "sweeps": " ".join(verdict.sweeps),
             "better": verdict.claim.better,
             "worse": verdict.claim.worse,
             "published": verdict.claim.published,
@@ -251,48 +312,65 @@ def _departures(verdict: Verdict) -> str:
 
 
 def _fits(claim: Claim, column: Column) -> bool:
-    return column.group.name == claim.group and claim.metric in dict(column.metrics)
+    return column.group.name == claim.group and _metric(claim, column) in dict(column.metrics)
+
+
+def _metric(claim: Claim, column: Column) -> str:
+    """Returns the metric of a column that a claim is judged by: a table that leaves it open has one at a time."""
+    return column.metrics[0][0] if published(claim.table).metrics else claim.metric
 
 
 def _compare(
     question: Question,
     column: Column | None,
-    values: Mapping[tuple[str, str], ValuesBySeed],
+    values: ValuesByCell,
     predictions: ColumnPredictions | None,
-    pooled_within: Mapping[str, str],
+    spread: SpreadOf,
 ) -> Verdict:
-    """Pair the two methods of a question by seed; what that means is decided when all comparisons are known.
-
-    `pooled_within` is the framework of each method, whose rows share a spread; empty where each pair has its own.
-    """
+    """Pair the two methods of a question by seed; what that means is decided when all comparisons are known."""
     claim = question.claim
-    better, worse = (values.get((method, claim.metric), {}) for method in (claim.better, claim.worse))
-    unlike = _unlike(claim, column) if column and better and worse else ()
+    if column is None:
+        return Verdict(question, UNDECIDED, paired({}, {}), column, None, margin(), spread_of=spread)
+    metric = _metric(claim, column)
+    better, worse = (values.get((method, metric), {}) for method in (claim.better, claim.worse))
+    unlike = _unlike(claim, column) if better and worse else ()
     # Of methods whose runs were not altered alike, the difference is the settings' as well.
-    comparison = paired({}, {}) if unlike else paired(better, worse, _spread_of(claim, values, pooled_within))
-    if predictions is not None and comparison.n > 1:
-        images = predictions.judge(claim.better, claim.worse, claim.metric, comparison.seeds)
-        comparison = replace(comparison, by_images=images)
-    return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike)
+    comparison = paired({}, {}) if unlike else paired(better, worse)
+    if comparison.n > 1:
+        images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
+        shared = None if images else _shared_spread(claim, metric, values, spread)
+        comparison = replace(comparison, by_images=images, spread=shared)
+    return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike, spread_of=spread)
 
 
-def _spread_of(
-    claim: Claim, values: Mapping[tuple[str, str], ValuesBySeed], pooled_within: Mapping[str, str]
-) -> Spread | None:
-    """Returns the spread of all rows of a claim's frameworks by its metric; None where none is to be pooled."""
-    frameworks = {pooled_within.get(method) for method in (claim.better, claim.worse)}
-    rows = [
-        by_seed
-        for (method, metric), by_seed in values.items()
-        if metric == claim.metric and pooled_within.get(method) in frameworks
-    ]
-    return pooled_spread(rows) if pooled_within else None
+def _shared_spread(claim: Claim, metric: str, values: ValuesByCell, spread: SpreadOf) -> Spread | None:
+    """Returns the spread that a claim's two rows share with others in their column; None where their own judges."""
+    pair = (claim.better, claim.worse)
+    measured = {method: by_seed for (method, its), by_seed in values.items() if its == metric}
+    if spread is SpreadOf.pair:
+        return None
+    if spread is SpreadOf.framework:
+        frameworks = set(map(_framework, pair))
+        return pooled_spread(by_seed for method, by_seed in measured.items() if _framework(method) in frameworks)
+    rows = {
+        # What a seed does to all rows of a framework it need not do to those of the other one.
+        method: {(_framework(method), seed): value for seed, value in measured[method].items()}
+        for method in compared_rows(claim)
+        if method in measured
+    }
+    alike = spreading_alike(rows)
+    return pooled_spread(rows[method] for method in alike) if alike.issuperset(pair) else None
+
+
+def _framework(method: str) -> str:
+    """Returns the framework of a row, with which its name begins."""
+    return method.partition("+")[0]
 
 
 def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:
     """Returns the settings in which the runs of a claim's two methods differ although the rows do not."""
-    better, worse = (column.comparisons[method] for method in (claim.better, claim.worse))
-    return tuple(better.altered_unlike(worse))
+    better, worse = (column.comparisons.get(method) for method in (claim.better, claim.worse))
+    return tuple(better.altered_unlike(worse)) if better and worse else ()
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:

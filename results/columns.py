@@ -24,6 +24,7 @@ class Column:
         key: Values of `KEYS`; empty texts where there are no runs.
         task: What they were measured by; empty where there are no runs.
         comparisons: How the runs of each method stand to its row.
+        sweeps: The sweeps that the runs of each method are of.
         planned: Whether there are no runs of it at all.
     """
 
@@ -32,6 +33,7 @@ class Column:
     key: tuple[str, ...]
     task: str = ""
     comparisons: Mapping[str, RowComparison] = field(default_factory=dict)
+    sweeps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     planned: bool = False
 
     @property
@@ -200,8 +202,12 @@ def _has_metric(frame: pd.DataFrame, metrics: tuple[tuple[str, str], ...]) -> "p
 def _columns(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], frame: pd.DataFrame) -> list[Column]:
     """Returns a column for each way of measuring among some rows."""
     columns: dict[tuple[str, ...], Column] = {}
-    for row in frame.drop_duplicates([*KEYS, "method"]).to_dict("records"):
-        key = tuple(str(row[name]) for name in KEYS)
+    for row in frame.drop_duplicates([*KEYS, "method", "sweep"]).to_dict("records"):
+        key, method = tuple(str(row[name]) for name in KEYS), row["method"]
         column = columns.get(key, Column(group, metrics, key, row["task"]))
-        columns[key] = replace(column, comparisons={**column.comparisons, row["method"]: row["departures"]})
+        columns[key] = replace(
+            column,
+            comparisons={**column.comparisons, method: row["departures"]},
+            sweeps={**column.sweeps, method: (*column.sweeps.get(method, ()), str(row["sweep"]))},
+        )
     return [columns[key] for key in sorted(columns)]

@@ -1,6 +1,7 @@
 """The commands that read results: `salmask table`, `claims`, `explain`, `plot`, `report`, `pack`, `collect`.
 
-`salmask bench collect`, which times them, and `bench power`, which counts their errors, are here too.
+`salmask bench collect`, which times them, and `bench power` and `bench claims`, which count their errors, are
+here too.
 """
 
 import json
@@ -32,6 +33,8 @@ OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only run
 
 MOST_GAIN = 50
 """Points of a difference that `bench power` draws."""
+MOST_SEEDS = 100
+"""Seeds that `bench claims` draws."""
 OneTask = Annotated[str, typer.Option(help="Tables 1 and 3: by another evaluation, logistic, knn, semi-1, ...")]
 OneMetric = Annotated[str, typer.Option(help="Tables 1 and 3: top1 (last epoch), top1_best, top5, mean_per_class.")]
 
@@ -149,10 +152,10 @@ def claims(
     *,
     sweep: OneSweep = "",
     every: Annotated[bool, typer.Option("--all", help="Also claims that nothing was run for.")] = False,
-    pooled: Annotated[
-        bool, typer.Option("--pooled", help="Judge by the spread of all rows of a framework, not of each pair alone.")
-    ] = False,
+    pooled: Annotated[bool, typer.Option("--pooled", help="Judge by the spread of all rows of a framework.")] = False,
+    paired: Annotated[bool, typer.Option("--paired", help="Judge each two rows by their own spread alone.")] = False,
     task: OneTask = "",
+    metric: OneMetric = "",
     as_json: AsJson = False,
 ) -> None:
     """Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.
@@ -162,14 +165,17 @@ def claims(
     Example: salmask claims --runs runs/table1
     """
     from results.claim_families import NOTE, families_as_frame, judge_families
-    from results.claims import as_frame, count, judge, method_note
+    from results.claims import SpreadOf, as_frame, count, judge, method_note
     from results.selection import judged_by, judged_task
-    from results.verdicts_on_terminal import print_families, print_verdicts
+    from results.verdict_tables import letters, print_families, print_verdicts
 
+    if pooled and paired:
+        raise UserError("--pooled and --paired exclude each other", mend="give one of them, or none")
     console = Console(stderr=as_json)
     _, frame = _gather(_roots(runs), context.obj, sweep, console)
     task = judged_task(frame, task)
-    verdicts = judge(frame, pooled=pooled, task=task)
+    spread = SpreadOf.framework if pooled else SpreadOf.pair if paired else SpreadOf.sentence
+    verdicts = judge(frame, spread=spread, task=task, metric=metric)
     families = judge_families(verdicts)
     listed_verdicts = [verdict for verdict in verdicts if every or verdict.told]
     if as_json:
@@ -178,9 +184,10 @@ def claims(
         say_json(records)
         return
     print_families(families, console)
-    print_verdicts(listed_verdicts, console)
+    print_verdicts(listed_verdicts, letters(families), console)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in count(verdicts).items())
-    console.print(f"Comparisons: {counts}. {judged_by(task)}\n{method_note(verdicts)} {NOTE}")
+    notes = [f"Comparisons: {counts}.", judged_by(task, metric), method_note(verdicts), NOTE]
+    console.print(" ".join(filter(None, notes)), highlight=False, soft_wrap=not console.is_terminal)
 
 
 def plot(
@@ -259,6 +266,24 @@ def bench_power(
     print_content(as_json, lines)
 
 
+def bench_claims(
+    noise: Annotated[float, typer.Option(min=0, help="Points by which runs scatter (standard deviation).")] = 0.3,
+    seeds: Annotated[str, typer.Option(help="Numbers of seeds, with commas between.")] = "2,3,5",
+    draws: Annotated[int, typer.Option(min=1, help="Perfect reproductions drawn for each line.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Draw perfect reproductions, the published numbers with noise, and count what each test says of the claims.
+
+    Example: salmask bench claims --noise 0.3 --seeds 2,3,5
+    """
+    from results.claim_power import claim_power
+
+    numbers = [int(word) if word.isdecimal() else 0 for word in seeds.split(",")]
+    if not all(2 <= number <= MOST_SEEDS for number in numbers):
+        raise UserError(f"--seeds {seeds}: numbers from 2 to {MOST_SEEDS}, with commas between", mend="--seeds 2,3,5")
+    print_content(as_json, claim_power(numbers, noise=noise, draws=draws))
+
+
 def explain(
     context: typer.Context,
     cell: Annotated[str, typer.Argument(metavar="TABLE:METHOD:DATASET[:METRIC]", help="A cell of a table.")],
@@ -266,6 +291,7 @@ def explain(
     *,
     sweep: OneSweep = "",
     task: OneTask = "",
+    metric: OneMetric = "",
     as_json: AsJson = False,
 ) -> None:
     """Tell where a number comes from: the runs behind a cell, their code, settings, data, machine and logs.
@@ -276,7 +302,7 @@ def explain(
     from results.explain import with_common_facts
 
     records, frame = _gather(_roots(runs), context.obj, sweep, Console(stderr=as_json))
-    content = explain_cell(cell, frame, records, task=task)
+    content = explain_cell(cell, frame, records, task=task, metric=metric)
     if as_json:
         say_json(content)
     else:
@@ -290,6 +316,7 @@ def report(
     *,
     sweep: OneSweep = "",
     task: OneTask = "",
+    metric: OneMetric = "",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html beside the runs.")
@@ -304,7 +331,7 @@ def report(
     roots = _roots(runs)
     records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
     path = out or roots[0] / "report.html"
-    write(path, records, frame, title=title or _heading(roots, sweep), task=task)
+    write(path, records, frame, title=title or _heading(roots, sweep), task=task, metric=metric)
     say(path)
 
 
@@ -317,6 +344,7 @@ def pack(
         Path | None, typer.Option("--check", metavar="FILE", help="Verify an artifact instead of making one.")
     ] = None,
     task: OneTask = "",
+    metric: OneMetric = "",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the backbones.")] = False,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
     out: Annotated[
@@ -345,7 +373,8 @@ def pack(
             else:
                 say(f"packing {what}", err=True)
 
-        files = artifact.pack(path, records, frame, title=heading, task=task, checkpoints=checkpoints, tell=tell)
+        shown = {"title": heading, "task": task, "metric": metric}
+        files = artifact.pack(path, records, frame, **shown, checkpoints=checkpoints, tell=tell)
     say(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
 
 

@@ -65,7 +65,9 @@ class CellAddress:
         return None
 
 
-def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], *, task: str = "") -> dict[str, Any]:
+def explain(
+    text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], *, task: str = "", metric: str = ""
+) -> dict[str, Any]:
     """Tell what is behind a cell of a table.
 
     Args:
@@ -73,6 +75,7 @@ def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], *,
         frame: What `results.collect.collect` returns; None where nothing was evaluated.
         runs: The run folders at hand.
         task: Another evaluation than the table's own, as of `results.tables.render`.
+        metric: The metric, where the text names none.
 
     Returns:
         The cell, its published number, and those measured, by protocol, with every run behind; or why there is none.
@@ -80,7 +83,9 @@ def explain(text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], *,
     Raises:
         UserError: The text names no cell, or neither table nor runs know the method, the data set or the metric.
     """
-    address = CellAddress.parse(text)
+    if metric and text.count(":") == 3 and not text.endswith(f":{metric}"):
+        raise UserError(f"'{text}' names another metric than --metric {metric}", mend="name one of the two")
+    address = CellAddress.parse(f"{text}:{metric}" if metric and text.count(":") == 2 else text)
     address = replace(address, table=by_task(address.table, task))
     _require_known(address, frame)
     methods = list(dict.fromkeys([*address.table.rows, *(run.method for run in runs)]))

@@ -12,7 +12,6 @@ from results.layout import Table
 from results.paper_claims import margin
 from results.references import without_untrained
 from results.row_comparison import ALTERED, TINY
-from results.selection import judged_by
 
 MOST_NAMES = 4
 """How many altered settings the second line names."""
@@ -36,7 +35,7 @@ class Headline:
 
 
 def headline(
-    families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tables: Sequence[Table], task: str = ""
+    families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tables: Sequence[Table], judged_by: str = ""
 ) -> Headline:
     """Sum the page up.
 
@@ -44,7 +43,7 @@ def headline(
         families: What `judge_families` returns.
         frame: The results; None where nothing was evaluated.
         tables: The page's tables, whose differences to the published numbers are counted.
-        task: The evaluation that the verdicts are of, where it is not the paper's.
+        judged_by: The sentence of `results.selection.judged_by`.
     """
     if frame is None:
         return Headline(
@@ -60,7 +59,7 @@ def headline(
     told = told or [verdict for verdict in families if verdict.setting == chosen]
     first, others = told[0], told[1:]
     more = f", and {len(others)} further sentence{'s' if len(others) > 1 else ''} of the paper" if others else ""
-    asked = f"is it so that {first.family.says}{more}? {judged_by(task)}".rstrip()
+    asked = f"is it so that {first.family.says}{more}? {judged_by}".rstrip()
     rest = Counter(verdict.outcome for verdict in others)
     others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
     parts = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]

@@ -68,6 +68,7 @@ def pack(
     *,
     title: str,
     task: str = "",
+    metric: str = "",
     checkpoints: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> int:
@@ -78,6 +79,7 @@ def pack(
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the report.
+        metric: The measure that claims and plots are of, likewise.
         task: The evaluation that claims and plots are of, as for `results.report.build`.
         checkpoints: Also put each run's `backbone.pth` in.
         tell: Is told what comes next, in a few words.
@@ -99,7 +101,9 @@ def pack(
         # `write_atomically` calls this once, with the file that takes the place of the old one when all is written.
         sums: dict[str, str] = {}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in _contents(runs, frame, title, judged_task(frame, task), tell, checkpoints=checkpoints):
+            for name, content in _contents(
+                runs, frame, title, (judged_task(frame, task), metric), tell, checkpoints=checkpoints
+            ):
                 sums[name] = hashlib.sha256(content).hexdigest()
                 _add(archive, name, content)
             _add(archive, MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
@@ -167,26 +171,27 @@ def _contents(
     runs: Sequence[RunRecord],
     frame: pd.DataFrame | None,
     title: str,
-    task: str,
+    judged: tuple[str, str],
     tell: Callable[[str], None],
     *,
     checkpoints: bool,
 ) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of every file but the manifest, one at a time: never more than one lies in memory."""
+    task, metric = judged  # by which evaluation and measure
     backbone = ", backbone" if checkpoints else ""
     version = metadata.version("salmask")
     readme = _README.format(title=escaped(title), version=version, count=len(runs), checkpoints=backbone)
     yield "README.md", readme.encode()
     tell("the page")
-    yield "report.html", build(runs, frame, title=title, task=task).encode()
+    yield "report.html", build(runs, frame, title=title, task=task, metric=metric).encode()
     tell("tables and plots")
     yield from _tables(runs, frame)
-    yield from _plots(runs, frame, task)
+    yield from _plots(Material(runs, frame, task=task, metric=metric))
     tell("data and claims")
     if frame is not None:
         yield "data/results.csv", export_bytes(frame, ".csv")
         yield "data/results.parquet", export_bytes(frame, ".parquet")
-    verdicts = judge(frame, task=task)
+    verdicts = judge(frame, task=task, metric=metric)
     yield "data/claims.json", as_frame(verdicts).to_json(orient="records", indent=1).encode()
     sentences = families_as_frame(judge_families(verdicts))
     yield "data/sentences.json", sentences.to_json(orient="records", indent=1).encode()
@@ -229,8 +234,7 @@ def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[t
             yield f"tables/{name}{suffix}", make(table).encode()
 
 
-def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str) -> Iterator[tuple[str, bytes]]:
-    material = Material(runs, frame, task=task)
+def _plots(material: Material) -> Iterator[tuple[str, bytes]]:
     for name in PLOTS:
         for suffix in SUFFIXES:
             try:

@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
 
-TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
-"""The test of claims by seeds alone, as pages name it."""
+PAIR_TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
+"""The test by the seeds of two rows alone, as pages name it."""
+SENTENCE_TEST = (
+    "Two-sided t-test on the seeds that both methods have, with the spread of all rows that the sentence compares in "
+    "the same column (residuals of row + seed of its framework; a row that spreads unlike the others is judged by its "
+    "own pairs), p values after Holm"
+)
+"""The test where the rows of a sentence share their spread, as pages name it."""
 IMAGES_TEST = "a bootstrap over seeds and images (`results.imagewise`)"
 """The test where predictions are at hand, as pages name it."""
 POOLED_TEST = (
@@ -98,7 +104,7 @@ class Comparison:
 
     @property
     def p(self) -> float | None:
-        """The p value before correction: of `TEST`, `POOLED_TEST` or `IMAGES_TEST`; None where it cannot be taken."""
+        """The p value before correction, of whichever test can be taken; None where none can."""
         if not self.testable:
             return None
         if self.by_images is not None:
@@ -134,27 +140,62 @@ class Comparison:
         return float(spread.deviation / np.sqrt(self.n)), spread.degrees
 
 
-def pooled_spread(values: Iterable[Mapping[int, float]]) -> Spread | None:
+def pooled_spread(values: Iterable[Mapping[Any, float]]) -> Spread | None:
     """Estimate the spread of a difference from all rows that were run with the same seeds.
 
     A value is taken for its row's mean, plus what its seed does to all rows alike, plus noise of one size for all; the
     noise is what the least-squares fit of the first two leaves. Of two rows alone this is the paired t-test's spread.
 
     Args:
-        values: For each row: seed -> value in percent; not all need to have all seeds.
+        values: For each row: seed -> value in percent; not all need to have all seeds. Rows that a seed does not move
+            alike, those of two frameworks, have other names for it.
 
     Returns:
         The spread of the difference of any two of them; None where rows and seeds explain everything.
     """
-    cells = [(row, seed, value) for row, by_seed in enumerate(values) for seed, value in by_seed.items()]
-    if not cells:
-        return None
-    rows, seeds, measured = zip(*cells, strict=True)
-    design = np.hstack([np.equal.outer(column, np.unique(column)) for column in (rows, seeds)]).astype(float)
-    effects, _, rank, _ = np.linalg.lstsq(design, np.array(measured), rcond=None)
-    degrees = len(cells) - int(rank)
-    squares = float(np.sum((np.array(measured) - design @ effects) ** 2))
+    squares, degrees = _unexplained(list(values))
     return Spread(float(np.sqrt(2 * squares / degrees)), degrees) if degrees and squares > 1e-9 else None
+
+
+def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
+    """Tell which rows may share a spread: all but those that scatter far more than the others, as a diverged one does.
+
+    A row is left out where the squares that it adds to those of the others are more than the same noise explains, by
+    an F test at 5 % over all rows; then the next one, while there are three.
+
+    Args:
+        values: Row -> seed -> value in percent, as for `pooled_spread`.
+    """
+    rows = dict(values)
+    while len(rows) > 2:
+        squares, degrees = _unexplained(list(rows.values()))
+        chances = {}
+        for row in rows:
+            others, its = _unexplained([by_seed for name, by_seed in rows.items() if name != row])
+            if its and degrees > its and others > 1e-9:
+                ratio = ((squares - others) / (degrees - its)) / (others / its)
+                chances[row] = float(stats.f.sf(ratio, degrees - its, its))
+        wildest = min(chances, key=lambda row: chances[row], default="")
+        if not wildest or chances[wildest] >= LEVEL / len(rows):
+            break
+        del rows[wildest]
+    return set(rows)
+
+
+def _unexplained(values: Sequence[Mapping[Any, float]]) -> tuple[float, int]:
+    """Returns the sum of squares that rows and seeds leave, and its degrees of freedom."""
+    places: dict[Any, int] = {}
+    cells = [
+        (row, places.setdefault(seed, len(places)), value)
+        for row, by_seed in enumerate(values)
+        for seed, value in by_seed.items()
+    ]
+    if not cells:
+        return 0.0, 0
+    rows, seeds, measured = (np.array(column) for column in zip(*cells, strict=True))
+    design = np.hstack([np.equal.outer(column, np.unique(column)) for column in (rows, seeds)]).astype(float)
+    effects, _, rank, _ = np.linalg.lstsq(design, measured, rcond=None)
+    return float(np.sum((measured - design @ effects) ** 2)), len(cells) - int(rank)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float], spread: Spread | None = None) -> Comparison:

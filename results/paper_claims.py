@@ -138,6 +138,14 @@ def questions() -> tuple[Question, ...]:
     return tuple(Question(tuple(same)) for same in asked.values())
 
 
+@cache
+def compared_rows(claim: Claim) -> tuple[str, ...]:
+    """Returns the rows that a claim's sentence compares in the claim's column, in the order of its claims."""
+    column = (claim.family, claim.table, claim.group, claim.metric)
+    of_column = [other for other in claims() if (other.family, other.table, other.group, other.metric) == column]
+    return tuple(dict.fromkeys(method for other in of_column for method in (other.better, other.worse)))
+
+
 def margin() -> float:
     """Returns the points within which a difference counts as none."""
     return float(_content()["margin"])

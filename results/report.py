@@ -26,7 +26,7 @@ from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
 from results.runs import RunRecord, code_label
-from results.selection import judged_task
+from results.selection import judged_by, judged_task
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
 
@@ -63,6 +63,7 @@ def build(
     *,
     title: str = "salmask",
     task: str = "",
+    metric: str = "",
     progress: Any = None,
 ) -> str:
     """Make the page.
@@ -74,6 +75,7 @@ def build(
         frame: Their results; None where nothing was evaluated.
         title: Heading of the page.
         task: The evaluation that claims and plots are of; empty: as `judged_task` chooses.
+        metric: The measure of Tables 1 and 3 that claims and plots are of; empty: top-1 of the last epoch.
         progress: What a sweep in progress is doing, as `progress.html.j2` shows it; None: nothing is said of that.
 
     Returns:
@@ -85,10 +87,10 @@ def build(
     runs = sorted(runs, key=lambda run: run.name)
     _refuse_namesakes(runs)
     task = judged_task(frame, task)
-    verdicts = judge(frame, task=task)
+    verdicts = judge(frame, task=task, metric=metric)
     families = judge_families(verdicts)
     settings = list(dict.fromkeys(family.setting for family in families if family.setting))
-    pictures, left_out = _plots(runs, frame, task)
+    pictures, left_out = _plots(runs, frame, task, metric)
     tables = _tables(runs, frame)
     galleries = embed(runs)
     entries_of_runs = entries(runs, frame, galleries)
@@ -98,7 +100,7 @@ def build(
         title=title,
         date=_newest(runs, frame),
         version=metadata.version("salmask"),
-        headline=headline(families, frame, tables, task),
+        headline=headline(families, frame, tables, judged_by(task, metric)),
         warnings=[_without_places(doubt, runs) for doubt in doubts(runs, frame)],
         few=FEW_DOUBTS,
         facts=_facts(runs, frame),
@@ -124,7 +126,9 @@ def build(
     )
 
 
-def write(path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str, task: str = "") -> None:
+def write(
+    path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str, task: str = "", metric: str = ""
+) -> None:
     """Write the page, whole or not at all.
 
     Args:
@@ -133,11 +137,12 @@ def write(path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, 
         frame: Their results; None where nothing was evaluated.
         title: Heading of the page.
         task: As for `build`.
+        metric: Likewise.
 
     Raises:
         UserError: Runs that exclude each other, or the file cannot be written.
     """
-    write_text(path, build(runs, frame, title=title, task=task))
+    write_text(path, build(runs, frame, title=title, task=task, metric=metric))
 
 
 def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
@@ -207,11 +212,13 @@ def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, s
     }
 
 
-def _plots(runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str) -> tuple[list[Picture], list[str]]:
+def _plots(
+    runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str, metric: str
+) -> tuple[list[Picture], list[str]]:
     """Returns the plots, and of each that cannot be drawn what is missing for it."""
     pictures, left_out = [], []
     light, dark = (
-        Material(runs, frame, theme, task) for theme in ("light", "dark")
+        Material(runs, frame, theme, task, metric) for theme in ("light", "dark")
     )  # the browser chooses, by its user's theme
     for name, plot in PLOTS.items():
         if name == "gallery":

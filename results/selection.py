@@ -79,9 +79,12 @@ def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
     return task or (measured_task("table1", frame) if frame is not None else None) or ""
 
 
-def judged_by(task: str) -> str:
-    """Returns the sentence that says by which evaluation runs are judged; empty where it is the paper's."""
-    return f"Judged by {task}; the paper evaluates by linear classifiers." if task else ""
+def judged_by(task: str, metric: str = "") -> str:
+    """Returns the sentence that says by what runs are judged; empty where evaluation and measure are the paper's."""
+    of_metric = f"Judged by {metric}; the paper prints top-1." if metric else ""
+    return " ".join(
+        filter(None, [f"Judged by {task}; the paper evaluates by linear classifiers." if task else "", of_metric])
+    )
 
 
 def measured_columns(

@@ -11,7 +11,7 @@ from run_samples import finished
 from training_samples import salmask
 
 from baselines import resolve
-from results.claims import Verdict, as_frame, judge, method_note
+from results.claims import SpreadOf, Verdict, as_frame, judge, method_note
 from results.collect import collect_runs
 from results.compare import compare
 from results.imagewise import Difference
@@ -25,7 +25,7 @@ def collected(root: Path) -> pd.DataFrame:
     return collect_runs(find_runs([root], resolve))
 
 
-def verdicts_on(root: Path, better: str = OURS, worse: str = "mocov2", **options: bool) -> list[Verdict]:
+def verdicts_on(root: Path, better: str = OURS, worse: str = "mocov2", **options: SpreadOf) -> list[Verdict]:
     verdicts = judge(collected(root), **options)
     return [v for v in verdicts if v.told and (v.claim.better, v.claim.worse) == (better, worse)]
 
@@ -107,7 +107,7 @@ def test_one_pair_decides_nothing_by_its_images_either(tmp_path: Path) -> None:
 
 
 def test_a_pooled_spread_that_is_asked_for_judges_alone(root: Path) -> None:
-    (verdict,) = verdicts_on(root, pooled=True)
+    (verdict,) = verdicts_on(root, spread=SpreadOf.framework)
     assert verdict.comparison.by_images is None
 
 
@@ -123,6 +123,6 @@ def test_the_correction_stays_and_the_row_says_by_what(root: Path, monkeypatch: 
         assert verdict.comparison.p <= verdict.p <= min(1.0, verdict.tested * verdict.comparison.p) + 1e-12
     ended = salmask("claims", "--runs", str(root))
     assert ended.code == 0, ended.err
-    assert "(3, images)" in ended.out
+    assert "| 3 seeds, 800 images |" in ended.out
     data = json.loads(salmask("claims", "--runs", str(root), "--json").out)
     assert {line["by"] for line in data["comparisons"]} == {"3 seeds, 800 images"}

@@ -12,7 +12,18 @@ from scipy import stats
 from table_samples import frame_of, rows_of
 
 from results.claim_families import SINGLY, families_as_frame, judge_families
-from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, as_frame, count, judge, method_note
+from results.claims import (
+    CONTRADICTED,
+    NOT_RUN,
+    SUPPORTED,
+    TIE,
+    UNDECIDED,
+    SpreadOf,
+    as_frame,
+    count,
+    judge,
+    method_note,
+)
 from results.paired import Comparison, holm, paired, seeds_needed
 from results.paper_claims import Origin, claims, families, listed_contradictions, margin, questions
 from results.published import published
@@ -23,9 +34,14 @@ def seeds_of(values: dict[str, list[float]], **changes: str) -> pd.DataFrame:
     return frame_of(*(row for method, column in values.items() for row in rows_of(method, column, **changes)))
 
 
-def verdict(frame: pd.DataFrame, better: str = "mocov2+ours-hp", worse: str = "mocov2") -> pd.Series:
+def verdict(
+    frame: pd.DataFrame,
+    better: str = "mocov2+ours-hp",
+    worse: str = "mocov2",
+    spread: SpreadOf = SpreadOf.sentence,
+) -> pd.Series:
     """The line of `as_frame` on the statement about two rows of Table 1."""
-    lines = as_frame(judge(frame)).query("better == @better and worse == @worse")
+    lines = as_frame(judge(frame, spread=spread)).query("better == @better and worse == @worse")
     return lines[lines["table"] == "table1"].iloc[0]
 
 
@@ -200,11 +216,11 @@ def test_pairs_without_a_spread_decide_nothing() -> None:
 
 def test_a_borderline_difference_is_no_longer_supported_among_many_comparisons() -> None:
     pair = {"mocov2": [70.0, 70.0, 70.0], "mocov2+ours-hp": [72.0, 72.5, 73.3]}
-    alone = verdict(seeds_of(pair))
+    alone = verdict(seeds_of(pair), spread=SpreadOf.pair)
     assert alone["verdict"] == SUPPORTED
     more = {name: [70.0, 71.5, 70.4 + number] for number, name in enumerate(("mocov2+mscn", "mocov2+adios"))}
     more |= {"mocov2+ours-blur": [69.0, 71.0, 70.5], "mocov2+ours-mean": [70.9, 69.0, 71.5]}
-    among = verdict(seeds_of(pair | more))
+    among = verdict(seeds_of(pair | more), spread=SpreadOf.pair)
     assert among["difference"] == alone["difference"]
     assert among["p_corrected"] > alone["p_corrected"]
     assert among["verdict"] == UNDECIDED
@@ -256,9 +272,9 @@ def test_without_any_run_every_question_is_listed() -> None:
 # --- the sentences
 
 
-def sentences(frame: pd.DataFrame | None) -> pd.DataFrame:
+def sentences(frame: pd.DataFrame | None, spread: SpreadOf = SpreadOf.pair) -> pd.DataFrame:
     """The lines of `families_as_frame` by the family's id."""
-    return families_as_frame(judge_families(judge(frame))).set_index("claim")
+    return families_as_frame(judge_families(judge(frame, spread=spread))).set_index("claim")
 
 
 def reproduced(
@@ -309,6 +325,8 @@ def test_a_family_is_decided_where_its_pairs_are_not() -> None:
     assert first["difference"] == pytest.approx(first["published"], abs=0.2)
     assert first["supported"] + first["tie"] + first["contradicted"] + first["undecided"] == 72
     assert first["supported"] < 36  # the correction for 72 comparisons leaves few of them
+    # By the spread that the sentence's rows share, nearly all of those that are there.
+    assert sentences(frame, SpreadOf.sentence).loc["ours-beats-baseline", "supported"] > 40
     reversed_runs = reproduced(0.3, effect=-1.0)
     assert sentences(reversed_runs).loc["ours-beats-baseline", "verdict"] == CONTRADICTED
 

@@ -250,7 +250,7 @@ def test_the_page_works_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert tab.evaluate(column)[:2] == ["MoCo v2 + ours (high-pass)", "MoCo v2 + ours (strong blur)"]
         tab.evaluate(f'{published}.querySelector("button").click()')
         assert tab.evaluate(column)[0] == "MoCo v2 + ADIOS"  # blocks stay together, a row of no number is last
-        assert tab.evaluate(column)[-1] == f"mocov2+{EVIL}"
+        assert tab.evaluate(column)[-1] == f"MoCo v2 + {EVIL}"
         tab.evaluate(f'{published}.querySelector("button").click()')
         assert tab.evaluate(column) == as_printed
 

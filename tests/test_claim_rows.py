@@ -1,0 +1,60 @@
+"""What `salmask claims` prints: each comparison once, with sweep, protocol and metric; the same on a terminal."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from training_samples import refused, salmask
+
+RECORDED = Path(__file__).parents[1] / "examples" / "reproduced" / "cpu-112px"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    for method in ("mocov2", "mocov2+ours-hp", "mocov2+ours-blur", "simclr", "simclr+ours-hp"):
+        shutil.copytree(RECORDED / method, root / "cpu-112px" / method)
+    return root
+
+
+def comparisons(runs: Path, *options: str) -> list[dict[str, object]]:
+    content = json.loads(salmask("claims", "--runs", str(runs), "--json", *options).out)
+    rows: list[dict[str, object]] = content["comparisons"]
+    return rows
+
+
+def test_no_comparison_stands_twice_and_each_names_its_sweep_and_protocol(runs: Path) -> None:
+    # By kNN the runs were measured twice, with two k: two columns of one title.
+    rows = comparisons(runs, "--task", "knn")
+    names = [tuple(row[name] for name in ("better", "worse", "where", "protocol", "fidelity", "scale")) for row in rows]
+    assert len(names) == len(set(names)) == 2 * 4
+    assert {row["protocol"] for row in rows} == {"knn-v1[k=20]", "knn-v1[k=200]"}
+    assert {row["sweeps"] for row in rows} == {"repro112"}
+    assert {row["metric"] for row in rows} == {"top1"}
+
+
+def test_another_metric_is_judged_where_it_is_asked_for(runs: Path) -> None:
+    top1, top5 = comparisons(runs), comparisons(runs, "--metric", "top5")
+    assert [(row["better"], row["worse"]) for row in top1] == [(row["better"], row["worse"]) for row in top5]
+    assert {row["metric"] for row in top5} == {"top5"}
+    assert [row["difference"] for row in top1] != [row["difference"] for row in top5]
+    assert all("top5" in str(row["where"]) for row in top5)
+    assert "Judged by top5" in salmask("claims", "--runs", str(runs), "--metric", "top5").out
+
+
+def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) -> None:
+    shown = salmask("claims", "--runs", str(runs)).out
+    assert "| MoCo v2 + ours (high-pass) > MoCo v2 " in shown
+    (setting,) = [line for line in shown.splitlines() if line.startswith("A: ")]
+    assert "TINY" in setting
+    assert "ours-beats-baseline: saliency-guided masking is better than" in shown
+
+
+def test_a_metric_in_the_address_and_another_as_an_option_are_refused(runs: Path) -> None:
+    cell = "table1:mocov2:scenes-cutouts"
+    told = json.loads(salmask("explain", cell, "--runs", str(runs), "--metric", "top5", "--json").out)
+    assert told == json.loads(salmask("explain", f"{cell}:top5", "--runs", str(runs), "--json").out) | {"cell": cell}
+    line = refused("explain", f"{cell}:top1", "--runs", str(runs), "--metric", "top5")
+    assert "names another metric than --metric top5" in line
+    assert "exclude each other" in refused("claims", "--runs", str(runs), "--pooled", "--paired")
