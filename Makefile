@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 
-.PHONY: help setup demo test test-slurm test-all drill fuzz lint lock settings-page docs bench gpu-report clean
+.PHONY: help setup demo test test-slurm test-all test-lowest test-newest drill fuzz audit lint lock settings-page docs bench gpu-report clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,11 +37,20 @@ test-all: $(READY) lint ## The default tests, the slow ones and those on Slurm
 	@$(BIN)/python -m pytest $(SHARED_OUT) -m 'not slurm'
 	@$(BIN)/python -m pytest -m slurm -rs
 
+test-lowest: ## The lowest versions that pyproject.toml allows, in build/versions-lowest, with the tests that use most of them
+	@PYTHON=$(PYTHON) bash tools/try_versions.sh lowest
+
+test-newest: ## The newest versions that pyproject.toml allows, in build/versions-newest, likewise
+	@PYTHON=$(PYTHON) bash tools/try_versions.sh newest
+
 drill: $(READY) ## Faults made for real with a tiny run, at many points, and a thousand bad inputs; for every night
 	@$(BIN)/salmask drill --points 40 --inputs 1000
 
 fuzz: $(READY) ## The properties of the tests with a thousand examples each, drawn anew; for every night
 	@$(BIN)/python -m pytest tests/test_*_properties.py tests/test_records.py --hypothesis-profile nightly --timeout 3600
+
+audit: ## Known holes in the locked packages, by pip-audit; needs a network
+	@PYTHON=$(PYTHON) bash tools/audit.sh
 
 lint: $(READY) ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -149,6 +149,17 @@ def test_a_build_that_was_asked_for_is_had_or_refused(tmp_path: Path) -> None:
     assert text.splitlines()[-1].endswith("mend: SALMASK_TORCH=default")
 
 
+def test_containers_and_actions_are_what_they_were_when_they_were_chosen() -> None:
+    """By digest and commit: a tag can be moved to other code."""
+    base = re.findall(r"^(?:FROM|From:) (\S+)$", (ROOT / "containers" / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(base) == 1
+    assert re.fullmatch(r"python@sha256:[0-9a-f]{64}", base[0])
+    workflows = list((ROOT / ".github" / "workflows").glob("*.y*ml"))
+    used = [action for path in workflows for action in re.findall(r"uses: (\S+)", path.read_text())]
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
+
+
 def test_containers_are_made_by_the_set_up_of_everybody() -> None:
     docker = (ROOT / "containers" / "Dockerfile").read_text()
     apptainer = (ROOT / "containers" / "salmask.def").read_text()

@@ -65,7 +65,9 @@ class TinyRun:
     """A folder of its own, where everything is made."""
     count: int = field(default=0, init=False)
     events: int = field(default=0, init=False)
-    """File events of the undisturbed run."""
+    """File events of the undisturbed pretraining."""
+    weights: tuple[int, ...] = field(default=(), init=False)
+    """Which of these began to write weights."""
 
     def begin(self) -> None:
         """Makes the run that the others are compared with.
@@ -78,7 +80,8 @@ class TinyRun:
             ended = run(self.main, command(out), out)
             if ended.code:
                 raise RuntimeError(f"the undisturbed run ended with {ended.code}: {ended.last_line}")
-            self.events = self.events or ended.events
+            if not self.events:
+                self.events, self.weights = ended.events, ended.weights
 
     def pretrain(self, out: Path) -> list[str]:
         """Returns the words of its pretraining into a folder."""
@@ -200,6 +203,26 @@ def signalled(training: TinyRun, points: int) -> Row:
     return row
 
 
+_WRITE_SECONDS = 0.02
+"""How long weights of the tiny run are being written, at most."""
+
+
+def interrupted_in_a_write(training: TinyRun, points: int, seed: int = 0) -> Row:
+    """Interrupts a pretraining as Ctrl-C does, at random instants while it writes weights, and repeats it."""
+    row = Row("interrupted", "INT at a random instant of the writing of a checkpoint or the backbone")
+    draw = random.Random(seed)
+    for number in range(points):
+        event = training.weights[number % len(training.weights)]
+        delay = draw.uniform(1e-4, _WRITE_SECONDS)
+        out = training.new()
+        ended = run(training.main, training.pretrain(out), out, Strike(event, signal.SIGINT, delay))
+        # Where all was written before, it ends as if nobody had asked.
+        fault = ended.fault or ("" if ended.code in (0, 128 + signal.SIGINT) else f"{ended.code}: {ended.last_line}")
+        row.note(fault or training.goes_on(out), f"event {event}, {1000 * delay:.1f} ms")
+        shutil.rmtree(out, ignore_errors=True)
+    return row
+
+
 def torn(training: TinyRun, points: int, seed: int = 0) -> Row:
     """Tears files of an interrupted pretraining, and of one that is done, each in several ways, and goes on."""
     row = Row("torn", "each file of a run emptied, cut in half, with one bit flipped, of other text, as a folder")
@@ -298,6 +321,7 @@ def faults(main: Main, place: Path, points: int) -> Iterator[Row]:
     yield killed(training, points)
     yield killed_in_evaluation(training, max(points // 2, 2))
     yield signalled(training, points)
+    yield interrupted_in_a_write(training, points)
     yield torn(training, 2 * points)
     yield full_disk(training)
 

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ Main = Callable[[], None]
 """The `salmask` command, which reads `sys.argv`; handed in, as the command line knows this room."""
 _EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 _POLL_SECONDS = 0.01
+_WEIGHTS = b"w"
+"""The byte of an event that begins to write weights: what `write_atomically` has not finished is `.NAME.pth.x`."""
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)|a fault of salmask's own")
 
 
@@ -28,6 +31,8 @@ class Strike:
     event: int
     """Before which of its file events below the folder, from 1; 0: none."""
     signal: int = signal.SIGKILL
+    delay: float = 0.0
+    """Seconds after the beginning of the event; 0: before it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Ended:
     """File events that it had, as far as it came."""
     late: bool = False
     """Whether it was killed as it did not end in time."""
+    weights: tuple[int, ...] = ()
+    """Which of its file events began the writing of a checkpoint or a backbone."""
 
     @property
     def last_line(self) -> str:
@@ -77,9 +84,10 @@ def run(main: Main, words: Sequence[str], folder: Path, strike: Strike | None = 
         os.close(writer)
         code, late = _wait(child, seconds)
         with os.fdopen(reader, "rb") as pipe:
-            events = len(pipe.read())
+            events = pipe.read()
+        weights = tuple(number for number, event in enumerate(events, 1) if event == _WEIGHTS[0])
         output.seek(0)
-        return Ended(code, output.read().decode(errors="replace"), events, late)
+        return Ended(code, output.read().decode(errors="replace"), len(events), late, weights)
 
 
 def _wait(child: int, seconds: float) -> tuple[int, bool]:
@@ -124,7 +132,7 @@ def _carry_out(main: Main, words: Sequence[str], folder: Path, strike: Strike, o
 
 
 def _watch(folder: Path, strike: Strike, events: int) -> None:
-    """Counts this process's file events below a folder into a pipe, a byte each, and strikes at the one that is due."""
+    """Counts this process's file events below a folder into a pipe, a byte each, and strikes when it is due."""
     root, count = f"{folder.resolve()}{os.sep}", 0
 
     def event(name: str, arguments: tuple[object, ...]) -> None:
@@ -135,8 +143,12 @@ def _watch(folder: Path, strike: Strike, events: int) -> None:
         if not os.path.abspath(os.fsdecode(arguments[0])).startswith(root):  # noqa: PTH100  resolves no links, as fast
             return
         count += 1
-        os.write(events, b".")
-        if count == strike.event:
+        os.write(events, _WEIGHTS if is_write and ".pth." in os.fsdecode(arguments[0]) else b".")
+        if count == strike.event and strike.delay:
+            timer = threading.Timer(strike.delay, os.kill, (os.getpid(), strike.signal))
+            timer.daemon = True  # the process may have ended by then
+            timer.start()
+        elif count == strike.event:
             os.kill(os.getpid(), strike.signal)
 
     sys.addaudithook(event)

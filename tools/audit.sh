@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Known holes in the locked packages, as the Python Packaging Authority's advisories have them; needs a network.
+# Ends with 1 where a package has one, or where the advisories cannot be had: then nothing is known, which is no pass.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+[ -x build/audit/bin/pip-audit ] || { "$PYTHON" -m venv build/audit && build/audit/bin/python -m pip install -q pip-audit; }
+build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements/lock.txt || {
+  echo "audit: a locked package has a known hole, or the advisories cannot be had here (the line above says which)" >&2
+  exit 1
+}
