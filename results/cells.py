@@ -11,7 +11,7 @@ from results.collect import KEYS
 from results.columns import Column
 from results.layout import Measured
 from results.published import Published, PublishedRow
-from results.ranking import clear_ranks
+from results.ranking import clear_ranks, significance
 from results.row_comparison import ALTERED
 from results.runs import code_label
 
@@ -46,6 +46,7 @@ def cell_records(
             for metric, _ in column.metrics:
                 cell = seeds.get((row.method, metric))
                 record = _record(row, index, column, metric, cell, paper)
+                record["significance"] = _significance(row, column, cell, seeds.get((row.framework, metric)))
                 if cell is None:
                     record |= {"measured": reason(row.method, column, metric, results, runs), "missing": ""}
                 else:
@@ -60,6 +61,17 @@ def cell_records(
         records.loc[lines_of_block, "rank"] = clear_ranks([values[line] for line in lines_of_block])
     order = {row.method: number for number, row in enumerate(rows)}
     return records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
+
+
+def _significance(
+    row: PublishedRow, column: Column, cell: pd.DataFrame | None, without_masking: pd.DataFrame | None
+) -> str:
+    """Returns how a cell stands to that of its framework's row, which has the framework's name; see `SIGNS`."""
+    if cell is None or without_masking is None or row.method == row.framework:
+        return ""
+    own, base = (column.comparisons[method] for method in (row.method, row.framework))
+    # Of runs that were not altered alike, the difference is the settings' as well.
+    return "" if own.altered_unlike(base) else significance(_by_seed(cell), _by_seed(without_masking))
 
 
 def _went_wrong(seeds: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> str:

@@ -22,7 +22,7 @@ def markdown(table: Table) -> str:
     body = [[_markdown(Cell(line.label)), *map(_markdown, line.cells)] for block in table.blocks for line in block]
     paragraphs = [f"**{escaped(table.watermark)}**"] if table.watermark else []
     paragraphs += [table.title, aligned(["Method", *heads], body, [False, *(True for _ in heads)])]
-    paragraphs += [markdown_notes(table.notes)]
+    paragraphs += [table.legend, markdown_notes(table.notes)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
@@ -61,4 +61,5 @@ def _marks(cell: Cell) -> str:
 
 def _markdown(cell: Cell) -> str:
     stars = "*" * {1: 2, 2: 1}.get(cell.rank, 0)
-    return f"{stars}{escaped(cell.text)}{stars}{_marks(cell)}"
+    significance = f" {cell.significance}" if cell.significance else ""
+    return f"{stars}{escaped(cell.text)}{stars}{significance}{_marks(cell)}"

@@ -18,6 +18,10 @@ _LATEX = {
     "−": "$-$",
     "Δ": r"$\Delta$",
     "–": "--",
+    "…": r"\ldots{}",
+    "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
+    "ρ": r"$\rho$",
 }
 """A character that TeX reads as a command, or that its fonts lack -> how it is written."""
 WIDEST = 12
@@ -50,6 +54,7 @@ def latex(table: Table) -> str:
         watermark,
         "\n\\par\\medskip\n".join(_tabular(table, part) for part in _parts(table.groups)),
         r"\par\medskip",
+        rf"{{\footnotesize {_escaped(table.legend)}\par}}\smallskip" if table.legend else "",
         r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
         notes,
         r"\end{minipage}",
@@ -112,6 +117,7 @@ def _latex(cell: Cell) -> str:
     if cell.signed:
         text = f"${text}$"  # outside of mathematics a hyphen is no minus
     text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text)
+    text += _escaped(cell.significance)
     return text + (rf"\textsuperscript{{{','.join(map(str, cell.marks))}}}" if cell.marks else "")
 
 

@@ -14,6 +14,7 @@ class Cell:
         rank: 1 where it is the best of its block, printed bold; 2 where it is the second best, marked more lightly; a
             measured number only as far as `results.ranking.clear_ranks` goes.
         marks: Numbers of the notes that it refers to, from 1.
+        significance: The mark of a measured number that differs from its framework's without masking; empty for none.
         signed: Whether the text is a number with a sign, which LaTeX sets as mathematics.
         behind: The measurements that it is the mean of, which a page with the runs on it can open.
     """
@@ -21,6 +22,7 @@ class Cell:
     text: str
     rank: int = 0
     marks: tuple[int, ...] = ()
+    significance: str = ""
     signed: bool = False
     behind: tuple["Measured", ...] = ()
 
@@ -62,6 +64,7 @@ class Table:
         watermark: Printed above the table in bold; empty where every run of ours was made at the paper's scale.
         groups: The columns.
         blocks: The rows; a rule stands between two blocks where the format has one.
+        legend: One line below the table that says what bold and the marks of significance mean.
         notes: Texts of the notes; cells refer to them by position, from 1.
         records: The same cells as data, one line per row, column group and metric, for CSV and plots.
     """
@@ -71,5 +74,6 @@ class Table:
     watermark: str
     groups: tuple[ColumnGroup, ...]
     blocks: tuple[tuple[Line, ...], ...]
+    legend: str
     notes: tuple[str, ...]
     records: pd.DataFrame

@@ -1,4 +1,4 @@
-"""Which of our numbers in a block are marked: those whose lead is more than an accident of the seeds."""
+"""Which measured numbers are marked: those whose lead, or whose gap to the baseline, is no accident of the seeds."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -8,7 +8,29 @@ import numpy as np
 from results.paired import paired
 
 LEGEND = "where the 95 % interval of its lead over the next, paired by seed, holds no zero"
-"""When one of our numbers is marked, as titles say it."""
+"""When a measured number is bold or marked as the second best, as legends say it."""
+
+
+SIGNS = {"better": "†", "worse": "‡"}
+"""How a measured number stands to its framework's without masking -> its mark in every format."""
+SIGNIFICANCE = (
+    f"{SIGNS['better']} better, {SIGNS['worse']} worse than the framework without masking: the 95 % interval of the "
+    "difference, paired by seed, holds no zero (not corrected for the number of rows; one seed is never marked)"
+)
+"""What the marks say, as legends say it."""
+
+
+def significance(values: Mapping[int, float], without_masking: Mapping[int, float]) -> str:
+    """Returns how a row stands to its framework without masking: a key of `SIGNS`, or nothing where seeds do not tell.
+
+    Args:
+        values: Seed -> value in percent.
+        without_masking: The same of the framework's own row.
+    """
+    interval = paired(values, without_masking).interval()
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return ""
+    return "better" if interval[0] > 0 else "worse"
 
 
 def clear_ranks(rows: Sequence[Mapping[int, float]]) -> list[int]:

@@ -1,5 +1,6 @@
 """The runs of a page: what each folder tells, the end of its log, and the commands that make it again."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from repro.runs.evaluation import PROTOCOLS
 from results.explain import changed, describe
 from results.galleries import Gallery
 from results.redo import commands
@@ -37,7 +39,7 @@ class Entry:
     results: list[dict[str, Any]]
     """Its rows."""
     headlines: str
-    """Its main numbers, one for each way of measuring."""
+    """Its main numbers, as `headlines` names them."""
     log: str
     """The last lines of its newest log."""
     commands: list[str]
@@ -83,7 +85,7 @@ def _entry(run: RunRecord, anchor: str, rows: pd.DataFrame | None, galleries: Se
         facts=facts,
         changed=changed(run),
         results=results,
-        headlines=_headlines(results),
+        headlines=headlines(results),
         log=_tail(run.logs),
         commands=commands(run),
         configuration=run.run.to_yaml() if run.run else "",
@@ -91,15 +93,42 @@ def _entry(run: RunRecord, anchor: str, rows: pd.DataFrame | None, galleries: Se
     )
 
 
-def _headlines(results: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the main numbers: `knn 31.2, linear 26.6 %`; the data set stands in front where there are several."""
-    several = len({row["dataset"] for row in results}) > 1
-    shown: dict[str, str] = {}
-    for row in results:
-        if row["metric"] in HEADLINES:
-            task = f"{row['task']} {row['dataset']}" if several else row["task"]
-            shown.setdefault(task, f"{task} {row['value']:.2f}")  # of several k the first, which the protocol names so
-    return f"{', '.join(shown.values())} %" if shown else ""
+def headlines(results: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a run's main numbers, named and in one order whatever was measured first.
+
+    Args:
+        results: Its rows.
+
+    Returns:
+        `top1: linear 26.60, knn k=20 31.20, knn k=200 23.10 %`; the data set stands behind where there are several.
+    """
+    several_datasets = len({row["dataset"] for row in results}) > 1
+    rows = sorted((row for row in results if row["metric"] in HEADLINES), key=_place)
+    protocols = {(row["task"], row["dataset"]): {r["protocol"] for r in rows if _same(r, row)} for row in rows}
+    parts = []
+    for metric in HEADLINES:
+        shown: dict[str, str] = {}
+        for row in rows:
+            if row["metric"] == metric:
+                several = len(protocols[row["task"], row["dataset"]]) > 1
+                how = row["protocol"].partition("[")[2].rstrip("]") or row["protocol"] if several else ""
+                where = row["dataset"] if several_datasets and row["dataset"] != row["task"] else ""
+                name = " ".join(filter(None, [row["task"], how, where]))
+                shown[name] = f"{name} {row['value']:.2f}"
+        parts += [f"{metric}: {', '.join(shown.values())} %"] if shown else []
+    return "; ".join(parts)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, str, list[int], str]:
+    """Returns where a number stands: by task, as tasks are listed everywhere, data set, and a protocol's numbers."""
+    tasks = list(PROTOCOLS)
+    task, protocol = str(row["task"]), str(row["protocol"])
+    numbers = [int(number) for number in re.findall(r"\d+", protocol)]  # k = 20 before k = 200
+    return tasks.index(task) if task in tasks else len(tasks), str(row["dataset"]), numbers, protocol
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in ("task", "dataset", "metric"))
 
 
 def _tail(logs: Sequence[Path]) -> str:

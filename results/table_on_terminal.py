@@ -23,8 +23,11 @@ def print_on_terminal(table: Table, console: Console) -> None:
         console.print()
         print_table(_group(table, group, first), console)
         first += len(group.columns)
-    if table.notes:
+    if table.legend or table.notes:
         console.print()
+    if table.legend:
+        console.print(Text(table.legend))
+    if table.notes:
         console.print(numbered(table.notes))
 
 
@@ -65,7 +68,7 @@ def _head(cell: Cell) -> str:
 
 
 def _text(cell: Cell) -> str:
-    return " ".join(filter(None, [cell.text, _marks(cell)]))
+    return " ".join(filter(None, [cell.text, cell.significance, _marks(cell)]))
 
 
 def _marks(cell: Cell) -> str:

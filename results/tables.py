@@ -14,7 +14,7 @@ from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
 from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, published
-from results.ranking import LEGEND
+from results.ranking import LEGEND, SIGNIFICANCE, SIGNS
 from results.references import reference_lines, without_untrained
 from results.runs import RunRecord
 from results.selection import by_task, select_results
@@ -25,6 +25,9 @@ Only = Literal["", "measured", "paper", "diff"]
 """Which of its three numbers a cell shows alone; empty for all three."""
 _KINDS = {"": ("published", "measured", "Δ"), "measured": ("measured",), "paper": ("published",), "diff": ("Δ",)}
 """A choice of `Only` -> the kinds of columns in each group."""
+
+
+_BEST = "Bold: the best of a block, second best marked"
 
 
 class _Notes:
@@ -160,8 +163,8 @@ def _table(
         cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
         cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
     data = records.drop(columns=["column", "code_states", "behind", "went_wrong"])
-    title = _title(paper, records, only)
-    return Table(paper.name, title, watermark(columns), groups, _blocks(rows, cells), tuple(notes.texts), data)
+    title, legend = _title(paper, records, only), _legend(only)
+    return Table(paper.name, title, watermark(columns), groups, _blocks(rows, cells), legend, tuple(notes.texts), data)
 
 
 def _blocks(rows: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
@@ -178,10 +181,15 @@ def _title(paper: Published, records: pd.DataFrame, only: Only) -> str:
         "measured": " Measured: mean ± sample standard deviation (number of seeds).",
         "Δ": " Δ: difference measured − published, in points.",
     }
-    best = " Best of a block is bold, second best marked"
-    clearly = f"{';' if 'published' in _KINDS[only] else ','} a measured number only {LEGEND}"
-    marks = "" if only == "diff" else best + ("" if only == "paper" else clearly) + "."
-    return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in _KINDS[only]) + marks
+    return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in _KINDS[only])
+
+
+def _legend(only: Only) -> str:
+    """Returns the line that says what bold and the marks of significance mean; empty where there are none."""
+    if only == "diff":
+        return ""
+    clearly = f"; a measured number only {LEGEND}" if only == "" else f", only {LEGEND}"
+    return f"{_BEST}{clearly}. {SIGNIFICANCE}."
 
 
 def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
@@ -259,7 +267,13 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
         "published": Cell(
             f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, notes.mark(*caveats)
         ),
-        "measured": Cell(record["measured"], record["rank"], notes.mark(*doubts, *row_notes), behind=record["behind"]),
+        "measured": Cell(
+            record["measured"],
+            record["rank"],
+            notes.mark(*doubts, *row_notes),
+            behind=record["behind"],
+            significance=SIGNS.get(record["significance"], ""),
+        ),
         "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", signed=has_difference),
     }
 
@@ -296,6 +310,6 @@ def _paper_alone(paper: Published) -> Table:
                         "rank": rank,
                     }
                 )
-    title = f"{paper.title}, percent, as published. Best of a block is bold, second best marked."
+    title = f"{paper.title}, percent, as published."
     blocks = _blocks(list(paper.rows.values()), cells)
-    return Table(paper.name, title, "", groups, blocks, tuple(notes.texts), pd.DataFrame(lines))
+    return Table(paper.name, title, "", groups, blocks, f"{_BEST}.", tuple(notes.texts), pd.DataFrame(lines))

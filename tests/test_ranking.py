@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from table_samples import frame_of, markdown_rows, rows_of
 
-from results.ranking import clear_ranks
+from results.formats import FORMATS, csv
+from results.ranking import clear_ranks, significance
 from results.tables import render
 
 
@@ -43,9 +44,49 @@ def test_rows_alike_are_seldom_told_apart() -> None:
 def test_bold_in_a_table_follows() -> None:
     clear = frame_of(*rows_of(values=(68.0, 69.0, 70.1)), *rows_of("mocov2+ours-hp", (73.0, 74.2, 75.0)))
     assert markdown_rows(render("table1", clear, only="measured"))["MoCo v2 + ours (high-pass)"] == [
-        "**74.07 ± 1.01 (3)**"
+        "**74.07 ± 1.01 (3)** †"
     ]
     single = frame_of(*rows_of(values=(68.0,)), *rows_of("mocov2+ours-hp", (75.0,)))
     assert markdown_rows(render("table1", single, only="measured"))["MoCo v2 + ours (high-pass)"] == ["75.00 (1)"]
     # The published numbers have no seeds: their marks are the paper's own, and stay.
     assert markdown_rows(render("table1", single))["MoCo v2 + ours (high-pass)"][0] == "**73.80**"
+
+
+def test_significance_is_that_of_the_gap_to_the_framework_without_masking() -> None:
+    base = by_seed(60.0, 61.0, 62.1)
+    assert significance(by_seed(70.0, 71.2, 72.0), base) == "better"
+    assert significance(by_seed(50.0, 51.2, 52.0), base) == "worse"
+    assert significance(by_seed(70.0, 61.2, 58.0), base) == ""  # its interval holds zero
+    assert significance(by_seed(90.0), by_seed(60.0)) == ""  # one seed
+    assert significance(by_seed(65.0, 66.0, 67.1), base) == ""  # all pairs differ alike: no spread
+
+
+def test_a_mark_stands_in_every_format_and_its_meaning_in_one_line_below() -> None:
+    frame = frame_of(
+        *rows_of(values=(68.0, 69.0, 70.1)),
+        *rows_of("mocov2+ours-hp", (73.0, 74.2, 75.0)),
+        *rows_of("mocov2+mscn", (60.0, 61.2, 62.0)),
+        *rows_of("mocov2+adios", (66.0, 70.2, 71.0)),
+        *rows_of("simclr", (70.0,)),
+        *rows_of("simclr+ours-hp", (90.0,)),
+    )
+    table = render("table1", frame)
+    cells = {line.label: line.cells[1] for block in table.blocks for line in block}
+    assert {label: cell.significance for label, cell in cells.items()} == {
+        "MoCo v2": "",
+        "MoCo v2 + MSCN": "‡",
+        "MoCo v2 + ADIOS": "",
+        "MoCo v2 + ours (high-pass)": "†",
+        "SimCLR": "",
+        "SimCLR + ours (high-pass)": "",
+    }
+    assert "† better, ‡ worse than the framework without masking" in table.legend
+    texts = {suffix: make(table) for suffix, make in FORMATS.items()}
+    assert "74.07 ± 1.01 (3)** †" in texts[".md"]
+    assert r"$^{\dagger}$" in texts[".tex"]
+    assert "</b><sup>†</sup>" in texts[".html"]
+    assert all(text.count("holds no zero") >= 1 for suffix, text in texts.items() if suffix != ".csv")
+    rows = {line.split(",")[2]: line for line in csv(table).splitlines()[1:]}
+    assert ",better" in rows["mocov2+ours-hp"]
+    assert ",worse" in rows["mocov2+mscn"]
+    assert ",better" not in rows["simclr+ours-hp"]
