@@ -12,6 +12,7 @@ from downstream.measurement import SCORES
 from repro.distributed import rank
 from repro.errors import UserError
 from repro.runs.metrics import read_metrics
+from repro.training.step_bar import SCORED
 
 EpochScores = Mapping[str, float]
 """One epoch's row of the metrics: `epoch`, `step`, and the scores."""
@@ -30,6 +31,7 @@ def write_scores(runner: Any, scores: Mapping[str, float]) -> None:
     runner.visualizer.add_scalars({**scores, "epoch": epoch}, step=runner.iter)
     top = "  ".join(f"{name}: {value:.2f}" for name, value in scores.items() if name.startswith("top"))
     runner.logger.info(f"Epoch(val) [{epoch}]  {top}")
+    runner.message_hub.update_info(SCORED, f"top1 {scores['top1']:.2f}" if "top1" in scores else "")
 
 
 def read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:

@@ -220,7 +220,8 @@ def plot(
     material = Material(*_gather(roots, context.obj, sweep, console), "dark" if dark else "light", task, metric)
     for plot_name in PLOTS if name == "all" else [name]:
         try:
-            paths = save(plot_name, material, out or roots[0] / "plots")
+            with doing(f"drawing {plot_name}"):
+                paths = save(plot_name, material, out or roots[0] / "plots")
         except NothingToDrawError as reason:
             if name != "all":
                 raise
@@ -331,7 +332,8 @@ def report(
     roots = _roots(runs)
     records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
     path = out or roots[0] / "report.html"
-    write(path, records, frame, title=title or _heading(roots, sweep), task=task, metric=metric)
+    with doing("drawing the page"):
+        write(path, records, frame, title=title or _heading(roots, sweep), task=task, metric=metric)
     say(path)
 
 
@@ -422,11 +424,12 @@ def _gather(
     roots: Sequence[Path], recipe: Recipe, sweep: str, console: Console
 ) -> tuple[list[RunRecord], "pd.DataFrame | None"]:
     """Returns the run folders and their results, None where nothing was evaluated; prints the warnings."""
-    from results.collect import collect_runs
+    with doing("reading runs"):
+        from results.collect import collect_runs
 
-    runs = find_runs(roots, recipe, sweep=sweep)
-    evaluated = any(run.folder.results.is_file() for run in runs)
-    frame = collect_runs(runs) if evaluated else None
+        runs = find_runs(roots, recipe, sweep=sweep)
+        evaluated = any(run.folder.results.is_file() for run in runs)
+        frame = collect_runs(runs) if evaluated else None
     _warn(frame, console)
     return runs, frame
 

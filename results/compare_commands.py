@@ -10,6 +10,7 @@ from rich.table import Table
 
 from repro.console import AsJson
 from repro.errors import UserError
+from repro.progress import OPENING, doing
 from repro.runs.labels import label
 from repro.runs.run import Run
 from repro.terminal import Console, say_json
@@ -60,16 +61,19 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
 
         Example: salmask compare mocov2+ours-hp mocov2 --runs runs/table1 --out flips.html
         """
-        from results.collect import collect_runs
-        from results.compare import compare as compare_all
+        with doing("reading runs"):
+            from results.collect import collect_runs
+            from results.compare import compare as compare_all
 
-        roots = runs or [Path("runs")]
-        records = find_runs(roots, recipe)
-        frame = collect_runs(records, listed(roots))
-        comparisons = compare_all(frame, records, first, second, task=task, metric=metric)
-        # Before anything is printed: a page that cannot be written is no page beside a table that looks like all.
-        if out is not None:
-            _write_page(out, f"{first} against {second}", comparisons, pictures())
+            roots = runs or [Path("runs")]
+            records = find_runs(roots, recipe)
+            frame = collect_runs(records, listed(roots))
+            OPENING.say(f"comparing {first} with {second}")
+            comparisons = compare_all(frame, records, first, second, task=task, metric=metric)
+            # Before anything is printed: a page that cannot be written is no page beside a table that looks like all.
+            if out is not None:
+                OPENING.say("drawing images that flip")
+                _write_page(out, f"{first} against {second}", comparisons, pictures())
         if as_json:
             say_json([as_data(comparison) for comparison in comparisons])
             return

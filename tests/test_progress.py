@@ -9,17 +9,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
+from training_samples import STEPS, words
 
 import repro.progress
 from repro.progress import BYTES, OPENING, ProgressBars, clock_time, doing, tracked
-from repro.training.step_bar import StepBar
+from repro.training.step_bar import SCORED, StepBar
 
 ROOT = Path(__file__).resolve().parent.parent
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -114,12 +115,12 @@ suggest("salmask eval runs/x --task linear")
 """
 
 
-def on_a_terminal(output: Path | None = None) -> str:
-    """What a person sees of the work above on a terminal of 90 columns, all that was drawn over included."""
+def on_a_terminal(output: Path | None = None, command: Sequence[str] = ("-c", DRIVEN)) -> str:
+    """What a person sees of a command of Python's on a terminal of 90 columns, all that was drawn over included."""
     main, end = pty.openpty()
     stdout = end if output is None else output.open("wb")
     environ = {**os.environ, "COLUMNS": "90", "TERM": "xterm", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", DRIVEN], stdin=end, stdout=stdout, stderr=end, env=environ)
+    process = subprocess.Popen([sys.executable, *command], stdin=end, stdout=stdout, stderr=end, env=environ)
     os.close(end)
     read = b""
     try:
@@ -144,6 +145,25 @@ def test_a_terminal_sees_a_bar_with_rate_time_left_and_loss_and_the_next_command
     assert re.fullmatch(r"pretrain: 8 steps, \d+\.\d/s, took 00:\d\d, loss 4", summary)
     assert seen[-2:] == ["run: 0123456789", "next: salmask eval runs/x --task linear"]
     assert "\x1b[?25h" in raw[raw.rindex("\x1b[?25l") :]  # the cursor is there again
+
+
+@pytest.mark.slow
+def test_a_pretraining_on_a_terminal_says_what_it_does_from_its_first_second(tmp_path: Path) -> None:
+    raw = on_a_terminal(command=("-m", "repro.cli", "pretrain", "mocov2", "--out", str(tmp_path), *words()))
+    seen = [line.rstrip() for line in ESCAPES.sub("", raw).replace("\r", "\n").splitlines() if line.strip()]
+    said = list(dict.fromkeys(line for line in seen if line.endswith(" …")))
+    assert said == [
+        "importing torch …",
+        "pretrain: importing what it needs …",
+        "pretrain: opening scenes …",
+        "pretrain: building mocov2, and loading weights where it needs some …",
+        "pretrain: first step, with its images …",
+    ]
+    assert any(re.search(rf"━ +[1-5] of {STEPS} steps .*loss \d", line) for line in seen)
+    assert any(re.fullmatch(rf"pretrain: {STEPS} steps, .* took .*, loss \d.*", line) for line in seen)
+    (folder,) = (tmp_path / "mocov2").iterdir()
+    assert seen[-1].startswith("next: salmask eval ")
+    assert f"{folder} --task linear" in " ".join(seen[-3:])
 
 
 def test_a_terminal_gets_the_bars_where_the_output_goes_to_a_file(tmp_path: Path) -> None:
@@ -217,7 +237,10 @@ def test_the_bar_of_a_training_waits_for_no_device_and_costs_a_step_nothing() ->
     pipe = Pipe()
     history = {"train/loss": SimpleNamespace(current=lambda: 6.25)}
     runner = SimpleNamespace(
-        iter=0, max_iters=20_000, train_dataloader=[None] * 10_000, message_hub=SimpleNamespace(log_scalars=history)
+        iter=0,
+        max_iters=20_000,
+        train_dataloader=[None] * 10_000,
+        message_hub=SimpleNamespace(log_scalars=history, runtime_info={SCORED: "top1 61.20"}),
     )
     bar = StepBar("pretrain", 100, pipe.bars())
     bar.before_train(runner)
@@ -228,8 +251,8 @@ def test_the_bar_of_a_training_waits_for_no_device_and_costs_a_step_nothing() ->
         bar.after_train_iter(runner, step % 10_000, outputs={"loss": Untouchable()})
     cost = (time.process_time() - began) / 20_000
     assert cost < 50e-6
-    assert pipe.lines[0] == "pretrain: 1,100 of 20,000 steps (6 %), 100/s, 03:09 left, loss 6.25"
-    assert pipe.lines[-1] == "pretrain: 20,000 steps, 100/s, took 03:20, loss 6.25"
+    assert pipe.lines[0] == "pretrain: 1,100 of 20,000 steps (6 %), 100/s, 03:09 left, loss 6.25, top1 61.20"
+    assert pipe.lines[-1] == "pretrain: 20,000 steps, 100/s, took 03:20, loss 6.25, top1 61.20"
 
 
 def test_bars_are_made_in_one_place() -> None:

@@ -10,6 +10,7 @@ from repro.console import AsJson, completion, names_and_settings, report, show_l
 from repro.data.options import DataName, DataRoot
 from repro.errors import UserError, nearest
 from repro.lazy_commands import CommandGroup
+from repro.progress import doing
 from repro.runs.reading import build as build_run
 from repro.runs.reading import command_settings, pinned
 from repro.runs.rows import Rows
@@ -39,6 +40,11 @@ SALIENCY_TABLES = ("maps", "agreement", "sources")
 Record = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where plans look by default.")]
 
 
+def _measuring(context: typer.Context) -> None:
+    """Says, where a measurement takes long and counts nothing, that it goes on."""
+    context.with_resource(doing("measuring"))
+
+
 def build(rows: Callable[[], Rows], subjects: "Callable[[], Sequence[Subject]]") -> typer.Typer:
     """Builds the commands of this room.
 
@@ -47,7 +53,11 @@ def build(rows: Callable[[], Rows], subjects: "Callable[[], Sequence[Subject]]")
         subjects: of `bench scale`, which rooms above have made; called when the command runs.
     """
     app = typer.Typer(
-        cls=CommandGroup, add_completion=False, no_args_is_help=True, help="Measure, side by side in one run."
+        cls=CommandGroup,
+        add_completion=False,
+        no_args_is_help=True,
+        help="Measure, side by side in one run.",
+        callback=_measuring,
     )
     app.command("input")(bench_input)
     app.command("masking")(bench_masking)

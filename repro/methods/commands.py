@@ -12,7 +12,7 @@ from repro.console import AsJson, completion, names_and_settings, report
 from repro.data.options import DataName, DataRoot, Settings
 from repro.data.sizes import train_images
 from repro.errors import UserError
-from repro.progress import tracked
+from repro.progress import OPENING, doing, tracked
 from repro.runs.cautions import queue_caution
 from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
@@ -183,15 +183,17 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
 
         Example: salmask audit mocov2+ours-hp --data scenes localizer.network=efficientnet-lite0
         """
-        from repro.distributed import initialise
-        from repro.methods.audit import audit
-        from repro.methods.audit_page import write
-        from repro.training.pretraining import open_data
-
         run = rows().resolve(method, command_settings(settings, data=data, root=root))
-        images = open_data(run, "train")
-        result = audit(run, images, count=count, gallery_images=show, device=initialise(run.machine.device))
-        paths = write(result, out or Path("runs/audit") / method)
+        with doing("importing torch"):
+            from repro.distributed import initialise
+            from repro.methods.audit import audit
+            from repro.methods.audit_page import write
+            from repro.training.pretraining import open_data
+
+            images = open_data(run, "train")
+            OPENING.say(f"masking {count} images")
+            result = audit(run, images, count=count, gallery_images=show, device=initialise(run.machine.device))
+            paths = write(result, out or Path("runs/audit") / method)
         if as_json:
             report(True, result.statistics())
             return

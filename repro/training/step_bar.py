@@ -8,6 +8,9 @@ from rich.progress import TaskID
 
 from repro.progress import REDRAW_SECONDS, ProgressBars
 
+SCORED = "scored"
+"""Where mmengine's message hub has the score of the last epoch, as the bar shows it beside the loss."""
+
 
 class StepBar(Hook):
     """Shows how far a training is, without a wait for the device: between two log lines the loss stays as it is."""
@@ -37,12 +40,14 @@ class StepBar(Hook):
         if not is_logged and now - self._told < REDRAW_SECONDS:
             return
         self._told = now
-        changes = {"note": _loss(runner)} if is_logged else {}
+        changes = {"note": _note(runner)} if is_logged else {}
         self.bars.start()
         self.bars.update(self._bar, completed=step, **changes)
 
 
-def _loss(runner: Any) -> str:
-    """Returns the newest loss that the log was given; empty before there is one."""
-    history = runner.message_hub.log_scalars.get("train/loss")
-    return f"loss {history.current():.4g}" if history is not None else ""
+def _note(runner: Any) -> str:
+    """Returns the newest loss that the log was given, and the score of the last epoch where epochs are scored."""
+    hub = runner.message_hub
+    history = hub.log_scalars.get("train/loss")
+    loss = f"loss {history.current():.4g}" if history is not None else ""
+    return ", ".join(filter(None, [loss, hub.runtime_info.get(SCORED, "")]))
