@@ -195,7 +195,7 @@ def test_the_best_of_a_block_is_bold_and_a_lone_run_is_not() -> None:
     assert cells["MoCo v2"][1] == "68.50 ± 0.71 (2)"
     assert cells["MoCo v2 + ours (high-pass)"] == ["**73.80**", "**70.55 ± 0.78 (2)** †", "-3.25"]
     assert cells["SimCLR"][1] == "60.50 ± 0.71 (2)"
-    assert r"\textbf{70.55 $\pm$ 0.78 (2)} & $-3.25$" in latex(render("table1", frame))
+    assert r"\textbf{70.55 $\pm$ 0.78 (2)}$^{\dagger}$ & $-3.25$" in latex(render("table1", frame))
 
 
 def test_a_method_the_paper_does_not_have_stands_last_in_its_block() -> None:
