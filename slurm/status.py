@@ -7,8 +7,9 @@ judged in `slurm.states`.
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
 from repro.runs.status import PRETRAIN, Status
-from repro.runs.task_results import has_result, results_of
+from repro.runs.task_results import has_result, of_task, rows_of
 from slurm.ledger import REPORT, Key, Ledger, Submission
 from slurm.logs import tail
 from slurm.orders import ordered_run
@@ -30,6 +31,8 @@ PACE_ROWS = 5
 """Log lines that a pace is the median of: the last ones."""
 HEADLINES = ("top1", "bbox_AP")
 """The metric that stands for a task: the first of these that it has, else its first."""
+ReadResults = Callable[[Path], Sequence[Result]]
+"""Returns every row of a `results.jsonl`; none where there is no such file."""
 TrackedJob = tuple[str, str, Submission | None]
 """Folder relative to the sweep's, task, and the submission made last; None: no launcher knows of it."""
 
@@ -76,10 +79,14 @@ def jobs_of(ledger: Ledger) -> list[TrackedJob]:
 
 def ids_to_ask(sweep: Path, jobs: Iterable[TrackedJob]) -> list[str]:
     """Returns Slurm's ids of the jobs without a result: those whose end it would be good to know."""
+    read_results = cache(rows_of)
     return [
         entry.job
         for folder, task, entry in jobs
-        if entry is not None and entry.executor == "slurm" and entry.job and not finished(sweep, folder, task, entry)
+        if entry is not None
+        and entry.executor == "slurm"
+        and entry.job
+        and not _look_at(sweep, folder, task, read_results).finished(task, entry)
     ]
 
 
@@ -91,14 +98,25 @@ def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
         queue: from `slurm.queue.snapshot`.
         now: the time, in seconds since the epoch.
     """
-    return [row(ledger.sweep, job, queue, now) for job in jobs_of(ledger)]
+    read_results = cache(rows_of)
+    return [row(ledger.sweep, job, queue, now, read_results) for job in jobs_of(ledger)]
 
 
-def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float) -> JobRow:
-    """Returns the state of one job; see `rows`."""
+def row(
+    sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float, read_results: ReadResults | None = None
+) -> JobRow:
+    """Returns the state of one job; see `rows`.
+
+    Args:
+        sweep: the sweep's folder.
+        job: of it.
+        queue: as of `rows`.
+        now: as of `rows`.
+        read_results: reads a run's `results.jsonl`; for callers that look at several tasks of a run.
+    """
     folder, task, entry = job
-    run_folder = RunFolder(sweep / folder)
-    status, unreadable = status_of(run_folder, task)
+    look = _look_at(sweep, folder, task, read_results or rows_of)
+    run_folder, status, unreadable = look.run_folder, look.status, look.unreadable
     method, name = run_folder.path.parent.name, run_folder.path.name
     run = sweep.resolve().name if task == REPORT else f"{method} {name.split('-')[0]}"
     row = JobRow(run, task, State.failed, folder, unreadable, job=entry.job if entry else "")
@@ -106,11 +124,11 @@ def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float) -> JobRo
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
         row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1))
     # Before anything else: what is there is done, however the job that made it, or a later one, ended.
-    if finished(sweep, folder, task, entry):
-        return _with_result(row, run_folder, task, entry)
+    if look.finished(task, entry):
+        return _with_result(row, look, task, entry)
     # A recorded run, which no launcher knows of. Of one that was launched here, a missing backbone is a failure.
     if entry is None and task == PRETRAIN and has_result(run_folder, task, status):
-        return replace(_with_result(row, run_folder, task, entry), note="its backbone is not kept here")
+        return replace(_with_result(row, look, task, entry), note="its backbone is not kept here")
     if unreadable:
         return row
     state, note = judge(sweep, status, entry, queue, now)
@@ -127,20 +145,41 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
         task: of the job.
         entry: the submission made last; None: no launcher knows of it.
     """
+    return _look_at(sweep, folder, task, rows_of).finished(task, entry)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the files of a task hold at one moment, each read once."""
+
+    run_folder: RunFolder
+    status: Status | None
+    unreadable: str
+    """What is wrong with the status file."""
+    results: Sequence[Result]
+    """Rows of the task, whatever their protocol."""
+
+    def finished(self, task: str, entry: Submission | None) -> bool:
+        """Returns whether the result is there; arguments as of the function of this name."""
+        if task == PRETRAIN:
+            return self.run_folder.pretrained
+        # A report that was handed over again is to be rendered again: the word of an earlier one does not count.
+        says_so = self.status is not None and self.status.state == "done" and not before(self.status, entry)
+        if task == REPORT:
+            return says_so
+        if not self.results:
+            return False
+        # Rows of the task may be of another protocol than the one that was asked for. Where nobody asked, or the job
+        # itself says that it is done, any will do.
+        if says_so or entry is None or not entry.protocol:
+            return True
+        return bool(_asked_for(self.results, self.run_folder, task, entry))
+
+
+def _look_at(sweep: Path, folder: str, task: str, read_results: ReadResults) -> _Look:
     run_folder = RunFolder(sweep / folder)
-    if task == PRETRAIN:
-        return run_folder.pretrained
-    status, _ = status_of(run_folder, task)
-    # A report that was handed over again is to be rendered again: the word of an earlier one does not count.
-    says_so = status is not None and status.state == "done" and not before(status, entry)
-    if task == REPORT:
-        return says_so
-    results = results_of(run_folder, task)
-    if not results:
-        return False
-    # Rows of the task may be of another protocol than the one that was asked for. Where nobody asked, or the job itself
-    # says that it is done, any will do.
-    return says_so or entry is None or not entry.protocol or bool(_asked_for(results, run_folder, task, entry))
+    results = [] if task in (PRETRAIN, REPORT) else of_task(read_results(run_folder.results), task)
+    return _Look(run_folder, *status_of(run_folder, task), results)
 
 
 def counts(table: Sequence[JobRow]) -> dict[str, int]:
@@ -186,13 +225,12 @@ def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entr
         return matching_rows
 
 
-def _with_result(row: JobRow, run_folder: RunFolder, task: str, entry: Submission | None) -> JobRow:
+def _with_result(row: JobRow, look: _Look, task: str, entry: Submission | None) -> JobRow:
     """Returns the row of a job that is done, with its headline number."""
     row = replace(row, state=State.done, silent_s=None, note="")
     if task == PRETRAIN:
-        return replace(row, images_per_second=pace(run_folder.metrics)[1])
-    all_rows = results_of(run_folder, task)
-    results = _asked_for(all_rows, run_folder, task, entry) or all_rows
+        return replace(row, images_per_second=pace(look.run_folder.metrics)[1])
+    results = _asked_for(look.results, look.run_folder, task, entry) or look.results
     if not results:
         return row
     names = [name for name in HEADLINES if any(result.metric == name for result in results)]
@@ -222,7 +260,8 @@ def pace(metrics: Path) -> tuple[float | None, float | None]:
     Returns:
         The medians of the last few values; None where the lines hold none.
     """
-    lines = parse_metrics(tail(metrics))
+    # A few lines more than count, since not every one holds both.
+    lines = parse_metrics("\n".join(tail(metrics).splitlines()[-2 * PACE_ROWS :]))
     return _median(lines, "time"), _median(lines, "images_per_second")
 
 

@@ -254,7 +254,7 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
         # The first seed of every method before the second: what is stopped half-way has whole rows of a table.
         for seed in part.seeds:
             for recipe in recipes.values():
-                run = replace(recipe, seed=seed)
+                run = recipe.with_seed(seed)
                 folder = RunFolder.of(run, out)
                 # Parsed and named again: `linear@imagenet100` of a run on imagenet100 is the same job as `linear`.
                 evaluations = [Evaluation.parse(task, run) for task in part.tasks]

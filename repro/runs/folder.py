@@ -1,10 +1,10 @@
 """A run's folder: everything that made a run and everything that it made.
 
 `runs/<sweep>/<method>/s<seed>-<id>/` holds `run.yaml`, `provenance.json`, `status.json`, `metrics.jsonl`,
-`results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/`; `health.json` where a training
-exploded or collapsed, and `foregrounds.json` of runs on scenes with maps of whole images. Its name follows from the run
-alone. Downstream tasks of a run may be carried out at once: each has a status and a lock of its own, `status-TASK.json`
-and `.lock-TASK`.
+`results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/`, `usage/`; `health.json` where a
+training exploded or collapsed, and `foregrounds.json` of runs on scenes with maps of whole images. Its name follows
+from the run alone. Downstream tasks of a run may be carried out at once: each has a status and a lock of its own,
+`status-TASK.json` and `.lock-TASK`.
 """
 
 import contextlib
@@ -66,22 +66,33 @@ _WRITING = threading.RLock()
 """Held while a status is read and written again, which the training's thread and the heartbeat's both do."""
 
 
+class _Place:
+    """A file or folder in a run's, as a path that is made when it is asked for: of thousands of runs few are needed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: "RunFolder", _: type) -> Path:
+        return folder.path / self._name
+
+
 class RunFolder:
     """Paths and small files of one run."""
+
+    run_yaml = _Place("run.yaml")
+    provenance = _Place("provenance.json")
+    metrics = _Place("metrics.jsonl")
+    results = _Place("results.jsonl")
+    backbone = _Place("backbone.pth")
+    checkpoints = _Place("checkpoints")
+    gallery = _Place("gallery")
+    foregrounds = _Place("foregrounds.json")
+    health = _Place("health.json")
+    logs = _Place("logs")
 
     def __init__(self, path: Path) -> None:
         """Names the folder; nothing is created."""
         self.path = path
-        self.run_yaml = path / "run.yaml"
-        self.provenance = path / "provenance.json"
-        self.metrics = path / "metrics.jsonl"
-        self.results = path / "results.jsonl"
-        self.backbone = path / "backbone.pth"
-        self.checkpoints = path / "checkpoints"
-        self.gallery = path / "gallery"
-        self.foregrounds = path / "foregrounds.json"
-        self.health = path / "health.json"
-        self.logs = path / "logs"
         self._attempt: tuple[str, int] | None = None
         """Task and number of the attempt that this process makes."""
 

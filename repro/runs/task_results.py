@@ -1,5 +1,8 @@
 """Whether a task on a run has its result: one answer for `salmask status` and for the report."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
@@ -13,10 +16,23 @@ def results_of(folder: RunFolder, task: str) -> list[Result]:
         folder: The run's folder.
         task: A downstream task, `linear` or `linear@caltech101`.
     """
+    return of_task(rows_of(folder.results), task)
+
+
+def rows_of(path: Path) -> list[Result]:
+    """Returns every row of a `results.jsonl`; none where there is no such file yet."""
+    return read(path)[0] if path.exists() else []
+
+
+def of_task(rows: Iterable[Result], task: str) -> list[Result]:
+    """Returns the rows of a task.
+
+    Args:
+        rows: Of a run.
+        task: A downstream task, `linear` or `linear@caltech101`.
+    """
     name, dataset = task_and_dataset(task)
-    if not folder.results.exists():
-        return []
-    return [row for row in read(folder.results)[0] if row.task == name and dataset in ("", row.dataset)]
+    return [row for row in rows if row.task == name and dataset in ("", row.dataset)]
 
 
 def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
