@@ -121,9 +121,11 @@ def _methods_and_audit() -> typer.Typer:
 
 def _bench() -> typer.Typer:
     from repro.bench.commands import build
+    from repro.jobs import PROGRAM
     from results.commands import bench_claims, bench_collect, bench_power
+    from slurm.remote_bench import bench_on_node
 
-    app = build(_rows, _subjects)
+    app = build(_rows, _subjects, partial(bench_on_node, program=PROGRAM.measure))
     app.command("collect")(bench_collect)
     app.command("power")(bench_power)
     app.command("claims")(bench_claims)

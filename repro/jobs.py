@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from repro.console import show_log
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
+from repro.runs.resource_usage import UsageMeter, usage_recorded
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
@@ -24,10 +25,13 @@ from slurm.program import Program
 if TYPE_CHECKING:
     import torch
 
+    from repro.bench.throughput import StepMeasurement
+
 PROGRAM = Program(
     task="repro.jobs:carry_out",
     report="repro.jobs:render_report",
     examine="repro.doctor.node:examine_node",
+    measure="repro.jobs:measure_step",
 )
 REPORT_WAIT_SECONDS = 60.0
 """How long a report waits for another one of the same sweep."""
@@ -49,16 +53,19 @@ def carry_out(
     Raises:
         UserError: bad input, or another process holds the folder.
     """
+    meter = UsageMeter()
     # Before torch tells: only rank 0 is looked at. In a batch script, which is one process, Slurm has its number too.
     number = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     show_log()
     STOP.install()
     with OPENING.shown(shown=number == "0"):
         OPENING.say("importing torch")
-        _carry_out(run, RunFolder(path), task, root, wait=wait, again=again)
+        _carry_out(run, RunFolder(path), task, root, meter, wait=wait, again=again)
 
 
-def _carry_out(run: Run, folder: RunFolder, task: str, root: Path | None, *, wait: float, again: bool) -> None:
+def _carry_out(
+    run: Run, folder: RunFolder, task: str, root: Path | None, meter: UsageMeter, *, wait: float, again: bool
+) -> None:
     """Carries out a task in a process that listens to signals and says what it does."""
     # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
     # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
@@ -70,8 +77,12 @@ def _carry_out(run: Run, folder: RunFolder, task: str, root: Path | None, *, wai
     prepared = None
     if not wait and (prepared := _prepare(run, folder, task, device, root, again=again)) is None:
         return
-    # Of several ranks only the first one holds the folder and tells its status.
-    with folder.attempt(task, wait=wait) if rank() == 0 else nullcontext(), deaths_told():
+    # Of several ranks only the first one holds the folder and tells its status; each tells what it uses.
+    with (
+        folder.attempt(task, wait=wait) if rank() == 0 else nullcontext(),
+        usage_recorded(folder.path, task, meter, rank()),
+        deaths_told(),
+    ):
         work = prepared or _prepare(run, folder, task, device, root, again=again)
         if work is not None:
             work()
@@ -110,5 +121,23 @@ def render_report(place: Path, tables: Sequence[str]) -> None:
     from baselines import resolve
     from results.commands import show_tables
 
-    with RunFolder(place).attempt(REPORT, wait=REPORT_WAIT_SECONDS):
+    meter = UsageMeter()
+    with RunFolder(place).attempt(REPORT, wait=REPORT_WAIT_SECONDS), usage_recorded(place, REPORT, meter):
         show_tables(tables, place, Console(width=160), resolve)
+
+
+def measure_step(run: Run, *, warm_up: int, steps: int) -> "StepMeasurement":
+    """Times a row's steps on this machine.
+
+    Args:
+        run: the row, with its settings.
+        warm_up: steps that do not count.
+        steps: that do.
+
+    Raises:
+        UserError: data or settings do not fit.
+    """
+    from baselines import build_learner
+    from repro.bench.step import measure
+
+    return measure(run, build_learner, warm_up=warm_up, steps=steps)

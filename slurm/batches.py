@@ -1,7 +1,7 @@
 """Which jobs go out together: alike ones as arrays, each after what it waits for."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
@@ -40,6 +40,10 @@ class Batch:
     """Slurm's ids of the parents that went out before this launch."""
     indices: tuple[int, ...] = ()
     """The numbers of the jobs in their array, ascending; none of a single job. `resolved` chooses them."""
+    lane: str = ""
+    """The lane that it is in, of `slurm.lanes`; empty: in none."""
+    at_a_time: int = 0
+    """How many of its jobs may run at a time; 0: as the task's own throttle says."""
 
     def resolved(self, submitted: Mapping[Key, str]) -> "list[Batch]":
         """Returns what can go out of the batch, now that its parents have ids.
@@ -92,12 +96,23 @@ class Batch:
         parents = self.parents or (None,) * len(self.keys)
         return {key: (ids[parent],) if parent else () for key, parent in zip(self.keys, parents, strict=True)}
 
-    def dependency(self, submitted: Mapping[Key, str]) -> str:
+    def dependency(self, submitted: Mapping[Key, str], behind: Iterable[str] = ()) -> str:
         """Returns sbatch's `--dependency`, for example `aftercorr:811`; empty where nothing is waited for.
 
         Args:
             submitted: ids of what went out in this launch.
+            behind: ids of the jobs that must have ended, however, before any of these begins.
         """
+        arrays = dict.fromkeys(split_id(job)[0] for job in behind)
+        own = self._own_dependency(submitted)
+        if self.kind == "afterok":  # which says more
+            arrays = {job: None for job in arrays if job not in own.partition(":")[2].split(":")}
+        if self.kind == "afterany" and own:  # one word for both
+            arrays = dict.fromkeys([*own.partition(":")[2].split(":"), *arrays])
+            own = ""
+        return ",".join(part for part in (own, f"afterany:{':'.join(arrays)}" if arrays else "") if part)
+
+    def _own_dependency(self, submitted: Mapping[Key, str]) -> str:
         ids = self._ids(submitted)
         parent_ids = [ids[parent] for parent in self.parents]
         if not self.kind or not parent_ids:

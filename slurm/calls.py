@@ -18,10 +18,15 @@ from typing import Any
 from repro.errors import UserError
 from repro.files import reading, write_text
 from slurm.job import Call
+from slurm.node_bench import NodeBench
 from slurm.node_probe import NodeProbe
 
 CALLS = "calls.json"
-KINDS: Mapping[str, type[Call] | type[NodeProbe]] = {"task": Call, "probe": NodeProbe}
+KINDS: Mapping[str, type[Call] | type[NodeProbe] | type[NodeBench]] = {
+    "task": Call,
+    "probe": NodeProbe,
+    "bench": NodeBench,
+}
 
 
 def private_folder(path: Path) -> Path:
@@ -38,7 +43,7 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def write_calls(folder: Path, calls: Mapping[int, Call | NodeProbe]) -> None:
+def write_calls(folder: Path, calls: Mapping[int, Call | NodeProbe | NodeBench]) -> None:
     """Writes what the jobs of a submission are to do.
 
     Args:
@@ -53,7 +58,7 @@ def write_calls(folder: Path, calls: Mapping[int, Call | NodeProbe]) -> None:
     write_text(private_folder(folder) / CALLS, json.dumps(content, indent=1, default=str))
 
 
-def read_call(folder: Path, index: int) -> Call | NodeProbe:
+def read_call(folder: Path, index: int) -> Call | NodeProbe | NodeBench:
     """Reads what a job is to do.
 
     Args:

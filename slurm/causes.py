@@ -14,7 +14,9 @@ from repro.errors import with_mend
 _NODE_FAILED = (
     r"NODE FAILURE|DUE TO NODE FAIL|Node failure on|launch failed.*node|lost (contact|connection) (to|with) node"
 )
-_EXCEPTION = re.compile(r"^(?:\[rank\d+\]: )?(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)): (?P<text>.+)")
+_EXCEPTION = re.compile(
+    r"^(?:\[rank\d+\]: )?(?P<name>(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt|Exit)): (?P<text>.+)"
+)
 
 _LOST_PEER = re.compile(r"Connection (closed|reset|refused)|by peer|NCCL|DistBackend|Broken pipe")
 _STEP_ENDED = re.compile(

@@ -183,7 +183,16 @@ class _SweepCall:
             if left_out:
                 self._tell(f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}")
         if print_it:
-            print_plan(graph, costs, finished, cluster, self.parallel, self.console, as_json=self.as_json)
+            print_plan(
+                graph,
+                costs,
+                finished,
+                cluster,
+                self.parallel,
+                self.console,
+                as_json=self.as_json,
+                memories=evidence.memories,
+            )
         return graph
 
     def carry_out(self, graph: Graph, cluster: Cluster, *, dry_run: bool) -> None:
@@ -225,6 +234,9 @@ class _SweepCall:
             self.show(graph.tables, graph.sweep_folder, self.console)
             counts = {"done": len(graph.jobs), "live": 0, "unsent": 0}
         else:
+            from slurm.job_costs import with_plan
+
+            graph = with_plan(graph, cluster)
             outcome = self._submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
             submitted, unsent = outcome.submitted, outcome.unsent_words
             counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
@@ -264,12 +276,18 @@ class _SweepCall:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _run_here(self, graph: Graph, cluster: Cluster) -> None:
+        from slurm.job_costs import with_plan
         from slurm.local import launch_here
 
         for line in missing_weights(graph, graph.finished()):
             self._tell(line)
         outcome = launch_here(
-            graph, cluster, self.program, parallel=self.parallel, console=self.console, gpus=self.gpus
+            with_plan(graph, cluster),
+            cluster,
+            self.program,
+            parallel=self.parallel,
+            console=self.console,
+            gpus=self.gpus,
         )
         counts = f"{len(outcome.done)} jobs done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed"
         self.console.print(counts)

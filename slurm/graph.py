@@ -1,15 +1,16 @@
 """Jobs and what each waits for: pretrain -> every downstream task of the run -> the report of the sweep."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
-from repro.runs.records import Result, read
+from repro.runs.records import Result
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
+from repro.runs.task_results import rows_of
 from slurm.ledger import REPORT, Key
 
 
@@ -38,7 +39,7 @@ class Job:
 
         The folder is read at every access. `Graph.finished` tells it of all jobs, and reads each file once.
         """
-        return self.done_by([] if self.task == PRETRAIN else results_of(self.folder.results))
+        return self.done_by([] if self.task == PRETRAIN else rows_of(self.folder.results))
 
     def done_by(self, results: Sequence[Result]) -> bool:
         """Whether the job's result is there, where the rows of its folder were read already.
@@ -66,15 +67,34 @@ class Graph:
     jobs: tuple[Job, ...]
     tables: tuple[str, ...]
     """Names of the tables that the report renders."""
+    planned: Mapping[Key, float] = field(default_factory=dict)
+    """Seconds that a plan expects of a job, which the ledger keeps; of a job that is not named nobody knows."""
 
     @cached_property
     def by_key(self) -> Mapping[Key, Job]:
         """Every job by the key that names it in the ledger."""
         return {self.key(job): job for job in self.jobs}
 
+    @cached_property
+    def _keys(self) -> Mapping[int, Key]:
+        """Every job's key by its object, which lives as long as the graph: paths are slow to compare."""
+        return {id(job): self._key(job) for job in self.jobs}
+
     def key(self, job: Job) -> Key:
         """Returns what names a job in the ledger."""
+        return self._keys.get(id(job)) or self._key(job)
+
+    def _key(self, job: Job) -> Key:
         return str(job.folder.path.relative_to(self.sweep_folder)), job.task
+
+    @cached_property
+    def _children(self) -> Mapping[str, list[Job]]:
+        """The jobs of each run's folder but its pretraining."""
+        children: dict[str, list[Job]] = {}
+        for job in self.jobs:
+            if job.task != PRETRAIN:
+                children.setdefault(self.key(job)[0], []).append(job)
+        return children
 
     def parent(self, job: Job) -> Job | None:
         """Returns the pretraining that a job waits for; None for a pretraining."""
@@ -82,8 +102,7 @@ class Graph:
 
     def children(self, job: Job) -> list[Job]:
         """Returns the jobs that wait for a pretraining."""
-        folder = self.key(job)[0]
-        return [child for child in self.jobs if child.task != PRETRAIN and self.key(child)[0] == folder]
+        return list(self._children.get(self.key(job)[0], ()))
 
     def finished(self, read_results: Callable[[Path], Sequence[Result]] | None = None) -> frozenset[Key]:
         """Returns the keys of the jobs whose result is there, reading the results of each run once.
@@ -92,10 +111,10 @@ class Graph:
         keeps other launchers away.
 
         Args:
-            read_results: reads a run's `results.jsonl`; default: `results_of`. For callers that read the same files
+            read_results: reads a run's `results.jsonl`; default: `rows_of`. For callers that read the same files
                 for something else and keep what they read.
         """
-        read_results = read_results or results_of
+        read_results = read_results or rows_of
         rows: dict[Path, Sequence[Result]] = {}
         keys = set()
         for job in self.jobs:
@@ -123,12 +142,7 @@ class Graph:
             self.key(child) for key in dropped if key[1] == PRETRAIN for child in self.children(self.by_key[key])
         }
         remaining = tuple(job for job in self.jobs if self.key(job) not in dropped)
-        return Graph(self.sweep_folder, remaining, self.tables)
-
-
-def results_of(path: Path) -> list[Result]:
-    """Returns the rows of a run's `results.jsonl`; none where there is no such file yet."""
-    return read(path)[0] if path.exists() else []
+        return replace(self, jobs=remaining)
 
 
 def make_graph(sweep_folder: Path, jobs: Sequence[Job], tables: Sequence[str]) -> Graph:

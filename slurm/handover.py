@@ -77,6 +77,8 @@ def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, afte
         after: ids of the jobs that it waits for.
     """
     job = graph.by_key.get(key)
+    resources = cluster.resources_of(key[1])
+    planned = graph.planned.get(key)
     return Submission(
         submission=submission,
         executor=cluster.executor,
@@ -86,4 +88,11 @@ def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, afte
         task=key[1],
         protocol=job.protocol if job else "",
         after=after,
+        nodes=resources.nodes,
+        processes=resources.nodes * resources.tasks_per_node,
+        gpus=resources.nodes * resources.gpus,
+        cpus=resources.nodes * resources.tasks_per_node * resources.cpus,
+        memory=resources.memory,
+        minutes=resources.time,
+        planned_s=None if planned is None else round(planned, 1),
     )

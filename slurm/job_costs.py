@@ -2,15 +2,17 @@
 
 A pretraining's throughput comes from a recorded run of the same kind (`repro.bench.throughput.kind_of`) in the sweep or
 beside it, else from `salmask bench step`. An evaluation's duration comes from recorded results of the same task, data
-set and protocol; of a linear probe also from the backbone's measured forward pass. What nobody measured is said to be
-unknown, and is in no sum.
+set and protocol; of a linear probe also from the backbone's measured forward pass. Where nobody measured here, figures
+from elsewhere stand in (`slurm.reference`), and are called so. What nobody measured is said to be unknown, and is in no
+sum.
 """
 
 import functools
 import heapq
+import shutil
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
@@ -20,11 +22,14 @@ from repro.runs.evaluation import Evaluation
 from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
 from repro.runs.metrics import read_metrics
 from repro.runs.records import Result
+from repro.runs.resource_usage import memories_of, usage_of
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
-from slurm.graph import Graph, Job, results_of
+from repro.runs.task_results import rows_of
+from slurm.graph import Graph, Job
 from slurm.ledger import LEDGER, Key
 from slurm.profile import Cluster
+from slurm.reference import NVIDIA, Reference, reference
 
 NEVER = "no such pretraining was measured"
 WARM_UP_ROWS = 2
@@ -45,6 +50,8 @@ class JobCost:
     """Where the numbers come from, or why there are none."""
     mend: str = ""
     """What a person can do where there are none."""
+    reference: bool = False
+    """Whether the numbers are of another machine."""
 
     @property
     def gpu_hours(self) -> float | None:
@@ -67,6 +74,14 @@ class Evidence:
     """Seconds by task, data set, protocol, architecture and crop."""
     steps: Mapping[Kind, StepMeasurement]
     """From `salmask bench step`."""
+    start_ups: Mapping[Kind, float] = field(default_factory=dict)
+    """Seconds that a pretraining of the kind took besides its steps: to begin, to save, to go on when interrupted."""
+    memories: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    """Bytes of main memory that a job used at most, by task and the run's kind."""
+    reference: Reference | None = None
+    """What was measured elsewhere; None: it is not asked."""
+    on_gpu: bool = True
+    """Whether figures of GPUs come first among those from elsewhere."""
 
 
 def survey(graph: Graph) -> tuple[frozenset[Key], Evidence]:
@@ -76,18 +91,17 @@ def survey(graph: Graph) -> tuple[frozenset[Key], Evidence]:
         graph: the sweep.
 
     Returns:
-        The keys of the jobs that are done; and what was measured in the sweep, in those beside it, and by the user's
-        `salmask bench step`.
+        The keys of the jobs that are done; and what was measured in the sweep, in those beside it, by the user's
+        `salmask bench step`, and elsewhere.
     """
-    read_once = functools.cache(results_of)
+    read_once = functools.cache(rows_of)
     sweeps = sorted(path.parent for path in graph.sweep_folder.parent.glob(f"*/{LEDGER}"))
     beside = [path for path in sweeps if path != graph.sweep_folder]
-    return graph.finished(read_once), gather([graph.sweep_folder, *beside], record_file(), read_once)
+    evidence = gather([graph.sweep_folder, *beside], record_file(), read_once)
+    return graph.finished(read_once), replace(evidence, reference=reference())
 
 
-def gather(
-    sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], Sequence[Result]] = results_of
-) -> Evidence:
+def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], Sequence[Result]] = rows_of) -> Evidence:
     """Reads the runs below some sweeps' folders, and the file of `salmask bench step`.
 
     Args:
@@ -96,6 +110,8 @@ def gather(
         read_results: reads a run's `results.jsonl`.
     """
     runs: dict[Kind, tuple[float, int, str]] = {}
+    start_ups: dict[Kind, float] = {}
+    memories: dict[tuple[str, ...], int] = {}
     durations: dict[tuple[str, ...], list[float]] = {}
     for path in (path for sweep in sweeps for path in sorted(sweep.glob("*/s*/run.yaml"))):
         folder = RunFolder(path.parent)
@@ -103,19 +119,44 @@ def gather(
             run = folder.load()
         except UserError:
             continue  # of another version
-        rate = _rate(folder.metrics)
+        rate = rate_of(folder.metrics)
         if rate and folder.pretrained:  # the size of a run that is not finished says nothing
             size = sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file())
-            runs.setdefault(kind_of(run), (rate, size, f"{folder.sweep}/{run.method}/{folder.path.name}"))
+            kind = kind_of(run)
+            if kind not in runs:
+                runs[kind] = rate, size, f"{folder.sweep}/{run.method}/{folder.path.name}"
+                start_ups[kind] = _start_up(run, folder, rate)
+        for name, most in memories_of(folder.path).items():
+            task = (name.partition("@")[0], *kind_of(run))
+            memories[task] = max(memories.get(task, 0), most)
+        whole_seconds = functools.cache(functools.partial(_whole_seconds, run, folder))
         for row in read_results(folder.results):
             key = (row.task, row.dataset, row.protocol, run.encoder.network, str(run.data.crop))
-            durations.setdefault(key, []).append(row.duration_s)
+            durations.setdefault(key, []).append(whole_seconds(row.task, row.dataset) or row.duration_s)
     return Evidence(
-        runs, {key: statistics.median(times) for key, times in durations.items()}, newest_measurements(steps)
+        runs,
+        {key: statistics.median(times) for key, times in durations.items()},
+        newest_measurements(steps),
+        start_ups,
+        memories,
     )
 
 
-def _rate(metrics: Path) -> float | None:
+def _start_up(run: Run, folder: RunFolder, rate: float) -> float:
+    """Returns the seconds that a pretraining took besides its steps, as far as its process wrote that down."""
+    usage, images = usage_of(folder.path, PRETRAIN), train_images(run)
+    if usage is None or images is None:
+        return 0.0
+    return max(0.0, usage.seconds - run.optimization.epochs * images / rate)
+
+
+def _whole_seconds(run: Run, folder: RunFolder, task: str, dataset: str) -> float:
+    """Returns for how long the jobs of an evaluation ran, from their first second on; 0: nobody wrote it down."""
+    usage = usage_of(folder.path, Evaluation(task, dataset).name(run))
+    return usage.seconds if usage else 0.0
+
+
+def rate_of(metrics: Path) -> float | None:
     """Returns the median images per second of a `metrics.jsonl`; None where it tells of none."""
     try:
         rows = read_metrics(metrics)
@@ -137,7 +178,28 @@ def estimate(
         evidence: what was measured.
         finished: keys of the jobs that are done, which cost nothing.
     """
+    if cluster is not None and cluster.executor == "slurm":
+        on_gpu = cluster.resources.gpus > 0
+    else:
+        on_gpu = shutil.which("nvidia-smi") is not None  # a launcher needs no torch, which would know better
+    evidence = replace(evidence, on_gpu=on_gpu)
     return {key: JobCost() if key in finished else _cost(job, cluster, evidence) for key, job in graph.by_key.items()}
+
+
+def with_plan(graph: Graph, cluster: Cluster) -> Graph:
+    """Returns the graph with what its jobs are expected to take, for the ledger to keep beside what they took.
+
+    Args:
+        graph: the sweep.
+        cluster: where it goes.
+    """
+    try:
+        finished, evidence = survey(graph)
+    except UserError:  # a launch does not fail of what some run beside it left
+        return graph
+    costs = estimate(graph, cluster, evidence, finished)
+    planned = {key: cost.seconds for key, cost in costs.items() if cost.seconds is not None and key not in finished}
+    return replace(graph, planned=planned)
 
 
 def _cost(job: Job, cluster: Cluster | None, evidence: Evidence) -> JobCost:
@@ -155,7 +217,8 @@ def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> Job
         return JobCost(None, gpus, None, f"nobody knows how many images {run.data.dataset} has", "--root")
     if kind in evidence.runs:
         rate, size, name = evidence.runs[kind]
-        return JobCost(run.optimization.epochs * images / rate, gpus, size, f"run {name}, {rate:.0f} images/s")
+        seconds = run.optimization.epochs * images / rate + evidence.start_ups.get(kind, 0.0)
+        return JobCost(seconds, gpus, size, f"run {name}, {rate:.0f} images/s")
     if kind in evidence.steps:
         step = evidence.steps[kind]
         # As if each process were as fast as one alone: communication and a shared disk are not measured.
@@ -167,7 +230,22 @@ def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> Job
             CHECKPOINTS_KEPT * step.checkpoint_bytes + step.backbone_bytes,
             f"bench step on {step.device}, {step.images_per_second:.0f} images/s{scaled}",
         )
-    return JobCost(None, gpus, None, NEVER, "salmask bench step")
+    return _reference_pretraining(run, images, gpus, processes, evidence) or JobCost(
+        None, gpus, None, NEVER, "salmask bench step"
+    )
+
+
+def _reference_pretraining(run: Run, images: int, gpus: int, processes: int, evidence: Evidence) -> JobCost | None:
+    """Returns what a pretraining costs by figures of another machine; None: there are none."""
+    known = evidence.reference.step(kind_of(run), on_gpu=evidence.on_gpu) if evidence.reference else None
+    if known is None:
+        return None
+    rate, how = known
+    # Of a GPU each process has one; how many cores the recorded runs on CPUs would have done with, nobody knows.
+    scale = processes if rate.device.startswith(NVIDIA) else 1
+    source = f"reference: {rate.device}, {rate.images_per_second:.0f} images/s{how}; {rate.source}"
+    seconds = run.optimization.epochs * images / (rate.images_per_second * scale)
+    return JobCost(seconds, gpus, None, source, reference=True)
 
 
 def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
@@ -187,7 +265,29 @@ def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
         # Its forward pass is nearly all that a linear probe does; loading and validation come on top.
         seconds = run.probe.epochs * images / step.forward_images_per_second
         return JobCost(seconds, gpus, 0, f"forward pass on {step.device}, at least")
-    return JobCost(None, gpus, 0, "no such evaluation was recorded yet")
+    return _reference_evaluation(run, evaluation, images, gpus, evidence) or JobCost(
+        None, gpus, 0, "no such evaluation was recorded yet"
+    )
+
+
+def _reference_evaluation(
+    run: Run, evaluation: Evaluation, images: int | None, gpus: int, evidence: Evidence
+) -> JobCost | None:
+    """Returns what an evaluation costs by figures of another machine; None: there are none."""
+    if evidence.reference is None:
+        return None
+    network, crop = run.encoder.network, str(run.data.crop)
+    keys = [(evaluation.task, evaluation.dataset, protocol, network, crop) for protocol in evaluation.protocols(run)]
+    known = [evidence.reference.evaluation(key, on_gpu=evidence.on_gpu) for key in keys]
+    timed = [values for values in known if values]
+    if timed and len(timed) == len(known):
+        seconds, device, source = max(timed)
+        return JobCost(seconds, gpus, 0, f"reference: {device}, the same protocol; {source}", reference=True)
+    rate = evidence.reference.forward(network, crop)
+    if evaluation.task == "linear" and rate and images:
+        source = f"reference: forward pass on {rate.device}, at least; {rate.source}"
+        return JobCost(run.probe.epochs * images / rate.images_per_second, gpus, 0, source, reference=True)
+    return None
 
 
 def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) -> tuple[Graph, list[str]]:

@@ -24,6 +24,7 @@ from slurm.batches import Batch, Parent, plan_batches
 from slurm.calls import refuse_foreign_sweep, write_calls
 from slurm.graph import Graph
 from slurm.handover import Outcome, ledger_entry, prepare_call
+from slurm.lanes import behind, in_lanes, jobs_by_lane
 from slurm.ledger import REPORT, Key, Ledger, Submission
 from slurm.outdated import outdated
 from slurm.profile import Cluster
@@ -91,9 +92,12 @@ def submit(
             live = {key: entry for key, entry in live.items() if entry not in old}
         else:
             outcome.outdated = len(old)
-        launch = _Launch(graph, cluster, take_code, program, ledger, outcome, descriptor, tell)
+        launch = _Launch(
+            graph, cluster, take_code, program, ledger, outcome, descriptor, tell, jobs_by_lane(live.values())
+        )
         parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
-        for batch in plan_batches(graph, cluster, _array_limit(cluster), parents):
+        batches = plan_batches(graph, cluster, _array_limit(cluster), parents)
+        for batch in in_lanes(batches, cluster.resources.throttle, live.values(), graph.planned):
             launch.send(batch)
         _replace_report(graph, live, queue, outcome, tell)
     if launch.refused and not outcome.submitted and not live:
@@ -120,6 +124,8 @@ class _Launch:
     descriptor: int
     """Of the lock that sbatch inherits."""
     tell: Callable[[str], object]
+    lanes: dict[str, list[str]]
+    """Ids of the jobs of each lane, those of earlier launches first."""
     refused: UserError | None = None
     """The first refusal that waiting does not mend."""
     full: str = ""
@@ -193,9 +199,17 @@ class _Launch:
             UnclearError: nobody knows whether it did.
         """
         submitted = self.outcome.submitted
-        script = _script(batch, self.graph, self.cluster, self.code.path if self.code else None, submitted)
+        dependency = batch.dependency(submitted, behind(batch, self.lanes))
+        script = _script(batch, self.graph, self.cluster, self.code.path if self.code else None, dependency)
         after = batch.after(submitted)
-        entries = [ledger_entry(self.graph, self.cluster, batch.name, key, after.get(key, ())) for key in batch.keys]
+        entries = [
+            replace(
+                ledger_entry(self.graph, self.cluster, batch.name, key, after.get(key, ())),
+                lane=batch.lane,
+                at_a_time=batch.at_a_time,
+            )
+            for key in batch.keys
+        ]
         calls = [prepare_call(self.graph, key, self.cluster.attempts, self.program) for key in batch.keys]
         folder = self.ledger.logs / batch.name
         write_calls(folder, dict(zip(batch.indices or (0,), calls, strict=True)))
@@ -212,6 +226,7 @@ class _Launch:
             raise
         self.known_ids.add(job)
         ids = {key: batch.job_id(key, job) for key in batch.keys}
+        self.lanes.setdefault(batch.lane, []).append(job)
         self.ledger.submitted([replace(entry, job=ids[entry.key]) for entry in entries])
         return ids
 
@@ -225,10 +240,13 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
         code: folder of the code that the jobs would import; it need not be there.
     """
     ids: dict[Key, str] = {}
-    for batch in plan_batches(graph, cluster, cluster.max_array or MAX_ARRAY, {}):
+    lanes: dict[str, list[str]] = {}
+    batches = plan_batches(graph, cluster, cluster.max_array or MAX_ARRAY, {})
+    for batch in in_lanes(batches, cluster.resources.throttle, (), graph.planned):
         for part in batch.resolved(ids):
-            yield part.name, _script(part, graph, cluster, code, ids)
+            yield part.name, _script(part, graph, cluster, code, part.dependency(ids, behind(part, lanes)))
             ids |= {key: part.job_id(key, f"<{part.name}>") for key in part.keys}
+            lanes.setdefault(part.lane, []).append(f"<{part.name}>")
 
 
 @contextmanager
@@ -295,9 +313,9 @@ def _replace_report(
         tell(f"cancelled {older.job}, a report that the new one replaces")
 
 
-def _script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, submitted: Mapping[Key, str]) -> str:
+def _script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, dependency: str) -> str:
     folder = Ledger(graph.sweep_folder.resolve()).logs / batch.name
-    return script_of(batch, cluster, folder, dependency=batch.dependency(submitted), code=code)
+    return script_of(batch, cluster, folder, dependency=dependency, code=code)
 
 
 def _array_limit(cluster: Cluster) -> int:

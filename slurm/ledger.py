@@ -16,8 +16,10 @@ Beside it stand `logs/SUBMISSION/`, private to who launched (`JOB_0_log.out`, `J
 """
 
 import json
+import math
 import socket
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,24 @@ class Submission:
     """Slurm's words where it did not take the job; empty: it did, or nobody knows."""
     cancelled: str = ""
     """When `salmask cancel` asked the job to end, ISO 8601, UTC; empty: it did not."""
+    nodes: int = 0
+    """Asked for, as the five below; 0 of all six where an older version launched."""
+    processes: int = 0
+    """Of all nodes."""
+    gpus: int = 0
+    """Of all nodes."""
+    cpus: int = 0
+    """Of all processes; 0: none in particular."""
+    memory: float = 0.0
+    """GB of a node; 0: none in particular."""
+    minutes: int = 0
+    """The time limit; 0: none in particular."""
+    lane: str = ""
+    """The lane that it is in, of `slurm.lanes`; empty: in none."""
+    at_a_time: int = 0
+    """How many of its array run at a time; 0: no lane says so."""
+    planned_s: float | None = None
+    """Seconds that a plan expected of the job when it went out; None: nobody knew."""
 
     @property
     def key(self) -> Key:
@@ -90,6 +110,8 @@ class Submission:
 
 
 _FIELDS = {f.name for f in fields(Submission)}
+_WHOLE_NUMBERS = frozenset({"nodes", "processes", "gpus", "cpus", "minutes", "at_a_time"})
+_NUMBERS = _WHOLE_NUMBERS | {"memory", "planned_s"}
 
 
 class Ledger:
@@ -106,6 +128,8 @@ class Ledger:
         self.sweep = sweep
         self.path = sweep / LEDGER
         self.logs = sweep / LOGS
+        self._read: tuple[tuple[int, ...], list[Submission]] = ((), [])
+        """What the file looked like when it was read last, and what it held: a launch asks several times."""
 
     def submissions(self) -> list[Submission]:
         """Returns every job that ever went out or was about to, oldest first, each with all that is known of it.
@@ -113,10 +137,17 @@ class Ledger:
         Raises:
             UserError: the file is there and cannot be read.
         """
+        looks: tuple[int, ...] = ()
+        with suppress(OSError):  # which reading it tells
+            status = self.path.stat()
+            looks = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if looks and looks == self._read[0]:
+            return list(self._read[1])
         latest: dict[tuple[str, str, str], Submission] = {}
         for entry in self._entries():
             # The line with the scheduler's id takes the place of its intent, and the order stays that of the intents.
             latest[(entry.submission, *entry.key)] = entry
+        self._read = looks, list(latest.values())
         return list(latest.values())
 
     def newest(self) -> dict[Key, Submission]:
@@ -194,10 +225,20 @@ def _parsed(line: bytes) -> Submission | None:
     """Returns what a line says; None where it is torn. Keys of later versions are left out."""
     try:
         content: Any = json.loads(line)
-        values = {key: value for key, value in content.items() if key in _FIELDS}
+        values = {key: value for key, value in content.items() if key in _FIELDS and value is not None}
         after = values.pop("after", [])
-        if not isinstance(after, list) or not all(isinstance(text, str) for text in (*values.values(), *after)):
+        if not isinstance(after, list) or not all(_has_its_type(key, value) for key, value in values.items()):
+            return None
+        if not all(isinstance(job, str) for job in after):
             return None
         return Submission(**values, after=tuple(after))
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _has_its_type(key: str, value: Any) -> bool:
+    """Returns whether a value is what its field holds: text, or a number that is not below 0."""
+    if key not in _NUMBERS:
+        return isinstance(value, str)
+    kinds = int if key in _WHOLE_NUMBERS else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < math.inf

@@ -23,6 +23,7 @@ from rich.progress import TaskID
 from repro.cores import usable_cores
 from repro.errors import UserError
 from repro.progress import ProgressBars
+from repro.runs.resource_usage import usage_of, words
 from repro.terminal import Console, say
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
@@ -208,7 +209,8 @@ class _Here:
     def _note_end(self, job: Job, process: LocalJob | None) -> None:
         if job.done:  # the files are the truth, whatever the process says of itself
             self.outcome.done.append(job)
-            self.console.print(f"[green]done[/]    {job.name}")
+            usage = usage_of(job.folder.path, job.task)
+            self.console.print(f"[green]done[/]    {job.name}{f'  ({words(usage)})' if usage else ''}")
             return
         reason = self._reason(job, process)
         self.outcome.failed[job.name] = reason

@@ -88,6 +88,9 @@ SweepOrRun = Annotated[
 OneRun = Annotated[str, typer.Argument(metavar="RUN", help="Its folder, METHOD/sSEED, or the beginning of its id.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again and again, until nothing is under way.")]
 Every = Annotated[float, typer.Option(min=FASTEST_SECONDS, help="Seconds between two looks.")]
+Cost = Annotated[
+    bool, typer.Option("--cost", help="What it cost instead, beside what was asked for and planned; by method.")
+]
 Task = Annotated[str, typer.Option(help="Of this task; default: of the one that was submitted last.")]
 Following = Annotated[bool, typer.Option("--follow", "-f", help="Go on, also across requeues.")]
 Lines = Annotated[int, typer.Option("--lines", "-n", min=0, help="Of the end of each file.")]

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from repro.bench.throughput import kind_of
 from repro.data.sizes import train_images
 from repro.runs.cautions import queue_caution
+from repro.runs.evaluation import task_and_dataset
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say_json
 from repro.text_tables import TextTable, print_table
@@ -12,6 +14,11 @@ from slurm.graph import Graph, Job
 from slurm.job_costs import NEVER, JobCost, wall_seconds
 from slurm.ledger import Key
 from slurm.profile import Cluster
+from slurm.reference import REPLACE
+from slurm.spending import TOO_MUCH, enough_memory
+
+MANY_JOBS = 1000
+"""More than a person reads as JSON."""
 
 
 def print_plan(
@@ -23,6 +30,7 @@ def print_plan(
     console: Console,
     *,
     as_json: bool,
+    memories: Mapping[tuple[str, ...], int] | None = None,
 ) -> None:
     """Prints the graph, counts and costs.
 
@@ -34,6 +42,7 @@ def print_plan(
         parallel: jobs at a time where the profile does not say.
         console: to print on.
         as_json: print JSON instead.
+        memories: what such jobs used, as `Evidence` has it.
     """
     costs = {key: costs[key] for key in graph.by_key}  # a budget may have left jobs out, whose costs are known too
     slots = _slots(cluster, parallel)
@@ -44,19 +53,22 @@ def print_plan(
     if as_json:
         jobs = [_row(graph, job, costs[graph.key(job)], done=graph.key(job) in finished) for job in graph.jobs]
         sums = {"gpu_hours": round(hours, 3), "disk_bytes": disk, "wall_seconds": round(wall, 1), "unknown": unknown}
-        sums["cautions"] = _cautions(graph)
-        say_json({"jobs": jobs, "tables": list(graph.tables), **sums})
+        sums["cautions"] = [*_cautions(graph), *_memory_cautions(graph, cluster, memories or {})]
+        # Indented, ten thousand jobs would take a quarter of the plan's time.
+        say_json({"jobs": jobs, "tables": list(graph.tables), **sums}, indent=1 if len(jobs) <= MANY_JOBS else None)
         return
     done_count = sum(key in finished for key in graph.by_key)
     console.print(_headline(graph, done_count), highlight=False, soft_wrap=True)
     print_table(_table(graph, costs, finished), console)
     at_a_time = "all at once" if not slots else "one job at a time" if slots == 1 else f"{slots} jobs at a time"
-    least = "at least " if unknown else ""
-    to_do = f"{least}{hours:.1f} GPU-hours, {least}{_size(disk)} on disk, {least}{_time(wall)} with {at_a_time}"
+    # Figures from elsewhere leave the input out, and a faster precision or card may be in them.
+    least = "at least " if unknown or any(cost.reference for cost in costs.values()) else ""
+    size = f"{least}{_size(disk)} on disk" if disk else "nobody knows how much on disk"
+    to_do = f"{least}{hours:.1f} GPU-hours, {size}, {least}{_time(wall)} with {at_a_time}"
     if len(unknown) == len(graph.jobs) - done_count > 0:
         to_do = "nobody knows what it costs"
     console.print(f"to do: {to_do}", highlight=False, soft_wrap=True)
-    for line in (*_sources(graph, costs), *_cautions(graph)):
+    for line in (*_sources(graph, costs), *_cautions(graph), *_memory_cautions(graph, cluster, memories or {})):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -70,7 +82,10 @@ def _headline(graph: Graph, done_count: int) -> str:
 
 
 def _sources(graph: Graph, costs: Mapping[Key, JobCost]) -> list[str]:
-    """Returns a line for each source of the numbers, with the methods of which a pretraining was never measured."""
+    """Returns a line for each source of the numbers, with the methods of which a pretraining was never measured.
+
+    The last one says, where figures of other machines are among them, what takes their place.
+    """
     lines = []
     remarks = {cost.source: cost.remark for cost in costs.values() if cost.source != JobCost.source}
     for source, remark in remarks.items():
@@ -78,6 +93,8 @@ def _sources(graph: Graph, costs: Mapping[Key, JobCost]) -> list[str]:
         methods = dict.fromkeys(job.run.method for job in graph.jobs if costs[graph.key(job)].source == source)
         which = f" {' '.join(methods)}" if source == NEVER else ""
         lines.append(f"  {number} jobs: {remark}{which}")
+    if any(cost.reference for cost in costs.values()):
+        lines.append(f"reference figures are of other machines; {REPLACE}")
     return lines
 
 
@@ -88,6 +105,20 @@ def _cautions(graph: Graph) -> list[str]:
         if caution := queue_caution(run, train_images(run)):
             methods.setdefault(caution, {})[run.method] = None
     return [f"{caution}: {', '.join(names)}" for caution, names in methods.items()]
+
+
+def _memory_cautions(graph: Graph, cluster: Cluster | None, memories: Mapping[tuple[str, ...], int]) -> list[str]:
+    """Returns a line for each task whose memory is not what such jobs used before: far too much, or too little."""
+    lines = []
+    for task in dict.fromkeys(task_and_dataset(name)[0] for name in graph.tasks) if memories else ():
+        kinds = dict.fromkeys(kind_of(job.run) for job in graph.jobs if task_and_dataset(job.task)[0] == task)
+        most = max((memories.get((task, *kind), 0) for kind in kinds), default=0)
+        asked = cluster.resources_of(task).memory if cluster else 0.0
+        proposed = enough_memory(most)
+        if most and asked and (asked >= TOO_MUCH * proposed or 2**30 * asked < most):
+            used = f"such jobs used {most / 2**30:.1f}G at most"
+            lines.append(f"{task}: memory: {asked:g}G asked, {used}: memory: {proposed}")
+    return lines
 
 
 def _slots(cluster: Cluster | None, parallel: int) -> int:
@@ -108,6 +139,7 @@ def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, obje
         "gpu_hours": cost.gpu_hours and round(cost.gpu_hours, 4),
         "disk_bytes": cost.disk,
         "measured": cost.remark,
+        "reference": cost.reference,
     }
 
 

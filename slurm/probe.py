@@ -16,6 +16,7 @@ from slurm.batches import Batch, submission_name
 from slurm.calls import write_calls
 from slurm.causes import cause_of_ranks
 from slurm.logs import last_line, tail
+from slurm.node_bench import NodeBench
 from slurm.node_probe import NodeProbe
 from slurm.profile import Cluster
 from slurm.program import Program
@@ -64,13 +65,24 @@ def probe(
         sweeps_folder, folder / "report.json", resources.gpus, resources.cpus, program.examine, needs or Needs()
     )
     start = time.monotonic()
-    job = _submit(call, batch, cluster, folder)
+    job = send(call, batch, cluster, folder)
     with doing(f"job {job}: queued"):
-        queued = _wait(job, call.report, start + wait)
+        queued = wait_for_report(job, call.report, start + wait)
     return _findings(job, queued, call.report, folder, time.monotonic() - start)
 
 
-def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> str:
+def send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Path) -> str:
+    """Submits a job that is of no sweep, and returns its id.
+
+    Args:
+        call: what it does.
+        batch: its name and what it asks for.
+        cluster: its profile.
+        folder: of its files.
+
+    Raises:
+        UserError: there is no Slurm here, it refuses the job, or does not answer.
+    """
     queue = snapshot()
     if queue.trouble:
         raise UserError(f"{queue.trouble}", mend="call this on a login node of the cluster")
@@ -79,13 +91,13 @@ def _submit(call: NodeProbe, batch: Batch, cluster: Cluster, folder: Path) -> st
     try:
         return submit_script(folder / SCRIPT, batch.name)
     except RefusedError as error:
-        raise UserError(f"sbatch refused the probe: {error}", mend=f"the profile '{cluster.name}'") from error
+        raise UserError(f"sbatch refused the {batch.task}: {error}", mend=f"the profile '{cluster.name}'") from error
     except UnclearError as error:
-        mend = f"later; if the probe went out all the same: scancel --name={batch.name}"
+        mend = f"later; if the job went out all the same: scancel --name={batch.name}"
         raise UserError(f"Slurm does not answer: {error}", mend=mend) from error
 
 
-def _wait(job: str, report: Path, deadline: float) -> QueuedJob | None:
+def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None:
     """Waits until the report is there, the job is gone, or time is up; returns what Slurm said of it last."""
     latest: QueuedJob | None = None
     gone_at: float | None = None
@@ -115,13 +127,23 @@ def _findings(job: str, queued: QueuedJob | None, report: Path, folder: Path, se
     if queued is not None and queued.live and queued.waiting:
         mend = "wait longer (--wait), or ask for less in the profile"
         return [Diagnosis("job", "wrong", f"job {job} did not start within {seconds:.0f} s: {queued.reason}", mend)]
+    last = last_words(job, folder)
+    state = f"{queued.state} {queued.reason}".strip() if queued else "Slurm no longer knows it"
+    mend = f"see {folder}; its node needs this folder and this Python, from a file system that it shares"
+    return [Diagnosis("job", "wrong", f"job {job} left no report ({state}): {last}", mend)]
+
+
+def last_words(job: str, folder: Path) -> str:
+    """Returns why a job ended, by what it printed.
+
+    Args:
+        job: its id.
+        folder: of its submission.
+    """
     logs = {int(path.name.split("_")[-2]): tail(path) for path in sorted(folder.glob(f"{job}_*_log.err"))}
-    last = (
+    return (
         cause_of_ranks(logs)
         or last_line(folder / f"{job}_0_log.err")
         or last_line(folder / f"{job}_0_log.out")
         or "it printed nothing"
     )
-    state = f"{queued.state} {queued.reason}".strip() if queued else "Slurm no longer knows it"
-    mend = f"see {folder}; its node needs this folder and this Python, from a file system that it shares"
-    return [Diagnosis("job", "wrong", f"job {job} left no report ({state}): {last}", mend)]

@@ -117,7 +117,7 @@ class Resources:
     time: int = _setting(values.minutes, 0)
     """Minutes."""
     throttle: int = _setting(values.whole_number, 0)
-    """Jobs of an array at a time; 0: as many as there are."""
+    """Jobs of a sweep at a time (`slurm.lanes`), of a task of each of its arrays; 0: as many as there are."""
     extra: tuple[tuple[str, str], ...] = _setting(values.options, ())
     """Other options of sbatch."""
     srun: tuple[str, ...] = _setting(values.words, ())

@@ -18,3 +18,5 @@ class Program:
     """`render_report(sweep_folder, tables)` renders the tables of a sweep's folder."""
     examine: str
     """`examine_node(sweeps_folder, *, gpus, cpus, needs)` returns what is wrong with a node, as dataclasses."""
+    measure: str
+    """`measure_step(run, *, warm_up, steps)` times a row's steps; returns a `StepMeasurement`."""

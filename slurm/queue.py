@@ -111,14 +111,15 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     owners = [f"--user={user}"] if user else ["--me"]
     # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
-    lines, trouble = _lines(["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns], ANSWER_SECONDS)
+    words = ["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns]
+    lines, trouble = lines_of(words, ANSWER_SECONDS)
     jobs = {job.job: job for line in lines for job in parse_squeue(line)}
     # sacct is asked for whole arrays: a few short ids instead of hundreds.
     unlisted = sorted({array_of(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
     accounting = False
     if unlisted and not trouble and shutil.which("sacct"):
         words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
-        lines, refusal = _lines([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
+        lines, refusal = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
         accounting = not refusal
         # squeue has the last word on what both know: the database lags behind, above all after a requeue.
         jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
@@ -134,7 +135,8 @@ def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
     if not names or not shutil.which("sacct"):
         return {}
     words = ["sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-30days"]
-    lines, _ = _lines([*words, f"--name={','.join(names[-500:])}", f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
+    words += [f"--name={','.join(names[-500:])}", f"--format={','.join(SACCT_FIELDS)}"]
+    lines, _ = lines_of(words, SACCT_SECONDS)
     return {job.job: job for line in lines for job in parse_sacct(line) if job.name in names}
 
 
@@ -199,10 +201,10 @@ def scancel(jobs: Sequence[str]) -> str:
     Args:
         jobs: their ids; none: nothing is called.
     """
-    return _lines(["scancel", *jobs], ANSWER_SECONDS)[1] if jobs else ""
+    return lines_of(["scancel", *jobs], ANSWER_SECONDS)[1] if jobs else ""
 
 
-def _lines(words: Sequence[str], seconds: float) -> tuple[list[str], str]:
+def lines_of(words: Sequence[str], seconds: float) -> tuple[list[str], str]:
     """Returns the lines that a command prints, and its complaint where it fails."""
     # Times as seconds since the epoch, so that no time zone of the cluster comes between.
     reply = ask(words, seconds=seconds, environment={**os.environ, "SLURM_TIME_FORMAT": "%s"})

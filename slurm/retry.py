@@ -10,6 +10,7 @@ from repro.terminal import Console
 from slurm.calls import refuse_foreign_sweep, tables_of
 from slurm.graph import Graph, Job, make_graph
 from slurm.handover import Outcome
+from slurm.job_costs import with_plan
 from slurm.launch import submit
 from slurm.ledger import REPORT, Key, Ledger
 from slurm.local import launch_here
@@ -71,7 +72,7 @@ def relaunch(
     refuse_foreign_sweep(ledger.sweep)
     profile = _profile(ledger, cluster)
     shared = chosen_devices(gpus, profile, 1)
-    graph = graph_of(ledger, requested)
+    graph = with_plan(graph_of(ledger, requested), profile)
     if profile.executor != "slurm":
         return launch_here(graph, profile, program, parallel=1, console=console, gpus=shared)
     return submit(graph, profile, lambda: take(ledger.sweep, allow_dirty=allow_dirty), program, console)

@@ -110,7 +110,7 @@ def _parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | No
         "ntasks_per_node": resources.tasks_per_node,
         "signal_delay_s": cluster.signal_seconds,
         # All at once where the profile sets no throttle; submitit would let 256 run.
-        "array_parallelism": resources.throttle or len(batch.keys),
+        "array_parallelism": batch.at_a_time or resources.throttle or len(batch.keys),
         "setup": _setup(resources, code),
         # srun no longer takes the number of cores from sbatch (22.05); and a rank that fails must end the others.
         "srun_args": [

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import typer
@@ -15,12 +16,14 @@ from repro.errors import UserError, with_mend
 from repro.terminal import Console, say, say_json
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
+from slurm.cost_page import cost_page
 from slurm.ledger import Ledger
 from slurm.logs import follow, log_files
 from slurm.options import (
     FASTEST_SECONDS,
     AllowDirty,
     AnySweep,
+    Cost,
     DryRun,
     Every,
     Failed,
@@ -36,20 +39,32 @@ from slurm.options import (
 )
 from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
+from slurm.spending import as_json_of_costs, spendings
 from slurm.states import ENDED_BADLY, LIVE, State
 from slurm.status import JobRow, as_json_of, ids_to_ask, jobs_of, rows
 from slurm.status_page import Changes, page
 from slurm.targets import SweepTarget, all_sweeps, find_target
 
+PATIENCE_SECONDS = 2.0
+"""How long Slurm's answer is waited for before the files alone are shown."""
 
-def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, as_json: AsJson = False) -> None:
+
+def status(
+    sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, cost: Cost = False, as_json: AsJson = False
+) -> None:
     """Show what every job is doing: how far it is, why it waits, how it ended, or the number that it found.
 
     Example: salmask status table1 --watch
+
+    What it cost: salmask status table1 --cost
     """
-    if watch and as_json:
-        raise UserError("--watch and --json exclude each other", mend="call --json again and again")
+    for other, given in (("--json", as_json), ("--cost", cost)):
+        if watch and given:
+            raise UserError(f"--watch and {other} exclude each other", mend=f"call {other} again and again")
     targets = [find_target(sweep)] if sweep else [SweepTarget(path) for path in all_sweeps()]
+    if cost:
+        _show_costs(targets, as_json=as_json, alone=bool(sweep))
+        return
     if as_json:
         tables, queue = look(targets)
         content = [as_json_of(table, target.sweep, queue) for target, table in zip(targets, tables, strict=True)]
@@ -57,7 +72,8 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
         return
     console = Console()
     if not watch:
-        console.print(page(targets, *look(targets)), soft_wrap=not console.is_terminal)
+        for tables, queue in views(targets):
+            console.print(page(targets, tables, queue), soft_wrap=not console.is_terminal)
     elif console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for tables, queue in _looks(targets, every):
@@ -70,11 +86,24 @@ def status(sweep: AnySweep = "", *, watch: Watch = False, every: Every = 10.0, a
                 say(line)
 
 
+def _show_costs(targets: Sequence[SweepTarget], *, as_json: bool, alone: bool) -> None:
+    """Shows what jobs used, of one sweep `alone` or of several."""
+    tables, _ = look(targets)
+    ledgers = [Ledger(target.sweep) for target in targets]
+    costs = [spendings(ledger, table) for ledger, table in zip(ledgers, tables, strict=True)]
+    if as_json:
+        content = [as_json_of_costs(ledger, jobs) for ledger, jobs in zip(ledgers, costs, strict=True)]
+        typer.echo(json.dumps(content[0] if alone else content, indent=1))
+        return
+    console = Console()
+    console.print(cost_page(targets, costs), soft_wrap=not console.is_terminal)
+
+
 def _looks(targets: Sequence[SweepTarget], every: float) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
     """Yields what a look finds, again and again, until nothing is under way."""
     while True:
-        tables, queue = look(targets)
-        yield tables, queue
+        for tables, queue in views(targets):
+            yield tables, queue
         if not any(row.state in LIVE for table in tables for row in table):
             return
         time.sleep(every)
@@ -242,14 +271,40 @@ def look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnaps
         targets: sweeps, or runs of them.
     """
     ledgers = [Ledger(target.sweep) for target in targets]
+    queue = _queue_of(ledgers)
+    return _tables(targets, ledgers, queue), queue
+
+
+def views(targets: Sequence[SweepTarget]) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
+    """Yields the rows of each target: where Slurm takes long, first what the files alone tell, and then all of it.
+
+    Args:
+        targets: as of `look`.
+    """
+    ledgers = [Ledger(target.sweep) for target in targets]
+    executor = ThreadPoolExecutor(1)
+    answer = executor.submit(_queue_of, ledgers)
+    executor.shutdown(wait=False)
+    try:
+        queue = answer.result(timeout=PATIENCE_SECONDS)
+    except TimeoutError:
+        silent = QueueSnapshot(trouble=f"nothing within {PATIENCE_SECONDS:.0f} s; so far what the files tell")
+        yield _tables(targets, ledgers, silent), silent
+        queue = answer.result()
+    yield _tables(targets, ledgers, queue), queue
+
+
+def _queue_of(ledgers: Sequence[Ledger]) -> QueueSnapshot:
+    """Returns one look at the queue for the jobs of several sweeps."""
     ids = [job for ledger in ledgers for job in ids_to_ask(ledger.sweep, jobs_of(ledger))]
     # Where no job was handed to Slurm, it has nothing to tell, and is not missed.
     needs_slurm = ids or any(_has_intents(ledger) for ledger in ledgers)
-    queue = snapshot(ids, user=_owners(ledgers)) if needs_slurm else QueueSnapshot()
+    return snapshot(ids, user=_owners(ledgers)) if needs_slurm else QueueSnapshot()
+
+
+def _tables(targets: Sequence[SweepTarget], ledgers: Sequence[Ledger], queue: QueueSnapshot) -> list[list[JobRow]]:
     tables = [rows(ledger, queue, time.time()) for ledger in ledgers]
-    return [
-        [row for row in table if target.covers(row.folder)] for target, table in zip(targets, tables, strict=True)
-    ], queue
+    return [[row for row in table if target.covers(row.folder)] for target, table in zip(targets, tables, strict=True)]
 
 
 def _has_intents(ledger: Ledger) -> bool:

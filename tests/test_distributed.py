@@ -304,6 +304,7 @@ def test_two_processes_make_one_run(shared_run: tuple[RunFolder, str]) -> None:
     assert {name for name in below if not name.startswith("logs")} == {
         *("run.yaml", "provenance.json", "status.json", "metrics.jsonl", "backbone.pth", ".lock", "gallery/masks.png"),
         *("checkpoints/step_00000005.pth", "checkpoints/step_00000006.pth"),
+        *("usage/pretrain.0.json", "usage/pretrain.1.json"),
     }
     assert len([name for name in below if name.endswith(".log")]) == 1
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]

@@ -19,7 +19,8 @@ from slurm.program import Program
 CALLS = {
     "task": (("run", "path", "task"), {"wait": 1.0}),
     "report": (("place", "tables"), {}),
-    "examine": (("place",), {"gpus": 0, "cpus": 1}),
+    "examine": (("place",), {"gpus": 0, "cpus": 1, "needs": None}),
+    "measure": (("run",), {"warm_up": 1, "steps": 2}),
 }
 
 

@@ -110,7 +110,7 @@ def test_a_plan_reads_every_results_file_once(tmp_path: Path, monkeypatch: pytes
         reads[path] += 1
         return read(path)
 
-    monkeypatch.setattr("slurm.graph.read", counting_read)
+    monkeypatch.setattr("repro.runs.task_results.read", counting_read)
     finished_keys, evidence = survey(graph)
     assert finished_keys == {*(graph.key(job) for job in graph.jobs if job.task == "pretrain"), graph.key(probe)}
     assert finished_keys == {graph.key(job) for job in graph.jobs if job.done}  # as each of them says of itself

@@ -105,7 +105,7 @@ def test_all_that_a_site_may_want_can_be_said(tmp_path: Path, monkeypatch: pytes
     for option in (
         *("partition=gpu,long", "account=my-lab", "qos=normal", "constraint='a100|h100'", "reservation=course"),
         *("licenses=matlab:1,other:2", "nodelist='n[1-4]'", "exclude=n2,n3", "nice=-5", "mail-user=me@lab.org"),
-        *("mail-type=FAIL,END", "gpus-per-node=a100:4", "array=0-8%8", "ntasks-per-node=4", "exclusive"),
+        *("mail-type=FAIL,END", "gpus-per-node=a100:4", "array=0-8%7", "ntasks-per-node=4", "exclusive"),
         "comment='salmask, \"quoted\" $(id)'",
     ):
         assert f"#SBATCH --{option}\n" in pretraining
@@ -113,7 +113,7 @@ def test_all_that_a_site_may_want_can_be_said(tmp_path: Path, monkeypatch: pytes
     (command,) = [line for line in pretraining.splitlines() if line.startswith("srun ")]
     assert "--mpi=pmix --container-image=/images/salmask.sqsh apptainer exec --nv" in command
     assert "salmask.sif python3 -u -m slurm.start" in command
-    assert "#SBATCH --array=0-8%2\n" in linear
+    assert "#SBATCH --array=0-8%1\n" in linear  # one of the sweep's eight places; on its own, it would get two
     assert "#SBATCH --gpus-per-node=1\n" in linear
     assert "\nmodule load other\n" in linear
     assert "module load cuda" not in linear
@@ -274,9 +274,9 @@ def test_an_array_that_slurm_would_refuse_is_split(tmp_path: Path) -> None:
     graph = expand(Sweep("many", (Part(("mocov2",), tuple(range(7)), ("linear",)),)), tmp_path, resolve, {})
     texts = [script for _, script in scripts(graph, Cluster("c", resources=Resources(throttle=2), max_array=3), CODE)]
     arrays = [re.findall(r"--array=(\S+)", script) for script in texts]
-    assert arrays == [["0-2%2"], ["0-2%2"], [], ["0-2%2"], ["0-2%2"], [], []]
+    assert arrays == [["0-2%1"], ["0-2%1"], [], ["0-2%1"], ["0-2%1"], [], []]
     assert [re.findall(r"--dependency='?(\w+)", script) for script in texts] == [
-        *([], [], []),
+        *([], ["afterany"], ["afterany"]),  # in their lane, one array after the other
         *(["aftercorr"], ["aftercorr"], ["afterok"]),
         ["afterany"],
     ]

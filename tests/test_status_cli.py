@@ -154,3 +154,21 @@ def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Pat
     (runs.parent / "elsewhere").mkdir()
     os.chdir(runs.parent / "elsewhere")
     assert refused("status") == "there are no sweeps in runs; mend: salmask sweep first, or name a folder"
+
+
+def test_while_squeue_hangs_the_files_are_shown_and_its_answer_when_it_comes(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.status_commands.PATIENCE_SECONDS", 0.05)
+    sweep.submitted()
+    sweep.says("running", step=30, steps=100)
+    slurm.says("squeue", f"812|x|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
+    script = (slurm.place / "squeue").read_text(encoding="utf-8")
+    (slurm.place / "squeue").write_text(script.replace("#!/bin/sh\n", "#!/bin/sh\nsleep 0.6\n"), encoding="utf-8")
+    first, rest = salmask("status", "table1").out.split("Slurm does not answer: nothing within ")
+    assert "30 % (30/100)" in first
+    assert "so far what the files tell" in rest
+    assert rest.count("30 % (30/100)") == 1
+    assert len(slurm.calls) == 1
+    report = json.loads(salmask("status", "table1", "--json").out)  # one document, with the answer
+    assert (report["trouble"], report["counts"]) == ("", {"running": 1})

@@ -1,6 +1,6 @@
 """`salmask bench`: commands that measure rivals side by side in one run, or how fast methods train here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from repro.terminal import say
 
 if TYPE_CHECKING:
     from repro.bench.scale import Subject
+    from repro.bench.throughput import StepMeasurement
 
 # torch is imported when a command runs: `--help` answers at once.
 
@@ -35,6 +36,12 @@ WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before them
 Rivals = Annotated[
     bool, typer.Option("--rivals", help="Time a MoCo v2 step on noise beside the code written plainly; no data needed.")
 ]
+OnNode = Annotated[
+    str, typer.Option("--cluster", metavar="NAME|FILE", help="On a node, by a job as the profile asks for it.")
+]
+WaitMinutes = Annotated[float, typer.Option("--wait", min=1, help="Minutes to wait for that job.")]
+MeasureOnNode = Callable[..., "list[StepMeasurement]"]
+"""`measure_on_node(cluster, runs, *, steps, warm_up, wait)`: what a job on a cluster measured."""
 SALIENCY_TABLES = ("maps", "agreement", "sources")
 """What `salmask bench saliency` measures; the first one where none is named."""
 Record = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where plans look by default.")]
@@ -45,11 +52,14 @@ def _measuring(context: typer.Context) -> None:
     context.with_resource(doing("measuring"))
 
 
-def build(rows: Callable[[], Rows], subjects: "Callable[[], Sequence[Subject]]") -> typer.Typer:
+def build(
+    rows: Callable[[], Rows], subjects: "Callable[[], Sequence[Subject]]", measure_on_node: MeasureOnNode
+) -> typer.Typer:
     """Builds the commands of this room.
 
     Args:
         rows: the methods that can be measured, which this room does not know; called when a command needs them.
+        measure_on_node: times rows on a node of a cluster, which this room does not know either.
         subjects: of `bench scale`, which rooms above have made; called when the command runs.
     """
     app = typer.Typer(
@@ -64,7 +74,7 @@ def build(rows: Callable[[], Rows], subjects: "Callable[[], Sequence[Subject]]")
     app.command("saliency")(bench_saliency)
     app.command("norm")(bench_norm)
     app.command("scenes")(bench_scenes)
-    _add_step(app, rows)
+    _add_step(app, rows, measure_on_node)
     _add_scale(app, subjects)
     return app
 
@@ -205,7 +215,7 @@ def bench_scenes(
     report(as_json, scenes(size, cutouts, grounds=grounds, members=members))
 
 
-def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
+def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: MeasureOnNode) -> None:
     """Adds the one command that needs to know the methods."""
     method_names = typer.Argument(
         metavar="[METHOD]... [KEY.SUB=VALUE]...",
@@ -222,15 +232,18 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         warm_up: WarmUp = 5,
         out: Record = None,
         rivals: Rivals = False,
+        cluster: OnNode = "",
+        wait: WaitMinutes = 60.0,
         as_json: AsJson = False,
     ) -> None:
         """Measure how fast methods train here, real learner and loader; `salmask sweep --plan` reads it.
 
         Example: salmask bench step mocov2 mocov2+ours-hp --root /data/imagenet
 
+        On a node: salmask bench step mocov2 --root /data/imagenet --cluster mycluster
+
         Example: salmask bench step --rivals encoder.arch=resnet18 data.crop=96 optimization.batch=32
         """
-        from repro.bench.step import measure
         from repro.bench.throughput import record, record_file
 
         room = rows()
@@ -240,19 +253,27 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows]) -> None:
             from repro.bench.plain_moco import compare_with_plain_moco
             from repro.distributed import initialise
 
-            if methods:
-                raise UserError("--rivals compares MoCo v2 alone", mend="leave the methods out")
+            if methods or cluster:
+                mend = "leave the methods and --cluster out"
+                raise UserError("--rivals compares MoCo v2 alone, on this machine", mend=mend)
             run = room.resolve("mocov2", layer)
             report(as_json, compare_with_plain_moco(run, initialise(run.machine.device)))
             return
+        runs = [room.resolve(method, layer) for method in methods or ["mocov2"]]
+        measured: Iterable[StepMeasurement]
+        if cluster:
+            measured = measure_on_node(cluster, runs, steps=steps, warm_up=warm_up, wait=60 * wait)
+        else:
+            from repro.bench.step import measure
+
+            measured = (measure(run, room.build, warm_up=warm_up, steps=steps) for run in runs)
         lines = []
-        for method in methods or ["mocov2"]:
-            measurement = measure(room.resolve(method, layer), room.build, warm_up=warm_up, steps=steps)
+        for measurement in measured:
             # Each at once, so that a later method that fails does not cost the earlier ones' minutes.
             record(out or record_file(), [measurement])
             lines.append(
                 {
-                    "method": method,
+                    "method": measurement.method,
                     "images/s": measurement.images_per_second,
                     "forward images/s": measurement.forward_images_per_second,
                     "checkpoint MB": round(measurement.checkpoint_bytes / 1e6, 1),

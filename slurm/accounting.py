@@ -1,0 +1,123 @@
+"""What Slurm's accounting says that jobs used: one call of `sacct` for all of them, steps and requeued attempts too."""
+
+import re
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from slurm.queue import IDS_A_CALL, SACCT_SECONDS, array_of, expand, lines_of
+
+FIELDS: tuple[str, ...] = (
+    *("JobID", "ElapsedRaw", "TotalCPU", "AllocCPUS", "AllocTRES", "NNodes"),
+    *("MaxRSS", "TRESUsageInTot", "TRESUsageInAve"),
+)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """What a job used, by its scheduler's word, over all of its attempts."""
+
+    seconds: float = 0.0
+    """That it had its nodes."""
+    longest_seconds: float = 0.0
+    """Of one attempt."""
+    cpu_seconds: float = 0.0
+    cpus: int = 0
+    """That it had."""
+    gpus: int = 0
+    """That it had."""
+    memory: int = 0
+    """Bytes of a node at most, as far as Slurm looked; 0: it did not look."""
+    gpu_busy: float | None = None
+    """Share of the time in which kernels ran, in 0…1; None: Slurm does not watch GPUs."""
+
+
+def accounted(jobs: Collection[str]) -> dict[str, Accounted]:
+    """Returns what jobs used, by id; nothing of those that the accounting does not know, or without any accounting.
+
+    Args:
+        jobs: their ids, `812` or `812_3`.
+    """
+    # Whole arrays: a few short ids instead of hundreds.
+    arrays = sorted({array_of(job) for job in jobs})[-IDS_A_CALL:]
+    if not arrays or not shutil.which("sacct"):
+        return {}
+    words = ["sacct", "--allusers", "--duplicates", "--noheader", "--parsable2", f"--jobs={','.join(arrays)}"]
+    lines, _ = lines_of([*words, f"--format={','.join(FIELDS)}"], SACCT_SECONDS)
+    return {job: used for job, used in parse(lines).items() if job in jobs}
+
+
+def parse(lines: Sequence[str]) -> dict[str, Accounted]:
+    """Returns what the lines of `sacct` say of each job: a line of the job for each attempt, and those of its steps.
+
+    Args:
+        lines: The fields `FIELDS`, separated by `|`; broken ones are left out.
+    """
+    jobs: dict[str, Accounted] = {}
+    for line in lines:
+        cells = line.strip().split("|")
+        if len(cells) != len(FIELDS):
+            continue
+        cell = dict(zip(FIELDS, cells, strict=True))
+        ids, _, step = cell["JobID"].partition(".")
+        for job in expand(ids):
+            before = jobs.get(job, Accounted())
+            jobs[job] = _with_step(before, cell) if step else _with_attempt(before, cell)
+    return jobs
+
+
+def _with_attempt(before: Accounted, cell: Mapping[str, str]) -> Accounted:
+    """Returns what a job used, an attempt more."""
+    seconds = float(cell["ElapsedRaw"]) if cell["ElapsedRaw"].isdigit() else 0.0
+    return Accounted(
+        before.seconds + seconds,
+        max(before.longest_seconds, seconds),
+        before.cpu_seconds + _duration(cell["TotalCPU"]),
+        int(cell["AllocCPUS"]) if cell["AllocCPUS"].isdigit() else before.cpus,
+        _whole(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
+        before.memory,
+        before.gpu_busy,
+    )
+
+
+def _with_step(before: Accounted, cell: Mapping[str, str]) -> Accounted:
+    """Returns what a job used, with what a step of it tells."""
+    nodes = max(1, _whole(cell["NNodes"]))
+    # Of all tasks of the step together, each at its most; where Slurm is too old to say so, of the largest task.
+    memory = _bytes(_resource(cell["TRESUsageInTot"], "mem")) // nodes or _bytes(cell["MaxRSS"])
+    busy = _resource(cell["TRESUsageInAve"], "gres/gpuutil")
+    share = min(1.0, _whole(busy) / 100) if busy else None
+    return Accounted(
+        before.seconds,
+        before.longest_seconds,
+        before.cpu_seconds,
+        before.cpus,
+        before.gpus,
+        max(before.memory, memory),
+        before.gpu_busy if share is None else max(share, before.gpu_busy or 0.0),
+    )
+
+
+def _resource(text: str, name: str) -> str:
+    """Returns the value of one of Slurm's trackable resources, `cpu=8,mem=32G,gres/gpu=2`; empty where it has none."""
+    return next((value for part in text.split(",") for key, _, value in [part.partition("=")] if key == name), "")
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _bytes(text: str) -> int:
+    """Returns a size as Slurm writes it, `3200K` or `1.50G`; 0 for what is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text)
+    return round(float(match[1]) * _UNITS[match[2]]) if match else 0
+
+
+def _duration(text: str) -> float:
+    """Returns the seconds of `[D-][HH:]MM:SS[.mmm]`; 0 for what is none."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text)
+    if not match:
+        return 0.0
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 86400 * days + 3600 * hours + 60 * minutes + seconds

@@ -1,0 +1,181 @@
+"""`throttle` is one limit for a sweep, whatever arrays its jobs are in: a Slurm of a few lines plays the scripts."""
+
+import heapq
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_samples import TINY
+
+from baselines import resolve
+from slurm.batches import Batch
+from slurm.lanes import EARLIER, behind, in_lanes, jobs_by_lane
+from slurm.launch import scripts
+from slurm.ledger import Key, Submission
+from slurm.profile import Cluster, Resources
+from slurm.sweep import Part, Sweep, expand
+
+TASKS = ("linear", "knn", "logistic")
+
+
+@dataclass
+class Playing:
+    """A Slurm that starts what may start at once, and knows no other limit than `%` and dependencies."""
+
+    seed: int = 0
+    arrays: dict[str, tuple[list[str], int, str]] = field(default_factory=dict)
+    """Name -> its jobs, how many at a time, its dependency."""
+
+    def submit(self, name: str, script: str) -> None:
+        options = dict(re.findall(r"^#SBATCH --([\w-]+)='?([^'\n]*)'?$", script, re.MULTILINE))
+        numbers, _, at_a_time = options.get("array", "").partition("%")
+        jobs = [f"<{name}>"]
+        if numbers:
+            spans = [span.partition("-") for span in numbers.split(",")]
+            indices = [index for first, _, last in spans for index in range(int(first), int(last or first) + 1)]
+            jobs = [f"<{name}>_{index}" for index in indices]
+        self.arrays[f"<{name}>"] = jobs, int(at_a_time or 1), options.get("dependency", "")
+
+    def play(self, failing: float = 0.0) -> tuple[int, list[str]]:
+        """The most jobs that ran at a time, and those that ended well, in their order."""
+        chance = random.Random(self.seed)
+        waiting = [(name, job) for name, (jobs, _, _) in self.arrays.items() for job in jobs]
+        running: list[tuple[float, str, str]] = []
+        succeeded: list[str] = []
+        ended: set[str] = set()
+        now, most = 0.0, 0
+        while waiting or running:
+            for name, job in list(waiting):
+                _, at_a_time, dependency = self.arrays[name]
+                ready = self._ready(job, dependency, ended, succeeded)
+                if ready is None:  # what it builds on failed: kill-on-invalid-dep
+                    waiting.remove((name, job))
+                    ended.add(job)
+                elif ready and sum(other == name for _, other, _ in running) < at_a_time:
+                    waiting.remove((name, job))
+                    heapq.heappush(running, (now + chance.choice((0.1, 1.0, 5.0)), name, job))
+            most = max(most, len(running))
+            if running:
+                now, _, job = heapq.heappop(running)
+                ended.add(job)
+                if chance.random() >= failing:
+                    succeeded.append(job)
+            else:
+                assert not waiting or any(
+                    self._ready(job, self.arrays[name][2], ended, succeeded) is not False for name, job in waiting
+                ), "nothing can ever start"
+        return most, succeeded
+
+    def _ready(self, job: str, dependency: str, ended: set[str], succeeded: Sequence[str]) -> bool | None:
+        answers: list[bool | None] = []
+        for part in filter(None, dependency.split(",")):
+            kind, *ids = part.split(":")
+            for parent in ids:
+                members = self.arrays[parent][0] if parent in self.arrays else [parent]
+                if kind == "aftercorr":
+                    members = [f"{parent}_{job.rpartition('_')[2]}"]
+                all_ended = all(member in ended for member in members)
+                if kind != "afterany" and all_ended and not all(member in succeeded for member in members):
+                    return None
+                answers.append(all_ended)
+        return all(answers)
+
+
+def played(place: Path, throttle: int, seeds: int, tasks: Sequence[str], max_array: int = 0, seed: int = 0) -> Playing:
+    sweep = Sweep("s", (Part(("mocov2", "simclr"), tuple(range(seeds)), tuple(tasks), settings=TINY),))
+    cluster = Cluster("c", resources=Resources(throttle=throttle), max_array=max_array)
+    playing = Playing(seed)
+    for name, script in scripts(expand(sweep, place / "s", resolve, {}), cluster, place / "code"):
+        playing.submit(name, script)
+    return playing
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.sampled_from([0, 2, 3]), st.integers(0, 99),
+    st.sampled_from([0.0, 0.3]),
+)  # fmt: skip
+def test_never_more_run_than_the_throttle_says_and_all_of_it_runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    throttle: int, seeds: int, tasks: int, max_array: int, seed: int, failing: float,
+) -> None:  # fmt: skip
+    playing = played(tmp_path_factory.getbasetemp(), throttle, seeds, TASKS[:tasks], max_array, seed)
+    most, succeeded = playing.play(failing)
+    assert most <= throttle
+    if not failing:
+        jobs = 2 * seeds * (1 + tasks) + (1 if tasks else 0)
+        assert len(succeeded) == jobs
+        assert most == min(throttle, max(most, 1))
+        if tasks:
+            assert "-report-" in succeeded[-1]
+
+
+def test_without_a_throttle_all_runs_at_once(tmp_path: Path) -> None:
+    assert played(tmp_path, 0, 4, TASKS).play()[0] > 8
+    scripts_of_none = played(tmp_path, 0, 2, ("linear",)).arrays
+    assert all(dependency in ("",) or dependency.startswith(("aftercorr", "afterany:<")) for _, _, dependency in
+               scripts_of_none.values())  # fmt: skip
+
+
+def test_most_places_go_where_most_work_is(tmp_path: Path) -> None:
+    keys = {task: tuple((f"m/s{seed}-0", task) for seed in range(30)) for task in ("pretrain", *TASKS)}
+    batches = [Batch(f"s-{task}-1", task, keys[task], Resources(), parents=()) for task in keys]
+    planned = {key: 36000.0 if task == "pretrain" else 600.0 for task in keys for key in keys[task]}
+    placed = in_lanes(batches, 16, [], planned)
+    shares = {batch.task: batch.at_a_time for batch in placed}
+    lanes = {batch.lane: batch.at_a_time for batch in placed}
+    assert shares["pretrain"] >= 13
+    assert sum(lanes.values()) == 16
+    assert sum(batch.lane == placed[0].lane for batch in placed) == 1  # evaluations do not wait for all pretrainings
+    heavy = in_lanes(batches, 16, [], dict.fromkeys(planned, 600.0))
+    assert {batch.task: batch.at_a_time for batch in heavy}["pretrain"] <= 6
+    limited = [replace(batch, resources=Resources(throttle=2)) for batch in batches]
+    assert {batch.at_a_time for batch in in_lanes(limited, 16, [], planned)} <= {1, 2}  # a task's own limit
+
+
+def entry(job: str, task: str = "pretrain", **more: object) -> Submission:
+    values = {
+        "submission": f"s-{job}",
+        "executor": "slurm",
+        "cluster": "c",
+        "run": "0",
+        "folder": f"m/{job}",
+        "job": job,
+    }
+    return Submission(**{**values, "task": task, **more})  # type: ignore[arg-type]
+
+
+def one(task: str, *names: str) -> Batch:
+    keys: tuple[Key, ...] = tuple((name, task) for name in names)
+    return Batch(f"s-{task}-2", task, keys, Resources())
+
+
+def lanes_of(batches: Iterable[Batch]) -> dict[str, str]:
+    return {batch.task: batch.lane for batch in batches}
+
+
+def test_what_goes_out_later_gets_places_that_are_free_or_waits_its_turn() -> None:
+    live = [entry(f"1_{number}", lane="a", at_a_time=3) for number in range(5)]
+    live += [entry("2_0", "linear", lane="b", at_a_time=1)]
+    # All four places have their lane: a retry comes behind the one with the least to do.
+    (placed,) = in_lanes([one("knn", "m/x", "m/y")], 4, live, {})
+    assert (placed.lane, placed.at_a_time) == ("b", 1)
+    assert behind(placed, jobs_by_lane(live)) == ["2_0"]
+    assert placed.dependency({}, behind(placed, jobs_by_lane(live))) == "afterany:2"
+    # A lane that is nearly through leaves places to others, and takes no more than it still has.
+    fewer = [*live[:1], live[-1]]
+    new = in_lanes([one("knn", "m/x", "m/y", "m/z")], 4, fewer, {})
+    assert new[0].at_a_time == 2
+    assert new[0].lane not in ("a", "b", "")
+    (reused,) = in_lanes([one("knn", "m/x", "m/y", "m/z")], 2, fewer, {})
+    assert reused.at_a_time == 1
+    # Of an earlier profile without a throttle nothing says how many run at a time.
+    old = [entry(f"3_{number}") for number in range(9)]
+    (waiting,) = in_lanes([one("knn", "m/x")], 4, old, {})
+    assert waiting.lane == EARLIER
+    assert behind(waiting, jobs_by_lane(old)) == [e.job for e in old]

@@ -1,0 +1,149 @@
+"""What processes of a task used, as they write it down themselves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+from repro.runs.resource_usage import (
+    USAGE,
+    Usage,
+    UsageMeter,
+    busy_share,
+    memories_of,
+    total,
+    usage_of,
+    usage_recorded,
+    words,
+)
+
+MB = 2**20
+HUNGRY = """
+import sys, time
+block = bytearray(300 * 2**20); block[::4096] = b"x" * len(block[::4096])
+begin = time.process_time()
+while time.process_time() - begin < 0.35: pass
+print("ready", flush=True)
+sys.stdin.read()
+"""
+PARENT = """
+import json, subprocess, sys, time
+from dataclasses import asdict
+from repro.runs.resource_usage import UsageMeter
+meter = UsageMeter()
+looks = [meter.look()]
+with subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    child.stdout.readline()
+    looks.append(meter.look())
+    child.communicate()
+looks.append(meter.look())
+print(json.dumps([asdict(look) for look in looks]))
+"""
+KILLED = """
+import sys, time
+from pathlib import Path
+from repro.runs import resource_usage as usage
+usage.FIRST_SECONDS = 0.05
+with usage.usage_recorded(Path(sys.argv[1]), "linear", usage.UsageMeter()):
+    time.sleep(60)
+"""
+
+
+def used(**changes: object) -> Usage:
+    values = {"begun": 1.0, "seconds": 10.0, "cpu_seconds": 5.0, "memory": 100, "cores": 4, "host": "n1"}
+    return Usage(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def written(folder: Path, task: str, *ranks: list[Usage]) -> None:
+    (folder / USAGE).mkdir(parents=True, exist_ok=True)
+    for rank, usages in enumerate(ranks):
+        content = json.dumps([asdict(usage) for usage in usages])
+        (folder / USAGE / f"{task}.{rank}.json").write_text(content, encoding="utf-8")
+
+
+def test_children_that_live_count_with_their_memory_and_cpu() -> None:
+    # In a process of its own: of this one, the kernel's maximum may be an earlier test's.
+    words_of_it = [sys.executable, "-c", PARENT, HUNGRY]
+    shown = subprocess.run(words_of_it, capture_output=True, check=True, text=True, timeout=120).stdout
+    before, living, ended = (Usage(**look) for look in json.loads(shown))
+    assert 250 * MB < living.memory - before.memory < 450 * MB
+    assert ended.cpu_seconds >= living.cpu_seconds > before.cpu_seconds + 0.3  # it is not lost when the child ends
+    assert ended.memory >= living.memory
+
+
+def test_an_attempt_that_is_killed_has_left_its_usage_and_the_next_is_added(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+    path = tmp_path / USAGE / "linear.0.json"
+    wait_until(
+        lambda: path.exists() and json.loads(path.read_text(encoding="utf-8"))[0]["seconds"] >= 0.1,
+        "an entry of the child",
+    )
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    killed = usage_of(tmp_path, "linear")
+    assert killed is not None
+    assert (killed.attempts, killed.gpus) == (1, 0)
+    assert killed.memory > 5 * MB
+    with usage_recorded(tmp_path, "linear", UsageMeter()):
+        time.sleep(0.02)
+    both = usage_of(tmp_path, "linear")
+    assert both is not None
+    assert both.attempts == 2
+    assert both.seconds > killed.seconds
+    assert usage_of(tmp_path, "linear@caltech101") is None
+    assert memories_of(tmp_path) == {"linear": both.memory}
+
+
+def test_attempts_and_ranks_add_up(tmp_path: Path) -> None:
+    first = [used(seconds=30.0, memory=300), used(seconds=10.0, gpu_memory=7, gpu_busy=0.5)]
+    second = [used(seconds=30.0, memory=200), used(seconds=9.0, gpu_memory=9, gpu_busy=0.9)]
+    elsewhere = [used(seconds=10.0, memory=400, host="n2", gpu_memory=8)]
+    written(tmp_path, "semi-1", first, second, elsewhere)
+    written(tmp_path, "semi-10", [used(seconds=1.0)])
+    usage = usage_of(tmp_path, "semi-1")
+    assert usage is not None
+    assert (usage.seconds, usage.longest_seconds, usage.attempts) == (40.0, 30.0, 2)
+    assert usage.cpu_seconds == 5 * 5.0
+    assert usage.memory == 500  # 300 + 200 on n1; 400 on n2
+    assert (usage.gpus, usage.gpu_memory, usage.cores) == (3, 9, 8)
+    assert usage.gpu_busy == pytest.approx((0.5 * 10 + 0.9 * 9) / 19)
+    assert words(total([[used(memory=1_500_000_000)]])) == "10 s, 1.5 GB of memory, 0.5 of 4 cores"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: "",
+        lambda text: text[: len(text) // 2],
+        lambda _: "{}",
+        lambda _: "[1, null]",
+        lambda text: text.replace("5.0", '"x"'),
+        lambda text: text.replace("100", "-1"),
+        lambda text: text.replace("100", "NaN"),
+        lambda text: text.replace("memory", "other"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_nobodys_fault(tmp_path: Path, spoil: Callable[[str], str]) -> None:
+    written(tmp_path, "knn", [used()])
+    path = tmp_path / USAGE / "knn.0.json"
+    assert usage_of(tmp_path, "knn") is not None
+    path.write_text(spoil(path.read_text(encoding="utf-8")), encoding="utf-8")
+    assert usage_of(tmp_path, "knn") is None
+    with usage_recorded(tmp_path, "knn", UsageMeter()):
+        pass
+    assert usage_of(tmp_path, "knn") is not None
+
+
+def test_the_drivers_word_on_a_gpu_is_found_by_its_name() -> None:
+    output = "GPU-aa-1, 97\nGPU-bb-2, [N/A]\n"
+    assert busy_share(output, "aa-1") == 0.97
+    assert busy_share(output, "GPU-bb-2") is None
+    assert busy_share(output, "cc-3") is None

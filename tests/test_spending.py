@@ -1,0 +1,170 @@
+"""`salmask status --cost`: what jobs used, by Slurm's accounting and by their own word, beside what was asked for."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from run_samples import RESULT
+from sweep_samples import FakeSlurm, Sweep
+from test_resource_usage import used, written
+from training_samples import TINY, refused, salmask, tiny
+
+from baselines import resolve
+from repro.bench.throughput import kind_of
+from repro.runs.folder import RunFolder
+from repro.runs.records import append
+from slurm.accounting import Accounted, parse
+from slurm.graph import Graph
+from slurm.handover import ledger_entry
+from slurm.job_costs import estimate, gather, with_plan
+from slurm.plan import print_plan
+from slurm.profile import Cluster, Resources
+from slurm.spending import enough_memory
+from slurm.sweep import Part, expand
+from slurm.sweep import Sweep as SweepFile
+
+GB = 2**30
+ASKED: dict[str, Any] = {
+    "nodes": 1,
+    "processes": 1,
+    "gpus": 1,
+    "cpus": 8,
+    "memory": 24.0,
+    "minutes": 1440,
+    "planned_s": 3000.0,
+}
+ALLOCATION = "812_0|3600|01:00:00|8|billing=8,cpu=8,gres/gpu:a100=1,gres/gpu=1,mem=24G,node=1|1|||"
+STEP = "812_0.0|3590|01:00:00|8|cpu=8|1|3200000K|cpu=01:00:00,gres/gpuutil=80,mem=3200000K|gres/gpuutil=80"
+
+
+def test_sacct_tells_of_attempts_and_of_steps() -> None:
+    assert parse([ALLOCATION, "812_0.batch|3600|00:01|8|cpu=8|1|1000K|mem=1000K|", STEP]) == {
+        "812_0": Accounted(3600.0, 3600.0, 3600.0, 8, 1, 3_200_000 * 1024, 0.8)
+    }
+    # An attempt before a requeue, of two nodes, whose step had 2 GB on each; and one that no plugin watched.
+    first = "9|100|1-01:01:01.5|4|cpu=4,gres/gpu=4|2|||"
+    twice = parse([first, "9.0|90|||cpu=4|2|1.5G|mem=4G|", first, "10|5|00:02.250|2|cpu=2|1|||", "broken|line"])
+    assert twice["9"] == Accounted(200.0, 100.0, 2 * (86400 + 3661.5), 4, 4, 2 * GB, None)
+    assert twice["10"] == Accounted(5.0, 5.0, 2.25, 2, 0, 0, None)
+    assert parse(["7|60|00:30|1|cpu=1|1|||", "7.0|60|00:30|1|cpu=1|1|1.50G||"])["7"].memory == 1.5 * GB
+
+
+def done(sweep: Sweep, task: str = "pretrain") -> None:
+    sweep.folder.backbone.write_bytes(b"x")
+    if task != "pretrain":
+        sweep.measured()
+
+
+def test_what_slurm_accounts_for_stands_beside_what_was_asked_and_planned(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path
+) -> None:
+    sweep.submitted(job="812_0", **ASKED)
+    done(sweep)
+    slurm.says("sacct", ALLOCATION, STEP)
+    content = json.loads(salmask("status", "table1", "--cost", "--json").out)
+    (job,) = content["jobs"]
+    assert (job["seconds"], job["planned_s"], job["gpus"], job["gpu_busy"]) == (3600.0, 3000.0, 1, 0.8)
+    assert (job["gpu_hours"], job["cpu_share"], job["memory"]) == (1.0, 1 / 8, 3_200_000 * 1024)
+    assert content["methods"] == [
+        {
+            "method": "mocov2",
+            "jobs": 1,
+            "gpu_hours": 1.0,
+            "cpu_hours": 0,
+            "planned_hours": 3000 / 3600,
+            "spent_of_planned": 1.0,
+        }
+    ]
+    page = salmask("status", "table1", "--cost").out
+    assert "runs/table1: 1 job used 1.00 GPU-hours" in page
+    assert "120 %" in page  # an hour of 50 minutes planned
+    # 1.5 times 3.05 GB and one more; 60 minutes by half, and ten; 1 core and a quarter
+    assert content["too_much"] == [
+        "pretrain: memory: 24G asked, 3.1G used at most of 1 job: memory: 6",
+        "pretrain: time: 1440 min asked, 60 min used at most of 1 job: time: 100",
+        "pretrain: cpus: 8 asked, 1.0 used at most of 1 job: cpus: 2",
+    ]
+    assert all(f"the profile asks for too much: {line}" in page for line in content["too_much"])
+    asked = [call for call in slurm.calls if "--duplicates" in call]
+    assert len(asked) == 2  # one for each call of the command
+    assert all("--jobs=812 " in call for call in asked)
+
+
+def test_without_accounting_the_jobs_own_word_counts(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    slurm.fails("sacct", "Slurm accounting storage is disabled")
+    sweep.submitted(job="812_0", **ASKED)
+    done(sweep)
+    written(sweep.folder.path, "pretrain", [used(seconds=1800.0, cpu_seconds=900.0, memory=GB)])
+    content = json.loads(salmask("status", "table1", "--cost", "--json").out)
+    (job,) = content["jobs"]
+    assert (job["gpu_hours"], job["cpu_share"], job["memory"]) == (0.5, 900 / (1800 * 8), GB)
+    assert "pretrain: gpus: 1 asked, none used at most of 1 job: gpus: 0" in content["too_much"]
+
+
+def test_a_sweep_of_this_machine_is_told_by_cpu_hours_and_method(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    for method, seconds in (("mocov2", 3600.0), ("simclr", 7200.0)):
+        one = Sweep(sweep.place, tiny(method))
+        one.folder.prepare(one.run)
+        one.submitted(executor="local", job="77")
+        done(one)
+        written(one.folder.path, "pretrain", [used(seconds=seconds, cpu_seconds=seconds * 1.5, memory=GB)])
+    content = json.loads(salmask("status", "--cost", "--json").out)[0]
+    assert {row["method"]: (row["cpu_hours"], row["gpu_hours"]) for row in content["methods"]} == {
+        "mocov2": (1.5, 0),
+        "simclr": (3.0, 0),
+    }
+    assert content["too_much"] == []  # nothing was asked for
+    assert slurm.calls == []
+    assert "4.50 CPU-hours without a GPU" in salmask("status", "table1", "--cost").out
+
+
+def test_what_did_not_end_well_proposes_nothing(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    sweep.submitted(job="812_0", **ASKED)
+    slurm.says("sacct", ALLOCATION, STEP)
+    content = json.loads(salmask("status", "table1", "--cost", "--json").out)
+    assert content["jobs"][0]["gpu_hours"] == 1.0  # spent all the same
+    assert content["too_much"] == []
+    assert "exclude each other" in refused("status", "table1", "--cost", "--watch")
+
+
+def graph_of(place: Path) -> Graph:
+    return expand(SweepFile("s", (Part(("mocov2",), (1,), ("linear",), settings=TINY),)), place, resolve, {})
+
+
+def test_the_planner_learns_what_jobs_took_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tiny()
+    folder = RunFolder.of(run, tmp_path / "s")
+    folder.prepare(run)
+    folder.metrics.write_text('{"step": 1, "images_per_second": 4.0}\n' * 5, encoding="utf-8")
+    folder.backbone.write_bytes(b"x")
+    append(folder.results, [replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol)])
+    graph = graph_of(tmp_path / "s")
+    pretraining, probe = (graph.key(job) for job in graph.jobs)
+    bare = estimate(graph, None, gather([tmp_path / "s"], tmp_path / "none"))
+    assert (bare[pretraining].seconds, bare[probe].seconds) == (3 * 20 / 4, RESULT.duration_s)
+    written(folder.path, "pretrain", [used(seconds=25.0, memory=3 * GB)])
+    written(folder.path, "linear", [used(seconds=400.0), used(seconds=330.0, memory=2 * GB)])
+    evidence = gather([tmp_path / "s"], tmp_path / "none")
+    learned = estimate(graph, None, evidence)
+    assert (learned[pretraining].seconds, learned[probe].seconds) == (25.0, 730.0)
+    assert evidence.memories == {("pretrain", *kind_of(run)): 3 * GB, ("linear", *kind_of(run)): 2 * GB}
+    large = Cluster("large", resources=Resources(memory=24), tasks={"linear": Resources(memory=1)})
+    print_plan(graph, learned, frozenset(), large, 1, Console(), as_json=True, memories=evidence.memories)
+    assert json.loads(capsys.readouterr().out)["cautions"][-2:] == [
+        f"pretrain: memory: 24G asked, such jobs used 3.0G at most: memory: {enough_memory(3 * GB)}",
+        "linear: memory: 1G asked, such jobs used 2.0G at most: memory: 4",
+    ]
+
+
+def test_the_ledger_keeps_what_was_asked_and_planned(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path / "s")
+    resources = Resources(nodes=2, gpus=4, cpus=8, memory=64, time=90)
+    cluster = Cluster("big", resources=resources)
+    key = graph.key(graph.jobs[0])
+    entry = ledger_entry(replace(graph, planned={key: 12.34}), cluster, "x", key, ())
+    assert (entry.nodes, entry.processes, entry.gpus, entry.cpus) == (2, 8, 8, 64)
+    assert (entry.memory, entry.minutes, entry.planned_s) == (64, 90, 12.3)
+    assert ledger_entry(with_plan(graph, cluster), cluster, "x", key, ()).planned_s is None
