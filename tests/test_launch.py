@@ -1,8 +1,10 @@
 """Launching without a Slurm, on a stand-in of its commands; tests/test_slurm_sweeps.py has the real ones."""
 
+import json
 import os
+import re
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,16 @@ def test_the_ledger_keeps_the_last_word_and_survives_a_torn_line(tmp_path: Path)
     ledger.submitted([retried])
     assert ledger.newest()["m/s0-ab", "pretrain"] == retried
     assert ledger.newest()["m/s0-ab", "linear"].after == ("812",)
+    # Another process's lines are seen at once, and numbers that are none are no line.
+    Ledger(ledger.sweep).submitted([replace(retried, job="901", cpus=8, memory=2.5, planned_s=60.0)])
+    (latest,) = [e for e in ledger.submissions() if e.submission == retried.submission]
+    assert (latest.job, latest.cpus, latest.memory, latest.planned_s) == ("901", 8, 2.5, 60.0)
+    before = ledger.submissions()
+    for spoilt in ('"cpus": "8"', '"cpus": -8', '"cpus": true', '"memory": NaN', '"planned_s": []'):
+        line = json.dumps({**asdict(retried), "job": "999"})
+        with ledger.path.open("a") as file:
+            file.write(re.sub(f"{spoilt.partition(':')[0]}: [^,}}]+", spoilt, line) + "\n")
+    assert ledger.submissions() == before
     assert retried.log(tmp_path, "err", 1) == tmp_path / "logs" / "s-pretrain-3" / "900_1_log.err"
 
 

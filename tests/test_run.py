@@ -271,3 +271,16 @@ def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> 
 )
 def test_a_localizer_is_needed_only_where_saliency_guides(overrides: list[str], needed: bool) -> None:
     assert build([parse_overrides(overrides)]).needs_localizer is needed
+
+
+def test_a_run_with_another_seed_is_the_run_that_all_checks_would_let_pass() -> None:
+    recipe = build([parse_overrides(["masking.strategy=mean_fill", "optimization.lr=1"])])
+    for seed in (0, 3, 2**31 - 1):
+        quick, checked = recipe.with_seed(seed), dataclasses.replace(recipe, seed=seed)
+        assert quick == checked
+        assert (quick.id, quick.recipe, quick.to_yaml()) == (checked.id, checked.recipe, checked.to_yaml())
+        assert quick.with_seed(1).id == dataclasses.replace(checked, seed=1).id  # of one that was made so, too
+    assert recipe.seed == 0
+    for seed in (-1, 2**31):
+        with pytest.raises(UserError, match="seed="):
+            recipe.with_seed(seed)
