@@ -93,7 +93,7 @@ def _show_costs(targets: Sequence[SweepTarget], *, as_json: bool, alone: bool) -
     costs = [spendings(ledger, table) for ledger, table in zip(ledgers, tables, strict=True)]
     if as_json:
         content = [as_json_of_costs(ledger, jobs) for ledger, jobs in zip(ledgers, costs, strict=True)]
-        typer.echo(json.dumps(content[0] if alone else content, indent=1))
+        say_json(content[0] if alone else content)
         return
     console = Console()
     console.print(cost_page(targets, costs), soft_wrap=not console.is_terminal)

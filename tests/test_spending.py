@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from run_samples import RESULT
 from sweep_samples import FakeSlurm, Sweep
 from test_resource_usage import used, written
@@ -16,6 +15,7 @@ from baselines import resolve
 from repro.bench.throughput import kind_of
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
+from repro.terminal import Console
 from slurm.accounting import Accounted, parse
 from slurm.graph import Graph
 from slurm.handover import ledger_entry
