@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from waiting import wait_until
@@ -147,3 +148,32 @@ def test_the_drivers_word_on_a_gpu_is_found_by_its_name() -> None:
     assert busy_share(output, "aa-1") == 0.97
     assert busy_share(output, "GPU-bb-2") is None
     assert busy_share(output, "cc-3") is None
+
+
+class Cuda:
+    """torch.cuda as a thread of a rank sees it that computes on the third of four GPUs; its own device is the first."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 4
+
+    def max_memory_reserved(self, device: int) -> int:
+        return 9 * 2**30 if device == 2 else 0
+
+    def get_device_properties(self, device: int) -> object:
+        return SimpleNamespace(uuid=f"uuid-{device}")
+
+
+def test_a_rank_tells_of_the_gpu_that_it_computes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho GPU-uuid-0, 3\necho GPU-uuid-2, 88\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=Cuda()))
+    usage = UsageMeter().look()
+    assert (usage.gpu_memory, usage.gpu_busy) == (9 * 2**30, 0.88)
+    program.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")  # no driver
+    usage = UsageMeter().look()
+    assert (usage.gpu_memory, usage.gpu_busy) == (9 * 2**30, None)

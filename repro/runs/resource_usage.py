@@ -35,6 +35,8 @@ FIRST_SECONDS = 1.0
 LOOK_SECONDS = 60.0
 """The longest time between two looks."""
 NVIDIA_SMI_SECONDS = 10.0
+"""How long the driver's answer is waited for."""
+
 log = logging.getLogger("salmask")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -100,8 +102,8 @@ class UsageMeter:
         # The kernel's own maxima are of one process each, but miss nothing between two looks.
         at_least = max(map(_largest_memory, family))
         self._memory = max(self._memory, at_least, sum(map(_memory, family)))
-        gpu_memory = _gpu_memory()
-        if gpu_memory and (busy := _gpu_busy()) is not None:
+        device, gpu_memory = _own_gpu()
+        if gpu_memory and (busy := _gpu_busy(device)) is not None:
             self._busy.append(busy)
         return Usage(
             begun=round(self._begun, 1),
@@ -259,8 +261,8 @@ def _family() -> list[int]:
     """Returns this process and all that descend from it; where there is no /proc, this process alone."""
     family = [os.getpid()]
     for pid in family:  # which grows meanwhile
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            for path in Path(f"/proc/{pid}/task").glob("*/children"):
                 family += [int(word) for word in path.read_text(encoding="ascii").split()]
     return family
 
@@ -298,20 +300,26 @@ def _largest_memory(pid: int) -> int:
 
 def _cuda() -> Any:
     """Returns torch.cuda where this process uses it; None elsewhere. Whoever needs no torch does not import it here."""
-    torch = sys.modules.get("torch")
-    cuda = getattr(torch, "cuda", None)
-    return cuda if cuda is not None and cuda.is_initialized() else None
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    begun = getattr(cuda, "is_initialized", None)  # none while torch is being imported
+    return cuda if begun is not None and begun() else None
 
 
-def _gpu_memory() -> int:
+def _own_gpu() -> tuple[int, int]:
+    """Returns the GPU that this process computes on, and the bytes that it had there at most; 0 without one."""
     cuda = _cuda()
-    return int(cuda.max_memory_reserved()) if cuda else 0
+    if cuda is None:
+        return 0, 0
+    # Not the current device: that is each thread's own, and these looks come from another one than the training.
+    reserved = [int(cuda.max_memory_reserved(device)) for device in range(cuda.device_count())]
+    own = max(range(len(reserved)), key=reserved.__getitem__, default=0)
+    return own, reserved[own] if reserved else 0
 
 
-def _gpu_busy() -> float | None:
-    """Returns the share of the last moment in which this process's GPU ran kernels, by the driver's word."""
+def _gpu_busy(device: int) -> float | None:
+    """Returns the share of the last moment in which a GPU ran kernels, by the driver's word."""
     try:
-        own = str(_cuda().get_device_properties(_cuda().current_device()).uuid)
+        own = str(_cuda().get_device_properties(device).uuid)
         # PyTorch's own question needs a package that is not installed with it; every driver brings this program.
         reply = subprocess.run(
             ["nvidia-smi", "--query-gpu=uuid,utilization.gpu", "--format=csv,noheader,nounits"],
