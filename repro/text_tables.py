@@ -123,7 +123,8 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
         rows: The others; both are Markdown already.
         right: Of each column whether it is set flush right.
     """
-    widths = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
+    # Three at least: a rule of a colon alone makes no table.
+    widths = [max(3, *map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
     rule = ["-" * (width - 1) + (":" if flush else "-") for width, flush in zip(widths, right, strict=True)]
     return "\n".join(
         "| " + " | ".join(_padded(*cell) for cell in zip(row, widths, right, strict=True)) + " |"

@@ -186,7 +186,7 @@ def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord]) -> dict[st
     return {
         "run": run.name,
         "seed": row["seed"],
-        "value": row["value"],
+        "value": round(row["value"], 4),  # 29.799999999999997 is what binary fractions make of 29.8
         "measured at": code_label(row["commit"], dirty=row["dirty"]),
         "started": str(row["started"]),
         "took": f"{row['duration_s']:g} s on {row['device']}",

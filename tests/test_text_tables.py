@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from repro.text_tables import TextTable, print_table
+from repro.text_tables import TextTable, markdown_table, print_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COLUMNS = 80
@@ -154,6 +154,11 @@ def test_numbers_stay_and_a_wide_table_is_printed_in_parts() -> None:
     assert [line.split()[0] for line in lines] == ["row", "first", "second"] * 2
     assert "12.34 ± 5.67 (1)" in lines[1]
     assert "12.34 ± 5.67 (2)" in lines[4]
+
+
+def test_markdown_has_a_rule_below_narrow_columns_too() -> None:
+    table = markdown_table(("n", "a|b"), [("1", "x*y\nz")], right=("n",))
+    assert table.splitlines() == ["|   n | a\\|b   |", "| --: | ------ |", "|   1 | x\\*y z |"]
 
 
 WORD = st.text("abcdefghij,.[]|*", min_size=1, max_size=9)
