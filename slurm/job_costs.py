@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
-from repro.data.sizes import published_train_images, train_images
+from repro.data.sizes import probe_images, train_images
 from repro.errors import UserError, with_mend
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
@@ -260,7 +260,7 @@ def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
         # The protocols of a task (kNN's, of several k) are measured together, and each records how long all took.
         return JobCost(max(recorded_seconds), gpus, 0, "recorded results of the same protocol")
     step = evidence.steps.get(kind_of(run))
-    images = train_images(run) if evaluation.dataset == run.data.dataset else published_train_images(evaluation.dataset)
+    images = train_images(run) if evaluation.dataset == run.data.dataset else probe_images(evaluation.dataset)
     if evaluation.task == "linear" and step and images:
         # Its forward pass is nearly all that a linear probe does; loading and validation come on top.
         seconds = run.probe.epochs * images / step.forward_images_per_second

@@ -109,6 +109,13 @@ def test_the_plan_says_whose_figures_they_are(tmp_path: Path) -> None:
     text = salmask("sweep", "table1", "--plan", "--cluster", "slurm", "--out", str(tmp_path / "t")).out
     assert "nobody knows what it costs" not in text
     assert "to do: at least " in text
+    # Nobody timed SimCLR with MSCN's masks. Probes on the transfer sets go by the images that are drawn for them.
+    plan = json.loads(salmask("sweep", "table1", "--plan", "--cluster", "slurm", "--out", str(tmp_path), "--json").out)
+    assert plan["unknown"] == [f"pretrain simclr+mscn s{seed}" for seed in range(3)]
+    seconds = {job["job"]: job["seconds"] for job in plan["jobs"]}
+    images = {"linear": 126_689, "linear@caltech101": 30 * 101, "linear@flowers102": 6552}
+    for task, number in images.items():
+        assert seconds[f"{task} mocov2 s0"] == pytest.approx(100 * number * 0.041 / 3 / 128, abs=0.06)
     assert "reference figures are of other machines; salmask bench step, here or with --cluster NAME on a node" in text
     assert not (tmp_path / "t").exists()
 

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+from repro.data import caltech, flowers
 from repro.data.catalogue import DATASETS, open_images
 from repro.data.roots import root_of
 from repro.errors import UserError
@@ -30,3 +31,15 @@ def _images_below(root: Path | None) -> int:
 def published_train_images(dataset: str) -> int | None:
     """Returns the number of training images that a data set has by its publishers' word."""
     return DATASETS[dataset].expected.get("train") if dataset in DATASETS else None
+
+
+_DRAWN_FOR_PROBES = {
+    "caltech101": caltech.TRAIN_EACH * caltech.CLASSES,
+    "flowers102": flowers.EXPECTED - flowers.VAL_SHARE - flowers.TEST_SHARE,
+}
+"""Where a linear probe is fitted on a split of its own; see `downstream.partitions`."""
+
+
+def probe_images(dataset: str) -> int | None:
+    """Returns the number of images that a linear probe on a data set is fitted on, as far as that is known."""
+    return _DRAWN_FOR_PROBES.get(dataset, published_train_images(dataset))
