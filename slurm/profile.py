@@ -167,7 +167,7 @@ class Cluster:
         """
         kind = task_and_dataset(task)[0]
         own = self.tasks.get(task) or self.tasks.get(kind)
-        return own or (_in_one_process(self.resources) if kind in ONE_PROCESS_TASKS else self.resources)
+        return own or (in_one_process(self.resources) if kind in ONE_PROCESS_TASKS else self.resources)
 
     @property
     def sweeps_folder(self) -> Path:
@@ -252,13 +252,13 @@ def _tasks(where: str, content: Any, base: Resources) -> dict[str, Resources]:
         place = _place(where, name)
         _check_keys(place, settings, list(keys_of(Resources)))
         single = task in ONE_PROCESS_TASKS
-        tasks[name] = _resources(place, settings, _in_one_process(base) if single else base)
+        tasks[name] = _resources(place, settings, in_one_process(base) if single else base)
         if single and tasks[name].nodes * tasks[name].tasks_per_node > 1:
             raise UserError(f"{place}: {task} runs in one process", mend="take `nodes` and `processes` out")
     return tasks
 
 
-def _in_one_process(base: Resources) -> Resources:
+def in_one_process(base: Resources) -> Resources:
     """Returns what all tasks ask for, for one process and at most one GPU."""
     gres = base.gres if base.gpus <= 1 else _without_gpus(base.gres)
     return replace(base, nodes=1, processes=1, gpus=min(base.gpus, 1), gres=gres)

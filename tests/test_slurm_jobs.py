@@ -9,7 +9,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,98 +23,57 @@ from training_samples import OURS, TINY, Ended, assert_same_training, salmask
 from waiting import wait_until
 from yaml_samples import write_yaml
 
+from repro.drill import on_cluster
+from repro.drill.on_cluster import ClusterDrill
+from repro.drill.promises import PREEMPTED, PROMISES, UNDISTURBED, went_on
+from repro.drill.stories import CHECKPOINT_EVERY, EPOCH, SETTINGS, UNDER_WAY, Story
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from repro.runs.folder import RunFolder
 from slurm.ledger import Ledger
 from slurm.probe import probe
 from slurm.profile import load
+from slurm.queue import snapshot
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
-STEPS = 60
-SETTINGS = {
-    **TINY,
-    "data.scenes.train_count": 160,  # 20 steps an epoch: a checkpoint at the end of each is enough to write
-    "optimization.epochs": 3,
-    "machine.checkpoint_every": 10,
-}
-UNDER_WAY = 13
-"""Steps after which a mishap comes: there is a checkpoint, and it is not of the last step."""
+STEPS = 3 * EPOCH
 
 
 @dataclass
-class Story:
-    """One sweep of one run, its mishap, and what `salmask status` said from beginning to end."""
+class CommandStory(Story):
+    """A story that is told by the commands: `salmask sweep`, `status` and `retry`, as a person calls them."""
 
-    place: Path
-    profile: dict[str, Any]
-    mishap: Callable[[Cluster, str], object]
-    epochs: int = 3
-    retried: bool = False
-    """Whether a person has to hand it over again."""
-    seen: list[dict[str, Any]] = field(default_factory=list)
-    happened_at: int = 0
-    """The step at which it came."""
-    retry: Ended | None = None
-    furthest: dict[int, int] = field(default_factory=dict)
-    """Attempt -> the last step that was seen of it."""
+    retry_ended: Ended | None = None
+
+    @classmethod
+    def at(cls, place: Path, profile: dict[str, Any], mishap: Callable[[str], object], **more: Any) -> "CommandStory":
+        file = write_yaml(place / "test.yaml", {"executor": "slurm", "cpus": 1, "time": 20, **profile})
+        return cls(place / "runs", load(file), mishap, **more)
+
+    @property
+    def profile(self) -> str:
+        return str(self.runs.parent / "test.yaml")
 
     def launch(self) -> None:
         settings = {**SETTINGS, "optimization.epochs": self.epochs}
-        sweep = write_yaml(
-            self.place / "one.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": [], "settings": settings}
-        )
-        profile = write_yaml(self.place / "test.yaml", {"executor": "slurm", "cpus": 1, "time": 20, **self.profile})
-        self.command = ("sweep", sweep, "--cluster", profile, "--out", str(self.runs), "--allow-dirty", "--json")
-        ended = salmask(*self.command)
+        content = {"methods": ["mocov2"], "seeds": [0], "tasks": [], "settings": settings}
+        sweep = write_yaml(self.runs.parent / "one.yaml", content)
+        ended = salmask("sweep", sweep, "--cluster", self.profile, "--out", str(self.runs), "--allow-dirty", "--json")
         assert ended.code == 0, ended.err
 
-    @property
-    def runs(self) -> Path:
-        return self.place / "runs"
+    def retry(self) -> None:
+        self.retry_ended = salmask("retry", str(self.runs), "--cluster", self.profile, "--allow-dirty")
 
-    @property
-    def folder(self) -> RunFolder:
-        (path,) = self.runs.glob("mocov2/s0-*")
-        return RunFolder(path)
-
-    def look(self) -> dict[str, Any]:
-        """The row of the pretraining, which is noted where it tells something new."""
+    def rows(self) -> list[dict[str, Any]]:
         ended = salmask("status", str(self.runs), "--json")
         assert ended.code == 0, ended.err
-        (row,) = (row for row in json.loads(ended.out)["jobs"] if row["task"] == "pretrain")
-        self.furthest[row["attempt"]] = row["step"]
-        if not self.seen or (row["state"], row["note"]) != (self.seen[-1]["state"], self.seen[-1]["note"]):
-            self.seen.append(row)
-        return row
-
-    def go_on(self, cluster: Cluster) -> bool:
-        """What is to do now, if anything; true when the story is over."""
-        row = self.look()
-        if not self.happened_at and row["state"] == "running" and row["step"] >= UNDER_WAY:
-            self.happened_at = row["step"]
-            self.mishap(cluster, row["job"])
-        if self.retried and self.retry is None and row["state"] in ("died", "cancelled", "interrupted", "failed"):
-            self.retry = salmask("retry", str(self.runs), "--cluster", str(self.place / "test.yaml"), "--allow-dirty")
-        return row["state"] == "done" or (row["state"] == "failed" and not self.retried)
-
-    @property
-    def states(self) -> list[str]:
-        return list(dict.fromkeys(row["state"] for row in self.seen))
+        jobs: list[dict[str, Any]] = json.loads(ended.out)["jobs"]
+        return jobs
 
     @property
     def told(self) -> str:
         """All that was seen of it, and what its jobs and logs say, for a test that fails."""
         return f"{[(row['state'], row['step'], row['note']) for row in self.seen]}\n{state_of(self.runs)}"
-
-    def after(self, state: str) -> list[str]:
-        found = [row["state"] for row in self.seen]
-        return found[found.index(state) + 1 :]
-
-
-def nothing(cluster: Cluster, job: str) -> None:
-    pass
 
 
 def kill(cluster: Cluster, job: str) -> None:
@@ -134,19 +95,21 @@ def requeue(cluster: Cluster, job: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def stories(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Story]]:
+def stories(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, CommandStory]]:
     place = tmp_path_factory.mktemp("slurm")
     one_gpu = {"gpus": 1, "processes": 1}
     told = {
-        "undisturbed": Story(place / "undisturbed", {}, nothing),
-        "killed": Story(place / "killed", {}, kill, retried=True),
-        "cancelled": Story(place / "cancelled", {}, cancel, retried=True),
-        "requeued": Story(place / "requeued", {}, requeue),
+        "undisturbed": CommandStory.at(place / "undisturbed", {}, lambda _: None),
+        "killed": CommandStory.at(place / "killed", {}, partial(kill, cluster), retried=True),
+        "cancelled": CommandStory.at(place / "cancelled", {}, partial(cancel, cluster), retried=True),
+        "requeued": CommandStory.at(place / "requeued", {}, partial(requeue, cluster)),
         # Preempted together by one job of "high", when both are under way.
-        "preempted": Story(place / "preempted", {"partition": "low", **one_gpu}, nothing),
-        "abrupt": Story(place / "abrupt", {"partition": "abrupt", **one_gpu}, nothing),
+        "preempted": CommandStory.at(place / "preempted", {"partition": "low", **one_gpu}, lambda _: None),
+        "abrupt": CommandStory.at(place / "abrupt", {"partition": "abrupt", **one_gpu}, lambda _: None),
         # Warned between 80 and 110 seconds after its start, as Slurm looks every 30.
-        "timed out": Story(place / "timed-out", {"time": 2, "signal_seconds": 10}, nothing, epochs=1000),
+        "timed out": CommandStory.at(
+            place / "timed-out", {"time": 2, "signal_seconds": 10}, lambda _: None, epochs=1000
+        ),
     }
     for story in told.values():
         story.launch()
@@ -156,7 +119,7 @@ def stories(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def ended(stories: dict[str, Story], cluster: Cluster) -> dict[str, Story]:
+def ended(stories: dict[str, CommandStory], cluster: Cluster) -> dict[str, CommandStory]:
     """The stories with their ends; that of the time-out ends when it goes on after it."""
     victims = [stories["preempted"], stories["abrupt"]]
     preempting = ""
@@ -164,9 +127,9 @@ def ended(stories: dict[str, Story], cluster: Cluster) -> dict[str, Story]:
     end = time.monotonic() + 600
     while open_ones:
         for name, story in list(open_ones.items()):
-            over = story.go_on(cluster)
+            over = story.go_on()
             if name == "timed out":
-                over = story.furthest.get(2, 0) > story.furthest.get(1, STEPS)
+                over = went_on(story)
                 if over:
                     salmask("cancel", str(story.runs))
             if over:
@@ -180,7 +143,7 @@ def ended(stories: dict[str, Story], cluster: Cluster) -> dict[str, Story]:
     return stories
 
 
-def test_an_undisturbed_run_is_told_as_it_goes(ended: dict[str, Story]) -> None:
+def test_an_undisturbed_run_is_told_as_it_goes(ended: dict[str, CommandStory]) -> None:
     story = ended["undisturbed"]
     assert story.states[-2:] == ["running", "done"], story.told
     assert set(story.states) <= {"queued", "starting", "running", "done"}
@@ -190,7 +153,7 @@ def test_an_undisturbed_run_is_told_as_it_goes(ended: dict[str, Story]) -> None:
 
 
 @pytest.mark.parametrize("name", ["killed", "cancelled", "requeued", "preempted", "abrupt"])
-def test_the_final_weights_are_those_of_an_undisturbed_run(ended: dict[str, Story], name: str) -> None:
+def test_the_final_weights_are_those_of_an_undisturbed_run(ended: dict[str, CommandStory], name: str) -> None:
     story, undisturbed = ended[name], ended["undisturbed"]
     assert story.states[-1] == "done", story.told
     assert UNDER_WAY <= story.happened_at < STEPS, story.told
@@ -200,33 +163,33 @@ def test_the_final_weights_are_those_of_an_undisturbed_run(ended: dict[str, Stor
 
 
 @pytest.mark.parametrize("name", ["killed", "cancelled", "requeued", "preempted", "abrupt", "timed out"])
-def test_a_job_goes_on_from_a_checkpoint(ended: dict[str, Story], name: str) -> None:
+def test_a_job_goes_on_from_a_checkpoint(ended: dict[str, CommandStory], name: str) -> None:
     story = ended[name]
-    logs = "".join(path.read_text() for path in sorted(Ledger(story.runs).logs.glob("*pretrain*/*_log.err")))
-    (resumed,) = (line for line in logs.splitlines() if "resumed from" in line)
-    assert int(resumed.split("at step ")[1]) >= 10
+    assert story.resumed_at >= CHECKPOINT_EVERY, story.told
 
 
-def test_a_killed_job_is_dead_by_slurms_word_and_retried_by_a_persons(ended: dict[str, Story]) -> None:
+def test_a_killed_job_is_dead_by_slurms_word_and_retried_by_a_persons(ended: dict[str, CommandStory]) -> None:
     story = ended["killed"]
     assert story.states.count("died") == 1, story.told
     (died,) = (row for row in story.seen if row["state"] == "died")
     assert died["note"].startswith("Slurm says FAILED"), died
-    assert story.retry is not None
-    assert story.retry.code == 0, story.retry.err
-    assert "pretrain mocov2 s0: died, Slurm says FAILED" in story.retry.out
+    assert story.retry_ended is not None
+    assert story.retry_ended.code == 0, story.retry_ended.err
+    assert "pretrain mocov2 s0: died, Slurm says FAILED" in story.retry_ended.out
 
 
-def test_a_cancelled_job_is_cancelled_until_it_is_retried(ended: dict[str, Story]) -> None:
+def test_a_cancelled_job_is_cancelled_until_it_is_retried(ended: dict[str, CommandStory]) -> None:
     story = ended["cancelled"]
     assert "cancelled" in story.states, story.told
     assert "died" not in story.states, story.told
-    assert story.retry is not None
-    assert story.retry.code == 0, story.retry.err
+    assert story.retry_ended is not None
+    assert story.retry_ended.code == 0, story.retry_ended.err
 
 
 @pytest.mark.parametrize("name", ["requeued", "preempted", "abrupt"])
-def test_a_job_that_went_back_to_the_queue_is_preempted_and_never_dead(ended: dict[str, Story], name: str) -> None:
+def test_a_job_that_went_back_to_the_queue_is_preempted_and_never_dead(
+    ended: dict[str, CommandStory], name: str
+) -> None:
     story = ended[name]
     assert set(story.states) <= {"queued", "starting", "running", "preempted", "done"}, story.told
     assert "preempted" in story.states, story.told
@@ -234,15 +197,13 @@ def test_a_job_that_went_back_to_the_queue_is_preempted_and_never_dead(ended: di
     assert len([row for row in story.seen if row["job"] != entry.job]) == 0
 
 
-def test_a_job_that_runs_out_of_time_saves_itself_and_goes_on(ended: dict[str, Story]) -> None:
+def test_a_job_that_runs_out_of_time_saves_itself_and_goes_on(ended: dict[str, CommandStory]) -> None:
     story = ended["timed out"]
     assert set(story.states) <= {"queued", "starting", "running", "preempted"}, story.told
-    logs = "".join(path.read_text() for path in Ledger(story.runs).logs.glob("*pretrain*/*_log.err"))
-    (resumed,) = (line for line in logs.splitlines() if "resumed from" in line)
-    assert int(resumed.split("at step ")[1]) >= story.furthest[1]  # it stopped of itself, between two checkpoints
+    assert story.resumed_at >= story.furthest[1], story.told  # it stopped of itself, between two checkpoints
 
 
-def test_logs_tell_both_attempts_of_a_requeued_job_in_their_order(ended: dict[str, Story]) -> None:
+def test_logs_tell_both_attempts_of_a_requeued_job_in_their_order(ended: dict[str, CommandStory]) -> None:
     told = salmask("logs", str(ended["requeued"].folder.path), "--task", "pretrain", "-n", "100000")
     assert told.code == 0, told.err
     assert told.out.count("Epoch(train) [1][10/20]") == 1
@@ -313,15 +274,43 @@ def test_the_doctor_tells_why_its_job_cannot_start_and_takes_it_back(cluster: Cl
         probe(profile, PROGRAM, wait=6)
 
 
+def test_the_drill_tries_what_is_promised_and_leaves_nothing(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_cluster, "EPOCHS", 3)
+    monkeypatch.setattr(on_cluster, "ASK_SECONDS", 1.0)
+    promises = {name: PROMISES[name] for name in (UNDISTURBED, "requeued", "warned", "killed", PREEMPTED)}
+    monkeypatch.setattr(on_cluster, "PROMISES", promises)  # that of a job out of time is among the stories above
+    base = {"cpus": 1, "time": 20, "scratch": str(tmp_path / "scratch")}
+    low, high = (
+        load(write_yaml(tmp_path / f"{name}.yaml", base | {"partition": name, "gpus": gpus}))
+        for name, gpus in (("low", 1), ("high", 2))
+    )
+    preempting = ClusterDrill(low, high, {name: PROMISES[name] for name in (UNDISTURBED, PREEMPTED)})
+    with ThreadPoolExecutor(1) as pool:
+        preempted = pool.submit(preempting.run, wait=400)
+        profile = write_yaml(tmp_path / "mine.yaml", base | {"partition": "all"})
+        ended = salmask("drill", "--cluster", profile, "--wait", "6", "--json")
+        assert ended.out, ended.err
+        by_both = [*json.loads(ended.out), *(vars(row) for row in preempted.result())]
+    told = "\n".join(f"{row['promise']}: {row['verdict']}, {row['found']}" for row in by_both)
+    verdicts = [str(row["verdict"]) for row in by_both]
+    assert verdicts == ["held"] * 4 + ["could not be tried"] + ["held"] * 2, told
+    assert by_both[4]["mend"].startswith("--by PROFILE")
+    assert ended.code == 0, ended.err
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert not [job.name for job in snapshot().jobs.values() if job.live and not job.name.startswith("runs-")]
+
+
 def test_without_accounting_a_job_that_died_silently_is_dead_all_the_same(
-    ended: dict[str, Story], cluster: Cluster, tmp_path: Path
+    ended: dict[str, CommandStory], cluster: Cluster, tmp_path: Path
 ) -> None:
     cluster.stop()
     cluster.start(accounting=False, forget_seconds=5)
     try:
-        story = Story(tmp_path / "forgotten", {}, kill, epochs=1000)
+        story = CommandStory.at(tmp_path / "forgotten", {}, partial(kill, cluster), epochs=1000)
         story.launch()
-        wait_until(lambda: story.go_on(cluster) or story.happened_at, "the training is under way", 120)
+        wait_until(lambda: story.go_on() or story.happened_at, "the training is under way", 120)
         wait_until(lambda: story.look()["state"] == "died", "squeue tells of its end", 30)
         job = story.seen[-1]["job"]
         wait_until(

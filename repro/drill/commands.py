@@ -11,9 +11,20 @@ import typer
 
 from repro.console import AsJson, report
 from repro.drill.processes import Main
+from repro.errors import UserError
 from repro.terminal import Console
 
 Inputs = Annotated[int, typer.Option(min=0, help="Bad inputs to try, about.")]
+OnCluster = Annotated[
+    str, typer.Option("--cluster", metavar="NAME|FILE", help="Try there, with tiny jobs, what befalls jobs.")
+]
+By = Annotated[
+    str,
+    typer.Option(
+        "--by", metavar="NAME|FILE", help="Profile whose jobs preempt: one is sent to the node of a tiny job."
+    ),
+]
+Wait = Annotated[float, typer.Option(min=1, help="Minutes, with --cluster; what is not over is judged as it stands.")]
 
 
 def build(main: Main) -> typer.Typer:
@@ -32,6 +43,9 @@ def build(main: Main) -> typer.Typer:
             str, typer.Option("--in", metavar="DIR", help="Where to work, for example the disk that runs lie on.")
         ] = "",
         seed: Annotated[int, typer.Option(min=0, help="Of the bad inputs.")] = 0,
+        cluster: OnCluster = "",
+        by: By = "",
+        wait: Wait = 20.0,
         as_json: AsJson = False,
     ) -> None:
         """Make faults for real with a tiny run, and check that nothing is lost: kills, signals, torn files, full disks.
@@ -41,7 +55,16 @@ def build(main: Main) -> typer.Typer:
         not hold.
 
         Example: salmask drill --in /scratch/me
+
+        On a cluster: salmask drill --cluster mycluster
         """
+        if cluster:
+            if folder:
+                raise UserError("--in is of this machine", mend="leave it out; `scratch` in the profile says where")
+            _drill_cluster(cluster, by, wait=wait, as_json=as_json)
+            return
+        if by:
+            raise UserError("--by is of a cluster, and none is named", mend="--cluster NAME too")
         from repro.drill.faults import Row, all_held, faults
         from repro.drill.inputs import inputs as bad_inputs
 
@@ -66,6 +89,19 @@ def build(main: Main) -> typer.Typer:
             raise typer.Exit(1)
 
     return app
+
+
+def _drill_cluster(name: str, by: str, *, wait: float, as_json: bool) -> None:
+    """Tries on a cluster what befalls jobs; ends with 1 where a promise does not hold, or none could be tried."""
+    from repro.drill.on_cluster import ClusterDrill
+    from repro.drill.promises import Verdict
+    from slurm.profile import load
+
+    rows = ClusterDrill(load(name), load(by) if by else None).run(wait=60 * wait)
+    report(as_json, [vars(row) for row in rows])
+    verdicts = {row.verdict for row in rows}
+    if Verdict.broken in verdicts or Verdict.held not in verdicts:
+        raise typer.Exit(1)
 
 
 def _prepare() -> None:

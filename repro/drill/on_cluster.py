@@ -1,0 +1,171 @@
+"""`salmask drill --cluster`: which of salmask's promises hold on a cluster, tried there with tiny runs.
+
+Each promise has a run of its own; all are under way at once. Nothing is left behind, in the queue or in the folder.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from repro.drill.promises import (
+    LIMIT_MINUTES,
+    PREEMPTED,
+    PROMISES,
+    TIMED_OUT,
+    UNDISTURBED,
+    WARNED_SECONDS,
+    Promise,
+    PromiseRow,
+    Verdict,
+    judge,
+    mend_of,
+    went_on,
+)
+from repro.drill.stories import Story
+from repro.errors import UserError, with_mend
+from repro.progress import doing
+from repro.runs.status import PRETRAIN
+from repro.terminal import say
+from slurm.batches import submission_name
+from slurm.profile import Cluster, in_one_process
+from slurm.queue import snapshot
+from slurm.status_commands import look
+from slurm.targets import SweepTarget
+
+FOLDER = ".drill"
+MINUTES = 15
+"""Time limit of the jobs; they take a minute or two."""
+EPOCHS = 60
+"""Of the runs, long enough for something to befall them on a fast node."""
+ENDLESS_EPOCHS = 100_000
+ASK_SECONDS = 5.0
+"""Between two questions to Slurm, which serves everybody."""
+WATCH_SECONDS = 0.3
+"""Between two looks at the runs' own files."""
+GONE_SECONDS = 90.0
+"""How long cancelled jobs may take to leave the queue; Slurm gives them 30 s to end."""
+
+
+@dataclass
+class ClusterDrill:
+    """A drill: the runs of all promises, in one folder."""
+
+    cluster: Cluster
+    by: Cluster | None = None
+    """Whose jobs preempt those of `cluster`; None: nobody's."""
+    promises: Mapping[str, Promise] = field(default_factory=lambda: PROMISES)
+    stories: dict[str, Story] = field(default_factory=dict, init=False)
+    over: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        """Names the folder."""
+        if self.cluster.executor != "slurm":
+            raise UserError(f"'{self.cluster.name}' runs on this machine", mend="salmask drill, without --cluster")
+        self.place = self.cluster.sweeps_folder.absolute() / FOLDER / submission_name(Path("drill"), "runs")
+
+    def run(self, *, wait: float) -> list[PromiseRow]:
+        """Tries all promises, and leaves nothing behind.
+
+        Args:
+            wait: seconds after which what is not over is judged as it stands.
+
+        Raises:
+            UserError: there is no Slurm here, or it refuses the jobs.
+        """
+        if trouble := snapshot().trouble:
+            raise UserError(trouble, mend="call this on a login node of the cluster")
+        deadline = time.monotonic() + wait
+        try:
+            for name, promise in self.promises.items():
+                if name != PREEMPTED or self.by is not None:
+                    self.stories[name] = self._story(name, promise)
+                    self.stories[name].launch()
+            with doing(f"{len(self.stories)} jobs are on their way"):
+                while len(self.over) < len(self.stories) and time.monotonic() < deadline:
+                    self._note()
+                    self._watch(min(time.monotonic() + ASK_SECONDS, deadline))
+            return list(self._rows())
+        finally:
+            self._clear()
+
+    def _story(self, name: str, promise: Promise) -> Story:
+        resources = replace(in_one_process(self.cluster.resources_of(PRETRAIN)), time=MINUTES)
+        cluster = replace(self.cluster, signal_seconds=WARNED_SECONDS, resources=resources, tasks={})
+        runs = self.place / name.replace(" ", "-")
+        if name == TIMED_OUT:
+            limited = replace(cluster, resources=replace(resources, time=LIMIT_MINUTES))
+            return Story(runs, limited, epochs=ENDLESS_EPOCHS)
+        mishap = self._displace if name == PREEMPTED else promise.mishap
+        return Story(runs, cluster, mishap or (lambda _: None), epochs=EPOCHS, retried=promise.retried)
+
+    def _displace(self, job: str) -> str:
+        """Sends a job of the other profile to the node of a job."""
+        assert self.by is not None
+        queued = snapshot([job]).jobs.get(job)
+        if queued is None or not queued.nodes:
+            return f"Slurm does not tell the node of {job}"
+        asked = replace(self.by.resources_of(PRETRAIN), nodes=1, processes=1, nodelist=queued.nodes, time=MINUTES)
+        cluster = replace(self.by, signal_seconds=WARNED_SECONDS, resources=asked, tasks={})
+        displacing = self.stories.setdefault("displacing", Story(self.place / "displacing", cluster, epochs=1))
+        self.over.add("displacing")  # nobody waits for it
+        try:
+            displacing.launch()
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def _note(self) -> None:
+        """Looks at all stories that are not over, with one question to Slurm."""
+        names = [name for name in self.stories if name not in self.over]
+        tables, _ = look([SweepTarget(self.stories[name].runs) for name in names])
+        for name, table in zip(names, tables, strict=True):
+            story = self.stories[name]
+            for row in (vars(row) for row in table if row.task == PRETRAIN):
+                if story.note(row) or (name == TIMED_OUT and went_on(story)):
+                    self.over.add(name)
+
+    def _watch(self, until: float) -> None:
+        """Watches the runs' own files for a while, so that nothing comes too late."""
+        while time.monotonic() < until:
+            for name in self.stories.keys() - self.over:
+                if not self.stories[name].happened_at:
+                    self.stories[name].watch()
+            time.sleep(WATCH_SECONDS)
+
+    def _rows(self) -> Iterator[PromiseRow]:
+        reference = self.stories.get(UNDISTURBED)
+        for name, promise in self.promises.items():
+            story = self.stories.get(name)
+            if story is None:
+                verdict, found, mend = (
+                    Verdict.untried,
+                    "no --by",
+                    "--by PROFILE: one whose jobs preempt those of this one",
+                )
+            else:
+                verdict, found = judge(name, promise, story, reference if reference is not story else None)
+                mend = mend_of(verdict, promise)
+            yield PromiseRow(promise.promise, promise.tried, verdict, found, mend)
+
+    def _clear(self) -> None:
+        """Takes what is left out of the queue, and removes the folder once the jobs have ended."""
+        for story in self.stories.values():
+            story.cancel()
+        deadline = time.monotonic() + GONE_SECONDS
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(min(ASK_SECONDS, 2.0))
+        if left:
+            mend = f"scancel {left}, and remove {self.place}"
+            say(with_mend(f"jobs do not leave the queue: {left}", mend), err=True)
+            return
+        shutil.rmtree(self.place, ignore_errors=True)
+        if self.place.parent.is_dir() and not any(self.place.parent.iterdir()):
+            self.place.parent.rmdir()
+
+    def _left(self) -> str:
+        """Returns the ids of jobs that are still in the queue; empty where Slurm does not answer."""
+        queue = snapshot()
+        entries = [entry for story in self.stories.values() for entry in story.submissions]
+        return "" if queue.trouble else " ".join(entry.job for entry in entries if entry.job and queue.live(entry))

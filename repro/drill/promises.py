@@ -1,0 +1,195 @@
+"""What salmask promises of jobs on a cluster, how each promise is tried, and whether what was seen bears it out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from repro.drill.stories import CHECKPOINT_EVERY, Story
+from slurm.ask import ask
+from slurm.states import ENDED_BADLY, State
+
+LIMIT_MINUTES = 3
+"""Time limit of the job that is to run out of time. Slurm looks every 30 s or so."""
+WARNED_SECONDS = 60
+
+
+class Verdict(StrEnum):
+    """What came of a promise."""
+
+    held = "held"
+    broken = "did not hold"
+    untried = "could not be tried"
+
+
+@dataclass(frozen=True)
+class PromiseRow:
+    """One promise, and what came of it on this cluster."""
+
+    promise: str
+    tried: str
+    """How."""
+    verdict: Verdict
+    found: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What salmask promises of jobs on a cluster, and how it is tried."""
+
+    promise: str
+    tried: str
+    mend: str
+    """What a person can do where it does not hold."""
+    mishap: Callable[[str], object] | None = None
+    """What befalls the job; see `Story.mishap`."""
+    saves_first: bool = False
+    """Whether nothing may be lost: the job is warned, and goes on from where it was."""
+    retried: bool = False
+    """Whether the job ends, and is handed over again."""
+
+
+def _requeue(job: str) -> str:
+    return ask(["scontrol", "requeue", job]).trouble
+
+
+def _warn(job: str) -> str:
+    return ask(["scancel", "--signal=USR2", job]).trouble
+
+
+def _kill(job: str) -> str:
+    """Kills the processes of a job, as the kernel does where memory runs out, and not its shell."""
+    return ask(["scancel", "--signal=KILL", f"{job}.0"]).trouble
+
+
+UNDISTURBED, TIMED_OUT, PREEMPTED = "undisturbed", "timed out", "preempted"
+PROMISES: Mapping[str, Promise] = {
+    UNDISTURBED: Promise(
+        "a job runs to its end and leaves its result",
+        "a tiny run that nothing befalls",
+        "salmask doctor --cluster NAME",
+    ),
+    "requeued": Promise(
+        "a job that is put back in the queue goes on, to the same weights",
+        "scontrol requeue",
+        "the administrators: JobRequeue=1; or in the profile another partition",
+        _requeue,
+    ),
+    "warned": Promise(
+        "a job that is warned saves, goes back to the queue by itself, and goes on where it was",
+        "scancel --signal=USR2, as before a preemption",
+        "scontrol on the nodes' PATH (the profile's setup), and `attempts` of 2 or more",
+        _warn,
+        saves_first=True,
+    ),
+    "killed": Promise(
+        "a job that is killed is told as dead, and goes on when it is handed over again",
+        "scancel --signal=KILL of its step, as where memory runs out",
+        "salmask retry, after a look at salmask logs",
+        _kill,
+        retried=True,
+    ),
+    TIMED_OUT: Promise(
+        "a job whose time is over is warned before, saves, and goes on where it was",
+        f"a limit of {LIMIT_MINUTES} min, with a warning {WARNED_SECONDS} s before",
+        "a longer signal_seconds in the profile, and a smaller machine.checkpoint_every",
+        saves_first=True,
+    ),
+    PREEMPTED: Promise(
+        "a preempted job goes on, to the same weights",
+        "a job of --by that is sent to its node",
+        "in the profile a partition whose PreemptMode is REQUEUE; a smaller machine.checkpoint_every",
+    ),
+}
+"""By name, in the order of the table."""
+
+
+Judgement = tuple[Verdict, str]
+"""A verdict, and what was seen."""
+
+
+def judge(name: str, promise: Promise, story: Story, reference: Story | None) -> Judgement:
+    """Returns whether a promise held, and what was seen.
+
+    Args:
+        name: of the promise.
+        promise: what is promised.
+        story: what was seen of its run.
+        reference: the run that nothing befell; None: this is it.
+    """
+    last = story.seen[-1] if story.seen else {"state": State.queued, "note": "it was not seen"}
+    now = f"{last['state']}, {last['note']}" if last["note"] else str(last["state"])
+    if reference is None:
+        return (Verdict.held, "done") if last["state"] == State.done else _unfinished(story, now)
+    if name == TIMED_OUT:
+        return _compared(name, promise, story, reference) if went_on(story) else _unfinished(story, now)
+    return (
+        _not_struck(name, story, now) or _ended_badly(promise, story, now) or _compared(name, promise, story, reference)
+    )
+
+
+def went_on(story: Story) -> bool:
+    """Returns whether an endless run is further than its first attempt came."""
+    return story.furthest.get(2, 0) > story.furthest.get(1, 0) > 0
+
+
+def _unfinished(story: Story, now: str) -> Judgement:
+    """Returns the verdict on a run that did not come to its end."""
+    is_bad = bool(_bad_rows(story))
+    return (Verdict.broken, now) if is_bad else (Verdict.untried, f"not over in time: {now}")
+
+
+def _bad_rows(story: Story) -> list[dict[str, Any]]:
+    return [row for row in story.seen if row["state"] in ENDED_BADLY]
+
+
+def _not_struck(name: str, story: Story, now: str) -> Judgement | None:
+    """Returns the verdict on a run that nothing befell; None where something did."""
+    if story.trouble:
+        return (Verdict.untried if name == PREEMPTED else Verdict.broken), story.trouble
+    if story.happened_at:
+        return None
+    is_done = bool(story.seen) and story.seen[-1]["state"] == State.done
+    return Verdict.untried, "it was done before anything befell it" if is_done else now
+
+
+def _ended_badly(promise: Promise, story: Story, now: str) -> Judgement | None:
+    """Returns the verdict on a run that did not come to a good end; None where it did."""
+    bad = _bad_rows(story)
+    if bad and not promise.retried:
+        return Verdict.broken, f"{bad[0]['state']}, {bad[0]['note']}"
+    if promise.retried and State.died not in story.states:
+        return Verdict.broken, f"it was not told as dead, but {', '.join(story.states)}"
+    return None if story.seen[-1]["state"] == State.done else (Verdict.untried, f"not over in time: {now}")
+
+
+def _compared(name: str, promise: Promise, story: Story, reference: Story) -> Judgement:
+    """Returns the verdict on a run that went on: from where, and to the weights of the one that nothing befell?"""
+    if name == PREEMPTED and max(story.furthest) < 2:
+        return Verdict.untried, "the job of --by did not displace it"
+    struck = story.furthest[1] if name == TIMED_OUT else story.happened_at
+    how = f"it was struck at step {struck}, and went on from step {story.resumed_at}"
+    if story.resumed_at < (struck if promise.saves_first else CHECKPOINT_EVERY):
+        return Verdict.broken, how
+    if name == TIMED_OUT:
+        return Verdict.held, how
+    if reference.seen[-1]["state"] != State.done:
+        return Verdict.untried, f"{how}; there is no undisturbed run to compare its weights with"
+    return _weights(how, story, reference)
+
+
+def _weights(how: str, story: Story, reference: Story) -> Judgement:
+    if story.folder.backbone.read_bytes() == reference.folder.backbone.read_bytes():
+        return Verdict.held, f"{how}, to the same weights"
+    hosts = sorted({row["host"] for seen in (story.seen, reference.seen) for row in seen if row["host"]})
+    if len(hosts) > 1:  # the last bits depend on the processor
+        return Verdict.untried, f"{how}, to other weights, but on other nodes too: {', '.join(hosts)}"
+    return Verdict.broken, f"{how}, but to other weights"
+
+
+def mend_of(verdict: Verdict, promise: Promise) -> str:
+    """Returns what a person can do about a verdict."""
+    if verdict is Verdict.held:
+        return ""
+    return promise.mend if verdict is Verdict.broken else "again, with a longer --wait"

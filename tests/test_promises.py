@@ -1,0 +1,160 @@
+"""What `salmask drill --cluster` makes of what it saw, without any Slurm; on a real one it is in test_slurm_jobs.py."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_samples import refused
+from yaml_samples import write_yaml
+
+from repro.drill.on_cluster import ClusterDrill
+from repro.drill.promises import PREEMPTED, PROMISES, TIMED_OUT, UNDISTURBED, Verdict, judge, mend_of
+from repro.drill.stories import Story
+from repro.errors import UserError
+from slurm.profile import load
+
+PROFILE = {"cpus": 4, "gpus": 2, "processes": 2, "partition": "gpu"}
+
+
+class Teller:
+    """Makes stories that were told in a few rows."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.cluster = load(write_yaml(place / "mine.yaml", PROFILE | {"scratch": str(place / "scratch")}))
+
+    def story(
+        self, name: str, rows: list[dict[str, Any]], *, struck: int = 15, resumed: int = 15, weights: str = "a"
+    ) -> Story:
+        """A story that is over.
+
+        Args:
+            name: of its promise.
+            rows: what was seen of it.
+            struck: at which step; 0: nothing befell it.
+            resumed: from which step it went on; 0: it began anew.
+            weights: that it came to.
+        """
+        story = Story(self.place / name, self.cluster, retried=PROMISES[name].retried)
+        story.seen = [{"note": "", "host": "n1", "attempt": 1, "step": 0, **row} for row in rows]
+        story.furthest = {row["attempt"]: row["step"] for row in story.seen}
+        story.happened_at = struck
+        log = story.runs / "logs" / "one" / "7_0_log.err"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"resumed from step_{resumed:08d}.pth at step {resumed}\n" if resumed else "")
+        backbone = story.runs / "mocov2" / "s0-abc" / "backbone.pth"
+        backbone.parent.mkdir(parents=True, exist_ok=True)
+        backbone.write_text(weights)
+        return story
+
+
+@pytest.fixture
+def teller(tmp_path: Path) -> Teller:
+    return Teller(tmp_path)
+
+
+HELD, BROKEN, UNTRIED = Verdict
+RAN = {"state": "running", "step": 15}
+DONE = {"state": "done", "step": 60, "attempt": 2}
+DIED = {"state": "died", "step": 15, "note": "Slurm says TIMEOUT"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "how", "verdict", "found"),
+    [
+        (
+            "requeued",
+            [RAN, DONE],
+            {"resumed": 10},
+            HELD,
+            "struck at step 15, and went on from step 10, to the same weights",
+        ),
+        ("requeued", [RAN, DONE], {"resumed": 0}, BROKEN, "went on from step 0"),
+        ("requeued", [RAN, DONE], {"weights": "b"}, BROKEN, "but to other weights"),
+        ("requeued", [RAN, DONE | {"host": "n2"}], {"weights": "b"}, UNTRIED, "on other nodes too: n1, n2"),
+        ("requeued", [RAN, DIED], {}, BROKEN, "died, Slurm says TIMEOUT"),
+        (
+            "requeued",
+            [RAN, {"state": "preempted", "note": "Resources"}],
+            {},
+            UNTRIED,
+            "not over in time: preempted, Resources",
+        ),
+        ("requeued", [{"state": "queued", "note": "Priority"}], {"struck": 0}, UNTRIED, "queued, Priority"),
+        ("requeued", [DONE], {"struck": 0}, UNTRIED, "done before anything befell it"),
+        ("warned", [RAN, DONE], {}, HELD, "went on from step 15"),
+        ("warned", [RAN, DONE], {"resumed": 10}, BROKEN, "went on from step 10"),
+        (
+            "warned",
+            [RAN, {"state": "failed", "note": "interrupted 1 times, gave up"}],
+            {},
+            BROKEN,
+            "failed, interrupted 1 times",
+        ),
+        ("killed", [RAN, DIED, DONE], {"resumed": 10}, HELD, "to the same weights"),
+        (
+            "killed",
+            [RAN, {"state": "cancelled"}, DONE],
+            {},
+            BROKEN,
+            "it was not told as dead, but running, cancelled, done",
+        ),
+        (PREEMPTED, [RAN, DONE], {"resumed": 10}, HELD, "to the same weights"),
+        (PREEMPTED, [RAN, DONE | {"attempt": 1}], {"resumed": 0}, UNTRIED, "did not displace it"),
+        (
+            TIMED_OUT,
+            [RAN | {"step": 900}, RAN | {"step": 950, "attempt": 2}],
+            {"resumed": 901, "struck": 0},
+            HELD,
+            "went on from step 901",
+        ),
+        (
+            TIMED_OUT,
+            [RAN | {"step": 900}, RAN | {"step": 950, "attempt": 2}],
+            {"resumed": 890, "struck": 0},
+            BROKEN,
+            "step 890",
+        ),
+        (TIMED_OUT, [RAN | {"step": 900}, DIED], {"struck": 0}, BROKEN, "Slurm says TIMEOUT"),
+        (TIMED_OUT, [RAN | {"step": 900}], {"struck": 0}, UNTRIED, "not over in time: running"),
+    ],
+)
+def test_a_promise_is_judged_by_what_was_seen(
+    teller: Teller, name: str, rows: list[dict[str, Any]], how: dict[str, Any], verdict: Verdict, found: str
+) -> None:
+    reference = teller.story(UNDISTURBED, [RAN, DONE | {"attempt": 1}], struck=0, resumed=0)
+    judged, seen = judge(name, PROMISES[name], teller.story(name, rows, **how), reference)
+    assert (judged, found in seen) == (verdict, True), seen
+    assert bool(mend_of(judged, PROMISES[name])) is (judged is not HELD)
+
+
+def test_without_an_undisturbed_run_no_weights_are_compared(teller: Teller) -> None:
+    reference = teller.story(UNDISTURBED, [{"state": "failed", "note": "cannot write"}], struck=0)
+    assert judge(UNDISTURBED, PROMISES[UNDISTURBED], reference, None) == (BROKEN, "failed, cannot write")
+    judged, seen = judge("requeued", PROMISES["requeued"], teller.story("requeued", [RAN, DONE]), reference)
+    assert (judged, seen.endswith("no undisturbed run to compare its weights with")) == (UNTRIED, True)
+
+
+def test_what_slurm_refuses_to_do_is_told(teller: Teller) -> None:
+    for name, verdict in (("requeued", BROKEN), (PREEMPTED, UNTRIED)):
+        story = teller.story(name, [RAN])
+        story.trouble = "scontrol: Access/permission denied"
+        assert judge(name, PROMISES[name], story, teller.story(UNDISTURBED, [DONE])) == (verdict, story.trouble)
+
+
+def test_the_jobs_ask_for_one_process_of_what_the_profile_asks_for(teller: Teller) -> None:
+    drill = ClusterDrill(teller.cluster)
+    story = drill._story("requeued", PROMISES["requeued"])
+    asked = story.cluster.resources
+    assert (asked.partition, asked.nodes, asked.tasks_per_node, asked.gpus, asked.cpus) == ("gpu", 1, 1, 1, 4)
+    assert story.runs.is_relative_to(teller.place / "scratch" / ".drill")
+    assert not (teller.place / "scratch").exists()
+
+
+def test_a_drill_of_no_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"'local' runs on this machine; mend: salmask drill, without --cluster"):
+        ClusterDrill(load("local"))
+    assert refused("drill", "--by", "slurm").startswith("--by is of a cluster, and none is named")
+    assert refused("drill", "--cluster", "slurm", "--in", str(tmp_path)).startswith("--in is of this machine")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert refused("drill", "--cluster", "slurm").endswith("mend: call this on a login node of the cluster")
