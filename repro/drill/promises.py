@@ -105,6 +105,7 @@ PROMISES: Mapping[str, Promise] = {
 """By name, in the order of the table."""
 
 
+AGAIN = "again, with a longer --wait; a nodelist of one node in the profile keeps all runs on one"
 Judgement = tuple[Verdict, str]
 """A verdict, and what was seen."""
 
@@ -192,4 +193,4 @@ def mend_of(verdict: Verdict, promise: Promise) -> str:
     """Returns what a person can do about a verdict."""
     if verdict is Verdict.held:
         return ""
-    return promise.mend if verdict is Verdict.broken else "again, with a longer --wait"
+    return promise.mend if verdict is Verdict.broken else AGAIN
