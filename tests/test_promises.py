@@ -8,7 +8,7 @@ from training_samples import refused
 from yaml_samples import write_yaml
 
 from repro.drill.on_cluster import ClusterDrill
-from repro.drill.promises import PREEMPTED, PROMISES, TIMED_OUT, UNDISTURBED, Verdict, judge, mend_of
+from repro.drill.promises import PREEMPTED, PROMISES, TIMED_OUT, UNDISTURBED, PromiseVerdict, judge, mend_of
 from repro.drill.stories import Story
 from repro.errors import UserError
 from slurm.profile import load
@@ -53,7 +53,7 @@ def teller(tmp_path: Path) -> Teller:
     return Teller(tmp_path)
 
 
-HELD, BROKEN, UNTRIED = Verdict
+HELD, BROKEN, UNTRIED = PromiseVerdict
 RAN = {"state": "running", "step": 15}
 DONE = {"state": "done", "step": 60, "attempt": 2}
 DIED = {"state": "died", "step": 15, "note": "Slurm says TIMEOUT"}
@@ -120,7 +120,7 @@ DIED = {"state": "died", "step": 15, "note": "Slurm says TIMEOUT"}
     ],
 )
 def test_a_promise_is_judged_by_what_was_seen(
-    teller: Teller, name: str, rows: list[dict[str, Any]], how: dict[str, Any], verdict: Verdict, found: str
+    teller: Teller, name: str, rows: list[dict[str, Any]], how: dict[str, Any], verdict: PromiseVerdict, found: str
 ) -> None:
     reference = teller.story(UNDISTURBED, [RAN, DONE | {"attempt": 1}], struck=0, resumed=0)
     judged, seen = judge(name, PROMISES[name], teller.story(name, rows, **how), reference)

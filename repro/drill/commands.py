@@ -94,13 +94,13 @@ def build(main: Main) -> typer.Typer:
 def _drill_cluster(name: str, by: str, *, wait: float, as_json: bool) -> None:
     """Tries on a cluster what befalls jobs; ends with 1 where a promise does not hold, or none could be tried."""
     from repro.drill.on_cluster import ClusterDrill
-    from repro.drill.promises import Verdict
+    from repro.drill.promises import PromiseVerdict
     from slurm.profile import load
 
     rows = ClusterDrill(load(name), load(by) if by else None).run(wait=60 * wait)
     report(as_json, [vars(row) for row in rows])
     verdicts = {row.verdict for row in rows}
-    if Verdict.broken in verdicts or Verdict.held not in verdicts:
+    if PromiseVerdict.broken in verdicts or PromiseVerdict.held not in verdicts:
         raise typer.Exit(1)
 
 

@@ -18,7 +18,7 @@ from repro.drill.promises import (
     WARNED_SECONDS,
     Promise,
     PromiseRow,
-    Verdict,
+    PromiseVerdict,
     judge,
     mend_of,
     went_on,
@@ -140,7 +140,7 @@ class ClusterDrill:
             story = self.stories.get(name)
             if story is None:
                 verdict, found, mend = (
-                    Verdict.untried,
+                    PromiseVerdict.untried,
                     "no --by",
                     "--by PROFILE: one whose jobs preempt those of this one",
                 )

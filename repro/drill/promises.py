@@ -14,7 +14,7 @@ LIMIT_MINUTES = 3
 WARNED_SECONDS = 60
 
 
-class Verdict(StrEnum):
+class PromiseVerdict(StrEnum):
     """What came of a promise."""
 
     held = "held"
@@ -29,7 +29,7 @@ class PromiseRow:
     promise: str
     tried: str
     """How."""
-    verdict: Verdict
+    verdict: PromiseVerdict
     found: str
     mend: str
 
@@ -106,7 +106,7 @@ PROMISES: Mapping[str, Promise] = {
 
 
 AGAIN = "again, with a longer --wait; a nodelist of one node in the profile keeps all runs on one"
-Judgement = tuple[Verdict, str]
+Judgement = tuple[PromiseVerdict, str]
 """A verdict, and what was seen."""
 
 
@@ -122,7 +122,7 @@ def judge(name: str, promise: Promise, story: Story, reference: Story | None) ->
     last = story.seen[-1] if story.seen else {"state": State.queued, "note": "it was not seen"}
     now = f"{last['state']}, {last['note']}" if last["note"] else str(last["state"])
     if reference is None:
-        return (Verdict.held, "done") if last["state"] == State.done else _unfinished(story, now)
+        return (PromiseVerdict.held, "done") if last["state"] == State.done else _unfinished(story, now)
     if name == TIMED_OUT:
         return _compared(name, promise, story, reference) if went_on(story) else _unfinished(story, now)
     return (
@@ -138,7 +138,7 @@ def went_on(story: Story) -> bool:
 def _unfinished(story: Story, now: str) -> Judgement:
     """Returns the verdict on a run that did not come to its end."""
     is_bad = bool(_bad_rows(story))
-    return (Verdict.broken, now) if is_bad else (Verdict.untried, f"not over in time: {now}")
+    return (PromiseVerdict.broken, now) if is_bad else (PromiseVerdict.untried, f"not over in time: {now}")
 
 
 def _bad_rows(story: Story) -> list[dict[str, Any]]:
@@ -148,49 +148,49 @@ def _bad_rows(story: Story) -> list[dict[str, Any]]:
 def _not_struck(name: str, story: Story, now: str) -> Judgement | None:
     """Returns the verdict on a run that nothing befell; None where something did."""
     if story.trouble:
-        return (Verdict.untried if name == PREEMPTED else Verdict.broken), story.trouble
+        return (PromiseVerdict.untried if name == PREEMPTED else PromiseVerdict.broken), story.trouble
     if story.happened_at:
         return None
     is_done = bool(story.seen) and story.seen[-1]["state"] == State.done
-    return Verdict.untried, "it was done before anything befell it" if is_done else now
+    return PromiseVerdict.untried, "it was done before anything befell it" if is_done else now
 
 
 def _ended_badly(promise: Promise, story: Story, now: str) -> Judgement | None:
     """Returns the verdict on a run that did not come to a good end; None where it did."""
     bad = _bad_rows(story)
     if bad and not promise.retried:
-        return Verdict.broken, f"{bad[0]['state']}, {bad[0]['note']}"
+        return PromiseVerdict.broken, f"{bad[0]['state']}, {bad[0]['note']}"
     if promise.retried and State.died not in story.states:
-        return Verdict.broken, f"it was not told as dead, but {', '.join(story.states)}"
-    return None if story.seen[-1]["state"] == State.done else (Verdict.untried, f"not over in time: {now}")
+        return PromiseVerdict.broken, f"it was not told as dead, but {', '.join(story.states)}"
+    return None if story.seen[-1]["state"] == State.done else (PromiseVerdict.untried, f"not over in time: {now}")
 
 
 def _compared(name: str, promise: Promise, story: Story, reference: Story) -> Judgement:
     """Returns the verdict on a run that went on: from where, and to the weights of the one that nothing befell?"""
     if name == PREEMPTED and max(story.furthest) < 2:
-        return Verdict.untried, "the job of --by did not displace it"
+        return PromiseVerdict.untried, "the job of --by did not displace it"
     struck = story.furthest[1] if name == TIMED_OUT else story.happened_at
     how = f"it was struck at step {struck}, and went on from step {story.resumed_at}"
     if story.resumed_at < (struck if promise.saves_first else CHECKPOINT_EVERY):
-        return Verdict.broken, how
+        return PromiseVerdict.broken, how
     if name == TIMED_OUT:
-        return Verdict.held, how
+        return PromiseVerdict.held, how
     if reference.seen[-1]["state"] != State.done:
-        return Verdict.untried, f"{how}; there is no undisturbed run to compare its weights with"
+        return PromiseVerdict.untried, f"{how}; there is no undisturbed run to compare its weights with"
     return _weights(how, story, reference)
 
 
 def _weights(how: str, story: Story, reference: Story) -> Judgement:
     if story.folder.backbone.read_bytes() == reference.folder.backbone.read_bytes():
-        return Verdict.held, f"{how}, to the same weights"
+        return PromiseVerdict.held, f"{how}, to the same weights"
     hosts = sorted({row["host"] for seen in (story.seen, reference.seen) for row in seen if row["host"]})
     if len(hosts) > 1:  # the last bits depend on the processor
-        return Verdict.untried, f"{how}, to other weights, but on other nodes too: {', '.join(hosts)}"
-    return Verdict.broken, f"{how}, but to other weights"
+        return PromiseVerdict.untried, f"{how}, to other weights, but on other nodes too: {', '.join(hosts)}"
+    return PromiseVerdict.broken, f"{how}, but to other weights"
 
 
-def mend_of(verdict: Verdict, promise: Promise) -> str:
+def mend_of(verdict: PromiseVerdict, promise: Promise) -> str:
     """Returns what a person can do about a verdict."""
-    if verdict is Verdict.held:
+    if verdict is PromiseVerdict.held:
         return ""
-    return promise.mend if verdict is Verdict.broken else AGAIN
+    return promise.mend if verdict is PromiseVerdict.broken else AGAIN
