@@ -22,7 +22,7 @@ def cost_page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[Spending
     for target, jobs in zip(targets, tables, strict=True):
         blocks.append(Text(f"{target.sweep}: {_total(jobs)}", style="bold"))
         if jobs:
-            blocks += [_jobs(jobs), _methods(by_method(jobs))]
+            blocks += [_jobs(jobs), Text(), _methods(by_method(jobs)), Text()]
         blocks += [Text(f"the profile asks for too much: {line}", style="yellow") for line in too_much(jobs)]
     return Group(*blocks)
 
