@@ -14,7 +14,7 @@ from torchvision.models import get_model
 from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
-from repro.bench.timing import timed_in_turn
+from repro.bench.timing import Seconds, timed_in_turn
 from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
 from repro.runs.run import Run
 
@@ -159,9 +159,8 @@ def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
 def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is compiled is another test's business, on a GPU; here the steps themselves are timed by a clock of ours.
     monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
-    monkeypatch.setattr(
-        "repro.methods.cost.timed_in_turn", lambda rivals, _: dict(zip(rivals, (2.0, 8.0, 1.0), strict=True))
-    )
+    clocks = Seconds(2.0, 1.0), Seconds(8.0, 1.5), Seconds(1.0, 0.5)
+    monkeypatch.setattr("repro.methods.cost.seconds_in_turn", lambda rivals, _: dict(zip(rivals, clocks, strict=True)))
     run = small("mocov2+ours-hp")
     ours, plain = measure(run, small("mocov2"), build_learner, CPU, rounds=1, with_bound=True)
     bare = small("supervised")
@@ -169,6 +168,8 @@ def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.Monkey
     # Its FLOPs are those of the supervised row: forward and backward passes through one encoder.
     assert plain.share_of_bound == pytest.approx(plain.flops / supervised.flops / 2, rel=1e-3)
     assert ours.share_of_bound == pytest.approx(ours.flops / supervised.flops / 8, rel=1e-3)
+    assert (ours.seconds, ours.relative, ours.cpu_seconds, ours.cpu_relative) == (8, 4, 1.5, 1.5)
+    assert (plain.relative, plain.cpu_relative) == (1, 1)
 
 
 def test_a_bound_without_a_clock_is_refused() -> None:

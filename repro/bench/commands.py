@@ -31,7 +31,9 @@ SceneCount = Annotated[int, typer.Option("--count", min=1, help="Scenes.")]
 Cutouts = Annotated[Path | None, typer.Option("--cutouts", metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")]
 PoolSize = Annotated[int, typer.Option("--grounds", min=0, help="As data.scenes.grounds.")]
 Members = Annotated[int, typer.Option("--members", min=0, help="As data.scenes.members.")]
-Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps that count.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Steps that count; default: 20, with --rivals 7 of each.")
+]
 WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before them.")]
 Rivals = Annotated[
     bool, typer.Option("--rivals", help="Time a MoCo v2 step on noise beside the code written plainly; no data needed.")
@@ -228,7 +230,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
         words: Annotated[list[str] | None, method_names] = None,
         data: DataName = "",
         root: DataRoot = "",
-        steps: Steps = 20,
+        steps: Steps = None,
         warm_up: WarmUp = 5,
         out: Record = None,
         rivals: Rivals = False,
@@ -251,22 +253,23 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
         layer = command_settings(settings, data=data, root=root)
         if rivals:
             from repro.bench.plain_moco import compare_with_plain_moco
+            from repro.bench.timing import ROUNDS
             from repro.distributed import initialise
 
             if methods or cluster:
                 mend = "leave the methods and --cluster out"
                 raise UserError("--rivals compares MoCo v2 alone, on this machine", mend=mend)
             run = room.resolve("mocov2", layer)
-            report(as_json, compare_with_plain_moco(run, initialise(run.machine.device)))
+            report(as_json, compare_with_plain_moco(run, initialise(run.machine.device), steps or ROUNDS))
             return
         runs = [room.resolve(method, layer) for method in methods or ["mocov2"]]
         measured: Iterable[StepMeasurement]
         if cluster:
-            measured = measure_on_node(cluster, runs, steps=steps, warm_up=warm_up, wait=60 * wait)
+            measured = measure_on_node(cluster, runs, steps=steps or 20, warm_up=warm_up, wait=60 * wait)
         else:
             from repro.bench.step import measure
 
-            measured = (measure(run, room.build, warm_up=warm_up, steps=steps) for run in runs)
+            measured = (measure(run, room.build, warm_up=warm_up, steps=steps or 20) for run in runs)
         lines = []
         for measurement in measured:
             # Each at once, so that a later method that fails does not cost the earlier ones' minutes.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.bench.timing import seconds_in_turn
+from repro.bench.timing import ROUNDS, seconds_in_turn
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.moco import MoCo
 from repro.distributed import device_name
@@ -53,12 +53,13 @@ class PlainMoCo(nn.Module):
         return F.cross_entropy(logits, labels)
 
 
-def compare_with_plain_moco(run: Run, device: torch.device) -> list[dict[str, Any]]:
+def compare_with_plain_moco(run: Run, device: torch.device, rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Times training steps of MoCo v2 on views of noise: forward, backward, optimizer, momentum encoder and queue.
 
     Args:
         run: encoder, queue, batch-norm groups, size of the views, batch and optimizer are used.
         device: where to train.
+        rounds: steps of each that count.
 
     Returns:
         A row for each rival: its milliseconds by the wall's clock and on the processor, and their share of the plain
@@ -83,7 +84,7 @@ def compare_with_plain_moco(run: Run, device: torch.device) -> list[dict[str, An
             lay_out_network(ours, channels_last=channels_last)
             name = f"ours, batch-norm groups: {groups}{', channels last' if channels_last else ''}"
             steps[name] = _step(ours, _loss_of(ours, views), run)
-    seconds = seconds_in_turn(steps)
+    seconds = seconds_in_turn(steps, rounds)
     return [
         {
             "step": name,

@@ -161,7 +161,7 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         report(False, [step_cost.row(baseline) for step_cost, baseline in costs])
         scale = f"{runs[0].data.crop} px, {runs[0].encoder.network}, {batch} images a step"
         say(f"{scale}; parameters: trained + momentum encoder and localizer")
-        say("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn")
+        say("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn; cpu: of all threads")
         if bound:
             say("bound: a bare classifier on the same network, bf16, channels last, compiled, timed in turn")
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from repro.bench.bound import BareStep
-from repro.bench.timing import timed_in_turn
+from repro.bench.timing import seconds_in_turn
 from repro.bench.trace import write_trace
 from repro.contrastive.loss_model import LossModel
 from repro.runs.run import Run
@@ -80,6 +80,10 @@ class StepCost:
     """Median time of a step; None where it was not timed."""
     relative: float | None
     """The time of a step divided by the baseline's, both measured in turn."""
+    cpu_seconds: float | None = None
+    """Median seconds of a step on the processor, which others on a shared machine do not count in."""
+    cpu_relative: float | None = None
+    """Those divided by the baseline's."""
     share_of_bound: float | None = None
     """FLOPs a second as a share of those that a bare, compiled classifier reaches in turn with it; None without it."""
 
@@ -94,6 +98,8 @@ class StepCost:
             "FLOP ×": f"{self.flops / baseline.flops:.2f}",
             "step ms": None if self.seconds is None else f"{1000 * self.seconds:.1f}",
             "time ×": None if self.relative is None else f"{self.relative:.2f}",
+            "cpu ms": None if self.cpu_seconds is None else f"{1000 * self.cpu_seconds:.1f}",
+            "cpu ×": None if self.cpu_relative is None else f"{self.cpu_relative:.2f}",
             **({} if self.share_of_bound is None else {"FLOP/s of bound": f"{self.share_of_bound:.0%}"}),
         }
 
@@ -210,17 +216,23 @@ def measure(
             step.speed_up()
         encoder, size = run.encoder, run.data.crop
         bare = BareStep(encoder.arch, encoder.width, size, run.optimization.batch, device) if with_bound else None
-        seconds = timed_in_turn(rivals if bare is None else {**rivals, "bound": bare}, rounds)
+        seconds = seconds_in_turn(rivals if bare is None else {**rivals, "bound": bare}, rounds)
         costs = {
-            name: replace(cost, seconds=seconds[name], relative=seconds[name] / seconds["baseline"])
+            name: replace(
+                cost,
+                seconds=seconds[name].wall,
+                relative=seconds[name].wall / seconds["baseline"].wall,
+                cpu_seconds=seconds[name].cpu,
+                cpu_relative=seconds[name].cpu / seconds["baseline"].cpu,
+            )
             for name, cost in costs.items()
         }
         if trace is not None:
             write_trace(rivals.get("row", baseline_step), run.method, trace)
         if bare is not None:
-            bare_rate = bare.flops / seconds["bound"]
+            bare_rate = bare.flops / seconds["bound"].wall
             costs = {
-                name: replace(cost, share_of_bound=cost.flops * rivals[name].batch / seconds[name] / bare_rate)
+                name: replace(cost, share_of_bound=cost.flops * rivals[name].batch / seconds[name].wall / bare_rate)
                 for name, cost in costs.items()
             }
     return costs.get("row", costs["baseline"]), costs["baseline"]
