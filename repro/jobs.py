@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.console import show_log
+from repro.imports import collection_paused
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
 from repro.runs.resource_usage import UsageMeter, usage_recorded
@@ -69,7 +70,8 @@ def _carry_out(
     """Carries out a task in a process that listens to signals and says what it does."""
     # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
     # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
-    from repro.distributed import initialise, rank
+    with collection_paused():
+        from repro.distributed import initialise, rank
 
     device = initialise(run.machine.device)
     # A command is refused before its folder is touched, and reads what is measured without a trace. A job's folder is
@@ -98,11 +100,13 @@ def _prepare(
     """
     OPENING.say(f"{task}: importing what it needs")
     if task == PRETRAIN:
-        from baselines import build_learner
-        from repro.training.pretraining import prepare_pretraining
+        with collection_paused():
+            from baselines import build_learner
+            from repro.training.pretraining import prepare_pretraining
 
         return prepare_pretraining(run, folder, device, build_learner)
-    from downstream.tasks import prepare_evaluation
+    with collection_paused():
+        from downstream.tasks import prepare_evaluation
 
     OPENING.say(f"{task}: reading the backbone")
     return prepare_evaluation(run, folder, task, device, root, again=again)

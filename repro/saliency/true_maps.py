@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from repro.randomness import Purpose, stream
@@ -53,6 +52,8 @@ def changed(mask: Mask, source: SaliencySource, index: int) -> Mask:
         source: which change, and by how many cells of the image.
         index: of the image, which has a direction of its own to be shifted into.
     """
+    from scipy.ndimage import distance_transform_edt  # takes a while, and few runs have true maps
+
     pixels = source.cells * len(mask) / CELLS
     if source.kind is SourceKind.dilated:
         return np.asarray(distance_transform_edt(~mask) <= pixels)

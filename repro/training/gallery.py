@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
 from mmengine.hooks import Hook
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -77,6 +75,10 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
     Returns:
         The content of a PNG.
     """
+    # Here, as a run that goes on draws nothing.
+    import matplotlib
+    from matplotlib.figure import Figure
+
     rows = len(columns[0][1])
     # A `Figure` of its own instead of pyplot's: no global state, no display, nothing to close in a long training.
     with matplotlib.rc_context({"font.size": 9}):
