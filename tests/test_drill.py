@@ -11,7 +11,18 @@ import pytest
 
 from repro.cli import main
 from repro.drill import inputs
-from repro.drill.faults import Row, TinyRun, all_held, folder_in, full_disk, killed, signalled, spread, torn
+from repro.drill.faults import (
+    Row,
+    TinyRun,
+    all_held,
+    folder_in,
+    full_disk,
+    interrupted_in_a_write,
+    killed,
+    signalled,
+    spread,
+    torn,
+)
 from repro.drill.inputs import files, mutated, settings, try_input
 from repro.drill.own_files import own_files
 from repro.drill.processes import Strike, run
@@ -39,6 +50,7 @@ def test_a_killed_a_signalled_and_a_torn_training_go_on(training: TinyRun) -> No
     assert training.events > 50
     assert held(killed(training, 2))
     assert held(signalled(training, 1))
+    assert held(interrupted_in_a_write(training, 1))
 
 
 @pytest.mark.slow
@@ -46,6 +58,7 @@ def test_a_killed_a_signalled_and_a_torn_training_go_on(training: TinyRun) -> No
 def test_many_points_hold(training: TinyRun, points: int) -> None:
     assert held(killed(training, points))
     assert held(torn(training, 2 * points))
+    assert held(interrupted_in_a_write(training, 3 * points))
     assert held(full_disk(training)) or not full_disk(training).tried
 
 
@@ -74,6 +87,21 @@ def test_a_process_is_struck_at_the_event_that_is_due(tmp_path: Path) -> None:
     ended = run(write_three, ["a", "b", "c"], tmp_path, Strike(2))
     assert (ended.code, ended.events) == (-signal.SIGKILL, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]  # before the event, not after it
+
+
+def test_a_strike_may_come_within_the_writing_of_weights(tmp_path: Path) -> None:
+    def write() -> None:
+        (tmp_path / "x.json").write_text("x")
+        with (tmp_path / ".step.pth.abcd1234").open("w") as file:
+            time.sleep(0.3)
+            file.write("x")
+
+    assert run(write, [], tmp_path).weights == (2,)
+    began = time.monotonic()
+    ended = run(write, [], tmp_path, Strike(2, signal.SIGKILL, 0.05))
+    assert ended.code == -signal.SIGKILL
+    assert time.monotonic() - began >= 0.05
+    assert (tmp_path / ".step.pth.abcd1234").read_text() == ""  # it had been opened, and nothing was written yet
 
 
 def test_tracebacks_and_hangs_are_seen(tmp_path: Path) -> None:
