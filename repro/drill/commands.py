@@ -1,5 +1,6 @@
 """`salmask drill`: whether this machine, its disk and its packages keep what salmask promises."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -113,3 +114,5 @@ def _prepare() -> None:
     import repro.training.pretraining  # noqa: F401
 
     torch.set_num_threads(1)
+    # What readers warn of a spoilt file is what they are to do, and would hide the drill's own lines.
+    logging.getLogger("salmask").addHandler(logging.NullHandler())
