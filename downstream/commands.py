@@ -276,7 +276,7 @@ def _tell_replaced(before: Sequence[Result], now: Sequence[Result], folder: RunF
     for row in now:
         old = old_rows.get((row.protocol, row.split, row.metric))
         if old is not None and old != row and "@" not in row.metric:
-            typer.echo(
+            say(
                 f"{row.metric} {old.value:.2f} of {old.started[:10]} (commit {old.commit[:7]}) is replaced by "
                 f"{row.value:.2f}; both rows are in {folder.results}, and tables take the later one",
                 err=True,
