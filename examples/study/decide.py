@@ -166,7 +166,9 @@ def _interval(interval: tuple[float, float] | None) -> str:
 
 
 def _p(p: float | None) -> str:
-    return "–" if p is None else f"{p:.3f}"
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 if __name__ == "__main__":
