@@ -98,10 +98,14 @@ def bars(material: Material) -> Figure:
         axes.set(title=folded(title, letters), xlabel="top-1, %", ylim=(len(lines) - 0.4, -0.6))
         axes.margins(x=0.07)  # room for the numbers behind the bars
         axes.grid(axis="y", visible=False)
-    figure.supxlabel(
-        "bar: mean over (seeds); whisker: standard deviation; thick line: published; *: not with the paper's settings",
-        fontsize=8.5,
-    )
+    # Signs that no bar has are not explained.
+    notes = {
+        "bar: mean over (seeds)": True,
+        "whisker: standard deviation": (records["std"].fillna(0.0) > 0).any(),
+        "thick line: published": records["difference"].notna().any(),
+        "*: not with the paper's settings": records["departures"].map(bool).any(),
+    }
+    figure.supxlabel("; ".join(note for note, is_drawn in notes.items() if is_drawn), fontsize=8.5)
     return figure
 
 

@@ -113,6 +113,17 @@ def test_long_names_are_not_cut_off(tmp_path: Path) -> None:
         assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes), drawing.__name__
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_bars_explain_no_sign_that_is_not_drawn(tmp_path: Path, seeds: int) -> None:
+    for seed in range(seeds):
+        finished(tmp_path, "mocov2", seed, {("scenes", "top1"): 40.0 + seed}, data__dataset="scenes", data__crop=64)
+    runs = find_runs([tmp_path], resolve)
+    caption = bars(Material(runs, collect_runs(runs))).get_supxlabel()
+    assert "published" not in caption
+    assert ("whisker" in caption) == (seeds == 2)
+    assert "*: not with the paper's settings" in caption
+
+
 def test_of_a_grid_of_rates_the_course_of_the_best_is_drawn(tmp_path: Path) -> None:
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     (run,) = find_runs([tmp_path], resolve)
