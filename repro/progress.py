@@ -126,7 +126,8 @@ class ProgressBars(Progress):
     def _print(self, task: Task) -> None:
         """Prints how far a task is as a line, above the bars where there are some."""
         told = (_counted(task, share=True), _rate(task), _left(task), str(task.fields.get("note", "")))
-        line = f"{task.description}: {', '.join(word for word in told if word)}"
+        words = ", ".join(word for word in told if word) or f"under way for {clock_time(task.elapsed or 0)}"
+        line = f"{task.description}: {words}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -24,6 +24,7 @@ from repro.cores import usable_cores
 from repro.errors import UserError
 from repro.progress import ProgressBars
 from repro.runs.resource_usage import usage_of, words
+from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
@@ -131,7 +132,9 @@ class _Here:
                     if self.cluster.executor == "debug":
                         self._carry_out_here(job)
                     else:
-                        bars[job.name] = progress.add_task(job.name, total=None, unit="steps")
+                        # What other tasks count is images, fits or steps, which their status does not tell.
+                        unit = "steps" if job.task == PRETRAIN else ""
+                        bars[job.name] = progress.add_task(job.name, total=None, unit=unit)
                         self.running.append((job, self._start(job, gpus)))
                 for job, _ in self.running:
                     _show(progress, bars[job.name], job)

@@ -76,6 +76,15 @@ def test_what_is_short_leaves_no_line_but_a_training() -> None:
     assert silent.getvalue() == ""
 
 
+def test_work_of_which_nothing_can_be_counted_tells_for_how_long_it_goes_on() -> None:
+    pipe = Pipe()
+    with pipe.bars() as bars:
+        task = bars.add_task("knn", total=None)
+        pipe.now = 75.0
+        bars.update(task)
+    assert pipe.lines == ["knn: under way for 01:15"]
+
+
 def test_bytes_and_slow_work_have_units_that_can_be_read() -> None:
     pipe = Pipe()
     with pipe.bars() as bars:
