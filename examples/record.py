@@ -3,9 +3,9 @@
     python examples/record.py runs/demo examples/demo
     python examples/record.py runs/reproduction examples/reproduced/h100
 
-Of each run it keeps settings, provenance, state, metrics and results as they are, except that host names are dropped
-and absolute paths are cut to their last part; the end of the last log; and, of the first run of each method, the
-gallery as a small JPEG. Backbones, checkpoints, TensorBoard files and the scheduler's files stay behind.
+Of each run it keeps settings, provenance, state, metrics, results and predictions as they are, except that host names
+are dropped and absolute paths are cut to their last part; the end of the last log; and, of the first run of each
+method, the gallery as a small JPEG. Backbones, checkpoints, TensorBoard files and the scheduler's files stay behind.
 """
 
 import re
@@ -43,6 +43,8 @@ def main(source: Path, target: Path) -> None:
         some = [path.name for pattern in ("status*.json", "foregrounds.json") for path in run.glob(pattern)]
         for name in ("run.yaml", *some, "provenance.json", "metrics.jsonl", "results.jsonl"):
             (copy / name).write_text(without_machine((run / name).read_text()))
+        if (run / "predictions").is_dir():
+            shutil.copytree(run / "predictions", copy / "predictions")
         for metrics in run.glob("probes/*/metrics.jsonl"):
             (copy / "probes" / metrics.parent.name).mkdir(parents=True)
             (copy / metrics.relative_to(run)).write_text(metrics.read_text())

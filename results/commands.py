@@ -66,9 +66,13 @@ def table(
 ) -> None:
     """Show a table of the paper beside recorded results; --out writes it as Markdown, LaTeX, CSV and HTML.
 
+    Without --task it is made of the paper's evaluation, or where no run has that, of logistic regression, kNN, or what
+    else was measured.
+
     Example: salmask table table1 --runs runs/table1
     """
     from results.collect import collect_runs
+    from results.selection import measured_task
     from results.tables import render
 
     console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
@@ -79,6 +83,8 @@ def table(
     _warn(frame, console)
     rows: Any = "all" if every else "measured"
     only_checked: Any = only  # `render` refuses what is none of its choices
+    if frame is not None and not task:
+        task = measured_task(name, frame) or ""
     content = render(name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task)
     if as_json:
         say(content.records.to_json(orient="records", double_precision=4, force_ascii=False, indent=1))
@@ -91,8 +97,8 @@ def table(
 def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, recipe: Recipe) -> None:
     """Print a sweep's tables, write them beside its runs, and name the pictures.
 
-    A table is made of what was measured: one of linear probes, of which a sweep has none, by its first other task; and
-    where nothing of the sweep stands in a table, that is said.
+    A table is made of what was measured: one of linear probes, of which a sweep has none, by the next best task;
+    and where nothing of the sweep stands in a table, that is said.
 
     Args:
         tables: Names of the tables.
@@ -214,10 +220,15 @@ def plot(
     """
     from results.material import Material, NothingToDrawError
     from results.plots import PLOTS, save
+    from results.selection import judged_by, judged_task
 
     console = Console()
     roots = _roots(runs)
-    material = Material(*_gather(roots, context.obj, sweep, console), "dark" if dark else "light", task, metric)
+    records, frame = _gather(roots, context.obj, sweep, console)
+    task = judged_task(frame, task)
+    material = Material(records, frame, "dark" if dark else "light", task, metric)
+    if judged := judged_by(task, metric):
+        console.print(judged, highlight=False)
     for plot_name in PLOTS if name == "all" else [name]:
         try:
             with doing(f"drawing {plot_name}"):

@@ -14,7 +14,7 @@ from results.cells import summary
 from results.columns import Column, find_columns
 from results.published import Published, published
 from results.runs import RunRecord, code_label
-from results.selection import by_task, select_results
+from results.selection import by_task, measured_task, select_results
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def explain(
         text: `TABLE:METHOD:DATASET[:METRIC]`, for example `table1:mocov2+ours-hp:imagenet100`.
         frame: What `results.collect.collect` returns; None where nothing was evaluated.
         runs: The run folders at hand.
-        task: Another evaluation than the table's own, as of `results.tables.render`.
+        task: Another evaluation than the table's own, as of `results.tables.render`. Empty: the table's own, but of a
+            data set that the paper does not have, by which no number is published, the best that was measured.
         metric: The metric, where the text names none.
 
     Returns:
@@ -86,6 +87,8 @@ def explain(
     if metric and text.count(":") == 3 and not text.endswith(f":{metric}"):
         raise UserError(f"'{text}' names another metric than --metric {metric}", mend="name one of the two")
     address = CellAddress.parse(f"{text}:{metric}" if metric and text.count(":") == 2 else text)
+    if not task and frame is not None and all(group.dataset != address.dataset for group in address.table.groups):
+        task = measured_task(address.table.name, frame[frame["dataset"] == address.dataset]) or ""
     address = replace(address, table=by_task(address.table, task))
     _require_known(address, frame)
     methods = list(dict.fromkeys([*address.table.rows, *(run.method for run in runs)]))

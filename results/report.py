@@ -26,7 +26,7 @@ from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
 from results.runs import RunRecord, code_label
-from results.selection import judged_by, judged_task
+from results.selection import judged_by, judged_task, other_tasks
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
 
@@ -178,11 +178,9 @@ def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table
     tables = []
     for name in TABLES:
         tables.append(_table(name, runs, frame))
-        paper = published(name)
         if name != "table1" or frame is None:
             continue
-        of_metric = frame[frame["metric"] == paper.metrics[0]]
-        for task in sorted(set(of_metric["task"].astype(str)) - {paper.task}):
+        for task in other_tasks(frame, published(name)):
             by_task = render(name, frame, runs=runs, only="measured", task=task, references=True)
             tables.append(replace(by_task, name=f"{name}-{task}"))
     return tables

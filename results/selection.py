@@ -10,6 +10,8 @@ from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.published import Published, published
 
+NEXT_BEST = ("logistic", "knn")
+"""Evaluations that stand in for the paper's linear probe, best first; logistic regression is a linear classifier."""
 ValuesByCell = dict[tuple[str, str], dict[int, float]]
 """(method, metric) -> seed -> value in percent."""
 
@@ -51,6 +53,12 @@ def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.Dat
     return frame[has_metric & (frame["task"] == paper.task)] if paper.task else frame[has_metric]
 
 
+def other_tasks(frame: pd.DataFrame, paper: Published) -> list[str]:
+    """Returns the evaluations, besides the paper's, that measured what a table shows; the best stand-in first."""
+    measured = set(frame[frame["metric"] == paper.metrics[0]]["task"].astype(str)) - {paper.task}
+    return [*(task for task in NEXT_BEST if task in measured), *sorted(measured - set(NEXT_BEST))]
+
+
 def measured_task(name: str, frame: pd.DataFrame) -> str | None:
     """Returns the task by which a table can be made of some results.
 
@@ -59,22 +67,21 @@ def measured_task(name: str, frame: pd.DataFrame) -> str | None:
         frame: What `results.collect.collect` returns.
 
     Returns:
-        For `render`: empty for the paper's own task, else the first other one whose numbers its columns can show; None
-        where there is none.
+        For `render`: empty for the paper's own task, else the next best one whose numbers its columns can show, see
+        `NEXT_BEST`; None where there is none.
     """
     paper = published(name)
     if not select_results(frame, paper, paper.metrics[0] if paper.metrics else "").empty:
         return ""
     if not paper.task:
         return None
-    of_metric = frame[frame["metric"] == paper.metrics[0]]
-    return next(iter(of_metric["task"].astype(str)), None)
+    return next(iter(other_tasks(frame, paper)), None)
 
 
 def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
     """Returns the evaluation by which a page judges its runs: the one that is asked for, else what was measured.
 
-    That is the paper's linear probe, empty here, where any run has it; else the first other one.
+    That is the paper's linear probe, empty here, where any run has it; else the next best one.
     """
     return task or (measured_task("table1", frame) if frame is not None else None) or ""
 

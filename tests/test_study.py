@@ -70,4 +70,4 @@ def test_the_page_judges_by_what_was_measured_and_says_so() -> None:
     above = page.partition('<section id="tables">')[0]
     assert above.count("<picture>") == 1  # the forest plot
     assert "every sentence" not in above
-    assert "Judged by knn" in build(runs, collect_runs(runs))
+    assert "Judged by logistic" in build(runs, collect_runs(runs))
