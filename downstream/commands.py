@@ -254,10 +254,12 @@ def _evaluate_all(
     _check_roots(run, folder, evaluations, roots, again=again)
     rows: list[Result] = []
     for evaluation in evaluations:
-        before = evaluation.recorded(run, read(folder.results)[0]) if folder.results.exists() else []
+        recorded = read(folder.results)[0] if folder.results.exists() else []
         carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
-        measured = evaluation.recorded(run, read(folder.results)[0])
-        if before:
+        recorded_now = read(folder.results)[0]
+        measured = evaluation.recorded(run, recorded_now)
+        # Numbers measured twice within a second may be the same in everything; that there are more rows tells.
+        if len(recorded_now) > len(recorded) and (before := evaluation.recorded(run, recorded)):
             _tell_replaced(before, measured, folder)
         rows += measured
     if as_json:
@@ -275,7 +277,7 @@ def _tell_replaced(before: Sequence[Result], now: Sequence[Result], folder: RunF
     old_rows = {(row.protocol, row.split, row.metric): row for row in before}
     for row in now:
         old = old_rows.get((row.protocol, row.split, row.metric))
-        if old is not None and old != row and "@" not in row.metric:
+        if old is not None and "@" not in row.metric:
             say(
                 f"{row.metric} {old.value:.2f} of {old.started[:10]} (commit {old.commit[:7]}) is replaced by "
                 f"{row.value:.2f}; both rows are in {folder.results}, and tables take the later one",

@@ -22,7 +22,7 @@ class Console(rich.console.Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yields the segments of something to be printed, each with all of its text visible."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text))
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:

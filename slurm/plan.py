@@ -94,7 +94,7 @@ def _sources(graph: Graph, costs: Mapping[Key, JobCost]) -> list[str]:
         which = f" {' '.join(methods)}" if source == NEVER else ""
         lines.append(f"  {number} jobs: {remark}{which}")
     if any(cost.reference for cost in costs.values()):
-        lines.append(f"reference figures are of other machines; {REPLACE}")
+        lines.append(f"note: reference figures are of other machines; {REPLACE}")
     return lines
 
 

@@ -193,7 +193,7 @@ def test_a_killed_process_leaves_nothing_half_written(survivor: RunFolder) -> No
     assert files_below(survivor.checkpoints) == {"step_00000005.pth", "step_00000006.pth"}
     assert {path.name for path in survivor.path.iterdir()} == {
         *("run.yaml", "provenance.json", "status.json", "metrics.jsonl", "backbone.pth"),
-        *("checkpoints", "gallery", "logs", ".lock"),
+        *("checkpoints", "gallery", "logs", "usage", ".lock"),
     }
 
 

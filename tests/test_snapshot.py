@@ -16,7 +16,7 @@ from repro.runs.provenance import SNAPSHOT
 from slurm.snapshot import PACKAGES, take
 
 ROOT = Path(__file__).parents[1]
-CODE = {".py", ".yaml", ".csv", ".j2", ".css", ".js", ".txt", ".md"}
+CODE = {".py", ".yaml", ".csv", ".j2", ".css", ".js", ".txt", ".md", ".json"}
 MOST_BYTES = 3_000_000
 
 in_a_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not in a git checkout")

@@ -170,7 +170,8 @@ class Story:
     @property
     def resumed_at(self) -> int:
         """The step of the checkpoint from which an attempt went on last; 0: none did."""
-        logs = "".join(path.read_text(errors="replace") for path in sorted(Ledger(self.runs).logs.glob("*/*_log.err")))
+        paths = sorted(Ledger(self.runs).logs.glob("*/*_log.err"))
+        logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
         steps = [int(line.split(" at step ")[1]) for line in logs.splitlines() if line.startswith("resumed from step_")]
         return steps[-1] if steps else 0
 
