@@ -270,7 +270,7 @@ COMMANDS = {
         "Check packages, devices, data roots and weights; say what is wrong and the mend.", _doctor, panel=MACHINE
     ),
     "drill": LazyCommand(
-        "Make faults for real with a tiny run, and check that nothing is lost: kills, signals, torn files, full disks.",
+        "Make faults for real with a tiny run, here or on a cluster, and check that nothing is lost: kills, signals.",
         _drill,
         panel=MACHINE,
     ),

@@ -7,7 +7,6 @@ stands in the ledger as an intent, which counts as queued as long as a launcher 
 import fcntl
 import os
 import pdb
-import signal
 import sys
 import time
 import traceback
@@ -15,8 +14,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from rich.progress import TaskID
 
@@ -25,6 +22,7 @@ from repro.errors import UserError
 from repro.progress import ProgressBars
 from repro.runs.resource_usage import usage_of, words
 from repro.runs.status import PRETRAIN
+from repro.runs.stopping import exits_on_term
 from repro.terminal import Console, say
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
@@ -275,28 +273,23 @@ def _ended_on_exit(running: Sequence[tuple[Job, LocalJob]], console: Console) ->
         running: the launch's own list, which has changed by then.
         console: told that it waits.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, _raise)
-    try:
-        yield
-    except BaseException:
-        left = [process for _, process in running if not process.ended()]
-        for process in left:
-            process.stop()
-        if left:
-            console.print(f"ending {len(left)} jobs, each saves a checkpoint first; the same command goes on from them")
-        deadline = time.monotonic() + KILL_SECONDS
+    with exits_on_term():
         try:
-            while not all(process.ended() for process in left) and time.monotonic() < deadline + POLL_SECONDS:
-                time.sleep(POLL_SECONDS / 5)
-        finally:  # also where a second Ctrl-C cuts the wait short
+            yield
+        except BaseException:
+            left = [process for _, process in running if not process.ended()]
             for process in left:
-                if not process.ended():
-                    process.kill()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _raise(number: int, _: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+                process.stop()
+            if left:
+                console.print(
+                    f"ending {len(left)} jobs, each saves a checkpoint first; the same command goes on from them"
+                )
+            deadline = time.monotonic() + KILL_SECONDS
+            try:
+                while not all(process.ended() for process in left) and time.monotonic() < deadline + POLL_SECONDS:
+                    time.sleep(POLL_SECONDS / 5)
+            finally:  # also where a second Ctrl-C cuts the wait short
+                for process in left:
+                    if not process.ended():
+                        process.kill()
+            raise

@@ -22,6 +22,7 @@ from waiting import wait_until
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from repro.runs.status import Status
+from repro.runs.stopping import exits_on_term
 from slurm import local
 from slurm.calls import read_call
 from slurm.cancel import cancel
@@ -245,3 +246,21 @@ def test_what_waits_on_another_machine_is_no_concern_of_this_one(sweep: Sweep) -
     assert (sweep.place / LOCAL_LOCK).exists()
     assert sweep.row(GONE).state is State.planned
     assert entry.job == ""
+
+
+def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    tidied = []
+
+    def terminated() -> None:
+        with exits_on_term():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)  # the signal comes at once
+            finally:
+                tidied.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        terminated()
+    assert (ended.value.code, tidied) == (128 + signal.SIGTERM, [True])
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -16,6 +16,25 @@ GRACE_SECONDS = 25
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
+@contextmanager
+def exits_on_term() -> Iterator[None]:
+    """Has TERM leave the block as Ctrl-C does, through whatever tidies up; by itself it ends a process where it stands.
+
+    Raises:
+        SystemExit: TERM came; 128 + its number.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 class Stop:
     """Whether this process was asked to stop."""
 
