@@ -94,16 +94,14 @@ def task(number: int, *, job: int = JOB, attempt: int = 0, tasks: int = 2) -> di
 
 def meeting(*tasks: dict[str, str], seconds: float = 30) -> list[list[str]]:
     """What each of several tasks reads of what all wrote into the store that it found."""
+    stores = []  # kept until all have read: the others' end with rank 0's
 
     def write_and_read(number: int) -> list[str]:
         store = meet(tasks[number], seconds=seconds)
+        stores.append(store)
         store.set(f"{tasks[number]['SLURM_JOB_ID']} {tasks[number]['RANK']}", str(number))
         others = [f"{tasks[number]['SLURM_JOB_ID']} {rank}" for rank in range(int(tasks[number]["WORLD_SIZE"]))]
-        read = [store.get(name).decode() for name in others]  # waits
-        store.add("read", 1)
-        while store.add("read", 0) < len(others):  # rank 0 keeps it until all have read
-            pass
-        return read
+        return [store.get(name).decode() for name in others]  # waits
 
     with ThreadPoolExecutor(len(tasks)) as pool:
         return list(pool.map(write_and_read, range(len(tasks))))
