@@ -6,6 +6,7 @@ ends within `GRACE_SECONDS`, or at a second signal, the process ends at once and
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,9 +21,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 def exits_on_term() -> Iterator[None]:
     """Has TERM leave the block as Ctrl-C does, through whatever tidies up; by itself it ends a process where it stands.
 
+    Python hears signals in its main thread alone: in another one nothing changes.
+
     Raises:
         SystemExit: TERM came; 128 + its number.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, _exit)
     try:
