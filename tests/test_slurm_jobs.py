@@ -36,7 +36,7 @@ from slurm.queue import snapshot
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
-STEPS = 3 * EPOCH
+STEPS = 15 * EPOCH
 
 
 @dataclass

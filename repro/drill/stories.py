@@ -65,7 +65,7 @@ class Story:
     cluster: Cluster
     mishap: Callable[[str], object] = lambda _: None
     """What befalls it, by Slurm's id of its job; returns why it could not, if so."""
-    epochs: int = 3
+    epochs: int = 15
     retried: bool = False
     """Whether it has to be handed over again, as a person would."""
     seen: list[dict[str, Any]] = field(default_factory=list)
