@@ -122,7 +122,7 @@ def _methods_and_audit() -> typer.Typer:
 def _bench() -> typer.Typer:
     from repro.bench.commands import build
     from repro.jobs import PROGRAM
-    from results.commands import bench_claims, bench_collect, bench_power
+    from results.bench_commands import bench_claims, bench_collect, bench_power
     from slurm.remote_bench import bench_on_node
 
     app = build(_rows, _subjects, partial(bench_on_node, program=PROGRAM.measure))

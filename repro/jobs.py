@@ -14,10 +14,10 @@ from repro.console import show_log
 from repro.imports import collection_paused
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
-from repro.runs.resource_usage import UsageMeter, usage_recorded
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
+from repro.runs.usage_meter import UsageMeter, usage_recorded
 from repro.terminal import Console
 from repro.workers import deaths_told
 from slurm.ledger import REPORT

@@ -1,8 +1,4 @@
-"""The commands that read results: `salmask table`, `claims`, `explain`, `plot`, `report`, `pack`, `collect`.
-
-`salmask bench collect`, which times them, and `bench power` and `bench claims`, which count their errors, are
-here too.
-"""
+"""The commands that read results: `salmask table`, `claims`, `explain`, `plot`, `report`, `pack`, `collect`."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +9,6 @@ import typer
 import yaml
 
 from repro.console import AsJson, completion
-from repro.console import report as print_content
 from repro.errors import UserError
 from repro.progress import OPENING, doing, on_terminal
 from repro.terminal import Console, say, say_json
@@ -29,12 +24,6 @@ if TYPE_CHECKING:
 
 Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")]
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
-
-
-MOST_GAIN = 50
-"""Points of a difference that `bench power` draws."""
-MOST_SEEDS = 100
-"""Seeds that `bench claims` draws."""
 OneTask = Annotated[str, typer.Option(help="Tables 1 and 3: by another evaluation, logistic, knn, semi-1, ...")]
 OneMetric = Annotated[str, typer.Option(help="Tables 1 and 3: top1 (last epoch), top1_best, top5, mean_per_class.")]
 
@@ -171,8 +160,9 @@ def claims(
     Example: salmask claims --runs runs/table1
     """
     from results.claim_families import NOTE, families_as_frame, judge_families
-    from results.claims import SpreadOf, as_frame, count, judge, method_note
+    from results.claims import SpreadOf, count, judge, method_note
     from results.selection import judged_by, judged_task
+    from results.verdict_frame import as_frame
     from results.verdict_tables import letters, print_families, print_verdicts
 
     if pooled and paired:
@@ -239,61 +229,6 @@ def plot(
             console.print(f"{plot_name}: left out, {reason.note}", markup=False, soft_wrap=True)
         else:
             console.print("\n".join(str(path) for path in paths), markup=False, highlight=False, soft_wrap=True)
-
-
-def bench_collect(
-    rows: Annotated[int, typer.Option(min=1, help="Result rows.")] = 1_000_000,
-    as_json: AsJson = False,
-) -> None:
-    """Time collecting a million result rows and making Table 1 of them.
-
-    Example: salmask bench collect --rows 1000000
-    """
-    from results.bench import collecting
-
-    print_content(as_json, collecting(rows))
-
-
-def bench_power(
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of methods drawn for each line.")] = 2000,
-    seeds: Annotated[int, typer.Option(min=2, help="Runs of each method.")] = 3,
-    images: Annotated[int, typer.Option(min=2, help="Scored images.")] = 5000,
-    luck: Annotated[float, typer.Option(min=0, help="Points by which runs scatter (standard deviation).")] = 0.3,
-    gains: Annotated[str, typer.Option(help="True differences in points, with commas between.")] = "0,0.5,1,1.5,2",
-    as_json: AsJson = False,
-) -> None:
-    """Count false alarms and finds of the tests of a difference: by three seeds alone, and by seeds and images.
-
-    Example: salmask bench power --pairs 2000
-    """
-    from results.power import power_table
-
-    try:
-        true_gains = [float(word) for word in gains.split(",")]
-    except ValueError:
-        raise UserError(f"--gains {gains}: differences are numbers of points", mend="--gains 0,1") from None
-    if not all(0 <= gain < MOST_GAIN for gain in true_gains):
-        raise UserError(f"--gains {gains}: a difference is 0 to {MOST_GAIN} points", mend="--gains 0,1")
-    lines = power_table(true_gains, pairs=pairs, seeds=seeds, images=images, luck=luck)
-    print_content(as_json, lines)
-
-
-def bench_claims(
-    noise: Annotated[float, typer.Option(min=0, help="Points by which runs scatter (standard deviation).")] = 0.3,
-    seeds: Annotated[str, typer.Option(help="Numbers of seeds, with commas between.")] = "2,3,5",
-    draws: Annotated[int, typer.Option(min=1, help="Perfect reproductions drawn for each line.")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """Draw perfect reproductions, the published numbers with noise, and count what each test says of the claims.
-
-    Example: salmask bench claims --noise 0.3 --seeds 2,3,5
-    """
-    from results.claim_power import claim_power
-
-    numbers = [int(word) if word.isdecimal() else 0 for word in seeds.split(",")]
-    if not all(2 <= number <= MOST_SEEDS for number in numbers):
-        raise UserError(f"--seeds {seeds}: numbers from 2 to {MOST_SEEDS}, with commas between", mend="--seeds 2,3,5")
-    print_content(as_json, claim_power(numbers, noise=noise, draws=draws))
 
 
 def explain(

@@ -18,7 +18,7 @@ from repro.runs.folder import TASK_FOLDERS
 from repro.runs.predictions import PREDICTIONS
 from repro.text_tables import escaped
 from results.claim_families import families_as_frame, judge_families
-from results.claims import as_frame, judge
+from results.claims import judge
 from results.collect import export_bytes
 from results.formats import FORMATS
 from results.material import Material, NothingToDrawError
@@ -29,6 +29,7 @@ from results.report import build
 from results.runs import RunRecord
 from results.selection import judged_task
 from results.tables import render
+from results.verdict_frame import as_frame
 
 MANIFEST = "SHA256SUMS"
 """Name of the file with the checksums of all others, as `sha256sum -c` reads it."""

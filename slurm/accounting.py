@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slurm.queue import IDS_A_CALL, SACCT_SECONDS, array_of, expand, lines_of
 
@@ -70,14 +70,13 @@ def parse(lines: Sequence[str]) -> dict[str, Accounted]:
 def _with_attempt(before: Accounted, cell: Mapping[str, str]) -> Accounted:
     """Returns what a job used, an attempt more."""
     seconds = float(cell["ElapsedRaw"]) if cell["ElapsedRaw"].isdigit() else 0.0
-    return Accounted(
-        before.seconds + seconds,
-        max(before.longest_seconds, seconds),
-        before.cpu_seconds + _duration(cell["TotalCPU"]),
-        int(cell["AllocCPUS"]) if cell["AllocCPUS"].isdigit() else before.cpus,
-        _whole(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
-        before.memory,
-        before.gpu_busy,
+    return replace(
+        before,
+        seconds=before.seconds + seconds,
+        longest_seconds=max(before.longest_seconds, seconds),
+        cpu_seconds=before.cpu_seconds + _duration(cell["TotalCPU"]),
+        cpus=int(cell["AllocCPUS"]) if cell["AllocCPUS"].isdigit() else before.cpus,
+        gpus=_whole(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
     )
 
 
@@ -88,15 +87,8 @@ def _with_step(before: Accounted, cell: Mapping[str, str]) -> Accounted:
     memory = _bytes(_resource(cell["TRESUsageInTot"], "mem")) // nodes or _bytes(cell["MaxRSS"])
     busy = _resource(cell["TRESUsageInAve"], "gres/gpuutil")
     share = min(1.0, _whole(busy) / 100) if busy else None
-    return Accounted(
-        before.seconds,
-        before.longest_seconds,
-        before.cpu_seconds,
-        before.cpus,
-        before.gpus,
-        max(before.memory, memory),
-        before.gpu_busy if share is None else max(share, before.gpu_busy or 0.0),
-    )
+    gpu_busy = before.gpu_busy if share is None else max(share, before.gpu_busy or 0.0)
+    return replace(before, memory=max(before.memory, memory), gpu_busy=gpu_busy)
 
 
 def _resource(text: str, name: str) -> str:

@@ -45,7 +45,7 @@ def bench_on_node(
         UserError: there is no Slurm here, it refuses the job or does not start it in time, or the job fails.
     """
     from slurm.batches import Batch, submission_name
-    from slurm.probe import last_words, send, wait_for_report  # submitit takes a second to import
+    from slurm.errand import last_words, send, wait_for_report  # submitit takes a second to import
 
     profile = load(cluster)
     if profile.executor != "slurm":

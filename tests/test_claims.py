@@ -19,7 +19,6 @@ from results.claims import (
     TIE,
     UNDECIDED,
     SpreadOf,
-    as_frame,
     count,
     judge,
     method_note,
@@ -27,6 +26,7 @@ from results.claims import (
 from results.paired import Comparison, holm, paired, seeds_needed
 from results.paper_claims import Origin, claims, families, listed_contradictions, margin, questions
 from results.published import published
+from results.verdict_frame import as_frame
 
 
 def seeds_of(values: dict[str, list[float]], **changes: str) -> pd.DataFrame:

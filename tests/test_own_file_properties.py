@@ -11,8 +11,16 @@ from repro.drill.inputs import ODD_VALUES, try_input
 from repro.drill.own_files import OwnFile, own_files
 
 NAMES = (
-    *("run.yaml", "status.json", "provenance.json", "health.json", "foregrounds.json", "metrics.jsonl"),
-    *("results.jsonl", "predictions.parquet", "backbone.pth", "step.pth", "foreign.pth", "weights.safetensors"),
+    *("run.yaml", "status.json", "provenance.json", "usage.json", "health.json", "foregrounds.json"),
+    *(
+        "metrics.jsonl",
+        "results.jsonl",
+        "predictions.parquet",
+        "backbone.pth",
+        "step.pth",
+        "foreign.pth",
+        "weights.safetensors",
+    ),
     *("features.npy", "fits.npz", "artifact.zip", "jobs.jsonl", "calls.json", "sweep.yaml", "profile.yaml"),
     *("instances.json", "voc.xml", "data.yaml", "checksums.jsonl", "index.npy", "cache.json"),
     *("picture.png", "picture.jpg"),

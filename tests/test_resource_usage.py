@@ -14,17 +14,8 @@ from types import SimpleNamespace
 import pytest
 from waiting import wait_until
 
-from repro.runs.resource_usage import (
-    USAGE,
-    Usage,
-    UsageMeter,
-    busy_share,
-    memories_of,
-    total,
-    usage_of,
-    usage_recorded,
-    words,
-)
+from repro.runs.resource_usage import USAGE, Usage, memories_of, total, usage_of, words
+from repro.runs.usage_meter import UsageMeter, busy_share, usage_recorded
 
 MB = 2**20
 HUNGRY = """
@@ -38,7 +29,7 @@ sys.stdin.read()
 PARENT = """
 import json, subprocess, sys, time
 from dataclasses import asdict
-from repro.runs.resource_usage import UsageMeter
+from repro.runs.usage_meter import UsageMeter
 meter = UsageMeter()
 looks = [meter.look()]
 with subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
@@ -51,7 +42,7 @@ print(json.dumps([asdict(look) for look in looks]))
 KILLED = """
 import sys, time
 from pathlib import Path
-from repro.runs import resource_usage as usage
+from repro.runs import usage_meter as usage
 usage.FIRST_SECONDS = 0.05
 with usage.usage_recorded(Path(sys.argv[1]), "linear", usage.UsageMeter()):
     time.sleep(60)

@@ -12,7 +12,7 @@ from table_samples import comparison_of, frame_of, markdown_rows, records_of, ro
 from baselines import resolve
 from repro.runs.departures import Departure
 from results.checklist import checklist
-from results.claims import as_frame, judge
+from results.claims import judge
 from results.collect import collect, export
 from results.doubts import doubts
 from results.explain import explain
@@ -21,6 +21,7 @@ from results.html import table_page
 from results.layout import Table
 from results.runs import find_runs
 from results.tables import render
+from results.verdict_frame import as_frame
 
 OURS = "mocov2+ours-hp"
 LABEL = "MoCo v2 + ours (high-pass)"

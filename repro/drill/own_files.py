@@ -71,7 +71,8 @@ def _of_a_run(place: Path) -> dict[str, OwnFile]:
     from repro.runs.predictions import read as read_predictions
     from repro.runs.reading import load
     from repro.runs.records import Result
-    from repro.runs.schemas import ATTEMPT
+    from repro.runs.resource_usage import Usage
+    from repro.runs.schemas import ATTEMPT, USAGE
     from repro.runs.status import Status, read_status
     from results.collect import collect
     from results.dose import covered
@@ -90,6 +91,7 @@ def _of_a_run(place: Path) -> dict[str, OwnFile]:
         "run.yaml": OwnFile(Run().to_yaml().encode(), load),
         "status.json": OwnFile(json.dumps(asdict(Status("done", "pretrain", 3, 9))).encode(), read_status),
         "provenance.json": OwnFile(json.dumps([attempt]).encode(), ATTEMPT.read_list),
+        "usage.json": OwnFile(json.dumps([asdict(Usage(1.0, 2.0, 1.5, 2**20, 2))]).encode(), USAGE.read_list),
         "health.json": OwnFile(json.dumps([asdict(Symptom("collapse", 3, "rank 1", "x"))]).encode(), read_symptoms),
         "foregrounds.json": OwnFile(
             json.dumps({"query": {"mean IoU": 0.5}}).encode(),

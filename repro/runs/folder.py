@@ -8,6 +8,7 @@ from the run alone. Downstream tasks of a run may be carried out at once: each h
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from repro.background import repeated
 from repro.errors import UserError, one_line
 from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
 from repro.runs.detection import COCO, VOC
@@ -360,28 +362,22 @@ class RunFolder:
     @contextmanager
     def _beating(self, task: str, number: int) -> Iterator[None]:
         """Gives signs of life during the block, also while no step ends; ends this process where it was taken over."""
-        stop = threading.Event()
 
-        def beat() -> None:
-            while not stop.wait(BEAT_SECONDS):
-                with _WRITING:
-                    try:
-                        status = self.status(task)
-                    except UserError:  # somebody spoilt it: this attempt has the lock, and writes it anew
-                        status = Status("running", task, attempt=number)
-                    if status is None or status.attempt != number:
-                        # Two processes must not write one run's files. This thread can end the training's only by a
-                        # signal, and this is the one that the training listens to.
-                        os.kill(os.getpid(), signal.SIGTERM)
-                        return
-                    with contextlib.suppress(UserError):  # a full disk is the training's to report
-                        self.set_status(status.state)
+        def beat() -> bool:
+            with _WRITING:
+                try:
+                    status = self.status(task)
+                except UserError:  # somebody spoilt it: this attempt has the lock, and writes it anew
+                    status = Status("running", task, attempt=number)
+                if status is None or status.attempt != number:
+                    # Two processes must not write one run's files. This thread can end the training's only by a
+                    # signal, and this is the one that the training listens to.
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return False
+                with contextlib.suppress(UserError):  # a full disk is the training's to report
+                    self.set_status(status.state)
+            return True
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
+        # Waited for at the end, so that no late beat writes `running` over the state in which the attempt ends.
+        with repeated(beat, itertools.repeat(BEAT_SECONDS), "heartbeat"):
             yield
-        finally:
-            # Waited for, so that no late beat writes `running` over the state in which the attempt ends.
-            stop.set()
-            thread.join()

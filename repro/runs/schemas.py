@@ -31,9 +31,13 @@ class Field:
     one_of: tuple[str | int, ...] = ()
     """All values that it may have, where they are few."""
     required: bool = True
+    or_none: bool = False
+    """Whether null may stand for what nobody could tell."""
 
     def fault(self, value: Any) -> str:
         """Returns what is wrong with a value, as `is str, not int`; empty where nothing is."""
+        if value is None and self.or_none:
+            return ""
         kinds = (int, float) if self.kind is float else (self.kind,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
             return f"is {type(value).__name__}, not {self.kind.__name__}"
@@ -137,6 +141,17 @@ ATTEMPT = Schema(
     mend="put it back, or remove it; the next attempt begins it anew",
 )
 """An entry of `provenance.json`, which is a list of them."""
+USAGE = Schema(
+    {
+        **dict.fromkeys(("begun", "seconds", "cpu_seconds"), Field(float, low=0)),
+        **dict.fromkeys(("memory", "cores"), _COUNT),
+        "gpu_memory": Field(int, low=0, required=False),
+        "gpu_busy": Field(float, low=0, required=False, or_none=True),
+        **dict.fromkeys(("host", "job"), Field(str, required=False)),
+    },
+    mend="remove it; it tells what a task used, and no result depends on it",
+)
+"""An entry of `usage/TASK.RANK.json`, which is a list of them."""
 SYMPTOM = Schema(
     {"kind": _TEXT, "step": _COUNT, "detail": _TEXT, "mend": _TEXT},
     mend="put it back, or remove it; what it told of the training is lost then",

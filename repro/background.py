@@ -1,0 +1,30 @@
+"""What is done again and again beside other work, in a thread of its own."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def repeated(action: Callable[[], bool], waits: Iterator[float], name: str) -> Iterator[None]:
+    """Does something again and again during the block. When the block ends, it is not under way any more.
+
+    Args:
+        action: What is done; returns whether to go on.
+        waits: Seconds before each time.
+        name: The thread's.
+    """
+    stop = threading.Event()
+
+    def repeat() -> None:
+        for wait in waits:
+            if stop.wait(wait) or not action():
+                return
+
+    thread = threading.Thread(target=repeat, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,69 @@
+"""Benchmarks of what reads results: `salmask bench collect` times it, `power` and `claims` count its errors."""
+
+from typing import Annotated
+
+import typer
+
+from repro.console import AsJson
+from repro.console import report as print_content
+from repro.errors import UserError
+
+MOST_GAIN = 50
+"""Points of a difference that `bench power` draws."""
+MOST_SEEDS = 100
+"""Seeds that `bench claims` draws."""
+
+
+def bench_collect(
+    rows: Annotated[int, typer.Option(min=1, help="Result rows.")] = 1_000_000,
+    as_json: AsJson = False,
+) -> None:
+    """Time collecting a million result rows and making Table 1 of them.
+
+    Example: salmask bench collect --rows 1000000
+    """
+    from results.bench import collecting
+
+    print_content(as_json, collecting(rows))
+
+
+def bench_power(
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of methods drawn for each line.")] = 2000,
+    seeds: Annotated[int, typer.Option(min=2, help="Runs of each method.")] = 3,
+    images: Annotated[int, typer.Option(min=2, help="Scored images.")] = 5000,
+    luck: Annotated[float, typer.Option(min=0, help="Points by which runs scatter (standard deviation).")] = 0.3,
+    gains: Annotated[str, typer.Option(help="True differences in points, with commas between.")] = "0,0.5,1,1.5,2",
+    as_json: AsJson = False,
+) -> None:
+    """Count false alarms and finds of the tests of a difference: by three seeds alone, and by seeds and images.
+
+    Example: salmask bench power --pairs 2000
+    """
+    from results.power import power_table
+
+    try:
+        true_gains = [float(word) for word in gains.split(",")]
+    except ValueError:
+        raise UserError(f"--gains {gains}: differences are numbers of points", mend="--gains 0,1") from None
+    if not all(0 <= gain < MOST_GAIN for gain in true_gains):
+        raise UserError(f"--gains {gains}: a difference is 0 to {MOST_GAIN} points", mend="--gains 0,1")
+    lines = power_table(true_gains, pairs=pairs, seeds=seeds, images=images, luck=luck)
+    print_content(as_json, lines)
+
+
+def bench_claims(
+    noise: Annotated[float, typer.Option(min=0, help="Points by which runs scatter (standard deviation).")] = 0.3,
+    seeds: Annotated[str, typer.Option(help="Numbers of seeds, with commas between.")] = "2,3,5",
+    draws: Annotated[int, typer.Option(min=1, help="Perfect reproductions drawn for each line.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Draw perfect reproductions, the published numbers with noise, and count what each test says of the claims.
+
+    Example: salmask bench claims --noise 0.3 --seeds 2,3,5
+    """
+    from results.claim_power import claim_power
+
+    numbers = [int(word) if word.isdecimal() else 0 for word in seeds.split(",")]
+    if not all(2 <= number <= MOST_SEEDS for number in numbers):
+        raise UserError(f"--seeds {seeds}: numbers from 2 to {MOST_SEEDS}, with commas between", mend="--seeds 2,3,5")
+    print_content(as_json, claim_power(numbers, noise=noise, draws=draws))
