@@ -278,7 +278,7 @@ def test_the_doctor_tells_why_its_job_cannot_start_and_takes_it_back(cluster: Cl
 def test_the_drill_tries_what_is_promised_and_leaves_nothing(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_cluster, "EPOCHS", 3)
+    monkeypatch.setattr(on_cluster, "EPOCHS", 15)
     monkeypatch.setattr(on_cluster, "ASK_SECONDS", 1.0)
     # Those of a job that is put back in the queue, and of one out of time, are among the stories above.
     promises = {name: PROMISES[name] for name in (UNDISTURBED, "warned", "killed", PREEMPTED)}
