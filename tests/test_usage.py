@@ -59,6 +59,7 @@ def test_a_line_that_cannot_be_read_is_refused_in_one(words: list[str], line: st
             ["pretrain", "mocov2", "--data", "scenes", "data.dataset=folder"],
             "--data scenes and data.dataset=folder contradict; mend: leave one of them out",
         ),
+        (["drill", "--in", "nowhere"], "--in nowhere: no folder that can be written to; mend: make it"),
         (["sweep", "demo", "--plan", "--data", "scene"], "unknown data set 'scene'; mend: did you mean 'scenes'?"),
     ],
     ids=" ".join,

@@ -66,6 +66,8 @@ def build(main: Main) -> typer.Typer:
             return
         if by:
             raise UserError("--by is of a cluster, and none is named", mend="--cluster NAME too")
+        if folder and not (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise UserError(f"--in {folder}: no folder that can be written to", mend="make it, or name another one")
         from repro.drill.faults import Row, all_held, faults
         from repro.drill.inputs import inputs as bad_inputs
 
