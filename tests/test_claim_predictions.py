@@ -11,11 +11,12 @@ from run_samples import finished
 from training_samples import salmask
 
 from baselines import resolve
-from results.claims import SpreadOf, Verdict, as_frame, judge, method_note
+from results.claims import SpreadOf, Verdict, judge, method_note
 from results.collect import collect_runs
 from results.compare import compare
 from results.imagewise import Difference
 from results.runs import find_runs
+from results.verdict_frame import as_frame
 
 OURS = "mocov2+ours-hp"
 SAYS_SO = "a bootstrap over seeds and images"

@@ -9,10 +9,11 @@ from scipy import stats
 from table_samples import frame_of, rows_of
 
 from results.claim_power import claim_power
-from results.claims import NOT_RUN, SUPPORTED, SpreadOf, as_frame, count, judge, method_note
+from results.claims import NOT_RUN, SUPPORTED, SpreadOf, count, judge, method_note
 from results.collect import collect
 from results.paired import LEVEL, paired, pooled_spread, spreading_alike
 from results.published import published
+from results.verdict_frame import as_frame
 
 ROOT = Path(__file__).parents[1]
 TRIALS = 2000
