@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from repro.console import AsJson
 from repro.errors import UserError
@@ -14,6 +13,8 @@ from repro.progress import OPENING, doing
 from repro.runs.labels import label
 from repro.runs.run import Run
 from repro.terminal import Console, say_json
+from repro.text_tables import TextTable, print_table
+from results.paired import p_text
 from results.row_comparison import Recipe
 from results.runs import find_runs, listed
 
@@ -142,22 +143,22 @@ def summary_lines(comparison: "HeadToHead") -> list[tuple[str, str]]:
     if interval and difference.p is not None and difference.smallest is not None:
         lines += [
             ("95 % interval", f"{interval[0]:+.2f} … {interval[1]:+.2f}"),
-            ("p", f"{difference.p:.4f}"),
+            ("p", p_text(difference.p, 4)),
             ("smallest difference", f"{difference.smallest:.2f} points (80 % power)"),
         ]
     lines += [
-        (f"McNemar, seed {seed}", f"{test.first_only} : {test.second_only}, exact p {test.p:.4f}")
+        (f"McNemar, seed {seed}", f"{test.first_only} : {test.second_only}, exact p {p_text(test.p, 4)}")
         for seed, test in comparison.mcnemar.items()
     ]
     p = comparison.p_of_equivalence
     if comparison.published is not None and p is not None:
         outcome = "equivalent" if p < 0.05 else "not shown to be equivalent"
-        lines.append(("published", f"{comparison.published:+.2f}; ±{margin():g}: {outcome}, TOST p {p:.4f}"))
+        lines.append(("published", f"{comparison.published:+.2f}; ±{margin():g}: {outcome}, TOST p {p_text(p, 4)}"))
     return [*lines, ("by", basis(comparison))]
 
 
 def _print(comparison: "HeadToHead", console: Console) -> None:
-    """Prints a comparison: rich tables on a terminal, Markdown in a pipe; both within 80 columns."""
+    """Prints a comparison: what the difference is, how it stands by class, and how many images flip."""
     _, dataset, _, protocol = comparison.column
     heading = f"{comparison.first.name} against {comparison.second.name}"
     where = f"{comparison.metric} by {protocol} on {dataset}"
@@ -174,37 +175,18 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         for side in (comparison.first, comparison.second)
         if len(flips)
     ]
-    say = _say_rich if console.is_terminal else _say_markdown
-    say(console, f"{heading}: {comparison.verdict}", where, ("", ""), summary_lines(comparison))
+    print_table(TextTable(("", where), summary_lines(comparison), title=f"{heading}: {comparison.verdict}"), console)
+    console.print()
     if class_rows:
-        say(console, "", "By class, the ends:", ("class", "images", "A %", "B %", "Δ"), class_rows)
+        heads = ("class", "images", "A %", "B %", "Δ")
+        print_table(TextTable(heads, class_rows, right=heads[1:], title="By class, the ends:"), console)
+        console.print()
     for line in [*(["; ".join(flipped) + " (by most seeds)."] if flipped else []), *comparison.notes]:
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
     console.print()
 
 
 _CLASS_NUMBERS = (("first", ""), ("second", ""), ("difference", "+"))
-
-
-def _say_rich(console: Console, title: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if title:
-        console.print(title, style="bold", markup=False, highlight=False)
-    console.print(caption, markup=False, highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=any(heads))
-    for place, head in enumerate(heads):
-        table.add_column(head, overflow="fold", justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, highlight=False)
-
-
-def _say_markdown(
-    console: Console, title: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
-    lines = [f"**{title}**", ""] if title else []
-    lines += [caption, "", f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
-    lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pictures: Pictures) -> None:

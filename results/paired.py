@@ -214,6 +214,17 @@ def paired(first: Mapping[int, float], second: Mapping[int, float], spread: Spre
     return Comparison(differences, len(first.keys() ^ second.keys()), seeds, spread)
 
 
+def p_text(p: float, digits: int = 3) -> str:
+    """Returns a p value for people; one that would be rounded to nothing is below the least that is shown.
+
+    Args:
+        p: The value, in 0…1.
+        digits: Decimals.
+    """
+    least = 10**-digits
+    return f"< {least:.{digits}f}" if p < least / 2 else f"{p:.{digits}f}"
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Correct p values by Holm's step-down method: the chance of any false alarm among all stays below the level.
 

@@ -22,6 +22,7 @@ from results.headline import headline
 from results.html import page
 from results.layout import Table
 from results.material import Material, NothingToDrawError
+from results.paired import p_text
 from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
@@ -97,6 +98,7 @@ def build(
     return page(
         "report.html.j2",
         extras=("report",),
+        p_text=p_text,
         title=title,
         date=_newest(runs, frame),
         version=metadata.version("salmask"),

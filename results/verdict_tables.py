@@ -8,7 +8,7 @@ from repro.terminal import Console
 from repro.text_tables import TextTable, print_table
 from results.claim_families import FamilyVerdict, setting_of
 from results.claims import NOT_RUN, OUTCOMES, Verdict
-from results.paired import Comparison
+from results.paired import Comparison, p_text
 
 NUMBERS = ("paper", "measured", "± 95 %", "n", "p")
 """The columns of a verdict that are numbers; the interval is symmetric, so that half of it says where it ends."""
@@ -102,7 +102,7 @@ def _numbers(comparison: Comparison, published: float | None, p: float | None) -
         "–" if mean is None else f"{mean:+.2f}",
         "–" if interval is None else f"{(interval[1] - interval[0]) / 2:.2f}",
         str(comparison.n) if comparison.n else "–",
-        "–" if p is None else f"{p:.3f}",
+        "–" if p is None else p_text(p),
     ]
 
 

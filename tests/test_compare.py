@@ -13,6 +13,7 @@ from baselines import resolve
 from repro.errors import UserError
 from results.collect import collect_runs
 from results.compare import HeadToHead, compare, select
+from results.paired import p_text
 from results.runs import find_runs
 
 OURS = "mocov2+ours-hp"
@@ -122,8 +123,8 @@ def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
 def test_the_command_prints_markdown_data_and_a_page(root: Path, tmp_path: Path) -> None:
     command = salmask("compare", OURS, "mocov2", "--runs", str(root))
     assert command.code == 0, command.err
-    assert f"**{OURS} against mocov2: {OURS} is better**" in command.out
-    assert "| McNemar, seed 0 |" in command.out
+    assert f"{OURS} against mocov2: {OURS} is better\n" in command.out
+    assert "| McNemar, seed 0 " in command.out
     data = json.loads(salmask("compare", OURS, "mocov2", "--runs", str(root), "--json").out)
     assert data[0]["p"] < 0.05
     assert len(data[0]["flips"]) > 100
@@ -138,3 +139,11 @@ def test_the_command_prints_markdown_data_and_a_page(root: Path, tmp_path: Path)
     assert "The images are not shown" in text  # ImageNet is not here
     assert "https://" not in text
     assert salmask("compare", OURS, "mocov3", "--runs", str(root)).code == 2
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0, "< 0.001"), (0.00049, "< 0.001"), (0.0005, "0.001"), (0.0126, "0.013"), (1.0, "1.000")]
+)
+def test_a_p_value_is_never_rounded_to_nothing(p: float, text: str) -> None:
+    assert p_text(p) == text
+    assert p_text(0.00004, 4) == "< 0.0001"

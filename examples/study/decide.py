@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from results.collect import collect
-from results.paired import LEVEL, Comparison, holm, paired, pooled_spread
+from results.paired import LEVEL, Comparison, holm, p_text, paired, pooled_spread
 
 HP = "mocov2+ours-hp"
 QUESTIONS: Mapping[str, Sequence[tuple[str, str]]] = {
@@ -166,9 +166,7 @@ def _interval(interval: tuple[float, float] | None) -> str:
 
 
 def _p(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
+    return "–" if p is None else p_text(p)
 
 
 if __name__ == "__main__":
