@@ -1,37 +1,28 @@
-"""The plot of accuracy against how well foreground covers the true objects, of `salmask sweep saliency-dose`."""
+"""Accuracy against how well foreground covers the true objects, and its slope: the runs of `saliency-dose`."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy import stats
 
 from repro.errors import UserError
+from repro.runs.choices import Strategy
 from repro.runs.run import Run
 from repro.runs.saliency_sources import SaliencySource, SourceKind
 from repro.runs.schemas import Field, read_json
-from results.material import Material, NothingToDrawError
 from results.runs import RunRecord
-from results.style import Theme, folded, ink, legend, panels
 
 CONFIDENCE = 0.95
 """The share of the intervals that hold the true mean."""
 QUERY, HARD, BOTH = "query masks alone", "hard negatives alone", "query masks and hard negatives"
 """What the foreground of a source decides where the other role's is the true mask."""
-ROLES: Mapping[str, tuple[str, str, str]] = {
-    BOTH: ("query", "o", "#d55e00"),
-    QUERY: ("query", "^", "#0072b2"),
-    HARD: ("hard negative", "s", "#009e73"),
-}
-"""By what is varied: whose IoU is on the axis, as `foregrounds.json` names it, marker and colour."""
+ROLES: Mapping[str, str] = {BOTH: "query", QUERY: "query", HARD: "hard negative"}
+"""By what is varied: whose IoU counts, as `foregrounds.json` names it."""
 _IOU = "mean IoU"
 _SHARE = Field(float, low=0.0)
-DASHES = ((0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)))
-"""The lines of methods that ask for no foreground."""
 FEWEST_FOR_A_LINE = 4
 """Sources that it takes to draw a straight line through them, with an interval of its slope."""
 
@@ -52,6 +43,60 @@ class Point:
     iou: tuple[float, ...]
     values: tuple[float, ...]
 
+    @property
+    def means(self) -> tuple[float, float]:
+        """The mean IoU and the mean accuracy over seeds."""
+        return float(np.mean(self.iou)), float(np.mean(self.values))
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The straight line through the sources of a role, each of them one point, however many seeds it has.
+
+    Attributes:
+        sources: Number of points.
+        rise: Points of accuracy for an IoU of 1.
+        error: Its standard error, of `sources` - 2 degrees of freedom.
+        intercept: Accuracy in percent at an IoU of 0.
+        p: The two-sided p value of no rise.
+    """
+
+    sources: int
+    rise: float
+    error: float
+    intercept: float
+    p: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Student's interval of `rise`."""
+        margin = stats.t.ppf((1 + CONFIDENCE) / 2, self.sources - 2) * self.error
+        return float(self.rise - margin), float(self.rise + margin)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Runs that differ in nothing but their source of foreground, measured in one way.
+
+    Attributes:
+        title: Data set and protocol, `DATASET, PROTOCOL`.
+        points: A point for each source.
+        references: What rows of the same framework reach that ask for no foreground: method -> mean accuracy.
+    """
+
+    title: str
+    points: tuple[Point, ...]
+    references: Mapping[str, float]
+
+    def of_role(self, role: str) -> list[Point]:
+        """Returns the points through which the line of a role goes.
+
+        Of the runs that vary one role alone, the true mask for both is the end without error.
+        """
+        own = [point for point in self.points if point.role == role]
+        true = [point for point in self.points if point.role == BOTH and point.source == SourceKind.truth]
+        return own if role == BOTH or not own else [*own, *true]
+
 
 def role_of(run: Run) -> tuple[str, str]:
     """Returns what is varied in a run, a name of `ROLES`, and the source that is.
@@ -64,14 +109,23 @@ def role_of(run: Run) -> tuple[str, str]:
     return (HARD, str(hard)) if source == SaliencySource(SourceKind.truth) else (QUERY, str(source))
 
 
-def half_width(values: Sequence[float]) -> float:
-    """Returns half of the width of Student's interval of a mean; NaN of fewer than two values."""
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+def family_of(run: Run) -> str:
+    """Returns what runs have in common that differ in their seeds and sources of foreground alone: a recipe."""
+    return replace(
+        run, localizer=replace(run.localizer, source=str(SourceKind.network), hard_negative_source="")
+    ).recipe
 
 
-def points_of(frame: pd.DataFrame, runs: Sequence[RunRecord], metric: str = "top1") -> dict[str, list[Point]]:
+def slope(points: Sequence[Point]) -> Slope | None:
+    """Returns the line through the means of points; None where they are too few, or all have one IoU."""
+    x, y = np.array([point.means for point in points]).reshape(-1, 2).T
+    if len(x) < FEWEST_FOR_A_LINE or np.ptp(x) == 0:
+        return None
+    line = stats.linregress(x, y)
+    return Slope(len(x), float(line.slope), float(line.stderr), float(line.intercept), float(line.pvalue))
+
+
+def panels_of(frame: pd.DataFrame, runs: Sequence[RunRecord], metric: str = "top1") -> list[Panel]:
     """Gathers the runs that recorded how well their foregrounds cover the objects.
 
     Args:
@@ -80,32 +134,45 @@ def points_of(frame: pd.DataFrame, runs: Sequence[RunRecord], metric: str = "top
         metric: The measure of accuracy.
 
     Returns:
-        By way of measuring, `DATASET, PROTOCOL`, a point for each recipe.
+        A panel for each way of measuring and each group of runs that differ in their sources alone and have several.
     """
     ious_of = {record.run.id: (record.run, ious) for record in runs if record.run and (ious := covered(record))}
-    gathered: dict[str, dict[tuple[str, str, str], list[tuple[float, float]]]] = {}
+    families: dict[tuple[str, str], Run] = {}
+    gathered: dict[tuple[str, str], dict[tuple[str, str], list[tuple[float, float]]]] = {}
     for line in _lines(frame, ious_of, metric):
         run, ious = ious_of[line["run_id"]]
         role, source = role_of(run)
-        if ROLES[role][0] in ious:
-            pair = (ious[ROLES[role][0]], line["value"])
-            gathered.setdefault(_title(line), {}).setdefault((role, source, run.recipe), []).append(pair)
-    return {
-        title: [Point(role, source, *zip(*pairs, strict=True)) for (role, source, _), pairs in recipes.items()]
-        for title, recipes in gathered.items()
-    }
+        if ROLES[role] in ious:
+            panel = (_title(line), family_of(run))
+            families[panel] = run
+            pair = (ious[ROLES[role]], line["value"])
+            gathered.setdefault(panel, {}).setdefault((role, source), []).append(pair)
+    unguided = [record.run for record in runs if record.run and not record.run.guided]
+    return [
+        Panel(
+            panel[0],
+            tuple(Point(role, source, *zip(*pairs, strict=True)) for (role, source), pairs in sources.items()),
+            _references(frame, [run for run in unguided if _beside(run, families[panel])], panel[0], metric),
+        )
+        for panel, sources in gathered.items()
+        if len(sources) > 1
+    ]
 
 
-def references_of(frame: pd.DataFrame, runs: Sequence[RunRecord], metric: str = "top1") -> dict[str, dict[str, float]]:
-    """Returns what methods reach that ask for no foreground: their mean accuracy, by way of measuring and name."""
-    unguided = {record.run.id: record.method for record in runs if record.run and not record.run.guided}
-    gathered: dict[str, dict[str, list[float]]] = {}
-    for line in _lines(frame, unguided, metric):
-        gathered.setdefault(_title(line), {}).setdefault(unguided[line["run_id"]], []).append(line["value"])
-    return {
-        title: {method: float(np.mean(values)) for method, values in of_panel.items()}
-        for title, of_panel in gathered.items()
-    }
+def _beside(run: Run, family: Run) -> bool:
+    """Tells whether a run without foreground is of the same framework, and masks in the same way or not at all."""
+    strategies = (Strategy.none, family.masking.strategy)
+    return run.framework == family.framework and run.masking.strategy in strategies
+
+
+def _references(frame: pd.DataFrame, runs: Sequence[Run], title: str, metric: str) -> dict[str, float]:
+    """Returns the mean of each method, measured in one way."""
+    methods = {run.id: run.method for run in runs}
+    gathered: dict[str, list[float]] = {}
+    for line in _lines(frame, methods, metric):
+        if _title(line) == title:
+            gathered.setdefault(methods[line["run_id"]], []).append(line["value"])
+    return {method: float(np.mean(values)) for method, values in gathered.items()}
 
 
 def _lines(frame: pd.DataFrame, run_ids: Iterable[str], metric: str) -> list[dict[Hashable, Any]]:
@@ -126,86 +193,3 @@ def covered(record: RunRecord) -> dict[str, float]:
     roles = content.items() if isinstance(content, dict) else ()
     ious = {role: numbers.get(_IOU) for role, numbers in roles if isinstance(numbers, dict)}
     return {role: iou for role, iou in ious.items() if iou is not None and not _SHARE.fault(iou)}
-
-
-def saliency_dose(material: Material) -> Figure:
-    """Draw accuracy against the IoU of the foreground with the true object, a point for each source."""
-    points = {} if material.frame is None else points_of(material.frame, material.runs)
-    if not points:
-        raise NothingToDrawError(
-            "no evaluated run recorded how well its foreground covers the objects", mend="salmask sweep saliency-dose"
-        )
-    assert material.frame is not None
-    references = references_of(material.frame, material.runs)
-    figure, grid = panels(len(points), 3.4, room=0.8)
-    for axes, (title, of_panel) in zip(grid, points.items(), strict=True):
-        for role, (_, marker, colour) in ROLES.items():
-            of_role = [point for point in of_panel if point.role == role]
-            if of_role:
-                # Of the runs that vary one role alone, the true mask for both is the end without error.
-                true = [] if role == BOTH else [p for p in of_panel if p.role == BOTH and p.source == SourceKind.truth]
-                slope = _draw_line(axes, colour, [*of_role, *true])
-                _draw_points(axes, f"{role}{slope}", marker, colour, of_role, material.theme)
-        for number, (method, value) in enumerate(references.get(title, {}).items()):
-            axes.axhline(value, color=ink(material.theme), linewidth=0.9, linestyle=DASHES[number % 3], label=method)
-        axes.set(title=folded(title), xlabel="mean IoU of the foreground with the true object", ylabel="top-1, %")
-        axes.margins(0.1)
-    counts = sorted({len(point.values) for of_panel in points.values() for point in of_panel})
-    seeds = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    legend(figure, f"mean of {seeds} seeds; bars: 95 % intervals; slopes: of the line through the sources, 95 %")
-    return figure
-
-
-def _draw_line(axes: Axes, colour: str, points: Sequence[Point]) -> str:
-    """Draw the straight line through the sources' means, where there are enough, and return its slope as text."""
-    x, y = (np.array([np.mean(values) for values in column]) for column in _columns(points))
-    text = slope_text(x, y)
-    if text:
-        line, ends = stats.linregress(x, y), np.array([x.min(), x.max()])
-        axes.plot(ends, line.intercept + line.slope * ends, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
-    return text
-
-
-def _draw_points(axes: Axes, label: str, marker: str, colour: str, points: Sequence[Point], theme: Theme) -> None:
-    """Draw the points of one role with their intervals, each with its source's name."""
-    x, y = (np.array([np.mean(values) for values in column]) for column in _columns(points))
-    across, along = ([half_width(values) for values in column] for column in _columns(points))
-    axes.errorbar(
-        x,
-        y,
-        xerr=None if np.isnan(across).all() else across,
-        yerr=None if np.isnan(along).all() else along,
-        fmt=marker,
-        color=colour,
-        linewidth=1,
-        label=label,
-    )
-    for point, place in zip(points, zip(x, y, strict=True), strict=True):
-        axes.annotate(
-            point.source,
-            place,
-            (4, 4),
-            textcoords="offset points",
-            fontsize=6.5,
-            color=ink(theme),
-            annotation_clip=True,
-        )
-
-
-def _columns(points: Sequence[Point]) -> tuple[list[tuple[float, ...]], list[tuple[float, ...]]]:
-    """Returns the IoU of all points, and their accuracies, each a number a seed."""
-    return [point.iou for point in points], [point.values for point in points]
-
-
-def slope_text(x: np.ndarray, y: np.ndarray) -> str:
-    """Returns by how many points accuracy rises for .1 of IoU, with its interval, as a legend has it.
-
-    Sources are the units: their means over seeds count once each, however many seeds there are. Empty where there are
-    too few, or all have one IoU.
-    """
-    if len(x) < FEWEST_FOR_A_LINE or np.ptp(x) == 0:
-        return ""
-    line = stats.linregress(x, y)
-    margin = stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * line.stderr
-    low, middle, high = (0.1 * value for value in (line.slope - margin, line.slope, line.slope + margin))
-    return f": {middle:+.2f} [{low:+.2f}, {high:+.2f}] points per .1 IoU"

@@ -17,7 +17,7 @@ from repro.files import read_regular, write_atomically
 from repro.runs.labels import label
 from results.collect import KEYS
 from results.curves import curves
-from results.dose import saliency_dose
+from results.dose_plot import saliency_dose
 from results.forest import forest
 from results.material import Material, NothingToDrawError
 from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published

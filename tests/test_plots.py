@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from run_samples import finished, renamed
+from scipy import stats
 
 from baselines import ABLATIONS, resolve
 from repro.errors import UserError
 from results.collect import collect_runs
 from results.curves import curves
-from results.dose import BOTH, HARD, QUERY, half_width, points_of, references_of, saliency_dose, slope_text
+from results.dose import BOTH, HARD, QUERY, Point, panels_of, slope
+from results.dose_plot import half_width, saliency_dose, slope_text
 from results.material import Material, NothingToDrawError
 from results.plots import PLOTS, bars, branches, draw, save, scatter
 from results.published import published
@@ -43,13 +45,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
 SOURCES = ("truth", "truth-dilated-2", "random", "inverted")
 
 
-def with_foreground(root: Path, source: str, seed: int, hard: str = "", top1: float = 50.0, iou: float = 0.5) -> None:
+def with_foreground(
+    root: Path, source: str, seed: int, hard: str = "", top1: float = 50.0, iou: float = 0.5, **changed: str
+) -> None:
     """A run of the dose-response, with the IoU of the query's foreground, and of the hard negative's .1 above it."""
-    settings = {"localizer__source": source, "localizer__hard_negative_source": hard, "data__dataset": "scenes"}
+    settings = {
+        "localizer__source": source,
+        "localizer__hard_negative_source": hard,
+        "data__dataset": "scenes",
+        "masking__strategy": "high_pass",
+        **changed,
+    }
     method = f"mocov2+ours-hp-by-{source}-{hard}"
-    folder = finished(
-        root, method, seed, {("scenes", "top1"): top1}, sweep="dose", masking__strategy="high_pass", **settings
-    )
+    folder = finished(root, method, seed, {("scenes", "top1"): top1}, sweep="dose", **settings)
     covered = {"query": {"mean IoU": iou}, "hard negative": {"mean IoU": iou + 0.1}}
     folder.foregrounds.write_text(json.dumps(covered))
 
@@ -151,20 +159,48 @@ def test_a_dose_is_drawn_against_the_iou_of_the_role_that_is_varied_with_interva
         finished(tmp_path, "mocov2", seed, {("scenes", "top1"): 33.0 + seed}, data__dataset="scenes")
     runs = find_runs([tmp_path], resolve)
     frame = collect_runs(runs)
-    (points,) = points_of(frame, runs).values()
-    drawn = {(point.role, point.source): (point.iou, point.values) for point in points}
+    (panel,) = panels_of(frame, runs)
+    drawn = {(point.role, point.source): (point.iou, point.values) for point in panel.points}
     assert drawn[BOTH, "truth-dilated-2"] == ((0.1, 0.1, 0.1), (45.0, 46.0, 47.0))
     assert drawn[HARD, "random"] == (pytest.approx((0.7, 0.7, 0.7)), (30.0, 31.0, 32.0))
     assert drawn[QUERY, "inverted"] == ((0.3, 0.3, 0.3), (20.0, 21.0, 22.0))
     assert len(drawn) == 6
+    assert panel.references == {"mocov2": 34.0}
     # Student's: t(.975, 2) = 4.303 times 1 / sqrt(3).
     assert half_width((45.0, 46.0, 47.0)) == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
-    assert slope_text(np.arange(4) / 10, np.array([40.0, 45.0, 50.0, 55.0])).startswith(": +5.00 [+5.00, +5.00] points")
     axes = saliency_dose(Material(runs, frame)).axes[0]
     assert {text.get_text() for text in axes.texts} == {*SOURCES, "random", "inverted"}
-    assert references_of(frame, runs) == {next(iter(points_of(frame, runs))): {"mocov2": 34.0}}
     bars = [container for container in axes.containers if container.has_yerr]
     assert len(bars) == 3
+
+
+def test_a_dose_is_of_runs_that_differ_in_their_source_alone(tmp_path: Path) -> None:
+    """In the study's folder there are rows with the frozen network's foreground that fill or mask otherwise."""
+    for source, top1 in (("network", 50.0), ("truth", 60.0)):
+        with_foreground(tmp_path, source, 0, top1=top1)
+    with_foreground(tmp_path, "network", 0, top1=10.0, masking__strategy="mean_fill")
+    finished(tmp_path, "simclr", 0, {("scenes", "top1"): 33.0}, data__dataset="scenes")
+    finished(
+        tmp_path, "mocov2+adios", 0, {("scenes", "top1"): 34.0}, data__dataset="scenes", masking__strategy="learned"
+    )
+    runs = find_runs([tmp_path], resolve)
+    (panel,) = panels_of(collect_runs(runs), runs)
+    assert sorted((point.source, point.values) for point in panel.points) == [("network", (50.0,)), ("truth", (60.0,))]
+    assert panel.references == {}
+
+
+def test_the_slope_of_a_dose_is_that_of_its_sources_means() -> None:
+    values = [40.0, 46.0, 49.0, 55.0]
+    points = [Point(BOTH, name, (0.1 * n,) * 2, (values[n] - 1, values[n] + 1)) for n, name in enumerate("abcd")]
+    line = slope(points)
+    assert line is not None
+    expected = stats.linregress([0, 0.1, 0.2, 0.3], values)
+    assert (line.rise, line.p, line.sources) == (pytest.approx(expected.slope), pytest.approx(expected.pvalue), 4)
+    margin = 4.302653 * expected.stderr  # t(.975, 2)
+    assert line.interval == pytest.approx((expected.slope - margin, expected.slope + margin))
+    assert slope_text(line) == "+4.80 [+2.97, +6.63] points per .1 IoU"
+    assert slope(points[:3]) is None
+    assert slope([Point(BOTH, "a", (0.1,), (1.0,))] * 4) is None
 
 
 def test_what_cannot_be_drawn_says_what_is_missing() -> None:

@@ -7,7 +7,9 @@ from scipy import stats
 
 from baselines import resolve
 from examples.study.decide import CONTRADICTED, NOT_RUN, QUESTIONS, SUPPORTED, UNDECIDED, decide, markdown, means, top1
+from examples.study.decide_dose import ENDS, ends, slopes, sources
 from results.collect import collect_runs
+from results.dose import BOTH, HARD, QUERY, Panel, Point
 from results.report import build
 from results.runs import find_runs
 from slurm.sweep import expand, load
@@ -49,17 +51,65 @@ def test_the_table_has_a_line_for_each_comparison() -> None:
 
 def test_the_page_has_the_tables_of_the_recorded_runs() -> None:
     page = (STUDY / "README.md").read_text(encoding="utf-8")
-    knn, logistic = (top1(STUDY / "runs", task) for task in ("knn", "logistic"))
+    knn, logistic = (top1(STUDY / "runs", task, "study") for task in ("knn", "logistic"))
     assert means(knn, logistic) in page
     assert markdown(logistic) in page
 
 
 def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
-    planned = {job.run.id for job in expand(load("study"), STUDY / "runs", resolve, {}).jobs if job.run}
+    sweeps = (load(name) for name in ("study", "saliency-dose"))
+    planned = {job.run.id for sweep in sweeps for job in expand(sweep, STUDY / "runs", resolve, {}).jobs if job.run}
     runs = find_runs([STUDY / "runs"], resolve)
     assert len(runs) > 12
     assert {run.run.id for run in runs if run.run is not None} <= planned
     assert {run.state for run in runs} == {"done"}
+
+
+def panel(*points: tuple[str, str, float, float]) -> Panel:
+    """A dose-response of one seed: role, source, IoU and accuracy of each point."""
+    return Panel("scenes", tuple(Point(role, name, (iou,), (top1,)) for role, name, iou, top1 in points), {})
+
+
+DOSE = panel(
+    (BOTH, "inverted", 0.0, 30.0),
+    (BOTH, "random", 0.1, 30.9),
+    (BOTH, "centre", 0.2, 32.1),
+    (BOTH, "truth", 0.9, 39.0),
+    (HARD, "inverted", 0.0, 39.1),
+    (HARD, "random", 0.1, 38.9),
+)
+
+
+def test_a_slope_is_corrected_for_the_three_roles_and_one_of_few_sources_is_not_run() -> None:
+    both, query, hard = slopes(DOSE).splitlines()[2:]
+    line = stats.linregress([0.0, 0.1, 0.2, 0.9], [30.0, 30.9, 32.1, 39.0])
+    assert round(3 * line.pvalue, 3) == 0.001 != round(line.pvalue, 3)
+    assert both.startswith(f"| {BOTH} | 4 | {line.slope / 10:+.2f} | ")
+    assert both.endswith("| 0.001 | supported |")
+    assert query == f"| {QUERY} | 0 | – | – | – | not run |"
+    assert hard == f"| {HARD} | 3 | – | – | – | not run |"  # the true mask for both is its third
+
+
+def test_a_slope_downwards_contradicts() -> None:
+    points = [(BOTH, point.source, -point.iou[0], point.values[0]) for point in DOSE.points if point.role == BOTH]
+    assert slopes(panel(*points)).splitlines()[2].endswith("| 0.001 | contradicted |")
+
+
+def test_sources_stand_from_the_best_foreground_to_the_worst() -> None:
+    lines = sources(DOSE).splitlines()[2:]
+    assert [line.split(" | ")[1] for line in lines] == ["truth", "centre", "random", "inverted", "random", "inverted"]
+    assert lines[0] == f"| {BOTH} | truth | 1 | 0.90 | 39.0 |"
+
+
+def test_truth_and_its_inverse_are_compared_by_the_spread_of_all_rows() -> None:
+    true, inverted = ENDS[BOTH]
+    values = {true: {1: 40.0, 2: 43.0, 3: 41.1}, inverted: {1: 30.0, 2: 33.0, 3: 31.0}, "mocov2": {1: 20.0, 2: 23.0}}
+    both, query, hard = ends(values).splitlines()[2:]
+    assert both.startswith(f"| {BOTH} | `{true}` − `{inverted}` | 3 | +10.0 | ")
+    assert both.endswith("| < 0.001 | supported |")
+    assert {line.split(" | ")[-1] for line in (query, hard)} == {"not run |"}
+    one = ends({true: {1: 40.0}, inverted: {1: 30.0}}).splitlines()[2]
+    assert one.endswith("| 1 | +10.0 | – | – | undecided |")
 
 
 def test_the_page_judges_by_what_was_measured_and_says_so() -> None:

@@ -16,6 +16,7 @@ from statistics import mean, stdev
 
 from results.collect import collect
 from results.paired import LEVEL, Comparison, holm, p_text, paired, pooled_spread
+from slurm.sweep import load
 
 HP = "mocov2+ours-hp"
 QUESTIONS: Mapping[str, Sequence[tuple[str, str]]] = {
@@ -78,10 +79,17 @@ class Decision:
         return SUPPORTED if mean > 0 else CONTRADICTED
 
 
-def top1(runs: Path, task: str) -> dict[str, dict[int, float]]:
-    """Returns top-1 of each method and seed below a folder, by one task."""
+def top1(runs: Path, task: str, *sweeps: str) -> dict[str, dict[int, float]]:
+    """Returns top-1 of each method and seed below a folder, by one task.
+
+    Args:
+        runs: The folder.
+        task: `knn` or `logistic`.
+        sweeps: Whose rows count. The study's spread is that of its own rows, whatever else lies in the folder.
+    """
+    methods = {method for sweep in sweeps for part in load(sweep).parts for method in part.methods}
     frame = collect([runs])
-    rows = frame[(frame["task"] == task) & (frame["metric"] == "top1")]
+    rows = frame[(frame["task"] == task) & (frame["metric"] == "top1") & frame["method"].isin(methods)]
     # kNN is scored with the field's 200 neighbours as well; the page registered 20.
     rows = rows[rows["protocol"] != "knn-v1[k=200]"]
     values: dict[str, dict[int, float]] = {}
@@ -133,11 +141,11 @@ def markdown(values: Values) -> str:
                 f"`{decision.first}` − `{decision.second}`",
                 str(comparison.n),
                 "–" if comparison.mean is None else f"{comparison.mean:+.1f}",
-                _interval(comparison.interval()),
-                _interval(decision.corrected_interval),
+                interval_text(comparison.interval()),
+                interval_text(decision.corrected_interval),
                 _p(decision.p),
                 decision.outcome,
-                _interval(together.comparison.interval()),
+                interval_text(together.comparison.interval()),
                 _p(together.p),
                 together.outcome,
             ]
@@ -151,18 +159,19 @@ def means(knn: Values, logistic: Values) -> str:
     methods = [method for method in dict.fromkeys([*registered, *sorted(logistic)]) if method in logistic]
     lines = ["| row | seeds | kNN, k = 20 | logistic regression |", "| --- | ---: | ---: | ---: |"]
     for method in methods:
-        cells = [_mean(by_seed.get(method, {}).values()) for by_seed in (knn, logistic)]
+        cells = [cell_of(by_seed.get(method, {}).values()) for by_seed in (knn, logistic)]
         lines.append(f"| `{method}` | {len(logistic[method])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _mean(values: Collection[float]) -> str:
-    """Returns mean and sample standard deviation; of one value itself."""
+def cell_of(values: Collection[float]) -> str:
+    """Returns mean and sample standard deviation as text; of one value itself; a dash of none."""
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") if values else "–"
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
+def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
+    """Returns an interval as text; a dash where none could be taken."""
+    return "–" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
 
 
 def _p(p: float | None) -> str:
@@ -170,5 +179,5 @@ def _p(p: float | None) -> str:
 
 
 if __name__ == "__main__":
-    of_knn, of_logistic = (top1(Path(sys.argv[1]), task) for task in ("knn", "logistic"))
+    of_knn, of_logistic = (top1(Path(sys.argv[1]), task, "study") for task in ("knn", "logistic"))
     print(means(of_knn, of_logistic), markdown(of_logistic), sep="\n\n")

@@ -1,0 +1,93 @@
+"""The plot of accuracy against how well foreground covers the true objects, of `salmask sweep saliency-dose`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from results.dose import BOTH, CONFIDENCE, HARD, QUERY, Point, Slope, panels_of, slope
+from results.material import Material, NothingToDrawError
+from results.style import Theme, folded, ink, legend, panels
+
+LOOKS: Mapping[str, tuple[str, str]] = {BOTH: ("o", "#d55e00"), QUERY: ("^", "#0072b2"), HARD: ("s", "#009e73")}
+"""By what is varied: marker and colour."""
+DASHES = ((0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)))
+"""The lines of methods that ask for no foreground."""
+
+
+def saliency_dose(material: Material) -> Figure:
+    """Draw accuracy against the IoU of the foreground with the true object, a point for each source."""
+    drawn = [] if material.frame is None else panels_of(material.frame, material.runs)
+    if not drawn:
+        raise NothingToDrawError(
+            "no two evaluated runs that differ in their source of foreground alone recorded how well it covers the "
+            "objects",
+            mend="salmask sweep saliency-dose",
+        )
+    figure, grid = panels(len(drawn), 3.4, room=0.8)
+    for axes, panel in zip(grid, drawn, strict=True):
+        for role, (marker, colour) in LOOKS.items():
+            own = [point for point in panel.points if point.role == role]
+            if own:
+                line = slope(panel.of_role(role))
+                if line:
+                    _draw_line(axes, colour, line, panel.of_role(role))
+                label = role + (f": {slope_text(line)}" if line else "")
+                _draw_points(axes, label, marker, colour, own, material.theme)
+        for number, (method, value) in enumerate(panel.references.items()):
+            axes.axhline(value, color=ink(material.theme), linewidth=0.9, linestyle=DASHES[number % 3], label=method)
+        axes.set(title=folded(panel.title), xlabel="mean IoU of the foreground with the true object", ylabel="top-1, %")
+        axes.margins(0.1)
+    counts = sorted({len(point.values) for panel in drawn for point in panel.points})
+    seeds = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    legend(figure, f"mean of {seeds} seeds; bars: 95 % intervals; slopes: of the line through the sources, 95 %")
+    return figure
+
+
+def _draw_line(axes: Axes, colour: str, line: Slope, points: Sequence[Point]) -> None:
+    """Draw the straight line from the least to the greatest IoU."""
+    ious = [point.means[0] for point in points]
+    ends = np.array([min(ious), max(ious)])
+    axes.plot(ends, line.intercept + line.rise * ends, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
+
+
+def _draw_points(axes: Axes, label: str, marker: str, colour: str, points: Sequence[Point], theme: Theme) -> None:
+    """Draw the points of one role with their intervals, each with its source's name."""
+    x, y = zip(*(point.means for point in points), strict=True)
+    across = [half_width(point.iou) for point in points]
+    along = [half_width(point.values) for point in points]
+    axes.errorbar(
+        x,
+        y,
+        xerr=None if np.isnan(across).all() else across,
+        yerr=None if np.isnan(along).all() else along,
+        fmt=marker,
+        color=colour,
+        linewidth=1,
+        label=label,
+    )
+    for point in points:
+        axes.annotate(
+            point.source,
+            point.means,
+            (4, 4),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=ink(theme),
+            annotation_clip=True,
+        )
+
+
+def slope_text(line: Slope) -> str:
+    """Returns by how many points accuracy rises for .1 of IoU, with its interval, as a legend has it."""
+    low, middle, high = (0.1 * value for value in (line.interval[0], line.rise, line.interval[1]))
+    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}] points per .1 IoU"
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Returns half of the width of Student's interval of a mean; NaN of fewer than two values."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
