@@ -4,6 +4,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -11,6 +12,7 @@ from training_samples import files_below, tiny
 
 from baselines import resolve
 from repro.errors import UserError
+from repro.files import write_json
 from repro.runs.folder import RunFolder
 from repro.runs.provenance import source
 from repro.runs.reading import load, read_yaml
@@ -74,6 +76,26 @@ def test_ctrl_c_and_sigterm_are_interruptions(folder: RunFolder, stop: BaseExcep
     with pytest.raises(type(stop)), folder.attempt("pretrain"):
         raise stop
     assert (state(folder).state, state(folder).error) == ("interrupted", "")
+
+
+def test_a_signal_that_answers_the_first_status_is_an_interruption(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`salmask cancel` may see "running" before the process that wrote it is back from the disk."""
+    for task in ("pretrain", "linear"):
+        answers = iter([True])
+
+        def write(path: Path, content: Any, answers: Any = answers) -> None:
+            write_json(path, content)
+            if next(answers, False):
+                raise SystemExit(143)
+
+        monkeypatch.setattr("repro.runs.folder.write_json", write)
+        with pytest.raises(SystemExit), folder.attempt(task):
+            raise AssertionError("the attempt has not begun")
+        status = folder.status(task)
+        assert status is not None
+        assert (status.state, status.task, status.attempt, status.error) == ("interrupted", task, 1, "")
 
 
 def test_a_failure_is_on_record_until_the_next_attempt(folder: RunFolder) -> None:

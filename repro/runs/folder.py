@@ -313,7 +313,12 @@ class RunFolder:
             number = before.attempt + 1 if before else 1
             self._remove_leftovers(task)
             self._attempt = None  # nothing of an earlier attempt may keep `set_status` from writing the new number
-            self.set_status("running", task=task, attempt=number, error="")
+            try:
+                self.set_status("running", task=task, attempt=number, error="")
+            except (KeyboardInterrupt, SystemExit):
+                # Who waits for "running" to ask it to stop may be answered before the file's folder is synced.
+                self._end("interrupted", task=task, attempt=number)
+                raise
             self._attempt = task, number
             try:
                 with self._beating(task, number):
