@@ -51,7 +51,7 @@ def test_the_table_has_a_line_for_each_comparison() -> None:
 
 def test_the_page_has_the_tables_of_the_recorded_runs() -> None:
     page = (STUDY / "README.md").read_text(encoding="utf-8")
-    knn, logistic = (top1(STUDY / "runs", task, "study") for task in ("knn", "logistic"))
+    knn, logistic = (top1([STUDY / "runs"], task, "study") for task in ("knn", "logistic"))
     assert means(knn, logistic) in page
     assert markdown(logistic) in page
 

@@ -79,16 +79,16 @@ class Decision:
         return SUPPORTED if mean > 0 else CONTRADICTED
 
 
-def top1(runs: Path, task: str, *sweeps: str) -> dict[str, dict[int, float]]:
-    """Returns top-1 of each method and seed below a folder, by one task.
+def top1(folders: Sequence[Path], task: str, *sweeps: str) -> dict[str, dict[int, float]]:
+    """Returns top-1 of each method and seed below some folders, by one task.
 
     Args:
-        runs: The folder.
+        folders: Where runs are.
         task: `knn` or `logistic`.
-        sweeps: Whose rows count. The study's spread is that of its own rows, whatever else lies in the folder.
+        sweeps: Whose rows count. The study's spread is that of its own rows, whatever else lies there.
     """
     methods = {method for sweep in sweeps for part in load(sweep).parts for method in part.methods}
-    frame = collect([runs])
+    frame = collect(folders)
     rows = frame[(frame["task"] == task) & (frame["metric"] == "top1") & frame["method"].isin(methods)]
     # kNN is scored with the field's 200 neighbours as well; the page registered 20.
     rows = rows[rows["protocol"] != "knn-v1[k=200]"]
@@ -179,5 +179,5 @@ def _p(p: float | None) -> str:
 
 
 if __name__ == "__main__":
-    of_knn, of_logistic = (top1(Path(sys.argv[1]), task, "study") for task in ("knn", "logistic"))
+    of_knn, of_logistic = (top1([Path(sys.argv[1])], task, "study") for task in ("knn", "logistic"))
     print(means(of_knn, of_logistic), markdown(of_logistic), sep="\n\n")

@@ -1,6 +1,6 @@
 """Decides the dose-response by the tests that the study's page registered, from the runs that are there.
 
-    python examples/study/decide_dose.py examples/study/runs
+    python examples/study/decide_dose.py examples/study/runs examples/study/dose
 
 Prints three Markdown tables, all of top-1 by logistic regression. First each source's accuracy, mean and standard
 deviation over seeds, beside the IoU of its foreground with the object. Then, for each role, the slope of accuracy on
@@ -28,9 +28,9 @@ ENDS: Mapping[str, tuple[str, str]] = {
 """For each role the row of the true mask, and the row whose foreground is all but the object."""
 
 
-def panel_of(runs: Path) -> Panel | None:
+def panel_of(folders: Sequence[Path]) -> Panel | None:
     """Returns the dose-response by logistic regression; None where fewer than two sources were run."""
-    records = find_runs([runs], resolve)
+    records = find_runs(folders, resolve)
     frame = collect_runs(records)
     # Rows of other strategies have the frozen network's foreground alone, and make no panel.
     panels = panels_of(frame[frame["task"] == "logistic"], records)
@@ -100,8 +100,8 @@ def ends(values: Values) -> str:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    found = panel_of(folder)
+    folders = [Path(name) for name in sys.argv[1:]]
+    found = panel_of(folders)
     if found is None:
-        sys.exit(f"{folder}: fewer than two sources of foreground; run salmask sweep saliency-dose")
-    print(sources(found), slopes(found), ends(top1(folder, "logistic", "study", "saliency-dose")), sep="\n\n")
+        sys.exit("fewer than two sources of foreground; run salmask sweep saliency-dose")
+    print(sources(found), slopes(found), ends(top1(folders, "logistic", "study", "saliency-dose")), sep="\n\n")
