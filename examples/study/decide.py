@@ -1,6 +1,6 @@
 """Decides the study's comparisons by the tests that its page registered, from the runs that are there.
 
-    python examples/study/decide.py examples/study/runs
+    python -m examples.study.decide examples/study/runs
 
 Prints two Markdown tables, both of top-1. First each row's mean and standard deviation over seeds by kNN and by
 logistic regression. Then, by logistic regression, each comparison's difference in points, paired by seed, with its 95 %

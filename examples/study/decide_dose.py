@@ -1,6 +1,6 @@
 """Decides the dose-response by the tests that the study's page registered, from the runs that are there.
 
-    python examples/study/decide_dose.py examples/study/runs examples/study/dose
+    python -m examples.study.decide_dose examples/study/runs examples/study/dose
 
 Prints three Markdown tables, all of top-1 by logistic regression. First each source's accuracy, mean and standard
 deviation over seeds, beside the IoU of its foreground with the object. Then, for each role, the slope of accuracy on
