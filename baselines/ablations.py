@@ -67,7 +67,10 @@ ABLATIONS: Mapping[str, Ablation] = {
     **{f"{ablation.row}-{name}": ablation for name, ablation in ON_THE_HEADLINE.items()},
     # The paper's rho = 2 weighs more among SimCLR's 510 negatives than among MoCo's 65,536.
     "simclr+ours-hp-rho1": Ablation({"simclr.hard_negative_weight": 1.0}, row="simclr+ours-hp"),
-    "simclr+ours-hp-no-hard-negative": Ablation({"masking.hard_negative": False}, row="simclr+ours-hp"),
+    **{
+        f"simclr+ours-hp-{name}": Ablation(ON_THE_HEADLINE[name].settings, row="simclr+ours-hp")
+        for name in ("no-hard-negative", "no-masks", "random")
+    },
     "simclr+ours-hp-anchor-both": Ablation({"simclr.hard_negative_anchor": "both"}, row="simclr+ours-hp"),
     "simclr+ours-hp-stopgrad": Ablation({"simclr.hard_negative_stopgrad": True}, row="simclr+ours-hp"),
     "simclr+ours-hp@both": Ablation({"masking.branch": "both"}, row="simclr+ours-hp"),

@@ -6,7 +6,18 @@ import pytest
 from scipy import stats
 
 from baselines import resolve
-from examples.study.decide import CONTRADICTED, NOT_RUN, QUESTIONS, SUPPORTED, UNDECIDED, decide, markdown, means, top1
+from examples.study.decide import (
+    CONTRADICTED,
+    NOT_RUN,
+    QUESTIONS,
+    SUPPORTED,
+    SWEEPS,
+    UNDECIDED,
+    decide,
+    markdown,
+    means,
+    top1,
+)
 from examples.study.decide_dose import ENDS, ends, slopes, sources
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, Panel, Point
@@ -21,9 +32,9 @@ PLAIN = {1: 20.0, 2: 23.1, 3: 21.0}
 
 
 def test_every_comparison_is_of_rows_that_the_sweep_trains() -> None:
-    methods = {method for part in load("study").parts for method in part.methods}
+    methods = {method for sweep in SWEEPS for part in load(sweep).parts for method in part.methods}
     assert {method for pairs in QUESTIONS.values() for pair in pairs for method in pair} <= methods
-    assert [len(pairs) for pairs in QUESTIONS.values()] == [6, 6]
+    assert [len(pairs) for pairs in QUESTIONS.values()] == [6, 6, 3]
 
 
 def test_what_was_not_run_is_corrected_for_all_the_same() -> None:
@@ -45,19 +56,19 @@ def test_a_worse_row_contradicts_and_one_seed_decides_nothing() -> None:
 
 def test_the_table_has_a_line_for_each_comparison() -> None:
     lines = markdown({"mocov2+ours-hp": BETTER, "mocov2": PLAIN}).splitlines()
-    assert len(lines) == 2 + 12
+    assert len(lines) == 2 + 15
     assert "| 1 | `mocov2+ours-hp` − `mocov2` | 3 | +10.0 |" in lines[2]
 
 
 def test_the_page_has_the_tables_of_the_recorded_runs() -> None:
     page = (STUDY / "README.md").read_text(encoding="utf-8")
-    knn, logistic = (top1([STUDY / "runs"], task, "study") for task in ("knn", "logistic"))
+    knn, logistic = (top1([STUDY / "runs"], task, *SWEEPS) for task in ("knn", "logistic"))
     assert means(knn, logistic) in page
     assert markdown(logistic) in page
 
 
 def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
-    sweeps = (load(name) for name in ("study", "saliency-dose"))
+    sweeps = (load(name) for name in (*SWEEPS, "saliency-dose"))
     planned = {job.run.id for sweep in sweeps for job in expand(sweep, STUDY / "runs", resolve, {}).jobs if job.run}
     runs = find_runs([STUDY / "runs"], resolve)
     assert len(runs) > 12

@@ -36,9 +36,14 @@ QUESTIONS: Mapping[str, Sequence[tuple[str, str]]] = {
             f"{HP}-released",
         )
     ],
+    "SimCLR's parts": [
+        ("simclr+ours-hp", f"simclr+ours-hp-{part}") for part in ("no-masks", "no-hard-negative", "random")
+    ],
 }
 """The registered comparisons, first method − second; those of one entry are corrected together."""
 
+SWEEPS = ("study", "study-parts")
+"""Whose rows the page's first tables have."""
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
 
 Values = Mapping[str, Mapping[int, float]]
@@ -179,5 +184,5 @@ def _p(p: float | None) -> str:
 
 
 if __name__ == "__main__":
-    of_knn, of_logistic = (top1([Path(sys.argv[1])], task, "study") for task in ("knn", "logistic"))
+    of_knn, of_logistic = (top1([Path(sys.argv[1])], task, *SWEEPS) for task in ("knn", "logistic"))
     print(means(of_knn, of_logistic), markdown(of_logistic), sep="\n\n")
