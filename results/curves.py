@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 from repro.runs.labels import label
 from repro.runs.protocols import metric_without_rate
 from results.material import Material, NothingToDrawError
-from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord
 from results.style import legend, look, panels
 
@@ -49,19 +48,8 @@ def curves(material: Material) -> Figure:
                 axes.fill_between(steps, values.min(0), values.max(0), color=style.colour, alpha=0.22, linewidth=0)
         axes.set(title=title, xlabel=steps_of)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    legend(
-        figure, f"method (number of seeds); the band reaches from the lowest seed to the highest{_warning(material)}"
-    )
+    legend(figure, f"method (number of seeds); the band reaches from the lowest seed to the highest{material.warning}")
     return figure
-
-
-def _warning(material: Material) -> str:
-    """Returns what has to be said of curves that are not of the paper's runs."""
-    comparisons = [run.comparison for run in material.runs]
-    tiny = any(comparison.smaller for comparison in comparisons)
-    altered = any(comparison.altered for comparison in comparisons)
-    kinds = " and ".join([f"{TINY} MODE"] * tiny + [ALTERED] * altered)
-    return f"; {kinds}, not comparable with the paper" if kinds else ""
 
 
 def _loss_by_framework(runs: Sequence[RunRecord]) -> dict[str, Series]:

@@ -7,13 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from repro.runs.labels import label
 from results.dose import BOTH, CONFIDENCE, HARD, QUERY, Point, Slope, panels_of, slope
 from results.material import Material, NothingToDrawError
 from results.style import Theme, folded, ink, legend, panels
 
 LOOKS: Mapping[str, tuple[str, str]] = {BOTH: ("o", "#d55e00"), QUERY: ("^", "#0072b2"), HARD: ("s", "#009e73")}
 """By what is varied: marker and colour."""
-DASHES = ((0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)))
+DASHES = ((0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)), (0, (3, 2, 1, 2, 1, 2)))
 """The lines of methods that ask for no foreground."""
 
 
@@ -28,21 +29,26 @@ def saliency_dose(material: Material) -> Figure:
         )
     figure, grid = panels(len(drawn), 3.4, room=0.8)
     for axes, panel in zip(grid, drawn, strict=True):
+        slopes = []
         for role, (marker, colour) in LOOKS.items():
             own = [point for point in panel.points if point.role == role]
             if own:
                 line = slope(panel.of_role(role))
                 if line:
                     _draw_line(axes, colour, line, panel.of_role(role))
-                label = role + (f": {slope_text(line)}" if line else "")
-                _draw_points(axes, label, marker, colour, own, material.theme)
+                    slopes.append(f"{role}: {slope_text(line)}")
+                _draw_points(axes, role, marker, colour, own, material.theme)
+        # A panel's own numbers stand in it; the legend is of all panels.
+        axes.text(0.02, 0.02, "\n".join(slopes), transform=axes.transAxes, fontsize=6.5, color=ink(material.theme))
         for number, (method, value) in enumerate(panel.references.items()):
-            axes.axhline(value, color=ink(material.theme), linewidth=0.9, linestyle=DASHES[number % 3], label=method)
+            dashes = DASHES[number % len(DASHES)]
+            axes.axhline(value, color=ink(material.theme), linewidth=0.9, linestyle=dashes, label=label(method))
         axes.set(title=folded(panel.title), xlabel="mean IoU of the foreground with the true object", ylabel="top-1, %")
         axes.margins(0.1)
     counts = sorted({len(point.values) for panel in drawn for point in panel.points})
     seeds = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    legend(figure, f"mean of {seeds} seeds; bars: 95 % intervals; slopes: of the line through the sources, 95 %")
+    note = f"mean of {seeds} seeds; bars: 95 % intervals; slopes: of the line through the sources, 95 %"
+    legend(figure, note + material.warning)
     return figure
 
 
@@ -53,7 +59,7 @@ def _draw_line(axes: Axes, colour: str, line: Slope, points: Sequence[Point]) ->
     axes.plot(ends, line.intercept + line.rise * ends, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
 
 
-def _draw_points(axes: Axes, label: str, marker: str, colour: str, points: Sequence[Point], theme: Theme) -> None:
+def _draw_points(axes: Axes, role: str, marker: str, colour: str, points: Sequence[Point], theme: Theme) -> None:
     """Draw the points of one role with their intervals, each with its source's name."""
     x, y = zip(*(point.means for point in points), strict=True)
     across = [half_width(point.iou) for point in points]
@@ -66,7 +72,7 @@ def _draw_points(axes: Axes, label: str, marker: str, colour: str, points: Seque
         fmt=marker,
         color=colour,
         linewidth=1,
-        label=label,
+        label=role,
     )
     for point in points:
         axes.annotate(

@@ -8,6 +8,7 @@ import pandas as pd
 
 from repro.errors import UserError
 from results.published import published
+from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord
 from results.style import Theme
 from results.tables import render
@@ -41,6 +42,15 @@ class Material:
     metric: str = ""
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     """What `table` has worked out, by name."""
+
+    @property
+    def warning(self) -> str:
+        """What a figure's note says of runs that are not the paper's, `; TINY MODE, not comparable with the paper`."""
+        comparisons = [run.comparison for run in self.runs]
+        tiny = any(comparison.smaller for comparison in comparisons)
+        altered = any(comparison.altered for comparison in comparisons)
+        kinds = " and ".join([f"{TINY} MODE"] * tiny + [ALTERED] * altered)
+        return f"; {kinds}, not comparable with the paper" if kinds else ""
 
     def table(self, name: str) -> pd.DataFrame:
         """Returns the lines of a table's data that have a measured number.

@@ -168,8 +168,11 @@ def test_a_dose_is_drawn_against_the_iou_of_the_role_that_is_varied_with_interva
     assert panel.references == {"mocov2": 34.0}
     # Student's: t(.975, 2) = 4.303 times 1 / sqrt(3).
     assert half_width((45.0, 46.0, 47.0)) == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
-    axes = saliency_dose(Material(runs, frame)).axes[0]
-    assert {text.get_text() for text in axes.texts} == {*SOURCES, "random", "inverted"}
+    figure = saliency_dose(Material(runs, frame))
+    axes = figure.axes[0]
+    rise = f"{BOTH}: +5.00 [+5.00, +5.00] points per .1 IoU"
+    assert {text.get_text() for text in axes.texts} == {*SOURCES, "random", "inverted", rise}
+    assert figure.legends[0].get_title().get_text().endswith("; TINY MODE, not comparable with the paper")
     bars = [container for container in axes.containers if container.has_yerr]
     assert len(bars) == 3
 

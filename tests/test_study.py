@@ -6,19 +6,9 @@ import pytest
 from scipy import stats
 
 from baselines import resolve
-from examples.study.decide import (
-    CONTRADICTED,
-    NOT_RUN,
-    QUESTIONS,
-    SUPPORTED,
-    SWEEPS,
-    UNDECIDED,
-    decide,
-    markdown,
-    means,
-    top1,
-)
-from examples.study.decide_dose import ENDS, ends, slopes, sources
+from examples.study.decide import CONTRADICTED, NOT_RUN, QUESTIONS, SUPPORTED, SWEEPS, UNDECIDED, decide, top1
+from examples.study.decide_dose import ENDS, ends, panel_of, slopes, sources
+from examples.study.tables import markdown, means, summary
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, Panel, Point
 from results.report import build
@@ -60,18 +50,40 @@ def test_the_table_has_a_line_for_each_comparison() -> None:
     assert "| 1 | `mocov2+ours-hp` − `mocov2` | 3 | +10.0 |" in lines[2]
 
 
+def test_the_summary_has_both_frameworks_side_by_side_with_intervals() -> None:
+    values = {"mocov2": PLAIN, "mocov2+ours-hp": BETTER, "simclr": {1: 20.0}, "simclr+ours-hp": {1: 45.0}}
+    lines = {line.split(" | ")[0]: line for line in summary(values).splitlines()}
+    assert lines["| alone"] == "| alone | 21.4 ± 1.6 |  | 20.0 |  |"
+    # Of two rows alone the pooled spread is the pair's own.
+    low, high = stats.t.interval(0.95, 2, 10.0, stats.sem([10.0, 9.9, 10.1]))
+    assert lines["| + ours (high-pass)"] == (
+        f"| + ours (high-pass) | 31.4 ± 1.5 | +10.0 ({low:+.1f} to {high:+.1f}) | 45.0 | +25.0 (–) |"
+    )
+    assert lines["| + ADIOS"] == "| + ADIOS | – |  | – |  |"
+
+
 def test_the_page_has_the_tables_of_the_recorded_runs() -> None:
     page = (STUDY / "README.md").read_text(encoding="utf-8")
     knn, logistic = (top1([STUDY / "runs"], task, *SWEEPS) for task in ("knn", "logistic"))
+    assert summary(logistic) in page
     assert means(knn, logistic) in page
     assert markdown(logistic) in page
+
+
+def test_the_page_has_the_tables_of_the_recorded_dose_response() -> None:
+    page = (STUDY / "README.md").read_text(encoding="utf-8")
+    folders = [STUDY / "runs", STUDY / "dose"]
+    dose = panel_of(folders)
+    assert dose is not None
+    for table in (sources(dose), slopes(dose), ends(top1(folders, "logistic", "study", "saliency-dose"))):
+        assert table in page
 
 
 def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
     sweeps = (load(name) for name in (*SWEEPS, "saliency-dose"))
     planned = {job.run.id for sweep in sweeps for job in expand(sweep, STUDY / "runs", resolve, {}).jobs if job.run}
-    runs = find_runs([STUDY / "runs"], resolve)
-    assert len(runs) > 12
+    runs = find_runs([STUDY / "runs", STUDY / "dose"], resolve)
+    assert len(runs) > 50
     assert {run.run.id for run in runs if run.run is not None} <= planned
     assert {run.state for run in runs} == {"done"}
 

@@ -1,21 +1,14 @@
 """Decides the study's comparisons by the tests that its page registered, from the runs that are there.
 
-    python -m examples.study.decide examples/study/runs
-
-Prints two Markdown tables, both of top-1. First each row's mean and standard deviation over seeds by kNN and by
-logistic regression. Then, by logistic regression, each comparison's difference in points, paired by seed, with its 95 %
-interval, the interval and p value corrected over the comparisons of its questions, and the outcome; then the same by
-the pooled spread.
+`tables.py` prints them.
 """
 
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 
 from results.collect import collect
-from results.paired import LEVEL, Comparison, holm, p_text, paired, pooled_spread
+from results.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread
 from slurm.sweep import load
 
 HP = "mocov2+ours-hp"
@@ -103,6 +96,11 @@ def top1(folders: Sequence[Path], task: str, *sweeps: str) -> dict[str, dict[int
     return values
 
 
+def spread_of(values: Values, framework: str) -> Spread | None:
+    """Returns the spread of a difference of two rows of a framework, estimated from all of its rows."""
+    return pooled_spread([by_seed for method, by_seed in values.items() if method.partition("+")[0] == framework])
+
+
 def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
     """Judges every registered comparison.
 
@@ -117,9 +115,7 @@ def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
     for question, pairs in QUESTIONS.items():
         comparisons = []
         for first, second in pairs:
-            framework = first.partition("+")[0]
-            rows = [by_seed for method, by_seed in values.items() if method.partition("+")[0] == framework]
-            spread = pooled_spread(rows) if pooled else None
+            spread = spread_of(values, first.partition("+")[0]) if pooled else None
             comparisons.append(paired(values.get(first, {}), values.get(second, {}), spread))
         ps = [comparison.p for comparison in comparisons]
         # A comparison that was not run still counts: the registered number is corrected for, whatever was run.
@@ -129,60 +125,3 @@ def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
             for pair, comparison, p, corrected_p in zip(pairs, comparisons, ps, corrected, strict=True)
         ]
     return decisions
-
-
-def markdown(values: Values) -> str:
-    """Returns the table of all comparisons."""
-    lines = [
-        "| question | comparison | seeds | difference | 95 % | corrected | p | outcome | pooled: 95 % | p | outcome |",
-        "| --- | --- | ---: | ---: | --- | --- | ---: | --- | --- | ---: | --- |",
-    ]
-    own, pooled = decide(values, pooled=False), decide(values, pooled=True)
-    for question, decisions in own.items():
-        for decision, together in zip(decisions, pooled[question], strict=True):
-            comparison = decision.comparison
-            cells = [
-                question,
-                f"`{decision.first}` − `{decision.second}`",
-                str(comparison.n),
-                "–" if comparison.mean is None else f"{comparison.mean:+.1f}",
-                interval_text(comparison.interval()),
-                interval_text(decision.corrected_interval),
-                _p(decision.p),
-                decision.outcome,
-                interval_text(together.comparison.interval()),
-                _p(together.p),
-                together.outcome,
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def means(knn: Values, logistic: Values) -> str:
-    """Returns the table of the rows that were run, in the order of the registered comparisons."""
-    registered = [method for pairs in QUESTIONS.values() for pair in pairs for method in reversed(pair)]
-    methods = [method for method in dict.fromkeys([*registered, *sorted(logistic)]) if method in logistic]
-    lines = ["| row | seeds | kNN, k = 20 | logistic regression |", "| --- | ---: | ---: | ---: |"]
-    for method in methods:
-        cells = [cell_of(by_seed.get(method, {}).values()) for by_seed in (knn, logistic)]
-        lines.append(f"| `{method}` | {len(logistic[method])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def cell_of(values: Collection[float]) -> str:
-    """Returns mean and sample standard deviation as text; of one value itself; a dash of none."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") if values else "–"
-
-
-def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
-    """Returns an interval as text; a dash where none could be taken."""
-    return "–" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
-
-
-def _p(p: float | None) -> str:
-    return "–" if p is None else p_text(p)
-
-
-if __name__ == "__main__":
-    of_knn, of_logistic = (top1([Path(sys.argv[1])], task, *SWEEPS) for task in ("knn", "logistic"))
-    print(means(of_knn, of_logistic), markdown(of_logistic), sep="\n\n")

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from baselines import resolve
-from examples.study.decide import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, Values, cell_of, interval_text, top1
+from examples.study.decide import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, Values, spread_of, top1
+from examples.study.tables import cell_of, interval_text
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, ROLES, Panel, Slope, panels_of, slope
-from results.paired import LEVEL, Comparison, holm, p_text, paired, pooled_spread
+from results.paired import LEVEL, Comparison, holm, p_text, paired
 from results.runs import find_runs
 
 HP = "mocov2+ours-hp"
@@ -82,7 +83,7 @@ def ends(values: Values) -> str:
         "| varied | comparison | seeds | difference | 95 % | p | outcome |",
         "| --- | --- | ---: | ---: | --- | ---: | --- |",
     ]
-    spread = pooled_spread([by_seed for method, by_seed in values.items() if method.partition("+")[0] == "mocov2"])
+    spread = spread_of(values, "mocov2")
     comparisons: Sequence[Comparison] = [
         paired(values.get(true, {}), values.get(inverted, {}), spread) for true, inverted in ENDS.values()
     ]
