@@ -33,9 +33,10 @@ def saliency_dose(material: Material) -> Figure:
         for role, (marker, colour) in LOOKS.items():
             own = [point for point in panel.points if point.role == role]
             if own:
-                line = slope(panel.of_role(role))
+                through = panel.of_role(role)
+                line = slope(through)
                 if line:
-                    _draw_line(axes, colour, line, panel.of_role(role))
+                    _draw_line(axes, colour, line, through)
                     slopes.append(f"{role}: {slope_text(line)}")
                 _draw_points(axes, role, marker, colour, own, material.theme)
         # A panel's own numbers stand in it; the legend is of all panels.

@@ -1,15 +1,17 @@
 """The study's decisions follow from its runs by the tests that its page registered."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from baselines import resolve
-from examples.study.decide import CONTRADICTED, NOT_RUN, QUESTIONS, SUPPORTED, SWEEPS, UNDECIDED, decide, top1
-from examples.study.decide_dose import ENDS, ends, panel_of, slopes, sources
-from examples.study.tables import markdown, means, summary
-from results.collect import collect_runs
+from examples.study.decide import CONTRADICTED, NOT_RUN, PARTS, QUESTIONS, SUPPORTED, UNDECIDED, decide, top1
+from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
+from examples.study.tables import comparisons, means, summary
+from results.collect import collect, collect_runs
 from results.dose import BOTH, HARD, QUERY, Panel, Point
 from results.report import build
 from results.runs import find_runs
@@ -21,8 +23,13 @@ BETTER = {1: 30.0, 2: 33.0, 3: 31.1}
 PLAIN = {1: 20.0, 2: 23.1, 3: 21.0}
 
 
+def cells(line: str) -> list[str]:
+    """The cells of a line of Markdown."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_every_comparison_is_of_rows_that_the_sweep_trains() -> None:
-    methods = {method for sweep in SWEEPS for part in load(sweep).parts for method in part.methods}
+    methods = {method for sweep in PARTS for part in load(sweep).parts for method in part.methods}
     assert {method for pairs in QUESTIONS.values() for pair in pairs for method in pair} <= methods
     assert [len(pairs) for pairs in QUESTIONS.values()] == [6, 6, 3]
 
@@ -45,42 +52,72 @@ def test_a_worse_row_contradicts_and_one_seed_decides_nothing() -> None:
 
 
 def test_the_table_has_a_line_for_each_comparison() -> None:
-    lines = markdown({"mocov2+ours-hp": BETTER, "mocov2": PLAIN}).splitlines()
+    lines = comparisons({"mocov2+ours-hp": BETTER, "mocov2": PLAIN}).splitlines()
     assert len(lines) == 2 + 15
-    assert "| 1 | `mocov2+ours-hp` − `mocov2` | 3 | +10.0 |" in lines[2]
+    assert cells(lines[2])[:4] == ["1", "`mocov2+ours-hp` − `mocov2`", "3", "+10.0"]
+
+
+def test_rows_that_were_registered_later_do_not_change_what_was_registered_first() -> None:
+    """The spread of questions 1 to 6 is that of their own sweep."""
+    values = {"simclr": PLAIN, "simclr+ours-hp": BETTER, "simclr+mscn": {1: 25.0, 2: 28.3, 3: 26.0}}
+    wild = {"simclr+ours-hp-no-masks": {1: 10.0, 2: 60.0, 3: 20.0}}
+    before, after = decide(values, pooled=True), decide(values | wild, pooled=True)
+    assert after["1"] == before["1"]
+    spread = after["SimCLR's parts"][0].comparison.spread
+    assert spread is not None
+    assert spread.deviation > 10 > (before["1"][3].comparison.spread or spread).deviation
 
 
 def test_the_summary_has_both_frameworks_side_by_side_with_intervals() -> None:
     values = {"mocov2": PLAIN, "mocov2+ours-hp": BETTER, "simclr": {1: 20.0}, "simclr+ours-hp": {1: 45.0}}
-    lines = {line.split(" | ")[0]: line for line in summary(values).splitlines()}
-    assert lines["| alone"] == "| alone | 21.4 ± 1.6 |  | 20.0 |  |"
+    lines = {row: numbers for row, *numbers in map(cells, summary(values).splitlines())}
+    assert lines["alone"] == ["21.4 ± 1.6", "", "20.0", ""]
     # Of two rows alone the pooled spread is the pair's own.
     low, high = stats.t.interval(0.95, 2, 10.0, stats.sem([10.0, 9.9, 10.1]))
-    assert lines["| + ours (high-pass)"] == (
-        f"| + ours (high-pass) | 31.4 ± 1.5 | +10.0 ({low:+.1f} to {high:+.1f}) | 45.0 | +25.0 (–) |"
-    )
-    assert lines["| + ADIOS"] == "| + ADIOS | – |  | – |  |"
+    assert lines["+ ours (high-pass)"] == ["31.4 ± 1.5", f"+10.0 ({low:+.1f} to {high:+.1f})", "45.0", "+25.0 (–)"]
+    assert lines["+ ADIOS"] == ["–", "", "–", ""]
 
 
 def test_the_page_has_the_tables_of_the_recorded_runs() -> None:
     page = (STUDY / "README.md").read_text(encoding="utf-8")
-    knn, logistic = (top1([STUDY / "runs"], task, *SWEEPS) for task in ("knn", "logistic"))
-    assert summary(logistic) in page
-    assert means(knn, logistic) in page
-    assert markdown(logistic) in page
+    frame = collect([STUDY / "runs"])
+    knn, logistic = (top1(frame, task, PARTS) for task in ("knn", "logistic"))
+    for table in (summary(logistic), means(knn, logistic), comparisons(logistic)):
+        assert table in page
 
 
 def test_the_page_has_the_tables_of_the_recorded_dose_response() -> None:
     page = (STUDY / "README.md").read_text(encoding="utf-8")
-    folders = [STUDY / "runs", STUDY / "dose"]
-    dose = panel_of(folders)
-    assert dose is not None
-    for table in (sources(dose), slopes(dose), ends(top1(folders, "logistic", "study", "saliency-dose"))):
+    runs = find_runs([STUDY / "runs", STUDY / "dose"], resolve)
+    frame = collect_runs(runs)
+    dose = panel_of(frame, runs)
+    for table in (sources(dose), slopes(dose), ends(top1(frame, "logistic", SWEEPS))):
         assert table in page
 
 
+def test_the_sweeps_of_the_study_are_of_one_regime(tmp_path: Path) -> None:
+    """Their files repeat its settings: rows that two of them train are the same runs."""
+    by_sweep = [
+        {job.run.method: job.run.id for job in expand(load(name), tmp_path, resolve, {}).jobs if job.run}
+        for name in (*PARTS, "saliency-dose")
+    ]
+    study, parts, dose = by_sweep
+    assert study.keys() & parts.keys() == {"simclr", "simclr+ours-hp"}
+    assert study.keys() & dose.keys() == {"mocov2", "mocov2+ours-hp", "mocov2+ours-hp-random"}
+    assert all(study[method] == other[method] for other in (parts, dose) for method in study.keys() & other.keys())
+
+
+@pytest.mark.parametrize(("words", "line"), [(["nowhere"], "no folder"), ([], "required: FOLDER")])
+def test_what_the_scripts_cannot_use_is_told_in_a_line(words: list[str], line: str, tmp_path: Path) -> None:
+    for script in ("tables", "decide_dose"):
+        command = [sys.executable, "-m", f"examples.study.{script}", *(str(tmp_path / word) for word in words)]
+        done = subprocess.run(command, check=False, cwd=STUDY.parents[1], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert line in done.stderr.splitlines()[-1]
+
+
 def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
-    sweeps = (load(name) for name in (*SWEEPS, "saliency-dose"))
+    sweeps = (load(name) for name in (*PARTS, "saliency-dose"))
     planned = {job.run.id for sweep in sweeps for job in expand(sweep, STUDY / "runs", resolve, {}).jobs if job.run}
     runs = find_runs([STUDY / "runs", STUDY / "dose"], resolve)
     assert len(runs) > 50
@@ -104,35 +141,40 @@ DOSE = panel(
 
 
 def test_a_slope_is_corrected_for_the_three_roles_and_one_of_few_sources_is_not_run() -> None:
-    both, query, hard = slopes(DOSE).splitlines()[2:]
+    both, query, hard = map(cells, slopes(DOSE).splitlines()[2:])
     line = stats.linregress([0.0, 0.1, 0.2, 0.9], [30.0, 30.9, 32.1, 39.0])
     assert round(3 * line.pvalue, 3) == 0.001 != round(line.pvalue, 3)
-    assert both.startswith(f"| {BOTH} | 4 | {line.slope / 10:+.2f} | ")
-    assert both.endswith("| 0.001 | supported |")
-    assert query == f"| {QUERY} | 0 | – | – | – | not run |"
-    assert hard == f"| {HARD} | 3 | – | – | – | not run |"  # the true mask for both is its third
+    assert both[:3] == [BOTH, "4", f"{line.slope / 10:+.2f}"]
+    assert both[-2:] == ["0.001", "supported"]
+    assert query == [QUERY, "0", "–", "–", "–", "not run"]
+    assert hard == [HARD, "3", "–", "–", "–", "not run"]  # the true mask for both is its third
 
 
 def test_a_slope_downwards_contradicts() -> None:
     points = [(BOTH, point.source, -point.iou[0], point.values[0]) for point in DOSE.points if point.role == BOTH]
-    assert slopes(panel(*points)).splitlines()[2].endswith("| 0.001 | contradicted |")
+    assert cells(slopes(panel(*points)).splitlines()[2])[-2:] == ["0.001", "contradicted"]
 
 
 def test_sources_stand_from_the_best_foreground_to_the_worst() -> None:
-    lines = sources(DOSE).splitlines()[2:]
-    assert [line.split(" | ")[1] for line in lines] == ["truth", "centre", "random", "inverted", "random", "inverted"]
-    assert lines[0] == f"| {BOTH} | truth | 1 | 0.90 | 39.0 |"
+    lines = [cells(line) for line in sources(DOSE).splitlines()[2:]]
+    assert [line[1] for line in lines] == ["truth", "centre", "random", "inverted", "random", "inverted"]
+    assert lines[0] == [BOTH, "truth", "1", "0.90", "39.0"]
 
 
 def test_truth_and_its_inverse_are_compared_by_the_spread_of_all_rows() -> None:
     true, inverted = ENDS[BOTH]
     values = {true: {1: 40.0, 2: 43.0, 3: 41.1}, inverted: {1: 30.0, 2: 33.0, 3: 31.0}, "mocov2": {1: 20.0, 2: 23.0}}
-    both, query, hard = ends(values).splitlines()[2:]
-    assert both.startswith(f"| {BOTH} | `{true}` − `{inverted}` | 3 | +10.0 | ")
-    assert both.endswith("| < 0.001 | supported |")
-    assert {line.split(" | ")[-1] for line in (query, hard)} == {"not run |"}
-    one = ends({true: {1: 40.0}, inverted: {1: 30.0}}).splitlines()[2]
-    assert one.endswith("| 1 | +10.0 | – | – | undecided |")
+    both, query, hard = map(cells, ends(values).splitlines()[2:])
+    assert both[:4] == [BOTH, f"`{true}` − `{inverted}`", "3", "+10.0"]
+    assert both[-2:] == ["\\< 0.001", "supported"]
+    assert query[-4:] == hard[-4:] == ["–", "–", "–", "not run"]
+    assert cells(ends({true: {1: 40.0}, inverted: {1: 30.0}}).splitlines()[2])[2:] == [
+        "1",
+        "+10.0",
+        "–",
+        "–",
+        "undecided",
+    ]
 
 
 def test_the_page_judges_by_what_was_measured_and_says_so() -> None:

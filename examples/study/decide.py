@@ -5,9 +5,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 
-from results.collect import collect
+import pandas as pd
+
 from results.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread
 from slurm.sweep import load
 
@@ -35,8 +36,11 @@ QUESTIONS: Mapping[str, Sequence[tuple[str, str]]] = {
 }
 """The registered comparisons, first method − second; those of one entry are corrected together."""
 
-SWEEPS = ("study", "study-parts")
-"""Whose rows the page's first tables have."""
+FRAMEWORKS = ("mocov2", "simclr")
+STUDY, PARTS = ("study",), ("study", "study-parts")
+"""Sweeps: of what was registered first, and with the parts of SimCLR's lead."""
+SPREAD_OF: Mapping[str, Sequence[str]] = {"1": STUDY, "2 to 6": STUDY, "SimCLR's parts": PARTS}
+"""Whose rows tell the pooled spread for a question: rows that came later change nothing of what stood before."""
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
 
 Values = Mapping[str, Mapping[int, float]]
@@ -69,25 +73,31 @@ class Decision:
     @property
     def outcome(self) -> str:
         """Supported or contradicted where the corrected p value is below the level, else undecided or not run."""
-        mean = self.comparison.mean
-        if mean is None:
-            return NOT_RUN
-        if self.p is None or self.p >= LEVEL:
-            return UNDECIDED
-        return SUPPORTED if mean > 0 else CONTRADICTED
+        return NOT_RUN if self.comparison.mean is None else outcome_of(self.comparison.mean, self.p)
 
 
-def top1(folders: Sequence[Path], task: str, *sweeps: str) -> dict[str, dict[int, float]]:
-    """Returns top-1 of each method and seed below some folders, by one task.
+def outcome_of(value: float, p: float | None) -> str:
+    """Returns what a corrected p value says to a difference or a slope that is predicted to be above 0."""
+    if p is None or p >= LEVEL:
+        return UNDECIDED
+    return SUPPORTED if value > 0 else CONTRADICTED
+
+
+@cache
+def rows_of(sweeps: Sequence[str]) -> frozenset[str]:
+    """Returns the methods of some sweeps."""
+    return frozenset(method for sweep in sweeps for part in load(sweep).parts for method in part.methods)
+
+
+def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Returns top-1 of each method and seed by one task.
 
     Args:
-        folders: Where runs are.
+        frame: What `results.collect.collect` returns.
         task: `knn` or `logistic`.
-        sweeps: Whose rows count. The study's spread is that of its own rows, whatever else lies there.
+        sweeps: Whose rows count, whatever else was run.
     """
-    methods = {method for sweep in sweeps for part in load(sweep).parts for method in part.methods}
-    frame = collect(folders)
-    rows = frame[(frame["task"] == task) & (frame["metric"] == "top1") & frame["method"].isin(methods)]
+    rows = frame[(frame["task"] == task) & (frame["metric"] == "top1") & frame["method"].isin(rows_of(sweeps))]
     # kNN is scored with the field's 200 neighbours as well; the page registered 20.
     rows = rows[rows["protocol"] != "knn-v1[k=200]"]
     values: dict[str, dict[int, float]] = {}
@@ -96,9 +106,10 @@ def top1(folders: Sequence[Path], task: str, *sweeps: str) -> dict[str, dict[int
     return values
 
 
-def spread_of(values: Values, framework: str) -> Spread | None:
-    """Returns the spread of a difference of two rows of a framework, estimated from all of its rows."""
-    return pooled_spread([by_seed for method, by_seed in values.items() if method.partition("+")[0] == framework])
+def spread_of(values: Values, framework: str, sweeps: Sequence[str]) -> Spread | None:
+    """Returns the spread of a difference of two rows of a framework, estimated from all of its rows in some sweeps."""
+    of_framework = [method for method in rows_of(sweeps) if method.partition("+")[0] == framework]
+    return pooled_spread([values[method] for method in sorted(of_framework) if method in values])
 
 
 def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
@@ -113,10 +124,11 @@ def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
     """
     decisions = {}
     for question, pairs in QUESTIONS.items():
-        comparisons = []
-        for first, second in pairs:
-            spread = spread_of(values, first.partition("+")[0]) if pooled else None
-            comparisons.append(paired(values.get(first, {}), values.get(second, {}), spread))
+        spreads = {name: spread_of(values, name, SPREAD_OF[question]) if pooled else None for name in FRAMEWORKS}
+        comparisons = [
+            paired(values.get(first, {}), values.get(second, {}), spreads[first.partition("+")[0]])
+            for first, second in pairs
+        ]
         ps = [comparison.p for comparison in comparisons]
         # A comparison that was not run still counts: the registered number is corrected for, whatever was run.
         corrected = holm([1.0 if p is None else p for p in ps])

@@ -9,17 +9,24 @@ inverted, paired by seed and judged by the spread of all rows of MoCo v2.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from baselines import resolve
-from examples.study.decide import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, Values, spread_of, top1
-from examples.study.tables import cell_of, interval_text
-from results.collect import collect_runs
-from results.dose import BOTH, HARD, QUERY, ROLES, Panel, Slope, panels_of, slope
-from results.paired import LEVEL, Comparison, holm, p_text, paired
-from results.runs import find_runs
+import pandas as pd
 
+from baselines import resolve
+from examples.study.command import print_tables
+from examples.study.decide import NOT_RUN, STUDY, Values, outcome_of, spread_of, top1
+from examples.study.tables import cell_of, difference_text, interval_text, p_cell
+from repro.errors import UserError
+from repro.text_tables import markdown_table
+from results.collect import collect_runs
+from results.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope
+from results.paired import holm, p_text, paired
+from results.runs import RunRecord, find_runs
+
+SWEEPS = (*STUDY, "saliency-dose")
+"""Whose rows tell the spread."""
 HP = "mocov2+ours-hp"
 ENDS: Mapping[str, tuple[str, str]] = {
     BOTH: (f"{HP}-by-truth", f"{HP}-by-inverted"),
@@ -29,80 +36,72 @@ ENDS: Mapping[str, tuple[str, str]] = {
 """For each role the row of the true mask, and the row whose foreground is all but the object."""
 
 
-def panel_of(folders: Sequence[Path]) -> Panel | None:
-    """Returns the dose-response by logistic regression; None where fewer than two sources were run."""
-    records = find_runs(folders, resolve)
-    frame = collect_runs(records)
+def panel_of(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> Panel:
+    """Returns the dose-response by logistic regression.
+
+    Raises:
+        UserError: Fewer than two sources of foreground were run.
+    """
     # Rows of other strategies have the frozen network's foreground alone, and make no panel.
-    panels = panels_of(frame[frame["task"] == "logistic"], records)
-    return panels[0] if panels else None
+    panels = panels_of(frame[frame["task"] == "logistic"], runs)
+    if not panels:
+        raise UserError("fewer than two sources of foreground were run", mend="salmask sweep saliency-dose")
+    return panels[0]
 
 
 def sources(panel: Panel) -> str:
     """Returns the table of the sources that were run, for each role from the best foreground to the worst."""
-    lines = [
-        "| varied | source of foreground | seeds | IoU | logistic regression |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
     order = {role: number for number, role in enumerate(ROLES)}
-    for point in sorted(panel.points, key=lambda point: (order[point.role], -point.means[0])):
-        cells = [point.role, point.source, str(len(point.values)), f"{point.means[0]:.2f}", cell_of(point.values)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def outcome(value: float, p: float | None) -> str:
-    """Returns what a corrected p value decides: the paper's account predicts a value above 0."""
-    if p is None or p >= LEVEL:
-        return UNDECIDED
-    return SUPPORTED if value > 0 else CONTRADICTED
+    rows = [
+        [point.role, point.source, str(len(point.values)), f"{point.means[0]:.2f}", cell_of(point.values)]
+        for point in sorted(panel.points, key=lambda point: (order[point.role], -point.means[0]))
+    ]
+    heads = ("varied", "source of foreground", "seeds", "IoU", "logistic regression")
+    return markdown_table(heads, rows, heads[2:])
 
 
 def slopes(panel: Panel) -> str:
     """Returns the table of the slopes, in points of accuracy for .1 of IoU."""
-    lines = [
-        "| varied | sources | points per .1 IoU | 95 % | p | outcome |",
-        "| --- | ---: | ---: | --- | ---: | --- |",
-    ]
-    by_role: dict[str, Slope | None] = {role: slope(panel.of_role(role)) for role in ROLES}
-    corrected = holm([1.0 if line is None else line.p for line in by_role.values()])
-    for (role, line), p in zip(by_role.items(), corrected, strict=True):
+    lines = {role: slope(panel.of_role(role)) for role in ROLES}
+    corrected = holm([1.0 if line is None else line.p for line in lines.values()])
+    rows = []
+    for (role, line), p in zip(lines.items(), corrected, strict=True):
+        cells = [role, str(len(panel.of_role(role)))]
         if line is None:
-            cells = [role, str(len(panel.of_role(role))), "–", "–", "–", NOT_RUN]
+            cells += ["–", "–", "–", NOT_RUN]
         else:
             low, high = line.interval
-            ends = interval_text((0.1 * low, 0.1 * high), digits=2)
-            cells = [role, str(line.sources), f"{0.1 * line.rise:+.2f}", ends, p_text(p), outcome(line.rise, p)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            interval = interval_text((0.1 * low, 0.1 * high), digits=2)
+            cells += [f"{0.1 * line.rise:+.2f}", interval, p_text(p), outcome_of(line.rise, p)]
+        rows.append(cells)
+    heads = ("varied", "sources", "points per .1 IoU", "95 %", "p", "outcome")
+    return markdown_table(heads, rows, ("sources", "points per .1 IoU", "p"))
 
 
 def ends(values: Values) -> str:
     """Returns the table of truth − inverted for each role."""
-    lines = [
-        "| varied | comparison | seeds | difference | 95 % | p | outcome |",
-        "| --- | --- | ---: | ---: | --- | ---: | --- |",
-    ]
-    spread = spread_of(values, "mocov2")
-    comparisons: Sequence[Comparison] = [
-        paired(values.get(true, {}), values.get(inverted, {}), spread) for true, inverted in ENDS.values()
-    ]
-    corrected = holm([1.0 if comparison.p is None else comparison.p for comparison in comparisons])
-    for (role, pair), comparison, p in zip(ENDS.items(), comparisons, corrected, strict=True):
-        cells = [role, " − ".join(f"`{method}`" for method in pair), str(comparison.n)]
-        if comparison.mean is None:
-            cells += ["–", "–", "–", NOT_RUN]
-        else:
-            known = None if comparison.p is None else p
-            cells += [f"{comparison.mean:+.1f}", interval_text(comparison.interval())]
-            cells += ["–" if known is None else p_text(known), outcome(comparison.mean, known)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    spread = spread_of(values, "mocov2", SWEEPS)
+    pairs = [paired(values.get(true, {}), values.get(inverted, {}), spread) for true, inverted in ENDS.values()]
+    corrected = holm([1.0 if pair.p is None else pair.p for pair in pairs])
+    rows = []
+    for (role, methods), pair, corrected_p in zip(ENDS.items(), pairs, corrected, strict=True):
+        p = None if pair.p is None else corrected_p
+        outcome = NOT_RUN if pair.mean is None else outcome_of(pair.mean, p)
+        named = " − ".join(f"`{method}`" for method in methods)
+        shown = (difference_text(pair.mean), interval_text(pair.interval()), p_cell(p))
+        rows.append([role, named, str(pair.n), *shown, outcome])
+    heads = ("varied", "comparison", "seeds", "difference", "95 %", "p", "outcome")
+    return markdown_table(heads, rows, ("seeds", "difference", "p"))
+
+
+def _tables(folders: Sequence[Path]) -> Iterator[str]:
+    runs = find_runs(folders, resolve)
+    frame = collect_runs(runs)
+    panel = panel_of(frame, runs)
+    yield sources(panel)
+    yield slopes(panel)
+    yield ends(top1(frame, "logistic", SWEEPS))
 
 
 if __name__ == "__main__":
-    folders = [Path(name) for name in sys.argv[1:]]
-    found = panel_of(folders)
-    if found is None:
-        sys.exit("fewer than two sources of foreground; run salmask sweep saliency-dose")
-    print(sources(found), slopes(found), ends(top1(folders, "logistic", "study", "saliency-dose")), sep="\n\n")
+    sys.exit(print_tables("Decides the dose-response by its registered tests.", _tables))

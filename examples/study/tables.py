@@ -10,26 +10,22 @@ by the pooled spread.
 """
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from examples.study.decide import QUESTIONS, SWEEPS, Values, decide, spread_of, top1
+from examples.study.command import print_tables
+from examples.study.decide import FRAMEWORKS, PARTS, QUESTIONS, Values, decide, spread_of, top1
+from repro.runs.labels import label
+from repro.text_tables import markdown_table
+from results.collect import collect
 from results.paired import p_text, paired
 
-FRAMEWORKS = ("mocov2", "simclr")
-ENDS = {
-    "": "alone",
-    "+mscn": "+ MSCN",
-    "+adios": "+ ADIOS",
-    "+ours-hp": "+ ours (high-pass)",
-    "+ours-blur": "+ ours (strong blur)",
-    "+ours-mean": "+ ours (mean fill)",
-    "+ours-hp-no-masks": "high-pass, **no masks**",
-    "+ours-hp-no-hard-negative": "high-pass, no hard negative",
-    "+ours-hp-random": "high-pass, patches at random",
-}
-"""The rows of the first table: what follows the framework in a method's name -> how the page words it."""
+ENDS = (
+    *("", "+mscn", "+adios", "+ours-hp", "+ours-blur", "+ours-mean"),
+    *("+ours-hp-no-masks", "+ours-hp-no-hard-negative", "+ours-hp-random"),
+)
+"""The rows of the first table: what follows the framework in a method's name."""
 
 
 def summary(values: Values) -> str:
@@ -38,56 +34,55 @@ def summary(values: Values) -> str:
     A difference from the framework alone is paired by seed. Its 95 % interval is by the spread of all rows of that
     framework, and not corrected for their number.
     """
-    lines = ["| | MoCo v2 | − alone | SimCLR | − alone |", "| --- | ---: | ---: | ---: | ---: |"]
-    spreads = {framework: spread_of(values, framework) for framework in FRAMEWORKS}
-    for end, words in ENDS.items():
-        cells = [words]
+    spreads = {framework: spread_of(values, framework, PARTS) for framework in FRAMEWORKS}
+    heads = [head for framework in FRAMEWORKS for head in (label(framework), "− alone")]
+    rows = []
+    for end in ENDS:
+        cells = [label(FRAMEWORKS[0] + end).removeprefix(label(FRAMEWORKS[0])).strip() or "alone"]
         for framework in FRAMEWORKS:
             by_seed = values.get(framework + end, {})
             difference = paired(by_seed, values.get(framework, {}), spreads[framework])
             shown = end and difference.mean is not None
             gain = f"{difference.mean:+.1f} ({interval_text(difference.interval())})" if shown else ""
             cells += [cell_of(by_seed.values()), gain]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def markdown(values: Values) -> str:
-    """Returns the table of all comparisons."""
-    lines = [
-        "| question | comparison | seeds | difference | 95 % | corrected | p | outcome | pooled: 95 % | p | outcome |",
-        "| --- | --- | ---: | ---: | --- | --- | ---: | --- | --- | ---: | --- |",
-    ]
-    own, pooled = decide(values, pooled=False), decide(values, pooled=True)
-    for question, decisions in own.items():
-        for decision, together in zip(decisions, pooled[question], strict=True):
-            comparison = decision.comparison
-            cells = [
-                question,
-                f"`{decision.first}` − `{decision.second}`",
-                str(comparison.n),
-                "–" if comparison.mean is None else f"{comparison.mean:+.1f}",
-                interval_text(comparison.interval()),
-                interval_text(decision.corrected_interval),
-                _p(decision.p),
-                decision.outcome,
-                interval_text(together.comparison.interval()),
-                _p(together.p),
-                together.outcome,
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(["", *heads], rows, heads)
 
 
 def means(knn: Values, logistic: Values) -> str:
     """Returns the table of the rows that were run, in the order of the registered comparisons."""
     registered = [method for pairs in QUESTIONS.values() for pair in pairs for method in reversed(pair)]
     methods = [method for method in dict.fromkeys([*registered, *sorted(logistic)]) if method in logistic]
-    lines = ["| row | seeds | kNN, k = 20 | logistic regression |", "| --- | ---: | ---: | ---: |"]
-    for method in methods:
-        cells = [cell_of(by_seed.get(method, {}).values()) for by_seed in (knn, logistic)]
-        lines.append(f"| `{method}` | {len(logistic[method])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    heads = ("seeds", "kNN, k = 20", "logistic regression")
+    rows = [
+        [f"`{method}`", str(len(logistic[method])), *(cell_of(v.get(method, {}).values()) for v in (knn, logistic))]
+        for method in methods
+    ]
+    return markdown_table(["row", *heads], rows, heads)
+
+
+def comparisons(values: Values) -> str:
+    """Returns the table of all registered comparisons."""
+    heads = ("question", "comparison", "seeds", "difference", "95 %", "corrected", "p", "outcome", "pooled: 95 %")
+    own, pooled = decide(values, pooled=False), decide(values, pooled=True)
+    rows = [
+        [
+            question,
+            f"`{decision.first}` − `{decision.second}`",
+            str(decision.comparison.n),
+            difference_text(decision.comparison.mean),
+            interval_text(decision.comparison.interval()),
+            interval_text(decision.corrected_interval),
+            p_cell(decision.p),
+            decision.outcome,
+            interval_text(together.comparison.interval()),
+            p_cell(together.p),
+            together.outcome,
+        ]
+        for question, decisions in own.items()
+        for decision, together in zip(decisions, pooled[question], strict=True)
+    ]
+    return markdown_table([*heads, "p", "outcome"], rows, ("seeds", "difference", "p"))
 
 
 def cell_of(values: Collection[float]) -> str:
@@ -100,10 +95,23 @@ def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
     return "–" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
 
 
-def _p(p: float | None) -> str:
+def difference_text(difference: float | None) -> str:
+    """Returns a difference in points as text; a dash where nothing was run."""
+    return "–" if difference is None else f"{difference:+.1f}"
+
+
+def p_cell(p: float | None) -> str:
+    """Returns a p value as text; a dash where none could be taken."""
     return "–" if p is None else p_text(p)
 
 
+def _tables(folders: Sequence[Path]) -> Iterator[str]:
+    frame = collect(folders)
+    knn, logistic = (top1(frame, task, PARTS) for task in ("knn", "logistic"))
+    yield summary(logistic)
+    yield means(knn, logistic)
+    yield comparisons(logistic)
+
+
 if __name__ == "__main__":
-    of_knn, of_logistic = (top1([Path(sys.argv[1])], task, *SWEEPS) for task in ("knn", "logistic"))
-    print(summary(of_logistic), means(of_knn, of_logistic), markdown(of_logistic), sep="\n\n")
+    sys.exit(print_tables("Prints the tables of the study's page.", _tables))

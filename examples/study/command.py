@@ -1,0 +1,25 @@
+"""How the study's scripts are called: `python -m examples.study.NAME FOLDER...`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from repro.errors import UserError, one_line
+
+
+def print_tables(description: str, tables: Callable[[Sequence[Path]], Iterable[str]]) -> int:
+    """Prints what is made of the folders on the command line; returns the exit status, 2 of bad input.
+
+    Args:
+        description: What the script does, in a line.
+        tables: Makes Markdown of folders of runs.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs, or a folder above them")
+    try:
+        print("\n\n".join(tables(parser.parse_args().folders)))
+    except UserError as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    return 0
