@@ -100,7 +100,11 @@ class FeatureStore:
         return features
 
     def path(self, images: Images) -> Path:
-        """Returns where a pool's features are kept; the name is a digest of everything that they depend on."""
+        """Returns where a pool's features are kept."""
+        return self.folder.path / FEATURES / f"{self.name(images)}.npy"
+
+    def name(self, images: Images) -> str:
+        """Returns what tells the images' features from all others: 16 hex digits of everything that they depend on."""
         # The order is part of the digest: in another one, no file of an earlier run would be found again.
         content = (
             VERSION,
@@ -110,7 +114,7 @@ class FeatureStore:
             self.crop,
             images.fingerprint(),
         )
-        return self.folder.path / FEATURES / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.npy"
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def _compute(self, images: Images) -> Features:

@@ -88,7 +88,7 @@ def _measure_split(
         raise UserError("logistic regression needs images of two classes or more", mend="salmask data verify")
     weights = grid(settings.l2_low, settings.l2_high, settings.values)
     # The key names the features and their order. Labels are part of a subset's fingerprint, weights are compared.
-    key = f"{store.digest} {store.crop} {partition.fit.fingerprint()} {partition.held_out.fingerprint()}"
+    key = f"{store.name(partition.fit)} {store.name(partition.held_out)}"
     with reported(folder, "logistic", "logistic regression", settings.values + 1, "fits") as tell:
         path = fit_path(
             (store(partition.fit), labels_of(partition.fit)),

@@ -9,6 +9,7 @@ import pytest
 from image_samples import write_image
 from PIL import Image
 
+from repro.data import folders
 from repro.data.catalogue import open_images
 from repro.data.errors import PathError
 from repro.data.folders import FolderImages
@@ -78,6 +79,51 @@ def test_the_fingerprint_changes_with_names_sizes_and_labels_only(folder_root: P
     assert grown != first
     file.rename(folder_root / "train/ant/9.png")
     assert fingerprint() not in {first, grown}
+
+
+def plain_images(root: Path, seed: int, ending: str = ".bmp", count: int = 3) -> Path:
+    """Images whose files have the same names and sizes whatever the seed, and other pixels."""
+    for index in range(count):
+        write_image(root / "train/ant" / f"{index}{ending}", 100 * seed + index)
+    return root
+
+
+@pytest.mark.parametrize("ending", [".bmp", ".PPM", ".pgm", ".tiff"])
+def test_of_files_without_compression_the_pixels_count_too(tmp_path: Path, ending: str) -> None:
+    roots = [plain_images(tmp_path / str(number), seed, ending) for number, seed in enumerate((0, 1, 0))]
+    first, other, again = (FolderImages(root, "train").fingerprint() for root in roots)
+    assert (first != other, first == again) == (True, True)
+
+
+def test_of_many_such_files_some_beginnings_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "PLAIN_FILES", 2)
+    monkeypatch.setattr(folders, "PLAIN_BYTES", 100)
+    root = plain_images(tmp_path, 0, count=4)
+
+    def changed(index: int, place: int) -> bool:
+        """Whether a byte of a file counts."""
+        path = root / "train/ant" / f"{index}.bmp"
+        before, content = FolderImages(root, "train").fingerprint(), bytearray(path.read_bytes())
+        content[place] ^= 1
+        path.write_bytes(content)
+        return FolderImages(root, "train").fingerprint() != before
+
+    assert [changed(index, 99) for index in range(4)] == [True, False, True, False]
+    assert not changed(0, 100)
+
+
+def test_a_pipe_with_such_a_name_is_not_waited_for(tmp_path: Path) -> None:
+    root = plain_images(tmp_path, 0)
+    os.mkfifo(root / "train/ant/pipe.bmp")
+    assert len(FolderImages(root, "train").fingerprint()) == 16
+
+
+def test_compressed_files_keep_the_fingerprint_that_runs_recorded(tmp_path: Path) -> None:
+    for index, ending in enumerate(("jpg", "png", "webp", "gif")):
+        path = tmp_path / "train/ant" / f"{index}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(index + 1))
+    assert FolderImages(tmp_path, "train").fingerprint() == "ed8ef654f434c5dc"
 
 
 def test_folder_images_can_be_sent_to_a_worker(folder_root: Path) -> None:

@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_samples import write_image
 from torchvision import transforms
 from training_samples import CPU, OURS, tiny, with_random_backbone
 
 from downstream import features
 from downstream.features import FeatureStore
 from repro.backbones.checkpoint import Backbone, load_backbone, save_backbone
+from repro.data.folders import FolderImages
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.subsets import Subset
 from repro.errors import UserError
@@ -97,6 +99,25 @@ def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:
     masked_run = tiny(OURS)
     elsewhere = with_random_backbone(masked_run, tmp_path / "d")
     assert store_of(elsewhere, masked_run).path(val).name == paths[0].name
+
+
+def test_images_with_the_names_and_sizes_of_others_have_another_file(tmp_path: Path) -> None:
+    store = store_of(with_random_backbone(RUN, tmp_path / "runs"))
+    for seed, split in enumerate(("train", "val")):
+        write_image(tmp_path / split / "ant" / "0.bmp", seed)
+    train, val = (FolderImages(tmp_path, split) for split in ("train", "val"))
+    assert store.path(train) != store.path(val)
+
+
+def test_the_name_of_features_knows_the_version_that_computes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, val = store_of(with_random_backbone(RUN, tmp_path)), open_data(RUN, "val")
+    part = Subset(val, [3, 1])
+    before = store.name(val), store.name(part)
+    assert store.path(val).stem == before[0] != before[1]
+    monkeypatch.setattr(features, "VERSION", features.VERSION + 1)
+    assert not {store.name(val), store.name(part)} & set(before)
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "other shape", "other type", "pickle", "nan"])

@@ -206,7 +206,7 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
     """Returns what is read from an image file, or says why it cannot be used."""
     try:
         # Opened here rather than by Pillow, so that the size and the pixels are of the same file, and it is closed.
-        with open(path, "rb", opener=_open_at_once) as stream:
+        with open(path, "rb", opener=open_at_once) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return Fault("unreadable", "no regular file")
@@ -227,7 +227,7 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
         return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def open_at_once(path: str, flags: int) -> int:
     """Opens a file; a pipe of its name too, which would be waited for until somebody writes to it."""
     return os.open(path, flags | os.O_NONBLOCK)
 
