@@ -300,11 +300,12 @@ def _root_of(evaluation: Evaluation, roots: Mapping[str, Path]) -> Path | None:
 def _check_roots(
     run: Run, folder: RunFolder, evaluations: Sequence[Evaluation], roots: Mapping[str, Path], *, again: bool
 ) -> None:
-    """Raises a UserError for a missing root of a later evaluation before hours are spent on the first one."""
+    """Raises a UserError for a later evaluation's root, missing or of other images, before hours go to the first."""
     if len(evaluations) < 2:
         return
     from downstream.tasks import recorded
 
     for evaluation in evaluations:
-        if not recorded(run, folder, evaluation, again=again):
-            root_of(run, evaluation.dataset, _root_of(evaluation, roots))
+        root = _root_of(evaluation, roots)
+        if not recorded(run, folder, evaluation, root, again=again):
+            root_of(run, evaluation.dataset, root)

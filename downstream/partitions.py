@@ -10,6 +10,7 @@ from repro.data.catalogue import required_root
 from repro.data.splits import Images
 from repro.data.subsets import Subset, divide, join, sizes
 from repro.runs.protocols import DRAWN_SPLITS
+from repro.runs.run import Run
 
 HELD_OUT_SHARE = 0.1
 """Share of the training images on which settings are chosen, where a data set has no part of its own for that."""
@@ -42,6 +43,23 @@ def split_seeds(dataset: str, splits: int) -> range:
         splits: how many are drawn; a data set with a split of its own takes one seed whatever it is.
     """
     return range(splits if dataset in DRAWN_SPLITS else 1)
+
+
+def scored_images(run: Run, task: str, target: Target) -> list[Images]:
+    """Opens what a task measures accuracies on, one part for each drawn split.
+
+    Args:
+        run: with the settings of the evaluation.
+        task: any but detection's, whose images have boxes.
+        target: the data set.
+
+    Raises:
+        UserError: the data set is missing or broken.
+    """
+    if task == "linear":
+        return [paper_like(target, seed)[1] for seed in split_seeds(target.dataset, run.probe.splits)]
+    splits = run.logistic.splits if task == "logistic" else 1
+    return [standard(target, seed).scored for seed in split_seeds(target.dataset, splits)]
 
 
 def paper_like(target: Target, seed: int) -> tuple[Images, Images, str]:

@@ -6,7 +6,7 @@
 import logging
 import pkgutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -14,15 +14,17 @@ from typing import Protocol
 import torch
 
 from downstream.measurement import Measurement, Target, as_results
+from downstream.partitions import scored_images
 from repro.backbones.checkpoint import load_backbone_of
 from repro.data.roots import root_of
 from repro.distributed import barrier, decided_by_first, rank
 from repro.errors import UserError
 from repro.progress import OPENING
-from repro.runs.detection import COCO, VOC
+from repro.runs.detection import COCO, DETECTION_TASKS, VOC
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
-from repro.runs.predictions import FileReference, is_whole
+from repro.runs.predictions import FileReference, images_of_splits, is_whole
+from repro.runs.predictions import read as read_predictions
 from repro.runs.provenance import now
 from repro.runs.records import Result, append, read
 from repro.runs.run import Run
@@ -73,10 +75,11 @@ def evaluate(
         The rows, whether they were measured now or earlier.
 
     Raises:
-        UserError: unknown names, the run is not finished, or the data or the backbone do not fit.
+        UserError: unknown names, the run is not finished, the data or the backbone do not fit, or the rows that stand
+            there are of other images than those below `root`.
     """
     evaluation = Evaluation.parse(name, run)
-    earlier_rows = decided_by_first(lambda: recorded(run, folder, evaluation, again=again))
+    earlier_rows = decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again))
     if earlier_rows:
         return earlier_rows
     _require_pretrained(folder)
@@ -109,11 +112,11 @@ def prepare_evaluation(
         again: as of `evaluate`.
 
     Raises:
-        UserError: unknown names, the run is not finished, its backbone is damaged or another run's, or the data set is
-            not there; nothing is written.
+        UserError: unknown names, the run is not finished, its backbone is damaged or another run's, the data set is not
+            there, or the rows that stand there are of other images than those below `root`; nothing is written.
     """
     evaluation = Evaluation.parse(name, run)
-    if decided_by_first(lambda: recorded(run, folder, evaluation, again=again)):
+    if decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again)):
         return None
     _require_pretrained(folder)
     root_of(run, evaluation.dataset, root)
@@ -129,18 +132,53 @@ def _require_pretrained(folder: RunFolder) -> None:
         )
 
 
-def recorded(run: Run, folder: RunFolder, evaluation: Evaluation, *, again: bool = False) -> list[Result]:
+def recorded(
+    run: Run, folder: RunFolder, evaluation: Evaluation, root: Path | None = None, *, again: bool = False
+) -> list[Result]:
     """Returns the rows of an evaluation that the run's folder holds already; none unless all of them are there.
 
     Args:
         run: with the settings of the evaluation.
         folder: of the run.
         evaluation: the task and its data set.
+        root: of the data set, where a person named it: the rows must then be of the images there.
         again: whether rows count only with the file of predictions or detections that they are made of.
+
+    Raises:
+        UserError: the rows are of other images than those below `root`, or there are none that can be read.
     """
     rows, warnings = read(folder.results) if folder.results.exists() else ([], [])
     for warning in warnings:
         log.warning(warning)
     rows = evaluation.recorded(run, rows)
     named = {FileReference(row.predictions, row.predictions_sha256) for row in rows if row.predictions}
-    return rows if not again or (named and all(is_whole(folder, each) for each in named)) else []
+    if again and not (named and all(is_whole(folder, each) for each in named)):
+        return []
+    if rows and root is not None:
+        _require_same_images(run, folder, evaluation, root, named)
+    return rows
+
+
+def _require_same_images(
+    run: Run, folder: RunFolder, evaluation: Evaluation, root: Path, named: Collection[FileReference]
+) -> None:
+    """Raises a UserError where rows were measured on other images than those below a root, as their predictions tell.
+
+    Rows whose predictions were not kept, or are lost, cannot be compared, nor can detections, which do not name their
+    images.
+    """
+    whole = [each for each in named if is_whole(folder, each)]
+    if evaluation.task in DETECTION_TASKS or not whole:
+        return
+    place = root_of(run, evaluation.dataset, root)
+    if place is None:  # the data set is drawn, whatever root is named
+        return
+    target = Target(evaluation.dataset, place, run.data.scenes)
+    images = images_of_splits([part.fingerprint() for part in scored_images(run, evaluation.task, target)])
+    if any(read_predictions(folder, each).images != images for each in whole):
+        raise UserError(
+            f"{folder.path} holds {evaluation.task} on {evaluation.dataset} measured on other images than those in "
+            f"{root}",
+            mend="leave --root out to read it, or evaluate a copy of the folder that has run.yaml and backbone.pth "
+            "alone",
+        )

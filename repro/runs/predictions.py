@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,8 +126,15 @@ def joined(splits: list[Predictions]) -> Predictions:
         for name in ("image", "label", "prediction", "score", "place")
     }
     numbers = np.repeat(np.arange(len(splits), dtype=np.int32), [len(part) for part in splits])
-    images = hashlib.sha256(json.dumps([part.images for part in splits]).encode()).hexdigest()[:16]
+    images = images_of_splits([part.images for part in splits])
     return Predictions(split=numbers, classes=splits[0].classes, images=images, **arrays)
+
+
+def images_of_splits(fingerprints: Sequence[str]) -> str:
+    """Returns the fingerprint of all scored images, from that of each drawn split; of a single split, its own."""
+    if len(fingerprints) == 1:
+        return fingerprints[0]
+    return hashlib.sha256(json.dumps(list(fingerprints)).encode()).hexdigest()[:16]
 
 
 def path_of_predictions(folder: RunFolder, task: str, dataset: str, protocol: str, suffix: str = ".parquet") -> Path:

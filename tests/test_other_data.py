@@ -1,0 +1,112 @@
+"""An evaluation knows which images it measured: numbers, and trainings begun, of one data set are not another's."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from image_samples import write_image
+from training_samples import CPU, refused, salmask, tiny, with_random_backbone
+from transfer_samples import make_caltech
+
+from downstream.measurement import Target
+from downstream.partitions import scored_images
+from downstream.tasks import evaluate
+from repro.runs.evaluation import Evaluation
+from repro.runs.folder import RunFolder
+from repro.runs.predictions import FileReference, images_of_splits, read
+from repro.runs.records import read as read_results
+
+KNN = ("--task", "knn", "--data", "folder", "knn.neighbours=[3]")
+QUICK = {
+    **{"probe.epochs": 1, "probe.splits": 2, "logistic.values": 2, "logistic.splits": 2, "knn.neighbours": [3]},
+    **{"finetune.epochs": 1, "finetune.batch": 8},
+}
+
+
+def data(root: Path, seed: int, side: int = 12) -> Path:
+    """Two classes of images of some size; their files are PNGs."""
+    for split, count in (("train", 6), ("val", 3)):
+        for name in ("ant", "bee"):
+            for index in range(count):
+                seed += 1
+                write_image(root / split / name / f"{index}.png", seed, size=(side, side))
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return with_random_backbone(tiny(), tmp_path / "runs")
+
+
+def test_numbers_of_other_images_are_not_given_for_those_of_a_root(folder: RunFolder, tmp_path: Path) -> None:
+    first, other = data(tmp_path / "a", 0), data(tmp_path / "b", 50, side=16)
+    moved = shutil.copytree(first, tmp_path / "moved")
+    ended = salmask("eval", str(folder.path), *KNN, "--root", str(first))
+    assert ended.code == 0, ended.err
+    before = folder.results.read_text()
+    line = refused("eval", str(folder.path), *KNN, "--root", str(other))
+    assert line == (
+        f"{folder.path} holds knn on folder measured on other images than those in {other}; mend: leave --root out to "
+        "read it, or evaluate a copy of the folder that has run.yaml and backbone.pth alone"
+    )
+    # Of several evaluations, the later ones too, before the first one takes its time.
+    tasks = ("--task", "knn@scenes,knn@folder", "knn.neighbours=[3]", "--root", f"folder={other}")
+    assert "measured on other images" in refused("eval", str(folder.path), *tasks)
+    assert folder.results.read_text() == before
+    for arguments in ((), ("--root", str(first)), ("--root", str(moved))):
+        again = salmask("eval", str(folder.path), *KNN, *arguments)
+        assert (again.code, again.out, folder.results.read_text()) == (0, ended.out, before)
+
+
+def test_the_mend_measures_the_other_images(folder: RunFolder, tmp_path: Path) -> None:
+    first, other = data(tmp_path / "a", 0), data(tmp_path / "b", 50, side=16)
+    assert salmask("eval", str(folder.path), *KNN, "--root", str(first)).code == 0
+    copy = RunFolder(tmp_path / "copies" / folder.path.parent.name / folder.path.name)
+    copy.path.mkdir(parents=True)
+    for name in ("run.yaml", "backbone.pth"):
+        shutil.copy(folder.path / name, copy.path)
+    assert salmask("eval", str(copy.path), *KNN, "--root", str(other)).code == 0
+    images = {
+        read(where, FileReference(row.predictions, row.predictions_sha256)).images
+        for where in (folder, copy)
+        for row in read_results(where.results)[0]
+    }
+    assert len(images) == 2
+
+
+@pytest.mark.parametrize("lost", ["the file", "what names it"])
+def test_rows_without_predictions_cannot_be_compared(folder: RunFolder, tmp_path: Path, lost: str) -> None:
+    first, other = data(tmp_path / "a", 0), data(tmp_path / "b", 50, side=16)
+    assert salmask("eval", str(folder.path), *KNN, "--root", str(first)).code == 0
+    if lost == "the file":
+        shutil.rmtree(folder.path / "predictions")
+    else:
+        rows = [json.loads(line) for line in folder.results.read_text().splitlines()]
+        without = [json.dumps(row | {"predictions": "", "predictions_sha256": ""}) + "\n" for row in rows]
+        folder.results.write_text("".join(without))
+    before = folder.results.read_text()
+    assert salmask("eval", str(folder.path), *KNN, "--root", str(other)).code == 0
+    assert folder.results.read_text() == before
+
+
+def test_data_that_are_drawn_have_no_root_to_compare(folder: RunFolder, tmp_path: Path) -> None:
+    tasks = ("eval", str(folder.path), "--task", "knn", "knn.neighbours=[3]")
+    assert salmask(*tasks).code == 0
+    assert salmask(*tasks, "--root", str(tmp_path)).code == 0
+
+
+@pytest.mark.usefixtures("miniatures")
+@pytest.mark.parametrize("dataset", ["scenes", "caltech101"])
+@pytest.mark.parametrize("task", ["linear", "logistic", "knn", "finetune", "semi-10"])
+def test_the_images_that_a_task_scores_are_known_beforehand(task: str, dataset: str, tmp_path: Path) -> None:
+    run = tiny(changes=QUICK)
+    folder = with_random_backbone(run, tmp_path / "runs")
+    root = make_caltech(tmp_path / "data") if dataset == "caltech101" else None
+    rows = evaluate(run, folder, f"{task}@{dataset}", CPU, root)
+    named = {FileReference(row.predictions, row.predictions_sha256) for row in rows if row.predictions}
+    assert named
+    parts = scored_images(run, Evaluation.parse(f"{task}@{dataset}", run).task, Target(dataset, root, run.data.scenes))
+    assert len(parts) == (2 if dataset == "caltech101" and task in ("linear", "logistic") else 1)
+    fingerprint = images_of_splits([part.fingerprint() for part in parts])
+    assert {read(folder, each).images for each in named} == {fingerprint}
