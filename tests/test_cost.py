@@ -1,6 +1,7 @@
 """What a step costs is measured: passes and FLOPs against counts made by hand."""
 
 import json
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,8 @@ from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
 from repro.bench.timing import Seconds, timed_in_turn
-from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
+from repro.bench.trace import write_trace
+from repro.methods.cost import Step, StepCost, count_passes, measure, trace, with_random_localizer
 from repro.runs.run import Run
 
 SMALL: dict[str, Any] = {
@@ -179,7 +181,7 @@ def test_a_bound_without_a_clock_is_refused() -> None:
 def test_a_trace_lists_where_the_time_goes(tmp_path: Path) -> None:
     run = small("mocov2")
     for _ in range(2):
-        measure(run, run, build_learner, CPU, rounds=1, trace=tmp_path / "trace.txt")
+        trace(run, build_learner, CPU, tmp_path / "trace.txt")
     first, second = (tmp_path / "trace.txt").read_text().strip().split("\n\n")
     for table in (first, second):
         title, head, *kernels = table.splitlines()
@@ -188,3 +190,37 @@ def test_a_trace_lists_where_the_time_goes(tmp_path: Path) -> None:
         times = [float(line.split()[0]) for line in kernels]
         assert times == sorted(times, reverse=True)
         assert any("convolution_backward" in line for line in kernels[:5])
+
+
+def test_the_profilers_own_start_is_no_time_of_a_step(tmp_path: Path) -> None:
+    calls: list[float] = []
+
+    def step() -> None:
+        # What a profiler sets up falls on the first step within it.
+        time.sleep(0.01 if calls else 1.0)
+        calls.append(float(torch.ones(8).exp().sum()))
+
+    write_trace(step, "a step", tmp_path / "trace.txt")
+    title, _, *kernels = (tmp_path / "trace.txt").read_text().splitlines()
+    assert 10 <= float(title.removeprefix("a step: ").split()[0]) < 300  # ms
+    (exponential,) = (line for line in kernels if line.endswith(" aten::exp"))
+    assert exponential.split()[2] == "1"  # a step
+
+
+def test_a_trace_comes_after_the_numbers_and_its_failure_costs_it_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    traced: list[str] = []
+
+    def fail_first(step: Step, title: str, path: Path) -> None:
+        traced.append(title)
+        if len(traced) == 1:
+            raise RuntimeError("no profiler\nhere")
+
+    monkeypatch.setattr("repro.methods.cost.write_trace", fail_first)
+    few = ("--tiny", "--batch", "4", "--rounds", "1", "moco.queue=64", "encoder.dim=16")
+    ended = salmask("methods", "cost", "mocov2", "simclr", *few, "--json", "--trace", str(tmp_path / "trace.txt"))
+    assert ended.code == 0, ended.err
+    assert [row["method"] for row in json.loads(ended.out)] == ["mocov2", "simclr"]
+    assert "note: no trace of mocov2 (RuntimeError: no profiler here)" in ended.err
+    assert traced == ["mocov2", "simclr"]

@@ -11,7 +11,7 @@ from repro.bench.timing import wait_for_device
 from repro.files import write_atomically
 
 STEPS = 3
-"""Steps that are traced; kernels' times vary little from step to step."""
+"""Steps that are traced and timed, after one that is only traced; kernels' times vary little from step to step."""
 
 LONGEST = 40
 """Kernels that are listed, those that take longest."""
@@ -30,13 +30,15 @@ def write_trace(step: Callable[[], object], title: str, path: Path) -> None:
     """
     on_gpu = torch.cuda.is_available()
     activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
-    wait_for_device()
-    start = time.perf_counter()
     with profile(activities=activities) as profiler:
+        step()  # the profiler's own start takes longer than a step, and its end longer still: neither is timed
+        wait_for_device()
+        start = time.perf_counter()
         for _ in range(STEPS):
             step()
         wait_for_device()
-    wall = (time.perf_counter() - start) / STEPS
+        wall = (time.perf_counter() - start) / STEPS
+    traced = STEPS + 1
     # On a GPU the kernels alone: what launches them is listed with the same time once more.
     kind = "CUDA" if on_gpu else "CPU"
     kernels = [
@@ -44,14 +46,14 @@ def write_trace(step: Callable[[], object], title: str, path: Path) -> None:
         for event in profiler.key_averages()
         if event.device_type.name == kind
     ]
-    busy = sum(microseconds for microseconds, _, _ in kernels) / STEPS
+    busy = sum(microseconds for microseconds, _, _ in kernels) / traced
     lines = [
         f"{title}: {1e3 * wall:.1f} ms a step while traced, {busy / 1e3:.1f} ms of it in "
-        f"{sum(count for _, count, _ in kernels) / STEPS:.0f} kernels",
+        f"{sum(count for _, count, _ in kernels) / traced:.0f} kernels",
         "   ms  share  calls  kernel",
     ]
     for microseconds, count, name in sorted(kernels, reverse=True)[:LONGEST]:
-        share = microseconds / STEPS / busy
-        lines.append(f"{microseconds / STEPS / 1e3:6.2f} {share:5.1%} {count / STEPS:6.0f}  {name[:120]}")
+        share = microseconds / traced / busy
+        lines.append(f"{microseconds / traced / 1e3:6.2f} {share:5.1%} {count / traced:6.0f}  {name[:120]}")
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     write_atomically(path, lambda file: file.write((text + "\n".join(lines) + "\n\n").encode()))

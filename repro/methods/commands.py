@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from repro.console import AsJson, completion, names_and_settings, report
 from repro.data.options import DataName, DataRoot, Settings
 from repro.data.sizes import train_images
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.progress import OPENING, doing, tracked
 from repro.runs.cautions import queue_caution
 from repro.runs.comparison import difference
@@ -24,6 +24,8 @@ from repro.runs.run import Run
 from repro.terminal import Console, say
 
 if TYPE_CHECKING:
+    import torch
+
     from repro.methods.cost import StepCost
 
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
@@ -154,16 +156,18 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         layers = [_scale(batch, tiny=tiny), command_settings(settings)]
         # A name that is given twice is measured once; the order is the person's.
         runs = [room.resolve(name, *layers) for name in dict.fromkeys(names or room.headline)]
-        costs = measure_costs(runs, layers, room, rounds, with_bound=bound, trace=trace)
+        costs = measure_costs(runs, layers, room, rounds, with_bound=bound)
         if as_json:
             report(True, [asdict(step_cost) for step_cost, _ in costs])
-            return
-        report(False, [step_cost.row(baseline) for step_cost, baseline in costs])
-        scale = f"{runs[0].data.crop} px, {runs[0].encoder.network}, {batch} images a step"
-        say(f"{scale}; parameters: trained + momentum encoder and localizer")
-        say("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn; cpu: of all threads")
-        if bound:
-            say("bound: a bare classifier on the same network, bf16, channels last, compiled, timed in turn")
+        else:
+            report(False, [step_cost.row(baseline) for step_cost, baseline in costs])
+            scale = f"{runs[0].data.crop} px, {runs[0].encoder.network}, {batch} images a step"
+            say(f"{scale}; parameters: trained + momentum encoder and localizer")
+            say("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn; cpu: of all threads")
+            if bound:
+                say("bound: a bare classifier on the same network, bf16, channels last, compiled, timed in turn")
+        if trace:
+            trace_rows(runs, room, trace)
 
 
 def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
@@ -243,7 +247,6 @@ def measure_costs(
     rounds: int,
     *,
     with_bound: bool = False,
-    trace: Path | None = None,
 ) -> list[tuple["StepCost", "StepCost"]]:
     """Measures what a step of each run costs, and of its baseline, the row that is named after its framework.
 
@@ -253,22 +256,47 @@ def measure_costs(
         room: makes runs and what they train.
         rounds: steps of each that are timed; 0 leaves time out.
         with_bound: whether to time a bare classifier's step in turn with them.
-        trace: file to append the kernels of each run's step to.
 
     Raises:
         UserError: settings that do not fit each other.
     """
-    import torch
-
     from repro.methods.cost import measure
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     costs = []
     # Progress goes to standard error: standard output may be JSON.
     for run in tracked(runs, "measuring", len(runs), unit="rows"):
         baseline = room.resolve(run.framework.value, *layers)
-        costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=with_bound, trace=trace))
+        costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=with_bound))
     return costs
+
+
+def trace_rows(runs: Sequence[Run], room: Rows, path: Path) -> None:
+    """Appends the kernels of each run's step to a text file; a step whose trace fails is named, and costs no other.
+
+    Args:
+        runs: whose steps can be made: they were measured before.
+        room: makes what they train.
+        path: of the file.
+
+    Raises:
+        UserError: the file cannot be written to.
+    """
+    from repro.methods.cost import trace
+
+    for run in tracked(runs, "tracing", len(runs), unit="rows"):
+        try:
+            trace(run, room.build, _device(), path)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a profiler, a compiler or a driver raises
+            say(f"note: no trace of {run.method} ({type(error).__name__}: {one_line(error)[:200]})", err=True)
+
+
+def _device() -> "torch.device":
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _scale(batch: int, *, tiny: bool) -> dict[str, Any]:

@@ -186,7 +186,6 @@ def measure(
     *,
     rounds: int,
     with_bound: bool = False,
-    trace: Path | None = None,
 ) -> tuple[StepCost, StepCost]:
     """Measures what a step of a row and of its baseline costs; they are timed in turn.
 
@@ -197,7 +196,6 @@ def measure(
         device: where they are trained.
         rounds: steps of each that are timed, after one that warms up; 0 leaves time out.
         with_bound: whether to time the bare step of `repro.bench.bound` in turn with them.
-        trace: file to append the row's kernels to, where it is timed; see `repro.bench.trace`.
 
     Returns:
         The cost of the row and that of its baseline.
@@ -227,8 +225,6 @@ def measure(
             )
             for name, cost in costs.items()
         }
-        if trace is not None:
-            write_trace(rivals.get("row", baseline_step), run.method, trace)
         if bare is not None:
             bare_rate = bare.flops / seconds["bound"].wall
             costs = {
@@ -236,6 +232,25 @@ def measure(
                 for name, cost in costs.items()
             }
     return costs.get("row", costs["baseline"]), costs["baseline"]
+
+
+def trace(run: Run, build: Build, device: torch.device, path: Path) -> None:
+    """Appends the kernels of a row's step to a text file; see `repro.bench.trace`.
+
+    The step is built anew, so that a row can be traced when its numbers are out: a profiler is apt to fail.
+
+    Args:
+        run: the row; `optimization.batch` images a step.
+        build: makes what is trained.
+        device: where it is trained.
+        path: of the file; it need not exist.
+
+    Raises:
+        UserError: settings that do not fit each other, or a file that cannot be written to.
+    """
+    step = Step(run, build, device)
+    step.speed_up()
+    write_trace(step, run.method, path)
 
 
 def _count(step: Step) -> StepCost:
