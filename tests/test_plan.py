@@ -174,6 +174,16 @@ def test_the_kind_of_a_run_leaves_out_what_costs_nothing() -> None:
     assert kind_of(tiny(OURS)) != kind_of(tiny())
 
 
+def test_no_checkpoint_is_saved_while_steps_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr("repro.training.resume.save_checkpoint", lambda _, step, __: saved.append(step))
+    out = ("--out", str(tmp_path / "steps.jsonl"))
+    # Over three epochs, whose ends would each save one.
+    call = salmask("bench", "step", "mocov2", "--steps", "4", "--warm-up", "1", *out, *words())
+    assert call.code == 0, call.err
+    assert saved == []
+
+
 def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     call = salmask("bench", "step", "mocov2", "--steps", "2", "--warm-up", "1", "--json", *words())

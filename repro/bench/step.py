@@ -82,16 +82,16 @@ def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurem
     # At least 1, so that `plan_batches` is reached, which refuses data smaller than a batch in plain words.
     per_epoch = max(1, len(images) // run.optimization.batch)
     epochs = math.ceil((warm_up + steps) / per_epoch) + 1  # one too many, so that it is the stopwatch that ends it
-    without_checkpoints = replace(run.machine, checkpoint_every=10**9)
-    run = replace(run, optimization=replace(run.optimization, epochs=epochs), machine=without_checkpoints)
+    run = replace(run, optimization=replace(run.optimization, epochs=epochs))
     batches = plan_batches(run, images, device)
     learner = build(run, images, device)
     timer = StepTimer(warm_up, steps)
     with tempfile.TemporaryDirectory() as folder:
         training = build_training(run, RunFolder(Path(folder)), learner, batches, device)
         try:
-            # The timer takes the place of the gallery, which would be drawn before the first step.
-            replace(training, hooks=[timer]).run()
+            # The timer takes the place of the gallery, which would be drawn before the first step. Nothing is
+            # saved, also not at the end of an epoch, of which a window over few images may hold several.
+            replace(training, hooks=[timer], saves=False).run()
         except _EnoughError:
             # After the training, as this puts the encoder into evaluation mode.
             forward = forward_rate(learner.encoder, run.data.crop, device)

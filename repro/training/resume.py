@@ -53,6 +53,8 @@ class SaveCheckpoint(Hook):
         guard: FiniteGuard,
         info: RuntimeInfo,
         health: Path | None = None,
+        *,
+        saves: bool = True,
     ) -> None:
         """Prepares to save.
 
@@ -63,9 +65,10 @@ class SaveCheckpoint(Hook):
             guard: is asked before each checkpoint whether all numbers so far were finite.
             info: knows the numbers of the steps since the last line of the log.
             health: the run's record of what went wrong, if it keeps one.
+            saves: whether to save at all; a process that is asked to stop ends after its step in any case.
         """
         self.folder, self.run_id, self.every, self.guard, self.info = folder, run_id, every, guard, info
-        self.health = health
+        self.health, self.saves = health, saves
         guard.kept = self.kept
         self._writer = BackgroundWriter()
         self._agreement = StopAgreement()
@@ -106,6 +109,8 @@ class SaveCheckpoint(Hook):
         return kept_checkpoint(self.folder, self.health)
 
     def _save(self, runner: Any, step: int, epoch: int) -> None:
+        if not self.saves:
+            return
         # First of all: a checkpoint with numbers that are not finite would push a good one out.
         self.guard.verify()
         state = unwrapped(runner.model).state_dict()

@@ -177,6 +177,8 @@ class Training:
     """Hooks of this training alone."""
     more_writers: Sequence[BaseVisBackend] = ()
     """What gets its scalars besides `metrics.jsonl` and TensorBoard; on rank 0."""
+    saves: bool = True
+    """Whether checkpoints are saved; a training that is only timed saves none."""
 
     def run(self) -> None:
         """Trains from wherever the newest checkpoint left off to the end.
@@ -190,7 +192,8 @@ class Training:
         guard, feed = FiniteGuard(machine.log_every), Feed(self.device)
         info = RuntimeInfo(machine.log_every)
         health = self.folder.health if self.task == PRETRAIN else None
-        saver = SaveCheckpoint(self.checkpoints, self.run_id, machine.checkpoint_every, guard, info, health)
+        every = machine.checkpoint_every
+        saver = SaveCheckpoint(self.checkpoints, self.run_id, every, guard, info, health, saves=self.saves)
         bars = ProgressBars(shown=rank() == 0)
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
