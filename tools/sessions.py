@@ -1,0 +1,73 @@
+"""A command in a session of its own, which is ended with all that it has started, whatever groups that made."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+GRACE_SECONDS = 45.0
+"""What a command that is asked to end is given: a launcher gives its own jobs `slurm.processes.KILL_SECONDS` of it."""
+
+
+def run_in_session(
+    words: Sequence[str], seconds: float, *, cwd: Path, env: Mapping[str, str], stdout: IO[str], stderr: IO[str]
+) -> int | None:
+    """Runs a command, and ends whatever is left of its session afterwards.
+
+    Args:
+        words: program and arguments.
+        seconds: after which the command is asked to end.
+        cwd: folder that it runs in.
+        env: all of its environment.
+        stdout: takes its output.
+        stderr: takes its messages.
+
+    Returns:
+        Its exit status; None where its time was up.
+    """
+    process = subprocess.Popen(words, cwd=cwd, env=env, stdout=stdout, stderr=stderr, start_new_session=True)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:  # also where a signal to this process cuts the wait short
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Asks a command to end, and after a while ends every process of its session."""
+    try:
+        if process.poll() is None:
+            # The command's own group: a launcher asks its jobs, which have groups of their own, in good order.
+            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+    finally:
+        for _ in range(100):  # again, as one that is killed may have started another meanwhile
+            left = processes_of_session(process.pid)
+            if not left:
+                break
+            for number in left:
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            time.sleep(0.05)
+        process.wait()
+
+
+def processes_of_session(session: int) -> list[int]:
+    """Returns the ids of a session's processes that have not ended, of all groups; none without /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it has ended meanwhile
+            continue
+        # The program's name, in brackets, may hold anything; state, parent, group and session follow it.
+        state, _, _, of = text.rpartition(")")[2].split()[:4]
+        if int(of) == session and state not in "ZX":
+            found.append(int(path.parent.name))
+    return found
