@@ -25,6 +25,9 @@ KEYS = ["dataset", "split", "protocol", "fidelity", "scale"]
 CELL = [*KEYS, "task", "metric", "method"]
 """Rows that agree in all of these are averaged: they are the seeds of one cell."""
 
+_APART = ("fidelity", "scale")
+"""What runs of one name may differ in without being seeds of each other, beside their recipe."""
+
 ENOUGH_SEEDS = 3
 """Seeds behind a cell from which on pages call its spread known."""
 
@@ -140,24 +143,32 @@ def _keep_last(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     return latest.reset_index(drop=True)
 
 
-def refuse_mixed(frame: pd.DataFrame) -> None:
+def refuse_mixed(
+    frame: pd.DataFrame,
+    cell: Sequence[str] = CELL,
+    *,
+    mend: str = "name one sweep with --sweep, or give a narrower path",
+) -> None:
     """Refuse rows that would be averaged although they are of different recipes, or are of the same seed.
 
     Args:
         frame: Rows of one task and metric, or several metrics of the same runs.
+        cell: What the rows that are averaged agree in. Where it has neither fidelity nor scale, these must agree too.
+        mend: What a person can do about it.
 
     Raises:
         UserError: Names two runs that exclude each other, and in what they differ.
     """
     # Recipes first: two recipes under one name mostly are two runs for one seed as well, and how their settings differ
     # is the better message.
-    recipes = frame.drop_duplicates([*CELL, "recipe"])
-    _refuse(recipes[recipes.duplicated(CELL, keep=False)], CELL, "runs of different recipes")
-    seed_of_cell = [*CELL, "seed"]
-    _refuse(frame[frame.duplicated(seed_of_cell, keep=False)], seed_of_cell, "several runs")
+    keys = list(cell)
+    recipes = frame.drop_duplicates(list(dict.fromkeys([*keys, *_APART, "recipe"])))
+    _refuse(recipes[recipes.duplicated(keys, keep=False)], keys, "runs of different recipes", mend)
+    seed_of_cell = [*keys, "seed"]
+    _refuse(frame[frame.duplicated(seed_of_cell, keep=False)], seed_of_cell, "several runs", mend)
 
 
-def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str) -> None:
+def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str, mend: str) -> None:
     """Raise a UserError that names the first two rows that agree in the keys; none where there are no rivals."""
     if rivals.empty:
         return
@@ -167,7 +178,7 @@ def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str) -> None:
     raise UserError(
         f"{first['method']}{of_seed} on {first['dataset']} has {trouble} under one name: {first['run_id']} "
         f"({first['path']}) and {second['run_id']} ({second['path']}){_difference(first, second)}",
-        mend="name one sweep with --sweep, or give a narrower path",
+        mend=mend,
     )
 
 
@@ -177,6 +188,10 @@ def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
     if first_run is None or second_run is None:
         return ", whose run.yaml is not there to tell the difference" if first["recipe"] != second["recipe"] else ""
     settings = [f"{name} ({value} and {its})" for name, (value, its) in difference(first_run, second_run).items()]
+    # A detector's training has a scale of its own, which is in no run's settings.
+    settings = settings or [
+        f"{name} ({first[name]} and {second[name]})" for name in _APART if first[name] != second[name]
+    ]
     return f", which differ in {', '.join(settings)}" if settings else ""
 
 

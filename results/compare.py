@@ -17,10 +17,14 @@ from results.collect import refuse_mixed
 from results.imagewise import Difference, McNemar, difference_of_images, difference_of_seeds, mcnemar
 from results.paper_claims import margin
 from results.published import published
+from results.row_comparison import TINY
 from results.runs import RunRecord
 
 COLUMN = ["task", "dataset", "split", "protocol"]
-"""What two runs must agree in to be compared."""
+"""What two runs must agree in to be compared; their sizes and recipes may differ, but not within one of the two."""
+_ONE_SIDE = [*COLUMN, "metric", "method"]
+"""What the runs of one of the two agree in."""
+_NARROWER = "give SWEEP/METHOD for the runs of one sweep, a run's folder, or a narrower --runs"
 IMAGEWISE = ("top1", "top5", "mean_per_class")
 """Measures that predictions give image by image."""
 USUAL_TASK = "linear"
@@ -85,12 +89,21 @@ class HeadToHead:
         """What came out, in a few words."""
         p, smallest = self.difference.p, self.difference.smallest
         if p is None or smallest is None:
-            return "undecided: one run each and no predictions, nothing tells the spread"
+            return f"undecided: {self._why_undecided}, nothing tells the spread"
         of = "" if self.difference.of_seeds else ", of these two runs and not of the methods"
         if p < 0.05:
             better = self.first if self.difference.mean > 0 else self.second
             return f"{better.name} is better{of}"
         return f"no difference found{of}; this data could show {smallest:.2f} points"
+
+    @property
+    def _why_undecided(self) -> str:
+        """Why there is no spread to judge by."""
+        if {run.path for run in self.first.runs.values()} == {run.path for run in self.second.runs.values()}:
+            return "both are the same runs"
+        if self.imagewise:
+            return "both say the same of every image"
+        return "the seeds of either are all alike" if self.difference.of_seeds else "one run each and no predictions"
 
     @property
     def p_of_equivalence(self) -> float | None:
@@ -239,7 +252,7 @@ def _of_pair(frame: pd.DataFrame, sides: list[list[RunRecord]], task: str, metri
         here = [of_side[of_side["metric"] == chosen] for of_side in here]
         if all(len(of_side) for of_side in here):
             for of_side in here:
-                refuse_mixed(of_side)
+                refuse_mixed(of_side, _ONE_SIDE, mend=_NARROWER)
             comparisons.append(_compare(here, paths, column, chosen))
     return comparisons
 
@@ -269,7 +282,20 @@ def _compare(
     else:
         difference = difference_of_seeds(list(first.values.values()), list(second.values.values()), *names)
     notes += _differing_settings(first, second)
+    notes = [*_sizes(rows, (first, second)), *notes]
     return HeadToHead(first, second, column, metric, difference, exact, _published(rows, column, metric), tuple(notes))
+
+
+def _sizes(rows: list[pd.DataFrame], sides: Sequence[Side]) -> list[str]:
+    """Returns a sentence for each size of runs that is not the paper's, with whose it is where only one has it."""
+    scales = [str(of_side["scale"].iloc[0]) for of_side in rows]
+    whose = ["" if scales[0] == scales[1] else f"{side.name}: " for side in sides]
+    tiny = [
+        f"{of}{TINY} MODE – {scale}: not comparable with the published numbers."
+        for of, scale in zip(whose, scales, strict=True)
+        if scale
+    ]
+    return list(dict.fromkeys(tiny))
 
 
 def _origin(side: Side) -> str:

@@ -120,6 +120,44 @@ def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
         compared(root, task="knn")
 
 
+def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path) -> None:
+    for seed in range(3):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
+        finished(tmp_path, OURS, seed, {("imagenet100", "top1"): 65.0 + seed})
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 40.0 + seed}, sweep="demo", optimization__epochs=6)
+    refused = (
+        r"mocov2 on imagenet100 has runs of different recipes .* which differ in optimization.epochs \((6|200) and "
+        r".*mend: give SWEEP/METHOD for the runs of one sweep, a run's folder, or a narrower --runs$"
+    )
+    with pytest.raises(UserError, match=refused):
+        compared(tmp_path)
+    (comparison,) = compared(tmp_path, OURS, "demo/mocov2")
+    assert (len(comparison.first.values), len(comparison.second.values)) == (3, 3)
+    assert comparison.notes[0] == "mocov2: TINY MODE – 6 epochs: not comparable with the published numbers."
+    (both,) = compared(tmp_path, "demo/mocov2/s0", "demo/mocov2/s1")
+    assert both.notes[0] == "TINY MODE – 6 epochs: not comparable with the published numbers."
+
+
+def test_of_two_runs_of_one_seed_neither_is_dropped(tmp_path: Path) -> None:
+    finished(tmp_path, OURS, 0, {("imagenet100", "top1"): 65.0})
+    for sweep, value in (("full", 60.0), ("again", 61.0)):
+        # The same recipe under two ids, as a setting that does not count for the recipe makes it.
+        folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): value}, sweep=sweep)
+        text = folder.results.read_text()
+        folder.results.write_text(text.replace('"run_id": "', f'"run_id": "{sweep}'))
+    with pytest.raises(UserError, match="mocov2 with seed 0 on imagenet100 has several runs under one name"):
+        compared(tmp_path)
+
+
+def test_what_tells_no_spread_is_named(root: Path) -> None:
+    (itself,) = compared(root, f"{OURS}/s0", f"{OURS}/s0")
+    assert itself.verdict == "undecided: both are the same runs, nothing tells the spread"
+    evaluated(root, "mocov2", 5, predictions(np.full(800, 1.0), 5))
+    evaluated(root, "mocov2", 6, predictions(np.full(800, 1.0), 6))
+    (alike,) = compared(root, "mocov2/s5", "mocov2/s6")
+    assert alike.verdict == "undecided: both say the same of every image, nothing tells the spread"
+
+
 def test_the_command_prints_markdown_data_and_a_page(root: Path, tmp_path: Path) -> None:
     command = salmask("compare", OURS, "mocov2", "--runs", str(root))
     assert command.code == 0, command.err
