@@ -108,9 +108,7 @@ def _record(
 ) -> dict[str, Any]:
     """Returns a line of the records; `column`, `code_states` and `behind` are for the layout alone."""
     printed_name = dict(column.metrics)[metric]
-    # Top-5 beside the paper's top-1 would read as a comparison.
-    as_published = not paper.metrics or metric in paper.metrics
-    value = paper.values.get((row.method, column.group.name, printed_name)) if as_published else None
+    value = paper.values.get((row.method, column.group.name, printed_name)) if paper.prints(metric) else None
     mean = None if seeds is None else seeds["value"].mean()
     difference = mean - value if mean is not None and value is not None and column.compares(row.method) else None
     commits = [] if seeds is None else code_states(seeds)

@@ -13,8 +13,8 @@ from results.material import Material, NothingToDrawError
 from results.runs import RunRecord
 from results.style import legend, look, panels
 
-Series = dict[tuple[str, str], list[dict[float, float]]]
-"""(Label, method) -> for each seed its value by step."""
+Series = dict[tuple[str, str], dict[str, dict[float, float]]]
+"""(Label, method) -> run -> its value by step; a run that stands in two sweeps is one."""
 
 
 def curves(material: Material) -> Figure:
@@ -31,7 +31,7 @@ def curves(material: Material) -> Figure:
     figure, grid = panels(len(courses), 3.0, room=0.5 + 0.09 * names)
     for axes, (title, steps_of, series) in zip(grid, courses, strict=True):
         for (name, method), runs in sorted(series.items()):
-            steps, values = _aligned(runs)
+            steps, values = _aligned(list(runs.values()))
             style = look(method)
             every = max(len(steps) // 8, 1)  # about eight markers a line, enough to tell lines apart without colour
             axes.plot(
@@ -65,22 +65,37 @@ def _loss_series(runs: Sequence[RunRecord]) -> Series:
     series: Series = {}
     for run in runs:
         points = {row["step"]: row["loss"] for row in run.metrics if "loss" in row}
-        if points:
-            series.setdefault((_label(run, runs), run.method), []).append(points)
+        _add(series, (_label(run, runs), run.method), run, points)
     return series
 
 
 def _probe_series(runs: Sequence[RunRecord]) -> Series:
-    """Returns the validation accuracy of each linear probe on the data of the pretraining."""
+    """Returns the validation accuracy of each linear probe on the data of the pretraining; protocols are told apart."""
+    courses = [
+        (run, _protocol(run, name), _top1_course(rows))
+        for run in runs
+        for name, rows in run.probes.items()
+        # Of the data that it was pretrained on: transfer data have courses of their own, which are no more seeds.
+        if run.run is None or name.startswith(f"{run.run.data.dataset}-linear")
+    ]
+    several = len({protocol for _, protocol, points in courses if points}) > 1
     series: Series = {}
-    for run in runs:
-        for name, rows in run.probes.items():
-            # Of the data that it was pretrained on: transfer data have courses of their own, which are no more seeds.
-            on_own_data = run.run is None or name.startswith(f"{run.run.data.dataset}-linear")
-            points = _top1_course(rows)
-            if points and on_own_data:
-                series.setdefault((_label(run, runs), run.method), []).append(points)
+    for run, protocol, points in courses:
+        name = f"{_label(run, runs)}, {protocol}" if several else _label(run, runs)
+        _add(series, (name, run.method), run, points)
     return series
+
+
+def _protocol(run: RunRecord, probe: str) -> str:
+    """Returns the protocol of a linear probe on a run's own data, from the name of its folder."""
+    return probe if run.run is None else probe.removeprefix(f"{run.run.data.dataset}-")
+
+
+def _add(series: Series, key: tuple[str, str], run: RunRecord, points: dict[float, float]) -> None:
+    """Adds a run's course; of two records of one run the longer one is kept, and an empty one is none."""
+    name = run.run.id if run.run else str(run.path)
+    if len(points) > len(series.get(key, {}).get(name, {})):
+        series.setdefault(key, {})[name] = points
 
 
 def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from repro.errors import UserError
 from repro.runs.choices import Strategy
+from repro.runs.comparison import difference, plays_a_part
 from repro.runs.run import Run
 from repro.runs.saliency_sources import SaliencySource, SourceKind
 from repro.runs.schemas import Field, read_json
@@ -160,9 +161,14 @@ def panels_of(frame: pd.DataFrame, runs: Sequence[RunRecord], metric: str = "top
 
 
 def _beside(run: Run, family: Run) -> bool:
-    """Tells whether a run without foreground is of the same framework, and masks in the same way or not at all."""
-    strategies = (Strategy.none, family.masking.strategy)
-    return run.framework == family.framework and run.masking.strategy in strategies
+    """Tells whether a run without foreground differs from guided ones in its masking alone.
+
+    It is of the same framework, size, length and data, and masks in the same way or not at all.
+    """
+    if run.framework != family.framework or run.masking.strategy not in (Strategy.none, family.masking.strategy):
+        return False
+    shared = (name for name in difference(run, family) if plays_a_part(name, run) and plays_a_part(name, family))
+    return all(name.startswith("masking.") for name in shared)
 
 
 def _references(frame: pd.DataFrame, runs: Sequence[Run], title: str, metric: str) -> dict[str, float]:

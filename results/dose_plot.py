@@ -9,7 +9,7 @@ from scipy import stats
 
 from repro.runs.labels import label
 from results.dose import BOTH, CONFIDENCE, HARD, QUERY, Point, Slope, panels_of, slope
-from results.material import Material, NothingToDrawError
+from results.material import Material, NothingToDrawError, percent
 from results.style import Theme, folded, ink, legend, panels
 
 LOOKS: Mapping[str, tuple[str, str]] = {BOTH: ("o", "#d55e00"), QUERY: ("^", "#0072b2"), HARD: ("s", "#009e73")}
@@ -20,7 +20,7 @@ DASHES = ((0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)), (0, (3, 2, 1, 2, 1, 2)))
 
 def saliency_dose(material: Material) -> Figure:
     """Draw accuracy against the IoU of the foreground with the true object, a point for each source."""
-    drawn = [] if material.frame is None else panels_of(material.frame, material.runs)
+    drawn = [] if material.frame is None else panels_of(material.frame, material.runs, material.metric or "top1")
     if not drawn:
         raise NothingToDrawError(
             "no two evaluated runs that differ in their source of foreground alone recorded how well it covers the "
@@ -44,7 +44,8 @@ def saliency_dose(material: Material) -> Figure:
         for number, (method, value) in enumerate(panel.references.items()):
             dashes = DASHES[number % len(DASHES)]
             axes.axhline(value, color=ink(material.theme), linewidth=0.9, linestyle=dashes, label=label(method))
-        axes.set(title=folded(panel.title), xlabel="mean IoU of the foreground with the true object", ylabel="top-1, %")
+        axes.set(title=folded(panel.title), xlabel="mean IoU of the foreground with the true object")
+        axes.set(ylabel=percent(material.metric or "top1"))
         axes.margins(0.1)
     counts = sorted({len(point.values) for panel in drawn for point in panel.points})
     seeds = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))

@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from repro.runs.labels import label
 from results.collect import KEYS
 from results.columns import Column
-from results.material import Material, NothingToDrawError, panel_title
+from results.material import Material, NothingToDrawError, key_of, panel_titles, printed
 from results.paired import Comparison, paired
 from results.published import Published, published
+from results.references import without_untrained
 from results.selection import ValuesByCell, by_task, frameworks_of, measured_columns
 from results.style import Theme, folded, ink, letters_above, limits, look, stacked, surface
 
@@ -32,9 +33,9 @@ class Effect:
 
     Attributes:
         method: The row's method.
-        panel: The title of the panel that shows the column.
+        panel: The title of the panel that shows the column, and no other one.
         comparison: Row − framework without masking, seed by seed, in points.
-        published: The paper's difference in points; None where it has none.
+        published: The paper's difference in points; None where it has none by this measure.
         compares: Whether data, settings and protocol are the paper's, so that the published difference is a target.
         unlike: Settings in which the two methods' runs differ although their rows do not; the difference is theirs too.
     """
@@ -63,6 +64,8 @@ class Effect:
 def effects(frame: pd.DataFrame, *, task: str = "", metric: str = "") -> list[Effect]:
     """Returns what each masking adds to its framework, in the order of the tables, their columns and rows.
 
+    Untrained networks are left out, as in the report's tables.
+
     Args:
         frame: What `results.collect.collect` returns.
         task: Another evaluation than the paper's linear probe.
@@ -71,17 +74,31 @@ def effects(frame: pd.DataFrame, *, task: str = "", metric: str = "") -> list[Ef
     Raises:
         UserError: Runs that exclude each other.
     """
+    frame = without_untrained(frame)
     gathered, frameworks = [], frameworks_of(frame)
-    for name in TABLES:
-        paper = published(name)
-        for column, cells in measured_columns(frame, paper, task=task, metric=metric):
-            gathered += _of_column(column, cells, by_task(paper, task), frameworks)
+    columns = [
+        (column, cells, paper)
+        for paper in map(published, TABLES)
+        for column, cells in measured_columns(frame, paper, task=task, metric=metric)
+    ]
+    titles = panel_titles(_line(column) for column, _, _ in columns)
+    for column, cells, paper in columns:
+        gathered += _of_column(column, cells, by_task(paper, task), frameworks, titles[key_of(_line(column))])
     return gathered
 
 
-def _of_column(column: Column, cells: ValuesByCell, paper: Published, frameworks: Mapping[str, str]) -> list[Effect]:
+def _line(column: Column) -> dict[str, str]:
+    """Returns a column as a line of a table's data names it."""
+    return {**dict(zip(KEYS, column.key, strict=True)), "mark": column.mark}
+
+
+def _of_column(
+    column: Column, cells: ValuesByCell, paper: Published, frameworks: Mapping[str, str], title: str
+) -> list[Effect]:
     """Returns the effects in a column, by its first metric alone: AP50 and AP75 follow AP."""
-    metric, printed = column.metrics[0]
+    metric, in_the_paper = column.metrics[0]
+    named = in_the_paper if paper.prints(metric) else printed(metric)
+    panel = f"{title}, {named}" if named else title
     values = {method: by_seed for (method, its), by_seed in cells.items() if its == metric}
     order = {method: position for position, method in enumerate(paper.every_row)}
     gathered = []
@@ -92,12 +109,13 @@ def _of_column(column: Column, cells: ValuesByCell, paper: Published, frameworks
         comparison = paired(values[method], values[base])
         if not comparison.n:
             continue
-        of_paper = [paper.values.get((name, column.group.name, printed)) for name in (method, base)]
+        of_paper = [
+            paper.values.get((name, column.group.name, in_the_paper)) if paper.prints(metric) else None
+            for name in (method, base)
+        ]
         target = None if None in of_paper else round(of_paper[0] - of_paper[1], 2)  # type: ignore[operator]
         unlike = tuple(column.comparisons[method].altered_unlike(column.comparisons[base]))
         compares = column.compares(method) and column.compares(base)
-        key = dict(zip(KEYS, column.key, strict=True))
-        panel = panel_title({**key, "mark": column.mark}) + (f", {printed}" if printed else "")
         gathered.append(Effect(method, panel, comparison, target, compares, unlike))
     return gathered
 

@@ -1,17 +1,30 @@
 """The material of plots: the run folders, their results, and the tables' data, each worked out once."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from repro.errors import UserError
+from results.collect import KEYS
 from results.published import published
 from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord
 from results.style import Theme
 from results.tables import render
+
+_PRINTED = {
+    "top1": "top-1",
+    "top1_best": "top-1 of the best epoch",
+    "top5": "top-5",
+    "mean_per_class": "mean per class",
+}
+"""Metrics of a classifier as figures print them; others as they are."""
+_PARTS = re.compile(r", (?![^()]*(?:\([^()]*\)[^()]*)*\))")
+"""What stands between the parts of a scale, outside of their brackets."""
 
 
 class NothingToDrawError(UserError):
@@ -60,7 +73,7 @@ class Material:
 
         Returns:
             `Table.records`, one line per row, column group and metric, and `panel`, the title of the panel that shows
-            the line's column.
+            the line's column, and no other column. Untrained networks are left out, as in the report's tables.
 
         Raises:
             NothingToDrawError: There are none.
@@ -80,18 +93,59 @@ class Material:
             return pd.DataFrame()
         # The whole layout, made even where no result belongs into the table; without `all` it would be refused.
         task, metric = (self.task, self.metric) if published(name).task else ("", "")  # detection has its own
-        records = render(name, self.frame, runs=self.runs, rows="all", task=task, metric=metric).records
+        shown = {"rows": "all", "task": task, "metric": metric, "references": True}  # the last rows are no records
+        records = render(name, self.frame, runs=self.runs, **shown).records  # type: ignore[arg-type]
         filled = records[records["n"] > 0].copy()
-        filled["panel"] = [panel_title(line) for line in filled.to_dict("records")]
+        lines = filled.to_dict("records")
+        titles = panel_titles(lines)
+        filled["panel"] = [titles[key_of(line)] for line in lines]
         return filled
 
 
-def panel_title(line: Mapping[Any, Any]) -> str:
-    """Returns the title of the panel that shows a column of measurements.
+def percent(metric: str) -> str:
+    """Returns the label of an axis with a metric, `top-1, %`."""
+    return f"{printed(metric)}, %"
+
+
+def printed(metric: str) -> str:
+    """Returns a metric's name for people."""
+    return _PRINTED.get(metric, metric)
+
+
+def key_of(line: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Returns what tells a line's column from all others, whose numbers are never in one panel with its own."""
+    return tuple(str(line[name]) for name in (*KEYS, "mark"))
+
+
+def panel_titles(lines: Iterable[Mapping[Any, Any]]) -> dict[tuple[str, ...], str]:
+    """Returns the title of each column's panel, no two alike.
+
+    Where the titles of several would be, what their sizes do not share stands behind, or their splits.
 
     Args:
-        line: Any line of the column, with `dataset`, `mark`, `protocol` and `fidelity`.
+        lines: Any lines of the columns, with `KEYS` and `mark`.
     """
+    columns = {key_of(line): line for line in lines}
+    titles = {key: _title(line) for key, line in columns.items()}
+    scales = {key: _PARTS.split(str(line["scale"])) for key, line in columns.items()}
+    for title in _repeated(titles):
+        rivals = [key for key in titles if titles[key] == title]
+        shared = set.intersection(*(set(scales[key]) for key in rivals))
+        for key in rivals:
+            own = ", ".join(part for part in scales[key] if part and part not in shared)
+            titles[key] = ", ".join(filter(None, [title, own]))
+    for title in _repeated(titles):
+        for key in [key for key in titles if titles[key] == title]:
+            titles[key] = f"{title}, {columns[key]['split']}"
+    return titles
+
+
+def _repeated(titles: Mapping[Any, str]) -> list[str]:
+    return [title for title, number in Counter(titles.values()).items() if number > 1]
+
+
+def _title(line: Mapping[Any, Any]) -> str:
+    """Returns what a panel's title says in any case: data, what is not the paper's, protocol and fidelity."""
     mark = f" ({line['mark']}, not comparable with the paper)" if line["mark"] else ""
     fidelity = "" if line["fidelity"] == "paper" else f", fidelity {line['fidelity']}"
     return f"{line['dataset']}{mark}, {line['protocol']}{fidelity}"

@@ -19,7 +19,7 @@ from results.collect import KEYS
 from results.curves import curves
 from results.dose_plot import saliency_dose
 from results.forest import forest
-from results.material import Material, NothingToDrawError
+from results.material import Material, NothingToDrawError, percent
 from results.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
 from results.runs import RunRecord
 from results.style import (
@@ -95,7 +95,7 @@ def bars(material: Material) -> Figure:
         labels = [f"{_starred(line)} ({line['n']})" for line in lines]
         axes.set_yticks(range(len(lines)), labels)
         # Upside down, so that the first row is at the top.
-        axes.set(title=folded(title, letters), xlabel="top-1, %", ylim=(len(lines) - 0.4, -0.6))
+        axes.set(title=folded(title, letters), xlabel=percent(lines[0]["metric"]), ylim=(len(lines) - 0.4, -0.6))
         axes.margins(x=0.07)  # room for the numbers behind the bars
         axes.grid(axis="y", visible=False)
     # Signs that no bar has are not explained.
@@ -144,11 +144,12 @@ def branches(material: Material) -> Figure:
     figure, grid = panels(1 + len(titles), 2.7, room=0.4)
     group = paper.groups[0].name
     values = {method: (paper.values[method, group, ""], 0.0) for method in paper.rows}
-    _branch_panel(grid[0], values, "published, setting not stated", material.theme)
+    _branch_panel(grid[0], values, "published, setting not stated", "top1", material.theme)
     for axes, title in zip(grid[1:], titles, strict=True):
         lines = records[records["panel"] == title]
         means = dict(zip(lines["row"], zip(lines["mean"], lines["std"].fillna(0.0), strict=True), strict=True))
-        _branch_panel(axes, means, folded(f"measured, {title}"), material.theme)
+        metric = str(lines["metric"].iloc[0])
+        _branch_panel(axes, means, folded(f"measured, {title}"), metric, material.theme)
     notes, drawn = ["dashed: no masking"], set(records["row"])
     if any(row.method in drawn and row.block.endswith(WITH_HARD_NEGATIVE) for row in paper.every_row.values()):
         notes.append("dotted: with hard negative")
@@ -182,7 +183,7 @@ def compute(material: Material) -> Figure:
                         label=_starred(line),
                     )
                     devices |= {attempt.get("device", "?") for attempt in runs[run_id].attempts[-1:]}
-        axes.set(title=folded(title), xlabel=f"pretraining, {unit}", ylabel="top-1, %")
+        axes.set(title=folded(title), xlabel=f"pretraining, {unit}", ylabel=percent(records["metric"].iloc[0]))
         axes.margins(0.15)
     if not devices:
         raise NothingToDrawError("no evaluated run has recorded how long its pretraining took")
@@ -335,19 +336,20 @@ def _values_by_run(material: Material, line: Mapping[Any, Any]) -> dict[str, flo
     """Returns the values behind a line of a table by run id."""
     assert material.frame is not None
     frame = material.frame
-    behind = (frame["method"] == line["row"]) & (frame["metric"] == line["metric"])
+    behind = (frame["metric"] == line["metric"]) & frame["run_id"].astype(str).isin(line["runs"].split())
     for key in KEYS:
         behind &= frame[key] == line[key]
     return dict(zip(frame[behind]["run_id"].astype(str), frame[behind]["value"], strict=True))
 
 
-def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: str, theme: Theme) -> None:
+def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: str, metric: str, theme: Theme) -> None:
     """Draw a line for each block, a strategy and a reading, through its branches.
 
     Args:
         axes: Where to.
         values: (mean, standard deviation) by method.
         title: The panel's.
+        metric: What the values are.
         theme: The page's.
     """
     paper = published("table3")
@@ -376,4 +378,4 @@ def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: 
         if row.branch == "none" and row.method in values:
             axes.axhline(values[row.method][0], color=ink(theme), linewidth=0.9, linestyle=(0, (4, 3)))
     axes.set_xticks(range(len(BRANCHES)), [f"{branch} masked" for branch in BRANCHES])
-    axes.set(title=title, xlim=(-0.4, 2.4), ylabel="top-1, %")
+    axes.set(title=title, xlim=(-0.4, 2.4), ylabel=percent(metric))

@@ -109,6 +109,10 @@ class Published:
     values: dict[tuple[str, str, str], float]
     unpublished_rows: dict[str, PublishedRow] = field(default_factory=dict)
 
+    def prints(self, metric: str) -> bool:
+        """Returns whether a published number may stand beside a metric of ours: top-1 beside top-5 would mislead."""
+        return not self.metrics or metric in self.metrics
+
     @property
     def every_row(self) -> dict[str, PublishedRow]:
         """The paper's rows, then the unpublished ones, by method."""

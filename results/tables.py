@@ -222,7 +222,7 @@ def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: 
     """Head a column group, with what to know of the published numbers and of the differences."""
     metric = column.metrics[0][0]
     on_published, on_difference = list(column.group.caveats), []
-    if paper.metrics and metric not in paper.metrics:
+    if not paper.prints(metric):
         on_published = on_difference = [f"the paper prints no {metric}"]
     elif not column.of_the_paper:
         on_difference = [

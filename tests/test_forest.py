@@ -87,3 +87,25 @@ def test_another_task_has_no_published_difference(tmp_path: Path) -> None:
 
 def test_it_is_the_first_picture() -> None:
     assert next(iter(PLOTS)) == "forest"
+
+
+def test_columns_of_other_sizes_have_panels_of_their_own_and_untrained_networks_none(tmp_path: Path) -> None:
+    for epochs in (6, 3):
+        material(
+            tmp_path, {"mocov2": PLAIN, "mocov2+ours-hp": MASKED}, sweep=f"of{epochs}", optimization__epochs=epochs
+        )
+    untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
+    content = material(tmp_path, {"mocov2": {0: 9.0}, "mocov2+ours-hp": {0: 9.5}}, **untrained)
+    assert content.frame is not None
+    title = "imagenet100 (TINY, not comparable with the paper), linear-moco-v1"
+    assert [effect.panel for effect in effects(content.frame)] == [f"{title}, 3 epochs", f"{title}, 6 epochs"]
+
+
+def test_a_published_difference_stands_beside_its_own_measure_alone(tmp_path: Path) -> None:
+    for method, value in (("mocov2", 80.0), ("mocov2+ours-hp", 85.0)):
+        finished(tmp_path, method, 0, {("imagenet100", metric): value for metric in ("top1", "top1_best", "top5")})
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    (top1,), (best,), (top5,) = (effects(frame, metric=metric) for metric in ("", "top1_best", "top5"))
+    assert top1.published == best.published == pytest.approx(5.58)
+    assert top5.published is None
+    assert (top1.panel, top5.panel) == ("imagenet100, linear-moco-v1", "imagenet100, linear-moco-v1, top-5")

@@ -18,8 +18,8 @@ from results.collect import collect_runs
 from results.curves import curves
 from results.dose import BOTH, HARD, QUERY, Point, panels_of, slope
 from results.dose_plot import half_width, saliency_dose, slope_text
-from results.material import Material, NothingToDrawError
-from results.plots import PLOTS, bars, branches, draw, save, scatter
+from results.material import Material, NothingToDrawError, panel_titles
+from results.plots import PLOTS, bars, branches, compute, draw, save, scatter
 from results.published import published
 from results.report import build
 from results.runs import RunRecord, find_runs
@@ -143,6 +143,64 @@ def test_of_a_grid_of_rates_the_course_of_the_best_is_drawn(tmp_path: Path) -> N
     assert line.get_xydata().tolist() == [[10, 3], [20, 12]]
 
 
+def test_columns_of_other_sizes_have_panels_of_their_own_and_untrained_networks_none(tmp_path: Path) -> None:
+    for seed in range(2):
+        for epochs, base in ((6, 40.0), (3, 20.0)):
+            small = {"data__dataset": "scenes", "data__crop": 64, "sweep": f"of{epochs}"}
+            for method in ("mocov2", "mocov2+ours-hp"):
+                finished(
+                    tmp_path, method, seed, {("scenes", "top1"): base + seed}, optimization__epochs=epochs, **small
+                )
+    untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 10.0}, data__dataset="scenes", data__crop=64, **untrained)
+    runs = find_runs([tmp_path], resolve)
+    material = Material(runs, collect_runs(runs))
+    title = "scenes (TINY, not comparable with the paper), linear-moco-v1"
+    for drawing in (bars, compute):
+        titles = [" ".join(axes.get_title().split()) for axes in drawing(material).axes]
+        assert titles == [f"{title}, 3 epochs", f"{title}, 6 epochs"], drawing.__name__
+    of_branches = [" ".join(axes.get_title().split()) for axes in branches(material).axes]
+    assert of_branches[1:] == [f"measured, {title}, 3 epochs", f"measured, {title}, 6 epochs"]
+    drawn = [axes.containers[0].lines[0].get_ydata().tolist() for axes in branches(material).axes[1:]]
+    assert drawn == [[20.5], [40.5]]
+
+
+def test_parts_of_a_size_stand_whole_in_a_title() -> None:
+    sizes = ("scenes (20 classes, 9 grounds (context 0.5), 16 members), 64 px", "scenes (20 classes), 64 px", "")
+    common = {"dataset": "scenes", "split": "val", "protocol": "knn-v1", "fidelity": "paper", "mark": ""}
+    lines = [{**common, "scale": scale} for scale in sizes] + [{**common, "scale": "", "split": "test"}]
+    assert list(panel_titles(lines).values()) == [
+        "scenes, knn-v1, scenes (20 classes, 9 grounds (context 0.5), 16 members), 64 px",
+        "scenes, knn-v1, scenes (20 classes), 64 px",
+        "scenes, knn-v1, val",
+        "scenes, knn-v1, test",
+    ]
+
+
+def test_axes_are_labelled_by_the_metric_that_is_drawn(tmp_path: Path) -> None:
+    for method in ("mocov2", "mocov2+ours-hp"):
+        finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0, ("imagenet100", "top5"): 80.0})
+    runs = find_runs([tmp_path], resolve)
+    frame = collect_runs(runs)
+    for metric, text in (("", "top-1, %"), ("top5", "top-5, %")):
+        material = Material(runs, frame, metric=metric)
+        assert bars(material).axes[0].get_xlabel() == text
+        assert compute(material).axes[0].get_ylabel() == text
+        assert [axes.get_ylabel() for axes in branches(material).axes] == ["top-1, %", text]
+
+
+def test_curves_count_a_run_once_and_tell_protocols_apart(tmp_path: Path) -> None:
+    for sweep in ("one", "two"):
+        finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}, sweep=sweep)
+    loss, probe = curves(Material(find_runs([tmp_path], resolve), None)).axes
+    assert [line.get_label() for axes in (loss, probe) for line in axes.lines] == ["MoCo v2 (1)"] * 2
+    (file,) = (tmp_path / "two").glob("*/*/probes/*/metrics.jsonl")
+    file.parent.rename(file.parent.with_name("imagenet100-linear-moco-v1[epochs=20]"))
+    _, probe = curves(Material(find_runs([tmp_path], resolve), None)).axes
+    protocols = ("linear-moco-v1", "linear-moco-v1[epochs=20]")
+    assert [line.get_label() for line in probe.lines] == [f"MoCo v2, {protocol} (1)" for protocol in protocols]
+
+
 @pytest.mark.parametrize(("epochs", "tiny"), [(200, False), (6, True)])
 def test_curves_of_tiny_runs_say_so(epochs: int, tiny: bool, tmp_path: Path) -> None:
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}, optimization__epochs=epochs)
@@ -183,6 +241,7 @@ def test_a_dose_is_of_runs_that_differ_in_their_source_alone(tmp_path: Path) -> 
         with_foreground(tmp_path, source, 0, top1=top1)
     with_foreground(tmp_path, "network", 0, top1=10.0, masking__strategy="mean_fill")
     finished(tmp_path, "simclr", 0, {("scenes", "top1"): 33.0}, data__dataset="scenes")
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 5.0}, data__dataset="scenes", optimization__epochs=6)
     finished(
         tmp_path, "mocov2+adios", 0, {("scenes", "top1"): 34.0}, data__dataset="scenes", masking__strategy="learned"
     )
