@@ -28,8 +28,8 @@ class FamilyVerdict:
 
     Attributes:
         family: The sentence.
-        setting: Data, scale, fidelity and common alterations of the runs, `scenes, TINY: resnet18, 64 px`; empty where
-            nothing was run.
+        setting: Data, scale, fidelity and common alterations of the runs, `scenes, TINY: resnet18, 64 px`, behind the
+            data the protocol where several measured the same; empty where nothing was run.
         counts: Outcome -> number of the family's comparisons.
         outcome: One of `OUTCOMES` for the whole, or `SINGLY`.
         comparison: Mean difference over the compared comparisons, seed by seed.
@@ -115,7 +115,10 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
 
 
 def setting_of(verdict: Verdict) -> str:
-    """Returns what is never averaged over: whose data, which scale, fidelity and settings the runs had."""
+    """Returns what is never averaged over: whose data, which scale, fidelity and settings the runs had.
+
+    And by which protocol they were measured, where several measured the same.
+    """
     column = verdict.column
     if column is None:
         return ""
@@ -123,7 +126,8 @@ def setting_of(verdict: Verdict) -> str:
     scale = f", TINY: {column.scale}" if column.scale else ""
     fidelity = "" if column.fidelity == "paper" else f", {column.fidelity}"
     altered = scale_of(departure for departure in column.common if not departure.smaller)
-    return f"{data}{scale}{fidelity}" + (f", {ALTERED}: {altered}" if altered else "")
+    protocol = f", {verdict.apart}" if verdict.apart else ""
+    return f"{data}{protocol}{scale}{fidelity}" + (f", {ALTERED}: {altered}" if altered else "")
 
 
 def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:

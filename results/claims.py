@@ -1,6 +1,6 @@
 """What the runs at hand say to the paper's claims, question by question."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -71,6 +71,8 @@ class Verdict:
         tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
         unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
         spread_of: By whose spread it is judged, where the images do not judge.
+        apart: Its protocol, where others measured the same data, at one fidelity and scale, as kNN by two numbers of
+            neighbours does; else empty. Then each is a setting of its own: they are two looks at the same runs.
     """
 
     question: Question
@@ -82,6 +84,7 @@ class Verdict:
     tested: int = 1
     unlike: tuple[str, ...] = ()
     spread_of: SpreadOf = SpreadOf.sentence
+    apart: str = ""
 
     @property
     def sweeps(self) -> tuple[str, ...]:
@@ -175,9 +178,10 @@ def judge(
     their runs differ in settings in which their rows do not. Where all of these runs have predictions of the same
     images, the images judge with the seeds (`results.imagewise`), else a t-test over the seeds of both. A claim is
     *supported* or *contradicted* where the test, corrected by Holm for the number of different comparisons of its
-    sentence that could be tested in its setting (data, fidelity, scale), finds a difference: runs for another sentence
-    or in another setting change no p. It is a *tie* where the 95 % interval lies within the margin; it is *not run*
-    where no seed is there for both, else *undecided*. One pair of runs never decides anything.
+    sentence that could be tested in its setting (data, fidelity, scale, and protocol where several measured the same),
+    finds a difference: runs for another sentence or in another setting change no p. It is a *tie* where the 95 %
+    interval lies within the margin; it is *not run* where no seed is there for both, else *undecided*. One pair of runs
+    never decides anything.
 
     Args:
         frame: What `results.collect.collect` returns; None where nothing was run.
@@ -218,6 +222,13 @@ def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: Spre
         fitting = [of_column for of_column in measured[claim.table] if _fits(claim, of_column[0])]
         comparisons = [_compare(question, *of_column, spread) for of_column in fitting]
         undecided += comparisons or [_compare(question, None, {}, None, spread)]
+    apart = _measured_by_several(column for columns in measured.values() for column, *_ in columns)
+    undecided = [
+        replace(verdict, apart=verdict.protocol)
+        if verdict.column and _but_protocol(verdict.column) in apart
+        else verdict
+        for verdict in undecided
+    ]
     undecided.sort(key=lambda verdict: list(TABLES).index(verdict.claim.table))
     # Only now: the correction needs to know how many comparisons a sentence has in all tables together.
     return _decide(undecided)
@@ -263,9 +274,10 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
     )
     return (
         f"{test}{instead} over the comparisons of one sentence that could be tested in one setting (data, fidelity, "
-        f"scale; here at most {tested}), level {LEVEL:g}: what was run for other sentences or in other settings "
-        "changes no p. Intervals are 95 % each, the corrected ones 95 % for these together (Bonferroni). Tie: the "
-        f"interval lies within ±{margin():g} points. One pair of runs never decides anything."
+        f"scale, and protocol where several measured the same; here at most {tested}), level {LEVEL:g}: what was run "
+        "for other sentences or in other settings changes no p. Intervals are 95 % each, the corrected ones 95 % for "
+        f"these together (Bonferroni). Tie: the interval lies within ±{margin():g} points. One pair of runs "
+        "never decides anything."
     )
 
 
@@ -338,8 +350,23 @@ def _key(verdict: Verdict) -> tuple[Any, ...]:
     return (pair, claim.metric, column.key if column else (), column.group.dataset if column else "")
 
 
+def _but_protocol(column: Column) -> tuple[str, ...]:
+    """What columns agree in that measured the same runs of the same data, by whichever protocol."""
+    return (column.task, column.dataset, column.key[1], column.fidelity, column.scale)
+
+
+def _measured_by_several(columns: Iterable[Column]) -> set[tuple[str, ...]]:
+    """Returns what was measured by more than one protocol, as `_but_protocol` names it."""
+    protocols: dict[tuple[str, ...], set[str]] = {}
+    for column in columns:
+        protocols.setdefault(_but_protocol(column), set()).add(column.protocol)
+    return {measured for measured, names in protocols.items() if len(names) > 1}
+
+
 def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
-    """What verdicts share that are corrected together: their sentence, and whose data, fidelity and scale they are of.
+    """What verdicts share that are corrected together: their sentence, whose data, fidelity and scale they are of.
+
+    And the protocol, where several measured the same.
 
     A question that several sentences ask counts with the first of them.
     """
@@ -347,7 +374,7 @@ def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
     if column is None:
         return (verdict.claim.family.id,)
     data = "" if column.of_the_paper else column.dataset
-    return (verdict.claim.family.id, data, column.fidelity, column.scale)
+    return (verdict.claim.family.id, data, column.fidelity, column.scale, verdict.apart)
 
 
 def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:

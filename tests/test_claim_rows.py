@@ -34,6 +34,23 @@ def test_no_comparison_stands_twice_and_each_names_its_sweep_and_protocol(runs: 
     assert {row["metric"] for row in rows} == {"top1"}
 
 
+def test_two_protocols_are_two_settings_and_count_each_comparison_once(runs: Path) -> None:
+    """Sentences averaged both numbers of neighbours, and corrected for them together."""
+    content = json.loads(salmask("claims", "--runs", str(runs), "--task", "knn", "--json").out)
+    (first, second) = [row for row in content["sentences"] if row["claim"] == "ours-beats-baseline"]
+    assert [row["setting"].split(", TINY")[0] for row in (first, second)] == [
+        "scenes-cutouts, knn-v1[k=200]",
+        "scenes-cutouts, knn-v1[k=20]",
+    ]
+    for row in (first, second):
+        assert (row["compared"], row["not_run"]) == (3, 69)
+        its = [line for line in content["comparisons"] if f", {line['protocol']}, " in row["setting"]]
+        beaten = [line["difference"] for line in its if line["worse"] in ("mocov2", "simclr")]
+        assert row["difference"] == pytest.approx(sum(beaten) / 3)
+    logistic = json.loads(salmask("claims", "--runs", str(runs), "--task", "logistic", "--json").out)
+    assert not any("logreg" in row["setting"] for row in logistic["sentences"])
+
+
 def test_another_metric_is_judged_where_it_is_asked_for(runs: Path) -> None:
     top1, top5 = comparisons(runs), comparisons(runs, "--metric", "top5")
     assert [(row["better"], row["worse"]) for row in top1] == [(row["better"], row["worse"]) for row in top5]
