@@ -99,10 +99,14 @@ def _scale(frame: pd.DataFrame, settings: int) -> str:
     count = f"{len(altered)} setting{'s' if len(altered) > 1 else ''}"
     alone = f"; {count} {ALTERED} ({names})" if altered else ""
     elsewhere = f" Of {settings} settings the one with most comparisons is told of here." if settings > 1 else ""
+    unknown = frame[frame["departures"].map(lambda comparison: comparison.row is None).astype(bool)]["path"].nunique()
+    not_known = f"settings of {unknown} run{'s' if unknown > 1 else ''} unknown" if unknown else ""
     if sizes:
         size = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} among them"
+        alone += f"; {not_known}" if not_known else ""
         return f"{TINY} – {size}: not comparable with the published numbers. {counts}{alone}.{elsewhere}"
-    return f"the paper's{alone}. {counts}.{elsewhere}"
+    whose = not_known or "the paper's"
+    return f"{whose}{alone}. {counts}.{elsewhere}"
 
 
 def _seeds(frame: pd.DataFrame) -> tuple[int, int]:
