@@ -61,7 +61,7 @@ def table(
     Example: salmask table table1 --runs runs/table1
     """
     from results.collect import collect_runs
-    from results.selection import measured_task
+    from results.selection import measured_task, refuse_unknown
     from results.tables import render
 
     console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
@@ -70,6 +70,7 @@ def table(
     records = [] if only == "paper" else find_runs(roots, context.obj, sweep=sweep)
     frame = None if only == "paper" else collect_runs(records, listed(roots))
     _warn(frame, console)
+    refuse_unknown(frame, task, metric)
     rows: Any = "all" if every else "measured"
     only_checked: Any = only  # `render` refuses what is none of its choices
     if frame is not None and not task:
@@ -161,7 +162,7 @@ def claims(
     """
     from results.claim_families import NOTE, families_as_frame, judge_families
     from results.claims import SpreadOf, count, judge, method_note
-    from results.selection import judged_by, judged_task
+    from results.selection import judged_by, judged_task, refuse_unknown
     from results.verdict_frame import as_frame
     from results.verdict_tables import letters, print_families, print_verdicts
 
@@ -169,6 +170,7 @@ def claims(
         raise UserError("--pooled and --paired exclude each other", mend="give one of them, or none")
     console = Console(stderr=as_json)
     _, frame = _gather(_roots(runs), context.obj, sweep, console)
+    refuse_unknown(frame, task, metric)
     task = judged_task(frame, task)
     spread = SpreadOf.framework if pooled else SpreadOf.pair if paired else SpreadOf.sentence
     verdicts = judge(frame, spread=spread, task=task, metric=metric)
@@ -210,11 +212,12 @@ def plot(
     """
     from results.material import Material, NothingToDrawError
     from results.plots import PLOTS, save
-    from results.selection import judged_by, judged_task
+    from results.selection import judged_by, judged_task, refuse_unknown
 
     console = Console()
     roots = _roots(runs)
     records, frame = _gather(roots, context.obj, sweep, console)
+    refuse_unknown(frame, task, metric)
     task = judged_task(frame, task)
     material = Material(records, frame, "dark" if dark else "light", task, metric)
     if judged := judged_by(task, metric):
@@ -247,8 +250,10 @@ def explain(
     """
     from results.explain import explain as explain_cell
     from results.explain import with_common_facts
+    from results.selection import refuse_unknown
 
     records, frame = _gather(_roots(runs), context.obj, sweep, Console(stderr=as_json))
+    refuse_unknown(frame, task)  # a metric of detection is one of the table's alone
     content = explain_cell(cell, frame, records, task=task, metric=metric)
     if as_json:
         say_json(content)

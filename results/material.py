@@ -13,16 +13,10 @@ from results.collect import KEYS
 from results.published import published
 from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord
+from results.selection import METRICS
 from results.style import Theme
 from results.tables import render
 
-_PRINTED = {
-    "top1": "top-1",
-    "top1_best": "top-1 of the best epoch",
-    "top5": "top-5",
-    "mean_per_class": "mean per class",
-}
-"""Metrics of a classifier as figures print them; others as they are."""
 _PARTS = re.compile(r", (?![^()]*(?:\([^()]*\)[^()]*)*\))")
 """What stands between the parts of a scale, outside of their brackets."""
 
@@ -109,7 +103,7 @@ def percent(metric: str) -> str:
 
 def printed(metric: str) -> str:
     """Returns a metric's name for people."""
-    return _PRINTED.get(metric, metric)
+    return METRICS.get(metric, metric)
 
 
 def key_of(line: Mapping[Any, Any]) -> tuple[str, ...]:

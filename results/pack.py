@@ -25,10 +25,9 @@ from results.material import Material, NothingToDrawError
 from results.plots import PLOTS, SUFFIXES, draw
 from results.published import PAPER, TABLES
 from results.redo import script
-from results.report import build
+from results.report import build, whole_table
 from results.runs import RunRecord
-from results.selection import judged_task
-from results.tables import render
+from results.selection import judged_task, refuse_unknown
 from results.verdict_frame import as_frame
 
 MANIFEST = "SHA256SUMS"
@@ -80,8 +79,8 @@ def pack(
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
         title: Heading of the report.
-        metric: The measure that claims and plots are of, likewise.
-        task: The evaluation that claims and plots are of, as for `results.report.build`.
+        task: The evaluation that tables, claims and plots are of, as for `results.report.build`.
+        metric: The measure that they are of, likewise.
         checkpoints: Also put each run's `backbone.pth` in.
         tell: Is told what comes next, in a few words.
 
@@ -89,12 +88,14 @@ def pack(
         The number of files in it.
 
     Raises:
-        UserError: The path has another suffix or cannot be written, or runs exclude each other.
+        UserError: The path has another suffix or cannot be written, runs exclude each other, or there is no such task
+            or measure.
     """
     if path.suffix != ".zip":
         raise UserError(f"cannot pack to {path}", mend="give a name that ends in .zip")
     if not runs:
         raise UserError("no run folder to pack", mend="give a folder with runs")
+    refuse_unknown(frame, task, metric)
     runs = sorted(runs, key=lambda run: run.name)
     names: list[str] = []
 
@@ -186,7 +187,10 @@ def _contents(
     tell("the page")
     yield "report.html", build(runs, frame, title=title, task=task, metric=metric).encode()
     tell("tables and plots")
-    yield from _tables(runs, frame)
+    for name in TABLES:
+        table = whole_table(name, runs, frame, task, metric)
+        for suffix, make in FORMATS.items():
+            yield f"tables/{name}{suffix}", make(table).encode()
     yield from _plots(Material(runs, frame, task=task, metric=metric))
     tell("data and claims")
     if frame is not None:
@@ -226,13 +230,6 @@ def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
     predictions = [path for path in (run.path / PREDICTIONS).glob("*") if not is_clutter(path.name)]
     paths += [*sorted(curves), *sorted(predictions), *run.logs, *run.galleries]
     return [path for path in [*paths, *([folder.backbone] if checkpoints else [])] if path.is_file()]
-
-
-def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[tuple[str, bytes]]:
-    for name in TABLES:
-        table = render(name, only="paper") if frame is None else render(name, frame, runs=runs, rows="all")
-        for suffix, make in FORMATS.items():
-            yield f"tables/{name}{suffix}", make(table).encode()
 
 
 def _plots(material: Material) -> Iterator[tuple[str, bytes]]:

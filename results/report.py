@@ -27,9 +27,10 @@ from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
 from results.runs import RunRecord, code_label
-from results.selection import judged_by, judged_task, other_tasks
+from results.selection import judged_by, judged_task, other_tasks, refuse_unknown
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
+from results.verdict_tables import letters
 
 STATE_CLASSES = {
     SUPPORTED: "supported",
@@ -83,14 +84,14 @@ def build(
         HTML that needs nothing beside it, neither files nor a network.
 
     Raises:
-        UserError: Runs that exclude each other, or two folders of one name.
+        UserError: Runs that exclude each other, two folders of one name, or a task or measure that there is none of.
     """
     runs = sorted(runs, key=lambda run: run.name)
     _refuse_namesakes(runs)
+    refuse_unknown(frame, task, metric)
     task = judged_task(frame, task)
     verdicts = judge(frame, task=task, metric=metric)
     families = judge_families(verdicts)
-    settings = list(dict.fromkeys(family.setting for family in families if family.setting))
     pictures, left_out = _plots(runs, frame, task, metric)
     tables = _tables(runs, frame)
     galleries = embed(runs)
@@ -110,7 +111,7 @@ def build(
         state_classes=STATE_CLASSES,
         verdicts=[verdict for verdict in verdicts if verdict.told],
         families=families,
-        letters={setting: _letters(number) for number, setting in enumerate(settings)},
+        letters=letters(families),
         outcomes=OUTCOMES,
         note=f"{method_note(verdicts)} {NOTE}",
         tables=tables,
@@ -151,8 +152,9 @@ def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
     """Refuse two folders of one name: the page and the archive would show one for the other."""
     for name, number in Counter(run.name for run in runs).items():
         if number > 1:
-            first, second = (str(run.path) for run in runs if run.name == name)
-            raise UserError(f"{first} and {second} have one name", mend="give one of them, or rename a sweep's folder")
+            first, *others, last = (str(run.path) for run in runs if run.name == name)
+            all_of_them = f"{', '.join([first, *others[:1]])} and {f'{number - 2} more' if number > 3 else last}"
+            raise UserError(f"{all_of_them} have one name", mend="give one of them, or rename a sweep's folder")
 
 
 def _newest(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> str:
@@ -161,11 +163,6 @@ def _newest(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> str:
         return f"The newest result is of {frame['started'].max():%Y-%m-%d %H:%M} UTC."
     begun = max((str(run.last_attempt.get("started", "")) for run in runs), default="")
     return f"The newest run was begun {begun[:16].replace('T', ' ')} UTC." if begun else ""
-
-
-def _letters(number: int) -> str:
-    """Returns the letter of a setting: A to Z, then AA, AB and so on."""
-    return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
 def _without_places(text: str, runs: Sequence[RunRecord]) -> str:
@@ -179,7 +176,7 @@ def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table
     """Returns each table of the paper, and behind Table 1 the same by every other task that was measured."""
     tables = []
     for name in TABLES:
-        tables.append(_table(name, runs, frame))
+        tables.append(whole_table(name, runs, frame))
         if name != "table1" or frame is None:
             continue
         for task in other_tasks(frame, published(name)):
@@ -188,10 +185,21 @@ def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table
     return tables
 
 
-def _table(name: str, runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Table:
-    """Returns the whole layout of a table where something was run for it, else the paper's numbers alone."""
+def whole_table(
+    name: str, runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str = "", metric: str = ""
+) -> Table:
+    """Returns the whole layout of a table where something was run for it, else the paper's numbers alone.
+
+    Args:
+        name: `table1`, `table2` or `table3`.
+        runs: The run folders at hand.
+        frame: Their results; None where nothing was evaluated.
+        task: The evaluation that Tables 1 and 3 are made of; empty: the paper's.
+        metric: Their measure; empty: the paper's.
+    """
     if frame is not None:
-        table = render(name, frame, runs=runs, rows="all", references=True)
+        of_task = {"task": task, "metric": metric} if published(name).task else {}  # detection has its own
+        table = render(name, frame, runs=runs, rows="all", references=True, **of_task)
         if (table.records["n"] > 0).any():
             return table
     alone = render(name, only="paper")

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from repro.errors import UserError
+from repro.errors import UserError, nearest
+from repro.runs.evaluation import PROTOCOLS
 from results.cells import values_by_cell
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
@@ -12,6 +13,13 @@ from results.published import Published, published
 
 NEXT_BEST = ("logistic", "knn")
 """Evaluations that stand in for the paper's linear probe, best first; logistic regression is a linear classifier."""
+METRICS = {
+    "top1": "top-1",
+    "top1_best": "top-1 of the best epoch",
+    "top5": "top-5",
+    "mean_per_class": "mean per class",
+}
+"""Measures of a classifier, as figures print them."""
 ValuesByCell = dict[tuple[str, str], dict[int, float]]
 """(method, metric) -> seed -> value in percent."""
 
@@ -84,6 +92,23 @@ def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
     That is the paper's linear probe, empty here, where any run has it; else the next best one.
     """
     return task or (measured_task("table1", frame) if frame is not None else None) or ""
+
+
+def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:
+    """Refuse an evaluation or a measure that there is none of: a page would say of everything that it was not run.
+
+    Args:
+        frame: What `results.collect.collect` returns; None where nothing was evaluated.
+        task: What was asked for; empty where nothing was.
+        metric: Likewise.
+
+    Raises:
+        UserError: No row has it, and no evaluation of ours gives it.
+    """
+    for what, name, ours in (("task", task, PROTOCOLS), ("metric", metric, METRICS)):
+        measured = [] if frame is None else list(map(str, frame[what].unique()))
+        if name and name not in ours and name not in measured:
+            raise UserError(f"no {what} '{name}'", mend=nearest(name, dict.fromkeys([*ours, *sorted(measured)])))
 
 
 def judged_by(task: str, metric: str = "") -> str:

@@ -107,6 +107,10 @@ def _numbers(comparison: Comparison, published: float | None, p: float | None) -
 
 
 def letters(verdicts: Sequence[FamilyVerdict]) -> dict[str, str]:
-    """Returns a letter, and beyond Z a number, for each setting in which something was run."""
+    """Returns a letter for each setting in which something was run: A to Z, then AA, AB and so on."""
     known = dict.fromkeys(verdict.setting for verdict in verdicts if verdict.setting)
-    return {setting: chr(ord("A") + place) if place < 26 else str(place + 1) for place, setting in enumerate(known)}
+    return {setting: _letter(place) for place, setting in enumerate(known)}
+
+
+def _letter(place: int) -> str:
+    return (_letter(place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from training_samples import refused, salmask
 
+from results.claim_families import FamilyVerdict
+from results.paired import paired
+from results.paper_claims import families
+from results.verdict_tables import letters
+
 RECORDED = Path(__file__).parents[1] / "examples" / "reproduced" / "cpu-112px"
 
 
@@ -66,6 +71,19 @@ def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) 
     (setting,) = [line for line in shown.splitlines() if line.startswith("A: ")]
     assert "TINY" in setting
     assert "ours-beats-baseline: saliency-guided masking is better than" in shown
+
+
+@pytest.mark.parametrize("words", [["table"], ["claims"], ["plot", "bars"], ["report"], ["pack"]])
+def test_a_task_or_metric_that_there_is_none_of_is_refused(runs: Path, words: list[str]) -> None:
+    for option, name, meant in (("task", "logistik", "logistic"), ("metric", "top-1", "top1")):
+        line = refused(*words, "--runs", str(runs), f"--{option}", name)
+        assert f"no {option} '{name}'; mend: did you mean '{meant}'?" in line
+    assert not list(runs.glob("*.*"))
+
+
+def test_settings_have_letters_beyond_z() -> None:
+    settings = [FamilyVerdict(families()[0], f"{place:02}", {}, "", paired({}, {}), 0, None) for place in range(28)]
+    assert [*letters(settings).values()][-3:] == ["Z", "AA", "AB"]
 
 
 def test_a_metric_in_the_address_and_another_as_an_option_are_refused(runs: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from training_samples import salmask
 from baselines import resolve
 from results.claims import judge
 from results.collect import collect_runs
-from results.formats import write
+from results.formats import markdown, write
 from results.material import Material
 from results.pack import check, pack
 from results.plots import PLOTS, save
 from results.published import TABLES
-from results.report import build
+from results.report import build, whole_table
 from results.runs import RunRecord, find_runs
 from results.selection import judged_task
 from results.tables import render
@@ -74,6 +75,11 @@ def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord]
     assert "TINY MODE" in page
     assert any(verdict.comparison.n for verdict in judge(frame, task=judged_task(frame)))
     assert pack(tmp_path / "artifact.zip", runs, frame, title="The example") == check(tmp_path / "artifact.zip") + 1
+    with zipfile.ZipFile(tmp_path / "artifact.zip") as archive:
+        packed = {name: archive.read(f"tables/{name}.md").decode() for name in TABLES}
+    assert "by logistic, top1, percent" in packed["table1"]
+    assert "Nothing was run for it yet" in packed["table2"]
+    assert "Table 1, by knn, top5, percent" in markdown(whole_table("table1", runs, frame, "knn", "top5"))
 
 
 def test_without_a_linear_probe_everything_is_made_of_logistic_regression(tmp_path: Path) -> None:

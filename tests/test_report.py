@@ -189,6 +189,10 @@ def test_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     runs = find_runs([tmp_path], resolve)
     with pytest.raises(UserError, match="have one name; mend: give one of them"):
         build(runs, None)
+    for root in ("c", "d"):
+        finished(tmp_path / root, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    with pytest.raises(UserError, match=r"/a/full/\S*, \S*/b/full/\S* and 2 more have one name; mend: give one"):
+        build(find_runs([tmp_path], resolve), None)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
