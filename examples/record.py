@@ -3,17 +3,28 @@
     python examples/record.py runs/demo examples/demo
     python examples/record.py runs/reproduction examples/reproduced/h100
 
-Of each run it keeps settings, provenance, state, metrics, results and predictions as they are, except that host names
-are dropped and absolute paths are cut to their last part; the end of the last log; and, of the first run of each
-method, the gallery as a small JPEG. Backbones, checkpoints, TensorBoard files and the scheduler's files stay behind.
+Of each run it keeps settings, provenance, state, metrics, results, predictions and what it said of its own health as
+they are, except that host names are dropped and absolute paths are cut to their last part; the end of the last log;
+and, of the first run of each method, the gallery as a small JPEG. Backbones, checkpoints, TensorBoard files and the
+scheduler's files stay behind. The target takes its new content when all of it is there, or keeps what it holds.
 """
 
 import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+
+from repro.errors import UserError, one_line
+
+NEEDED = ("run.yaml", "provenance.json", "results.jsonl")
+"""Files without which a run is not finished."""
+
+KEPT = (*NEEDED, "status*.json", "metrics.jsonl", "health.json", "foregrounds.json")
+"""Files that are kept where a run has them: each task has a status of its own, and not all runs record the others."""
 
 LOG_LINES = 30
 """Lines kept of the end of a log, which hold the last losses and how the run ended."""
@@ -25,24 +36,53 @@ FOLDERS_OF_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@\[\]=,-]+/)+")
 """The folders of an absolute path, from its slash on; a slash within a word or after a dot begins a relative one."""
 
 
-def main(source: Path, target: Path) -> None:
+def record(source: Path, target: Path) -> None:
     """Copies every run folder below `source` into `target`, which is made anew.
 
     Args:
         source: folder of a sweep: METHOD/SEED/run.yaml.
         target: folder in the repository; what it holds is removed.
+
+    Raises:
+        UserError: There is no finished run, one is not finished, or the target cannot take them; then it is as it was.
     """
-    shutil.rmtree(target, ignore_errors=True)
-    methods_with_gallery: set[str] = set()
     # Sorted, so that the gallery that is kept is the same run's every time.
-    for run in sorted(path.parent for path in source.glob("*/*/run.yaml")):
+    runs = sorted(path.parent for path in source.glob("*/*/run.yaml"))
+    if not runs:
+        raise UserError(f"no run below {source}", mend="give the folder of a sweep, which holds METHOD/SEED/run.yaml")
+    lacking = [run / name for run in runs for name in NEEDED if not (run / name).is_file()]
+    if lacking:
+        raise UserError(f"no file {lacking[0]}", mend="evaluate the run, or take it out of the folder")
+    places = (source.resolve(), target.resolve())
+    if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+        raise UserError(f"{source} and {target} lie in one another", mend="give another folder to record into")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is no folder", mend="give another folder to record into")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target: only within one file system a folder takes another one's place at once.
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
+        new, old = Path(beside, "new"), Path(beside, "old")
+        new.mkdir()
+        copy_runs(runs, new)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+
+
+def copy_runs(runs: Sequence[Path], target: Path) -> None:
+    """Copies run folders into an empty one.
+
+    Args:
+        runs: the folders, METHOD/SEED.
+        target: where to.
+    """
+    methods_with_gallery: set[str] = set()
+    for run in runs:
         method = run.parent.name
         copy = target / method / run.name
         copy.mkdir(parents=True)
-        # Each task has a status of its own, and only runs on scenes record their foregrounds.
-        some = [path.name for pattern in ("status*.json", "foregrounds.json") for path in run.glob(pattern)]
-        for name in ("run.yaml", *some, "provenance.json", "metrics.jsonl", "results.jsonl"):
-            (copy / name).write_text(without_machine((run / name).read_text()))
+        for path in (path for pattern in KEPT for path in run.glob(pattern)):
+            (copy / path.name).write_text(without_machine(path.read_text()))
         if (run / "predictions").is_dir():
             shutil.copytree(run / "predictions", copy / "predictions")
         for metrics in run.glob("probes/*/metrics.jsonl"):
@@ -79,7 +119,21 @@ def keep_gallery(run: Path, copy: Path) -> None:
         thumbnail.save(copy / "gallery" / f"{path.stem}.jpg", quality=72, optimize=True)
 
 
+def main(words: Sequence[str]) -> int:
+    """Records what the command line names; returns the exit status, 2 of bad input, which a line explains.
+
+    Args:
+        words: what stands behind the script's name.
+    """
+    try:
+        if len(words) != 2:
+            raise UserError(f"two folders are needed, not {len(words)}", mend="python examples/record.py RUNS OUT")
+        record(Path(words[0]), Path(words[1]))
+    except (OSError, UserError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python examples/record.py RUNS OUT")
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main(sys.argv[1:]))

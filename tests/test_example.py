@@ -91,9 +91,40 @@ def test_without_a_linear_probe_everything_is_made_of_logistic_regression(tmp_pa
     assert (tmp_path / "forest.svg").exists()
 
 
+def record(*words: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, EXAMPLE.parent / "record.py", *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
 def test_the_recorder_keeps_what_the_results_are_made_of(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "runs" / "demo")
-    command = [sys.executable, EXAMPLE.parent / "record.py", tmp_path / "runs" / "demo", tmp_path / "again"]
-    subprocess.run(command, check=True)
+    run = next((tmp_path / "runs" / "demo" / "mocov2").iterdir())
+    (run / "health.json").write_text("[]")
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "old.txt").write_text("of the last time")
+    assert record(tmp_path / "runs" / "demo", tmp_path / "again").returncode == 0
     first, again = (collect_runs(find_runs([root], resolve)) for root in (EXAMPLE, tmp_path / "again"))
     assert first.drop(columns="path").astype(str).equals(again.drop(columns="path").astype(str))
+    assert (tmp_path / "again" / "mocov2" / run.name / "health.json").read_text() == "[]"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "runs"]
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["mocov2", "mocov2+ours-hp"]
+
+
+def test_the_recorder_checks_before_it_removes(tmp_path: Path) -> None:
+    runs, kept = tmp_path / "runs", tmp_path / "kept"
+    shutil.copytree(EXAMPLE, runs)
+    kept.mkdir()
+    (kept / "file").touch()
+    next((runs / "mocov2").iterdir()).joinpath("results.jsonl").unlink()
+    for words, line in (
+        ((tmp_path / "typo", kept), "no run below"),
+        ((runs, kept), "no file "),
+        ((EXAMPLE, kept / "file"), "is no folder; mend:"),
+        ((kept,), "two folders are needed, not 1; mend: python examples/record.py RUNS OUT"),
+        ((EXAMPLE, EXAMPLE / "mocov2"), "lie in one another"),
+    ):
+        done = record(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert line in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert [path.name for path in kept.iterdir()] == ["file"]
