@@ -87,8 +87,9 @@ class Material:
             return pd.DataFrame()
         # The whole layout, made even where no result belongs into the table; without `all` it would be refused.
         task, metric = (self.task, self.metric) if published(name).task else ("", "")  # detection has its own
-        shown = {"rows": "all", "task": task, "metric": metric, "references": True}  # the last rows are no records
-        records = render(name, self.frame, runs=self.runs, **shown).records  # type: ignore[arg-type]
+        # With references, which are no records: untrained networks have then no columns of their own.
+        table = render(name, self.frame, runs=self.runs, rows="all", task=task, metric=metric, references=True)
+        records = table.records
         filled = records[records["n"] > 0].copy()
         lines = filled.to_dict("records")
         titles = panel_titles(lines)

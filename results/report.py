@@ -198,8 +198,8 @@ def whole_table(
         metric: Their measure; empty: the paper's.
     """
     if frame is not None:
-        of_task = {"task": task, "metric": metric} if published(name).task else {}  # detection has its own
-        table = render(name, frame, runs=runs, rows="all", references=True, **of_task)
+        task, metric = (task, metric) if published(name).task else ("", "")  # detection has its own
+        table = render(name, frame, runs=runs, rows="all", references=True, task=task, metric=metric)
         if (table.records["n"] > 0).any():
             return table
     alone = render(name, only="paper")
