@@ -8,10 +8,21 @@ import pytest
 from scipy import stats
 
 from baselines import resolve
-from examples.study.decide import CONTRADICTED, NOT_RUN, PARTS, QUESTIONS, SUPPORTED, UNDECIDED, decide, top1
+from examples.study.collapse import Ending, endings, guess_of
+from examples.study.decide import (
+    CONTRADICTED,
+    NOT_RUN,
+    PARTS,
+    QUESTIONS,
+    SUPPORTED,
+    UNDECIDED,
+    decide,
+    holm_levels,
+    top1,
+)
 from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
 from examples.study.tables import comparisons, means, summary
-from results.collect import collect, collect_runs
+from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, Panel, Point
 from results.report import build
 from results.runs import find_runs
@@ -42,6 +53,28 @@ def test_what_was_not_run_is_corrected_for_all_the_same() -> None:
     assert (first.outcome, second.outcome) == (SUPPORTED, NOT_RUN)
     assert 0 < low < 10 < high
     assert all(decision.outcome == NOT_RUN for decision in rest)
+
+
+def test_a_corrected_interval_says_what_holms_p_value_says() -> None:
+    """Bonferroni's interval of the second one held 0, beside a p value of Holm's below the level."""
+    ps = [0.2, 0.009, 0.001, 0.5, 0.03, 1.0]
+    assert holm_levels(ps) == pytest.approx([0.05 / share for share in (4, 5, 6, 4, 4, 4)])
+    values = {
+        "mocov2": {1: 20.0, 2: 20.0, 3: 20.0},
+        "mocov2+ours-hp": {1: 30.0, 2: 30.1, 3: 30.2},
+        "mocov2+ours-blur": {1: 24.62, 2: 26.37, 3: 25.21},
+        "mocov2+ours-mean": {1: 22.0, 2: 23.0, 3: 24.9},
+    }
+    hp, blur, mean_fill = decide(values, pooled=False)["1"][:3]
+    assert [decision.outcome for decision in (hp, blur, mean_fill)] == [SUPPORTED, SUPPORTED, UNDECIDED]
+    assert blur.p is not None
+    assert 0.05 / 6 < blur.p / 5 < 0.05 / 5
+    for decision in (hp, blur, mean_fill):
+        low, high = decision.corrected_interval or (0.0, 0.0)
+        assert (low > 0) == (decision.outcome == SUPPORTED)
+        assert decision.smallest == pytest.approx((high - low) / 2)
+    cells_of_blur = cells(comparisons(values).splitlines()[3])
+    assert cells_of_blur[6] == f"{blur.smallest:.1f}"
 
 
 def test_a_worse_row_contradicts_and_one_seed_decides_nothing() -> None:
@@ -78,11 +111,43 @@ def test_the_summary_has_both_frameworks_side_by_side_with_intervals() -> None:
     assert lines["+ ADIOS"] == ["–", "", "–", ""]
 
 
+def test_one_difference_has_one_interval_on_the_page() -> None:
+    values = {"simclr": PLAIN, "simclr+ours-hp": BETTER, "simclr+ours-blur": {1: 25.0, 2: 28.3, 3: 26.0}}
+    values |= {"simclr+ours-hp-no-masks": {1: 10.0, 2: 60.0, 3: 20.0}}
+    gains = {row: numbers[-1] for row, *numbers in map(cells, summary(values).splitlines())}
+    pooled = cells(comparisons(values).splitlines()[5])
+    assert pooled[1] == "`simclr+ours-hp` − `simclr`"
+    assert gains["+ ours (high-pass)"] == f"+10.0 ({pooled[9]})"
+
+
+def test_a_collapse_is_named_beside_the_number() -> None:
+    assert [Ending(loss, 5.0).collapsed for loss in (4.89, 4.9, 5.2, float("nan"))] == [False, True, True, True]
+    logistic = {"mocov2": PLAIN, "simclr": {1: 20.0}}
+    lines = means({}, logistic, {"mocov2": {1: Ending(6.2, 6.24), 2: Ending(4.0, 6.24)}}).splitlines()
+    by_row = {row: numbers for row, *numbers in map(cells, lines)}
+    assert by_row["`mocov2`"][-2:] == ["4.00 to 6.20 (6.24)", "seed 1"]
+    assert by_row["`simclr`"][-2:] == ["–", "–"]
+    ended = endings(find_runs([STUDY / "runs"]), PARTS)
+    assert not any(ending.collapsed for by_seed in ended.values() for ending in by_seed.values())
+    assert [f"{guess_of(resolved):.2f}" for resolved in map(resolve, ("mocov2", "simclr"))] == ["11.09", "6.24"]
+
+
+def test_runs_of_another_length_are_refused() -> None:
+    for script, folders in (("tables", ["runs"]), ("decide_dose", ["runs", "dose"])):
+        paths = [*(STUDY / folder for folder in folders), STUDY.parent / "demo"]
+        command = [sys.executable, "-m", f"examples.study.{script}", *map(str, paths)]
+        done = subprocess.run(command, check=False, cwd=STUDY.parents[1], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "has runs of different recipes under one name" in done.stderr
+        assert done.stderr.endswith("mend: give folders of one regime alone\n")
+
+
 def test_the_page_has_the_tables_of_the_recorded_runs() -> None:
     page = (STUDY / "README.md").read_text(encoding="utf-8")
-    frame = collect([STUDY / "runs"])
+    runs = find_runs([STUDY / "runs"])
+    frame = collect_runs(runs)
     knn, logistic = (top1(frame, task, PARTS) for task in ("knn", "logistic"))
-    for table in (summary(logistic), means(knn, logistic), comparisons(logistic)):
+    for table in (summary(logistic), means(knn, logistic, endings(runs, PARTS)), comparisons(logistic)):
         assert table in page
 
 
@@ -140,14 +205,14 @@ DOSE = panel(
 )
 
 
-def test_a_slope_is_corrected_for_the_three_roles_and_one_of_few_sources_is_not_run() -> None:
+def test_a_slope_is_corrected_for_the_three_roles_and_few_sources_have_none() -> None:
     both, query, hard = map(cells, slopes(DOSE).splitlines()[2:])
     line = stats.linregress([0.0, 0.1, 0.2, 0.9], [30.0, 30.9, 32.1, 39.0])
     assert round(3 * line.pvalue, 3) == 0.001 != round(line.pvalue, 3)
     assert both[:3] == [BOTH, "4", f"{line.slope / 10:+.2f}"]
     assert both[-2:] == ["0.001", "supported"]
     assert query == [QUERY, "0", "–", "–", "–", "not run"]
-    assert hard == [HARD, "3", "–", "–", "–", "not run"]  # the true mask for both is its third
+    assert hard == [HARD, "3", "–", "–", "–", "too few sources"]  # the true mask for both is its third
 
 
 def test_a_slope_downwards_contradicts() -> None:

@@ -1,6 +1,7 @@
 """Decides the study's comparisons by the tests that its page registered, from the runs that are there.
 
-`tables.py` prints them.
+Holm's steps decide: a comparison's corrected interval is taken at the level at which they judged it, so that it lies on
+one side of 0 where, and only where, its corrected p value is below the level. `tables.py` prints them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from functools import cache
 
 import pandas as pd
 
+from results.collect import refuse_mixed
 from results.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread
 from slurm.sweep import load
 
@@ -55,20 +57,26 @@ class Decision:
         first: The method that is asked about.
         second: The method that it is compared with.
         comparison: Differences, seed by seed.
-        among: Number of comparisons that it is corrected with, as registered, run or not.
+        level: The level at which Holm's steps judged it, among all that it is corrected with, run or not.
         p: The corrected p value; None where none could be taken.
     """
 
     first: str
     second: str
     comparison: Comparison
-    among: int
+    level: float
     p: float | None
 
     @property
     def corrected_interval(self) -> tuple[float, float] | None:
-        """The interval that holds for all that it is corrected with at once (Bonferroni), in points."""
-        return self.comparison.interval(1 - LEVEL / self.among)
+        """The interval at the level at which Holm's steps judged it, in points; None where none could be taken."""
+        return self.comparison.interval(1 - self.level)
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest difference that these runs could have shown: half of the corrected interval's width."""
+        interval = self.corrected_interval
+        return None if interval is None else (interval[1] - interval[0]) / 2
 
     @property
     def outcome(self) -> str:
@@ -81,6 +89,22 @@ def outcome_of(value: float, p: float | None) -> str:
     if p is None or p >= LEVEL:
         return UNDECIDED
     return SUPPORTED if value > 0 else CONTRADICTED
+
+
+def holm_levels(ps: Sequence[float]) -> list[float]:
+    """Returns the level at which Holm's step-down method judges each p value.
+
+    The smallest of m is held against a m-th of the level, the next against a (m - 1)-th, until one is not below: all
+    that are left share the level at which the steps ended.
+
+    Args:
+        ps: Raw p values.
+    """
+    levels, step = [0.0] * len(ps), 0
+    for index in sorted(range(len(ps)), key=lambda index: ps[index]):
+        levels[index] = LEVEL / (len(ps) - step)
+        step += ps[index] < levels[index]
+    return levels
 
 
 @cache
@@ -96,10 +120,14 @@ def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dic
         frame: What `results.collect.collect` returns.
         task: `knn` or `logistic`.
         sweeps: Whose rows count, whatever else was run.
+
+    Raises:
+        UserError: A row has runs of several recipes, or several of one seed.
     """
     rows = frame[(frame["task"] == task) & (frame["metric"] == "top1") & frame["method"].isin(rows_of(sweeps))]
     # kNN is scored with the field's 200 neighbours as well; the page registered 20.
     rows = rows[rows["protocol"] != "knn-v1[k=200]"]
+    refuse_mixed(rows, ["task", "metric", "method"], mend="give folders of one regime alone")
     values: dict[str, dict[int, float]] = {}
     for method, seed, value in zip(rows["method"].astype(str), rows["seed"], rows["value"], strict=True):
         values.setdefault(method, {})[int(seed)] = float(value)
@@ -110,6 +138,17 @@ def spread_of(values: Values, framework: str, sweeps: Sequence[str]) -> Spread |
     """Returns the spread of a difference of two rows of a framework, estimated from all of its rows in some sweeps."""
     of_framework = [method for method in rows_of(sweeps) if method.partition("+")[0] == framework]
     return pooled_spread([values[method] for method in sorted(of_framework) if method in values])
+
+
+def sweeps_for(first: str, second: str) -> Sequence[str]:
+    """Returns the sweeps whose rows tell the pooled spread of a difference: its question's, where it is registered.
+
+    Of others, those that were registered first, if they train both rows.
+    """
+    for question, pairs in QUESTIONS.items():
+        if (first, second) in pairs:
+            return SPREAD_OF[question]
+    return STUDY if {first, second} <= rows_of(STUDY) else PARTS
 
 
 def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
@@ -131,9 +170,11 @@ def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
         ]
         ps = [comparison.p for comparison in comparisons]
         # A comparison that was not run still counts: the registered number is corrected for, whatever was run.
-        corrected = holm([1.0 if p is None else p for p in ps])
+        raw = [1.0 if p is None else p for p in ps]
         decisions[question] = [
-            Decision(*pair, comparison, len(pairs), None if p is None else corrected_p)
-            for pair, comparison, p, corrected_p in zip(pairs, comparisons, ps, corrected, strict=True)
+            Decision(*pair, comparison, level, None if p is None else corrected_p)
+            for pair, comparison, p, corrected_p, level in zip(
+                pairs, comparisons, ps, holm(raw), holm_levels(raw), strict=True
+            )
         ]
     return decisions

@@ -25,6 +25,8 @@ from results.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope
 from results.paired import holm, p_text, paired
 from results.runs import RunRecord, find_runs
 
+TOO_FEW = "too few sources"
+"""In place of an outcome, where sources were run and no line is drawn through so few."""
 SWEEPS = (*STUDY, "saliency-dose")
 """Whose rows tell the spread."""
 HP = "mocov2+ours-hp"
@@ -40,12 +42,14 @@ def panel_of(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> Panel:
     """Returns the dose-response by logistic regression.
 
     Raises:
-        UserError: Fewer than two sources of foreground were run.
+        UserError: Fewer than two sources of foreground were run, or they were run in several regimes.
     """
     # Rows of other strategies have the frozen network's foreground alone, and make no panel.
     panels = panels_of(frame[frame["task"] == "logistic"], runs)
     if not panels:
         raise UserError("fewer than two sources of foreground were run", mend="salmask sweep saliency-dose")
+    if len(panels) > 1:
+        raise UserError("sources of foreground were run in several regimes", mend="give folders of one regime alone")
     return panels[0]
 
 
@@ -66,9 +70,10 @@ def slopes(panel: Panel) -> str:
     corrected = holm([1.0 if line is None else line.p for line in lines.values()])
     rows = []
     for (role, line), p in zip(lines.items(), corrected, strict=True):
-        cells = [role, str(len(panel.of_role(role)))]
+        sources_of_role = len(panel.of_role(role))
+        cells = [role, str(sources_of_role)]
         if line is None:
-            cells += ["–", "–", "–", NOT_RUN]
+            cells += ["–", "–", "–", TOO_FEW if sources_of_role else NOT_RUN]
         else:
             low, high = line.interval
             interval = interval_text((0.1 * low, 0.1 * high), digits=2)
@@ -97,10 +102,11 @@ def ends(values: Values) -> str:
 def _tables(folders: Sequence[Path]) -> Iterator[str]:
     runs = find_runs(folders, resolve)
     frame = collect_runs(runs)
+    values = top1(frame, "logistic", SWEEPS)  # first of all: it refuses what is no row of the study
     panel = panel_of(frame, runs)
     yield sources(panel)
     yield slopes(panel)
-    yield ends(top1(frame, "logistic", SWEEPS))
+    yield ends(values)
 
 
 if __name__ == "__main__":

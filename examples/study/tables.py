@@ -4,22 +4,25 @@
 
 Prints three Markdown tables of top-1. First, by logistic regression, both frameworks side by side, each row with its
 difference from the framework alone. Then each row's mean and standard deviation over seeds by kNN and by logistic
-regression. Then, by logistic regression, each registered comparison's difference in points, paired by seed, with its
-95 % interval, the interval and p value corrected over the comparisons of its questions, and the outcome; then the same
-by the pooled spread.
+regression, the loss of its last epoch beside that of a guess, and which seeds collapsed. Then, by logistic regression,
+each registered comparison's difference in points, paired by seed, with its 95 % interval, the interval corrected over
+the comparisons of its questions (Holm), half of its width as the smallest difference that these runs could have shown,
+the corrected p value and the outcome; then the same by the pooled spread.
 """
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from examples.study.collapse import Ending, endings
 from examples.study.command import print_tables
-from examples.study.decide import FRAMEWORKS, PARTS, QUESTIONS, Values, decide, spread_of, top1
+from examples.study.decide import FRAMEWORKS, PARTS, QUESTIONS, Decision, Values, decide, spread_of, sweeps_for, top1
 from repro.runs.labels import label
 from repro.text_tables import markdown_table
-from results.collect import collect
+from results.collect import collect_runs
 from results.paired import p_text, paired
+from results.runs import find_runs, listed
 
 ENDS = (
     *("", "+mscn", "+adios", "+ours-hp", "+ours-blur", "+ours-mean"),
@@ -31,17 +34,18 @@ ENDS = (
 def summary(values: Values) -> str:
     """Returns the table of both frameworks side by side.
 
-    A difference from the framework alone is paired by seed. Its 95 % interval is by the spread of all rows of that
-    framework, and not corrected for their number.
+    A difference from the framework alone is paired by seed. Its 95 % interval is not corrected for their number, and by
+    the spread that judges the same difference in `comparisons`: of all rows of that framework, but of none that were
+    registered later than the difference's own.
     """
-    spreads = {framework: spread_of(values, framework, PARTS) for framework in FRAMEWORKS}
     heads = [head for framework in FRAMEWORKS for head in (label(framework), "− alone")]
     rows = []
     for end in ENDS:
         cells = [label(FRAMEWORKS[0] + end).removeprefix(label(FRAMEWORKS[0])).strip() or "alone"]
         for framework in FRAMEWORKS:
             by_seed = values.get(framework + end, {})
-            difference = paired(by_seed, values.get(framework, {}), spreads[framework])
+            spread = spread_of(values, framework, sweeps_for(framework + end, framework))
+            difference = paired(by_seed, values.get(framework, {}), spread)
             shown = end and difference.mean is not None
             gain = f"{difference.mean:+.1f} ({interval_text(difference.interval())})" if shown else ""
             cells += [cell_of(by_seed.values()), gain]
@@ -49,21 +53,44 @@ def summary(values: Values) -> str:
     return markdown_table(["", *heads], rows, heads)
 
 
-def means(knn: Values, logistic: Values) -> str:
-    """Returns the table of the rows that were run, in the order of the registered comparisons."""
+def means(knn: Values, logistic: Values, ended: Mapping[str, Mapping[int, Ending]]) -> str:
+    """Returns the table of the rows that were run, in the order of the registered comparisons.
+
+    Args:
+        knn: Top-1 by kNN.
+        logistic: Top-1 by logistic regression.
+        ended: Method -> seed -> how its training ended.
+    """
     registered = [method for pairs in QUESTIONS.values() for pair in pairs for method in reversed(pair)]
     methods = [method for method in dict.fromkeys([*registered, *sorted(logistic)]) if method in logistic]
-    heads = ("seeds", "kNN, k = 20", "logistic regression")
+    heads = ("seeds", "kNN, k = 20", "logistic regression", "last loss (a guess)", "collapsed")
     rows = [
-        [f"`{method}`", str(len(logistic[method])), *(cell_of(v.get(method, {}).values()) for v in (knn, logistic))]
+        [
+            f"`{method}`",
+            str(len(logistic[method])),
+            *(cell_of(v.get(method, {}).values()) for v in (knn, logistic)),
+            *_ending_cells(ended.get(method, {})),
+        ]
         for method in methods
     ]
-    return markdown_table(["row", *heads], rows, heads)
+    return markdown_table(["row", *heads], rows, heads[:-1])
+
+
+def _ending_cells(by_seed: Mapping[int, Ending]) -> list[str]:
+    """Returns the last losses over seeds with that of a guess, and the seeds that collapsed; dashes of no run."""
+    if not by_seed:
+        return ["–", "–"]
+    guesses = "/".join(dict.fromkeys(f"{ending.guess:.2f}" for ending in by_seed.values()))
+    losses = sorted(ending.loss for ending in by_seed.values())
+    ends = " to ".join(dict.fromkeys(f"{loss:.2f}" for loss in (losses[0], losses[-1])))
+    collapsed = [str(seed) for seed, ending in sorted(by_seed.items()) if ending.collapsed]
+    return [f"{ends} ({guesses})", f"seed {', '.join(collapsed)}" if collapsed else "none"]
 
 
 def comparisons(values: Values) -> str:
     """Returns the table of all registered comparisons."""
-    heads = ("question", "comparison", "seeds", "difference", "95 %", "corrected", "p", "outcome", "pooled: 95 %")
+    heads = ("question", "comparison", "seeds", "difference", "95 %", "corrected", "smallest", "p", "outcome")
+    pooled_heads = ("pooled: 95 %", "smallest", "p", "outcome")
     own, pooled = decide(values, pooled=False), decide(values, pooled=True)
     rows = [
         [
@@ -73,16 +100,22 @@ def comparisons(values: Values) -> str:
             difference_text(decision.comparison.mean),
             interval_text(decision.comparison.interval()),
             interval_text(decision.corrected_interval),
+            _smallest_cell(decision),
             p_cell(decision.p),
             decision.outcome,
             interval_text(together.comparison.interval()),
+            _smallest_cell(together),
             p_cell(together.p),
             together.outcome,
         ]
         for question, decisions in own.items()
         for decision, together in zip(decisions, pooled[question], strict=True)
     ]
-    return markdown_table([*heads, "p", "outcome"], rows, ("seeds", "difference", "p"))
+    return markdown_table([*heads, *pooled_heads], rows, ("seeds", "difference", "smallest", "p"))
+
+
+def _smallest_cell(decision: Decision) -> str:
+    return "–" if decision.smallest is None else f"{decision.smallest:.1f}"
 
 
 def cell_of(values: Collection[float]) -> str:
@@ -106,10 +139,11 @@ def p_cell(p: float | None) -> str:
 
 
 def _tables(folders: Sequence[Path]) -> Iterator[str]:
-    frame = collect(folders)
+    runs = find_runs(folders)
+    frame = collect_runs(runs, listed(folders))
     knn, logistic = (top1(frame, task, PARTS) for task in ("knn", "logistic"))
     yield summary(logistic)
-    yield means(knn, logistic)
+    yield means(knn, logistic, endings(runs, PARTS))
     yield comparisons(logistic)
 
 
