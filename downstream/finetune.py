@@ -31,7 +31,7 @@ from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.protocols import FINE_TUNINGS
 from repro.runs.run import Run
-from repro.training.loading import EpochBatches, make_loader
+from repro.training.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.memory_layout import lay_out_network
 from repro.training.resume import unwrapped
 from repro.training.runner import Training
@@ -198,6 +198,7 @@ class FineTuning:
             metrics=training_folder / "metrics.jsonl",
             machine=machine,
             device=device,
+            data=fingerprint_of(train, val),
             hooks=[ScoreNetwork(val, run.data.crop, settings.batch, machine.workers)],
         )
 

@@ -47,7 +47,7 @@ from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import Predictions, joined
 from repro.runs.protocols import ProbeSettings
 from repro.runs.run import Run
-from repro.training.loading import EpochBatches, make_loader
+from repro.training.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.resume import unwrapped
 from repro.training.runner import Training
 
@@ -205,6 +205,7 @@ def build_training(
         metrics=probe_folder / "metrics.jsonl",
         machine=machine,
         device=device,
+        data=fingerprint_of(train, val),
         hooks=[ScoreHeads(features, labels, settings.metric_endings)],
     )
 

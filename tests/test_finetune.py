@@ -20,9 +20,9 @@ from training_samples import (
 
 from downstream.finetune import FineTuned, FineTuning, ScoreNetwork
 from downstream.measurement import Target, scores
+from downstream.partitions import standard
 from downstream.tasks import evaluate
 from repro.backbones.checkpoint import load_backbone
-from repro.data.splits import Images
 from repro.data.subsets import Subset, sizes
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import FinetuneSettings
@@ -45,8 +45,8 @@ def training_folder(folder: RunFolder) -> Path:
 def training(folder: RunFolder, run: Run = RUN, task: str = "finetune") -> Training:
     fine_tuning = FineTuning(task)
     backbone = load_backbone(folder.backbone)
-    train: Images = fine_tuning.labelled(open_data(run, "train"))
-    val = open_data(run, "val")
+    partition = standard(TARGET, seed=0)
+    train, val = fine_tuning.labelled(partition.train), partition.scored
     return fine_tuning.build_training(run, folder, training_folder(folder), backbone, TARGET, train, val, CPU)
 
 

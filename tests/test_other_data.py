@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from image_samples import write_image
 from training_samples import CPU, refused, salmask, tiny, with_random_backbone
 from transfer_samples import make_caltech
@@ -12,6 +13,7 @@ from transfer_samples import make_caltech
 from downstream.measurement import Target
 from downstream.partitions import scored_images
 from downstream.tasks import evaluate
+from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, images_of_splits, read
@@ -110,3 +112,25 @@ def test_the_images_that_a_task_scores_are_known_beforehand(task: str, dataset: 
     assert len(parts) == (2 if dataset == "caltech101" and task in ("linear", "logistic") else 1)
     fingerprint = images_of_splits([part.fingerprint() for part in parts])
     assert {read(folder, each).images for each in named} == {fingerprint}
+
+
+@pytest.mark.parametrize("task", ["linear", "finetune"])
+def test_a_training_goes_on_on_the_images_that_it_began_on_alone(task: str, tmp_path: Path) -> None:
+    run = tiny(changes={"probe.epochs": 2, "finetune.epochs": 2, "finetune.batch": 6})
+    folder = with_random_backbone(run, tmp_path / "runs")
+    first, other = data(tmp_path / "a", 0), data(tmp_path / "b", 50, side=16)
+    expected = evaluate(run, folder, f"{task}@folder", CPU, first)
+    folder.results.unlink()  # as where the training was interrupted before its rows were written
+    (checkpoints,) = folder.path.glob("*/folder-*/checkpoints")
+    metrics = checkpoints.with_name("metrics.jsonl")
+    before = metrics.read_bytes()
+    with pytest.raises(UserError, match=r"step_\d+\.pth is of a training on other data \(fingerprint ") as refusal:
+        evaluate(run, folder, f"{task}@folder", CPU, other)
+    assert refusal.value.mend == f"delete {checkpoints.parent} to start anew, or restore the data"
+    assert (metrics.read_bytes(), folder.results.exists()) == (before, False)
+    # An older version wrote no fingerprint.
+    for path in checkpoints.glob("*.pth"):
+        content = torch.load(path, weights_only=True)
+        assert len(content.pop("data").split()) == 2
+        torch.save(content, path)
+    assert [row.value for row in evaluate(run, folder, f"{task}@folder", CPU, first)] == [row.value for row in expected]

@@ -169,6 +169,7 @@ CHECKPOINT = Schema(
         "schedulers": Field(list),
         "generators": Field(list),
         "window": Field(dict, required=False),  # the first ones had none
+        "data": Field(str, required=False),  # of a pretraining, provenance.json holds it
     },
     mend="remove it: the training goes on from the one before",
 )

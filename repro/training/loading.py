@@ -15,7 +15,7 @@ from repro.augmentation.draws import CropBox, Draw, draw_box, draw_view
 from repro.augmentation.reference import apply_reference
 from repro.data.jpeg import Pixels
 from repro.data.splits import Images, pixels_of
-from repro.distributed import rank, world_size
+from repro.distributed import decided_by_first, rank, world_size
 from repro.errors import UserError
 from repro.randomness import Purpose, stream
 from repro.runs.choices import Backend, Resizer
@@ -71,6 +71,19 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             global_batch = order[step * self.batch : (step + 1) * self.batch]
             share = len(global_batch) // world_size()
             yield [(self.epoch, int(index)) for index in global_batch[rank() * share : (rank() + 1) * share]]
+
+
+def fingerprint_of(*parts: Images) -> str:
+    """Returns what tells the images of a training from those of another; a collective, the same on every rank.
+
+    Args:
+        parts: what is trained on, and what is scored on.
+
+    Raises:
+        UserError: a file has gone since its folder was read.
+    """
+    # Rank 0 alone: of 10^5 files on a network file system it takes minutes.
+    return decided_by_first(lambda: " ".join(part.fingerprint() for part in parts))
 
 
 class RandomViews(Dataset[dict[str, Any]]):

@@ -55,6 +55,7 @@ class SaveCheckpoint(Hook):
         health: Path | None = None,
         *,
         saves: bool = True,
+        data: str = "",
     ) -> None:
         """Prepares to save.
 
@@ -66,7 +67,9 @@ class SaveCheckpoint(Hook):
             info: knows the numbers of the steps since the last line of the log.
             health: the run's record of what went wrong, if it keeps one.
             saves: whether to save at all; a process that is asked to stop ends after its step in any case.
+            data: fingerprint of the images; empty where the checkpoints do not hold it.
         """
+        self.data = data
         self.folder, self.run_id, self.every, self.guard, self.info = folder, run_id, every, guard, info
         self.health, self.saves = health, saves
         guard.kept = self.kept
@@ -135,7 +138,7 @@ class SaveCheckpoint(Hook):
                 "generators": rank_generators,
                 # Lines of the log are means over steps: the next one is to be of those before the interruption too.
                 "window": self.info.window(runner),
-            }
+            } | ({"data": self.data} if self.data else {})
             self._writer.write(content, partial(save_checkpoint, self.folder, step))
 
 
@@ -249,25 +252,32 @@ def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]
     return None
 
 
-def restore(runner: Any, folder: Path, run_id: str) -> int:
+def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
     """Puts a runner where its newest readable checkpoint left off.
 
     Args:
         runner: built, not yet trained.
         folder: of the training's checkpoints.
         run_id: the run that the checkpoints must belong to.
+        data: fingerprint of the images, which must be those of the checkpoints, where these hold one; empty: any.
 
     Returns:
         The step to go on from; 0 where there is no checkpoint.
 
     Raises:
-        UserError: a checkpoint belongs to another run, or none can be read.
+        UserError: a checkpoint belongs to another run, or to other images, or none can be read.
     """
 
     def check(content: dict[str, Any], path: Path) -> None:
         CHECKPOINT.verify(content, path)
         if content["run_id"] != run_id:
             raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}", mend="choose another --out")
+        # Older versions wrote none.
+        if data and content.get("data", data) != data:
+            raise UserError(
+                f"{path} is of a training on other data (fingerprint {content['data']}, now {data})",
+                mend=f"delete {folder.parent} to start anew, or restore the data",
+            )
 
     newest = newest_checkpoint(folder, check)
     if newest is None:

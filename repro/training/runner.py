@@ -119,7 +119,7 @@ class DeviceRunner(Runner):
                     # Up to here mmengine tells of itself, from here on of the training.
                     handler.setLevel(logging.INFO)
         training = self.training
-        step = restore(self, training.checkpoints, training.run_id)
+        step = restore(self, training.checkpoints, training.run_id, training.data)
         if rank() == 0:
             # Only now: a checkpoint that is refused must leave the metrics of the other run alone.
             kept = forget_after(training.metrics, step)
@@ -170,6 +170,8 @@ class Training:
     """File of the logged scalars."""
     machine: MachineSettings
     device: torch.device
+    data: str = ""
+    """Fingerprint of the images, without which no checkpoint goes on; empty where the run's provenance holds it."""
     precision: Precision = Precision.fp32
     graphs: bool = False
     """Whether steps are replayed from a CUDA graph; only of a model of which `can_be_replayed` says so."""
@@ -193,7 +195,9 @@ class Training:
         info = RuntimeInfo(machine.log_every)
         health = self.folder.health if self.task == PRETRAIN else None
         every = machine.checkpoint_every
-        saver = SaveCheckpoint(self.checkpoints, self.run_id, every, guard, info, health, saves=self.saves)
+        saver = SaveCheckpoint(
+            self.checkpoints, self.run_id, every, guard, info, health, saves=self.saves, data=self.data
+        )
         bars = ProgressBars(shown=rank() == 0)
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
