@@ -12,12 +12,12 @@ from torch import Tensor
 from repro.data.catalogue import open_images
 from repro.data.splits import Images, Split
 from repro.data.subsets import Subset
-from repro.distributed import device_name, rank
+from repro.distributed import decided_by_first, device_name
 from repro.errors import UserError
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import Departure, scale_of
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import RunFolder
+from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import BEST, FileReference, Predictions, path_of_predictions, write
 from repro.runs.provenance import source
 from repro.runs.records import Result
@@ -27,6 +27,11 @@ from repro.runs.sections import Framework, ScenesSettings
 log = logging.getLogger("salmask")
 TOLERANCE = 1e-6
 """Points by which predictions may miss the number that they give: rounding, and no image."""
+POINTS_OF_DEVICES, IMAGES_OF_DEVICES = 0.5, 2
+"""By how much another device may miss a number: so many points, or images where these are more of a small data set.
+
+The weights are the same, so that rounding turns only images whose two likeliest classes are as good as equal.
+"""
 
 
 @dataclass(frozen=True)
@@ -245,16 +250,29 @@ def keep_predictions(
         values: the numbers that its rows will hold.
 
     Returns:
-        What the rows are to name; None on other ranks than 0, and where the predictions do not give the rows' number.
+        What the rows are to name; None where the predictions do not quite give the rows' number, as where a training
+        was scored on one device, interrupted, and taken up again on another.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: the predictions do not give the rows' number at all, or cannot be written.
     """
-    if rank():
-        return None
+    return decided_by_first(lambda: _kept(folder, evaluation, protocol, predictions, values))
+
+
+def _kept(
+    folder: RunFolder, evaluation: Evaluation, protocol: str, predictions: Predictions, values: Mapping[str, float]
+) -> FileReference | None:
+    """Does the work of `keep_predictions`, whose arguments it takes."""
     top1 = predictions.accuracy("top1")
-    if abs(top1 - values["top1"]) > TOLERANCE:
-        # A training that was scored on one device, interrupted, and taken up again on another.
+    gap = abs(top1 - values["top1"])
+    if gap > max(POINTS_OF_DEVICES, 100 * IMAGES_OF_DEVICES / len(predictions)) + TOLERANCE:
+        place = folder.path / TASK_FOLDERS.get(evaluation.task, "")
+        raise UserError(
+            f"{evaluation.task} on {evaluation.dataset}: the trained classifier gives {top1:.2f} %, not the "
+            f"{values['top1']:.2f} % of its training's last epoch",
+            mend=f"remove what {place} holds of {evaluation.dataset}, and evaluate again",
+        )
+    if gap > TOLERANCE:
         log.warning(
             "%s: the predictions give %.3f %%, not the %.3f %% of the training's last epoch, and are not kept",
             evaluation.task,

@@ -134,3 +134,18 @@ def test_a_training_goes_on_on_the_images_that_it_began_on_alone(task: str, tmp_
         assert len(content.pop("data").split()) == 2
         torch.save(content, path)
     assert [row.value for row in evaluate(run, folder, f"{task}@folder", CPU, first)] == [row.value for row in expected]
+
+
+@pytest.mark.parametrize("task", ["linear", "finetune"])
+def test_a_classifier_that_does_not_give_its_trainings_number_makes_no_row(task: str, tmp_path: Path) -> None:
+    """As where the file of the scores is another training's."""
+    run = tiny(changes={"probe.epochs": 2, "finetune.epochs": 2, "finetune.batch": 8})
+    folder = with_random_backbone(run, tmp_path / "runs")
+    evaluate(run, folder, task, CPU)
+    folder.results.unlink()
+    (metrics,) = folder.path.glob("*/scenes-*/metrics.jsonl")
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    metrics.write_text("".join(json.dumps(row | {"top1": 99.0} if "top1" in row else row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=rf"{task} on scenes: .*, not the 99\.00 %.*; mend: remove what .* of scenes"):
+        evaluate(run, folder, task, CPU)
+    assert not folder.results.exists()

@@ -97,7 +97,9 @@ def test_a_file_that_is_missing_altered_or_foreign_is_said(tmp_path: Path) -> No
         read(folder, FileReference(named.name, hashlib.sha256(b"{}").hexdigest()))
 
 
-def test_predictions_that_do_not_give_the_number_are_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_predictions_that_miss_the_number_are_not_kept_or_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, (logits, images) = RunFolder(tmp_path), drawn()
     predictions = predictions_of(logits, images)
     values = scores(logits, torch.tensor(images.targets))
@@ -108,6 +110,9 @@ def test_predictions_that_do_not_give_the_number_are_not_kept(tmp_path: Path, ca
     one_image_off = {"top1": values["top1"] + 100 / len(images)}
     assert keep_predictions(folder, evaluation, "q", predictions, one_image_off) is None
     assert "are not kept" in caplog.text
+    for gap in (3 * 100 / len(images), -40.0):
+        with pytest.raises(UserError, match=r"linear on scenes: the trained classifier gives .* its training's last"):
+            keep_predictions(folder, evaluation, "q", predictions, {"top1": values["top1"] + gap})
     assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["linear-scenes-p.parquet"]
 
 
