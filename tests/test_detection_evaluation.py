@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from detection_samples import data_of
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import coco_evaluation, inference_on_dataset
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
@@ -127,3 +127,10 @@ def test_trials_are_averaged_and_kept_apart() -> None:
     assert [numbers[f"bbox_AP@trial={index}"] for index in range(3)] == [40.0, 43.0, 41.0]
     assert [numbers[cost] for cost in ("peak_memory_gib", "training_seconds", "seconds_per_iteration")] == [3, 30, 0.5]
     assert set(summary(trials[:1])) == {"bbox_AP", "seconds_per_iteration", "peak_memory_gib", "training_seconds"}
+
+
+def test_coco_is_scored_by_the_official_api(coco_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where detectron2 was built from source, with a faster one of its own."""
+    monkeypatch.setattr(coco_evaluation, "COCOeval_opt", type("Fast", (), {}))
+    data = data_of(COCO, coco_root)
+    assert outcome_of(data, GroundTruth(data.test, masks=True))["bbox"]["AP"] == pytest.approx(100)
