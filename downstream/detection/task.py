@@ -325,7 +325,7 @@ def quiet_detectron2() -> Iterator[None]:
 
 
 def refuse_endless(cfg: Any, trials: int) -> None:
-    """Refuses a full schedule on a CPU, by a measurement of what it would take here.
+    """Refuses a full schedule on a CPU, by a measurement of what it would take here; called on every rank.
 
     Args:
         cfg: detectron2's config of one training, a `CfgNode`.
@@ -336,7 +336,9 @@ def refuse_endless(cfg: Any, trials: int) -> None:
     """
     from downstream.detection.estimate import seconds_per_image
 
-    seconds = seconds_per_image(cfg) * cfg.SOLVER.IMS_PER_BATCH / world_size()
+    # Measured on every rank, since the norms of all wait for each other; decided by one, as each measures another time.
+    measured = seconds_per_image(cfg)
+    seconds = decided_by_first(lambda: measured) * cfg.SOLVER.IMS_PER_BATCH / world_size()
     hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
     if hours > PATIENCE_HOURS:
         raise UserError(

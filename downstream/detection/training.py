@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.data import DatasetMapper
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.engine.hooks import LRScheduler, PeriodicWriter
@@ -91,7 +92,8 @@ def train(trial: Trial, model: GeneralizedRCNN) -> float:
 def distributed(model: nn.Module, device: torch.device) -> nn.Module:
     """Wraps a model in DDP where there is a process group.
 
-    Buffers are not broadcast: the synchronised norms keep their statistics equal on all ranks by themselves.
+    Buffers are not broadcast: the synchronised norms keep their running statistics equal on all ranks by themselves
+    while they train. Averages over batches, which `estimate_norms` puts in their place, it makes equal itself.
     """
     if world_size() == 1:
         return model
@@ -114,7 +116,8 @@ def training_batches(trial: Trial, start: int) -> Iterable[list[dict[str, Any]]]
 def estimate_norms(trial: Trial, model: GeneralizedRCNN) -> None:
     """Replaces running statistics by averages over further batches, as detectron2's PRECISE_BN does after training.
 
-    Running statistics follow the weights with a lag; averages over batches of the final weights have none.
+    Running statistics follow the weights with a lag; averages over batches of the final weights have none. They are the
+    same on every rank afterwards, as are all other buffers.
 
     Args:
         trial: what was trained; nothing happens where its config does not ask for it.
@@ -136,6 +139,11 @@ def estimate_norms(trial: Trial, model: GeneralizedRCNN) -> None:
     # The losses are computed on the way, as in detectron2's hook, which needs an event storage to write them to.
     with EventStorage(start):
         update_bn_stats(model, batches(), precise.NUM_ITER)
+    if world_size() > 1:
+        # Each batch's statistics are those of all ranks, but each rank weighs them by the pixels of its own images. All
+        # ranks are to score with what the first one writes.
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def seed_regions(seed: int, step: int) -> None:
