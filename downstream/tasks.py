@@ -62,6 +62,8 @@ def evaluate(
 ) -> list[Result]:
     """Evaluates a finished run and appends the rows to its `results.jsonl`; rows that stand there are not made again.
 
+    But for those of detectors that are only to be evaluated (`detection.evaluate_only`): the new ones are appended.
+
     Args:
         run: with the settings of the evaluation.
         folder: of the run, with its `backbone.pth`.
@@ -137,6 +139,8 @@ def recorded(
 ) -> list[Result]:
     """Returns the rows of an evaluation that the run's folder holds already; none unless all of them are there.
 
+    With `detection.evaluate_only` no row of a detection task counts: its detectors are to be scored again.
+
     Args:
         run: with the settings of the evaluation.
         folder: of the run.
@@ -147,6 +151,8 @@ def recorded(
     Raises:
         UserError: the rows are of other images than those below `root`, or there are none that can be read.
     """
+    if evaluation.task in DETECTION_TASKS and run.detection.evaluate_only:
+        return []
     rows, warnings = read(folder.results) if folder.results.exists() else ([], [])
     for warning in warnings:
         log.warning(warning)

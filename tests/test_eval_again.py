@@ -80,3 +80,24 @@ def test_a_recorded_run_without_its_backbone_is_refused_and_left_as_it_is(older:
     assert not (older.path / "predictions").exists()
     run = older.load()
     assert Evaluation.parse("knn", run).name(run) == "knn"
+
+
+def test_a_detector_that_is_only_evaluated_is_scored_again_and_its_new_rows_count(tmp_path: Path) -> None:
+    samples = pytest.importorskip("detection_samples")
+    _, folder = samples.prepared(tmp_path / "runs" / "sweep")
+    settings = [f"{key}={value}" for key, value in samples.DETECTION.items() if key.startswith("detection.")]
+    command = ("eval", str(folder.path), "--task", "voc07+12", *settings)
+    assert salmask(*command).code == 0
+    before = folder.results.read_text()
+    (final,) = folder.path.glob("detection/*/trial0/model_final.pth")
+    stamp = final.stat().st_mtime_ns
+    ended = salmask(*command, "detection.evaluate_only=true", "--json")
+    assert ended.code == 0, ended.err
+    assert "is replaced by" in ended.err
+    after, rows = folder.results.read_text(), read(folder.results)[0]
+    assert (after.startswith(before), after.count("\n")) == (True, 2 * before.count("\n"))
+    assert latest(rows) == rows[len(rows) // 2 :]
+    assert len(json.loads(ended.out)) == len(rows) // 2
+    assert final.stat().st_mtime_ns == stamp
+    assert salmask(*command).out
+    assert folder.results.read_text() == after

@@ -84,7 +84,8 @@ class Trial:
     def scored_identity(self) -> dict[str, Any]:
         """Returns what scores of this training must agree with: what was trained, and what it is scored against.
 
-        Where an annotation of the latter is corrected, the detector is scored again, and not trained again.
+        Where an annotation of the latter is corrected, the detector is scored again, and not trained again. Where the
+        run's rows are recorded already, that is only when `detection.evaluate_only` asks for it.
         """
         return {**self.identity(), "test_data": self.data.test_fingerprint}
 

@@ -48,7 +48,7 @@ class DetectionSettings:
     rois: int = 0  # regions of an image that the heads are trained on; 0: 512
     scene_objects: int = 3  # the most objects on a built-in scene
     force: bool = False  # train a full schedule on a CPU
-    evaluate_only: bool = False  # never train: measure trained detectors again
+    evaluate_only: bool = False  # never train: score trained detectors again, also where rows are recorded
 
     def protocol(self, task: str, batch: int = 0) -> str:
         """Returns the name and version of the protocol with every departure from it.
