@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from detection_samples import config
+from detectron2.solver import build_lr_scheduler
 from training_samples import tiny
 
 from downstream.detection.config import batch_on
@@ -94,7 +96,15 @@ def test_a_short_schedule_keeps_its_shape() -> None:
     assert scaling.lr == pytest.approx(0.01)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE) == (96, 16)
     assert cfg.TEST.PRECISE_BN.NUM_ITER == 200
-    assert config(DetectionSettings(iterations=1), devices=1)[1].steps == (0,)
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_the_shortest_schedules_fall_at_no_step_before_the_first(iterations: int) -> None:
+    cfg, scaling = config(DetectionSettings(iterations=iterations), devices=1)
+    assert scaling.steps == tuple(cfg.SOLVER.STEPS) == (1,) * (iterations - 1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], cfg.SOLVER.BASE_LR)
+    build_lr_scheduler(cfg, optimizer)
+    assert ("x0.1 at" in str(scaling)) == (iterations > 1)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused() -> None:
@@ -112,6 +122,8 @@ def test_protocols_name_every_departure() -> None:
     tiny_one = DetectionSettings(trials=2, iterations=60, min_size=96, rois=16, base_lr=0.04, high_pass_input=True)
     name = "voc-frcnn-c4-24k-v1[batch=2,iterations=60,base_lr=0.04,min_size=96,rois=16,high_pass_input=1,trials=2]"
     assert tiny_one.protocol(VOC, 2) == name
+    assert DetectionSettings(scene_objects=5).protocol(VOC, 16) == "voc-frcnn-c4-24k-v1[scene_objects=5]"
+    assert DetectionSettings(scene_objects=3).protocol(VOC, 16) == "voc-frcnn-c4-24k-v1"
     assert DetectionSettings(trials=5).protocol(VOC) == DetectionSettings().protocol(VOC)
     assert DetectionSettings(trials=5).protocol(COCO).endswith("[trials=5]")
     assert scale_of(tiny_one.departures()) == "detection of 60 iterations, 96 px, 16 regions"

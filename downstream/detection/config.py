@@ -35,9 +35,10 @@ class Scaling:
 
     def __str__(self) -> str:
         """The schedule in one line for the log."""
+        falls = f", x0.1 at {', '.join(map(str, self.steps))}" if self.steps else ""
         return (
             f"{self.devices} device(s), batch {self.batch} (reference {REFERENCE_BATCH}): learning rate {self.lr:g}, "
-            f"{self.iterations} iterations, warm-up {self.warmup}, x0.1 at {', '.join(map(str, self.steps))}"
+            f"{self.iterations} iterations, warm-up {self.warmup}{falls}"
         )
 
 
@@ -89,7 +90,8 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
         lr=settings.base_lr * share,
         iterations=iterations,
         warmup=warmup,
-        steps=tuple(sorted({int(step * shape) for step in solver.STEPS})),  # of a very short one, two may be the same
+        # Of a very short schedule two may be the same, or come before the first step, which detectron2 refuses.
+        steps=tuple(sorted({int(step * shape) for step in solver.STEPS} - {0})),
     )
     solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER = scaling.batch, scaling.lr, scaling.iterations
     solver.STEPS, solver.WARMUP_ITERS = scaling.steps, scaling.warmup

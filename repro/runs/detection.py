@@ -67,6 +67,7 @@ class DetectionSettings:
             "min_size": self.min_size,
             "rois": self.rois,
             "high_pass_input": int(self.high_pass_input),
+            "scene_objects": self.scene_objects if self.scene_objects != DetectionSettings.scene_objects else 0,
             "trials": trials if trials != TRIALS[task] else 0,
         }
         return protocol_name(name, ((setting, value) for setting, value in values.items() if value))
