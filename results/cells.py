@@ -80,7 +80,7 @@ def _went_wrong(seeds: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> str:
         return ""
     counts = Counter(kind for path in seeds["path"] for kind in kinds.get(str(path), ()))
     told = ", ".join(f"{kind} in {count} of {len(seeds)} runs" for kind, count in counts.items())
-    return f"its training went wrong: {told}" if told else ""
+    return f"warned of while it trained: {told}" if told else ""
 
 
 def values_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:

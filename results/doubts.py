@@ -63,7 +63,7 @@ def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
             yield f"{len(names)} run(s) {text}: {_some(names)}"
     went_wrong = [f"{run.name} ({', '.join(symptom.kind for symptom in run.symptoms)})" for run in runs if run.symptoms]
     if went_wrong:
-        yield f"{len(went_wrong)} run(s) went wrong while they trained, see health.json: {_some(went_wrong)}"
+        yield f"{len(went_wrong)} run(s) were warned of while they trained, see health.json: {_some(went_wrong)}"
     unreadable = [run.name for run in runs if run.run is None]
     if unreadable:
         yield f"{len(unreadable)} run(s) whose run.yaml is missing or of another version: {_some(unreadable)}"
