@@ -16,6 +16,7 @@ from repro.data.catalogue import DATASETS
 from repro.data.options import Settings
 from repro.data.roots import root_of
 from repro.errors import UserError, nearest
+from repro.presence import exists, is_folder
 from repro.progress import suggest
 from repro.runs import reading
 from repro.runs.detection import COSTS
@@ -157,7 +158,7 @@ def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
 def _finished_run(words: Sequence[str]) -> tuple[Run, RunFolder]:
     """Reads the run whose folder is the first word, with the settings of the other words, or raises a UserError."""
     # A folder's name may hold an "=", so a word with one is taken for a setting only where there is no such folder.
-    if not words or ("=" in words[0] and not Path(words[0]).is_dir()):
+    if not words or ("=" in words[0] and not is_folder(Path(words[0]))):
         raise UserError("no run is named", mend="name its folder first, or weights with --checkpoint FILE")
     folder = RunFolder(Path(words[0]))
     return with_settings(folder.load(), parse_overrides(words[1:])), folder
@@ -254,7 +255,7 @@ def _evaluate_all(
     _check_roots(run, folder, evaluations, roots, again=again)
     rows: list[Result] = []
     for evaluation in evaluations:
-        recorded = read(folder.results)[0] if folder.results.exists() else []
+        recorded = read(folder.results)[0] if exists(folder.results) else []
         carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
         recorded_now = read(folder.results)[0]
         measured = evaluation.recorded(run, recorded_now)

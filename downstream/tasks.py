@@ -19,6 +19,7 @@ from repro.backbones.checkpoint import load_backbone_of
 from repro.data.roots import root_of
 from repro.distributed import barrier, decided_by_first, rank
 from repro.errors import UserError
+from repro.presence import exists
 from repro.progress import OPENING
 from repro.runs.detection import COCO, DETECTION_TASKS, VOC
 from repro.runs.evaluation import Evaluation
@@ -153,7 +154,7 @@ def recorded(
     """
     if evaluation.task in DETECTION_TASKS and run.detection.evaluate_only:
         return []
-    rows, warnings = read(folder.results) if folder.results.exists() else ([], [])
+    rows, warnings = read(folder.results) if exists(folder.results) else ([], [])
     for warning in warnings:
         log.warning(warning)
     rows = evaluation.recorded(run, rows)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from repro.errors import UserError, one_line
+from repro.presence import is_file, is_odd
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def reading(path: Path, mend: str) -> Iterator[None]:
     Raises:
         UserError: In the place of any error but this one; and where a pipe or a device stands in the file's place.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # whoever opens it waits, perhaps for ever
+    if is_odd(path):
         raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
     try:
         yield
@@ -49,7 +50,7 @@ def reading(path: Path, mend: str) -> Iterator[None]:
 
 
 def _is_empty(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == 0
+    return is_file(path) and path.stat().st_size == 0
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -212,7 +213,8 @@ def is_temporary(path: Path) -> bool:
 
 def _discard(temporary: str) -> None:
     if temporary:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong before is to be told
+            Path(temporary).unlink()
 
 
 def sync_folder(folder: Path) -> None:

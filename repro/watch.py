@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from repro.files import write_text
+from repro.presence import is_file
 from repro.terminal import say
 from results.collect import collect_runs
 from results.report import build as build_page
@@ -50,7 +51,7 @@ def build(recipe: Recipe) -> typer.Typer:
             (table,), queue = look([target])
             state = progress(target.sweep, table, queue, every=every)
             runs = find_runs([target.sweep], recipe)
-            evaluated = any(run.folder.results.is_file() for run in runs)
+            evaluated = any(is_file(run.folder.results) for run in runs)
             frame = collect_runs(runs) if evaluated else None
             return build_page(runs, frame, title=f"salmask: {target.sweep.resolve().name}", progress=state), state
 

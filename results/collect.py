@@ -9,6 +9,7 @@ import pandas as pd
 
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.presence import is_file
 from repro.runs.comparison import difference
 from repro.runs.departures import measured_scale
 from results.reading import read_table
@@ -68,7 +69,7 @@ def collect_runs(runs: Sequence[RunRecord], origin: str = "the given runs") -> p
     Raises:
         UserError: None of them holds a result.
     """
-    paths = [run.folder.results for run in runs if run.folder.results.is_file()]
+    paths = [run.folder.results for run in runs if is_file(run.folder.results)]
     if not paths:
         raise UserError(f"no {RESULTS} below {origin}", mend="give a folder in which a run has been evaluated")
     table, warnings = read_table(paths)

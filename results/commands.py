@@ -10,6 +10,7 @@ import yaml
 
 from repro.console import AsJson, completion
 from repro.errors import UserError
+from repro.presence import is_file
 from repro.progress import OPENING, doing, on_terminal
 from repro.terminal import Console, say, say_json
 from results.row_comparison import Recipe
@@ -379,7 +380,7 @@ def _gather(
         from results.collect import collect_runs
 
         runs = find_runs(roots, recipe, sweep=sweep)
-        evaluated = any(run.folder.results.is_file() for run in runs)
+        evaluated = any(is_file(run.folder.results) for run in runs)
         frame = collect_runs(runs) if evaluated else None
     _warn(frame, console)
     return runs, frame

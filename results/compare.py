@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from repro.errors import UserError, nearest
+from repro.presence import is_folder
 from repro.runs.comparison import difference as settings_difference
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
@@ -204,7 +205,7 @@ def select(runs: Sequence[RunRecord], word: str) -> list[RunRecord]:
         UserError: There are none.
     """
     path = Path(word)
-    below = [run for run in runs if path.is_dir() and run.path.resolve().is_relative_to(path.resolve())]
+    below = [run for run in runs if is_folder(path) and run.path.resolve().is_relative_to(path.resolve())]
     names = {run: _names(run) for run in runs}
     named = [run for run in runs if word in names[run] or (len(word) >= SHORTEST_ID and _id(run).startswith(word))]
     if not named and not below:

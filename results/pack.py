@@ -14,6 +14,7 @@ import pandas as pd
 
 from repro.errors import UserError, one_line
 from repro.files import is_clutter, write_atomically
+from repro.presence import exists, is_file
 from repro.runs.folder import TASK_FOLDERS
 from repro.runs.predictions import PREDICTIONS
 from repro.text_tables import escaped
@@ -127,7 +128,7 @@ def check(path: Path) -> int:
     Raises:
         UserError: It is no artifact, or a file is missing, changed or unexpected; names the first ones.
     """
-    if path.exists() and not path.is_file():  # a pipe, say, which the reader would wait for
+    if exists(path) and not is_file(path):  # a pipe, say, which the reader would wait for
         raise UserError(f"{path} is no file", mend=_GIVE_ARTIFACT)
     try:
         with zipfile.ZipFile(path) as archive:

@@ -12,6 +12,7 @@ import yaml
 
 from repro.errors import UserError, nearest
 from repro.files import is_clutter, read_regular
+from repro.presence import exists, is_folder
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.health import Symptom, read_symptoms
 from repro.runs.metrics import read_metrics
@@ -121,7 +122,7 @@ class RunRecord:
         state = "done" if evaluation and has_result(self.folder, evaluation, status) else status.state
         if state == "running" and status.silent(time.time()):
             return "silent"
-        return "pretrained" if state == "done" and not self.folder.results.exists() else state
+        return "pretrained" if state == "done" and not exists(self.folder.results) else state
 
     @cached_property
     def attempts(self) -> list[dict[str, Any]]:
@@ -202,7 +203,7 @@ def listed(roots: Sequence[Path]) -> str:
 
 def _walk(root: Path) -> Iterator[Path]:
     """Yield the run folders below a folder, or the folder itself."""
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(f"no folder {root}", mend="give a run folder, or one above it")
     # `os.walk` goes into the subfolders that are left in its list: emptying it in place is how not to.
     for folder, subfolders, files in os.walk(root, onerror=_refuse):

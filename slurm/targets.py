@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError, nearest
+from repro.presence import is_file, is_folder
 from slurm.ledger import LEDGER
 from slurm.profile import RUNS, available, load
 
@@ -46,14 +47,14 @@ def find_target(word: str) -> SweepTarget:
     """
     roots = roots_of_sweeps()
     path = Path(word)
-    if path.is_dir():
+    if is_folder(path):
         if _is_run(path):
             absolute = path.resolve()
             return SweepTarget(absolute.parents[1], "/".join(absolute.parts[-2:]))
         if _is_sweep(path):
             return SweepTarget(path)
         # A folder that is neither, such as a checkout's own `table1/`, may be called like a sweep below a root.
-        if not any((root / word).is_dir() for root in roots):
+        if not any(is_folder(root / word) for root in roots):
             raise UserError(f"{word} holds neither jobs nor runs", mend="name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
     matching_sweeps = [root / word for root in roots if _is_sweep(root / word)]
     if matching_sweeps:
@@ -99,11 +100,11 @@ def _nothing(roots: Sequence[Path]) -> UserError:
 
 
 def _is_sweep(path: Path) -> bool:
-    return (path / LEDGER).is_file() or any(True for _ in runs_of(path))
+    return is_file(path / LEDGER) or any(True for _ in runs_of(path))
 
 
 def _is_run(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("run.yaml", "status.json"))
+    return any(is_file(path / name) for name in ("run.yaml", "status.json"))
 
 
 def _runs(root: Path) -> Iterator[Path]:

@@ -1,7 +1,11 @@
+import errno
 import json
+import os
 import shlex
 import signal
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import filelock
 import pytest
 from training_samples import files_below, tiny
+from waiting import wait_until
 
 from baselines import resolve
 from repro.errors import UserError
@@ -134,6 +139,32 @@ def test_a_heart_beats_while_no_step_ends(folder: RunFolder, monkeypatch: pytest
         after = state(folder)
     assert after.heartbeat > before + 0.1
     assert (after.state, after.step) == ("running", 4)
+
+
+def test_a_heart_goes_on_where_the_server_was_away(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.runs.folder.BEAT_SECONDS", 0.02)
+    away = threading.Event()
+    stat, read, write = Path.stat, os.open, os.replace
+
+    def or_stale(call: Callable[..., Any], place: int) -> Callable[..., Any]:
+        def asked(*words: Any, **options: Any) -> Any:
+            if away.is_set() and folder.path.name in str(words[place]):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return call(*words, **options)
+
+        return asked
+
+    with folder.attempt("pretrain"):
+        folder.set_status("running", step=4)
+        for owner, name, call in ((Path, "stat", stat), (os, "open", read), (os, "replace", write)):
+            with monkeypatch.context() as patches:
+                patches.setattr(owner, name, or_stale(call, 0))
+                away.set()
+                time.sleep(0.2)
+                away.clear()
+            before = state(folder)
+            wait_until(lambda before=before: state(folder).heartbeat > before.heartbeat, "the next beat")  # type: ignore[misc]
+            assert (state(folder).state, state(folder).step) == ("running", 4)
 
 
 def test_who_was_taken_over_ends_and_leaves_the_others_word_alone(

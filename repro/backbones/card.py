@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from repro.backbones.library import Library
+from repro.presence import exists, is_file
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import latest, read
@@ -90,7 +91,7 @@ def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: 
         facts: what `salmask.json` holds.
         licence: name of the weights' licence.
     """
-    rows = latest(read(folder.results)[0]) if folder.results.is_file() else []
+    rows = latest(read(folder.results)[0]) if is_file(folder.results) else []
     terms = _DATA_TERMS.get(facts.dataset, "the terms of the data set that was learned from")
     return _template().render(
         target=target.value,
@@ -159,7 +160,7 @@ def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
 
 def _attempts(folder: RunFolder) -> list[dict[str, Any]]:
     """Returns what is on record of each attempt at the run, the last one last."""
-    return ATTEMPT.read_list(folder.provenance) if folder.provenance.exists() else []
+    return ATTEMPT.read_list(folder.provenance) if exists(folder.provenance) else []
 
 
 class _Markdown(str):

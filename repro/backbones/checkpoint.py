@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.errors import UserError, shortened
 from repro.files import write_atomically
+from repro.presence import is_file, is_odd
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.schemas import BACKBONE
@@ -55,7 +56,7 @@ def require_file(path: Path) -> None:
     Raises:
         UserError: it is neither a file nor a folder, of which reading says more, nor missing.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if is_odd(path):
         raise UserError(f"checkpoint {path} is no regular file", mend="check the path")
 
 
@@ -68,7 +69,7 @@ def _verify_bits(path: Path) -> None:
     Raises:
         UserError: a part of the archive does not have its checksum.
     """
-    if not path.is_file():
+    if not is_file(path):
         return
     try:
         if not zipfile.is_zipfile(path):  # which raises where the archive's last bytes are damaged

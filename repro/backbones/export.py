@@ -20,6 +20,7 @@ from repro.backbones.resnet import BASE_WIDTH
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.files import new_folder
+from repro.presence import is_file, is_folder
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
@@ -65,7 +66,7 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
     name, write = _WRITERS[target]
     facts = _facts(run, backbone, state, name.format(arch=backbone.arch))
     # --force deletes a folder: only one that an export of ours made, or an empty one.
-    if force and out.is_dir() and any(out.iterdir()) and not (out / _FACTS).is_file():
+    if force and is_folder(out) and any(out.iterdir()) and not is_file(out / _FACTS):
         raise UserError(f"{out} is no export, so --force does not replace it", mend="name another folder with --out")
     with new_folder(out, force=force, mend="name another with --out, or add --force to replace it") as export_folder:
         write(export_folder / facts.weights, state, facts)

@@ -12,6 +12,7 @@ import platformdirs
 
 from repro.errors import UserError
 from repro.files import append_lines
+from repro.presence import exists
 from repro.runs.choices import MapOf, Resizer
 from repro.runs.provenance import now
 from repro.runs.run import Run
@@ -93,7 +94,7 @@ def newest_measurements(path: Path) -> dict[Kind, StepMeasurement]:
     Lines that cannot be read are left out.
     """
     newest: dict[Kind, StepMeasurement] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if exists(path) else []:
         try:
             content = json.loads(line)
             measurement = StepMeasurement(**{**content, "kind": tuple(content["kind"])})

@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from repro.bench.timing import wait_for_device
 from repro.files import write_atomically
+from repro.presence import exists
 
 STEPS = 3
 """Steps that are traced and timed, after one that is only traced; kernels' times vary little from step to step."""
@@ -55,5 +56,5 @@ def write_trace(step: Callable[[], object], title: str, path: Path) -> None:
     for microseconds, count, name in sorted(kernels, reverse=True)[:LONGEST]:
         share = microseconds / traced / busy
         lines.append(f"{microseconds / traced / 1e3:6.2f} {share:5.1%} {count / traced:6.0f}  {name[:120]}")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if exists(path) else ""
     write_atomically(path, lambda file: file.write((text + "\n".join(lines) + "\n\n").encode()))

@@ -16,6 +16,7 @@ from typing import IO
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError
 from repro.files import sync_folder
+from repro.presence import exists, is_file, is_folder
 from repro.progress import ProgressBars
 from repro.runs.lock import held
 
@@ -59,13 +60,13 @@ def locate(given: Sequence[Path], name: str) -> Path | None:
         UserError: Something given does not exist.
     """
     for path in (path.expanduser() for path in given):
-        if not path.exists():
+        if not exists(path):
             raise PathError(
                 path, "no such file or folder", mend="name the downloaded archives, or the folder with them"
             )
-        if path.is_dir() and (path / name).is_file():
+        if is_folder(path) and is_file(path / name):
             return path / name
-        if path.is_file() and path.name == name:
+        if is_file(path) and path.name == name:
             return path
     return None
 

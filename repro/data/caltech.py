@@ -12,6 +12,7 @@ from repro.data.errors import PathError, reason_of
 from repro.data.folders import FileImages, class_folders, folder_above, image_files
 from repro.data.subsets import Subset, divide
 from repro.errors import UserError
+from repro.presence import is_folder
 
 CLASSES = 101
 EXPECTED = 8_677
@@ -45,7 +46,7 @@ def open_pool(root: Path) -> FileImages:
     parent = folder_above(root, FOLDER)
     folder = parent / FOLDER / IMAGES
     # Looked at first: torchvision makes folders in a wrong root, and counts on every name in a right one.
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise PathError(root, f"holds no {FOLDER}/{IMAGES}", mend=f"{MEND}, or name the folder that it lies in")
     classes = class_folders(folder, mend=MEND)
     if BACKGROUND not in classes or len(classes) != CLASSES + 1:
@@ -112,7 +113,7 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
     """
     target = folder_above(root, FOLDER) / FOLDER / IMAGES
     with preparing(root):
-        if target.is_dir():
+        if is_folder(target):
             return
         archive = _archive(archives, root)
         check_md5(archive, ARCHIVES[archive.name])

@@ -9,6 +9,7 @@ from repro.data.errors import PathError
 from repro.data.folders import FileImages, folder_above
 from repro.data.subsets import Subset, apportion, divide, sizes
 from repro.files import write_atomically
+from repro.presence import exists, is_file, is_folder
 
 EXPECTED = 8_189
 """Images in all."""
@@ -52,11 +53,11 @@ def _pool_and_counts(root: Path) -> tuple[FileImages, list[int]]:
 
     parent = folder_above(root, FOLDER)
     base = parent / FOLDER
-    if not (base / IMAGES).is_dir():
+    if not is_folder(base / IMAGES):
         raise PathError(root, f"holds no {FOLDER}/{IMAGES}", mend=f"{MEND}, or name the folder that it lies in")
     # torchvision checks them too, but says no more than that something is missing or corrupt.
     for name, md5 in _lists().items():
-        if not (base / name).is_file():
+        if not is_file(base / name):
             raise PathError(base / name, "missing", mend=MEND)
         check_md5(base / name, md5)
     splits = [Flowers102(parent, split) for split in OFFICIAL]
@@ -102,7 +103,7 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
     checksums = dict(Flowers102._file_dict.values())
     urls = {name: f"{Flowers102._download_url_prefix}{name}" for name in checksums}
     with preparing(root):
-        pending = {name for name in checksums if not (base / (IMAGES if name == ARCHIVE else name)).exists()}
+        pending = {name for name in checksums if not exists(base / (IMAGES if name == ARCHIVE else name))}
         # All of them before the first is unpacked: a person learns of everything that is missing at once.
         paths = locate_all(archives, {name: urls[name] for name in sorted(pending)}, "flowers102") if archives else {}
         base.mkdir(parents=True, exist_ok=True)

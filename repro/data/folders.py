@@ -14,6 +14,7 @@ from repro.data.errors import PathError, reason_of
 from repro.data.jpeg import Pixels
 from repro.errors import shortened
 from repro.files import is_clutter
+from repro.presence import is_folder
 
 FOLDER_FOR_EACH_CLASS = "put the images into one folder for each class"
 """The mend of a folder of images that has another layout."""
@@ -214,4 +215,4 @@ def folder_above(root: Path, name: str) -> Path:
 
     torchvision's classes take the folder above (`root/caltech101/`) as their root; people name either.
     """
-    return root.parent if root.name == name and not (root / name).is_dir() else root
+    return root.parent if root.name == name and not is_folder(root / name) else root

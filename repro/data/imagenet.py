@@ -23,6 +23,7 @@ from repro.data.archives import (
     write_member,
 )
 from repro.data.errors import PathError, reason_of
+from repro.presence import is_folder
 from repro.progress import BYTES, ProgressBars
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
@@ -64,7 +65,7 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     """
     train, val = root / "train", root / "val"
     # A class folder is there only when it is whole, so the 138 GB of training images are not needed a second time.
-    pending = {wnid for wnid in class_list() if not (train / wnid).is_dir()}
+    pending = {wnid for wnid in class_list() if not is_folder(train / wnid)}
     names = [*([TRAIN_ARCHIVE] if pending else []), VAL_ARCHIVE, DEVKIT_ARCHIVE]
     # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
     paths = locate_all(archives, dict.fromkeys(names, _SOURCE), "imagenet100")

@@ -24,6 +24,7 @@ from repro.data.splits import Images, Split
 from repro.errors import UserError
 from repro.files import reading
 from repro.paths import cache_home
+from repro.presence import is_folder
 from repro.runs.schemas import Field, Schema
 
 WRITE_AGAIN = "remove the folder and write it again with `salmask data cache`"
@@ -188,7 +189,7 @@ def open_cached(images: Images, dataset: str, split: Split, side: int, root: Pat
         UserError: They are not cached, or what changed since is not.
     """
     folder = cache_folder(root, dataset, split, side, images.fingerprint())
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(
             f"no cache of data set {dataset!r} as it is now at {side} px in {root}",
             mend=f"salmask data cache {dataset} --side {side}, or data.cached_side=0",

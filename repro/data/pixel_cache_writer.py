@@ -41,6 +41,7 @@ from repro.data.pixel_cache import (
 from repro.data.splits import Images, Split, pixels_of, size_of
 from repro.errors import UserError
 from repro.files import append_lines, reading, sync_folder, write_at, write_atomically, write_json
+from repro.presence import exists, is_folder
 from repro.progress import ProgressBars, tracked
 from repro.runs.lock import held
 
@@ -117,7 +118,7 @@ def cache_images(
         except BusyError:
             say(f"{target}: another process is writing this cache; waiting until it has finished")
             stack.enter_context(writing(target, wait=math.inf))
-        if target.is_dir():
+        if is_folder(target):
             chunks = repair(images, side, target, workers) if check else []
         else:
             planned = plan(images, side, target, workers)
@@ -173,7 +174,7 @@ def plan(images: Images, side: int, target: Path, workers: int) -> Plan:
         UserError: A file is damaged or gone, the folder cannot be written to, or the disk has no room.
     """
     folder = unfinished(target)
-    if not (folder / MANIFEST).exists():  # written last
+    if not exists(folder / MANIFEST):  # written last
         _write_index(images, side, folder, workers)
     index = read_index(folder)
     written = set(read_checksums(folder))
@@ -297,7 +298,7 @@ def end_of(rows: NDArray) -> int:
 def read_checksums(folder: Path) -> dict[int, int]:
     """Reads the CRC-32 of each chunk that was written; of a chunk that was written twice, the last one."""
     path = folder / CHECKSUMS
-    if not path.exists():
+    if not exists(path):
         return {}
     with reading(path, WRITE_AGAIN):
         lines = path.read_bytes().splitlines()

@@ -10,6 +10,7 @@ from repro.data.catalogue import DATASETS, Dataset, find_dataset
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, nearest
 from repro.files import is_clutter, read_regular, reading
+from repro.presence import exists, is_folder
 from repro.runs.run import Run
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 
@@ -43,7 +44,7 @@ def find_root(dataset: str, root: Path | None) -> Path | None:
     variable = _variable_folder()
     for name in entry.root_names:
         # A folder that the variable leads to must exist to count: not every data set need be below it.
-        if variable is not None and (variable / name).exists():
+        if variable is not None and exists(variable / name):
             return _usable(variable / name, entry, f"by ${ROOT_VARIABLE}")
     listed_roots = read_roots(config_file())
     for name in entry.root_names:
@@ -68,7 +69,7 @@ def root_of(run: Run, dataset: str, root: Path | None = None) -> Path | None:
     """
     if root is None and dataset == run.data.dataset and run.machine.data_root:
         root = Path(run.machine.data_root).expanduser()
-        if not (root.is_absolute() or root.exists()):
+        if not (root.is_absolute() or exists(root)):
             # Older versions recorded what was entered, which counted from the folder where the run was begun.
             with contextlib.suppress(RootNotSetError):
                 return find_root(dataset, None)
@@ -120,7 +121,7 @@ def _variable_folder() -> Path | None:
         return None
     folder = Path(value).expanduser()
     # Refused rather than passed over: whoever set it means it, and the list below would answer in its place.
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"${ROOT_VARIABLE} names {folder}, which is not a folder", mend="make it or unset the variable")
     return folder
 
@@ -131,7 +132,7 @@ def read_roots(path: Path) -> dict[str, Path]:
     Raises:
         UserError: It cannot be read, or names what is no data set.
     """
-    if not path.exists():
+    if not exists(path):
         return {}
     with reading(path, "correct or remove it"):
         folders = parse_yaml(read_regular(path, LONGEST_TEXT).decode())

@@ -13,6 +13,7 @@ import typer
 from repro.console import AsJson, report
 from repro.drill.processes import Main
 from repro.errors import UserError
+from repro.presence import is_folder
 from repro.terminal import Console
 
 Inputs = Annotated[int, typer.Option(min=0, help="Bad inputs to try, about.")]
@@ -66,7 +67,7 @@ def build(main: Main) -> typer.Typer:
             return
         if by:
             raise UserError("--by is of a cluster, and none is named", mend="--cluster NAME too")
-        if folder and not (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        if folder and not (is_folder(Path(folder)) and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError(f"--in {folder}: no folder that can be written to", mend="make it, or name another one")
         from repro.drill.faults import Row, all_held, faults
         from repro.drill.inputs import inputs as bad_inputs

@@ -12,6 +12,7 @@ from repro.console import AsJson, completion, names_and_settings, report
 from repro.data.options import DataName, DataRoot, Settings
 from repro.data.sizes import train_images
 from repro.errors import UserError, one_line
+from repro.presence import is_file
 from repro.progress import OPENING, doing, tracked
 from repro.runs.cautions import queue_caution
 from repro.runs.comparison import difference
@@ -237,7 +238,7 @@ def load_or_resolve(name: str, resolve: Resolve) -> Run:
         UserError: it is neither.
     """
     folder = RunFolder(Path(name))
-    return folder.load() if folder.run_yaml.is_file() else resolve(name)
+    return folder.load() if is_file(folder.run_yaml) else resolve(name)
 
 
 def measure_costs(

@@ -29,6 +29,7 @@ from typing import Any
 from repro.background import repeated
 from repro.errors import UserError, one_line
 from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
+from repro.presence import exists, is_file
 from repro.runs.detection import COCO, VOC
 from repro.runs.lock import STALE_SECONDS, Holder, held, job_id
 from repro.runs.provenance import RECORDED_PACKAGES, now, package_version, source
@@ -119,7 +120,7 @@ class RunFolder:
         Raises:
             UserError: The folder cannot be written to, or holds another run.
         """
-        if self.run_yaml.exists():
+        if exists(self.run_yaml):
             run_there = self.load()
             if run_there.id != run.id:
                 raise UserError(f"{self.path} holds run {run_there.id}, not {run.id}", mend="choose another --out")
@@ -132,7 +133,7 @@ class RunFolder:
         Raises:
             UserError: The folder is none of a run, or its `run.yaml` was edited into another run's.
         """
-        if not self.run_yaml.is_file():
+        if not is_file(self.run_yaml):
             raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
         from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
 
@@ -185,7 +186,7 @@ class RunFolder:
 
     def _earlier_attempts(self) -> list[dict[str, Any]]:
         """Returns what `provenance.json` says; a file that cannot be read is put aside, and a new one begins."""
-        if not self.provenance.exists():
+        if not exists(self.provenance):
             return []
         try:
             return ATTEMPT.read_list(self.provenance)
@@ -234,7 +235,7 @@ class RunFolder:
     def tasks_begun(self) -> list[str]:
         """Returns the tasks that wrote a status, the pretraining first; whether it can be read is another question."""
         evaluations = sorted(path.stem.removeprefix("status-") for path in self.path.glob("status-*.json"))
-        return [task for task in (PRETRAIN, *evaluations) if self._status_file(task).exists()]
+        return [task for task in (PRETRAIN, *evaluations) if exists(self._status_file(task))]
 
     def _status_file(self, task: str) -> Path:
         return self.path / ("status.json" if task in (PRETRAIN, "") else f"status-{task}.json")
@@ -245,7 +246,7 @@ class RunFolder:
     @property
     def pretrained(self) -> bool:
         """Whether the backbone is there, which is written last."""
-        return self.backbone.exists()
+        return exists(self.backbone)
 
     def set_status(self, state: str, **changes: Any) -> None:
         """Writes the state of a task, its other values kept unless given.
@@ -372,14 +373,17 @@ class RunFolder:
             with _WRITING:
                 try:
                     status = self.status(task)
-                except UserError:  # somebody spoilt it: this attempt has the lock, and writes it anew
+                except UserError as error:
+                    if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, PermissionError):
+                        return True  # a server that is away, and nobody's attempt: the next beat asks again
+                    # Somebody spoilt it: this attempt has the lock, and writes it anew.
                     status = Status("running", task, attempt=number)
                 if status is None or status.attempt != number:
                     # Two processes must not write one run's files. This thread can end the training's only by a
                     # signal, and this is the one that the training listens to.
                     os.kill(os.getpid(), signal.SIGTERM)
                     return False
-                with contextlib.suppress(UserError):  # a full disk is the training's to report
+                with contextlib.suppress(UserError, OSError):  # a full disk is the training's to report
                     self.set_status(status.state)
             return True
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.files import write_json
+from repro.presence import exists
 from repro.runs.schemas import SYMPTOM
 
 
@@ -29,7 +30,7 @@ class Symptom:
 
 def read_symptoms(path: Path) -> list[Symptom]:
     """Returns what a `health.json` holds: nothing where there is none; that it cannot be read where it is damaged."""
-    if not path.exists():
+    if not exists(path):
         return []
     try:
         entries = SYMPTOM.read_list(path)

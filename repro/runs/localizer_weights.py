@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.paths import CACHE_VARIABLE, cache_home
+from repro.presence import is_file
 from repro.runs.run import Run
 
 FILES_OF_RESNET50 = {
@@ -59,7 +60,7 @@ class LocalizerWeights:
             pattern = f"models--{self.network.replace('/', '--')}" + ("" if "." in self.network else ".*")
             snapshots = sorted(hub_folder().glob(f"{pattern}/snapshots/*"))
             candidates = [snapshot / file for snapshot in snapshots for file in HUB_FILES]
-        return next((path for path in candidates if path.is_file()), None)
+        return next((path for path in candidates if is_file(path)), None)
 
     def is_damaged(self, path: Path) -> bool:
         """Returns whether a file does not hold them: cut off, or another one. Told of torchvision's alone, by its hash.

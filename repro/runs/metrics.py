@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.files import read_regular, reading
+from repro.presence import exists
 from repro.runs.schemas import LARGEST_WHOLE
 
 LARGEST_BYTES = 2**30
@@ -40,7 +41,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: it cannot be read.
     """
-    if not path.exists():
+    if not exists(path):
         return []
     with reading(path, "remove it, or put the run's own in its place"):
         return parse_metrics(read_regular(path, LARGEST_BYTES).decode(errors="replace"))

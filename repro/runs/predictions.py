@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from repro.errors import UserError, one_line
 from repro.files import read_regular, write_atomically
+from repro.presence import is_file
 from repro.runs.folder import RunFolder
 
 PREDICTIONS = "predictions"
@@ -178,7 +179,7 @@ def reference(path: Path, folder: RunFolder, content: bytes) -> FileReference:
 def is_whole(folder: RunFolder, named: FileReference) -> bool:
     """Returns whether a file that a row of results names is there, as it was written."""
     path = folder.path / named.name
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == named.sha256
+    return is_file(path) and hashlib.sha256(path.read_bytes()).hexdigest() == named.sha256
 
 
 def read(folder: RunFolder, named: FileReference) -> Predictions:

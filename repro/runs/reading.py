@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from repro.errors import UserError, one_line
 from repro.files import read_regular
 from repro.paths import absolute
+from repro.presence import exists
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
@@ -287,7 +288,7 @@ def pinned(run: Run) -> Run:
         UserError: The checkpoint cannot be read.
     """
     root = absolute(run.machine.data_root)
-    if root != run.machine.data_root and Path(root).exists():
+    if root != run.machine.data_root and exists(Path(root)):
         run = dataclasses.replace(run, machine=dataclasses.replace(run.machine, data_root=root))
     localizer = run.localizer
     if localizer.network != "checkpoint" or localizer.sha256 or not localizer.weights:

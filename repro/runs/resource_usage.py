@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.presence import exists
 from repro.runs.schemas import USAGE as ENTRY
 
 USAGE = "usage"
@@ -81,7 +82,7 @@ def usage_file(folder: Path, task: str, rank: int) -> Path:
 def attempts_of(path: Path) -> list[Usage]:
     """Returns the entries of a file; none where it is missing or of another content."""
     with contextlib.suppress(UserError):
-        entries = ENTRY.read_list(path) if path.exists() else []
+        entries = ENTRY.read_list(path) if exists(path) else []
         return [Usage(**{name: value for name, value in entry.items() if name in _FIELDS}) for entry in entries]
     return []
 

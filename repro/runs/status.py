@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from repro.presence import exists
 from repro.runs.lock import STALE_SECONDS, Holder
 from repro.runs.schemas import STATUS
 
@@ -61,6 +62,6 @@ def read_status(path: Path) -> Status | None:
         UserError: The file cannot be read, or holds something else than a status.
     """
     # Status files are written atomically, so a torn one comes from elsewhere: it is not passed over here.
-    if not path.exists():
+    if not exists(path):
         return None
     return Status(**{name: value for name, value in STATUS.read(path).items() if name in _FIELDS})

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from repro.presence import exists
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
@@ -21,7 +22,7 @@ def results_of(folder: RunFolder, task: str) -> list[Result]:
 
 def rows_of(path: Path) -> list[Result]:
     """Returns every row of a `results.jsonl`; none where there is no such file yet."""
-    return read(path)[0] if path.exists() else []
+    return read(path)[0] if exists(path) else []
 
 
 def of_task(rows: Iterable[Result], task: str) -> list[Result]:
@@ -46,5 +47,5 @@ def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
         status: What its process wrote last; None: nothing.
     """
     if task == PRETRAIN:
-        return folder.pretrained or (status is not None and status.state == "done" and folder.results.exists())
+        return folder.pretrained or (status is not None and status.state == "done" and exists(folder.results))
     return bool(results_of(folder, task))

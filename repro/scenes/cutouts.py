@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from repro.errors import UserError
+from repro.presence import is_folder
 from repro.scenes.textures import Bytes, Floats, backdrop, blend, planes, value_noise
 
 _SKIPPED_FOLDERS = frozenset({"symbols", "cartoon"})
@@ -74,7 +75,7 @@ class Cutouts:
             members: Of each class, a folder; 0: each class is a file.
             held_out: Whether the objects are the members that are held out from training.
         """
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise UserError(f"cut-outs {folder}: no such folder", mend=_MEND)
         if classes < 1:
             raise UserError(f"classes={classes} is out of range", mend="choose 1 at least")

@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 from repro.distributed import rank
 from repro.files import write_atomically
 from repro.masking.patches import to_pixels
+from repro.presence import exists
 from repro.training.preprocess import Stages, ViewMaker
 from repro.training.resume import unwrapped
 
@@ -33,7 +34,7 @@ class MaskGallery(Hook):
         A resumed run keeps the picture that it has; a model without two views has nothing to show.
         """
         maker = unwrapped(runner.model).data_preprocessor
-        if rank() or self.path.exists() or not isinstance(maker, ViewMaker):
+        if rank() or exists(self.path) or not isinstance(maker, ViewMaker):
             return
         draw_gallery(first_stages(runner.train_dataloader.dataset, maker), self.path)
 

@@ -14,7 +14,8 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor
 
 from repro.errors import UserError, one_line, with_mend
-from repro.files import read_regular, reading, write_atomically
+from repro.files import is_of_a_full_disk, read_regular, reading, write_atomically
+from repro.presence import exists
 from repro.runs.folder import RunFolder
 from repro.runs.metrics import LARGEST_BYTES, parse_row
 from repro.training.feed import Feed
@@ -89,8 +90,8 @@ class FiniteGuard(Hook):
     """Stops a training in which the gradients of any optimizer, or the losses, are no longer finite.
 
     The check runs on the device at every step and costs no wait: the first bad step is remembered there and read where
-    the host waits anyway, at each log line, and before each checkpoint, so that none is written after it. With fp16 a
-    gradient that overflows is the loss scaler's business; the guard sees only steps that are taken.
+    the host waits anyway, at each log line, and before each checkpoint, so that none of them is written after it. With
+    fp16 a gradient that overflows is the loss scaler's business; the guard sees only steps that are taken.
     """
 
     priority = "HIGH"  # before the logger and the checkpoint
@@ -129,7 +130,13 @@ class FiniteGuard(Hook):
         """Looks at the losses and what is logged beside them; every so often, at the verdict."""
         for value in (outputs or {}).values():
             self._note(value.detach().isnan())
-        if self._first_bad is None or not self._first_bad.is_cuda or self.every_n_train_iters(runner, self.every):
+        # The very steps at which the logger writes, which comes later: no line of the log has a bad number.
+        if (
+            self._first_bad is None
+            or not self._first_bad.is_cuda
+            or self.every_n_inner_iters(batch_idx, self.every)
+            or self.end_of_epoch(runner.train_dataloader, batch_idx)
+        ):
             self.verify()
 
     def verify(self) -> None:
@@ -225,7 +232,7 @@ class DataWait(Hook):
 
 
 class Heartbeat(Hook):
-    """Keeps `status.json` true while a training runs; rank 0 only."""
+    """Keeps `status.json` true while a training runs; rank 0 only. Of errors only a full disk ends the training."""
 
     def __init__(self, folder: RunFolder, task: str, seconds: float = HEARTBEAT_SECONDS) -> None:
         """Writes the state of a task on a run at most every so many seconds."""
@@ -249,7 +256,13 @@ class Heartbeat(Hook):
     def _write(self, runner: Any, step: int) -> None:
         if runner.rank == 0:
             self._last = time.monotonic()
-            self.folder.set_status("running", task=self.task, step=step, steps=runner.max_iters)
+            try:
+                self.folder.set_status("running", task=self.task, step=step, steps=runner.max_iters)
+            except UserError as error:
+                if is_of_a_full_disk(error):
+                    raise
+                # A server that is away for a moment: that is no reason to lose the steps since the last checkpoint.
+                log.warning("%s; the training goes on", error.what)
 
 
 class MetricsFile(BaseVisBackend):
@@ -293,7 +306,7 @@ def forget_after(path: Path, step: int) -> int:
     Raises:
         UserError: the file cannot be read, or not be written.
     """
-    if not path.exists():
+    if not exists(path):
         return 0
     with reading(path, "remove it, or put the run's own in its place"):
         lines = read_regular(path, LARGEST_BYTES).decode(errors="replace").splitlines()

@@ -15,6 +15,7 @@ from repro.data.splits import Images, Split
 from repro.distributed import barrier, device_name, rank
 from repro.errors import UserError
 from repro.files import write_json
+from repro.presence import exists
 from repro.progress import OPENING
 from repro.runs.cautions import queue_caution
 from repro.runs.choices import Precision, Strategy
@@ -121,7 +122,7 @@ def _record_foregrounds(run: Run, folder: RunFolder, learner: Learner, images: I
     Only where maps are of whole images: there it takes seconds, and a plot has use for it.
     """
     maker = learner.model.data_preprocessor
-    if folder.foregrounds.exists() or not (run.guided and isinstance(images, Scenes) and isinstance(maker, ViewMaker)):
+    if exists(folder.foregrounds) or not (run.guided and isinstance(images, Scenes) and isinstance(maker, ViewMaker)):
         return
     if maker.localizer is None:
         OPENING.say("measuring the foregrounds of scenes")

@@ -24,6 +24,7 @@ from repro.backbones.checkpoint import not_finite, read_checkpoint
 from repro.distributed import await_file, decided_by_first, rank, world_size
 from repro.errors import UserError, one_line, shortened
 from repro.files import reading, write_atomically
+from repro.presence import is_file
 from repro.runs.folder import CHECKPOINTS_KEPT
 from repro.runs.health import read_symptoms
 from repro.runs.schemas import CHECKPOINT
@@ -232,7 +233,7 @@ def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]
     for leftover in folder.glob(".step_*"):
         leftover.unlink()
     paths = checkpoints(folder)
-    if odd := [path for path in paths if not path.is_file()]:
+    if odd := [path for path in paths if not is_file(path)]:
         # Refused now: the training would fail where it comes to write there, after hours perhaps.
         raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
     for path in paths:

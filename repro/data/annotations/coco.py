@@ -15,6 +15,7 @@ from repro.data.annotations.findings import AnnotatedImage, BrokenFileError, Fin
 from repro.data.annotations.masks import mask_fault
 from repro.data.errors import PathError
 from repro.errors import shortened
+from repro.presence import is_folder
 
 TRAIN, TEST = SPLITS = ("train2017", "val2017")
 
@@ -91,7 +92,7 @@ def require_coco(root: Path) -> None:
     Raises:
         UserError: It holds neither annotations nor images of COCO.
     """
-    if not any((root / name).is_dir() for name in ("annotations", *SPLITS)):
+    if not any(is_folder(root / name) for name in ("annotations", *SPLITS)):
         raise PathError(
             root,
             f"holds neither annotations/ nor {'/, '.join(SPLITS)}/",

@@ -29,6 +29,7 @@ from repro.data.annotations.findings import (
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, shortened
 from repro.files import read_regular
+from repro.presence import is_folder
 
 CLASSES = (
     "aeroplane",
@@ -175,9 +176,9 @@ def find_devkit(root: Path) -> Path:
     """
     # One year is enough to tell a kit: which years are missing, the survey says with the archive to unpack.
     for folder in (root / "VOCdevkit", root):
-        if any((folder / f"VOC{year}").is_dir() for year in (2007, 2012)):
+        if any(is_folder(folder / f"VOC{year}") for year in (2007, 2012)):
             return folder
-    if (root / "JPEGImages").is_dir():
+    if is_folder(root / "JPEGImages"):
         raise PathError(root, "this is one year of VOC", mend="name the folder above it, which holds both years")
     raise PathError(
         root,
@@ -198,7 +199,7 @@ def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> VocSur
     for image_set in sets:
         year = folder / f"VOC{image_set.year}"
         mend = f"unpack {ARCHIVES[image_set]} into {folder.parent}"
-        if not year.is_dir():
+        if not is_folder(year):
             present = ", ".join(sorted(name for name in listing(folder) if name.startswith("VOC")))
             survey.add("missing-split", year, f"the folder is missing ({present} is there)", mend)
             continue

@@ -1,0 +1,58 @@
+"""What stands at a path: a question that a file system may leave unanswered."""
+
+import errno
+import stat
+from pathlib import Path
+
+from repro.errors import UserError
+
+_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What a file system says where nothing stands: no such name, a file in a folder's place, links in a circle."""
+
+
+def exists(path: Path) -> bool:
+    """Returns whether anything stands at a path.
+
+    `Path.exists` raises whatever the file system says beside that nothing is there: of a folder that is closed to this
+    user, a name that is too long, or a server that has forgotten the file. Here that is one line.
+
+    Raises:
+        UserError: The file system does not tell.
+    """
+    return _mode(path) != 0
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether a regular file stands at a path; raises as `exists` does."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Returns whether a folder stands at a path; raises as `exists` does."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_odd(path: Path) -> bool:
+    """Returns whether a pipe, a device or alike stands at a path: whoever opens it waits, perhaps for ever.
+
+    Raises as `exists` does.
+    """
+    mode = _mode(path)
+    return mode != 0 and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _mode(path: Path) -> int:
+    """Returns the mode of what stands at a path, whose kind is never 0; 0 where nothing does.
+
+    Raises:
+        UserError: The file system does not tell.
+    """
+    try:
+        return path.stat().st_mode
+    except ValueError:  # of a name that no file system can have
+        return 0
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return 0
+        what = f"{path} cannot be looked at ({error.strerror or type(error).__name__})"
+        raise UserError(what, mend="check the name, and that its folders may be entered") from error

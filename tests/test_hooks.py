@@ -1,0 +1,54 @@
+"""Hooks of a training: what a failed status write means, and when the verdict on finite numbers is read."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from repro.errors import UserError
+from repro.runs.folder import RunFolder
+from repro.training.hooks import FiniteGuard, Heartbeat, RuntimeInfo
+
+
+def failing(code: int) -> Any:
+    def write(path: Path, _: object) -> None:
+        raise UserError(f"cannot write {path}", mend="") from OSError(code, os.strerror(code))
+
+    return write
+
+
+def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook, runner = Heartbeat(RunFolder(tmp_path), "pretrain", seconds=0), SimpleNamespace(rank=0, iter=3, max_iters=9)
+    monkeypatch.setattr("repro.runs.folder.write_json", failing(errno.ESTALE))
+    with caplog.at_level(logging.WARNING, "salmask"):
+        hook.after_train_iter(runner, 0)
+    assert caplog.messages == [f"cannot write {tmp_path}/status.json; the training goes on"]
+    monkeypatch.setattr("repro.runs.folder.write_json", failing(errno.ENOSPC))
+    with pytest.raises(UserError, match="cannot write"):
+        hook.after_train_iter(runner, 0)
+    monkeypatch.undo()
+    hook.after_train_iter(runner, 0)
+    status = RunFolder(tmp_path).status()
+    assert status is not None
+    assert (status.state, status.step, status.steps) == ("running", 4, 9)
+
+
+def test_the_verdict_is_read_where_the_host_waits_for_a_line_of_the_log_anyway() -> None:
+    """Of epochs of 5 steps every second one and the last: as the logger, and no other."""
+    verdicts: list[int] = []
+    guard, info = FiniteGuard(2), RuntimeInfo(2)
+    guard.verify = lambda: verdicts.append(step)  # type: ignore[method-assign]
+    guard._first_bad = SimpleNamespace(is_cuda=True)  # type: ignore[assignment]
+    lines: list[int] = []
+    info._hand_on = lambda _: lines.append(step)  # type: ignore[method-assign]
+    for step in range(10):
+        runner = SimpleNamespace(iter=step, train_dataloader=range(5))
+        for hook in (info, guard):
+            hook.after_train_iter(runner, step % 5)
+    assert verdicts == lines == [1, 3, 4, 6, 8, 9]
