@@ -2,6 +2,8 @@
 
 import threading
 from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from training_samples import CPU, make_training, newest, tiny
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.training.checkpoint_writer import BackgroundWriter, copied_to_host
+from repro.training.hooks import MetricsFile
 from repro.training.resume import checkpoints
 
 
@@ -70,6 +73,42 @@ def test_a_failed_write_is_told_once() -> None:
     with pytest.raises(UserError, match="the disk is full"):
         writer.write({}, fail)
     writer.wait()  # the second was never begun
+
+
+def test_a_wait_that_is_broken_off_leaves_the_write_to_the_next() -> None:
+    gate, written = threading.Event(), []
+
+    def save(content: dict[str, Any]) -> None:
+        gate.wait()
+        written.append(content)
+
+    writer = BackgroundWriter()
+    writer.write({"step": 1}, save)
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Future, "result", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            writer.wait()
+    threading.Timer(0.1, gate.set).start()
+    writer.wait()
+    assert written == [{"step": 1}]
+
+
+def test_a_writer_that_cannot_be_closed_does_not_leave_a_checkpoint_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(MetricsFile):
+        """Of scalars, for a service that is away."""
+
+        def close(self) -> None:
+            raise OSError("the service is away")
+
+    slow, save = threading.Event(), torch.save
+    monkeypatch.setattr(torch, "save", lambda *arguments: (slow.wait(0.2), save(*arguments)))
+    folder = RunFolder(tmp_path)
+    training = make_training(tiny("mocov2", {"optimization.epochs": 1}), folder, device=CPU)
+    with pytest.raises(OSError, match="the service is away"):
+        replace(training, more_writers=[Broken(tmp_path / "w.jsonl")]).run()
+    assert newest(folder.checkpoints)["step"] == 2
 
 
 def test_a_training_ends_with_its_last_checkpoint_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.training.hooks import Heartbeat, forget_after
-from repro.training.resume import checkpoints
+from repro.training.resume import checkpoints, save_checkpoint
 
 
 def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:
@@ -99,6 +99,17 @@ def test_the_last_two_checkpoints_are_kept_and_no_temporary(
     (folder.checkpoints / ".step_00000006.pth.k1ll3d").write_bytes(b"half")
     resume(folder)
     assert files_below(folder.checkpoints) == {"step_00000005.pth", "step_00000006.pth"}
+
+
+def test_only_names_of_checkpoints_are_checkpoints(tmp_path: Path) -> None:
+    """A person's copy is neither the newest nor one too many; steps are numbers, and no text."""
+    others = {"step_00001000-backup.pth", "step_1000.pth", "step_best.pth", "step_00000007.pth.pth"}
+    for name in (*others, "step_00000007.pth", "step_99999999.pth", "step_100000000.pth"):
+        (tmp_path / name).touch()
+    newest_first = ["step_100000000.pth", "step_99999999.pth", "step_00000007.pth"]
+    assert [path.name for path in checkpoints(tmp_path)] == newest_first
+    save_checkpoint(tmp_path, 100_000_001, {})
+    assert files_below(tmp_path) == others | {"step_100000001.pth", "step_100000000.pth"}
 
 
 def test_the_checkpoint_of_another_run_is_refused(interrupted: RunFolder, tmp_path: Path) -> None:

@@ -39,9 +39,14 @@ class BackgroundWriter:
         Raises:
             UserError: it could not be.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._pending is None:
+            return
+        try:
+            self._pending.result()
+        finally:
+            # Only what has ended is forgotten: a wait that a signal broke off leaves the write in flight to the next.
+            if self._pending.done():
+                self._pending = None
 
 
 def copied_to_host(content: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ What is not in a checkpoint needs no saving: batches, views and masks are functi
 
 import logging
 import random
+import re
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -37,6 +38,8 @@ log = logging.getLogger("salmask")
 
 FORMAT = 1
 """Version of a checkpoint's layout."""
+_NAME = re.compile(r"step_\d{8,}\.pth")
+"""Name of a checkpoint: the number of its step, of eight digits at least."""
 
 
 class SaveCheckpoint(Hook):
@@ -174,8 +177,13 @@ def schedulers_of(runner: Any) -> list[_ParamScheduler]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints in a folder, newest first; temporary files have other names."""
-    return sorted(folder.glob("step_*.pth"), reverse=True)
+    """Returns the checkpoints in a folder, newest first; files of other names, such as copies, are nobody's business."""
+    return sorted((path for path in folder.glob("step_*.pth") if _NAME.fullmatch(path.name)), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    """Returns the number of steps that a checkpoint is of, as its name tells."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
@@ -188,7 +196,7 @@ def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
     paths = checkpoints(folder)
     if not paths:
         return "there is no checkpoint of an earlier step"
-    step = int(paths[0].stem.removeprefix("step_"))
+    step = _step(paths[0])
     earlier = [symptom for symptom in read_symptoms(health) if symptom.step <= step] if health else []
     return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {symptom}" for symptom in earlier)
 

@@ -249,10 +249,12 @@ class Training:
                 runner.train()
             finally:
                 bars.stop()
-                for writer in self.more_writers:
-                    writer.close()
-                # Also where the training fails or is interrupted: what it had saved by then is to be there.
-                saver.wait()
+                try:
+                    # Also where the training fails or is interrupted: what it had saved by then is to be there.
+                    saver.wait()
+                finally:
+                    for writer in self.more_writers:
+                        writer.close()
 
     def _data_mend(self) -> str:
         """Returns what a person can do where steps wait for data."""
