@@ -237,18 +237,18 @@ def append_lines(path: Path, payload: bytes) -> None:
         payload: The lines, each with its newline.
 
     Raises:
-        OSError: The file cannot be written to, or the disk is full, which its text tells with sizes; the file is as it
-            was.
+        OSError: The file cannot be written to, or the disk is full, which its text tells with sizes; nothing of the
+            lines is in the file, unless another process, which no lock keeps out, has added to it meanwhile.
     """
     is_new = not path.exists()
     # Where the file system knows no locks, appending alone is nearly as safe.
     with path.open("a+b", buffering=0) as file, locked(file.fileno()):
         # Only under the lock: what another process is writing must be whole before its end is looked at.
-        size_before = file.seek(0, os.SEEK_END)
-        if size_before:
+        if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 payload = b"\n" + payload
+        count = 0
         try:
             # Unbuffered, so this is one write(2), which may be cut short without an error.
             count = file.write(payload)
@@ -256,13 +256,20 @@ def append_lines(path: Path, payload: bytes) -> None:
                 raise OSError(0, f"only {count} of {len(payload)} bytes were written, is the disk full?")
             os.fsync(file.fileno())
         except OSError as error:
-            file.truncate(size_before)
+            _take_back(file.fileno(), payload[:count])
             if is_of_a_full_disk(error):
                 reason = _full_disk_reason(path.parent, f"{len(payload) / 1e6:.3f} MB are to be written")
                 raise OSError(error.errno, reason) from error
             raise
     if is_new:
         sync_folder(path.parent)
+
+
+def _take_back(descriptor: int, written: bytes) -> None:
+    """Cuts off the bytes that were added to a file, if they are its end still and nobody's lines stand behind them."""
+    place = os.fstat(descriptor).st_size - len(written)
+    if place >= 0 and os.pread(descriptor, len(written), place) == written:
+        os.ftruncate(descriptor, place)
 
 
 @contextlib.contextmanager
@@ -333,6 +340,8 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
     """
     temporary = ""
     try:
+        if target.is_symlink():  # it could be replaced by no folder
+            raise UserError(f"{target} is a link", mend="name the folder that it leads to, or another one")
         if target.exists() and not target.is_dir():
             raise UserError(f"{target} is a file", mend="name a folder")
         if not force and target.exists() and any(target.iterdir()):
@@ -344,8 +353,9 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
         yield Path(temporary)
         os.sync()  # thousands of small files: one by one would take longer than writing them
         if force and target.exists():
-            shutil.rmtree(target)
-        Path(temporary).replace(target)  # over an empty folder too, as rename(2) allows
+            _take_the_place(Path(temporary), target)
+        else:
+            Path(temporary).replace(target)  # over an empty folder too, as rename(2) allows
         sync_folder(target.parent)
     except OSError as error:
         if is_of_a_full_disk(error):
@@ -357,3 +367,16 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
     finally:
         if temporary:  # after the rename there is nothing of this name any more
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_the_place(new: Path, target: Path) -> None:
+    """Gives a whole folder the name of another one, which goes only then; where that fails, the other one stays."""
+    # Not removed first: half of it may be gone before an error, such as a file that is open on a network file system.
+    aside = new.with_name(f"{new.name}.old")
+    try:
+        target.rename(aside)
+        new.rename(target)
+    finally:
+        if not target.exists():
+            aside.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,6 +1,7 @@
 """What machines do to files: disks run full, systems leave their own, git refuses a checkout of somebody else's."""
 
 import ast
+import contextlib
 import errno
 import os
 import shutil
@@ -169,6 +170,65 @@ def test_a_full_disk_is_said_of_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert full.value.what == f"cannot write {tmp_path}/out: the disk of {tmp_path} is full, or its quota {sizes}"
     assert full.value.mend == "free some space there"
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_that_another_node_added_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system knows no locks, they may come between a write of ours and its failure."""
+    path = tmp_path / "jobs.jsonl"
+    path.write_bytes(b"old\n")
+
+    def fail(_: int) -> None:
+        with path.open("ab") as other:
+            other.write(b"another node's\n")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        append_lines(path, b"ours\n")
+    assert path.read_bytes() == b"old\nours\nanother node's\n"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOTEMPTY, "not empty"), KeyboardInterrupt()])
+@pytest.mark.parametrize("broken", ["rmtree", "rename"])
+def test_of_a_folder_that_is_replaced_the_old_one_or_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, broken: str
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "of").write_text("old")
+    rmtree, rename = shutil.rmtree, os.rename
+    renamed: list[object] = []
+
+    def remove(path: object, ignore_errors: bool = False) -> None:
+        """Of a file that is open on a network file system, or with Ctrl-C in the midst of it."""
+        (Path(str(path)) / "of").unlink(missing_ok=True)
+        if not (ignore_errors and isinstance(error, OSError)):
+            raise error
+
+    def name_anew(source: object, place: object) -> None:
+        renamed.append(place)
+        if len(renamed) == 2:  # the new folder, after the old one has made room
+            raise error
+        rename(str(source), str(place))
+
+    monkeypatch.setattr(*((shutil, "rmtree", remove) if broken == "rmtree" else (os, "rename", name_anew)))
+    with contextlib.suppress(UserError, KeyboardInterrupt), new_folder(target, force=True) as folder:
+        (folder / "of").write_text("new")
+    monkeypatch.undo()
+    assert (target / "of").read_text() == ("new" if broken == "rmtree" else "old")
+    if broken == "rename":
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    rmtree(target)
+
+
+def test_a_link_is_replaced_by_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "place")
+    with (
+        pytest.raises(UserError, match="is a link; mend: name the folder that it leads to"),
+        new_folder(tmp_path / "out", force=True),
+    ):
+        pytest.fail("it was begun")
 
 
 def test_a_checkout_that_git_refuses_is_warned_of(

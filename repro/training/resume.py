@@ -177,7 +177,7 @@ def schedulers_of(runner: Any) -> list[_ParamScheduler]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints in a folder, newest first; files of other names, such as copies, are nobody's business."""
+    """Returns the checkpoints in a folder, newest first; files of other names, such as copies, are left alone."""
     return sorted((path for path in folder.glob("step_*.pth") if _NAME.fullmatch(path.name)), key=_step, reverse=True)
 
 
