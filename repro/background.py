@@ -6,13 +6,16 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def repeated(action: Callable[[], bool], waits: Iterator[float], name: str) -> Iterator[None]:
-    """Does something again and again during the block. When the block ends, it is not under way any more.
+def repeated(
+    action: Callable[[], bool], waits: Iterator[float], name: str, *, patience: float | None = None
+) -> Iterator[None]:
+    """Does something again and again during the block. When the block has ended, it is not begun any more.
 
     Args:
         action: What is done; returns whether to go on.
         waits: Seconds before each time.
         name: The thread's.
+        patience: Seconds to wait at the block's end for what is under way; None: until it is done.
     """
     stop = threading.Event()
 
@@ -27,4 +30,4 @@ def repeated(action: Callable[[], bool], waits: Iterator[float], name: str) -> I
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(patience)

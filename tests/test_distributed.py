@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
 from repro.training.loading import EpochBatches
+from repro.training.pretraining import _is_pretrained
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
@@ -131,6 +133,20 @@ def checkpoint_of(number: int, place: Path) -> tuple[str, int]:
     return newest[0].name, newest[1]["step"]
 
 
+def pretrained_to(number: int, place: Path) -> list[bool]:
+    """Whether a run is pretrained: where rank 1 alone sees a backbone, and where it sees later what rank 0 sees."""
+    answers = []
+    for name, late in (("stale", (None, 0.0)), ("late", (0.0, 0.3))):
+        folder = RunFolder(place / f"{name}-{number}")
+        folder.path.mkdir()
+        if (seconds := late[number]) is not None:
+            Timer(seconds, folder.backbone.touch).start() if seconds else folder.backbone.touch()
+        barrier()
+        answers.append(_is_pretrained(folder))
+        assert not answers[-1] or folder.backbone.exists()
+    return answers
+
+
 def one_of_two(number: int, place: Path) -> dict[str, Any]:
     """What each of two processes does."""
     assert (rank(), world_size()) == (number, 2)
@@ -141,6 +157,7 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
         "plans": plans(),
         "decided": [decided_by_first(lambda: f"view of {number}"), refused_by_first(number)],
         "checkpoint": checkpoint_of(number, place),
+        "pretrained": pretrained_to(number, place),
         "stops": [stops(number, asked_at) for asked_at in (1, 4, 8, 9, 99)],
     }
     STOP.signal = 0
@@ -167,6 +184,7 @@ def test_ranks_stop_one_step_after_one_of_them_was_asked_to(ranks: Sequence[dict
 def test_where_ranks_see_different_files_the_first_one_decides(ranks: Sequence[dict[str, Any]]) -> None:
     assert [outcome["decided"] for outcome in ranks] == [["view of 0", "rank 0 refuses; mend: nothing"]] * 2
     assert [outcome["checkpoint"] for outcome in ranks] == [("step_00000005.pth", 5)] * 2
+    assert [outcome["pretrained"] for outcome in ranks] == [[False, True]] * 2
 
 
 def test_a_file_that_never_comes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

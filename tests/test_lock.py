@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -20,6 +21,12 @@ OLD = STALE_SECONDS + 60
 @pytest.fixture
 def lock(tmp_path: Path) -> Path:
     return tmp_path / ".lock"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent holders of other machines are watched for as long as one try after another takes."""
+    monkeypatch.setattr("repro.runs.lock.WATCHED_SECONDS", 0.5)
 
 
 def hold(lock: Path, holder: Callable[[], Holder | None] = lambda: None, wait: float = 0.0) -> list[str]:
@@ -61,6 +68,21 @@ def test_where_flock_does_not_reach_other_machines_their_signs_of_life_count(
     else:
         with pytest.raises(UserError, match="it is taken"):
             hold(lock, holder(ago=ago))
+
+
+@pytest.mark.parametrize("flocked", [True, False])
+@pytest.mark.parametrize("ago", [5 * OLD, -5 * OLD])
+def test_a_live_holder_whose_clock_is_wrong_keeps_its_lock(
+    lock: Path, flocked: bool, ago: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repro.runs.lock.RETRY_SECONDS", 0.01)
+    aged(lock)
+    beats = iter(range(1000))
+    beating = lambda: Holder("elsewhere", 1, time.time() - ago + next(beats))  # noqa: E731
+    with filelock.FileLock(lock) if flocked else contextlib.nullcontext():
+        for wait in (0.0, 0.7):
+            with pytest.raises(UserError, match="it is taken"):
+                hold(lock, beating, wait)
 
 
 def test_a_lock_that_a_dead_machine_left_is_taken_over(lock: Path) -> None:
@@ -153,12 +175,22 @@ def test_of_several_that_take_over_at_once_one_succeeds(lock: Path) -> None:
     assert outcomes == ["had it", *["taken"] * 5]
 
 
+def test_who_only_asks_whether_a_lock_is_free_watches_nobody(lock: Path) -> None:
+    aged(lock)
+    began = time.monotonic()
+    with (
+        pytest.raises(UserError, match="it is taken"),
+        held(lock, taken=UserError("it is taken"), unwritable="", holder=holder(ago=OLD), watch=False),
+    ):
+        pytest.fail("nobody knows whether it is dead")
+    assert time.monotonic() - began < 0.4
+
+
 def test_a_heartbeat_of_the_future_is_judged_by_whether_it_moves(
     lock: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A clock that jumped would lock a folder for a year."""
     monkeypatch.setattr("repro.runs.lock.RETRY_SECONDS", 0.01)
-    monkeypatch.setattr("repro.runs.lock.STALE_SECONDS", 0.5)
     year = 365 * 86_400.0
     aged(lock)
     assert hold(lock, holder(ago=-year)) == [".lock"]  # where flock does not reach

@@ -168,3 +168,21 @@ def test_a_rank_tells_of_the_gpu_that_it_computes_on(tmp_path: Path, monkeypatch
     program.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")  # no driver
     usage = UsageMeter().look()
     assert (usage.gpu_memory, usage.gpu_busy) == (9 * 2**30, None)
+
+
+def test_a_driver_that_hangs_does_not_keep_a_task_from_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho asked >> $0.log\nexec sleep 4\n", encoding="utf-8")
+    program.chmod(0o755)
+    log = tmp_path / "nvidia-smi.log"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=Cuda()))
+    monkeypatch.setattr("repro.runs.usage_meter.FIRST_SECONDS", 0.05)
+    with usage_recorded(tmp_path, "linear", UsageMeter()):
+        wait_until(log.exists, "a question to the driver", every=0.01)
+        asked = time.monotonic()
+    assert time.monotonic() - asked < 2.5
+    used_by_then = (tmp_path / USAGE / "linear.0.json").read_text(encoding="utf-8")
+    wait_until(lambda: time.monotonic() - asked > 5, "the answer")
+    assert (tmp_path / USAGE / "linear.0.json").read_text(encoding="utf-8") == used_by_then  # not by the late look
+    assert log.read_text(encoding="utf-8") == "asked\n"

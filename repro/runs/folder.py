@@ -360,7 +360,8 @@ class RunFolder:
         """Returns whether nobody carries a task out at this moment."""
         taken = UserError(f"{task} is being carried out")
         try:
-            with held(self._lock_file(task), taken=taken, unwritable="", holder=lambda: self._holder(task)):
+            holder = lambda: self._holder(task)  # noqa: E731
+            with held(self._lock_file(task), taken=taken, unwritable="", holder=holder, watch=False):
                 return True
         except UserError:
             return False

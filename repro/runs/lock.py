@@ -5,8 +5,8 @@ restart meets nothing. But some network file systems keep the lock of a machine 
 locks to itself. So whoever holds a lock for long also leaves signs of life (`Holder`, in a run's `status.json`):
 
 - a lock that can be had, while another machine's holder showed life within `STALE_SECONDS`, counts as taken;
-- where the last sign is of the future, as a clock that jumped writes it, it tells nothing of when it was given: whether
-  the next ones follow does, which is waited for;
+- where the last sign of another machine's holder is old, or of the future, it tells nothing by itself, for its
+  clock may be wrong: whether the next one follows does, which is waited for by our own monotonic clock;
 - a lock that cannot be had, whose holder is silent for longer and whose process is not here either, is taken over: a
   file of the next generation (`.lock.1`) takes its place, made exclusively, so that only one process succeeds. A holder
   who was only suspended sees it and ends (`RunFolder.attempt`).
@@ -29,6 +29,9 @@ from repro.errors import UserError
 
 STALE_SECONDS = 120.0
 """A holder that gave no sign of life for so long is dead; signs come every `repro.runs.folder.BEAT_SECONDS`."""
+WATCHED_SECONDS = 75.0
+"""How long another machine's holder is watched before it is taken for dead: a beat, and the 60 s for which NFS may show
+what a file was before."""
 RETRY_SECONDS = 1.0
 """Time between two tries at a lock that is waited for."""
 
@@ -77,6 +80,7 @@ def held(
     unwritable: str,
     holder: Callable[[], Holder | None] = lambda: None,
     wait: float = 0.0,
+    watch: bool = True,
 ) -> Iterator[None]:
     """Holds a lock file during the block, or refuses; the lock goes with the process, however it ends.
 
@@ -86,13 +90,14 @@ def held(
         unwritable: The mend where the folder cannot be written to.
         holder: Returns who holds the lock according to its files, asked at each try; None: nobody says so.
         wait: Seconds to wait for the lock.
+        watch: Whether to wait until it is known that a silent holder on another machine is dead; else it is alive.
 
     Raises:
         UserError: Another process holds the lock, or it cannot be made.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file_lock = _acquire(lock, holder, time.monotonic() + wait)
+        file_lock = _acquire(lock, holder, time.monotonic() + wait, watch=watch)
     except OSError as error:
         raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}", mend=unwritable) from error
     if file_lock is None:
@@ -103,13 +108,16 @@ def held(
         file_lock.release()
 
 
-def _acquire(lock: Path, holder: Callable[[], Holder | None], deadline: float) -> filelock.FileLock | None:
+def _acquire(
+    lock: Path, holder: Callable[[], Holder | None], deadline: float, *, watch: bool
+) -> filelock.FileLock | None:
     """Returns the lock on the newest generation's file, held; None where somebody else had it until the deadline.
 
     Args:
         lock: Path of the first generation's file.
         holder: As of `held`.
         deadline: When to give up, on the monotonic clock; there is one try at least.
+        watch: As of `held`.
     """
     made_here = -1  # the generation whose file this process made, once it has taken over
     signs = _SignsOfLife()
@@ -137,7 +145,7 @@ def _acquire(lock: Path, holder: Callable[[], Holder | None], deadline: float) -
             if is_newest and (generation == made_here or _may_have(holder(), path, signs)):
                 return file_lock
             file_lock.release()
-        if time.monotonic() >= deadline and not signs.awaited:
+        if time.monotonic() >= deadline and not (watch and signs.awaited):
             return None
         time.sleep(RETRY_SECONDS)
 
@@ -163,33 +171,41 @@ class _SignsOfLife:
 
     def __init__(self) -> None:
         self._latest = 0.0
-        self._since = 0.0  # on the monotonic clock
+        self._since = 0.0  # when it was seen first, on the monotonic clock
+        self._moved = False  # whether there was another one before it
         self.awaited = False
-        """Whether the last sign was of the future, and it is not known yet whether another one follows."""
+        """Whether the last sign is none by our clock, and it is not known yet whether another one follows."""
 
     def missed(self, holder: Holder, lock: Path) -> bool:
-        """Returns whether a holder has shown no life for `STALE_SECONDS`."""
+        """Returns whether a holder is dead: no life for `STALE_SECONDS`, and of another machine's none while watched.
+
+        The clock of this machine tells how old a sign from here is; of a sign from elsewhere, only that it is fresh.
+        """
         # A lock that was just taken over is as good as a sign of life: its holder has had no time to give any.
         sign = max(holder.heartbeat, lock.stat().st_mtime)
         silence = time.time() - sign
-        if silence >= -STALE_SECONDS:
+        now = time.monotonic()
+        if sign != self._latest:
+            self._moved = bool(self._latest)
+            self._latest, self._since = sign, now
+        if abs(silence) <= STALE_SECONDS or (holder.here and silence > 0):
             self.awaited = False
             return silence > STALE_SECONDS
-        now = time.monotonic()
-        if not self._latest:
-            self.awaited, self._since = True, now
+        missed = now - self._since > WATCHED_SECONDS
+        was_awaited, self.awaited = self.awaited, not (missed or self._moved)
+        if self.awaited and not was_awaited:
+            age = (
+                f"{silence:.0f} s old by this machine's clock"
+                if silence > 0
+                else "of the future, so a clock has jumped"
+            )
             log.warning(
-                "%s: the last sign of life from %s is of the future, so a clock has jumped; "
-                "its next one is waited for, %.0f s at most",
+                "%s: the last sign of life from %s is %s; its next one is waited for, %.0f s at most",
                 lock.parent,
                 holder.host,
-                STALE_SECONDS,
+                age,
+                WATCHED_SECONDS,
             )
-        elif sign != self._latest:
-            self.awaited, self._since = False, now
-        self._latest = sign
-        missed = now - self._since > STALE_SECONDS
-        self.awaited = self.awaited and not missed
         return missed
 
 

@@ -1,8 +1,10 @@
 """Being asked to stop: a signal is remembered, and a training ends between two steps with its checkpoint saved.
 
 Slurm asks with USR2 before a time limit or a preemption, or with TERM; a person with TERM. While a training runs, the
-first signal only leaves a note, which `repro.training.resume.SaveCheckpoint` reads; outside of one, or where no step
-ends within `GRACE_SECONDS`, or at a second signal, the process ends at once and its last checkpoint counts.
+first signal only leaves a note, which `repro.training.resume.SaveCheckpoint` reads; outside of one, at a second signal,
+or where no step ends within `GRACE_SECONDS`, the process ends as soon as Python runs, and its last checkpoint counts.
+Python hears a signal between two of its own instructions: while it waits in a library's call, such as a collective
+whose other ranks are gone, it hears none, and the scheduler's kill ends it; nothing else watches it.
 """
 
 import signal
@@ -78,8 +80,8 @@ class Stop:
         self.signal = self.signal or number  # the first one decides the exit status
         if repeated or not self._training:
             self.now()
-        # A step may hang, in a collective or a slow disk: SIGALRM then ends the process before the scheduler kills it,
-        # so that its status is still written.
+        # A step may take long, or wait for data: SIGALRM then ends the process before the scheduler kills it, so that
+        # its status is still written. It breaks off no call into a library, such as a collective.
         signal.signal(signal.SIGALRM, lambda *_: self.now())
         signal.alarm(GRACE_SECONDS)
 

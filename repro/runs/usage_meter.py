@@ -11,6 +11,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ LOOK_SECONDS = 60.0
 """The longest time between two looks."""
 NVIDIA_SMI_SECONDS = 10.0
 """How long the driver's answer is waited for."""
+PATIENCE_SECONDS = 1.0
+"""How long a look that is under way is waited for when the task ends."""
 
 log = logging.getLogger("salmask")
 
@@ -46,14 +49,18 @@ class UsageMeter:
         self._memory = 0
         self._busy: list[float] = []
 
-    def look(self) -> Usage:
-        """Returns what was used so far."""
+    def look(self, *, ask_driver: bool = True) -> Usage:
+        """Returns what was used so far.
+
+        Args:
+            ask_driver: Whether to ask the driver how busy the GPU is now, whose answer may take `NVIDIA_SMI_SECONDS`.
+        """
         family = _family()
         # The kernel's own maxima are of one process each, but miss nothing between two looks.
         at_least = max(map(_largest_memory, family))
         self._memory = max(self._memory, at_least, sum(map(_memory, family)))
         device, gpu_memory = _own_gpu()
-        if gpu_memory and (busy := _gpu_busy(device)) is not None:
+        if ask_driver and gpu_memory and (busy := _gpu_busy(device)) is not None:
             self._busy.append(busy)
         return Usage(
             begun=round(self._begun, 1),
@@ -81,17 +88,28 @@ def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0) ->
     path = usage_file(folder, task, rank)
     earlier = [asdict(usage) for usage in attempts_of(path)]
 
-    def write() -> Usage:
-        usage = meter.look()
+    ended, writing = threading.Event(), threading.Lock()
+
+    def write(usage: Usage) -> None:
         with contextlib.suppress(UserError):  # a full disk is the task's to report
             write_json(path, [*earlier, asdict(usage)])
-        return usage
+
+    def look_and_write() -> bool:
+        usage = meter.look()
+        with writing:
+            if not ended.is_set():  # else the last word is written, and this look was a late one
+                write(usage)
+        return True
 
     try:
-        with repeated(lambda: bool(write()), _waits(), "usage"):
+        with repeated(look_and_write, _waits(), "usage", patience=PATIENCE_SECONDS):
             yield
     finally:
-        usage = write()
+        # A process that was asked to stop has seconds to say so, and a driver may hang: it is not asked again.
+        ended.set()
+        usage = meter.look(ask_driver=False)
+        with writing:
+            write(usage)
     # Not where it failed: the line of the error is the last one.
     log.info("%s used %s", task, words(total([[usage]])))
 

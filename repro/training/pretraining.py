@@ -12,7 +12,7 @@ from repro.data.catalogue import open_images
 from repro.data.pixel_cache import cache_root, open_cached
 from repro.data.roots import root_of
 from repro.data.splits import Images, Split
-from repro.distributed import barrier, device_name, rank
+from repro.distributed import await_file, barrier, decided_by_first, device_name, rank
 from repro.errors import UserError
 from repro.files import write_json
 from repro.presence import exists
@@ -75,7 +75,7 @@ def prepare_pretraining(
     Raises:
         UserError: data or settings do not fit.
     """
-    if folder.pretrained:
+    if _is_pretrained(folder):
         log.info("%s is pretrained already", folder.path)
         return None
     OPENING.say(f"{PRETRAIN}: opening {run.data.dataset}")
@@ -89,7 +89,7 @@ def _train(
     run: Run, folder: RunFolder, device: torch.device, images: Images, batches: EpochBatches, learner: Learner
 ) -> None:
     """Carries a prepared pretraining out."""
-    if folder.pretrained:  # by another process, which held the folder until now
+    if _is_pretrained(folder):  # by another process, which held the folder until now
         return
     training = build_training(run, folder, learner, batches, device)
     if rank() == 0:
@@ -114,6 +114,15 @@ def _train(
         )
     # Whoever goes on to an evaluation reads the file on every rank.
     barrier()
+    await_file(folder.backbone)
+
+
+def _is_pretrained(folder: RunFolder) -> bool:
+    """Returns whether rank 0 sees the backbone, which then every rank does: of two minds, some would train."""
+    is_there = decided_by_first(lambda: folder.pretrained)
+    if is_there:
+        await_file(folder.backbone)
+    return is_there
 
 
 def _record_foregrounds(run: Run, folder: RunFolder, learner: Learner, images: Images, device: torch.device) -> None:
