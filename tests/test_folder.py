@@ -21,6 +21,7 @@ from repro.files import write_json
 from repro.runs.folder import RunFolder
 from repro.runs.provenance import source
 from repro.runs.reading import load, read_yaml
+from repro.runs.schemas import ATTEMPT
 from repro.runs.status import Status
 
 RUN = tiny()
@@ -226,6 +227,15 @@ def test_provenance_keeps_every_attempt(folder: RunFolder) -> None:
     attempts = json.loads(folder.provenance.read_text())
     assert attempts[:1] == first
     assert [attempt["device"] for attempt in attempts] == ["cpu", "other cpu"]
+
+
+def test_provenance_tells_how_an_attempt_computes(folder: RunFolder) -> None:
+    folder.prepare(RUN)
+    folder.record_provenance("cpu", {"train": "aa"})  # as older versions did
+    folder.record_provenance("cpu", {"train": "aa"}, machine={"compile": True}, arithmetic={"cudnn.allow_tf32": True})
+    first, second = ATTEMPT.read_list(folder.provenance)
+    assert not {"machine", "arithmetic"} & set(first)
+    assert (second["machine"], second["arithmetic"]) == ({"compile": True}, {"cudnn.allow_tf32": True})
 
 
 def test_provenance_names_a_command_that_makes_the_run_again(folder: RunFolder) -> None:

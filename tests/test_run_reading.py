@@ -52,6 +52,16 @@ def test_numbers_of_a_file_are_decimal(line: str, key: str, value: object, tmp_p
     assert (operator.attrgetter(key)(run), type(operator.attrgetter(key)(run))) == (value, type(value))
 
 
+def test_an_empty_mapping_is_no_value_of_any_setting() -> None:
+    """It would be passed over, and the run be another one than was asked for."""
+    for key in keys(Run):
+        assert f"{key}={{}} " in refusal(f"{key}={{}}"), key
+    assert refusal("seed={}") == "settings: seed={} is not a whole number; mend: for example seed=1"
+    assert refusal("masking.strategy={}").startswith("settings: masking.strategy={} is unknown; mend: one of none, ")
+    for section in ("masking", "fidelity", "data.scenes"):
+        assert f"'{section}' is a section; mend: set its keys" in refusal(f"{section}={{}}")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

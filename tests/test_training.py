@@ -27,10 +27,11 @@ from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
+from repro.runs.identity import plain
 from repro.training.gallery import draw_gallery
 from repro.training.hooks import DivergenceError, RuntimeInfo
 from repro.training.learner import build_view_maker
-from repro.training.precision import Bf16OptimWrapper, wrap_optimizer
+from repro.training.precision import Bf16OptimWrapper, arithmetic, wrap_optimizer
 from repro.training.preprocess import ViewMaker
 from repro.training.pretraining import open_data
 from repro.training.resume import checkpoints
@@ -44,6 +45,21 @@ def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> N
         assert row["lr"] == pytest.approx(0.03 * 0.5 * (1 + cos(pi * epoch / 3)), rel=1e-9)
         assert row["epoch"] == epoch + 1
         assert row["images_per_second"] > 0
+
+
+def test_each_attempt_records_its_machines_settings_and_torchs_switches(undisturbed: RunFolder) -> None:
+    (attempt,) = json.loads(undisturbed.provenance.read_text())
+    assert attempt["machine"] == {
+        name: value for name, value in plain(tiny(OURS).machine).items() if name not in ("data_root", "data_cache")
+    }
+    assert "arithmetic" not in attempt  # of a CPU
+    assert arithmetic(CPU) == {}
+    assert arithmetic(torch.device("cuda")) == {
+        "cudnn.allow_tf32": True,
+        "cudnn.deterministic": False,
+        "cudnn.benchmark": False,
+        "float32_matmul_precision": "highest",
+    }
 
 
 def test_a_finished_run_holds_the_query_encoder_as_its_backbone(undisturbed: RunFolder) -> None:
@@ -72,6 +88,7 @@ def test_provenance_says_what_made_the_run(undisturbed: RunFolder) -> None:
     (attempt,) = json.loads(undisturbed.provenance.read_text())
     assert set(attempt) == {
         *("started", "commit", "dirty", "command", "process", "host", "device", "python", "packages", "data"),
+        "machine",
     }
     assert attempt["device"].startswith("cpu")
     assert attempt["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]

@@ -84,7 +84,7 @@ def _of_a_run(place: Path) -> dict[str, OwnFile]:
     )
     attempt = {
         **{"started": "2026-01-01T00:00:00+00:00", "commit": "abc", "dirty": False, "device": "cpu"},
-        **{"packages": {"torch": "2"}, "data": {"train": "1"}},
+        **{"packages": {"torch": "2"}, "data": {"train": "1"}, "machine": {"compile": False}, "arithmetic": {}},
     }
     predictions, reference = _predictions(place)
     return {

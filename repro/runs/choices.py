@@ -142,7 +142,11 @@ class Norm(StrEnum):
 
 
 class Precision(StrEnum):
-    """Arithmetic of the forward and backward pass."""
+    """Arithmetic of the forward and backward pass.
+
+    On a GPU of fp32's products those of convolutions are of TF32, with 11 bits of a factor, as torch has it by default;
+    each attempt's entry of `provenance.json` tells (`repro.training.precision.arithmetic`).
+    """
 
     fp32 = "fp32"
     bf16 = "bf16"

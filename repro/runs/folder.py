@@ -154,12 +154,13 @@ class RunFolder:
         name = _ID_NAME.fullmatch(self.path.resolve().name)
         return {*([line[1].decode()] if line else []), *([name[1]] if name else [])}
 
-    def record_provenance(self, device: str, data: dict[str, str]) -> None:
+    def record_provenance(self, device: str, data: dict[str, str], **how: Mapping[str, Any]) -> None:
         """Writes what this attempt runs on, keeping what earlier attempts ran on.
 
         Args:
             device: Name of the device.
             data: Fingerprints of the data set's splits, by their names.
+            how: How it computes: `machine`, its settings, and of a GPU `arithmetic`, torch's switches.
 
         Raises:
             UserError: An earlier attempt saw other data.
@@ -181,6 +182,7 @@ class RunFolder:
             "python": platform.python_version(),
             "packages": {name: package_version(name) for name in RECORDED_PACKAGES},
             "data": data,
+            **how,
         }
         write_json(self.provenance, [*earlier, attempt])
 

@@ -30,7 +30,7 @@ _EXPECTED: Mapping[Any, tuple[str, str]] = {
     tuple[float, ...]: ("a list of numbers", "[0.1,1]"),
 }
 """Type of a setting -> what a value has to be, and an example."""
-_FOLDERS = ("machine.data_root", "machine.data_cache")
+FOLDERS = ("machine.data_root", "machine.data_cache")
 """Settings that name folders; `pinned` sees to that of a file."""
 _LONGEST_NUMBER = 18
 """Digits of a whole number: what has more is no setting, and is too long for 64 bits, or for Python to read at all."""
@@ -77,13 +77,14 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
     Args:
         tree: Settings by name, a section being a mapping itself; `fidelity: released` stands for all of its switches.
+            An empty mapping is a value: a section has settings.
         prefix: What the keys begin with.
     """
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
         if dotted == "fidelity" and not isinstance(value, Mapping):
             yield from ((f"fidelity.{f.name}", value) for f in dataclasses.fields(FidelitySettings))
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and value:
             yield from flat(value, f"{dotted}.")
         else:
             yield dotted, value
@@ -140,7 +141,9 @@ def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origi
             # OmegaConf would take what they name for the value.
             if any("${" in str(item) or item == "???" for item in (value if isinstance(value, list) else [value])):
                 raise UserError(f"{origin}: {dotted}={value} refers to another value", mend="write the value itself")
-            if isinstance(value, bool) is not (types[dotted] is bool):  # OmegaConf would read True as 1 and 7 as True
+            is_empty = isinstance(value, Mapping)  # what stands in any other mapping has keys of its own
+            # OmegaConf would read True as 1 and 7 as True.
+            if is_empty or isinstance(value, bool) is not (types[dotted] is bool):
                 raise _wrong_type(origin, dotted, value, types[dotted])
             items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
             if any(type(item) is int and abs(item) >= 10**_LONGEST_NUMBER for item in items):
@@ -244,7 +247,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             mend = "write a number, text, true, false, or a list such as [1,2]"
             raise UserError(f"'{item}': the value is no YAML: {one_line(error)}", mend=mend) from error
     # A run records it, and must find it again from any other folder.
-    for key in _FOLDERS:
+    for key in FOLDERS:
         if isinstance(settings.get(key), str):
             settings[key] = absolute(settings[key])
     return nested(settings)

@@ -137,6 +137,9 @@ ATTEMPT = Schema(
         "device": _TEXT,
         "packages": _NAMES,
         "data": _NAMES,
+        # Of attempts without them, the first ones and those of imported weights, nobody knows.
+        "machine": Field(dict, required=False),
+        "arithmetic": Field(dict, required=False),
     },
     mend="put it back, or remove it; the next attempt begins it anew",
 )

@@ -266,7 +266,7 @@ class OptimizationSettings:
     lr: float = 0.015
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    precision: Precision = Precision.fp32
+    precision: Precision = Precision.fp32  # fp32: on a GPU with convolutions in TF32, which is torch's default
     optimizer: Optimizer = added(Optimizer.sgd, absent=Optimizer.sgd)
     lars_eta: float = added(0.02, absent=0.02)  # trust coefficient (solo-learn)
     schedule: Schedule = added(Schedule.cosine, absent=Schedule.cosine)
@@ -286,7 +286,10 @@ class ImportedSettings:
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """How a run is carried out here. Nothing in it changes a result on one kind of device."""
+    """How a run is carried out here; only `compile`, `channels_last` and `filter_library` change results, by rounding.
+
+    That is so on one kind of device. What each attempt had stands in its entry of `provenance.json`.
+    """
 
     data_root: str = ""  # of the data set; empty: $SALMASK_DATA or ~/.config/salmask/data.yaml
     device: str = "auto"  # "auto", "cpu" or "cuda"

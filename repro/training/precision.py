@@ -2,12 +2,30 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import nn
 
 from repro.runs.choices import Precision
+
+
+def arithmetic(device: torch.device) -> dict[str, Any]:
+    """Returns the switches of torch on which the numbers of a GPU depend beside the settings; nothing of a CPU.
+
+    They are torch's defaults unless somebody changed them in the process: convolutions in TF32 by any algorithm, sums
+    in any order; matrix products in full single precision. Only without TF32, and with deterministic algorithms, do two
+    trainings of one run agree bit by bit.
+    """
+    if device.type != "cuda":
+        return {}
+    return {
+        "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn.deterministic": torch.backends.cudnn.deterministic,
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
 
 
 class Bf16OptimWrapper(OptimWrapper):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from repro.runs.cautions import queue_caution
 from repro.runs.choices import Precision, Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
-from repro.runs.reading import flat
+from repro.runs.reading import FOLDERS, flat
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.scenes.dataset import Scenes
@@ -30,6 +31,7 @@ from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
 from repro.training.memory import require_memory
 from repro.training.monitor import build_monitor
+from repro.training.precision import arithmetic
 from repro.training.preprocess import Augmenter, ViewMaker
 from repro.training.resident import ResidentImages
 from repro.training.runner import Training
@@ -94,7 +96,7 @@ def _train(
     training = build_training(run, folder, learner, batches, device)
     if rank() == 0:
         folder.prepare(run)
-        folder.record_provenance(device_name(device), {"train": images.fingerprint()})
+        folder.record_provenance(device_name(device), {"train": images.fingerprint()}, **_how(run, device))
         if caution := queue_caution(run, len(images)):
             log.warning("%s", caution)
         _record_foregrounds(run, folder, learner, images, device)
@@ -123,6 +125,13 @@ def _is_pretrained(folder: RunFolder) -> bool:
     if is_there:
         await_file(folder.backbone)
     return is_there
+
+
+def _how(run: Run, device: torch.device) -> dict[str, dict[str, Any]]:
+    """Returns how a training computes, for the record: its machine's settings but folders, and torch's switches."""
+    machine = {name: value for name, value in plain(run.machine).items() if f"machine.{name}" not in FOLDERS}
+    switches = arithmetic(device)
+    return {"machine": machine, **({"arithmetic": switches} if switches else {})}
 
 
 def _record_foregrounds(run: Run, folder: RunFolder, learner: Learner, images: Images, device: torch.device) -> None:

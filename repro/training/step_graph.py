@@ -34,7 +34,8 @@ class StepGraph:
 
     Captured are the way from the batch to the network's inputs, the forward and the backward pass. The optimizer steps
     as usual, so that learning rates and whoever watches the gradients need to know nothing of this. The numbers are
-    those of the usual step: the same kernels on the same streams of random numbers.
+    those of the usual step: the same kernels on the same streams of random numbers. They are so bit by bit where
+    cuDNN's algorithms are deterministic and TF32 is off, as in `tests/test_gpu.py`; neither is torch's default.
     """
 
     def __init__(self, model: LossModel, wrapper: OptimWrapper) -> None:
