@@ -12,13 +12,13 @@ scheduler's files stay behind. The target takes its new content when all of it i
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from repro.errors import UserError, one_line
+from repro.files import new_folder
 
 NEEDED = ("run.yaml", "provenance.json", "results.jsonl")
 """Files without which a run is not finished."""
@@ -56,17 +56,8 @@ def record(source: Path, target: Path) -> None:
     places = (source.resolve(), target.resolve())
     if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
         raise UserError(f"{source} and {target} lie in one another", mend="give another folder to record into")
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is no folder", mend="give another folder to record into")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target: only within one file system a folder takes another one's place at once.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
-        new, old = Path(beside, "new"), Path(beside, "old")
-        new.mkdir()
+    with new_folder(target, force=True, mend="give another folder to record into") as new:
         copy_runs(runs, new)
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
 
 
 def copy_runs(runs: Sequence[Path], target: Path) -> None:

@@ -32,10 +32,10 @@ def cell_records(
         results: What it shows.
         runs: What `results.absence.without_result` returns, to tell why a cell is empty.
         paper: The published table.
-        kinds: What went wrong in a training, by the file of its results.
+        kinds: What a training warned of, by the file of its results.
 
     Returns:
-        `results.layout.Table.records`, and `column`, `code_states`, `behind` and `went_wrong`, which are for the layout
+        `results.layout.Table.records`, and `column`, `code_states`, `behind` and `warned`, which are for the layout
         alone.
     """
     lines = []
@@ -51,7 +51,7 @@ def cell_records(
                     record |= {"measured": reason(row.method, column, metric, results, runs), "missing": ""}
                 else:
                     record["missing"] = missing_seeds(unfinished(row.method, column, runs))
-                record["went_wrong"] = "" if cell is None else _went_wrong(cell, kinds)
+                record["warned"] = "" if cell is None else _warned_of(cell, kinds)
                 lines.append(record)
                 values.append({} if cell is None else _by_seed(cell))
     # Without the types, a table without any number of a kind would have a column of `None`s.
@@ -74,8 +74,8 @@ def _significance(
     return "" if own.altered_unlike(base) else significance(_by_seed(cell), _by_seed(without_masking))
 
 
-def _went_wrong(seeds: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> str:
-    """Returns the note on a cell of whose trainings some went wrong, as they said themselves."""
+def _warned_of(seeds: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> str:
+    """Returns the note on a cell of whose trainings some warned, as they said themselves."""
     if not kinds:
         return ""
     counts = Counter(kind for path in seeds["path"] for kind in kinds.get(str(path), ()))

@@ -61,9 +61,9 @@ def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
         names = [run.name for run in runs if run.state == state]
         if names:
             yield f"{len(names)} run(s) {text}: {_some(names)}"
-    went_wrong = [f"{run.name} ({', '.join(symptom.kind for symptom in run.symptoms)})" for run in runs if run.symptoms]
-    if went_wrong:
-        yield f"{len(went_wrong)} run(s) were warned of while they trained, see health.json: {_some(went_wrong)}"
+    warned = [f"{run.name} ({', '.join(symptom.kind for symptom in run.symptoms)})" for run in runs if run.symptoms]
+    if warned:
+        yield f"{len(warned)} run(s) were warned of while they trained, see health.json: {_some(warned)}"
     unreadable = [run.name for run in runs if run.run is None]
     if unreadable:
         yield f"{len(unreadable)} run(s) whose run.yaml is missing or of another version: {_some(unreadable)}"

@@ -105,7 +105,7 @@ def render(
 
 
 def _kinds_of(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """Returns what went wrong in the trainings that recorded it, by the file of their results."""
+    """Returns what trainings warned of, where they recorded it, by the file of their results."""
     return {str(run.folder.results): [symptom.kind for symptom in run.symptoms] for run in runs if run.symptoms}
 
 
@@ -162,7 +162,7 @@ def _table(
         mark_dirt = bool(dirt_differs.get(record["column"], False))
         cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
         cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
-    data = records.drop(columns=["column", "code_states", "behind", "went_wrong"])
+    data = records.drop(columns=["column", "code_states", "behind", "warned"])
     title, legend = _title(paper, records, only), _legend(only)
     return Table(paper.name, title, watermark(columns), groups, _blocks(rows, cells), legend, tuple(notes.texts), data)
 
@@ -260,7 +260,7 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
     row_notes = [ROW_NOTES[record["row"]]] if record["row"] in ROW_NOTES and record["n"] else []
     doubts = ["its runs come from different states of the code"] if record["code_states"] > 1 else []
     doubts += ["measured with uncommitted changes in the work tree"] if record["dirty"] and mark_dirt else []
-    doubts += [text for text in (record["missing"], record["went_wrong"]) if text]
+    doubts += [text for text in (record["missing"], record["warned"]) if text]
     own_words = column.own_words(record["row"]) if record["row"] in column.comparisons else ""
     doubts += [own_words] if own_words else []
     return {

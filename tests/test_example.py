@@ -119,7 +119,7 @@ def test_the_recorder_checks_before_it_removes(tmp_path: Path) -> None:
     for words, line in (
         ((tmp_path / "typo", kept), "no run below"),
         ((runs, kept), "no file "),
-        ((EXAMPLE, kept / "file"), "is no folder; mend:"),
+        ((EXAMPLE, kept / "file"), "is a file; mend:"),
         ((kept,), "two folders are needed, not 1; mend: python examples/record.py RUNS OUT"),
         ((EXAMPLE, EXAMPLE / "mocov2"), "lie in one another"),
     ):

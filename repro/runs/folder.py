@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +363,7 @@ class RunFolder:
         """Returns whether nobody carries a task out at this moment."""
         taken = UserError(f"{task} is being carried out")
         try:
-            holder = lambda: self._holder(task)  # noqa: E731
+            holder = partial(self._holder, task)
             with held(self._lock_file(task), taken=taken, unwritable="", holder=holder, watch=False):
                 return True
         except UserError:
