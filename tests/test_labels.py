@@ -38,6 +38,7 @@ def test_names_become_words() -> None:
     assert label("mocov2+ours-hp-ratio0.25-0.45") == "MoCo v2 + ours (high-pass), 25 to 45 % masked"
     assert label("mocov2+ours-hp-released-saliency-map") == "MoCo v2 + ours (high-pass), released saliency map"
     assert label("mocov2+ours-hp-hard-by-truth-shifted-2").endswith("hard negatives by truth-shifted-2")
+    assert label("mocov2+ours-hp-by-network-shuffled").endswith(", foreground by network-shuffled")
     assert label("mocov2+queue16k") == "MoCo v2, queue of 16,384 keys"
 
 

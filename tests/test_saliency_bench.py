@@ -64,6 +64,7 @@ def test_every_source_is_graded() -> None:
     assert list(iou)[:2] == ["efficientnet-lite0, of each view", "efficientnet-lite0, of whole images"]
     assert iou["truth"] == max(iou.values())
     assert iou["truth"] > iou["random"] > iou["inverted"]
+    assert iou["efficientnet-lite0, of each view"] > iou["network-shuffled"] > iou["inverted"]
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:

@@ -200,11 +200,25 @@ def test_a_networks_own_views_can_guide_the_query_beside_true_masks_for_the_hard
     assert torch.equal(mixed[1], foregrounds_of(tiny(OURS, {"localizer.source": "truth"}))[1])
 
 
+@pytest.mark.parametrize("of", ["view", "image"])
+def test_a_shuffled_network_finds_as_many_cells_elsewhere(of: str) -> None:
+    settings = {"data.crop": 128, "localizer.map": of, "localizer.relax": 0.0}
+    shuffled = tiny(OURS, settings | {"localizer.source": "network-shuffled"})
+    network, random = foregrounds_of(tiny(OURS, settings)), foregrounds_of(shuffled)
+    for found, drawn in zip(network, random, strict=True):
+        assert torch.equal(found.sum((1, 2)), drawn.sum((1, 2)))
+        assert not torch.equal(found, drawn)
+    # A localizer of views is told of whoever asks it: its passes are counted.
+    maker = build_view_maker(shuffled, CPU, open_data(shuffled, "train"))
+    assert (maker.localizer is not None) is (of == "view")
+
+
 def test_sources_are_part_of_a_runs_identity_and_leave_older_ids() -> None:
     assert tiny(OURS, {"localizer.source": "network", "localizer.hard_negative_source": ""}).id == tiny(OURS).id
     runs = [{"localizer.source": name} for name in SOURCES[1:]] + [{"localizer.hard_negative_source": "truth"}, {}]
     assert len({tiny(OURS, changes).id for changes in runs}) == len(runs)
     assert not tiny(OURS, {"localizer.source": "truth"}).needs_localizer
+    assert tiny(OURS, {"localizer.source": "network-shuffled"}).needs_localizer
     assert tiny(OURS, {"localizer.source": "truth", "localizer.hard_negative_source": "network"}).needs_localizer
 
 
@@ -214,12 +228,22 @@ def test_sources_are_part_of_a_runs_identity_and_leave_older_ids() -> None:
         (
             ["localizer.source=blobs"],
             "localizer.source: 'blobs' is no source of saliency; mend: one of network, truth, truth-dilated-N, "
-            "truth-eroded-N, truth-shifted-N, inverted, centre, random; N: 1 to 15",
+            "truth-eroded-N, truth-shifted-N, inverted, centre, random, network-shuffled; N: 1 to 15",
         ),
         (
             ["localizer.hard_negative_source=truth", "masking.branch=both"],
             "localizer.hard_negative_source needs a key that is not masked itself and a hard negative of it; mend: "
             "masking.branch=query and masking.hard_negative=true, or leave it out",
+        ),
+        (
+            ["localizer.source=truth", "fidelity.saliency_map=released"],
+            "fidelity.saliency_map=released sorts what a network finds, and localizer.source=truth is by true masks; "
+            "mend: fidelity.saliency_map=paper",
+        ),
+        (
+            ["localizer.hard_negative_source=random", "fidelity=released"],
+            "fidelity.saliency_map=released sorts what a network finds, and localizer.hard_negative_source=random is "
+            "by true masks; mend: fidelity.saliency_map=paper",
         ),
     ],
 )

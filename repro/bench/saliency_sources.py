@@ -39,6 +39,7 @@ GRADES = (
     "truth-shifted-4",
     "centre",
     "random",
+    "network-shuffled",
     "inverted",
 )
 """The sources beside the network that are compared."""

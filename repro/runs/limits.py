@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 from repro.errors import UserError
-from repro.runs.choices import Backend, Branch, Interpolation, Resizer, Strategy
+from repro.runs.choices import Backend, Branch, Interpolation, Resizer, Source, Strategy
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
@@ -220,9 +220,15 @@ def _source_problems(run: RunSettings) -> Iterator[Problem]:
     }
     for key, text in settings.items():
         try:
-            SaliencySource.parse(text)
+            source = SaliencySource.parse(text)
         except UserError as error:
             yield Problem(f"{key}: {error.what}", mend=error.mend)
+            continue
+        if run.guided and source.needs_masks and run.fidelity.saliency_map is Source.released:
+            yield Problem(
+                f"fidelity.saliency_map=released sorts what a network finds, and {key}={text} is by true masks",
+                mend="fidelity.saliency_map=paper",
+            )
     if run.localizer.hard_negative_source and not (run.masking.branch is Branch.query and run.masking.hard_negative):
         yield Problem(
             "localizer.hard_negative_source needs a key that is not masked itself and a hard negative of it",

@@ -26,6 +26,8 @@ class SourceKind(StrEnum):
     """A Gaussian around the image's centre, read as a network's map is."""
     random = "random"
     """As many cells as the true mask has, anywhere in the view."""
+    shuffled = "network-shuffled"
+    """As many cells as the frozen network finds, anywhere in the view."""
 
 
 COUNTED = (SourceKind.dilated, SourceKind.eroded, SourceKind.shifted)
@@ -64,7 +66,12 @@ class SaliencySource:
     @property
     def needs_masks(self) -> bool:
         """Whether the true masks must be known."""
-        return self.kind not in (SourceKind.network, SourceKind.centre)
+        return not self.needs_network and self.kind is not SourceKind.centre
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether the frozen network is asked."""
+        return self.kind in (SourceKind.network, SourceKind.shuffled)
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.cells}" if self.cells else str(self.kind)

@@ -33,7 +33,7 @@ from repro.runs.choices import (
 from repro.runs.detection import DetectionSettings
 from repro.runs.identity import added, outside_identity, size
 from repro.runs.protocols import FinetuneSettings, KnnSettings, LogisticSettings, ProbeSettings
-from repro.runs.saliency_sources import SaliencySource, SourceKind
+from repro.runs.saliency_sources import SaliencySource
 
 
 class Framework(StrEnum):
@@ -356,4 +356,4 @@ class RunSettings:
     @property
     def needs_localizer(self) -> bool:
         """Whether a frozen network tells where the foreground is."""
-        return self.guided and any(source.kind is SourceKind.network for source in self.saliency_sources)
+        return self.guided and any(source.needs_network for source in self.saliency_sources)

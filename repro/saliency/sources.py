@@ -17,6 +17,7 @@ from repro.saliency.true_maps import centre_prior, true_maps
 from repro.scenes.dataset import Scenes
 
 TRUTH = SaliencySource(SourceKind.truth)
+NETWORK = SaliencySource(SourceKind.network)
 
 
 def build_foregrounds(run: Run, device: torch.device, images: Images | None) -> tuple[Foregrounds, Foregrounds]:
@@ -66,6 +67,8 @@ def _with_masks(images: Images, source: SaliencySource, run: Run) -> Scenes:
     """
     if isinstance(images, Scenes):
         return images
+    if run.data.drawn and not run.data.cached_side:
+        raise ValueError(f"{type(images).__name__} in the place of {run.data.dataset} have no true masks")
     without = "cached images" if run.data.drawn else f"data.dataset={run.data.dataset}"
     mend = "data.cached_side=0" if run.data.drawn else "data.dataset=scenes or scenes-cutouts"
     raise UserError(f"localizer.source={source} needs true masks, which {without} has none of", mend=mend)
@@ -73,6 +76,8 @@ def _with_masks(images: Images, source: SaliencySource, run: Run) -> Scenes:
 
 def _build(source: SaliencySource, run: Run, device: torch.device, images: Images | None) -> Foregrounds:
     """Makes what one source tells foreground by."""
+    if source.kind is SourceKind.shuffled:
+        return _at_random(_build(NETWORK, run, device, images), run, device, images)
     settings, grid = run.localizer, grid_of(run.data.crop)
     row_sorted = run.fidelity.saliency_map is Source.released
     if source.kind is SourceKind.network and settings.map is MapOf.view:
@@ -87,9 +92,14 @@ def _build(source: SaliencySource, run: Run, device: torch.device, images: Image
     if source.kind is SourceKind.network:
         return ByImage(maps, grid, settings.relax, row_sorted)
     by_mask = ByMask(maps, grid, inverted=source.kind is SourceKind.inverted)
-    if source.kind is not SourceKind.random:
-        return by_mask
+    return _at_random(by_mask, run, device, images) if source.kind is SourceKind.random else by_mask
+
+
+def _at_random(counted: Foregrounds, run: Run, device: torch.device, images: Images | None) -> RandomCells:
+    """Makes what tells as many cells as another source does, at random."""
+    if images is None:
+        raise ValueError("which cells are drawn goes by the images' numbers")
     generator = Generator().manual_seed(stream_seed(run.seed, Purpose.localizer, 0))
-    numbers = torch.rand(len(images), grid**2, generator=generator)
+    numbers = torch.rand(len(images), grid_of(run.data.crop) ** 2, generator=generator)
     # The first argsort gives the cell at each rank, and the second one its inverse, the rank of each cell.
-    return RandomCells(by_mask, numbers.argsort(-1).argsort(-1).to(device, torch.int16))
+    return RandomCells(counted, numbers.argsort(-1).argsort(-1).to(device, torch.int16))

@@ -15,7 +15,7 @@ from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import Backend
 from repro.runs.sections import AugmentationSettings
-from repro.saliency.foregrounds import ByView, Foregrounds
+from repro.saliency.foregrounds import ByView, Foregrounds, RandomCells
 from repro.saliency.localizer import Localizer
 from repro.training.memory_layout import lay_out_images
 from repro.training.resident import ResidentImages
@@ -131,8 +131,11 @@ class ViewMaker(Augmenter):
     @property
     def localizer(self) -> Localizer | None:
         """The frozen network that the views of each step pass through, if there is one."""
-        by_view = [each for each in (self.foregrounds, self.hard_foregrounds) if isinstance(each, ByView)]
-        return by_view[0].localizer if by_view else None
+        for foregrounds in (self.foregrounds, self.hard_foregrounds):
+            asked = foregrounds.counted if isinstance(foregrounds, RandomCells) else foregrounds
+            if isinstance(asked, ByView):
+                return asked.localizer
+        return None
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Views]:
         """Returns the model's keyword arguments from a batch of `TwoViews`."""
@@ -157,7 +160,8 @@ class ViewMaker(Augmenter):
     def _generator(self, batch: dict[str, Any]) -> Generator:
         """Returns a stream of its own for each batch, named by the batch's first image; a resume needs no saved state.
 
-        No image comes twice in an epoch, and the ranks' first images differ, so that no two batches share a stream.
+        No image comes twice in an epoch, and the ranks' first images differ, so that no two batches share a stream. A
+        batch is a process's: shared over another number of processes, the same images get other masks.
         """
         if self._captured_generator is not None:
             return self._captured_generator  # `before_replay` gives it the seed of each batch
