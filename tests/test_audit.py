@@ -223,6 +223,23 @@ def test_three_ways_of_choosing_patches_and_a_fourth_where_the_row_is_none_of_th
     )
 
 
+def test_true_masks_have_no_released_map() -> None:
+    for changes in ({"localizer.source": "truth"}, {"localizer.hard_negative_source": "random"}):
+        released = variants(tiny(METHOD, LARGE | changes))[RELEASED].fidelity
+        assert released == replace(
+            FidelitySettings(**dict.fromkeys(vars(FidelitySettings()), Source.released)), saliency_map=Source.paper
+        )
+
+
+@pytest.mark.usefixtures("red")
+def test_a_row_at_random_has_no_map_whatever_its_name() -> None:
+    run = plain_colours("mocov2+ours-hp-random", **{"fidelity.noise": "released"})
+    result = audited(run, 4)
+    assert [row["map"] for row in result.maps] == [OURS, RELEASED, "as many at random"]
+    assert [title for title, _ in result.columns if title.endswith(" map")] == ["saliency map", "released map"]
+    assert {row["patches by"] for row in result.masks} == {run.method, OURS, RANDOM, RELEASED}
+
+
 @pytest.mark.parametrize(("method", "what"), [("mocov2", "nothing"), ("mocov2+adios", "with an occlusion network")])
 def test_rows_without_patches_are_refused(method: str, what: str) -> None:
     with pytest.raises(UserError, match=rf"{re.escape(method)} masks {what}.*; mend: audit a row that masks patches"):

@@ -6,7 +6,7 @@ and not on what masking says it did: a flat patch that is blurred, or filled wit
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -54,6 +54,8 @@ def variants(run: Run) -> dict[str, Run]:
     released = FidelitySettings(**{switch.name: Source.released for switch in fields(FidelitySettings)})
     if not FRAMEWORKS[run.framework].released:  # where nothing was released, the hard negatives are our own
         released = replace(released, hard_negative=Source.paper)
+    if any(source.needs_masks for source in run.saliency_sources):  # what is released sorts a network's map alone
+        released = replace(released, saliency_map=Source.paper)
     guided, at_random = (replace(run.masking, guidance=guidance) for guidance in (Guidance.saliency, Guidance.random))
     compared = {
         OURS: replace(run, masking=guided, fidelity=FidelitySettings()),
@@ -156,6 +158,8 @@ class Audit:
 class _Observations:
     """What was measured so far, batch by batch; maps and objects are moved to the CPU."""
 
+    guided: Set[str]
+    """The variants that draw patches by a map; of the others all cells are one stratum."""
     shares: dict[tuple[str, str], list[HiddenShares]] = field(default_factory=dict)
     """By variant and view."""
     foregrounds: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -187,7 +191,7 @@ class _Observations:
             )
             self.shares.setdefault((variant, view), []).append(shares)
         for variant, stage in stages.items():
-            if variant != RANDOM:  # without a localizer, all cells are one stratum: no map
+            if variant in self.guided:
                 pair = (stage.query_foreground, stage.key_foreground)
                 self.foregrounds.setdefault(variant, []).extend(cells.cpu() for cells in pair if cells is not None)
         self.objects.extend(masks_of_view.cpu() for masks_of_view in objects.values())
@@ -206,8 +210,9 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
     Raises:
         UserError: the run masks no patches, or its localizer cannot be had.
     """
-    makers = {name: build_view_maker(variant, device, images) for name, variant in variants(run).items()}
-    observations = _Observations()
+    compared = variants(run)
+    makers = {name: build_view_maker(variant, device, images) for name, variant in compared.items()}
+    observations = _Observations({name for name, variant in compared.items() if variant.guided})
     columns: list[tuple[str, Tensor]] = []
     order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # as the first epoch has it
     served = {name: maker.masking.hard_negative_serves for name, maker in makers.items() if maker.masking is not None}
@@ -221,7 +226,8 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
         observations.add(stages, masks, objects)
         if not columns:
             columns = [
-                (title, pictures[:gallery_images].cpu()) for title, pictures in _gallery_columns(stages, masks, objects)
+                (title, pictures[:gallery_images].cpu())
+                for title, pictures in _gallery_columns(stages, masks, objects, observations.guided)
             ]
     return _conclude(run, observations, len(order), columns, served)
 
@@ -262,7 +268,10 @@ def _by_view(masks: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, s
 
 
 def _gallery_columns(
-    stages: Mapping[str, Stages], masks: Mapping[str, Mapping[str, Tensor]], objects: Mapping[str, Tensor]
+    stages: Mapping[str, Stages],
+    masks: Mapping[str, Mapping[str, Tensor]],
+    objects: Mapping[str, Tensor],
+    guided: Set[str],
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields the gallery's columns: the maps beside each other, then each view with what is hidden of it dark."""
     ours = stages[OURS]
@@ -270,7 +279,7 @@ def _gallery_columns(
     if objects:
         yield "its object", overlay(ours.query, objects["query"])
     for variant, stage in stages.items():
-        if variant != RANDOM and stage.query_foreground is not None:
+        if variant in guided and stage.query_foreground is not None:
             yield f"{variant} map", overlay(ours.query, stage.query_foreground)
     last_view = "query"  # the one that is shown already, unmasked
     for variant, view, mask in _by_view(masks):
