@@ -19,6 +19,7 @@ from repro.bench.timing import Seconds, timed_in_turn
 from repro.bench.trace import write_trace
 from repro.methods.cost import Step, StepCost, count_passes, measure, trace, with_random_localizer
 from repro.runs.run import Run
+from repro.training.step_graph import EAGER_STEPS
 
 SMALL: dict[str, Any] = {
     "data.crop": 64,
@@ -48,6 +49,9 @@ PASSES = {
     # One hard negative for each of two groups in the batch of 4.
     "mocov2+ours-hp-released": ({"localizer": 2, "encoder_q": 1, "encoder_k": 1.5}, {"encoder_q": 1}),
     "mocov2+mscn": ({"encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
+    # By true masks no network is asked; shuffled, the same as ever.
+    "mocov2+ours-hp-by-random": ({"encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
+    "mocov2+ours-hp-by-network-shuffled": ({"localizer": 2, "encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
     "simclr": ({"encoder": 2}, {"encoder": 2}),
     "simclr+ours-hp": ({"localizer": 2, "encoder": 3}, {"encoder": 3}),
     "simclr+ours-hp-stopgrad": ({"localizer": 2, "encoder": 3}, {"encoder": 2}),
@@ -134,6 +138,26 @@ def test_weights_of_a_localizer_cost_nothing_and_are_not_looked_for() -> None:
     assert with_random_localizer(lite) == lite
 
 
+def test_steps_are_made_beforehand_only_where_something_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Step] = []
+
+    def make(step: Step) -> None:
+        made.append(step)
+
+    monkeypatch.setattr(Step, "__call__", make)
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    for compiled, steps in ((False, 0), (True, EAGER_STEPS + 1)):
+        made.clear()
+        Step(small("supervised", {"machine.compile": compiled}), build_learner, CPU).speed_up()
+        assert len(made) == steps
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_device_is_the_runs() -> None:
+    line = refused("methods", "cost", "supervised", "--tiny", "--batch", "4", "--rounds", "0", "machine.device=cuda")
+    assert line.startswith("machine.device=cuda, but torch sees no GPU; mend: ")
+
+
 def test_rows_are_timed_in_turn() -> None:
     order: list[str] = []
     timed_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
@@ -200,7 +224,7 @@ def test_the_profilers_own_start_is_no_time_of_a_step(tmp_path: Path) -> None:
         time.sleep(0.01 if calls else 1.0)
         calls.append(float(torch.ones(8).exp().sum()))
 
-    write_trace(step, "a step", tmp_path / "trace.txt")
+    write_trace(step, "a step", tmp_path / "trace.txt", on_gpu=False)
     title, _, *kernels = (tmp_path / "trace.txt").read_text().splitlines()
     assert 10 <= float(title.removeprefix("a step: ").split()[0]) < 300  # ms
     (exponential,) = (line for line in kernels if line.endswith(" aten::exp"))
@@ -212,7 +236,7 @@ def test_a_trace_comes_after_the_numbers_and_its_failure_costs_it_alone(
 ) -> None:
     traced: list[str] = []
 
-    def fail_first(step: Step, title: str, path: Path) -> None:
+    def fail_first(step: Step, title: str, path: Path, *, on_gpu: bool) -> None:
         traced.append(title)
         if len(traced) == 1:
             raise RuntimeError("no profiler\nhere")

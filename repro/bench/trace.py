@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from repro.bench.timing import wait_for_device
@@ -18,18 +17,18 @@ LONGEST = 40
 """Kernels that are listed, those that take longest."""
 
 
-def write_trace(step: Callable[[], object], title: str, path: Path) -> None:
+def write_trace(step: Callable[[], object], title: str, path: Path, *, on_gpu: bool) -> None:
     """Traces some steps, and appends a table of their kernels to a text file.
 
     Args:
         step: makes one step; it must have been warmed up.
         title: of the table.
         path: of the file; it need not exist.
+        on_gpu: whether the step's kernels are a GPU's.
 
     Raises:
         UserError: the file cannot be written to.
     """
-    on_gpu = torch.cuda.is_available()
     activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiler:
         step()  # the profiler's own start takes longer than a step, and its end longer still: neither is timed

@@ -25,8 +25,6 @@ from repro.runs.run import Run
 from repro.terminal import Console, say
 
 if TYPE_CHECKING:
-    import torch
-
     from repro.methods.cost import StepCost
 
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
@@ -261,13 +259,14 @@ def measure_costs(
     Raises:
         UserError: settings that do not fit each other.
     """
+    from repro.distributed import initialise
     from repro.methods.cost import measure
 
-    device = _device()
     costs = []
     # Progress goes to standard error: standard output may be JSON.
     for run in tracked(runs, "measuring", len(runs), unit="rows"):
         baseline = room.resolve(run.framework.value, *layers)
+        device = initialise(run.machine.device)
         costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=with_bound))
     return costs
 
@@ -283,21 +282,16 @@ def trace_rows(runs: Sequence[Run], room: Rows, path: Path) -> None:
     Raises:
         UserError: the file cannot be written to.
     """
+    from repro.distributed import initialise
     from repro.methods.cost import trace
 
     for run in tracked(runs, "tracing", len(runs), unit="rows"):
         try:
-            trace(run, room.build, _device(), path)
+            trace(run, room.build, initialise(run.machine.device), path)
         except UserError:
             raise
         except Exception as error:  # whatever a profiler, a compiler or a driver raises
             say(f"note: no trace of {run.method} ({type(error).__name__}: {one_line(error)[:200]})", err=True)
-
-
-def _device() -> "torch.device":
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _scale(batch: int, *, tiny: bool) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a training step of a row costs: parameters, passes through networks, FLOPs, and time beside its baseline.
 
 Everything is measured on the step that training makes (augmentation, localizer, masking, losses, backward passes and
-optimizers included) with the images replaced by noise; nothing is written down by hand.
+optimizers included) with the images replaced by noise, or by scenes where masks go by true objects; nothing is written
+down by hand.
 """
 
 from collections import defaultdict
@@ -23,7 +24,10 @@ from repro.bench.bound import BareStep
 from repro.bench.timing import seconds_in_turn
 from repro.bench.trace import write_trace
 from repro.contrastive.loss_model import LossModel
+from repro.data.splits import Images
+from repro.runs.limits import LIMITS
 from repro.runs.run import Run
+from repro.scenes.dataset import Scenes
 from repro.training.compilation import compile_step
 from repro.training.learner import Build
 from repro.training.precision import wrap_optimizers
@@ -109,7 +113,7 @@ def _passes(passes: Mapping[str, float]) -> str:
 
 
 class Step:
-    """A row's training step on one batch of noise, to be repeated."""
+    """A row's training step on one batch, to be repeated."""
 
     def __init__(self, run: Run, build: Build, device: torch.device) -> None:
         """Builds what the row trains, and loads its batch: decoding is no part of the step.
@@ -123,7 +127,7 @@ class Step:
             UserError: settings that do not fit each other.
         """
         self.method, self.batch = run.method, run.optimization.batch
-        self.learner = build(with_random_localizer(run), Noise(self.batch, run.data.crop), device)
+        self.learner = build(with_random_localizer(run), _images_for(run), device)
         self.items = default_collate([self.learner.dataset[0, index] for index in range(self.batch)])
         if device.type == "cuda":  # as the loader hands batches over
             self.items = {name: value.pin_memory() for name, value in self.items.items()}
@@ -142,7 +146,8 @@ class Step:
     def speed_up(self) -> None:
         """Compiles and captures the step as the run's machine settings ask for it, as a training does at its start.
 
-        To be called after counting: neither passes nor FLOPs are counted within a compiled network or a replayed step.
+        Where there is something to compile or to capture, as many steps are made as that takes. To be called after
+        counting: neither passes nor FLOPs are counted within a compiled network or a replayed step.
         """
         model = self.learner.model
         if self._machine.compile:
@@ -150,8 +155,9 @@ class Step:
         if self._machine.graphs and can_be_replayed(model, self._device):
             assert isinstance(model, LossModel)
             self._graph = StepGraph(model, self.wrapper)
-        for _ in range(EAGER_STEPS + 1):
-            self()
+        if self._machine.compile or self._graph is not None:
+            for _ in range(EAGER_STEPS + 1):
+                self()
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -167,6 +173,23 @@ class Step:
         moved = sum(parameter.numel() for group in groups for parameter in group["params"])
         total = sum(parameter.numel() for network in self.networks.values() for parameter in network.parameters())
         return moved, total - moved
+
+
+class _Drawn(Scenes):
+    """Scenes whose maps are not worth keeping."""
+
+    def fingerprint(self) -> str:
+        """Returns nothing, as `Noise` does."""
+        return ""
+
+
+def _images_for(run: Run) -> Images:
+    """Returns images for the batch of a row: noise, or scenes where true masks take the place of a network."""
+    count, crop = run.optimization.batch, run.data.crop
+    if not (run.guided and any(source.needs_masks for source in run.saliency_sources)):
+        return Noise(count, crop)
+    sizes = LIMITS["data.scenes.size"]
+    return _Drawn("train", count=count, size=int(min(max(crop, sizes.low), sizes.high)))
 
 
 def with_random_localizer(run: Run) -> Run:
@@ -249,8 +272,9 @@ def trace(run: Run, build: Build, device: torch.device, path: Path) -> None:
         UserError: settings that do not fit each other, or a file that cannot be written to.
     """
     step = Step(run, build, device)
+    step()  # in which optimizers make their state
     step.speed_up()
-    write_trace(step, run.method, path)
+    write_trace(step, run.method, path, on_gpu=device.type == "cuda")
 
 
 def _count(step: Step) -> StepCost:
