@@ -22,6 +22,7 @@ from repro.contrastive.encoders import build_encoder
 from repro.masking.filters import high_pass
 from repro.runs.choices import Strategy
 from repro.runs.folder import RunFolder
+from repro.runs.reading import FOLDERS
 from repro.runs.records import append
 from repro.runs.run import Run
 
@@ -146,7 +147,7 @@ def test_every_weight_is_in_every_file(filtered: RunFolder, tmp_path: Path) -> N
     for library, folder in folders.items():
         facts = json.loads((folder / "salmask.json").read_text())
         assert facts["sha256"] == weights_digest(state)
-        assert (facts["input_filter"], facts["width"], facts["arch"]) == ("high_pass", 512, "resnet18")
+        assert (facts["input_filter"], facts["features"], facts["arch"]) == ("high_pass", 512, "resnet18")
         assert (folder / facts["weights"]).is_file(), library
 
 
@@ -200,13 +201,46 @@ def test_the_card_tells_method_data_protocol_results_and_licence(evaluated: RunF
     assert "99.99" not in text
     assert "| masking | high_pass |" in text
     assert "| hard negative | weight 2 |" in text
-    assert "scenes, without its labels (fingerprint: train `75656031161e`)." in text
+    assert "| saliency | source network; network efficientnet-lite0, weights pretrained |" in text
+    assert (
+        "scenes, without its labels; masks were guided by a localizer trained with ImageNet's labels "
+        "(fingerprint: train `75656031161e`)."
+    ) in text
     assert f"trained by commit `{RESULT.commit}` on NVIDIA H100" in text
     assert "The weights: apache-2.0.\nThe data come under terms of their own" in text
     assert text.count("Tiny mode: ") == 2
     assert "**Tiny mode: scenes (8 classes, 20 images), resnet18, 64 px" in text
     assert "**High-passed input.**" in text
     assert "gaussian_blur" in card_code(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "saliency", "known"),
+    [
+        (
+            {"localizer.network": "resnet50", "localizer.hard_negative_source": "truth"},
+            "source network, of hard negatives truth; network resnet50, weights IMAGENET1K_V2",
+            "; masks were guided by a localizer trained with ImageNet's labels and the objects' true masks",
+        ),
+        ({"localizer.source": "inverted"}, "source inverted", "; masks were guided by the objects' true masks"),
+        ({"localizer.source": "centre"}, "source centre", ""),
+        ({"localizer.weights": "random"}, "source network; network efficientnet-lite0, untrained", ""),
+        (
+            {"localizer.network": "checkpoint", "localizer.weights": "/home/b.pth", "localizer.sha256": "1" * 64},
+            f"source network; network: a backbone of SHA-256 {'1' * 64}",
+            "; masks were guided by a localizer that another run trained",
+        ),
+        ({"masking.guidance": "random"}, "", ""),
+    ],
+)
+def test_the_card_says_what_guided_the_masks(
+    changes: dict[str, Any], saliency: str, known: str, tmp_path: Path
+) -> None:
+    folder = trained(tmp_path / "run", OURS, **{name.replace(".", "__"): value for name, value in changes.items()})
+    _, text = card(exported(folder, "timm", tmp_path / "out"))
+    rows = [line for line in text.splitlines() if line.startswith("| saliency | ")]
+    assert rows == ([f"| saliency | {saliency} |"] if saliency else [])
+    assert f"scenes, without its labels{known} (fingerprint: " in text
 
 
 def test_a_plain_run_that_was_not_evaluated_says_so(plain: RunFolder, tmp_path: Path) -> None:
@@ -232,7 +266,9 @@ def test_a_run_of_the_papers_scale_has_no_watermark(tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_machine_that_trained_goes_along(tmp_path: Path) -> None:
-    folder = trained(tmp_path / "run", machine__data_root="/home/somebody/secret")
+    folders = {key.replace(".", "__"): f"/home/somebody/{key}" for key in FOLDERS}
+    assert "machine__data_cache" in folders
+    folder = trained(tmp_path / "run", **folders)
     place = exported(folder, "huggingface", tmp_path / "out")
     for file in place.iterdir():
         content = file.read_bytes()

@@ -48,7 +48,7 @@ class Facts:
     Attributes:
         format: Version of this file's layout.
         arch: torchvision's name of the network.
-        width: Number of features.
+        features: How many of them the network makes of an image.
         input_filter: `high_pass`: after normalising, `x - gaussian_blur(x, 11, 5.0)`; or `none`.
         mean: Of each channel of RGB in 0..1, subtracted.
         std: Of each channel, divided by.
@@ -65,7 +65,7 @@ class Facts:
 
     format: int
     arch: str
-    width: int
+    features: int
     input_filter: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -124,12 +124,50 @@ def _settings(run: Run) -> dict[str, str]:
         "masking": masking.strategy.name,
         "masked": masked,
         "hard negative": hard,
+        **({"saliency": _saliency(run)} if run.guided else {}),
         "fidelity": str(run.fidelity),
         "epochs": str(optimization.epochs),
         "batch": f"{optimization.batch} over all devices",
         "learning rate": f"{optimization.lr:g}",
         "precision": optimization.precision.name,
     }
+
+
+def _saliency(run: Run) -> str:
+    """Returns where the foreground of a run that is guided comes from: sources, and the network with its weights."""
+    source, hard = run.saliency_sources
+    sources = f"source {source}" if hard == source else f"source {source}, of hard negatives {hard}"
+    return f"{sources}; {_localizer(run)}" if run.needs_localizer else sources
+
+
+def _localizer(run: Run) -> str:
+    """Returns the frozen network and its weights; a checkpoint is told by its content, and not by its path."""
+    localizer = run.localizer
+    if localizer.network == "checkpoint":
+        return f"network: a backbone of SHA-256 {localizer.sha256}"
+    if localizer.weights == "random":
+        return f"network {localizer.network}, untrained"
+    # Of the other networks there is but one kind of trained weights, whatever the setting says.
+    named = localizer.weights if localizer.network == "resnet50" else "pretrained"
+    return f"network {localizer.network}, weights {named}"
+
+
+def _help(run: Run) -> str:
+    """Returns what a run that is guided knew of its images beside their pixels, as the end of a sentence."""
+    if not run.guided:
+        return ""
+    known = []
+    localizer = run.localizer
+    if run.needs_localizer and localizer.weights != "random":
+        trained = {
+            "checkpoint": "a localizer that another run trained",
+            "resnet50": "a localizer trained with ImageNet's labels",
+            "efficientnet-lite0": "a localizer trained with ImageNet's labels",
+        }
+        known.append(trained.get(localizer.network, "a pretrained localizer, which may have seen labels"))
+    if any(source.needs_masks for source in run.saliency_sources):
+        known.append("the objects' true masks")
+    return f"; masks were guided by {' and '.join(known)}" if known else ""
 
 
 def _data(run: Run, folder: RunFolder) -> str:
@@ -141,7 +179,7 @@ def _data(run: Run, folder: RunFolder) -> str:
     by_split = ", ".join(f"{escaped(split)} `{as_code(str(digest))}`" for split, digest in fingerprints.items())
     labels = "with" if run.framework is Framework.supervised else "without"
     fingerprint = f" (fingerprint: {by_split})" if by_split else ""
-    return _Markdown(f"{escaped(run.data.dataset)}, {labels} its labels{fingerprint}.")
+    return _Markdown(f"{escaped(run.data.dataset)}, {labels} its labels{_help(run)}{fingerprint}.")
 
 
 def _provenance(folder: RunFolder, facts: Facts) -> list[str]:

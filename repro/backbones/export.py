@@ -24,6 +24,7 @@ from repro.presence import is_file, is_folder
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
+from repro.runs.reading import FOLDERS, build
 from repro.runs.run import Run
 from repro.runs.sections import Framework
 
@@ -82,15 +83,15 @@ def _without_paths(run: Run) -> Run:
     if localizer.sha256:  # only then are its weights a path and not a name
         localizer = replace(localizer, weights=Path(localizer.weights).name)
     imported = replace(imported, origin=Path(imported.origin).name)
-    return replace(run, machine=replace(run.machine, data_root=""), localizer=localizer, imported=imported)
+    return build([dict.fromkeys(FOLDERS, "")], base=replace(run, localizer=localizer, imported=imported))
 
 
 def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
     """Returns what `salmask.json` says of a run's backbone, whose file is named `weights`."""
     return Facts(
-        format=1,
+        format=2,
         arch=backbone.arch,
-        width=backbone.features,
+        features=backbone.features,
         input_filter=backbone.input_filter,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -147,7 +148,7 @@ def _write_huggingface(path: Path, state: State, facts: Facts) -> None:
     config = {
         "architecture": facts.arch,
         "num_classes": 0,
-        "num_features": facts.width,
+        "num_features": facts.features,
         "pretrained_cfg": {
             "tag": f"salmask_{facts.run}",
             "custom_load": False,
