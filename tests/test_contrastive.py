@@ -225,9 +225,20 @@ def test_split_batch_norm_is_a_batch_norm_for_each_group(
     assert int(split.num_batches_tracked) == 1
 
 
-def test_groups_are_of_one_size() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        SplitBatchNorm(5, 4)(torch.randn(10, 5, 4, 4))
+@pytest.mark.parametrize("compiled", [False, True], ids=["group by group", "as one expression"])
+@pytest.mark.parametrize("count", [10, 3])
+def test_groups_are_of_one_size(count: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    with pytest.raises(ValueError, match=rf"^{count} images are no multiple of 4 batch-norm groups$"):
+        SplitBatchNorm(5, 4)(torch.randn(count, 5, 4, 4))
+
+
+def test_a_split_batch_norm_keeps_the_settings_of_the_one_in_whose_place_it_is() -> None:
+    network = split_batch_norm(nn.Sequential(nn.BatchNorm2d(5, eps=1e-3, momentum=0.01)), 2)
+    assert isinstance(network, nn.Sequential)
+    norm = network[0]
+    assert isinstance(norm, SplitBatchNorm)
+    assert (norm.splits, norm.eps, norm.momentum) == (2, 1e-3, 0.01)
 
 
 def test_split_batch_norm_in_eval_mode_is_batch_norm() -> None:

@@ -22,8 +22,8 @@ class SplitBatchNorm(nn.BatchNorm2d):
     num_batches_tracked: Tensor
     momentum: float
 
-    def __init__(self, features: int, splits: int) -> None:
-        super().__init__(features)
+    def __init__(self, features: int, splits: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(features, eps, momentum)
         self.splits = splits
 
     def forward(self, images: Tensor) -> Tensor:
@@ -36,6 +36,8 @@ class SplitBatchNorm(nn.BatchNorm2d):
         """
         if not self.training or self.splits == 1:
             return super().forward(images)
+        if len(images) % self.splits:
+            raise ValueError(f"{len(images)} images are no multiple of {self.splits} batch-norm groups")
         # A compiler fuses one expression over all groups into two kernels, with what follows; called as it stands, the
         # expression would write each of its intermediate results, and the library's kernel for each group is faster.
         if torch.compiler.is_compiling():
@@ -44,8 +46,7 @@ class SplitBatchNorm(nn.BatchNorm2d):
         # with the mean of the groups' statistics would give, since the step is linear in them. Rows are views, so that
         # `F.batch_norm` writes into `means` and `variances`.
         means, variances = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)
-        # Slices of the batch are views in either memory layout. An N that does not divide gives a group too many, which
-        # `zip` refuses.
+        # Slices of the batch are views in either memory layout.
         groups = torch.split(images, len(images) // self.splits)
         normalised = [
             F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
@@ -74,7 +75,7 @@ class SplitBatchNorm(nn.BatchNorm2d):
 
 
 def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
-    """Replaces every BatchNorm2d of a network, in place, by a SplitBatchNorm with the same parameters and buffers.
+    """Replaces every BatchNorm2d of a network, in place, by a SplitBatchNorm of the same settings and weights.
 
     Args:
         network: is changed; names in its state dict stay as they are.
@@ -85,7 +86,8 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
     """
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            split = SplitBatchNorm(child.num_features, splits)
+            assert child.momentum is not None  # a running mean over all batches, which no network of ours has
+            split = SplitBatchNorm(child.num_features, splits, child.eps, child.momentum)
             split.load_state_dict(child.state_dict())
             setattr(network, name, split)
         else:
