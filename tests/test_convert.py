@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from repro.backbones.convert import from_detectron2, to_detectron2
+from repro.backbones.convert import to_detectron2
 from repro.errors import UserError
 
 
@@ -23,15 +23,12 @@ def moco_script(key: str) -> str:
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])
-def test_there_as_mocos_script_and_back_again(arch: str) -> None:
+def test_keys_become_those_of_mocos_script(arch: str) -> None:
     whole = state(arch)
     backbone = {key: value for key, value in whole.items() if not key.startswith("fc.")}
     converted = to_detectron2(whole)
     assert list(converted) == [moco_script(key) for key in backbone]
     assert all(ours is value for ours, value in zip(converted.values(), backbone.values(), strict=True))
-    back = from_detectron2(converted)
-    assert list(back) == list(backbone)
-    assert all(back[key] is value for key, value in backbone.items())
 
 
 @pytest.mark.parametrize(("arch", "depth"), [("resnet18", 18), ("resnet50", 50)])
@@ -49,17 +46,6 @@ def test_the_names_are_those_of_detectron2s_own_resnet(arch: str, depth: int) ->
     assert [stage[-1].out_channels for stage in stages] == channels
 
 
-def test_weights_of_frozen_norms_load_strictly() -> None:
-    model = get_model("resnet18", weights=None)
-    model.fc = torch.nn.Identity()
-    frozen = {k: v for k, v in to_detectron2(model.state_dict()).items() if not k.endswith("num_batches_tracked")}
-    assert model.load_state_dict(from_detectron2(frozen), strict=True)
-
-
-def test_classifiers_are_left_out() -> None:
-    assert from_detectron2({"stem.fc.weight": 1, "linear.bias": 2, "stem.conv1.weight": 3}) == {"conv1.weight": 3}
-
-
 def test_every_key_that_does_not_belong_is_listed() -> None:
     strays = ["module.encoder_q.conv1.weight", "layer5.0.conv1.weight", "layer1.0.conv4.weight", "conv1.weight.extra"]
     with pytest.raises(UserError) as refused:
@@ -67,7 +53,5 @@ def test_every_key_that_does_not_belong_is_listed() -> None:
     assert str(refused.value).startswith(
         f"4 ({', '.join(strays)}) keys of the weights are none of a torchvision ResNet"
     )
-    with pytest.raises(UserError, match=r"^1 \(layer1\.0\.conv1\.weight\) keys .* detectron2 ResNet"):
-        from_detectron2({"layer1.0.conv1.weight": 0})
     with pytest.raises(UserError, match="no weights of a torchvision ResNet"):
         to_detectron2({"fc.weight": 0})

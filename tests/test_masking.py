@@ -58,7 +58,7 @@ def switch_settings() -> Iterator[FidelitySettings]:
 
 
 @pytest.mark.parametrize("fidelity", switch_settings(), ids=str)
-@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=["positive", "hard"])
 @pytest.mark.parametrize("capped", [True, False])
 def test_counts_are_those_of_a_loop_for_every_combination_of_switches(
     fidelity: FidelitySettings, mode: Mode, capped: bool

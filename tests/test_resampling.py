@@ -8,8 +8,11 @@ from PIL import Image
 
 from repro.augmentation import resampling
 from repro.augmentation.crops import RESAMPLING
-from repro.augmentation.resampling import EXACT_TAPS, resample, taps
+from repro.augmentation.resampling import resample, taps
 from repro.runs.choices import Interpolation
+
+EXACT_TAPS = 32
+"""Weights a pixel up to which sums are exact, as the module's docstring says."""
 
 
 def pictures(rng: np.random.Generator, count: int, side: int) -> NDArray[np.uint8]:

@@ -45,7 +45,7 @@ def per_cell(pixels: Tensor) -> Tensor:
     return pixels.view(B, C, 7, H // 7, 7, W // 7).transpose(3, 4).reshape(B, C, 7, 7, -1)
 
 
-@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=["positive", "hard"])
 @pytest.mark.parametrize(
     "strategy",
     [StrongBlur(), MeanFill(), HighPass(), HighPass(noise_area=NoiseArea.masked)],
@@ -63,7 +63,7 @@ def test_only_masked_pixels_change_and_inputs_are_left_alone(strategy: MaskingSt
     assert (changed < (0.3 if mode is POSITIVE else 0.5)).all()
 
 
-@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=["positive", "hard"])
 def test_strong_blur_shows_the_blurred_view_where_masked(mode: Mode) -> None:
     views, foreground = pictures(8), half_maps(8)
     masked = StrongBlur().mask(views, views, foreground, mode, Generator().manual_seed(0))
@@ -75,7 +75,7 @@ def test_strong_blur_shows_the_blurred_view_where_masked(mode: Mode) -> None:
     assert torch.equal(changed, changed[:, :1].expand_as(changed))
 
 
-@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=["positive", "hard"])
 def test_mean_fill_shows_each_channels_mean_of_the_whole_view_where_masked(mode: Mode) -> None:
     views, foreground = pictures(8) + torch.tensor([0.0, 1.0, 2.0]).view(3, 1, 1), half_maps(8)
     masked = MeanFill().mask(views, views, foreground, mode, Generator().manual_seed(0))
@@ -185,7 +185,7 @@ def test_high_pass_fills_with_gaussian_noise_of_the_specified_strength(
 MASKED = HighPass(noise_area=NoiseArea.masked)
 
 
-@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=["positive", "hard"])
 def test_noise_of_masked_pixels_alone_hides_the_same_pixels_of_a_view(mode: Mode) -> None:
     # At 35 px the focal window ends within a patch; 500 images go all three ways.
     whole, alone = (masked_by(strategy, half_maps(500), mode, size=35) for strategy in (HighPass(), MASKED))
@@ -273,8 +273,8 @@ def test_the_settings_choose_strategy_rates_and_strength() -> None:
     assert build_strategy(replace(settings, noise_area=NoiseArea.masked), fidelity).noise_area is NoiseArea.masked  # type: ignore[attr-defined]
     assert build_strategy(replace(settings, strategy=Strategy.strong_blur), fidelity) == StrongBlur(fidelity)
     assert build_strategy(replace(settings, strategy=Strategy.mean_fill), fidelity) == MeanFill(fidelity)
-    assert Mode.positive(settings) == Mode("positive", (0.1, 0.25), True, 0.18)
-    assert Mode.hard(settings) == Mode("hard", (0.4, 0.7), False, 0.3)
+    assert Mode.positive(settings) == Mode((0.1, 0.25), True, 0.18)
+    assert Mode.hard(settings) == Mode((0.4, 0.7), False, 0.3)
 
 
 @pytest.mark.parametrize("strategy", [Strategy.high_pass, Strategy.strong_blur])

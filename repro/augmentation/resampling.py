@@ -3,9 +3,10 @@
 PIL resizes along the rows, then along the columns (or the other way round, where that is quicker), and after each of
 the two rounds to 8 bits. Its weights are whole multiples of 2**-22 (Pillow, src/libImaging/Resample.c). Here each pass
 is a product with a matrix of these weights for each image. The matrix is split in two, of whole multiples of 2**-10 and
-of 2**-22: all sums of products with bytes are then whole numbers below 2**24 (with up to `EXACT_TAPS` weights a pixel),
-which single precision, and TF32's 11 bits of a factor, hold exactly. So nothing is lost to rounding, and the rounding
-to 8 bits falls as PIL's does.
+of 2**-22: all sums of products with bytes are then whole numbers below 2**24 (with up to 32 weights a pixel), which
+single precision, and TF32's 11 bits of a factor, hold exactly. So nothing is lost to rounding, and the rounding to 8
+bits falls as PIL's does. 32 weights are those of boxes 15 times as long as the view (bicubic 7 times); beyond, a pixel
+may be off by a level where it all but lies between two.
 """
 
 import math
@@ -20,9 +21,6 @@ WEIGHT_BITS = 22
 """Bits of PIL's weights behind the point."""
 _COARSE_BITS = 10
 _FINE_STEPS = 2 ** (WEIGHT_BITS - _COARSE_BITS)
-EXACT_TAPS = 32
-"""Weights a pixel, that is boxes 15 times as long as the view (bilinear; bicubic 7 times), up to which sums are exact;
-beyond, a pixel may be off by a level where it all but lies between two."""
 _TURNS = int(PIL.__version__.split(".")[0]) >= 13
 """Whether the Pillow that is installed begins with the columns where much is gained by it."""
 SUPPORT = {Interpolation.bilinear: 1.0, Interpolation.bicubic: 2.0}

@@ -18,7 +18,6 @@ from repro.runs.sections import FidelitySettings, MaskingSettings
 class Mode:
     """How strongly a view is masked: a *positive* keeps its object, a *hard* negative loses it."""
 
-    name: str
     ratio: tuple[float, float]
     """Range of alpha, the share of patches that are masked in each stratum; drawn uniformly for each image."""
     background: bool
@@ -29,12 +28,12 @@ class Mode:
     @classmethod
     def positive(cls, settings: MaskingSettings) -> "Mode":
         """Returns the mode that masks foreground and background at one low rate (released main_moco.py:294-302)."""
-        return cls("positive", (settings.ratio_min, settings.ratio_max), True, settings.noise_std)
+        return cls((settings.ratio_min, settings.ratio_max), True, settings.noise_std)
 
     @classmethod
     def hard(cls, settings: MaskingSettings) -> "Mode":
         """Returns the mode that masks much of the foreground and no background."""
-        return cls("hard", (settings.hard_ratio_min, settings.hard_ratio_max), False, settings.hard_noise_std)
+        return cls((settings.hard_ratio_min, settings.hard_ratio_max), False, settings.hard_noise_std)
 
 
 def patch_counts(

@@ -14,6 +14,7 @@ from repro.data.splits import Images
 from repro.masking.patches import overlap
 from repro.runs.choices import Backend, Resizer
 from repro.runs.run import Run
+from repro.saliency.foregrounds import FLIP
 from repro.scenes.dataset import Scenes
 from repro.training.loading import TwoViews
 from repro.training.preprocess import ViewMaker
@@ -70,7 +71,7 @@ def load_batch(
     objects = {}
     for name in TwoViews.names:
         inside = cropped[name].squeeze(1) >= 128  # cropping resizes, which leaves grey at the rim
-        flip = cropped[f"{name}_draw"][:, -1].bool().view(-1, 1, 1)  # the last number of a `Draw`
+        flip = (cropped[f"{name}_draw"][:, FLIP] > 0).view(-1, 1, 1)
         objects[name] = torch.where(flip, inside.flip(-1), inside).to(device)
     return batch, objects
 
