@@ -1,9 +1,11 @@
 """Randomness as a function of names, not of history.
 
 Everything random draws from a stream named by whole numbers (seed, purpose, epoch, index ...), so neither the number of
-workers or devices nor a resume changes it. The built-in scenes are older than the purposes, and have none in their
-streams' names (`scene_streams`, `scene_label_stream`): with one, every scene would become another, and so would the
-results of all runs on them. What is new draws from `stream` or `stream_seed`.
+workers nor a resume changes it. Nor does the number of processes, but for the masks: a process draws those of its share
+of a batch from one stream, named by the share's first image, so that other shares get other masks. The built-in scenes
+are older than the purposes, and have none in their streams' names (`scene_streams`, `scene_label_stream`): with one,
+every scene would become another, and so would the results of all runs on them. What is new draws from `stream` or
+`stream_seed`.
 """
 
 from enum import IntEnum
@@ -72,6 +74,9 @@ def scene_label_stream(seed: int, split: int) -> np.random.Generator:
 
 def stream_seed(seed: int, purpose: Purpose, *names: int) -> int:
     """Returns a stream's seed for `torch.Generator.manual_seed`, 0 to 2**63 - 1.
+
+    Trailing zeros of a name do not count: (seed, purpose) and (seed, purpose, 0) are one stream. Names of one purpose
+    should be of one length.
 
     Args:
         seed: The run's seed, or the seed of what is drawn.

@@ -87,7 +87,8 @@ def _scatter_taps(weights: Tensor, columns: Tensor) -> Tensor:
 def gaussian_blur(images: Tensor, kernel: int, sigma: float | Tensor) -> Tensor:
     """Blurs images, all alike or each with its own sigma.
 
-    Equals torchvision's `gaussian_blur(image, [kernel, kernel], [sigma, sigma])` for each image.
+    Equals torchvision's `gaussian_blur(image, [kernel, kernel], [sigma, sigma])` for each image. On a CPU it has no
+    gradient: torch refuses images that require one.
 
     Args:
         images: B×C×H×W floats.
@@ -103,6 +104,8 @@ def gaussian_blur(images: Tensor, kernel: int, sigma: float | Tensor) -> Tensor:
 
 def box_blur(images: Tensor, sigma: Tensor, sigma_max: float) -> Tensor:
     """Blurs images as PIL's `GaussianBlur(sigma)` does, without its rounding to 8 bits; see `box_matrix`.
+
+    On a CPU it has no gradient, as `gaussian_blur` has none.
 
     Args:
         images: B×C×H×W floats.

@@ -37,7 +37,8 @@ def info_nce(
         query, key, queue = query.float(), key.float(), queue.float()
         positive = (query * key).sum(1) / temperature
         # The denominator's logarithm in two steps: joined to the other columns, the B×K similarities of the queue would
-        # be copied. All terms are logarithms, as `exp` would overflow at a low temperature.
+        # be copied once more than the division copies them. All terms are logarithms, as `exp` would overflow at a low
+        # temperature.
         terms = [positive, (query @ queue / temperature).logsumexp(1)]
         if hard_negative is not None:
             terms.append(hard_negative_weight * (query * hard_negative.float()).sum(1) / temperature)

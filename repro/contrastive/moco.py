@@ -111,8 +111,8 @@ class MoCo(ContrastiveModel):
         return info_nce(
             query,
             key,
-            # The backward pass reads the queue as it was, and `enqueue` overwrites a part of it before. The copy is
-            # small beside the B×K similarities.
+            # The backward pass reads the queue as it was, and `enqueue` overwrites a part of it before. The copy has
+            # dim×K numbers, as many as the similarities of a batch of dim images.
             self.queue.keys.clone(),
             hard_negative,
             temperature=self.temperature,
@@ -168,7 +168,7 @@ def build(run: Run, preprocessor: nn.Module | None) -> MoCo:
         UserError: torchvision has no such ResNet, or the processes cannot share the batch-norm groups.
     """
     moco = run.moco
-    if moco.bn_splits % world_size() and world_size() > 1:
+    if moco.bn_splits % world_size():
         raise UserError(
             f"moco.bn_splits={moco.bn_splits} groups cannot be shared by {world_size()} processes",
             mend="a multiple of them",

@@ -13,6 +13,8 @@ from repro.runs.choices import FilterLibrary
 def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> Tensor:
     """Returns `x - blur(x)` with an 11×11 Gaussian of sigma 5 (released moco/loader.py:15,68-78).
 
+    It writes in place and has no gradient: torch refuses images that require one.
+
     Args:
         images: B×3×H×W, normalised, H and W at least 6.
         library: who blurs on a CPU.
@@ -26,6 +28,8 @@ def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> T
 
 def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> Tensor:
     """Blurs images by a 31×31 Gaussian of sigma 10 (released moco/loader.py:16-19).
+
+    On a CPU it has no gradient: torch, or OpenCV, refuses images that require one.
 
     Args:
         images: B×3×H×W, normalised, H and W at least 16.

@@ -339,7 +339,8 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
     # mmengine's counters have no setters.
     runner.train_loop._iter, runner.train_loop._epoch = content["step"], content["epoch"]
     # The global generators come last, so that nothing above draws from them after they are set. Those of other ranks
-    # would be of no use where the number of processes has changed; batches and masks do not depend on them.
+    # would be of no use where the number of processes has changed; neither batches nor views nor masks draw from them.
+    # With another number, batches and views go on as they were, and masks become others (`repro.randomness`).
     if content["world_size"] == world_size():
         with reading(path, CHECKPOINT.mend):
             set_generators(content["generators"][rank()])
