@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream.measurement import SCORES
-from repro.distributed import rank
+from repro.distributed import decided_by_first, rank
 from repro.errors import UserError
 from repro.runs.metrics import read_metrics
 from repro.training.step_bar import SCORED
@@ -37,6 +37,8 @@ def write_scores(runner: Any, scores: Mapping[str, float]) -> None:
 def read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
     """Reads the validation rows of a training's metrics, one an epoch; rows of training steps have no top-1.
 
+    Called on every rank, each of which returns what the first one reads.
+
     Args:
         metrics: file of the metrics.
         epochs: of the training, which is over.
@@ -44,6 +46,11 @@ def read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
     Raises:
         UserError: the scores of an epoch are missing; the best of the others would be another number.
     """
+    return decided_by_first(lambda: _read_scores(metrics, epochs))
+
+
+def _read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
+    """Does the work of `read_scores`, whose arguments it takes."""
     rows = [row for row in read_metrics(metrics) if "epoch" in row and any(key.startswith("top1") for key in row)]
     if [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
         raise UserError(
