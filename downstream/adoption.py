@@ -15,7 +15,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.limits import METHOD_NAME
 from repro.runs.reading import build
 from repro.runs.run import Run
-from repro.terminal import say
+from repro.terminal import is_first_process, say
 
 RANDOM = "random"
 """In place of a checkpoint: weights that never saw an image."""
@@ -27,7 +27,9 @@ _ENDINGS = re.compile(r"(\.pth|\.tar|\.pt|\.ckpt|\.safetensors)+$")
 
 
 def untrained(arch: str, seed: int, width: int) -> ForeignBackbone:
-    """Makes a backbone with fresh weights, those that a run with this seed starts from.
+    """Makes a backbone with fresh weights, drawn from a run's seed.
+
+    A pretraining with the same seed starts from others: its encoder has another head, which is drawn before them.
 
     Args:
         arch: torchvision's name of the network.
@@ -137,4 +139,6 @@ def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> 
         run_id=run.id,
     )
     # Printed and not logged: a command sets up its log when the evaluation begins, which is later.
-    say(f"{path}: {len(foreign.state)} tensors behind '{foreign.prefix}'; left out: {foreign.parts_left_out}", err=True)
+    if is_first_process():
+        taken = f"{len(foreign.state)} tensors behind '{foreign.prefix}'"
+        say(f"{path}: {taken}; left out: {foreign.parts_left_out}", err=True)

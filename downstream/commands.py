@@ -19,13 +19,13 @@ from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
 from repro.progress import suggest
 from repro.runs import reading
-from repro.runs.detection import COSTS
+from repro.runs.detection import COSTS, DETECTION_TASKS
 from repro.runs.evaluation import PROTOCOLS, Evaluation, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.reading import parse_overrides
 from repro.runs.records import Result, read
 from repro.runs.run import Run
-from repro.terminal import say, say_json
+from repro.terminal import is_first_process, say, say_json
 
 CarryOut = Callable[..., None]
 """`carry_out(run, folder, name, root, *, again)` carries an evaluation out; `root` is that of its data set, or None."""
@@ -244,7 +244,7 @@ def _evaluate_all(
     again: bool = False,
     as_json: bool,
 ) -> None:
-    """Carries out evaluations one after the other, then prints their rows."""
+    """Carries out evaluations one after the other, then prints their rows; of several processes the first one alone."""
     several = len({evaluation.dataset for evaluation in evaluations}) > 1
     if several and "" in roots:
         raise UserError(
@@ -254,7 +254,11 @@ def _evaluate_all(
     # All that can be wrong with the command is found before the first evaluation takes its time.
     _check_roots(run, folder, evaluations, roots, again=again)
     rows: list[Result] = []
+    first = is_first_process()
     for evaluation in evaluations:
+        if not first:  # whose rows are those of the first one, which alone records and prints them
+            carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
+            continue
         recorded = read(folder.results)[0] if exists(folder.results) else []
         carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
         recorded_now = read(folder.results)[0]
@@ -263,6 +267,8 @@ def _evaluate_all(
         if len(recorded_now) > len(recorded) and (before := evaluation.recorded(run, recorded)):
             _tell_replaced(before, measured, folder)
         rows += measured
+    if not first:
+        return
     if as_json:
         say_json([asdict(row) for row in rows])
         return
@@ -270,7 +276,13 @@ def _evaluate_all(
         # Values of single splits, trials and learning rates (`top1@split=0`) are in the file and in JSON only.
         if "@" not in row.metric:
             say(f"{_metric_and_value(row)}   {row.protocol}, {row.dataset} {row.split}")
-    suggest(f"salmask table table1 --runs {shlex.quote(str(folder.path.parent.parent))}")
+    table = table_of([evaluation.task for evaluation in evaluations])
+    suggest(f"salmask table {table} --runs {shlex.quote(str(folder.path.parent.parent))}")
+
+
+def table_of(tasks: Sequence[str]) -> str:
+    """Returns the table that holds the numbers of tasks: Table 2 where all are detection's, else Table 1."""
+    return "table2" if set(tasks) <= set(DETECTION_TASKS) else "table1"
 
 
 def _tell_replaced(before: Sequence[Result], now: Sequence[Result], folder: RunFolder) -> None:

@@ -4,7 +4,6 @@ Beside the command line the one place that sees every room. A launcher knows the
 it needs no torch and they do.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
 from repro.runs.usage_meter import UsageMeter, usage_recorded
-from repro.terminal import Console
+from repro.terminal import Console, is_first_process
 from repro.workers import deaths_told
 from slurm.ledger import REPORT
 from slurm.program import Program
@@ -55,11 +54,9 @@ def carry_out(
         UserError: bad input, or another process holds the folder.
     """
     meter = UsageMeter()
-    # Before torch tells: only rank 0 is looked at. In a batch script, which is one process, Slurm has its number too.
-    number = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     show_log()
     STOP.install()
-    with OPENING.shown(shown=number == "0"):
+    with OPENING.shown(shown=is_first_process()):
         OPENING.say("importing torch")
         _carry_out(run, RunFolder(path), task, root, meter, wait=wait, again=again)
 

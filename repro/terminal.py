@@ -5,6 +5,7 @@ into the shell. Whoever prints goes through here, which a test sees to.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +24,15 @@ class Console(rich.console.Console):
         """Yields the segments of something to be printed, each with all of its text visible."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def is_first_process() -> bool:
+    """Returns whether this is the first of the processes that share a task, which alone prints, or the only one.
+
+    It tells before they have found each other, and without torch.
+    """
+    # In a batch script, which is one process, Slurm has its number too.
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:

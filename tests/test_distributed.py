@@ -343,6 +343,7 @@ def test_a_run_of_two_processes_resumes_bit_by_bit(shared_run: tuple[RunFolder, 
     assert newest(folder.checkpoints)["step"] == 5  # within the last epoch
     process = torchrun(tmp_path, words(SHARED))
     assert process.returncode == 0, process.stderr
+    assert process.stdout.count("backbone: ") == 1
     assert_same_training(folder.checkpoints, whole.checkpoints)
     assert_same(read_checkpoint(folder.backbone), read_checkpoint(whole.backbone))
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]

@@ -14,6 +14,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.reading import command_settings, read_yaml
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
+from repro.terminal import is_first_process
 
 Resolve = Callable[..., Run]
 """`resolve(method, *layers)` returns the run of a method, with layers of settings on top."""
@@ -60,6 +61,8 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
         run = resolve(method, *layers, command_settings(settings, data=data, root=root))
         folder = RunFolder.of(run, out)
         carry_out(run, folder.path, PRETRAIN)
+        if not is_first_process():
+            return
         report(as_json, {"run": run.id, "folder": str(folder.path), "backbone": str(folder.backbone)})
         suggest(f"salmask eval {shlex.quote(str(folder.path))} --task linear")
 

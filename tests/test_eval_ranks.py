@@ -1,0 +1,119 @@
+"""Evaluations of several processes: one answer, and a batch that does not change with their number."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_samples import CPU, on_two_processes, salmask, tiny, with_random_backbone
+
+from downstream import epoch_scores, finetune
+from downstream.commands import table_of
+from downstream.finetune import FineTuning
+from downstream.measurement import Target
+from downstream.partitions import standard
+from repro.backbones.checkpoint import load_backbone
+from repro.errors import UserError
+from repro.runs.detection import COCO, VOC
+from repro.terminal import is_first_process
+from repro.training import loading
+from repro.training.runner import Training
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "repro.cli")
+
+
+def test_two_processes_print_one_answer(tmp_path: Path) -> None:
+    folder = with_random_backbone(tiny(), tmp_path / "runs")
+    command = ("eval", str(folder.path), "--task", "knn", "knn.neighbours=[5]")
+    ended = subprocess.run([*TORCHRUN, *command, "--json"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads(ended.stdout)
+    assert [row["metric"] for row in rows] == ["top1", "top5", "mean_per_class"]
+    assert [json.loads(line) for line in folder.results.read_text().splitlines()] == rows
+    again = subprocess.run([*TORCHRUN, *command], capture_output=True, text=True, check=False)
+    assert again.stdout == salmask(*command).out
+
+
+@pytest.mark.parametrize(
+    ("environ", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0"}, True),
+        ({"RANK": "1"}, False),
+        ({"SLURM_PROCID": "0"}, True),
+        ({"SLURM_PROCID": "3"}, False),
+        ({"RANK": "0", "SLURM_PROCID": "3"}, True),
+    ],
+)
+def test_the_first_process_is_known_without_a_group(
+    environ: dict[str, str], first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() == first
+
+
+def test_the_next_command_shows_the_table_that_has_the_numbers() -> None:
+    assert [table_of(tasks) for tasks in (["linear"], ["knn", VOC], [VOC], [VOC, COCO])] == [
+        "table1",
+        "table1",
+        "table2",
+        "table2",
+    ]
+
+
+def on_processes(monkeypatch: pytest.MonkeyPatch, count: int, batch: int, out: Path, task: str = "semi-1") -> Training:
+    """A fine-tuning of eight labelled images as one of so many processes builds it."""
+    run = tiny(changes={"finetune.epochs": 1, "finetune.batch": batch})
+    folder = with_random_backbone(run, out)
+    for module in (finetune, loading):
+        monkeypatch.setattr(module, "world_size", lambda: count)
+    target = Target("scenes", None, run.data.scenes)
+    partition, fine_tuning = standard(target, seed=0), FineTuning(task)
+    backbone, labelled = load_backbone(folder.backbone), fine_tuning.labelled(partition.train)
+    place = folder.path / "finetune"
+    return fine_tuning.build_training(run, folder, place, backbone, target, labelled, partition.scored, CPU)
+
+
+@pytest.mark.parametrize(("count", "batch", "expected"), [(1, 256, 8), (2, 256, 8), (4, 256, 8), (2, 6, 6), (1, 5, 5)])
+def test_the_batch_is_the_same_on_any_number_of_processes(
+    count: int, batch: int, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    training = on_processes(monkeypatch, count, batch, tmp_path)
+    assert training.batch == expected
+    assert training.optimizers["main"].param_groups[0]["lr"] == pytest.approx(0.05 * expected / 256)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "of", "mend"),
+    [
+        (3, 256, 8, "finetune.batch=6, or fewer processes"),
+        (2, 5, 5, "finetune.batch=4, or fewer processes"),
+        (16, 256, 8, "fewer processes"),
+    ],
+)
+def test_a_batch_that_processes_cannot_share_is_refused(
+    count: int, batch: int, of: int, mend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    what = f"semi-1 has 8 labelled images and a batch of {of}, which {count} processes cannot share evenly"
+    with pytest.raises(UserError) as refusal:
+        on_processes(monkeypatch, count, batch, tmp_path)
+    assert (refusal.value.what, refusal.value.mend) == (what, mend)
+
+
+def scores_of_rank(number: int, place: Path) -> dict[str, Any]:
+    """Scores of a finished training, whose file the second process does not see yet."""
+    metrics = place / f"view{number}" / "metrics.jsonl"
+    if number == 0:
+        metrics.parent.mkdir()
+        metrics.write_text('{"epoch": 1, "step": 2, "top1": 50.0}\n')
+    return {"scores": epoch_scores.read_scores(metrics, 1)}
+
+
+def test_all_ranks_have_the_scores_that_the_first_one_reads(tmp_path: Path) -> None:
+    outcomes = on_two_processes(scores_of_rank, tmp_path)
+    assert [outcome["scores"][0]["top1"] for outcome in outcomes] == [50.0, 50.0]
