@@ -27,6 +27,7 @@ from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.data.subsets import share_of
 from repro.distributed import gather, in_order, seeded_weights, world_size
+from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.protocols import FINE_TUNINGS
@@ -143,6 +144,26 @@ class FineTuning:
         _, share, _ = FINE_TUNINGS[self.task]  # the other two are the protocol's name and its epochs
         return train if share == 1 else share_of(train, share, SHARE_SEED)
 
+    def batch_of(self, batch: int, images: int) -> int:
+        """Returns how many images a step takes over all processes, which is the same however many these are.
+
+        Args:
+            batch: `finetune.batch`.
+            images: number of labelled images; one percent of a small data set is less than a batch.
+
+        Raises:
+            UserError: the processes cannot share the batch evenly.
+        """
+        batch, processes = min(batch, images), world_size()
+        if batch % processes:
+            shareable = batch // processes * processes
+            raise UserError(
+                f"{self.task} has {images} labelled images and a batch of {batch}, which {processes} processes cannot "
+                "share evenly",
+                mend=f"finetune.batch={shareable}, or fewer processes" if shareable else "fewer processes",
+            )
+        return batch
+
     def build_training(
         self,
         run: Run,
@@ -165,11 +186,13 @@ class FineTuning:
             train: images to fit on; where they are fewer than a batch, they are one.
             val: images to score on.
             device: where the network is trained.
+
+        Raises:
+            UserError: the processes cannot share a batch evenly.
         """
         settings, machine = run.finetune, run.machine
         epochs = settings.epochs_of(self.task)
-        # One percent of a small data set is less than a batch; the ranks must still be able to share it evenly.
-        batch = min(settings.batch, len(train) // world_size() * world_size())
+        batch = self.batch_of(settings.batch, len(train))
         # Only the new layer draws; the seed makes it the same on every rank.
         with seeded_weights(run.seed):
             model = FineTuned(backbone, len(train.classes)).to(device)
