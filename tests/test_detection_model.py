@@ -166,7 +166,7 @@ def test_high_passed_input_is_the_image_without_its_blur() -> None:
 
 
 def test_a_random_backbone_is_a_run_of_its_own(tmp_path: Path) -> None:
-    """The row below all others: fresh weights, those that a run of the same seed starts from."""
+    """The row below all others: fresh weights, drawn from the run's seed."""
 
     def adopted(seed: int) -> tuple[Run, RunFolder]:
         settings = {"data.crop": 64, "seed": seed}
