@@ -1,7 +1,8 @@
 """One call of sbatch: tried again where Slurm is only slow or busy, and told apart where it refuses.
 
 Nothing is submitted twice: before each new try the queue is asked for a job of the submission's name, which no other
-has, since a call that "timed out" may have been accepted. And nothing that was accepted is lost: where the answer holds
+has, since a call that "timed out" may have been accepted; a queue that does not answer tells nothing, and is asked
+again. And nothing that was accepted is lost: where the answer holds
 no id, or one that is another job's, the name tells it too.
 """
 
@@ -81,17 +82,22 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
     complaint = ""
     for wait in (0.0, *WAITS):
         time.sleep(wait)
-        if complaint and (accepted := _id_in_queue(name)):
-            return accepted
+        if complaint:
+            accepted, trouble = _id_in_queue(name)
+            if accepted:
+                return accepted
+            if trouble:  # it may be in: to take silence for an empty queue would submit it twice
+                continue
         output, complaint = _call(script, inherited)
         if not complaint:
             return _id_of(output, name, known_ids)
         kind = classify(complaint)
         if kind is not None:
             raise RefusedError(_short(complaint), kind)
-    if accepted := _id_in_queue(name):
+    accepted, trouble = _id_in_queue(name)
+    if accepted:
         return accepted
-    raise UnclearError(_short(complaint))
+    raise UnclearError("; ".join(filter(None, (_short(complaint), trouble))))
 
 
 def classify(complaint: str) -> Refusal | None:
@@ -141,15 +147,16 @@ def _id_of(output: str, name: str, known_ids: Collection[str]) -> str:
         return job
     for wait in (0.0, *WAITS[:3]):
         time.sleep(wait)
-        if accepted := _id_in_queue(name):
+        if accepted := _id_in_queue(name)[0]:
             return accepted
     answer = " ".join(output.split()) or "nothing"
     raise UnclearError(f"sbatch accepted it, but its answer holds no id of a new job: {answer[:200]}")
 
 
-def _id_in_queue(name: str) -> str:
-    """Returns the id of the job, or the array, that has the name; empty where the queue knows none."""
-    return next((array_of(job.job) for job in snapshot().named(name)), "")
+def _id_in_queue(name: str) -> tuple[str, str]:
+    """Returns the id of the job, or the array, that has the name, empty where the queue knows none; and its trouble."""
+    queue = snapshot()
+    return next((array_of(job.job) for job in queue.named(name)), ""), queue.trouble
 
 
 def _short(complaint: str) -> str:

@@ -22,12 +22,15 @@ def fail(text):
     print(text, file=sys.stderr); sys.exit(1)
 command = os.path.basename(sys.argv[0])
 open(path("calls"), "a").write(" ".join([command, *words]) + "\\n")
+trouble = take(command + "_troubles")
+if trouble not in ("", "ok"):
+    fail(command + ": error: " + trouble)
 if command == "squeue":
     print(read("queue"), end="")
 elif command == "sacct":
     print(read("accounting"), end="")
 elif command == "scontrol":
-    print("MaxArraySize = " + (read("told_max_array") or "1001"))
+    print(read("job") if words[:2] == ["show", "job"] else "MaxArraySize = " + (read("told_max_array") or "1001"))
 elif command == "scancel":
     lines = [line for line in read("queue").splitlines() if line.partition("|")[0] not in words]
     open(path("queue"), "w").write("".join(line + "\\n" for line in lines))
@@ -75,7 +78,10 @@ class StandInSlurm:
             (place / name).chmod(0o755)
 
     def tell(self, name: str, *lines: str) -> None:
-        """Write one of its files: `faults` (of the next calls of sbatch), `room`, `max_array`, `accounting`."""
+        """Write one of its files: `faults` (of the next calls of sbatch), `room`, `max_array`, `accounting`.
+
+        `COMMAND_troubles` are words by which its next calls fail, `ok` where one does not; `job` is what scontrol shows.
+        """
         (self.place / name).write_text("".join(line + "\n" for line in lines))
 
     @property
