@@ -5,14 +5,10 @@ in the queue that no ledger knows; and its sbatch, which it does not take along,
 accounting know such jobs by the submission's name, which is Slurm's job name and which no other has.
 """
 
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 from repro.errors import UserError
 from slurm.calls import indices_of
@@ -24,36 +20,8 @@ SETTLING_SECONDS = 60.0
 POLL_SECONDS = 2.0
 
 
-@contextmanager
-def sbatch_lock(sweep_folder: Path, wait: float) -> Iterator[int]:
-    """Holds a lock that each sbatch inherits, so that one which outlives its launcher keeps the next one waiting.
-
-    Args:
-        sweep_folder: the sweep's folder.
-        wait: seconds to wait for it.
-
-    Yields:
-        The file descriptor to hand on.
-
-    Raises:
-        UserError: an earlier sbatch does not end.
-    """
-    descriptor = os.open(sweep_folder / ".sbatch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + wait
-    try:
-        while True:
-            try:
-                # On the descriptor, and not by the process: it is free when the last that inherited it has ended.
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    what = f"an sbatch of an earlier launch of {sweep_folder} is still at work"
-                    raise UserError(what, mend="wait for it, or end it") from None
-                time.sleep(POLL_SECONDS / 10)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+class SilentQueueError(UserError):
+    """Slurm does not say what is queued; it may do so later."""
 
 
 def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapshot:
@@ -64,14 +32,14 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
         tell: told that, and for what, it waits.
 
     Raises:
-        UserError: Slurm does not answer.
+        SilentQueueError: Slurm does not answer.
     """
     told = False
     while True:
         queue = snapshot()
         if queue.trouble:  # to take silence for an empty queue would submit everything twice
             mend = "try again when Slurm answers"
-            raise UserError(f"cannot tell what is queued already ({queue.trouble})", mend=mend)
+            raise SilentQueueError(f"cannot tell what is queued already ({queue.trouble})", mend=mend)
         unsettled = [
             entry
             for entries in _half_done(ledger).values()

@@ -1,12 +1,11 @@
 """Which jobs go out together: alike ones as arrays, each after what it waits for."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
-from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job
 from slurm.ledger import Key
 from slurm.profile import Cluster, Resources
@@ -134,12 +133,22 @@ class Batch:
         Raises:
             ValueError: it is a single job.
         """
-        if len(self.keys) < 2:
-            raise ValueError(f"{self.name} is a single job")
-        middle = len(self.keys) // 2
+        return self.split(len(self.keys) // 2)
+
+    def split(self, number: int) -> "tuple[Batch, Batch]":
+        """Returns an array as two.
+
+        Args:
+            number: how many jobs the first one has.
+
+        Raises:
+            ValueError: one of them would have none.
+        """
+        if not 0 < number < len(self.keys):
+            raise ValueError(f"{self.name} has {len(self.keys)} jobs, and cannot be split after {number}")
         first, second = (
             replace(self, name=renamed(self.name), keys=self.keys[part], parents=self.parents[part])
-            for part in (slice(None, middle), slice(middle, None))
+            for part in (slice(None, number), slice(number, None))
         )
         return first, second
 
@@ -160,17 +169,30 @@ def submission_name(sweep_folder: Path, task: str) -> str:
     return f"{sweep_folder.resolve().name}-{task}-{uuid4().hex[:8]}"
 
 
-def plan_batches(graph: Graph, cluster: Cluster, limit: int, live: Mapping[Key, Parent]) -> Iterator[Batch]:
-    """Yields what is neither done nor on its way, in an order in which every job comes after what it waits for.
+def plan_batches(
+    graph: Graph,
+    cluster: Cluster,
+    limit: int,
+    live: Mapping[Key, Parent],
+    wanted: Collection[Key] | None = None,
+    *,
+    report: bool = False,
+) -> Iterator[Batch]:
+    """Yields what is to go out, in an order in which every job comes after what it waits for.
 
     Args:
         graph: the sweep.
         cluster: says what each task asks for.
         limit: the most jobs of an array.
         live: what is on its way since an earlier launch.
+        wanted: keys of the jobs to go out, each of whose parents is done, on its way, or among them; None: all that is
+            neither done nor on its way.
+        report: whether the report goes out although no job does.
     """
-    finished = graph.finished()
-    missing = [job for job in graph.jobs if graph.key(job) not in live and graph.key(job) not in finished]
+    if wanted is None:
+        finished = graph.finished()
+        wanted = {key for key in graph.by_key if key not in live and key not in finished}
+    missing = [job for job in graph.jobs if graph.key(job) in wanted]
     on_way = dict(live)
     for task in graph.tasks:  # the pretraining first: what is yielded counts as on its way for the tasks after it
         jobs = [job for job in missing if job.task == task]
@@ -180,9 +202,10 @@ def plan_batches(graph: Graph, cluster: Cluster, limit: int, live: Mapping[Key, 
                 batch = _batch(graph, cluster, task, [graph.key(job) for job in chunk], parents, on_way)
                 on_way |= {key: Parent(batch.name, "") for key in batch.keys}
                 yield batch
-    if missing and any(job.task != PRETRAIN for job in graph.jobs):  # else there is nothing to tabulate
-        # It comes when all is over, also where something of it failed.
-        everything = [graph.key(job) for job in graph.jobs]
+    if report or (missing and graph.evaluates):  # else there is nothing to tabulate
+        # It comes when all is over, also where something of it failed, and also what another launch has handed over of
+        # the sweep: a retry knows only the jobs that it retries.
+        everything = [key for key in dict.fromkeys([*graph.by_key, *live]) if key != graph.report]
         yield _batch(graph, cluster, graph.report[1], [graph.report], everything, on_way, "afterany")
 
 

@@ -250,7 +250,9 @@ class _SweepCall:
                     "--replace cancels them and submits them anew"
                 )
             if unsent:
-                self._tell(with_mend(unsent, "the same again later, or with --feed, which stays until all are in"))
+                later = "the same again later, or with --feed, which stays until all are in"
+                mend = later if outcome.has_room_later else "the profile, or what it builds on, then the same again"
+                self._tell(with_mend(unsent, mend))
         if self.as_json:
             ids = {f"{folder} {task}": job for (folder, task), job in submitted.items()}
             say_json({"submitted": ids, **counts})
@@ -258,18 +260,35 @@ class _SweepCall:
             raise typer.Exit(1)
 
     def _submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> "Outcome":
-        """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in."""
+        """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
+
+        What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
+        places of what never went.
+        """
+        from slurm.adoption import SilentQueueError
         from slurm.launch import submit
 
         submitted: dict[Key, str] = {}
+        unsent: frozenset[Key] | None = None
         while True:
-            outcome = submit(graph, cluster, take_code, self.program, self.console, replace_old=self.replace)
-            submitted |= outcome.submitted
-            if not (self.feed and outcome.unsent):
-                outcome.submitted = submitted
-                outcome.live = [job for job in outcome.live if graph.key(job) not in submitted]
-                return outcome
-            self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
+            replaces = self.replace and unsent is None
+            try:
+                outcome = submit(
+                    graph, cluster, take_code, self.program, self.console, replace_old=replaces, again=unsent
+                )
+            except SilentQueueError as error:
+                if unsent is None:
+                    raise
+                self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")
+            else:
+                submitted |= outcome.submitted
+                if not (self.feed and outcome.has_room_later):
+                    outcome.submitted = submitted
+                    outcome.live = [job for job in outcome.live if graph.key(job) not in submitted]
+                    outcome.skipped = [job for job in outcome.skipped if graph.key(job) not in submitted]
+                    return outcome
+                unsent = frozenset(outcome.unsent)
+                self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
             time.sleep(FEED_SECONDS)
 
     def _tell(self, text: str) -> None:

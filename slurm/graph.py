@@ -130,6 +130,11 @@ class Graph:
         """Every task but the report, pretraining first."""
         return tuple(dict.fromkeys(job.task for job in self.jobs))
 
+    @cached_property
+    def evaluates(self) -> bool:
+        """Whether anything is measured, so that there is something to tabulate."""
+        return any(job.task != PRETRAIN for job in self.jobs)
+
     @property
     def report(self) -> Key:
         """The key of the job that renders the tables, which is in no run's folder."""

@@ -32,6 +32,8 @@ class Outcome:
     """Name of the job -> why."""
     unsent: dict[Key, str] = field(default_factory=dict)
     """What Slurm did not take -> why."""
+    has_room_later: bool = False
+    """Whether waiting mends that something was not taken: a limit, a Slurm that is silent, a job on this machine."""
     outdated: int = 0
     """Jobs on their way that are of other settings than the sweep has now."""
 

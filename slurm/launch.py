@@ -6,8 +6,7 @@ for stays planned; the next launch, or one with `--feed`, hands it over.
 
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +14,16 @@ from pathlib import Path
 from repro.errors import UserError
 from repro.files import write_text
 from repro.runs.folder import RunFolder
-from repro.runs.lock import held
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
-from slurm.adoption import adopt, sbatch_lock, settled_queue
+from slurm.adoption import adopt, settled_queue
 from slurm.ask import ask
 from slurm.batches import Batch, Parent, plan_batches
 from slurm.calls import refuse_foreign_sweep, write_calls
 from slurm.graph import Graph
 from slurm.handover import Outcome, ledger_entry, prepare_call
 from slurm.lanes import behind, in_lanes, jobs_by_lane
+from slurm.launch_lock import launch_lock
 from slurm.ledger import REPORT, Key, Ledger, Submission
 from slurm.outdated import outdated
 from slurm.profile import Cluster
@@ -33,12 +32,12 @@ from slurm.queue import PARENT_FAILED, QueueSnapshot, array_of, scancel
 from slurm.sbatch import script_of
 from slurm.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearError, submit_script
 from slurm.snapshot import CodeSnapshot
+from slurm.status import finished as is_finished
 
-LAUNCHING_SECONDS = 600.0
-"""How long a launch waits for another one of the same sweep to be through; sbatch may take seconds for each batch."""
 MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
 NO_PARENT = "what it builds on is not in"
+PARENT_HERE = "what it builds on runs on this machine, for which Slurm cannot wait"
 TakeCode = Callable[[], CodeSnapshot | None]
 """Returns what the jobs import; None: what they find. It is called under the launch lock, if anything goes out."""
 
@@ -51,6 +50,8 @@ def submit(
     console: Console,
     *,
     replace_old: bool = False,
+    again: Collection[Key] | None = None,
+    report: bool = False,
 ) -> Outcome:
     """Hands what is missing to Slurm and returns.
 
@@ -61,6 +62,9 @@ def submit(
         program: the names of what the jobs carry out.
         console: for what is told.
         replace_old: cancel what is queued or running with other settings than the sweep has now.
+        again: keys of what an earlier call had no room for; then nothing else goes out, whatever became of it since,
+            and one job is tried before many are. None: all that is missing goes out.
+        report: whether the report is asked for, also where it was rendered already.
 
     Returns:
         What is in, and what Slurm did not take.
@@ -80,33 +84,53 @@ def submit(
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    with _launch_lock(graph.sweep_folder) as descriptor:
+    with launch_lock(graph.sweep_folder) as descriptor:
+        refuse_foreign_sweep(graph.sweep_folder)
         # All that is decided by is looked at under the lock: of two launchers, the second finds the jobs of the first.
         queue = settled_queue(ledger, tell)
         adopt(ledger, queue)
         live = _live(graph, ledger, queue, tell)
         old = outdated(graph, live)
         if old and replace_old:
-            scancel([entry.job for entry in old])
+            _take_out(old, "of other settings")
+            ledger.superseded(old)
             tell(f"cancelled {_listed(entry.job for entry in old)}, of other settings")
             live = {key: entry for key, entry in live.items() if entry not in old}
         else:
             outcome.outdated = len(old)
-        launch = _Launch(
-            graph, cluster, take_code, program, ledger, outcome, descriptor, tell, jobs_by_lane(live.values())
-        )
+        # Numbers of processes are none of Slurm's: what runs on this machine can neither be waited for nor cancelled.
+        here = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
+        finished = graph.finished()
+        missing = {key for key in graph.by_key if not (key in finished or key in live or key in here)}
+        if again is not None:
+            missing &= set(again)
+        outcome.unsent = _without_parent(graph, missing, {*finished, *live}, here)
         parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
-        batches = plan_batches(graph, cluster, _array_limit(cluster), parents)
+        batches = plan_batches(
+            graph,
+            cluster,
+            _array_limit(cluster),
+            parents,
+            missing - set(outcome.unsent),
+            report=report
+            or bool(missing and graph.evaluates)
+            or graph.report in (again or ())
+            or _report_is_due(graph, ledger, {*finished, *live}),
+        )
+        lanes = jobs_by_lane(live.values())
+        launch = _Launch(graph, cluster, take_code, program, ledger, outcome, descriptor, tell, lanes, bool(live))
+        launch.at_once = 0 if again is None else 1
         for batch in in_lanes(batches, cluster.resources.throttle, live.values(), graph.planned):
             launch.send(batch)
         _replace_report(graph, live, queue, outcome, tell)
-    if launch.refused and not outcome.submitted and not live:
+    if launch.refused and not outcome.submitted and not live and not here:
         raise launch.refused
+    outcome.has_room_later = bool(launch.full) or PARENT_HERE in outcome.unsent.values()
     for job in graph.jobs:
         key = graph.key(job)
-        if key in live:
+        if key in live or key in here:
             outcome.live.append(job)
-        elif key not in outcome.submitted and key not in outcome.unsent:
+        elif key in finished:
             outcome.skipped.append(job)
     return outcome
 
@@ -126,6 +150,12 @@ class _Launch:
     tell: Callable[[str], object]
     lanes: dict[str, list[str]]
     """Ids of the jobs of each lane, those of earlier launches first."""
+    others_are_in: bool
+    """Whether Slurm has taken such jobs, of this launch or an earlier one."""
+    at_once: int = 0
+    """How many jobs an array may have, twice as many each time that one is taken; 0: as many as there are. A Slurm that
+    was full a minute ago is asked for little first: each array that it refuses, and each half, is a line of the ledger
+    for each of its jobs."""
     refused: UserError | None = None
     """The first refusal that waiting does not mend."""
     full: str = ""
@@ -155,6 +185,9 @@ class _Launch:
         if self.full:
             self._keep(batch, self.full)
             return
+        if 0 < self.at_once < len(batch.keys):
+            self._send_parts(batch.split(self.at_once))
+            return
         try:
             ids = self._hand_over(batch)
         except RefusedError as error:
@@ -166,15 +199,15 @@ class _Launch:
             self.tell(f"{batch.name}: Slurm does not answer ({error}); the next launch looks whether it is in")
         else:
             self.outcome.submitted |= ids
+            self.others_are_in = True
+            self.at_once *= 2
             self.tell(f"submitted {batch.name}: {_listed(ids.values())}")
 
     def _divide(self, batch: Batch, error: RefusedError) -> None:
         """Tries a refused array in halves, where fewer jobs may have room; else keeps it."""
-        limited = error.kind is Refusal.limit or (error.kind is Refusal.policy and self._others_are_in)
+        limited = error.kind is Refusal.limit or (error.kind is Refusal.policy and self.others_are_in)
         if len(batch.keys) > 1 and error.kind is not Refusal.request:
-            for half in batch.halves():
-                for part in half.resolved(self.outcome.submitted):
-                    self._send_part(part)
+            self._send_parts(batch.halves())
             return
         self._keep(batch, str(error))
         if limited:
@@ -184,9 +217,10 @@ class _Launch:
             self.refused = UserError(f"sbatch refused {batch.name}: {error}", mend=mend)
             self.tell(str(self.refused))
 
-    @property
-    def _others_are_in(self) -> bool:
-        return bool(self.outcome.submitted)
+    def _send_parts(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            for part in batch.resolved(self.outcome.submitted):
+                self._send_part(part)
 
     def _keep(self, batch: Batch, reason: str) -> None:
         self.outcome.unsent |= dict.fromkeys(batch.keys, reason)
@@ -249,29 +283,6 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
             lanes.setdefault(part.lane, []).append(f"<{part.name}>")
 
 
-@contextmanager
-def _launch_lock(sweep_folder: Path) -> Iterator[int]:
-    """Lets only one launcher of a sweep look and submit at a time; the next one then finds everything queued.
-
-    The lock goes with the process, so that a killed launcher keeps nobody out, but for an sbatch of its that is still
-    at work; what else it left is `slurm.adoption`'s.
-
-    Yields:
-        The file descriptor of the lock that sbatch is to inherit.
-    """
-    with (
-        held(
-            sweep_folder / ".launch.lock",
-            taken=UserError(f"another launch of {sweep_folder} is still submitting", mend="wait for it"),
-            unwritable="choose another --out",
-            wait=LAUNCHING_SECONDS,
-        ),
-        sbatch_lock(sweep_folder, LAUNCHING_SECONDS) as descriptor,
-    ):
-        refuse_foreign_sweep(sweep_folder)
-        yield descriptor
-
-
 def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Callable[[str], object]) -> dict[Key, Submission]:
     """Returns what is queued or running; what waits for something that never comes is taken out of the queue."""
     entries = ledger.submissions()
@@ -283,11 +294,40 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Callable[[st
     alive = {entry.job for entry in live}
     stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, alive)]
     if stuck:
-        scancel([entry.job for entry in stuck])
+        _take_out(stuck, "that wait in vain")
         tell(f"cancelled {_listed(entry.job for entry in stuck)}: what they waited for has failed or was cancelled")
-    return {entry.key: entry for entry in live if entry not in stuck} | {
-        entry.key: entry for entry in entries if entry.executor != "slurm" and queue.live(entry)
-    }
+    return {entry.key: entry for entry in live if entry not in stuck}
+
+
+def _take_out(entries: Sequence[Submission], which: str) -> None:
+    """Takes jobs out of the queue before others go out in their place.
+
+    Raises:
+        UserError: Slurm objects, so that both might run.
+    """
+    if trouble := scancel([entry.job for entry in entries]):
+        what = f"cannot cancel {len(entries)} jobs {which} ({trouble})"
+        raise UserError(what, mend="the same again when Slurm answers, or scancel by hand")
+
+
+def _without_parent(
+    graph: Graph, missing: Collection[Key], there: Collection[Key], here: Collection[Key]
+) -> dict[Key, str]:
+    """Returns which of the missing jobs cannot go out, and why: what they build on neither is there nor comes."""
+    held: dict[Key, str] = {}
+    for key in missing:
+        parent = graph.parent(graph.by_key[key])
+        if parent is not None and graph.key(parent) not in there and graph.key(parent) not in missing:
+            held[key] = PARENT_HERE if graph.key(parent) in here else NO_PARENT
+    return held
+
+
+def _report_is_due(graph: Graph, ledger: Ledger, there: Collection[Key]) -> bool:
+    """Returns whether the report alone is missing: it is not on its way, and was not rendered since the last job."""
+    entries = ledger.submissions()
+    if not entries or graph.report in there or not any(task != PRETRAIN for _, task in there if task != REPORT):
+        return False
+    return not is_finished(graph.sweep_folder, *graph.report, entries[-1])
 
 
 def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive: Collection[str]) -> bool:
@@ -309,8 +349,10 @@ def _replace_report(
     older = live.get(graph.report)
     queued = queue.find(older) if older else None
     if older is not None and queued is not None and queued.waiting and graph.report in outcome.submitted:
-        scancel([older.job])
-        tell(f"cancelled {older.job}, a report that the new one replaces")
+        if trouble := scancel([older.job]):
+            tell(f"{older.job}, a report that the new one replaces, may still be in the queue: {trouble}")
+        else:
+            tell(f"cancelled {older.job}, a report that the new one replaces")
 
 
 def _script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, dependency: str) -> str:

@@ -2,10 +2,10 @@
 
 One JSON object a line, only ever added, under a lock on the file; a line that cannot be read (torn by a kill) is left
 out. A job has two lines: the intent, written before it is handed over, with an empty `job`; and the same again with the
-scheduler's id, or with the words by which it was `refused`. A third says that a person has `cancelled` it. Where a
-launcher was killed in between, only the first is there, and the next launcher asks the scheduler for a job of the
-*submission*'s name. What a job did is told by its folder, not here: see `RunFolder.status(task)`, and `slurm.queue` for
-what the scheduler thinks of it.
+scheduler's id, or with the words by which it was `refused`. A third says that a person has `cancelled` it, or that it
+was `superseded` by one of other settings. Where a launcher was killed in between, only the first is there, and the next
+launcher asks the scheduler for a job of the *submission*'s name. What a job did is told by its folder, not here: see
+`RunFolder.status(task)`, and `slurm.queue` for what the scheduler thinks of it.
 
     {"time": "2026-11-22T10:00:00+00:00", "job": "812_3", "executor": "slurm", "cluster": "mycluster",
      "submission": "table1-linear-5f0c3a9e", "run": "45df9c0eca", "folder": "mocov2/s0-45df9c0eca", "task": "linear",
@@ -70,6 +70,8 @@ class Submission:
     """Slurm's words where it did not take the job; empty: it did, or nobody knows."""
     cancelled: str = ""
     """When `salmask cancel` asked the job to end, ISO 8601, UTC; empty: it did not."""
+    superseded: str = ""
+    """When `--replace` took the job out since the sweep had other settings, ISO 8601, UTC; empty: it did not."""
     nodes: int = 0
     """Asked for, as the five below; 0 of all six where an older version launched."""
     processes: int = 0
@@ -197,6 +199,18 @@ class Ledger:
         """
         when = now()
         self._append(replace(entry, cancelled=when) for entry in entries)
+
+    def superseded(self, entries: Sequence[Submission]) -> None:
+        """Writes down what was taken out for a sweep of other settings, and that nobody is to hand over again.
+
+        Args:
+            entries: as the ledger holds them.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        when = now()
+        self._append(replace(entry, superseded=when) for entry in entries)
 
     def _append(self, entries: Iterable[Submission]) -> None:
         lines = "".join(json.dumps({**asdict(entry), "after": list(entry.after)}) + "\n" for entry in entries)

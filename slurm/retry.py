@@ -9,7 +9,7 @@ from repro.runs.status import PRETRAIN
 from repro.terminal import Console
 from slurm.calls import refuse_foreign_sweep, tables_of
 from slurm.graph import Graph, Job, make_graph
-from slurm.handover import Outcome
+from slurm.handover import Outcome, prepare_call
 from slurm.job_costs import with_plan
 from slurm.launch import submit
 from slurm.ledger import REPORT, Key, Ledger
@@ -74,8 +74,18 @@ def relaunch(
     shared = chosen_devices(gpus, profile, 1)
     graph = with_plan(graph_of(ledger, requested), profile)
     if profile.executor != "slurm":
-        return launch_here(graph, profile, program, parallel=1, console=console, gpus=shared)
-    return submit(graph, profile, lambda: take(ledger.sweep, allow_dirty=allow_dirty), program, console)
+        outcome = launch_here(graph, profile, program, parallel=1, console=console, gpus=shared)
+        if graph.report in requested:
+            prepare_call(graph, graph.report, profile.attempts, program)()
+        return outcome
+    return submit(
+        graph,
+        profile,
+        lambda: take(ledger.sweep, allow_dirty=allow_dirty),
+        program,
+        console,
+        report=graph.report in requested,
+    )
 
 
 def _profile(ledger: Ledger, cluster: str) -> Cluster:

@@ -25,6 +25,7 @@ CLOCKS_SECONDS = 5.0
 
 
 BY_US = "by salmask cancel"
+SUPERSEDED = "taken out by --replace: the sweep has other settings now"
 
 
 class State(StrEnum):
@@ -173,6 +174,8 @@ def _ended(
 
 def _cancelled(entry: Submission | None, job: QueuedJob | None) -> tuple[State, str] | None:
     """Returns the state of a job that a person ended, or Slurm since what it waits for failed; None: neither did."""
+    if entry is not None and entry.superseded and (job is None or not job.live):
+        return State.cancelled, SUPERSEDED
     if job is None:  # Slurm forgets, and without accounting soon: what `salmask cancel` did is on our own record
         return (State.cancelled, BY_US) if entry is not None and entry.cancelled else None
     if job.state != "CANCELLED":

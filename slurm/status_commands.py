@@ -252,7 +252,7 @@ def build(program: Program) -> typer.Typer:
 
 
 def _to_retry(target: SweepTarget, *, failed: bool) -> list[JobRow]:
-    """Returns the jobs that ended badly; with `failed` not those that were asked to end.
+    """Returns the jobs that ended badly, but those of old settings; with `failed` not those that were asked to end.
 
     Raises:
         UserError: Slurm does not answer, and what became of a job depends on it.
@@ -261,7 +261,9 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> list[JobRow]:
     if queue.trouble and any(row.state is State.unknown for row in table):
         raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend="later")
     states = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
-    return [row for row in table if row.state in states]
+    newest = Ledger(target.sweep).newest()
+    replaced = {key for key, entry in newest.items() if entry.superseded}
+    return [row for row in table if row.state in states and (row.folder, row.task) not in replaced]
 
 
 def look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnapshot]:

@@ -80,7 +80,7 @@ class StandInSlurm:
     def tell(self, name: str, *lines: str) -> None:
         """Write one of its files: `faults` (of the next calls of sbatch), `room`, `max_array`, `accounting`.
 
-        `COMMAND_troubles` are words by which its next calls fail, `ok` where one does not; `job` is what scontrol shows.
+        `COMMAND_troubles` are words by which its next calls fail, `ok` where one does not; `job`: what scontrol shows.
         """
         (self.place / name).write_text("".join(line + "\n" for line in lines))
 

@@ -17,7 +17,7 @@ def relaunched(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[str, str]]]:
     """What would have been handed over: (method and seed, task)."""
     graphs: list[set[tuple[str, str]]] = []
 
-    def submit(graph: Graph, *_: Any) -> Outcome:
+    def submit(graph: Graph, *_: Any, **__: Any) -> Outcome:
         graphs.append({(f"s{job.run.seed}", job.task) for job in graph.jobs})
         return Outcome()
 

@@ -1,0 +1,109 @@
+"""`--feed`: what never went is handed over as there is room, what went stays as it is, and a refusal ends it."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from stand_in_slurm import StandInSlurm
+from test_launch_faults import CLUSTER, REFUSED, all_once, graph_for
+
+from repro.jobs import PROGRAM
+from slurm.commands import _SweepCall
+from slurm.graph import Graph
+from slurm.handover import Outcome
+from slurm.launch import NO_PARENT
+from slurm.ledger import Ledger
+
+Round = Callable[[], object]
+
+
+class Feeding:
+    """A call with --feed, and what happens between its rounds."""
+
+    def __init__(self, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.graph = graph
+        self.between: list[Round] = []
+        self.ledger_sizes: list[int] = []
+        monkeypatch.setattr("slurm.commands.time.sleep", self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        if seconds < 60:  # of other waits
+            return
+        assert self.between, "it would have ended"
+        self.ledger_sizes.append(len(Ledger(self.graph.sweep_folder).path.read_text().splitlines()))
+        self.between.pop(0)()
+
+    def call(self, *between: Round) -> Outcome:
+        self.between = list(between)
+        call = _SweepCall(lambda *_: None, PROGRAM, Console(quiet=True), 1, allow_dirty=False, as_json=False, feed=True)
+        outcome = call._submit_all(self.graph, CLUSTER, lambda: None)
+        assert not self.between
+        return outcome
+
+
+def nothing() -> None:
+    """Nothing changes."""
+
+
+def test_what_ended_badly_since_is_not_handed_over_again(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "4")
+
+    def fail_two() -> None:
+        """Two of the pretrainings fail; there is room for two more, and their places are others'."""
+        stand_in.change(lambda line: None if line.startswith(("101_0|", "101_1|")) else line)
+
+    outcome = Feeding(graph, monkeypatch).call(fail_two)
+    pretrainings = [entry for entry in Ledger(graph.sweep_folder).submissions() if entry.task == "pretrain"]
+    assert len(pretrainings) == 4
+    assert {task for _, task in outcome.submitted} == {"pretrain", "linear"}
+    seeds = {folder.partition("/s")[2][0] for folder, task in outcome.submitted if task == "linear"}
+    assert seeds == {"2", "3"}
+    reasons = {key: reason for key, reason in outcome.unsent.items() if key != graph.report}
+    assert list(reasons.values()) == [NO_PARENT] * 2
+
+
+def test_a_full_slurm_is_asked_for_one_job_first(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path, seeds=5)
+    stand_in.tell("room", "1")
+    feeding = Feeding(graph, monkeypatch)
+    calls: list[int] = []
+
+    def count() -> None:
+        calls.append(len(stand_in.calls("sbatch")))
+
+    feeding.call(count, count, count, lambda: (count(), stand_in.tell("room", "100")))
+    assert [after - before for before, after in pairwise(calls)] == [1, 1, 1]
+    sizes = feeding.ledger_sizes
+    assert [after - before for before, after in pairwise(sizes)] == [2, 2, 2]
+    assert all_once(graph, stand_in)
+
+
+def test_refusals_that_no_waiting_mends_end_it(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", "ok", REFUSED)
+    outcome = Feeding(graph, monkeypatch).call()
+    assert {task for _, task in outcome.submitted} == {"pretrain"}
+    assert any("Invalid qos" in reason for reason in outcome.unsent.values())
+
+
+def test_a_silent_queue_between_two_rounds_does_not_end_it(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "4")
+
+    def hiccup() -> None:
+        stand_in.tell("room", "100")
+        stand_in.tell("squeue_troubles", "Unable to contact slurm controller")
+
+    assert not Feeding(graph, monkeypatch).call(hiccup, nothing).unsent
+    assert all_once(graph, stand_in)

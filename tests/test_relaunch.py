@@ -1,0 +1,129 @@
+"""Launches after others: a silent Slurm in between, jobs of other settings, jobs here, a report that is lost."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from stand_in_slurm import StandInSlurm
+from test_launch_faults import CLUSTER, all_once, graph_for, launch
+from training_samples import salmask
+
+from repro.errors import UserError
+from repro.jobs import PROGRAM
+from repro.runs.folder import RunFolder
+from slurm import retry
+from slurm.ledger import REPORT, Ledger
+from slurm.states import SUPERSEDED
+
+TIMED_OUT = "Socket timed out on send/recv operation"
+
+
+def test_where_neither_sbatch_nor_squeue_answer_nothing_is_submitted_twice(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", f"accept:{TIMED_OUT}")
+    stand_in.tell("squeue_troubles", "ok", TIMED_OUT, TIMED_OUT)
+    assert not launch(graph).unsent
+    assert all_once(graph, stand_in)
+    assert len(stand_in.calls("sbatch")) == 3
+
+
+def test_where_squeue_stays_silent_it_is_unclear_whether_a_job_is_in(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", f"accept:{TIMED_OUT}")
+    stand_in.tell("squeue_troubles", "ok", *[TIMED_OUT] * 5)
+    outcome = launch(graph)
+    assert outcome.submitted == {}
+    assert "Socket timed out" in outcome.unsent_words
+    assert len(stand_in.calls("sbatch")) == 1
+    monkeypatch.setattr("slurm.adoption.SETTLING_SECONDS", 0.0)
+    launch(graph)  # which finds what was accepted
+    assert all_once(graph, stand_in)
+    assert [entry.job for entry in Ledger(graph.sweep_folder).submissions()][:4] == [f"101_{n}" for n in range(4)]
+
+
+def test_jobs_of_other_settings_that_slurm_does_not_cancel_are_not_replaced(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch(graph_for(tmp_path))
+    queued = len(stand_in.ids)
+    longer = graph_for(tmp_path, settings={"optimization.epochs": 5})
+    stand_in.tell("scancel_troubles", TIMED_OUT)
+    with pytest.raises(
+        UserError, match=r"cannot cancel 8 jobs of other settings \(.*timed out.*\); mend: the same again"
+    ):
+        launch(longer, replace_old=True)
+    assert len(stand_in.ids) == queued
+    launch(longer, replace_old=True)
+    # They are on record as replaced: nobody hands them over again.
+    monkeypatch.chdir(tmp_path)
+    old = {entry.folder for entry in Ledger(longer.sweep_folder).submissions() if entry.superseded}
+    assert len(old) == 4
+    assert salmask("retry", "s", "--dry-run").out == "nothing to retry\n"
+    assert salmask("status", "s").out.count(SUPERSEDED[:20]) >= 1
+
+
+def test_what_runs_on_this_machine_is_neither_waited_for_nor_cancelled_by_slurm(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    """A number of a process may be that of another job."""
+    graph = graph_for(tmp_path, seeds=2)
+    ledger = Ledger(graph.sweep_folder)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "mine"])
+    try:
+        launch(graph_for(tmp_path / "other", seeds=1))
+        entry = Ledger(tmp_path / "other" / "s").submissions()[0]
+        folder, task = graph.key(graph.jobs[0])
+        local = replace(entry, submission="mine", executor="local", folder=folder, task=task, job=str(process.pid))
+        ledger.intend([local])
+        ledger.submitted([local])
+        outcome = launch(graph)
+        assert {task for folder_, task in outcome.submitted if folder_ == folder} == set()
+        assert outcome.unsent[folder, "linear"].startswith("what it builds on runs on this machine")
+        assert graph.report in outcome.unsent
+        assert outcome.has_room_later
+        assert [job.task for job in outcome.live] == ["pretrain"]
+        scripts = "".join(path.read_text() for path in stand_in.place.glob("script-*.sh"))
+        assert f":{process.pid}" not in scripts
+        other = graph_for(tmp_path, seeds=2, settings={"probe.epochs": 9, "machine.workers": 3})
+        launch(other, replace_old=True)
+        assert not any(str(process.pid) in call.split() for call in stand_in.calls("scancel"))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_report_that_alone_is_lost_goes_out_again(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path, seeds=2)
+    launch(graph)
+    report = Ledger(graph.sweep_folder).newest()[graph.report].job
+    assert launch(graph).submitted == {}
+    stand_in.change(lambda line: None if line.startswith(f"{report}|") else line)
+    assert set(launch(graph).submitted) == {graph.report}
+    assert stand_in.option(104, "dependency") == "afterany:101:102"
+    # It was rendered after all: then nothing is missing.
+    stand_in.change(lambda line: None if line.startswith("104|") else line)
+    RunFolder(graph.sweep_folder).set_status("done", task=REPORT)
+    assert launch(graph).submitted == {}
+    assert set(launch(graph, report=True).submitted) == {graph.report}
+
+
+def test_a_report_that_is_retried_goes_out_and_waits_for_all_that_is_under_way(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path, seeds=2)
+    launch(graph)
+    ledger = Ledger(graph.sweep_folder)
+    stand_in.change(lambda line: None if line.startswith("103|") else line)
+    monkeypatch.setattr(retry, "take", lambda *_, **__: None)
+    monkeypatch.setattr(retry, "_profile", lambda *_: CLUSTER)
+    console = Console(quiet=True)
+    outcome = retry.relaunch(ledger, [graph.report], "", PROGRAM, console, allow_dirty=True)
+    assert outcome.submitted == {graph.report: "104"}
+    assert stand_in.option(104, "dependency") == "afterany:101:102"
