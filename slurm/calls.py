@@ -18,6 +18,7 @@ from typing import Any
 from repro.errors import UserError
 from repro.files import reading, write_text
 from slurm.job import Call
+from slurm.ledger import REPORT, Ledger, Submission
 from slurm.node_bench import NodeBench
 from slurm.node_probe import NodeProbe
 
@@ -85,6 +86,17 @@ def tables_of(folder: Path) -> tuple[str, ...]:
         return ()
     named = (call.get("tables") for call in calls.values())
     return tuple(str(table) for tables in named if isinstance(tables, list) for table in tables)
+
+
+def newest_report(ledger: Ledger) -> tuple[Submission | None, tuple[str, ...]]:
+    """Returns the submission that says last what a sweep's report renders, and what; None where none does.
+
+    It stands in the calls of that job and nowhere else: its folder is to be kept.
+    """
+    for entry in reversed(ledger.submissions()):
+        if entry.task == REPORT and (tables := tables_of(ledger.logs / entry.submission)):
+            return entry, tables
+    return None, ()
 
 
 def indices_of(folder: Path) -> list[int]:

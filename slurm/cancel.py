@@ -3,11 +3,11 @@
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from slurm.ledger import Submission
+from slurm.ledger import Key, Submission
 from slurm.queue import QueueSnapshot, scancel
 
 
@@ -25,12 +25,15 @@ class Cancelled:
     """Of the ledger: those whose jobs were told to end, for `Ledger.cancelled`."""
 
 
-def cancel(entries: Iterable[Submission], queue: QueueSnapshot, *, dry_run: bool = False) -> Cancelled:
+def cancel(
+    entries: Iterable[Submission], queue: QueueSnapshot, *, over: Collection[Key] = (), dry_run: bool = False
+) -> Cancelled:
     """Tells every job that runs or waits to end; each saves a checkpoint first, and can go on later.
 
     Args:
         entries: of a ledger.
         queue: from `slurm.queue.snapshot`.
+        over: keys of the jobs that have ended by their files, which alone tell of processes of other machines.
         dry_run: only say which.
     """
     slurm_ids: list[str] = []
@@ -50,7 +53,8 @@ def cancel(entries: Iterable[Submission], queue: QueueSnapshot, *, dry_run: bool
             slurm_ids += ids
             told += [entry] if ids else []
         elif entry.executor == "local" and entry.host != socket.gethostname():
-            elsewhere += [f"{entry.host}: {entry.job}"] if entry.job else []
+            latest = entry.job and newest[entry.key] is entry and entry.key not in over
+            elsewhere += [f"{entry.host}: {entry.job}"] if latest else []
         elif entry.executor == "local" and queue.live(entry):
             processes.append(entry.job)
             told.append(entry)

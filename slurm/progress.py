@@ -16,8 +16,8 @@ from slurm.ledger import REPORT, Key, Ledger
 from slurm.orders import ordered_run
 from slurm.profile import Cluster, load
 from slurm.queue import QueueSnapshot
-from slurm.states import LIVE, State, duration
-from slurm.status import JobRow, counts
+from slurm.states import State, duration
+from slurm.status import JobRow, counts, may_change
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,6 @@ def progress(sweep: Path, table: Sequence[JobRow], queue: QueueSnapshot, *, ever
         queue: What they were judged by.
         every: Seconds between two looks.
     """
-    live = [row for row in table if row.state in LIVE]
     costs = _Costs(sweep, table)
     states = ", ".join(f"{number} {state}" for state, number in counts(table).items()) or "no job yet"
     return SweepProgress(
@@ -75,7 +74,7 @@ def progress(sweep: Path, table: Sequence[JobRow], queue: QueueSnapshot, *, ever
         trouble=f"Slurm does not answer: {queue.trouble}" if queue.trouble else "",
         jobs=tuple(_row(row) for row in sorted(table, key=lambda row: row.state is not State.running)),
         refresh_s=max(1, round(every)),
-        live=bool(live),
+        live=may_change(table, queue),
     )
 
 

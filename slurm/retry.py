@@ -7,7 +7,7 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
-from slurm.calls import refuse_foreign_sweep, tables_of
+from slurm.calls import newest_report, refuse_foreign_sweep
 from slurm.graph import Graph, Job, make_graph
 from slurm.handover import Outcome, prepare_call
 from slurm.job_costs import with_plan
@@ -42,7 +42,7 @@ def graph_of(ledger: Ledger, requested: Collection[Key]) -> Graph:
         if task != REPORT:  # every launch has a report of its own
             run_folder = RunFolder(ledger.sweep / folder)
             jobs.append(Job(ordered_run(run_folder, task), run_folder, task))
-    return make_graph(ledger.sweep, jobs, _tables(ledger))
+    return make_graph(ledger.sweep, jobs, newest_report(ledger)[1])
 
 
 def relaunch(
@@ -102,11 +102,3 @@ def _profile(ledger: Ledger, cluster: str) -> Cluster:
         # The ledger holds a profile's name and not its path: one that was given as a file is not found again.
         mend = f"{error.mend}; or name the profile that the sweep was launched by: --cluster FILE"
         raise UserError(error.what, mend=mend) from error
-
-
-def _tables(ledger: Ledger) -> tuple[str, ...]:
-    """Returns what the sweep's report renders, which stands in the newest call of that job and nowhere else."""
-    for entry in reversed(ledger.submissions()):
-        if entry.task == REPORT and (tables := tables_of(ledger.logs / entry.submission)):
-            return tables
-    return ()

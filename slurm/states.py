@@ -58,6 +58,14 @@ class State(StrEnum):
 ENDED_BADLY = frozenset({State.interrupted, State.cancelled, State.failed, State.died})
 LIVE = frozenset({State.running, State.starting, State.queued, State.preempted, State.silent})
 
+_SUSPENDED = (State.preempted, "suspended until Slurm, or who did it, lets it go on")
+SILENT_BY_RIGHT: Mapping[str, tuple[State, str]] = {
+    "SUSPENDED": _SUSPENDED,
+    "STOPPED": _SUSPENDED,
+    "CONFIGURING": (State.starting, "its nodes are made ready"),
+}
+"""Slurm's words for a job that has nodes and whose processes cannot give a sign of life, with what it is doing."""
+
 REASONS: Mapping[str, tuple[str, str]] = {
     "Resources": ("waits for free resources", ""),
     "Priority": ("others go first", ""),
@@ -120,6 +128,14 @@ def judge(
 def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tuple[State, str]:
     """Returns the state of a job that has a node by its scheduler's word, or a process on this machine."""
     where = f"on {job.nodes}" if job and job.nodes else ""
+    if job is not None and job.state in SILENT_BY_RIGHT:
+        state, words = SILENT_BY_RIGHT[job.state]
+        return state, ", ".join(filter(None, (where, words)))
+    return _by_its_signs(status, job, where, now)
+
+
+def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now: float) -> tuple[State, str]:
+    """Returns the state of a job whose process can give signs of life, by those that it gave."""
     if status is None:
         # Importing torch and waiting for other ranks takes its time; after as long as a lock needs to grow stale,
         # silence means that it hangs.

@@ -25,7 +25,7 @@ from slurm.ledger import REPORT, Key, Ledger, Submission
 from slurm.logs import tail
 from slurm.orders import ordered_run
 from slurm.queue import QueueSnapshot
-from slurm.states import State, before, judge
+from slurm.states import LIVE, State, before, judge
 
 PACE_ROWS = 5
 """Log lines that a pace is the median of: the last ones."""
@@ -186,6 +186,17 @@ def counts(table: Sequence[JobRow]) -> dict[str, int]:
     """Returns how many jobs are in each state, without zeros, in the order of the states."""
     numbers = Counter(row.state for row in table)
     return {state.value: numbers[state] for state in State if numbers[state]}
+
+
+def may_change(table: Sequence[JobRow], queue: QueueSnapshot) -> bool:
+    """Returns whether anything is under way, as far as that can be known: a queue that is silent may answer again.
+
+    Args:
+        table: jobs, from `rows`.
+        queue: what they were judged by.
+    """
+    waited_for = LIVE | {State.unknown} if queue.trouble else LIVE
+    return any(row.state in waited_for for row in table)
 
 
 def as_json_of(table: Sequence[JobRow], sweep: Path, queue: QueueSnapshot) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import typer
@@ -17,6 +18,7 @@ from repro.terminal import Console, say, say_json
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.cost_page import cost_page
+from slurm.launch_lock import launch_lock
 from slurm.ledger import Ledger
 from slurm.logs import follow, log_files
 from slurm.options import (
@@ -41,10 +43,12 @@ from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
 from slurm.spending import as_json_of_costs, spendings
 from slurm.states import ENDED_BADLY, LIVE, State
-from slurm.status import JobRow, as_json_of, ids_to_ask, jobs_of, rows
+from slurm.status import JobRow, as_json_of, ids_to_ask, jobs_of, may_change, rows
 from slurm.status_page import Changes, page
 from slurm.targets import SweepTarget, all_sweeps, find_target
 
+CLEANING_SECONDS = 10.0
+"""How long `clean` waits for a launch of the sweep to be through."""
 PATIENCE_SECONDS = 2.0
 """How long Slurm's answer is waited for before the files alone are shown."""
 
@@ -104,7 +108,7 @@ def _looks(targets: Sequence[SweepTarget], every: float) -> Iterator[tuple[list[
     while True:
         for tables, queue in views(targets):
             yield tables, queue
-        if not any(row.state in LIVE for table in tables for row in table):
+        if not any(may_change(table, queue) for table in tables):
             return
         time.sleep(every)
 
@@ -127,8 +131,8 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
         nonlocal asked_at, over
         if time.monotonic() - asked_at >= FASTEST_SECONDS:
             asked_at = time.monotonic()
-            (table,), _ = look([SweepTarget(target.sweep, folder)])
-            over = not any(row.state in LIVE and task in ("", row.task) for row in table)
+            (table,), queue = look([SweepTarget(target.sweep, folder)])
+            over = not may_change([row for row in table if task in ("", row.task)], queue)
         return over
 
     printed_last: Path | None = None
@@ -147,7 +151,10 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     selection = find_target(target)
     ledger = Ledger(selection.sweep)
     entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
-    outcome = cancel_jobs(entries, snapshot(), dry_run=dry_run)
+    queue = snapshot()
+    may_live = LIVE | {State.unknown}
+    over = {(row.folder, row.task) for row in rows(ledger, queue, time.time()) if row.state not in may_live}
+    outcome = cancel_jobs(entries, queue, over=over, dry_run=dry_run)
     if outcome.entries and not outcome.trouble:
         ledger.cancelled(outcome.entries)
     if as_json:
@@ -170,10 +177,12 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
     Example: salmask clean table1 --dry-run
     """
     ledger = Ledger(find_target(sweep).sweep)
-    queue = snapshot(ids_to_ask(ledger.sweep, jobs_of(ledger)))
-    unneeded = leftovers(ledger, queue)
-    if not dry_run:
-        remove(unneeded)
+    # A launch writes a folder and an intent before Slurm has the job: what it is at work on would look left over.
+    with nullcontext() if dry_run else launch_lock(ledger.sweep, CLEANING_SECONDS):
+        queue = snapshot(ids_to_ask(ledger.sweep, jobs_of(ledger)))
+        unneeded = leftovers(ledger, queue)
+        if not dry_run:
+            remove(unneeded)
     if as_json:
         content = [{"path": str(item.path), "why": item.why, "bytes": item.size} for item in unneeded]
         say_json({"removed": not dry_run, "found": content})

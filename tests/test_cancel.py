@@ -61,7 +61,13 @@ def test_cancelling_a_local_job_asks_its_process_to_stop(sweep: Sweep, runs: Pat
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "mine"])
     try:
         sweep.submitted(job=str(process.pid), executor="local", submission="mine", host=HERE)
+        # Of another machine: one that was started anew, one that is done, one that may run.
+        sweep.submitted("linear", job="4710", executor="local", submission="before", host=ELSEWHERE)
         sweep.submitted("linear", job="4711", executor="local", submission="theirs", host=ELSEWHERE)
+        done = Sweep(sweep.place, tiny(changes={"seed": 1}))
+        done.folder.prepare(done.run)
+        done.folder.backbone.touch()
+        done.submitted(job="4709", executor="local", submission="done", host=ELSEWHERE)
         outcome = salmask("cancel", "table1")
         assert outcome.out.splitlines() == [
             f"cancelled 1 jobs: {process.pid}",

@@ -8,8 +8,14 @@ import pytest
 from sweep_samples import GONE, NOW, SILENT, FakeSlurm, Sweep, queue_of
 from training_samples import files_below, refused, salmask
 
+from repro.jobs import PROGRAM
+from repro.runs.folder import RunFolder
 from slurm import clean
+from slurm.calls import newest_report, write_calls
 from slurm.clean import leftovers
+from slurm.job import Call
+from slurm.launch_lock import launch_lock
+from slurm.ledger import REPORT
 from slurm.queue import QueueSnapshot
 
 
@@ -83,6 +89,31 @@ def test_cleaning_leaves_alone_what_a_job_may_still_use(
         "logs-813": "logs/sweep-linear-813",
     }
     assert {name for name, path in names.items() if path not in unneeded} == expected
+
+
+def test_what_a_report_renders_outlives_cleaning(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    """It stands in the calls of the newest report alone, which a retry reads."""
+    make_leftovers(sweep)
+    for job, table in (("814", "table2"), ("815", "table1")):
+        entry = sweep.submitted(REPORT, job, folder=".", protocol="")
+        call = Call(sweep.place, REPORT, PROGRAM.report, tables=(table,))
+        write_calls(sweep.ledger.logs / entry.submission, {0: call})
+    RunFolder(sweep.place).set_status("done", task=REPORT)
+    salmask("clean", "table1")
+    assert [path.name for path in sweep.ledger.logs.iterdir()] == ["sweep-report-815"]
+    assert newest_report(sweep.ledger)[1] == ("table1",)
+
+
+def test_cleaning_waits_for_a_launch(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_leftovers(sweep)
+    monkeypatch.setattr("slurm.status_commands.CLEANING_SECONDS", 0.0)
+    before = files_below(sweep.place)
+    with launch_lock(sweep.place):
+        assert refused("clean", "table1").startswith("another launch of runs/table1 is still submitting; mend: wait")
+        assert salmask("clean", "table1", "--dry-run").code == 0
+    assert before <= files_below(sweep.place)
 
 
 def test_what_cannot_be_removed_is_one_line(

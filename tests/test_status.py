@@ -43,6 +43,8 @@ PENDING = {"start": None}
         ),
         (queue_of("RUNNING", start=-30), "starting", "on n3"),
         (queue_of("RUNNING", start=-300), "silent", "on n3 for 5 min without a word; mend: salmask logs"),
+        (queue_of("CONFIGURING", start=-300), "starting", "on n3, its nodes are made ready"),
+        (queue_of("SUSPENDED", start=-9000), "preempted", "on n3, suspended until Slurm, or who did it, lets it go on"),
         (queue_of("CANCELLED", "by 0", end=-9), "cancelled", "by 0"),
         (queue_of("FAILED", "exit 1", end=-9), "died", "never said a word, Slurm says FAILED, exit 1; last line: boom"),
         (GONE, "died", "never said a word, Slurm no longer knows it; last line: boom"),
@@ -63,6 +65,7 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
         (queue_of("RUNNING"), 5, "running", ""),
         (queue_of("RUNNING"), 119, "running", ""),
         (queue_of("RUNNING"), 121, "silent", "no sign of life for 2 min; mend: salmask cancel, then salmask retry"),
+        (queue_of("SUSPENDED"), 9000, "preempted", "on n3, suspended until Slurm"),
         (queue_of("RUNNING", start=-60), 119, "running", ""),  # of the attempt before, and still alive by its heartbeat
         (queue_of("RUNNING", start=-60), 150, "starting", "on n3"),
         (queue_of("PENDING", "BeginTime", start=60), 20, "preempted", "BeginTime: was put back in the queue, starts"),

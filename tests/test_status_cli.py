@@ -85,6 +85,31 @@ def test_watching_ends_when_nothing_is_under_way(
     assert refused("status", "table1", "--watch", "--json").startswith("--watch and --json exclude each other")
 
 
+def test_watching_goes_on_while_slurm_does_not_say_what_became_of_a_job(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.submitted()
+    slurm.fails("squeue", "Unable to contact slurm controller")
+    looks: list[int] = []
+    sleep = time.sleep
+
+    def answer(seconds: float) -> None:
+        if seconds < 1:  # subprocess waits for the end of its process
+            sleep(seconds)
+            return
+        looks.append(1)
+        (slurm.place / "squeue.err").unlink(missing_ok=True)
+        if len(looks) == 2:
+            sweep.folder.prepare(RUN)
+            sweep.folder.backbone.touch()
+        slurm.says("squeue", f"812|x|RUNNING|None|{time.time():.0f}|N/A|n1|gpu|0|")
+
+    monkeypatch.setattr(time, "sleep", answer)
+    call = salmask("status", "table1", "--watch")
+    assert (call.code, len(looks)) == (0, 2)
+    assert "1 done" in call.out
+
+
 def test_watching_in_a_pipe_tells_each_change_in_a_line(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
