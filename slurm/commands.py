@@ -133,6 +133,10 @@ def build(
         folder = out or (profile.sweeps_folder if profile else RUNS) / sweep.name
         check_folder(folder)
         graph = expand(sweep, folder, resolve, overrides)
+        if not graph.jobs:
+            chosen = " ".join(f"--{option} {text}" for option, text in (("methods", methods), ("tasks", tasks)) if text)
+            mend = f"salmask sweep {name} --plan shows what it has"
+            raise UserError(f"sweep {name} has no job{f' of {chosen}' if chosen else ''}", mend=mend)
         check_tables(graph, table_names())
         # JSON alone goes to the output, whatever is told besides.
         call = _SweepCall(
@@ -180,6 +184,9 @@ class _SweepCall:
         costs = estimate(graph, cluster, evidence, finished)
         if budget:
             graph, left_out = within_budget(graph, costs, budget)
+            if not graph.jobs:
+                mend = "a larger --budget-gpu-hours; --plan alone shows what each row costs"
+                raise UserError(f"no run fits a budget of {budget:g} GPU-hours", mend=mend)
             if left_out:
                 self._tell(f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}")
         if print_it:
@@ -313,8 +320,13 @@ class _SweepCall:
         if any(job.task != PRETRAIN for job in (*outcome.done, *outcome.skipped)):  # else there is nothing to tabulate
             self.show(graph.tables, graph.sweep_folder, self.console)
         if self.as_json:
-            content = {"done": [job.name for job in outcome.done], "failed": outcome.failed}
-            say_json(content)
+            names = [job.name for job in graph.jobs]  # of several settings of a method, one name is that of several
+            failed = {
+                job.name if names.count(job.name) == 1 else f"{job.name} ({graph.key(job)[0]})": outcome.failed[key]
+                for job in graph.jobs
+                if (key := graph.key(job)) in outcome.failed
+            }
+            say_json({"done": [job.name for job in outcome.done], "failed": failed})
         if outcome.failed:
             suggest(f"salmask status {shlex.quote(str(graph.sweep_folder))}")
             raise typer.Exit(1)

@@ -28,8 +28,8 @@ class Outcome:
     """Queued or running since an earlier launch."""
     submitted: dict[Key, str] = field(default_factory=dict)
     """Slurm's ids of what went out now."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Name of the job -> why."""
+    failed: dict[Key, str] = field(default_factory=dict)
+    """What failed here -> why."""
     unsent: dict[Key, str] = field(default_factory=dict)
     """What Slurm did not take -> why."""
     has_room_later: bool = False

@@ -34,6 +34,8 @@ LEDGER = "jobs.jsonl"
 LOGS = "logs"
 LOCAL_LOCK = ".local.lock"
 """Held in a sweep's folder by launchers that run its jobs on their own machine; see `slurm.local`."""
+LOCAL_START_LOCK = ".local-start.lock"
+"""Held there by such a launcher for the moment in which it looks for what to start, and starts it."""
 REPORT = "report"
 """The task that renders the tables; its folder is the sweep's own, `.`."""
 
@@ -88,6 +90,8 @@ class Submission:
     """The lane that it is in, of `slurm.lanes`; empty: in none."""
     at_a_time: int = 0
     """How many of its array run at a time; 0: no lane says so."""
+    devices: str = ""
+    """Of a local job, those that it holds, as CUDA_VISIBLE_DEVICES names them; empty: it sees those of its launcher."""
     planned_s: float | None = None
     """Seconds that a plan expected of the job when it went out; None: nobody knew."""
 

@@ -10,7 +10,7 @@ import pdb
 import sys
 import time
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from slurm.causes import cause_of_ranks
 from slurm.graph import Graph, Job
 from slurm.handover import Outcome, ledger_entry, prepare_call
 from slurm.job import Call
-from slurm.ledger import LOCAL_LOCK, Key, Ledger
+from slurm.ledger import LOCAL_LOCK, LOCAL_START_LOCK, Key, Ledger, Submission
 from slurm.logs import tail
 from slurm.processes import KILL_SECONDS, LocalJob, free_devices, start
 from slurm.profile import Cluster
@@ -105,7 +105,9 @@ class _Here:
         console: Console,
     ) -> None:
         self.graph, self.cluster, self.program = graph, cluster, program
-        self.parallel, self.gpus, self.console = parallel, gpus, console
+        # The debug executor carries out one job after the other.
+        self.parallel = 1 if cluster.executor == "debug" else parallel
+        self.gpus, self.console = gpus, console
         self.ledger = Ledger(graph.sweep_folder)
         self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
         self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
@@ -114,28 +116,33 @@ class _Here:
     def run(self) -> Outcome:
         self._queue_up()
         with ProgressBars(console=self.console) as progress, _ended_on_exit(self.running, self.console):
-            bars: dict[str, TaskID] = {}
+            bars: dict[Key, TaskID] = {}
             # In each round first what has ended, then what can no longer run, then what can start: an end makes room
             # and makes children ready, or dooms them, and all of that should count in the same round.
             while self.waiting or self.running:
                 for job, process in [pair for pair in self.running if pair[1].ended()]:
                     self.running.remove((job, process))
                     self._note_end(job, process)
-                    progress.remove_task(bars.pop(job.name))
+                    progress.remove_task(bars.pop(self.graph.key(job)))
                 self._give_up_what_cannot_run()
-                for job, gpus in self._startable():
-                    self.waiting.remove(job)
-                    where = f" on GPU {', '.join(gpus)}" if gpus else ""
-                    self.console.print(f"[bold]started[/] {job.name}{where}  ({job.folder.path})")
-                    if self.cluster.executor == "debug":
-                        self._carry_out_here(job)
-                    else:
-                        # What other tasks count is images, fits or steps, which their status does not tell.
-                        unit = "steps" if job.task == PRETRAIN else ""
-                        bars[job.name] = progress.add_task(job.name, total=None, unit=unit)
-                        self.running.append((job, self._start(job, gpus)))
+                here: list[tuple[Job, Call]] = []
+                with self._alone():
+                    for job, gpus in self._startable():
+                        self.waiting.remove(job)
+                        where = f" on GPU {', '.join(gpus)}" if gpus else ""
+                        self.console.print(f"[bold]started[/] {job.name}{where}  ({job.folder.path})")
+                        if self.cluster.executor == "debug":
+                            here.append((job, self._claim(job)))
+                        else:
+                            # What other tasks count is images, fits or steps, which their status does not tell.
+                            unit = "steps" if job.task == PRETRAIN else ""
+                            bars[self.graph.key(job)] = progress.add_task(job.name, total=None, unit=unit)
+                            self.running.append((job, self._start(job, gpus)))
+                for job, call in here:
+                    _call_and_look(call)
+                    self._note_end(job, None)
                 for job, _ in self.running:
-                    _show(progress, bars[job.name], job)
+                    _show(progress, bars[self.graph.key(job)], job)
                 if self.waiting or self.running:
                     time.sleep(POLL_SECONDS)
         return self.outcome
@@ -157,11 +164,14 @@ class _Here:
             return []
         newest = self.ledger.newest()
         queue = QueueSnapshot()  # of local jobs it asks the processes of this machine, and no scheduler
-        free = free_devices(self.gpus, [process for _, process in self.running])
+        others = self._of_others(newest.values(), queue)
+        taken = [name for _, process in self.running for name in process.gpus]
+        free = free_devices(self.gpus, [*taken, *(name for entry in others for name in _devices(entry))])
+        room -= sum(self._takes_a_place(entry) for entry in others)
         startable: list[tuple[Job, tuple[str, ...]]] = []
         for job in ready:
             processes = self.cluster.resources_of(job.task).tasks_per_node
-            if len(startable) == room or (self.gpus and processes > len(free)):
+            if len(startable) >= room or (self.gpus and processes > len(free)):
                 break  # in their order: a job of many processes would else wait for ever
             entry = newest.get(self.graph.key(job))
             if entry is not None and entry.executor != "slurm" and queue.live(entry):
@@ -171,16 +181,35 @@ class _Here:
                 self.outcome.skipped.append(job)
             elif entry is not None and entry.cancelled:
                 self.waiting.remove(job)
-                self.outcome.failed[job.name] = "cancelled"
+                self.outcome.failed[self.graph.key(job)] = "cancelled"
             else:
                 startable.append((job, tuple(free[: processes if self.gpus else 0])))
                 del free[:processes]
         return startable
 
+    def _of_others(self, newest: Iterable[Submission], queue: QueueSnapshot) -> list[Submission]:
+        """Returns the jobs of the sweep that run here and are not this launch's: another's, or of one that was killed.
+
+        What the debug executor runs has a whole launcher for a process, and holds nothing that is shared out.
+        """
+        own = {process.id for _, process in self.running}
+        return [e for e in newest if e.executor == "local" and e.job and e.job not in own and queue.live(e)]
+
+    def _takes_a_place(self, entry: Submission) -> bool:
+        """Returns whether another's job takes a place of this launch; one on other GPUs than these does not."""
+        return not (self.gpus and entry.devices) or not set(_devices(entry)).isdisjoint(self.gpus)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other launchers of the sweep on this machine out: what one looks at and starts, the next one finds."""
+        with (self.graph.sweep_folder / LOCAL_START_LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _start(self, job: Job, gpus: Sequence[str]) -> LocalJob:
         # Process ids come again: each submission gets a folder of its own.
         name, key = submission_name(self.graph.sweep_folder, job.task), self.graph.key(job)
-        entry = ledger_entry(self.graph, self.cluster, name, key, ())
+        entry = replace(ledger_entry(self.graph, self.cluster, name, key, ()), devices=",".join(gpus))
         self.ledger.intend([entry])
         call = prepare_call(self.graph, key, self.cluster.attempts, self.program)
         processes = self.cluster.resources_of(job.task).tasks_per_node
@@ -188,15 +217,14 @@ class _Here:
         self.ledger.submitted([replace(entry, job=process.id)])
         return process
 
-    def _carry_out_here(self, job: Job) -> None:
-        """Carries a job out in this process, where a debugger can look; its id tells others that it is under way."""
+    def _claim(self, job: Job) -> Call:
+        """Returns the call of a job of this process, where a debugger can look; its id tells others who has it."""
         key = self.graph.key(job)
         entry = ledger_entry(self.graph, self.cluster, submission_name(self.graph.sweep_folder, job.task), key, ())
         self.ledger.intend([entry])
         call = prepare_call(self.graph, key, self.cluster.attempts, self.program)
         self.ledger.submitted([replace(entry, job=str(os.getpid()))])
-        _call_and_look(call)
-        self._note_end(job, None)
+        return call
 
     def _give_up_what_cannot_run(self) -> None:
         """Fails the jobs whose pretraining neither is there nor will come; without it the loop would never end."""
@@ -205,7 +233,7 @@ class _Here:
             parent = self.graph.parent(job)
             if parent is not None and self.graph.key(parent) not in coming and not job.ready:
                 self.waiting.remove(job)
-                self.outcome.failed[job.name] = "not started: its pretraining failed"
+                self.outcome.failed[self.graph.key(job)] = "not started: its pretraining failed"
 
     def _note_end(self, job: Job, process: LocalJob | None) -> None:
         if job.done:  # the files are the truth, whatever the process says of itself
@@ -214,7 +242,7 @@ class _Here:
             self.console.print(f"[green]done[/]    {job.name}{f'  ({words(usage)})' if usage else ''}")
             return
         reason = self._reason(job, process)
-        self.outcome.failed[job.name] = reason
+        self.outcome.failed[self.graph.key(job)] = reason
         self.console.print(f"[red]failed[/]  {job.name}: ", end="")
         self.console.print(reason, markup=False)
 
@@ -235,6 +263,11 @@ class _Here:
         if process is None:
             return "it ended without a result"
         return f"{process.failure or 'it ended without a result'}; see {process.log(0, 'err')}"
+
+
+def _devices(entry: Submission) -> list[str]:
+    """Returns the devices that a local job holds."""
+    return entry.devices.split(",") if entry.devices else []
 
 
 def _call_and_look(call: Call) -> None:
@@ -258,16 +291,20 @@ def _show(progress: ProgressBars, bar: TaskID, job: Job) -> None:
 @contextmanager
 def _under_way(sweep_folder: Path) -> Iterator[None]:
     """Shows, as long as the block lasts, that a launcher minds the sweep's jobs here; several may do so at once."""
-    sweep_folder.mkdir(parents=True, exist_ok=True)
-    refuse_foreign_sweep(sweep_folder)
-    with (sweep_folder / LOCAL_LOCK).open("ab") as file:
+    try:
+        sweep_folder.mkdir(parents=True, exist_ok=True)
+        refuse_foreign_sweep(sweep_folder)
+        file = (sweep_folder / LOCAL_LOCK).open("ab")
+    except OSError as error:
+        raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="choose another --out") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 
 @contextmanager
 def _ended_on_exit(running: Sequence[tuple[Job, LocalJob]], console: Console) -> Iterator[None]:
-    """Ends the jobs when the launch ends early, by Ctrl-C or TERM, and waits until they have saved a checkpoint.
+    """Ends the jobs when the launch ends early, by Ctrl-C, TERM or HUP, and waits until they have saved a checkpoint.
 
     Args:
         running: the launch's own list, which has changed by then.

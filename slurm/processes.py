@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,15 +175,15 @@ def chosen_devices(gpus: str, cluster: Cluster | None, parallel: int) -> tuple[s
     return names
 
 
-def free_devices(all_devices: Sequence[str], jobs: Collection[LocalJob]) -> list[str]:
+def free_devices(all_devices: Sequence[str], taken: Iterable[str]) -> list[str]:
     """Returns the devices that no job holds, in their order.
 
     Args:
         all_devices: those of the launch; one that is named twice takes two jobs.
-        jobs: that run.
+        taken: those that jobs hold, of this launch or another; one that several hold comes as often.
     """
     free = list(all_devices)
-    for job in jobs:
-        for name in job.gpus:
+    for name in taken:
+        if name in free:
             free.remove(name)
     return free

@@ -196,6 +196,83 @@ def test_a_launcher_that_is_asked_to_stop_ends_its_jobs_and_waits(
     assert len(launched(graph, "record").done) == 3
 
 
+def start_elsewhere(place: Path, device: str, function: str) -> "subprocess.Popen[bytes]":
+    """Another launcher of the sweep, with one GPU."""
+    lines = [
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})",
+        "from pathlib import Path; import test_local as t",
+        f"t.launched(t.graph_of(Path({str(place)!r}), 3), {function!r}, gpus=({device!r},))",
+    ]
+    code = "; ".join(lines)
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def test_gpus_of_jobs_that_outlived_their_launcher_are_not_handed_out(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "sweep"
+    graph = graph_of(place, 3)
+    first = graph.jobs[0]
+    killed = start_elsewhere(place, "0", "last")
+    wait_until(lambda: (first.folder.status("pretrain") or Status("")).state == "running", "the job begins", 120)
+    killed.kill()
+    killed.wait()
+    (orphan,) = [entry for entry in Ledger(place).submissions() if entry.job]
+    assert orphan.devices == "0"
+    try:
+        here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, ("0", "1"), Console(quiet=True))
+        assert [(job.run.seed, gpus) for job, gpus in here._startable()] == [(1, ("1",))]
+        here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, (), Console(quiet=True))
+        assert len(here._startable()) == 1
+        here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, ("2", "3"), Console(quiet=True))
+        assert [gpus for _, gpus in here._startable()] == [("2",), ("3",)]
+    finally:
+        os.killpg(int(orphan.job), signal.SIGKILL)
+
+
+def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_path: Path) -> None:
+    """The second one looks while the first is between its look and its start."""
+    graph = graph_of(tmp_path / "sweep", 1)
+    graph.sweep_folder.mkdir()
+    first, second = (
+        local._Here(graph, (), HERE_CLUSTER, replace(PROGRAM, task="job_programs:last"), 1, (), Console(quiet=True))
+        for _ in range(2)
+    )
+    found: list[int] = []
+
+    def look() -> None:
+        with second._alone():
+            found.append(len(second._startable()))
+
+    thread = threading.Thread(target=look)
+    with first._alone():
+        ((job, gpus),) = first._startable()
+        thread.start()
+        time.sleep(0.3)
+        assert found == []
+        process = first._start(job, gpus)
+    thread.join()
+    process.kill()
+    assert found == [0]
+
+
+def test_jobs_of_one_name_are_told_apart(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two settings of one method are two runs; both run at a time, and both fail."""
+    place = tmp_path / "sweep"
+    runs = [tiny(changes={"optimization.epochs": epochs}) for epochs in (1, 2)]
+    graph = make_graph(place, [Job(run, RunFolder.of(run, place), "pretrain") for run in runs], ())
+    outcome = launched(graph, "no_such_function", parallel=2)
+    assert set(outcome.failed) == {graph.key(job) for job in graph.jobs}
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = ("sweep", "demo", "--local", "--out", str(tmp_path / "file" / "x"))
+    assert refused(*words) == f"cannot write to {tmp_path / 'file' / 'x'}: Not a directory; mend: choose another --out"
+
+
 def test_cancelling_ends_what_runs_and_takes_out_what_waits(programs: Path, tmp_path: Path) -> None:
     graph = graph_of(tmp_path / "sweep", 3)
     job = graph.jobs[0]
@@ -264,3 +341,13 @@ def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards(
         terminated()
     assert (ended.value.code, tidied) == (128 + signal.SIGTERM, [True])
     assert signal.getsignal(signal.SIGTERM) == before
+    hung_up = signal.getsignal(signal.SIGHUP)
+    with pytest.raises(SystemExit), exits_on_term():
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == hung_up
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with exits_on_term():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, hung_up)

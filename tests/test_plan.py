@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from run_samples import RESULT
 from training_samples import OURS, TINY, refused, salmask, tiny, words
+from yaml_samples import write_yaml
 
 from baselines import resolve
 from repro.bench.throughput import StepMeasurement, kind_of, newest_measurements, record
@@ -217,3 +218,17 @@ def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pyt
     assert len(json.loads(salmask(*tight).out)["jobs"]) == 2
     line = refused("sweep", "table1", "--plan", "--out", str(out), "--budget-gpu-hours", "5")
     assert "a budget needs the cost of every job" in line
+
+
+def test_a_sweep_without_a_job_is_one_line(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    line = refused("sweep", "all", "--plan", "--methods", "mocov2+queue16k", "--tasks", "voc07+12", "--out", out)
+    assert line.partition("; mend: ")[::2] == (
+        "sweep all has no job of --methods mocov2+queue16k --tasks voc07+12",
+        "salmask sweep all --plan shows what it has",
+    )
+    measured = tmp_path / "mine"
+    finished(measured, [100.0], 60.0)
+    sweep = write_yaml(tmp_path / "s.yaml", {"methods": ["mocov2"], "seeds": [0], "tasks": [], "settings": TINY})
+    line = refused("sweep", sweep, "--plan", "--budget-gpu-hours", "0.00001", "--out", str(measured))
+    assert line.startswith("no run fits a budget of 1e-05 GPU-hours; mend: a larger --budget-gpu-hours")

@@ -23,20 +23,25 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 def exits_on_term() -> Iterator[None]:
     """Has TERM leave the block as Ctrl-C does, through whatever tidies up; by itself it ends a process where it stands.
 
-    Python hears signals in its main thread alone: in another one nothing changes.
+    So does HUP, which comes where a terminal is closed, unless it is ignored, as by nohup. Python hears signals in its
+    main thread alone: in another one nothing changes.
 
     Raises:
-        SystemExit: TERM came; 128 + its number.
+        SystemExit: TERM or HUP came; 128 + its number.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, _exit)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, _exit)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit(number: int, _: FrameType | None) -> NoReturn:
