@@ -7,8 +7,9 @@ waits in the queue for days holds nothing that could grow old.
 
 import os
 import pkgutil
+import shutil
 import signal
-import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,17 @@ from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.stopping import SIGNALS, STOP
 from repro.terminal import say
+from slurm.ask import ask
 from slurm.ledger import REPORT
 from slurm.orders import read_order
 
-REQUEUE_SECONDS = 60
-"""How long `scontrol requeue` may take."""
+REQUEUE_SECONDS = 60.0
+"""How long one call of `scontrol requeue` may take."""
+REQUEUE_PATIENCE_SECONDS = 600.0
+"""How long it is tried again at a controller that is busy; Slurm mostly kills the job long before."""
+REQUEUE_EVERY_SECONDS = 5.0
+PREEMPTED_SECONDS = 10.0
+"""How long Slurm is asked why it sent TERM: a preemption may leave 30 s."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ class Call:
             self._carry_out()
         except SystemExit:
             # USR2 is Slurm's warning before a time limit or a preemption: the job has more to do. TERM is a person's
-            # `scancel`, after which nothing may come back from the dead.
-            if STOP.signal == signal.SIGUSR2 and slurm_job():
+            # `scancel`, after which nothing may come back from the dead, or a preemption without USR2.
+            if slurm_job() and (STOP.signal == signal.SIGUSR2 or (STOP.signal == signal.SIGTERM and preempted())):
                 if restarts() + 1 < self.attempts:
                     go_back()
                 self._give_up(f"interrupted {restarts() + 1} times, gave up")
@@ -100,16 +107,54 @@ def go_back() -> NoReturn:
     would kill rank 0 in mid-sentence (`--kill-on-bad-exit`).
 
     Raises:
-        SystemExit: always.
+        SystemExit: always; with status 1 where Slurm does not take the job back.
     """
     # A preemption sends USR2 and TERM within a moment. Were the process to end before scontrol has answered, the job
     # would be over, and not go on.
+    _stop_listening()
+    if os.environ.get("SLURM_PROCID", "0") == "0":
+        _requeue()
+    raise SystemExit(0)
+
+
+def _requeue() -> None:
+    """Asks Slurm to take the job back, again and again: the controller that preempts many jobs at once is busy.
+
+    Raises:
+        SystemExit: it does not.
+    """
+    words, told = ["scontrol", "requeue", slurm_job()], ""
+    deadline = time.monotonic() + REQUEUE_PATIENCE_SECONDS
+    while trouble := ask(words, seconds=REQUEUE_SECONDS).trouble:
+        if trouble != told:
+            say(f"cannot go back to the queue: {trouble}", err=True)
+            told = trouble
+        if not shutil.which(words[0]) or time.monotonic() > deadline:
+            raise SystemExit(1)
+        time.sleep(REQUEUE_EVERY_SECONDS)
+    say(f"{slurm_job()} went back to the queue")
+
+
+def preempted() -> bool:
+    """Returns whether the TERM that came announces a preemption, by Slurm's word; the ranks but the first leave here.
+
+    A job that a person cancels is no longer called running at that moment; one that is preempted is, until its grace
+    time is over, and has the time of that. Where Slurm does not answer, the job stays ended, as it was asked to.
+
+    Raises:
+        SystemExit: this is another rank, which waits for nothing and does not end the first one by a failure.
+    """
+    _stop_listening()
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        raise SystemExit(0)
+    shown = ask(["scontrol", "show", "job", slurm_job()], seconds=PREEMPTED_SECONDS).output
+    fields = dict(word.partition("=")[::2] for word in shown.split())
+    return fields.get("JobState") == "RUNNING" and fields.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
+
+
+def _stop_listening() -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if os.environ.get("SLURM_PROCID", "0") == "0":
-        subprocess.run(["scontrol", "requeue", slurm_job()], check=True, timeout=REQUEUE_SECONDS)
-        say(f"{slurm_job()} went back to the queue")
-    raise SystemExit(0)
 
 
 def slurm_job() -> str:

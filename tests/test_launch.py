@@ -22,7 +22,7 @@ from repro.training.resume import checkpoints
 from slurm.adoption import adopt
 from slurm.calls import read_call, write_calls
 from slurm.graph import Graph
-from slurm.job import Call, go_back
+from slurm.job import Call, go_back, preempted
 from slurm.launch import submit
 from slurm.ledger import Ledger, Submission
 from slurm.orders import write_order
@@ -200,13 +200,36 @@ def test_a_job_begins_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch, tmp_
     assert status.error.startswith("gave up after 3 requeues; mend: ")
 
 
+CANCELLED = "JobId=812 JobState=COMPLETING Reason=None PreemptEligibleTime=2026-11-27T08:00:00 PreemptTime=None"
+SIGNALLED = "JobId=812 JobState=RUNNING Reason=None PreemptEligibleTime=2026-11-27T08:00:00 PreemptTime=None"
+PREEMPTED = "JobId=812 JobState=RUNNING Reason=None\n  PreemptEligibleTime=Unknown PreemptTime=2026-11-27T08:00:00"
+
+
 @pytest.mark.parametrize(
-    ("number", "restarts", "requeued"),
-    [(signal.SIGUSR2, 0, True), (signal.SIGUSR2, 1, True), (signal.SIGUSR2, 2, False), (signal.SIGTERM, 0, False)],
+    ("number", "restarts", "requeued", "shown"),
+    [
+        (signal.SIGUSR2, 0, True, ""),
+        (signal.SIGUSR2, 1, True, ""),
+        (signal.SIGUSR2, 2, False, ""),
+        (signal.SIGTERM, 0, False, ""),
+        (signal.SIGTERM, 0, False, CANCELLED),
+        (signal.SIGTERM, 0, False, SIGNALLED),
+        (signal.SIGTERM, 0, True, PREEMPTED),
+        (signal.SIGTERM, 2, False, PREEMPTED),
+    ],
 )
 def test_usr2_sends_a_job_back_to_the_queue_and_term_or_the_last_attempt_does_not(
-    stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, restarts: int, requeued: bool
+    stand_in: StandInSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    number: int,
+    restarts: int,
+    requeued: bool,
+    shown: str,
 ) -> None:
+    """TERM alone is a person's, but for a preemption that Slurm announces by it."""
+    stand_in.tell("job", *shown.splitlines())
+
     def carry_out(*_: Any, **__: Any) -> None:
         STOP.install()
         os.kill(os.getpid(), number)
@@ -225,12 +248,56 @@ def test_usr2_sends_a_job_back_to_the_queue_and_term_or_the_last_attempt_does_no
         STOP.signal = 0
     assert end.value.code == (0 if requeued else 128 + number)
     status = RunFolder(call.folder).status("pretrain")
-    if number == signal.SIGUSR2 and not requeued:
+    if restarts == 2:
         assert status is not None
         assert (status.state, status.error.partition(";")[0]) == ("failed", "interrupted 3 times, gave up")
     else:
         assert status is None
-    assert stand_in.calls("scontrol") == ["scontrol requeue 812_3"] * requeued
+    asked = ["scontrol show job 812_3"] * (number == signal.SIGTERM)
+    assert stand_in.calls("scontrol") == [*asked, *["scontrol requeue 812_3"] * requeued]
+
+
+def test_another_rank_of_a_job_that_is_asked_to_end_leaves_the_answer_to_the_first(
+    stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as end:
+            preempted()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert end.value.code == 0
+    assert stand_in.calls("scontrol") == []
+
+
+@pytest.mark.parametrize(("patience", "status"), [(60.0, 0), (-1.0, 1)])
+def test_a_busy_controller_is_asked_again_to_take_a_job_back(
+    stand_in: StandInSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    patience: float,
+    status: int,
+) -> None:
+    busy = "Socket timed out on send/recv operation"
+    stand_in.tell("scontrol_troubles", busy, busy)
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    monkeypatch.setattr("slurm.job.REQUEUE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("slurm.job.REQUEUE_PATIENCE_SECONDS", patience)
+    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as end:
+            go_back()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert end.value.code == status
+    assert len(stand_in.calls("scontrol")) == (1 if status else 3)
+    said = capsys.readouterr()
+    assert said.err.count("cannot go back to the queue: scontrol: error: Socket timed out") == 1
+    assert ("812 went back to the queue" in said.out) is not bool(status)
 
 
 def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(
