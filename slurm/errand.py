@@ -3,8 +3,10 @@
 import time
 from pathlib import Path
 
-from repro.errors import UserError
+from repro.errors import UserError, with_mend
 from repro.files import write_text
+from repro.runs.stopping import exits_on_term
+from repro.terminal import say
 from slurm.batches import Batch
 from slurm.calls import write_calls
 from slurm.causes import cause_of_ranks
@@ -50,23 +52,31 @@ def send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Pa
 
 
 def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None:
-    """Waits until the report is there, the job is gone, or time is up; returns what Slurm said of it last."""
+    """Waits until the report is there, the job is gone, or time is up; returns what Slurm said of it last.
+
+    A job that nobody waits for any more is cancelled, also where the wait ends by Ctrl-C, TERM or HUP.
+    """
     latest: QueuedJob | None = None
     gone_at: float | None = None
     asked_at = 0.0
-    # The report decides, not the queue: it may be there before squeue tells of the end, and on a shared file system
-    # come some time after it.
-    while not report.exists() and time.monotonic() < (deadline if gone_at is None else gone_at + REPORT_SECONDS):
-        if time.monotonic() - asked_at >= ASK_SECONDS:
-            asked_at = time.monotonic()
-            queue = snapshot([job])
-            latest = queue.jobs.get(job, latest)
-            alive = latest is not None and latest.live and job in queue.jobs
-            if gone_at is None and not queue.trouble and not alive:
-                gone_at = time.monotonic()
-        time.sleep(POLL_SECONDS)
-    if not report.exists() and latest is not None and latest.live:
-        scancel([job])  # nobody waits for it any more
+    with exits_on_term():
+        try:
+            # The report decides, not the queue: it may be there before squeue tells of the end, and on a shared file
+            # system come some time after it.
+            while not report.exists() and time.monotonic() < (
+                deadline if gone_at is None else gone_at + REPORT_SECONDS
+            ):
+                if time.monotonic() - asked_at >= ASK_SECONDS:
+                    asked_at = time.monotonic()
+                    queue = snapshot([job])
+                    latest = queue.jobs.get(job, latest)
+                    alive = latest is not None and latest.live and job in queue.jobs
+                    if gone_at is None and not queue.trouble and not alive:
+                        gone_at = time.monotonic()
+                time.sleep(POLL_SECONDS)
+        finally:  # where Slurm never said that it is over, it may run, or will
+            if not report.exists() and gone_at is None and (trouble := scancel([job])):
+                say(with_mend(f"job {job} may be left in the queue: {trouble}", f"scancel {job}"), err=True)
     return latest
 
 

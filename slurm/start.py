@@ -10,7 +10,10 @@ from repro.errors import UserError
 from repro.runs.stopping import SIGNALS
 from repro.terminal import say
 from slurm.calls import read_call
-from slurm.job import go_back, slurm_job
+from slurm.job import Call, go_back, restarts, slurm_job
+
+ERRAND_ATTEMPTS = 3
+"""How often a look at a node, or a measurement there, may begin: whoever asked may have gone."""
 
 
 def main(folder: Path) -> int:
@@ -26,7 +29,10 @@ def main(folder: Path) -> int:
         signal.signal(signal.SIGTERM, lambda *_: None)  # and not SIG_IGN, which processes of the job would inherit
         signal.signal(signal.SIGUSR2, _go_back)
     try:
-        read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))()
+        call = read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
+        if not isinstance(call, Call) and restarts() >= ERRAND_ATTEMPTS:  # a Call minds its own attempts
+            raise UserError(f"gave up after {restarts()} requeues", mend="the same again, with a longer time limit")
+        call()
     except UserError as error:
         say(f"Error: {error}", err=True)
         return 2

@@ -153,21 +153,28 @@ class ClusterDrill:
 
     def _clear(self) -> None:
         """Takes what is left out of the queue, and removes the folder once the jobs have ended."""
-        for story in self.stories.values():
-            story.cancel()
+        trouble = self._cancel()
         deadline = time.monotonic() + GONE_SECONDS
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(min(ASK_SECONDS, 2.0))
+            trouble = trouble and self._cancel()
         if left:
-            mend = f"scancel {left}, and remove {self.place}"
-            say(with_mend(f"jobs do not leave the queue: {left}", mend), err=True)
+            why = f" ({trouble})" if trouble else ""
+            mend = f"scancel each of {left}, and remove {self.place}"
+            say(with_mend(f"jobs have not left the queue, as far as Slurm tells: {left}{why}", mend), err=True)
             return
         shutil.rmtree(self.place, ignore_errors=True)
         if self.place.parent.is_dir() and not any(self.place.parent.iterdir()):
             self.place.parent.rmdir()
 
+    def _cancel(self) -> str:
+        """Takes the jobs of all stories out of the queue; returns what Slurm objected to, empty where it did not."""
+        troubles = [story.cancel() for story in self.stories.values()]
+        return "; ".join(dict.fromkeys(filter(None, troubles)))
+
     def _left(self) -> str:
-        """Returns the ids of jobs that are still in the queue; empty where Slurm does not answer."""
+        """Returns the jobs that are in the queue, or may be: where Slurm is silent, all whose end is not known."""
         queue = snapshot()
-        entries = [entry for story in self.stories.values() for entry in story.submissions]
-        return "" if queue.trouble else " ".join(entry.job for entry in entries if entry.job and queue.live(entry))
+        entries = [entry for story in self.stories.values() for entry in story.submissions if not entry.refused]
+        left = [entry for entry in entries if queue.live(entry) is not False]
+        return " ".join(entry.job or f"--name={entry.submission}" for entry in left)

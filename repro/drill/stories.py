@@ -142,9 +142,9 @@ class Story:
             self.happened_at = step
             self.trouble = str(self.mishap(job) or "")
 
-    def cancel(self) -> None:
-        """Takes what is left of it out of the queue."""
-        cancel(self.submissions, snapshot())
+    def cancel(self) -> str:
+        """Takes what is left of it out of the queue; returns what Slurm objected to, empty where it did not."""
+        return cancel(self.submissions, snapshot()).trouble
 
     @property
     def steps(self) -> int:

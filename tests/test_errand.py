@@ -1,0 +1,94 @@
+"""Jobs that belong to no sweep: nobody's job is left in the queue."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from stand_in_slurm import StandInSlurm
+from test_launch_faults import CLUSTER, graph_for, launch
+
+from repro.doctor.needs import Needs
+from repro.drill import on_cluster
+from repro.drill.on_cluster import ClusterDrill
+from repro.drill.stories import Story
+from slurm import start
+from slurm.calls import write_calls
+from slurm.errand import wait_for_report
+from slurm.node_probe import NodeProbe
+
+QUEUED = "812|doctor|PENDING|Priority|N/A|N/A||low|0|"
+SILENT = "Unable to contact slurm controller"
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("ended", "error"), [(interrupt, KeyboardInterrupt), (terminate, SystemExit)])
+def test_a_job_that_nobody_waits_for_any_more_is_cancelled(
+    stand_in: StandInSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ended: Callable[[], None],
+    error: type[BaseException],
+) -> None:
+    stand_in.tell("queue", QUEUED)
+    monkeypatch.setattr("slurm.errand.time.sleep", lambda _: ended())
+    with pytest.raises(error):
+        wait_for_report("812", tmp_path / "report.json", 1e12)
+    assert stand_in.calls("scancel") == ["scancel 812"]
+
+
+def test_a_job_of_which_slurm_never_said_anything_is_cancelled_and_named(
+    stand_in: StandInSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in.tell("squeue_troubles", SILENT)
+    stand_in.tell("scancel_troubles", SILENT)
+    wait_for_report("812", tmp_path / "report.json", 0.0)
+    assert stand_in.calls("scancel") == ["scancel 812"]
+    assert "job 812 may be left in the queue: scancel: error: Unable to contact" in capsys.readouterr().err
+
+
+def test_a_look_at_a_node_does_not_come_again_for_ever(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(NodeProbe, "__call__", lambda _: looked.append(1))
+    write_calls(tmp_path / "probe", {0: NodeProbe(tmp_path, tmp_path / "report.json", 0, 1, "a:b", Needs())})
+    before = {number: signal.getsignal(number) for number in start.SIGNALS}
+    try:
+        for restarts, status in ((0, 0), (2, 0), (3, 2)):
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+            assert start.main(tmp_path / "probe") == status
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert len(looked) == 2
+    assert "gave up after 3 requeues; mend: " in capsys.readouterr().err
+
+
+def test_where_slurm_is_silent_a_drill_keeps_its_folder_and_names_its_jobs(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(on_cluster, "GONE_SECONDS", 0.0)
+    drill = ClusterDrill(replace(CLUSTER, scratch=str(tmp_path)))
+    graph = graph_for(drill.place, seeds=1)
+    launch(graph)
+    drill.stories["requeued"] = Story(graph.sweep_folder, CLUSTER)
+    stand_in.tell("squeue_troubles", SILENT, SILENT)
+    stand_in.tell("scancel_troubles", SILENT)
+    drill._clear()
+    assert drill.place.exists()
+    said = capsys.readouterr().err
+    assert "jobs have not left the queue, as far as Slurm tells: 101 102 103 (scancel: error: Unable" in said
+    assert f"mend: scancel each of 101 102 103, and remove {drill.place}" in said
+    drill._clear()
+    assert not drill.place.exists()
+    assert stand_in.ids == []
