@@ -315,3 +315,15 @@ def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path) -> None:
 def test_a_row_that_masks_nothing_leaves_no_folder(tmp_path: Path) -> None:
     assert refused("audit", "mocov2", *words(), "--out", str(tmp_path / "a")).startswith("mocov2 masks nothing; mend: ")
     assert not (tmp_path / "a").exists()
+
+
+def test_each_view_is_localised_in_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "build_localizer", lambda *_, **__: Localizer(Bright()))
+    run, images = plain_colours(), discs(8)
+    maker, batch = learner.build_view_maker(run, CPU, images), fixed_batch(run)
+    stages = maker.stages(batch)
+    for name in ("query", "key"):
+        view = maker.normalise(getattr(stages, name))
+        found = getattr(stages, f"{name}_foreground")
+        assert torch.equal(found, maker.foregrounds(view, batch, name))
+    assert not torch.equal(stages.query_foreground, stages.key_foreground)

@@ -359,3 +359,24 @@ def test_settings_are_never_averaged() -> None:
         "the paper's data",
     ]
     assert lines["compared"].to_list() == [1, 1, 1]
+
+
+def test_the_measures_of_one_column_are_comparisons_of_their_own() -> None:
+    pair = {"mocov2": [30.0, 30.4, 30.1], "mocov2+ours-hp": [31.0, 31.9, 31.2]}
+    results = [
+        row
+        for gain, metric in enumerate(("bbox_AP", "bbox_AP50", "bbox_AP75"))
+        for method, values in pair.items()
+        for row in rows_of(
+            method,
+            [v + gain * n * (method != "mocov2") for n, v in enumerate(values)],
+            task="coco",
+            dataset="coco",
+            protocol="coco-mrcnn-c4-2x-v1",
+            metric=metric,
+        )
+    ]
+    lines = as_frame(judge(frame_of(*results), spread=SpreadOf.pair))
+    lines = lines.query("better == 'mocov2+ours-hp' and worse == 'mocov2' and n == 3")
+    assert len(set(lines["p"])) == 3
+    assert lines["p_corrected"].to_list() == pytest.approx(holm(lines["p"].to_list()))

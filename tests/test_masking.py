@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from repro.masking.patches import Mode, draw_patches, patch_counts, to_pixels
+from repro.masking.patches import Mode, draw_patches, overlap, patch_counts, to_pixels
 from repro.runs.choices import Source
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
@@ -208,3 +208,10 @@ def test_a_patch_becomes_a_square_of_pixels() -> None:
     assert pixels[0, 0, 64:96, 160:192].all()
     assert pixels.sum() == 32 * 32
     assert to_pixels(patches, (56, 28)).sum() == 8 * 4
+
+
+def test_overlap_by_hand() -> None:
+    cells, masks = torch.zeros(2, 2, 2, dtype=torch.bool), torch.zeros(2, 4, 4, dtype=torch.bool)
+    cells[0, 0] = True  # the upper half, 8 pixels; of the second view nothing
+    masks[0, :, 0] = masks[1, 0, 0] = True  # the left column, 4 pixels, 2 of them in the upper half
+    assert overlap(cells, masks) == {"mean IoU": 0.1, "precision": 0.125, "recall": 0.25, "gamma": 0.25}

@@ -316,3 +316,14 @@ def test_a_name_with_dollars_is_drawn_as_it_is(tmp_path: Path) -> None:
     renamed(finished(tmp_path, "mine", 0, {("imagenet100", "top1"): 60.0}), r"mine$\frac$")
     runs = find_runs([tmp_path], resolve)
     assert draw("bars", Material(runs, collect_runs(runs)), ".svg").startswith(b"<?xml")
+
+
+def test_scatter_has_published_across_and_measured_up_with_its_deviation(tmp_path: Path) -> None:
+    for seed, value in enumerate((60.0, 62.0)):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value})
+    runs = find_runs([tmp_path], resolve)
+    (drawn,) = scatter(Material(runs, collect_runs(runs))).axes[0].containers
+    point, _, (whisker,) = drawn
+    assert point.get_xydata().tolist() == [[68.22, 61.0]]
+    (ends,) = whisker.get_segments()
+    assert ends[:, 1].tolist() == pytest.approx([61 - 2**0.5, 61 + 2**0.5])

@@ -149,3 +149,41 @@ def test_claims_are_judged_by_another_task_where_it_is_named() -> None:
     lines = as_frame(judge(frame, spread=SpreadOf.framework, task="logistic")).query("n == 3")
     best = lines.query("better == 'mocov2+ours-hp' and worse == 'mocov2'").iloc[0]
     assert (best["verdict"], best["table"]) == (SUPPORTED, "table1")
+
+
+def line_of(frame: pd.DataFrame, better: str, worse: str = "mocov2") -> pd.Series:
+    return as_frame(judge(frame)).query("better == @better and worse == @worse and n == 3").iloc[0]
+
+
+def frame_with(values: dict[str, list[float]]) -> pd.DataFrame:
+    return frame_of(*(row for method, of_method in values.items() for row in rows_of(method, of_method)))
+
+
+def test_a_row_that_diverged_is_judged_by_its_own_pairs_and_widens_no_others() -> None:
+    values = {
+        "mocov2": [20.0, 20.5, 20.2],
+        "mocov2+ours-hp": [22.0, 22.3, 22.4],
+        "mocov2+ours-mean": [21.0, 21.4, 21.3],
+        "mocov2+ours-blur": [5.0, 60.0, 30.0],
+    }
+    by_seed = {method: dict(enumerate(of_method)) for method, of_method in values.items()}
+    wild = by_seed.pop("mocov2+ours-blur")
+    alike = paired(by_seed["mocov2+ours-hp"], by_seed["mocov2"], pooled_spread(by_seed.values()))
+    assert line_of(frame_with(values), "mocov2+ours-hp")["p"] == pytest.approx(alike.p)
+    assert line_of(frame_with(values), "mocov2+ours-blur")["p"] == pytest.approx(paired(wild, by_seed["mocov2"]).p)
+
+
+def test_what_a_seed_does_to_one_framework_it_need_not_do_to_the_other() -> None:
+    values = {
+        "mocov2": [60.0, 61.0, 62.2],
+        "mocov2+ours-hp": [64.0, 65.5, 66.0],
+        "simclr": [62.1, 61.0, 60.0],
+        "simclr+ours-hp": [66.1, 65.4, 64.0],
+    }
+    named = {
+        method: {(method.partition("+")[0], seed): value for seed, value in enumerate(of_method)}
+        for method, of_method in values.items()
+    }
+    spread = pooled_spread(named.values())
+    expected = paired(*(dict(enumerate(values[name])) for name in ("mocov2+ours-hp", "mocov2")), spread)
+    assert line_of(frame_with(values), "mocov2+ours-hp")["p"] == pytest.approx(expected.p)

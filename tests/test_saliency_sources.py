@@ -15,7 +15,7 @@ from repro.errors import UserError
 from repro.runs.run import Run
 from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
 from repro.saliency.foregrounds import ByMask, RandomCells
-from repro.saliency.true_maps import TrueMaps, changed
+from repro.saliency.true_maps import TrueMaps, centre_prior, changed
 from repro.scenes.dataset import Scenes
 from repro.training.learner import build_view_maker
 from repro.training.preprocess import Stages
@@ -272,3 +272,11 @@ def test_true_masks_are_refused_where_there_are_none(folder_root: Path, tmp_path
         "data.dataset=scenes or scenes-cutouts"
     )
     assert not list(tmp_path.glob("runs/**/run.yaml"))
+
+
+def test_the_centre_prior_is_a_gaussian_of_a_quarter_of_the_side_in_the_middle() -> None:
+    prior = centre_prior(CPU)
+    places = [(cell + 0.5) / CELLS - 0.5 for cell in range(CELLS)]
+    expected = [[np.exp(-(y**2 + x**2) / (2 * 0.25**2)) for x in places] for y in places]
+    torch.testing.assert_close(prior, torch.tensor(expected, dtype=torch.float32))
+    assert torch.equal(prior, prior.flip(0))
