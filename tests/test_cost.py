@@ -1,7 +1,6 @@
 """What a step costs is measured: passes and FLOPs against counts made by hand."""
 
 import json
-import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,8 +15,7 @@ from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
 from repro.bench.timing import Seconds, timed_in_turn
-from repro.bench.trace import write_trace
-from repro.methods.cost import Step, StepCost, count_passes, measure, trace, with_random_localizer
+from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
 from repro.runs.run import Run
 from repro.training.step_graph import EAGER_STEPS
 
@@ -200,35 +198,6 @@ def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.Monkey
 
 def test_a_bound_without_a_clock_is_refused() -> None:
     assert "--rounds 5" in refused("methods", "cost", "mocov2", "--tiny", "--bound", "--rounds", "0")
-
-
-def test_a_trace_lists_where_the_time_goes(tmp_path: Path) -> None:
-    run = small("mocov2")
-    for _ in range(2):
-        trace(run, build_learner, CPU, tmp_path / "trace.txt")
-    first, second = (tmp_path / "trace.txt").read_text().strip().split("\n\n")
-    for table in (first, second):
-        title, head, *kernels = table.splitlines()
-        assert title.startswith("mocov2: ")
-        assert head.split() == ["ms", "share", "calls", "kernel"]
-        times = [float(line.split()[0]) for line in kernels]
-        assert times == sorted(times, reverse=True)
-        assert any("convolution_backward" in line for line in kernels[:5])
-
-
-def test_the_profilers_own_start_is_no_time_of_a_step(tmp_path: Path) -> None:
-    calls: list[float] = []
-
-    def step() -> None:
-        # What a profiler sets up falls on the first step within it.
-        time.sleep(0.01 if calls else 1.0)
-        calls.append(float(torch.ones(8).exp().sum()))
-
-    write_trace(step, "a step", tmp_path / "trace.txt", on_gpu=False)
-    title, _, *kernels = (tmp_path / "trace.txt").read_text().splitlines()
-    assert 10 <= float(title.removeprefix("a step: ").split()[0]) < 300  # ms
-    (exponential,) = (line for line in kernels if line.endswith(" aten::exp"))
-    assert exponential.split()[2] == "1"  # a step
 
 
 def test_a_trace_comes_after_the_numbers_and_its_failure_costs_it_alone(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.font_manager  # noqa: F401  it makes its folder where it is first imported, which is to be in no test
 import pytest
 
 from repro.cli import main

@@ -1,0 +1,44 @@
+"""Traces of steps: a table of their kernels, and times that are the steps' own.
+
+A profiler leaves threads in the process, and `test_drill.py` forks from it: files are carried out in the order of their
+names, so that the drill has ended before this one begins.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+from training_samples import CPU, tiny
+
+from baselines import build_learner
+from repro.bench.trace import write_trace
+from repro.methods.cost import trace
+
+
+def test_a_trace_lists_where_the_time_goes(tmp_path: Path) -> None:
+    run = tiny("mocov2")
+    for _ in range(2):
+        trace(run, build_learner, CPU, tmp_path / "trace.txt")
+    first, second = (tmp_path / "trace.txt").read_text().strip().split("\n\n")
+    for table in (first, second):
+        title, head, *kernels = table.splitlines()
+        assert title.startswith("mocov2: ")
+        assert head.split() == ["ms", "share", "calls", "kernel"]
+        times = [float(line.split()[0]) for line in kernels]
+        assert times == sorted(times, reverse=True)
+        assert any("convolution_backward" in line for line in kernels[:5])
+
+
+def test_the_profilers_own_start_is_no_time_of_a_step(tmp_path: Path) -> None:
+    calls: list[float] = []
+
+    def step() -> None:
+        # What a profiler sets up falls on the first step within it.
+        time.sleep(0.01 if calls else 1.0)
+        calls.append(float(torch.ones(8).exp().sum()))
+
+    write_trace(step, "a step", tmp_path / "trace.txt", on_gpu=False)
+    title, _, *kernels = (tmp_path / "trace.txt").read_text().splitlines()
+    assert 10 <= float(title.removeprefix("a step: ").split()[0]) < 300  # ms
+    (exponential,) = (line for line in kernels if line.endswith(" aten::exp"))
+    assert exponential.split()[2] == "1"  # a step
