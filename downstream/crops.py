@@ -6,7 +6,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch.utils.data import Subset as LoaderSubset
 from torchvision.transforms.v2 import functional as tvf
 
@@ -14,9 +14,9 @@ from repro.augmentation.crops import random_crop
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.splits import Images
 from repro.distributed import share_of_rank, world_size
+from repro.loader import Loader
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream
-from repro.workers import outlive_signals, timeout
 
 CROP_SCALE_MIN = 0.08
 """Smallest share of an image's area that a random crop keeps (torchvision's default, MoCo main_lincls.py)."""
@@ -59,7 +59,7 @@ class CentralCrops(Dataset[tuple[Tensor, int]]):
         return tvf.pil_to_tensor(tvf.center_crop(resized, [self.size, self.size])), label
 
 
-def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int) -> DataLoader[Any]:
+def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int) -> Loader:
     """Makes a loader of this rank's share of the central crops, in the order of `repro.distributed.share_of_rank`.
 
     Args:
@@ -70,9 +70,7 @@ def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int
     """
     share = LoaderSubset(CentralCrops(images, size), share_of_rank(len(images)))
     per_rank = max(1, batch // world_size())
-    return DataLoader(
-        share, batch_size=per_rank, num_workers=workers, timeout=timeout(workers), worker_init_fn=outlive_signals
-    )
+    return Loader(share, workers=workers, batch_size=per_rank)
 
 
 class BackboneInput(BaseDataPreprocessor):

@@ -58,6 +58,31 @@ def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said
         list(loader)
 
 
+LEFT = """
+import atexit, multiprocessing, sys
+import torch
+atexit.register(lambda: print(len(multiprocessing.active_children())))  # called after those that are registered later
+from repro.loader import Loader
+
+def read(stays):
+    reading = iter(Loader(torch.arange(8), workers=2, persistent_workers=stays))
+    next(reading)
+    return reading
+
+left = [read(stays=False), read(stays=True)]
+done = read(stays=True)
+list(done)
+print(len(multiprocessing.active_children()))
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("raise SystemExit(2)", 2), ("left.pop().fails", 1)])
+def test_processes_of_readings_that_were_left_end_before_the_program(end: str, code: int) -> None:
+    """Each was sent TERM, which it outlives, and waited for half a minute, behind every training with workers."""
+    ended = subprocess.run([sys.executable, "-c", LEFT + end], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (code, ["6", "0"]), ended.stderr
+
+
 class Slow(Dataset[torch.Tensor]):
     """Items that take a moment."""
 

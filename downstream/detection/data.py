@@ -22,18 +22,18 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from downstream.detection.ground_truth import CocoGroundTruth, VocGroundTruth, encoded_mask, register
 from repro.data.annotations import coco, voc
 from repro.data.annotations.scenes_export import write_coco, write_voc
 from repro.distributed import rank, world_size
 from repro.errors import UserError, one_line
+from repro.loader import Loader
 from repro.randomness import Purpose, stream, stream_seed
 from repro.runs.detection import VOC
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
-from repro.workers import outlive_signals, timeout
 
 log = logging.getLogger("salmask")
 Record = dict[str, Any]
@@ -341,7 +341,7 @@ class GroupedBatches(Sampler[list[tuple[int, int]]]):
 
 def make_train_loader(
     data: DetectionData, mapper: DatasetMapper, *, batch: int, seed: int, start: int, workers: int
-) -> DataLoader[Any]:
+) -> Loader:
     """Makes a loader of this rank's batches, which are lists of records, from a step on and without end.
 
     Args:
@@ -353,12 +353,10 @@ def make_train_loader(
         workers: decoding processes of this rank.
     """
     wide = np.array([record["width"] > record["height"] for record in data.train])
-    return DataLoader(
+    return Loader(
         TrainingImages(data.train, mapper, seed),
+        workers=workers,
         batch_sampler=GroupedBatches(wide, batch // world_size(), seed, start=start),
-        num_workers=workers,
-        timeout=timeout(workers),
-        worker_init_fn=outlive_signals,
         collate_fn=list,  # images differ in size, and the detector pads them itself
         # Else a fresh iterator draws from the global generator: in a resumed training at another step than in an
         # undisturbed one.

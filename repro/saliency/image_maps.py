@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor
 
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.splits import Images
 from repro.distributed import barrier, rank, world_size
+from repro.loader import Loader
 from repro.progress import ProgressBars
 from repro.runs.sections import LocalizerSettings
 from repro.saliency.localizer import STRIDE
 from repro.saliency.map_file import CHUNK, MapFile, map_path
 from repro.saliency.networks import build_localizer
 from repro.saliency.scda import summed
-from repro.workers import outlive_signals, timeout
 
 log = logging.getLogger("salmask")
 
@@ -121,13 +121,7 @@ def _compute_missing(source: MapSource, file: MapFile, device: torch.device, wor
     log.info("computing the saliency of %d whole images, once%s", total, f", for {file.path}" if file.path else "")
     make_maps = source.build(device)
     chunks = _Missing(file, missing)
-    loader = DataLoader(
-        _Prepared(source.prepare),
-        batch_sampler=chunks,
-        num_workers=workers,
-        timeout=timeout(workers),
-        worker_init_fn=outlive_signals,
-    )
+    loader = Loader(_Prepared(source.prepare), workers=workers, batch_sampler=chunks)
     with torch.autocast(device.type, enabled=False), ProgressBars(shown=rank() == 0) as bars:
         bar = bars.add_task("saliency", total=total, unit="images", summary=True)
         for indices, inputs in loader:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from repro.augmentation.crops import resized_crop, resized_pixels
@@ -17,10 +17,10 @@ from repro.data.jpeg import Pixels
 from repro.data.splits import Images, pixels_of
 from repro.distributed import decided_by_first, rank, world_size
 from repro.errors import UserError
+from repro.loader import Loader
 from repro.randomness import Purpose, stream
 from repro.runs.choices import Backend, Resizer
 from repro.runs.sections import AugmentationSettings
-from repro.workers import outlive_signals, timeout
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -151,7 +151,7 @@ class TwoViews(RandomViews):
     names = ("query", "key")
 
 
-def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> DataLoader[Any]:
+def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> Loader:
     """Makes a loader that reads batches of a data set in processes of its own.
 
     Workers neither draw nor keep random numbers of their own, so their number changes no batch.
@@ -161,12 +161,10 @@ def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> D
         batches: yields the names of each batch's items.
         workers: number of processes; with 0 the main process reads.
     """
-    return DataLoader(
+    return Loader(
         dataset,
+        workers=workers,
         batch_sampler=batches,
-        num_workers=workers,
-        timeout=timeout(workers),
-        worker_init_fn=outlive_signals,
         collate_fn=getattr(dataset, "collate", None),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

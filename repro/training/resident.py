@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from repro.augmentation.batched_draws import largest_boxes
 from repro.augmentation.resampling import resample
@@ -22,9 +22,9 @@ from repro.data.pixel_cache import CachedImages, PixelArrays
 from repro.data.splits import Images, pixels_of, size_of
 from repro.distributed import rank, world_size
 from repro.errors import UserError
+from repro.loader import Loader
 from repro.progress import ProgressBars
 from repro.runs.choices import Interpolation
-from repro.workers import outlive_signals, timeout
 
 log = logging.getLogger("salmask")
 
@@ -218,17 +218,10 @@ def read_sizes(images: Images, workers: int) -> Sizes:
     return torch.cat(list(_loader(_ImageSizes(images), range(len(images)), workers))).long().numpy()
 
 
-def _loader(dataset: Dataset[Any], indices: range, workers: int) -> DataLoader[Any]:
+def _loader(dataset: Dataset[Any], indices: range, workers: int) -> Loader:
     """Returns a loader of chunks of images in their order; what the data set gives for one is left as it is."""
     chunks = [list(indices[start : start + CHUNK]) for start in range(0, len(indices), CHUNK)]
-    return DataLoader(
-        dataset,
-        batch_sampler=chunks,
-        num_workers=workers,
-        timeout=timeout(workers),
-        worker_init_fn=outlive_signals,
-        collate_fn=_unchanged,
-    )
+    return Loader(dataset, workers=workers, batch_sampler=chunks, collate_fn=_unchanged)
 
 
 def _unchanged(chunk: Any) -> Any:
