@@ -191,7 +191,7 @@ def test_the_readmes_table_has_the_published_and_the_recorded_numbers() -> None:
         by_task = [
             top1.loc[(top1["method"] == method) & (top1["task"] == task), "value"] for task in ("knn", "logistic")
         ]
-        assert {len(seeds) for seeds in by_task} <= {0, 3}
+        assert {len(seeds) for seeds in by_task} <= {0, 3, 5}
         expected.append([number, *(cell_of(list(seeds)) for seeds in by_task)])
     assert sum("–" not in line for line in expected) >= 10
     table = (ROOT / "README.md").read_text().partition("| --- |")[2].partition("\n\n")[0]

@@ -1,5 +1,6 @@
 """The study's decisions follow from its runs by the tests that its page registered."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, Panel, Point
 from results.report import build
 from results.runs import find_runs
-from slurm.sweep import expand, load
+from slurm.sweep import expand, load, narrowed
 
 STUDY = Path(__file__).parents[1] / "examples" / "study"
 
@@ -125,11 +126,32 @@ def test_a_collapse_is_named_beside_the_number() -> None:
     logistic = {"mocov2": PLAIN, "simclr": {1: 20.0}}
     lines = means({}, logistic, {"mocov2": {1: Ending(6.2, 6.24), 2: Ending(4.0, 6.24)}}).splitlines()
     by_row = {row: numbers for row, *numbers in map(cells, lines)}
-    assert by_row["`mocov2`"][-2:] == ["4.00 to 6.20 (6.24)", "seed 1"]
+    assert by_row["`mocov2`"][-2:] == ["4.00 to 6.20 (6.24)", "seed 1 collapsed"]
     assert by_row["`simclr`"][-2:] == ["–", "–"]
     ended = endings(find_runs([STUDY / "runs"]), PARTS)
     assert not any(ending.collapsed for by_seed in ended.values() for ending in by_seed.values())
     assert [f"{guess_of(resolved):.2f}" for resolved in map(resolve, ("mocov2", "simclr"))] == ["11.09", "6.24"]
+
+
+def test_a_run_that_diverged_is_a_result_of_its_row(tmp_path: Path) -> None:
+    """It has no accuracy, and its row stood there as if it had never been."""
+    copy = tmp_path / "runs"
+    for seed in (1, 2, 3):
+        (source,) = (STUDY / "runs" / "simclr+ours-blur").glob(f"s{seed}-*")
+        shutil.copytree(source, copy / source.parent.name / source.name)
+    for seed, losses in ((2, '{"step": 64, "epoch": 1, "loss": 4.8}\n'), (3, "")):
+        (folder,) = copy.glob(f"*/s{seed}-*")
+        for path in (folder / "results.jsonl", *folder.glob("status-*.json")):
+            path.unlink()
+        (folder / "metrics.jsonl").write_text(losses)
+        (folder / "status.json").write_text('{"state": "failed", "task": "pretrain", "error": "not finite"}')
+    runs = find_runs([copy])
+    logistic = top1(collect_runs(runs), "logistic", PARTS)
+    (row,) = map(cells, means({}, logistic, endings(runs, PARTS)).splitlines()[2:])
+    assert row[:2] == ["`simclr+ours-blur`", "1"]
+    assert row[-2:] == ["3.58 (4.84)", "seed 2 failed, seed 3 failed"]
+    (row,) = map(cells, means({}, {}, endings(find_runs(list(copy.glob("*/s2-*"))), PARTS)).splitlines()[2:])
+    assert (row[1], row[-2:]) == ("0", ["– (4.84)", "seed 2 failed"])
 
 
 def test_runs_of_another_length_are_refused() -> None:
@@ -182,7 +204,8 @@ def test_what_the_scripts_cannot_use_is_told_in_a_line(words: list[str], line: s
 
 
 def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
-    sweeps = (load(name) for name in (*PARTS, "saliency-dose"))
+    # With the two seeds that the page adds to what three left undecided.
+    sweeps = (narrowed(load(name), (), range(1, 6)) for name in (*PARTS, "saliency-dose"))
     planned = {job.run.id for sweep in sweeps for job in expand(sweep, STUDY / "runs", resolve, {}).jobs if job.run}
     runs = find_runs([STUDY / "runs", STUDY / "dose"], resolve)
     assert len(runs) > 50

@@ -1,4 +1,4 @@
-"""Whether the study's trainings collapsed, as its page registered it: by the loss of the last epoch."""
+"""How the study's trainings ended: whether they collapsed, by the loss of the last epoch, as its page registered it."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from examples.study.decide import rows_of
 from repro.runs.run import Run
 from repro.runs.sections import Framework
+from repro.runs.status import PRETRAIN
 from results.runs import RunRecord
 
 WITHIN = 0.02
@@ -18,12 +19,14 @@ class Ending:
     """How a training ended.
 
     Attributes:
-        loss: The mean loss of its last epoch.
+        loss: The mean loss of the last epoch that it finished.
         guess: The loss of a network that tells nothing apart.
+        failed: Whether it broke off, as one does that diverges; it is scored by nothing.
     """
 
     loss: float
     guess: float
+    failed: bool = False
 
     @property
     def collapsed(self) -> bool:
@@ -46,7 +49,11 @@ def endings(runs: Sequence[RunRecord], sweeps: Sequence[str]) -> dict[str, dict[
     """
     ended: dict[str, dict[int, Ending]] = {}
     for record in runs:
+        if record.run is None or record.method not in rows_of(sweeps):
+            continue
         losses = [row["loss"] for row in record.metrics if "loss" in row]  # a row for each epoch
-        if record.run and losses and record.method in rows_of(sweeps):
-            ended.setdefault(record.method, {})[record.run.seed] = Ending(losses[-1], guess_of(record.run))
+        failed = record.status is not None and (record.status.state, record.status.task) == ("failed", PRETRAIN)
+        if losses or failed:
+            ending = Ending(losses[-1] if losses else math.nan, guess_of(record.run), failed)
+            ended.setdefault(record.method, {})[record.run.seed] = ending
     return ended

@@ -4,10 +4,10 @@
 
 Prints three Markdown tables of top-1. First, by logistic regression, both frameworks side by side, each row with its
 difference from the framework alone. Then each row's mean and standard deviation over seeds by kNN and by logistic
-regression, the loss of its last epoch beside that of a guess, and which seeds collapsed. Then, by logistic regression,
-each registered comparison's difference in points, paired by seed, with its 95 % interval, the interval corrected over
-the comparisons of its questions (Holm), half of its width as the smallest difference that these runs could have shown,
-the corrected p value and the outcome; then the same by the pooled spread.
+regression, the loss of its last epoch beside that of a guess, and which seeds collapsed or failed. Then, by logistic
+regression, each registered comparison's difference in points, paired by seed, with its 95 % interval, the interval
+corrected over the comparisons of its questions (Holm), half of its width as the smallest difference that these runs
+could have shown, the corrected p value and the outcome; then the same by the pooled spread.
 """
 
 import sys
@@ -62,12 +62,14 @@ def means(knn: Values, logistic: Values, ended: Mapping[str, Mapping[int, Ending
         ended: Method -> seed -> how its training ended.
     """
     registered = [method for pairs in QUESTIONS.values() for pair in pairs for method in reversed(pair)]
-    methods = [method for method in dict.fromkeys([*registered, *sorted(logistic)]) if method in logistic]
-    heads = ("seeds", "kNN, k = 20", "logistic regression", "last loss (a guess)", "collapsed")
+    failed = {method for method, by_seed in ended.items() if any(ending.failed for ending in by_seed.values())}
+    there = logistic.keys() | failed
+    methods = [method for method in dict.fromkeys([*registered, *sorted(there)]) if method in there]
+    heads = ("seeds", "kNN, k = 20", "logistic regression", "last loss (a guess)", "collapsed or failed")
     rows = [
         [
             f"`{method}`",
-            str(len(logistic[method])),
+            str(len(logistic.get(method, {}))),
             *(cell_of(v.get(method, {}).values()) for v in (knn, logistic)),
             *_ending_cells(ended.get(method, {})),
         ]
@@ -77,14 +79,18 @@ def means(knn: Values, logistic: Values, ended: Mapping[str, Mapping[int, Ending
 
 
 def _ending_cells(by_seed: Mapping[int, Ending]) -> list[str]:
-    """Returns the last losses over seeds with that of a guess, and the seeds that collapsed; dashes of no run."""
+    """Returns the last losses with that of a guess, and the seeds that collapsed or failed; dashes of no run."""
     if not by_seed:
         return ["–", "–"]
     guesses = "/".join(dict.fromkeys(f"{ending.guess:.2f}" for ending in by_seed.values()))
-    losses = sorted(ending.loss for ending in by_seed.values())
-    ends = " to ".join(dict.fromkeys(f"{loss:.2f}" for loss in (losses[0], losses[-1])))
-    collapsed = [str(seed) for seed, ending in sorted(by_seed.items()) if ending.collapsed]
-    return [f"{ends} ({guesses})", f"seed {', '.join(collapsed)}" if collapsed else "none"]
+    losses = sorted(ending.loss for ending in by_seed.values() if not ending.failed)
+    ends = " to ".join(dict.fromkeys(f"{loss:.2f}" for loss in (*losses[:1], *losses[-1:]))) or "–"
+    gone = [
+        f"seed {seed} {'failed' if ending.failed else 'collapsed'}"
+        for seed, ending in sorted(by_seed.items())
+        if ending.failed or ending.collapsed
+    ]
+    return [f"{ends} ({guesses})", ", ".join(gone) or "none"]
 
 
 def comparisons(values: Values) -> str:
