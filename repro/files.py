@@ -273,10 +273,15 @@ def _take_back(descriptor: int, written: bytes) -> None:
 
 
 @contextlib.contextmanager
-def locked(descriptor: int) -> Iterator[None]:
-    """Keeps other processes out of an open file within the block; not where the file system knows no locks."""
+def locked(descriptor: int, *, shared: bool = False) -> Iterator[None]:
+    """Keeps other processes out of an open file within the block; not where the file system knows no locks.
+
+    Args:
+        descriptor: The file's; open for writing, and for a shared lock for reading, which NFS asks for.
+        shared: Whether others may hold a shared lock too.
+    """
     with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     try:
         yield
     finally:

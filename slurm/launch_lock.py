@@ -60,6 +60,8 @@ def _sbatch_lock(sweep_folder: Path, wait: float) -> Iterator[int]:
                     what = f"an sbatch of an earlier launch of {sweep_folder} is still at work"
                     raise UserError(what, mend="wait for it, or end it") from None
                 time.sleep(POLL_SECONDS)
+            except OSError:  # the file system knows no locks
+                break
         yield descriptor
     finally:
         os.close(descriptor)

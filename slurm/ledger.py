@@ -33,7 +33,7 @@ from repro.runs.provenance import now
 LEDGER = "jobs.jsonl"
 LOGS = "logs"
 LOCAL_LOCK = ".local.lock"
-"""Held in a sweep's folder by launchers that run its jobs on their own machine; see `slurm.local`."""
+"""Held in a sweep's folder by launchers that run its jobs on their own machine; see `slurm.local_lock`."""
 LOCAL_START_LOCK = ".local-start.lock"
 """Held there by such a launcher for the moment in which it looks for what to start, and starts it."""
 REPORT = "report"

@@ -4,7 +4,6 @@ There is no scheduler here: the launch keeps the order of the jobs itself, and w
 stands in the ledger as an intent, which counts as queued as long as a launcher holds the sweep's `.local.lock`.
 """
 
-import fcntl
 import os
 import pdb
 import sys
@@ -19,6 +18,7 @@ from rich.progress import TaskID
 
 from repro.cores import usable_cores
 from repro.errors import UserError
+from repro.files import locked
 from repro.progress import ProgressBars
 from repro.runs.resource_usage import usage_of, words
 from repro.runs.status import PRETRAIN
@@ -32,6 +32,7 @@ from slurm.graph import Graph, Job
 from slurm.handover import Outcome, ledger_entry, prepare_call
 from slurm.job import Call
 from slurm.ledger import LOCAL_LOCK, LOCAL_START_LOCK, Key, Ledger, Submission
+from slurm.local_lock import minding
 from slurm.logs import tail
 from slurm.processes import KILL_SECONDS, LocalJob, free_devices, start
 from slurm.profile import Cluster
@@ -202,8 +203,7 @@ class _Here:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keeps other launchers of the sweep on this machine out: what one looks at and starts, the next one finds."""
-        with (self.graph.sweep_folder / LOCAL_START_LOCK).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with (self.graph.sweep_folder / LOCAL_START_LOCK).open("ab") as file, locked(file.fileno()):
             yield
 
     def _start(self, job: Job, gpus: Sequence[str]) -> LocalJob:
@@ -294,11 +294,10 @@ def _under_way(sweep_folder: Path) -> Iterator[None]:
     try:
         sweep_folder.mkdir(parents=True, exist_ok=True)
         refuse_foreign_sweep(sweep_folder)
-        file = (sweep_folder / LOCAL_LOCK).open("ab")
+        (sweep_folder / LOCAL_LOCK).touch()
     except OSError as error:
         raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="choose another --out") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with minding(sweep_folder):
         yield
 
 

@@ -4,7 +4,6 @@ The folders are the truth: a process that gives no sign of life is dead, whateve
 why a job waits, and that one is gone which could say nothing.
 """
 
-import fcntl
 import socket
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +14,8 @@ from repro.errors import with_mend
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.status import Status
 from slurm.causes import asked_for, cause_of, cause_of_ranks, is_lost_peer
-from slurm.ledger import LOCAL_LOCK, LOGS, Submission
+from slurm.ledger import LOGS, Submission
+from slurm.local_lock import is_minded
 from slurm.logs import last_line, tail
 from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot
 from slurm.sbatch_call import SCRIPT
@@ -223,16 +223,7 @@ def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
 
 def _minded(sweep: Path, entry: Submission) -> bool:
     """Returns whether a launcher on this machine still minds the jobs that wait for their turn here."""
-    if entry.host != socket.gethostname():
-        return False
-    try:
-        with (sweep / LOCAL_LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return entry.host == socket.gethostname() and is_minded(sweep)
 
 
 def _never_began(sweep: Path, entry: Submission) -> bool:

@@ -1,0 +1,101 @@
+"""Locks of a sweep's folder where the file system has its own rules for them, or has none."""
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sweep_samples import GONE, HERE, Sweep
+
+from repro.jobs import PROGRAM
+from slurm import local
+from slurm.graph import Graph
+from slurm.launch_lock import launch_lock
+from slurm.ledger import LOCAL_LOCK
+from slurm.local import launch_here
+from slurm.profile import Cluster
+from slurm.states import State
+
+FLOCK = fcntl.flock
+
+
+def nfs4(descriptor: int, operation: int) -> None:
+    """Linux's NFSv4 client makes byte-range locks of it: a shared one needs a file that is read, the other one written.
+
+    See flock(2).
+    """
+    mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+    unfit = {fcntl.LOCK_SH: os.O_WRONLY, fcntl.LOCK_EX: os.O_RDONLY}
+    if mode == unfit.get(operation & (fcntl.LOCK_SH | fcntl.LOCK_EX)):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    FLOCK(descriptor, operation)
+
+
+def none_at_all(descriptor: int, operation: int) -> None:
+    """As of Lustre that is mounted without the option `flock`."""
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+@pytest.mark.parametrize("rule", [nfs4, none_at_all])
+def test_a_launch_here_needs_no_more_than_the_file_system_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Callable[[int, int], None]
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", rule)
+    nothing = Graph(tmp_path / "sweep", (), ())
+    cluster = Cluster("local", executor="local")
+    assert launch_here(nothing, cluster, PROGRAM, parallel=1, console=Console(quiet=True)).done == []
+    here = local._Here(nothing, (), cluster, PROGRAM, 1, (), Console(quiet=True))
+    with here._alone(), launch_lock(nothing.sweep_folder):
+        pass
+
+
+def test_on_nfs_what_waits_for_a_launcher_is_queued(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", nfs4)
+    sweep.submitted(job="", executor="local", host=HERE)
+    with local._under_way(sweep.place):
+        assert sweep.row(GONE).state is State.queued
+    assert sweep.row(GONE).state is State.planned
+
+
+def test_who_may_not_write_sees_what_waits_too(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The permissions alone do not tell: whoever runs the tests may be root."""
+    opened = Path.open
+
+    def read_only(path: Path, mode: str = "r", *rest: object, **options: object) -> object:
+        if mode == "r+b":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, mode, *rest, **options)  # type: ignore[call-overload]
+
+    sweep.submitted(job="", executor="local", host=HERE)
+    with local._under_way(sweep.place):
+        monkeypatch.setattr(Path, "open", read_only)
+        assert sweep.row(GONE).state is State.queued
+    assert sweep.row(GONE).state is State.planned
+
+
+def test_one_who_looks_is_not_taken_for_a_launcher_by_another(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two `salmask status` at once, of which each keeps what it tries for a moment."""
+    sweep.submitted(job="", executor="local", host=HERE)
+    (sweep.place / LOCAL_LOCK).touch()
+    both = threading.Barrier(2)
+
+    def slow(descriptor: int, operation: int) -> None:
+        FLOCK(descriptor, operation)
+        if operation & fcntl.LOCK_NB:
+            time.sleep(0.05)
+
+    def look(_: int) -> set[State]:
+        both.wait()
+        return {sweep.row(GONE).state for _ in range(4)}
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(look, range(2))) == [{State.planned}, {State.planned}]
+        with local._under_way(sweep.place), local._under_way(sweep.place):  # several launchers, of which none is alone
+            assert list(pool.map(look, range(2))) == [{State.queued}, {State.queued}]
