@@ -13,14 +13,15 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.runs.stopping import GRACE_SECONDS
+from slurm.ask import outside_of_any_job
 from slurm.calls import write_calls
 from slurm.job import Call
 from slurm.profile import Cluster
 
 KILL_SECONDS = GRACE_SECONDS + 10.0
 """After which processes that were asked to end, and have had time to save, are ended."""
-SCHEDULERS = ("SLURM_", "SRUN_", "SBATCH_", "SUBMITIT_")
-"""Beginnings of variables that describe the job of a launcher, where it runs in one. Its processes are not that job."""
+TORCHRUN = "TORCHELASTIC_"
+"""Beginning of variables by which a process of torchrun meets the others at its agent, which knows no job of ours."""
 
 
 @dataclass
@@ -131,7 +132,8 @@ def _start_rank(folder: Path, rank: int, environment: dict[str, str], group: int
 
 
 def _environment(gpus: Sequence[str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(SCHEDULERS)}
+    # Where the launcher runs in a job, or is a rank of one, its processes are not: they would wait for the other ranks.
+    inherited = {name: value for name, value in outside_of_any_job().items() if not name.startswith(TORCHRUN)}
     # The launcher's code, wherever it was found; and not what happens to lie in the folder that it was called in.
     own = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(part for part in (own, inherited.get("PYTHONPATH", "")) if part)

@@ -42,8 +42,11 @@ import json, os, signal, sys, time
 from pathlib import Path
 from repro.runs.folder import RunFolder
 
+ABOVE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+         "TORCHELASTIC_USE_AGENT_STORE")
+
 def record(run, path, task, *, wait):
-    names = ("CUDA_VISIBLE_DEVICES", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "SLURM_JOB_ID")
+    names = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", *ABOVE)
     content = {name: os.environ.get(name) for name in names} | {"begun": time.time()}
     if os.environ.get("BUSY"):
         time.sleep(float(os.environ["BUSY"]))
@@ -121,6 +124,26 @@ def test_one_run_a_gpu_and_never_two(programs: Path, tmp_path: Path, monkeypatch
                                               for other in jobs if other is not job)]  # fmt: skip
     assert len(overlapping) >= 3
     assert launched(graph, "record").skipped == list(graph.jobs)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_jobs_are_no_ranks_of_what_the_launcher_is_one_of(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """In a pod of torchrun or Kubernetes they would wait for its other ranks, and ask its agent for their store."""
+    above = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "pod-0"}
+    above |= {"MASTER_PORT": "29500", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in above.items():
+        monkeypatch.setenv(name, value)
+    graph = graph_of(tmp_path / "sweep", 1)
+    cluster = Cluster("local", executor="local", resources=Resources(processes=processes))
+    assert launched(graph, "record", cluster).failed == {}
+    for rank in range(processes):
+        (job,) = seen(graph, rank)
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        assert {name: job[name] for name in above if job[name] is not None} == (
+            own | {"MASTER_PORT": job["MASTER_PORT"]} if processes > 1 else {}
+        )
 
 
 @pytest.mark.parametrize("gpus", [(), ("4", "7")])
