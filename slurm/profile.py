@@ -51,16 +51,18 @@ _HAS_KEY = {
     "cpus-per-task": "cpus",
     "gpus": "gpus",
     "gpus-per-node": "gpus",
+    "gpus-per-socket": "gpus",
+    "gpus-per-task": "gpus",
+    "gres": "gres",
     "nodes": "nodes",
     "ntasks": "processes",
+    "ntasks-per-gpu": "processes",
     "ntasks-per-node": "processes",
     "time": "time",
 }
 """Options of sbatch that `extra` may not hold either, and the key that says the same: plans and launches go by it."""
 _CONTRADICTS = {
     "cpus-per-gpu": "cpus",
-    "gpus-per-socket": "gpus",
-    "gpus-per-task": "gpus",
     "mem": "memory",
     "mem-per-cpu": "memory",
     "mem-per-gpu": "memory",
@@ -260,7 +262,7 @@ def _tasks(where: str, content: Any, base: Resources) -> dict[str, Resources]:
 
 def in_one_process(base: Resources) -> Resources:
     """Returns what all tasks ask for, for one process and at most one GPU."""
-    gres = base.gres if base.gpus <= 1 else _without_gpus(base.gres)
+    gres = base.gres if base.gpus <= 1 else values.gres_with_one_gpu(base.gres)
     return replace(base, nodes=1, processes=1, gpus=min(base.gpus, 1), gres=gres)
 
 
@@ -286,7 +288,7 @@ def _resources(where: str, content: Mapping[str, Any], base: Resources) -> Resou
         changes["gpu_type"], changes["gpus"] = changes["gpus"]
         if by_gres:
             raise UserError(f"{where}: gpus and gres both ask for GPUs", mend="`gpus` alone, or `gres` alone")
-        changes.setdefault("gres", _without_gpus(base.gres))  # of the two, what the task says itself counts
+        changes.setdefault("gres", values.gres_without_gpus(base.gres))  # of the two, what the task says itself counts
     elif by_gres:
         changes |= {"gpus": by_gres, "gpu_type": values.gpu_type_of_gres(changes["gres"])}
     elif "gres" in changes and values.gpus_of_gres(base.gres):
@@ -294,10 +296,6 @@ def _resources(where: str, content: Mapping[str, Any], base: Resources) -> Resou
     resources = replace(base, **changes)
     _check_options(where, resources)
     return resources
-
-
-def _without_gpus(gres: str) -> str:
-    return ",".join(part for part in gres.split(",") if not values.gpus_of_gres(part))
 
 
 def _check_options(where: str, resources: Resources) -> None:

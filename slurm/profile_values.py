@@ -33,8 +33,16 @@ _HOURS = re.compile(r"(\d+):(\d\d?):(\d\d?)", re.ASCII)
 """`HOURS:MINUTES:SECONDS`."""
 _DAYS = re.compile(r"(\d+)-(\d\d?)(?::(\d\d?)(?::(\d\d?))?)?", re.ASCII)
 """`DAYS-HOURS`, `DAYS-HOURS:MINUTES` or `DAYS-HOURS:MINUTES:SECONDS`."""
-_GPUS = re.compile(r"(?:(?P<type>[A-Za-z][\w.+-]*):)?(?P<count>\d+)", re.ASCII)
-_GPUS_OF_GRES = re.compile(r"gpu(?::(?P<type>[A-Za-z][\w.+-]*))?(?::(?P<count>\d+))?(?:\(.*\))?", re.ASCII)
+_GPU_TYPE = r"(?P<type>[A-Za-z\d][\w.+-]*)"
+"""`a100`; `1g.10gb`, a slice of a GPU (MIG)."""
+_GPUS = re.compile(rf"(?:{_GPU_TYPE}:)?(?P<count>\d+)", re.ASCII)
+_GPUS_OF_GRES = re.compile(
+    # Digits that end it are the number: `gpu:4`, but `gpu:3090:4`.
+    rf"(?P<kind>(?:gres[/:])?gpu(?::(?!\d+(?:\(|$)){_GPU_TYPE})?)(?::(?P<count>\d+))?(?:\(.*\))?",
+    re.ASCII,
+)
+_PART_OF_GRES = re.compile(r"(?:[^,(]|\([^)]*\)?)+")
+"""What stands between commas, but for those in brackets: `gpu:8(S:0,1)`."""
 
 
 class _ProfileLoader(_BaseLoader):
@@ -248,9 +256,24 @@ def gpu_type_of_gres(gres: str) -> str:
     return next((match["type"] or "" for match in _gpus_in(gres)), "")
 
 
+def gres_without_gpus(gres: str) -> str:
+    """Returns what a `gres` names but GPUs: `nvme:1` for `gpu:a100:4,nvme:1`."""
+    return ",".join(part for part in _PART_OF_GRES.findall(gres) if not _GPUS_OF_GRES.fullmatch(part))
+
+
+def gres_with_one_gpu(gres: str) -> str:
+    """Returns a `gres` with one of the first GPUs that it names: `gpu:a100:1,nvme:1` for `gpu:a100:4,nvme:1`."""
+    parts, has_one = [], False
+    for part in _PART_OF_GRES.findall(gres):
+        match = _GPUS_OF_GRES.fullmatch(part)
+        if not (match and has_one):
+            parts.append(f"{match['kind']}:1" if match else part)
+        has_one = has_one or match is not None
+    return ",".join(parts)
+
+
 def _gpus_in(gres: str) -> list[re.Match[str]]:
-    parts = (part.removeprefix("gres/").removeprefix("gres:") for part in gres.split(","))
-    return [match for match in map(_GPUS_OF_GRES.fullmatch, parts) if match]
+    return [match for match in map(_GPUS_OF_GRES.fullmatch, _PART_OF_GRES.findall(gres)) if match]
 
 
 def options(where: str, key: str, value: Any) -> tuple[tuple[str, str], ...]:

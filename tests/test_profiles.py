@@ -132,7 +132,38 @@ def test_gpus_of_a_gres_count_as_gpus(tmp_path: Path) -> None:
     linear = cluster.resources_of("linear")
     assert (linear.gpus, linear.gpus_option, linear.gres) == (0, "", "")
     report = cluster.resources_of("report")
-    assert (report.gpus_option, report.gres) == ("a100:1", "nvme:1")
+    assert (report.gpus, report.gpus_option, report.gres) == (1, "", "gpu:a100:1,nvme:1")
+
+
+@pytest.mark.parametrize(
+    ("gres", "count", "kind", "one"),
+    [
+        ("gpu", 1, "", "gpu"),
+        ("gpu:4", 4, "", "gpu:1"),
+        ("gpu:a100", 1, "a100", "gpu:a100"),
+        ("nvme:1,gres/gpu:a100:4", 4, "a100", "nvme:1,gres/gpu:a100:1"),
+        ("gpu:1g.10gb:2", 2, "1g.10gb", "gpu:1g.10gb:1"),  # slices of a GPU (MIG)
+        ("gpu:1g.10gb", 1, "1g.10gb", "gpu:1g.10gb"),
+        ("gpu:3090:4", 4, "3090", "gpu:3090:1"),
+        ("gpu:a100:4,gpu:1g.5gb:7", 11, "a100", "gpu:a100:1"),
+        ("gpu:a100:8(S:1,3,5,7)", 8, "a100", "gpu:a100:1"),
+        ("gpu:8(S:0-1),gpu:1g.5gb:7(S:0,1),nvme:1", 15, "", "gpu:1,nvme:1"),
+        ("nvme:1,gpumem:4", 0, "", "nvme:1,gpumem:4"),
+    ],
+)
+def test_a_gres_is_read_as_slurm_writes_it(tmp_path: Path, gres: str, count: int, kind: str, one: str) -> None:
+    cluster = load(write_yaml(tmp_path / "gres.yaml", {"gres": gres, "tasks": {"knn": {"gpus": 1}}}))
+    every = cluster.resources_of("pretrain")
+    assert (every.gpus, every.gpu_type, every.gpus_option) == (count, kind, "")
+    report = cluster.resources_of("report")
+    assert (report.gpus, report.gpus_option, report.gres) == (min(1, count), "", one)
+    others = [part for part in gres.split(",") if part.startswith(("nvme", "gpumem"))]
+    assert cluster.resources_of("knn").gres == ",".join(others)
+
+
+@pytest.mark.parametrize(("written", "option"), [("1g.10gb:1", "1g.10gb:1"), ("3090:2", "3090:2"), ("8", 8)])
+def test_gpus_of_a_type_that_begins_with_a_digit(tmp_path: Path, written: str, option: str | int) -> None:
+    assert load(write_yaml(tmp_path / "mine.yaml", f"gpus: {written}")).resources.gpus_option == option
 
 
 def test_tasks_of_one_process_get_one(tmp_path: Path) -> None:
@@ -211,6 +242,10 @@ def test_no_times_of_slurms_are_refused(text: str) -> None:
         ("mail_type: FAIL\nextra: {mail-type: END}", "extra holds mail-type, and mail_type is set too"),
         ("memory: 4\nextra: {mem-per-cpu: 2G}", "extra holds mem-per-cpu, and memory is set too"),
         ("cpus: 4\nextra: {cpus-per-gpu: 2}", "extra holds cpus-per-gpu, and cpus is set too"),
+        ('extra: {gres: "gpu:4"}', "extra holds gres, which has a key of its own; mend: write `gres: …`"),
+        ("extra: {ntasks-per-gpu: 1}", "extra holds ntasks-per-gpu, which has a key of its own; mend: write `proc"),
+        ("extra: {gpus-per-task: 1}", "extra holds gpus-per-task, which has a key of its own; mend: write `gpus: …`"),
+        ("extra: {gpus-per-socket: 1}", "extra holds gpus-per-socket, which has a key of its own"),
         ("extra: {N: 2}", "extra holds 'N', which is no option of sbatch"),
         ('extra: {"a\\nb": 2}', "which is no option of sbatch"),
         ("gpus: 1\ngres: gpu:2", "gpus and gres both ask for GPUs"),
