@@ -125,10 +125,3 @@ def cause_of_ranks(texts: Mapping[int, str], memory_gigabytes: float = 0.0, minu
         if cause and not is_lost_peer(cause):
             return f"rank {rank}: {cause}"
     return ""
-
-
-def asked_for(script: str) -> tuple[float, int]:
-    """Returns the gigabytes and the minutes that a script of sbatch asks for; 0 for what it leaves open."""
-    memory = re.search(r"^#SBATCH --mem=(\d+)M$", script, re.MULTILINE)
-    minutes = re.search(r"^#SBATCH --time=(\d+)$", script, re.MULTILINE)
-    return (int(memory.group(1)) / 1024 if memory else 0.0), (int(minutes.group(1)) if minutes else 0)

@@ -13,12 +13,11 @@ from pathlib import Path
 from repro.errors import with_mend
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.status import Status
-from slurm.causes import asked_for, cause_of, cause_of_ranks, is_lost_peer
+from slurm.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.ledger import LOGS, Submission
 from slurm.local_lock import is_minded
 from slurm.logs import last_line, tail
 from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot
-from slurm.sbatch_call import SCRIPT
 
 CLOCKS_SECONDS = 5.0
 """By how much the clocks of two machines of a cluster may differ."""
@@ -208,7 +207,7 @@ def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:
     # Rank 0 keeps the status; what happened to another one stands in that one's log and in srun's words.
     logs = (sweep / LOGS / entry.submission).glob(f"{entry.job}_*_log.err")
     texts = {int(log.name.split("_")[-2]): tail(log) for log in logs}
-    return cause_of_ranks(dict(sorted(texts.items())), *_asked_for(sweep, entry)) or status.error
+    return cause_of_ranks(dict(sorted(texts.items())), *_asked_for(entry)) or status.error
 
 
 def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
@@ -244,18 +243,15 @@ def _with_last_line(sweep: Path, entry: Submission | None, note: str) -> str:
     if entry is None:
         return note
     logs = [entry.log(sweep, stream) for stream in ("err", "out")]
-    if cause := cause_of("\n".join(tail(log) for log in reversed(logs)), *_asked_for(sweep, entry)):
+    if cause := cause_of("\n".join(tail(log) for log in reversed(logs)), *_asked_for(entry)):
         return f"{note}; {cause}"
     last = last_line(logs[0]) or last_line(logs[1])
     return f"{note}; last line: {last}" if last else note
 
 
-def _asked_for(sweep: Path, entry: Submission) -> tuple[float, int]:
-    """Returns the gigabytes and the minutes that a job asked for; 0 where that cannot be known."""
-    try:
-        return asked_for((sweep / LOGS / entry.submission / SCRIPT).read_text(encoding="utf-8"))
-    except OSError:
-        return 0.0, 0
+def _asked_for(entry: Submission) -> tuple[float, int]:
+    """Returns the gigabytes and the minutes that Slurm kept a job to; 0 of what its profile left open."""
+    return (entry.memory, entry.minutes) if entry.executor == "slurm" else (0.0, 0)
 
 
 def _alive(status: Status, now: float) -> bool:

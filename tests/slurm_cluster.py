@@ -64,11 +64,6 @@ class Cluster:
         shown = self.call("scontrol", "show", "job", "-o", job)
         return shown.split("JobState=", 1)[1].split(maxsplit=1)[0]
 
-    def pids(self, job: str) -> list[int]:
-        """Processes of a running job."""
-        rows = self.call("scontrol", "listpids", job).splitlines()[1:]
-        return [int(row.split()[0]) for row in rows]
-
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:

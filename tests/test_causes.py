@@ -1,11 +1,12 @@
 """The last word of a job: which line of its log says why it ended."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sweep_samples import GONE, Sweep
+from sweep_samples import GONE, HERE, Sweep
 
-from slurm.causes import asked_for, cause_of, cause_of_ranks
+from slurm.causes import cause_of, cause_of_ranks
 from slurm.states import State
 
 OUT_OF_MEMORY = """step 40
@@ -54,21 +55,23 @@ def test_the_cause_is_told_with_its_mend(log: str, cause: str) -> None:
     assert bool(told) == bool(cause)
 
 
-def test_what_a_script_asks_for_is_read_from_it() -> None:
-    assert asked_for("#!/bin/bash\n#SBATCH --mem=16384M\n#SBATCH --time=90\n") == (16.0, 90)
-    assert asked_for("#!/bin/bash\n#SBATCH --mem-per-cpu=3\n") == (0.0, 0)
-
-
-def test_status_shows_the_cause_and_not_the_last_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("asked", "mend"),
+    [
+        ({"memory": 16.0}, "memory: 24 in the profile, it had 16"),
+        ({}, "more memory"),
+        ({"memory": 16.0, "executor": "local", "host": HERE}, "more memory"),  # nobody kept it to what the profile says
+    ],
+)
+def test_status_shows_the_cause_and_not_the_last_line(tmp_path: Path, asked: dict[str, Any], mend: str) -> None:
     sweep = Sweep(tmp_path / "sweep")
-    entry = sweep.submitted()
+    entry = sweep.submitted(job="999999999", **asked)
     log = entry.log(sweep.place, "err")
     log.parent.mkdir(parents=True)
     log.write_text(OUT_OF_MEMORY)
-    (log.parent / "submission.sh").write_text("#SBATCH --mem=16384M\n")
     row = sweep.row(GONE)
     assert row.state is State.died
-    assert row.note.endswith("killed for memory; mend: memory: 24 in the profile, it had 16")
+    assert row.note.endswith(f"killed for memory; mend: {mend}")
 
 
 RANKS = {

@@ -3,7 +3,7 @@
 import heapq
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -153,10 +153,6 @@ def entry(job: str, task: str = "pretrain", **more: object) -> Submission:
 def one(task: str, *names: str) -> Batch:
     keys: tuple[Key, ...] = tuple((name, task) for name in names)
     return Batch(f"s-{task}-2", task, keys, Resources())
-
-
-def lanes_of(batches: Iterable[Batch]) -> dict[str, str]:
-    return {batch.task: batch.lane for batch in batches}
 
 
 def test_what_goes_out_later_gets_places_that_are_free_or_waits_its_turn() -> None:
