@@ -72,6 +72,16 @@ def test_the_numbers_are_what_the_equations_say() -> None:
     assert not any(torch.equal(negatives[3, :, column], view[3]) for column in range(22) for view in (query, key))
 
 
+@pytest.mark.parametrize("split", [1, 4])
+def test_images_that_fill_no_group_have_the_hard_negative_of_a_shorter_one(split: int, tmp_path: Path) -> None:
+    """In the released code's way one serves a whole group; such trainings broke off behind their first epoch."""
+    few = {"data.scenes.train_count": 80, "optimization.batch": 32, "moco.bn_splits": split, "encoder.width": 8}
+    run = tiny("mocov2+ours-hp-released", few | {"data.crop": 64})
+    (monitor,) = monitored(run, RunFolder.of(run, tmp_path)).hooks
+    assert monitor.images == 20  # in groups of 32, or of 8
+    assert 0 < look(monitor.watched, monitor._batches)["hard_negative_share"] < 1
+
+
 def test_neighbours_of_an_image_vote_and_it_does_not_vote_for_itself() -> None:
     centres = 10 * torch.eye(3).repeat_interleave(8, 0)
     labels = torch.arange(3).repeat_interleave(8)

@@ -278,7 +278,9 @@ def _embedded(watched: Watched, batch: dict[str, Any]) -> dict[str, Tensor]:
     views = maker.stages(batch).views
     features = {"query": trunk(views.query), "key": trunk(views.key)}
     if views.hard_negative is not None:
-        features["hard_negative"] = trunk(views.hard_negative).repeat_interleave(views.hard_negative_serves, dim=0)
+        # The last group of a batch may be shorter, as no batch of a training is.
+        each_query = trunk(views.hard_negative).repeat_interleave(views.hard_negative_serves, dim=0)
+        features["hard_negative"] = each_query[: len(views.query)]
     embeddings = {name: F.normalize(encoder.fc(each).float(), dim=1) for name, each in features.items()}
     return {"features": features["key"].float(), **embeddings}
 
