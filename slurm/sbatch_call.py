@@ -50,6 +50,7 @@ TRANSIENT = re.compile(
     r"|Unexpected message received|Try again|Temporary failure",
     re.IGNORECASE,
 )
+_RETRYING = re.compile(r"sleeping and retrying", re.IGNORECASE)
 _ID = re.compile(r"(\d+)(?:;\S+)?")
 _SENTENCE = re.compile(r"Submitted batch job (\d+)")
 
@@ -102,10 +103,13 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
 
 def classify(complaint: str) -> Refusal | None:
     """Returns why Slurm refused, by its words; None where it did not come to that, and one may try again."""
+    # What sbatch says while it goes on trying is not how it ended: of a try that timed out nobody knows.
+    lines = complaint.splitlines()
+    end = "\n".join([line for line in lines if not _RETRYING.search(line)] or lines)
     for pattern, kind in ((LIMITS, Refusal.limit), (ARRAY, Refusal.array), (POLICY, Refusal.policy)):
-        if pattern.search(complaint):
+        if pattern.search(end):
             return kind
-    return None if TRANSIENT.search(complaint) else Refusal.request
+    return None if TRANSIENT.search(end) else Refusal.request
 
 
 def parse_id(output: str) -> str:

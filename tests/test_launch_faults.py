@@ -117,10 +117,14 @@ def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:
         "",
         "",
     ]
+    trying = "Slurm temporarily unable to accept job, sleeping and retrying"
     policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
     for words, kind in {
         f"AssocMaxSubmitJobLimit\n{policy}": Refusal.limit,
-        "Slurm temporarily unable to accept job, sleeping and retrying": Refusal.limit,
+        trying: Refusal.limit,
+        f"{trying}\nBatch job submission failed: Resource temporarily unavailable": Refusal.limit,
+        f"{trying}\nBatch job submission failed: Socket timed out on send/recv operation": None,  # it may be in
+        f"{trying}\nsbatch timed out after 240 s": None,
         policy: Refusal.policy,
         "Batch job submission failed: Invalid job array specification": Refusal.array,
         "Batch job submission failed: Invalid partition name specified": Refusal.request,
