@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from results.columns import Column
 from results.layout import Measured
 from results.published import Published, PublishedRow
 from results.ranking import clear_ranks, significance
-from results.row_comparison import ALTERED
+from results.row_comparison import ALTERED, RowComparison
 from results.runs import code_label
 
 
@@ -40,6 +41,7 @@ def cell_records(
     """
     lines = []
     values: list[dict[int, float]] = []  # of each line, by seed
+    compared: list[RowComparison | None] = []  # of each line, how its runs stand to their row
     for index, column in enumerate(columns):
         seeds = _rows_by_cell(column, results)
         for row in rows:
@@ -54,13 +56,21 @@ def cell_records(
                 record["warned"] = "" if cell is None else _warned_of(cell, kinds)
                 lines.append(record)
                 values.append({} if cell is None else _by_seed(cell))
+                compared.append(column.comparisons.get(row.method))
     # Without the types, a table without any number of a kind would have a column of `None`s.
     records = pd.DataFrame(lines).astype(dict.fromkeys(("published", "mean", "std", "difference"), "float64"))
     records["rank"] = 0
     for _, lines_of_block in records[records["n"] > 0].groupby(["block", "column", "metric"]).groups.items():
-        records.loc[lines_of_block, "rank"] = clear_ranks([values[line] for line in lines_of_block])
+        alike = partial(_altered_alike, [compared[line] for line in lines_of_block])
+        records.loc[lines_of_block, "rank"] = clear_ranks([values[line] for line in lines_of_block], alike)
     order = {row.method: number for number, row in enumerate(rows)}
     return records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
+
+
+def _altered_alike(compared: Sequence[RowComparison | None], first: int, second: int) -> bool:
+    """Returns whether nothing is known in which two rows' runs differ besides their methods."""
+    one, other = compared[first], compared[second]
+    return one is None or other is None or not one.altered_unlike(other)
 
 
 def _significance(

@@ -1,6 +1,6 @@
 """Where a number in a table comes from: the runs behind a cell, and all that is known about each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from repro.errors import UserError, nearest
 from repro.runs.departures import value_text
 from results.absence import reason, without_result
 from results.cells import summary
+from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.published import Published, published
 from results.runs import RunRecord, code_label
@@ -87,10 +88,17 @@ def explain(
     if metric and text.count(":") == 3 and not text.endswith(f":{metric}"):
         raise UserError(f"'{text}' names another metric than --metric {metric}", mend="name one of the two")
     address = CellAddress.parse(f"{text}:{metric}" if metric and text.count(":") == 2 else text)
-    if not task and frame is not None and all(group.dataset != address.dataset for group in address.table.groups):
-        task = measured_task(address.table.name, frame[frame["dataset"] == address.dataset]) or ""
+    measured: dict[str, str] = {}
+    """Data set that was measured -> the evaluation by which the table can show it, where none is asked for."""
+    if not task and frame is not None:
+        found = {
+            name: measured_task(address.table.name, rows) for name, rows in frame.groupby("dataset", observed=True)
+        }
+        measured = {str(name): found_task for name, found_task in found.items() if found_task is not None}
+        if all(group.dataset != address.dataset for group in address.table.groups):
+            task = measured.get(address.dataset, "")
     address = replace(address, table=by_task(address.table, task))
-    _require_known(address, frame)
+    _require_known(address, frame, measured)
     methods = list(dict.fromkeys([*address.table.rows, *(run.method for run in runs)]))
     if address.method not in methods:
         raise UserError(
@@ -107,12 +115,12 @@ def explain(
     }
 
 
-def _require_known(address: CellAddress, frame: pd.DataFrame | None) -> None:
+def _require_known(address: CellAddress, frame: pd.DataFrame | None, datasets_measured: Iterable[str]) -> None:
     """Raises a UserError where neither table nor results have the cell's data set, or its metric."""
     table = address.table
     of_task = pd.DataFrame() if frame is None else frame[frame["task"] == table.task] if table.task else frame
     measured = {name: list(map(str, of_task[name].unique())) if len(of_task) else [] for name in ("dataset", "metric")}
-    datasets = dict.fromkeys([*(group.dataset for group in table.groups), *measured["dataset"]])
+    datasets = dict.fromkeys([*(group.dataset for group in table.groups), *measured["dataset"], *datasets_measured])
     if address.dataset not in datasets:
         raise UserError(
             f"no data set '{address.dataset}' in {table.name} or among its results",
@@ -160,6 +168,7 @@ def _measured(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecor
         if rows.empty:
             shown_text = reason(address.method, column, address.metric, results, without_result(runs))
         else:
+            refuse_mixed(rows)  # a number that no table shows
             shown_text = summary(rows["value"])
         entries.append(
             {

@@ -1,6 +1,6 @@
 """Which measured numbers are marked: those whose lead, or whose gap to the baseline, is no accident of the seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -33,11 +33,14 @@ def significance(values: Mapping[int, float], without_masking: Mapping[int, floa
     return "better" if interval[0] > 0 else "worse"
 
 
-def clear_ranks(rows: Sequence[Mapping[int, float]]) -> list[int]:
+def clear_ranks(
+    rows: Sequence[Mapping[int, float]], alike: Callable[[int, int], bool] = lambda _first, _second: True
+) -> list[int]:
     """Rank rows by their means, as far as their seeds tell them apart.
 
     Args:
         rows: Of each row that competes, seed -> value in percent.
+        alike: Whether two rows, by their places, differ in their methods alone; else neither leads the other.
 
     Returns:
         For each row 1 where it is the best and leads the second best clearly (`LEGEND`), 2 where it is the second best,
@@ -48,7 +51,7 @@ def clear_ranks(rows: Sequence[Mapping[int, float]]) -> list[int]:
     ranks = [0] * len(rows)
     for rank, (ahead, behind) in enumerate(pairwise(best_first[:3]), start=1):
         interval = paired(rows[ahead], rows[behind]).interval()
-        if interval is None or interval[0] <= 0:
+        if interval is None or interval[0] <= 0 or not alike(ahead, behind):
             break  # who is second is unknown where nobody is first
         ranks[ahead] = rank
     return ranks

@@ -82,12 +82,16 @@ def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFra
 
 
 def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
-    """Returns a measure of both; None where a sweep has several numbers for a seed, as by kNN with two k."""
+    """Returns a measure of both.
+
+    None where a sweep has several numbers for a seed, as by kNN with two k, or runs of several recipes, which nothing
+    averages.
+    """
     shared = set(first["protocol"]) & set(second["protocol"])
     if shared:  # where both measured by one protocol, that is what they are compared by
         protocol = min(shared)
         first, second = (rows[rows["protocol"] == protocol] for rows in (first, second))
-    if first["seed"].duplicated().any() or second["seed"].duplicated().any():
+    if any(rows["seed"].duplicated().any() or rows["recipe"].nunique() > 1 for rows in (first, second)):
         return None
     row = first.iloc[0]
     protocols = dict.fromkeys(str(rows["protocol"].iloc[0]) for rows in (first, second))

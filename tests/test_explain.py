@@ -16,6 +16,8 @@ from results.explain import explain, with_common_facts
 from results.redo import commands
 from results.runs import RunRecord, find_runs
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[RunRecord]:
@@ -72,13 +74,23 @@ def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -
         ("table9:mocov2:imagenet100", "no table 'table9'"),
         ("table1:mocov:imagenet100", "did you mean 'mocov2'"),
         ("table1:mocov2:imagenet10", "did you mean 'imagenet100'"),
+        ("table1:mocov2:foo", "one of imagenet100, caltech101, flowers102, scenes$"),
         ("table1:mocov2:imagenet100:top", "no metric 'top' in table1"),
         ("table2:mocov2:coco:box_AP50", "did you mean 'bbox_AP50'"),
     ],
 )
 def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, message: str) -> None:
+    knn = find_runs([EXAMPLES / "demo"], resolve)  # of scenes, whose table is by another evaluation than the paper's
     with pytest.raises(UserError, match=message):
-        explain(name, collect_runs(runs), runs)
+        explain(name, collect_runs([*runs, *knn]), [*runs, *knn])
+
+
+def test_runs_that_no_table_averages_are_not_averaged_here(tmp_path: Path) -> None:
+    for seed, rate in ((0, 0.03), (1, 0.06)):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, optimization__lr=rate)
+    runs = find_runs([tmp_path], resolve)
+    with pytest.raises(UserError, match=r"different recipes.*0\.0[36].*0\.0[36]"):
+        explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
 
 
 def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:

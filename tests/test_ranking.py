@@ -1,11 +1,17 @@
 """A number of ours is bold where its lead is more than an accident of the seeds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from run_samples import finished
 from table_samples import frame_of, markdown_rows, rows_of
 
+from baselines import resolve
+from results.collect import collect_runs
 from results.formats import FORMATS, csv
 from results.ranking import clear_ranks, significance
+from results.runs import find_runs
 from results.tables import render
 
 
@@ -31,6 +37,24 @@ def by_seed(*values: float) -> dict[int, float]:
 )
 def test_a_rank_takes_a_clear_lead(rows: list[dict[int, float]], expected: list[int]) -> None:
     assert clear_ranks(rows) == expected
+
+
+def test_what_differs_in_more_than_its_method_leads_nobody() -> None:
+    """The dagger was withheld from such a cell, and it was bold."""
+    rows = [by_seed(60.0, 61.0, 62.1), by_seed(70.0, 71.2, 72.0), by_seed(40.0, 41.1, 42.0)]
+    assert clear_ranks(rows, lambda ahead, _: ahead != 1) == [0, 0, 0]
+    assert clear_ranks(rows, lambda ahead, behind: (ahead, behind) != (0, 2)) == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("rate", "cell"), [(0.03, "**74.00 ± 1.00 (3)** †"), (0.5, "74.00 ± 1.00 (3) [3]")])
+def test_bold_heeds_what_the_dagger_heeds(rate: float, cell: str, tmp_path: Path) -> None:
+    for seed in range(3):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed}, optimization__lr=0.03)
+        better = {("imagenet100", "top1"): 73.0 + seed + 0.01 * (seed == 1)}
+        finished(tmp_path, "mocov2+ours-hp", seed, better, optimization__lr=rate)
+    runs = find_runs([tmp_path], resolve)
+    table = render("table1", collect_runs(runs), runs=runs, only="measured")
+    assert markdown_rows(table)["MoCo v2 + ours (high-pass)"][0] == cell
 
 
 def test_rows_alike_are_seldom_told_apart() -> None:

@@ -165,6 +165,15 @@ def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) ->
     assert sweep_pairs([], None) == []
 
 
+def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
+    """They were averaged, as no table does."""
+    for sweep, rates in (("one", (0.03, 0.03)), ("two", (0.03, 0.06))):
+        for seed, rate in enumerate(rates):
+            finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
+    runs = find_runs([tmp_path], resolve)
+    assert sweep_pairs(runs, collect_runs(runs)) == []
+
+
 def test_a_gallery_lets_the_page_show_through_its_margins_and_nothing_else(tmp_path: Path) -> None:
     pixels = np.full((60, 50, 3), 255, np.uint8)
     pixels[4:8, 6:12] = 0  # a title
