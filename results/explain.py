@@ -88,13 +88,11 @@ def explain(
     if metric and text.count(":") == 3 and not text.endswith(f":{metric}"):
         raise UserError(f"'{text}' names another metric than --metric {metric}", mend="name one of the two")
     address = CellAddress.parse(f"{text}:{metric}" if metric and text.count(":") == 2 else text)
-    measured: dict[str, str] = {}
-    """Data set that was measured -> the evaluation by which the table can show it, where none is asked for."""
+    measured: dict[str, str] = {}  # data set -> the evaluation by which the table can show it, where none is asked for
     if not task and frame is not None:
-        found = {
-            name: measured_task(address.table.name, rows) for name, rows in frame.groupby("dataset", observed=True)
-        }
-        measured = {str(name): found_task for name, found_task in found.items() if found_task is not None}
+        for dataset, rows in frame.groupby("dataset", observed=True):
+            found = measured_task(address.table.name, rows)
+            measured |= {} if found is None else {str(dataset): found}
         if all(group.dataset != address.dataset for group in address.table.groups):
             task = measured.get(address.dataset, "")
     address = replace(address, table=by_task(address.table, task))

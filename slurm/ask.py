@@ -5,6 +5,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+OF_A_PERSON = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SPRIO_")
+"""How variables begin by which a person filters and formats what these programs show; our questions are whole."""
+WHICH_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Variables that say which cluster is talked to, and who does; the same for a submission and for a look at it."""
 ANSWER_SECONDS = 60.0
 """How long an answer of the controller is waited for."""
 
@@ -36,7 +40,9 @@ def ask(
         script: what it gets on its standard input.
         environment: variables; None: this process's.
     """
-    environment = {**(os.environ if environment is None else environment), "LC_ALL": "C"}
+    inherited = os.environ if environment is None else environment
+    environment = {name: value for name, value in inherited.items() if not name.startswith(OF_A_PERSON)}
+    environment["LC_ALL"] = "C"
     try:
         process = subprocess.run(
             words,
@@ -65,5 +71,6 @@ def outside_of_any_job() -> dict[str, str]:
 
     with clean_env():
         environment = dict(os.environ)
-    # It takes every SLURM_ variable away, also the one that says which cluster to talk to.
-    return environment | {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    # It takes every SLURM_ variable away, also those that no job has of itself; and those of SBATCH_, rightly: sbatch
+    # would take them before what the script asks for.
+    return environment | {name: os.environ[name] for name in WHICH_CLUSTER if name in os.environ}

@@ -10,6 +10,7 @@ from slurm.graph import Graph, Job
 from slurm.ledger import Key
 from slurm.profile import Cluster, Resources
 
+_UNNAMED = re.compile(r"[^\w.+@=-]")
 _OF_ARRAY = re.compile(r"(.+)_(\d+)")
 
 
@@ -165,8 +166,11 @@ def renamed(name: str) -> str:
 
 
 def submission_name(sweep_folder: Path, task: str) -> str:
-    """Returns a name that no other submission has, which says what it is: `table1-linear-5f0c3a9e`."""
-    return f"{sweep_folder.resolve().name}-{task}-{uuid4().hex[:8]}"
+    """Returns a name that no other submission has, which says what it is: `table1-linear-5f0c3a9e`.
+
+    What Slurm's programs take for the end of a name, as `|` and `,`, is a `_` in it.
+    """
+    return f"{_UNNAMED.sub('_', sweep_folder.resolve().name)}-{task}-{uuid4().hex[:8]}"
 
 
 def plan_batches(

@@ -99,7 +99,7 @@ def _parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | No
         "gpus_per_node": resources.gpus_option,
         "cpus_per_task": resources.cpus,
         # In MB, since sbatch takes no fractions of a GB.
-        "mem": f"{round(1024 * resources.memory)}M" if resources.memory else "",
+        "mem": f"{max(1, round(1024 * resources.memory))}M" if resources.memory else "",
         "dependency": dependency,
     }
     return {

@@ -76,6 +76,13 @@ def test_what_is_left_out_is_not_asked_for(tmp_path: Path) -> None:
     assert "OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-" in script
 
 
+def test_little_memory_is_not_all_of_it(tmp_path: Path) -> None:
+    """`--mem=0` asks for a whole node's."""
+    graph = expand(Sweep("s", (Part(("mocov2",), (0,)),)), tmp_path, resolve, {})
+    (_, script), *_ = scripts(graph, Cluster("c", resources=Resources(memory=0.0004)), CODE)
+    assert "#SBATCH --mem=1M\n" in script
+
+
 def test_all_that_a_site_may_want_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB", "my-lab")
     text = """

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
 
+from slurm.ask import ask, outside_of_any_job
+from slurm.batches import submission_name
 from slurm.queue import QueuedJob, expand, parse_sacct, parse_squeue, snapshot
 
 LONG = "aaaaaaaaaabbbbbbbbbbccccccccccdddddddddd-linear-5f0c3a9e"
@@ -67,6 +69,27 @@ def test_a_queue_that_does_not_answer_is_trouble_and_not_empty(slurm: FakeSlurm,
 def test_where_there_is_no_slurm_nothing_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert snapshot(["811"]).trouble == "there is no squeue on this machine"
+
+
+def test_how_a_person_looks_at_the_queue_is_not_how_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SQUEUE_PARTITION set, jobs of other partitions looked gone, and went out once more."""
+    for name in ("SQUEUE_PARTITION", "SACCT_FORMAT", "SCANCEL_USER", "SBATCH_PARTITION", "SLURM_CLUSTERS", "SLURM_JWT"):
+        monkeypatch.setenv(name, "x")
+    asked = {line.partition("=")[0] for line in ask(["env"]).output.splitlines()}
+    assert {name for name in asked if name.startswith(("SQUEUE", "SACCT", "SCANCEL"))} == set()
+    submitting = {name for name in outside_of_any_job() if name.startswith(("SLURM", "SBATCH"))}
+    assert {"SLURM_CLUSTERS", "SLURM_JWT"} == submitting & {"SLURM_CLUSTERS", "SLURM_JWT", "SBATCH_PARTITION"}
+    assert submitting - {"SLURM_CONF", "SLURM_CONF_SERVER"} <= asked
+
+
+@pytest.mark.parametrize("folder", ["a|b", "a,b", "a b", "ä+b"])
+def test_a_name_is_read_back_from_the_queue_whatever_the_folder_is_called(folder: str) -> None:
+    """Behind a `|` a job of squeue's was none of ours, and all of the sweep went out at every launch."""
+    name = submission_name(Path(folder), "pretrain")
+    (job,) = parse_squeue(f"812|{name}|RUNNING|None|1|N/A|n1|gpu|0|")
+    assert job.name == name
+    assert "," not in name
+    assert name.startswith("ä+b-pretrain-" if folder == "ä+b" else "a_b-pretrain-")
 
 
 def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
