@@ -38,6 +38,9 @@ class Loader(DataLoader[Any]):
             _READING.add(iterator)
         return iterator
 
+    def check_worker_number_rationality(self) -> None:
+        """Does not warn of more processes than cores, as torch does in two lines: `machine.workers` is chosen."""
+
 
 _READING: WeakSet[_MultiProcessingDataLoaderIter] = WeakSet()
 
