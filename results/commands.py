@@ -375,11 +375,17 @@ def _heading(roots: Sequence[Path], sweep: str) -> str:
 def _gather(
     roots: Sequence[Path], recipe: Recipe, sweep: str, console: Console
 ) -> tuple[list[RunRecord], "pd.DataFrame | None"]:
-    """Returns the run folders and their results, None where nothing was evaluated; prints the warnings."""
+    """Returns the run folders and their results, None where nothing was evaluated; prints the warnings.
+
+    Raises:
+        UserError: there is no run.
+    """
     with doing("reading runs"):
         from results.collect import collect_runs
 
         runs = find_runs(roots, recipe, sweep=sweep)
+        if not runs:
+            raise UserError(f"no run folder below {', '.join(map(str, roots))}", mend="give a folder with runs")
         evaluated = any(is_file(run.folder.results) for run in runs)
         frame = collect_runs(runs) if evaluated else None
     _warn(frame, console)

@@ -73,6 +73,19 @@ def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) 
     assert "ours-beats-baseline: saliency-guided masking is better than" in shown
 
 
+@pytest.mark.parametrize(
+    "words", [["claims"], ["explain", "table1:mocov2:coco"], ["plot", "all"], ["report"], ["pack"]]
+)
+def test_a_folder_without_runs_is_refused_and_nothing_written(words: list[str], tmp_path: Path) -> None:
+    """The page of none was written, and 191 claims were not run."""
+    (tmp_path / "empty").mkdir()
+    out = ["--out", str(tmp_path / "out")] if words[0] in ("plot", "report", "pack") else []
+    line = refused(*words, "--runs", str(tmp_path / "empty"), *out)
+    assert line == f"no run folder below {tmp_path / 'empty'}; mend: give a folder with runs"
+    assert not list((tmp_path / "empty").iterdir())
+    assert not list(tmp_path.glob("out*"))
+
+
 @pytest.mark.parametrize("words", [["table"], ["claims"], ["plot", "bars"], ["report"], ["pack"]])
 def test_a_task_or_metric_that_there_is_none_of_is_refused(runs: Path, words: list[str]) -> None:
     for option, name, meant in (("task", "logistik", "logistic"), ("metric", "top-1", "top1")):
