@@ -122,6 +122,24 @@ def test_a_look_leaves_generators_and_model_as_they_are(tmp_path: Path) -> None:
     assert 0 < numbers["hard_negative_share"] < 1
 
 
+def test_a_look_that_fails_is_told_once_and_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes\ndiffer")
+
+    monkeypatch.setattr("repro.training.monitor.look", broken)
+    folder = RunFolder(tmp_path)
+    with caplog.at_level("WARNING", "salmask"):
+        monitored(tiny(changes=LARGER), folder).run()
+    (told,) = [record for record in caplog.records if "monitor" in record.getMessage()]
+    assert told.getMessage() == (
+        "the monitor can look at no images: shapes differ; the training goes on, and only loss and weights are watched"
+    )
+    assert told.exc_info is not None  # what failed is for us to mend
+    assert [row["step"] for row in metrics(folder)] == [1, 2, 3, 4]
+
+
 def test_without_images_or_with_too_few_only_weights_are_watched(tmp_path: Path) -> None:
     for number, changes in enumerate(
         ({**LARGER, "machine.monitor_images": 0}, {"optimization.epochs": 1, "encoder.width": 8})

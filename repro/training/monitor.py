@@ -19,7 +19,7 @@ from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
 from repro.distributed import rank, world_size
-from repro.errors import with_mend
+from repro.errors import one_line, with_mend
 from repro.randomness import Purpose, stream
 from repro.runs.choices import OnCollapse
 from repro.runs.folder import RunFolder
@@ -75,8 +75,9 @@ class Watched:
 class Monitor(Hook):
     """Watches loss and weights at each log line, and a fixed set of images after each epoch.
 
-    Nothing of it reaches the training: no global generator is drawn from, and modes are put back. Where the numbers
-    tell of an explosion or a collapse, it is said once, recorded in `health.json`, and, if asked for, ends the run.
+    Nothing of it reaches the training: no global generator is drawn from, modes are put back, and a look that fails is
+    told and not made again. Where the numbers tell of an explosion or a collapse, it is said once, recorded in
+    `health.json`, and, if asked for, ends the run.
     """
 
     priority = "LOW"  # after the log's line, before the checkpoint
@@ -111,11 +112,24 @@ class Monitor(Hook):
         symptoms = exploded(step, numbers["weight_norm"], self.first_norm)
         if not symptoms:
             if rank() == 0 and self.images:
-                numbers |= look(self.watched, self._batches)
+                numbers |= self._looked()
             symptoms = self._agreed(judge(step, numbers, self._loss(runner), self.watched.guess))
         if rank() == 0 and self.images:
             runner.visualizer.add_scalars(numbers, step=step)
         self._tell(symptoms)
+
+    def _looked(self) -> dict[str, float]:
+        """Returns the numbers of the images; none from where a look at them fails, which is told with its traceback.
+
+        A fault of what only watches is no reason to lose the epoch, whose checkpoint is still to be written.
+        """
+        try:
+            return look(self.watched, self._batches)
+        except Exception as error:
+            told = "the monitor can look at no images: %s; the training goes on, and only loss and weights are watched"
+            log.warning(told, one_line(error), exc_info=True)
+            self.images = 0
+            return {}
 
     @cached_property
     def _batches(self) -> list[dict[str, Any]]:
