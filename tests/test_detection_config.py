@@ -98,6 +98,13 @@ def test_a_short_schedule_keeps_its_shape() -> None:
     assert cfg.TEST.PRECISE_BN.NUM_ITER == 200
 
 
+def test_falls_are_rounded_as_detectron2_rounds_them() -> None:
+    """75 % and 11/12 of 70 steps are 52.5 and 64.17, those of 50 are 37.5 and 45.83; halves go to the even number."""
+    for iterations, steps in ((70, (52, 64)), (50, (38, 46))):
+        _, scaling = config(DetectionSettings(iterations=iterations), devices=1)
+        assert scaling.steps == steps
+
+
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_the_shortest_schedules_fall_at_no_step_before_the_first(iterations: int) -> None:
     cfg, scaling = config(DetectionSettings(iterations=iterations), devices=1)

@@ -90,8 +90,9 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
         lr=settings.base_lr * share,
         iterations=iterations,
         warmup=warmup,
-        # Of a very short schedule two may be the same, or come before the first step, which detectron2 refuses.
-        steps=tuple(sorted({int(step * shape) for step in solver.STEPS} - {0})),
+        # Of a very short schedule two may be the same, come before the first step, which detectron2 refuses, or be
+        # rounded to the end, where they would reach no step.
+        steps=tuple(sorted({min(round(step * shape), iterations - 1) for step in solver.STEPS} - {0})),
     )
     solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER = scaling.batch, scaling.lr, scaling.iterations
     solver.STEPS, solver.WARMUP_ITERS = scaling.steps, scaling.warmup
