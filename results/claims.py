@@ -33,9 +33,6 @@ OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
 
 _REVERSED = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 
-ValuesBySeed = Mapping[int, float]
-"""Seed -> value in percent."""
-
 
 class SpreadOf(StrEnum):
     """By whose spread from seed to seed a difference is judged."""

@@ -151,11 +151,6 @@ def margin() -> float:
     return float(_content()["margin"])
 
 
-def listed_contradictions() -> dict[str, list[list[Any]]]:
-    """Returns what the file lists as contradicted by the paper's own numbers, by family."""
-    return {entry["id"]: entry["contradicted_by_the_paper"] for entry in _content()["families"]}
-
-
 @cache
 def _content() -> dict[str, Any]:
     """Returns `claims.yaml`, which explains its own layout."""
