@@ -220,24 +220,11 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
 
 def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str]) -> ColumnGroup:
     """Head a column group, with what to know of the published numbers and of the differences."""
-    metric = column.metrics[0][0]
-    on_published, on_difference = list(column.group.caveats), []
-    if not paper.prints(metric):
-        on_published = on_difference = [f"the paper prints no {metric}"]
+    on_difference, on_published = _no_difference(column, paper), column.group.caveats
+    if not paper.prints(column.metrics[0][0]):
+        on_published = on_difference
     elif not column.of_the_paper:
-        on_difference = [
-            f"{column.dataset} is not a data set of the paper: its {column.group.title} numbers stand beside for "
-            "orientation only, and no difference is taken"
-        ]
-        on_published = [*on_difference, *column.group.caveats]
-    elif column.scale:
-        on_difference = ["not run at the paper's scale: no difference is taken"]
-    elif column.mark:
-        on_difference = ["not run with the paper's settings: no difference is taken"]
-    elif column.group.other_setting:
-        on_difference = [f"no difference is taken: {column.group.other_setting}"]
-    elif column.comparisons and not any(column.follows_the_protocol(method) for method in column.comparisons):
-        on_difference = ["not measured by the protocol of the published numbers: no difference is taken"]
+        on_published = (*on_difference, *on_published)
     names = {
         "published": "published" if column.of_the_paper else f"published, {column.group.title}",
         "measured": "measured",
@@ -250,6 +237,26 @@ def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: 
         for kind in kinds
     ]
     return ColumnGroup(Cell(column.title, marks=(number,)), tuple(cells))
+
+
+def _no_difference(column: Column, paper: Published) -> tuple[str, ...]:
+    """Returns why no difference is taken anywhere in a column group, in one note; none where some is."""
+    metric = column.metrics[0][0]
+    if not paper.prints(metric):
+        return (f"the paper prints no {metric}",)
+    if not column.of_the_paper:
+        return (
+            f"{column.dataset} is not a data set of the paper: its {column.group.title} numbers stand beside for "
+            "orientation only, and no difference is taken",
+        )
+    if column.scale or column.mark:
+        unlike = "at the paper's scale" if column.scale else "with the paper's settings"
+        return (f"not run {unlike}: no difference is taken",)
+    if column.group.other_setting:
+        return (f"no difference is taken: {column.group.other_setting}",)
+    if column.comparisons and not any(column.follows_the_protocol(method) for method in column.comparisons):
+        return ("not measured by the protocol of the published numbers: no difference is taken",)
+    return ()
 
 
 def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, mark_dirt: bool) -> dict[str, Cell]:
