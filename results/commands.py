@@ -212,9 +212,11 @@ def plot(
     Example: salmask plot all --runs runs/table1
     """
     from results.material import Material, NothingToDrawError
-    from results.plots import PLOTS, save
+    from results.plots import PLOTS, require_plot, save
     from results.selection import judged_by, judged_task, refuse_unknown
 
+    if name != "all":
+        require_plot(name)
     console = Console()
     roots = _roots(runs)
     records, frame = _gather(roots, context.obj, sweep, console)

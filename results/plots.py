@@ -282,6 +282,19 @@ PLOTS: Mapping[str, Plot] = {
 """Every plot by its name, in the order of the report."""
 
 
+def require_plot(name: str) -> None:
+    """Refuse a name that no plot has.
+
+    Args:
+        name: What was asked for.
+
+    Raises:
+        UserError: It is none of `PLOTS`.
+    """
+    if name not in PLOTS:
+        raise UserError(f"unknown plot '{name}'", mend=nearest(name, PLOTS))
+
+
 def draw(name: str, material: Material, suffix: str) -> bytes:
     """Draw a plot as the content of a file.
 
@@ -297,8 +310,7 @@ def draw(name: str, material: Material, suffix: str) -> bytes:
         UserError: Unknown plot.
         NothingToDrawError: The runs at hand hold nothing that it shows.
     """
-    if name not in PLOTS:
-        raise UserError(f"unknown plot '{name}'", mend=nearest(name, PLOTS))
+    require_plot(name)
     buffer = io.BytesIO()
     with themed(material.theme):
         # Without matplotlib's date and version: the same runs, the same bytes.

@@ -91,6 +91,12 @@ def test_without_a_linear_probe_everything_is_made_of_logistic_regression(tmp_pa
     assert (tmp_path / "forest.svg").exists()
 
 
+def test_an_unknown_plot_is_refused_before_anything_is_said() -> None:
+    refused = salmask("plot", "fores", "--runs", str(EXAMPLE))
+    assert (refused.code, refused.out) == (2, "")
+    assert "unknown plot 'fores'; mend: did you mean 'forest'" in refused.err
+
+
 def record(*words: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, EXAMPLE.parent / "record.py", *words]
     return subprocess.run(command, check=False, capture_output=True, text=True)
