@@ -112,6 +112,19 @@ class FineTuning:
     task: str
     """`finetune`, `semi-10` or `semi-1`."""
 
+    def check(self, run: Run, target: Target, backbone: Backbone) -> None:
+        """Checks what can be known before the network is trained.
+
+        Args:
+            run: `finetune` is used.
+            target: the data set.
+            backbone: any will do.
+
+        Raises:
+            UserError: the data set is missing or broken, or the processes cannot share a batch evenly.
+        """
+        self.batch_of(run.finetune.batch, len(self.labelled(standard(target, seed=0).train)))
+
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
         """Measures `top1`, `top5` and `mean_per_class` of the last epoch, and `top1_best` over epochs.
 

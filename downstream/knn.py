@@ -9,7 +9,8 @@ from torch import Tensor
 
 from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Measurement, Target, keep_predictions, measurements, predictions_of, scores
-from downstream.partitions import standard
+from downstream.partitions import Partition, standard
+from repro.backbones.checkpoint import Backbone
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
@@ -17,6 +18,30 @@ from repro.runs.run import Run
 
 QUERIES = 1024
 """Images scored at a time: their similarities to ImageNet-100's 130,000 training images take half a gigabyte."""
+
+
+def check(run: Run, target: Target, backbone: Backbone) -> None:
+    """Checks what can be known before features are computed.
+
+    Args:
+        run: `knn` is used.
+        target: the data set.
+        backbone: any will do.
+
+    Raises:
+        UserError: the data set is broken, or has fewer training images than neighbours.
+    """
+    _require_neighbours(run, target, standard(target, seed=0))
+
+
+def _require_neighbours(run: Run, target: Target, partition: Partition) -> None:
+    """Raises a UserError where there are fewer training images than neighbours."""
+    largest_k, count = max(run.knn.neighbours), len(partition.train)
+    if largest_k > count:
+        raise UserError(
+            f"knn.neighbours={largest_k}, but {target.dataset} has only {count} training images",
+            mend=f"knn.neighbours=[{min(20, count)}]",
+        )
 
 
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
@@ -32,13 +57,8 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
         UserError: the backbone or the data do not fit, or there are fewer training images than neighbours.
     """
     partition = standard(target, seed=0)
+    _require_neighbours(run, target, partition)
     train, test = partition.train, partition.scored
-    largest_k = max(run.knn.neighbours)
-    if largest_k > len(train):
-        raise UserError(
-            f"knn.neighbours={largest_k}, but {target.dataset} has only {len(train)} training images",
-            mend=f"knn.neighbours=[{min(20, len(train))}]",
-        )
     store = FeatureStore.of(run, folder, device, "knn")
     bank, queries = (torch.from_numpy(store(images)).to(device) for images in (train, test))
     bank_labels, labels = (torch.from_numpy(labels_of(images)).to(device) for images in (train, test))

@@ -116,6 +116,20 @@ class ScoreHeads(Hook):
         write_scores(runner, values)
 
 
+def check(run: Run, target: Target, backbone: Backbone) -> None:
+    """Checks what can be known before the probe is trained.
+
+    Args:
+        run: with any settings.
+        target: the data set.
+        backbone: any will do.
+
+    Raises:
+        UserError: the data set is missing or broken.
+    """
+    paper_like(target, seed=0)
+
+
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
     """Measures `top1`, `top5` and `mean_per_class` of the last epoch, which count, and `top1_best` over epochs.
 

@@ -32,6 +32,7 @@ from downstream.measurement import (
 )
 from downstream.partitions import Partition, split_seeds, standard
 from downstream.progress import reported
+from repro.backbones.checkpoint import Backbone
 from repro.distributed import world_size
 from repro.errors import UserError
 from repro.files import reading, write_atomically
@@ -45,6 +46,31 @@ log = logging.getLogger("salmask")
 Labels = NDArray[np.int64]
 """N."""
 Floats = NDArray[np.float64]
+
+
+def check(run: Run, target: Target, backbone: Backbone) -> None:
+    """Checks what can be known before features are computed.
+
+    Args:
+        run: `logistic` is used.
+        target: the data set.
+        backbone: any will do.
+
+    Raises:
+        UserError: the data do not fit, or there are several processes.
+    """
+    _partitions(run, target)
+
+
+def _partitions(run: Run, target: Target) -> list[Partition]:
+    """Opens the data set, divided once for each drawn split; raises a UserError as `check`."""
+    # scikit-learn knows no process group: every rank would fit, and write to, the same files.
+    if world_size() > 1:
+        raise UserError("the task logistic runs in one process", mend="start it without torchrun, or with one task")
+    partitions = [standard(target, seed) for seed in split_seeds(target.dataset, run.logistic.splits)]
+    if any(len(set(partition.fit.targets)) < 2 for partition in partitions):
+        raise UserError("logistic regression needs images of two classes or more", mend="salmask data verify")
+    return partitions
 
 
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
@@ -61,11 +87,8 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     Raises:
         UserError: the backbone or the data do not fit, or there are several processes.
     """
-    # scikit-learn knows no process group: every rank would fit, and write to, the same files.
-    if world_size() > 1:
-        raise UserError("the task logistic runs in one process", mend="start it without torchrun, or with one task")
+    partitions = _partitions(run, target)
     protocol = run.logistic.protocol_on(target.dataset)
-    partitions = [standard(target, seed) for seed in split_seeds(target.dataset, run.logistic.splits)]
     store = FeatureStore.of(run, folder, device, "logistic")
     split_values, split_predictions = [], []
     for seed, partition in enumerate(partitions):
@@ -84,8 +107,6 @@ def _measure_split(
 ) -> tuple[dict[str, float], Predictions]:
     """Chooses the weight on one split, fits it on all of the split's training images, and scores that fit."""
     classes = len(partition.train.classes)
-    if len(set(partition.fit.targets)) < 2:
-        raise UserError("logistic regression needs images of two classes or more", mend="salmask data verify")
     weights = grid(settings.l2_low, settings.l2_high, settings.values)
     # The key names the features and their order. Labels are part of a subset's fingerprint, weights are compared.
     key = f"{store.name(partition.fit)} {store.name(partition.held_out)}"

@@ -15,7 +15,7 @@ import torch
 
 from downstream.measurement import Measurement, Target, as_results
 from downstream.partitions import scored_images
-from repro.backbones.checkpoint import load_backbone_of
+from repro.backbones.checkpoint import Backbone, load_backbone_of
 from repro.data.roots import root_of
 from repro.distributed import barrier, decided_by_first, rank
 from repro.errors import UserError
@@ -34,7 +34,11 @@ log = logging.getLogger("salmask")
 
 
 class Task(Protocol):
-    """Whoever measures: a module with this function, or an object with this method."""
+    """Whoever measures: a module with these functions, or an object with these methods."""
+
+    def check(self, run: Run, target: Target, backbone: Backbone) -> None:
+        """Refuse, with a UserError, what can be known to fail before anything is written; called on every rank."""
+        ...
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
         """Measure a finished run's backbone; called on every rank, though only rank 0's answer is recorded."""
@@ -116,14 +120,18 @@ def prepare_evaluation(
 
     Raises:
         UserError: unknown names, the run is not finished, its backbone is damaged or another run's, the data set is not
-            there, or the rows that stand there are of other images than those below `root`; nothing is written.
+            there, the rows that stand there are of other images than those below `root`, or the task's `check` refuses
+            settings, data or backbone; nothing is written.
     """
     evaluation = Evaluation.parse(name, run)
     if decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again)):
         return None
     _require_pretrained(folder)
-    root_of(run, evaluation.dataset, root)
-    load_backbone_of(run, folder)
+    target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
+    backbone = load_backbone_of(run, folder)
+    OPENING.say(f"{evaluation.name(run)}: importing what it needs, and opening {evaluation.dataset}")
+    task: Task = pkgutil.resolve_name(TASKS[evaluation.task])
+    task.check(run, target, backbone)
     return partial(evaluate, run, folder, name, device, root, again=again)
 
 

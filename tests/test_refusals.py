@@ -58,6 +58,26 @@ def test_a_refused_evaluation_leaves_a_recorded_run_as_it_was(tmp_path: Path, ta
     assert {path: (folder.path / path).read_bytes() for path in files_below(folder.path)} == before
 
 
+@pytest.mark.parametrize(
+    ("task", "changes", "phrase"),
+    [
+        ("knn", {"knn.neighbours": [200]}, "knn.neighbours=200, but scenes has only 20 training images"),
+        ("logistic", {"data.scenes.classes": 1}, "logistic regression needs images of two classes or more"),
+        ("coco", {"encoder.width": 8}, "no detector can be built on a "),
+    ],
+)
+def test_an_evaluation_of_a_finished_run_that_cannot_begin_leaves_nothing(
+    tmp_path: Path, task: str, changes: dict[str, object], phrase: str
+) -> None:
+    if task == "coco":
+        pytest.importorskip("detectron2")
+    folder = with_random_backbone(tiny(changes=changes), tmp_path)
+    folder.set_status("done", task="pretrain")
+    before = {path: (folder.path / path).read_bytes() for path in files_below(folder.path)}
+    assert phrase in refused("eval", str(folder.path), "--task", task, "machine.device=cpu")
+    assert {path: (folder.path / path).read_bytes() for path in files_below(folder.path)} == before
+
+
 def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

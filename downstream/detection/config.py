@@ -42,6 +42,19 @@ class Scaling:
         )
 
 
+def depth_of(arch: str) -> int:
+    """Returns detectron2's `RESNETS.DEPTH` of a backbone, by torchvision's name.
+
+    Raises:
+        UserError: no detector can be built on it.
+    """
+    if arch not in DEPTHS:
+        raise UserError(
+            f"no detector can be built on a {arch}", mend=f"a run with encoder.arch one of {', '.join(DEPTHS)}"
+        )
+    return DEPTHS[arch]
+
+
 def batch_on(settings: DetectionSettings, devices: int) -> int:
     """Returns how many images a step takes over all devices.
 
@@ -122,10 +135,7 @@ def build_config(
     Raises:
         UserError: no detector can be built on this backbone, or the devices cannot share the batch.
     """
-    if arch not in DEPTHS:
-        raise UserError(
-            f"no detector can be built on a {arch}", mend=f"a run with encoder.arch one of {', '.join(DEPTHS)}"
-        )
+    depth = depth_of(arch)
     cfg = get_cfg()
     # Each file wins over those before it: what all trainings have in common, then the detector, then the schedule.
     for name in ("transfer", f"head_{settings.head.value}", schedule):
@@ -133,8 +143,8 @@ def build_config(
     norm = norm_of(devices)
     cfg.MODEL.DEVICE = device
     cfg.MODEL.RESNETS.NORM = norm
-    cfg.MODEL.RESNETS.DEPTH = DEPTHS[arch]
-    if DEPTHS[arch] in NARROW:  # 256 otherwise; detectron2 refuses basic blocks with another width than 64
+    cfg.MODEL.RESNETS.DEPTH = depth
+    if depth in NARROW:  # 256 otherwise; detectron2 refuses basic blocks with another width than 64
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     if settings.head is DetectionHead.fpn:
         cfg.MODEL.FPN.NORM = norm

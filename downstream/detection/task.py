@@ -49,6 +49,29 @@ class DetectionTask:
     name: str
     """`voc07+12` or `coco`."""
 
+    def check(self, run: Run, target: Target, backbone: Backbone) -> None:
+        """Checks what can be known before a detector is built.
+
+        Args:
+            run: `detection` is used.
+            target: the task's own data set, or built-in scenes.
+            backbone: what the detectors are to be built on.
+
+        Raises:
+            UserError: detectron2 is missing, or settings, backbone or data set do not fit.
+        """
+        require_detectron2()
+        if backbone.width != BASE_WIDTH:  # detectron2 refuses basic blocks with other planes
+            raise UserError(
+                f"no detector can be built on a {run.encoder.network}",
+                mend=f"a run with encoder.width={BASE_WIDTH}",
+            )
+        from downstream.detection.config import batch_on, depth_of
+
+        depth_of(backbone.arch)
+        batch_on(run.detection, world_size())
+        _require_boxes(self.name, target)
+
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
         """Trains and scores detectors on a finished run's backbone.
 
@@ -67,13 +90,8 @@ class DetectionTask:
             UserError: detectron2 is missing, data, backbone or settings do not fit, or a full schedule would take too
                 long on this CPU.
         """
-        require_detectron2()
         backbone = load_backbone_of(run, folder)
-        if backbone.width != BASE_WIDTH:  # detectron2 refuses basic blocks with other planes
-            raise UserError(
-                f"no detector can be built on a {run.encoder.network}",
-                mend=f"a run with encoder.width={BASE_WIDTH}",
-            )
+        self.check(run, target, backbone)
         with quiet_detectron2():
             data = open_data(self.name, run, target)
             trials = self.plan(run, folder, backbone, data, device)
@@ -278,15 +296,20 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
     if target.dataset == task:
         assert target.root is not None
         return open_voc(target.root) if task == VOC else open_coco(target.root)
-    if not target.dataset.startswith("scenes"):
-        raise UserError(
-            f"{task} cannot be done on {target.dataset}, which has no boxes", mend=f"--data {task}, or --data scenes"
-        )
+    _require_boxes(task, target)
     train, test = (
         Scenes.by_settings(split, target.scenes, objects=run.detection.scene_objects, cutouts=target.root)
         for split in SPLITS
     )
     return open_scenes(task, train, test, target.dataset, workers=run.machine.workers)
+
+
+def _require_boxes(task: str, target: Target) -> None:
+    """Raises a UserError where a data set has no boxes for a task."""
+    if target.dataset != task and not target.dataset.startswith("scenes"):
+        raise UserError(
+            f"{task} cannot be done on {target.dataset}, which has no boxes", mend=f"--data {task}, or --data scenes"
+        )
 
 
 def require_detectron2() -> None:
