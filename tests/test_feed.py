@@ -14,26 +14,40 @@ from repro.runs.folder import RunFolder
 from repro.training.feed import Feed
 from repro.training.loading import TwoViews
 
-WAIT = 0.03
+WAIT, STEP = 3.0, 20.0
+"""Seconds, whole ones that add up exactly, of a clock that the test moves."""
 
 
-class SlowLoader:
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number in range(3):
-            time.sleep(WAIT)
-            yield {"query": torch.full((2, 3, 4, 4), number), "epoch": torch.tensor([0, 0])}
-        time.sleep(WAIT)  # after the last batch no step waits
+class Clock:
+    """Stands still but where it is moved, so that nothing depends on how fast this machine is."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
 
 
-def test_waits_are_added_up_and_steps_are_not() -> None:
-    feed = Feed(CPU)
-    for number, batch in enumerate(feed.batches(SlowLoader())):
+def slow_loader(clock: Clock) -> Iterator[dict[str, Any]]:
+    for number in range(3):
+        clock.sleep(WAIT)
+        yield {"query": torch.full((2, 3, 4, 4), number), "epoch": torch.tensor([0, 0])}
+    clock.sleep(WAIT)  # after the last batch no step waits
+
+
+def test_waits_are_added_up_and_steps_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed, clock = Feed(CPU), Clock()
+    monkeypatch.setattr("repro.training.feed.time", clock)
+    for number, batch in enumerate(feed.batches(slow_loader(clock))):
         assert (batch["query"] == number).all()
-        time.sleep(0.2)  # the step
+        clock.sleep(STEP)
         if number == 1:
-            assert 2 * WAIT <= feed.waited() < 0.2
+            assert feed.waited() == 2 * WAIT
             assert feed.waited() == 0
-    assert WAIT <= feed.waited() < 0.2
+    assert feed.waited() == WAIT
 
 
 @pytest.fixture
