@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.training.hooks import FiniteGuard, Heartbeat, RuntimeInfo
+from repro.training.hooks import DivergenceError, FiniteGuard, Heartbeat, RuntimeInfo
 
 
 def failing(code: int) -> Any:
@@ -37,6 +38,21 @@ def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
     status = RunFolder(tmp_path).status()
     assert status is not None
     assert (status.state, status.step, status.steps) == ("running", 4, 9)
+
+
+@pytest.mark.parametrize("loss", [float("inf"), float("-inf"), float("nan")])
+def test_a_loss_that_is_not_finite_ends_the_training(loss: float) -> None:
+    guard, runner = FiniteGuard(1), SimpleNamespace(iter=6, train_dataloader=range(9))
+    guard._first_bad = torch.tensor(-1)
+    for step, value in ((6, 1.0), (7, loss)):
+        runner.iter = step
+        guard.before_train_iter(runner, step)
+        outputs = {"loss": torch.tensor(value)}
+        if step == 6:
+            guard.after_train_iter(runner, step, outputs=outputs)
+        else:
+            with pytest.raises(DivergenceError, match="loss of step 8 is not finite"):
+                guard.after_train_iter(runner, step, outputs=outputs)
 
 
 def test_the_verdict_is_read_where_the_host_waits_for_a_line_of_the_log_anyway() -> None:

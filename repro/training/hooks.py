@@ -91,7 +91,8 @@ class FiniteGuard(Hook):
 
     The check runs on the device at every step and costs no wait: the first bad step is remembered there and read where
     the host waits anyway, at each log line, and before each checkpoint, so that none of them is written after it. With
-    fp16 a gradient that overflows is the loss scaler's business; the guard sees only steps that are taken.
+    fp16 a gradient that overflows is the loss scaler's business: of gradients the guard sees only those of steps that
+    are taken. Losses it sees at every step, without the scale: one that is not finite is mended by no other scale.
     """
 
     priority = "HIGH"  # before the logger and the checkpoint
@@ -129,7 +130,7 @@ class FiniteGuard(Hook):
     ) -> None:
         """Looks at the losses and what is logged beside them; every so often, at the verdict."""
         for value in (outputs or {}).values():
-            self._note(value.detach().isnan())
+            self._note(~value.detach().isfinite())
         # The very steps at which the logger writes, which comes later: no line of the log has a bad number.
         if (
             self._first_bad is None
