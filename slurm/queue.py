@@ -146,10 +146,10 @@ def parse_squeue(line: str) -> Iterator[QueuedJob]:
     Args:
         line: the fields `SQUEUE_FIELDS`, each followed by `|`.
     """
-    cells = line.strip().split("|")
-    if len(cells) != len(SQUEUE_FIELDS) + 1:
+    cells = _cells(line.strip().removesuffix("|"), len(SQUEUE_FIELDS))
+    if not cells:
         return
-    ids, name, state, reason, start, end, nodes, partition, restarts = cells[:-1]
+    ids, name, state, reason, start, end, nodes, partition, restarts = cells
     for job in expand(ids):
         yield QueuedJob(
             job,
@@ -170,8 +170,8 @@ def parse_sacct(line: str) -> Iterator[QueuedJob]:
     Args:
         line: the fields `SACCT_FIELDS`, separated by `|`.
     """
-    cells = line.strip().split("|")
-    if len(cells) != len(SACCT_FIELDS):
+    cells = _cells(line.strip(), len(SACCT_FIELDS))
+    if not cells:
         return
     ids, name, state, code, start, end, nodes, partition = cells
     word, _, detail = state.partition(" ")  # "CANCELLED by 0"
@@ -179,6 +179,13 @@ def parse_sacct(line: str) -> Iterator[QueuedJob]:
     reason = detail or (f"signal {signal}" if signal not in ("", "0") else f"exit {status}" if status != "0" else "")
     for job in expand(ids):
         yield QueuedJob(job, name, word, reason, _seconds(start), _seconds(end), nodes, partition)
+
+
+def _cells(line: str, number: int) -> list[str]:
+    """Returns so many cells of a line; none of a broken one. The second is the name, which may itself hold a `|`."""
+    cells = line.split("|")
+    surplus = len(cells) - number
+    return [cells[0], "|".join(cells[1 : 2 + surplus]), *cells[2 + surplus :]] if surplus >= 0 else []
 
 
 def expand(ids: str) -> list[str]:

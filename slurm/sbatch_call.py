@@ -47,7 +47,7 @@ TRANSIENT = re.compile(
     r"timed? ?out|Unable to contact slurm controller|Connection (refused|reset)|[Cc]ommunication connection failure"
     r"|Zero Bytes were transmitted|Transport endpoint is not connected|standby mode|Job creation temporarily disabled"
     r"|Currently unable to load job state|Slurm is busy|I/O error writing script|Protocol authentication error"
-    r"|Unexpected message received|Try again|Temporary failure",
+    r"|Unexpected message received|Try again|Temporary failure|sbatch was ended by signal",
     re.IGNORECASE,
 )
 _RETRYING = re.compile(r"sleeping and retrying", re.IGNORECASE)
@@ -141,7 +141,10 @@ def _call(script: Path, inherited: Sequence[int]) -> tuple[str, str]:
         return "", f"{words}\nsbatch timed out after {SBATCH_SECONDS:.0f} s".strip()
     except OSError as error:
         return "", f"sbatch: {error.strerror}"
-    return process.stdout, "" if process.returncode == 0 else process.stderr.strip() or f"status {process.returncode}"
+    words = process.stderr.strip()
+    if process.returncode < 0:  # while it waited for an answer, maybe
+        return "", f"{words}\nsbatch was ended by signal {-process.returncode}".strip()
+    return process.stdout, "" if process.returncode == 0 else words or f"status {process.returncode}"
 
 
 def _id_of(output: str, name: str, known_ids: Collection[str]) -> str:

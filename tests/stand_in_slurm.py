@@ -60,6 +60,8 @@ elif command == "sbatch":
     for each in ids:
         queued.append("%s|%s|PENDING|%s|N/A|N/A||low|0|" % (each, option("job-name"), "Dependency"))
     open(path("queue"), "w").write("".join(line + "\\n" for line in queued))
+    if kind == "accept" and text == "killed":
+        os.kill(os.getpid(), 9)
     if kind == "accept":
         fail("sbatch: error: " + text)
     print(text if kind == "print" else job)

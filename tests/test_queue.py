@@ -32,6 +32,14 @@ def test_a_line_of_sacct_is_how_a_job_ended() -> None:
     assert job.reason == "exit 2"
 
 
+def test_a_name_may_hold_the_separator() -> None:
+    """Names in older ledgers do, after a sweep folder's; to drop their jobs would be to submit them again."""
+    (job,) = parse_squeue("812_3|a|b-linear-5f0c3a9e|RUNNING|None|1|2|n1|gpu|2|")
+    assert (job.job, job.name, job.state, job.restarts) == ("812_3", "a|b-linear-5f0c3a9e", "RUNNING", 2)
+    (job,) = parse_sacct("812|a|b-linear-5f0c3a9e|FAILED|2:0|1|2|n1|gpu")
+    assert (job.name, job.state, job.reason) == ("a|b-linear-5f0c3a9e", "FAILED", "exit 2")
+
+
 def test_arrays_are_written_out() -> None:
     assert expand("812") == ["812"]
     assert expand("812_[0-2,7%2]") == ["812_0", "812_1", "812_2", "812_7"]
