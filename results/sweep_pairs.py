@@ -12,6 +12,7 @@ from repro.runs.departures import value_text
 from repro.runs.labels import label
 from repro.runs.run import Run
 from results.cells import summary
+from results.collect import KEYS
 from results.paired import Comparison, paired
 from results.runs import RunRecord
 
@@ -76,22 +77,24 @@ def sweep_pairs(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[S
 def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFrame) -> SweepPair:
     groups = [dict(list(rows.groupby(MEASURE, observed=True, sort=False))) for rows in (of_first, of_second)]
     common = [key for key in groups[0] if key in groups[1]]
-    lines = (_line(groups[0][key], groups[1][key]) for key in common)
-    settings = _settings(of_first, of_second, {key[0] for key in common})
-    return SweepPair(first, second, settings, tuple(line for line in lines if line is not None))
+    lines = {key: line for key in common if (line := _line(groups[0][key], groups[1][key])) is not None}
+    # Of what is shown alone: a method that is left out for its several recipes has no one setting to name.
+    settings = _settings(of_first, of_second, {key[0] for key in lines})
+    return SweepPair(first, second, settings, tuple(lines.values()))
 
 
 def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
     """Returns a measure of both.
 
-    None where a sweep has several numbers for a seed, as by kNN with two k, or runs of several recipes, which nothing
-    averages.
+    None where a sweep has several numbers for a seed, as by kNN with two k, or seeds that no table averages: of several
+    recipes, or measured unlike each other.
     """
     shared = set(first["protocol"]) & set(second["protocol"])
     if shared:  # where both measured by one protocol, that is what they are compared by
         protocol = min(shared)
         first, second = (rows[rows["protocol"] == protocol] for rows in (first, second))
-    if any(rows["seed"].duplicated().any() or rows["recipe"].nunique() > 1 for rows in (first, second)):
+    apart = [*KEYS, "recipe"]
+    if any(rows["seed"].duplicated().any() or (rows[apart].nunique() > 1).any() for rows in (first, second)):
         return None
     row = first.iloc[0]
     protocols = dict.fromkeys(str(rows["protocol"].iloc[0]) for rows in (first, second))

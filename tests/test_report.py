@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from run_samples import begun, finished, of_method, renamed
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.reading import build as build_run
+from repro.runs.records import append, read
 from results.checklist import checklist
 from results.claim_families import judge_families
 from results.claims import judge
@@ -167,9 +169,30 @@ def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) ->
 
 def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
     """They were averaged, as no table does."""
-    for sweep, rates in (("one", (0.03, 0.03)), ("two", (0.03, 0.06))):
+    for sweep, rates in (("one", (0.03, 0.03)), ("two", (0.06, 0.03))):
         for seed, rate in enumerate(rates):
             finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
+    runs = find_runs([tmp_path], resolve)
+    assert sweep_pairs(runs, collect_runs(runs)) == []
+    for sweep, rate in (("one", 0.5), ("two", 0.7)):
+        finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
+    runs = find_runs([tmp_path], resolve)
+    (pair,) = sweep_pairs(runs, collect_runs(runs))
+    assert ([line.label for line in pair.lines], pair.settings) == (
+        ["SimCLR"],
+        {"optimization.lr": "0.5 → 0.7"},  # not one of the two rates of a method that is left out
+    )
+
+
+@pytest.mark.parametrize("key", ["protocol", "split"])
+def test_what_tables_keep_apart_is_no_number_of_a_sweep(tmp_path: Path, key: str) -> None:
+    """Seeds that were measured unlike each other were averaged, under the words of the first."""
+    for sweep, values in (("one", ("a", "a")), ("two", ("b", "c"))):
+        for seed, value in enumerate(values):
+            results = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep).results
+            (row,) = read(results)[0]
+            results.unlink()
+            append(results, [replace(row, **{key: f"{getattr(row, key)}[{value}=1]"})])
     runs = find_runs([tmp_path], resolve)
     assert sweep_pairs(runs, collect_runs(runs)) == []
 
