@@ -99,6 +99,8 @@ def _at_random(counted: Foregrounds, run: Run, device: torch.device, images: Ima
     """Makes what tells as many cells as another source does, at random."""
     if images is None:
         raise ValueError("which cells are drawn goes by the images' numbers")
+    # The trailing zero does not count: this is also the stream of a localizer's random weights. They are other numbers
+    # of it, for another purpose, and recorded runs have these cells, so that both keep the name.
     generator = Generator().manual_seed(stream_seed(run.seed, Purpose.localizer, 0))
     numbers = torch.rand(len(images), grid_of(run.data.crop) ** 2, generator=generator)
     # The first argsort gives the cell at each rank, and the second one its inverse, the rank of each cell.
