@@ -10,7 +10,7 @@ from repro.terminal import say
 from slurm.batches import Batch
 from slurm.calls import write_calls
 from slurm.causes import cause_of_ranks
-from slurm.logs import last_line, tail
+from slurm.logs import error_tails, last_line
 from slurm.node_bench import NodeBench
 from slurm.node_probe import NodeProbe
 from slurm.profile import Cluster
@@ -87,9 +87,8 @@ def last_words(job: str, folder: Path) -> str:
         job: its id.
         folder: of its submission.
     """
-    logs = {int(path.name.split("_")[-2]): tail(path) for path in sorted(folder.glob(f"{job}_*_log.err"))}
     return (
-        cause_of_ranks(logs)
+        cause_of_ranks(error_tails(folder, job))
         or last_line(folder / f"{job}_0_log.err")
         or last_line(folder / f"{job}_0_log.out")
         or "it printed nothing"

@@ -117,9 +117,19 @@ def submit(
             or graph.report in (again or ())
             or _report_is_due(graph, ledger, {*finished, *live}),
         )
-        lanes = jobs_by_lane(live.values())
-        launch = _Launch(graph, cluster, take_code, program, ledger, outcome, descriptor, tell, lanes, bool(live))
-        launch.at_once = 0 if again is None else 1
+        launch = _Launch(
+            graph=graph,
+            cluster=cluster,
+            take_code=take_code,
+            program=program,
+            ledger=ledger,
+            outcome=outcome,
+            descriptor=descriptor,
+            tell=tell,
+            lanes=jobs_by_lane(live.values()),
+            others_are_in=bool(live),
+            at_once=0 if again is None else 1,
+        )
         for batch in in_lanes(batches, cluster.resources.throttle, live.values(), graph.planned):
             launch.send(batch)
         _replace_report(graph, live, queue, outcome, tell)
@@ -135,7 +145,7 @@ def submit(
     return outcome
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Launch:
     """One launch: hands batches over, in parts where Slurm does not take them whole, and keeps what it did not take."""
 
@@ -152,7 +162,7 @@ class _Launch:
     """Ids of the jobs of each lane, those of earlier launches first."""
     others_are_in: bool
     """Whether Slurm has taken such jobs, of this launch or an earlier one."""
-    at_once: int = 0
+    at_once: int
     """How many jobs an array may have, twice as many each time that one is taken; 0: as many as there are. A Slurm that
     was full a minute ago is asked for little first: each array that it refuses, and each half, is a line of the ledger
     for each of its jobs."""

@@ -28,6 +28,17 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line and not line.startswith("submitit ")), "")[:300]
 
 
+def error_tails(folder: Path, job: str) -> dict[int, str]:
+    """Returns the end of what each process of a job printed as errors, by its number, ascending.
+
+    Args:
+        folder: of the job's submission; there submitit writes `JOB_PROCESS_log.err`, with `812_3` for JOB in an array.
+        job: its id.
+    """
+    tails = {int(path.name.split("_")[-2]): tail(path) for path in folder.glob(f"{job}_*_log.err")}
+    return dict(sorted(tails.items()))
+
+
 def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
     """Returns what the newest attempt at a run has printed: each process's errors (where trainings log) and output.
 

@@ -16,7 +16,7 @@ from repro.runs.status import Status
 from slurm.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.ledger import LOGS, Submission
 from slurm.local_lock import is_minded
-from slurm.logs import last_line, tail
+from slurm.logs import error_tails, last_line, tail
 from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot
 
 CLOCKS_SECONDS = 5.0
@@ -205,9 +205,8 @@ def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:
     if entry is None or not is_lost_peer(status.error):
         return status.error
     # Rank 0 keeps the status; what happened to another one stands in that one's log and in srun's words.
-    logs = (sweep / LOGS / entry.submission).glob(f"{entry.job}_*_log.err")
-    texts = {int(log.name.split("_")[-2]): tail(log) for log in logs}
-    return cause_of_ranks(dict(sorted(texts.items())), *_asked_for(entry)) or status.error
+    tails = error_tails(sweep / LOGS / entry.submission, entry.job)
+    return cause_of_ranks(tails, *_asked_for(entry)) or status.error
 
 
 def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
