@@ -286,7 +286,9 @@ def test_no_job_of_a_step_outlives_it(
 def test_a_report_that_is_stopped_takes_its_step_along(number: signal.Signals, tmp_path: Path) -> None:
     launcher, pid = program(tmp_path / "launcher.py", LAUNCHER), tmp_path / "pid"
     call = (
-        "import sys, gpu_report as report\n"
+        "import signal, sys, gpu_report as report\n"
+        # Whoever starts the tests in a shell's background has SIGINT ignored, and so has what they start.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "report.missing_packages = lambda _: {}\n"
         f"report.steps = lambda *_: [report.Step('study', {(launcher, str(pid), 'heeds')}, 1, 'study.txt')]\n"
         "sys.exit(report.main())"

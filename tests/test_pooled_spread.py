@@ -146,7 +146,7 @@ def test_claims_are_judged_by_another_task_where_it_is_named() -> None:
     """The study's runs have no linear probe: by default nothing of theirs can be judged."""
     frame = collect([ROOT / "examples" / "study" / "runs"])
     assert set(count(judge(frame))) - {NOT_RUN} == {name for name, n in count(judge(frame)).items() if n == 0}
-    lines = as_frame(judge(frame, spread=SpreadOf.framework, task="logistic")).query("n == 3")
+    lines = as_frame(judge(frame, spread=SpreadOf.framework, task="logistic")).query("n > 0")
     best = lines.query("better == 'mocov2+ours-hp' and worse == 'mocov2'").iloc[0]
     assert (best["verdict"], best["table"]) == (SUPPORTED, "table1")
 
