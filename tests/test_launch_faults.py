@@ -31,7 +31,6 @@ from slurm.ledger import REPORT, Ledger
 from slurm.probe import probe
 from slurm.profile import Cluster, Resources
 from slurm.retry import graph_of
-from slurm.sbatch_call import Refusal, classify, parse_id
 from slurm.sweep import Part, Sweep, expand
 
 CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30, throttle=2))
@@ -109,29 +108,6 @@ def test_whatever_sbatch_prints_the_id_of_an_accepted_job_is_found(
     launch(graph)
     assert sorted(stand_in.ids) == sorted([f"10{a}_{n}" for a in (1, 2) for n in range(4)] + ["103"])
     assert all_once(graph, stand_in)
-
-
-def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:
-    assert [parse_id(text) for text in ("812\n", "812;west\n", "the site's job 3\n812\n", "job 3", "")] == [
-        *["812"] * 3,
-        "",
-        "",
-    ]
-    trying = "Slurm temporarily unable to accept job, sleeping and retrying"
-    policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
-    for words, kind in {
-        f"AssocMaxSubmitJobLimit\n{policy}": Refusal.limit,
-        trying: Refusal.limit,
-        f"{trying}\nBatch job submission failed: Resource temporarily unavailable": Refusal.limit,
-        f"{trying}\nBatch job submission failed: Socket timed out on send/recv operation": None,  # it may be in
-        f"{trying}\nsbatch timed out after 240 s": None,
-        policy: Refusal.policy,
-        "Batch job submission failed: Invalid job array specification": Refusal.array,
-        "Batch job submission failed: Invalid partition name specified": Refusal.request,
-        "Requested time limit is invalid (missing or exceeds some limit)": Refusal.request,
-        "Slurm backup controller in standby mode": None,
-    }.items():
-        assert classify(words) is kind, words
 
 
 def test_at_a_limit_what_has_room_goes_out_and_the_rest_later(stand_in: StandInSlurm, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Calls of sbatch that end without its word: whether the job is in, only the queue can tell."""
+"""How a call of sbatch ended: by its own words, or without any, where only the queue can tell whether the job is in."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from stand_in_slurm import StandInSlurm
 from test_launch_faults import all_once, graph_for, launch
 
 from slurm.ledger import Ledger
+from slurm.sbatch_call import Refusal, classify, parse_id
 
 
 def test_a_job_that_was_accepted_as_its_sbatch_was_killed_is_not_submitted_again(
@@ -18,3 +19,26 @@ def test_a_job_that_was_accepted_as_its_sbatch_was_killed_is_not_submitted_again
     assert len(stand_in.calls("sbatch")) == 3
     ledger = Ledger(graph.sweep_folder)
     assert all((ledger.logs / entry.submission).is_dir() for entry in ledger.newest().values())
+
+
+def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:
+    assert [parse_id(text) for text in ("812\n", "812;west\n", "the site's job 3\n812\n", "job 3", "")] == [
+        *["812"] * 3,
+        "",
+        "",
+    ]
+    trying = "Slurm temporarily unable to accept job, sleeping and retrying"
+    policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    for words, kind in {
+        f"AssocMaxSubmitJobLimit\n{policy}": Refusal.limit,
+        trying: Refusal.limit,
+        f"{trying}\nBatch job submission failed: Resource temporarily unavailable": Refusal.limit,
+        f"{trying}\nBatch job submission failed: Socket timed out on send/recv operation": None,  # it may be in
+        f"{trying}\nsbatch timed out after 240 s": None,
+        policy: Refusal.policy,
+        "Batch job submission failed: Invalid job array specification": Refusal.array,
+        "Batch job submission failed: Invalid partition name specified": Refusal.request,
+        "Requested time limit is invalid (missing or exceeds some limit)": Refusal.request,
+        "Slurm backup controller in standby mode": None,
+    }.items():
+        assert classify(words) is kind, words
