@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +58,16 @@ class Target:
         return open_images(self.dataset, split, self.root, self.scenes)
 
     def open_both(self) -> tuple[Images, Images]:
-        """Opens the training and validation images, which have the same classes in the same order.
+        """Opens the training and validation images, which have the same classes in the same order; once.
 
         Raises:
             UserError: as `open`, or the classes differ.
         """
+        return self._both
+
+    @cached_property
+    def _both(self) -> tuple[Images, Images]:
+        # To list a large data set takes long on a shared file system, and what is checked is measured later.
         train, val = self.open("train"), self.open("val")
         # Labels are indices into the classes: with other classes one label would mean two things.
         if list(train.classes) != list(val.classes):

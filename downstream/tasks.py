@@ -7,7 +7,6 @@ import logging
 import pkgutil
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -85,24 +84,11 @@ def evaluate(
         UserError: unknown names, the run is not finished, the data or the backbone do not fit, or the rows that stand
             there are of other images than those below `root`.
     """
+    work = prepare_evaluation(run, folder, name, device, root, again=again)
+    if work is not None:
+        return work()
     evaluation = Evaluation.parse(name, run)
-    earlier_rows = decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again))
-    if earlier_rows:
-        return earlier_rows
-    _require_pretrained(folder)
-    started, clock = now(), time.monotonic()
-    target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
-    OPENING.say(f"{evaluation.name(run)}: importing what it needs, and opening {evaluation.dataset}")
-    # On every rank, as trainings and features are shared by all; the rows of other ranks than 0 go nowhere.
-    task: Task = pkgutil.resolve_name(TASKS[evaluation.task])
-    measurements = task.measure(run, folder, target, device)
-    rows = as_results(
-        measurements, run, folder, evaluation, device=device, started=started, duration_s=time.monotonic() - clock
-    )
-    if rank() == 0:
-        append(folder.results, rows)
-    barrier()  # no rank ends before the rows are there: by a failure of rank 0 all would have failed
-    return rows
+    return decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again))
 
 
 def prepare_evaluation(
@@ -132,7 +118,28 @@ def prepare_evaluation(
     OPENING.say(f"{evaluation.name(run)}: importing what it needs, and opening {evaluation.dataset}")
     task: Task = pkgutil.resolve_name(TASKS[evaluation.task])
     task.check(run, target, backbone)
-    return partial(evaluate, run, folder, name, device, root, again=again)
+
+    def work() -> list[Result]:
+        # Whoever held the folder until now may have measured the same.
+        earlier_rows = decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again))
+        return earlier_rows or _measure(task, run, folder, evaluation, target, device)
+
+    return work
+
+
+def _measure(
+    task: Task, run: Run, folder: RunFolder, evaluation: Evaluation, target: Target, device: torch.device
+) -> list[Result]:
+    """Measures on every rank, as trainings and features are shared by all; the rows of rank 0 are appended."""
+    started, clock = now(), time.monotonic()
+    measurements = task.measure(run, folder, target, device)
+    rows = as_results(
+        measurements, run, folder, evaluation, device=device, started=started, duration_s=time.monotonic() - clock
+    )
+    if rank() == 0:
+        append(folder.results, rows)
+    barrier()  # no rank ends before the rows are there: by a failure of rank 0 all would have failed
+    return rows
 
 
 def _require_pretrained(folder: RunFolder) -> None:

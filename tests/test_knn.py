@@ -1,6 +1,7 @@
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor
 from training_samples import CPU, tiny, with_random_backbone
 
-from downstream import knn
+from downstream import knn, measurement
 from downstream.features import FeatureStore
 from downstream.knn import vote
 from downstream.tasks import evaluate
+from repro.data.catalogue import open_images
+from repro.data.splits import Images, Split
 from repro.errors import UserError
 from repro.runs.protocols import KnnSettings
 from repro.runs.records import read
@@ -71,6 +74,22 @@ def test_each_k_is_a_protocol_with_rows_of_its_own(tmp_path: Path) -> None:
     votes = vote_by_hand(queries, bank, torch.tensor(train.targets), 8, 7, 0.07)
     hits = np.mean(votes.argmax(1).numpy() == np.array(val.targets))
     assert rows[3].value == pytest.approx(100 * hits)
+
+
+@pytest.mark.parametrize("task", ["knn", "logistic", "linear", "finetune"])
+def test_what_is_checked_is_measured_and_opened_once(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of a large data set takes long on a shared file system."""
+    opened: list[str] = []
+
+    def counted(dataset: str, split: Split, *rest: Any) -> Images:
+        opened.append(split)
+        return open_images(dataset, split, *rest)
+
+    monkeypatch.setattr(measurement, "open_images", counted)
+    evaluate(RUN, with_random_backbone(RUN, tmp_path), task, CPU)
+    assert sorted(opened) == ["train", "val"]
 
 
 def test_one_missing_protocol_makes_the_evaluation_again(tmp_path: Path) -> None:
