@@ -88,15 +88,11 @@ def explain(
     if metric and text.count(":") == 3 and not text.endswith(f":{metric}"):
         raise UserError(f"'{text}' names another metric than --metric {metric}", mend="name one of the two")
     address = CellAddress.parse(f"{text}:{metric}" if metric and text.count(":") == 2 else text)
-    measured: dict[str, str] = {}  # data set -> the evaluation by which the table can show it, where none is asked for
-    if not task and frame is not None:
-        for dataset, rows in frame.groupby("dataset", observed=True):
-            found = measured_task(address.table.name, rows)
-            measured |= {} if found is None else {str(dataset): found}
-        if all(group.dataset != address.dataset for group in address.table.groups):
-            task = measured.get(address.dataset, "")
+    shown_by = _shown_by(address.table.name, frame) if not task and frame is not None else {}
+    if all(group.dataset != address.dataset for group in address.table.groups):
+        task = task or shown_by.get(address.dataset, "")
     address = replace(address, table=by_task(address.table, task))
-    _require_known(address, frame, measured)
+    _require_known(address, frame, shown_by)
     methods = list(dict.fromkeys([*address.table.rows, *(run.method for run in runs)]))
     if address.method not in methods:
         raise UserError(
@@ -111,6 +107,12 @@ def explain(
         "measured": [] if frame is None else _measured(address, frame, runs),
         "runs without a result": [f"{run.name}: {_state(run)}" for run in runs_without_result],
     }
+
+
+def _shown_by(table: str, frame: pd.DataFrame) -> dict[str, str]:
+    """Returns the evaluation by which a table can show each data set that was measured."""
+    tasks = {str(dataset): measured_task(table, rows) for dataset, rows in frame.groupby("dataset", observed=True)}
+    return {dataset: task for dataset, task in tasks.items() if task is not None}
 
 
 def _require_known(address: CellAddress, frame: pd.DataFrame | None, datasets_measured: Iterable[str]) -> None:
