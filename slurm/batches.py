@@ -103,26 +103,26 @@ class Batch:
             submitted: ids of what went out in this launch.
             behind: ids of the jobs that must have ended, however, before any of these begins.
         """
-        arrays = dict.fromkeys(split_id(job)[0] for job in behind)
-        own = self._own_dependency(submitted)
-        if self.kind == "afterok":  # which says more
-            arrays = {job: None for job in arrays if job not in own.partition(":")[2].split(":")}
-        if self.kind == "afterany" and own:  # one word for both
-            arrays = dict.fromkeys([*own.partition(":")[2].split(":"), *arrays])
-            own = ""
-        return ",".join(part for part in (own, f"afterany:{':'.join(arrays)}" if arrays else "") if part)
+        own = self._awaited(submitted)
+        ended = [*dict.fromkeys(split_id(job)[0] for job in behind)]
+        if self.kind == "afterany":  # one word for both
+            own, ended = [], [*dict.fromkeys([*own, *ended])]
+        elif self.kind == "afterok":  # which says more of the same job
+            ended = [job for job in ended if job not in own]
+        words = ((self.kind, own), ("afterany", ended))
+        return ",".join(f"{word}:{':'.join(ids)}" for word, ids in words if ids)
 
-    def _own_dependency(self, submitted: Mapping[Key, str]) -> str:
+    def _awaited(self, submitted: Mapping[Key, str]) -> list[str]:
+        """Returns the ids behind the word that is the batch's `kind`; none where it waits for no parent."""
+        if not self.kind:
+            return []
         ids = self._ids(submitted)
         parent_ids = [ids[parent] for parent in self.parents]
-        if not self.kind or not parent_ids:
-            return ""
         # `aftercorr` takes the id of an array and pairs the numbers itself. `afterany` would take the ids of all the
         # jobs, but a list of hundreds is too long for sbatch: the id of the array stands for all of them. `afterok`
         # must not be shortened, since a job of an array waits for that one job and not for its neighbours.
         by_array = self.kind in ("aftercorr", "afterany")
-        targets = dict.fromkeys(split_id(job)[0] if by_array else job for job in parent_ids)
-        return f"{self.kind}:{':'.join(targets)}"
+        return [*dict.fromkeys(split_id(job)[0] if by_array else job for job in parent_ids)]
 
     def _ids(self, submitted: Mapping[Key, str]) -> dict[Key, str]:
         """Returns the ids of all that is on its way, by this launch or earlier ones."""
