@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.runs.records import Result
+from repro.runs.run_name import folder_name
 from results.collect import collect_runs
 from results.formats import markdown
 from results.published import table1
@@ -67,7 +68,7 @@ def _write(root: Path, rows: int) -> int:
         row = paper_rows[index % len(paper_rows)]
         seed = index // len(paper_rows)
         result = _result(row.method, row.block, seed)
-        folder = root / "sweep" / row.method / f"s{seed}-{result.run_id}"
+        folder = root / "sweep" / row.method / folder_name(seed, result.run_id)
         folder.mkdir(parents=True)
         size = ROWS_A_RUN if index else rows - ROWS_A_RUN * (count - 1)  # the first takes what is left over
         metrics = ["top1", *(f"top1_epoch{number}" for number in range(1, size))]

@@ -14,6 +14,7 @@ from repro.presence import is_folder
 from repro.runs.comparison import difference as settings_difference
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
+from repro.runs.run_name import RunName
 from results.collect import refuse_mixed
 from results.imagewise import Difference, McNemar, difference_of_images, difference_of_seeds, mcnemar
 from results.paper_claims import margin
@@ -29,8 +30,6 @@ _NARROWER = "give SWEEP/METHOD for the runs of one sweep, a run's folder, or a n
 IMAGEWISE = ("top1", "top5", "mean_per_class")
 """Measures that predictions give image by image."""
 USUAL_TASK = "linear"
-SHORTEST_ID = 4
-"""Digits of a run's id that name it, as on every command line."""
 
 
 @dataclass(frozen=True)
@@ -206,30 +205,16 @@ def select(runs: Sequence[RunRecord], word: str) -> list[RunRecord]:
     """
     path = Path(word)
     below = [run for run in runs if is_folder(path) and run.path.resolve().is_relative_to(path.resolve())]
-    names = {run: _names(run) for run in runs}
-    named = [run for run in runs if word in names[run] or (len(word) >= SHORTEST_ID and _id(run).startswith(word))]
+    named = [run for run in runs if _is_meant(run, word)]
     if not named and not below:
         known = list(dict.fromkeys(name for run in runs for name in (run.method, run.sweep)))
         raise UserError(f"no method, sweep or run '{word}'", mend=nearest(word, known))
     return named or below
 
 
-def _names(run: RunRecord) -> tuple[str, ...]:
-    seed = run.path.name.partition("-")[0]
-    return (
-        run.method,
-        run.sweep,
-        f"{run.sweep}/{run.method}",
-        f"{run.method}/{seed}",
-        f"{run.sweep}/{run.method}/{seed}",
-        f"{run.method}/{run.path.name}",
-        run.path.name,
-        run.name,
-    )
-
-
-def _id(run: RunRecord) -> str:
-    return run.path.name.partition("-")[2]
+def _is_meant(run: RunRecord, word: str) -> bool:
+    name = RunName(run.sweep, run.method, run.path.name)
+    return word in (run.method, run.sweep, f"{run.sweep}/{run.method}", run.name) or name.is_meant_by(word)
 
 
 def _of_method(runs: Sequence[RunRecord], method: str) -> list[RunRecord]:

@@ -1,8 +1,10 @@
 """Jobs that are queued or running, and that a launch with other settings would order otherwise."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from repro.errors import UserError
+from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job
 from slurm.ledger import REPORT, Key, Submission
@@ -31,9 +33,10 @@ def outdated(graph: Graph, live: Mapping[Key, Submission]) -> list[Submission]:
     return old
 
 
-def _method_and_seed(folder: str) -> str:
-    """Returns `METHOD/sSEED` of a run's folder, `METHOD/sSEED-ID`."""
-    return folder.rpartition("-")[0]
+def _method_and_seed(folder: str) -> tuple[str, str]:
+    """Returns the method and `sSEED` of a run's folder, `METHOD/sSEED-ID`."""
+    name = RunName.of(Path(folder))
+    return name.method, name.seed
 
 
 def _differs(job: Job) -> bool:

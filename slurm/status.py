@@ -19,6 +19,7 @@ from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
+from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN, Status
 from repro.runs.task_results import has_result, of_task, rows_of
 from slurm.ledger import REPORT, Key, Ledger, Submission
@@ -117,8 +118,8 @@ def row(
     folder, task, entry = job
     look = _look_at(sweep, folder, task, read_results or rows_of)
     run_folder, status, unreadable = look.run_folder, look.status, look.unreadable
-    method, name = run_folder.path.parent.name, run_folder.path.name
-    run = sweep.resolve().name if task == REPORT else f"{method} {name.split('-')[0]}"
+    name = RunName.of(run_folder.path)
+    run = sweep.resolve().name if task == REPORT else f"{name.method} {name.seed}"
     row = JobRow(run, task, State.failed, folder, unreadable, job=entry.job if entry else "")
     if status is not None:
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from repro.errors import UserError, nearest
 from repro.presence import is_file, is_folder
+from repro.runs.run_name import RunName
 from slurm.ledger import LEDGER
 from slurm.profile import RUNS, available, load
-
-SHORTEST_ID = 4
-"""Digits of an id that name a run; fewer would often name several, or be meant as something else."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def find_target(word: str) -> SweepTarget:
     matching_sweeps = [root / word for root in roots if _is_sweep(root / word)]
     if matching_sweeps:
         return SweepTarget(matching_sweeps[0])
-    matching_runs = sorted({run for root in roots for run in _runs(root) if word in _names(run) or _has_id(run, word)})
+    matching_runs = sorted({run for root in roots for run in _runs(root) if RunName.of(run).is_meant_by(word)})
     if not matching_runs:
         names = [sweep.name for sweep in sweeps(roots)]
         raise UserError(f"no sweep or run '{word}'", mend=nearest(word, names)) if names else _nothing(roots)
@@ -110,14 +108,3 @@ def _is_run(path: Path) -> bool:
 def _runs(root: Path) -> Iterator[Path]:
     for sweep in root.glob("*/"):
         yield from runs_of(sweep)
-
-
-def _names(run: Path) -> tuple[str, ...]:
-    """Returns the words that name a run's folder, `SWEEP/METHOD/sSEED-ID`, without and with its sweep and its id."""
-    sweep, method, name = run.parts[-3:]
-    seed = name.partition("-")[0]
-    return name, f"{method}/{name}", f"{method}/{seed}", f"{sweep}/{method}/{name}", f"{sweep}/{method}/{seed}"
-
-
-def _has_id(run: Path, word: str) -> bool:
-    return len(word) >= SHORTEST_ID and run.name.partition("-")[2].startswith(word)

@@ -13,6 +13,7 @@ from typing import Any
 from repro.errors import UserError
 from repro.runs.identity import digest, identity, plain
 from repro.runs.limits import LARGEST_WHOLE, problems
+from repro.runs.run_name import folder_name
 from repro.runs.sections import RunSettings
 from repro.runs.yaml_text import format_yaml
 
@@ -63,7 +64,7 @@ class Run(RunSettings):
     @property
     def folder(self) -> str:
         """`METHOD/sSEED-ID`, the run's place below its sweep."""
-        return f"{self.method}/s{self.seed}-{self.id}"
+        return f"{self.method}/{folder_name(self.seed, self.id)}"
 
     def to_yaml(self) -> str:
         """Returns the whole run as `run.yaml` holds it, every setting with its value."""

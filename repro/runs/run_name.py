@@ -1,0 +1,57 @@
+"""What the folder of a run is called, `SWEEP/METHOD/sSEED-ID`, and by which words people name the run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SHORTEST_ID = 4
+"""Digits of an id that name a run; fewer would often name several, or be meant as something else."""
+
+
+def folder_name(seed: int, run_id: str) -> str:
+    """Returns `sSEED-ID`, the name of a run's folder in that of its method.
+
+    Args:
+        seed: Of the run.
+        run_id: The run's identity, a digest without a dash.
+    """
+    return f"s{seed}-{run_id}"
+
+
+@dataclass(frozen=True)
+class RunName:
+    """Where a run lies, in words."""
+
+    sweep: str
+    method: str
+    folder: str
+    """`sSEED-ID`, as `folder_name` makes it."""
+
+    @classmethod
+    def of(cls, path: Path) -> "RunName":
+        """Returns the name of the run in a folder; a part that the path lacks is empty.
+
+        Args:
+            path: `SWEEP/METHOD/sSEED-ID`, or only its end, `METHOD/sSEED-ID`.
+        """
+        return cls(path.parent.parent.name, path.parent.name, path.name)
+
+    @property
+    def seed(self) -> str:
+        """`sSEED`."""
+        return self.folder.partition("-")[0]
+
+    @property
+    def id(self) -> str:
+        """The run's identity."""
+        return self.folder.partition("-")[2]
+
+    def is_meant_by(self, word: str) -> bool:
+        """Returns whether a word names this run alone, or its seed of a method.
+
+        Args:
+            word: `sSEED-ID`, `METHOD/sSEED-ID` or `METHOD/sSEED`, the latter two also behind `SWEEP/`; or the beginning
+                of an id.
+        """
+        in_sweep = [f"{self.method}/{self.folder}", f"{self.method}/{self.seed}"]
+        names = [self.folder, *in_sweep, *(f"{self.sweep}/{name}" for name in in_sweep)]
+        return word in names or (len(word) >= SHORTEST_ID and self.id.startswith(word))
