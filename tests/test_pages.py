@@ -207,7 +207,10 @@ def test_the_settings_page_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
     text = settings_page.PAGE.read_text()
     assert text == settings_page.page(), "not current; mend: make settings-page"
     assert setting_keys() - {"fidelity"} == set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE))
-    assert "| `moco.hard_negative_weight` | `2.0` | the paper's rho |" in text
+    assert "| `moco.hard_negative_weight` | `2.0` | 0 or more | the paper's rho |" in text
+    assert "| `optimization.step_share` | `0.3` | more than 0, at most 1 |" in text
+    assert "| `masking.branch` | `query` | query, key, both |" in text
+    assert not re.search(r"^\| .*\|\s*\|\s*\|$", text, re.MULTILINE), "a setting of which nothing is said"
     assert "relative" not in settings_page.comments_of(type(Run().data))["cached_side"]
 
 

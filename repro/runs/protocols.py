@@ -64,11 +64,11 @@ def _unused_fields(dataset: str) -> tuple[str, ...]:
 class ProbeSettings:
     """Linear evaluation, protocol `linear-moco-v1` (MoCo main_lincls.py)."""
 
-    epochs: int = 100
-    batch: int = 256
-    lr: float = 30.0
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    epochs: int = 100  # passes over the training images
+    batch: int = 256  # images a step
+    lr: float = 30.0  # at the start; a tenth of it from 60 % of the epochs on, a hundredth from 80 %
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 0.0  # L2 penalty
     lr_grid: tuple[float, ...] = ()  # a classifier for each, instead of `lr`; the best on the scored images counts
     splits: int = 3  # drawn splits that a number is the mean of, where the data set has none of its own
 
@@ -109,8 +109,8 @@ class LogisticSettings:
     """L2 logistic regression on pooled features, protocol `logreg-v1` (Kornblith et al. 2019, appendix A.4)."""
 
     l2_low: float = 1e-6  # of the grid of regularisation weights, evenly spaced by their logarithms
-    l2_high: float = 1e5
-    values: int = 45
+    l2_high: float = 1e5  # the other end of the grid
+    values: int = 45  # how many weights the grid has
     iterations: int = 1000  # of L-BFGS for each value
     splits: int = 3  # as of `ProbeSettings`
 
@@ -124,7 +124,7 @@ class KnnSettings:
     """Weighted nearest neighbours on pooled features, protocol `knn-v1` (Wu et al. 2018, section 3.4)."""
 
     neighbours: tuple[int, ...] = (20, 200)  # one protocol for each
-    temperature: float = 0.07
+    temperature: float = 0.07  # that similarities are divided by before they weigh votes
 
     def __post_init__(self) -> None:
         """Turns `neighbours` into a tuple of whole numbers; YAML knows lists only."""
@@ -149,10 +149,10 @@ class FinetuneSettings:
     """Training of the whole network from the backbone, SimCLR's semi-supervised recipe (appendix B.5)."""
 
     epochs: int = 0  # 0: 30, and 60 with one percent of the labels
-    batch: int = 256
+    batch: int = 256  # images a step
     lr: float = 0.05  # of a batch of 256; scaled to the batch
     momentum: float = 0.9  # Nesterov's
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # L2 penalty
 
     def protocol(self, task: str) -> str:
         """Returns the name of the protocol with its departures.

@@ -28,9 +28,9 @@ class Limit:
 
     def __str__(self) -> str:
         """Returns the range in words, as the mend of a value outside of it."""
-        if self.high < math.inf:
-            return f"{self.low:g}..{self.high:g}"
-        return f"more than {self.low:g}" if self.above else f"{self.low:g} or more"
+        if self.above:
+            return f"more than {self.low:g}" + (f", at most {self.high:g}" if self.high < math.inf else "")
+        return f"{self.low:g}..{self.high:g}" if self.high < math.inf else f"{self.low:g} or more"
 
 
 SHARE, POSITIVE, NOT_NEGATIVE, COUNT = Limit(high=1.0), Limit(above=True), Limit(), Limit(low=1)

@@ -64,11 +64,11 @@ def _is_shallower(arch: str, other: str) -> bool:
 class ScenesSettings:
     """The built-in data set, `repro.scenes.dataset`."""
 
-    classes: int = 10
+    classes: int = 10  # kinds of objects; a scene shows one object, whose kind is its class
     size: int = 96  # side of a scene in pixels
-    train_count: int = 1024
-    val_count: int = 512
-    seed: int = 0
+    train_count: int = 1024  # scenes to learn from
+    val_count: int = 512  # scenes to be measured on
+    seed: int = 0  # of the drawing; seeds of the run leave the data as it is
     # Textures that all scenes' grounds are pieces of; 0: each scene has a texture that no other has.
     grounds: int = added(0, absent=0)
     context: float = added(0.0, absent=0.0)  # the probability that a scene's ground is one of its class's own
@@ -90,8 +90,8 @@ class ScenesSettings:
 class DataSettings:
     """What is learned from."""
 
-    # Drawn scenes stand in for photographs where a run is to be small, whatever their settings.
-    dataset: str = size("imagenet100", lambda here, _: _is_drawn(here))
+    # Drawn scenes, which stand in for photographs, make a run tiny whatever their settings.
+    dataset: str = size("imagenet100", lambda here, _: _is_drawn(here))  # `salmask data list` has all names
     crop: int = size(224)  # side of a view in pixels
     cached_side: int = added(0, absent=0)  # short side of the decoded images that are trained on; 0: the originals
     scenes: ScenesSettings = size(ScenesSettings, lambda *_: True)
@@ -107,19 +107,19 @@ class AugmentationSettings:
     """MoCo v2's random views (released main_moco.py:247-259)."""
 
     backend: Backend = Backend.device
-    crop_scale_min: float = 0.2
+    crop_scale_min: float = 0.2  # smallest share of the image's area in a crop; the largest is all of it
     interpolation: Interpolation = added(Interpolation.bilinear, absent=Interpolation.bilinear)
     resizer: Resizer = added(Resizer.pil, absent=Resizer.pil)
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    jitter_probability: float = 0.8
-    grey_probability: float = 0.2
-    blur_probability: float = 0.5
-    blur_sigma_min: float = 0.1
-    blur_sigma_max: float = 2.0
-    flip_probability: float = 0.5
+    brightness: float = 0.4  # a factor is drawn up to so far from 1
+    contrast: float = 0.4  # likewise
+    saturation: float = 0.4  # likewise
+    hue: float = 0.1  # largest turn of the hues, either way, as a share of the colour circle
+    jitter_probability: float = 0.8  # that a view's brightness, contrast, saturation and hue are changed
+    grey_probability: float = 0.2  # that a view loses its colours
+    blur_probability: float = 0.5  # that a view is blurred
+    blur_sigma_min: float = 0.1  # of the blur's Gaussian, in pixels of the view; drawn between the two
+    blur_sigma_max: float = 2.0  # the largest one
+    flip_probability: float = 0.5  # that a view is mirrored, left to right
     blur: Blur = added(Blur.gaussian, absent=Blur.gaussian)  # of `backend=device`
 
 
@@ -145,15 +145,15 @@ class MaskingSettings:
     strategy: Strategy = Strategy.none
     guidance: Guidance = Guidance.saliency
     branch: Branch = Branch.query
-    hard_negative: bool = True
-    ratio_min: float = 0.05
-    ratio_max: float = 0.25
-    hard_ratio_min: float = 0.4
-    hard_ratio_max: float = 0.7
+    hard_negative: bool = True  # whether a copy of the key that loses much of its object is a negative
+    ratio_min: float = 0.05  # share of a view's patches that is masked; drawn for each image between the two
+    ratio_max: float = 0.25  # the largest share
+    hard_ratio_min: float = 0.4  # share of the foreground's patches that a hard negative loses; drawn likewise
+    hard_ratio_max: float = 0.7  # the largest share
     focal_probability: float = 0.2  # high-pass only, as are the next two
     spatial_share: float = 0.3  # of what is not focal; the rest is channel-wise
-    noise_std: float = 0.18
-    hard_noise_std: float = 0.14
+    noise_std: float = 0.18  # of the noise in high-passed patches, in standard deviations of the normalised image
+    hard_noise_std: float = 0.14  # the same in a hard negative
     noise_area: NoiseArea = added(NoiseArea.view, absent=NoiseArea.view)
 
 
@@ -193,7 +193,7 @@ class FidelitySettings:
 class EncoderSettings:
     """The network that is trained."""
 
-    arch: str = size("resnet50", _is_shallower)
+    arch: str = size("resnet50", _is_shallower)  # a ResNet of torchvision
     dim: int = 128  # of the embedding
     # Base planes: of the stem and the first stage, doubled at each further one; 64 is torchvision's network.
     width: int = added(64, absent=64, smaller=operator.lt)
@@ -208,9 +208,9 @@ class EncoderSettings:
 class MocoSettings:
     """MoCo v2 with a weighted hard negative (released moco/builder.py)."""
 
-    momentum: float = 0.999
-    queue: int = size(65536)
-    temperature: float = 0.2
+    momentum: float = 0.999  # share of the key encoder that a step leaves as it was
+    queue: int = size(65536)  # keys of earlier batches, which are the negatives
+    temperature: float = 0.2  # that similarities are divided by
     hard_negative_weight: float = 2.0  # the paper's rho
     bn_splits: int = 4  # batch-norm groups of one global batch: 4 x 32, as on the paper's 4 GPUs
 
@@ -222,10 +222,10 @@ class SimclrSettings:
     Batch norm is synchronised over devices: its groups are whole global batches, one for each view.
     """
 
-    temperature: float = 0.2
+    temperature: float = 0.2  # that similarities are divided by
     hard_negative_weight: float = 2.0  # rho, as on MoCo; it weighs more among 510 negatives than among 65,536
     hard_negative_anchor: Anchor = Anchor.query
-    hard_negative_stopgrad: bool = False
+    hard_negative_stopgrad: bool = False  # whether no gradient flows through the hard negative's embedding
 
 
 @dataclass(frozen=True)
@@ -246,13 +246,13 @@ class AdiosSettings:
     - `mocov2+adios` follows no script, as there is none: MoCo v2's batch 128, SGD at 0.015 and views, no warm-up.
     """
 
-    masks: int = 4
+    masks: int = 4  # that the occlusion network draws of an image; together they cover it
     single: bool = True  # one random mask for each image and step (ADIOS-s); otherwise all of them (ADIOS)
     base_filters: int = 8  # of the occlusion network, a U-Net
     norm: Norm = Norm.group
     lr: float = 0.49876  # of the occlusion network
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    momentum: float = 0.9  # of its optimiser
+    weight_decay: float = 1e-4  # of its optimiser
     alpha_sparsity: float = 0.75  # penalty on masks that hide nothing or everything
     alpha_entropy: float = 0.0  # weight of the entropy over the masks' sizes
 
@@ -261,11 +261,11 @@ class AdiosSettings:
 class OptimizationSettings:
     """How the encoder is optimised."""
 
-    epochs: int = size(200)
+    epochs: int = size(200)  # passes over the training images
     batch: int = size(128)  # over all devices
-    lr: float = 0.015
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: float = 0.015  # highest learning rate, as it is: not scaled by the batch
+    momentum: float = 0.9  # of the optimiser
+    weight_decay: float = 1e-4  # L2 penalty in the optimiser
     precision: Precision = Precision.fp32  # fp32: on a GPU with convolutions in TF32, which is torch's default
     optimizer: Optimizer = added(Optimizer.sgd, absent=Optimizer.sgd)
     lars_eta: float = added(0.02, absent=0.02)  # trust coefficient (solo-learn)
@@ -299,7 +299,7 @@ class MachineSettings:
     checkpoint_every: int = 500  # steps; the end of an epoch is always kept
     monitor_images: int = 256  # images that are looked at after each epoch, at most a quarter of all; 0: none
     on_collapse: OnCollapse = OnCollapse.warn  # weights that explode, features that collapse: said, or the run's end
-    channels_last: bool = False
+    channels_last: bool = False  # images and features lie in memory as NHWC; rounds otherwise
     compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds otherwise
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph
     filter_library: FilterLibrary = FilterLibrary.torch  # of masking on a CPU; cv2 is faster, and rounds otherwise
@@ -317,7 +317,7 @@ class RunSettings:
 
     method: str = outside_identity("mocov2")  # a name; what it means stands in the other fields
     framework: Framework = Framework.mocov2
-    seed: int = 0
+    seed: int = 0  # of weights, order and views
     data: DataSettings = field(default_factory=DataSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     localizer: LocalizerSettings = field(default_factory=LocalizerSettings)
