@@ -92,10 +92,7 @@ def submit(
         live = _live(graph, ledger, queue, tell)
         old = outdated(graph, live)
         if old and replace_old:
-            _take_out(old, "of other settings")
-            ledger.superseded(old)
-            tell(f"cancelled {_listed(entry.job for entry in old)}, of other settings")
-            live = {key: entry for key, entry in live.items() if entry not in old}
+            live = _without_old(live, old, ledger, tell)
         else:
             outcome.outdated = len(old)
         # Numbers of processes are none of Slurm's: what runs on this machine can neither be waited for nor cancelled.
@@ -106,17 +103,10 @@ def submit(
             missing &= set(again)
         outcome.unsent = _without_parent(graph, missing, {*finished, *live}, here)
         parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
-        batches = plan_batches(
-            graph,
-            cluster,
-            _array_limit(cluster),
-            parents,
-            missing - set(outcome.unsent),
-            report=report
-            or bool(missing and graph.evaluates)
-            or graph.report in (again or ())
-            or _report_is_due(graph, ledger, {*finished, *live}),
-        )
+        wanted = missing - set(outcome.unsent)
+        report = report or bool(missing and graph.evaluates) or graph.report in (again or ())
+        report = report or _report_is_due(graph, ledger, {*finished, *live})
+        batches = plan_batches(graph, cluster, _array_limit(cluster), parents, wanted, report=report)
         launch = _Launch(
             graph=graph,
             cluster=cluster,
@@ -136,12 +126,9 @@ def submit(
     if launch.refused and not outcome.submitted and not live and not here:
         raise launch.refused
     outcome.has_room_later = bool(launch.full) or PARENT_HERE in outcome.unsent.values()
-    for job in graph.jobs:
-        key = graph.key(job)
-        if key in live or key in here:
-            outcome.live.append(job)
-        elif key in finished:
-            outcome.skipped.append(job)
+    on_way = {*live, *here}
+    outcome.live = [job for job in graph.jobs if graph.key(job) in on_way]
+    outcome.skipped = [job for job in graph.jobs if graph.key(job) in finished - on_way]
     return outcome
 
 
@@ -307,6 +294,16 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Callable[[st
         _take_out(stuck, "that wait in vain")
         tell(f"cancelled {_listed(entry.job for entry in stuck)}: what they waited for has failed or was cancelled")
     return {entry.key: entry for entry in live if entry not in stuck}
+
+
+def _without_old(
+    live: Mapping[Key, Submission], old: Sequence[Submission], ledger: Ledger, tell: Callable[[str], object]
+) -> dict[Key, Submission]:
+    """Takes jobs of other settings out of the queue; returns what is still on its way."""
+    _take_out(old, "of other settings")
+    ledger.superseded(old)
+    tell(f"cancelled {_listed(entry.job for entry in old)}, of other settings")
+    return {key: entry for key, entry in live.items() if entry not in old}
 
 
 def _take_out(entries: Sequence[Submission], which: str) -> None:

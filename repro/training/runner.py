@@ -190,15 +190,30 @@ class Training:
             UserError: a checkpoint does not fit, or none can be read.
             SystemExit: the process was asked to stop; the checkpoint to go on from is saved.
         """
-        machine = self.machine
-        guard, feed = FiniteGuard(machine.log_every), Feed(self.device)
-        info = RuntimeInfo(machine.log_every)
+        guard, info = FiniteGuard(self.machine.log_every), RuntimeInfo(self.machine.log_every)
         health = self.folder.health if self.task == PRETRAIN else None
-        every = machine.checkpoint_every
+        every = self.machine.checkpoint_every
         saver = SaveCheckpoint(
             self.checkpoints, self.run_id, every, guard, info, health, saves=self.saves, data=self.data
         )
         bars = ProgressBars(shown=rank() == 0)
+        runner = self._runner(guard, info, saver, bars)
+        OPENING.say(f"{self.task}: first step, with its images")
+        with STOP.after_a_step():
+            try:
+                runner.train()
+            finally:
+                bars.stop()
+                try:
+                    # Also where the training fails or is interrupted: what it had saved by then is to be there.
+                    saver.wait()
+                finally:
+                    for writer in self.more_writers:
+                        writer.close()
+
+    def _runner(self, guard: FiniteGuard, info: RuntimeInfo, saver: SaveCheckpoint, bars: ProgressBars) -> DeviceRunner:
+        """Returns mmengine's runner of the training, with these of its hooks, and makes the folders of its logs."""
+        feed, log_every = Feed(self.device), self.machine.log_every
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +222,7 @@ class Training:
         # mmengine keeps loggers and message hubs by name for the process's life; a second training of a run in one
         # process would go on with the first one's numbers.
         name = f"{self.run_id}-{uuid.uuid4().hex[:6]}"
-        runner = DeviceRunner(
+        return DeviceRunner(
             feed,
             self,
             model=self.model,
@@ -221,40 +236,28 @@ class Training:
                 "runtime_info": info,
                 "timer": IterTimerHook(),
                 "sampler_seed": None,  # EpochBatches is told its epoch by the loop
-                "logger": LoggerHook(interval=machine.log_every, ignore_last=False),
+                "logger": LoggerHook(interval=log_every, ignore_last=False),
                 "param_scheduler": ParamSchedulerHook(),
                 "checkpoint": None,
             },
             custom_hooks=[
                 guard,
-                Throughput(self.batch, machine.log_every),
-                DataWait(feed, machine.log_every, self._data_mend()),
+                Throughput(self.batch, log_every),
+                DataWait(feed, log_every, self._data_mend()),
                 Heartbeat(self.folder, self.task),
                 saver,
-                StepBar(self.task, machine.log_every, bars),
+                StepBar(self.task, log_every, bars),
                 *self.hooks,
             ],
             visualizer=Visualizer(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
             # Means since the last log line for all but learning rates, throughput and waits, which are of the moment;
             # mmengine's own pattern covers losses alone.
-            log_processor=LogProcessor(machine.log_every, mean_pattern=r"^(?!.*(lr|images_per_second|data_wait)$)"),
+            log_processor=LogProcessor(log_every, mean_pattern=r"^(?!.*(lr|images_per_second|data_wait)$)"),
             launcher="pytorch" if world_size() > 1 else "none",
             env_cfg={"dist_cfg": {"backend": "gloo" if self.device.type == "cpu" else "nccl"}},
             log_level="WARNING",
             default_scope="mmengine",
         )
-        OPENING.say(f"{self.task}: first step, with its images")
-        with STOP.after_a_step():
-            try:
-                runner.train()
-            finally:
-                bars.stop()
-                try:
-                    # Also where the training fails or is interrupted: what it had saved by then is to be there.
-                    saver.wait()
-                finally:
-                    for writer in self.more_writers:
-                        writer.close()
 
     def _data_mend(self) -> str:
         """Returns what a person can do where steps wait for data."""
