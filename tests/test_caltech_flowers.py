@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import Caltech101
 from transfer_samples import (
     FLOWERS,
     KINDS,
@@ -209,6 +210,39 @@ def test_odd_files_in_caltech_are_named(tmp_path: Path) -> None:
     (folder / "extra").mkdir()
     with pytest.raises(UserError, match=r"5 class folders, BACKGROUND_Google among them, where Caltech-101 has 3 and"):
         caltech.open_pool(tmp_path)
+
+
+def test_what_systems_leave_in_caltech_is_no_class_and_no_image(caltech_root: Path, tmp_path: Path) -> None:
+    """torchvision's class takes every name in its folder for a class: a file ended in a NotADirectoryError."""
+    folder = make_caltech(tmp_path) / "caltech101/101_ObjectCategories"
+    for name in (".ipynb_checkpoints", "@eaDir"):
+        (folder / name).mkdir()
+    for place in (folder, folder / "Faces"):
+        (place / ".DS_Store").touch()
+    pool = caltech.open_pool(tmp_path)
+    assert pool.classes == ("Faces", "accordion", "yin_yang")
+    assert pool.fingerprint() == caltech.open_pool(caltech_root).fingerprint()
+
+
+def test_caltech_is_listed_as_torchvision_lists_it(caltech_root: Path) -> None:
+    pool, theirs = caltech.open_pool(caltech_root), Caltech101(caltech_root)
+    assert list(pool.classes) == theirs.categories
+    assert pool.targets == list(theirs.y)
+    assert [int(file[-8:-4]) for file in pool.files] == list(theirs.index)
+
+
+def test_flowers_that_are_missing_are_told_when_the_data_are_opened(tmp_path: Path) -> None:
+    """The lists name all images, whatever the folder holds, and `prepare` does nothing where it is there."""
+    folder = make_flowers(tmp_path) / "flowers-102/jpg"
+    first, second, *_ = sorted(path.name for path in folder.iterdir())
+    (folder / first).unlink()
+    (folder / second).unlink()
+    with pytest.raises(UserError) as refused:
+        official(tmp_path)
+    assert str(refused.value) == (
+        f"{folder.parent}: 2 (jpg/{first}, jpg/{second}) of 240 images missing; mend: remove {folder}, and "
+        "`salmask data prepare flowers102` again"
+    )
 
 
 def test_a_list_of_flowers_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None:

@@ -334,3 +334,14 @@ def test_settings_reach_both_splits() -> None:
 def test_bad_choices_are_named_with_their_mend(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Scenes("train", count=4, **settings)
+
+
+def test_what_systems_and_editors_leave_is_no_cutout(tmp_path: Path) -> None:
+    """A hidden copy became a class of its own, and a Mac's file beside each cut-out a refusal."""
+    for number in range(4):
+        write_cutout(tmp_path / "a" / f"{number}.png", (10 * number, 10, 10))
+    names = Scenes("train", count=4, classes=2, cutouts=tmp_path).classes
+    write_cutout(tmp_path / "a" / ".ipynb_checkpoints" / "0-checkpoint.png", (0, 10, 10))
+    write_cutout(tmp_path / "@eaDir" / "0.png", (0, 10, 10))
+    (tmp_path / "a" / "._0.png").write_bytes(b"\0\5\26\7")
+    assert Scenes("train", count=4, classes=2, cutouts=tmp_path).classes == names

@@ -9,7 +9,7 @@ from typing import IO
 
 from repro.data.archives import TORN, blaming, check_md5, fetch, locate, preparing, unpack_folder
 from repro.data.errors import PathError, reason_of
-from repro.data.folders import FileImages, class_folders, folder_above, image_files
+from repro.data.folders import FileImages, class_folders, files_below, folder_above
 from repro.data.subsets import Subset, divide
 from repro.errors import UserError
 from repro.presence import is_folder
@@ -33,7 +33,9 @@ MEND = "unpack with `salmask data prepare caltech101`"
 
 
 def open_pool(root: Path) -> FileImages:
-    """Lists all images of the 101 classes by torchvision's class; `repro.data.images` decodes them.
+    """Lists all images of the 101 classes, as torchvision's class does where systems and editors left nothing.
+
+    That one takes any name in its folder for a class, and counts files to make up their names.
 
     Args:
         root: The folder above `caltech101/101_ObjectCategories/CLASS/image_0001.jpg`, or that `caltech101` itself.
@@ -41,11 +43,7 @@ def open_pool(root: Path) -> FileImages:
     Raises:
         UserError: The folder is missing, or is no Caltech-101.
     """
-    from torchvision.datasets import Caltech101
-
-    parent = folder_above(root, FOLDER)
-    folder = parent / FOLDER / IMAGES
-    # Looked at first: torchvision makes folders in a wrong root, and counts on every name in a right one.
+    folder = folder_above(root, FOLDER) / FOLDER / IMAGES
     if not is_folder(folder):
         raise PathError(root, f"holds no {FOLDER}/{IMAGES}", mend=f"{MEND}, or name the folder that it lies in")
     classes = class_folders(folder, mend=MEND)
@@ -54,25 +52,22 @@ def open_pool(root: Path) -> FileImages:
         expected = f"Caltech-101 has {CLASSES} and {BACKGROUND}"
         reason = f"{len(classes)} class folders, {BACKGROUND} {whether} them, where {expected}"
         raise PathError(folder, reason, mend=MEND)
-    _check_names(folder, classes)
-    dataset = Caltech101(parent)
-    names = [dataset.categories[label] for label in dataset.y]
-    files = [f"{name}/image_{number:04d}.jpg" for name, number in zip(names, dataset.index, strict=True)]
-    return FileImages(folder, files, list(dataset.y), dataset.categories)
+    classes.remove(BACKGROUND)  # left out, whatever it holds
+    files = [_images_of_class(folder / name) for name in classes]
+    paths = [f"{name}/{file}" for name, names in zip(classes, files, strict=True) for file in names]
+    return FileImages(folder, paths, [label for label, names in enumerate(files) for _ in names], classes)
 
 
-def _check_names(folder: Path, classes: Sequence[str]) -> None:
-    """Makes sure that each class holds image_0001.jpg to image_N.jpg: torchvision counts files and makes up names."""
-    for name in classes:
-        if name == BACKGROUND:  # left out, whatever it holds
-            continue
-        files = image_files(folder / name)
-        everything = sorted(path.name for path in (folder / name).iterdir())
-        expected = [f"image_{number:04d}.jpg" for number in range(1, len(everything) + 1)]
-        if files != expected:
-            odd = sorted(set(everything) ^ set(expected))
-            reason = f"{odd[0]} is missing or does not belong there" if odd else "the folder is empty"
-            raise PathError(folder / name, reason, mend=MEND)
+def _images_of_class(folder: Path) -> list[str]:
+    """Returns the names of a class's images, or raises a UserError unless they are image_0001.jpg to image_N.jpg."""
+    images, others = files_below(folder)
+    everything = {*images, *others}
+    expected = [f"image_{number:04d}.jpg" for number in range(1, len(everything) + 1)]
+    if images != expected or not images:
+        odd = sorted(everything ^ set(expected))
+        reason = f"{odd[0]} is missing or does not belong there" if odd else "the folder is empty"
+        raise PathError(folder, reason, mend=MEND)
+    return images
 
 
 def split(pool: FileImages, seed: int) -> tuple[Subset, Subset, Subset]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from repro.data.archives import blaming, check_md5, fetch, locate_all, preparing, unpack_folder
 from repro.data.errors import PathError
-from repro.data.folders import FileImages, folder_above
+from repro.data.folders import FileImages, folder_above, image_files
 from repro.data.subsets import Subset, apportion, divide, sizes
+from repro.errors import shortened
 from repro.files import write_atomically
 from repro.presence import exists, is_file, is_folder
 
@@ -62,6 +63,11 @@ def _pool_and_counts(root: Path) -> tuple[FileImages, list[int]]:
         check_md5(base / name, md5)
     splits = [Flowers102(parent, split) for split in OFFICIAL]
     files = [f"{IMAGES}/{path.name}" for split in splits for path in split._image_files]
+    # The names are the lists', whatever the folder holds: what is missing would be told only when it is read.
+    missing = sorted(set(files) - {f"{IMAGES}/{name}" for name in image_files(base / IMAGES)})
+    if missing:
+        again = f"remove {base / IMAGES}, and `salmask data prepare flowers102` again"
+        raise PathError(base, f"{shortened(missing)} of {len(files)} images missing", mend=again)
     targets = [label for split in splits for label in split._labels]
     return FileImages(base, files, targets, Flowers102.classes), [len(split) for split in splits]
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from repro.errors import UserError
+from repro.files import is_clutter
 from repro.presence import is_folder
 from repro.scenes.textures import Bytes, Floats, backdrop, blend, planes, value_noise
 
@@ -185,14 +186,14 @@ def _folders(cutouts: Sequence[_Cutout], least: int) -> dict[str, list[_Cutout]]
 def _candidates(folder: Path) -> list[Path]:
     """Returns the PNG files that their paths do not rule out, sorted by relative path."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() == ".png" and path.is_file())
-    return sorted(
-        (
-            path
-            for path in files
-            if not path.stem.endswith(_DUPLICATE_ENDINGS) and _SKIPPED_FOLDERS.isdisjoint(path.parts[:-1])
-        ),
-        key=Path.as_posix,
-    )
+    return sorted((path for path in files if not _is_ruled_out(path)), key=Path.as_posix)
+
+
+def _is_ruled_out(path: Path) -> bool:
+    """Returns whether a relative path is of no cut-out, whatever the file holds."""
+    *folders, name = path.parts
+    left_behind = is_clutter(name) or any(is_clutter(part, folder=True) for part in folders)
+    return left_behind or path.stem.endswith(_DUPLICATE_ENDINGS) or not _SKIPPED_FOLDERS.isdisjoint(folders)
 
 
 def _read(folder: Path, path: Path, longest: int) -> _Cutout | None:
