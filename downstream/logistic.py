@@ -70,6 +70,9 @@ def _partitions(run: Run, target: Target) -> list[Partition]:
     partitions = [standard(target, seed) for seed in split_seeds(target.dataset, run.logistic.splits)]
     if any(len(set(partition.fit.targets)) < 2 for partition in partitions):
         raise UserError("logistic regression needs images of two classes or more", mend="salmask data verify")
+    if not all(len(partition.held_out) for partition in partitions):
+        # Each class keeps its first image to fit on, so that classes of one image leave none to choose a weight by.
+        raise UserError("logistic regression needs a class of two training images or more", mend="salmask data verify")
     return partitions
 
 

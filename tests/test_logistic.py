@@ -194,3 +194,11 @@ def test_one_class_alone_is_refused(tmp_path: Path) -> None:
     run = tiny(changes={"data.scenes.classes": 1, "logistic.values": 2})
     with pytest.raises(UserError, match="needs images of two classes or more"):
         evaluate(run, with_random_backbone(run, tmp_path), "logistic", torch.device("cpu"))
+
+
+def test_classes_of_one_image_each_are_refused_before_features_are_computed(tmp_path: Path) -> None:
+    run = tiny(changes={"data.scenes.train_count": RUN.data.scenes.classes, "logistic.values": 2})
+    folder = with_random_backbone(run, tmp_path)
+    with pytest.raises(UserError, match="needs a class of two training images or more"):
+        evaluate(run, folder, "logistic", torch.device("cpu"))
+    assert not (folder.path / "features").exists()
