@@ -1,16 +1,18 @@
 """A run folder for weights that were trained elsewhere, so that every task and table can take them."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
-from repro.backbones.foreign import ForeignBackbone, read_foreign
+from repro.backbones.foreign import TOP, ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
 from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.runs.comparison import difference
+from repro.runs.departures import value_text
 from repro.runs.folder import RunFolder
 from repro.runs.limits import METHOD_NAME
 from repro.runs.reading import build
@@ -122,6 +124,19 @@ def _require_same_weights(folder: RunFolder, run: Run, path: Path) -> None:
         raise UserError(f"{folder.backbone} holds other weights than {path}", mend="choose another --out")
 
 
+def _command(run: Run, prefix: str, folder: RunFolder) -> str:
+    """Returns the command that makes an external run again: its weights, and each setting that is no default."""
+    words = ["--checkpoint", run.imported.origin, "--arch", run.encoder.arch, "--name", run.method]
+    if run.imported.origin != RANDOM:
+        words += ["--prefix", prefix.removesuffix(".") or TOP]
+    if run.imported.input_filter != "none":
+        words += ["--high-pass"]
+    changed = difference(Run(), run)
+    keys = [key for key in changed if key == "encoder.width" or key.startswith("data.")]
+    words += [f"seed={run.seed}", *(f"{key}={value_text(changed[key][1])}" for key in keys)]
+    return shlex.join(["salmask", "eval", *words, "--out", str(folder.path.parent.parent)])
+
+
 def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> None:
     """Writes the files of an external run, and says what was taken and what was not.
 
@@ -129,7 +144,8 @@ def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> 
     """
     imported = run.imported
     folder.prepare(run)
-    folder.record_provenance("not trained here", {"weights": imported.weights})
+    weights = {"weights": imported.weights}
+    folder.record_provenance("not trained here", weights, _command(run, foreign.prefix, folder))
     save_backbone(
         folder.backbone,
         foreign.state,

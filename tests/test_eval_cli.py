@@ -1,5 +1,6 @@
 import json
 import pkgutil
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,25 @@ def imported(path: Path, out: Path, *more: str) -> tuple[str, ...]:
     scenes = ("data.crop=32", "data.scenes.size=64", "data.scenes.train_count=20", "data.scenes.val_count=24")
     options = ("--checkpoint", str(path), "--arch", "resnet18", "--out", str(out), *more)
     return ("eval", *settings, *scenes, *QUICK, *options)
+
+
+def test_the_recorded_command_makes_imported_weights_the_same_run_again(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """It lacked the prefix, the filter, the crop and the seed, and made another run, or none."""
+    other = {name: 2 * tensor for name, tensor in state.items()}
+    path = saved({**disguised(state, "student.net."), **disguised(other, "teacher.net.")}, tmp_path / "two.pth")
+    options = (("--prefix", "teacher.net", "--high-pass"), ("seed=3", "encoder.width=16"))
+    for number, (weights, more) in enumerate(zip((path, Path("random")), options, strict=True)):
+        first, again = (tmp_path / f"{name}{number}" for name in ("first", "again"))
+        made = salmask(*imported(weights, first, "--name", "elsewhere", "--task", "knn", *more))
+        assert made.code == 0, made.err
+        (provenance,) = first.rglob("provenance.json")
+        *words, _ = shlex.split(json.loads(provenance.read_text())[0]["command"])[1:]
+        repeated = salmask(*words, str(again), *QUICK, "--task", "knn")
+        assert repeated.code == 0, repeated.err
+        (provenance_again,) = again.rglob("provenance.json")
+        assert provenance_again.parent.relative_to(again) == provenance.parent.relative_to(first)
 
 
 def test_weights_from_elsewhere_become_a_run_that_tables_show_apart(state: dict[str, Tensor], tmp_path: Path) -> None:

@@ -155,12 +155,15 @@ class RunFolder:
         name = _ID_NAME.fullmatch(self.path.resolve().name)
         return {*([line[1].decode()] if line else []), *([name[1]] if name else [])}
 
-    def record_provenance(self, device: str, data: dict[str, str], **how: Mapping[str, Any]) -> None:
+    def record_provenance(
+        self, device: str, data: dict[str, str], command: str = "", /, **how: Mapping[str, Any]
+    ) -> None:
         """Writes what this attempt runs on, keeping what earlier attempts ran on.
 
         Args:
             device: Name of the device.
             data: Fingerprints of the data set's splits, by their names.
+            command: What makes this run again; empty: its pretraining by its own `run.yaml`.
             how: How it computes: `machine`, its settings, and of a GPU `arithmetic`, torch's switches.
 
         Raises:
@@ -176,7 +179,7 @@ class RunFolder:
         attempt = {
             "started": now(),
             **asdict(source()),
-            "command": self._command_again(),
+            "command": command or self._pretraining_command(),
             "process": shlex.join(sys.argv),
             "host": socket.gethostname(),
             "device": device,
@@ -199,15 +202,10 @@ class RunFolder:
             log.warning("%s; it is kept as %s, and a new one begins with this attempt", error.what, aside.name)
             return []
 
-    def _command_again(self) -> str:
-        """Returns the command that makes this run again, also where a launcher's process made it."""
-        run, out = self.load(), str(self.path.parent.parent)
-        if run.imported.weights:
-            words = ["eval", "--checkpoint", run.imported.origin, "--arch", run.encoder.arch, "--name", run.method]
-            words += [f"encoder.width={run.encoder.width}"] if run.encoder.network != run.encoder.arch else []
-        else:
-            words = ["pretrain", run.method, "--config", str(self.run_yaml)]
-        return shlex.join(["salmask", *words, "--out", out])
+    def _pretraining_command(self) -> str:
+        """Returns the command that trains this run again, also where a launcher's process trained it."""
+        out = str(self.path.parent.parent)
+        return shlex.join(["salmask", "pretrain", self.load().method, "--config", str(self.run_yaml), "--out", out])
 
     def status(self, task: str = "") -> Status | None:
         """Returns how a task goes, or None where it never started.
