@@ -11,9 +11,18 @@ from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 from scene_samples import copied, spoil_json
 
-from downstream.detection.data import GroupedBatches, TrainingImages, coco_records, make_train_loader, voc_records
+from downstream.detection.data import (
+    DetectionData,
+    GroupedBatches,
+    TrainingImages,
+    coco_records,
+    make_train_loader,
+    voc_records,
+)
+from downstream.detection.drawn import open_scenes
 from repro.data.annotations import coco, voc
-from repro.runs.detection import VOC
+from repro.errors import UserError
+from repro.runs.detection import COCO, VOC
 
 
 def test_boxes_of_voc_are_those_of_the_scenes(voc_root: Path) -> None:
@@ -31,6 +40,36 @@ def test_boxes_of_voc_are_those_of_the_scenes(voc_root: Path) -> None:
         boxes = [(*item["bbox"], data.classes[item["category_id"]]) for item in record["annotations"]]
         instances = expected.scene(index).instances
         assert boxes == [(*instance.box, names[instance.label]) for instance in instances]
+
+
+@pytest.mark.parametrize("task", [VOC, COCO])
+def test_scenes_in_the_cache_count_only_as_they_were_written(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies there may be removed at any time; what was altered was trained on."""
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path))
+
+    def opened() -> DetectionData:
+        return open_scenes(task, scenes("train", 10), scenes("val", 6), "scenes", workers=1)
+
+    first = opened()
+    images = sorted(path for path in tmp_path.rglob("*.jpg"))
+    content, stamp = images[0].read_bytes(), images[1].stat().st_mtime_ns
+    assert opened().fingerprint == first.fingerprint
+    assert images[1].stat().st_mtime_ns == stamp
+    images[0].unlink()
+    assert opened().fingerprint == first.fingerprint
+    images[0].write_bytes(bytes(len(content)))
+    assert opened().fingerprint == first.fingerprint
+    assert images[0].read_bytes() == content
+    assert images[1].stat().st_mtime_ns > stamp
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=r"cannot write into the cache .*Not a directory; mend: SALMASK_CACHE=DIR"):
+        open_scenes(VOC, scenes("train", 10), scenes("val", 6), "scenes", workers=1)
 
 
 def test_records_of_voc_are_those_of_detectron2(voc_root: Path) -> None:

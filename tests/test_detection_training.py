@@ -22,9 +22,10 @@ from training_samples import CPU, assert_same, refused, salmask, with_random_bac
 from waiting import wait_until
 
 from downstream.detection import training as detection_training
+from downstream.detection.cost import Cost, peak_memory_gib
 from downstream.detection.model import build_detector
 from downstream.detection.resume import Saver, Stopwatch, load_trained, restore
-from downstream.detection.task import carry_out, peak_memory_gib, quiet_detectron2
+from downstream.detection.task import carry_out, quiet_detectron2
 from downstream.detection.training import train
 from downstream.detection.trial import Trial
 from repro.backbones.checkpoint import Backbone
@@ -186,7 +187,7 @@ def test_a_checkpoint_of_other_data_is_refused(voc_root: Path, tmp_path: Path) -
     trial, backbone = planned(run, folder, data)
     model = begin(trial, backbone)
     torch.save({**trial.identity(), "model": model.state_dict(), "seconds": 1.0}, trial.final)
-    assert load_trained(trial, model) == 1.0
+    assert load_trained(trial, model) == Cost(1.0, None)
     trial_on_less = replace(trial, data=replace(data, train=data.train[:-1]))
     message = r"is of another training: its train_data is .* to start anew, or restore the data"
     with pytest.raises(UserError, match=message):
@@ -207,7 +208,8 @@ def test_annotations_to_score_on_are_no_part_of_what_was_trained(voc_root: Path,
     run, folder = prepared(tmp_path / "runs")
     original, corrected = data_of(VOC, voc_root), data_of(VOC, mended(voc_root, tmp_path / "VOCdevkit"))
     trial, backbone = planned(run, folder, original)
-    torch.save({**trial.identity(), "model": begin(trial, backbone).state_dict(), "seconds": 7.0}, trial.final)
+    content = {**trial.identity(), "model": begin(trial, backbone).state_dict()}
+    torch.save({**content, "seconds": 7.0, "peak_memory_gib": 99.0}, trial.final)
     stamp = trial.final.stat().st_mtime_ns
     with quiet_detectron2():
         scores = carry_out(trial, backbone, run.detection)
@@ -218,6 +220,7 @@ def test_annotations_to_score_on_are_no_part_of_what_was_trained(voc_root: Path,
         again = carry_out(trial_corrected, backbone, run.detection)
     assert trial.final.stat().st_mtime_ns == stamp
     assert again["training_seconds"] == scores["training_seconds"] == 7.0
+    assert again["peak_memory_gib"] == scores["peak_memory_gib"] == 99.0  # not that of scoring
     assert trial_corrected.recorded_scores() == again
     assert trial.recorded_scores() == {}
 
@@ -231,7 +234,7 @@ def test_what_an_older_version_trained_and_scored_is_known(voc_root: Path, tmp_p
     identity = {"run_id": run.id, "trial": 0, "data": data.fingerprint}
     torch.save({**identity, "model": model.state_dict(), "seconds": 1.0}, trial.final)
     trial.scores.write_text(json.dumps({**identity, "scores": {"bbox_AP": 5.0}}))
-    assert load_trained(trial, model) == 1.0
+    assert load_trained(trial, model) == Cost(1.0, None)
     assert trial.recorded_scores() == {"bbox_AP": 5.0}
     on_less = replace(trial, data=replace(data, test=data.test[:-1]))
     assert on_less.recorded_scores() == {}

@@ -1,4 +1,4 @@
-"""Images of detection: VOC and COCO as they are downloaded, and built-in scenes written in the layout of either.
+"""Images of detection: VOC and COCO as they are downloaded.
 
 The annotations become detectron2's records, and a training's batches are drawn so that it can be resumed exactly.
 """
@@ -13,7 +13,6 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList, DatasetMapper
@@ -26,14 +25,11 @@ from torch.utils.data import Dataset, Sampler
 
 from downstream.detection.ground_truth import CocoGroundTruth, VocGroundTruth, encoded_mask, register
 from repro.data.annotations import coco, voc
-from repro.data.annotations.scenes_export import write_coco, write_voc
 from repro.distributed import rank, world_size
 from repro.errors import UserError, one_line
 from repro.loader import Loader
 from repro.randomness import Purpose, stream, stream_seed
 from repro.runs.detection import VOC
-from repro.scenes.cache import scenes_cache
-from repro.scenes.dataset import Scenes
 
 log = logging.getLogger("salmask")
 Record = dict[str, Any]
@@ -218,29 +214,6 @@ def coco_records(folder: coco.CocoFolder, split: str) -> list[Record]:
         }
         for image in sorted(instances.images)
     ]
-
-
-def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: int) -> DetectionData:
-    """Opens built-in scenes in the layout of a task's data set, written once among the caches.
-
-    Args:
-        task: `voc07+12` or `coco`.
-        train: scenes to train on.
-        test: scenes to score on.
-        name: as results name the data set.
-        workers: drawing processes, at least one.
-    """
-    key = hashlib.sha256(f"{train.fingerprint()} {test.fingerprint()}".encode()).hexdigest()[:12]
-    layout, write, open_layout = ("voc", write_voc, open_voc) if task == VOC else ("coco", write_coco, open_coco)
-    cache = scenes_cache()
-    root = cache / f"{layout}-{key}"
-    cache.mkdir(parents=True, exist_ok=True)
-    # Every rank comes here, and so may other runs: one of them writes, the others wait and find the folder.
-    with filelock.FileLock(cache / f".{root.name}.lock"):
-        if not root.exists():
-            log.info("writing %d scenes in the layout of %s into %s", len(train) + len(test), task, root)
-            write(root, train, test, workers=max(1, workers))
-    return open_layout(root, name)
 
 
 def with_objects(records: list[Record]) -> list[Record]:

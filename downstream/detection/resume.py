@@ -9,6 +9,7 @@ import torch
 from detectron2.engine import HookBase
 from torch import nn
 
+from downstream.detection.cost import Cost
 from downstream.detection.trial import Trial
 from repro.backbones.checkpoint import read_checkpoint
 from repro.distributed import rank
@@ -136,7 +137,7 @@ def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
         )
 
 
-def load_trained(trial: Trial, model: nn.Module) -> float:
+def load_trained(trial: Trial, model: nn.Module) -> Cost:
     """Loads the trained detector of a trial.
 
     Args:
@@ -144,7 +145,7 @@ def load_trained(trial: Trial, model: nn.Module) -> float:
         model: gets the weights of `trial.final`.
 
     Returns:
-        Seconds that the training took.
+        What the training took.
 
     Raises:
         UserError: the file is torn, or of another training.
@@ -152,4 +153,4 @@ def load_trained(trial: Trial, model: nn.Module) -> float:
     content = read_checkpoint(trial.final)
     require_same(content, trial, trial.final)
     model.load_state_dict(content["model"])
-    return float(content["seconds"])
+    return Cost(float(content["seconds"]), content.get("peak_memory_gib"))

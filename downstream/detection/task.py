@@ -7,9 +7,7 @@ inside functions here; the package's docstring says why.
 
 import importlib.util
 import logging
-import resource
 import statistics
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from downstream.detection.cost import peak_memory_gib
 from downstream.measurement import Measurement, Target
 from repro.backbones.checkpoint import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
@@ -256,28 +255,21 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     with torch.random.fork_rng([trial.device] if trial.device.type == "cuda" else []):
         torch.manual_seed(stream_seed(trial.seed, Purpose.initialisation))
         model = build_detector(trial.cfg, backbone, high_passed=high_passed)
-        seconds = load_trained(trial, model) if trained else train(trial, model)
+        cost = load_trained(trial, model) if trained else train(trial, model)
     scores = evaluate_detector(trial, model)
     if rank():
         return {}
+    # What scoring takes is not asked for. Of a detector that an older version trained, it is all that can be told.
+    peak = cost.peak_memory_gib or earlier_scores.get("peak_memory_gib") or peak_memory_gib(trial.device)
     scores |= {
-        "seconds_per_iteration": seconds / trial.cfg.SOLVER.MAX_ITER,
-        "peak_memory_gib": peak_memory_gib(trial.device),
-        "training_seconds": seconds,
+        "seconds_per_iteration": cost.seconds / trial.cfg.SOLVER.MAX_ITER,
+        "peak_memory_gib": peak,
+        "training_seconds": cost.seconds,
     }
     write_json(trial.scores, {**trial.scored_identity(), "scores": scores})
     precisions = ", ".join(f"{name} {value:.2f}" for name, value in scores.items() if "_AP" in name)
     log.info("%s trial %d: %s", trial.task, trial.index, precisions)
     return scores
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Returns the most memory that this process used: of its GPU, or on a CPU of the machine, in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    # The kernel's unit: bytes on macOS, kibibytes on Linux.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def open_data(task: str, run: Run, target: Target) -> "DetectionData":
@@ -291,7 +283,8 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
     Raises:
         UserError: the task cannot be done on this data set, or its root is broken.
     """
-    from downstream.detection.data import open_coco, open_scenes, open_voc
+    from downstream.detection.data import open_coco, open_voc
+    from downstream.detection.drawn import open_scenes
 
     if target.dataset == task:
         assert target.root is not None

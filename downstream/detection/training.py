@@ -18,6 +18,7 @@ from fvcore.nn.precise_bn import update_bn_stats
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from downstream.detection.cost import Cost, peak_memory_gib
 from downstream.detection.data import make_train_loader
 from downstream.detection.resume import Saver, Stopwatch, divergence, restore
 from downstream.detection.trial import Trial
@@ -32,7 +33,7 @@ from repro.training.resume import checkpoints
 log = logging.getLogger("salmask")
 
 
-def train(trial: Trial, model: GeneralizedRCNN) -> float:
+def train(trial: Trial, model: GeneralizedRCNN) -> Cost:
     """Trains a detector to the end of its schedule, from wherever its newest checkpoint left off.
 
     Args:
@@ -40,7 +41,7 @@ def train(trial: Trial, model: GeneralizedRCNN) -> float:
         model: built from the backbone; it holds the trained weights afterwards, as `trial.final` does.
 
     Returns:
-        Seconds that all attempts took together.
+        What it took.
 
     Raises:
         DivergenceError: a loss or weight was not finite.
@@ -80,13 +81,14 @@ def train(trial: Trial, model: GeneralizedRCNN) -> float:
             bars.stop()
     # Killed here, a training comes back with the checkpoint of its last step and goes on with the estimate.
     estimate_norms(trial, model)
+    peak = peak_memory_gib(trial.device)
     if rank() == 0:
-        content = {**identity, "model": model.state_dict(), "seconds": clock.seconds()}
+        content = {**identity, "model": model.state_dict(), "seconds": clock.seconds(), "peak_memory_gib": peak}
         write_atomically(trial.final, lambda file: torch.save(content, file))
         for checkpoint in checkpoints(trial.path):  # only now: until the detector is written they are all there is
             checkpoint.unlink()
     barrier()
-    return clock.seconds()
+    return Cost(clock.seconds(), peak)
 
 
 def distributed(model: nn.Module, device: torch.device) -> nn.Module:
