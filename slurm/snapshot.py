@@ -1,8 +1,8 @@
 """A copy of the code for jobs to run, so that edits after a submission change nothing that waits or is requeued.
 
 The copy is a `git archive` below the sweep's folder, `code/COMMIT/`, made once for each state of the code. An edited
-work tree is refused, or, where asked for, archived as it is (untracked files that git does not ignore included), with
-its difference from the commit beside it as `code/NAME.diff`.
+work tree is refused, or, where asked for, archived as it is (untracked files of the packages that git does not ignore
+included), with its difference from the commit beside it as `code/NAME.diff`.
 """
 
 import hashlib
@@ -77,9 +77,15 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> CodeSnapshot:
     with tempfile.TemporaryDirectory() as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
         _git(tree, "read-tree", commit, environment=index)
-        _git(tree, "add", "--all", environment=index)
+        # Only of what is copied: notes and keys beside the code are nobody's business, and data may fill the disk. Git
+        # refuses a package of which it knows nothing; one that was deleted since the commit it does know.
+        known = _git(
+            tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES, environment=index
+        )
+        packages = sorted({path.partition("/")[0] for path in known.decode(errors="replace").split("\0") if path})
+        _git(tree, "add", "--all", "--", *packages, environment=index)
         content = _git(tree, "write-tree", environment=index).decode().strip()
-        difference = _git(tree, "diff", "--cached", "--binary", commit, environment=index)
+        difference = _git(tree, "diff", "--cached", "--binary", commit, "--", *packages, environment=index)
     # The tree's hash in the name: another edit of the same commit is another copy, the same edit the same one.
     name = f"{commit[:12]}-{content[:12]}"
     write_atomically(sweep_folder / CODE / f"{name}.diff", lambda file: file.write(difference))
@@ -146,7 +152,9 @@ def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
 
 def _archive(tree: Path, content: str) -> bytes:
     """Returns the packages of a commit or a tree object as a tar file."""
-    return _git(tree, "archive", content, "--", *(name for name in PACKAGES if (tree / name).is_dir()))
+    # A folder may lie there of which git knows nothing: Python's own copies outlive a package.
+    packages = _git(tree, "ls-tree", "-z", "--name-only", content, "--", *PACKAGES).decode().split("\0")
+    return _git(tree, "archive", content, "--", *filter(None, packages))
 
 
 def _git(tree: Path, *words: str, environment: Mapping[str, str] | None = None) -> bytes:

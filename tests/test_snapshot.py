@@ -127,6 +127,28 @@ def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
     assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
 
 
+def test_what_lies_beside_the_packages_is_not_taken_with_an_edit(tree: Path, tmp_path: Path) -> None:
+    (tree / "baselines").mkdir()
+    (tree / "baselines" / "old.py").touch()
+    commit(tree)
+    (tree / "baselines" / "old.py").unlink()
+    (tree / "baselines").rmdir()
+    (tree / "results").mkdir()  # holds nothing that git knows
+    (tree / "results" / "ignored").touch()
+    (tree / "token.txt").write_text("a key of nobody's business\n")
+    (tree / ".gitignore").write_text("ignored\nmore\n")
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+    difference = snapshot.path.with_name(f"{snapshot.path.name}.diff").read_text()
+    assert [line.split()[-1] for line in difference.splitlines() if line.startswith("diff --git")] == [
+        "b/baselines/old.py",
+        "b/repro/code.py",
+    ]
+    hashed = subprocess.run(["git", "hash-object", "token.txt"], cwd=tree, capture_output=True, text=True, check=True)
+    kept = subprocess.run(["git", "cat-file", "-e", hashed.stdout.strip()], cwd=tree, capture_output=True, check=False)
+    assert kept.returncode != 0
+
+
 def test_a_copy_that_came_from_elsewhere_is_not_used(tree: Path, tmp_path: Path) -> None:
     copy = take(tmp_path / "sweep", allow_dirty=False, tree=tree).path
     (copy / "repro" / "__pycache__").mkdir()
