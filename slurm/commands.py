@@ -238,7 +238,8 @@ class _SweepCall:
         # is missing of another is asked again by `submit`, under the launch lock.
         if len(graph.finished()) == len(graph.jobs):
             self.console.print(f"all {len(graph.jobs)} jobs are done")
-            self.show(graph.tables, graph.sweep_folder, self.console)
+            if graph.evaluates:  # else there is nothing to tabulate
+                self.show(graph.tables, graph.sweep_folder, self.console)
             counts = {"done": len(graph.jobs), "live": 0, "unsent": 0}
         else:
             from slurm.job_costs import with_plan

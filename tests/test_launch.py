@@ -21,6 +21,7 @@ from repro.runs.stopping import STOP, Stop
 from repro.training.resume import checkpoints
 from slurm.adoption import adopt
 from slurm.calls import read_call, write_calls
+from slurm.commands import _SweepCall
 from slurm.graph import Graph
 from slurm.job import Call, go_back, preempted
 from slurm.launch import submit
@@ -57,6 +58,20 @@ def launch(graph: Graph, **options: Any) -> dict[str, str]:
 
 def flags(script: Path, name: str) -> list[str]:
     return [line.partition("=")[2] for line in script.read_text().splitlines() if line.startswith(f"#SBATCH --{name}=")]
+
+
+def test_a_sweep_of_pretrainings_alone_that_is_done_has_no_tables(tmp_path: Path) -> None:
+    part = Part(("mocov2",), (0,), tasks=(), settings=TINY)
+    graph = expand(Sweep("s", (part,)), tmp_path / "s", resolve, {})
+    (job,) = graph.jobs
+    job.folder.path.mkdir(parents=True)
+    job.folder.backbone.touch()
+    shown: list[Any] = []
+    call = _SweepCall(
+        lambda *words: shown.append(words), PROGRAM, Console(quiet=True), 1, allow_dirty=False, as_json=False
+    )
+    call.carry_out(graph, CLUSTER, dry_run=False)
+    assert shown == []
 
 
 def test_a_sweep_goes_out_as_arrays_each_after_the_last(stand_in: StandInSlurm, graph: Graph) -> None:
