@@ -39,6 +39,8 @@ from repro.runs.yaml_text import decimal
 from slurm.graph import Graph, Job, make_graph
 
 SWEEPS = Path(__file__).parent / "sweeps"
+FILES = (".yaml", ".yml")
+"""How the name of a person's own file ends; all else is the name of a sweep that comes with salmask."""
 Resolve = Callable[..., Run]
 """`resolve(method, *layers, origin=...) -> Run`; the caller knows the methods, a launcher does not."""
 
@@ -84,7 +86,7 @@ def load(name: str) -> Sweep:
 
 def _path(name: str) -> Path:
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in FILES:
         return path
     if name not in known_sweeps():
         raise UserError(f"unknown sweep '{name}'", mend=f"{nearest(name, known_sweeps())}, or the path of a .yaml file")
@@ -106,7 +108,7 @@ def _parts(path: Path, including: tuple[Path, ...]) -> list[Part]:
             mend = "for example `include: [table1, table2]`"
             raise UserError(f"{path}: `include` stands alone in a file", mend=mend)
         names = [_name(path, "include", name) for name in content["include"]]
-        files = [path.parent / name if name.endswith(".yaml") else _path(name) for name in names]
+        files = [path.parent / name if name.endswith(FILES) else _path(name) for name in names]
         return [part for file in files for part in _parts(file, (*including, path.resolve()))]
     if "parts" not in content:
         return [_part(path, content)]

@@ -92,9 +92,10 @@ def test_a_task_on_the_pretrainings_own_data_has_one_name(tmp_path: Path) -> Non
     assert [job.task for job in expand(sweep, tmp_path, resolve, {}).jobs] == ["pretrain", "linear"]
 
 
-def test_sweeps_are_included_by_name_or_beside_the_file(tmp_path: Path) -> None:
-    write_yaml(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [3]})
-    path = write_yaml(tmp_path / "both.yaml", {"include": ["mine.yaml", "demo"]})
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml"])
+def test_sweeps_are_included_by_name_or_beside_the_file(tmp_path: Path, name: str) -> None:
+    write_yaml(tmp_path / name, {"methods": ["mocov2"], "seeds": [3]})
+    path = write_yaml(tmp_path / "both.yaml", {"include": [name, "demo"]})
     assert [part.seeds for part in load(path).parts] == [(3,), (0,)]
     assert narrowed(load(path), [OURS], []).parts[0].methods == (OURS,)
     with pytest.raises(UserError, match="sweep both has no method 'simclr'; "):
