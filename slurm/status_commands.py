@@ -153,8 +153,10 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
     queue = snapshot()
     may_live = LIVE | {State.unknown}
-    over = {(row.folder, row.task) for row in rows(ledger, queue, time.time()) if row.state not in may_live}
-    outcome = cancel_jobs(entries, queue, over=over, dry_run=dry_run)
+    states = {(row.folder, row.task): row.state for row in rows(ledger, queue, time.time())}
+    over = {key for key, state in states.items() if state not in may_live}
+    done = {key for key in over if states[key] is State.done}
+    outcome = cancel_jobs(entries, queue, over=over, done=done, dry_run=dry_run)
     if outcome.entries and not outcome.trouble:
         ledger.cancelled(outcome.entries)
     if as_json:
