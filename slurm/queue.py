@@ -70,8 +70,6 @@ class QueueSnapshot:
     """By id, those that ended lately among them."""
     trouble: str = ""
     """Why `squeue` did not answer; then a job that is not in `jobs` may well be alive."""
-    accounting: bool = False
-    """Whether `sacct` answered."""
 
     def named(self, name: str) -> list[QueuedJob]:
         """Returns the jobs of a name: what one submission became."""
@@ -118,14 +116,12 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     jobs = {job.job: job for line in lines for job in parse_squeue(line)}
     # sacct is asked for whole arrays: a few short ids instead of hundreds.
     unlisted = sorted({array_of(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
-    accounting = False
     if unlisted and not trouble and shutil.which("sacct"):
         words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
-        lines, refusal = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
-        accounting = not refusal
+        lines, _ = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
         # squeue has the last word on what both know: the database lags behind, above all after a requeue.
         jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
-    return QueueSnapshot(jobs, trouble, accounting)
+    return QueueSnapshot(jobs, trouble)
 
 
 def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
