@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slurm.queue import IDS_A_CALL, SACCT_SECONDS, array_of, expand, lines_of
+from slurm.queue import IDS_A_CALL, SACCT_SECONDS, array_of, cells_of, expand, lines_of
 
 FIELDS: tuple[str, ...] = (
-    *("JobID", "ElapsedRaw", "TotalCPU", "AllocCPUS", "AllocTRES", "NNodes"),
+    *("JobID", "JobName", "ElapsedRaw", "TotalCPU", "AllocCPUS", "AllocTRES", "NNodes"),
     *("MaxRSS", "TRESUsageInTot", "TRESUsageInAve"),
 )
+Job = tuple[str, str]
+"""(Name of its submission, Slurm's id): the id alone may come again, where a cluster counts anew or is another one."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -33,14 +35,14 @@ class Accounted:
     """Share of the time in which kernels ran, in 0…1; None: Slurm does not watch GPUs."""
 
 
-def accounted(jobs: Collection[str]) -> dict[str, Accounted]:
-    """Returns what jobs used, by id; nothing of those that the accounting does not know, or without any accounting.
+def accounted(jobs: Collection[Job]) -> dict[Job, Accounted]:
+    """Returns what jobs used; nothing of those that the accounting does not know, or without any accounting.
 
     Args:
-        jobs: their ids, `812` or `812_3`.
+        jobs: their names, with their ids, `812` or `812_3`.
     """
     # Whole arrays: a few short ids instead of hundreds.
-    arrays = sorted({array_of(job) for job in jobs})[-IDS_A_CALL:]
+    arrays = sorted({array_of(job) for _, job in jobs})[-IDS_A_CALL:]
     if not arrays or not shutil.which("sacct"):
         return {}
     words = ["sacct", "--allusers", "--duplicates", "--noheader", "--parsable2", f"--jobs={','.join(arrays)}"]
@@ -48,22 +50,29 @@ def accounted(jobs: Collection[str]) -> dict[str, Accounted]:
     return {job: used for job, used in parse(lines).items() if job in jobs}
 
 
-def parse(lines: Sequence[str]) -> dict[str, Accounted]:
+def parse(lines: Sequence[str]) -> dict[Job, Accounted]:
     """Returns what the lines of `sacct` say of each job: a line of the job for each attempt, and those of its steps.
+
+    A step has a name of its own, `batch` or that of its program, and is of the job whose line came before it.
 
     Args:
         lines: The fields `FIELDS`, separated by `|`; broken ones are left out.
     """
-    jobs: dict[str, Accounted] = {}
+    jobs: dict[Job, Accounted] = {}
+    names: dict[str, str] = {}
     for line in lines:
-        cells = line.strip().split("|")
-        if len(cells) != len(FIELDS):
+        cells = cells_of(line.strip(), len(FIELDS))
+        if not cells:
             continue
         cell = dict(zip(FIELDS, cells, strict=True))
         ids, _, step = cell["JobID"].partition(".")
-        for job in expand(ids):
-            before = jobs.get(job, Accounted())
-            jobs[job] = _with_step(before, cell) if step else _with_attempt(before, cell)
+        for number in expand(ids):
+            if not step:
+                names[number] = cell["JobName"]
+            if number in names:
+                job = names[number], number
+                before = jobs.get(job, Accounted())
+                jobs[job] = _with_step(before, cell) if step else _with_attempt(before, cell)
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""Ending jobs: those of Slurm in one call, local ones by their process."""
+"""Ending jobs: those of Slurm in one call, or one for each submission where squeue is silent; local ones by process."""
 
 import os
 import signal
@@ -26,7 +26,12 @@ class Cancelled:
 
 
 def cancel(
-    entries: Iterable[Submission], queue: QueueSnapshot, *, over: Collection[Key] = (), dry_run: bool = False
+    entries: Iterable[Submission],
+    queue: QueueSnapshot,
+    *,
+    over: Collection[Key] = (),
+    done: Collection[Key] = (),
+    dry_run: bool = False,
 ) -> Cancelled:
     """Tells every job that runs or waits to end; each saves a checkpoint first, and can go on later.
 
@@ -34,8 +39,10 @@ def cancel(
         entries: of a ledger.
         queue: from `slurm.queue.snapshot`.
         over: keys of the jobs that have ended by their files, which alone tell of processes of other machines.
+        done: keys of the jobs whose results are there; where squeue is silent, Slurm need not be told about them.
         dry_run: only say which.
     """
+    unseen: dict[str, list[str]] = {}
     slurm_ids: list[str] = []
     processes: list[str] = []
     elsewhere: list[str] = []
@@ -48,10 +55,12 @@ def cancel(
             # An intent without an id may have gone out all the same, as one job or as an array: by its name.
             candidates = [queue.find(entry)] if entry.job else queue.named(entry.submission)
             ids = [job.job for job in candidates if job is not None and job.live]
-            # Where squeue is silent, Slurm is told about every job whose end is not known.
-            ids += [entry.job] if entry.job and queue.find(entry) is None and queue.trouble else []
             slurm_ids += ids
-            told += [entry] if ids else []
+            # Where squeue is silent, Slurm is told about every job whose end is not known.
+            unknown = bool(entry.job and queue.trouble) and queue.find(entry) is None and entry.key not in done
+            if unknown:
+                unseen.setdefault(entry.submission, []).append(entry.job)
+            told += [entry] if ids or unknown else []
         elif entry.executor == "local" and entry.host != socket.gethostname():
             latest = entry.job and newest[entry.key] is entry and entry.key not in over
             elsewhere += [f"{entry.host}: {entry.job}"] if latest else []
@@ -61,12 +70,15 @@ def cancel(
         elif entry.executor == "local" and not entry.job and not entry.cancelled and newest[entry.key] is entry:
             waiting.append(entry)  # for its turn; its launcher looks at the ledger before it starts it
     slurm_ids = list(dict.fromkeys(slurm_ids))  # an array without ids is found once for each of its intents
+    jobs = [*dict.fromkeys([*slurm_ids, *(job for ids in unseen.values() for job in ids)]), *processes]
     if dry_run:
-        return Cancelled([*slurm_ids, *processes], elsewhere)
-    trouble = scancel(slurm_ids)
+        return Cancelled(jobs, elsewhere)
+    # Nobody said that an id is still that of our job, and not of a stranger's: the name is asked for too.
+    objections = [scancel(slurm_ids), *(scancel(ids, name=name) for name, ids in unseen.items())]
+    trouble = next(filter(None, objections), "")
     for process in processes:
         _end(int(process))
-    return Cancelled([*slurm_ids, *processes], elsewhere, trouble, [*told, *waiting])
+    return Cancelled(jobs, elsewhere, trouble, [*told, *waiting])
 
 
 def _end(process: int) -> None:

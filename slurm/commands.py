@@ -18,7 +18,7 @@ from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say, say_json
 from slurm.before_launch import check_folder, check_roots, check_tables
 from slurm.graph import Graph
-from slurm.ledger import Key
+from slurm.ledger import Key, Ledger
 from slurm.needs import missing_weights
 from slurm.options import (
     AllowDirty,
@@ -271,18 +271,26 @@ class _SweepCall:
         """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
 
         What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
-        places of what never went.
+        places of what never went. What is cancelled before it went is nobody's to hand over.
         """
         from slurm.adoption import SilentQueueError
         from slurm.launch import submit
 
         submitted: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
+        cancels = len(Ledger(graph.sweep_folder).taken_back())
         while True:
             replaces = self.replace and unsent is None
             try:
                 outcome = submit(
-                    graph, cluster, take_code, self.program, self.console, replace_old=replaces, again=unsent
+                    graph,
+                    cluster,
+                    take_code,
+                    self.program,
+                    self.console,
+                    replace_old=replaces,
+                    again=unsent,
+                    cancels=cancels,
                 )
             except SilentQueueError as error:
                 if unsent is None:

@@ -51,6 +51,7 @@ def submit(
     *,
     replace_old: bool = False,
     again: Collection[Key] | None = None,
+    cancels: int | None = None,
     report: bool = False,
 ) -> Outcome:
     """Hands what is missing to Slurm and returns.
@@ -64,6 +65,8 @@ def submit(
         replace_old: cancel what is queued or running with other settings than the sweep has now.
         again: keys of what an earlier call had no room for; then nothing else goes out, whatever became of it since,
             and one job is tried before many are. None: all that is missing goes out.
+        cancels: how many calls of `salmask cancel` the sweep had seen as the call began that this is part of; what is
+            cancelled since does not go out. None: as many as now.
         report: whether the report is asked for, also where it was rendered already.
 
     Returns:
@@ -80,6 +83,7 @@ def submit(
         )
     outcome = Outcome()
     ledger = Ledger(graph.sweep_folder)
+    cancels = len(ledger.taken_back()) if cancels is None else cancels
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -101,6 +105,8 @@ def submit(
         missing = {key for key in graph.by_key if not (key in finished or key in live or key in here)}
         if again is not None:
             missing &= set(again)
+        taken_back = _taken_back(missing, ledger, cancels)
+        missing -= taken_back
         outcome.unsent = _without_parent(graph, missing, {*finished, *live}, here)
         parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
         wanted = missing - set(outcome.unsent)
@@ -116,6 +122,8 @@ def submit(
             outcome=outcome,
             descriptor=descriptor,
             tell=tell,
+            cancels=cancels,
+            taken_back=taken_back,
             lanes=jobs_by_lane(live.values()),
             others_are_in=bool(live),
             at_once=0 if again is None else 1,
@@ -123,6 +131,8 @@ def submit(
         for batch in in_lanes(batches, cluster.resources.throttle, live.values(), graph.planned):
             launch.send(batch)
         _replace_report(graph, live, queue, outcome, tell)
+    if jobs := launch.taken_back - {graph.report}:
+        tell(f"{len(jobs)} jobs were cancelled before they went out, and are left out")
     if launch.refused and not outcome.submitted and not live and not here:
         raise launch.refused
     outcome.has_room_later = bool(launch.full) or PARENT_HERE in outcome.unsent.values()
@@ -145,6 +155,10 @@ class _Launch:
     descriptor: int
     """Of the lock that sbatch inherits."""
     tell: Callable[[str], object]
+    cancels: int
+    """How many calls of `salmask cancel` there had been as the launch began."""
+    taken_back: set[Key]
+    """What does not go out since it was cancelled meanwhile."""
     lanes: dict[str, list[str]]
     """Ids of the jobs of each lane, those of earlier launches first."""
     others_are_in: bool
@@ -169,6 +183,8 @@ class _Launch:
 
     def send(self, batch: Batch) -> None:
         """Hands a batch over, less what builds on what is not in."""
+        if self._is_cancelled(batch):
+            return
         if batch.task == REPORT and self.outcome.unsent:  # it goes out with the last of what it tabulates
             self._keep(batch, next(iter(self.outcome.unsent.values())))
             return
@@ -179,6 +195,8 @@ class _Launch:
             self._send_part(part)
 
     def _send_part(self, batch: Batch) -> None:
+        if self._is_cancelled(batch):
+            return
         if self.full:
             self._keep(batch, self.full)
             return
@@ -199,6 +217,16 @@ class _Launch:
             self.others_are_in = True
             self.at_once *= 2
             self.tell(f"submitted {batch.name}: {_listed(ids.values())}")
+
+    def _is_cancelled(self, batch: Batch) -> bool:
+        """Returns whether all jobs of a batch were cancelled meanwhile, and leaves them out then.
+
+        Of some of them it does not ask: whoever cancels waits for the launch to be through, and ends what went out.
+        """
+        if len(_taken_back(batch.keys, self.ledger, self.cancels)) < len(batch.keys):
+            return False
+        self.taken_back |= set(batch.keys)
+        return True
 
     def _divide(self, batch: Batch, error: RefusedError) -> None:
         """Tries a refused array in halves, where fewer jobs may have room; else keeps it."""
@@ -378,6 +406,12 @@ def _array_limit(cluster: Cluster) -> int:
     # The largest number that a job may have is one less than MaxArraySize. Numbers begin at 0, so one job more would
     # fit; it is not worth an array that is refused where a cluster counts otherwise.
     return max(1, int(limit.group(1)) - 1)
+
+
+def _taken_back(keys: Iterable[Key], ledger: Ledger, cancels: int) -> set[Key]:
+    """Returns which jobs were cancelled since there had been so many calls of `salmask cancel`."""
+    folders = set(ledger.taken_back()[cancels:])
+    return {key for key in keys if "" in folders or key[0] in folders}
 
 
 def _listed(ids: Iterable[str]) -> str:

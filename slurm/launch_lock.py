@@ -1,4 +1,4 @@
-"""The lock under which a sweep's folder is looked at and changed: by a launch, and by `salmask clean`."""
+"""The lock under which a sweep's folder is looked at and changed: by a launch, and by `salmask clean` and `cancel`."""
 
 import fcntl
 import os

@@ -32,6 +32,8 @@ from repro.runs.provenance import now
 
 LEDGER = "jobs.jsonl"
 LOGS = "logs"
+CANCELS = ".cancels.jsonl"
+"""What `salmask cancel` was asked for in a sweep's folder: a line for each time, of when and of which run or of all."""
 LOCAL_LOCK = ".local.lock"
 """Held in a sweep's folder by launchers that run its jobs on their own machine; see `slurm.local_lock`."""
 LOCAL_START_LOCK = ".local-start.lock"
@@ -216,27 +218,57 @@ class Ledger:
         when = now()
         self._append(replace(entry, superseded=when) for entry in entries)
 
+    def take_back(self, folder: str) -> None:
+        """Writes down that a person cancels a run or the whole sweep, also what no scheduler has: a launch heeds it.
+
+        Args:
+            folder: of the run, relative to the sweep's; empty: of the whole sweep.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        self._append_text(self.sweep / CANCELS, json.dumps({"time": now(), "folder": folder}) + "\n")
+
+    def taken_back(self) -> list[str]:
+        """Returns the folder of each `take_back`, oldest first: a launch heeds those that are there since it began.
+
+        Their number tells that, and not their times: the clocks of two machines differ.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        wishes = []
+        for line in self._lines(self.sweep / CANCELS):
+            with suppress(ValueError, TypeError, KeyError, RecursionError):  # torn by a kill
+                wishes.append(str(json.loads(line)["folder"]))
+        return wishes
+
     def _append(self, entries: Iterable[Submission]) -> None:
         lines = "".join(json.dumps({**asdict(entry), "after": list(entry.after)}) + "\n" for entry in entries)
+        self._append_text(self.path, lines)
+
+    def _append_text(self, path: Path, lines: str) -> None:
         try:
             self.sweep.mkdir(parents=True, exist_ok=True)
-            append_lines(self.path, lines.encode())
+            append_lines(path, lines.encode())
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write {self.path}: {reason}", mend="choose another --out") from error
+            raise UserError(f"cannot write {path}: {reason}", mend="choose another --out") from error
 
     def _entries(self) -> Iterable[Submission]:
-        try:
-            lines = read_regular(self.path, LARGEST_BYTES).split(b"\n")
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}", mend="its permissions") from error
-        # Split as bytes: a line that was torn within a character would break the decoding of all the others.
-        for line in lines:
+        for line in self._lines(self.path):
             entry = _parsed(line)
             if entry is not None:
                 yield entry
+
+    def _lines(self, path: Path) -> list[bytes]:
+        # Split as bytes: a line that was torn within a character would break the decoding of all the others.
+        try:
+            return read_regular(path, LARGEST_BYTES).split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}", mend="its permissions") from error
 
 
 def _parsed(line: bytes) -> Submission | None:

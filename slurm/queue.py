@@ -70,8 +70,6 @@ class QueueSnapshot:
     """By id, those that ended lately among them."""
     trouble: str = ""
     """Why `squeue` did not answer; then a job that is not in `jobs` may well be alive."""
-    accounting: bool = False
-    """Whether `sacct` answered."""
 
     def named(self, name: str) -> list[QueuedJob]:
         """Returns the jobs of a name: what one submission became."""
@@ -80,14 +78,16 @@ class QueueSnapshot:
     def find(self, entry: Submission) -> QueuedJob | None:
         """Returns what Slurm says of a job of a ledger; None where it knows none, or where the job is not Slurm's.
 
-        An intent whose id never got into the ledger is looked for by its submission's name.
+        An intent whose id never got into the ledger is looked for by its submission's name. And an id alone names no
+        job: a cluster that was set up anew counts from the beginning, and another cluster has its own numbers.
         """
         if entry.executor != "slurm":
             return None
         if not entry.job:
             return next(iter(self.named(entry.submission)), None)
         # An array that is cancelled before it began stands in the answer as a whole, under its own id.
-        return self.jobs.get(entry.job) or self.jobs.get(array_of(entry.job))
+        found = (self.jobs.get(job) for job in (entry.job, array_of(entry.job)))
+        return next((job for job in found if job is not None and job.name == entry.submission), None)
 
     def live(self, entry: Submission) -> bool | None:
         """Returns whether a job of a ledger runs or waits; None where that cannot be known from here."""
@@ -116,14 +116,12 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     jobs = {job.job: job for line in lines for job in parse_squeue(line)}
     # sacct is asked for whole arrays: a few short ids instead of hundreds.
     unlisted = sorted({array_of(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
-    accounting = False
     if unlisted and not trouble and shutil.which("sacct"):
         words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
-        lines, refusal = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
-        accounting = not refusal
+        lines, _ = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
         # squeue has the last word on what both know: the database lags behind, above all after a requeue.
         jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
-    return QueueSnapshot(jobs, trouble, accounting)
+    return QueueSnapshot(jobs, trouble)
 
 
 def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
@@ -146,7 +144,7 @@ def parse_squeue(line: str) -> Iterator[QueuedJob]:
     Args:
         line: the fields `SQUEUE_FIELDS`, each followed by `|`.
     """
-    cells = _cells(line.strip().removesuffix("|"), len(SQUEUE_FIELDS))
+    cells = cells_of(line.strip().removesuffix("|"), len(SQUEUE_FIELDS))
     if not cells:
         return
     ids, name, state, reason, start, end, nodes, partition, restarts = cells
@@ -170,7 +168,7 @@ def parse_sacct(line: str) -> Iterator[QueuedJob]:
     Args:
         line: the fields `SACCT_FIELDS`, separated by `|`.
     """
-    cells = _cells(line.strip(), len(SACCT_FIELDS))
+    cells = cells_of(line.strip(), len(SACCT_FIELDS))
     if not cells:
         return
     ids, name, state, code, start, end, nodes, partition = cells
@@ -181,7 +179,7 @@ def parse_sacct(line: str) -> Iterator[QueuedJob]:
         yield QueuedJob(job, name, word, reason, _seconds(start), _seconds(end), nodes, partition)
 
 
-def _cells(line: str, number: int) -> list[str]:
+def cells_of(line: str, number: int) -> list[str]:
     """Returns so many cells of a line; none of a broken one. The second is the name, which may itself hold a `|`."""
     cells = line.split("|")
     surplus = len(cells) - number
@@ -202,13 +200,15 @@ def expand(ids: str) -> list[str]:
     return jobs
 
 
-def scancel(jobs: Sequence[str]) -> str:
+def scancel(jobs: Sequence[str], *, name: str = "") -> str:
     """Cancels jobs, in one call; returns what Slurm objected to, empty where it did not.
 
     Args:
         jobs: their ids; none: nothing is called.
+        name: that each must have to be cancelled, where squeue did not say whose the ids are; empty: any.
     """
-    return lines_of(["scancel", *jobs], ANSWER_SECONDS)[1] if jobs else ""
+    filters = [f"--name={name}"] if name else []
+    return lines_of(["scancel", *filters, *jobs], ANSWER_SECONDS)[1] if jobs else ""
 
 
 def lines_of(words: Sequence[str], seconds: float) -> tuple[list[str], str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.resource_usage import TaskUsage, usage_of
-from slurm.accounting import Accounted, accounted
+from slurm.accounting import Accounted, Job, accounted
 from slurm.ledger import Key, Ledger, Submission
 from slurm.states import State
 from slurm.status import JobRow
@@ -100,10 +100,10 @@ def spendings(ledger: Ledger, table: Sequence[JobRow]) -> list[Spending]:
         table: its jobs, as `salmask status` has them.
     """
     newest = ledger.newest()
-    earlier: dict[Key, list[str]] = {}
+    earlier: dict[Key, list[Job]] = {}
     for entry in ledger.submissions():
         if entry.executor == "slurm" and entry.job:
-            earlier.setdefault(entry.key, []).append(entry.job)
+            earlier.setdefault(entry.key, []).append((entry.submission, entry.job))
     by_job = accounted({job for row in table for job in earlier.get((row.folder, row.task), [])})
     rows = []
     for row in table:

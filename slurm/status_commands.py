@@ -49,6 +49,8 @@ from slurm.targets import SweepTarget, all_sweeps, find_target
 
 CLEANING_SECONDS = 10.0
 """How long `clean` waits for a launch of the sweep to be through."""
+CANCELLING_SECONDS = 30.0
+"""How long `cancel` does; a launch of a cancelled sweep ends before its next sbatch."""
 PATIENCE_SECONDS = 2.0
 """How long Slurm's answer is waited for before the files alone are shown."""
 
@@ -150,13 +152,19 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     """
     selection = find_target(target)
     ledger = Ledger(selection.sweep)
-    entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
-    queue = snapshot()
-    may_live = LIVE | {State.unknown}
-    over = {(row.folder, row.task) for row in rows(ledger, queue, time.time()) if row.state not in may_live}
-    outcome = cancel_jobs(entries, queue, over=over, dry_run=dry_run)
-    if outcome.entries and not outcome.trouble:
-        ledger.cancelled(outcome.entries)
+    if not dry_run:
+        ledger.take_back(selection.folder)  # before the lock: a launch that is at work ends by it
+    # A launch hands over what was not there to be cancelled, and writes lines of its own over what is written here.
+    with nullcontext() if dry_run else launch_lock(ledger.sweep, CANCELLING_SECONDS):
+        entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
+        queue = snapshot()
+        may_live = LIVE | {State.unknown}
+        states = {(row.folder, row.task): row.state for row in rows(ledger, queue, time.time())}
+        over = {key for key, state in states.items() if state not in may_live}
+        done = {key for key in over if states[key] is State.done}
+        outcome = cancel_jobs(entries, queue, over=over, done=done, dry_run=dry_run)
+        if outcome.entries and not outcome.trouble:
+            ledger.cancelled(outcome.entries)
     if as_json:
         content = {"cancelled": outcome.jobs, "elsewhere": outcome.elsewhere, "trouble": outcome.trouble}
         say_json(content)

@@ -95,9 +95,10 @@ class Sweep:
 def queue_of(
     state: str, reason: str = "", *, job: str = "812", start: float | None = -600.0, **more: Any
 ) -> QueueSnapshot:
-    """A queue with one job, times relative to now."""
+    """A queue with one job, times relative to now; by its name it is `Sweep.submitted`'s."""
+    name = more.pop("name", f"sweep-{'linear' if job == '813' else 'pretrain'}-{job}")
     times = {name: None if t is None else NOW + t for name, t in {"start": start, "end": more.pop("end", None)}.items()}
-    return QueueSnapshot({job: QueuedJob(job, more.pop("name", "x"), state, reason, **times, nodes="n3", **more)})
+    return QueueSnapshot({job: QueuedJob(job, name, state, reason, **times, nodes="n3", **more)})
 
 
 GONE = QueueSnapshot()

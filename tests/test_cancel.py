@@ -19,9 +19,9 @@ def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, swee
     second.submitted(job="812_1")
     slurm.says(
         "squeue",
-        "812_0|x|RUNNING|None|1|N/A|n1|gpu|0|",
-        "812_1|x|COMPLETED|None|1|2|n1|gpu|0|",
-        "813_0|x|PENDING|Dependency|N/A|N/A||gpu|0|",
+        "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|0|",
+        "812_1|sweep-pretrain-812_1|COMPLETED|None|1|2|n1|gpu|0|",
+        "813_0|sweep-linear-813_0|PENDING|Dependency|N/A|N/A||gpu|0|",
         "99|killed-launcher|PENDING|Priority|N/A|N/A||gpu|0|",
         "77|another's|RUNNING|None|1|N/A|n1|gpu|0|",
     )
@@ -36,13 +36,40 @@ def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, swee
     assert "Access/permission denied; mend: try again, or scancel by hand" in salmask("cancel", "table1").err
 
 
+def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    """On a cluster that was set up anew numbers come again; a silent squeue tells whose they are by the name alone."""
+    for task, job in (("pretrain", "812_0"), ("linear", "813_0"), ("knn", "814_1")):
+        sweep.submitted(task, job=job)
+    slurm.says(
+        "squeue",
+        "812_0|another-pretrain-5f0c3a9e|RUNNING|None|1|N/A|n1|gpu|0|",
+        "813|notebook|RUNNING|None|1|N/A|n1|gpu|0|",
+        "814_1|sweep-knn-814_1|RUNNING|None|1|N/A|n1|gpu|0|",
+    )
+    assert salmask("cancel", "table1").out == "cancelled 1 jobs: 814_1\n"
+    assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 814_1"]
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    sweep.folder.prepare(sweep.run)
+    sweep.folder.backbone.touch()
+    assert salmask("cancel", "table1").out == "cancelled 2 jobs: 813_0, 814_1\n"
+    assert [call for call in slurm.calls if call.startswith("scancel")][1:] == [
+        "scancel --name=sweep-linear-813_0 813_0",
+        "scancel --name=sweep-knn-814_1 814_1",
+    ]
+
+
 def test_what_was_cancelled_stays_so_when_slurm_has_forgotten_it(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     """Without accounting the queue forgets; the record must keep `retry --failed` from handing these over."""
     for task, job in (("pretrain", "812_0"), ("linear", "813_0"), ("knn", "814_1")):
         sweep.submitted(task, job=job)
     sweep.says("interrupted", age=0, step=3, steps=9)
-    waiting = "|x|PENDING|Dependency|N/A|N/A||gpu|0|"
-    slurm.says("squeue", "812_0|x|RUNNING|None|1|N/A|n1|gpu|0|", f"813_0{waiting}", f"814_1{waiting}")
+    waiting = "|PENDING|Dependency|N/A|N/A||gpu|0|"
+    slurm.says(
+        "squeue",
+        "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|0|",
+        f"813_0|sweep-linear-813_0{waiting}",
+        f"814_1|sweep-knn-814_1{waiting}",
+    )
     assert salmask("cancel", "table1", "--dry-run").out.startswith("would cancel 3 jobs")
     assert not any(entry.cancelled for entry in sweep.ledger.submissions())
     assert salmask("cancel", "table1").out == "cancelled 3 jobs: 812_0, 813_0, 814_1\n"
@@ -53,7 +80,7 @@ def test_what_was_cancelled_stays_so_when_slurm_has_forgotten_it(slurm: FakeSlur
     assert salmask("retry", "table1", "--failed", "--dry-run").out == "nothing to retry\n"
     # Handed over again, it is a new job, of which the old record says nothing.
     sweep.submitted(job="900")
-    slurm.says("squeue", "900|x|PENDING|Priority|N/A|N/A||gpu|0|")
+    slurm.says("squeue", "900|sweep-pretrain-900|PENDING|Priority|N/A|N/A||gpu|0|")
     assert json.loads(salmask("status", "table1", "--json").out)["counts"] == {"preempted": 1, "cancelled": 2}
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from stand_in_slurm import StandInSlurm
-from test_launch_faults import CLUSTER, REFUSED, all_once, graph_for
+from test_launch_faults import CLUSTER, REFUSED, all_once, graph_for, launch
+from training_samples import salmask
 
 from repro.jobs import PROGRAM
 from slurm.commands import _SweepCall
 from slurm.graph import Graph
 from slurm.handover import Outcome
-from slurm.launch import NO_PARENT
+from slurm.launch import NO_PARENT, submit
 from slurm.ledger import Ledger
 
 Round = Callable[[], object]
@@ -83,6 +84,48 @@ def test_a_full_slurm_is_asked_for_one_job_first(
     sizes = feeding.ledger_sizes
     assert [after - before for before, after in pairwise(sizes)] == [2, 2, 2]
     assert all_once(graph, stand_in)
+
+
+def test_what_is_cancelled_before_it_went_never_goes(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of a sweep that `salmask cancel` had ended went out in the next round."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "2")
+
+    def cancel() -> None:
+        stand_in.tell("room", "100")
+        assert salmask("cancel", str(graph.sweep_folder)).out == "cancelled 2 jobs: 101_0, 101_1\n"
+
+    outcome = Feeding(graph, monkeypatch).call(cancel)
+    assert (stand_in.queue, outcome.unsent) == ([], {})
+    assert len(launch(graph).submitted) == 9  # a new call is for all of it
+
+
+def test_a_cancelled_run_goes_no_more_and_the_others_do(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "2")
+
+    def cancel() -> None:
+        stand_in.tell("room", "100")
+        assert salmask("cancel", str(graph.jobs[-1].folder.path)).out == "cancelled 0 jobs\n"
+
+    outcome = Feeding(graph, monkeypatch).call(cancel)
+    assert {folder.partition("/s")[2][0] for folder, _ in outcome.submitted if "/s" in folder} == {"0", "1", "2"}
+    assert (len(outcome.submitted), outcome.unsent) == (7, {})
+
+
+def test_a_launch_under_way_ends_as_its_sweep_is_cancelled(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path)
+
+    def take_code() -> None:  # the first array is about to go out
+        Ledger(graph.sweep_folder).take_back("")
+
+    outcome = submit(graph, CLUSTER, take_code, PROGRAM, Console(quiet=True))
+    assert len(outcome.submitted) == len(stand_in.queue) == 4
+    assert outcome.unsent == {}
 
 
 def test_refusals_that_no_waiting_mends_end_it(

@@ -44,9 +44,10 @@ def graph(tmp_path: Path) -> Graph:
     return expand(Sweep("s", (Part(("mocov2",), (0, 1), settings=TINY),)), tmp_path / "s", resolve, {})
 
 
-def line(job: str, state: str = "PENDING", reason: str = "Resources") -> str:
-    """A job as squeue tells of it."""
-    return f"{job}|x|{state}|{reason}|N/A|N/A||low|0|"
+def line(stand_in: StandInSlurm, job: str, state: str = "PENDING", reason: str = "Resources") -> str:
+    """A job as squeue tells of it, by the name that its script gave it."""
+    name = stand_in.option(int(job.partition("_")[0]), "job-name")
+    return f"{job}|{name}|{state}|{reason}|N/A|N/A||low|0|"
 
 
 def launch(graph: Graph, **options: Any) -> dict[str, str]:
@@ -101,7 +102,8 @@ def test_a_sweep_goes_out_as_arrays_each_after_the_last(stand_in: StandInSlurm, 
 def test_a_second_launch_submits_what_is_neither_done_nor_queued(stand_in: StandInSlurm, graph: Graph) -> None:
     launch(graph)
     assert launch(graph) == {}
-    stand_in.tell("queue", line("101_0", "RUNNING", "None"), line("101_1", "FAILED", "NonZeroExitCode"))
+    ended = line(stand_in, "101_1", "FAILED", "NonZeroExitCode")
+    stand_in.tell("queue", line(stand_in, "101_0", "RUNNING", "None"), ended)
     again = launch(graph)
     assert set(again) == {"pretrain 1", "linear 0", "linear 1", "report"}
     after = {e.key: e.after for e in Ledger(graph.sweep_folder).newest().values()}
@@ -111,12 +113,22 @@ def test_a_second_launch_submits_what_is_neither_done_nor_queued(stand_in: Stand
     assert sorted(map(str, scripts[1:3])) == sorted([str(["afterok:101_0"]), str([f"afterok:{again['pretrain 1']}"])])
 
 
+def test_a_number_that_is_another_jobs_now_stands_for_none_of_ours(stand_in: StandInSlurm, graph: Graph) -> None:
+    """A cluster that was set up anew counts from the beginning, and its jobs were told as the sweep's."""
+    launch(graph)
+    stand_in.tell("queue", "101_0|another-pretrain-5f0c3a9e|RUNNING|None|N/A|N/A||low|0|", *stand_in.queue[1:])
+    again = launch(graph)
+    assert set(again) == {"pretrain 0", "linear 0", "report"}
+    dependencies = [flags(path, "dependency") for path in sorted(stand_in.place.glob("script-*.sh"))[3:]]
+    assert dependencies[:2] == [[], [f"afterok:{again['pretrain 0']}"]]
+
+
 def test_children_of_a_part_of_an_array_wait_each_for_its_own(stand_in: StandInSlurm, tmp_path: Path) -> None:
     graph = expand(Sweep("s", (Part(("mocov2",), (0, 1, 2), settings=TINY),)), tmp_path / "s", resolve, {})
     launch(graph)
     folder = graph.jobs[0].folder
     folder.backbone.touch()
-    stand_in.tell("queue", *(line(job, "RUNNING", "None") for job in ("101_1", "101_2")))
+    stand_in.tell("queue", *(line(stand_in, job, "RUNNING", "None") for job in ("101_1", "101_2")))
     again = launch(graph)
     assert again == {"linear 0": "104", "linear 1": "105_1", "linear 2": "105_2", "report": "106"}
     dependencies = [flags(stand_in.place / f"script-{number}.sh", "dependency") for number in (104, 105, 106)]
@@ -128,7 +140,7 @@ def test_children_of_a_part_of_an_array_wait_each_for_its_own(stand_in: StandInS
 
 def test_a_job_whose_parent_failed_for_good_is_replaced(stand_in: StandInSlurm, graph: Graph) -> None:
     launch(graph)
-    stand_in.tell("queue", *(line(job, reason="DependencyNeverSatisfied") for job in ("102_0", "102_1")))
+    stand_in.tell("queue", *(line(stand_in, job, reason="DependencyNeverSatisfied") for job in ("102_0", "102_1")))
     assert set(launch(graph)) == {"pretrain 0", "pretrain 1", "linear 0", "linear 1", "report"}
 
 

@@ -21,7 +21,16 @@ NAMES = (
         "foreign.pth",
         "weights.safetensors",
     ),
-    *("features.npy", "fits.npz", "artifact.zip", "jobs.jsonl", "calls.json", "sweep.yaml", "profile.yaml"),
+    *(
+        "features.npy",
+        "fits.npz",
+        "artifact.zip",
+        "jobs.jsonl",
+        ".cancels.jsonl",
+        "calls.json",
+        "sweep.yaml",
+        "profile.yaml",
+    ),
     *("instances.json", "voc.xml", "data.yaml", "checksums.jsonl", "index.npy", "cache.json"),
     *("picture.png", "picture.jpg"),
 )

@@ -36,20 +36,30 @@ ASKED: dict[str, Any] = {
     "minutes": 1440,
     "planned_s": 3000.0,
 }
-ALLOCATION = "812_0|3600|01:00:00|8|billing=8,cpu=8,gres/gpu:a100=1,gres/gpu=1,mem=24G,node=1|1|||"
-STEP = "812_0.0|3590|01:00:00|8|cpu=8|1|3200000K|cpu=01:00:00,gres/gpuutil=80,mem=3200000K|gres/gpuutil=80"
+NAME = "sweep-pretrain-812_0"
+ALLOCATION = f"812_0|{NAME}|3600|01:00:00|8|billing=8,cpu=8,gres/gpu:a100=1,gres/gpu=1,mem=24G,node=1|1|||"
+STEP = "812_0.0|python|3590|01:00:00|8|cpu=8|1|3200000K|cpu=01:00:00,gres/gpuutil=80,mem=3200000K|gres/gpuutil=80"
 
 
 def test_sacct_tells_of_attempts_and_of_steps() -> None:
-    assert parse([ALLOCATION, "812_0.batch|3600|00:01|8|cpu=8|1|1000K|mem=1000K|", STEP]) == {
-        "812_0": Accounted(3600.0, 3600.0, 3600.0, 8, 1, 3_200_000 * 1024, 0.8)
+    assert parse([ALLOCATION, "812_0.batch|batch|3600|00:01|8|cpu=8|1|1000K|mem=1000K|", STEP]) == {
+        (NAME, "812_0"): Accounted(3600.0, 3600.0, 3600.0, 8, 1, 3_200_000 * 1024, 0.8)
     }
     # An attempt before a requeue, of two nodes, whose step had 2 GB on each; and one that no plugin watched.
-    first = "9|100|1-01:01:01.5|4|cpu=4,gres/gpu=4|2|||"
-    twice = parse([first, "9.0|90|||cpu=4|2|1.5G|mem=4G|", first, "10|5|00:02.250|2|cpu=2|1|||", "broken|line"])
-    assert twice["9"] == Accounted(200.0, 100.0, 2 * (86400 + 3661.5), 4, 4, 2 * GB, None)
-    assert twice["10"] == Accounted(5.0, 5.0, 2.25, 2, 0, 0, None)
-    assert parse(["7|60|00:30|1|cpu=1|1|||", "7.0|60|00:30|1|cpu=1|1|1.50G||"])["7"].memory == 1.5 * GB
+    first = "9|a|b|100|1-01:01:01.5|4|cpu=4,gres/gpu=4|2|||"
+    twice = parse(
+        [first, "9.0|python|90|||cpu=4|2|1.5G|mem=4G|", first, "10|x|5|00:02.250|2|cpu=2|1|||", "broken|line"]
+    )
+    assert twice["a|b", "9"] == Accounted(200.0, 100.0, 2 * (86400 + 3661.5), 4, 4, 2 * GB, None)
+    assert twice["x", "10"] == Accounted(5.0, 5.0, 2.25, 2, 0, 0, None)
+    assert parse(["7|x|60|00:30|1|cpu=1|1|||", "7.0|x|60|00:30|1|cpu=1|1|1.50G||"])["x", "7"].memory == 1.5 * GB
+
+
+def test_a_number_that_was_anothers_too_counts_for_each_by_its_name() -> None:
+    strangers = "812_0|another-linear-5f0c3a9e|60|00:30|1|cpu=1|1|||"
+    used_by = parse([strangers, "812_0.0|python|60|00:30|1|cpu=1|1|9G||", ALLOCATION, STEP])
+    assert (used_by[NAME, "812_0"].seconds, used_by[NAME, "812_0"].memory) == (3600.0, 3_200_000 * 1024)
+    assert used_by["another-linear-5f0c3a9e", "812_0"].memory == 9 * GB
 
 
 def done(sweep: Sweep, task: str = "pretrain") -> None:

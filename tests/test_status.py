@@ -241,8 +241,8 @@ def test_where_rank_0_only_lost_a_process_that_one_is_told(sweep: Sweep) -> None
 
 
 def test_an_array_cancelled_as_a_whole_is_found_by_its_tasks(sweep: Sweep) -> None:
-    sweep.submitted(job="812_7")
-    assert sweep.row(queue_of("CANCELLED", "by 0", job="812", end=-1)).state is State.cancelled
+    entry = sweep.submitted(job="812_7")
+    assert sweep.row(queue_of("CANCELLED", "by 0", job="812", name=entry.submission, end=-1)).state is State.cancelled
 
 
 def test_progress_pace_and_time_left_are_those_of_the_last_log_lines(sweep: Sweep) -> None:
@@ -259,14 +259,14 @@ def test_progress_pace_and_time_left_are_those_of_the_last_log_lines(sweep: Swee
 
 
 def test_the_pace_of_a_task_is_its_own(sweep: Sweep) -> None:
-    sweep.submitted("linear@caltech101", "812")
+    entry = sweep.submitted("linear@caltech101", "812")
     sweep.says("running", task="linear@caltech101", step=5, steps=10)
     sweep.folder.metrics.write_text(json.dumps({"step": 1, "time": 99.0}) + "\n")
     for dataset, seconds in (("imagenet100", 7.0), ("caltech101", 2.0)):
         path = sweep.folder.path / "probes" / f"{dataset}-linear-v1" / "metrics.jsonl"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"step": 1, "time": seconds}) + "\n")
-    assert sweep.row(queue_of("RUNNING"), "linear@caltech101").eta_s == 10.0
+    assert sweep.row(queue_of("RUNNING", name=entry.submission), "linear@caltech101").eta_s == 10.0
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (600, "10 min"), (7199, "120 min"), (12240, "3.4 h")])

@@ -193,7 +193,7 @@ def _of_evaluations(place: Path) -> dict[str, OwnFile]:
 def _of_sweeps() -> dict[str, OwnFile]:
     from slurm.calls import CALLS, indices_of, read_call, tables_of
     from slurm.job import Call
-    from slurm.ledger import Ledger, Submission
+    from slurm.ledger import CANCELS, Ledger, Submission
     from slurm.profile import load as load_profile
     from slurm.sweep import load as load_sweep
 
@@ -204,6 +204,10 @@ def _of_sweeps() -> dict[str, OwnFile]:
     return {
         "jobs.jsonl": OwnFile(
             _lines(asdict(submission)), _beside({}, "jobs.jsonl", lambda folder: Ledger(folder).submissions())
+        ),
+        CANCELS: OwnFile(
+            _lines({"time": "2026-11-22T10:00:00+00:00", "folder": "mocov2/s0-0000000000"}),
+            _beside({}, CANCELS, lambda folder: Ledger(folder).taken_back()),
         ),
         CALLS: OwnFile(
             json.dumps({"kind": "task", "calls": {"0": call}}, indent=1).encode(),
