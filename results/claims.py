@@ -182,8 +182,9 @@ def judge(
 
     Args:
         frame: What `results.collect.collect` returns; None where nothing was run.
-        spread: By whose spread a difference is judged where predictions do not tell; `SpreadOf.framework` judges alone,
-            beside predictions too: of images nobody knows what the other rows say.
+        spread: By whose spread a difference is judged. `SpreadOf.sentence` gives way where predictions tell; the others
+            judge alone, beside predictions too: a pair by its own seeds, and of images nobody knows what the other rows
+            say.
         task: Another evaluation than the paper's, `logistic` or `knn`, by which the rows of Tables 1 and 3 are
             compared; empty: the paper's, and detection.
         metric: Another measure of Tables 1 and 3 than their first, `top5` for one; then detection is left out.
@@ -198,7 +199,7 @@ def judge(
     measured: dict[str, list[MeasuredColumn]] = {}
     for table in TABLES:
         columns = [] if frame is None else measured_columns(frame, published(table), task=task, metric=metric)
-        alone = spread is SpreadOf.framework or frame is None
+        alone = spread is not SpreadOf.sentence or frame is None
         measured[table] = [
             (column, values, None if alone or frame is None else ColumnPredictions(column, frame))
             for column, values in columns

@@ -24,6 +24,7 @@ from examples.study.decide import (
 )
 from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
 from examples.study.tables import comparisons, means, summary
+from results.claims import SpreadOf, judge
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, Panel, Point
 from results.report import build
@@ -234,6 +235,15 @@ DOSE = panel(
     (HARD, "inverted", 0.0, 39.1),
     (HARD, "random", 0.1, 38.9),
 )
+
+
+def test_the_claims_by_pairs_are_question_1_as_registered() -> None:
+    """Where runs have predictions, the images judged with the seeds, and the page's own command gave other numbers."""
+    frame = collect_runs(find_runs([STUDY / "runs"]))
+    registered = [one.comparison for one in decide(top1(frame, "logistic", PARTS), pooled=False)["1"]]
+    verdicts = judge(frame, spread=SpreadOf.pair, task="logistic")
+    p_of = {verdict.comparison.mean: verdict.comparison.p for verdict in verdicts}
+    assert [p_of[comparison.mean] for comparison in registered] == [comparison.p for comparison in registered]
 
 
 def test_a_slope_is_corrected_for_the_three_roles_and_few_sources_have_none() -> None:
