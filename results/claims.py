@@ -25,6 +25,7 @@ from results.paired import (
 )
 from results.paper_claims import Claim, Question, compared_rows, margin, questions
 from results.published import TABLES, published
+from results.references import without_untrained
 from results.selection import ValuesByCell, measured_columns
 
 SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradicted", "undecided", "not run"
@@ -196,6 +197,8 @@ def judge(
     Raises:
         UserError: Runs that exclude each other.
     """
+    # An untrained network is the row below all others, and no run of the method whose name it has.
+    frame = None if frame is None else without_untrained(frame)
     measured: dict[str, list[MeasuredColumn]] = {}
     for table in TABLES:
         columns = [] if frame is None else measured_columns(frame, published(table), task=task, metric=metric)

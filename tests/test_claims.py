@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from results.claims import (
     judge,
     method_note,
 )
+from results.collect import collect
 from results.paired import Comparison, holm, paired, seeds_needed
 from results.paper_claims import Origin, claims, families, margin, questions
 from results.published import PAPER, published
@@ -384,3 +386,11 @@ def test_the_measures_of_one_column_are_comparisons_of_their_own() -> None:
     lines = lines.query("better == 'mocov2+ours-hp' and worse == 'mocov2' and n == 3")
     assert len(set(lines["p"])) == 3
     assert lines["p_corrected"].to_list() == pytest.approx(holm(lines["p"].to_list()))
+
+
+def test_untrained_networks_are_no_runs_of_the_method_whose_name_they_have() -> None:
+    recorded = Path(__file__).parents[1] / "examples" / "reproduced"
+    trained = collect([recorded / "cpu-112px"])
+    both = collect([recorded / "cpu-112px", recorded / "cpu-112px-untrained"])
+    assert len(both) > len(trained)
+    assert judge(both, task="logistic") == judge(trained, task="logistic")
