@@ -125,7 +125,7 @@ def _require_same_weights(folder: RunFolder, run: Run, path: Path) -> None:
 
 
 def _command(run: Run, prefix: str, folder: RunFolder) -> str:
-    """Returns the command that makes an external run again: its weights, and each setting that is no default."""
+    """Returns the command that makes an external run again: its weights, its seed, and what is no default."""
     words = ["--checkpoint", run.imported.origin, "--arch", run.encoder.arch, "--name", run.method]
     if run.imported.origin != RANDOM:
         words += ["--prefix", prefix.removesuffix(".") or TOP]

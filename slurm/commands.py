@@ -48,7 +48,7 @@ from slurm.sweep import Resolve, expand, load, narrowed
 
 if TYPE_CHECKING:
     from slurm.handover import Outcome
-    from slurm.launch import TakeCode
+    from slurm.sender import TakeCode
 
 FEED_SECONDS = 60.0
 """Between two looks for room in Slurm's queue, which serves everybody."""

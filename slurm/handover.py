@@ -1,6 +1,6 @@
 """Handing a job over, whoever carries it out: its call, its line in the ledger, and how the launch ended.
 
-`slurm.launch` hands jobs to Slurm and `slurm.local` to processes on this machine. What goes out is the same, so that a
+`slurm.sender` hands jobs to Slurm and `slurm.local` to processes on this machine. What goes out is the same, so that a
 sweep may be begun in one way and gone on with in the other.
 """
 

@@ -6,40 +6,32 @@ for stays planned; the next launch, or one with `--feed`, hands it over.
 
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import write_text
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
 from slurm.adoption import adopt, settled_queue
 from slurm.ask import ask
-from slurm.batches import Batch, Parent, plan_batches
-from slurm.calls import refuse_foreign_sweep, write_calls
+from slurm.batches import Parent, plan_batches
+from slurm.calls import refuse_foreign_sweep
 from slurm.graph import Graph
-from slurm.handover import Outcome, ledger_entry, prepare_call
+from slurm.handover import Outcome
 from slurm.lanes import behind, in_lanes, jobs_by_lane
 from slurm.launch_lock import launch_lock
 from slurm.ledger import REPORT, Key, Ledger, Submission
 from slurm.outdated import outdated
 from slurm.profile import Cluster
 from slurm.program import Program
-from slurm.queue import PARENT_FAILED, QueueSnapshot, array_of, scancel
-from slurm.sbatch import script_of
-from slurm.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearError, submit_script
-from slurm.snapshot import CodeSnapshot
+from slurm.queue import PARENT_FAILED, QueueSnapshot, scancel
+from slurm.sender import NO_PARENT, Sender, TakeCode, listed, script
 from slurm.status import finished as is_finished
 
 MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
-NO_PARENT = "what it builds on is not in"
 PARENT_HERE = "what it builds on runs on this machine, for which Slurm cannot wait"
-TakeCode = Callable[[], CodeSnapshot | None]
-"""Returns what the jobs import; None: what they find. It is called under the launch lock, if anything goes out."""
 
 
 def submit(
@@ -105,7 +97,7 @@ def submit(
         missing = {key for key in graph.by_key if not (key in finished or key in live or key in here)}
         if again is not None:
             missing &= set(again)
-        taken_back = _taken_back(missing, ledger, cancels)
+        taken_back = ledger.taken_back_since(cancels, missing)
         missing -= taken_back
         outcome.unsent = _without_parent(graph, missing, {*finished, *live}, here)
         parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
@@ -113,7 +105,7 @@ def submit(
         report = report or bool(missing and graph.evaluates) or graph.report in (again or ())
         report = report or _report_is_due(graph, ledger, {*finished, *live})
         batches = plan_batches(graph, cluster, _array_limit(cluster), parents, wanted, report=report)
-        launch = _Launch(
+        sender = Sender(
             graph=graph,
             cluster=cluster,
             take_code=take_code,
@@ -129,165 +121,17 @@ def submit(
             at_once=0 if again is None else 1,
         )
         for batch in in_lanes(batches, cluster.resources.throttle, live.values(), graph.planned):
-            launch.send(batch)
+            sender.send(batch)
         _replace_report(graph, live, queue, outcome, tell)
-    if jobs := launch.taken_back - {graph.report}:
+    if jobs := sender.taken_back - {graph.report}:
         tell(f"{len(jobs)} jobs were cancelled before they went out, and are left out")
-    if launch.refused and not outcome.submitted and not live and not here:
-        raise launch.refused
-    outcome.has_room_later = bool(launch.full) or PARENT_HERE in outcome.unsent.values()
+    if sender.refused and not outcome.submitted and not live and not here:
+        raise sender.refused
+    outcome.has_room_later = bool(sender.full) or PARENT_HERE in outcome.unsent.values()
     on_way = {*live, *here}
     outcome.live = [job for job in graph.jobs if graph.key(job) in on_way]
     outcome.skipped = [job for job in graph.jobs if graph.key(job) in finished - on_way]
     return outcome
-
-
-@dataclass(kw_only=True)
-class _Launch:
-    """One launch: hands batches over, in parts where Slurm does not take them whole, and keeps what it did not take."""
-
-    graph: Graph
-    cluster: Cluster
-    take_code: TakeCode
-    program: Program
-    ledger: Ledger
-    outcome: Outcome
-    descriptor: int
-    """Of the lock that sbatch inherits."""
-    tell: Callable[[str], object]
-    cancels: int
-    """How many calls of `salmask cancel` there had been as the launch began."""
-    taken_back: set[Key]
-    """What does not go out since it was cancelled meanwhile."""
-    lanes: dict[str, list[str]]
-    """Ids of the jobs of each lane, those of earlier launches first."""
-    others_are_in: bool
-    """Whether Slurm has taken such jobs, of this launch or an earlier one."""
-    at_once: int
-    """How many jobs an array may have, twice as many each time that one is taken; 0: as many as there are. A Slurm that
-    was full a minute ago is asked for little first: each array that it refuses, and each half, is a line of the ledger
-    for each of its jobs."""
-    refused: UserError | None = None
-    """The first refusal that waiting does not mend."""
-    full: str = ""
-    """Slurm's words for that there is no more room; then nothing more is tried."""
-    known_ids: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.known_ids = {array_of(entry.job) for entry in self.ledger.submissions() if entry.executor == "slurm"}
-
-    @cached_property
-    def code(self) -> CodeSnapshot | None:
-        """What the jobs import, copied when the first of them goes out."""
-        return self.take_code()
-
-    def send(self, batch: Batch) -> None:
-        """Hands a batch over, less what builds on what is not in."""
-        if self._is_cancelled(batch):
-            return
-        if batch.task == REPORT and self.outcome.unsent:  # it goes out with the last of what it tabulates
-            self._keep(batch, next(iter(self.outcome.unsent.values())))
-            return
-        parts = batch.resolved(self.outcome.submitted)
-        sendable = {key for part in parts for key in part.keys}
-        self.outcome.unsent |= {key: NO_PARENT for key in batch.keys if key not in sendable}
-        for part in parts:
-            self._send_part(part)
-
-    def _send_part(self, batch: Batch) -> None:
-        if self._is_cancelled(batch):
-            return
-        if self.full:
-            self._keep(batch, self.full)
-            return
-        if 0 < self.at_once < len(batch.keys):
-            self._send_parts(batch.split(self.at_once))
-            return
-        try:
-            ids = self._hand_over(batch)
-        except RefusedError as error:
-            self._divide(batch, error)
-        except UnclearError as error:
-            # Nobody knows whether it is in. It stays an intent, which the next launch looks for before anything else.
-            self.full = str(error)
-            self._keep(batch, self.full)
-            self.tell(f"{batch.name}: Slurm does not answer ({error}); the next launch looks whether it is in")
-        else:
-            self.outcome.submitted |= ids
-            self.others_are_in = True
-            self.at_once *= 2
-            self.tell(f"submitted {batch.name}: {_listed(ids.values())}")
-
-    def _is_cancelled(self, batch: Batch) -> bool:
-        """Returns whether all jobs of a batch were cancelled meanwhile, and leaves them out then.
-
-        Of some of them it does not ask: whoever cancels waits for the launch to be through, and ends what went out.
-        """
-        if len(_taken_back(batch.keys, self.ledger, self.cancels)) < len(batch.keys):
-            return False
-        self.taken_back |= set(batch.keys)
-        return True
-
-    def _divide(self, batch: Batch, error: RefusedError) -> None:
-        """Tries a refused array in halves, where fewer jobs may have room; else keeps it."""
-        limited = error.kind is Refusal.limit or (error.kind is Refusal.policy and self.others_are_in)
-        if len(batch.keys) > 1 and error.kind is not Refusal.request:
-            self._send_parts(batch.halves())
-            return
-        self._keep(batch, str(error))
-        if limited:
-            self.full = str(error)
-        elif self.refused is None:
-            mend = f"the profile of '{self.cluster.name}'"
-            self.refused = UserError(f"sbatch refused {batch.name}: {error}", mend=mend)
-            self.tell(str(self.refused))
-
-    def _send_parts(self, batches: Iterable[Batch]) -> None:
-        for batch in batches:
-            for part in batch.resolved(self.outcome.submitted):
-                self._send_part(part)
-
-    def _keep(self, batch: Batch, reason: str) -> None:
-        self.outcome.unsent |= dict.fromkeys(batch.keys, reason)
-
-    def _hand_over(self, batch: Batch) -> dict[Key, str]:
-        """Submits one batch; returns the id of each of its jobs.
-
-        Raises:
-            RefusedError: Slurm did not take it.
-            UnclearError: nobody knows whether it did.
-        """
-        submitted = self.outcome.submitted
-        dependency = batch.dependency(submitted, behind(batch, self.lanes))
-        script = _script(batch, self.graph, self.cluster, self.code.path if self.code else None, dependency)
-        after = batch.after(submitted)
-        entries = [
-            replace(
-                ledger_entry(self.graph, self.cluster, batch.name, key, after.get(key, ())),
-                lane=batch.lane,
-                at_a_time=batch.at_a_time,
-            )
-            for key in batch.keys
-        ]
-        calls = [prepare_call(self.graph, key, self.cluster.attempts, self.program) for key in batch.keys]
-        folder = self.ledger.logs / batch.name
-        write_calls(folder, dict(zip(batch.indices or (0,), calls, strict=True)))
-        write_text(folder / SCRIPT, script)
-        # The intent comes before sbatch: a launcher that is killed between the two leaves a name to look for
-        # (`slurm.adoption`). The other way round it would leave jobs that nobody knows of, and the next launch would
-        # submit them again.
-        self.ledger.intend(entries)
-        try:
-            job = submit_script(folder / SCRIPT, batch.name, self.known_ids, inherited=[self.descriptor])
-        except RefusedError as error:
-            self.ledger.refused(entries, str(error))
-            shutil.rmtree(folder)
-            raise
-        self.known_ids.add(job)
-        ids = {key: batch.job_id(key, job) for key in batch.keys}
-        self.lanes.setdefault(batch.lane, []).append(job)
-        self.ledger.submitted([replace(entry, job=ids[entry.key]) for entry in entries])
-        return ids
 
 
 def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, str]]:
@@ -303,7 +147,7 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
     batches = plan_batches(graph, cluster, cluster.max_array or MAX_ARRAY, {})
     for batch in in_lanes(batches, cluster.resources.throttle, (), graph.planned):
         for part in batch.resolved(ids):
-            yield part.name, _script(part, graph, cluster, code, part.dependency(ids, behind(part, lanes)))
+            yield part.name, script(part, graph, cluster, code, part.dependency(ids, behind(part, lanes)))
             ids |= {key: part.job_id(key, f"<{part.name}>") for key in part.keys}
             lanes.setdefault(part.lane, []).append(f"<{part.name}>")
 
@@ -320,7 +164,7 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Callable[[st
     stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, alive)]
     if stuck:
         _take_out(stuck, "that wait in vain")
-        tell(f"cancelled {_listed(entry.job for entry in stuck)}: what they waited for has failed or was cancelled")
+        tell(f"cancelled {listed(entry.job for entry in stuck)}: what they waited for has failed or was cancelled")
     return {entry.key: entry for entry in live if entry not in stuck}
 
 
@@ -330,7 +174,7 @@ def _without_old(
     """Takes jobs of other settings out of the queue; returns what is still on its way."""
     _take_out(old, "of other settings")
     ledger.superseded(old)
-    tell(f"cancelled {_listed(entry.job for entry in old)}, of other settings")
+    tell(f"cancelled {listed(entry.job for entry in old)}, of other settings")
     return {key: entry for key, entry in live.items() if entry not in old}
 
 
@@ -390,11 +234,6 @@ def _replace_report(
             tell(f"cancelled {older.job}, a report that the new one replaces")
 
 
-def _script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, dependency: str) -> str:
-    folder = Ledger(graph.sweep_folder.resolve()).logs / batch.name
-    return script_of(batch, cluster, folder, dependency=dependency, code=code)
-
-
 def _array_limit(cluster: Cluster) -> int:
     """Returns the most jobs of an array: the profile's word, else Slurm's."""
     if cluster.max_array:
@@ -406,15 +245,3 @@ def _array_limit(cluster: Cluster) -> int:
     # The largest number that a job may have is one less than MaxArraySize. Numbers begin at 0, so one job more would
     # fit; it is not worth an array that is refused where a cluster counts otherwise.
     return max(1, int(limit.group(1)) - 1)
-
-
-def _taken_back(keys: Iterable[Key], ledger: Ledger, cancels: int) -> set[Key]:
-    """Returns which jobs were cancelled since there had been so many calls of `salmask cancel`."""
-    folders = set(ledger.taken_back()[cancels:])
-    return {key for key in keys if "" in folders or key[0] in folders}
-
-
-def _listed(ids: Iterable[str]) -> str:
-    """Returns ids for a message: `812_0 … 812_44 (45 jobs)`, so that a long array does not fill the screen."""
-    names = list(ids)
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} jobs)"

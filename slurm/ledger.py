@@ -243,6 +243,16 @@ class Ledger:
                 wishes.append(str(json.loads(line)["folder"]))
         return wishes
 
+    def taken_back_since(self, number: int, keys: Iterable[Key]) -> set[Key]:
+        """Returns which jobs were cancelled since there had been so many `take_back`.
+
+        Args:
+            number: how long `taken_back` was then.
+            keys: of the jobs that are asked about.
+        """
+        folders = set(self.taken_back()[number:])
+        return {key for key in keys if "" in folders or key[0] in folders}
+
     def _append(self, entries: Iterable[Submission]) -> None:
         lines = "".join(json.dumps({**asdict(entry), "after": list(entry.after)}) + "\n" for entry in entries)
         self._append_text(self.path, lines)

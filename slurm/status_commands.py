@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import typer
@@ -152,10 +152,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     """
     selection = find_target(target)
     ledger = Ledger(selection.sweep)
-    if not dry_run:
-        ledger.take_back(selection.folder)  # before the lock: a launch that is at work ends by it
-    # A launch hands over what was not there to be cancelled, and writes lines of its own over what is written here.
-    with nullcontext() if dry_run else launch_lock(ledger.sweep, CANCELLING_SECONDS):
+    with nullcontext() if dry_run else _launches_kept_away(ledger, selection.folder):
         entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
         queue = snapshot()
         may_live = LIVE | {State.unknown}
@@ -175,6 +172,25 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
             say(f"started on another machine, end it there: {process}")
     if outcome.trouble:
         raise UserError(f"{outcome.trouble}", mend="try again, or scancel by hand")
+
+
+@contextmanager
+def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
+    """Has launches of a sweep end, and keeps others from beginning: they would hand over what is being cancelled.
+
+    Where that cannot be had, on a full disk or beside an sbatch that hangs, it is said, and no reason not to cancel.
+
+    Args:
+        ledger: of the sweep.
+        folder: of the run that is cancelled, relative to the sweep's; empty: the whole sweep.
+    """
+    with ExitStack() as stack:
+        try:
+            ledger.take_back(folder)  # before the lock: a launch that is at work ends by it
+            stack.enter_context(launch_lock(ledger.sweep, CANCELLING_SECONDS))
+        except UserError as error:
+            say(f"{error.what}: `salmask cancel` once more ends what it may still hand over", err=True)
+        yield
 
 
 def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) -> None:

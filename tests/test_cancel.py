@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sweep_samples import ELSEWHERE, HERE, FakeSlurm, Sweep
 from training_samples import salmask, tiny
+
+from slurm.launch_lock import launch_lock
+from slurm.ledger import CANCELS
 
 
 def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
@@ -56,6 +60,25 @@ def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep
         "scancel --name=sweep-linear-813_0 813_0",
         "scancel --name=sweep-knn-814_1 814_1",
     ]
+
+
+@pytest.mark.parametrize("hindrance", ["a launch", "no place to write"])
+def test_jobs_are_cancelled_also_where_launches_cannot_be_kept_away(
+    hindrance: str, slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.status_commands.CANCELLING_SECONDS", 0.0)
+    sweep.submitted(job="812_0")
+    slurm.says("squeue", "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|0|")
+    if hindrance == "a launch":
+        with launch_lock(sweep.place):
+            cancelled = salmask("cancel", "table1")
+    else:
+        (sweep.place / CANCELS).mkdir()
+        cancelled = salmask("cancel", "table1")
+    assert (cancelled.code, cancelled.out) == (0, "cancelled 1 jobs: 812_0\n")
+    assert cancelled.err.endswith(": `salmask cancel` once more ends what it may still hand over\n")
+    assert cancelled.err.count("\n") == 1
+    assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_0"]
 
 
 def test_what_was_cancelled_stays_so_when_slurm_has_forgotten_it(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:

@@ -14,8 +14,9 @@ from repro.jobs import PROGRAM
 from slurm.commands import _SweepCall
 from slurm.graph import Graph
 from slurm.handover import Outcome
-from slurm.launch import NO_PARENT, submit
+from slurm.launch import submit
 from slurm.ledger import Ledger
+from slurm.sender import NO_PARENT
 
 Round = Callable[[], object]
 
@@ -86,17 +87,23 @@ def test_a_full_slurm_is_asked_for_one_job_first(
     assert all_once(graph, stand_in)
 
 
+def cancelling(target: Path, said: str, stand_in: StandInSlurm) -> Round:
+    """Has Slurm take two jobs; the round makes room for all of them, and cancels."""
+    stand_in.tell("room", "2")
+
+    def cancel() -> None:
+        stand_in.tell("room", "100")
+        assert salmask("cancel", str(target)).out == said
+
+    return cancel
+
+
 def test_what_is_cancelled_before_it_went_never_goes(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest of a sweep that `salmask cancel` had ended went out in the next round."""
     graph = graph_for(tmp_path)
-    stand_in.tell("room", "2")
-
-    def cancel() -> None:
-        stand_in.tell("room", "100")
-        assert salmask("cancel", str(graph.sweep_folder)).out == "cancelled 2 jobs: 101_0, 101_1\n"
-
+    cancel = cancelling(graph.sweep_folder, "cancelled 2 jobs: 101_0, 101_1\n", stand_in)
     outcome = Feeding(graph, monkeypatch).call(cancel)
     assert (stand_in.queue, outcome.unsent) == ([], {})
     assert len(launch(graph).submitted) == 9  # a new call is for all of it
@@ -106,12 +113,7 @@ def test_a_cancelled_run_goes_no_more_and_the_others_do(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = graph_for(tmp_path)
-    stand_in.tell("room", "2")
-
-    def cancel() -> None:
-        stand_in.tell("room", "100")
-        assert salmask("cancel", str(graph.jobs[-1].folder.path)).out == "cancelled 0 jobs\n"
-
+    cancel = cancelling(graph.jobs[-1].folder.path, "cancelled 0 jobs\n", stand_in)
     outcome = Feeding(graph, monkeypatch).call(cancel)
     assert {folder.partition("/s")[2][0] for folder, _ in outcome.submitted if "/s" in folder} == {"0", "1", "2"}
     assert (len(outcome.submitted), outcome.unsent) == (7, {})

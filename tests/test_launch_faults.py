@@ -26,11 +26,12 @@ from slurm.calls import CALLS, read_call, write_calls
 from slurm.graph import Graph
 from slurm.handover import Outcome
 from slurm.job import Call
-from slurm.launch import NO_PARENT, submit
+from slurm.launch import submit
 from slurm.ledger import REPORT, Ledger
 from slurm.probe import probe
 from slurm.profile import Cluster, Resources
 from slurm.retry import graph_of
+from slurm.sender import NO_PARENT
 from slurm.sweep import Part, Sweep, expand
 
 CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30, throttle=2))

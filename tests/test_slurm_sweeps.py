@@ -142,12 +142,12 @@ def test_an_array_runs_as_many_at_a_time_as_the_profile_says(cluster: Cluster, l
 
 DIES = """
 import os, sys
-import slurm.launch
-submit_script = slurm.launch.submit_script
+import slurm.sender
+submit_script = slurm.sender.submit_script
 def dies(*words, **options):
     submit_script(*words, **options)  # sbatch has answered; nobody wrote down what
     os._exit(9)
-slurm.launch.submit_script = dies
+slurm.sender.submit_script = dies
 sys.argv[0] = "salmask"
 from repro.cli import main
 main()

@@ -13,7 +13,7 @@ from downstream.detection.data import DetectionData, open_coco, open_voc
 from repro.data.annotations.scenes_export import write_coco, write_voc
 from repro.data.errors import reason_of
 from repro.errors import UserError
-from repro.files import write_text
+from repro.files import write_json
 from repro.presence import is_file
 from repro.runs.detection import VOC
 from repro.scenes.cache import scenes_cache
@@ -51,7 +51,7 @@ def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: i
                 shutil.rmtree(root, ignore_errors=True)
                 write(root, train, test, workers=max(1, workers))
                 # Last: without them a folder does not count, whoever was killed.
-                write_text(sums, json.dumps(_checksums(root)))
+                write_json(sums, _checksums(root))
     except OSError as error:
         mend = "SALMASK_CACHE=DIR, a folder that can be written to"
         raise UserError(f"cannot write into the cache {cache}: {reason_of(error)}", mend=mend) from error

@@ -93,6 +93,12 @@ LIMITS: Mapping[str, Limit] = {
     "machine.checkpoint_every": COUNT,
 }
 """Ranges of the settings that every run has, by `section.key`; those of one framework stand in its entry."""
+ALL_LIMITS: Mapping[str, Limit] = {
+    **LIMITS,
+    **{key: limit for entry in FRAMEWORKS.values() for key, limit in entry.limits.items()},
+}
+"""Ranges of the settings of all frameworks, not of a run's own alone: a section that the run has no use for is written
+to its `run.yaml` too, and counts with its values."""
 ASCENDING = (
     ("masking.ratio_min", "masking.ratio_max"),
     ("masking.hard_ratio_min", "masking.hard_ratio_max"),
@@ -122,10 +128,7 @@ def problems(run: RunSettings) -> Iterator[Problem]:
     def value(key: str) -> float:
         return reduce(getattr, key.split("."), run)  # type: ignore[return-value]
 
-    # Of all frameworks, not of the run's own alone: a section that the run has no use for is written to its `run.yaml`
-    # too, and counts with its values.
-    of_frameworks = (limit for entry in FRAMEWORKS.values() for limit in entry.limits.items())
-    for key, limit in (*LIMITS.items(), *of_frameworks):
+    for key, limit in ALL_LIMITS.items():
         if not limit.allows(value(key)):
             yield Problem(f"{key}={value(key):g} is out of range", mend=f"{limit}")
     yield from _whole_number_problems(run)
