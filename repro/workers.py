@@ -89,12 +89,24 @@ def deaths_told() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
-        told = [str(error), str(error.__cause__)]
-        if not _TIMED_OUT.search(told[0]):
-            if not (_DEATH.search(told[0]) or _is_of_a_connection(error)):
+        try:
+            told = _told(error)
+        except RuntimeError as signalled:  # torch's handler: the kernel tells of the death while this is looked into
+            if not _DEATH.search(str(signalled)):
                 raise
-            told += _said_later()
+            told = [str(error), str(signalled)]
+            active_children()  # as in `_said_later`
+        if not told:
+            raise
         raise _refusal(told) from error
+
+
+def _told(error: BaseException) -> list[str]:
+    """Returns what an error, and torch a moment later, say of a loader's process; nothing where it is of none."""
+    told = [str(error), str(error.__cause__)]
+    if _TIMED_OUT.search(told[0]):
+        return told
+    return [*told, *_said_later()] if _DEATH.search(told[0]) or _is_of_a_connection(error) else []
 
 
 def _is_of_a_connection(error: BaseException) -> bool:

@@ -58,6 +58,22 @@ def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said
         list(loader)
 
 
+def test_a_death_that_is_told_while_the_broken_connection_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's handler raises at whatever line the main process is: between the two it was a fault of salmask's own."""
+
+    def signalled(error: BaseException) -> bool:
+        raise RuntimeError("DataLoader worker (pid 15615) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(workers, "_is_of_a_connection", signalled)
+    with pytest.raises(UserError, match=r"a decoding process was killed \(Killed\): perhaps for memory"), deaths_told():
+        raise EOFError
+
+
+def test_an_error_of_something_else_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="a shape that does not fit"), deaths_told():
+        raise RuntimeError("a shape that does not fit")
+
+
 LEFT = """
 import atexit, multiprocessing, sys
 import torch
