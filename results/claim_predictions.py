@@ -27,7 +27,7 @@ class ByImages:
 
     Attributes:
         difference: How sure it is.
-        images: Number of images.
+        images: Number of distinct images.
     """
 
     difference: Difference
@@ -96,11 +96,10 @@ class ColumnPredictions:
             return None
         # In the order of the names: both directions of a claim are one test, with the same draws.
         low, high = (first, second) if better < worse else (second, first)
-        right = [np.stack([side[seed].correct(metric) for seed in seeds]) for side in (low, high)]
-        weights = first[seeds[0]].weights(metric)
+        points = [np.stack([side[seed].points(metric) for seed in seeds]) for side in (low, high)]
         names = map(ord, "|".join((*sorted((better, worse)), self._where, metric)))
-        difference = difference_of_images(right[0], right[1], weights, *names)
-        return ByImages(difference if low is first else difference.reversed(), len(weights))
+        difference = difference_of_images(points[0], points[1], *names)
+        return ByImages(difference if low is first else difference.reversed(), points[0].shape[1])
 
     def _read(self, method: str, metric: str, seed: int) -> Predictions | None:
         """Returns the predictions of a run; None where there are none, or they do not give the row's number."""

@@ -56,12 +56,16 @@ def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str =
     return collect_runs(find_runs(roots, recipe, sweep=sweep), listed(roots))
 
 
-def collect_runs(runs: Sequence[RunRecord], origin: str = "the given runs") -> pd.DataFrame:
+def collect_runs(
+    runs: Sequence[RunRecord], origin: str = "the given runs", *, every_folder: bool = False
+) -> pd.DataFrame:
     """Read the results of run folders that are known already.
 
     Args:
         runs: What `find_runs` returns.
         origin: Where they were looked for, as a message names it.
+        every_folder: Whether a run that was trained again, in another folder, keeps the measurements of both: to be
+            held against each other. Else the later ones count.
 
     Returns:
         What `collect` returns.
@@ -80,7 +84,7 @@ def collect_runs(runs: Sequence[RunRecord], origin: str = "the given runs") -> p
     # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
     times = frame["started"].cat
     frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
-    frame = _keep_last(_compared(_with_imported_apart(frame), runs), warnings)
+    frame = _keep_last(_compared(_with_imported_apart(frame), runs), warnings, every_folder=every_folder)
     frame.attrs["warnings"] = warnings  # last of all: pandas drops `attrs` in many of its operations
     return frame
 
@@ -127,21 +131,37 @@ def _scale(comparison: RowComparison, recorded: str) -> str:
     return ", ".join(filter(None, [comparison.scale, measured_scale(recorded)]))
 
 
-def _keep_last(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) -> pd.DataFrame:
     """Returns the row that started last of each measurement; what is left out is added to the warnings."""
-    repeated = frame.duplicated(MEASUREMENT, keep=False)
-    if not repeated.any():
+    frame, again = _latest(frame, [*MEASUREMENT, "path"])
+    if len(again):
+        same = f"same {', '.join(MEASUREMENT)}"
+        warnings.append(f"{len(again)} row(s) were measured again later ({same}) and are left out, {_first(again)}")
+    if every_folder:
         return frame
+    frame, elsewhere = _latest(frame, MEASUREMENT)
+    if len(elsewhere):
+        runs = elsewhere["run_id"].nunique()
+        warnings.append(
+            f"{runs} run(s) stand in several folders, of which the later measurement counts: {len(elsewhere)} row(s) "
+            f"are left out, {_first(elsewhere)}"
+        )
+    return frame
+
+
+def _latest(frame: pd.DataFrame, measurement: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the rows that started last, and those that others of the same measurement came after."""
+    if not frame.duplicated(measurement).any():
+        return frame, frame[:0]
     # Stable: of rows that started in the same second the lower line is the later one. `sort_index` then gives the
     # order of paths and lines back.
-    latest = frame.sort_values("started", kind="stable").drop_duplicates(MEASUREMENT, keep="last").sort_index()
-    dropped = frame.index.difference(latest.index)
-    first = frame.loc[dropped[0]]
-    warnings.append(
-        f"{len(dropped)} row(s) were measured again later (same {', '.join(MEASUREMENT)}) and are left out, the first: "
-        f"{first['metric']} on {first['dataset']} of run {first['run_id']} in {first['path']}"
-    )
-    return latest.reset_index(drop=True)
+    latest = frame.sort_values("started", kind="stable").drop_duplicates(measurement, keep="last").sort_index()
+    return latest.reset_index(drop=True), frame.loc[frame.index.difference(latest.index)]
+
+
+def _first(rows: pd.DataFrame) -> str:
+    row = rows.iloc[0]
+    return f"the first: {row['metric']} on {row['dataset']} of run {row['run_id']} in {row['path']}"
 
 
 def refuse_mixed(

@@ -125,7 +125,7 @@ def collect(
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .parquet or .csv file.")] = Path(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", dir_okay=False, help="A .parquet or .csv file.")] = Path(
         "results.parquet"
     ),
 ) -> None:
@@ -274,7 +274,7 @@ def report(
     metric: OneMetric = "",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html beside the runs.")
+        Path | None, typer.Option("--out", metavar="FILE", dir_okay=False, help="Default: report.html beside the runs.")
     ] = None,
 ) -> None:
     """Write one self-contained HTML page: the verdict, forest plot, tables, claims, runs and a checklist.
@@ -297,14 +297,16 @@ def pack(
     *,
     sweep: OneSweep = "",
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="FILE", help="Verify an artifact instead of making one.")
+        Path | None,
+        typer.Option("--check", metavar="FILE", dir_okay=False, help="Verify an artifact instead of making one."),
     ] = None,
     task: OneTask = "",
     metric: OneMetric = "",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the backbones.")] = False,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Default: artifact.zip beside the runs.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", dir_okay=False, help="Default: artifact.zip beside the runs."),
     ] = None,
 ) -> None:
     """Make one zip of everything but checkpoints: report, tables, data, settings, provenance, commands, checksums.

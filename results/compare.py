@@ -1,6 +1,6 @@
 """Two methods, sweeps or single runs against each other, image by image where predictions are at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from repro.runs.predictions import FileReference, Predictions, read
 from repro.runs.run_name import RunName
 from results.collect import refuse_mixed
 from results.imagewise import Difference, McNemar, difference_of_images, difference_of_seeds, mcnemar
+from results.paired import LEVEL
 from results.paper_claims import margin
 from results.published import published
 from results.row_comparison import TINY
@@ -51,8 +52,12 @@ class Side:
     runs: dict[int, RunRecord]
 
     def correct(self, metric: str) -> NDArray[np.bool_]:
-        """Returns S×N, which images each run gets right, in the order of the seeds."""
+        """Returns S×N, which scored images each run gets right, in the order of the seeds."""
         return np.stack([self.predictions[seed].correct(metric) for seed in self.values])
+
+    def points(self, metric: str) -> NDArray[np.float64]:
+        """Returns S×M, points that each distinct image adds to each run's accuracy, in the order of the seeds."""
+        return np.stack([self.predictions[seed].points(metric) for seed in self.values])
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class HeadToHead:
         column: Task, data set, split and protocol.
         metric: What is compared.
         difference: How sure it is.
-        mcnemar: Seed that both have -> the exact test of these two runs; empty without predictions.
+        mcnemar: Seed that both have -> the exact test of these two runs; empty without predictions, and where an image
+            is scored in several drawn splits: the test holds for images of which each says something of its own.
         published: The paper's difference in points where data, settings and protocol are the paper's; else None.
         notes: What else a reader must know, whole sentences.
     """
@@ -85,16 +91,31 @@ class HeadToHead:
         return bool(self.first.predictions)
 
     @property
-    def verdict(self) -> str:
-        """What came out, in a few words."""
-        p, smallest = self.difference.p, self.difference.smallest
-        if p is None or smallest is None:
+    def better(self) -> Side | None:
+        """The one that is shown to be better; None where neither is."""
+        p = self.difference.p
+        if p is None or p >= LEVEL:
+            return None
+        return self.first if self.difference.mean > 0 else self.second
+
+    def verdict(self, spell: Callable[[Side], str] = lambda side: side.name) -> str:
+        """Returns what came out, in a few words.
+
+        Args:
+            spell: How a page prints a side.
+        """
+        smallest = self.difference.smallest
+        if smallest is None:
             return f"undecided: {self._why_undecided}, nothing tells the spread"
         of = "" if self.difference.of_seeds else ", of these two runs and not of the methods"
-        if p < 0.05:
-            better = self.first if self.difference.mean > 0 else self.second
-            return f"{better.name} is better{of}"
+        if self.better is not None:
+            return f"{spell(self.better)} is better{of}"
         return f"no difference found{of}; this data could show {smallest:.2f} points"
+
+    def images_that_flip(self, side: Side) -> int:
+        """Returns how many distinct images most runs of a side get right and most of the other side's wrong."""
+        flips = self.flips
+        return int(flips["image"][flips["right"] == side.name].nunique()) if len(flips) else 0
 
     @property
     def _why_undecided(self) -> str:
@@ -114,13 +135,13 @@ class HeadToHead:
 
     @property
     def classes(self) -> pd.DataFrame:
-        """Of each class: images, share right of both in percent, the difference, by the mean over seeds."""
+        """Of each class: distinct images, share right of both in percent, the difference, by the mean over seeds."""
         if not self.imagewise:
             return pd.DataFrame()
         some = next(iter(self.first.predictions.values()))
         first, second = (100 * side.correct(self.metric).mean(axis=0) for side in (self.first, self.second))
-        lines = pd.DataFrame({"class": some.label, "images": 1, "first": first, "second": second})
-        by_class = lines.groupby("class").agg({"images": "sum", "first": "mean", "second": "mean"})
+        lines = pd.DataFrame({"class": some.label, "images": some.image, "first": first, "second": second})
+        by_class = lines.groupby("class").agg({"images": "nunique", "first": "mean", "second": "mean"})
         by_class["difference"] = by_class["first"] - by_class["second"]
         by_class.index = pd.Index([some.classes[label] for label in by_class.index], name="class")
         return by_class.reset_index().sort_values(["difference", "class"], ascending=[False, True], ignore_index=True)
@@ -258,18 +279,26 @@ def _compare(
     names = [*map(ord, f"{first.name}|{second.name}|{'|'.join(column)}|{metric}")]
     exact: dict[int, McNemar] = {}
     if first.predictions:
-        some = next(iter(first.predictions.values()))
-        difference = difference_of_images(first.correct(metric), second.correct(metric), some.weights(metric), *names)
-        exact = {
-            seed: mcnemar(first.predictions[seed].correct(metric), second.predictions[seed].correct(metric))
-            for seed in first.values
-            if seed in second.values
-        }
+        difference = difference_of_images(first.points(metric), second.points(metric), *names)
+        exact = _exact_tests(first, second, metric, notes)
     else:
         difference = difference_of_seeds(list(first.values.values()), list(second.values.values()), *names)
     notes += _differing_settings(first, second)
     notes = [*_sizes(rows, (first, second)), *notes]
     return HeadToHead(first, second, column, metric, difference, exact, _published(rows, column, metric), tuple(notes))
+
+
+def _exact_tests(first: Side, second: Side, metric: str, notes: list[str]) -> dict[int, McNemar]:
+    """Returns McNemar's test of each seed that both have; why there is none is added to the notes."""
+    splits = next(iter(first.predictions.values())).drawn_splits
+    if splits > 1:
+        notes.append(f"No McNemar's test: it would count an image of {splits} drawn splits as several.")
+        return {}
+    return {
+        seed: mcnemar(first.predictions[seed].correct(metric), second.predictions[seed].correct(metric))
+        for seed in first.values
+        if seed in second.values
+    }
 
 
 def _sizes(rows: list[pd.DataFrame], sides: Sequence[Side]) -> list[str]:

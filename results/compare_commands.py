@@ -1,6 +1,5 @@
 """The command `salmask compare`: two methods, sweeps or runs against each other, image by image."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +34,10 @@ Second = Annotated[str, typer.Argument(metavar="B", help="What it is compared wi
 Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")]
 TaskName = Annotated[str, typer.Option("--task", help="By another evaluation than linear: logistic, knn, semi-1, ...")]
 Metric = Annotated[str, typer.Option("--metric", help="top1 (last epoch), top1_best, top5, mean_per_class.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write a page with the images that flip.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", dir_okay=False, help="Also write a page with the images that flip."),
+]
 
 
 def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
@@ -68,7 +70,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
 
             roots = runs or [Path("runs")]
             records = find_runs(roots, recipe)
-            frame = collect_runs(records, listed(roots))
+            frame = collect_runs(records, listed(roots), every_folder=True)
             OPENING.say(f"comparing {first} with {second}")
             comparisons = compare_all(frame, records, first, second, task=task, metric=metric)
             # Before anything is printed: a page that cannot be written is no page beside a table that looks like all.
@@ -81,6 +83,8 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
         console = Console()
         for comparison in comparisons:
             _print(comparison, console)
+        for warning in frame.attrs["warnings"]:
+            console.print(f"warning: {warning}", markup=False, soft_wrap=True)
         if out is not None:
             console.print(str(out), markup=False, highlight=False, soft_wrap=True)
 
@@ -102,7 +106,7 @@ def as_data(comparison: "HeadToHead") -> dict[str, Any]:
             side: {"name": of_side.name, "method": of_side.method, "values": of_side.values}
             for side, of_side in (("first", comparison.first), ("second", comparison.second))
         },
-        "verdict": comparison.verdict,
+        "verdict": comparison.verdict(),
         "by": basis(comparison),
         "difference": difference.mean,
         "low": low,
@@ -122,7 +126,7 @@ def basis(comparison: "HeadToHead") -> str:
     """Returns what the verdict rests on: seeds, images, or both."""
     difference = comparison.difference
     seeds = f"{len(comparison.first.values)} and {len(comparison.second.values)} seeds" if difference.of_seeds else ""
-    count = len(next(iter(comparison.first.predictions.values()))) if comparison.imagewise else 0
+    count = next(iter(comparison.first.predictions.values())).distinct_images if comparison.imagewise else 0
     images = f"{count:,} images" if difference.of_images else ""
     return " and ".join(filter(None, [seeds, images])) or "one run each"
 
@@ -169,13 +173,12 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         (str(row["class"]), str(row["images"]), *(f"{row[name]:{sign}.1f}" for name, sign in _CLASS_NUMBERS))
         for row in few.to_dict("records")
     ]
-    flips = comparison.flips
     flipped = [
-        f"{int((flips['right'] == side.name).sum())} images only {side.name} gets right"
+        f"{comparison.images_that_flip(side)} images only {side.name} gets right"
         for side in (comparison.first, comparison.second)
-        if len(flips)
+        if len(comparison.flips)
     ]
-    print_table(TextTable(("", where), summary_lines(comparison), title=f"{heading}: {comparison.verdict}"), console)
+    print_table(TextTable(("", where), summary_lines(comparison), title=f"{heading}: {comparison.verdict()}"), console)
     console.print()
     if class_rows:
         heads = ("class", "images", "A %", "B %", "Δ")
@@ -204,15 +207,13 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
         except UserError as error:
             trouble = f"The images are not shown: {error}"
         pictured = [{**flip, "picture": picture} for flip, picture in zip(flips.to_dict("records"), drawn, strict=True)]
-        counts = Counter(comparison.flips["right"]) if len(comparison.flips) else Counter[str]()
         sides = (comparison.first, comparison.second)
         first, second = (spelt(side) for side in sides)
         names = {side.name: spelt(side) for side in sides}
-        better = next((name for name in names if comparison.verdict.startswith(f"{name} is better")), "")
         sections.append(
             {
                 "heading": f"{first} against {second}",
-                "verdict": names.get(better, "") + comparison.verdict.removeprefix(better),
+                "verdict": comparison.verdict(spelt),
                 "where": f"{comparison.metric} by {', '.join(comparison.column)}",
                 "lines": [(names.get(what, what), number) for what, number in summary_lines(comparison)],
                 "notes": [*comparison.notes, *([trouble] if trouble else [])],
@@ -223,7 +224,7 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
                 "sides": [
                     {
                         "title": spelt(side),
-                        "count": counts[side.name],
+                        "count": comparison.images_that_flip(side),
                         "flips": [flip for flip in pictured if flip["right"] == side.name],
                         "is_first": side is comparison.first,
                     }

@@ -1,7 +1,9 @@
 """How sure the difference of two methods is, image by image: McNemar's test, and a bootstrap over seeds and images.
 
 The images are the same for all runs, so a difference varies for two reasons that add up: which seeds were trained, and
-which images were scored. The bootstrap draws both. Three seeds cannot show the tails of their spread: their level is
+which images were scored. The bootstrap draws both. An image that several drawn splits score is drawn with all that it
+adds to the accuracy: its scores are alike, and counted as images of their own they would claim more images than there
+are. Three seeds cannot show the tails of their spread: their level is
 drawn from a normal distribution with the spread of both methods' seeds together (4 degrees of freedom of three seeds
 each, where pairs of seeds leave 2), and how far off that spread may be is drawn as well (Satterthwaite's degrees of
 freedom); the images' level resamples the images. What the images' spread owes to the seeds alone is taken off, so that
@@ -123,25 +125,20 @@ def difference_of_seeds(first: Sequence[float], second: Sequence[float], *names:
     return _difference(float(values[0].mean() - values[1].mean()), spread, freedom, None, names)
 
 
-def difference_of_images(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], weights: Floats, *names: int
-) -> Difference:
-    """Compares two methods by what each of their runs says of each image.
+def difference_of_images(first: Floats, second: Floats, *names: int) -> Difference:
+    """Compares two methods by what each of their runs makes of each image.
 
     Args:
-        first: S×N, which of N images each of one method's S runs gets right.
+        first: S×N, points that each of N distinct images adds to the accuracy of each of one method's S runs: what
+            `Predictions.points` returns.
         second: T×N, of the other method's T runs.
-        weights: N, with which correctness adds up to the accuracy; their sum is 1.
         names: Whole numbers that name the draws.
     """
-    count = len(weights)
-    scale = 100 * count * weights
-    of_runs = [100 * correct @ weights for correct in (first, second)]
-    spread, freedom = _spread_of_seeds(*of_runs)
-    contributions = scale * (first.mean(axis=0) - second.mean(axis=0))
-    return _difference(
-        float(contributions.mean()), spread, freedom, (contributions, _noise_of_seeds(first, second, scale)), names
-    )
+    count = first.shape[1]
+    spread, freedom = _spread_of_seeds(first.sum(axis=1), second.sum(axis=1))
+    contributions = count * (first.mean(axis=0) - second.mean(axis=0))
+    noise = count**2 * _noise_of_seeds(first, second)
+    return _difference(float(contributions.mean()), spread, freedom, (contributions, noise), names)
 
 
 def _spread_of_seeds(first: Floats, second: Floats) -> tuple[float, int]:
@@ -153,16 +150,11 @@ def _spread_of_seeds(first: Floats, second: Floats) -> tuple[float, int]:
     return math.sqrt(squares / freedom * (1 / len(first) + 1 / len(second))), freedom
 
 
-def _noise_of_seeds(first: NDArray[np.bool_], second: NDArray[np.bool_], scale: Floats) -> float:
-    """Returns how much of the variance of an image's contribution is that of the seeds; 0 where it cannot be known."""
-    noise = 0.0
-    for correct in (first, second):
-        runs = len(correct)
-        if runs < 2:
-            continue
-        share = correct.mean(axis=0)
-        noise += float(np.mean(scale**2 * share * (1 - share) / (runs - 1)))
-    return noise
+def _noise_of_seeds(first: Floats, second: Floats) -> float:
+    """Returns how much of the variance of an image's points is that of the seeds; 0 where it cannot be known."""
+    return sum(
+        float(np.mean(points.var(axis=0, ddof=1) / len(points))) for points in (first, second) if len(points) > 1
+    )
 
 
 def _difference(

@@ -74,11 +74,11 @@ def power_table(
 
 def _called(of_pair: PairOfMethods, pairs: int, seed: int, place: int) -> Iterator[tuple[bool, bool]]:
     """Yields for each drawn pair whether the paired t-test, and whether seeds and images, call it different."""
-    weights = np.full(of_pair.images, 1 / of_pair.images)
     for number in range(pairs):
         first, second = of_pair.draw(stream(seed, Purpose.bootstrap, place, number))
         by_seeds = paired(_values(first), _values(second))
-        ps = by_seeds.p, difference_of_images(first, second, weights, place, number).p
+        points = [100 * correct / of_pair.images for correct in (first, second)]
+        ps = by_seeds.p, difference_of_images(points[0], points[1], place, number).p
         yield ps[0] is not None and ps[0] < LEVEL, ps[1] is not None and ps[1] < LEVEL
 
 

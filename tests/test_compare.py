@@ -11,6 +11,7 @@ from training_samples import salmask
 
 from baselines import resolve
 from repro.errors import UserError
+from repro.runs.predictions import joined
 from results.collect import collect_runs
 from results.compare import HeadToHead, compare, select
 from results.paired import p_text
@@ -37,7 +38,7 @@ def test_methods_are_compared_by_seeds_and_images(root: Path) -> None:
         np.mean(list(first.values.values())) - np.mean(list(second.values.values()))
     )
     assert (comparison.difference.of_seeds, comparison.difference.of_images) == (True, True)
-    assert comparison.verdict == f"{OURS} is better"
+    assert comparison.verdict() == f"{OURS} is better"
     assert set(comparison.mcnemar) == {0, 1, 2}
     for seed, test in comparison.mcnemar.items():
         gap = (test.first_only - test.second_only) / 800
@@ -88,7 +89,7 @@ def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
         for seed in range(3):
             finished(tmp_path, method, seed, {("imagenet100", "top1"): base + seed / 5})
     (comparison,) = compared(tmp_path)
-    assert comparison.verdict == f"{OURS} is better"
+    assert comparison.verdict() == f"{OURS} is better"
     assert any("has no predictions" in note for note in comparison.notes)
 
 
@@ -97,7 +98,7 @@ def test_predictions_of_other_images_are_not_paired(tmp_path: Path) -> None:
     evaluated(tmp_path, OURS, 0, predictions(np.full(100, 0.9), 1, images="other"))
     (comparison,) = compared(tmp_path)
     assert "Their predictions are of different images: the seeds alone are compared." in comparison.notes
-    assert comparison.verdict.startswith("undecided: one run each")
+    assert comparison.verdict().startswith("undecided: one run each")
 
 
 def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
@@ -110,10 +111,10 @@ def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
     assert len(select(records, "full/mocov2")) == 3
     (sweeps,) = compared(root, "full", "other")
     assert sweeps.first.name == "mocov2 of full"
-    assert sweeps.verdict.startswith("mocov2 of full is better")
+    assert sweeps.verdict().startswith("mocov2 of full is better")
     assert "They differ in moco.queue (65536 and 32768)." in sweeps.notes
     (single,) = compared(root, f"full/{OURS}/s0", "full/mocov2/s0")
-    assert single.verdict == f"{OURS} is better, of these two runs and not of the methods"
+    assert single.verdict() == f"{OURS} is better, of these two runs and not of the methods"
     with pytest.raises(UserError, match=r"no method, sweep or run 'mocov3'; mend: did you mean 'mocov2'"):
         select(records, "mocov3")
     with pytest.raises(UserError, match=r"no measurement by knn in common"):
@@ -149,13 +150,48 @@ def test_of_two_runs_of_one_seed_neither_is_dropped(tmp_path: Path) -> None:
         compared(tmp_path)
 
 
+def test_a_run_that_was_trained_again_is_compared_with_its_first_training(tmp_path: Path) -> None:
+    for sweep, value in (("first", 60.0), ("again", 61.5)):
+        finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): value}, sweep=sweep)
+    records = find_runs([tmp_path], resolve)
+    (comparison,) = compare(collect_runs(records, every_folder=True), records, "again", "first")
+    assert comparison.difference.mean == pytest.approx(1.5)
+    command = salmask("compare", "again", "first", "--runs", str(tmp_path))
+    assert command.code == 0, command.err
+    assert "| difference " in command.out
+    assert "+1.50 points" in command.out
+
+
+def test_an_image_of_several_drawn_splits_is_one_image(tmp_path: Path) -> None:
+    for place, (method, chance) in enumerate({"mocov2": 0.6, OURS: 0.75}.items()):
+        for seed in range(3):
+            halves = [predictions(np.full(400, chance), 1000 * place + 10 * seed + split) for split in range(2)]
+            evaluated(tmp_path, method, seed, joined(halves))
+    (comparison,) = compared(tmp_path)
+    assert comparison.difference.of_images
+    assert comparison.mcnemar == {}
+    assert "No McNemar's test: it would count an image of 2 drawn splits as several." in comparison.notes
+    assert comparison.classes["images"].tolist() == [100] * 4
+    flips = comparison.flips
+    ours = comparison.first
+    assert comparison.images_that_flip(ours) == len(set(flips["image"][flips["right"] == ours.name]))
+    assert comparison.images_that_flip(ours) < int((flips["right"] == ours.name).sum())  # some in both splits
+    assert "3 and 3 seeds and 400 images" in salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
+
+
+def test_a_page_cannot_be_a_folder_and_nothing_is_drawn_for_it(root: Path) -> None:
+    command = salmask("compare", OURS, "mocov2", "--runs", str(root), "--out", str(root))
+    assert command.code == 2
+    assert "is a directory" in command.err
+
+
 def test_what_tells_no_spread_is_named(root: Path) -> None:
     (itself,) = compared(root, f"{OURS}/s0", f"{OURS}/s0")
-    assert itself.verdict == "undecided: both are the same runs, nothing tells the spread"
+    assert itself.verdict() == "undecided: both are the same runs, nothing tells the spread"
     evaluated(root, "mocov2", 5, predictions(np.full(800, 1.0), 5))
     evaluated(root, "mocov2", 6, predictions(np.full(800, 1.0), 6))
     (alike,) = compared(root, "mocov2/s5", "mocov2/s6")
-    assert alike.verdict == "undecided: both say the same of every image, nothing tells the spread"
+    assert alike.verdict() == "undecided: both say the same of every image, nothing tells the spread"
 
 
 def test_the_command_prints_markdown_data_and_a_page(root: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from repro.runs.predictions import Predictions
 from results import imagewise
 from results.imagewise import difference_of_images, difference_of_seeds, mcnemar
 
@@ -14,8 +15,9 @@ def runs(rng: np.random.Generator, chances: np.ndarray, seeds: int, luck: float 
     return rng.random((seeds, len(chances))) < np.clip(chances + shift, 0, 1)
 
 
-def even(count: int) -> np.ndarray:
-    return np.full(count, 1 / count)
+def difference_of(first: np.ndarray, second: np.ndarray, *names: int) -> imagewise.Difference:
+    """Judges two methods by what their runs get right, where all images count alike."""
+    return difference_of_images(100 * first / first.shape[1], 100 * second / second.shape[1], *names)
 
 
 def test_mcnemar_is_the_binomial_test_by_hand() -> None:
@@ -29,15 +31,15 @@ def test_mcnemar_is_the_binomial_test_by_hand() -> None:
 def test_the_difference_is_that_of_the_accuracies_and_draws_are_named() -> None:
     rng = np.random.default_rng(0)
     first, second = runs(rng, np.full(500, 0.7), 3), runs(rng, np.full(500, 0.6), 3)
-    difference = difference_of_images(first, second, even(500), 1)
+    difference = difference_of(first, second, 1)
     assert difference.mean == pytest.approx(100 * (first.mean() - second.mean()))
-    assert np.array_equal(difference.draws, difference_of_images(first, second, even(500), 1).draws)
-    assert not np.array_equal(difference.draws, difference_of_images(first, second, even(500), 2).draws)
+    assert np.array_equal(difference.draws, difference_of(first, second, 1).draws)
+    assert not np.array_equal(difference.draws, difference_of(first, second, 2).draws)
     low, high = difference.interval() or (0, 0)
     assert low < difference.mean < high
     narrow = difference.interval(0.5) or (0, 0)
     assert low < narrow[0] < narrow[1] < high
-    assert difference_of_images(second, first, even(500), 1).mean == pytest.approx(-difference.mean)
+    assert difference_of(second, first, 1).mean == pytest.approx(-difference.mean)
 
 
 def test_of_seeds_alone_it_is_students_t_test_of_two_samples() -> None:
@@ -53,7 +55,7 @@ def test_of_seeds_alone_it_is_students_t_test_of_two_samples() -> None:
 def test_one_run_each_is_judged_by_its_images_and_without_them_by_nothing() -> None:
     rng = np.random.default_rng(1)
     first, second = runs(rng, np.full(2000, 0.75), 1), runs(rng, np.full(2000, 0.65), 1)
-    difference = difference_of_images(first, second, even(2000), 4)
+    difference = difference_of(first, second, 4)
     assert not difference.of_seeds
     exact = mcnemar(first[0], second[0]).p
     assert difference.p is not None
@@ -66,7 +68,7 @@ def test_one_run_each_is_judged_by_its_images_and_without_them_by_nothing() -> N
 
 def test_runs_that_are_alike_tell_no_spread() -> None:
     same = np.ones((3, 50), bool)
-    assert difference_of_images(same, same, even(50), 0).p is None
+    assert difference_of(same, same, 0).p is None
 
 
 def test_equivalence_needs_the_whole_interval_within_the_margin() -> None:
@@ -92,9 +94,46 @@ def test_without_an_effect_five_in_a_hundred_are_false_alarms(
     for name in range(2000):
         chances = rng.beta(0.7, 0.3, 500)
         second = np.where(rng.random(500) < other, rng.beta(0.7, 0.3, 500), chances)
-        p = difference_of_images(runs(rng, chances, 3, luck), runs(rng, second, 3, luck), even(500), name).p
+        p = difference_of(runs(rng, chances, 3, luck), runs(rng, second, 3, luck), name).p
         alarms += p is not None and p < 0.05
     assert alarms / 2000 == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize(("as_one", "alarms_expected"), [(True, 0.05), (False, 0.19)])
+def test_images_of_three_drawn_splits_are_not_three_times_as_many(
+    as_one: bool, alarms_expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 null pairs of methods that err on images of their own, each of 300 scored in three splits.
+
+    Args:
+        as_one: Whether what an image adds in all splits stands as one image's, as `Predictions.points` has it.
+        alarms_expected: How many are called different.
+    """
+    monkeypatch.setattr(imagewise, "REPLICATES", 1000)
+    rng, alarms = np.random.default_rng(10), 0
+    image = np.tile(np.arange(300, dtype=np.int32), 3)
+    for name in range(500):
+        sides = [np.tile(runs(rng, rng.beta(0.7, 0.3, 300), 3), 3) for _ in range(2)]
+        points = [100 * side / 900 for side in sides]
+        if as_one:
+            points = [np.stack([of_splits(image, right).points() for right in side]) for side in sides]
+        p = difference_of_images(points[0], points[1], name).p
+        alarms += p is not None and p < 0.05
+    assert alarms / 500 == pytest.approx(alarms_expected, abs=0.04)
+
+
+def of_splits(image: np.ndarray, right: np.ndarray) -> Predictions:
+    """Predictions of 900 places, 300 in each of three drawn splits."""
+    return Predictions(
+        split=np.repeat(np.arange(3, dtype=np.int32), 300),
+        image=image,
+        label=np.zeros(900, np.int32),
+        prediction=np.zeros(900, np.int32),
+        score=np.ones(900, np.float32),
+        place=right.astype(np.uint8),
+        classes=("one",),
+        images="same",
+    )
 
 
 def test_an_interval_of_the_seeds_alone_would_not_hold_for_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +152,7 @@ def test_the_smallest_difference_is_found_four_times_in_five(monkeypatch: pytest
     true = 3.5
     for name in range(300):
         chances = np.clip(rng.beta(0.7, 0.3, 800), 0, 1 - true / 100)
-        difference = difference_of_images(runs(rng, chances + true / 100, 3), runs(rng, chances, 3), even(800), name)
+        difference = difference_of(runs(rng, chances + true / 100, 3), runs(rng, chances, 3), name)
         found.append((difference.p or 1) < 0.05)
         smallest.append(difference.smallest)
     # The spread, and with it the smallest difference, is estimated anew in each draw; on average it is the true one.

@@ -18,7 +18,8 @@ from repro.errors import UserError
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.records import FIELDS, Result, append, read
 from results.bench import collecting
-from results.collect import collect, export, refuse_mixed
+from results.collect import collect, collect_runs, export, refuse_mixed
+from results.runs import find_runs
 
 RESULT = replace(
     BASE,
@@ -245,7 +246,18 @@ def test_a_measurement_made_again_replaces_the_earlier_one_and_is_said_once(tmp_
 def test_the_later_measurement_wins_across_files_whatever_their_names(tmp_path: Path) -> None:
     later = replace(RESULT, sweep="a", value=9.0, started="2026-11-23T00:00:00Z")
     save(tmp_path, later, replace(RESULT, sweep="b"))
-    assert list(collect([tmp_path])["value"]) == [9.0]
+    frame = collect([tmp_path])
+    assert list(frame["value"]) == [9.0]
+    (warning,) = frame.attrs["warnings"]
+    assert warning.startswith("1 run(s) stand in several folders, of which the later measurement counts: 1 row(s)")
+    assert f"of run {RESULT.run_id} in {tmp_path / 'b'}" in warning
+
+
+def test_of_a_run_that_was_trained_again_both_can_be_kept(tmp_path: Path) -> None:
+    save(tmp_path, replace(RESULT, sweep="a", value=9.0, started="2026-11-23T00:00:00Z"), replace(RESULT, sweep="b"))
+    frame = collect_runs(find_runs([tmp_path]), every_folder=True)
+    assert list(frame["value"]) == [9.0, RESULT.value]
+    assert frame.attrs["warnings"] == []
 
 
 def test_another_metric_or_task_of_the_same_run_is_no_repetition(tmp_path: Path) -> None:

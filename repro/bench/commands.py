@@ -46,7 +46,9 @@ MeasureOnNode = Callable[..., "list[StepMeasurement]"]
 """`measure_on_node(cluster, runs, *, steps, warm_up, wait)`: what a job on a cluster measured."""
 SALIENCY_TABLES = ("maps", "agreement", "sources")
 """What `salmask bench saliency` measures; the first one where none is named."""
-Record = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where plans look by default.")]
+Record = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", dir_okay=False, help="Where plans look by default.")
+]
 
 
 def _measuring(context: typer.Context) -> None:

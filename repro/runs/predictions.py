@@ -113,9 +113,29 @@ class Predictions:
                 weights[inside] = 1 / np.count_nonzero(inside)
         return weights / len(splits)
 
+    def points(self, metric: str = "top1") -> NDArray[np.float64]:
+        """Returns M, points that each distinct image adds to the accuracy; images by ascending index.
+
+        An image that several drawn splits score is one image: it adds what it adds in all of them.
+        """
+        images, place = np.unique(self.image, return_inverse=True)
+        earned = 100 * self.weights(metric) * self.correct(metric)
+        points: NDArray[np.float64] = np.bincount(place, weights=earned, minlength=len(images)).astype(np.float64)
+        return points
+
     def accuracy(self, metric: str = "top1") -> float:
         """Returns `top1`, `top5` or `mean_per_class` in percent, as the mean over the splits."""
         return float(100 * self.weights(metric) @ self.correct(metric))
+
+    @property
+    def distinct_images(self) -> int:
+        """Number of images, each counted once however many drawn splits score it."""
+        return len(np.unique(self.image))
+
+    @property
+    def drawn_splits(self) -> int:
+        """Number of splits that images are scored in; 1 where the data set has a split of its own."""
+        return len(np.unique(self.split))
 
 
 def joined(splits: list[Predictions]) -> Predictions:
