@@ -1,13 +1,14 @@
 """Why there is no number in a cell, or why it has fewer seeds than were started."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from repro.errors import UserError
 from repro.files import read_regular
+from repro.runs.evaluation import task_and_dataset
 from repro.runs.yaml_text import LONGEST_TEXT
 from results.collect import KEYS
 from results.columns import Column
@@ -21,7 +22,7 @@ UNFINISHED = {
     "pretrained": "not evaluated",
     "unreadable": "status unreadable",
 }
-"""State of a run folder without a result -> what the cell says, the most hopeful first."""
+"""State of a run, or of an evaluation, without a number -> what the cell says, the most hopeful first."""
 
 _OTHER = {"protocol": "other protocol", "fidelity": "other fidelity", "scale": "other scale", "split": "other split"}
 """A key in which the method's numbers differ from the column -> what the cell says; the first that differs is named."""
@@ -29,13 +30,45 @@ _OTHER = {"protocol": "other protocol", "fidelity": "other fidelity", "scale": "
 
 @dataclass(frozen=True)
 class BegunRun:
-    """A run that gave no number yet."""
+    """A run that lacks a number.
+
+    Attributes:
+        record: The run.
+        state: One of `UNFINISHED` where nothing was measured of it at all; else empty.
+        evaluations: Where something was: evaluations that were begun and gave no number -> one of `UNFINISHED`.
+        belongs: Into which columns; None where its `run.yaml` cannot be read.
+    """
 
     record: RunRecord
     state: str
-    """One of `UNFINISHED`."""
-    fidelity_and_scale: tuple[str, str] | None
-    """As columns name them; None where its `run.yaml` cannot be read."""
+    evaluations: Mapping[str, str]
+    belongs: "_Belongs | None"
+
+    def state_in(self, column: Column) -> str:
+        """Returns the state in which it lacks a number in a column; empty where it lacks none there."""
+        # One that cannot be read: better said in one column too many than in none.
+        if self.belongs and (self.belongs.fidelity, self.belongs.scale) != (column.fidelity, column.scale):
+            return ""
+        if self.state:
+            return self.state
+        own = self.belongs.dataset if self.belongs else column.dataset
+        for name, state in self.evaluations.items():
+            task, dataset = task_and_dataset(name)
+            # A detection task has the name of its data; scenes stand in for these, and then the run says which.
+            at_hand = (dataset,) if dataset else (own, task)
+            if task == column.task and column.dataset in at_hand:
+                return state
+        return ""
+
+
+@dataclass(frozen=True)
+class _Belongs:
+    """What columns a run's numbers belong into, as columns name it."""
+
+    fidelity: str
+    scale: str
+    dataset: str
+    """Of the pretraining, which an evaluation is of that names none."""
 
 
 def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: Sequence[BegunRun]) -> str:
@@ -46,7 +79,7 @@ def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: 
         column: The column that it stands in.
         metric: The metric that it would show.
         frame: Results of the table's task.
-        runs: What `without_result` returns.
+        runs: What `lacking_a_number` returns.
 
     Returns:
         `running`, `silent` (says that it runs, without a heartbeat), `failed`, `interrupted`, `not evaluated`,
@@ -67,20 +100,27 @@ def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: 
     return "other protocol"
 
 
-def without_result(runs: Sequence[RunRecord]) -> list[BegunRun]:
-    """Returns the runs that were begun and gave no number yet, which the other functions here expect."""
-    begun = [(run, run.state) for run in runs if not run.folder.results.exists()]
+def lacking_a_number(runs: Sequence[RunRecord]) -> list[BegunRun]:
+    """Returns the runs that were begun and lack a number, of all or of one evaluation, as the functions here expect."""
+    begun: list[tuple[RunRecord, str, Mapping[str, str]]] = [
+        (run, "", run.unfinished_evaluations) if run.folder.results.exists() else (run, run.state, {}) for run in runs
+    ]
     # To read and check a run's settings takes a tenth of a second. Seeds of one recipe differ in nothing that is asked
     # here, and a cluster's sweep has thousands of them: one of each is read.
-    shared: dict[str, tuple[str, str] | None] = {}
-    unfinished_runs = []
-    for run, state in begun:
-        if state in UNFINISHED:
+    shared: dict[str, _Belongs | None] = {}
+    lacking = []
+    for run, state, evaluations in begun:
+        if state in UNFINISHED or evaluations:
             settings = _settings_but_the_seed(run)
             if shared.get(settings) is None:  # also again where the one before could not be read
-                shared[settings] = None if run.run is None else (str(run.run.fidelity), run.comparison.scale)
-            unfinished_runs.append(BegunRun(run, state, shared[settings]))
-    return unfinished_runs
+                shared[settings] = _belongs(run)
+            lacking.append(BegunRun(run, state, evaluations, shared[settings]))
+    return lacking
+
+
+def _belongs(record: RunRecord) -> _Belongs | None:
+    run = record.run
+    return None if run is None else _Belongs(str(run.fidelity), record.comparison.scale, run.data.dataset)
 
 
 def _settings_but_the_seed(run: RunRecord) -> str:
@@ -93,14 +133,16 @@ def _settings_but_the_seed(run: RunRecord) -> str:
 
 
 def unfinished(method: str, column: Column, runs: Sequence[BegunRun]) -> Counter[str]:
-    """Count the states of a method's runs that belong into a column and have no result yet.
+    """Count the states of a method's runs that belong into a column and lack its number.
 
     Args:
         method: The method of the row.
-        column: The column, of which fidelity and scale decide; a run without a result has no split or protocol.
-        runs: What `without_result` returns.
+        column: The column, of which fidelity and scale decide, and of runs that were measured otherwise its task and
+            data set; what was not measured has no split or protocol.
+        runs: What `lacking_a_number` returns.
     """
-    return Counter(run.state for run in runs if run.record.method == method and _fits(run, column))
+    states = (run.state_in(column) for run in runs if run.record.method == method)
+    return Counter(state for state in states if state)
 
 
 def missing_seeds(states: Counter[str]) -> str:
@@ -111,8 +153,3 @@ def missing_seeds(states: Counter[str]) -> str:
     """
     counts = [f"{states[state]} {text}" for state, text in UNFINISHED.items() if states[state]]
     return f"further runs of it have no result: {', '.join(counts)}" if counts else ""
-
-
-def _fits(run: BegunRun, column: Column) -> bool:
-    # One that cannot be read: better said in one column too many than in none.
-    return run.fidelity_and_scale in (None, (column.fidelity, column.scale))

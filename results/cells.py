@@ -31,7 +31,7 @@ def cell_records(
         rows: The table's rows.
         columns: Its column groups.
         results: What it shows.
-        runs: What `results.absence.without_result` returns, to tell why a cell is empty.
+        runs: What `results.absence.lacking_a_number` returns, to tell why a cell is empty.
         paper: The published table.
         kinds: What a training warned of, by the file of its results.
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from results.claims import CONTRADICTED, SUPPORTED, Verdict, count
 from results.collect import ENOUGH_SEEDS, seeds_by_cell
+from results.references import without_untrained
 from results.runs import RunRecord
 
 AUTHOR = "author"
@@ -100,7 +101,7 @@ def _spread(frame: pd.DataFrame | None) -> Item:
     question = "Error bars and significance are reported"
     if frame is None:
         return Item("NeurIPS 7", question, "no", "no result yet")
-    seeds = seeds_by_cell(frame)
+    seeds = seeds_by_cell(without_untrained(frame))
     fewest, most = int(seeds.min()), int(seeds.max())
     answer = "yes" if fewest >= ENOUGH_SEEDS else "partly" if most > 1 else "no"
     evidence = f"{fewest} to {most} seeds a cell; sample standard deviations, paired 95 % intervals, p after Holm"

@@ -22,7 +22,7 @@ class Column:
         group: The paper's columns that stand beside.
         metrics: Pairs of our metric and its printed name.
         key: Values of `KEYS`; empty texts where there are no runs.
-        task: What they were measured by; empty where there are no runs.
+        task: What they were measured by, or would be where there are no runs.
         comparisons: How the runs of each method stand to its row.
         sweeps: The sweeps that the runs of each method are of.
         planned: Whether there are no runs of it at all.
@@ -133,6 +133,8 @@ class Column:
     def title(self) -> str:
         """The heading of the column group."""
         title = self.group.title if self.of_the_paper else self.dataset
+        if not self.of_the_paper and any(printed_name for _, printed_name in self.metrics):
+            title = f"{self.dataset} as {self.group.title}"  # of detection, that has boxes and masks of one data set
         return title + (f" ({self.mark})" if self.mark else "")
 
     def rows_of(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -158,7 +160,7 @@ def find_columns(frame: pd.DataFrame, paper: Published, metric: str, *, every: b
         ours = _columns(group, metrics, frame[(frame["dataset"] == group.dataset) & _has_metric(frame, metrics)])
         columns += ours
         if every and not ours:
-            columns.append(planned(group, metrics))
+            columns.append(planned(group, metrics, paper.task))
     metrics_with_column: set[str] = set()
     for group in paper.groups:
         metrics = _metrics(group, metric)
@@ -177,18 +179,19 @@ def find_columns(frame: pd.DataFrame, paper: Published, metric: str, *, every: b
 
 def paper_columns(paper: Published) -> list[Column]:
     """Returns the paper's columns alone, each without runs."""
-    return [planned(group, tuple(group.metrics.items())) for group in paper.groups]
+    return [planned(group, tuple(group.metrics.items()), paper.task) for group in paper.groups]
 
 
-def planned(group: PublishedGroup, metrics: tuple[tuple[str, str], ...]) -> Column:
+def planned(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], task: str) -> Column:
     """Returns a column of the paper that nothing was run for.
 
     Args:
         group: The paper's columns.
         metrics: Pairs of our metric and its printed name.
+        task: The table's; empty for detection, whose tasks have the names of their data.
     """
     # The paper's equations at its scale: a run without a result belongs here if it has both (`results.absence`).
-    return Column(group, metrics, (group.dataset, "", "", "paper", ""), planned=True)
+    return Column(group, metrics, (group.dataset, "", "", "paper", ""), task or group.dataset, planned=True)
 
 
 def _metrics(group: PublishedGroup, metric: str) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.runs.departures import value_text
-from results.absence import reason, without_result
+from repro.runs.status import Status
+from results.absence import BegunRun, lacking_a_number, reason
 from results.cells import summary
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
@@ -99,13 +100,13 @@ def explain(
             f"no method '{address.method}' in {address.table.name} or among the runs",
             mend=nearest(address.method, methods),
         )
-    runs_without_result = [run.record for run in without_result(runs) if run.record.method == address.method]
+    lacking = [run for run in lacking_a_number(runs) if run.record.method == address.method]
     return {
         "cell": text,
         "metric": address.metric,
         "published": address.published,
         "measured": [] if frame is None else _measured(address, frame, runs),
-        "runs without a result": [f"{run.name}: {_state(run)}" for run in runs_without_result],
+        "runs without a result": [f"{run.record.name}: {_lack(run)}" for run in lacking],
     }
 
 
@@ -166,7 +167,7 @@ def _measured(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecor
         dataset, split, protocol, fidelity, scale = column.key
         comparison = column.comparisons.get(address.method)
         if rows.empty:
-            shown_text = reason(address.method, column, address.metric, results, without_result(runs))
+            shown_text = reason(address.method, column, address.metric, results, lacking_a_number(runs))
         else:
             refuse_mixed(rows)  # a number that no table shows
             shown_text = summary(rows["value"])
@@ -247,6 +248,25 @@ def changed(run: RunRecord) -> dict[str, str]:
     }
 
 
+def _lack(run: BegunRun) -> str:
+    """Returns the state of a run, or of the evaluations that it lacks, with what ended them."""
+    if not run.evaluations:
+        return _state(run.record)
+    return "; ".join(
+        f"{task} {_with_error(state, _status_of(run.record, task))}" for task, state in run.evaluations.items()
+    )
+
+
+def _status_of(run: RunRecord, task: str) -> Status | None:
+    try:
+        return run.folder.status(task)
+    except UserError:  # which its state says
+        return None
+
+
 def _state(run: RunRecord) -> str:
-    error = run.status.error if run.status else ""
-    return f"{run.state}: {error}" if error else run.state
+    return _with_error(run.state, run.status)
+
+
+def _with_error(state: str, status: Status | None) -> str:
+    return f"{state}: {status.error}" if status and status.error else state

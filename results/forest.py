@@ -97,7 +97,8 @@ def _of_column(
 ) -> list[Effect]:
     """Returns the effects in a column, by its first metric alone: AP50 and AP75 follow AP."""
     metric, in_the_paper = column.metrics[0]
-    named = in_the_paper if paper.prints(metric) else printed(metric)
+    # Of a data set with boxes and masks the paper prints AP for both, in column groups of their own.
+    named = printed(metric) if in_the_paper or not paper.prints(metric) else ""
     panel = f"{title}, {named}" if named else title
     values = {method: by_seed for (method, its), by_seed in cells.items() if its == metric}
     order = {method: position for position, method in enumerate(paper.every_row)}

@@ -53,8 +53,11 @@ def headline(
     if not settings:
         asked = f"no sentence of the paper: none is about two of the methods at hand ({frame['method'].nunique()})"
         return Headline(asked, _scale(frame, 1), NOT_RUN, f"every sentence{_met(tables)}")
-    # The setting in which most was compared stands for the page; the others are below.
-    chosen = max(settings, key=lambda setting: _compared(families, setting))
+    # The setting in which most was compared stands for the page; the others are below. Of several the first one, as
+    # they stand below, and then the page says that there are more.
+    most = max(_compared(families, setting) for setting in settings)
+    richest = [setting for setting in settings if _compared(families, setting) == most]
+    chosen = richest[0]
     told = [verdict for verdict in families if verdict.setting == chosen and verdict.outcome in OUTCOMES[:-1]]
     told = told or [verdict for verdict in families if verdict.setting == chosen]
     first, others = told[0], told[1:]
@@ -63,7 +66,8 @@ def headline(
     rest = Counter(verdict.outcome for verdict in others)
     others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
     parts = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]
-    return Headline(asked, _scale(frame, len(settings)), first.outcome, "; ".join(filter(None, parts)) + _met(tables))
+    scale = _scale(frame, len(settings), len(richest))
+    return Headline(asked, scale, first.outcome, "; ".join(filter(None, parts)) + _met(tables))
 
 
 def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[int, int]:
@@ -85,8 +89,14 @@ def _numbers(verdict: FamilyVerdict) -> str:
     )
 
 
-def _scale(frame: pd.DataFrame, settings: int) -> str:
-    """Returns data, sizes and numbers of runs; and whether published numbers may be compared."""
+def _scale(frame: pd.DataFrame, settings: int, richest: int = 1) -> str:
+    """Returns data, sizes and numbers of runs; and whether published numbers may be compared.
+
+    Args:
+        frame: The results.
+        settings: How many settings there are comparisons in.
+        richest: How many of them have as many as the one that is told of.
+    """
     frame = without_untrained(frame)
     runs, methods = frame["path"].nunique(), frame["method"].nunique()
     fewest, most = (int(seeds) for seeds in _seeds(frame))
@@ -98,7 +108,8 @@ def _scale(frame: pd.DataFrame, settings: int) -> str:
     names = ", ".join(list(altered)[:MOST_NAMES]) + (", …" if len(altered) > MOST_NAMES else "")
     count = f"{len(altered)} setting{'s' if len(altered) > 1 else ''}"
     alone = f"; {count} {ALTERED} ({names})" if altered else ""
-    elsewhere = f" Of {settings} settings the one with most comparisons is told of here." if settings > 1 else ""
+    which = "the one with most comparisons" if richest == 1 else f"the first of the {richest} with most comparisons"
+    elsewhere = f" Of {settings} settings {which} is told of here." if settings > 1 else ""
     unknown = frame[frame["departures"].map(lambda comparison: comparison.row is None).astype(bool)]["path"].nunique()
     not_known = f"settings of {unknown} run{'s' if unknown > 1 else ''} unknown" if unknown else ""
     if sizes:

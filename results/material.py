@@ -103,8 +103,8 @@ def percent(metric: str) -> str:
 
 
 def printed(metric: str) -> str:
-    """Returns a metric's name for people."""
-    return METRICS.get(metric, metric)
+    """Returns a metric's name for people: `top-1`, `box AP50`."""
+    return METRICS.get(metric) or metric.replace("bbox_", "box ").replace("mask_", "mask ")
 
 
 def key_of(line: Mapping[Any, Any]) -> tuple[str, ...]:

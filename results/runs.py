@@ -118,11 +118,30 @@ class RunRecord:
         if status is None:
             return "not started"
         # What is there is there, as `salmask status` says: a later attempt at it takes nothing away.
+        state = self._state_of(status)
+        return "pretrained" if state == "done" and not exists(self.folder.results) else state
+
+    @cached_property
+    def unfinished_evaluations(self) -> dict[str, str]:
+        """The evaluations that were begun and gave no number -> their states, `running` to `unreadable`."""
+        states: dict[str, str] = {}
+        for task in self.folder.tasks_begun():
+            if task == PRETRAIN:
+                continue
+            try:
+                status = self.folder.status(task)
+            except UserError:
+                states[task] = "unreadable"
+                continue
+            if status is not None:
+                states[task] = self._state_of(status)
+        return {task: state for task, state in states.items() if state != "done"}
+
+    def _state_of(self, status: Status) -> str:
+        """Returns the state of a task by its status and by whether its result is there."""
         evaluation = status.task if status.state != "done" and status.task != PRETRAIN else ""
         state = "done" if evaluation and has_result(self.folder, evaluation, status) else status.state
-        if state == "running" and status.silent(time.time()):
-            return "silent"
-        return "pretrained" if state == "done" and not exists(self.folder.results) else state
+        return "silent" if state == "running" and status.silent(time.time()) else state
 
     @cached_property
     def attempts(self) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from results.cells import values_by_cell
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.published import Published, published
+from results.references import without_untrained
 
 NEXT_BEST = ("logistic", "knn")
 """Evaluations that stand in for the paper's linear probe, best first; logistic regression is a linear classifier."""
@@ -89,9 +90,10 @@ def measured_task(name: str, frame: pd.DataFrame) -> str | None:
 def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
     """Returns the evaluation by which a page judges its runs: the one that is asked for, else what was measured.
 
-    That is the paper's linear probe, empty here, where any run has it; else the next best one.
+    That is the paper's linear probe, empty here, where any trained network has it; else the next best one.
     """
-    return task or (measured_task("table1", frame) if frame is not None else None) or ""
+    # Of trained networks: an untrained one that was probed is no reason to judge the others by what they lack.
+    return task or (measured_task("table1", without_untrained(frame)) if frame is not None else None) or ""
 
 
 def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:

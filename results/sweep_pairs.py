@@ -34,10 +34,8 @@ class SharedMeasure:
     first: str
     """Mean ± standard deviation (seeds)."""
     second: str
-    difference: float
-    """Second − first, of the means, in points."""
     comparison: Comparison
-    """Second − first, seed by seed."""
+    """Second − first, seed by seed: of the seeds that both have, which may be fewer than stand behind either number."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,6 @@ def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
         measure=f"{row['dataset']}, {' / '.join(protocols)}",
         first=summary(first["value"]),
         second=summary(second["value"]),
-        difference=float(second["value"].mean() - first["value"].mean()),
         comparison=paired(values[1], values[0]),
     )
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.runs.labels import label
-from results.absence import without_result
+from results.absence import lacking_a_number
 from results.cells import cell_records, code_states, watermark
 from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
@@ -98,7 +98,7 @@ def render(
     refuse_mixed(results)
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
-    records = cell_records(table_rows, columns, results, without_result(runs), paper, _kinds_of(runs))
+    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, _kinds_of(runs))
     table = _table(records, results, table_rows, columns, paper, only)
     last_rows = reference_lines(columns, every_result, _KINDS[only]) if references else ()
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table

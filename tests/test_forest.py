@@ -1,5 +1,6 @@
 """The forest plot shows by how much each masking is better than its framework alone, paired by seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from run_samples import finished
 
 from baselines import resolve
 from repro.errors import UserError
+from repro.runs.records import append, read
 from results.collect import collect_runs
 from results.forest import effects, forest
 from results.material import Material, NothingToDrawError
@@ -99,6 +101,20 @@ def test_columns_of_other_sizes_have_panels_of_their_own_and_untrained_networks_
     assert content.frame is not None
     title = "imagenet100 (TINY, not comparable with the paper), linear-moco-v1"
     assert [effect.panel for effect in effects(content.frame)] == [f"{title}, 3 epochs", f"{title}, 6 epochs"]
+
+
+def test_boxes_and_masks_of_one_data_set_have_panels_of_their_own(tmp_path: Path) -> None:
+    """Both are AP in the paper's Table 2, and stood in one panel as two lines of one row."""
+    for method, box in (("mocov2", 38.0), ("mocov2+ours-hp", 39.0)):
+        folder = finished(tmp_path, method, 0, {("coco", "bbox_AP"): box, ("coco", "mask_AP"): 2 * box})
+        rows = read(folder.results)[0]
+        folder.results.unlink()
+        append(folder.results, [replace(row, task="coco", protocol="coco-mrcnn-c4-2x-v1") for row in rows])
+    drawn = effects(collect_runs(find_runs([tmp_path], resolve)))
+    assert [(effect.panel.rpartition(", ")[2], effect.comparison.mean) for effect in drawn] == [
+        ("box AP", pytest.approx(1.0)),
+        ("mask AP", pytest.approx(2.0)),
+    ]
 
 
 def test_a_published_difference_stands_beside_its_own_measure_alone(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, write_symptoms
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.reading import build
-from repro.runs.records import append
+from repro.runs.records import append, read
 from results.collect import collect, collect_runs
 from results.commands import show_tables
 from results.doubts import doubts
+from results.explain import explain
 from results.formats import csv, latex, markdown
 from results.runs import find_runs
 from results.selection import measured_task
@@ -174,6 +175,37 @@ def test_a_mean_over_the_surviving_seeds_says_so(tmp_path: Path) -> None:
     started(tmp_path, "mocov2", 4, state="failed", error="diverged")
     table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=find_runs([tmp_path], resolve))
     assert "further runs of it have no result: 2 failed" in markdown(table)
+
+
+def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(tmp_path: Path) -> None:
+    """A run with neighbours and a probe that ran out of memory was "not run", and its mean over seeds had no note."""
+    for method, seed in (("mocov2+ours-hp", 0), ("mocov2", 3)):
+        folder = finished(tmp_path, method, seed, {("imagenet100", "top1"): 40.0})
+        rows = read(folder.results)[0]
+        folder.results.unlink()
+        append(folder.results, [replace(row, task="knn", protocol="knn-v1") for row in rows])
+        with pytest.raises(RuntimeError), folder.attempt("linear"):
+            raise RuntimeError("out of memory")
+    runs = find_runs([tmp_path], resolve)
+    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=runs, rows="all")
+    ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["measured"]
+    assert ours["mocov2+ours-hp"] == "failed"
+    assert ours["mocov2+ours-blur"] == "not run"
+    assert "further runs of it have no result: 1 failed" in markdown(table)
+    transferred = records_of(table).query("dataset == 'caltech101'").set_index("row")["measured"]
+    assert transferred["mocov2+ours-hp"] == "not run"  # nobody asked for it
+    (lacking,) = explain("table1:mocov2+ours-hp:imagenet100", None, runs)["runs without a result"]
+    assert lacking.startswith("full/mocov2+ours-hp/s0-")
+    assert lacking.endswith(": linear failed: out of memory")
+
+
+def test_scenes_that_stand_in_for_coco_say_whether_for_its_boxes_or_its_masks() -> None:
+    coco: dict[str, Any] = {"task": "coco", "dataset": "scenes", "protocol": "coco-mrcnn-c4-2x-v1", "scale": TINY}
+    frame = frame_of(*rows_of(**coco, metric="bbox_AP"), *rows_of(**coco, metric="mask_AP"))
+    assert [group.heading.text for group in render("table2", frame).groups] == [
+        "scenes as COCO detection (TINY)",
+        "scenes as COCO instance segmentation (TINY)",
+    ]
 
 
 def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
