@@ -18,7 +18,6 @@ from typing import Any
 from repro.errors import UserError
 from repro.files import reading, write_text
 from slurm.job import Call
-from slurm.ledger import REPORT, Ledger, Submission
 from slurm.node_bench import NodeBench
 from slurm.node_probe import NodeProbe
 
@@ -76,27 +75,6 @@ def read_call(folder: Path, index: int) -> Call | NodeProbe | NodeBench:
         raise UserError(f"{folder / CALLS} has no job {index}", mend="salmask retry")
     with reading(folder / CALLS, "salmask retry"):  # of another version
         return KINDS[kind].parse(calls[str(index)])
-
-
-def tables_of(folder: Path) -> tuple[str, ...]:
-    """Returns the tables that the report of a submission renders; none where its file cannot be read."""
-    try:
-        _, calls = _read(folder)
-    except UserError:
-        return ()
-    named = (call.get("tables") for call in calls.values())
-    return tuple(str(table) for tables in named if isinstance(tables, list) for table in tables)
-
-
-def newest_report(ledger: Ledger) -> tuple[Submission | None, tuple[str, ...]]:
-    """Returns the submission that says last what a sweep's report renders, and what; None where none does.
-
-    It stands in the calls of that job and nowhere else: its folder is to be kept.
-    """
-    for entry in reversed(ledger.submissions()):
-        if entry.task == REPORT and (tables := tables_of(ledger.logs / entry.submission)):
-            return entry, tables
-    return None, ()
 
 
 def indices_of(folder: Path) -> list[int]:

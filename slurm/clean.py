@@ -11,7 +11,6 @@ from repro.errors import UserError
 from repro.files import is_temporary
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
-from slurm.calls import newest_report
 from slurm.ledger import Key, Ledger, Submission
 from slurm.queue import QueueSnapshot
 from slurm.snapshot import CODE
@@ -101,7 +100,6 @@ def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) ->
 def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, State]) -> Iterator[Leftover]:
     """Yields folders of submissions that neither a person nor a job will look into."""
     newest = ledger.newest()
-    report, _ = newest_report(ledger)
     by_submission: dict[str, list[Submission]] = defaultdict(list)
     for entry in ledger.submissions():
         by_submission[entry.submission].append(entry)
@@ -109,7 +107,6 @@ def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, S
         logs = ledger.logs / name
         # The logs of the newest attempt at a job that is not done say why; those of an array go together.
         needed = any(newest[entry.key] == entry and states.get(entry.key) is not State.done for entry in entries)
-        needed = needed or report in entries  # a retry hands it over again
         if logs.is_dir() and not needed and not any(queue.live(entry) is not False for entry in entries):
             yield _leftover(logs, "logs and calls of jobs that are done or were handed over again")
 

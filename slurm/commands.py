@@ -325,7 +325,9 @@ class _SweepCall:
             gpus=self.gpus,
         )
         counts = f"{len(outcome.done)} jobs done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed"
-        self.console.print(counts)
+        with_slurm = len(outcome.live) + len(outcome.unsent)
+        left = f", {with_slurm} left to Slurm, which has them or what they build on" if with_slurm else ""
+        self._tell(counts + left)
         if any(job.task != PRETRAIN for job in (*outcome.done, *outcome.skipped)):  # else there is nothing to tabulate
             self.show(graph.tables, graph.sweep_folder, self.console)
         if self.as_json:

@@ -22,6 +22,7 @@ from slurm.handover import Outcome
 from slurm.lanes import behind, in_lanes, jobs_by_lane
 from slurm.launch_lock import launch_lock
 from slurm.ledger import REPORT, Key, Ledger, Submission
+from slurm.orders import write_report_order
 from slurm.outdated import outdated
 from slurm.profile import Cluster
 from slurm.program import Program
@@ -82,6 +83,7 @@ def submit(
 
     with launch_lock(graph.sweep_folder) as descriptor:
         refuse_foreign_sweep(graph.sweep_folder)
+        write_report_order(graph.sweep_folder, graph.tables)
         # All that is decided by is looked at under the lock: of two launchers, the second finds the jobs of the first.
         queue = settled_queue(ledger, tell)
         adopt(ledger, queue)

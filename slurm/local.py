@@ -6,6 +6,7 @@ stands in the ledger as an intent, which counts as queued as long as a launcher 
 
 import os
 import pdb
+import shutil
 import sys
 import time
 import traceback
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from rich.markup import escape
 from rich.progress import TaskID
 
 from repro.cores import usable_cores
@@ -34,10 +36,11 @@ from slurm.job import Call
 from slurm.ledger import LOCAL_LOCK, LOCAL_START_LOCK, Key, Ledger, Submission
 from slurm.local_lock import minding
 from slurm.logs import tail
+from slurm.orders import write_report_order
 from slurm.processes import KILL_SECONDS, LocalJob, free_devices, start
 from slurm.profile import Cluster
 from slurm.program import Program
-from slurm.queue import QueueSnapshot
+from slurm.queue import QueueSnapshot, snapshot
 from slurm.sbatch import KEEP_MEMORY
 from slurm.status import status_of
 
@@ -83,6 +86,7 @@ def launch_here(
     for name, value in cpu_environment(parallel).items():
         os.environ.setdefault(name, value)
     with _under_way(graph.sweep_folder):
+        write_report_order(graph.sweep_folder, graph.tables)
         return _Here(graph, finished, cluster, program, parallel, gpus, console).run()
 
 
@@ -112,6 +116,7 @@ class _Here:
         self.ledger = Ledger(graph.sweep_folder)
         self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
         self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
+        self._leave_to_slurm(with_slurm(self.ledger, map(graph.key, self.waiting), console))
         self.running: list[tuple[Job, LocalJob]] = []
 
     def run(self) -> Outcome:
@@ -131,14 +136,14 @@ class _Here:
                     for job, gpus in self._startable():
                         self.waiting.remove(job)
                         where = f" on GPU {', '.join(gpus)}" if gpus else ""
-                        self.console.print(f"[bold]started[/] {job.name}{where}  ({job.folder.path})")
+                        self._say("[bold]started[/]", f"{job.name}{where}  ({job.folder.path})")
                         if self.cluster.executor == "debug":
                             here.append((job, self._claim(job)))
                         else:
                             # What other tasks count is images, fits or steps, which their status does not tell.
                             unit = "steps" if job.task == PRETRAIN else ""
                             bars[self.graph.key(job)] = progress.add_task(job.name, total=None, unit=unit)
-                            self.running.append((job, self._start(job, gpus)))
+                            self._start(job, gpus)
                 for job, call in here:
                     _call_and_look(call)
                     self._note_end(job, None)
@@ -147,6 +152,18 @@ class _Here:
                 if self.waiting or self.running:
                     time.sleep(POLL_SECONDS)
         return self.outcome
+
+    def _leave_to_slurm(self, keys: Collection[Key]) -> None:
+        """Takes jobs that Slurm has queued or running out of what is started here, with what builds on them."""
+        for job in list(self.waiting):
+            parent = self.graph.parent(job)
+            if self.graph.key(job) in keys:
+                self.outcome.live.append(job)
+            elif parent is not None and self.graph.key(parent) in keys and not job.ready:
+                self.outcome.unsent[self.graph.key(job)] = "its pretraining is with Slurm"
+            else:
+                continue
+            self.waiting.remove(job)
 
     def _queue_up(self) -> None:
         """Writes down what waits for its turn, so that `salmask status` shows it, and `salmask cancel` takes it out."""
@@ -177,6 +194,10 @@ class _Here:
             entry = newest.get(self.graph.key(job))
             if entry is not None and entry.executor != "slurm" and queue.live(entry):
                 continue  # another launcher started it: its end shows in the folder
+            # All that waits here had an intent of this launch: one of Slurm's came since.
+            if entry is not None and entry.executor == "slurm" and with_slurm(self.ledger, [entry.key], self.console):
+                self._leave_to_slurm([entry.key])
+                continue
             if job.done:
                 self.waiting.remove(job)
                 self.outcome.skipped.append(job)
@@ -214,6 +235,8 @@ class _Here:
         call = prepare_call(self.graph, key, self.cluster.attempts, self.program)
         processes = self.cluster.resources_of(job.task).tasks_per_node
         process = start(self.ledger.logs / name, call, processes, gpus)
+        # Ours before it stands in the ledger: where the disk is full, or Ctrl-C comes, it is ended with the others.
+        self.running.append((job, process))
         self.ledger.submitted([replace(entry, job=process.id)])
         return process
 
@@ -239,12 +262,15 @@ class _Here:
         if job.done:  # the files are the truth, whatever the process says of itself
             self.outcome.done.append(job)
             usage = usage_of(job.folder.path, job.task)
-            self.console.print(f"[green]done[/]    {job.name}{f'  ({words(usage)})' if usage else ''}")
+            self._say("[green]done[/]   ", f"{job.name}{f'  ({words(usage)})' if usage else ''}")
             return
         reason = self._reason(job, process)
         self.outcome.failed[self.graph.key(job)] = reason
-        self.console.print(f"[red]failed[/]  {job.name}: ", end="")
-        self.console.print(reason, markup=False)
+        self._say("[red]failed[/] ", f"{job.name}: {reason}")
+
+    def _say(self, what: str, about: str) -> None:
+        """Prints a line: what happened, in rich's markup, and what it is about, in which a `[` of a path is none."""
+        self.console.print(what, escape(about), soft_wrap=True, highlight=False)
 
     def _reason(self, job: Job, process: LocalJob | None) -> str:
         """Returns why a job has no result."""
@@ -263,6 +289,39 @@ class _Here:
         if process is None:
             return "it ended without a result"
         return f"{process.failure or 'it ended without a result'}; see {process.log(0, 'err')}"
+
+
+def with_slurm(ledger: Ledger, keys: Iterable[Key], console: Console) -> set[Key]:
+    """Returns which jobs Slurm has queued or running, which are not to be started here as well.
+
+    Args:
+        ledger: of the sweep.
+        keys: of the jobs that are asked about.
+        console: told where no Slurm is at hand to be asked.
+
+    Raises:
+        UserError: there is a Slurm, and it does not answer.
+    """
+    wanted = set(keys)
+    sent = [
+        entry
+        for entry in ledger.submissions()
+        if entry.executor == "slurm" and entry.key in wanted
+        if not (entry.refused or entry.cancelled or entry.superseded)
+    ]
+    if not sent:
+        return set()
+    queue = snapshot()
+    if not queue.trouble:
+        return {entry.key for entry in sent if queue.live(entry)}
+    number = len({entry.key for entry in sent})
+    if shutil.which("squeue"):
+        what = f"{number} of these jobs went out to Slurm, which does not say whether it has them ({queue.trouble})"
+        raise UserError(what, mend="the same again when Slurm answers")
+    # A sweep that was carried from a cluster to another machine; what runs there holds its own folders there.
+    words = f"{number} of these jobs went out to Slurm, of which there is none here: they are started here"
+    console.print(words, soft_wrap=True, highlight=False)
+    return set()
 
 
 def _devices(entry: Submission) -> list[str]:

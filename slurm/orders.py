@@ -1,14 +1,21 @@
 """A job's order: the file in a run's folder that says what the job is to do, `jobs/TASK.yaml`.
 
 It holds the whole run with the settings of its evaluations, of which `run.yaml` holds those that the pretraining was
-made with. A launcher writes it, the job reads it, and whoever wants to know what was asked for reads it too.
+made with. A launcher writes it, the job reads it, and whoever wants to know what was asked for reads it too. The report
+is of no run: its order, `jobs/report.json` in the sweep's folder, names the tables that it renders.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from repro.files import write_text
+from repro.errors import UserError
+from repro.files import reading, write_text
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
+
+REPORT_ORDER = Path("jobs", "report.json")
+"""In a sweep's folder: which tables its report renders."""
 
 
 def order_file(folder: RunFolder, task: str) -> Path:
@@ -43,3 +50,27 @@ def ordered_run(folder: RunFolder, task: str) -> Run:
         UserError: neither file is there, or the file cannot be read.
     """
     return read_order(folder, task) if order_file(folder, task).is_file() else folder.load()
+
+
+def write_report_order(sweep: Path, tables: Sequence[str]) -> None:
+    """Writes down which tables a sweep's report renders, before the first job goes out.
+
+    The call of the report's own job comes last: where Slurm had no room for it, or the sweep runs on this machine,
+    there is none, and a retry would make a report of no tables.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    if tuple(tables) != ordered_tables(sweep):
+        write_text(sweep / REPORT_ORDER, json.dumps({"tables": list(tables)}) + "\n")
+
+
+def ordered_tables(sweep: Path) -> tuple[str, ...]:
+    """Returns the tables that a sweep's report renders; none where no launch said so."""
+    path = sweep / REPORT_ORDER
+    try:
+        with reading(path, "the same salmask sweep again, which writes it anew"):
+            names = json.loads(path.read_text(encoding="utf-8"))["tables"]
+            return tuple(str(name) for name in names) if isinstance(names, list) else ()
+    except UserError:
+        return ()

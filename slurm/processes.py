@@ -100,18 +100,23 @@ def start(folder: Path, call: Call, processes: int = 1, gpus: Sequence[str] = ()
         gpus: the devices that it is to see, as CUDA_VISIBLE_DEVICES names them; none: those that the launcher sees.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to. Then, and where a signal comes, no rank is left behind.
     """
     write_calls(folder, {0: call})
     environment = _environment(gpus)
     rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
     ranks: list[subprocess.Popen[bytes]] = []
-    for rank in range(processes):
-        of_rank = {**rendezvous, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        ranks.append(_start_rank(folder, rank, {**environment, **of_rank}, ranks[0].pid if ranks else 0))
-        job = ranks[0].pid
-        for stream in ("out", "err"):
-            _log(folder, "starting", rank, stream).rename(_log(folder, str(job), rank, stream))
+    try:
+        for rank in range(processes):
+            of_rank = {**rendezvous, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+            ranks.append(_start_rank(folder, rank, {**environment, **of_rank}, ranks[0].pid if ranks else 0))
+            job = ranks[0].pid
+            for stream in ("out", "err"):
+                _log(folder, "starting", rank, stream).rename(_log(folder, str(job), rank, stream))
+    except BaseException:
+        if ranks:  # nobody would know of them, and those of several would wait for the others for ever
+            LocalJob(folder, ranks).kill()
+        raise
     return LocalJob(folder, ranks, tuple(gpus))
 
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from slurm.ask import ANSWER_SECONDS, ask
@@ -27,6 +28,8 @@ SQUEUE_FIELDS = ("JobArrayID", "Name", "State", "Reason", "StartTime", "EndTime"
 SACCT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Start", "End", "NodeList", "Partition")
 SACCT_SECONDS = 30.0
 """How long an answer of sacct is waited for: it asks a database that may be slow or gone."""
+ROUNDING_SECONDS = 2.0
+"""By how much Linux rounds when it started, and with it each process."""
 IDS_A_CALL = 5000
 """More ids than this do not fit on a command line; the newest are asked for."""
 
@@ -237,7 +240,20 @@ def _process_lives(entry: Submission) -> bool | None:
         return not Path("/proc/self").exists()  # gone since, or no Linux: the id is all there is
     # Linux gives the id of a process that ended to another one. Ours name their submission's folder; the debug executor
     # runs in a launcher, whose words may be any. A zombie has no words at all.
-    return entry.submission.encode() in words or (entry.executor == "debug" and bool(words))
+    return entry.submission.encode() in words or (entry.executor == "debug" and bool(words) and _is_as_old(entry))
+
+
+def _is_as_old(entry: Submission) -> bool:
+    """Returns whether the process with a job's id began before the job was handed to it, as a launcher's did."""
+    try:
+        # Behind the name in brackets, which may hold anything: field 3 and on, of which the 22nd is the start.
+        ticks = Path(f"/proc/{entry.job}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        system = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+        booted = next(int(line.split()[1]) for line in system if line.startswith("btime "))
+        began = booted + int(ticks[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration, ValueError, IndexError):
+        return True  # no Linux as we know it: the id is all there is
+    return began <= datetime.fromisoformat(entry.time).timestamp() + ROUNDING_SECONDS
 
 
 def array_of(job: str) -> str:

@@ -7,14 +7,14 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
-from slurm.calls import newest_report, refuse_foreign_sweep
+from slurm.calls import refuse_foreign_sweep
 from slurm.graph import Graph, Job, make_graph
 from slurm.handover import Outcome, prepare_call
 from slurm.job_costs import with_plan
 from slurm.launch import submit
 from slurm.ledger import REPORT, Key, Ledger
 from slurm.local import launch_here
-from slurm.orders import ordered_run
+from slurm.orders import ordered_run, ordered_tables
 from slurm.processes import chosen_devices
 from slurm.profile import Cluster
 from slurm.profile import load as load_cluster
@@ -42,7 +42,7 @@ def graph_of(ledger: Ledger, requested: Collection[Key]) -> Graph:
         if task != REPORT:  # every launch has a report of its own
             run_folder = RunFolder(ledger.sweep / folder)
             jobs.append(Job(ordered_run(run_folder, task), run_folder, task))
-    return make_graph(ledger.sweep, jobs, newest_report(ledger)[1])
+    return make_graph(ledger.sweep, jobs, ordered_tables(ledger.sweep))
 
 
 def relaunch(

@@ -8,15 +8,14 @@ import pytest
 from sweep_samples import GONE, NOW, SILENT, FakeSlurm, Sweep, queue_of
 from training_samples import files_below, refused, salmask
 
-from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from slurm import clean
-from slurm.calls import newest_report, write_calls
 from slurm.clean import leftovers
-from slurm.job import Call
 from slurm.launch_lock import launch_lock
 from slurm.ledger import REPORT
+from slurm.orders import ordered_tables, write_report_order
 from slurm.queue import QueueSnapshot
+from slurm.retry import graph_of
 
 
 def make_leftovers(sweep: Sweep) -> None:
@@ -92,16 +91,12 @@ def test_cleaning_leaves_alone_what_a_job_may_still_use(
 
 
 def test_what_a_report_renders_outlives_cleaning(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
-    """It stands in the calls of the newest report alone, which a retry reads."""
     make_leftovers(sweep)
-    for job, table in (("814", "table2"), ("815", "table1")):
-        entry = sweep.submitted(REPORT, job, folder=".", protocol="")
-        call = Call(sweep.place, REPORT, PROGRAM.report, tables=(table,))
-        write_calls(sweep.ledger.logs / entry.submission, {0: call})
+    write_report_order(sweep.place, ["table1"])
     RunFolder(sweep.place).set_status("done", task=REPORT)
     salmask("clean", "table1")
-    assert [path.name for path in sweep.ledger.logs.iterdir()] == ["sweep-report-815"]
-    assert newest_report(sweep.ledger)[1] == ("table1",)
+    assert ordered_tables(sweep.place) == ("table1",)
+    assert graph_of(sweep.ledger, [(".", REPORT)]).tables == ("table1",)
 
 
 def test_cleaning_waits_for_a_launch(

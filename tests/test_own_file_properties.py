@@ -28,6 +28,7 @@ NAMES = (
         "jobs.jsonl",
         ".cancels.jsonl",
         "calls.json",
+        "report.json",
         "sweep.yaml",
         "profile.yaml",
     ),

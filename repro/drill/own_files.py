@@ -58,6 +58,7 @@ def _beside(siblings: Mapping[str, bytes], name: str, read: Read) -> Read:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             for sibling, content in siblings.items():
                 (Path(folder) / sibling).write_bytes(content)
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
             os.link(path, Path(folder) / name)  # a pipe stays one
             return read(Path(folder))
 
@@ -191,9 +192,10 @@ def _of_evaluations(place: Path) -> dict[str, OwnFile]:
 
 
 def _of_sweeps() -> dict[str, OwnFile]:
-    from slurm.calls import CALLS, indices_of, read_call, tables_of
+    from slurm.calls import CALLS, indices_of, read_call
     from slurm.job import Call
     from slurm.ledger import CANCELS, Ledger, Submission
+    from slurm.orders import REPORT_ORDER, ordered_tables
     from slurm.profile import load as load_profile
     from slurm.sweep import load as load_sweep
 
@@ -211,7 +213,10 @@ def _of_sweeps() -> dict[str, OwnFile]:
         ),
         CALLS: OwnFile(
             json.dumps({"kind": "task", "calls": {"0": call}}, indent=1).encode(),
-            _beside({}, CALLS, lambda folder: (indices_of(folder), tables_of(folder), read_call(folder, 0))),
+            _beside({}, CALLS, lambda folder: (indices_of(folder), read_call(folder, 0))),
+        ),
+        REPORT_ORDER.name: OwnFile(
+            json.dumps({"tables": ["table1"]}).encode(), _beside({}, str(REPORT_ORDER), ordered_tables)
         ),
         "sweep.yaml": OwnFile(sweep, lambda path: load_sweep(str(path))),
         "profile.yaml": OwnFile(profile, lambda path: load_profile(str(path))),

@@ -1,0 +1,129 @@
+"""A sweep whose jobs are begun on this machine and with Slurm: nothing runs twice, nothing is left behind."""
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_samples import FakeSlurm
+from test_local import graph_of, launched, programs
+from training_samples import tiny
+
+from repro.errors import UserError
+from repro.runs.folder import RunFolder
+from slurm import local, processes
+from slurm.graph import Graph, Job, make_graph
+from slurm.ledger import Ledger, Submission
+from slurm.profile import Cluster, Resources
+from slurm.queue import QueueSnapshot
+
+__all__ = ["programs"]
+
+
+def with_evaluations(place: Path) -> Graph:
+    """Two runs, each pretrained and evaluated."""
+    runs = [tiny(changes={"seed": seed}) for seed in range(2)]
+    return make_graph(
+        place, [Job(run, RunFolder.of(run, place), task) for run in runs for task in ("pretrain", "knn")], ()
+    )
+
+
+def sent_to_slurm(graph: Graph, job: str = "812") -> Submission:
+    """The first pretraining of a sweep, handed over to Slurm by another launch."""
+    folder, task = graph.key(graph.jobs[0])
+    entry = Submission("sweep-pretrain-812", "slurm", "mine", graph.jobs[0].run.id, folder, task)
+    ledger = Ledger(graph.sweep_folder)
+    ledger.intend([entry])
+    ledger.submitted([replace(entry, job=job)])
+    return entry
+
+
+def test_what_slurm_has_is_left_to_it_with_what_builds_on_it(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = with_evaluations(tmp_path / "sweep")
+    entry = sent_to_slurm(graph)
+    slurm.says("squeue", f"812|{entry.submission}|PENDING|Priority|N/A|NONE||gpu|0|")
+    outcome = launched(graph, "record")
+    assert [job.name for job in outcome.live] == [graph.jobs[0].name]
+    assert outcome.unsent == {graph.key(graph.jobs[1]): "its pretraining is with Slurm"}
+    begun = {entry.key for entry in Ledger(graph.sweep_folder).submissions() if entry.executor == "local" and entry.job}
+    assert begun == {graph.key(graph.jobs[2]), graph.key(graph.jobs[3])}
+    # The job left the queue without a result: the same command takes it over.
+    slurm.says("squeue")
+    again = launched(graph, "record")
+    assert again.live == []
+    assert (graph.jobs[0].folder.path / "seen-pretrain-0.json").exists()
+
+
+def test_a_slurm_that_is_silent_is_no_reason_to_run_a_job_twice(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = graph_of(tmp_path / "sweep", 1)
+    sent_to_slurm(graph)
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    with pytest.raises(UserError, match="1 of these jobs went out to Slurm, which does not say whether it has them"):
+        launched(graph, "record")
+    assert not (graph.jobs[0].folder.path / "seen-pretrain-0.json").exists()
+
+
+def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("slurm.local.snapshot", lambda: QueueSnapshot(trouble="there is no squeue"))
+    monkeypatch.setattr("slurm.local.shutil.which", lambda name: None)
+    graph = graph_of(tmp_path / "sweep", 1)
+    sent_to_slurm(graph)
+    assert len(launched(graph, "record").done) == 1
+    assert "of which there is none here: they are started here" in capsys.readouterr().err
+
+
+def test_a_job_whose_id_cannot_be_written_down_does_not_go_on_alone(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up between the start of a process and the line of the ledger that tells its id."""
+    started: list[processes.LocalJob] = []
+
+    def start(*arguments: Any) -> processes.LocalJob:
+        started.append(processes.start(*arguments))
+        return started[0]
+
+    def refuse(ledger: Ledger, entries: object) -> None:
+        raise UserError("cannot write jobs.jsonl: No space left on device")
+
+    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(Ledger, "submitted", refuse)
+    with pytest.raises(UserError, match="No space left"):
+        launched(graph_of(tmp_path / "sweep", 1), "last")
+    assert started[0].ranks[0].poll() is not None
+
+
+def test_of_several_ranks_none_is_left_where_one_cannot_begin(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks: list[subprocess.Popen[bytes]] = []
+    begin = processes._start_rank
+
+    def start_rank(folder: Path, rank: int, environment: dict[str, str], group: int) -> "subprocess.Popen[bytes]":
+        if rank == 1:
+            raise UserError("cannot start a job: Cannot allocate memory")
+        ranks.append(begin(folder, rank, environment, group))
+        return ranks[0]
+
+    monkeypatch.setattr(processes, "_start_rank", start_rank)
+    two = Cluster("local", executor="local", resources=Resources(processes=2))
+    with pytest.raises(UserError, match="Cannot allocate memory"):
+        launched(graph_of(tmp_path / "sweep", 1), "last", two)
+    assert ranks[0].wait(timeout=20) < 0  # killed: nobody would wait for it
+
+
+def test_the_number_of_a_launcher_that_ended_may_be_anybodys(tmp_path: Path) -> None:
+    """The debug executor runs in its launcher, of whose words nothing is known: the process must be old enough."""
+    of_a_launcher = Submission(
+        "sweep-pretrain-0c1d2e3f", "debug", "debug", "", "mocov2/s0", "pretrain", job=str(os.getpid())
+    )
+    assert QueueSnapshot().live(of_a_launcher)
+    before_this_process = replace(of_a_launcher, time="2026-01-01T00:00:00+00:00")
+    assert QueueSnapshot().live(before_this_process) is False
