@@ -1,6 +1,7 @@
 """The plot of accuracy against how well foreground covers the true objects, of `salmask sweep saliency-dose`."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,8 @@ LOOKS: Mapping[str, tuple[str, str]] = {BOTH: ("o", "#d55e00"), QUERY: ("^", "#0
 """By what is varied: marker and colour."""
 DASHES = ((0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)), (0, (3, 2, 1, 2, 1, 2)))
 """The lines of methods that ask for no foreground."""
+APART = 0.035
+"""IoU by which the sources' names stand apart at least, so that none stands on another."""
 
 
 def saliency_dose(material: Material) -> Figure:
@@ -38,15 +41,18 @@ def saliency_dose(material: Material) -> Figure:
                 if line:
                     _draw_line(axes, colour, line, through)
                     slopes.append(f"{role}: {slope_text(line)}")
-                _draw_points(axes, role, marker, colour, own, material.theme)
-        # A panel's own numbers stand in it; the legend is of all panels.
-        axes.text(0.02, 0.02, "\n".join(slopes), transform=axes.transAxes, fontsize=6.5, color=ink(material.theme))
+                _draw_points(axes, role, marker, colour, own)
+        _name_sources(axes, panel.points, material.theme)
         for number, (method, value) in enumerate(panel.references.items()):
             dashes = DASHES[number % len(DASHES)]
             axes.axhline(value, color=ink(material.theme), linewidth=0.9, linestyle=dashes, label=label(method))
         axes.set(title=folded(panel.title), xlabel="mean IoU of the foreground with the true object")
         axes.set(ylabel=percent(material.metric or "top1"))
         axes.margins(0.1)
+        # A panel's own numbers stand in it, below all points; the legend is of all panels.
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - 0.14 * (high - low), high)
+        axes.text(0.02, 0.02, "\n".join(slopes), transform=axes.transAxes, fontsize=6.5, color=ink(material.theme))
     counts = sorted({len(point.values) for panel in drawn for point in panel.points})
     seeds = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     note = f"mean of {seeds} seeds; bars: 95 % intervals; slopes: of the line through the sources, 95 %"
@@ -61,8 +67,26 @@ def _draw_line(axes: Axes, colour: str, line: Slope, points: Sequence[Point]) ->
     axes.plot(ends, line.intercept + line.rise * ends, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
 
 
-def _draw_points(axes: Axes, role: str, marker: str, colour: str, points: Sequence[Point], theme: Theme) -> None:
-    """Draw the points of one role with their intervals, each with its source's name."""
+def _name_sources(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
+    """Write the sources' names above the panel, each once, with a line to the points of all roles that have it."""
+    ious: dict[str, list[float]] = {}
+    for point in points:
+        ious.setdefault(point.source, []).append(point.means[0])
+    places: list[float] = []
+    names = sorted(ious, key=lambda name: fmean(ious[name]))
+    for name in names:
+        iou = fmean(ious[name])
+        places.append(max(iou, places[-1] + APART) if places else iou)
+        axes.plot([iou, places[-1]], [0.95, 1.0], color=ink(theme), linewidth=0.5, transform=axes.get_xaxis_transform())
+    above = axes.secondary_xaxis("top")
+    above.set_xticks(places, names)
+    above.tick_params(labelsize=6.5, labelrotation=45, length=0, pad=1)
+    for text in above.get_xticklabels():
+        text.set(ha="left", rotation_mode="anchor")
+
+
+def _draw_points(axes: Axes, role: str, marker: str, colour: str, points: Sequence[Point]) -> None:
+    """Draw the points of one role with their intervals."""
     x, y = zip(*(point.means for point in points), strict=True)
     across = [half_width(point.iou) for point in points]
     along = [half_width(point.values) for point in points]
@@ -76,16 +100,6 @@ def _draw_points(axes: Axes, role: str, marker: str, colour: str, points: Sequen
         linewidth=1,
         label=role,
     )
-    for point in points:
-        axes.annotate(
-            point.source,
-            point.means,
-            (4, 4),
-            textcoords="offset points",
-            fontsize=6.5,
-            color=ink(theme),
-            annotation_clip=True,
-        )
 
 
 def slope_text(line: Slope) -> str:

@@ -17,7 +17,7 @@ from repro.errors import UserError
 from results.collect import collect_runs
 from results.curves import curves
 from results.dose import BOTH, HARD, QUERY, Point, panels_of, slope
-from results.dose_plot import half_width, saliency_dose, slope_text
+from results.dose_plot import APART, half_width, saliency_dose, slope_text
 from results.material import Material, NothingToDrawError, panel_titles
 from results.plots import PLOTS, bars, branches, compute, draw, save, scatter
 from results.published import published
@@ -229,7 +229,11 @@ def test_a_dose_is_drawn_against_the_iou_of_the_role_that_is_varied_with_interva
     figure = saliency_dose(Material(runs, frame))
     axes = figure.axes[0]
     rise = f"{BOTH}: +5.00 [+5.00, +5.00] points per .1 IoU"
-    assert {text.get_text() for text in axes.texts} == {*SOURCES, "random", "inverted", rise}
+    assert [text.get_text() for text in axes.texts] == [rise]
+    (above,) = axes.child_axes
+    assert {text.get_text() for text in above.get_xticklabels()} == {*SOURCES, "random", "inverted"}
+    gaps = np.diff([text.get_position()[0] for text in above.get_xticklabels()])
+    assert gaps.min() >= APART - 1e-9  # none stands on another
     assert figure.legends[0].get_title().get_text().endswith("; TINY MODE, not comparable with the paper")
     bars = [container for container in axes.containers if container.has_yerr]
     assert len(bars) == 3
