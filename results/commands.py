@@ -232,9 +232,9 @@ def plot(
         except NothingToDrawError as reason:
             if name != "all":
                 raise
-            console.print(f"{plot_name}: left out, {reason.note}", markup=False, soft_wrap=True)
+            console.print(f"{plot_name}: left out, {reason.note}", soft_wrap=True)
         else:
-            console.print("\n".join(str(path) for path in paths), markup=False, highlight=False, soft_wrap=True)
+            console.print("\n".join(str(path) for path in paths), highlight=False, soft_wrap=True)
 
 
 def explain(
@@ -356,7 +356,7 @@ def _print_table(table: "Table", console: Console) -> None:
     if console.is_terminal:
         print_on_terminal(table, console)
     else:
-        console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
+        console.print(markdown(table), highlight=False, soft_wrap=True)
 
 
 def _write_table(table: "Table", folder: Path, console: Console) -> None:
@@ -364,7 +364,7 @@ def _write_table(table: "Table", folder: Path, console: Console) -> None:
     from results.formats import write
 
     for path in write(table, folder):
-        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
 def _roots(runs: list[Path] | None) -> list[Path]:
@@ -398,4 +398,4 @@ def _gather(
 
 def _warn(frame: "pd.DataFrame | None", console: Console) -> None:
     for warning in frame.attrs["warnings"] if frame is not None else []:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+        console.print(f"warning: {warning}", soft_wrap=True)

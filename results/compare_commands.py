@@ -84,9 +84,9 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
         for comparison in comparisons:
             _print(comparison, console)
         for warning in frame.attrs["warnings"]:
-            console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+            console.print(f"warning: {warning}", soft_wrap=True)
         if out is not None:
-            console.print(str(out), markup=False, highlight=False, soft_wrap=True)
+            console.print(str(out), highlight=False, soft_wrap=True)
 
     return app
 
@@ -185,7 +185,7 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         print_table(TextTable(heads, class_rows, right=heads[1:], title="By class, the ends:"), console)
         console.print()
     for line in [*(["; ".join(flipped) + " (by most seeds)."] if flipped else []), *comparison.notes]:
-        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     console.print()
 
 

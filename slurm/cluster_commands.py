@@ -38,7 +38,7 @@ def check(
     limits = f"jobs begin {cluster.attempts} times at most, warned {cluster.signal_seconds} s before their time limit"
     console.print(f"sweeps go to {folder}; {limits}", soft_wrap=True, highlight=False)
     if cluster.executor != "slurm":
-        console.print(f"no Slurm: jobs run here ({cluster.executor})")
+        console.print(f"no Slurm: jobs run here ({cluster.executor})", highlight=False)
         return
     from slurm.trial import sbatch_says  # submitit takes a second, which a broken profile need not wait for
 
@@ -47,7 +47,7 @@ def check(
         answer = sbatch_says(resources, cluster)
         refused = refused or not answer.accepted
         mark = "ok" if answer.accepted else "REFUSED"
-        console.print(f"{mark}: {tasks}: {answer.words}", markup=False, soft_wrap=True, highlight=False)
+        console.print(f"{mark}: {tasks}: {answer.words}", soft_wrap=True, highlight=False)
     if refused:
         raise UserError(
             f"sbatch takes no such jobs of '{cluster.name}'", mend="the profile; `sinfo` shows what there is"

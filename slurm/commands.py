@@ -308,7 +308,7 @@ class _SweepCall:
             time.sleep(FEED_SECONDS)
 
     def _tell(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(text, soft_wrap=True, highlight=False)
 
     def _run_here(self, graph: Graph, cluster: Cluster) -> None:
         from slurm.job_costs import with_plan

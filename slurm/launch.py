@@ -79,7 +79,7 @@ def submit(
     cancels = len(ledger.taken_back()) if cancels is None else cancels
 
     def tell(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(text, soft_wrap=True, highlight=False)
 
     with launch_lock(graph.sweep_folder) as descriptor:
         refuse_foreign_sweep(graph.sweep_folder)

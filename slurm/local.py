@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rich.markup import escape
 from rich.progress import TaskID
+from rich.text import Text
 
 from repro.cores import usable_cores
 from repro.errors import UserError
@@ -136,7 +136,7 @@ class _Here:
                     for job, gpus in self._startable():
                         self.waiting.remove(job)
                         where = f" on GPU {', '.join(gpus)}" if gpus else ""
-                        self._say("[bold]started[/]", f"{job.name}{where}  ({job.folder.path})")
+                        self._say(Text("started", "bold"), f"{job.name}{where}  ({job.folder.path})")
                         if self.cluster.executor == "debug":
                             here.append((job, self._claim(job)))
                         else:
@@ -262,15 +262,15 @@ class _Here:
         if job.done:  # the files are the truth, whatever the process says of itself
             self.outcome.done.append(job)
             usage = usage_of(job.folder.path, job.task)
-            self._say("[green]done[/]   ", f"{job.name}{f'  ({words(usage)})' if usage else ''}")
+            self._say(Text("done   ", "green"), f"{job.name}{f'  ({words(usage)})' if usage else ''}")
             return
         reason = self._reason(job, process)
         self.outcome.failed[self.graph.key(job)] = reason
-        self._say("[red]failed[/] ", f"{job.name}: {reason}")
+        self._say(Text("failed ", "red"), f"{job.name}: {reason}")
 
-    def _say(self, what: str, about: str) -> None:
-        """Prints a line: what happened, in rich's markup, and what it is about, in which a `[` of a path is none."""
-        self.console.print(what, escape(about), soft_wrap=True, highlight=False)
+    def _say(self, what: Text, about: str) -> None:
+        """Prints a line: what happened, and to what."""
+        self.console.print(what, about, soft_wrap=True, highlight=False)
 
     def _reason(self, job: Job, process: LocalJob | None) -> str:
         """Returns why a job has no result."""

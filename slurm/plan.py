@@ -69,7 +69,7 @@ def print_plan(
         to_do = "nobody knows what it costs"
     console.print(f"to do: {to_do}", highlight=False, soft_wrap=True)
     for line in (*_sources(graph, costs), *_cautions(graph), *_memory_cautions(graph, cluster, memories or {})):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _headline(graph: Graph, done_count: int) -> str:

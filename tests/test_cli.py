@@ -62,6 +62,13 @@ def assert_nothing_is_written(out: Path) -> None:
             ["mocov2", "optimisation.epochs=3"],
             "unknown key 'optimisation.epochs'; mend: did you mean 'optimization.epochs'?",
         ),
+        (
+            ["mocov2", "epochs=10"],
+            "unknown key 'epochs'; mend: did you mean 'optimization.epochs', 'probe.epochs' or 'finetune.epochs'?",
+        ),
+        (["mocov2", "lrr=1"], "unknown key 'lrr'; mend: did you mean 'optimization.lr', '"),
+        (["mocov2", "prob.epochs=10"], "unknown key 'prob.epochs'; mend: did you mean 'probe.epochs'?"),
+        (["mocov2", "knn.k=5"], "unknown key 'knn.k'; mend: the keys of knn are knn.neighbours, knn.temperature"),
         (["mocov2", "moco.queu=64"], "unknown key 'moco.queu'; mend: did you mean 'moco.queue'?"),
         (["mocov2", "optimization.epochs=many"], "optimization.epochs=many is not a whole number"),
         (

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from detection_samples import prepared
 from torch import nn
-from torchvision.models import get_model
+from torchvision.models import get_model, list_models
 from training_samples import CPU, files_below, refused, salmask, tiny, with_random_backbone
 
 from baselines import build_learner, resolve
@@ -21,6 +22,7 @@ from repro.errors import UserError
 from repro.runs.comparison import departures, sizes_below_recipe
 from repro.runs.detection import VOC
 from repro.runs.folder import RunFolder
+from repro.runs.network_names import RESNETS
 from repro.training.pretraining import pretrain
 
 
@@ -154,3 +156,8 @@ def test_narrow_weights_from_elsewhere_and_fresh_ones_are_measured(tmp_path: Pat
         (path,) = (tmp_path / place).rglob("backbone.pth")
         assert load_backbone(path).features == 128
     assert "encoder.width" in refused(*evaluated(tmp_path / "wide", "--checkpoint", folder.backbone))
+
+
+def test_the_names_that_runs_may_have_are_torchvisions() -> None:
+    """They stand in a list, so that a mistyped one is refused where a sweep is planned, without torch."""
+    assert sorted(RESNETS) == sorted(list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"]))

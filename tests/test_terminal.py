@@ -79,3 +79,9 @@ def test_text_and_json_are_visible_and_json_stays_json(capsys: pytest.CaptureFix
     assert json.loads(out) == content
     assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(out)
     assert "猫" in out
+
+
+def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep in a folder `[/x]` ended every launch with rich's traceback, and lost what stood in `[red]`."""
+    Console().print("started /runs/[/x]/[red]a", soft_wrap=True)
+    assert capsys.readouterr().out == "started /runs/[/x]/[red]a\n"

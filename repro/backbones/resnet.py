@@ -2,9 +2,10 @@
 
 import torch
 from torch import nn
-from torchvision.models import get_model, list_models
+from torchvision.models import get_model
 
 from repro.errors import UserError, nearest
+from repro.runs.network_names import RESNETS
 
 BASE_WIDTH = 64
 """Base planes of torchvision's own networks."""
@@ -21,9 +22,8 @@ def build_resnet(arch: str, outputs: int, width: int = BASE_WIDTH) -> nn.Module:
     Raises:
         UserError: torchvision has no ResNet of this name, or its groups do not divide so few planes.
     """
-    resnets = list_models(include=["resnet*", "resnext*", "wide_resnet*"])
-    if arch not in resnets:
-        raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's", mend=nearest(arch, resnets))
+    if arch not in RESNETS:
+        raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's", mend=nearest(arch, RESNETS))
     return resnet_of_width(arch, width, outputs)
 
 

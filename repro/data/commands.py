@@ -8,7 +8,7 @@ from statistics import median
 from typing import Annotated, Literal, NamedTuple
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from repro.console import completion
 from repro.cores import usable_cores
@@ -72,7 +72,7 @@ def list_datasets(as_json: Json = False) -> None:
         for entry in DATASETS.values()
     ]
     print_table(TextTable(("name", "classes", "root", "what", "where"), lines, right=("classes",)), console)
-    console.print(f"To set a root: {escape(how_to_set_root('NAME'))}.", soft_wrap=True, highlight=False)
+    console.print(f"To set a root: {how_to_set_root('NAME')}.", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -248,9 +248,9 @@ def _print_report(report: Report, per_class: bool) -> None:
     if per_class:
         print_table(_per_class(report), console)
     for problem in report.problems:
-        console.print(f"[red]{problem.kind}[/red] {escape(problem.path)}: {escape(problem.message)}", highlight=False)
+        console.print(Text(problem.kind, "red"), f"{problem.path}: {problem.message}", highlight=False)
     for warning in report.warnings:
-        console.print(f"[yellow]warning[/yellow] {escape(warning)}", highlight=False)
+        console.print(Text("warning", "yellow"), warning, highlight=False)
     kinds = Counter(problem.kind for problem in report.problems)
     summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
     depth = "every image decoded" if report.decoded else "images not decoded (--quick)"

@@ -85,7 +85,7 @@ def build(main: Main) -> typer.Typer:
             console = Console(stderr=True)
             for row in kinds:
                 rows.append(row)
-                console.print(f"{row.kind}: {row.held} of {row.tried}", highlight=False, markup=False)
+                console.print(f"{row.kind}: {row.held} of {row.tried}", highlight=False)
         total = Row("all", "")
         total.tried, total.held = sum(row.tried for row in rows), sum(row.held for row in rows)
         report(as_json, [vars(row) for row in [*rows, total]])

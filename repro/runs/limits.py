@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 from repro.runs.choices import Backend, Branch, Interpolation, Resizer, Source, Strategy
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
+from repro.runs.network_names import LOCALIZERS, RESNETS, is_localizer
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
 from repro.runs.saliency_sources import SaliencySource
-from repro.runs.sections import Framework, RunSettings, ScenesSettings
+from repro.runs.sections import EncoderSettings, Framework, RunSettings, ScenesSettings
 
 LIMITS: Mapping[str, Limit] = {
     "seed": NOT_NEGATIVE,
@@ -147,8 +148,7 @@ def problems(run: RunSettings) -> Iterator[Problem]:
         yield Problem(
             f"detection.min_size={run.detection.min_size} is out of range", mend=f"0, or {LEAST_SIDE} or more"
         )
-    if run.encoder.width % 4:
-        yield Problem(f"encoder.width={run.encoder.width} is no multiple of 4", mend="encoder.width=16, for example")
+    yield from _encoder_problems(run.encoder)
     if run.optimization.warmup_share == 1:
         yield Problem("optimization.warmup_share=1 leaves no epoch to the schedule", mend="a smaller share")
     if run.augmentation.resizer is Resizer.torch and run.augmentation.interpolation is not Interpolation.bilinear:
@@ -164,6 +164,14 @@ def problems(run: RunSettings) -> Iterator[Problem]:
     # said of them.
     yield from FRAMEWORKS[run.framework].problems(run)
     yield from _masking_problems(run)
+
+
+def _encoder_problems(encoder: EncoderSettings) -> Iterator[Problem]:
+    """Yields what is wrong with the encoder's network."""
+    if encoder.arch not in RESNETS:
+        yield Problem(f"encoder.arch={encoder.arch} is no ResNet of torchvision's", mend=nearest(encoder.arch, RESNETS))
+    if encoder.width % 4:
+        yield Problem(f"encoder.width={encoder.width} is no multiple of 4", mend="encoder.width=16, for example")
 
 
 def _whole_number_problems(settings: Any, prefix: str = "") -> Iterator[Problem]:
@@ -248,6 +256,10 @@ def _masking_problems(run: RunSettings) -> Iterator[Problem]:
             mend=f"localizer.image_side={32 * round(run.localizer.image_side / 32)}",
         )
     yield from _source_problems(run)
+    if not is_localizer(run.localizer.network):
+        yield Problem(
+            f"localizer.network={run.localizer.network} is unknown", mend=nearest(run.localizer.network, LOCALIZERS)
+        )
     if run.localizer.sha256 and run.localizer.network != "checkpoint":
         yield Problem(
             f"localizer.sha256 is a checkpoint's, and localizer.network={run.localizer.network} is none",

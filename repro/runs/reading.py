@@ -102,23 +102,30 @@ def _check_keys(tree: Mapping[str, Any], right_keys: Collection[str], origin: st
         below = [key for key in right_keys if key.startswith(f"{dotted}.")]
         if below:
             raise UserError(f"{origin}: '{dotted}' is a section", mend=f"set its keys, for example {below[0]}")
-        nearest_key = _nearest_key(dotted, right_keys)
-        top_level = ", ".join(dict.fromkeys(key.partition(".")[0] for key in right_keys))
-        mend = f"did you mean '{nearest_key}'?" if nearest_key else f"the top-level keys are {top_level}"
-        raise UserError(f"{origin}: unknown key '{dotted}'", mend=mend)
+        raise UserError(f"{origin}: unknown key '{dotted}'", mend=_mend_of_key(dotted, right_keys))
 
 
-def _nearest_key(dotted: str, right_keys: Collection[str]) -> str | None:
-    """Returns the key that was probably meant by an unknown one, or None where none is like it."""
-    leaves = {key.rpartition(".")[2]: key for key in right_keys}
-    leaf = dotted.rpartition(".")[2]
+def _mend_of_key(dotted: str, right_keys: Collection[str]) -> str:
+    """Returns which key was probably meant by an unknown one; where none is like it, which there are."""
+    section, _, leaf = dotted.rpartition(".")
+    by_leaf: dict[str, list[str]] = {}
+    for key in right_keys:
+        by_leaf.setdefault(key.rpartition(".")[2], []).append(key)
     # A right name in a wrong section, or in none, is a sure sign, however unlike the whole keys are.
-    same_leaf = [key for key in right_keys if key.rpartition(".")[2] == leaf]
-    matches = difflib.get_close_matches(dotted, same_leaf or right_keys, n=1, cutoff=0.0 if same_leaf else 0.5)
-    if not matches:
+    candidates = by_leaf.get(leaf) or difflib.get_close_matches(dotted, right_keys, n=1, cutoff=0.5)
+    if not candidates:
         # A long section would outweigh a short name with a typing error in it.
-        matches = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.5)]
-    return matches[0] if matches else None
+        names = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.5)
+        candidates = by_leaf[names[0]] if names else []
+    if len(candidates) > 1 and not section:
+        # Of the pretraining, of the probe, or of the finetuning: nobody knows, and the pretraining's is meant mostly.
+        candidates.sort(key=lambda key: not key.startswith("optimization."))
+        return f"did you mean {', '.join(map(repr, candidates[:-1]))} or {candidates[-1]!r}?"
+    if candidates:
+        return f"did you mean {difflib.get_close_matches(dotted, candidates, n=1, cutoff=0.0)[0]!r}?"
+    if of_section := [key for key in right_keys if key.startswith(f"{section}.")]:
+        return f"the keys of {section} are {', '.join(of_section)}"
+    return f"the top-level keys are {', '.join(dict.fromkeys(key.partition('.')[0] for key in right_keys))}"
 
 
 def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origin: str = "settings") -> Run:

@@ -14,11 +14,9 @@ from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream_seed
 from repro.runs.localizer_weights import weights_cache
+from repro.runs.network_names import LOCALIZERS, TIMM
 from repro.saliency.folding import fold_batch_norm
 from repro.saliency.localizer import STRIDE, Localizer
-
-NETWORKS = ("resnet50", "efficientnet-lite0", "timm/NAME", "checkpoint")
-"""What `localizer.network` can be."""
 
 
 def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = "") -> Localizer:
@@ -44,9 +42,9 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
             return Localizer(_without_head(_torchvision("resnet50", weights)))
         if network == "checkpoint":
             return _checkpoint(weights, sha256)
-        if network.startswith("timm/"):
-            return _timm(network.removeprefix("timm/"), weights)
-    raise UserError(f"localizer.network={network} is unknown", mend=nearest(network, NETWORKS))
+        if network.startswith(TIMM):
+            return _timm(network.removeprefix(TIMM), weights)
+    raise UserError(f"localizer.network={network} is unknown", mend=nearest(network, LOCALIZERS))
 
 
 def _checkpoint(weights: str, sha256: str) -> Localizer:
