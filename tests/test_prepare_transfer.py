@@ -58,6 +58,17 @@ def test_archives_may_be_named_one_by_one(downloads: Path, tmp_path: Path) -> No
         prepare_caltech101([tmp_path / "none.zip"], tmp_path / "c")
 
 
+@pytest.mark.parametrize("dataset", ["imagenet100", "caltech101", "flowers102", "voc07+12", "coco"])
+def test_a_mistyped_archive_leaves_nothing_behind(tmp_path: Path, dataset: str) -> None:
+    root = tmp_path / "new" / "root"
+    for wrong in ("typo.zip", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        arguments = ["prepare", dataset, "--from", str(tmp_path / wrong), "--root", str(root)]
+        outcome = CliRunner().invoke(app, arguments)
+        assert isinstance(outcome.exception, UserError)
+        assert not (tmp_path / "new").exists()
+
+
 def test_the_older_archive_of_caltech_will_do(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older = tar_gz({f"101_ObjectCategories/{name}": content for name, content in caltech_images().items()})
     recognise_miniatures(monkeypatch, {"101_ObjectCategories.tar.gz": older})

@@ -107,10 +107,12 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
         UserError: There is no archive or network, an archive is torn or another one, or the disk is full.
     """
     target = folder_above(root, FOLDER) / FOLDER / IMAGES
+    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
+    given = _among(archives) if archives and not is_folder(target) else None
     with preparing(root):
         if is_folder(target):
             return
-        archive = _archive(archives, root)
+        archive = given or fetch(URL, root, ARCHIVES["caltech-101.zip"])
         check_md5(archive, ARCHIVES[archive.name])
         target.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -120,15 +122,13 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
             unpack_folder(tar, IMAGES, target, source=archive)
 
 
-def _archive(given: Sequence[Path], root: Path) -> Path:
-    """Returns either archive, whichever was given; downloads today's where nothing was."""
+def _among(given: Sequence[Path]) -> Path:
+    """Returns either archive, whichever was given."""
     for name in ARCHIVES:
         if (path := locate(given, name)) is not None:
             return path
-    if given:
-        names = ", ".join(map(str, given))
-        raise UserError(f"{names}: {' or '.join(ARCHIVES)} missing", mend=f"download {URL} and name it with --from")
-    return fetch(URL, root, ARCHIVES["caltech-101.zip"])
+    names = ", ".join(map(str, given))
+    raise UserError(f"{names}: {' or '.join(ARCHIVES)} missing", mend=f"download {URL} and name it with --from")
 
 
 def _tar_stream(archive: Path, stack: ExitStack) -> IO[bytes]:

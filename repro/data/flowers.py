@@ -108,12 +108,16 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
     base = folder_above(root, FOLDER) / FOLDER
     checksums = dict(Flowers102._file_dict.values())
     urls = {name: f"{Flowers102._download_url_prefix}{name}" for name in checksums}
+
+    def pending() -> list[str]:
+        return sorted(name for name in checksums if not exists(base / (IMAGES if name == ARCHIVE else name)))
+
+    # All of them before the first is unpacked: a person learns of everything that is missing at once. And before the
+    # lock, which makes the root: who named the wrong files finds nothing new on disk.
+    paths = locate_all(archives, {name: urls[name] for name in pending()}, "flowers102") if archives else {}
     with preparing(root):
-        pending = {name for name in checksums if not exists(base / (IMAGES if name == ARCHIVE else name))}
-        # All of them before the first is unpacked: a person learns of everything that is missing at once.
-        paths = locate_all(archives, {name: urls[name] for name in sorted(pending)}, "flowers102") if archives else {}
         base.mkdir(parents=True, exist_ok=True)
-        for name in sorted(pending):
+        for name in pending():
             source = paths[name] if archives else fetch(urls[name], root, checksums[name])
             check_md5(source, checksums[name])
             if name == ARCHIVE:

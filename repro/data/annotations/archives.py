@@ -103,8 +103,12 @@ def prepare_coco(archives: Sequence[Path], root: Path) -> None:
 
 
 def _prepare(archives: Sequence[Archive], dataset: str, given: Sequence[Path], root: Path) -> None:
+    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
+    names = {archive.name: archive.url for archive in archives}
+    located = locate_all(given, names, dataset) if given else {}
     with preparing(root):
-        paths = _locate(archives, dataset, given, root)
+        # All are known to be there before the first is read.
+        paths = {archive: located.get(archive.name) or fetch(archive.url, root, archive.md5) for archive in archives}
         # All checksums before the first member is written: a foreign archive must not leave half a data set.
         for archive, path in paths.items():
             with doing(f"{archive.name}: checksum"):
@@ -121,14 +125,6 @@ def _unpack_all(members: _Members, root: Path, title: str) -> None:
         for name, (size, open_stream) in members.items():
             _unpack(root / name, size, open_stream)
             progress.advance(task, size)
-
-
-def _locate(archives: Sequence[Archive], dataset: str, given: Sequence[Path], root: Path) -> Mapping[Archive, Path]:
-    """Returns where each archive is; all are known to be there before the first is read."""
-    if not given:
-        return {archive: fetch(archive.url, root, archive.md5) for archive in archives}
-    paths = locate_all(given, {archive.name: archive.url for archive in archives}, dataset)
-    return {archive: paths[archive.name] for archive in archives}
 
 
 @contextlib.contextmanager
