@@ -46,6 +46,10 @@ PASSES = {
     "mocov2+ours-hp": ({"localizer": 2, "encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
     # One hard negative for each of two groups in the batch of 4.
     "mocov2+ours-hp-released": ({"localizer": 2, "encoder_q": 1, "encoder_k": 1.5}, {"encoder_q": 1}),
+    # The localizer sees no view that is neither masked nor made a hard negative of.
+    "mocov2+ours-hp-no-hard-negative": ({"localizer": 1, "encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
+    "mocov2+ours-hp@key": ({"localizer": 1, "encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
+    "mocov2+ours-hp@both-no-hard-negative": ({"localizer": 2, "encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
     "mocov2+mscn": ({"encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
     # By true masks no network is asked; shuffled, the same as ever.
     "mocov2+ours-hp-by-random": ({"encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),

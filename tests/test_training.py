@@ -1,4 +1,5 @@
 import json
+from collections.abc import Mapping
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,42 @@ def test_nothing_in_machine_changes_the_model_that_is_built(built: Any, tmp_path
     assert other.model.data_preprocessor(fixed_batch(tiny()))["views"].query.is_contiguous(
         memory_format=torch.channels_last
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "key"),
+    [
+        ("mocov2+ours-hp", True, True),
+        ("mocov2+ours-hp-no-hard-negative", True, False),
+        ("mocov2+ours-hp@key", False, True),
+        ("mocov2+ours-hp@key-no-hard-negative", False, True),
+        ("mocov2+ours-hp@both-no-hard-negative", True, True),
+    ],
+)
+def test_a_step_asks_for_the_foreground_that_it_uses_and_gets_the_same_views(
+    method: str, query: bool, key: bool
+) -> None:
+    """Nine of Table 3's rows passed every view through the localizer and threw half of it away."""
+    run = tiny(method)
+    maker = build_view_maker(run, CPU)
+    assert isinstance(maker, ViewMaker)
+    assert maker.foregrounds is not None
+    batch, asked, found = fixed_batch(run), [], maker.foregrounds
+    whole = maker.stages(batch)
+    assert None not in (whole.query_foreground, whole.key_foreground)
+
+    def foregrounds(views: Tensor, of: Mapping[str, Any], name: str) -> Tensor:
+        asked.append(name)
+        return found(views, of, name)
+
+    maker.foregrounds = maker.hard_foregrounds = foregrounds
+    views = maker(batch)["views"]
+    assert asked == ["query"] * query + ["key"] * key
+    assert torch.equal(views.query, whole.views.query)
+    assert torch.equal(views.key, whole.views.key)
+    assert (views.hard_negative is None) is (whole.views.hard_negative is None)
+    if views.hard_negative is not None:
+        assert torch.equal(views.hard_negative, whole.views.hard_negative)
 
 
 def test_weights_start_from_the_seed_and_leave_the_global_generator_alone(built: Any, tmp_path: Path) -> None:

@@ -42,15 +42,30 @@ class SaliencyMasking:
         self.positive, self.hard = Mode.positive(settings), Mode.hard(settings)
         self.hard_negative = settings.hard_negative
 
+    @property
+    def needs_query_foreground(self) -> bool:
+        """Whether the query's foreground changes anything: a view that is not masked needs no pass of the localizer."""
+        return self.branch is not Branch.key
+
+    @property
+    def needs_key_foreground(self) -> bool:
+        """Whether the key's foreground changes anything."""
+        return self.branch is not Branch.query or self.hard_negative
+
     def __call__(
-        self, query: Tensor, key: Tensor, query_foreground: Tensor, key_foreground: Tensor, generator: Generator
+        self,
+        query: Tensor,
+        key: Tensor,
+        query_foreground: Tensor | None,
+        key_foreground: Tensor | None,
+        generator: Generator,
     ) -> Views:
         """Masks normalised views, and makes the hard negative if there is to be one.
 
         Args:
             query: B×3×H×W, normalised, as is `key`.
             key: the other view of the same images.
-            query_foreground: B×g×g, boolean; g divides H and W.
+            query_foreground: B×g×g, boolean; g divides H and W. None only where `needs_query_foreground` is False.
             key_foreground: likewise, of the key.
             generator: of all that is drawn, on the batch's device.
         """
@@ -59,10 +74,13 @@ class SaliencyMasking:
         clean_query, clean_key = strategy.clean(query), strategy.clean(key)
         masked_query, masked_key, hard_negative = clean_query, clean_key, None
         if self.branch is not Branch.key:
+            assert query_foreground is not None
             masked_query = strategy.mask(clean_query, query, query_foreground, self.positive, generator)
         if self.branch is not Branch.query:
+            assert key_foreground is not None
             masked_key = strategy.mask(clean_key, key, key_foreground, self.positive, generator)
         if self.hard_negative:
+            assert key_foreground is not None
             first = slice(None, None, self.hard_negative_serves)
             hard_negative = self.hard_strategy.mask(
                 clean_key[first], key[first], key_foreground[first], self.hard, generator

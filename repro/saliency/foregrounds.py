@@ -28,7 +28,7 @@ class Foregrounds(Protocol):
 
         Args:
             views: B×3×H×W, augmented and normalised.
-            batch: of `TwoViews`, which the views were made from.
+            batch: of `TwoViews` or `ViewDraws`, which the views were made from.
             name: which of its views they are, `query` or `key`.
 
         Returns:
@@ -128,7 +128,7 @@ def crop_batch(maps: Tensor, batch: Mapping[str, Any], name: str, grid: int, *, 
 
     Args:
         maps: N×G×G, of all images.
-        batch: of `TwoViews`.
+        batch: of `TwoViews` or `ViewDraws`.
         name: which of its views, `query` or `key`.
         grid: cells a side of a view.
         exact: see `crop_maps`.

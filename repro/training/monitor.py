@@ -289,7 +289,7 @@ def _embedded(watched: Watched, batch: dict[str, Any]) -> dict[str, Tensor]:
     if not (isinstance(maker, ViewMaker) and isinstance(watched.model, ContrastiveModel)):
         name = watched.dataset.names[-1]  # type: ignore[attr-defined]
         return {"features": trunk(maker.normalise(maker.augment(batch, name))).float()}
-    views = maker.stages(batch).views
+    views = maker.views(batch)
     features = {"query": trunk(views.query), "key": trunk(views.key)}
     if views.hard_negative is not None:
         # The last group of a batch may be shorter, as no batch of a training is.

@@ -30,9 +30,9 @@ class Stages:
     key: Tensor
     """B×3×H×W, augmented, in 0..1."""
     query_foreground: Tensor | None
-    """B×g×g, boolean; none where nothing is masked."""
+    """B×g×g, boolean; none where nobody asked for it."""
     key_foreground: Tensor | None
-    """B×g×g, boolean; none where nothing is masked."""
+    """B×g×g, boolean; none where nobody asked for it."""
     views: Views
     """The network's inputs: normalised, and masked where the run masks."""
 
@@ -138,12 +138,23 @@ class ViewMaker(Augmenter):
         return None
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Views]:
-        """Returns the model's keyword arguments from a batch of `TwoViews`."""
-        return {"views": self.stages(data).views}
+        """Returns the model's keyword arguments from a batch of `TwoViews` or `ViewDraws`."""
+        return {"views": self.views(data)}
+
+    def views(self, batch: dict[str, Any]) -> Views:
+        """Returns the network's inputs from a batch of `TwoViews` or `ViewDraws`.
+
+        The localizer sees the views that are masked, or that a hard negative is made of, and no others: its pass costs
+        as much as one of the encoder's.
+        """
+        return self._stages(batch, every_foreground=False).views
+
+    def stages(self, batch: dict[str, Any]) -> Stages:
+        """Returns every stage that a batch goes through, with the foreground of both views; the gallery shows them."""
+        return self._stages(batch, every_foreground=True)
 
     @torch.no_grad()
-    def stages(self, batch: dict[str, Any]) -> Stages:
-        """Returns every stage that a batch of `TwoViews` goes through; the gallery shows them."""
+    def _stages(self, batch: dict[str, Any], *, every_foreground: bool) -> Stages:
         # mmengine calls a preprocessor under the autocast of the training. Filters and noise of half precision would be
         # off by as much as what they leave: only networks run in it.
         with torch.autocast(self.device.type, enabled=False):
@@ -151,8 +162,11 @@ class ViewMaker(Augmenter):
             normal_query, normal_key = (self.normalise(view) for view in (query, key))
         if self.masking is None or self.foregrounds is None or self.hard_foregrounds is None:
             return Stages(query, key, None, None, self._lay_out(Views(normal_query, normal_key)))
-        query_foreground = self.foregrounds(normal_query, batch, "query")
-        key_foreground = self.hard_foregrounds(normal_key, batch, "key")
+        query_foreground = key_foreground = None
+        if every_foreground or self.masking.needs_query_foreground:
+            query_foreground = self.foregrounds(normal_query, batch, "query")
+        if every_foreground or self.masking.needs_key_foreground:
+            key_foreground = self.hard_foregrounds(normal_key, batch, "key")
         with torch.autocast(self.device.type, enabled=False):
             views = self.masking(normal_query, normal_key, query_foreground, key_foreground, self._generator(batch))
         return Stages(query, key, query_foreground, key_foreground, self._lay_out(views))
