@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from repro.scenes.textures import Bytes, Floats, backdrop, blend, planes, value_
 _SKIPPED_FOLDERS = frozenset({"symbols", "cartoon"})
 _DUPLICATE_ENDINGS = ("_mirror", "_flip")  # Tux Paint's, which keeps the mirror image of a stamp as a file of its own
 _LEAST_SIDE = 40  # pixels of the shorter side; less is too coarse to be enlarged
+_MOST_PIXELS = 50_000_000  # of a whole picture: 200 MB once decoded; clip art of more is a few words drawn for a wall
 _MOST_OPAQUE = 0.98  # share of the whole picture; more is a picture with its background, not a cut-out
 # A web of lines or a veil vanishes when made small: reduced to fit 10×10 pixels (the smallest object that a scene asks
 # for has 16×16), at least 12 pixels must stay clearly more than half opaque.
@@ -56,7 +58,8 @@ class Cutouts:
     members over the files of each. The last ones are held out, since neighbours in the alphabet may look alike.
 
     Not taken are `*_mirror.png` and `*_flip.png` (duplicates), folders named `symbols` or `cartoon`, files without
-    alpha or with almost nothing or almost everything opaque, and pictures whose shorter side is under 40 pixels.
+    alpha or with almost nothing or almost everything opaque, and pictures whose shorter side is under 40 pixels or that
+    have more than 50 million pixels.
 
     Attributes:
         names: The name of each class: the path in the folder, without a file's suffix.
@@ -204,11 +207,18 @@ def _read(folder: Path, path: Path, longest: int) -> _Cutout | None:
     """
     try:
         content = (folder / path).read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what it warns of is left out below
+            image = Image.open(io.BytesIO(content))
+        with image:
             if min(image.size) < _LEAST_SIDE or not image.has_transparency_data:
                 return None
+            if image.width * image.height > _MOST_PIXELS:
+                return None
             rgba = image.convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken chunk
+    except Image.DecompressionBombError:  # Pillow does not open pictures of over 178 million pixels
+        return None
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a broken chunk
         message = f"cut-out {folder / path}: not a readable PNG ({error})"
         raise UserError(message, mend="replace or remove it") from error
     alpha = rgba.getchannel("A").point(lambda value: 255 * (value >= 128))
