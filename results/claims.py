@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from repro.runs.method_name import MethodName
 from results.claim_predictions import ColumnPredictions
 from results.columns import Column
 from results.paired import (
@@ -335,7 +336,7 @@ def _shared_spread(claim: Claim, metric: str, values: ValuesByCell, spread: Spre
 
 def _framework(method: str) -> str:
     """Returns the framework of a row, with which its name begins."""
-    return method.partition("+")[0]
+    return MethodName.parse(method).framework
 
 
 def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:

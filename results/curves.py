@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from repro.runs.labels import label
+from repro.runs.method_name import MethodName
 from repro.runs.protocols import metric_without_rate
 from results.material import Material, NothingToDrawError
 from results.runs import RunRecord
@@ -56,7 +57,7 @@ def _loss_by_framework(runs: Sequence[RunRecord]) -> dict[str, Series]:
     """Returns the pretraining losses by their framework's printed name."""
     by_framework: dict[str, Series] = {}
     for key, courses in _loss_series(runs).items():
-        by_framework.setdefault(label(key[1].partition("+")[0].partition("@")[0]), {})[key] = courses
+        by_framework.setdefault(label(MethodName.parse(key[1]).framework), {})[key] = courses
     return by_framework
 
 

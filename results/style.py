@@ -12,6 +12,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from repro.runs.method_name import MethodName
+
 WIDTH = 9.0
 """The width of a plot in inches."""
 _HANDLE_WIDTH, _LETTER_WIDTH = 0.7, 0.073
@@ -33,7 +35,7 @@ _MASKING = {  # by what follows the framework in a method's name
     "ours-mean": ("#009e73", "P"),
 }
 _SUPERVISED = ("#e69f00", "*")
-_CHANGES = (
+_ENDS = (
     "no-masks",
     "random",
     "no-hard-negative",
@@ -58,10 +60,33 @@ _CHANGES = (
     "script",
     "all-masks",
     "queue16k",
+    "ours-blur-no-hard-negative",
+    "ours-mean-no-hard-negative",
+    "by-network-shuffled",
+    "by-truth",
+    "by-truth-dilated-1",
+    "by-truth-dilated-2",
+    "by-truth-eroded-1",
+    "by-truth-shifted-2",
+    "by-truth-shifted-4",
+    "by-centre",
+    "by-random",
+    "by-inverted",
+    "hard-by-truth-shifted-2",
+    "hard-by-truth-shifted-4",
+    "hard-by-random",
+    "hard-by-inverted",
+    "query-by-truth-shifted-2",
+    "query-by-truth-shifted-4",
+    "query-by-random",
+    "query-by-inverted",
 )
-"""What ablations change, as their names end. One that is not listed has a look by its name."""
+"""What rows of ours change, as their names end; with the masking where the same change of another masking stands above.
+
+At most as many as there are pairs of the colours and markers below. One that is not listed has a look by its name.
+"""
 _FURTHER_COLOURS = ("#b3a400", "#7b4173", "#637939", "#843c39", "#4f6d9e", "#c2478f", "#8c6d31", "#2f8f8a")
-_FURTHER_MARKERS = ("X", "p", "h", "<", ">", "d", "8")
+_FURTHER_MARKERS = ("<", ">", "d", "8", "X", "p", "h")
 _FRAMEWORK: Mapping[str, tuple[str, str, Fill]] = {"mocov2": ("-", "", "full"), "simclr": ("--", "///", "left")}
 _BRANCH = {"key": ":", "both": "-.", "query": ":"}  # the query is named only where another branch is the rule
 
@@ -92,25 +117,20 @@ def look(method: str) -> Look:
     Args:
         method: Its name, `FRAMEWORK[+MASKING][@BRANCH][-CHANGE]`, for example `mocov2+ours-hp@key-no-hard-negative`.
     """
-    # The name is what a method is known by, and all that a row of results has of a method of somebody's own.
-    name, _, behind = method.partition("@")
-    branch, _, change = behind.partition("-")
-    framework, _, masking = name.partition("+")
-    masking += f"-{change}" if change else ""
-    if framework == "supervised":
+    name = MethodName.parse(method)
+    if name.framework == "supervised":
         return Look(*_SUPERVISED, "-", "", "full")
-    line, hatch, fill = _FRAMEWORK.get(framework, (":", "...", "bottom"))
-    return Look(*(_MASKING.get(masking) or _look_of_change(masking)), _BRANCH.get(branch, line), hatch, fill)
+    line, hatch, fill = _FRAMEWORK.get(name.framework, (":", "...", "bottom"))
+    colour, marker = _MASKING.get(name.end) or _look_of_end(name)
+    return Look(colour, marker, _BRANCH.get(name.branch, line), hatch, fill)
 
 
-def _look_of_change(masking: str) -> tuple[str, str]:
+def _look_of_end(name: MethodName) -> tuple[str, str]:
     """Returns colour and marker of what follows the framework in the name of an ablation, or of a stranger's row."""
-    base = max((name for name in _MASKING if name and masking.startswith(f"{name}-")), key=len, default="")
-    change = masking.removeprefix(base).lstrip("-")
-    # By its place in a list, so that no two of ours meet; colours and markers have no common divisor.
-    number = _CHANGES.index(change) if change in _CHANGES else zlib.crc32(masking.encode())
-    shifted = number + list(_MASKING).index(base)
-    return _FURTHER_COLOURS[number % len(_FURTHER_COLOURS)], _FURTHER_MARKERS[shifted % len(_FURTHER_MARKERS)]
+    listed = next((end for end in (name.end, name.change) if end in _ENDS), None)
+    # By its place in a list, so that no two of ours meet: numbers of colours and markers have no common divisor.
+    number = zlib.crc32(name.end.encode()) if listed is None else _ENDS.index(listed)
+    return _FURTHER_COLOURS[number % len(_FURTHER_COLOURS)], _FURTHER_MARKERS[number % len(_FURTHER_MARKERS)]
 
 
 _INK = {"light": "#1d2430", "dark": "#e6eaf0"}

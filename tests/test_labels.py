@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from baselines import METHODS
-from repro.runs.labels import CHANGES, MASKINGS, label
+from repro.runs.labels import CHANGES, label
+from repro.runs.method_name import MASKINGS
 from results.formats import FORMATS
 from results.paper_claims import claims
 from results.published import TABLES, published

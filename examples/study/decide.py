@@ -10,6 +10,7 @@ from functools import cache
 
 import pandas as pd
 
+from repro.runs.method_name import MethodName
 from results.collect import refuse_mixed
 from results.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread
 from slurm.sweep import load
@@ -136,7 +137,7 @@ def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dic
 
 def spread_of(values: Values, framework: str, sweeps: Sequence[str]) -> Spread | None:
     """Returns the spread of a difference of two rows of a framework, estimated from all of its rows in some sweeps."""
-    of_framework = [method for method in rows_of(sweeps) if method.partition("+")[0] == framework]
+    of_framework = [method for method in rows_of(sweeps) if MethodName.parse(method).framework == framework]
     return pooled_spread([values[method] for method in sorted(of_framework) if method in values])
 
 
@@ -165,7 +166,7 @@ def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
     for question, pairs in QUESTIONS.items():
         spreads = {name: spread_of(values, name, SPREAD_OF[question]) if pooled else None for name in FRAMEWORKS}
         comparisons = [
-            paired(values.get(first, {}), values.get(second, {}), spreads[first.partition("+")[0]])
+            paired(values.get(first, {}), values.get(second, {}), spreads[MethodName.parse(first).framework])
             for first, second in pairs
         ]
         ps = [comparison.p for comparison in comparisons]

@@ -3,15 +3,8 @@
 import re
 
 from repro.runs.frameworks import FRAMEWORKS
+from repro.runs.method_name import MASKINGS, MethodName
 
-MASKINGS = {
-    "mscn": "MSCN",
-    "adios": "ADIOS",
-    "ours-hp": "ours (high-pass)",
-    "ours-blur": "ours (strong blur)",
-    "ours-mean": "ours (mean fill)",
-}
-"""What follows the framework in a row's name -> its words; "ours" is the paper's method, and nothing else."""
 CHANGES = {
     "random": "patches at random",
     "no-masks": "filter alone",
@@ -31,7 +24,6 @@ CHANGES = {
     "all-masks": "every mask at each step",
 }
 """What an ablation's name ends with -> its words; another end stands as it is, with spaces for its hyphens."""
-_MASKING = re.compile(rf"({'|'.join(map(re.escape, MASKINGS))})(?=$|[@-])")
 _FOREGROUND = re.compile(r"(|hard-|query-)by-(.+)")
 """An end that tells whose foreground is used, as of the rows of `salmask sweep saliency-dose`."""
 _WHOSE = {"": "foreground", "hard-": "hard negatives", "query-": "query"}
@@ -48,16 +40,17 @@ def label(method: str, *, branch: str = "") -> str:
         `MoCo v2 + ours (high-pass), key masked, no hard negative` of `mocov2+ours-hp@key-no-hard-negative`; a name of
         another form, as a method of somebody's own may have, as it is.
     """
-    framework, plus, rest = method.partition("+")
-    title = next((entry.title for name, entry in FRAMEWORKS.items() if name.value == framework), None)
+    name = MethodName.parse(method)
+    title = next((entry.title for framework, entry in FRAMEWORKS.items() if framework.value == name.framework), None)
     if title is None:
         return method
-    masking = _MASKING.match(rest)
-    if masking is None:
-        return f"{title}, {CHANGES[rest]}" if rest in CHANGES else title + (f" + {rest}" if plus else "")
-    named_branch, _, change = rest[masking.end() :].partition("-")
-    masked = named_branch.removeprefix("@") or branch
-    words = [f"{title} + {MASKINGS[masking[1]]}", f"{masked} masked" if masked else "", _words(change)]
+    if not name.masking:
+        if name.change in CHANGES:
+            return f"{title}, {CHANGES[name.change]}"
+        _, plus, rest = method.partition("+")
+        return title + (f" + {rest}" if plus else "")
+    masked = name.branch or branch
+    words = [f"{title} + {MASKINGS[name.masking]}", f"{masked} masked" if masked else "", _words(name.change)]
     return ", ".join(filter(None, words))
 
 
