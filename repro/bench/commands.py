@@ -133,7 +133,10 @@ def bench_saliency(
     *,
     size: SceneSide = 224,
     count: SceneCount = 200,
-    crop: Annotated[int, typer.Option(min=32, help="Pixels a side of views, which `maps` has none of.")] = 64,
+    crop: Annotated[
+        int | None,
+        typer.Option(min=32, help="Pixels a side of views, 64 by default; `maps` has none.", show_default=False),
+    ] = None,
     cutouts: Cutouts = None,
     photos: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Of `agreement`: photographs in the place of scenes.")
@@ -160,19 +163,20 @@ def bench_saliency(
     if names[1:]:
         raise UserError(f"{' and '.join(names)}: one table at a time", mend="leave the others out")
     if table == "maps":
-        if settings:
-            raise UserError(
-                f"'{settings[0]}' changes nothing in `maps`", mend="leave it out, or `agreement`, `sources`"
-            )
+        given = [*settings, *(["--crop"] if crop is not None else []), *(["--photos"] if photos is not None else [])]
+        if given:
+            raise UserError(f"'{given[0]}' changes nothing in `maps`", mend="leave it out, or `agreement`, `sources`")
         grid_of(size)  # refuses a size that patches do not tile before any scene is drawn
         report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
         return
     if photos is not None and table == "sources":
         raise UserError("photographs have no true masks to grade sources by", mend="leave --photos out")
+    if photos is not None and cutouts is not None:
+        raise UserError("--photos is in the place of scenes, and --cutouts makes scenes", mend="leave one of them out")
     show_log()
     scenes = {"size": size, "train_count": count, "classes": 60}
     of_scenes = {
-        "data": {"dataset": "scenes" if cutouts is None else "scenes-cutouts", "crop": crop, "scenes": scenes},
+        "data": {"dataset": "scenes" if cutouts is None else "scenes-cutouts", "crop": crop or 64, "scenes": scenes},
         "machine": {"data_root": str(cutouts or "")},
         "localizer": {"network": "efficientnet-lite0"},
         "masking": {"strategy": "high_pass"},

@@ -189,10 +189,11 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         run = rows().resolve(method, command_settings(settings, data=data, root=root))
         with doing("importing torch"):
             from repro.distributed import initialise
-            from repro.methods.audit import audit
+            from repro.methods.audit import audit, variants
             from repro.methods.audit_page import write
             from repro.training.pretraining import open_data
 
+            variants(run)  # refuses a row that masks nothing, before anybody is asked for its data
             images = open_data(run, "train")
             OPENING.say(f"masking {count} images")
             result = audit(run, images, count=count, gallery_images=show, device=initialise(run.machine.device))
