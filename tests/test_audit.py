@@ -246,6 +246,10 @@ def test_rows_without_patches_are_refused(method: str, what: str) -> None:
         variants(tiny(method))
 
 
+def test_they_are_refused_before_anybody_is_asked_for_data() -> None:
+    assert "mocov2 masks nothing; mend: audit a row that masks patches" in refused("audit", "mocov2")
+
+
 def test_what_is_hidden_is_read_off_the_networks_input() -> None:
     """Plant a fault behind the masking's back: the audit must see it."""
     run = plain_colours()

@@ -55,7 +55,6 @@ def test_a_line_that_cannot_be_read_is_refused_in_one(words: list[str], line: st
         (["bench", "saliency", "--crop", "96"], "'--crop' changes nothing in `maps`"),
         (["bench", "saliency", "--photos", "."], "'--photos' changes nothing in `maps`"),
         (["bench", "saliency", "agreement", "--photos", ".", "--cutouts", "."], "--photos is in the place of scenes"),
-        (["audit", "mocov2"], "mocov2 masks nothing"),
         (["bench", "saliency", "localizer.image_side=192"], "'localizer.image_side=192' changes nothing in `maps`"),
         (["bench", "step", "mocov3", "data.crop=64"], "unknown method 'mocov3'; mend: did you mean 'mocov2'?"),
         (["methods", "cost", "data.crp=64"], "unknown key 'data.crp'; mend: did you mean 'data.crop'?"),
