@@ -95,9 +95,14 @@ class Call:
         """Writes down that a job does not go back to the queue although it has more to do; returns why."""
         mend = "look at the logs, then salmask retry, or raise attempts in the profile"
         reason = UserError(what, mend=mend)
-        if os.environ.get("SLURM_PROCID", "0") == "0":
+        if is_first_rank():
             RunFolder(self.folder).set_status("failed", task=self.task, error=str(reason))
         return reason
+
+
+def is_first_rank() -> bool:
+    """Returns whether this is the first process of its Slurm step, or the only one, as in a batch script."""
+    return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
 def go_back() -> NoReturn:
@@ -112,7 +117,7 @@ def go_back() -> NoReturn:
     # A preemption sends USR2 and TERM within a moment. Were the process to end before scontrol has answered, the job
     # would be over, and not go on.
     _stop_listening()
-    if os.environ.get("SLURM_PROCID", "0") == "0":
+    if is_first_rank():
         _requeue()
     raise SystemExit(0)
 
@@ -145,7 +150,7 @@ def preempted() -> bool:
         SystemExit: this is another rank, which waits for nothing and does not end the first one by a failure.
     """
     _stop_listening()
-    if os.environ.get("SLURM_PROCID", "0") != "0":
+    if not is_first_rank():
         raise SystemExit(0)
     shown = ask(["scontrol", "show", "job", slurm_job()], seconds=PREEMPTED_SECONDS).output
     fields = dict(word.partition("=")[::2] for word in shown.split())

@@ -1,6 +1,5 @@
 """What the job of `salmask bench step --cluster` does on its node; `slurm.remote_bench` sends it there."""
 
-import os
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.files import write_json
+from slurm.job import is_first_rank
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,5 @@ class NodeBench:
         measure = pkgutil.resolve_name(self.program)
         measured = [measure(load(path), warm_up=self.warm_up, steps=self.steps) for path in self.runs]
         # Every process takes part in a step; one of them reports.
-        if os.environ.get("SLURM_PROCID", "0") == "0":
+        if is_first_rank():
             write_json(self.report, [asdict(measurement) for measurement in measured])

@@ -1,6 +1,5 @@
 """What the job of `salmask doctor --cluster` does on its node; `slurm.probe` sends it there."""
 
-import os
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from repro.doctor.needs import Needs
 from repro.files import write_json
+from slurm.job import is_first_rank
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ class NodeProbe:
         """Examines the node, and writes what was found."""
         findings = pkgutil.resolve_name(self.program)(self.place, gpus=self.gpus, cpus=self.cpus, needs=self.needs)
         # Every process takes part, since whether they find each other is part of it; one of them reports.
-        if os.environ.get("SLURM_PROCID", "0") == "0":
+        if is_first_rank():
             write_json(self.report, [asdict(finding) for finding in findings])

@@ -310,7 +310,7 @@ def test_foregrounds_of_a_batch_are_read_off_the_cropped_maps() -> None:
 
 
 def test_cached_maps_depart_no_further_from_the_views_own_than_was_measured() -> None:
-    """On 60 drawn scenes: the agreement that `salmask bench saliency` measures, against that of random cells."""
+    """On 60 drawn scenes: what `salmask bench saliency agreement` measures, against that of random cells."""
     large = {"data.crop": 64, "data.scenes.size": 96, "data.scenes.train_count": 60, "localizer.image_side": 192}
     cached = torch.cat(stages_of(tiny(OURS, large | {"localizer.map": "image"}), 60))
     exact = torch.cat(stages_of(tiny(OURS, large), 60))

@@ -158,9 +158,9 @@ def images_of_splits(fingerprints: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(fingerprints)).encode()).hexdigest()[:16]
 
 
-def path_of_predictions(folder: RunFolder, task: str, dataset: str, protocol: str, suffix: str = ".parquet") -> Path:
+def path_of_predictions(folder: RunFolder, task: str, dataset: str, protocol: str) -> Path:
     """Returns where an evaluation's predictions are kept."""
-    return folder.path / PREDICTIONS / f"{task}-{dataset}-{protocol}{suffix}"
+    return folder.path / PREDICTIONS / f"{task}-{dataset}-{protocol}.parquet"
 
 
 def write(path: Path, folder: RunFolder, predictions: Predictions) -> FileReference:

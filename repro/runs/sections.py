@@ -135,7 +135,7 @@ class LocalizerSettings:
     map: MapOf = added(MapOf.view, absent=MapOf.view)
     source: str = added("network", absent="network")  # of foreground, see `repro.runs.saliency_sources`
     hard_negative_source: str = added("", absent="")  # of what hard negatives are masked by; empty: the same
-    image_side: int = added(256, absent=256)  # of whole images, in pixels; `salmask bench saliency` compares sides
+    image_side: int = added(256, absent=256)  # of whole images, in pixels: see `salmask bench saliency agreement`
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from torch import Tensor
 SMOOTHING = 1.5
 """Half the width of the triangle that activations are read with, in cells of the coarser of the two grids.
 
-Chosen by `salmask bench saliency`: a network that sees a view alone has other activations than one that sees the whole
-image, and what both agree on is smooth.
+Chosen by `salmask bench saliency agreement`: a network that sees a view alone has other activations than one that sees
+the whole image, and what both agree on is smooth.
 """
 
 

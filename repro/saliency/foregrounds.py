@@ -66,7 +66,8 @@ class ByView:
 class ByImage:
     """The same rule on maps of the whole images, computed before and cropped as the views were.
 
-    The network has not seen the views' colours, blur and scale: see `salmask bench saliency` for how far that goes.
+    The network has not seen the views' colours, blur and scale; how far that goes, `salmask bench saliency agreement`
+    measures.
     """
 
     maps: Tensor
