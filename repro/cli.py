@@ -1,6 +1,8 @@
 """The `salmask` command. Everything it does is a call into the rooms; nobody imports it."""
 
 import io
+import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -319,6 +321,14 @@ app = lazy_app(COMMANDS, help=HELP, callback=_begin)
 
 def main() -> None:
     """Runs the command; bad input ends in one line and status 2, Ctrl-C in one and status 130, a bug in one and 1."""
+    try:
+        _carry_out()
+    finally:
+        # All is said and saved. While Python joins threads and ends the process, Ctrl-C would be a traceback.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+
+
+def _carry_out() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8: what it cannot show

@@ -1,5 +1,9 @@
 """Bad input is one line, status 2, and nothing written: a run's folder exists only for a run that began."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +82,21 @@ def test_an_evaluation_of_a_finished_run_that_cannot_begin_leaves_nothing(
     assert {path: (folder.path / path).read_bytes() for path in files_below(folder.path)} == before
 
 
+def test_ctrl_c_while_python_ends_the_process_is_no_traceback() -> None:
+    """It waits for threads by then, as those that write logs; all is said and saved."""
+    code = (
+        "import threading, time; from repro import cli; cli.app = lambda **_: 0; cli.main(); "
+        "threading.Thread(target=time.sleep, args=(60,)).start(); print('ending', flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ending\n"
+        time.sleep(0.2)  # until the interpreter waits for the thread; before, it is as well
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, b"")
+
+
 def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,8 +104,12 @@ def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(
         raise KeyError("weight")
 
     monkeypatch.setattr(cli, "app", fail)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("salmask: a fault of salmask's own, KeyError: 'weight'; please report it with ")
