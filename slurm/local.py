@@ -165,6 +165,15 @@ class _Here:
                 continue
             self.waiting.remove(job)
 
+    def _went_to_slurm(self, key: Key) -> bool:
+        """Returns whether a job that waits here went out to Slurm since, which may have it; leaves it to it then."""
+        try:
+            has = with_slurm(self.ledger, [key], self.console)
+        except UserError:  # silent: no reason to end what runs here; the next round asks again
+            return True
+        self._leave_to_slurm(has)
+        return bool(has)
+
     def _queue_up(self) -> None:
         """Writes down what waits for its turn, so that `salmask status` shows it, and `salmask cancel` takes it out."""
         newest, queue = self.ledger.newest(), QueueSnapshot()
@@ -195,8 +204,7 @@ class _Here:
             if entry is not None and entry.executor != "slurm" and queue.live(entry):
                 continue  # another launcher started it: its end shows in the folder
             # All that waits here had an intent of this launch: one of Slurm's came since.
-            if entry is not None and entry.executor == "slurm" and with_slurm(self.ledger, [entry.key], self.console):
-                self._leave_to_slurm([entry.key])
+            if entry is not None and entry.executor == "slurm" and self._went_to_slurm(entry.key):
                 continue
             if job.done:
                 self.waiting.remove(job)

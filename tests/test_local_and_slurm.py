@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from sweep_samples import FakeSlurm
-from test_local import graph_of, launched, programs
+from test_local import HERE_CLUSTER, graph_of, launched, programs
 from training_samples import tiny
 
 from repro.errors import UserError
+from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from slurm import local, processes
 from slurm.graph import Graph, Job, make_graph
@@ -127,3 +129,20 @@ def test_the_number_of_a_launcher_that_ended_may_be_anybodys(tmp_path: Path) -> 
     assert QueueSnapshot().live(of_a_launcher)
     before_this_process = replace(of_a_launcher, time="2026-01-01T00:00:00+00:00")
     assert QueueSnapshot().live(before_this_process) is False
+
+
+def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = graph_of(tmp_path / "sweep", 2)
+    graph.sweep_folder.mkdir()
+    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, (), Console(quiet=True))
+    here._queue_up()
+    entry = sent_to_slurm(graph)
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    assert [job for job, _ in here._startable()] == [graph.jobs[1]]  # of the other nobody knows
+    assert here.waiting == list(graph.jobs)
+    (slurm.place / "squeue.err").unlink()
+    slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|0|")
+    assert [job for job, _ in here._startable()] == [graph.jobs[1]]
+    assert (here.waiting, here.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
