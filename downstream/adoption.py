@@ -11,6 +11,7 @@ from repro.backbones.foreign import TOP, ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
 from repro.distributed import seeded_weights
 from repro.errors import UserError
+from repro.runs.choices import InputFilter
 from repro.runs.comparison import difference
 from repro.runs.departures import value_text
 from repro.runs.folder import RunFolder
@@ -52,7 +53,7 @@ def adopt(
     arch: str,
     name: str,
     prefix: str,
-    input_filter: str,
+    input_filter: InputFilter,
     settings: Mapping[str, Any],
     out: Path,
 ) -> tuple[Run, RunFolder]:
@@ -67,7 +68,7 @@ def adopt(
         arch: torchvision's name of the network.
         name: the method's name in tables; empty: the file's, with `-` for what cannot name a folder.
         prefix: what the names in the checkpoint begin with, see `read_foreign`; empty: the trained ResNet's.
-        input_filter: `high_pass` where the weights were trained on high-passed images, else `none`.
+        input_filter: what the weights were trained on.
         settings: of the evaluation, of `data.crop`, `encoder.width` and `seed`.
         out: folder of the sweep.
 
@@ -129,7 +130,7 @@ def _command(run: Run, prefix: str, folder: RunFolder) -> str:
     words = ["--checkpoint", run.imported.origin, "--arch", run.encoder.arch, "--name", run.method]
     if run.imported.origin != RANDOM:
         words += ["--prefix", prefix.removesuffix(".") or TOP]
-    if run.imported.input_filter != "none":
+    if run.imported.input_filter is not InputFilter.none:
         words += ["--high-pass"]
     changed = difference(Run(), run)
     keys = [key for key in changed if key == "encoder.width" or key.startswith("data.")]

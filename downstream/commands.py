@@ -19,6 +19,7 @@ from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
 from repro.progress import suggest
 from repro.runs import reading
+from repro.runs.choices import InputFilter
 from repro.runs.detection import COSTS, DETECTION_TASKS
 from repro.runs.evaluation import PROTOCOLS, Evaluation, task_and_dataset
 from repro.runs.folder import RunFolder
@@ -133,7 +134,7 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
                 arch=arch,
                 name=name,
                 prefix=prefix,
-                input_filter="high_pass" if high_pass else "none",
+                input_filter=InputFilter.high_pass if high_pass else InputFilter.none,
                 settings=_settings_alone(words or []),
                 out=out,
             )

@@ -17,6 +17,7 @@ from repro.distributed import share_of_rank, world_size
 from repro.loader import Loader
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream
+from repro.runs.choices import InputFilter
 
 CROP_SCALE_MIN = 0.08
 """Smallest share of an image's area that a random crop keeps (torchvision's default, MoCo main_lincls.py)."""
@@ -76,8 +77,8 @@ def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int
 class BackboneInput(BaseDataPreprocessor):
     """Turns pixels into the backbone's input: normalised, and high-passed where the backbone was trained so."""
 
-    def __init__(self, input_filter: str) -> None:
-        """Prepare the input of a backbone with this `input_filter` (`none` or `high_pass`)."""
+    def __init__(self, input_filter: InputFilter) -> None:
+        """Prepare the input of a backbone that was trained on such images."""
         super().__init__(non_blocking=True)
         self.input_filter = input_filter
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -86,7 +87,7 @@ class BackboneInput(BaseDataPreprocessor):
     def normalise(self, pixels: Tensor) -> Tensor:
         """Returns the backbone's input B×3×H×W on its device, from uint8 pixels of the same shape."""
         images = (pixels.to(self.device, non_blocking=True).float().div_(255) - self.mean) / self.std
-        return high_pass(images) if self.input_filter == "high_pass" else images
+        return high_pass(images) if self.input_filter == InputFilter.high_pass else images
 
     def forward(self, data: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
         """Makes the classifier's arguments from a batch of `RandomCrops`: `images` B×3×S×S and `labels` B."""

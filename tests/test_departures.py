@@ -76,7 +76,7 @@ def other_values(name: str, run: Run) -> list[Any]:
         return [other for other in (value - 1, value // 2, value + 1, 2 * value, 4 * value) if other != value]
     if kind is float:
         return [other for other in (0.0, 0.07, 0.3, value * (1 + 1e-12) + 1e-12, 1.5 * value) if other != value]
-    return ["resnet18", "resnet101", "caltech101", "scenes", "0a1b", "centre", "inverted"]
+    return ["resnet18", "resnet101", "efficientnet-lite0", "caltech101", "scenes", "0a1b", "centre", "inverted"]
 
 
 @pytest.mark.parametrize("name", COMPARED)

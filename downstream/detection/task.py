@@ -25,6 +25,7 @@ from repro.distributed import await_file, decided_by_first, rank, world_size
 from repro.errors import UserError
 from repro.files import write_json, write_text
 from repro.randomness import Purpose, stream_seed
+from repro.runs.choices import InputFilter
 from repro.runs.departures import Departure
 from repro.runs.detection import COCO, VOC, DetectionSettings
 from repro.runs.folder import TASK_FOLDERS, RunFolder
@@ -249,7 +250,7 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     trial.path.mkdir(parents=True, exist_ok=True)
     if trial.device.type == "cuda":  # else the peak would be that of all trials before
         torch.cuda.reset_peak_memory_stats(trial.device)
-    high_passed = settings.high_pass_input and backbone.input_filter == "high_pass"
+    high_passed = settings.high_pass_input and backbone.input_filter == InputFilter.high_pass
     # detectron2 draws from torch's global generators, and the trainer seeds them at each step: what else runs in this
     # process must find them as they were.
     with torch.random.fork_rng([trial.device] if trial.device.type == "cuda" else []):

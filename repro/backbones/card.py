@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from repro.backbones.library import Library
 from repro.presence import exists, is_file
+from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import latest, read
@@ -66,7 +67,7 @@ class Facts:
     format: int
     arch: str
     features: int
-    input_filter: str
+    input_filter: InputFilter
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: int

@@ -16,6 +16,7 @@ from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.errors import UserError, shortened
 from repro.files import write_atomically
 from repro.presence import is_file, is_odd
+from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.schemas import BACKBONE
@@ -159,8 +160,8 @@ class Backbone:
     """A torchvision ResNet whose `fc` is the identity: B×3×H×W -> B×D, D the width of the last stage."""
     arch: str
     """torchvision's name of the network."""
-    input_filter: str
-    """`high_pass` where the network was trained on high-passed images and must see such ever after, else `none`."""
+    input_filter: InputFilter
+    """What the network was trained on, and must see ever after."""
     features: int
     """D, the number of features."""
     run_id: str
@@ -170,7 +171,7 @@ class Backbone:
 
 
 def save_backbone(
-    path: Path, state: dict[str, Tensor], *, arch: str, input_filter: str, run_id: str, width: int = BASE_WIDTH
+    path: Path, state: dict[str, Tensor], *, arch: str, input_filter: InputFilter, run_id: str, width: int = BASE_WIDTH
 ) -> None:
     """Writes a backbone in torchvision's keys, without `fc`.
 
@@ -185,7 +186,7 @@ def save_backbone(
     content = {
         "format": BACKBONE_FORMAT,
         "arch": arch,
-        "input_filter": input_filter,
+        "input_filter": str(input_filter),
         "run_id": run_id,
         # Only of other networks than torchvision's own: what a run writes stays the same, byte for byte.
         **({} if width == BASE_WIDTH else {"width": width}),
@@ -225,7 +226,7 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     # After the names and shapes, of which `load_state_dict` says more; it takes whole numbers for weights.
     _require_trained(content["state_dict"], path)
     require_sound(content["state_dict"], path)
-    return Backbone(network, content["arch"], content["input_filter"], features, content["run_id"], width)
+    return Backbone(network, content["arch"], InputFilter(content["input_filter"]), features, content["run_id"], width)
 
 
 def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:

@@ -143,10 +143,12 @@ def _of_weights(place: Path) -> dict[str, OwnFile]:
     from repro.backbones.foreign import read_foreign
     from repro.backbones.resnet import resnet_of_width
     from repro.backbones.tensors import read_tensors
+    from repro.runs.choices import InputFilter
     from repro.runs.schemas import CHECKPOINT
 
     state = resnet_of_width("resnet18", 4).state_dict()
-    save_backbone(place / "backbone.pth", state, arch="resnet18", input_filter="none", run_id="0" * 10, width=4)
+    run_id, path = "0" * 10, place / "backbone.pth"
+    save_backbone(path, state, arch="resnet18", input_filter=InputFilter.none, run_id=run_id, width=4)
     checkpoint = {
         **{"format": 1, "run_id": "0" * 10, "step": 3, "epoch": 1, "world_size": 1},
         **{"model": {"weight": torch.ones(3)}, "optimizer": {}, "schedulers": [], "generators": [], "window": {}},

@@ -13,6 +13,13 @@ class Strategy(StrEnum):
     learned = "learned"
 
 
+class InputFilter(StrEnum):
+    """What a backbone sees of normalised images: themselves, or what the high-pass filter leaves of them."""
+
+    none = "none"
+    high_pass = "high_pass"
+
+
 class NoiseArea(StrEnum):
     """What the high-pass strategy draws noise for: the whole view, or its masked pixels alone.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from repro.errors import UserError
 from repro.files import read_regular, reading
+from repro.runs.choices import InputFilter
 
 LARGEST_BYTES = 64 * 2**20
 """Of a small file such as a status: what is larger is none, and is not read."""
@@ -181,7 +182,7 @@ BACKBONE = Schema(
     {
         "format": Field(int, one_of=(1,)),
         "arch": _TEXT,
-        "input_filter": Field(str, one_of=("none", "high_pass")),
+        "input_filter": Field(str, one_of=tuple(InputFilter)),
         "run_id": _TEXT,
         "state_dict": _NAMES,
         "width": Field(int, low=1, required=False),

@@ -17,6 +17,7 @@ from repro.runs.choices import (
     Branch,
     FilterLibrary,
     Guidance,
+    InputFilter,
     Interpolation,
     Interval,
     MapOf,
@@ -280,7 +281,7 @@ class ImportedSettings:
     """Weights that were not trained here; how they were, no other setting of the run tells."""
 
     weights: str = ""  # SHA-256 of the backbone's tensors
-    input_filter: str = "none"  # or "high_pass": what the weights were trained on
+    input_filter: InputFilter = InputFilter.none  # what the weights were trained on
     origin: str = outside_identity("")  # the file that they came from
 
 

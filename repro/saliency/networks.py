@@ -13,6 +13,7 @@ from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream_seed
+from repro.runs.choices import InputFilter
 from repro.runs.localizer_weights import weights_cache
 from repro.runs.network_names import LOCALIZERS, TIMM
 from repro.saliency.folding import fold_batch_norm
@@ -64,7 +65,7 @@ def _checkpoint(weights: str, sha256: str) -> Localizer:
             mend="put that file back, or begin a new run",
         )
     stages = _without_head(backbone.network)
-    return Localizer(nn.Sequential(_HighPassed(), stages) if backbone.input_filter == "high_pass" else stages)
+    return Localizer(nn.Sequential(_HighPassed(), stages) if backbone.input_filter == InputFilter.high_pass else stages)
 
 
 def _torchvision(arch: str, weights: str) -> nn.Module:

@@ -19,7 +19,7 @@ from repro.files import write_json
 from repro.presence import exists
 from repro.progress import OPENING
 from repro.runs.cautions import queue_caution
-from repro.runs.choices import Precision, Strategy
+from repro.runs.choices import InputFilter, Precision, Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
 from repro.runs.reading import FOLDERS, flat
@@ -104,7 +104,8 @@ def _train(
     barrier()
     training.run()
     if rank() == 0:
-        input_filter = "high_pass" if run.masking.strategy is Strategy.high_pass else "none"
+        high_passed = run.masking.strategy is Strategy.high_pass
+        input_filter = InputFilter.high_pass if high_passed else InputFilter.none
         # Written last of all: that the file is there is what tells a finished pretraining.
         save_backbone(
             folder.backbone,
