@@ -29,6 +29,7 @@ from results.headline import headline
 from results.references import classes_of
 from results.report import build
 from results.runs import RunRecord, find_runs
+from results.selection import judged_task
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
 
@@ -126,6 +127,36 @@ def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: l
     assert told.result.endswith("0 of 2 published numbers are met within ±1 points")
     nothing = headline(judge_families(judge(None)), None, [])
     assert (nothing.outcome, nothing.asked) == ("not run", "nothing yet: no run has been evaluated")
+
+
+@pytest.mark.parametrize(("more", "which"), [((), "the first of the 2 with most"), ((2,), "the one with most")])
+def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: tuple[int, ...], which: str) -> None:
+    """Of two with as many comparisons, the one that comes first in the alphabet was called the one with most."""
+    for epochs, seeds in ((6, (0, 1)), (3, (0, 1, *more))):
+        for seed in seeds:
+            for method, value in (("mocov2", 60.0), ("mocov2+ours-hp", 64.0)):
+                sweep = {"sweep": f"of{epochs}", "optimization__epochs": epochs}
+                finished(tmp_path, method, seed, {("imagenet100", "top1"): value + seed * epochs}, **sweep)
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    told = headline(judge_families(judge(frame)), frame, [])
+    assert told.scale.endswith(f"Of 2 settings {which} comparisons is told of here.")
+
+
+def test_an_untrained_network_decides_nothing_about_the_others(tmp_path: Path) -> None:
+    """Nor by what is judged, nor how many seeds the checklist and the doubts tell of."""
+    untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 9.0}, **untrained)
+    for seed in range(3):
+        results = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed}).results
+        rows = read(results)[0]
+        results.unlink()
+        append(results, [replace(row, task="knn", protocol="knn-v1") for row in rows])
+    runs = find_runs([tmp_path], resolve)
+    frame = collect_runs(runs)
+    assert judged_task(frame) == "knn"
+    answers = {item.question: item for item in checklist(runs, frame, judge(frame))}
+    assert answers["Error bars and significance are reported"].evidence.startswith("3 to 3 seeds a cell")
+    assert not any(doubt.startswith("fewer than 3 seeds") for doubt in doubts(runs, frame))
 
 
 def test_chance_and_the_untrained_network_are_the_last_rows(tmp_path: Path) -> None:
