@@ -17,9 +17,12 @@ from typing import Any
 
 from repro.errors import UserError
 from repro.files import reading, write_text
+from repro.presence import exists
 from slurm.job import Call
+from slurm.ledger import LEDGER
 from slurm.node_bench import NodeBench
 from slurm.node_probe import NodeProbe
+from slurm.orders import copied_from
 
 CALLS = "calls.json"
 KINDS: Mapping[str, type[Call] | type[NodeProbe] | type[NodeBench]] = {
@@ -86,7 +89,7 @@ def indices_of(folder: Path) -> list[int]:
 
 
 def refuse_foreign_sweep(sweep: Path) -> None:
-    """Refuses to hand anything over of a sweep that somebody else made, or that anybody may write to.
+    """Refuses to hand anything over of a sweep that somebody else made, that anybody may write to, or that is a copy.
 
     Raises:
         UserError: it is such a one.
@@ -101,6 +104,19 @@ def refuse_foreign_sweep(sweep: Path) -> None:
         raise UserError(
             f"anybody may write to {sweep}, so what its jobs run could be anybody's", mend=f"chmod o-w {sweep}"
         )
+    refuse_copied_sweep(sweep)
+
+
+def refuse_copied_sweep(sweep: Path) -> None:
+    """Refuses to act on the jobs of a folder's ledger where it is a copy: they are the original's.
+
+    Raises:
+        UserError: it is one.
+    """
+    original = copied_from(sweep)
+    if original is not None and exists(sweep / LEDGER):
+        what = f"{sweep} is a copy of {original}, whose jobs its {LEDGER} names"
+        raise UserError(what, mend=f"use {original}; or rm {sweep / LEDGER}, and it is a sweep of its own")
 
 
 def _refuse_foreign(path: Path) -> None:

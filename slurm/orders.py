@@ -2,20 +2,23 @@
 
 It holds the whole run with the settings of its evaluations, of which `run.yaml` holds those that the pretraining was
 made with. A launcher writes it, the job reads it, and whoever wants to know what was asked for reads it too. The report
-is of no run: its order, `jobs/report.json` in the sweep's folder, names the tables that it renders.
+is of no run: its order, `jobs/report.json` in the sweep's folder, names the tables that it renders, and the folder, so
+that a copy of it is known for one.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from repro.errors import UserError
 from repro.files import reading, write_text
+from repro.presence import is_folder
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 
 REPORT_ORDER = Path("jobs", "report.json")
-"""In a sweep's folder: which tables its report renders."""
+"""In a sweep's folder: which tables its report renders, and where the folder was when it was launched."""
 
 
 def order_file(folder: RunFolder, task: str) -> Path:
@@ -61,16 +64,30 @@ def write_report_order(sweep: Path, tables: Sequence[str]) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    if tuple(tables) != ordered_tables(sweep):
-        write_text(sweep / REPORT_ORDER, json.dumps({"tables": list(tables)}) + "\n")
+    content = {"tables": list(tables), "sweep": str(sweep.resolve())}
+    if content != _report_order(sweep):
+        write_text(sweep / REPORT_ORDER, json.dumps(content) + "\n")
 
 
 def ordered_tables(sweep: Path) -> tuple[str, ...]:
     """Returns the tables that a sweep's report renders; none where no launch said so."""
+    names = _report_order(sweep).get("tables")
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()
+
+
+def copied_from(sweep: Path) -> Path | None:
+    """Returns the folder that a sweep's folder is a copy of, jobs and all; None of one that is none, or was moved."""
+    place = _report_order(sweep).get("sweep")
+    if not isinstance(place, str) or not place or not is_folder(Path(place)):
+        return None
+    # One folder may have several paths, as on a cluster's nodes.
+    return None if Path(place).samefile(sweep) else Path(place)
+
+
+def _report_order(sweep: Path) -> Mapping[str, Any]:
     path = sweep / REPORT_ORDER
     try:
         with reading(path, "the same salmask sweep again, which writes it anew"):
-            names = json.loads(path.read_text(encoding="utf-8"))["tables"]
-            return tuple(str(name) for name in names) if isinstance(names, list) else ()
+            return dict(json.loads(path.read_text(encoding="utf-8")))
     except UserError:
-        return ()
+        return {}

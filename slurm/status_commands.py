@@ -15,6 +15,7 @@ from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.errors import UserError, with_mend
 from repro.terminal import Console, say, say_json
+from slurm.calls import refuse_copied_sweep
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.cost_page import cost_page
@@ -151,6 +152,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     Example: salmask cancel table1 --dry-run
     """
     selection = find_target(target)
+    refuse_copied_sweep(selection.sweep)
     ledger = Ledger(selection.sweep)
     with nullcontext() if dry_run else _launches_kept_away(ledger, selection.folder):
         entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]

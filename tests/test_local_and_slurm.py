@@ -1,6 +1,7 @@
 """A sweep whose jobs are begun on this machine and with Slurm: nothing runs twice, nothing is left behind."""
 
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 from sweep_samples import FakeSlurm
 from test_local import HERE_CLUSTER, graph_of, launched, programs
-from training_samples import tiny
+from training_samples import refused, tiny
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
@@ -146,3 +147,24 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
     slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|0|")
     assert [job for job, _ in here._startable()] == [graph.jobs[1]]
     assert (here.waiting, here.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
+
+
+def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
+    programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ledger names them by id and name: `cancel` ended them, and `retry` took them for its own."""
+    graph = graph_of(tmp_path / "sweep", 1)
+    launched(graph, "record")
+    shutil.copytree(tmp_path / "sweep", tmp_path / "copy")
+    line = f"{tmp_path / 'copy'} is a copy of {tmp_path / 'sweep'}, whose jobs its jobs.jsonl names; mend: use "
+    with pytest.raises(UserError) as refusal:
+        launched(graph_of(tmp_path / "copy", 1), "record")
+    assert str(refusal.value).startswith(line)
+    assert refused("cancel", str(tmp_path / "copy")).startswith(line)
+    (tmp_path / "copy" / "jobs.jsonl").unlink()
+    assert len(launched(graph_of(tmp_path / "copy", 1), "record").skipped) == 1
+    # What was moved is no copy, and from another path it is the same folder.
+    (tmp_path / "sweep").rename(tmp_path / "moved")
+    assert len(launched(graph_of(tmp_path / "moved", 2), "record").done) == 1
+    (tmp_path / "other").symlink_to(tmp_path / "moved")
+    assert len(launched(graph_of(tmp_path / "other", 2), "record").skipped) == 2
