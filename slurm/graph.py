@@ -52,11 +52,11 @@ class Job:
         return bool(Evaluation.parse(self.task, self.run).recorded(self.run, results))
 
     @property
-    def protocol(self) -> str:
-        """Names of the protocols that the job measures by, separated by `, `; empty for a pretraining."""
+    def protocols(self) -> tuple[str, ...]:
+        """Names of the protocols that the job measures by; none of a pretraining."""
         if self.task == PRETRAIN:
-            return ""
-        return ", ".join(Evaluation.parse(self.task, self.run).protocols(self.run))
+            return ()
+        return tuple(Evaluation.parse(self.task, self.run).protocols(self.run))
 
 
 @dataclass(frozen=True)

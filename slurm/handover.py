@@ -88,7 +88,7 @@ def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, afte
         run=job.run.id if job else "",
         folder=key[0],
         task=key[1],
-        protocol=job.protocol if job else "",
+        protocols=job.protocols if job else (),
         after=after,
         nodes=resources.nodes,
         processes=resources.nodes * resources.tasks_per_node,

@@ -9,7 +9,7 @@ launcher asks the scheduler for a job of the *submission*'s name. What a job did
 
     {"time": "2026-11-22T10:00:00+00:00", "job": "812_3", "executor": "slurm", "cluster": "mycluster",
      "submission": "table1-linear-5f0c3a9e", "run": "45df9c0eca", "folder": "mocov2/s0-45df9c0eca", "task": "linear",
-     "protocol": "linear-moco-v1", "after": ["811_3"], "host": "login1"}
+     "protocols": ["linear-moco-v1"], "after": ["811_3"], "host": "login1"}
 
 Beside it stand `logs/SUBMISSION/`, private to who launched (`JOB_0_log.out`, `JOB_0_log.err`, `submission.sh`,
 `calls.json`; of local jobs the same but for the script), and `code/`, the snapshots that the jobs run.
@@ -63,7 +63,8 @@ class Submission:
     """`pretrain`, a downstream task (`linear`, `linear@caltech101`) or `report`."""
     job: str = ""
     """Slurm's id (`812`, or `812_3` in an array) or the process id of a local one; empty: only an intent so far."""
-    protocol: str = ""
+    protocols: tuple[str, ...] = ()
+    """Names of those that it measures by."""
     after: tuple[str, ...] = ()
     """Ids of the jobs that it waits for."""
     host: str = field(default_factory=socket.gethostname)
@@ -92,8 +93,8 @@ class Submission:
     """The lane that it is in, of `slurm.lanes`; empty: in none."""
     at_a_time: int = 0
     """How many of its array run at a time; 0: no lane says so."""
-    devices: str = ""
-    """Of a local job, those that it holds, as CUDA_VISIBLE_DEVICES names them; empty: it sees those of its launcher."""
+    devices: tuple[str, ...] = ()
+    """Of a local job, those that it holds, as CUDA_VISIBLE_DEVICES names them; none: it sees those of its launcher."""
     planned_s: float | None = None
     """Seconds that a plan expected of the job when it went out; None: nobody knew."""
 
@@ -118,6 +119,7 @@ class Submission:
 
 
 _FIELDS = {f.name for f in fields(Submission)}
+_LISTS = frozenset({"after", "protocols", "devices"})
 _WHOLE_NUMBERS = frozenset({"nodes", "processes", "gpus", "cpus", "minutes", "at_a_time"})
 _NUMBERS = _WHOLE_NUMBERS | {"memory", "planned_s"}
 
@@ -254,7 +256,7 @@ class Ledger:
         return {key for key in keys if "" in folders or key[0] in folders}
 
     def _append(self, entries: Iterable[Submission]) -> None:
-        lines = "".join(json.dumps({**asdict(entry), "after": list(entry.after)}) + "\n" for entry in entries)
+        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries)
         self._append_text(self.path, lines)
 
     def _append_text(self, path: Path, lines: str) -> None:
@@ -284,20 +286,29 @@ class Ledger:
 def _parsed(line: bytes) -> Submission | None:
     """Returns what a line says; None where it is torn. Keys of later versions are left out."""
     try:
-        content: Any = json.loads(line)
+        content: Any = _of_this_version(json.loads(line))
         values = {key: value for key, value in content.items() if key in _FIELDS and value is not None}
-        after = values.pop("after", [])
-        if not isinstance(after, list) or not all(_has_its_type(key, value) for key, value in values.items()):
+        if not all(_has_its_type(key, value) for key, value in values.items()):
             return None
-        if not all(isinstance(job, str) for job in after):
-            return None
-        return Submission(**values, after=tuple(after))
+        fields_of_line: dict[str, Any] = {k: tuple(value) if k in _LISTS else value for k, value in values.items()}
+        return Submission(**fields_of_line)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
+def _of_this_version(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a line says in the words of today: older versions joined protocols and devices to a text."""
+    if isinstance(joined := content.pop("protocol", None), str):
+        content["protocols"] = joined.split(", ") if joined else []
+    if isinstance(joined := content.get("devices"), str):
+        content["devices"] = joined.split(",") if joined else []
+    return content
+
+
 def _has_its_type(key: str, value: Any) -> bool:
-    """Returns whether a value is what its field holds: text, or a number that is not below 0."""
+    """Returns whether a value is what its field holds: texts, a text, or a number that is not below 0."""
+    if key in _LISTS:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if key not in _NUMBERS:
         return isinstance(value, str)
     kinds = int if key in _WHOLE_NUMBERS else int | float

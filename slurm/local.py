@@ -193,7 +193,7 @@ class _Here:
         queue = QueueSnapshot()  # of local jobs it asks the processes of this machine, and no scheduler
         others = self._of_others(newest.values(), queue)
         taken = [name for _, process in self.running for name in process.gpus]
-        free = free_devices(self.gpus, [*taken, *(name for entry in others for name in _devices(entry))])
+        free = free_devices(self.gpus, [*taken, *(name for entry in others for name in entry.devices)])
         room -= sum(self._takes_a_place(entry) for entry in others)
         startable: list[tuple[Job, tuple[str, ...]]] = []
         for job in ready:
@@ -227,7 +227,7 @@ class _Here:
 
     def _takes_a_place(self, entry: Submission) -> bool:
         """Returns whether another's job takes a place of this launch; one on other GPUs than these does not."""
-        return not (self.gpus and entry.devices) or not set(_devices(entry)).isdisjoint(self.gpus)
+        return not (self.gpus and entry.devices) or not set(entry.devices).isdisjoint(self.gpus)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -238,7 +238,7 @@ class _Here:
     def _start(self, job: Job, gpus: Sequence[str]) -> LocalJob:
         # Process ids come again: each submission gets a folder of its own.
         name, key = submission_name(self.graph.sweep_folder, job.task), self.graph.key(job)
-        entry = replace(ledger_entry(self.graph, self.cluster, name, key, ()), devices=",".join(gpus))
+        entry = replace(ledger_entry(self.graph, self.cluster, name, key, ()), devices=tuple(gpus))
         self.ledger.intend([entry])
         call = prepare_call(self.graph, key, self.cluster.attempts, self.program)
         processes = self.cluster.resources_of(job.task).tasks_per_node
@@ -330,11 +330,6 @@ def with_slurm(ledger: Ledger, keys: Iterable[Key], console: Console) -> set[Key
     words = f"{number} of these jobs went out to Slurm, of which there is none here: they are started here"
     console.print(words, soft_wrap=True, highlight=False)
     return set()
-
-
-def _devices(entry: Submission) -> list[str]:
-    """Returns the devices that a local job holds."""
-    return entry.devices.split(",") if entry.devices else []
 
 
 def _call_and_look(call: Call) -> None:

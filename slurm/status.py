@@ -172,7 +172,7 @@ class _Look:
             return False
         # Rows of the task may be of another protocol than the one that was asked for. Where nobody asked, or the job
         # itself says that it is done, any will do.
-        if says_so or entry is None or not entry.protocol:
+        if says_so or entry is None or not entry.protocols:
             return True
         return bool(_asked_for(self.results, self.run_folder, task, entry))
 
@@ -221,10 +221,9 @@ def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
 
 def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entry: Submission | None) -> list[Result]:
     """Returns the rows of a task whose protocol was asked for; none where nobody asked."""
-    if entry is None or not entry.protocol:
+    if entry is None or not entry.protocols:
         return []
-    protocols = entry.protocol.split(", ")
-    matching_rows = [row for row in results if row.protocol in protocols]
+    matching_rows = [row for row in results if row.protocol in entry.protocols]
     if len(matching_rows) == len(results) or task_and_dataset(task)[0] not in DETECTION_TASKS:
         return matching_rows
     # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,

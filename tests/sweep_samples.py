@@ -48,7 +48,7 @@ class Sweep:
 
     def submitted(self, task: str = "pretrain", job: str = "812", **changes: Any) -> Submission:
         """Put a job into the ledger, an hour ago."""
-        protocol = "" if task == "pretrain" else self.run.probe.protocol
+        protocols = () if task == "pretrain" else (self.run.probe.protocol,)
         entry = Submission(
             **{
                 "submission": f"sweep-{task}-{job or 'none'}",
@@ -58,7 +58,7 @@ class Sweep:
                 "folder": self.key,
                 "task": task,
                 "job": job,
-                "protocol": protocol,
+                "protocols": protocols,
                 "time": iso(NOW - 3600),
                 **changes,
             }

@@ -89,7 +89,7 @@ def test_a_sweep_goes_out_as_arrays_each_after_the_last(stand_in: StandInSlurm, 
     entries = {entry.key: entry for entry in ledger.submissions()}
     assert set(entries) == {*map(graph.key, graph.jobs), (".", "report")}
     probe = entries[graph.key(graph.jobs[3])]
-    assert (probe.job, probe.after, probe.protocol) == ("102_1", ("101_1",), graph.jobs[3].protocol)
+    assert (probe.job, probe.after, probe.protocols) == ("102_1", ("101_1",), graph.jobs[3].protocols)
     assert len(ledger.path.read_text().splitlines()) == 10  # an intent and an id of each
     for job in graph.jobs:
         assert (job.folder.path / "jobs" / f"{job.task}.yaml").exists()

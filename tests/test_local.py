@@ -241,7 +241,7 @@ def test_gpus_of_jobs_that_outlived_their_launcher_are_not_handed_out(
     killed.kill()
     killed.wait()
     (orphan,) = [entry for entry in Ledger(place).submissions() if entry.job]
-    assert orphan.devices == "0"
+    assert orphan.devices == ("0",)
     try:
         here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, ("0", "1"), Console(quiet=True))
         assert [(job.run.seed, gpus) for job, gpus in here._startable()] == [(1, ("1",))]

@@ -14,6 +14,7 @@ from training_samples import tiny
 from repro.runs.detection import VOC
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
+from slurm.ledger import Ledger
 from slurm.orders import order_file, write_order
 from slurm.queue import QueueSnapshot
 from slurm.states import State, duration
@@ -151,7 +152,7 @@ def test_a_detection_with_the_batch_of_the_devices_at_hand_is_the_one_that_was_a
     sweep.folder.prepare(RUN)
     sweep.folder.backbone.touch()
     protocol = RUN.detection.protocol(VOC)
-    sweep.submitted(VOC, "813", protocol=protocol)
+    sweep.submitted(VOC, "813", protocols=(protocol,))
     detection = {"task": VOC, "dataset": RUN.data.dataset, "metric": "bbox_AP"}
     append(sweep.folder.results, [replace(RESULT, run_id=RUN.id, **detection, protocol="voc-frcnn-c4-24k-v1[rois=9]")])
     assert sweep.row(GONE, VOC).state is State.died
@@ -272,3 +273,19 @@ def test_the_pace_of_a_task_is_its_own(sweep: Sweep) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (600, "10 min"), (7199, "120 min"), (12240, "3.4 h")])
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_ledgers_of_older_versions_are_read(sweep: Sweep) -> None:
+    """They joined protocols and devices to one text each; a sweep may be under way while salmask is updated."""
+    entry = sweep.submitted("linear", "813", devices=("0", "GPU-5f/1"))
+    text = sweep.ledger.path.read_text()
+    (of_today,) = sweep.ledger.submissions()
+    assert of_today == entry
+    old = text.replace(f'"protocols": ["{RUN.probe.protocol}"]', f'"protocol": "{RUN.probe.protocol}, knn-v1[k=1,x=2]"')
+    old = old.replace('"devices": ["0", "GPU-5f/1"]', '"devices": "0,GPU-5f/1"')
+    assert old.count('"protocol"') == old.count('"devices": "0,') == 2
+    sweep.ledger.path.write_text(old)
+    (of_then,) = Ledger(sweep.place).submissions()
+    assert of_then == replace(entry, protocols=(RUN.probe.protocol, "knn-v1[k=1,x=2]"))
+    sweep.ledger.path.write_text('["no", "object"]\n{"devices": [3]}\n' + text)
+    assert Ledger(sweep.place).submissions() == [entry]

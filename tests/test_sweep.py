@@ -71,7 +71,7 @@ def test_a_task_names_its_data_set_in_either_way(tmp_path: Path) -> None:
     assert part.tasks == ("linear", "linear@caltech101", "logistic@flowers102", "knn")
     graph = expand(load(path), tmp_path, resolve, {})
     assert [job.task for job in graph.jobs] == ["pretrain", *part.tasks]
-    assert graph.jobs[2].protocol == "linear-caltech-30-v1"
+    assert graph.jobs[2].protocols == ("linear-caltech-30-v1",)
     for job in graph.jobs[1:]:
         assert graph.parent(job) == graph.jobs[0]
 
