@@ -18,7 +18,7 @@ from repro.runs.cautions import queue_caution
 from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
-from repro.runs.labels import label
+from repro.runs.labels import change_label, label
 from repro.runs.reading import command_settings, flat, nested
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
@@ -85,7 +85,11 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
             if not as_json and Console().is_terminal:
                 # No settings, which fill a screen for each row (`salmask methods NAME` shows one's); and of what
                 # changes a row only the change: its name tells the rest.
-                lines = [{"method": line["method"], "title": _change_alone(line["title"])} for line in lines]
+                changes = [change_label(line["method"]) for line in lines]
+                lines = [
+                    {"method": line["method"], "title": f"…, {change}" if change else line["title"]}
+                    for line, change in zip(lines, changes, strict=True)
+                ]
             report(as_json, lines)
 
     @methods.command("show")
@@ -218,12 +222,6 @@ def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:
         changes = [f"{key}={value}" for key, value in settings.items() if baseline_settings.get(key) != value]
         lines.append({"method": name, "title": label(name), "settings": " ".join(changes)})
     return lines
-
-
-def _change_alone(title: str) -> str:
-    """Returns `…, filter alone` of `MoCo v2 + ours (high-pass), filter alone`."""
-    row, comma, change = title.partition(", ")
-    return f"…, {change}" if comma else row
 
 
 def load_or_resolve(name: str, resolve: Resolve) -> Run:

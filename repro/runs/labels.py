@@ -40,18 +40,31 @@ def label(method: str, *, branch: str = "") -> str:
         `MoCo v2 + ours (high-pass), key masked, no hard negative` of `mocov2+ours-hp@key-no-hard-negative`; a name of
         another form, as a method of somebody's own may have, as it is.
     """
+    return ", ".join(filter(None, _parts(method, branch)))
+
+
+def change_label(method: str) -> str:
+    """Returns what of a method's label follows its framework and masking: `key masked, no hard negative`.
+
+    Args:
+        method: Its name.
+    """
+    return ", ".join(filter(None, _parts(method, "")[1:]))
+
+
+def _parts(method: str, branch: str) -> list[str]:
+    """Returns the parts of a label, of which all but the first may be empty."""
     name = MethodName.parse(method)
     title = next((entry.title for framework, entry in FRAMEWORKS.items() if framework.value == name.framework), None)
     if title is None:
-        return method
+        return [method]
     if not name.masking:
         if name.change in CHANGES:
-            return f"{title}, {CHANGES[name.change]}"
+            return [title, CHANGES[name.change]]
         _, plus, rest = method.partition("+")
-        return title + (f" + {rest}" if plus else "")
+        return [title + (f" + {rest}" if plus else "")]
     masked = name.branch or branch
-    words = [f"{title} + {MASKINGS[name.masking]}", f"{masked} masked" if masked else "", _words(name.change)]
-    return ", ".join(filter(None, words))
+    return [f"{title} + {MASKINGS[name.masking]}", f"{masked} masked" if masked else "", _words(name.change)]
 
 
 def _words(change: str) -> str:

@@ -16,16 +16,16 @@ _BASIC = ("resnet18", "resnet34")
 """Networks whose last stage is eight times as wide as their first; the others' is thirty-two times as wide."""
 
 
-def least_bytes(run: Run) -> dict[str, int]:
+def least_bytes(run: Run) -> dict[tuple[str, ...], int]:
     """Returns the bytes that parts of a pretraining take at least, by the settings that make them large."""
     encoder, crop = run.encoder, run.data.crop
     features = encoder.width * (8 if encoder.arch in _BASIC else 32)
-    parts = {
-        "encoder.dim, encoder.width": _COPIES * _BYTES * features * encoder.dim,
-        "optimization.batch, data.crop": 2 * _BYTES * 3 * crop * crop * run.optimization.batch,  # two views
+    parts: dict[tuple[str, ...], int] = {
+        ("encoder.dim", "encoder.width"): _COPIES * _BYTES * features * encoder.dim,
+        ("optimization.batch", "data.crop"): 2 * _BYTES * 3 * crop * crop * run.optimization.batch,  # two views
     }
     if run.framework is Framework.mocov2:
-        parts["moco.queue, encoder.dim"] = _BYTES * run.moco.queue * encoder.dim
+        parts["moco.queue", "encoder.dim"] = _BYTES * run.moco.queue * encoder.dim
     return parts
 
 
@@ -45,9 +45,9 @@ def require_memory(run: Run, device: torch.device) -> None:
         return
     largest = max(parts, key=lambda keys: parts[keys])
     raise UserError(
-        f"the run takes {needed / 1e9:.0f} GB of memory at least, most of it for {largest}, and there are "
+        f"the run takes {needed / 1e9:.0f} GB of memory at least, most of it for {', '.join(largest)}, and there are "
         f"{available / 1e9:.0f} GB",
-        mend=f"a smaller {largest.partition(',')[0]}",
+        mend=f"a smaller {largest[0]}",
     )
 
 
