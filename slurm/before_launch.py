@@ -53,8 +53,7 @@ def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = Fal
     Args:
         graph: the sweep.
         finished: keys of the jobs that are done.
-        on_nodes: whether the jobs run on other machines, which may see folders that this one does not, and begin long
-            after the launch. Here a pretraining begins at once, and looks for its root itself.
+        on_nodes: whether the jobs run on other machines, which may see folders that this one does not.
 
     Returns:
         With `on_nodes` a line for each root that is not to be seen from here; else nothing.
@@ -69,7 +68,7 @@ def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = Fal
             continue
         own = job.run.data.dataset
         dataset = own if job.task == PRETRAIN else Evaluation.parse(job.task, job.run).dataset
-        if (dataset == own and not on_nodes) or (dataset, job.run.machine.data_root) in looked_for:
+        if (dataset, job.run.machine.data_root) in looked_for:
             continue
         looked_for.add((dataset, job.run.machine.data_root))
         try:

@@ -71,8 +71,8 @@ def launch_here(
         What was done, what had been, and what failed; a failed pretraining fails what builds on it.
 
     Raises:
-        UserError: the root of a data set that is only evaluated on is not set, missing or empty; a job has more
-            processes than there are `gpus`; or the sweep is somebody else's.
+        UserError: the root of a data set is not set, missing or empty; a job has more processes than there are `gpus`;
+            or the sweep is somebody else's.
     """
     finished = graph.finished()
     check_roots(graph, finished)

@@ -221,23 +221,34 @@ def test_a_folder_that_no_batch_script_can_hold_is_refused(tmp_path: Path, name:
 def test_roots_are_looked_for_before_a_launch(tmp_path: Path) -> None:
     part = Part(("mocov2",), (0, 1), ("linear", "linear@flowers102"))
     graph = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {})
-    with pytest.raises(UserError, match=r"pretrain mocov2 s0 needs imagenet100: no root set .*; mend: give --root DIR"):
-        check_roots(graph, set(), on_nodes=True)
-    with pytest.raises(
-        UserError, match=r"linear@flowers102 mocov2 s0 needs flowers102; mend: .*leave it out by --tasks"
-    ):
-        check_roots(graph, set())
+    for on_nodes in (True, False):
+        with pytest.raises(
+            UserError, match=r"pretrain mocov2 s0 needs imagenet100: no root set .*; mend: give --root DIR"
+        ):
+            check_roots(graph, set(), on_nodes=on_nodes)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train").mkdir()
     rooted = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {"machine.data_root": str(tmp_path / "data")})
-    with pytest.raises(UserError, match="linear@flowers102 mocov2 s0 needs flowers102"):
-        check_roots(rooted, set(), on_nodes=True)
+    for on_nodes in (True, False):
+        with pytest.raises(
+            UserError, match=r"linear@flowers102 mocov2 s0 needs flowers102; mend: .*leave it out by --tasks"
+        ):
+            check_roots(rooted, set(), on_nodes=on_nodes)
     done = {graph.key(job) for job in graph.jobs if job.task == "linear@flowers102"}
     assert check_roots(rooted, done, on_nodes=True) == []
     gone = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {"machine.data_root": str(tmp_path / "gone")})
     (line,) = check_roots(gone, done, on_nodes=True)  # a node may have it
     assert line.startswith(str(tmp_path / "gone"))
     assert line.endswith("on this machine; see that the nodes have it: salmask doctor --cluster NAME")
+    with pytest.raises(UserError, match=f"^{tmp_path / 'gone'}: No such file or directory .*; mend: "):
+        check_roots(gone, done)
+
+
+def test_a_mistyped_root_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Each job of the sweep failed by it, one after the other."""
+    line = refused("sweep", "table1", "--local", "--root", str(tmp_path / "typo"), "--out", str(tmp_path / "runs"))
+    assert line.startswith(f"{tmp_path / 'typo'}: No such file or directory (root of imagenet100, as given)")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unknown_sweep_gets_the_nearest_name() -> None:
