@@ -11,20 +11,12 @@ from scipy import stats
 
 from baselines import resolve
 from examples.study.collapse import Ending, endings, guess_of
-from examples.study.decide import (
-    CONTRADICTED,
-    NOT_RUN,
-    PARTS,
-    QUESTIONS,
-    SUPPORTED,
-    UNDECIDED,
-    decide,
-    holm_levels,
-    top1,
-)
+from examples.study.decide import CLIP_ART, PARTS, QUESTIONS, decide, holm_levels, top1
+from examples.study.decide import STUDY as STUDY_SWEEP
 from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
 from examples.study.tables import comparisons, means, summary
-from results.claims import SpreadOf, judge
+from repro.runs.comparison import difference
+from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, SpreadOf, judge
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, Panel, Point
 from results.report import build
@@ -75,9 +67,9 @@ def test_a_corrected_interval_says_what_holms_p_value_says() -> None:
     for decision in (hp, blur, mean_fill):
         low, high = decision.corrected_interval or (0.0, 0.0)
         assert (low > 0) == (decision.outcome == SUPPORTED)
-        assert decision.smallest == pytest.approx((high - low) / 2)
+        assert decision.half_width == pytest.approx((high - low) / 2)
     cells_of_blur = cells(comparisons(values).splitlines()[3])
-    assert cells_of_blur[6] == f"{blur.smallest:.1f}"
+    assert cells_of_blur[6] == f"{blur.half_width:.1f}"
 
 
 def test_a_worse_row_contradicts_and_one_seed_decides_nothing() -> None:
@@ -191,6 +183,26 @@ def test_the_page_has_the_tables_of_the_recorded_dose_response() -> None:
         assert table in page
 
 
+def test_the_page_has_the_tables_of_the_recorded_clip_art() -> None:
+    page = (STUDY / "README.md").read_text(encoding="utf-8")
+    runs = find_runs([STUDY / "clipart"])
+    frame = collect_runs(runs)
+    knn, logistic = (top1(frame, task, STUDY_SWEEP) for task in ("knn", "logistic"))
+    for table in (means(knn, logistic, endings(runs, STUDY_SWEEP), CLIP_ART), comparisons(logistic, CLIP_ART)):
+        assert table in page
+
+
+def test_clip_art_is_the_studys_regime_on_other_objects() -> None:
+    drawn, clip_art = (find_runs([STUDY / folder]) for folder in ("runs", "clipart"))
+    of_drawn = {(run.method, run.run.seed): run.run for run in drawn if run.run}
+    assert len(clip_art) == 9
+    for record in clip_art:
+        assert record.run is not None
+        assert record.state == "done"
+        differing = difference(record.run, of_drawn[record.method, record.run.seed])
+        assert set(differing) == {"data.dataset"}
+
+
 def test_the_sweeps_of_the_study_are_of_one_regime(tmp_path: Path) -> None:
     """Their files repeat its settings: rows that two of them train are the same runs."""
     by_sweep = [
@@ -205,7 +217,7 @@ def test_the_sweeps_of_the_study_are_of_one_regime(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "line"), [(["nowhere"], "no folder"), ([], "required: FOLDER")])
 def test_what_the_scripts_cannot_use_is_told_in_a_line(words: list[str], line: str, tmp_path: Path) -> None:
-    for script in ("tables", "decide_dose"):
+    for script in ("tables", "decide_dose", "decide_clipart"):
         command = [sys.executable, "-m", f"examples.study.{script}", *(str(tmp_path / word) for word in words)]
         done = subprocess.run(command, check=False, cwd=STUDY.parents[1], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")

@@ -11,12 +11,13 @@ from functools import cache
 import pandas as pd
 
 from repro.runs.method_name import MethodName
+from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED
 from results.collect import refuse_mixed
 from results.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread
 from slurm.sweep import load
 
 HP = "mocov2+ours-hp"
-QUESTIONS: Mapping[str, Sequence[tuple[str, str]]] = {
+QUESTIONS: "Questions" = {
     "1": [
         (f"{framework}+ours-{strategy}", framework)
         for framework in ("mocov2", "simclr")
@@ -37,15 +38,20 @@ QUESTIONS: Mapping[str, Sequence[tuple[str, str]]] = {
         ("simclr+ours-hp", f"simclr+ours-hp-{part}") for part in ("no-masks", "no-hard-negative", "random")
     ],
 }
-"""The registered comparisons, first method − second; those of one entry are corrected together."""
+"""The comparisons that were registered of the drawn scenes."""
+CLIP_ART: "Questions" = {"clip art": [(f"{HP}-no-masks", "mocov2"), (HP, "mocov2"), (HP, f"{HP}-no-masks")]}
+"""Those of clip art."""
 
 FRAMEWORKS = ("mocov2", "simclr")
 STUDY, PARTS = ("study",), ("study", "study-parts")
 """Sweeps: of what was registered first, and with the parts of SimCLR's lead."""
 SPREAD_OF: Mapping[str, Sequence[str]] = {"1": STUDY, "2 to 6": STUDY, "SimCLR's parts": PARTS}
-"""Whose rows tell the pooled spread for a question: rows that came later change nothing of what stood before."""
-SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
+"""Whose rows tell the pooled spread for a question: rows that came later change nothing of what stood before.
 
+For a question that is not named: those of the study that were run with it.
+"""
+Questions = Mapping[str, Sequence[tuple[str, str]]]
+"""What is asked -> pairs of methods, first − second, which are corrected together."""
 Values = Mapping[str, Mapping[int, float]]
 """Method -> seed -> top-1 in percent."""
 
@@ -74,18 +80,18 @@ class Decision:
         return self.comparison.interval(1 - self.level)
 
     @property
-    def smallest(self) -> float | None:
-        """The smallest difference that these runs could have shown: half of the corrected interval's width."""
+    def half_width(self) -> float | None:
+        """Half of the corrected interval's width: the smallest difference that these runs could have shown."""
         interval = self.corrected_interval
         return None if interval is None else (interval[1] - interval[0]) / 2
 
     @property
     def outcome(self) -> str:
         """Supported or contradicted where the corrected p value is below the level, else undecided or not run."""
-        return NOT_RUN if self.comparison.mean is None else outcome_of(self.comparison.mean, self.p)
+        return NOT_RUN if self.comparison.mean is None else outcome_by_sign(self.comparison.mean, self.p)
 
 
-def outcome_of(value: float, p: float | None) -> str:
+def outcome_by_sign(value: float, p: float | None) -> str:
     """Returns what a corrected p value says to a difference or a slope that is predicted to be above 0."""
     if p is None or p >= LEVEL:
         return UNDECIDED
@@ -152,19 +158,21 @@ def sweeps_for(first: str, second: str) -> Sequence[str]:
     return STUDY if {first, second} <= rows_of(STUDY) else PARTS
 
 
-def decide(values: Values, *, pooled: bool) -> dict[str, list[Decision]]:
+def decide(values: Values, *, pooled: bool, questions: Questions = QUESTIONS) -> dict[str, list[Decision]]:
     """Judges every registered comparison.
 
     Args:
         values: What `top1` returns.
         pooled: Whether by the spread of all rows of the framework; else by that of the pair.
+        questions: What is asked.
 
     Returns:
-        For each entry of `QUESTIONS` its decisions, in their order.
+        For each question its decisions, in their order.
     """
     decisions = {}
-    for question, pairs in QUESTIONS.items():
-        spreads = {name: spread_of(values, name, SPREAD_OF[question]) if pooled else None for name in FRAMEWORKS}
+    for question, pairs in questions.items():
+        sweeps = SPREAD_OF.get(question, STUDY)
+        spreads = {name: spread_of(values, name, sweeps) if pooled else None for name in FRAMEWORKS}
         comparisons = [
             paired(values.get(first, {}), values.get(second, {}), spreads[MethodName.parse(first).framework])
             for first, second in pairs

@@ -16,10 +16,11 @@ import pandas as pd
 
 from baselines import resolve
 from examples.study.command import print_tables
-from examples.study.decide import NOT_RUN, STUDY, Values, outcome_of, spread_of, top1
+from examples.study.decide import STUDY, Values, outcome_by_sign, spread_of, top1
 from examples.study.tables import cell_of, difference_text, interval_text, p_cell
 from repro.errors import UserError
 from repro.text_tables import markdown_table
+from results.claims import NOT_RUN
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope
 from results.paired import holm, p_text, paired
@@ -77,7 +78,7 @@ def slopes(panel: Panel) -> str:
         else:
             low, high = line.interval
             interval = interval_text((0.1 * low, 0.1 * high), digits=2)
-            cells += [f"{0.1 * line.rise:+.2f}", interval, p_text(p), outcome_of(line.rise, p)]
+            cells += [f"{0.1 * line.rise:+.2f}", interval, p_text(p), outcome_by_sign(line.rise, p)]
         rows.append(cells)
     heads = ("varied", "sources", "points per .1 IoU", "95 %", "p", "outcome")
     return markdown_table(heads, rows, ("sources", "points per .1 IoU", "p"))
@@ -91,7 +92,7 @@ def ends(values: Values) -> str:
     rows = []
     for (role, methods), pair, corrected_p in zip(ENDS.items(), pairs, corrected, strict=True):
         p = None if pair.p is None else corrected_p
-        outcome = NOT_RUN if pair.mean is None else outcome_of(pair.mean, p)
+        outcome = NOT_RUN if pair.mean is None else outcome_by_sign(pair.mean, p)
         named = " − ".join(f"`{method}`" for method in methods)
         shown = (difference_text(pair.mean), interval_text(pair.interval()), p_cell(p))
         rows.append([role, named, str(pair.n), *shown, outcome])

@@ -17,7 +17,18 @@ from statistics import mean, stdev
 
 from examples.study.collapse import Ending, endings
 from examples.study.command import print_tables
-from examples.study.decide import FRAMEWORKS, PARTS, QUESTIONS, Decision, Values, decide, spread_of, sweeps_for, top1
+from examples.study.decide import (
+    FRAMEWORKS,
+    PARTS,
+    QUESTIONS,
+    Decision,
+    Questions,
+    Values,
+    decide,
+    spread_of,
+    sweeps_for,
+    top1,
+)
 from repro.runs.labels import label
 from repro.text_tables import markdown_table
 from results.collect import collect_runs
@@ -53,15 +64,18 @@ def summary(values: Values) -> str:
     return markdown_table(["", *heads], rows, heads)
 
 
-def means(knn: Values, logistic: Values, ended: Mapping[str, Mapping[int, Ending]]) -> str:
+def means(
+    knn: Values, logistic: Values, ended: Mapping[str, Mapping[int, Ending]], questions: Questions = QUESTIONS
+) -> str:
     """Returns the table of the rows that were run, in the order of the registered comparisons.
 
     Args:
         knn: Top-1 by kNN.
         logistic: Top-1 by logistic regression.
         ended: Method -> seed -> how its training ended.
+        questions: What was registered.
     """
-    registered = [method for pairs in QUESTIONS.values() for pair in pairs for method in reversed(pair)]
+    registered = [method for pairs in questions.values() for pair in pairs for method in reversed(pair)]
     failed = {method for method, by_seed in ended.items() if any(ending.failed for ending in by_seed.values())}
     there = logistic.keys() | failed
     methods = [method for method in dict.fromkeys([*registered, *sorted(there)]) if method in there]
@@ -93,11 +107,16 @@ def _ending_cells(by_seed: Mapping[int, Ending]) -> list[str]:
     return [f"{ends} ({guesses})", ", ".join(gone) or "none"]
 
 
-def comparisons(values: Values) -> str:
-    """Returns the table of all registered comparisons."""
+def comparisons(values: Values, questions: Questions = QUESTIONS) -> str:
+    """Returns the table of all registered comparisons.
+
+    Args:
+        values: Top-1 by logistic regression.
+        questions: What was registered.
+    """
     heads = ("question", "comparison", "seeds", "difference", "95 %", "corrected", "smallest", "p", "outcome")
     pooled_heads = ("pooled: 95 %", "smallest", "p", "outcome")
-    own, pooled = decide(values, pooled=False), decide(values, pooled=True)
+    own, pooled = (decide(values, pooled=pooled, questions=questions) for pooled in (False, True))
     rows = [
         [
             question,
@@ -106,11 +125,11 @@ def comparisons(values: Values) -> str:
             difference_text(decision.comparison.mean),
             interval_text(decision.comparison.interval()),
             interval_text(decision.corrected_interval),
-            _smallest_cell(decision),
+            _half_width_cell(decision),
             p_cell(decision.p),
             decision.outcome,
             interval_text(together.comparison.interval()),
-            _smallest_cell(together),
+            _half_width_cell(together),
             p_cell(together.p),
             together.outcome,
         ]
@@ -120,8 +139,8 @@ def comparisons(values: Values) -> str:
     return markdown_table([*heads, *pooled_heads], rows, ("seeds", "difference", "smallest", "p"))
 
 
-def _smallest_cell(decision: Decision) -> str:
-    return "–" if decision.smallest is None else f"{decision.smallest:.1f}"
+def _half_width_cell(decision: Decision) -> str:
+    return "–" if decision.half_width is None else f"{decision.half_width:.1f}"
 
 
 def cell_of(values: Collection[float]) -> str:
