@@ -297,11 +297,11 @@ def test_truth_and_its_inverse_are_compared_by_the_spread_of_all_rows() -> None:
 
 def test_the_page_judges_by_what_was_measured_and_says_so() -> None:
     """Runs without a linear probe, of which a page that knew no other task said that nothing was run."""
-    runs = find_runs([STUDY / "runs"], resolve)
-    page = build(runs, collect_runs(runs), task="logistic")
+    runs = find_runs([STUDY / "runs" / method for method in ("simclr", "simclr+ours-hp")], resolve)
+    frame = collect_runs(runs)
+    page = build(runs, frame, task="logistic")
     assert "Judged by logistic; the paper evaluates by linear classifiers." in page
     above = page.partition('<section id="tables">')[0]
     assert above.count("<picture>") == 1  # the forest plot
     assert "every sentence" not in above
-    few = find_runs([STUDY / "runs" / method for method in ("simclr", "simclr+ours-hp")], resolve)
-    assert "Judged by logistic" in build(few, collect_runs(few))
+    assert "Judged by logistic" in build(runs, frame)
