@@ -24,7 +24,7 @@ ON_A_NODE = frozenset(
 PARENT_FAILED = "DependencyNeverSatisfied"
 """Slurm's reason for a job that waits for one that has failed."""
 
-SQUEUE_FIELDS = ("JobArrayID", "Name", "State", "Reason", "StartTime", "EndTime", "NodeList", "Partition", "RestartCnt")
+SQUEUE_FIELDS = ("JobArrayID", "Name", "State", "Reason", "StartTime", "EndTime", "NodeList", "Partition")
 SACCT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Start", "End", "NodeList", "Partition")
 SACCT_SECONDS = 30.0
 """How long an answer of sacct is waited for: it asks a database that may be slow or gone."""
@@ -51,8 +51,6 @@ class QueuedJob:
     """When it ended; seconds since the epoch."""
     nodes: str = ""
     partition: str = ""
-    restarts: int = 0
-    """How often it went back to the queue."""
 
     @property
     def waiting(self) -> bool:
@@ -150,19 +148,10 @@ def parse_squeue(line: str) -> Iterator[QueuedJob]:
     cells = cells_of(line.strip().removesuffix("|"), len(SQUEUE_FIELDS))
     if not cells:
         return
-    ids, name, state, reason, start, end, nodes, partition, restarts = cells
+    ids, name, state, reason, start, end, nodes, partition = cells
+    reason = "" if reason == "None" else reason
     for job in expand(ids):
-        yield QueuedJob(
-            job,
-            name,
-            state,
-            "" if reason == "None" else reason,
-            _seconds(start),
-            _seconds(end),
-            nodes,
-            partition,
-            int(restarts) if restarts.isdigit() else 0,
-        )
+        yield QueuedJob(job, name, state, reason, _seconds(start), _seconds(end), nodes, partition)
 
 
 def parse_sacct(line: str) -> Iterator[QueuedJob]:

@@ -58,7 +58,7 @@ elif command == "sbatch":
     open(path("script-%d.sh" % job), "w").write(script)
     ids = ["%d_%d" % (job, number) for number in numbers] or [str(job)]
     for each in ids:
-        queued.append("%s|%s|PENDING|%s|N/A|N/A||low|0|" % (each, option("job-name"), "Dependency"))
+        queued.append("%s|%s|PENDING|%s|N/A|N/A||low|" % (each, option("job-name"), "Dependency"))
     open(path("queue"), "w").write("".join(line + "\\n" for line in queued))
     if kind == "accept" and text == "killed":
         os.kill(os.getpid(), 9)

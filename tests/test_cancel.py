@@ -23,11 +23,11 @@ def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, swee
     second.submitted(job="812_1")
     slurm.says(
         "squeue",
-        "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|0|",
-        "812_1|sweep-pretrain-812_1|COMPLETED|None|1|2|n1|gpu|0|",
-        "813_0|sweep-linear-813_0|PENDING|Dependency|N/A|N/A||gpu|0|",
-        "99|killed-launcher|PENDING|Priority|N/A|N/A||gpu|0|",
-        "77|another's|RUNNING|None|1|N/A|n1|gpu|0|",
+        "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|",
+        "812_1|sweep-pretrain-812_1|COMPLETED|None|1|2|n1|gpu|",
+        "813_0|sweep-linear-813_0|PENDING|Dependency|N/A|N/A||gpu|",
+        "99|killed-launcher|PENDING|Priority|N/A|N/A||gpu|",
+        "77|another's|RUNNING|None|1|N/A|n1|gpu|",
     )
     rehearsal = salmask("cancel", "table1", "--dry-run")
     assert rehearsal.out == "would cancel 3 jobs: 812_0, 813_0, 99\n"
@@ -46,9 +46,9 @@ def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep
         sweep.submitted(task, job=job)
     slurm.says(
         "squeue",
-        "812_0|another-pretrain-5f0c3a9e|RUNNING|None|1|N/A|n1|gpu|0|",
-        "813|notebook|RUNNING|None|1|N/A|n1|gpu|0|",
-        "814_1|sweep-knn-814_1|RUNNING|None|1|N/A|n1|gpu|0|",
+        "812_0|another-pretrain-5f0c3a9e|RUNNING|None|1|N/A|n1|gpu|",
+        "813|notebook|RUNNING|None|1|N/A|n1|gpu|",
+        "814_1|sweep-knn-814_1|RUNNING|None|1|N/A|n1|gpu|",
     )
     assert salmask("cancel", "table1").out == "cancelled 1 jobs: 814_1\n"
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 814_1"]
@@ -68,7 +68,7 @@ def test_jobs_are_cancelled_also_where_launches_cannot_be_kept_away(
 ) -> None:
     monkeypatch.setattr("slurm.status_commands.CANCELLING_SECONDS", 0.0)
     sweep.submitted(job="812_0")
-    slurm.says("squeue", "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|0|")
+    slurm.says("squeue", "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|")
     if hindrance == "a launch":
         with launch_lock(sweep.place):
             cancelled = salmask("cancel", "table1")
@@ -86,10 +86,10 @@ def test_what_was_cancelled_stays_so_when_slurm_has_forgotten_it(slurm: FakeSlur
     for task, job in (("pretrain", "812_0"), ("linear", "813_0"), ("knn", "814_1")):
         sweep.submitted(task, job=job)
     sweep.says("interrupted", age=0, step=3, steps=9)
-    waiting = "|PENDING|Dependency|N/A|N/A||gpu|0|"
+    waiting = "|PENDING|Dependency|N/A|N/A||gpu|"
     slurm.says(
         "squeue",
-        "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|0|",
+        "812_0|sweep-pretrain-812_0|RUNNING|None|1|N/A|n1|gpu|",
         f"813_0|sweep-linear-813_0{waiting}",
         f"814_1|sweep-knn-814_1{waiting}",
     )
@@ -103,7 +103,7 @@ def test_what_was_cancelled_stays_so_when_slurm_has_forgotten_it(slurm: FakeSlur
     assert salmask("retry", "table1", "--failed", "--dry-run").out == "nothing to retry\n"
     # Handed over again, it is a new job, of which the old record says nothing.
     sweep.submitted(job="900")
-    slurm.says("squeue", "900|sweep-pretrain-900|PENDING|Priority|N/A|N/A||gpu|0|")
+    slurm.says("squeue", "900|sweep-pretrain-900|PENDING|Priority|N/A|N/A||gpu|")
     assert json.loads(salmask("status", "table1", "--json").out)["counts"] == {"preempted": 1, "cancelled": 2}
 
 

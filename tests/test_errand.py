@@ -19,7 +19,7 @@ from slurm.calls import write_calls
 from slurm.errand import wait_for_report
 from slurm.node_probe import NodeProbe
 
-QUEUED = "812|doctor|PENDING|Priority|N/A|N/A||low|0|"
+QUEUED = "812|doctor|PENDING|Priority|N/A|N/A||low|"
 SILENT = "Unable to contact slurm controller"
 
 

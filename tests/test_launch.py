@@ -47,7 +47,7 @@ def graph(tmp_path: Path) -> Graph:
 def line(stand_in: StandInSlurm, job: str, state: str = "PENDING", reason: str = "Resources") -> str:
     """A job as squeue tells of it, by the name that its script gave it."""
     name = stand_in.option(int(job.partition("_")[0]), "job-name")
-    return f"{job}|{name}|{state}|{reason}|N/A|N/A||low|0|"
+    return f"{job}|{name}|{state}|{reason}|N/A|N/A||low|"
 
 
 def launch(graph: Graph, **options: Any) -> dict[str, str]:
@@ -116,7 +116,7 @@ def test_a_second_launch_submits_what_is_neither_done_nor_queued(stand_in: Stand
 def test_a_number_that_is_another_jobs_now_stands_for_none_of_ours(stand_in: StandInSlurm, graph: Graph) -> None:
     """A cluster that was set up anew counts from the beginning, and its jobs were told as the sweep's."""
     launch(graph)
-    stand_in.tell("queue", "101_0|another-pretrain-5f0c3a9e|RUNNING|None|N/A|N/A||low|0|", *stand_in.queue[1:])
+    stand_in.tell("queue", "101_0|another-pretrain-5f0c3a9e|RUNNING|None|N/A|N/A||low|", *stand_in.queue[1:])
     again = launch(graph)
     assert set(again) == {"pretrain 0", "linear 0", "report"}
     dependencies = [flags(path, "dependency") for path in sorted(stand_in.place.glob("script-*.sh"))[3:]]

@@ -239,7 +239,7 @@ def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
     graph = graph_for(tmp_path)
     name = Ledger(graph.sweep_folder).submissions()[0].submission
     lines = {
-        "queue": [f"77_{n}|{name}|PENDING|Resources|N/A|N/A||low|0|" for n in range(4)],
+        "queue": [f"77_{n}|{name}|PENDING|Resources|N/A|N/A||low|" for n in range(4)],
         "accounting": [f"77_{n}|{name}|COMPLETED|0:0|1|2|n1|low" for n in range(4)],
     }
     waits: list[float] = []

@@ -48,7 +48,7 @@ def test_what_slurm_has_is_left_to_it_with_what_builds_on_it(
 ) -> None:
     graph = with_evaluations(tmp_path / "sweep")
     entry = sent_to_slurm(graph)
-    slurm.says("squeue", f"812|{entry.submission}|PENDING|Priority|N/A|NONE||gpu|0|")
+    slurm.says("squeue", f"812|{entry.submission}|PENDING|Priority|N/A|NONE||gpu|")
     outcome = launched(graph, "record")
     assert [job.name for job in outcome.live] == [graph.jobs[0].name]
     assert outcome.unsent == {graph.key(graph.jobs[1]): "its pretraining is with Slurm"}
@@ -144,7 +144,7 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
     assert [job for job, _ in here._startable()] == [graph.jobs[1]]  # of the other nobody knows
     assert here.waiting == list(graph.jobs)
     (slurm.place / "squeue.err").unlink()
-    slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|0|")
+    slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|")
     assert [job for job, _ in here._startable()] == [graph.jobs[1]]
     assert (here.waiting, here.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
 

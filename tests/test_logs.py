@@ -42,7 +42,7 @@ def test_following_asks_slurm_seldom_and_ends_with_the_job(
     log.parent.mkdir(parents=True)
     log.write_text("one\n")
     sweep.says("running", step=30, steps=100)
-    slurm.says("squeue", f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
+    slurm.says("squeue", f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|")
     clock, sleep = [0.0], time.sleep
 
     def wait(seconds: float) -> None:

@@ -15,9 +15,9 @@ LONG = "aaaaaaaaaabbbbbbbbbbccccccccccdddddddddd-linear-5f0c3a9e"
 
 
 def test_a_line_of_squeue_is_a_job() -> None:
-    (job,) = parse_squeue(f"812_3|{LONG}|RUNNING|None|1795396320|1795396420|n[1-2]|gpu|2|\n")
-    assert job == QueuedJob("812_3", LONG, "RUNNING", "", 1795396320.0, 1795396420.0, "n[1-2]", "gpu", 2)
-    (job,) = parse_squeue("9|x|PENDING|Priority|N/A|NONE||gpu|0|")
+    (job,) = parse_squeue(f"812_3|{LONG}|RUNNING|None|1795396320|1795396420|n[1-2]|gpu|\n")
+    assert job == QueuedJob("812_3", LONG, "RUNNING", "", 1795396320.0, 1795396420.0, "n[1-2]", "gpu")
+    (job,) = parse_squeue("9|x|PENDING|Priority|N/A|NONE||gpu|")
     assert (job.waiting, job.live, job.start, job.end, job.reason) == (True, True, None, None, "Priority")
     for line in ("", "slurm_load_jobs error", "1|2|3"):
         assert list(parse_squeue(line)) == []
@@ -34,8 +34,8 @@ def test_a_line_of_sacct_is_how_a_job_ended() -> None:
 
 def test_a_name_may_hold_the_separator() -> None:
     """Names in older ledgers do, after a sweep folder's; to drop their jobs would be to submit them again."""
-    (job,) = parse_squeue("812_3|a|b-linear-5f0c3a9e|RUNNING|None|1|2|n1|gpu|2|")
-    assert (job.job, job.name, job.state, job.restarts) == ("812_3", "a|b-linear-5f0c3a9e", "RUNNING", 2)
+    (job,) = parse_squeue("812_3|a|b-linear-5f0c3a9e|RUNNING|None|1|2|n1|gpu|")
+    assert (job.job, job.name, job.state, job.partition) == ("812_3", "a|b-linear-5f0c3a9e", "RUNNING", "gpu")
     (job,) = parse_sacct("812|a|b-linear-5f0c3a9e|FAILED|2:0|1|2|n1|gpu")
     assert (job.name, job.state, job.reason) == ("a|b-linear-5f0c3a9e", "FAILED", "exit 2")
 
@@ -48,7 +48,7 @@ def test_arrays_are_written_out() -> None:
 
 
 def test_the_queue_is_asked_once_and_accounting_only_for_what_has_left_it(slurm: FakeSlurm) -> None:
-    slurm.says("squeue", "812_0|x|RUNNING|None|1|N/A|n1|gpu|0|")
+    slurm.says("squeue", "812_0|x|RUNNING|None|1|N/A|n1|gpu|")
     slurm.says("sacct", "811|x|TIMEOUT|0:0|1|2|n1|gpu", "812_0|x|FAILED|0:0|1|2|n1|gpu")
     found = snapshot(["812_0"])
     assert (len(slurm.calls), found.jobs["812_0"].state) == (1, "RUNNING")
@@ -60,7 +60,7 @@ def test_the_queue_is_asked_once_and_accounting_only_for_what_has_left_it(slurm:
 
 
 def test_without_accounting_there_is_squeue_alone(slurm: FakeSlurm) -> None:
-    slurm.says("squeue", "812|x|PENDING|Priority|N/A|N/A||gpu|0|")
+    slurm.says("squeue", "812|x|PENDING|Priority|N/A|N/A||gpu|")
     slurm.fails("sacct", "Slurm accounting storage is disabled")
     found = snapshot(["811", "812"])
     assert (found.trouble, set(found.jobs)) == ("", {"812"})
@@ -94,7 +94,7 @@ def test_how_a_person_looks_at_the_queue_is_not_how_it_is_asked(monkeypatch: pyt
 def test_a_name_is_read_back_from_the_queue_whatever_the_folder_is_called(folder: str) -> None:
     """Behind a `|` a job of squeue's was none of ours, and all of the sweep went out at every launch."""
     name = submission_name(Path(folder), "pretrain")
-    (job,) = parse_squeue(f"812|{name}|RUNNING|None|1|N/A|n1|gpu|0|")
+    (job,) = parse_squeue(f"812|{name}|RUNNING|None|1|N/A|n1|gpu|")
     assert job.name == name
     assert "," not in name
     assert name.startswith("ä+b-pretrain-" if folder == "ä+b" else "a_b-pretrain-")

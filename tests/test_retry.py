@@ -37,7 +37,7 @@ def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
         member.submitted("linear", job=f"813_{index}", after=(f"812_{index}",), cluster="slurm")
     fine.folder.backbone.touch()
     failed.says("failed", error="no root")
-    slurm.says("squeue", "813_2|sweep-linear-813_2|RUNNING|None|1|N/A|n1|gpu|0|")
+    slurm.says("squeue", "813_2|sweep-linear-813_2|RUNNING|None|1|N/A|n1|gpu|")
     slurm.says(
         "sacct",
         "812_1|sweep-pretrain-812_1|CANCELLED by 0|0:0|1|2|n1|gpu",

@@ -21,7 +21,7 @@ def test_status_of_several_sweeps_takes_one_look_at_the_queue(slurm: FakeSlurm, 
     sweep.says("running", step=30, steps=100)
     second = Sweep(runs / "table2", tiny(changes={"seed": 1}))
     second.submitted(job="700")
-    slurm.says("squeue", f"812_0|sweep-pretrain-812_0|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
+    slurm.says("squeue", f"812_0|sweep-pretrain-812_0|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|")
     slurm.says("sacct", f"700|sweep-pretrain-700|TIMEOUT|0:0|1|{NOW - 9:.0f}|n1|gpu")
     reports = json.loads(salmask("status", "--json").out)
     assert [call.split()[0] for call in slurm.calls] == ["squeue", "sacct"]
@@ -66,7 +66,7 @@ def test_watching_ends_when_nothing_is_under_way(
 ) -> None:
     sweep.submitted()
     sweep.says("running", step=30, steps=100)
-    slurm.says("squeue", f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
+    slurm.says("squeue", f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|")
     waits = []
     sleep = time.sleep
 
@@ -102,7 +102,7 @@ def test_watching_goes_on_while_slurm_does_not_say_what_became_of_a_job(
         if len(looks) == 2:
             sweep.folder.prepare(RUN)
             sweep.folder.backbone.touch()
-        slurm.says("squeue", f"812|sweep-pretrain-812|RUNNING|None|{time.time():.0f}|N/A|n1|gpu|0|")
+        slurm.says("squeue", f"812|sweep-pretrain-812|RUNNING|None|{time.time():.0f}|N/A|n1|gpu|")
 
     monkeypatch.setattr(time, "sleep", answer)
     call = salmask("status", "table1", "--watch")
@@ -115,9 +115,9 @@ def test_watching_in_a_pipe_tells_each_change_in_a_line(
 ) -> None:
     sweep.submitted()
     sweep.submitted("linear", job="813")
-    running = f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|"
+    running = f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|"
     sweep.says("running", age=NOW - time.time(), step=30, steps=100)
-    slurm.says("squeue", running, "813|sweep-linear-813|PENDING|Dependency|N/A|N/A||gpu|0|")
+    slurm.says("squeue", running, "813|sweep-linear-813|PENDING|Dependency|N/A|N/A||gpu|")
     looks = []
 
     sleep = time.sleep
@@ -130,7 +130,7 @@ def test_watching_in_a_pipe_tells_each_change_in_a_line(
         sweep.says("running", age=NOW - time.time(), step=30 + len(looks), steps=100)  # no line: within the same tenth
         if len(looks) == 3:
             sweep.folder.backbone.touch()
-            slurm.says("squeue", "813|sweep-linear-813|CANCELLED|None|1|1||gpu|0|")
+            slurm.says("squeue", "813|sweep-linear-813|CANCELLED|None|1|1||gpu|")
 
     monkeypatch.setattr("slurm.status_commands.time.sleep", go_on)
     lines = [line.split(" ", 1)[1] for line in salmask("status", "table1", "--watch").out.splitlines()]
@@ -187,7 +187,7 @@ def test_while_squeue_hangs_the_files_are_shown_and_its_answer_when_it_comes(
     monkeypatch.setattr("slurm.status_commands.PATIENCE_SECONDS", 0.05)
     sweep.submitted()
     sweep.says("running", step=30, steps=100)
-    slurm.says("squeue", f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|0|")
+    slurm.says("squeue", f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|")
     script = (slurm.place / "squeue").read_text(encoding="utf-8")
     (slurm.place / "squeue").write_text(script.replace("#!/bin/sh\n", "#!/bin/sh\nsleep 0.6\n"), encoding="utf-8")
     first, rest = salmask("status", "table1").out.split("Slurm does not answer: nothing within ")
