@@ -119,7 +119,7 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_to_their_main_process(nu
     others = {child.pid for child in multiprocessing.active_children()}  # of trainings that earlier tests made fail
     loader = DataLoader(Slow(), num_workers=2, worker_init_fn=workers.outlive_signals)
     batches = iter(loader)
-    values = [float(next(batches))]
+    values = [float(next(batches)), float(next(batches))]  # one of each: both have begun, and left the signals aside
     own = [child for child in multiprocessing.active_children() if child.pid not in others]
     assert len(own) == 2
     for child in own:
