@@ -10,20 +10,17 @@ import yaml
 
 from repro.console import AsJson, completion
 from repro.errors import UserError
-from repro.presence import is_file
 from repro.progress import OPENING, doing, on_terminal
 from repro.terminal import Console, say, say_json
+from results.gathering import Roots, gather, heading_of, roots_of, warn
 from results.row_comparison import Recipe
-from results.runs import RunRecord, find_runs, listed
+from results.runs import find_runs, listed
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from results.layout import Table
 
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
 
-Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")]
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
 OneTask = Annotated[str, typer.Option(help="Tables 1 and 3: by another evaluation, logistic, knn, semi-1, ...")]
 OneMetric = Annotated[str, typer.Option(help="Tables 1 and 3: top1 (last epoch), top1_best, top5, mean_per_class.")]
@@ -66,11 +63,11 @@ def table(
     from results.tables import render
 
     console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
-    roots = _roots(runs)
+    roots = roots_of(runs)
     # The paper's numbers alone need no run, not even a folder of runs.
     records = [] if only == "paper" else find_runs(roots, context.obj, sweep=sweep)
     frame = None if only == "paper" else collect_runs(records, listed(roots))
-    _warn(frame, console)
+    warn(frame, console)
     refuse_unknown(frame, task, metric)
     rows: Any = "all" if every else "measured"
     only_checked: Any = only  # `render` refuses what is none of its choices
@@ -106,7 +103,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
 
     runs = find_runs([sweep_folder], recipe)
     frame = collect_runs(runs, listed([sweep_folder]))
-    _warn(frame, console)
+    warn(frame, console)
     for name in tables:
         task = measured_task(name, frame)
         if task is None:
@@ -137,8 +134,8 @@ def collect(
     from results.collect import export
 
     console = Console()
-    frame = collect_results(_roots(runs), context.obj, sweep=sweep)
-    _warn(frame, console)
+    frame = collect_results(roots_of(runs), context.obj, sweep=sweep)
+    warn(frame, console)
     export(frame, out)
     console.print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs in {out}", soft_wrap=True, highlight=False)
 
@@ -170,7 +167,7 @@ def claims(
     if pooled and paired:
         raise UserError("--pooled and --paired exclude each other", mend="give one of them, or none")
     console = Console(stderr=as_json)
-    _, frame = _gather(_roots(runs), context.obj, sweep, console)
+    _, frame = gather(roots_of(runs), context.obj, sweep, console)
     refuse_unknown(frame, task, metric)
     task = judged_task(frame, task)
     spread = SpreadOf.framework if pooled else SpreadOf.pair if paired else SpreadOf.sentence
@@ -218,8 +215,8 @@ def plot(
     if name != "all":
         require_plot(name)
     console = Console()
-    roots = _roots(runs)
-    records, frame = _gather(roots, context.obj, sweep, console)
+    roots = roots_of(runs)
+    records, frame = gather(roots, context.obj, sweep, console)
     refuse_unknown(frame, task, metric)
     task = judged_task(frame, task)
     material = Material(records, frame, "dark" if dark else "light", task, metric)
@@ -255,7 +252,7 @@ def explain(
     from results.explain import with_common_facts
     from results.selection import refuse_unknown
 
-    records, frame = _gather(_roots(runs), context.obj, sweep, Console(stderr=as_json))
+    records, frame = gather(roots_of(runs), context.obj, sweep, Console(stderr=as_json))
     refuse_unknown(frame, task)  # a metric of detection is one of the table's alone
     content = explain_cell(cell, frame, records, task=task, metric=metric)
     if as_json:
@@ -283,11 +280,11 @@ def report(
     """
     from results.report import write
 
-    roots = _roots(runs)
-    records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
+    roots = roots_of(runs)
+    records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
     path = out or roots[0] / "report.html"
     with doing("drawing the page"):
-        write(path, records, frame, title=title or _heading(roots, sweep), task=task, metric=metric)
+        write(path, records, frame, title=title or heading_of(roots, sweep), task=task, metric=metric)
     say(path)
 
 
@@ -318,10 +315,10 @@ def pack(
     if check is not None:
         say(f"{artifact.check(check)} files are as they were packed")
         return
-    roots = _roots(runs)
-    records, frame = _gather(roots, context.obj, sweep, Console(stderr=True))
+    roots = roots_of(runs)
+    records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
     path = out or roots[0] / "artifact.zip"
-    heading = title or _heading(roots, sweep)
+    heading = title or heading_of(roots, sweep)
     is_watched = on_terminal()
     with doing("packing"):
 
@@ -365,37 +362,3 @@ def _write_table(table: "Table", folder: Path, console: Console) -> None:
 
     for path in write(table, folder):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
-
-
-def _roots(runs: list[Path] | None) -> list[Path]:
-    """Returns the folders that a command looks into; what is written goes beside the first of them by default."""
-    return runs or [Path("runs")]
-
-
-def _heading(roots: Sequence[Path], sweep: str) -> str:
-    return f"salmask: {sweep or ', '.join(root.resolve().name for root in roots)}"
-
-
-def _gather(
-    roots: Sequence[Path], recipe: Recipe, sweep: str, console: Console
-) -> tuple[list[RunRecord], "pd.DataFrame | None"]:
-    """Returns the run folders and their results, None where nothing was evaluated; prints the warnings.
-
-    Raises:
-        UserError: there is no run.
-    """
-    with doing("reading runs"):
-        from results.collect import collect_runs
-
-        runs = find_runs(roots, recipe, sweep=sweep)
-        if not runs:
-            raise UserError(f"no run folder below {', '.join(map(str, roots))}", mend="give a folder with runs")
-        evaluated = any(is_file(run.folder.results) for run in runs)
-        frame = collect_runs(runs) if evaluated else None
-    _warn(frame, console)
-    return runs, frame
-
-
-def _warn(frame: "pd.DataFrame | None", console: Console) -> None:
-    for warning in frame.attrs["warnings"] if frame is not None else []:
-        console.print(f"warning: {warning}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class HeadToHead:
             return None
         return self.difference.p_of_equivalence(self.published, margin())
 
-    @property
+    @cached_property
     def classes(self) -> pd.DataFrame:
         """Of each class: distinct images, share right of both in percent, the difference, by the mean over seeds."""
         if not self.imagewise:
@@ -146,7 +147,7 @@ class HeadToHead:
         by_class.index = pd.Index([some.classes[label] for label in by_class.index], name="class")
         return by_class.reset_index().sort_values(["difference", "class"], ascending=[False, True], ignore_index=True)
 
-    @property
+    @cached_property
     def flips(self) -> pd.DataFrame:
         """The images that most runs of one get right and most of the other's wrong, the clearest first."""
         if not self.imagewise:

@@ -13,6 +13,7 @@ from repro.runs.labels import label
 from repro.runs.run import Run
 from repro.terminal import Console, say_json
 from repro.text_tables import TextTable, print_table
+from results.gathering import Roots, roots_of, warn
 from results.paired import p_text
 from results.row_comparison import Recipe
 from results.runs import find_runs, listed
@@ -31,7 +32,6 @@ CLASSES_SHOWN = 5
 
 First = Annotated[str, typer.Argument(metavar="A", help="A method, SWEEP/METHOD, a sweep, or a run (folder or id).")]
 Second = Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")]
-Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")]
 TaskName = Annotated[str, typer.Option("--task", help="By another evaluation than linear: logistic, knn, semi-1, ...")]
 Metric = Annotated[str, typer.Option("--metric", help="top1 (last epoch), top1_best, top5, mean_per_class.")]
 Out = Annotated[
@@ -68,7 +68,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
             from results.collect import collect_runs
             from results.compare import compare as compare_all
 
-            roots = runs or [Path("runs")]
+            roots = roots_of(runs)
             records = find_runs(roots, recipe)
             frame = collect_runs(records, listed(roots), every_folder=True)
             OPENING.say(f"comparing {first} with {second}")
@@ -83,8 +83,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
         console = Console()
         for comparison in comparisons:
             _print(comparison, console)
-        for warning in frame.attrs["warnings"]:
-            console.print(f"warning: {warning}", soft_wrap=True)
+        warn(frame, console)
         if out is not None:
             console.print(str(out), highlight=False, soft_wrap=True)
 

@@ -100,12 +100,12 @@ def explain(
             f"no method '{address.method}' in {address.table.name} or among the runs",
             mend=nearest(address.method, methods),
         )
-    lacking = [run for run in lacking_a_number(runs) if run.record.method == address.method]
+    lacking = lacking_a_number([run for run in runs if run.method == address.method])
     return {
         "cell": text,
         "metric": address.metric,
         "published": address.published,
-        "measured": [] if frame is None else _measured(address, frame, runs),
+        "measured": [] if frame is None else _measured(address, frame, runs, lacking),
         "runs without a result": [f"{run.record.name}: {_lack(run)}" for run in lacking],
     }
 
@@ -153,7 +153,9 @@ def _with_common_facts(column: Mapping[str, Any]) -> dict[str, Any]:
     return {**column, f"all {len(runs)} runs": common, "runs": own}
 
 
-def _measured(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+def _measured(
+    address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord], lacking: Sequence[BegunRun]
+) -> list[dict[str, Any]]:
     """Tell of each column that the cell may stand in what it shows, and by which runs."""
     metric = address.metric if address.table.metrics else ""
     results = select_results(frame, address.table, metric)
@@ -167,7 +169,7 @@ def _measured(address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecor
         dataset, split, protocol, fidelity, scale = column.key
         comparison = column.comparisons.get(address.method)
         if rows.empty:
-            shown_text = reason(address.method, column, address.metric, results, lacking_a_number(runs))
+            shown_text = reason(address.method, column, address.metric, results, lacking)
         else:
             refuse_mixed(rows)  # a number that no table shows
             shown_text = summary(rows["value"])

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -118,19 +119,25 @@ class Predictions:
 
         An image that several drawn splits score is one image: it adds what it adds in all of them.
         """
-        images, place = np.unique(self.image, return_inverse=True)
+        _, place = self._images
         earned = 100 * self.weights(metric) * self.correct(metric)
-        points: NDArray[np.float64] = np.bincount(place, weights=earned, minlength=len(images)).astype(np.float64)
+        points: NDArray[np.float64] = np.bincount(place, weights=earned).astype(np.float64)
         return points
 
     def accuracy(self, metric: str = "top1") -> float:
         """Returns `top1`, `top5` or `mean_per_class` in percent, as the mean over the splits."""
         return float(100 * self.weights(metric) @ self.correct(metric))
 
+    @cached_property
+    def _images(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """The distinct images, ascending, and N, the place of each scored one among them."""
+        images, place = np.unique(self.image, return_inverse=True)
+        return images, place
+
     @property
     def distinct_images(self) -> int:
         """Number of images, each counted once however many drawn splits score it."""
-        return len(np.unique(self.image))
+        return len(self._images[0])
 
     @property
     def drawn_splits(self) -> int:
