@@ -1,0 +1,134 @@
+"""A GPU for machines that have none: tensors that know their device and shape, and hold no numbers.
+
+Torch's fake tensors stand for those on the device, real ones for those on the host. What would stop or delay a step
+there is refused here: an operation on tensors of two devices, and whatever makes the host wait for a number of the
+device's, such as `.item()`, an `if` on a tensor, `nonzero`, or a copy to the host. Autograd's engine asks the driver
+for its devices, so `backward` is imitated too: it gives each trained parameter some gradient.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GPU = torch.device("cuda", 0)
+
+
+class WaitError(AssertionError):
+    """The host would wait for the device."""
+
+
+class ImitatedGenerator(torch.Generator):
+    """A generator that names the device that it was made for; fake tensors ask it for no numbers."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.made_for = torch.device(device)
+
+    def __new__(cls, device: torch.device | str = "cpu") -> "ImitatedGenerator":
+        return super().__new__(cls)
+
+    @property
+    def device(self) -> torch.device:
+        return self.made_for
+
+
+class NoCopyToTheHost(TorchDispatchMode):
+    """Refuses results on the host of what is on the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(map(_on_gpu, tree_leaves(args))) and any(
+            isinstance(each, Tensor) and each.is_cpu for each in tree_leaves(out)
+        ):
+            raise WaitError(f"{func} copies to the host")
+        return out
+
+
+class TwoDevices(TorchFunctionMode):
+    """Hands what concerns the GPU to fake tensors, and leaves the host's own work to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.capturing = False
+
+    @contextmanager
+    def capture(self) -> Iterator[None]:
+        """Within it nothing comes from the host, as within the capture of a CUDA graph."""
+        self.capturing = True
+        try:
+            yield
+        finally:
+            self.capturing = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves = tree_leaves((args, kwargs or {}))
+        if not any(map(_on_gpu, leaves)):
+            return func(*args, **(kwargs or {}))
+        if self.capturing and any(type(each) is Tensor and each.is_cpu and each.ndim for each in leaves):
+            raise WaitError(f"{func} copies from the host, which a replay would not repeat")
+        try:
+            with self.fake, NoCopyToTheHost():
+                return func(*args, **(kwargs or {}))
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise WaitError(f"{func} waits for the device") from error
+
+
+def _on_gpu(value: Any) -> bool:
+    if isinstance(value, FakeTensor | ImitatedGenerator):
+        return value.device.type == "cuda"
+    return isinstance(value, torch.device) and value.type == "cuda"
+
+
+def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """Changes a module's tensors, as `nn.Module._apply` does, which cannot make fake ones of real ones."""
+    for child in module.children() if recurse else ():
+        _apply(child, change)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(change(parameter.detach()), parameter.requires_grad)
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            module._buffers[name] = change(buffer)
+    return module
+
+
+def _backward(loss: Tensor, *_: Any, **__: Any) -> None:
+    """Gives the parameters that a loss was made of a gradient each."""
+    nodes, seen = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        parameter = getattr(node, "variable", None)
+        if parameter is not None:
+            parameter.grad = torch.empty_like(parameter)
+        nodes += [below for below, _ in node.next_functions]
+
+
+@contextmanager
+def imitated_gpu() -> Iterator[TwoDevices]:
+    """Within it, `GPU` can be used as if there were one; generators must be looked up as `torch.Generator`."""
+    with (
+        patch.object(nn.Module, "_apply", _apply),
+        patch.object(Tensor, "backward", _backward),
+        # Else autocast switches itself off where there is no driver.
+        patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
+        patch("torch.cuda.is_bf16_supported", return_value=True),
+        TwoDevices() as devices,
+    ):
+        yield devices
