@@ -31,7 +31,7 @@ def collecting(rows: int) -> dict[str, Any]:
 
     Returns:
         The counts of rows and run folders, the seconds of collecting and of rendering, the peak memory of this process
-        in GB, and the length of the page in characters.
+        in GiB, and the length of the page in characters.
     """
     with tempfile.TemporaryDirectory() as folder:
         folder_count = _write(Path(folder), rows)
@@ -47,7 +47,7 @@ def collecting(rows: int) -> dict[str, Any]:
         "collect_s": round(collected - start, 2),
         "render_s": round(end - collected, 2),
         # Linux tells it in KiB.
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "characters": len(page),
     }
 

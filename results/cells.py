@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from repro.quantities import counted
 from results.absence import BegunRun, missing_seeds, reason, unfinished
 from results.collect import KEYS
 from results.columns import Column
@@ -183,7 +184,7 @@ def watermark(columns: Sequence[Column]) -> str:
     altered = dict.fromkeys(departure.what for comparison in comparisons for departure in comparison.altered)
     warnings = [f"TINY MODE – {' / '.join(tiny)}"] if tiny else []
     if altered:
-        count = f"{len(altered)} setting{'s' if len(altered) > 1 else ''}"
+        count = counted(len(altered), "setting")
         warnings.append(f"{ALTERED} – {count} not as in the paper, see the notes")
     if not warnings:
         return ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from repro.quantities import duration_text
 from results.claims import CONTRADICTED, SUPPORTED, Verdict, count
 from results.collect import ENOUGH_SEEDS, seeds_by_cell
 from results.references import without_untrained
@@ -110,10 +111,10 @@ def _spread(frame: pd.DataFrame | None) -> Item:
 
 def _compute(runs: Sequence[RunRecord]) -> Item:
     timed = [run for run in runs if run.attempts and run.training_seconds]
-    hours = sum(run.training_seconds or 0 for run in timed) / 3600
+    spent = duration_text(sum(run.training_seconds or 0 for run in timed))
     devices = sorted({str(run.last_attempt.get("device", "?")) for run in timed})
     item = _share("NeurIPS 8", "Compute is given for each experiment", timed, runs, "with device and training time")
-    return replace(item, evidence=f"{item.evidence}; {hours:.2f} h in all on {', '.join(devices) or '–'}")
+    return replace(item, evidence=f"{item.evidence}; {spent} in all on {', '.join(devices) or '–'}")
 
 
 def _data(runs: Sequence[RunRecord]) -> Item:

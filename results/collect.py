@@ -10,6 +10,7 @@ import pandas as pd
 from repro.errors import UserError
 from repro.files import write_atomically
 from repro.presence import is_file
+from repro.quantities import counted
 from repro.runs.comparison import difference
 from repro.runs.departures import measured_scale
 from results.reading import read_table
@@ -79,7 +80,9 @@ def collect_runs(
     table, warnings = read_table(paths)
     if not table.num_rows:
         reason = f", the first trouble is {warnings[0]}" if warnings else ""
-        raise UserError(f"no result in the {len(paths)} file(s) below {origin}{reason}", mend="evaluate a run first")
+        raise UserError(
+            f"no result in the {counted(len(paths), 'file')} below {origin}{reason}", mend="evaluate a run first"
+        )
     frame = table.to_pandas(self_destruct=True)  # frees each column of Arrow's as it goes: a million rows, once
     # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
     times = frame["started"].cat
@@ -136,15 +139,15 @@ def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) 
     frame, again = _latest(frame, [*MEASUREMENT, "path"])
     if len(again):
         same = f"same {', '.join(MEASUREMENT)}"
-        warnings.append(f"{len(again)} row(s) were measured again later ({same}) and are left out, {_first(again)}")
+        warnings.append(f"{counted(len(again), 'row')} measured again later ({same}), left out: {_first(again)}")
     if every_folder:
         return frame
     frame, elsewhere = _latest(frame, MEASUREMENT)
     if len(elsewhere):
         runs = elsewhere["run_id"].nunique()
         warnings.append(
-            f"{runs} run(s) stand in several folders, of which the later measurement counts: {len(elsewhere)} row(s) "
-            f"are left out, {_first(elsewhere)}"
+            f"{counted(runs, 'run')} in several folders, of which the later measurement counts; "
+            f"{counted(len(elsewhere), 'row')} left out: {_first(elsewhere)}"
         )
     return frame
 

@@ -11,6 +11,7 @@ import yaml
 from repro.console import AsJson, completion
 from repro.errors import UserError
 from repro.progress import OPENING, doing, on_terminal
+from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
 from results.gathering import Roots, gather, heading_of, roots_of, warn
 from results.row_comparison import Recipe
@@ -330,7 +331,7 @@ def pack(
 
         shown = {"title": heading, "task": task, "metric": metric}
         files = artifact.pack(path, records, frame, **shown, checkpoints=checkpoints, tell=tell)
-    say(f"{files} files, {path.stat().st_size / 1e6:.1f} MB in {path}")
+    say(f"{counted(files, 'file')}, {size_text(path.stat().st_size)} in {path}")
 
 
 def build(recipe: Recipe) -> typer.Typer:

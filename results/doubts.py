@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from repro.quantities import counted
 from repro.runs.departures import scale_of
 from results.absence import UNFINISHED
 from results.collect import ENOUGH_SEEDS, seeds_by_cell
@@ -35,7 +36,7 @@ def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
     seeds = seeds_by_cell(without_untrained(frame))  # one network that was never trained is as good as any other
     if int(seeds.min()) < ENOUGH_SEEDS:
         methods = seeds[seeds < ENOUGH_SEEDS].reset_index()["method"].astype(str)
-        yield f"fewer than {ENOUGH_SEEDS} seeds behind {len(methods)} cell(s): {_some(sorted(set(methods)))}"
+        yield f"fewer than {ENOUGH_SEEDS} seeds behind {counted(len(methods), 'cell')}: {_some(sorted(set(methods)))}"
     if frame["dirty"].any():
         yield f"measured with uncommitted changes: {_some(sorted(set(frame[frame['dirty']]['run_id'])))}"
     commits = sorted({str(commit)[:7] for commit in frame["commit"]})  # "unknown" has seven letters too
@@ -61,13 +62,13 @@ def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
     for state, text in UNFINISHED.items():
         names = [run.name for run in runs if run.state == state]
         if names:
-            yield f"{len(names)} run(s) {text}: {_some(names)}"
+            yield f"{counted(len(names), 'run')} {text}: {_some(names)}"
     warned = [f"{run.name} ({', '.join(symptom.kind for symptom in run.symptoms)})" for run in runs if run.symptoms]
     if warned:
-        yield f"{len(warned)} run(s) were warned of while they trained, see health.json: {_some(warned)}"
+        yield f"{counted(len(warned), 'run')} warned of while training, see health.json: {_some(warned)}"
     unreadable = [run.name for run in runs if run.run is None]
     if unreadable:
-        yield f"{len(unreadable)} run(s) whose run.yaml is missing or of another version: {_some(unreadable)}"
+        yield f"{counted(len(unreadable), 'run')} whose run.yaml is missing or of another version: {_some(unreadable)}"
     for dataset, fingerprints in _fingerprints(runs).items():
         yield from _side_by_side(dataset, "data", fingerprints)
     yield from _side_by_side("torch", "torch", _versions(runs, "torch"))

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from repro.errors import UserError, nearest
+from repro.quantities import duration_text
 from repro.runs.departures import value_text
 from repro.runs.status import Status
 from results.absence import BegunRun, lacking_a_number, reason
@@ -229,7 +230,7 @@ def describe(run: RunRecord) -> dict[str, Any]:
         "host": attempt.get("host", "not recorded"),
         "packages": attempt.get("packages", {}),
         "data": attempt.get("data", {}),
-        "pretraining took": f"{seconds:.0f} s" if seconds else "not recorded",
+        "pretraining took": duration_text(seconds) if seconds else "not recorded",
         "logs": [str(path) for path in run.logs],
     }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from repro.quantities import counted
 from results.claim_families import FamilyVerdict
 from results.claims import NOT_RUN, OUTCOMES
 from results.layout import Table
@@ -61,7 +62,7 @@ def headline(
     told = [verdict for verdict in families if verdict.setting == chosen and verdict.outcome in OUTCOMES[:-1]]
     told = told or [verdict for verdict in families if verdict.setting == chosen]
     first, others = told[0], told[1:]
-    more = f", and {len(others)} further sentence{'s' if len(others) > 1 else ''} of the paper" if others else ""
+    more = f", and {counted(len(others), 'further sentence')} of the paper" if others else ""
     asked = f"is it so that {first.family.says}{more}? {judged_by}".rstrip()
     rest = Counter(verdict.outcome for verdict in others)
     others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
@@ -81,11 +82,10 @@ def _numbers(verdict: FamilyVerdict) -> str:
     mean, interval = verdict.comparison.mean, verdict.comparison.interval()
     if mean is None or verdict.published is None:
         return verdict.why
-    seeds = verdict.comparison.n
     spread = f" (95 % {interval[0]:+.2f} … {interval[1]:+.2f})" if interval else ""
     return (
-        f"{mean:+.2f} points{spread} where the paper has {verdict.published:+.2f}, mean of {verdict.compared} "
-        f"comparison{'s' if verdict.compared > 1 else ''} over {seeds} seed{'s' if seeds > 1 else ''}"
+        f"{mean:+.2f} points{spread} where the paper has {verdict.published:+.2f}, mean of "
+        f"{counted(verdict.compared, 'comparison')} over {counted(verdict.comparison.n, 'seed')}"
     )
 
 
@@ -100,18 +100,18 @@ def _scale(frame: pd.DataFrame, settings: int, richest: int = 1) -> str:
     frame = without_untrained(frame)
     runs, methods = frame["path"].nunique(), frame["method"].nunique()
     fewest, most = (int(seeds) for seeds in _seeds(frame))
-    seeds = f"{most} seed{'s' if most > 1 else ''}" if fewest == most else f"{fewest} to {most} seeds"
-    counts = f"{runs} runs of {methods} methods, {seeds}"
+    seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    counts = f"{counted(runs, 'run')} of {counted(methods, 'method')}, {seeds}"
     sizes = sorted({str(scale) for scale in frame["scale"] if scale})
     comparisons = list(dict.fromkeys(frame["departures"]))
     altered = dict.fromkeys(departure.what for comparison in comparisons for departure in comparison.altered)
     names = ", ".join(list(altered)[:MOST_NAMES]) + (", …" if len(altered) > MOST_NAMES else "")
-    count = f"{len(altered)} setting{'s' if len(altered) > 1 else ''}"
+    count = counted(len(altered), "setting")
     alone = f"; {count} {ALTERED} ({names})" if altered else ""
     which = "the one with most comparisons" if richest == 1 else f"the first of the {richest} with most comparisons"
     elsewhere = f" Of {settings} settings {which} is told of here." if settings > 1 else ""
     unknown = frame[frame["departures"].map(lambda comparison: comparison.row is None).astype(bool)]["path"].nunique()
-    not_known = f"settings of {unknown} run{'s' if unknown > 1 else ''} unknown" if unknown else ""
+    not_known = f"settings of {counted(unknown, 'run')} unknown" if unknown else ""
     if sizes:
         size = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} among them"
         alone += f"; {not_known}" if not_known else ""

@@ -12,6 +12,7 @@ import pandas as pd
 from repro.errors import UserError
 from repro.files import write_text
 from repro.html import data_uri
+from repro.quantities import duration_text
 from results.checklist import checklist
 from results.claim_families import NOTE, SINGLY, judge_families
 from results.claims import CONTRADICTED, NOT_RUN, OUTCOMES, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
@@ -208,7 +209,6 @@ def whole_table(
 
 def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, str]:
     states = Counter(run.state for run in runs)
-    hours = sum(run.training_seconds or 0 for run in runs) / 3600
     seeds = {run.run.seed for run in runs if run.run}
     return {
         "runs": str(len(runs)),
@@ -216,7 +216,7 @@ def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, s
         "methods": str(len({run.method for run in runs})),
         "seeds": str(len(seeds)),
         "results": str(0 if frame is None else len(frame)),
-        "pretraining": f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min",
+        "pretraining": duration_text(sum(run.training_seconds or 0 for run in runs)),
     }
 
 

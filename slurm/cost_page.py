@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from repro.quantities import counted, duration_text, memory_text
 from repro.text_tables import TextTable
 from slurm.spending import MethodSpending, Spending, by_method, too_much
-from slurm.states import duration
 from slurm.targets import SweepTarget
 
 
@@ -34,7 +34,7 @@ def _total(jobs: Sequence[Spending]) -> str:
     cpu_hours = sum(job.cpu_hours for job in jobs if not job.gpus)
     hours = [f"{gpu_hours:.2f} GPU-hours"] if gpu_hours else []
     hours += [f"{cpu_hours:.2f} CPU-hours without a GPU"] if cpu_hours or not hours else []
-    return f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} used {' and '.join(hours)}"
+    return f"{counted(len(jobs), 'job')} used {' and '.join(hours)}"
 
 
 def _jobs(jobs: Sequence[Spending]) -> TextTable:
@@ -43,16 +43,16 @@ def _jobs(jobs: Sequence[Spending]) -> TextTable:
             "run": job.run,
             "task": job.task,
             "state": job.state.value,
-            "time": duration(job.seconds),
-            "planned": "" if job.planned_s is None else duration(job.planned_s),
-            "limit": duration(60 * job.minutes_asked) if job.minutes_asked else "",
+            "time": duration_text(job.seconds),
+            "planned": "" if job.planned_s is None else duration_text(job.planned_s),
+            "limit": duration_text(60 * job.minutes_asked) if job.minutes_asked else "",
             "GPUs": str(job.gpus) if job.gpus else "",
             "busy": _percent(job.gpu_busy),
-            "GPU memory": _gigabytes(job.gpu_memory),
+            "GPU memory": memory_text(job.gpu_memory) if job.gpu_memory else "",
             "CPUs": str(job.cpus) if job.cpus else "",
             "CPUs busy": _percent(job.cpu_share),
-            "memory": _gigabytes(job.memory),
-            "asked": f"{job.memory_asked:g}G" if job.memory_asked else "",
+            "memory": memory_text(job.memory) if job.memory else "",
+            "asked": f"{job.memory_asked:g} GiB" if job.memory_asked else "",
         }
         for job in jobs
     ]
@@ -82,10 +82,6 @@ def _table(lines: Sequence[dict[str, str]]) -> TextTable:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 2**30:.1f}G" if size else ""
 
 
 def _ratio(spent: float, planned: float | None) -> str:

@@ -86,7 +86,7 @@ class Submission:
     cpus: int = 0
     """Of all processes; 0: none in particular."""
     memory: float = 0.0
-    """GB of a node; 0: none in particular."""
+    """GiB of a node; 0: none in particular."""
     minutes: int = 0
     """The time limit; 0: none in particular."""
     lane: str = ""

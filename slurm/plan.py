@@ -1,10 +1,10 @@
 """A plan for people and programs: the jobs of a sweep, and what they cost by `slurm.job_costs`."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 
 from repro.bench.throughput import kind_of
 from repro.data.sizes import train_images
+from repro.quantities import counted, duration_text, memory_text, size_text
 from repro.runs.cautions import queue_caution
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.status import PRETRAIN
@@ -63,8 +63,8 @@ def print_plan(
     at_a_time = "all at once" if not slots else "one job at a time" if slots == 1 else f"{slots} jobs at a time"
     # Figures from elsewhere leave the input out, and a faster precision or card may be in them.
     least = "at least " if unknown or any(cost.reference for cost in costs.values()) else ""
-    size = f"{least}{_size(disk)} on disk" if disk else "nobody knows how much on disk"
-    to_do = f"{least}{hours:.1f} GPU-hours, {size}, {least}{_time(wall)} with {at_a_time}"
+    size = f"{least}{size_text(disk)} on disk" if disk else "nobody knows how much on disk"
+    to_do = f"{least}{hours:.1f} GPU-hours, {size}, {least}{duration_text(wall)} with {at_a_time}"
     if len(unknown) == len(graph.jobs) - done_count > 0:
         to_do = "nobody knows what it costs"
     console.print(f"to do: {to_do}", highlight=False, soft_wrap=True)
@@ -78,7 +78,7 @@ def _headline(graph: Graph, done_count: int) -> str:
     counts = {task: sum(job.task == task for job in graph.jobs) for task in graph.tasks}
     after = ", ".join(f"{number} {task}" for task, number in counts.items() if task != PRETRAIN)
     flow = f"{counts[PRETRAIN]} {PRETRAIN}" + (f" -> {after} -> report ({', '.join(graph.tables)})" if after else "")
-    return f"{runs} runs, {len(graph.jobs)} jobs, {done_count} done: {flow}"
+    return f"{counted(runs, 'run')}, {counted(len(graph.jobs), 'job')}, {done_count} done: {flow}"
 
 
 def _sources(graph: Graph, costs: Mapping[Key, JobCost]) -> list[str]:
@@ -92,7 +92,7 @@ def _sources(graph: Graph, costs: Mapping[Key, JobCost]) -> list[str]:
         number = sum(cost.source == source for cost in costs.values())
         methods = dict.fromkeys(job.run.method for job in graph.jobs if costs[graph.key(job)].source == source)
         which = f" {' '.join(methods)}" if source == NEVER else ""
-        lines.append(f"  {number} jobs: {remark}{which}")
+        lines.append(f"  {counted(number, 'job')}: {remark}{which}")
     if any(cost.reference for cost in costs.values()):
         lines.append(f"note: reference figures are of other machines; {REPLACE}")
     return lines
@@ -116,8 +116,8 @@ def _memory_cautions(graph: Graph, cluster: Cluster | None, memories: Mapping[tu
         asked = cluster.resources_of(task).memory if cluster else 0.0
         proposed = enough_memory(most)
         if most and asked and (asked >= TOO_MUCH * proposed or 2**30 * asked < most):
-            used = f"such jobs used {most / 2**30:.1f}G at most"
-            lines.append(f"{task}: memory: {asked:g}G asked, {used}: memory: {proposed}")
+            used = f"such jobs used {memory_text(most)} at most"
+            lines.append(f"{task}: memory: {asked:g} GiB asked, {used}: memory: {proposed}")
     return lines
 
 
@@ -166,14 +166,3 @@ def _table(graph: Graph, costs: Mapping[Key, JobCost], finished: Collection[Key]
 def _progress(keys: Sequence[Key], finished: Collection[Key]) -> str:
     done_count = sum(key in finished for key in keys)
     return f"{done_count}/{len(keys)} done" if done_count else str(len(keys)) if keys else "–"
-
-
-def _size(number: int) -> str:
-    power = min(3, int(math.log(max(number, 1), 1000)))
-    return f"{number / 1000**power:.1f} {('B', 'kB', 'MB', 'GB')[power]}"
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 2 * 86400:
-        return f"{seconds / 86400:.1f} days"
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"

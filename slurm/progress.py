@@ -6,6 +6,7 @@ from pathlib import Path
 
 from repro.bench.throughput import record_file
 from repro.errors import UserError
+from repro.quantities import counted, duration_text
 from repro.runs.folder import RunFolder
 from repro.runs.metrics import read_metrics
 from repro.runs.status import PRETRAIN
@@ -16,7 +17,7 @@ from slurm.ledger import REPORT, Key, Ledger
 from slurm.orders import ordered_run
 from slurm.profile import Cluster, load
 from slurm.queue import QueueSnapshot
-from slurm.states import State, duration
+from slurm.states import State
 from slurm.status import JobRow, counts, may_change
 
 
@@ -88,7 +89,7 @@ def _row(row: JobRow) -> ProgressRow:
         step=row.step if under_way else 0,
         steps=row.steps if under_way else 0,
         share=row.step / row.steps if row.steps else 0.0,
-        left="" if row.eta_s is None else duration(row.eta_s),
+        left="" if row.eta_s is None else duration_text(row.eta_s),
         left_s=row.eta_s,
         speed=f"{row.images_per_second:.0f}" if row.images_per_second else "",
         note=", ".join(filter(None, (number, row.note))),
@@ -130,7 +131,7 @@ class _Costs:
         """GPU-hours spent and planned, and of how many jobs nobody knows the cost."""
         left = sum(cost.gpu_hours or 0.0 for cost in self.to_do.values())
         unknown = len(self.rows) - len(self.to_do) + sum(cost.seconds is None for cost in self.to_do.values())
-        some = f", without {unknown} job{'s' if unknown > 1 else ''} whose cost nobody measured" if unknown else ""
+        some = f", without {counted(unknown, 'job')} whose cost nobody measured" if unknown else ""
         return f"{self.spent:.2f} GPU-hours spent of {self.spent + left:.2f} planned{some}."
 
     @property
@@ -139,7 +140,7 @@ class _Costs:
         running = sum(row.state is State.running for row in self.rows.values())
         seconds = wall_seconds(self.graph, self.to_do, max(1, running))
         at_least = "at least " if any(cost.seconds is None for cost in self.to_do.values()) else ""
-        return f"; {at_least}{duration(seconds)} left, {running} at a time" if running and seconds else ""
+        return f"; {at_least}{duration_text(seconds)} left, {running} at a time" if running and seconds else ""
 
 
 def _cluster(name: str) -> Cluster | None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from repro.quantities import counted, memory_text
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.resource_usage import TaskUsage, usage_of
 from slurm.accounting import Accounted, Job, accounted
@@ -56,7 +57,7 @@ class Spending:
     memory: int
     """Bytes of a node."""
     memory_asked: float
-    """GB of a node; 0: none in particular."""
+    """GiB of a node; 0: none in particular."""
     minutes_asked: int
     nodes: int
     """That it asked for; 0: it was launched without a record of that."""
@@ -189,7 +190,7 @@ def too_much(jobs: Iterable[Spending]) -> list[str]:
     Only jobs that are done count: of one that was stopped nobody knows what it would have needed.
 
     Returns:
-        Such as `linear: memory: 24G asked, 3.1G used at most of 12 jobs: memory: 6`.
+        Such as `linear: memory: 24 GiB asked, 3.1 GiB used at most of 12 jobs: memory: 6`.
     """
     by_task: dict[str, list[Spending]] = {}
     for job in jobs:
@@ -199,22 +200,23 @@ def too_much(jobs: Iterable[Spending]) -> list[str]:
 
 
 def enough_memory(most: int) -> int:
-    """Returns the GB that are enough for a job of which others used so many bytes at most."""
+    """Returns the GiB that are enough for a job of which others used so many bytes at most."""
     return math.ceil(MEMORY_MARGIN * most / 2**30 + MEMORY_SPARE_GB)
 
 
 def _lines_of(task: str, jobs: Sequence[Spending]) -> list[str]:
     lines = []
-    number = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}"
 
     def say(key: str, asked: str, used: str, proposed: int) -> None:
-        lines.append(f"{task}: {key}: {asked} asked, {used} used at most of {number}: {key}: {proposed}")
+        lines.append(
+            f"{task}: {key}: {asked} asked, {used} used at most of {counted(len(jobs), 'job')}: {key}: {proposed}"
+        )
 
-    memory = max(job.memory for job in jobs) / 2**30
-    proposed = enough_memory(max(job.memory for job in jobs))
+    most = max(job.memory for job in jobs)
+    proposed = enough_memory(most)
     asked_memory = min(job.memory_asked for job in jobs)
-    if memory and asked_memory >= TOO_MUCH * proposed:
-        say("memory", f"{asked_memory:g}G", f"{memory:.1f}G", proposed)
+    if most and asked_memory >= TOO_MUCH * proposed:
+        say("memory", f"{asked_memory:g} GiB", memory_text(most), proposed)
     minutes = max(job.seconds for job in jobs) / 60  # a longer limit than one attempt's saves going back to the queue
     proposed = math.ceil(TIME_MARGIN * minutes + TIME_SPARE_MINUTES)
     asked_minutes = min(job.minutes_asked for job in jobs)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from repro.errors import with_mend
+from repro.quantities import duration_text
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.status import Status
 from slurm.causes import cause_of, cause_of_ranks, is_lost_peer
@@ -140,7 +141,7 @@ def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now:
         # silence means that it hangs.
         elapsed = now - job.start if job and job.start else 0.0
         if elapsed > STALE_SECONDS:
-            return State.silent, with_mend(f"{where} for {duration(elapsed)} without a word", "salmask logs")
+            return State.silent, with_mend(f"{where} for {duration_text(elapsed)} without a word", "salmask logs")
         return State.starting, where
     if status.state == "failed":  # the scheduler is still clearing up
         return State.failed, status.error
@@ -148,7 +149,7 @@ def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now:
         return State.starting, where  # it is about to end, or to begin anew
     silence = now - status.heartbeat
     if silence > STALE_SECONDS:
-        note = with_mend(f"no sign of life for {duration(silence)}", "salmask cancel, then salmask retry")
+        note = with_mend(f"no sign of life for {duration_text(silence)}", "salmask cancel, then salmask retry")
         return State.silent, note
     return State.running, ""
 
@@ -183,7 +184,7 @@ def _ended(
     if status.state == "interrupted":
         return State.interrupted, _word(job) or "goes on from its last checkpoint when started again"
     # "running", and it is not: it was killed before it could write anything else.
-    note = _word(job) or f"no sign of life for {duration(now - status.heartbeat)}"
+    note = _word(job) or f"no sign of life for {duration_text(now - status.heartbeat)}"
     return State.died, _with_last_line(sweep, entry, note)
 
 
@@ -281,10 +282,3 @@ def _reason(job: QueuedJob) -> str:
     # QOSMaxJobsPerUserLimit, AssocGrpGRES and dozens more, all of which say the same.
     limit = "Max" in job.reason or "Grp" in job.reason
     return f"{job.reason}: a limit of your account or QOS" if limit else job.reason
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration for people: `45 s`, `12 min`, `3.4 h`."""
-    if seconds < STALE_SECONDS:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"

@@ -14,6 +14,7 @@ from repro.console import AsJson
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.errors import UserError, with_mend
+from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
 from slurm.calls import refuse_copied_sweep
 from slurm.cancel import cancel as cancel_jobs
@@ -214,9 +215,9 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
         say_json({"removed": not dry_run, "found": content})
         return
     for item in unneeded:
-        say(f"{item.size / 1e6:10.1f} MB  {item.path}  ({item.why})")
-    total = sum(item.size for item in unneeded) / 1e6
-    say(f"{'would remove' if dry_run else 'removed'} {len(unneeded)} things, {total:.1f} MB")
+        say(f"{size_text(item.size):>12}  {item.path}  ({item.why})")
+    found = f"{counted(len(unneeded), 'thing')}, {size_text(sum(item.size for item in unneeded))}"
+    say(f"{'would remove' if dry_run else 'removed'} {found}")
 
 
 def probe_cluster(cluster: str, program: Program, *, needs: Needs, nodes: int, wait: float) -> list[Diagnosis]:

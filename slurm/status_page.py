@@ -8,9 +8,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from repro.errors import visible
+from repro.quantities import duration_text
 from repro.text_tables import TextTable
 from slurm.queue import QueueSnapshot
-from slurm.states import State, duration
+from slurm.states import State
 from slurm.status import JobRow, counts
 from slurm.targets import SweepTarget
 
@@ -93,7 +94,7 @@ def _table(table: Sequence[JobRow]) -> TextTable:
             "job": row.job,
             "state": row.state.value,
             "progress": _progress(row),
-            "left": "" if row.eta_s is None else duration(row.eta_s),
+            "left": "" if row.eta_s is None else duration_text(row.eta_s),
             "images/s": f"{row.images_per_second:.0f}" if row.images_per_second else "",
             "result": _result(row),
             "note": _note(row),

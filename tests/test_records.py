@@ -239,7 +239,7 @@ def test_a_measurement_made_again_replaces_the_earlier_one_and_is_said_once(tmp_
     frame = collect([tmp_path])
     assert list(frame["value"]) == [5.0, 6.0]
     (warning,) = frame.attrs["warnings"]
-    assert warning.startswith("2 row(s) were measured again later")
+    assert warning.startswith("2 rows measured again later")
     assert first.run_id in warning
 
 
@@ -249,7 +249,7 @@ def test_the_later_measurement_wins_across_files_whatever_their_names(tmp_path: 
     frame = collect([tmp_path])
     assert list(frame["value"]) == [9.0]
     (warning,) = frame.attrs["warnings"]
-    assert warning.startswith("1 run(s) stand in several folders, of which the later measurement counts: 1 row(s)")
+    assert warning.startswith("1 run in several folders, of which the later measurement counts; 1 row left out: ")
     assert f"of run {RESULT.run_id} in {tmp_path / 'b'}" in warning
 
 

@@ -75,7 +75,7 @@ def test_a_name_or_a_log_line_with_html_shows_as_text(page: Path) -> None:
 
 def test_warnings_come_first_and_name_what_is_wrong(runs: list[RunRecord], page: Path) -> None:
     lines = doubts(runs, collect_runs(runs))
-    assert any("1 run(s) failed: full/mocov2+ours-blur" in line for line in lines)
+    assert any("1 run failed: full/mocov2+ours-blur" in line for line in lines)
     text = page.read_text()
     places = [text.index(mark) for mark in ('id="verdict"', "Read this first", 'id="tables"', 'id="claims"')]
     assert places == sorted(places)
@@ -88,7 +88,7 @@ def test_tiny_single_and_uncommitted_results_are_doubted(tmp_path: Path) -> None
     frame = collect_runs(runs).assign(dirty=True)
     text = "\n".join(doubts(runs, frame))
     assert "TINY MODE – scenes (10 classes, 1024 images), resnet18" in text
-    assert "fewer than 3 seeds behind 1 cell(s): mocov2" in text
+    assert "fewer than 3 seeds behind 1 cell: mocov2" in text
     assert "measured with uncommitted changes" in text
 
 
@@ -100,7 +100,7 @@ def test_the_checklist_is_filled_in_from_the_runs(runs: list[RunRecord]) -> None
     completeness = answers["Complete: every run that was begun is finished"]
     assert completeness.answer == "partly"
     assert completeness.evidence.startswith("9 of 10 runs finished; not: full/mocov2+ours-blur")
-    assert answers["Compute is given for each experiment"].evidence.endswith("0.12 h in all on NVIDIA H100")
+    assert answers["Compute is given for each experiment"].evidence.endswith("8 min in all on NVIDIA H100")
     nothing = {item.question: item.answer for item in checklist([], None, judge(None))}
     assert nothing["All settings are given"] == "no"
 

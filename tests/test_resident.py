@@ -217,11 +217,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_decoded(monkeypatch: py
     def unread(_: int) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr(resident_module, "free_bytes", lambda _: 300e3)
+    monkeypatch.setattr(resident_module, "free_bytes", lambda _: 24 * 2**30)
     images = Photographs(40)
+    monkeypatch.setattr(images, "size", lambda _: (2**14, 2**14))
     monkeypatch.setattr(images, "pixels", unread)
-    needed = sum(picture.nbytes for picture in images.pictures) / 1e9
-    line = re.escape(f"machine.resident=true: 40 images take {needed:.1f} GB, more than 80% of the 0.0 GB")
+    line = re.escape("machine.resident=true: 40 images take 30.0 GiB, more than 80% of the 24.0 GiB")
     with pytest.raises(UserError, match=rf"^{line} that are free on cpu; mend: machine.resident=false, or smaller"):
         ResidentImages.load(images, CPU, workers=0)
 

@@ -107,7 +107,7 @@ def test_attempts_and_ranks_add_up(tmp_path: Path) -> None:
     assert usage.memory == 500  # 300 + 200 on n1; 400 on n2
     assert (usage.gpus, usage.gpu_memory, usage.cores) == (3, 9, 8)
     assert usage.gpu_busy == pytest.approx((0.5 * 10 + 0.9 * 9) / 19)
-    assert words(total([[used(memory=1_500_000_000)]])) == "10 s, 1.5 GB of memory, 0.5 of 4 cores"
+    assert words(total([[used(memory=3 * 2**29)]])) == "10 s, 1.5 GiB of memory, 0.5 of 4 cores"
 
 
 @pytest.mark.parametrize(

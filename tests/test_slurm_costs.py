@@ -70,7 +70,7 @@ def test_a_throttle_is_of_the_sweep_and_its_cost_is_accounted_for(cluster: Clust
         assert job["cpus_asked"] == 1
         assert 50e6 < job["memory"] < 10e9, job  # bytes of a process with torch, by sacct or by its own word
         assert (job["memory_asked"], job["minutes_asked"]) == (24, 600)
-    asked = "24G asked"
+    asked = "24 GiB asked"
     assert any(line.startswith(f"pretrain: memory: {asked}") for line in costs["too_much"]), costs["too_much"]
     (method, report) = costs["methods"]
     assert (method["method"], method["jobs"], method["gpu_hours"]) == ("mocov2", 9, 0)

@@ -93,7 +93,7 @@ def test_what_slurm_accounts_for_stands_beside_what_was_asked_and_planned(
     assert "120 %" in page  # an hour of 50 minutes planned
     # 1.5 times 3.05 GB and one more; 60 minutes by half, and ten; 1 core and a quarter
     assert content["too_much"] == [
-        "pretrain: memory: 24G asked, 3.1G used at most of 1 job: memory: 6",
+        "pretrain: memory: 24 GiB asked, 3.1 GiB used at most of 1 job: memory: 6",
         "pretrain: time: 1440 min asked, 60 min used at most of 1 job: time: 100",
         "pretrain: cpus: 8 asked, 1.0 used at most of 1 job: cpus: 2",
     ]
@@ -164,8 +164,8 @@ def test_the_planner_learns_what_jobs_took_as_a_whole(tmp_path: Path, capsys: py
     large = Cluster("large", resources=Resources(memory=24), tasks={"linear": Resources(memory=1)})
     print_plan(graph, learned, frozenset(), large, 1, Console(), as_json=True, memories=evidence.memories)
     assert json.loads(capsys.readouterr().out)["cautions"][-2:] == [
-        f"pretrain: memory: 24G asked, such jobs used 3.0G at most: memory: {enough_memory(3 * GB)}",
-        "linear: memory: 1G asked, such jobs used 2.0G at most: memory: 4",
+        f"pretrain: memory: 24 GiB asked, such jobs used 3.0 GiB at most: memory: {enough_memory(3 * GB)}",
+        "linear: memory: 1 GiB asked, such jobs used 2.0 GiB at most: memory: 4",
     ]
 
 

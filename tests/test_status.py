@@ -17,7 +17,7 @@ from repro.runs.records import append
 from slurm.ledger import Ledger
 from slurm.orders import order_file, write_order
 from slurm.queue import QueueSnapshot
-from slurm.states import State, duration
+from slurm.states import State
 from slurm.status import pace
 
 PENDING = {"start": None}
@@ -268,11 +268,6 @@ def test_the_pace_of_a_task_is_its_own(sweep: Sweep) -> None:
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"step": 1, "time": seconds}) + "\n")
     assert sweep.row(queue_of("RUNNING", name=entry.submission), "linear@caltech101").eta_s == 10.0
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (600, "10 min"), (7199, "120 min"), (12240, "3.4 h")])
-def test_durations_are_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_ledgers_of_older_versions_are_read(sweep: Sweep) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.presence import exists
+from repro.quantities import duration_text, memory_text
 from repro.runs.schemas import USAGE as ENTRY
 
 USAGE = "usage"
@@ -138,14 +139,14 @@ def total(ranks: Sequence[Sequence[Usage]]) -> TaskUsage:
 
 
 def words(usage: TaskUsage) -> str:
-    """Returns a usage for people: `35 s, 1.2 GB of memory, 1.8 of 2 cores`."""
+    """Returns a usage for people: `35 s, 1.2 GiB of memory, 1.8 of 2 cores`."""
     busy_cores = usage.cpu_seconds / usage.seconds if usage.seconds else 0.0
     parts = [
-        f"{usage.seconds:.0f} s",
-        f"{usage.memory / 1e9:.1f} GB of memory",
+        duration_text(usage.seconds),
+        f"{memory_text(usage.memory)} of memory",
         f"{busy_cores:.1f} of {usage.cores} cores",
     ]
     if usage.gpu_memory:
         busy = "" if usage.gpu_busy is None else f", {100 * usage.gpu_busy:.0f} % busy"
-        parts.append(f"{usage.gpu_memory / 1e9:.1f} GB of GPU memory{busy}")
+        parts.append(f"{memory_text(usage.gpu_memory)} of GPU memory{busy}")
     return ", ".join(parts)

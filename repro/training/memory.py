@@ -5,6 +5,7 @@ import os
 import torch
 
 from repro.errors import UserError
+from repro.quantities import memory_text
 from repro.runs.run import Run
 from repro.runs.sections import Framework
 
@@ -45,8 +46,8 @@ def require_memory(run: Run, device: torch.device) -> None:
         return
     largest = max(parts, key=lambda keys: parts[keys])
     raise UserError(
-        f"the run takes {needed / 1e9:.0f} GB of memory at least, most of it for {', '.join(largest)}, and there are "
-        f"{available / 1e9:.0f} GB",
+        f"the run takes {memory_text(needed)} of memory at least, most of it for {', '.join(largest)}, and there are "
+        f"{memory_text(available)}",
         mend=f"a smaller {largest[0]}",
     )
 

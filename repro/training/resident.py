@@ -24,6 +24,7 @@ from repro.distributed import rank, world_size
 from repro.errors import UserError
 from repro.loader import Loader
 from repro.progress import ProgressBars
+from repro.quantities import memory_text
 from repro.runs.choices import Interpolation
 
 log = logging.getLogger("salmask")
@@ -68,8 +69,8 @@ class ResidentImages:
         free = free_bytes(device)
         if needed > MOST_OF_THE_DEVICE * free:
             raise UserError(
-                f"machine.resident=true: {len(sizes)} images take {needed / 1e9:.1f} GB, more than "
-                f"{MOST_OF_THE_DEVICE:.0%} of the {free / 1e9:.1f} GB that are free on {device}",
+                f"machine.resident=true: {len(sizes)} images take {memory_text(needed)}, more than "
+                f"{MOST_OF_THE_DEVICE:.0%} of the {memory_text(free)} that are free on {device}",
                 mend="machine.resident=false, or smaller images by data.cached_side",
             )
         self.pixels = torch.zeros(needed, dtype=torch.uint8, device=device)
@@ -95,7 +96,7 @@ class ResidentImages:
         resident._fill(images, range(shares[rank()], shares[rank() + 1]), workers)
         for source in range(world_size() if world_size() > 1 else 0):
             dist.broadcast(resident.pixels[slice(*resident._starts[shares[source : source + 2]].tolist())], source)
-        size = f"{len(images)} images, {resident.pixels.numel() / 1e9:.2f} GB"
+        size = f"{len(images)} images, {memory_text(resident.pixels.numel())}"
         log.info("%s, lie on %s after %.0f s", size, device, time.monotonic() - began)
         return resident
 

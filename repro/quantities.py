@@ -1,0 +1,38 @@
+"""Durations, sizes and counts as people read them: one form of each, wherever it is shown."""
+
+from rich import filesize
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def duration_text(seconds: float) -> str:
+    """Returns a duration in the largest unit of which there are two: `45 s`, `12 min`, `3.4 h`, `3.4 days`.
+
+    Args:
+        seconds: zero or more.
+    """
+    if round(seconds) < 2 * _MINUTE:
+        return f"{seconds:.0f} s"
+    if round(seconds / _MINUTE) < 2 * _HOUR / _MINUTE:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:.1f} h" if seconds < 2 * _DAY else f"{seconds / _DAY:.1f} days"
+
+
+def size_text(count: int) -> str:
+    """Returns a number of bytes on a disk in decimal units, as disks are sold: `13.0 GB`."""
+    return filesize.decimal(count)
+
+
+def memory_text(count: float) -> str:
+    """Returns a number of bytes of memory in GiB, the unit of what a cluster profile asks for: `1.2 GiB`."""
+    return f"{count / 2**30:.1f} GiB"
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun: `1 seed`, `3 seeds`.
+
+    Args:
+        number: of things.
+        noun: in the singular, of a plural that only adds an s.
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,35 @@
+"""Durations, sizes and counts for people."""
+
+import pytest
+
+from repro.quantities import counted, duration_text, memory_text, size_text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (45.4, "45 s"),
+        (119.4, "119 s"),
+        (119.9, "2 min"),
+        (720, "12 min"),
+        (7169, "119 min"),
+        (7199, "2.0 h"),
+        (12_240, "3.4 h"),
+        (172_799, "48.0 h"),
+        (172_800, "2.0 days"),
+        (360_000, "4.2 days"),
+    ],
+)
+def test_a_duration_is_told_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_disks_are_counted_in_thousands_and_memory_in_powers_of_two() -> None:
+    assert size_text(999) == "999 bytes"
+    assert size_text(13_040_000_000) == "13.0 GB"
+    assert memory_text(3 * 2**29) == "1.5 GiB"
+
+
+def test_one_is_singular() -> None:
+    assert [counted(number, "seed") for number in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]
