@@ -163,8 +163,17 @@ def _table(
         cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
         cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
     data = records.drop(columns=["column", "code_states", "behind", "warned"])
-    title, legend = _title(paper, records, only), _legend(only)
-    return Table(paper.name, title, watermark(columns), groups, _blocks(rows, cells), legend, tuple(notes.texts), data)
+    return Table(
+        name=paper.name,
+        title=_title(paper, records, only),
+        watermark=watermark(columns),
+        groups=groups,
+        blocks=_blocks(rows, cells),
+        legend=_legend(only),
+        notes=tuple(notes.texts),
+        records=data,
+        sizes={(*column.key, column.mark): column.sizes for column in columns},
+    )
 
 
 def _blocks(rows: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
