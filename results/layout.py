@@ -49,10 +49,15 @@ class ColumnGroup:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: its label, and one cell per column."""
+    """A row: the parts of its label, and one cell per column."""
 
-    label: str
+    parts: tuple[str, ...]
     cells: tuple[Cell, ...]
+
+    @property
+    def label(self) -> str:
+        """The label as one text."""
+        return ", ".join(self.parts)
 
 
 @dataclass(frozen=True)
