@@ -13,7 +13,8 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.runs.predictions import joined
 from results.collect import collect_runs
-from results.compare import HeadToHead, compare, select
+from results.compare import compare, select
+from results.head_to_head import HeadToHead
 from results.paired import p_text
 from results.runs import find_runs
 
