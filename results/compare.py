@@ -190,16 +190,17 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         exact, notes_on_exact = _exact_tests(first, second, metric)
     else:
         difference = difference_of_seeds(list(first.values.values()), list(second.values.values()), *names)
-    notes = (
+    notes = [
         *_sizes((of_first, of_second), (first, second)),
         *notes_on_first,
         *notes_on_second,
         *notes_on_images,
         *notes_on_exact,
         *_differing_settings(first, second),
-    )
+    ]
+    notes = list(dict.fromkeys(notes))  # of a measure that is none of single images either side says so
     published_difference = _published((of_first, of_second), column, metric)
-    return HeadToHead(first, second, column, metric, difference, exact, published_difference, notes)
+    return HeadToHead(first, second, column, metric, difference, exact, published_difference, tuple(notes))
 
 
 def _exact_tests(first: Side, second: Side, metric: str) -> tuple[dict[int, McNemar], list[str]]:

@@ -94,6 +94,14 @@ def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
     assert any("has no predictions" in note for note in comparison.notes)
 
 
+def test_a_measure_that_is_none_of_images_is_said_once(tmp_path: Path) -> None:
+    for method in ("mocov2", OURS):
+        finished(tmp_path, method, 0, {("imagenet100", "top1_best"): 70.0})
+    (comparison,) = compared(tmp_path, metric="top1_best")
+    note = "top1_best is no measure of single images: the seeds alone are compared."
+    assert comparison.notes.count(note) == 1
+
+
 def test_predictions_of_other_images_are_not_paired(tmp_path: Path) -> None:
     evaluated(tmp_path, "mocov2", 0, predictions(np.full(100, 0.7), 0))
     evaluated(tmp_path, OURS, 0, predictions(np.full(100, 0.9), 1, images="other"))
