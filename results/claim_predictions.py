@@ -12,13 +12,11 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
 from results.columns import Column
-from results.compare import IMAGEWISE, same_images
+from results.compare import IMAGEWISE, ROUNDING, same_images
 from results.imagewise import Difference, difference_of_images
 
 KEPT = 256
 """Files of predictions that stay in memory: those of several claims on the same runs, of 5,000 images each 100 kB."""
-ROUNDING = 1e-3
-"""Points by which predictions may miss the row that names them."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from repro.runs.comparison import settings
-from repro.runs.departures import Departure
+from repro.runs.departures import Departure, common_sizes, measured_scale
 from repro.runs.run import Run
 from results.collect import KEYS
 from results.published import DATASETS, Published, PublishedGroup
@@ -50,6 +50,20 @@ class Column:
     def scale(self) -> str:
         """The scale of our runs, as `Result.scale` has it; empty at the paper's."""
         return self.key[4]
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The parts of the scale, each of them whole; empty at the paper's.
+
+        Of runs that have no row to be compared with the scale is known as a recorded text alone: it is one part.
+        """
+        if not self.scale:
+            return ()
+        with_row = next((comparison for comparison in self.comparisons.values() if comparison.row), None)
+        if with_row is None:
+            return (self.scale,)
+        # A detector's training is in the scale and in no run's settings.
+        return tuple(filter(None, [*map(str, common_sizes(with_row.smaller)), measured_scale(self.scale)]))
 
     @property
     def protocol(self) -> str:

@@ -21,7 +21,7 @@ from results.runs import find_runs, listed
 if TYPE_CHECKING:
     import pandas as pd
 
-    from results.compare import HeadToHead, Side
+    from results.head_to_head import HeadToHead, Side
 
 Pictures = Callable[[Run, str, str, Sequence[tuple[int, int]]], list[bytes]]
 """Draws scored images of a run with saliency and mask: its task, data set, and (split, index) of each; a JPEG each."""

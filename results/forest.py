@@ -81,9 +81,11 @@ def effects(frame: pd.DataFrame, *, task: str = "", metric: str = "") -> list[Ef
         for paper in map(published, TABLES)
         for column, cells in measured_columns(frame, paper, task=task, metric=metric)
     ]
-    titles = panel_titles(_line(column) for column, _, _ in columns)
-    for column, cells, paper in columns:
-        gathered += _of_column(column, cells, by_task(paper, task), frameworks, titles[key_of(_line(column))])
+    lines = [_line(column) for column, _, _ in columns]
+    sizes = {key_of(line): column.sizes for line, (column, _, _) in zip(lines, columns, strict=True)}
+    titles = panel_titles(lines, sizes)
+    for line, (column, cells, paper) in zip(lines, columns, strict=True):
+        gathered += _of_column(column, cells, by_task(paper, task), frameworks, titles[key_of(line)])
     return gathered
 
 

@@ -1,6 +1,7 @@
 """The parts of a table, whatever it is printed as."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -48,10 +49,15 @@ class ColumnGroup:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: its label, and one cell per column."""
+    """A row: the parts of its label, and one cell per column."""
 
-    label: str
+    parts: tuple[str, ...]
     cells: tuple[Cell, ...]
+
+    @property
+    def label(self) -> str:
+        """The label as one text."""
+        return ", ".join(self.parts)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Table:
         legend: One line below the table that says what bold and the marks of significance mean.
         notes: Texts of the notes; cells refer to them by position, from 1.
         records: The same cells as data, one line per row, column group and metric, for CSV and plots.
+        sizes: The parts of each column's scale, for titles that name some of them; by the column's values of
+            `results.collect.KEYS` and its mark.
     """
 
     name: str
@@ -77,3 +85,4 @@ class Table:
     legend: str
     notes: tuple[str, ...]
     records: pd.DataFrame
+    sizes: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)

@@ -1,6 +1,5 @@
 """The material of plots: the run folders, their results, and the tables' data, each worked out once."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,6 @@ from results.runs import RunRecord
 from results.selection import METRICS
 from results.style import Theme
 from results.tables import render
-
-_PARTS = re.compile(r", (?![^()]*(?:\([^()]*\)[^()]*)*\))")
-"""What stands between the parts of a scale, outside of their brackets."""
 
 
 class NothingToDrawError(UserError):
@@ -92,7 +88,7 @@ class Material:
         records = table.records
         filled = records[records["n"] > 0].copy()
         lines = filled.to_dict("records")
-        titles = panel_titles(lines)
+        titles = panel_titles(lines, table.sizes)
         filled["panel"] = [titles[key_of(line)] for line in lines]
         return filled
 
@@ -112,23 +108,24 @@ def key_of(line: Mapping[Any, Any]) -> tuple[str, ...]:
     return tuple(str(line[name]) for name in (*KEYS, "mark"))
 
 
-def panel_titles(lines: Iterable[Mapping[Any, Any]]) -> dict[tuple[str, ...], str]:
+def panel_titles(
+    lines: Iterable[Mapping[Any, Any]], sizes: Mapping[tuple[str, ...], tuple[str, ...]]
+) -> dict[tuple[str, ...], str]:
     """Returns the title of each column's panel, no two alike.
 
     Where the titles of several would be, what their sizes do not share stands behind, or their splits.
 
     Args:
         lines: Any lines of the columns, with `KEYS` and `mark`.
+        sizes: The parts of the scale of each column, by `key_of` its lines.
     """
     columns = {key_of(line): line for line in lines}
     titles = {key: _title(line) for key, line in columns.items()}
-    scales = {key: _PARTS.split(str(line["scale"])) for key, line in columns.items()}
     for title in _repeated(titles):
         rivals = [key for key in titles if titles[key] == title]
-        shared = set.intersection(*(set(scales[key]) for key in rivals))
+        shared = set.intersection(*(set(sizes[key]) for key in rivals))
         for key in rivals:
-            own = ", ".join(part for part in scales[key] if part and part not in shared)
-            titles[key] = ", ".join(filter(None, [title, own]))
+            titles[key] = ", ".join([title, *(part for part in sizes[key] if part not in shared)])
     for title in _repeated(titles):
         for key in [key for key in titles if titles[key] == title]:
             titles[key] = f"{title}, {columns[key]['split']}"

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from repro.errors import UserError, nearest
-from repro.runs.labels import label
+from repro.runs.labels import label_parts
 
 PAPER = Path(__file__).parent / "paper"
 """Folder of the files with the paper's numbers and claims."""
@@ -45,7 +45,7 @@ class PublishedRow:
 
     Attributes:
         method: Name that joins it to `Result.method`.
-        label: How it is printed, as `repro.runs.labels.label` spells it.
+        parts: The parts of its label, as `repro.runs.labels.label_parts` spells them.
         framework: `none` for the supervised one, else `mocov2` or `simclr`.
         block: Rows of one block stand between two rules and compete for best and second best. The framework; in
             Table 3, which compares the branches of one strategy, the strategy.
@@ -53,10 +53,15 @@ class PublishedRow:
     """
 
     method: str
-    label: str
+    parts: tuple[str, ...]
     framework: str
     block: str
     branch: str = ""
+
+    @property
+    def label(self) -> str:
+        """How it is printed."""
+        return ", ".join(self.parts)
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,7 @@ def table3() -> Published:
         method.removesuffix(NO_HARD_NEGATIVE): replace(
             row,
             method=method.removesuffix(NO_HARD_NEGATIVE),
-            label=label(method.removesuffix(NO_HARD_NEGATIVE), branch=row.branch),
+            parts=label_parts(method.removesuffix(NO_HARD_NEGATIVE), branch=row.branch),
             block=f"{row.block}{WITH_HARD_NEGATIVE}",
         )
         for method, row in paper.rows.items()
@@ -278,5 +283,5 @@ def _row(line: dict[str, str]) -> PublishedRow:
     branch = line.get("mask_branch", "")
     # Table 3 compares the branches of one strategy, and so it names the query too.
     block = line["strategy"] if branch else line["framework"]
-    printed = label(line["row"], branch="" if branch == "none" else branch)
-    return PublishedRow(line["row"], printed, line["framework"], block, branch)
+    parts = label_parts(line["row"], branch="" if branch == "none" else branch)
+    return PublishedRow(line["row"], parts, line["framework"], block, branch)

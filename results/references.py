@@ -58,8 +58,8 @@ def reference_lines(columns: Sequence[Column], results: pd.DataFrame, kinds: Seq
         cells = [_before_training(column, metric, of_method) for column in columns for metric, _ in column.metrics]
         rows[f"untrained network ({label(method)})"] = cells
     return tuple(
-        Line(label, tuple(cell if kind == "measured" else Cell("–") for cell in cells for kind in kinds))
-        for label, cells in rows.items()
+        Line((name,), tuple(cell if kind == "measured" else Cell("–") for cell in cells for kind in kinds))
+        for name, cells in rows.items()
         if any(cell.text != "–" for cell in cells)
     )
 

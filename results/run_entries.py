@@ -1,6 +1,5 @@
 """The runs of a page: what each folder tells, the end of its log, and the commands that make it again."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from repro.runs.evaluation import PROTOCOLS
+from repro.runs.evaluation import PROTOCOLS, Evaluation
+from repro.runs.run import Run
 from results.explain import changed, describe
 from results.galleries import Gallery
 from results.redo import commands
@@ -85,7 +85,7 @@ def _entry(run: RunRecord, anchor: str, rows: pd.DataFrame | None, galleries: Se
         facts=facts,
         changed=changed(run),
         results=results,
-        headlines=headlines(results),
+        headlines=headlines(results, run.run),
         log=_tail(run.logs),
         commands=commands(run),
         configuration=run.run.to_yaml() if run.run else "",
@@ -93,17 +93,21 @@ def _entry(run: RunRecord, anchor: str, rows: pd.DataFrame | None, galleries: Se
     )
 
 
-def headlines(results: Sequence[Mapping[str, Any]]) -> str:
+def headlines(results: Sequence[Mapping[str, Any]], run: Run | None) -> str:
     """Returns a run's main numbers, named and in one order whatever was measured first.
 
     Args:
         results: Its rows.
+        run: The run, whose settings name its protocols; None where they are unknown.
 
     Returns:
         `top1: linear 26.60, knn k=20 31.20, knn k=200 23.10 %`; the data set stands behind where there are several.
+        Where an evaluation has several protocols, those of the run stand in the order of its settings, named by their
+        departures, and others last, by their whole names.
     """
     several_datasets = len({row["dataset"] for row in results}) > 1
-    rows = sorted((row for row in results if row["metric"] in HEADLINES), key=_place)
+    own = _own_protocols(results, run)
+    rows = sorted((row for row in results if row["metric"] in HEADLINES), key=lambda row: _place(row, list(own)))
     protocols = {(row["task"], row["dataset"]): {r["protocol"] for r in rows if _same(r, row)} for row in rows}
     parts = []
     for metric in HEADLINES:
@@ -111,7 +115,7 @@ def headlines(results: Sequence[Mapping[str, Any]]) -> str:
         for row in rows:
             if row["metric"] == metric:
                 several = len(protocols[row["task"], row["dataset"]]) > 1
-                how = row["protocol"].partition("[")[2].rstrip("]") or row["protocol"] if several else ""
+                how = own.get(row["protocol"]) or row["protocol"] if several else ""
                 where = row["dataset"] if several_datasets and row["dataset"] != row["task"] else ""
                 name = " ".join(filter(None, [row["task"], how, where]))
                 shown[name] = f"{name} {row['value']:.2f}"
@@ -119,12 +123,29 @@ def headlines(results: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(parts)
 
 
-def _place(row: Mapping[str, Any]) -> tuple[int, str, list[int], str]:
-    """Returns where a number stands: by task, as tasks are listed everywhere, data set, and a protocol's numbers."""
+def _own_protocols(results: Sequence[Mapping[str, Any]], run: Run | None) -> dict[str, str]:
+    """Returns the protocols by which a run's settings measure what was evaluated, in order, with their departures."""
+    if run is None:
+        return {}
+    evaluations = [
+        Evaluation(task, dataset)
+        for task, dataset in dict.fromkeys((row["task"], row["dataset"]) for row in results)
+        if task in PROTOCOLS
+    ]
+    protocols = (protocol for evaluation in evaluations for protocol in evaluation.possible_protocols(run))
+    return {protocol.name: protocol.departures for protocol in protocols}
+
+
+def _place(row: Mapping[str, Any], own: list[str]) -> tuple[int, str, int, str]:
+    """Returns where a number stands: by task, as tasks are listed everywhere, data set, and protocol."""
     tasks = list(PROTOCOLS)
     task, protocol = str(row["task"]), str(row["protocol"])
-    numbers = [int(number) for number in re.findall(r"\d+", protocol)]  # k = 20 before k = 200
-    return tasks.index(task) if task in tasks else len(tasks), str(row["dataset"]), numbers, protocol
+    return _index(tasks, task), str(row["dataset"]), _index(own, protocol), protocol
+
+
+def _index(known: list[str], name: str) -> int:
+    """Returns the place of a name among known ones; an unknown one comes behind them."""
+    return known.index(name) if name in known else len(known)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

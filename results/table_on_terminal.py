@@ -51,7 +51,7 @@ def _group(table: Table, group: ColumnGroup, first: int) -> TextTable:
 
 def _labels(block: Sequence[Line]) -> tuple[str, list[str]]:
     """Returns what the labels of a block share, to stand above them once, and what each has beside it."""
-    parts = [line.label.split(", ") for line in block]
+    parts = [line.parts for line in block]
     shared = len(list(takewhile(lambda words: len(set(words)) == 1, zip(*parts, strict=False))))
     tails = [words[shared:] for words in parts]
     behind = len(list(takewhile(lambda words: len(set(words)) == 1, zip(*map(reversed, tails), strict=False))))

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from repro.errors import UserError, nearest
-from repro.runs.labels import label
+from repro.runs.labels import label_parts
 from results.absence import lacking_a_number
 from results.cells import cell_records, code_states, watermark
 from results.collect import KEYS, refuse_mixed
@@ -136,7 +136,7 @@ def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, ev
         framework = frameworks[method]
         # The first block is for rows without a framework (or, in Table 3, without a strategy): it takes no strangers.
         block = framework if framework in blocks[1:] else "other"
-        rows.append(PublishedRow(method, label(method), framework, block))
+        rows.append(PublishedRow(method, label_parts(method), framework, block))
     return sorted(rows, key=lambda row: [*blocks, "other"].index(row.block))
 
 
@@ -163,13 +163,22 @@ def _table(
         cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
         cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
     data = records.drop(columns=["column", "code_states", "behind", "warned"])
-    title, legend = _title(paper, records, only), _legend(only)
-    return Table(paper.name, title, watermark(columns), groups, _blocks(rows, cells), legend, tuple(notes.texts), data)
+    return Table(
+        name=paper.name,
+        title=_title(paper, records, only),
+        watermark=watermark(columns),
+        groups=groups,
+        blocks=_blocks(rows, cells),
+        legend=_legend(only),
+        notes=tuple(notes.texts),
+        records=data,
+        sizes={(*column.key, column.mark): column.sizes for column in columns},
+    )
 
 
 def _blocks(rows: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
     return tuple(
-        tuple(Line(row.label, tuple(cells[row.method])) for row in rows if row.block == block)
+        tuple(Line(row.parts, tuple(cells[row.method])) for row in rows if row.block == block)
         for block in dict.fromkeys(row.block for row in rows)
     )
 

@@ -13,7 +13,8 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.runs.predictions import joined
 from results.collect import collect_runs
-from results.compare import HeadToHead, compare, select
+from results.compare import compare, select
+from results.head_to_head import HeadToHead
 from results.paired import p_text
 from results.runs import find_runs
 
@@ -91,6 +92,14 @@ def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
     (comparison,) = compared(tmp_path)
     assert comparison.verdict() == f"{OURS} is better"
     assert any("has no predictions" in note for note in comparison.notes)
+
+
+def test_a_measure_that_is_none_of_images_is_said_once(tmp_path: Path) -> None:
+    for method in ("mocov2", OURS):
+        finished(tmp_path, method, 0, {("imagenet100", "top1_best"): 70.0})
+    (comparison,) = compared(tmp_path, metric="top1_best")
+    note = "top1_best is no measure of single images: the seeds alone are compared."
+    assert comparison.notes.count(note) == 1
 
 
 def test_predictions_of_other_images_are_not_paired(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from baselines import METHODS, TABLE1, resolve
 from repro.errors import UserError
 from repro.runs.comparison import PARTS, departures, plays_a_part, settings, sizes_below_recipe
-from repro.runs.departures import Departure, common_scale, measured_scale, scale_of
+from repro.runs.departures import Departure, common_scale, common_sizes, measured_scale, scale_of
 from repro.runs.identity import added
 from repro.runs.reading import keys
 from repro.runs.run import Run
@@ -176,6 +176,8 @@ def test_batch_and_queue_decide_a_column_only_where_nothing_else_is_smaller() ->
     assert common_scale([queue, batch, epochs, crop]) == "64 px, 2 epochs"
     assert common_scale([queue, batch]) == "batch 64, queue 1024"
     assert common_scale([]) == ""
+    assert common_sizes([queue, batch, epochs, crop]) == [crop, epochs]
+    assert common_sizes([queue, batch]) == [batch, queue]
 
 
 def test_of_a_recorded_scale_the_detectors_part_is_kept() -> None:

@@ -49,7 +49,7 @@ def test_every_task_has_protocols_and_somebody_who_measures() -> None:
     assert all(callable(pkgutil.resolve_name(name).measure) for name in TASKS.values())
     run = Run()
     for task, protocols in PROTOCOLS.items():
-        assert all("-v1" in name for name in protocols(run, "imagenet100")), task
+        assert all("-v1" in protocol.version for protocol in protocols(run, "imagenet100")), task
     assert Evaluation.parse("linear", run).protocols(run) == ("linear-moco-v1",)
     assert Evaluation.parse("linear@caltech101", run).protocols(run) == ("linear-caltech-30-v1",)
     assert Evaluation.parse("linear@flowers102", run).protocols(run) == ("linear-flowers-80-10-10-v1",)

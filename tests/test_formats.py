@@ -137,7 +137,7 @@ def test_a_table_of_many_columns_is_set_in_parts_that_can_be_read() -> None:
     groups = tuple(
         ColumnGroup(Cell(f"group {n}"), (Cell("published"), Cell("measured"), Cell("Δ")) * 3) for n in range(3)
     )
-    blocks = ((Line("MoCo v2", tuple(Cell(str(n)) for n in range(27))),),)
+    blocks = ((Line(("MoCo v2",), tuple(Cell(str(n)) for n in range(27))),),)
     text = latex(Table("table2", "A wide table.", "", groups, blocks, "", (), pd.DataFrame()))
     assert [len(columns) for columns in re.findall(r"begin{tabular}{l(r+)}", text)] == [9, 9, 9]
     assert text.count(r"\begin{table}") == 1

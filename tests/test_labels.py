@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from baselines import METHODS
-from repro.runs.labels import CHANGES, label
+from repro.runs.labels import CHANGES, change_label, label, label_parts
 from repro.runs.method_name import MASKINGS
 from results.formats import FORMATS
 from results.paper_claims import claims
@@ -41,6 +41,15 @@ def test_names_become_words() -> None:
     assert label("mocov2+ours-hp-hard-by-truth-shifted-2").endswith("hard negatives by truth-shifted-2")
     assert label("mocov2+ours-hp-by-network-shuffled").endswith(", foreground by network-shuffled")
     assert label("mocov2+queue16k") == "MoCo v2, queue of 16,384 keys"
+
+
+def test_a_label_is_made_of_its_parts() -> None:
+    name = "mocov2+ours-hp@key-no-hard-negative"
+    assert label_parts(name) == ("MoCo v2 + ours (high-pass)", "key masked", "no hard negative")
+    assert label_parts("mocov2+ours-hp-no-focal") == ("MoCo v2 + ours (high-pass)", "no focal masks")
+    assert label_parts("mocov2", branch="query") == ("MoCo v2",)
+    assert label_parts("mine, and theirs") == ("mine, and theirs",)
+    assert change_label(name) == "key masked, no hard negative"
 
 
 def test_a_strangers_name_stands_as_it_is() -> None:

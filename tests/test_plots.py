@@ -18,12 +18,13 @@ from results.collect import collect_runs
 from results.curves import curves
 from results.dose import BOTH, HARD, QUERY, Point, panels_of, slope
 from results.dose_plot import APART, half_width, saliency_dose, slope_text
-from results.material import Material, NothingToDrawError, panel_titles
+from results.material import Material, NothingToDrawError, key_of, panel_titles
 from results.plots import PLOTS, bars, branches, compute, draw, save, scatter
 from results.published import published
 from results.report import build
 from results.runs import RunRecord, find_runs
 from results.style import look, themed
+from results.tables import render
 
 WITHOUT = ("mocov2+ours-hp@key-no-hard-negative", "mocov2+ours-hp@both-no-hard-negative")
 
@@ -166,15 +167,55 @@ def test_columns_of_other_sizes_have_panels_of_their_own_and_untrained_networks_
 
 
 def test_parts_of_a_size_stand_whole_in_a_title() -> None:
-    sizes = ("scenes (20 classes, 9 grounds (context 0.5), 16 members), 64 px", "scenes (20 classes), 64 px", "")
+    parts = (
+        ("scenes (20 classes, 9 grounds (context 0.5), 16 members)", "64 px"),
+        ("scenes (20 classes)", "64 px"),
+        ("scenes :(, 20 classes", "64 px"),
+        (),
+    )
     common = {"dataset": "scenes", "split": "val", "protocol": "knn-v1", "fidelity": "paper", "mark": ""}
-    lines = [{**common, "scale": scale} for scale in sizes] + [{**common, "scale": "", "split": "test"}]
-    assert list(panel_titles(lines).values()) == [
+    lines = [{**common, "scale": ", ".join(of_line)} for of_line in parts] + [{**common, "scale": "", "split": "test"}]
+    sizes = {key_of(line): of_line for line, of_line in zip(lines, (*parts, ()), strict=True)}
+    assert list(panel_titles(lines, sizes).values()) == [
         "scenes, knn-v1, scenes (20 classes, 9 grounds (context 0.5), 16 members), 64 px",
         "scenes, knn-v1, scenes (20 classes), 64 px",
+        "scenes, knn-v1, scenes :(, 20 classes, 64 px",
         "scenes, knn-v1, val",
         "scenes, knn-v1, test",
     ]
+    assert list(panel_titles(lines[:3], sizes).values()) == [
+        "scenes, knn-v1, scenes (20 classes, 9 grounds (context 0.5), 16 members)",
+        "scenes, knn-v1, scenes (20 classes)",
+        "scenes, knn-v1, scenes :(, 20 classes",
+    ]
+
+
+def test_columns_hand_the_parts_of_their_sizes_to_titles(tmp_path: Path) -> None:
+    data = "scenes (12 classes, 512 images)"
+    drawn = {"data__dataset": "scenes", "data__scenes__classes": 12, "data__scenes__train_count": 512}
+    for epochs in (6, 3):
+        settings = {"data__crop": 64, "optimization__epochs": epochs, **drawn}
+        for method in ("mocov2", "mocov2+ours-hp"):
+            finished(tmp_path, method, 0, {("scenes", "top1"): 40.0}, sweep=f"of{epochs}", **settings)
+    small = {"data__dataset": "scenes", "data__crop": 64, "optimization__epochs": 3}
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 40.0}, sweep="other", **small)
+    runs = find_runs([tmp_path], resolve)
+    table = render("table1", collect_runs(runs), runs=runs)
+    assert {(*key[:1], *key[-2:]): parts for key, parts in table.sizes.items()} == {
+        ("scenes", f"{data}, 64 px, 6 epochs", "TINY"): (data, "64 px", "6 epochs"),
+        ("scenes", f"{data}, 64 px, 3 epochs", "TINY"): (data, "64 px", "3 epochs"),
+        ("scenes", "scenes (10 classes, 1024 images), 64 px, 3 epochs", "TINY"): (
+            "scenes (10 classes, 1024 images)",
+            "64 px",
+            "3 epochs",
+        ),
+    }
+    title = "scenes (TINY, not comparable with the paper), linear-moco-v1"
+    assert set(Material(runs, collect_runs(runs)).table("table1")["panel"]) == {
+        f"{title}, {data}, 6 epochs",
+        f"{title}, {data}, 3 epochs",
+        f"{title}, scenes (10 classes, 1024 images), 3 epochs",
+    }
 
 
 def test_axes_are_labelled_by_the_metric_that_is_drawn(tmp_path: Path) -> None:

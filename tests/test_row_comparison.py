@@ -14,11 +14,14 @@ from repro.runs.departures import Departure
 from results.checklist import checklist
 from results.claims import judge
 from results.collect import collect, export
+from results.columns import Column
 from results.doubts import doubts
 from results.explain import explain
 from results.formats import csv, latex, markdown
 from results.html import table_page
 from results.layout import Table
+from results.published import published
+from results.row_comparison import RowComparison
 from results.runs import find_runs
 from results.tables import render
 from results.verdict_frame import as_frame
@@ -195,3 +198,22 @@ def test_pages_count_only_runs_of_the_rows_as_reproduced(tmp_path: Path) -> None
     runs, frame = find_runs([tmp_path / "whole"], resolve), collect([tmp_path / "whole"], resolve)
     (item,) = [item for item in checklist(runs, frame, []) if item.source == "ACM Reproduced"]
     assert item.answer == "partly"
+
+
+def test_the_parts_of_a_columns_scale_come_from_the_runs_and_not_from_its_text() -> None:
+    (group, *_) = published("table1").groups
+    sizes = [Departure("data.crop", 64), Departure("data.dataset", "scenes (2 classes, 8 images)")]
+    texts = ("scenes (2 classes, 8 images)", "64 px")
+    detection = "detection of 9 iterations, 32 px"
+    stranger = comparison_of("mine")
+
+    def parts(scale: str, *comparisons: RowComparison) -> tuple[str, ...]:
+        key = ("scenes", "val", "knn-v1", "paper", scale)
+        return Column(group, (("top1", ""),), key, comparisons=dict(zip("abc", comparisons, strict=False))).sizes
+
+    assert parts(", ".join(texts), stranger, comparison_of("mocov2", sizes)) == texts
+    assert parts(f"{', '.join(texts)}, {detection}", comparison_of("mocov2", sizes)) == (*texts, detection)
+    assert parts(detection, comparison_of("mocov2")) == (detection,)
+    # What no row explains is known as a text, and a text has no parts.
+    assert parts(", ".join(texts), stranger) == (", ".join(texts),)
+    assert parts("", comparison_of("mocov2")) == ()

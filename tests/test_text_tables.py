@@ -13,12 +13,16 @@ import termios
 from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from repro.text_tables import TextTable, markdown_table, print_table
+from results.layout import Cell, ColumnGroup, Line
+from results.layout import Table as Layout
+from results.table_on_terminal import print_on_terminal
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COLUMNS = 80
@@ -171,3 +175,24 @@ def test_no_word_is_lost_or_broken_at_any_width(rows: list[tuple[str, ...]], wid
     words = {word for line in lines for word in line.split()}
     assert {word for row in rows for cell in row[:3] for word in cell.split()} <= words
     assert all(len(line) <= width for line in lines)
+
+
+def test_on_a_terminal_a_part_of_a_label_stays_whole() -> None:
+    def shown(*labels: tuple[str, ...]) -> list[str]:
+        block = tuple(Line(parts, (Cell("1.00"),)) for parts in labels)
+        groups = (ColumnGroup(Cell("group"), (Cell("measured"),)),)
+        console = Console(file=StringIO(), force_terminal=True, width=COLUMNS, no_color=True)
+        print_on_terminal(Layout("table1", "A table.", "", groups, (block,), "", (), pd.DataFrame()), console)
+        assert isinstance(console.file, StringIO)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+        return [line.rstrip() for line in text.splitlines()[4:]]
+
+    hard = "hard negative, without gradient"
+    assert shown(("MoCo v2", "key masked", hard), ("MoCo v2", "both masked", hard)) == [
+        f"MoCo v2, {hard}",
+        "  key masked" + " " * (len(hard) + 3) + "1.00",
+        "  both masked" + " " * (len(hard) + 2) + "1.00",
+    ]
+    # They begin alike, and have no part in common.
+    names = "untrained network (MoCo v2, key masked)", "untrained network (MoCo v2, both masked)"
+    assert [line.split("  ")[0] for line in shown((names[0],), (names[1],))] == list(names)

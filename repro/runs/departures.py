@@ -72,8 +72,8 @@ def scale_of(departures: Iterable[Departure]) -> str:
     return _SEPARATOR.join(map(str, listed(departures)))
 
 
-def common_scale(departures: Iterable[Departure]) -> str:
-    """Returns the text of sizes without what frameworks have of their own, so that one sweep's rows share a column.
+def common_sizes(departures: Iterable[Departure]) -> list[Departure]:
+    """Returns sizes, listed, without what frameworks have of their own, so that one sweep's rows share a column.
 
     Batch and queue count where a run is smaller than the paper's in nothing else; otherwise tables name them elsewhere.
     Rows of one method that differ in them are refused (`results.collect.refuse_mixed`).
@@ -81,8 +81,17 @@ def common_scale(departures: Iterable[Departure]) -> str:
     Args:
         departures: Those that make a run tiny.
     """
-    sizes = list(departures)
-    return scale_of(size for size in sizes if size.what not in OF_A_FRAMEWORK) or scale_of(sizes)
+    sizes = listed(departures)
+    return [size for size in sizes if size.what not in OF_A_FRAMEWORK] or sizes
+
+
+def common_scale(departures: Iterable[Departure]) -> str:
+    """Returns the text of the sizes that `common_sizes` leaves.
+
+    Args:
+        departures: Those that make a run tiny.
+    """
+    return scale_of(common_sizes(departures))
 
 
 def measured_scale(scale: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from repro.runs.departures import DETECTION, Departure
-from repro.runs.protocols import protocol_name
+from repro.runs.protocols import EvaluationProtocol
 
 VOC, COCO = "voc07+12", "coco"
 """The two tasks, named as the data sets whose schedules they are."""
@@ -57,7 +57,11 @@ class DetectionSettings:
             task: `voc07+12` or `coco`.
             batch: What `batch` came to on the devices at hand; 0: as set, and not named where it is left to them.
         """
-        name = f"voc-frcnn-{self.head}-24k-v1" if task == VOC else f"coco-mrcnn-{self.head}-{self.coco_schedule}-v1"
+        return self.departing(task, batch).name
+
+    def departing(self, task: str, batch: int = 0) -> EvaluationProtocol:
+        """Returns the protocol with every departure from it; `task` and `batch` as of `protocol`."""
+        version = f"voc-frcnn-{self.head}-24k-v1" if task == VOC else f"coco-mrcnn-{self.head}-{self.coco_schedule}-v1"
         batch, trials = batch or self.batch, self.trials_of(task)
         # 0 where the protocol's own value is used: no setting here can depart from it by being 0.
         values = {
@@ -70,24 +74,24 @@ class DetectionSettings:
             "scene_objects": self.scene_objects if self.scene_objects != DetectionSettings.scene_objects else 0,
             "trials": trials if trials != TRIALS[task] else 0,
         }
-        return protocol_name(name, ((setting, value) for setting, value in values.items() if value))
+        return EvaluationProtocol.departing(version, ((setting, value) for setting, value in values.items() if value))
 
     def protocol_of_one(self, task: str, batch: int) -> str:
         """Returns the name of the protocol without the number of trials, which changes none of them."""
         return dataclasses.replace(self, trials=0).protocol(task, batch)
 
-    def possible_protocols(self, task: str) -> frozenset[str]:
-        """Returns every name that `protocol` gives once it is known on how many devices the training ran.
+    def possible_protocols(self, task: str) -> tuple[EvaluationProtocol, ...]:
+        """Returns every protocol that a training may have once it is known on how many devices it ran.
 
         Args:
             task: `voc07+12` or `coco`.
 
         Returns:
-            The one name where `batch` is set. Where it is left open, the names for two images on each of 1 to 8
-            devices; more than eight share the batch of sixteen.
+            The one where `batch` is set. Where it is left open, those for two images on each of 1 to 8 devices, in
+            this order; more than eight share the batch of sixteen.
         """
         open_batches = range(IMAGES_PER_DEVICE, REFERENCE_BATCH + 1, IMAGES_PER_DEVICE)
-        return frozenset(self.protocol(task, batch) for batch in ([self.batch] if self.batch else open_batches))
+        return tuple(self.departing(task, batch) for batch in ([self.batch] if self.batch else open_batches))
 
     def departures(self) -> tuple[Departure, ...]:
         """Returns in what a training is smaller than the protocol's: one departure that names every size, or none."""

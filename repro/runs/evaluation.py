@@ -10,18 +10,19 @@ from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
 from repro.runs.detection import COCO, DETECTION_TASKS, VOC
+from repro.runs.protocols import EvaluationProtocol
 from repro.runs.records import Result, latest
 from repro.runs.run import Run
 
-PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[str, ...]]] = {
-    "linear": lambda run, dataset: (run.probe.protocol_on(dataset),),
-    "logistic": lambda run, dataset: (run.logistic.protocol_on(dataset),),
-    "knn": lambda run, _: tuple(run.knn.protocol(k) for k in run.knn.neighbours),
-    "finetune": lambda run, _: (run.finetune.protocol("finetune"),),
-    "semi-1": lambda run, _: (run.finetune.protocol("semi-1"),),
-    "semi-10": lambda run, _: (run.finetune.protocol("semi-10"),),
-    VOC: lambda run, _: (run.detection.protocol(VOC),),
-    COCO: lambda run, _: (run.detection.protocol(COCO),),
+PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[EvaluationProtocol, ...]]] = {
+    "linear": lambda run, dataset: (run.probe.departing_on(dataset),),
+    "logistic": lambda run, dataset: (run.logistic.departing_on(dataset),),
+    "knn": lambda run, _: tuple(run.knn.departing(k) for k in run.knn.neighbours),
+    "finetune": lambda run, _: (run.finetune.departing("finetune"),),
+    "semi-1": lambda run, _: (run.finetune.departing("semi-1"),),
+    "semi-10": lambda run, _: (run.finetune.departing("semi-10"),),
+    VOC: lambda run, _: (run.detection.departing(VOC),),
+    COCO: lambda run, _: (run.detection.departing(COCO),),
 }
 """Every task that there is, with the protocols that its rows carry for a run and a data set."""
 
@@ -73,8 +74,15 @@ class Evaluation:
         """Returns the names of the protocols that its rows carry, as far as the run's settings tell.
 
         A batch of detection that is left to the devices at hand is not among these settings, and stands in the rows
-        alone: `recorded` knows such rows.
+        alone: `possible_protocols` knows such rows.
         """
+        return tuple(protocol.name for protocol in PROTOCOLS[self.task](run, self.dataset))
+
+    def possible_protocols(self, run: Run) -> tuple[EvaluationProtocol, ...]:
+        """Returns every protocol that one of its rows may have been measured by, in the order of the settings."""
+        if self.task in DETECTION_TASKS:
+            # Measured on two GPUs or on eight, a number is a result of the settings that left the batch open.
+            return run.detection.possible_protocols(self.task)
         return PROTOCOLS[self.task](run, self.dataset)
 
     def recorded(self, run: Run, rows: Iterable[Result]) -> list[Result]:
@@ -89,11 +97,9 @@ class Evaluation:
             evaluation counts as done or not at all.
         """
         rows = [row for row in rows if (row.run_id, row.task, row.dataset) == (run.id, self.task, self.dataset)]
-        if self.task in DETECTION_TASKS:
-            # Measured on two GPUs or on eight, a number is a result of the settings that left the batch open. A set of
-            # names is made and compared: a row's name is never taken apart.
-            possible = run.detection.possible_protocols(self.task)
-            return latest([row for row in rows if row.protocol in possible])
-        protocols = set(self.protocols(run))
-        rows = [row for row in rows if row.protocol in protocols]
-        return latest(rows) if {row.protocol for row in rows} == protocols else []
+        # A set of names is made and compared: a row's name is never taken apart.
+        possible = {protocol.name for protocol in self.possible_protocols(run)}
+        rows = [row for row in rows if row.protocol in possible]
+        # Of detection one is enough: its possible protocols are one training's, on other devices.
+        complete = self.task in DETECTION_TASKS or {row.protocol for row in rows} == possible
+        return latest(rows) if complete else []

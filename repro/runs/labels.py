@@ -40,7 +40,7 @@ def label(method: str, *, branch: str = "") -> str:
         `MoCo v2 + ours (high-pass), key masked, no hard negative` of `mocov2+ours-hp@key-no-hard-negative`; a name of
         another form, as a method of somebody's own may have, as it is.
     """
-    return ", ".join(filter(None, _parts(method, branch)))
+    return ", ".join(label_parts(method, branch=branch))
 
 
 def change_label(method: str) -> str:
@@ -49,7 +49,17 @@ def change_label(method: str) -> str:
     Args:
         method: Its name.
     """
-    return ", ".join(filter(None, _parts(method, "")[1:]))
+    return ", ".join(label_parts(method)[1:])
+
+
+def label_parts(method: str, *, branch: str = "") -> tuple[str, ...]:
+    """Returns what `label` joins: framework and masking, the branch, what is changed.
+
+    Args:
+        method: Its name.
+        branch: As of `label`.
+    """
+    return tuple(filter(None, _parts(method, branch)))
 
 
 def _parts(method: str, branch: str) -> list[str]:

@@ -23,17 +23,33 @@ measured on the first one (seed 0) alone.
 """
 
 
-def protocol_name(name: str, departures: Iterable[tuple[str, Any]]) -> str:
-    """Returns the name of a protocol with its departures: `linear-moco-v1`, `linear-moco-v1[epochs=20,batch=16]`.
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """How something is measured: a protocol, and in what the settings depart from it."""
 
-    Results are found again by this text, so neither the order of the departures nor the format of a value may change.
+    version: str
+    """Name and version of the protocol, `linear-moco-v1`."""
+    departures: str = ""
+    """What departs from it, `epochs=20,batch=16`; empty where nothing does."""
 
-    Args:
-        name: Name and version of the protocol.
-        departures: Each setting that departs from the protocol, with its value: a number, a tuple of numbers, or text.
-    """
-    text = ",".join(f"{setting}={_value_text(value)}" for setting, value in departures)
-    return f"{name}[{text}]" if text else name
+    @classmethod
+    def departing(cls, version: str, departures: Iterable[tuple[str, Any]]) -> "EvaluationProtocol":
+        """Returns a protocol with some settings changed.
+
+        Args:
+            version: Name and version of the protocol.
+            departures: Each setting that departs from it, with its value: a number, a tuple of numbers, or text.
+        """
+        return cls(version, ",".join(f"{setting}={_value_text(value)}" for setting, value in departures))
+
+    @property
+    def name(self) -> str:
+        """The name with the departures: `linear-moco-v1`, `linear-moco-v1[epochs=20,batch=16]`.
+
+        Results are found again by this text, so neither the order of the departures nor the format of a value may
+        change. Nobody takes it apart.
+        """
+        return f"{self.version}[{self.departures}]" if self.departures else self.version
 
 
 def _value_text(value: Any) -> str:
@@ -87,8 +103,12 @@ class ProbeSettings:
         Args:
             dataset: Name of the data set; one of `LINEAR_PROTOCOLS` has a protocol of its own.
         """
-        name = LINEAR_PROTOCOLS.get(dataset, LINEAR_PROTOCOL)
-        return protocol_name(name, _departures(self, *_unused_fields(dataset)))
+        return self.departing_on(dataset).name
+
+    def departing_on(self, dataset: str) -> EvaluationProtocol:
+        """Returns the protocol on a data set, with its departures; `dataset` as of `protocol_on`."""
+        version = LINEAR_PROTOCOLS.get(dataset, LINEAR_PROTOCOL)
+        return EvaluationProtocol.departing(version, _departures(self, *_unused_fields(dataset)))
 
     @property
     def metric_endings(self) -> list[str]:
@@ -116,7 +136,11 @@ class LogisticSettings:
 
     def protocol_on(self, dataset: str) -> str:
         """Returns the name of the protocol, `logreg-v1`, with its departures on a data set."""
-        return protocol_name("logreg-v1", _departures(self, *_unused_fields(dataset)))
+        return self.departing_on(dataset).name
+
+    def departing_on(self, dataset: str) -> EvaluationProtocol:
+        """Returns the protocol on a data set, with its departures."""
+        return EvaluationProtocol.departing("logreg-v1", _departures(self, *_unused_fields(dataset)))
 
 
 @dataclass(frozen=True)
@@ -132,8 +156,12 @@ class KnnSettings:
 
     def protocol(self, k: int) -> str:
         """Returns the name of the protocol for one number of neighbours: `knn-v1[k=20]`, always with its k."""
+        return self.departing(k).name
+
+    def departing(self, k: int) -> EvaluationProtocol:
+        """Returns the protocol for one number of neighbours, with its departures, of which its k is always one."""
         # k is named on every row, and as text: as a number a huge one would be rounded to six digits.
-        return protocol_name("knn-v1", [("k", str(k)), *_departures(self, "neighbours")])
+        return EvaluationProtocol.departing("knn-v1", [("k", str(k)), *_departures(self, "neighbours")])
 
 
 FINE_TUNINGS: Mapping[str, tuple[str, float, int]] = {
@@ -160,10 +188,14 @@ class FinetuneSettings:
         Args:
             task: A key of `FINE_TUNINGS`.
         """
-        name, _, epochs = FINE_TUNINGS[task]
+        return self.departing(task).name
+
+    def departing(self, task: str) -> EvaluationProtocol:
+        """Returns the protocol of a task, a key of `FINE_TUNINGS`, with its departures."""
+        version, _, epochs = FINE_TUNINGS[task]
         # Epochs that are given and are the protocol's own are no departure, although they differ from the field's 0.
         unused = ("epochs",) if self.epochs == epochs else ()
-        return protocol_name(name, _departures(self, *unused))
+        return EvaluationProtocol.departing(version, _departures(self, *unused))
 
     def epochs_of(self, task: str) -> int:
         """Returns how many epochs a task, a key of `FINE_TUNINGS`, takes."""
