@@ -13,7 +13,6 @@ import pytest
 import torch
 from imitated_gpu import GPU, ImitatedGenerator, WaitError, imitated_gpu
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 from training_samples import CPU, EPOCH, tiny
 
 from baselines import METHODS, TABLE1, build_learner
@@ -84,9 +83,9 @@ def test_waits_are_refused(wait: Callable[[Tensor], Any]) -> None:
 def test_tensors_of_two_devices_are_refused() -> None:
     with imitated_gpu():
         values = torch.zeros(3, device=GPU)
-        with pytest.raises(FakeTensorDeviceMismatchError):
+        with pytest.raises(RuntimeError, match="devices"):
             values + torch.ones(3)
-        with pytest.raises(FakeTensorDeviceMismatchError):
+        with pytest.raises(RuntimeError, match="devices"):
             torch.where(torch.ones(3, dtype=torch.bool), values, values)
         assert (values + torch.ones(3).to(GPU)).device == GPU
 
