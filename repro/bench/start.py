@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.imports import collection_paused
+from repro.garbage import imports_unwalked
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.terminal import say
@@ -114,7 +114,7 @@ def main(folder: Path, build: str) -> None:
         build: `MODULE:FUNCTION` that makes what is trained.
     """
     marks = _Marks()
-    with collection_paused():  # as jobs import
+    with imports_unwalked():  # as jobs import
         import torch
 
         marks.end("import torch")
