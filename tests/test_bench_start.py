@@ -1,11 +1,13 @@
 """`salmask bench start`, which shows what a training does before its first step."""
 
 import json
+from subprocess import CompletedProcess
 
 import pytest
-from training_samples import refused, salmask
+from training_samples import refused, salmask, tiny
 
-from repro.bench.start import STAGES
+from repro.bench.start import STAGES, measure_start
+from repro.errors import UserError
 
 TINY = (
     *("--data", "scenes", "data.crop=32", "data.scenes.size=64", "encoder.arch=resnet18", "encoder.width=8"),
@@ -36,3 +38,11 @@ def test_a_start_that_is_refused_says_what_the_training_would() -> None:
         "salmask: optimization.precision=fp16 needs a GPU; mend: optimization.precision=bf16 or fp32"
     )
     assert "one row at a time" in refused("bench", "start", "mocov2", "simclr", *TINY)
+
+
+def test_an_epoch_of_one_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {stage: {"cpu s": 1.0, "wall s": 1.0} for stage in STAGES if stage != "second step"}
+    ended = CompletedProcess([], 0, stdout=json.dumps(told), stderr="")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: ended)
+    with pytest.raises(UserError, match=r"^an epoch has no second step; mend: a smaller optimization\.batch"):
+        measure_start(tiny(), "baselines:build_learner", 1)

@@ -44,7 +44,7 @@ def measure_start(run: Run, build: str, rounds: int) -> list[dict[str, Any]]:
         threads of the process, and by the clock on the wall.
 
     Raises:
-        UserError: the training is refused, or ended before its first epoch did.
+        UserError: the training is refused, ended before its first epoch did, or has a single step in it.
     """
     times = [_start(run, build) for _ in range(rounds)]
     until_first_step = STAGES[: STAGES.index("first step") + 1]
@@ -78,4 +78,6 @@ def _start(run: Run, build: str) -> dict[str, dict[str, float]]:
         reason = (ended.stderr.strip() or f"exit {ended.returncode}").splitlines()[-1]
         raise UserError(f"the training did not come to the end of an epoch: {reason}", mend="`salmask doctor`")
     times: dict[str, dict[str, float]] = json.loads(ended.stdout.splitlines()[-1])
+    if untimed := [stage for stage in STAGES if stage not in times]:
+        raise UserError(f"an epoch has no {untimed[0]}", mend="a smaller optimization.batch, or more images")
     return times
