@@ -43,12 +43,12 @@ def main(folder: Path, build: str) -> None:
 def _import(build: str, clock: StageClock) -> "Build":
     """Imports all that a training needs, and returns what makes its learner."""
     with imports_unwalked():  # as jobs import
-        import torch  # noqa: F401 # only timed here; whoever needs it below imports it again, at no cost
+        import torch  # noqa: F401  # to be timed; whoever needs it below imports it again, at no cost
 
         clock.end("import torch")
         import repro.bench.stage_hooks
         import repro.distributed
-        import repro.training.pretraining  # noqa: F401 # likewise
+        import repro.training.pretraining  # noqa: F401  # likewise
 
         build_learner: Build = pkgutil.resolve_name(build)
     clock.end("import the training")

@@ -78,6 +78,6 @@ def _ask() -> _Question:
         return _Question(signal, work, None)
     work.wait()  # of NCCL's this makes the device's stream wait, and not the process
     copy = signal.to("cpu", non_blocking=True)
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event()
     event.record()
     return _Question(copy, work, event)
