@@ -18,6 +18,7 @@ import torch
 from detection_samples import SETTINGS, data_of, planned, prepared
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import GeneralizedRCNN
+from json_rows import read_rows
 from training_samples import CPU, assert_same, refused, salmask, with_random_backbone
 from waiting import wait_until
 
@@ -87,7 +88,7 @@ def test_a_resumed_training_ends_in_the_same_bits(
     content = trained_detector(trial, backbone)
     assert_same(content["model"], undisturbed["model"])
     assert not checkpoints(trial.path)
-    lines = [json.loads(line) for line in (trial.path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_rows(trial.path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(line["total_loss"] > 0 and line["lr"] > 0 for line in lines)
 

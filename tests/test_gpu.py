@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from contrastive_samples import draws, pixels
+from json_rows import read_rows
 from mmengine.hooks import Hook
 from torch import Tensor
 from training_samples import (
@@ -22,7 +23,6 @@ from training_samples import (
     assert_same_training,
     interrupt,
     make_training,
-    metrics,
     newest,
     salmask,
     tiny,
@@ -66,7 +66,7 @@ def on_gpu(method: str = "mocov2", **changes: Any) -> Run:
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [row["loss"] for row in metrics(folder)]
+    return [row["loss"] for row in read_rows(folder.metrics)]
 
 
 def trained(run: Run, path: Path, device: torch.device, *hooks: Hook) -> RunFolder:

@@ -1,7 +1,6 @@
 """The rows: what they are, in what they differ, and that each can be trained."""
 
 import copy
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from json_rows import read_rows
 from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -357,7 +357,7 @@ def test_simclr_trains_in_mixed_precision_and_channels_last(name: str, tmp_path:
         folder = RunFolder(tmp_path / precision)
         train(tiny(name, settings), folder)
         dtypes |= {x.dtype for x in newest(folder.checkpoints)["model"].values()}
-        losses.append(json.loads(folder.metrics.read_text().splitlines()[0])["loss"])
+        losses.append(read_rows(folder.metrics)[0]["loss"])
     assert dtypes == {torch.float32, torch.int64}
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], abs=0.2)
