@@ -48,7 +48,7 @@ from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
 from repro.training.loading import EpochBatches
-from repro.training.pretraining import _is_pretrained
+from repro.training.pretraining import is_pretrained
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
@@ -142,7 +142,7 @@ def pretrained_to(number: int, place: Path) -> list[bool]:
         if (seconds := late[number]) is not None:
             Timer(seconds, folder.backbone.touch).start() if seconds else folder.backbone.touch()
         barrier()
-        answers.append(_is_pretrained(folder))
+        answers.append(is_pretrained(folder))
         assert not answers[-1] or folder.backbone.exists()
     return answers
 

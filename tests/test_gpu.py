@@ -45,7 +45,7 @@ from repro.training.precision import wrap_optimizers
 from repro.training.pretraining import open_data, plan_batches
 from repro.training.resident import ResidentImages
 from repro.training.resume import checkpoints
-from repro.training.stop_agreement import StopAgreement, _ask
+from repro.training.stop_agreement import StopAgreement, ask_all
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -263,7 +263,7 @@ def test_one_process_of_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
         assert value.tolist() == [1.0] * 3
         assert not StopAgreement().at_once()
         monkeypatch.setattr("repro.training.stop_agreement.STOP.signal", 12)
-        assert _ask().answer() == 12
+        assert ask_all().answer() == 12
     finally:
         dist.destroy_process_group()
 
