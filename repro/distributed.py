@@ -76,7 +76,7 @@ def await_file(path: Path) -> None:
     """
     deadline = time.monotonic() + VISIBLE_SECONDS
     # False too where the file system does not tell: a server that knew the file's last version forgets it first.
-    while not os.path.exists(path):  # noqa: PTH110
+    while not os.path.exists(path):  # noqa: PTH110  # Path.exists raises there
         if time.monotonic() > deadline:
             what = f"rank {rank()} on {socket.gethostname()} does not see {path}, which rank 0 sees"
             raise UserError(what, mend="runs in a folder that all nodes share")

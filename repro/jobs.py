@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.console import show_log
-from repro.imports import collection_paused
+from repro.garbage import imports_unwalked
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -67,7 +67,7 @@ def _carry_out(
     """Carries out a task in a process that listens to signals and says what it does."""
     # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
     # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
-    with collection_paused():
+    with imports_unwalked():
         from repro.distributed import initialise, rank
 
     device = initialise(run.machine.device)
@@ -97,12 +97,12 @@ def _prepare(
     """
     OPENING.say(f"{task}: importing what it needs")
     if task == PRETRAIN:
-        with collection_paused():
+        with imports_unwalked():
             from baselines import build_learner
             from repro.training.pretraining import prepare_pretraining
 
         return prepare_pretraining(run, folder, device, build_learner)
-    with collection_paused():
+    with imports_unwalked():
         from downstream.tasks import prepare_evaluation
 
     OPENING.say(f"{task}: reading the backbone")

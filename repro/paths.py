@@ -26,7 +26,7 @@ def with_home(word: str) -> str:
     the name `~`. What is no home folder of this machine stays as it is.
     """
     match = _HOME.fullmatch(word)
-    return word if match is None else match[1] + os.path.expanduser(match[2])  # noqa: PTH111 - text, kept where no path
+    return word if match is None else match[1] + os.path.expanduser(match[2])  # noqa: PTH111  # text, kept if no path
 
 
 def absolute(path: str) -> str:
@@ -34,4 +34,4 @@ def absolute(path: str) -> str:
 
     Links stay in it: they are what a person named, and may lead elsewhere tomorrow.
     """
-    return os.path.abspath(os.path.expanduser(path)) if path else path  # noqa: PTH100, PTH111 - text in, text out
+    return os.path.abspath(os.path.expanduser(path)) if path else path  # noqa: PTH100, PTH111  # text in, text out

@@ -116,7 +116,7 @@ def _of_column(
             paper.values.get((name, column.group.name, in_the_paper)) if paper.prints(metric) else None
             for name in (method, base)
         ]
-        target = None if None in of_paper else round(of_paper[0] - of_paper[1], 2)  # type: ignore[operator]
+        target = None if None in of_paper else round(of_paper[0] - of_paper[1], 2)  # type: ignore[operator]  # no None
         unlike = tuple(column.comparisons[method].altered_unlike(column.comparisons[base]))
         compares = column.compares(method) and column.compares(base)
         gathered.append(Effect(method, panel, comparison, target, compares, unlike))
@@ -156,8 +156,8 @@ def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) ->
         axes.plot(mean, position, style.marker, color=style.colour, markerfacecolor=fill, markersize=7)
         if effect.published is not None:
             axes.vlines(effect.published, position - 0.36, position + 0.36, **_tick(theme, compares=effect.compares))
-        place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
-        axes.annotate(effect.text, (1.01, position), **place)  # type: ignore[arg-type]
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
+        axes.annotate(effect.text, (1.01, position), **place)
     axes.axvline(0, color=ink(theme), linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.9)
     axes.set_yticks(range(len(effects_of_panel)), [label(effect.method) for effect in effects_of_panel])
     axes.set(xlim=(low, high), ylim=(len(effects_of_panel) - 0.4, -0.6))

@@ -289,7 +289,7 @@ def _digest(archive: zipfile.ZipFile, name: str) -> str:
     """Returns the SHA-256 of a file's content; empty where it cannot be unpacked."""
     try:
         with archive.open(name) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has `readinto`
     except (*TORN, NotImplementedError, RuntimeError):  # the last two: of a compression or with a password that none is
         return ""
 

@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -340,7 +341,7 @@ def save(name: str, material: Material, folder: Path) -> list[Path]:
     # Both are drawn before the first is written: a plot that fails leaves the old files as they were.
     contents = {folder / f"{name}{suffix}": draw(name, material, suffix) for suffix in SUFFIXES}
     for path, content in contents.items():
-        write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        write_atomically(path, methodcaller("write", content))
     return list(contents)
 
 

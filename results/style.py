@@ -182,7 +182,7 @@ def themed(theme: Theme) -> Iterator[None]:
         "axes.titlecolor": _INK[theme],
         "axes.edgecolor": _INK[theme],
     }
-    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]  # a name of its list is no str to it
         yield
 
 

@@ -19,7 +19,7 @@ from repro.files import read_regular
 try:
     from yaml import CBaseLoader as _BaseLoader
 except ImportError:  # PyYAML was built without libyaml: slower, in thousands of nested brackets by minutes
-    from yaml import BaseLoader as _BaseLoader  # type: ignore[assignment]
+    from yaml import BaseLoader as _BaseLoader  # type: ignore[assignment]  # another class, used alike
 
 LARGEST_FILE = 64 * 1024
 """Bytes of a profile; one of a person has less than 2 KiB."""

@@ -51,6 +51,12 @@ def nothing_of_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
+@pytest.fixture
+def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Saliency maps that the test computes are found by no other one, nor those of others by it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
     """A job that ends in the test's own process ignores signals from then on, and so would what later tests start."""

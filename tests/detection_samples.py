@@ -17,12 +17,15 @@ pytest.importorskip("detectron2")
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 from torchvision.models import get_model
 
 from downstream.detection.config import Scaling, build_config
 from downstream.detection.data import DetectionData, open_coco, open_voc
+from downstream.detection.model import build_detector
 from downstream.detection.task import DetectionTask, quiet_detectron2
+from downstream.detection.training import train
 from downstream.detection.trial import Trial
 from repro.backbones.checkpoint import Backbone, load_backbone
 
@@ -37,6 +40,11 @@ DETECTION: Mapping[str, Any] = {
     "machine.checkpoint_every": 2,
 }
 SETTINGS = {**TINY, **DETECTION}
+
+
+def detection_words() -> list[str]:
+    """These settings, but for the run's own, as a command line has them."""
+    return [f"{key}={value}" for key, value in SETTINGS.items() if key.startswith(("detection.", "machine."))]
 
 
 def scenes(split: Any, count: int, objects: int = 2) -> Scenes:
@@ -63,6 +71,18 @@ def planned(run: Run, folder: RunFolder, data: DetectionData, task: str = VOC) -
     backbone = load_backbone(folder.backbone)
     with quiet_detectron2():
         return DetectionTask(task).plan(run, folder, backbone, data, CPU)[0], backbone
+
+
+def begin(trial: Trial, backbone: Backbone) -> GeneralizedRCNN:
+    trial.path.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    return build_detector(trial.cfg, backbone, high_passed=False)
+
+
+def trained_detector(trial: Trial, backbone: Backbone) -> dict[str, Any]:
+    with quiet_detectron2():
+        train(trial, begin(trial, backbone))
+    return torch.load(trial.final, weights_only=True)
 
 
 def config(

@@ -17,6 +17,13 @@ def message_of(call: Callable[[], object]) -> str:
     return message
 
 
+def assert_refused_by_name(read: Callable[[str], object], path: str, part: str) -> None:
+    """Reading a file ends in one line that names it, and says this of it."""
+    message = message_of(lambda: read(path))
+    assert part in message
+    assert path in message
+
+
 def refusal(*overrides: str) -> str:
     """The message on these overrides, which is one line."""
     return message_of(lambda: build([parse_overrides(overrides)]))

@@ -1,12 +1,12 @@
 """Run folders as a sweep leaves them, made without training, for tests of what reads them."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from json_rows import read_rows, write_rows
 from PIL import Image
 
 from baselines import METHODS
@@ -48,8 +48,8 @@ def renamed(folder: RunFolder, method: str) -> RunFolder:
     old, parent = folder.path.parent.name, folder.path.parent.with_name(method)
     parent.mkdir(exist_ok=True)
     path = folder.path.rename(parent / folder.path.name)
-    results = [json.loads(line) | {"method": method} for line in (path / "results.jsonl").read_text().splitlines()]
-    _write_lines(path / "results.jsonl", results)
+    results = [row | {"method": method} for row in read_rows(path / "results.jsonl")]
+    write_rows(path / "results.jsonl", results)
     text = (path / "run.yaml").read_text()
     (path / "run.yaml").write_text(text.replace(f"method: {old}\n", f"method: {json.dumps(method)}\n"))
     return RunFolder(path)
@@ -72,12 +72,12 @@ def finished(
     run = build([of_method(method), {"seed": seed}, overrides])
     folder = begun(root / sweep, run)
     rng = np.random.default_rng(seed)
-    _write_lines(
+    write_rows(
         folder.metrics,
         ({"step": step, "loss": 8 - 2 * step / 100 + rng.normal(0, 0.1), "time": 0.5} for step in range(10, 101, 10)),
     )
     probe = folder.path / "probes" / f"{run.data.dataset}-{run.probe.protocol}" / "metrics.jsonl"
-    _write_lines(probe, ({"step": step, "top1": 20 + step + rng.normal(0, 1)} for step in (10, 20, 30)))
+    write_rows(probe, ({"step": step, "top1": 20 + step + rng.normal(0, 1)} for step in (10, 20, 30)))
     folder.gallery.mkdir()
     Image.fromarray(rng.integers(0, 255, (60, 40, 3), dtype=np.uint8)).save(folder.gallery / "masks.png")
     (folder.logs / "first").mkdir(parents=True)
@@ -132,8 +132,3 @@ def _result_of(run: Run, sweep: str) -> Result:
         protocol=run.probe.protocol,
         scale=scale_of(sizes_below_recipe(run)),
     )
-
-
-def _write_lines(path: Path, rows: Iterable[dict[str, float]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

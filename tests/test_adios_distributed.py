@@ -8,8 +8,9 @@ import pytest
 import torch
 from adios_samples import ENCODERS, FRAMEWORKS, B, adios_run, make_adios, make_views, with_optimizers
 from contrastive_samples import small_encoders
+from json_rows import read_rows
 from torch import Tensor, nn
-from training_samples import STEPS, assert_same, make_training, metrics, newest, on_two_processes
+from training_samples import STEPS, assert_same, make_training, newest, on_two_processes
 
 from baselines.adios import Adios
 from repro.masking.views import Views
@@ -92,11 +93,11 @@ def test_a_run_of_two_processes_ends_alike_on_both(ranks: Any, framework: str) -
     content = newest(RunFolder(folder / framework).checkpoints)
     assert content["world_size"] == 2
     assert_same(learned(content["model"]), learned(first))
-    assert len(metrics(RunFolder(folder / framework))) == STEPS
+    assert len(read_rows(RunFolder(folder / framework).metrics)) == STEPS
 
 
 def test_a_run_of_two_processes_is_the_run_of_one(ranks: Any, tmp_path: Path) -> None:
     alone = RunFolder(tmp_path)
     make_training(adios_run("simclr"), alone).run()
-    for ours, theirs in zip(metrics(RunFolder(ranks[0] / "simclr")), metrics(alone), strict=True):
+    for ours, theirs in zip(read_rows(RunFolder(ranks[0] / "simclr").metrics), read_rows(alone.metrics), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.01)

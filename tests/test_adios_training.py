@@ -11,6 +11,7 @@ import pytest
 import torch
 from adios_samples import FRAMEWORKS, adios_run, make_adios, make_views, with_optimizers
 from contrastive_samples import small_encoders
+from json_rows import read_rows
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -22,7 +23,6 @@ from training_samples import (
     assert_same_training,
     interrupt,
     make_training,
-    metrics,
     newest,
     tiny,
 )
@@ -60,7 +60,7 @@ def test_interrupted_and_resumed_equals_undisturbed(
     assert newest(folder.checkpoints)["step"] == step - 1
     make_training(adios_run(framework), folder).run()
     assert_same_training(folder.checkpoints, undisturbed[framework].checkpoints)
-    ours, theirs = metrics(folder), metrics(undisturbed[framework])
+    ours, theirs = read_rows(folder.metrics), read_rows(undisturbed[framework].metrics)
     for name in ("step", "loss", "occlusion_loss", "encoder.lr", "occlusion.lr", "mask_share_1"):
         assert [row[name] for row in ours] == [row[name] for row in theirs]
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_with_other_optimizers_is_refused(tmp_path: Path) -> None:
 def test_both_rates_follow_their_schedules_and_every_number_is_logged(
     undisturbed: Mapping[str, RunFolder], framework: str
 ) -> None:
-    rows = metrics(undisturbed[framework])
+    rows = read_rows(undisturbed[framework].metrics)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for number, row in enumerate(rows):
         elapsed = number // EPOCH / 3 if framework == "mocov2" else number / STEPS
@@ -109,8 +109,8 @@ def test_log_lines_hold_the_mean_of_the_steps_since_the_last(
     folder = RunFolder(tmp_path)
     run = adios_run("simclr", {"machine.log_every": 2, "adios.single": True})
     make_training(run, folder).run()
-    steps = metrics(undisturbed["simclr"])
-    for row, pair in zip(metrics(folder), zip(steps[::2], steps[1::2], strict=True), strict=True):
+    steps = read_rows(undisturbed["simclr"].metrics)
+    for row, pair in zip(read_rows(folder.metrics), zip(steps[::2], steps[1::2], strict=True), strict=True):
         for name in ("loss", "occlusion_loss", "mask_share_2"):
             assert row[name] == pytest.approx((pair[0][name] + pair[1][name]) / 2, rel=1e-6)
 

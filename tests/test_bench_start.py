@@ -1,15 +1,13 @@
-"""What imports cost, and `salmask bench start`, which shows what a training does before its first step."""
+"""`salmask bench start`, which shows what a training does before its first step."""
 
-import gc
 import json
-import sys
-from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from training_samples import refused, salmask
+from training_samples import refused, salmask, tiny
 
-from repro.bench.start import STAGES
-from repro.imports import collection_paused
+from repro.bench.start import STAGES, measure_start
+from repro.errors import UserError
 
 TINY = (
     *("--data", "scenes", "data.crop=32", "data.scenes.size=64", "encoder.arch=resnet18", "encoder.width=8"),
@@ -42,28 +40,9 @@ def test_a_start_that_is_refused_says_what_the_training_would() -> None:
     assert "one row at a time" in refused("bench", "start", "mocov2", "simclr", *TINY)
 
 
-def test_no_garbage_is_looked_for_while_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "salmask_test_module.py").write_text("objects = [[] for _ in range(5000)]\n", encoding="utf-8")
-    gc.unfreeze()
-    try:
-        with collection_paused():
-            assert not gc.isenabled()
-        # Nothing was imported: this process's garbage stays where it is found.
-        assert (gc.isenabled(), gc.get_freeze_count()) == (True, 0)
-        with collection_paused():
-            import salmask_test_module  # type: ignore[import-not-found]
-        assert len(salmask_test_module.objects) == 5000
-        assert gc.isenabled()
-        assert gc.get_freeze_count() >= 5000
-        with pytest.raises(ZeroDivisionError), collection_paused():
-            raise ZeroDivisionError
-        assert gc.isenabled()
-        gc.disable()
-        with collection_paused():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-        gc.unfreeze()
-        sys.modules.pop("salmask_test_module", None)
+def test_an_epoch_of_one_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {stage: {"cpu s": 1.0, "wall s": 1.0} for stage in STAGES if stage != "second step"}
+    ended = CompletedProcess([], 0, stdout=json.dumps(told), stderr="")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: ended)
+    with pytest.raises(UserError, match=r"^an epoch has no second step; mend: a smaller optimization\.batch"):
+        measure_start(tiny(), "baselines:build_learner", 1)

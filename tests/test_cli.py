@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_samples import commands
 from image_samples import bad_image, make_imagenet_root, write_image
+from json_rows import read_rows
 from training_samples import (
     EPOCH,
     OURS,
@@ -291,7 +292,7 @@ def test_probe_prints_the_rows_it_records_and_only_reads_them_again(tmp_path: Pa
     rows = json.loads(ended.out)
     assert [row["metric"] for row in rows] == ["top1", "top5", "mean_per_class", "top1_best"]
     assert {row["protocol"] for row in rows} == {"linear-moco-v1[epochs=1,batch=16]"}
-    assert [json.loads(line) for line in folder.results.read_text().splitlines()] == rows
+    assert read_rows(folder.results) == rows
     again = salmask("probe", str(folder.path), "probe.epochs=1")
     assert again.err == ""
     assert [line.split()[0] for line in again.out.splitlines()] == ["top1", "top5", "mean_per_class", "top1_best"]

@@ -1,4 +1,3 @@
-import json
 import math
 import shutil
 import signal
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from json_rows import read_rows
 from mmengine.model import MMDistributedDataParallel
 from torch import Generator, Tensor, nn
 from training_samples import (
@@ -48,7 +48,7 @@ from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
 from repro.training.loading import EpochBatches
-from repro.training.pretraining import _is_pretrained
+from repro.training.pretraining import is_pretrained
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
@@ -142,7 +142,7 @@ def pretrained_to(number: int, place: Path) -> list[bool]:
         if (seconds := late[number]) is not None:
             Timer(seconds, folder.backbone.touch).start() if seconds else folder.backbone.touch()
         barrier()
-        answers.append(_is_pretrained(folder))
+        answers.append(is_pretrained(folder))
         assert not answers[-1] or folder.backbone.exists()
     return answers
 
@@ -325,7 +325,7 @@ def test_two_processes_make_one_run(shared_run: tuple[RunFolder, str]) -> None:
         *("usage/pretrain.0.json", "usage/pretrain.1.json"),
     }
     assert len([name for name in below if name.endswith(".log")]) == 1
-    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    rows = read_rows(folder.metrics)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert log.count(f"pretrain: {STEPS} steps, ") == 1
     content = newest(folder.checkpoints)
@@ -346,7 +346,7 @@ def test_a_run_of_two_processes_resumes_bit_by_bit(shared_run: tuple[RunFolder, 
     assert process.stdout.count("backbone: ") == 1
     assert_same_training(folder.checkpoints, whole.checkpoints)
     assert_same(read_checkpoint(folder.backbone), read_checkpoint(whole.backbone))
-    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    rows = read_rows(folder.metrics)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
 
 

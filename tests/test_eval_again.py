@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from json_rows import read_rows, write_rows
 from training_samples import Ended, refused, salmask, tiny, with_random_backbone
 
 from repro.runs.evaluation import Evaluation
@@ -25,10 +26,10 @@ def older(tmp_path: Path) -> RunFolder:
     """A run with a row as an older version recorded it: another number, and no predictions."""
     folder = with_random_backbone(tiny(), tmp_path / "sweep")
     assert salmask("eval", str(folder.path), *KNN).code == 0
-    rows = [json.loads(line) for line in folder.results.read_text().splitlines()]
+    rows = read_rows(folder.results)
     shutil.rmtree(folder.path / "predictions")
     changes = {"value": OLD, "started": "2026-01-02T03:04:05+00:00", "predictions": "", "predictions_sha256": ""}
-    folder.results.write_text("".join(json.dumps(row | changes) + "\n" for row in rows))
+    write_rows(folder.results, (row | changes for row in rows))
     return folder
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from json_rows import read_rows
 from torch import Tensor
 from torchvision.models import get_model
 from training_samples import CPU, files_below, refused, salmask, tiny, with_random_backbone
@@ -79,7 +80,7 @@ def test_eval_prints_records_and_then_only_reads(folder: RunFolder) -> None:
     command = salmask(*arguments, "--json")
     assert command.code == 0, command.err
     rows = json.loads(command.out)
-    assert [json.loads(line) for line in folder.results.read_text().splitlines()] == rows
+    assert read_rows(folder.results) == rows
     assert list(dict.fromkeys((row["task"], row["protocol"]) for row in rows)) == [
         ("linear", "linear-moco-v1[epochs=1,batch=16]"),
         ("logistic", "logreg-v1[values=2]"),

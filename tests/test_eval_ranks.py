@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_rows import read_rows
 from training_samples import CPU, on_two_processes, salmask, tiny, with_random_backbone
 
 from downstream import epoch_scores, finetune
@@ -31,7 +32,7 @@ def test_two_processes_print_one_answer(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     rows = json.loads(ended.stdout)
     assert [row["metric"] for row in rows] == ["top1", "top5", "mean_per_class"]
-    assert [json.loads(line) for line in folder.results.read_text().splitlines()] == rows
+    assert read_rows(folder.results) == rows
     again = subprocess.run([*TORCHRUN, *command], capture_output=True, text=True, check=False)
     assert again.stdout == salmask(*command).out
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from training_samples import CPU, make_training, metrics, tiny
+from json_rows import read_rows
+from training_samples import CPU, make_training, tiny
 
 from repro.runs.folder import RunFolder
 from repro.training.feed import Feed
@@ -62,7 +63,7 @@ def trained(tmp_path: Path) -> list[dict[str, float]]:
     run = tiny(changes={"optimization.epochs": 2})
     folder = RunFolder(tmp_path / "run")
     make_training(run, folder).run()
-    return metrics(folder)
+    return read_rows(folder.metrics)
 
 
 def test_each_line_of_the_log_has_the_share_that_was_waited(tmp_path: Path, said: list[str]) -> None:

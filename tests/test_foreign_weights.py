@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_samples import ACCEPTED, AMBIGUOUS, dino, features, network
+from foreign_cases import ACCEPTED, AMBIGUOUS
+from foreign_layouts import dino
+from foreign_parts import features, network
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import get_model
@@ -46,7 +48,7 @@ def test_features_are_those_of_the_source_network(layout: str, images: Tensor, t
     assert expected.std() > 0.1
     torch.testing.assert_close(own_features(backbone.state, images), expected, atol=1e-6, rtol=1e-6)
     assert backbone.prefix == sample.prefix
-    assert backbone.input_filter == ("high_pass" if layout == "salmask" else "")
+    assert backbone.input_filter == ("high_pass" if layout == "own_backbone" else "")
 
 
 @pytest.mark.parametrize("layout", AMBIGUOUS)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from contrastive_samples import draws, pixels
+from json_rows import read_rows
 from mmengine.hooks import Hook
 from torch import Tensor
 from training_samples import (
@@ -22,7 +23,6 @@ from training_samples import (
     assert_same_training,
     interrupt,
     make_training,
-    metrics,
     newest,
     salmask,
     tiny,
@@ -45,7 +45,7 @@ from repro.training.precision import wrap_optimizers
 from repro.training.pretraining import open_data, plan_batches
 from repro.training.resident import ResidentImages
 from repro.training.resume import checkpoints
-from repro.training.stop_agreement import StopAgreement, _ask
+from repro.training.stop_agreement import StopAgreement, ask_all
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -66,7 +66,7 @@ def on_gpu(method: str = "mocov2", **changes: Any) -> Run:
 
 
 def losses(folder: RunFolder) -> list[float]:
-    return [row["loss"] for row in metrics(folder)]
+    return [row["loss"] for row in read_rows(folder.metrics)]
 
 
 def trained(run: Run, path: Path, device: torch.device, *hooks: Hook) -> RunFolder:
@@ -263,7 +263,7 @@ def test_one_process_of_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
         assert value.tolist() == [1.0] * 3
         assert not StopAgreement().at_once()
         monkeypatch.setattr("repro.training.stop_agreement.STOP.signal", 12)
-        assert _ask().answer() == 12
+        assert ask_all().answer() == 12
     finally:
         dist.destroy_process_group()
 

@@ -38,12 +38,9 @@ from repro.saliency.scda import foreground
 from repro.training.learner import build_view_maker
 from repro.training.pretraining import open_data
 
+pytestmark = pytest.mark.usefixtures("own_maps")
+
 BY_IMAGE = {"localizer.map": "image", "localizer.image_side": 128}
-
-
-@pytest.fixture(autouse=True)
-def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def boxes_in(sizes: Tensor, seed: int) -> Tensor:

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from json_rows import read_rows, write_rows
 from PIL import Image
 from torch import Tensor
 from training_samples import CPU, assert_same_training, files_below, stop_before, tiny, with_random_backbone
@@ -55,7 +55,7 @@ def training(folder: RunFolder, run: Run = RUN) -> Training:
 
 
 def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (probe_folder(folder) / "metrics.jsonl").read_text().splitlines()]
+    return read_rows(probe_folder(folder) / "metrics.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_the_best_rate_is_that_of_the_last_epoch(tmp_path: Path) -> None:
         {"step": 3, "epoch": 1, "top1@lr=30": 90.0, "top1@lr=1": 10.0},
         {"step": 6, "epoch": 2, "top1@lr=30": 20.0, "top1@lr=1": 30.0, "top5@lr=1": 7.0, "mean_per_class@lr=1": 8.0},
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "metrics.jsonl", rows)
     settings = ProbeSettings(epochs=2, lr_grid=(30.0, 1.0))
     assert best_head_scores(read_scores(tmp_path / "metrics.jsonl", settings.epochs), settings) == {
         "top1": 30.0,

@@ -12,7 +12,7 @@ import filelock
 import pytest
 
 from repro.errors import UserError
-from repro.runs.lock import STALE_SECONDS, Holder, _take_over, held
+from repro.runs.lock import STALE_SECONDS, Holder, held, take_over
 
 HERE = socket.gethostname()
 OLD = STALE_SECONDS + 60
@@ -131,19 +131,19 @@ def test_a_lock_is_waited_for(lock: Path) -> None:
 
 
 def test_only_one_process_makes_the_file_of_a_generation_also_without_flock(lock: Path) -> None:
-    assert [_take_over(lock, 4), _take_over(lock, 4), _take_over(lock, 5)] == [True, False, True]
+    assert [take_over(lock, 4), take_over(lock, 4), take_over(lock, 5)] == [True, False, True]
 
 
 def test_who_took_over_waits_for_one_who_only_looks(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looker = filelock.FileLock(lock.with_name(".lock.1"), thread_local=False)
 
     def made_and_looked_at(lock: Path, generation: int) -> bool:
-        succeeded = _take_over(lock, generation)
+        succeeded = take_over(lock, generation)
         looker.acquire()
         threading.Timer(0.5, looker.release).start()
         return succeeded
 
-    monkeypatch.setattr("repro.runs.lock._take_over", made_and_looked_at)
+    monkeypatch.setattr("repro.runs.lock.take_over", made_and_looked_at)
     with filelock.FileLock(lock):
         aged(lock)
         assert hold(lock, holder(ago=OLD)) == [".lock", ".lock.1"]

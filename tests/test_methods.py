@@ -1,34 +1,21 @@
-"""The rows: what they are, in what they differ, and that each can be trained."""
+"""The rows: what they are, in what they differ, and what has no place in them."""
 
-import copy
-import json
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from mmengine.optim import OptimWrapperDict
-from torch import Tensor, nn
-from torch.utils.data import default_collate
-from training_samples import CPU, STEPS, assert_same_training, fixed_batch, interrupt, make_training, newest, tiny
+from training_samples import CPU, tiny
 
-from baselines import ABLATIONS, DOSE, METHODS, TABLE1, TABLE3, build_learner, resolve
+from baselines import ABLATIONS, DOSE, METHODS, TABLE1, TABLE3, resolve
 from baselines.ablations import ABLATIONS as CHANGES
-from repro.contrastive.queue import Queue
 from repro.errors import UserError
-from repro.masking.filters import high_pass
-from repro.runs.choices import FilterLibrary, Precision
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
-from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
 from repro.runs.reading import nested, read_yaml
 from repro.runs.run import Run
 from repro.training.learner import build_learner as build_core_learner
-from repro.training.learner import build_view_maker
-from repro.training.precision import wrap_optimizer
 from repro.training.pretraining import open_data
 from results.published import published
 from slurm.sweep import SWEEPS
@@ -257,160 +244,3 @@ def test_the_core_trains_no_competitor() -> None:
         run = tiny(name)
         with pytest.raises(UserError, match=r"is no part of the core; mend: hand `baselines\.build_learner` in"):
             build_core_learner(run, open_data(run, "train"), CPU)
-
-
-# What each row makes the network see.
-
-
-def inputs_of(name: str, **changes: Any) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
-    """The network's inputs of a row, and the same without masks, high-passed or not."""
-    run = tiny(name, {"masking.guidance": "random", **changes})
-    maker = build_view_maker(run, CPU)
-    stages = maker.stages(fixed_batch(run))
-    unmasked = {"query": maker.normalise(stages.query), "key": maker.normalise(stages.key)}
-    if run.masking.strategy == "high_pass":
-        unmasked = {view: high_pass(images) for view, images in unmasked.items()}
-    views = stages.views
-    return {"query": views.query, "key": views.key, "hard": views.hard_negative}, unmasked
-
-
-@pytest.mark.parametrize(
-    ("name", "masked", "hard"),
-    [
-        ("mocov2", set(), False),
-        ("simclr", set(), False),
-        ("mocov2+mscn", {"query", "key"}, False),
-        ("simclr+mscn", {"query", "key"}, False),
-        ("mocov2+mscn@query", {"query"}, False),
-        ("mocov2+adios", set(), False),
-        ("mocov2+ours-hp", {"query"}, True),
-        ("simclr+ours-blur", {"query"}, True),
-        ("simclr+ours-mean", {"query"}, True),
-        ("mocov2+ours-hp@key", {"key"}, True),
-        ("mocov2+ours-hp@key-no-hard-negative", {"key"}, False),
-        ("mocov2+ours-blur@both-no-hard-negative", {"query", "key"}, False),
-        ("mocov2+ours-mean@both", {"query", "key"}, True),
-        ("simclr+ours-hp@both", {"query", "key"}, True),
-        ("mocov2+ours-hp-no-hard-negative", {"query"}, False),
-        ("mocov2+ours-hp-no-masks", set(), False),
-    ],
-)
-def test_a_row_masks_the_views_that_it_should(name: str, masked: set[str], hard: bool) -> None:
-    views, unmasked = inputs_of(name)
-    differing = {view for view, images in unmasked.items() if not torch.equal(views[view], images)}  # type: ignore[arg-type]
-    assert differing == masked
-    assert (views["hard"] is not None) == hard
-    if hard:
-        assert not torch.equal(views["hard"], views["key"])  # type: ignore[arg-type]
-
-
-def test_the_machine_says_who_filters() -> None:
-    for library in FilterLibrary:
-        views, unmasked = inputs_of("mocov2+ours-hp", **{"machine.filter_library": library.value})
-        assert views["key"] is not None
-        # The run's own library to the bit; the other one's rounding differs.
-        assert torch.equal(views["key"], unmasked["key"]) is (library is FilterLibrary.torch)
-        torch.testing.assert_close(views["key"], unmasked["key"], rtol=0, atol=2e-6)
-
-
-def test_without_focal_masks_every_image_loses_patches() -> None:
-    grid, side = 4, 8  # 32 px on the smallest grid
-    for name, focal in (("mocov2+ours-hp", True), ("mocov2+ours-hp-no-focal", False)):
-        views, unmasked = inputs_of(name, **{"masking.focal_probability": 1.0} if focal else {})
-        differs = (views["query"] != unmasked["query"]).unflatten(3, (grid, side)).unflatten(2, (grid, side))
-        share = differs.float().mean((3, 5))
-        assert bool(((share > 0) & (share < 1)).any()) == focal  # a window's edge cuts cells, patches fill them
-
-
-def test_simclrs_crops_are_bicubic_at_the_same_places() -> None:
-    bilinear, bicubic = (
-        fixed_batch(tiny("simclr", {"augmentation.interpolation": kind})) for kind in ("bilinear", "bicubic")
-    )
-    assert resolve("simclr").augmentation.interpolation == "bicubic"
-    for name in ("query", "key"):
-        assert torch.equal(bilinear[f"{name}_draw"], bicubic[f"{name}_draw"])
-        assert not torch.equal(bilinear[name], bicubic[name])
-        assert (bilinear[name].float() - bicubic[name].float()).abs().mean() < 3  # of 255: sharper, and no other crop
-
-
-# That each can be trained.
-
-
-def train(run: Run, folder: RunFolder) -> None:
-    make_training(run, folder).run()
-
-
-@pytest.mark.parametrize("name", [*TABLE1, "mocov2+ours-hp@key", "mocov2+ours-hp-random"])
-def test_each_row_trains_and_leaves_a_checkpoint(name: str, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    train(tiny(name, {"optimization.epochs": 1, "masking.guidance": "random"}), folder)
-    content = newest(folder.checkpoints)
-    assert (content["step"], content["epoch"]) == (2, 1)
-
-
-@pytest.mark.parametrize("name", ["simclr+ours-hp", "simclr"])
-def test_simclr_trains_in_mixed_precision_and_channels_last(name: str, tmp_path: Path) -> None:
-    changes = {"optimization.epochs": 1, "masking.guidance": "random"}
-    half = {**changes, "optimization.precision": "bf16", "machine.channels_last": True}
-    losses, dtypes = [], set()
-    for precision, settings in (("half", half), ("exact", changes)):
-        folder = RunFolder(tmp_path / precision)
-        train(tiny(name, settings), folder)
-        dtypes |= {x.dtype for x in newest(folder.checkpoints)["model"].values()}
-        losses.append(json.loads(folder.metrics.read_text().splitlines()[0])["loss"])
-    assert dtypes == {torch.float32, torch.int64}
-    assert losses[0] != losses[1]
-    assert losses[0] == pytest.approx(losses[1], abs=0.2)
-
-
-FAST = "simclr+ours-hp"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name == FAST else pytest.mark.slow)
-        for name in METHODS
-        if not name.endswith("-checkpoint")  # needs a path
-    ],
-)
-def test_each_row_resumes_bit_by_bit(name: str, tmp_path: Path) -> None:
-    # The default localizer would be downloaded. Released code leaves an image alone, which needs larger views.
-    run = tiny(name, {"localizer.weights": "random", "data.crop": 64 if "released" in name else 32})
-    undisturbed, interrupted = RunFolder(tmp_path / "undisturbed"), RunFolder(tmp_path / "interrupted")
-    train(run, undisturbed)
-    interrupt(run, interrupted, STEPS)
-    train(run, interrupted)
-    assert_same_training(interrupted.checkpoints, undisturbed.checkpoints)
-
-
-class Fixed(nn.Module):
-    """A data preprocessor that gives the same batch whatever it is given."""
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        super().__init__()
-        self.data = data
-
-    def forward(self, data: object, training: bool = False) -> dict[str, Any]:
-        return self.data
-
-
-@pytest.mark.parametrize("name", TABLE1)
-def test_each_row_lowers_its_loss_on_a_fixed_batch(name: str) -> None:
-    # One group of batch norm: no shuffling, which is noise here.
-    run = tiny(name, {"moco.queue": 256, "moco.bn_splits": 1, "optimization.batch": 16})
-    learner = build_learner(run, open_data(run, "train"), CPU)
-    model: Any = learner.model
-    batch = default_collate([learner.dataset[0, index] for index in range(16)])
-    model.data_preprocessor = Fixed(model.data_preprocessor(batch, True))
-    wrappers = {
-        player: wrap_optimizer(optimizer, Precision.fp32, CPU) for player, optimizer in learner.optimizers.items()
-    }
-    wrapper = OptimWrapperDict(**wrappers) if len(wrappers) > 1 else wrappers["main"]
-    queues = {queue: copy.deepcopy(queue.state_dict()) for queue in model.modules() if isinstance(queue, Queue)}
-    losses: list[float] = []
-    while len(losses) < 30 and not (len(losses) > 3 and max(losses[-3:]) < 0.85 * losses[0]):
-        losses.append(model.train_step(batch, wrapper)["loss"].item())
-        for queue, state in queues.items():
-            queue.load_state_dict(state)  # else the batch meets itself as negatives
-    assert max(losses[-3:]) < 0.85 * losses[0], losses

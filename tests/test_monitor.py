@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from training_samples import CPU, assert_same, assert_same_training, make_training, metrics, tiny
+from json_rows import read_rows
+from training_samples import CPU, assert_same, assert_same_training, make_training, tiny
 
 from baselines import build_learner
 from repro.contrastive.losses import info_nce
@@ -97,7 +98,7 @@ def test_it_changes_no_bit_of_a_training(method: str, tmp_path: Path) -> None:
     monitored(run, watched).run()
     make_training(run, alone).run()
     assert_same_training(watched.checkpoints, alone.checkpoints)
-    rows = [row for row in metrics(watched) if "weight_norm" in row]
+    rows = [row for row in read_rows(watched.metrics) if "weight_norm" in row]
     assert [row["step"] for row in rows] == [2, 4]
     names = {"weight_norm", "knn_top1", "effective_rank", "feature_norm"}
     names |= {"spread", "alignment", "uniformity"} if method != "supervised" else set()
@@ -105,7 +106,7 @@ def test_it_changes_no_bit_of_a_training(method: str, tmp_path: Path) -> None:
     assert all(row.keys() == names | {"step"} for row in rows)
     assert 0 <= rows[0]["effective_rank"] <= 15
     assert 0 <= rows[0]["knn_top1"] <= 100
-    assert [row for row in metrics(watched) if "weight_norm" not in row] != []
+    assert [row for row in read_rows(watched.metrics) if "weight_norm" not in row] != []
 
 
 def test_a_look_leaves_generators_and_model_as_they_are(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_look_that_fails_is_told_once_and_ends_no_training(
         "the monitor can look at no images: shapes differ; the training goes on, and only loss and weights are watched"
     )
     assert told.exc_info is not None  # what failed is for us to mend
-    assert [row["step"] for row in metrics(folder)] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_rows(folder.metrics)] == [1, 2, 3, 4]
 
 
 def test_without_images_or_with_too_few_only_weights_are_watched(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_without_images_or_with_too_few_only_weights_are_watched(tmp_path: Path)
     ):
         folder = RunFolder(tmp_path / str(number))
         monitored(tiny(changes=changes), folder).run()
-        assert all("loss" in row for row in metrics(folder))
+        assert all("loss" in row for row in read_rows(folder.metrics))
 
 
 def test_exploding_weights_are_named_at_once_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

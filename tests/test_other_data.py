@@ -1,12 +1,12 @@
 """An evaluation knows which images it measured: numbers, and trainings begun, of one data set are not another's."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from image_samples import write_image
+from json_rows import read_rows, write_rows
 from training_samples import CPU, refused, salmask, tiny, with_random_backbone
 from transfer_samples import make_caltech
 
@@ -84,9 +84,8 @@ def test_rows_without_predictions_cannot_be_compared(folder: RunFolder, tmp_path
     if lost == "the file":
         shutil.rmtree(folder.path / "predictions")
     else:
-        rows = [json.loads(line) for line in folder.results.read_text().splitlines()]
-        without = [json.dumps(row | {"predictions": "", "predictions_sha256": ""}) + "\n" for row in rows]
-        folder.results.write_text("".join(without))
+        rows = read_rows(folder.results)
+        write_rows(folder.results, (row | {"predictions": "", "predictions_sha256": ""} for row in rows))
     before = folder.results.read_text()
     assert salmask("eval", str(folder.path), *KNN, "--root", str(other)).code == 0
     assert folder.results.read_text() == before
@@ -144,8 +143,8 @@ def test_a_classifier_that_does_not_give_its_trainings_number_makes_no_row(task:
     evaluate(run, folder, task, CPU)
     folder.results.unlink()
     (metrics,) = folder.path.glob("*/scenes-*/metrics.jsonl")
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    metrics.write_text("".join(json.dumps(row | {"top1": 99.0} if "top1" in row else row) + "\n" for row in rows))
+    rows = read_rows(metrics)
+    write_rows(metrics, (row | {"top1": 99.0} if "top1" in row else row for row in rows))
     with pytest.raises(UserError, match=rf"{task} on scenes: .*, not the 99\.00 %.*; mend: remove what .* of scenes"):
         evaluate(run, folder, task, CPU)
     assert not folder.results.exists()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_samples import network
+from foreign_parts import network
 from training_samples import TINY, refused, salmask, words
 
 from repro.data.roots import ROOT_VARIABLE, find_root, root_of

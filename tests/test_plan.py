@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_rows import write_rows
 from rich.console import Console
 from run_samples import RESULT
 from training_samples import OURS, TINY, refused, salmask, tiny, words
@@ -38,7 +39,7 @@ def finished(place: Path, rates: list[float], took: float) -> None:
     folder = RunFolder.of(run, place)
     folder.prepare(run)
     rows = [{"step": step, "images_per_second": rate} for step, rate in enumerate(rates)]
-    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder.metrics, rows)
     folder.backbone.write_bytes(b"x" * 5000)
     row = replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol, duration_s=took)
     append(folder.results, [row, replace(row, metric="top5")])

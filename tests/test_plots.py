@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from json_rows import write_rows
 from PIL import Image
 from run_samples import finished, renamed
 from scipy import stats
@@ -139,7 +140,7 @@ def test_of_a_grid_of_rates_the_course_of_the_best_is_drawn(tmp_path: Path) -> N
     (probe,) = run.path.glob("probes/*/metrics.jsonl")
     rows = [{"step": 10, "loss": 2.0}, {"step": 10, "top1@lr=30": 9.0, "top1@lr=1": 3.0, "top5@lr=1": 99.0}]
     rows += [{"step": 20, "top1@lr=30": 11.0, "top1@lr=1": 12.0, "top5@lr=1": 99.0}]
-    probe.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(probe, rows)
     (line,) = curves(Material(find_runs([tmp_path], resolve), None)).axes[1].lines
     assert line.get_xydata().tolist() == [[10, 3], [20, 12]]
 

@@ -1,13 +1,13 @@
 """What a classifier says of each image: one small file, which gives the row's number, and is refused once altered."""
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from json_rows import read_rows, write_rows
 from run_samples import RESULT
 from training_samples import CPU, tiny, with_random_backbone
 
@@ -157,9 +157,9 @@ def test_rows_of_older_versions_stay_valid_beside_new_ones(tmp_path: Path) -> No
         append(folder / "results.jsonl", [row])
         append(folder / "results.jsonl", [replace(row, metric="top5", predictions="a.parquet", predictions_sha256="b")])
     old = folders[0] / "results.jsonl"
-    lines = [json.loads(line) for line in old.read_text().splitlines()]
+    lines = read_rows(old)
     lines[0] = {name: value for name, value in lines[0].items() if name not in ADDED}
-    old.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_rows(old, lines)
     frame = collect([tmp_path])
     assert frame.attrs["warnings"] == []
     assert frame["predictions"].tolist() == ["", "a.parquet"] * 2

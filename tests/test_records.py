@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from json_rows import write_rows
 from run_samples import finished
 from table_samples import BASE
 
@@ -48,7 +49,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def write_records(path: Path, *records: dict[str, Any]) -> None:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in records))
+    write_rows(path, records)
 
 
 def test_what_is_appended_is_read_back_exactly_and_in_order(path: Path) -> None:

@@ -24,7 +24,7 @@ from results.claim_families import judge_families
 from results.claims import judge
 from results.collect import collect_runs
 from results.doubts import doubts
-from results.galleries import _on_any_page
+from results.galleries import embed
 from results.headline import headline
 from results.references import classes_of
 from results.report import build
@@ -233,8 +233,12 @@ def test_a_gallery_lets_the_page_show_through_its_margins_and_nothing_else(tmp_p
     pixels[14:34, 5:22] = pixels[14:34, 28:45] = (200, 30, 60)
     pixels[38:58, 5:22] = pixels[38:58, 28:45] = (20, 90, 160)
     pixels[40:50, 6:20] = 255  # white within an image
-    Image.fromarray(pixels).save(tmp_path / "masks.png")
-    with Image.open(io.BytesIO(_on_any_page(tmp_path / "masks.png"))) as file:
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    Image.fromarray(pixels).save(folder.gallery / "masks.png")
+    ((gallery,),) = embed(find_runs([tmp_path], resolve)).values()
+    kind, _, content = gallery.uri.partition(",")
+    assert kind == "data:image/webp;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as file:
         shown = np.asarray(file.convert("RGBA"))
     opaque = shown[..., 3] == 255
     assert opaque[14:34, 5:22].all()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from json_rows import read_rows
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -19,7 +20,6 @@ from training_samples import (
     assert_same_training,
     interrupt,
     make_training,
-    metrics,
     on_two_processes,
     tiny,
 )
@@ -188,7 +188,7 @@ def test_the_papers_method_trains_the_same_and_goes_on_where_it_was_interrupted(
     with folder.attempt("pretrain"):
         pretrain(run, folder, CPU)
     assert_same_training(folder.checkpoints, undisturbed.checkpoints)
-    losses = [[row["loss"] for row in metrics(each)] for each in (folder, undisturbed)]
+    losses = [[row["loss"] for row in read_rows(each.metrics)] for each in (folder, undisturbed)]
     assert losses[0] == losses[1]
     assert (folder.gallery / "masks.png").read_bytes() == (undisturbed.gallery / "masks.png").read_bytes()
     assert folder.load().machine.resident

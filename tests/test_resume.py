@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from json_rows import read_rows
 from training_samples import (
     EPOCH,
     OURS,
@@ -58,7 +59,7 @@ def test_each_step_is_logged_once_after_a_resume_and_with_the_same_loss(
     with folder.metrics.open("a") as file:
         file.write('{"step": 6, "loss": 1')  # a line that a kill tore
     resume(folder)
-    rows, expected = ([json.loads(x) for x in f.metrics.read_text().splitlines()] for f in (folder, undisturbed))
+    rows, expected = (read_rows(f.metrics) for f in (folder, undisturbed))
     assert [(row["step"], row["loss"], row["lr"]) for row in rows] == [
         (row["step"], row["loss"], row["lr"]) for row in expected
     ]
@@ -213,7 +214,7 @@ def test_every_attempt_is_on_record(survivor: RunFolder) -> None:
     assert status is not None
     assert (status.state, status.attempt, status.step) == ("done", 3, STEPS)
     assert len(json.loads(survivor.provenance.read_text())) == 3
-    rows = [json.loads(line) for line in survivor.metrics.read_text().splitlines()]
+    rows = read_rows(survivor.metrics)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
 
 

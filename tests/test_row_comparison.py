@@ -1,11 +1,11 @@
 """What tables, claims and pages say of runs that are not the paper's: every setting by name, and no difference."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from json_rows import read_rows, write_rows
 from run_samples import finished
 from table_samples import comparison_of, frame_of, markdown_rows, records_of, rows_of
 
@@ -161,10 +161,9 @@ def test_runs_without_settings_or_row_are_not_said_to_be_the_papers(tmp_path: Pa
 
 def test_an_old_record_says_what_its_settings_say_today(tmp_path: Path) -> None:
     folder = finished(tmp_path, OURS, 0, {TOP1: 75.0}, data__crop=64)
-    (line,) = folder.results.read_text().splitlines()
-    record = json.loads(line)
+    (record,) = read_rows(folder.results)
     assert record["scale"] == "64 px"
-    folder.results.write_text(json.dumps({**record, "scale": "resnet18, detection of 9 iterations, 64 px"}) + "\n")
+    write_rows(folder.results, [{**record, "scale": "resnet18, detection of 9 iterations, 64 px"}])
     assert list(collect([tmp_path], resolve)["scale"]) == ["64 px, detection of 9 iterations, 64 px"]
 
 

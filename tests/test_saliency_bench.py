@@ -8,13 +8,9 @@ import torch
 from image_samples import make_folder_root
 from training_samples import refused, salmask
 
-from repro.bench.saliency_sources import PLAIN, SHOWN, _compared, _iou
+from repro.bench.saliency_sources import PLAIN, SHOWN, compare_foregrounds
 
-
-@pytest.fixture(autouse=True)
-def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
+pytestmark = pytest.mark.usefixtures("own_maps")
 
 SMALL = ("--size", "64", "--crop", "32", "--count", "12", "machine.workers=0", "--json")
 
@@ -22,10 +18,9 @@ SMALL = ("--size", "64", "--crop", "32", "--count", "12", "machine.workers=0", "
 def test_foregrounds_are_compared_cell_by_cell() -> None:
     one = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]], dtype=torch.bool)
     other = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]], dtype=torch.bool)
-    assert _iou(one, other) == round((1 / 3 + 1 + 1 / 4) / 3, 3)
     true = torch.zeros(2, 4, 4, dtype=torch.bool)
     true[0, :2] = True  # of the second view nothing is known to be object: it does not count
-    rows = {row["foreground by"]: row for row in _compared({SHOWN: one, PLAIN: other}, [true])}
+    rows = {row["foreground by"]: row for row in compare_foregrounds({SHOWN: one, PLAIN: other}, [true])}
     assert rows[SHOWN] == {
         "foreground by": SHOWN,
         "IoU, view as shown": 1.0,
@@ -34,6 +29,7 @@ def test_foregrounds_are_compared_cell_by_cell() -> None:
         "gamma": 0.25,
         "mean IoU": 1.0,
     }
+    assert rows[PLAIN]["IoU, view as shown"] == rows[SHOWN]["IoU, plain view"]
     assert rows[PLAIN]["gamma error"] == 0.25
     assert rows[PLAIN]["mean IoU"] == round(1 / 3, 3)
 

@@ -22,13 +22,10 @@ from repro.training.preprocess import Stages
 from repro.training.pretraining import open_data
 from repro.training.true_objects import measure_foregrounds
 
+pytestmark = pytest.mark.usefixtures("own_maps")
+
 TRUTH = SaliencySource(SourceKind.truth)
 SOURCES = [name.replace("-N", "-2") for name in NAMES]
-
-
-@pytest.fixture(autouse=True)
-def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def disc(radius: float, side: int = 64, row: float = 32, column: float = 32) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from repro.runs.comparison import sizes_below_recipe
 from repro.runs.sections import ScenesSettings
 from repro.scenes.dataset import Scenes
 from repro.scenes.grounds import Grounds
-from repro.scenes.shapes import OUTLINES, Outline, Shapes, _bent
+from repro.scenes.shapes import OUTLINES, Outline, Shapes, bend_outline
 from repro.scenes.textures import Floats, fill_outline
 
 SIDE = 64
@@ -183,7 +183,7 @@ def test_a_members_outline_is_its_own_and_still_its_classs() -> None:
     nearest = Counter[bool]()
     for name, outline in OUTLINES.items():
         for member in range(20):
-            bent = silhouette(_bent(np.random.default_rng(member), outline))
+            bent = silhouette(bend_outline(np.random.default_rng(member), outline))
             overlap = {other: (bent & mask).sum() / (bent | mask).sum() for other, mask in outlines.items()}
             assert 0.4 < overlap[name] < 0.99, (name, member)
             nearest[max(overlap, key=overlap.__getitem__) == name] += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_rows import read_rows
 from slurm_cluster import Cluster
 from slurm_reasons import state_of
 from training_samples import OURS, TINY, Ended, assert_same_training, salmask
@@ -188,7 +189,7 @@ def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[st
     status = folder.status("pretrain")
     assert status is not None
     assert (status.state, status.attempt) == ("done", 2), requeued.told()
-    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    lines = read_rows(folder.metrics)
     assert [line["step"] for line in lines if "loss" in line] == list(range(2, 49, 2))
     (other,) = whole.entries("pretrain")
     assert_same_training(folder.checkpoints, other.run_folder(whole.runs).checkpoints)

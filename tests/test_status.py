@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from json_rows import write_rows
 from run_samples import RESULT
 from sweep_samples import ELSEWHERE, GONE, HERE, RUN, SILENT, Sweep, queue_of
 from training_samples import tiny
@@ -251,10 +252,12 @@ def test_progress_pace_and_time_left_are_those_of_the_last_log_lines(sweep: Swee
     sweep.says("running", step=60, steps=100, attempt=3)
     lines = [{"step": s, "time": 9.0, "images_per_second": 1.0} for s in range(10)]
     lines += [{"step": s, "time": t, "images_per_second": 64 / t} for s, t in enumerate([0.5, 0.4, 0.5, 0.8, 0.5])]
-    sweep.folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 60, "ti')
+    write_rows(sweep.folder.metrics, lines)
+    with sweep.folder.metrics.open("a") as file:
+        file.write('{"step": 60, "ti')
     row = sweep.row(queue_of("RUNNING"))
     assert (row.eta_s, row.images_per_second, row.attempt) == (40 * 0.5, 128.0, 3)
-    sweep.folder.metrics.write_text(json.dumps({"step": 1, "time": float("nan")}) + "\n")
+    write_rows(sweep.folder.metrics, [{"step": 1, "time": float("nan")}])
     assert pace(sweep.folder.metrics) == (None, None)
     assert sweep.row(queue_of("RUNNING")).eta_s is None
 

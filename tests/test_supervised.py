@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from json_rows import read_rows
 from torch import Tensor
 from torch.utils.data import default_collate
 from training_samples import (
@@ -127,7 +128,7 @@ def test_a_finished_run_is_a_backbone_without_its_classifier(undisturbed: RunFol
     for name, tensor in backbone.network.state_dict().items():
         assert torch.equal(tensor, state[f"encoder.{name}"]), name
     assert not undisturbed.gallery.exists()
-    rows = [json.loads(line) for line in undisturbed.metrics.read_text().splitlines()]
+    rows = read_rows(undisturbed.metrics)
     assert len(rows) == STEPS
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
 
@@ -165,5 +166,5 @@ def test_half_precision_and_the_other_layout_train_too(changes: dict[str, object
     run = tiny("supervised", {**changes, "optimization.epochs": 1})
     folder = RunFolder(tmp_path)
     make_training(run, folder).run()
-    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    rows = read_rows(folder.metrics)
     assert [torch.tensor(row["loss"]).isfinite().item() for row in rows] == [True] * 2

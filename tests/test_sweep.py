@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from error_samples import message_of
+from error_samples import assert_refused_by_name
+from json_rows import read_rows
 from training_samples import OURS, TINY, Ended, files_below, refused, salmask, tiny
 from yaml_samples import write_yaml
 
@@ -188,10 +189,7 @@ def test_seeds_with_zeros_in_front_are_decimal(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_sweep_is_refused_by_name(tmp_path: Path, content: object, part: str) -> None:
-    path = write_yaml(tmp_path / "mine.yaml", content)
-    message = message_of(lambda: load(path))
-    assert part in message
-    assert path in message
+    assert_refused_by_name(load, write_yaml(tmp_path / "mine.yaml", content), part)
 
 
 def test_what_the_last_job_would_find_out_is_told_before_the_first(tmp_path: Path) -> None:
@@ -381,7 +379,7 @@ def test_a_third_call_finds_nothing_to_do(calls: dict[str, Ended]) -> None:
 def test_what_was_done_was_done_once(calls: dict[str, Ended], runs: Path) -> None:
     attempts = {path.parts[-3]: len(json.loads(path.read_text())) for path in runs.glob("*/*/provenance.json")}
     assert attempts == {"mocov2": 1, OURS: 2}
-    rows = [json.loads(line) for path in runs.glob("*/*/results.jsonl") for line in path.read_text().splitlines()]
+    rows = [row for path in runs.glob("*/*/results.jsonl") for row in read_rows(path)]
     once = Counter((row["method"], row["metric"]) for row in rows)
     assert set(once.values()) == {1}
     assert {("mocov2", "top1"), (OURS, "top1")} <= set(once)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from json_rows import read_rows
 from PIL import Image
 from torch import Tensor
 from training_samples import (
@@ -19,7 +20,6 @@ from training_samples import (
     files_below,
     fixed_batch,
     make_training,
-    metrics,
     newest,
     tiny,
 )
@@ -39,7 +39,7 @@ from repro.training.resume import checkpoints
 
 
 def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> None:
-    rows = metrics(undisturbed)
+    rows = read_rows(undisturbed.metrics)
     assert len(rows) == STEPS
     for step, row in enumerate(rows):
         epoch = step // EPOCH
@@ -145,7 +145,7 @@ def first_losses(path: Path, **changes: str) -> list[float]:
     folder = RunFolder(path)
     run = tiny(OURS, settings | {key.replace("__", "."): value for key, value in changes.items()})
     make_training(run, folder).run()
-    return [row["loss"] for row in metrics(folder)]
+    return [row["loss"] for row in read_rows(folder.metrics)]
 
 
 def test_bf16_trains_with_weights_in_single_precision(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_metrics_are_written_every_so_many_steps(tmp_path: Path) -> None:
     changes = {"machine.log_every": 2, "machine.checkpoint_every": 100, "optimization.batch": 4}
     folder = RunFolder(tmp_path)
     make_training(tiny(changes={**changes, "optimization.epochs": 2}), folder).run()
-    rows = metrics(folder)
+    rows = read_rows(folder.metrics)
     assert [row["step"] for row in rows] == [2, 4, 5, 7, 9, 10]  # every second one of an epoch, and its last
     assert len({row["images_per_second"] for row in rows}) == len(rows)  # each line of its own steps
     assert files_below(folder.checkpoints) == {"step_00000005.pth", "step_00000010.pth"}

@@ -7,7 +7,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from training_samples import metrics, refused, salmask, tiny, words
+from json_rows import read_rows
+from training_samples import refused, salmask, tiny, words
 
 from repro.runs.folder import RunFolder
 
@@ -57,7 +58,7 @@ def test_a_pretraining_writes_what_metrics_has_and_stays_offline(wandb: StandIn,
     assert begun["dir"] == str(folder.path)  # beside logs, of which the newest is shown by `salmask logs`
     assert begun["config"]["optimization.epochs"] == 1
     rows: dict[int, dict[str, float]] = {}
-    for row in metrics(folder):
+    for row in read_rows(folder.metrics):
         rows.setdefault(int(row["step"]), {}).update({name: value for name, value in row.items() if name != "step"})
     assert wandb.logged == rows
     assert any("effective_rank" in values or "loss" in values for values in wandb.logged.values())

@@ -1,7 +1,6 @@
 """Runs that take seconds, and what the tests of training share."""
 
 import io
-import json
 import os
 import shutil
 import signal
@@ -215,11 +214,6 @@ def refusal(ended: Ended) -> str:
 
 def files_below(path: Path) -> set[str]:
     return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-
-
-def metrics(folder: RunFolder) -> list[dict[str, float]]:
-    """The lines of its log."""
-    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
 
 
 def on_two_processes(work: Callable[[int, Path], dict[str, Any]], place: Path) -> list[dict[str, Any]]:

@@ -93,8 +93,8 @@ def _scaled_convolution(layer: nn.Conv2d, arch: str, width: int) -> nn.Conv2d:
         inputs,
         outputs,
         kernel_size=layer.kernel_size,  # type: ignore[arg-type]  # a pair, as any convolution keeps it
-        stride=layer.stride,  # type: ignore[arg-type]
-        padding=layer.padding,  # type: ignore[arg-type]
+        stride=layer.stride,  # type: ignore[arg-type]  # likewise
+        padding=layer.padding,  # type: ignore[arg-type]  # likewise
         groups=layer.groups,
         bias=False,
     )

@@ -93,7 +93,7 @@ def _read_safetensors(path: Path) -> CheckpointFile:
     require_file(path)
     try:
         with safe_open(path, "pt") as file:
-            tensors = {plain_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            tensors = {plain_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             return CheckpointFile(tensors, dict(file.metadata() or {}))
     except (OSError, SafetensorError) as error:
         raise UserError(

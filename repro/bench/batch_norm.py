@@ -65,7 +65,7 @@ def _step(
         for module in network.modules():
             if isinstance(module, SplitBatchNorm):
                 module.__class__ = norm  # parameters and buffers stay; `DealtOut` overrides `forward` alone
-    network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    network.to(device).to(memory_format=layout)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
 
     def run() -> None:

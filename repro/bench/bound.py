@@ -62,11 +62,11 @@ class BareStep:
     def _pass(self) -> None:
         with torch.autocast(self.images.device.type, dtype=torch.bfloat16):
             loss = F.cross_entropy(self.network(self.images), self.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def _capture(self) -> None:
         """Compiles the forward and backward pass in a few steps, and captures them."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):

@@ -108,7 +108,7 @@ def _step(model: nn.Module, loss: Callable[[], Tensor], run: Run) -> Callable[[]
 
     def step() -> None:
         optimizer.zero_grad()
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().backward()
         optimizer.step()
 
     return step

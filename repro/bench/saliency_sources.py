@@ -78,7 +78,7 @@ def agreement(run: Run, images: Images, *, views: int, sides: Sequence[int] = SI
         for name, foregrounds in found.items():
             cells.setdefault(name, []).append(foregrounds.cpu())
         objects += [true_objects["query"].cpu()] if true_objects else []
-    return _compared({name: torch.cat(parts) for name, parts in cells.items()}, objects)
+    return compare_foregrounds({name: torch.cat(parts) for name, parts in cells.items()}, objects)
 
 
 SHOWN, PLAIN = "view as shown", "view, plain"
@@ -130,9 +130,17 @@ def _maps(run: Run, images: Images, side: int, device: torch.device) -> Tensor:
     return load_maps(network_maps(settings, images, run.seed), images, device, workers=run.machine.workers)
 
 
-def _compared(cells: dict[str, Tensor], objects: Sequence[Tensor]) -> list[Row]:
-    """Returns the rows of `agreement` from foregrounds N×g×g; the true objects may be known of the first ones only."""
-    cells["as many cells at random"] = as_many_at_random(cells[PLAIN], Generator().manual_seed(0))
+def compare_foregrounds(cells: Mapping[str, Tensor], objects: Sequence[Tensor]) -> list[Row]:
+    """Compares foregrounds of the same views cell by cell.
+
+    Args:
+        cells: by what found them, foregrounds N×g×g; `SHOWN` and `PLAIN` are among them.
+        objects: the true objects n×g×g in parts, which may be known of the first views only, or of none.
+
+    Returns:
+        The rows of `agreement`, that of as many cells at random behind those of the foregrounds.
+    """
+    cells = {**cells, "as many cells at random": as_many_at_random(cells[PLAIN], Generator().manual_seed(0))}
     true = torch.cat(list(objects)) if objects else torch.zeros(0, 1, 1, dtype=torch.bool)
     shown = true.any(-1).any(-1)
     rows = []

@@ -43,16 +43,16 @@ def bytes_of_gradients(batch: int) -> Iterator[Callable[[], int]]:
 def _measured(batch: int) -> tuple[int, int]:
     """Returns the bytes that one of two processes gathers, and those that it reduces, with so many images each."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_take_step, (batch, folder), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
+        spawn(_take_step, (batch, folder), nprocs=PROCESSES)
         gathered, reduced = (int(number) for number in (Path(folder) / "bytes").read_text(encoding="utf-8").split())
     return gathered, reduced
 
 
-class _Gathers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Gathers(TorchDispatchMode):
     """Counts the bytes that this process hands to all-gathers."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # inherited: the exclusion of torch does not see it
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -141,7 +141,7 @@ def sync_batch_norm(network: nn.Module) -> nn.Module:
     if world_size() == 1:
         return network
     if torch.distributed.get_backend() != "gloo":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
             reduced = ReducedBatchNorm(child.num_features, child.eps, child.momentum)

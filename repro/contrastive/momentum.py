@@ -20,7 +20,7 @@ class MomentumEncoder(nn.Module):
         network.load_state_dict(encoder.state_dict())
         self.network = network.requires_grad_(False)
         # torch's own average, which updates all tensors in a few fused calls instead of one each.
-        self._average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
+        self._average = get_ema_multi_avg_fn(momentum)
 
     @torch.no_grad()
     def update(self, encoder: nn.Module) -> None:

@@ -76,7 +76,7 @@ class FileImages:
         for file in self.files:
             path = f"{self.folder}/{file}"
             try:
-                size = os.stat(path).st_size  # noqa: PTH116  a Path for each of 10^5 files costs more than the stat
+                size = os.stat(path).st_size  # noqa: PTH116  # a Path for each of 10^5 files costs more than the stat
             except OSError as error:
                 reason = f"{error.strerror}; the data changed since it was listed"
                 raise PathError(path, reason, mend="start again") from error
@@ -88,7 +88,7 @@ class FileImages:
 
 
 def _ending(file: str) -> str:
-    return os.path.splitext(file)[1].lower()  # noqa: PTH122  as in `_fingerprint`
+    return os.path.splitext(file)[1].lower()  # noqa: PTH122  # as in `_fingerprint`
 
 
 def _evenly_spaced(files: Sequence[str], most: int) -> list[str]:

@@ -211,7 +211,7 @@ def write_missing(planned: Plan, folder: Path, workers: int) -> None:
     """Decodes the missing chunks, and writes their pixels and then their checksums into a folder."""
     with (
         blaming(folder, folder.parent, planned.missing_bytes),
-        open(os.open(folder / PIXELS, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file,  # noqa: PTH123
+        os.fdopen(os.open(folder / PIXELS, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file,
         ThreadPoolExecutor(workers) as pool,
         ProgressBars() as progress,
     ):

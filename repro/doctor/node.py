@@ -148,7 +148,7 @@ def _nccl(device: torch.device) -> str:
 
 
 def _nccl_version() -> tuple[int, ...]:
-    version: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    version: tuple[int, ...] = torch.cuda.nccl.version()
     return version
 
 

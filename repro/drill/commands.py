@@ -113,8 +113,8 @@ def _prepare() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    import baselines  # noqa: F401
-    import repro.training.pretraining  # noqa: F401
+    import baselines  # noqa: F401  # for the processes that are forked
+    import repro.training.pretraining  # noqa: F401  # likewise
 
     torch.set_num_threads(1)
     # What readers warn of a spoilt file is what they are to do, and would hide the drill's own lines.

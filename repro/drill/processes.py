@@ -140,7 +140,7 @@ def _watch(folder: Path, strike: Strike, events: int) -> None:
         is_write = name == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if not (is_write or name in _EVENTS) or not isinstance(arguments[0], str | bytes | os.PathLike):
             return
-        if not os.path.abspath(os.fsdecode(arguments[0])).startswith(root):  # noqa: PTH100  resolves no links, as fast
+        if not os.path.abspath(os.fsdecode(arguments[0])).startswith(root):  # noqa: PTH100  # resolves no links
             return
         count += 1
         os.write(events, _WEIGHTS if is_write and ".pth." in os.fsdecode(arguments[0]) else b".")

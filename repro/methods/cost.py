@@ -345,7 +345,7 @@ def count_passes(modules: Mapping[str, nn.Module], batch: int) -> Iterator[Passe
 
             # The hook of the output fires when its gradient is computed; not where a loss does not depend on it.
             if not running and isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(count_backward)  # type: ignore[no-untyped-call]
+                output.register_hook(count_backward)
 
         handles.extend((module.register_forward_pre_hook(enter), module.register_forward_hook(leave)))
 

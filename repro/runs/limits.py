@@ -127,7 +127,7 @@ def problems(run: RunSettings) -> Iterator[Problem]:
         yield Problem(f"method={run.method!r} cannot name a folder", mend="letters, digits and . + @ _ - only")
 
     def value(key: str) -> float:
-        return reduce(getattr, key.split("."), run)  # type: ignore[return-value]
+        return reduce(getattr, key.split("."), run)  # type: ignore[return-value]  # what has a limit is a number
 
     for key, limit in ALL_LIMITS.items():
         if not limit.allows(value(key)):

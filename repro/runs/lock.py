@@ -131,7 +131,7 @@ def _acquire(
         except filelock.Timeout:
             if _dead(holder(), path, signs):
                 # Whoever loses this race goes on with the winner's file, which `_newest` finds.
-                if _take_over(lock, generation):
+                if take_over(lock, generation):
                     made_here = generation + 1
                     # Others may hold the new file for an instant, only to see that it is not theirs.
                     deadline = max(deadline, time.monotonic() + 3 * RETRY_SECONDS)
@@ -216,8 +216,16 @@ def _newest(lock: Path) -> tuple[Path, int]:
     return (lock.with_name(f"{lock.name}.{generation}") if generation else lock), generation
 
 
-def _take_over(lock: Path, generation: int) -> bool:
-    """Makes the file of the next generation; returns whether this process did, and not a faster one."""
+def take_over(lock: Path, generation: int) -> bool:
+    """Makes the file of a lock's next generation, whose holder has the lock from then on.
+
+    Args:
+        lock: Path of the first generation's file.
+        generation: The one that a dead process holds.
+
+    Returns:
+        Whether this process made it, and not a faster one.
+    """
     # O_EXCL is decided by the file server, also between machines and where flock is not: of all that try, one succeeds.
     try:
         os.close(os.open(lock.with_name(f"{lock.name}.{generation + 1}"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))

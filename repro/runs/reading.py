@@ -182,7 +182,7 @@ def _typed(value: Any, kind: Any) -> Any:
     # A config of this setting alone: one of all the settings takes a hundred times as long to make.
     config = OmegaConf.structured(_one_setting(kind))
     config.value = value
-    return getattr(OmegaConf.to_object(config), "value")  # noqa: B009 - of a class that mypy cannot know
+    return getattr(OmegaConf.to_object(config), "value")  # noqa: B009  # of a class that mypy cannot know
 
 
 def _with_values(settings: Any, changes: Mapping[str, Any]) -> Any:

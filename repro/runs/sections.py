@@ -57,7 +57,7 @@ def _is_drawn(dataset: str) -> bool:
 
 def _is_shallower(arch: str, other: str) -> bool:
     """Returns whether a network has fewer layers than another one, as torchvision's names of ResNets tell."""
-    layers, of_other = (int(re.search(r"\d+|$", name)[0] or 0) for name in (arch, other))  # type: ignore[index]
+    layers, of_other = (int(re.findall(r"\d+|$", name)[0] or 0) for name in (arch, other))
     return layers < of_other
 
 

@@ -14,8 +14,8 @@ try:
     from yaml import CSafeDumper as _SafeDumper
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:  # PyYAML was built without libyaml: slower, and the same otherwise
-    from yaml import SafeDumper as _SafeDumper  # type: ignore[assignment]
-    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+    from yaml import SafeDumper as _SafeDumper  # type: ignore[assignment]  # another class, used alike
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]  # likewise
 
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]{1,18}")
 _NUMBERS = {

@@ -208,7 +208,7 @@ class Shapes:
         if self._members:
             member = self._first + int(rng.integers(self._members))
             surface = stream(self._seed, Purpose.member, label, member)
-            outline = _bent(surface, outline)
+            outline = bend_outline(surface, outline)
         pose = _random_pose(rng)
         solid = outline.solid @ pose.T
         # Scaled by what the pose made of the outline, so that every shape fills its extent whatever its units.
@@ -232,8 +232,13 @@ class Shapes:
         return backdrop(rng, side, random_colours(rng, 7))
 
 
-def _bent(rng: np.random.Generator, outline: Outline) -> Outline:
-    """Draws a member's outline: stretched by up to 1.35, and its radius changed smoothly by a tenth or so."""
+def bend_outline(rng: np.random.Generator, outline: Outline) -> Outline:
+    """Draws a member's outline: stretched by up to 1.35, and its radius changed smoothly by a tenth or so.
+
+    Args:
+        rng: The source of randomness, the member's own.
+        outline: Its class's.
+    """
     stretch = np.exp(rng.uniform(-0.15, 0.15))
     waves, turns = rng.normal(0, 0.04, 3), rng.uniform(0, 2 * np.pi, 3)
     reach = np.abs(outline.solid).max()

@@ -25,7 +25,7 @@ class Feed:
         self._on_gpu = device.type == "cuda"
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._stream = torch.cuda.Stream(device) if self._on_gpu else None  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yields the loader's batches, images on the device; between two, the caller queues a step on it."""
@@ -56,7 +56,7 @@ class Feed:
         """Returns an event that notes when the GPU is done with all that was queued; None where there is no GPU."""
         if not self._on_gpu:
             return None
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
 

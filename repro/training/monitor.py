@@ -93,7 +93,7 @@ class Monitor(Hook):
             policy: Whether a run that exploded or collapsed goes on.
         """
         self.watched, self.folder, self.every, self.policy = watched, folder, every, policy
-        count = min(images, len(watched.dataset) // LARGEST_SHARE)  # type: ignore[arg-type]
+        count = min(images, len(watched.dataset) // LARGEST_SHARE)  # type: ignore[arg-type]  # ours have a length
         self.images = count if count >= FEWEST_IMAGES and isinstance(watched.encoder, ResNet) else 0
         self.first_norm = weight_norm(watched.encoder)
 
@@ -287,7 +287,7 @@ def _embedded(watched: Watched, batch: dict[str, Any]) -> dict[str, Tensor]:
     # torchvision's ResNet in two steps, as its features are wanted too; compiled is only the whole.
     trunk = nn.Sequential(*list(encoder.children())[:-1], nn.Flatten())
     if not (isinstance(maker, ViewMaker) and isinstance(watched.model, ContrastiveModel)):
-        name = watched.dataset.names[-1]  # type: ignore[attr-defined]
+        name = watched.dataset.names[-1]  # type: ignore[attr-defined]  # those of views have them
         return {"features": trunk(maker.normalise(maker.augment(batch, name))).float()}
     views = maker.views(batch)
     features = {"query": trunk(views.query), "key": trunk(views.key)}

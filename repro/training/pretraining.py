@@ -77,7 +77,7 @@ def prepare_pretraining(
     Raises:
         UserError: data or settings do not fit.
     """
-    if _is_pretrained(folder):
+    if is_pretrained(folder):
         log.info("%s is pretrained already", folder.path)
         return None
     OPENING.say(f"{PRETRAIN}: opening {run.data.dataset}")
@@ -91,7 +91,7 @@ def _train(
     run: Run, folder: RunFolder, device: torch.device, images: Images, batches: EpochBatches, learner: Learner
 ) -> None:
     """Carries a prepared pretraining out."""
-    if _is_pretrained(folder):  # by another process, which held the folder until now
+    if is_pretrained(folder):  # by another process, which held the folder until now
         return
     training = build_training(run, folder, learner, batches, device)
     if rank() == 0:
@@ -120,8 +120,17 @@ def _train(
     await_file(folder.backbone)
 
 
-def _is_pretrained(folder: RunFolder) -> bool:
-    """Returns whether rank 0 sees the backbone, which then every rank does: of two minds, some would train."""
+def is_pretrained(folder: RunFolder) -> bool:
+    """Returns whether a run is pretrained: the same on all ranks, for of two minds, some would train. A collective.
+
+    Rank 0 decides by what it sees. Where it sees the backbone, every rank has seen it too before this returns.
+
+    Args:
+        folder: the run's.
+
+    Raises:
+        UserError: a rank does not come to see what rank 0 sees.
+    """
     is_there = decided_by_first(lambda: folder.pretrained)
     if is_there:
         await_file(folder.backbone)

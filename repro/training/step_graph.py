@@ -49,7 +49,7 @@ class StepGraph:
         self.model, self.preprocessor, self.wrapper = model, model.data_preprocessor, wrapper
         self._steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream()
         self._batch: dict[str, Tensor] = {}
         self._losses: dict[str, Tensor] = {}
 

@@ -18,7 +18,7 @@ By then the answer has long come: the device is busy with the next step, and the
 
 
 @dataclass(frozen=True)
-class _Question:
+class StopQuestion:
     """Whether any process was asked to stop, on its way between them."""
 
     signal: Tensor
@@ -46,20 +46,20 @@ class StopAgreement:
 
     def __init__(self) -> None:
         """Begins with no question on its way."""
-        self._questions: deque[_Question] = deque()
+        self._questions: deque[StopQuestion] = deque()
 
     def after_step(self) -> bool:
         """Returns whether to stop now, at most `LAG` steps after the first process was asked to."""
         if world_size() == 1:
             return bool(STOP.signal)
-        self._questions.append(_ask())
+        self._questions.append(ask_all())
         return len(self._questions) > LAG and self._read()
 
     def at_once(self) -> bool:
         """Returns whether to stop now, and waits for the answer."""
         if world_size() == 1:
             return bool(STOP.signal)
-        self._questions.append(_ask())
+        self._questions.append(ask_all())
         answers = [self._read() for _ in range(len(self._questions))]
         return any(answers)
 
@@ -70,14 +70,15 @@ class StopAgreement:
         return bool(signal)
 
 
-def _ask() -> _Question:
+def ask_all() -> StopQuestion:
+    """Asks all processes whether any was told to stop; returns the question, to be answered later. A collective."""
     on_device = dist.get_backend() == "nccl"
     signal = torch.full((1,), STOP.signal, dtype=torch.int32, device="cuda" if on_device else "cpu")
     work = dist.all_reduce(signal, dist.ReduceOp.MAX, async_op=True)
     if not on_device:
-        return _Question(signal, work, None)
+        return StopQuestion(signal, work, None)
     work.wait()  # of NCCL's this makes the device's stream wait, and not the process
     copy = signal.to("cpu", non_blocking=True)
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event()
     event.record()
-    return _Question(copy, work, event)
+    return StopQuestion(copy, work, event)

@@ -3,11 +3,9 @@
 This is the one reader: the verification, the training and the scoring get what it returns.
 """
 
-import contextlib
-import gc
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,6 +17,7 @@ from repro.data.annotations.masks import Mask, has_pixels, read_mask
 from repro.data.errors import reason_of
 from repro.errors import UserError
 from repro.files import read_regular
+from repro.garbage import collection_paused
 
 Entry = TypeVar("Entry")  # what an entry of one of the file's lists is read as
 
@@ -77,7 +76,8 @@ def read_instances(path: Path) -> Instances:
     Raises:
         BrokenFileError: It is missing, no JSON, or lacks one of the three lists.
     """
-    with _no_garbage_collection():
+    # A file holds a million small objects without a circle among them: looking for one takes twice as long as reading.
+    with collection_paused():
         try:
             content = json.loads(read_regular(path, sys.maxsize))
         except FileNotFoundError:
@@ -97,21 +97,6 @@ def read_instances(path: Path) -> Instances:
         if len(classes) < len(categories):
             faults.append(f"{len(categories) - len(classes)} of 'categories' share the id of another")
         return Instances(classes, images, objects, faults)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Turns Python's search for circles of references off, for the length of a `with` block.
-
-    The files hold a million small objects without a circle among them: looking for one takes twice as long as reading.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _entries(path: Path, content: Any, name: str, read: Callable[[Fields], Entry], faults: list[str]) -> list[Entry]:

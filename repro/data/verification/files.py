@@ -43,7 +43,7 @@ def stat_all(report: Report, split: str, paths: Iterable[str]) -> Iterator[File]
     """Yields the files of a split; those that cannot be looked at are reported instead."""
     for path in paths:
         try:
-            status = os.stat(path)  # noqa: PTH116  a Path for each of 10^5 files costs more than the stat
+            status = os.stat(path)  # noqa: PTH116  # a Path for each of 10^5 files costs more than the stat
         except OSError as error:
             report.add("unreadable", path, reason_of(error))
         else:

@@ -1,85 +1,19 @@
-"""Checkpoints as other libraries lay them out: real modules under the names of each library's own code.
+"""Checkpoints as others lay them out, each checked against the source that its function names.
 
-Each layout is checked against the source that its function names; the networks are torchvision's, small, and their
-batch norms have seen something, so that a statistic in the wrong place shows.
+Those of Lightning's modules are in `foreign_layouts_lightning.py`.
 """
 
 import copy
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import timm
 import torch
+from foreign_parts import Layout, ddp, headless, mlp, module, momentum_buffers, network, with_head
 from mmengine.logging import HistoryBuffer
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torchvision.models import ResNet, get_model
-
-
-@dataclass
-class Layout:
-    """A file's content, and the network in it that is to be evaluated."""
-
-    content: dict[str, Any]
-    source: nn.Module
-    prefix: str
-
-
-def network(seed: int, arch: str = "resnet18") -> ResNet:
-    """A ResNet with random weights and statistics."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        resnet = get_model(arch, weights=None)
-        for module in resnet.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.normal_(module.running_mean, std=0.1)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-    return resnet.eval()
-
-
-def module(**children: nn.Module | Tensor) -> nn.Module:
-    """A module with these children and buffers."""
-    parent = nn.Module()
-    for name, child in children.items():
-        if isinstance(child, nn.Module):
-            parent.add_module(name, child)
-        else:
-            parent.register_buffer(name, child)
-    return parent
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(512, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8))
-
-
-def headless(seed: int) -> ResNet:
-    resnet = network(seed)
-    resnet.fc = nn.Identity()
-    return resnet
-
-
-def with_head(seed: int) -> ResNet:
-    resnet = network(seed)
-    resnet.fc = mlp()
-    return resnet
-
-
-def ddp(wrapped: nn.Module) -> dict[str, Tensor]:
-    """The state of a module in DistributedDataParallel, or DataParallel."""
-    return module(module=wrapped).state_dict()
-
-
-def sequential(seed: int) -> nn.Sequential:
-    return nn.Sequential(*list(network(seed).children())[:-1])
-
-
-def momentum_buffers() -> dict[str, Any]:
-    return {"state": {0: {"momentum_buffer": torch.zeros(64, 3, 7, 7)}}, "param_groups": [{"lr": 0.03}]}
+from torchvision.models import ResNet
 
 
 def torchvision() -> Layout:
@@ -221,83 +155,6 @@ def vissl() -> Layout:
     return Layout(content, resnet, "classy_state_dict.base_model.model.trunk._feature_blocks.")
 
 
-def _lightning(model: nn.Module, settings: object) -> dict[str, Any]:
-    return {
-        "epoch": 99,
-        "global_step": 500_400,
-        "pytorch-lightning_version": "2.1.0",
-        "state_dict": model.state_dict(),
-        "loops": {"fit_loop": {"state_dict": {}}},
-        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.6)}},
-        "optimizer_states": [momentum_buffers()],
-        "hparams_name": "kwargs",
-        "hyper_parameters": settings,
-    }
-
-
-def lightly_moco_v2() -> Layout:
-    # benchmarks/imagenet/resnet50/mocov2.py
-    backbone = headless(0)
-    model = module(
-        backbone=backbone,
-        projection_head=module(layers=mlp()),
-        key_backbone=headless(1),
-        key_projection_head=module(layers=mlp()),
-        criterion=module(memory_bank=module(bank=torch.zeros(8, 64))),
-        online_classifier=module(classification_head=nn.Linear(512, 10)),
-    )
-    return Layout(_lightning(model, {"batch_size_per_device": 128}), backbone, "state_dict.backbone.")
-
-
-def lightly_byol() -> Layout:
-    # benchmarks/imagenet/resnet50/byol.py
-    backbone = headless(0)
-    heads = {name: module(layers=mlp()) for name in ("projection_head", "prediction_head", "teacher_projection_head")}
-    model = module(backbone=backbone, teacher_backbone=headless(1), **heads)
-    return Layout(_lightning(model, {"num_classes": 1000}), backbone, "state_dict.backbone.")
-
-
-def lightly_swav() -> Layout:
-    # benchmarks/imagenet/resnet50/swav.py
-    backbone = headless(0)
-    prototypes = module(heads=nn.ModuleList([nn.Linear(8, 30, bias=False)]))
-    model = module(backbone=backbone, projection_head=module(layers=mlp()), prototypes=prototypes)
-    return Layout(_lightning(model, {"num_classes": 1000}), backbone, "state_dict.backbone.")
-
-
-def lightly_example() -> Layout:
-    # examples/pytorch_lightning/moco.py: the children of a ResNet without fc in a Sequential
-    backbone = sequential(0)
-    model = module(
-        backbone=backbone,
-        projection_head=module(layers=mlp()),
-        backbone_momentum=sequential(1),
-        projection_head_momentum=module(layers=mlp()),
-    )
-    return Layout(_lightning(model, {}), backbone, "state_dict.backbone.")
-
-
-def lightly_parameters() -> Layout:
-    # docs: torch.save({"resnet18_parameters": backbone.state_dict()}, "model.pth")
-    backbone = sequential(0)
-    return Layout({"resnet18_parameters": backbone.state_dict()}, backbone, "resnet18_parameters.")
-
-
-def solo_learn() -> Layout:
-    # solo/methods/mocov2plus.py, base.py; the settings are OmegaConf's
-    backbone = headless(0)
-    model = module(
-        backbone=backbone,
-        classifier=nn.Linear(512, 10),
-        momentum_backbone=headless(1),
-        projector=mlp(),
-        momentum_projector=mlp(),
-        queue=torch.zeros(2, 8, 64),
-    )
-    settings = OmegaConf.create({"backbone": {"name": "resnet18"}, "data": {"dataset": "imagenet100"}})
-    return Layout(_lightning(model, settings), backbone, "state_dict.backbone.")
-
-
 def mmselfsup() -> Layout:
     # mmselfsup 1.0 models/algorithms/moco.py on mmengine's runner, whose message hub holds history buffers
     backbone = headless(0)
@@ -355,84 +212,7 @@ def without_counters() -> Layout:
     return Layout(state, resnet, "")
 
 
-def salmask() -> Layout:
+def own_backbone() -> Layout:
     resnet = headless(0)
     facts = {"format": 1, "arch": "resnet18", "input_filter": "high_pass", "run_id": "x"}
     return Layout({**facts, "state_dict": resnet.state_dict()}, resnet, "state_dict.")
-
-
-ACCEPTED: dict[str, Callable[[], Layout]] = {
-    function.__name__: function
-    for function in (
-        torchvision,
-        torchvision_references,
-        timm_weights,
-        timm_train,
-        moco_v2,
-        moco_v3,
-        simsiam,
-        barlow_twins,
-        swav,
-        deepcluster_v2,
-        vissl,
-        lightly_moco_v2,
-        lightly_byol,
-        lightly_swav,
-        lightly_example,
-        lightly_parameters,
-        solo_learn,
-        mmselfsup,
-        open_self_sup,
-        compiled,
-        compiled_parts,
-        encoder_with_heads,
-        without_counters,
-        salmask,
-    )
-}
-"""Layouts in which one network is the one to evaluate."""
-
-
-def lightly_dino() -> dict[str, Any]:
-    # benchmarks/imagenet/resnet50/dino.py: `backbone` is the teacher
-    model = module(
-        backbone=headless(1),
-        projection_head=module(layers=mlp()),
-        student_backbone=headless(0),
-        student_projection_head=module(layers=mlp()),
-    )
-    return _lightning(model, {})
-
-
-def lightly_moco_v2_early() -> dict[str, Any]:
-    # benchmarks/imagenet/resnet50/mocov2.py of 00283d7: there `backbone` is the key
-    model = module(backbone=headless(1), projection_head=mlp(), query_backbone=headless(0), query_projection_head=mlp())
-    return _lightning(model, {})
-
-
-AMBIGUOUS: dict[str, tuple[Callable[[], dict[str, Any]], tuple[str, ...]]] = {
-    "dino": (lambda: dino().content, ("student.module.backbone.", "teacher.module.backbone.")),
-    "lightly_dino": (lightly_dino, ("state_dict.backbone.", "state_dict.student_backbone.")),
-    "lightly_moco_v2_early": (
-        lightly_moco_v2_early,
-        ("state_dict.backbone.", "state_dict.query_backbone."),
-    ),
-    "bare_beside_another": (
-        lambda: {**network(0).state_dict(), "other": network(1).state_dict()},
-        (".", "other."),
-    ),
-}
-"""Layouts in which one network must be named, with the prefixes to choose from."""
-
-
-def features(source: nn.Module, images: Tensor) -> Tensor:
-    """What the source network computes: B×3×H×W -> B×512, the mean over the last stage."""
-    stages: dict[str, nn.Module] = dict(source.named_children())
-    if isinstance(source, nn.Sequential):
-        maps = source[:8](images)
-    else:
-        first = stages.get("act1") or stages["relu"]  # timm's name of the first ReLU
-        maps = stages["maxpool"](first(stages["bn1"](stages["conv1"](images))))
-        for number in range(1, 5):
-            maps = stages[f"layer{number}"](maps)
-    return maps.mean((2, 3))

@@ -1,0 +1,55 @@
+"""Python looks for no garbage while it makes what stays, and later not among what was imported."""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from repro.garbage import collection_paused, imports_unwalked
+
+
+@pytest.fixture(autouse=True)
+def collecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Garbage is looked for among all objects, and there is a module of 5000 that nobody has imported."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "salmask_test_module.py").write_text("objects = [[] for _ in range(5000)]\n", encoding="utf-8")
+    gc.unfreeze()
+    yield
+    gc.enable()
+    gc.unfreeze()
+    sys.modules.pop("salmask_test_module", None)
+
+
+@pytest.mark.parametrize("pause", [collection_paused, imports_unwalked])
+def test_no_garbage_is_looked_for_within_a_block(pause: Callable[[], AbstractContextManager[None]]) -> None:
+    with pause():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), pause():
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    with pause():
+        pass
+    assert not gc.isenabled()
+
+
+def test_what_a_block_imported_is_never_walked_again() -> None:
+    with imports_unwalked():
+        pass
+    # Nothing was imported: this process's garbage stays where it is found.
+    assert gc.get_freeze_count() == 0
+    with imports_unwalked():
+        import salmask_test_module  # type: ignore[import-not-found]
+    assert len(salmask_test_module.objects) == 5000
+    assert gc.get_freeze_count() >= 5000
+
+
+def test_a_pause_alone_leaves_what_was_imported_where_garbage_is_found() -> None:
+    with collection_paused():
+        import salmask_test_module
+    assert len(salmask_test_module.objects) == 5000
+    assert gc.get_freeze_count() == 0
