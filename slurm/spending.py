@@ -150,16 +150,24 @@ def _spending(row: JobRow, entry: Submission | None, own: TaskUsage | None, slur
         gpus=asked.gpus or (slurms.gpus if slurms else 0) or (own.gpus if own else 0),
         gpu_busy=busy,
         gpu_memory=own.gpu_memory if own else 0,
-        gpu_used=bool(own.gpu_memory) if own else None if busy is None else busy > 0,
+        gpu_used=_used_gpu(own, busy),
         cpus=asked.cpus or (slurms.cpus if slurms else 0) or (own.cores if own else 0),
         cpus_asked=asked.cpus,
         processes=max(1, asked.processes),
+        # Both witnesses miss something: Slurm what ran outside its steps, the job's own word a process that was killed.
         cpu_seconds=max(slurms.cpu_seconds if slurms else 0.0, own.cpu_seconds if own else 0.0),
         memory=max(slurms.memory if slurms else 0, own.memory if own else 0),
         memory_asked=asked.memory,
         minutes_asked=asked.minutes,
         nodes=asked.nodes,
     )
+
+
+def _used_gpu(own: TaskUsage | None, busy: float | None) -> bool | None:
+    """Returns whether a job computed on a GPU; None where neither it nor the accounting tells."""
+    if own:  # it knows what memory it took there, however briefly, where a look at how busy a GPU is may miss it
+        return bool(own.gpu_memory)
+    return None if busy is None else busy > 0
 
 
 def by_method(jobs: Iterable[Spending]) -> list[MethodSpending]:
@@ -170,6 +178,7 @@ def by_method(jobs: Iterable[Spending]) -> list[MethodSpending]:
     sums = []
     for method, members in groups.items():
         planned = [job for job in members if job.planned_s is not None]
+        # A job without a GPU is planned in hours of its one place, so that the two sums can be held against each other.
         hours = math.fsum((job.planned_s or 0.0) * max(1, job.gpus) / 3600 for job in planned)
         sums.append(
             MethodSpending(

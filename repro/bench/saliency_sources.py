@@ -101,6 +101,7 @@ def _exact(maker: ViewMaker, batch: Mapping[str, Any]) -> dict[str, Tensor]:
                 draws[:, COLUMNS.index(field)] = 0
         return draws
 
+    # Flipped before the network sees it and back afterwards: what differs then is the network's, not the place's.
     flipped = with_only()
     flipped[:, FLIP] = 1 - flipped[:, FLIP]
     return {
@@ -142,7 +143,7 @@ def compare_foregrounds(cells: Mapping[str, Tensor], objects: Sequence[Tensor]) 
     """
     cells = {**cells, "as many cells at random": as_many_at_random(cells[PLAIN], Generator().manual_seed(0))}
     true = torch.cat(list(objects)) if objects else torch.zeros(0, 1, 1, dtype=torch.bool)
-    shown = true.any(-1).any(-1)
+    shown = true.any(-1).any(-1)  # a crop may miss the object, and then there is nothing to cover
     rows = []
     for name, found in cells.items():
         row: Row = {
@@ -186,6 +187,7 @@ def sources(run: Run, images: Scenes, grades: Sequence[str] = GRADES) -> list[Ro
     variants |= {grade: replace(run.localizer, source=grade) for grade in grades}
     rows = []
     for name, localizer in variants.items():
+        # Without a source of its own for hard negatives: the foreground that is measured is to be this source's.
         variant = replace(run, localizer=replace(localizer, hard_negative_source=""))
         maker = build_view_maker(variant, device, images)
         rows.append({"source": name, **measure_foregrounds(variant, maker, images, device, len(images))["query"]})

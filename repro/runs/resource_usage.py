@@ -125,11 +125,13 @@ def total(ranks: Sequence[Sequence[Usage]]) -> TaskUsage:
     timed = [(usage.gpu_busy, usage.seconds) for usage in every if usage.gpu_busy is not None]
     weight = math.fsum(seconds for _, seconds in timed)
     last = [rank[-1] for rank in ranks]
+    # Ranks run side by side, so that the first one's attempts are the task's time; CPU time adds up over all of them.
     return TaskUsage(
         seconds=math.fsum(usage.seconds for usage in ranks[0]),
         longest_seconds=max(usage.seconds for usage in ranks[0]),
         cpu_seconds=math.fsum(usage.cpu_seconds for usage in every),
         memory=memory,
+        # Each rank may use all that its host lends, and says so: of a host one rank's number counts, not their sum.
         cores=sum(max(usage.cores for usage in last if usage.host == host) for host in {usage.host for usage in last}),
         gpus=sum(usage.gpu_memory > 0 for usage in last),
         gpu_memory=max(usage.gpu_memory for usage in every),
