@@ -48,10 +48,12 @@ from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
 from repro.training.loading import EpochBatches
-from repro.training.pretraining import _is_pretrained
+from repro.training.pretraining import _is_pretrained, pretrain
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
+PLAIN = tiny("mocov2", {"encoder.width": 4, "optimization.epochs": 1, "machine.monitor_images": 0})
+"""Two steps that nothing masks, so that they are the same on any number of processes."""
 BATCH, QUEUE, DIM, SEED = 8, 32, 16, 3
 HALVES = (slice(0, 4), slice(4, 8))
 
@@ -161,6 +163,7 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
         "stops": [stops(number, asked_at) for asked_at in (1, 4, 8, 9, 99)],
     }
     STOP.signal = 0
+    pretrain(PLAIN, RunFolder(place / "plain"), CPU)
     half = rows_of(make_views(), HALVES[number])
     for name in ("training", "frozen keys"):
         model = make_moco()
@@ -171,8 +174,13 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[dict[str, Any]]:
-    return on_two_processes(one_of_two, tmp_path_factory.mktemp("ranks"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(place: Path) -> Sequence[dict[str, Any]]:
+    return on_two_processes(one_of_two, place)
 
 
 def test_ranks_stop_one_step_after_one_of_them_was_asked_to(ranks: Sequence[dict[str, Any]]) -> None:
@@ -292,6 +300,38 @@ def test_one_process_with_two_groups_equals_two_processes(ranks: Sequence[dict[s
     torch.testing.assert_close(mean_loss(ranks, name), alone["loss"], rtol=1e-5, atol=1e-5)
     assert_close_gradients(joined["gradients"], alone["gradients"])
     torch.testing.assert_close(joined["queue"], alone["queue"], rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The folder of the plain run, made by one process."""
+    folder = RunFolder(tmp_path_factory.mktemp("alone") / "plain")
+    pretrain(PLAIN, folder, CPU)
+    return folder
+
+
+def assert_same_statistics(one: RunFolder, other: RunFolder) -> None:
+    states = [read_checkpoint(folder.backbone)["state_dict"] for folder in (one, other)]
+    names = [name for name in states[0] if "running_" in name]
+    assert len(names) == 40  # of the 20 norms of a ResNet-18
+    for name in names:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_backbone_has_the_running_statistics_of_all_processes(
+    ranks: Sequence[dict[str, Any]], place: Path, alone: RunFolder
+) -> None:
+    assert_same_statistics(RunFolder(place / "plain"), alone)
+
+
+def test_one_process_goes_on_with_the_running_statistics_of_two(
+    ranks: Sequence[dict[str, Any]], place: Path, alone: RunFolder, tmp_path: Path
+) -> None:
+    folder = copied(RunFolder(place / "plain"), tmp_path / "plain")
+    folder.backbone.unlink()
+    checkpoints(folder.checkpoints)[0].unlink()
+    pretrain(PLAIN, folder, CPU)
+    assert_same_statistics(folder, alone)
 
 
 def torchrun(out: Path, settings: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from torchvision.models import ResNet
 
+from repro.contrastive.batch_norm import joint_statistics
 from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
@@ -111,8 +112,10 @@ class Monitor(Hook):
         numbers = {"weight_norm": weight_norm(self.watched.encoder)}
         symptoms = exploded(step, numbers["weight_norm"], self.first_norm)
         if not symptoms:
-            if rank() == 0 and self.images:
-                numbers |= self._looked()
+            # Every rank takes part in the collective, whether it looks or not.
+            with joint_statistics(self.watched.encoder):
+                if rank() == 0 and self.images:
+                    numbers |= self._looked()
             symptoms = self._agreed(judge(step, numbers, self._loss(runner), self.watched.guess))
         if rank() == 0 and self.images:
             runner.visualizer.add_scalars(numbers, step=step)
