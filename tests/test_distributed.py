@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from torch import Generator, Tensor, nn
 from training_samples import (
@@ -47,6 +49,7 @@ from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
+from repro.training.hooks import RuntimeInfo
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import _is_pretrained, pretrain
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
@@ -83,6 +86,15 @@ def step(model: nn.Module, views: Views) -> dict[str, Any]:
     assert isinstance(inner, MoCo)
     gradients = {name: p.grad.clone() for name, p in inner.encoder_q.named_parameters() if p.grad is not None}
     return {"loss": loss.detach(), "gradients": gradients, "queue": inner.queue.keys.clone()}
+
+
+def logged(number: int) -> dict[str, list[float]]:
+    """What the log is told of two steps, the losses of which are 1 and 2 on rank 0, and 11 and 12 on rank 1."""
+    hub = MessageHub.get_instance("ranks")
+    info, runner = RuntimeInfo(9), SimpleNamespace(message_hub=hub, train_dataloader=range(9))
+    for step in (1, 2):
+        info.after_train_iter(runner, step, outputs={"loss": torch.tensor(10.0 * number + step)})
+    return info.window(runner)
 
 
 def plans() -> dict[str, list[list[tuple[int, int]]]]:
@@ -160,6 +172,7 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
         "decided": [decided_by_first(lambda: f"view of {number}"), refused_by_first(number)],
         "checkpoint": checkpoint_of(number, place),
         "pretrained": pretrained_to(number, place),
+        "logged": logged(number),
         "stops": [stops(number, asked_at) for asked_at in (1, 4, 8, 9, 99)],
     }
     STOP.signal = 0
@@ -187,6 +200,10 @@ def test_ranks_stop_one_step_after_one_of_them_was_asked_to(ranks: Sequence[dict
     number = int(signal.SIGUSR2)
     expected = [(2, number, 0), (5, number, 0), (0, number, 1), (0, number, 1), (0, 0, 0)]
     assert [outcome["stops"] for outcome in ranks] == [expected, expected]
+
+
+def test_the_log_has_the_means_over_all_ranks(ranks: Sequence[dict[str, Any]]) -> None:
+    assert [outcome["logged"] for outcome in ranks] == [{"train/loss": [6.0, 7.0]}] * 2
 
 
 def test_where_ranks_see_different_files_the_first_one_decides(ranks: Sequence[dict[str, Any]]) -> None:

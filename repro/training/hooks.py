@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor
 
+from repro.distributed import mean_of_ranks
 from repro.errors import UserError, one_line, with_mend
 from repro.files import is_of_a_full_disk, read_regular, reading, write_atomically
 from repro.presence import exists
@@ -32,7 +33,8 @@ class RuntimeInfo(RuntimeInfoHook):
     """mmengine's hook that hands a step's losses to the log, without its wait for the device at each step.
 
     mmengine's own turns every number of a step into a Python float at once. Here they stay on the device until the next
-    log line, which reads those of all steps since the last in one go.
+    log line, which reads those of all steps since the last in one go. Where several processes share a batch, the log
+    has the means over all of them.
     """
 
     def __init__(self, every: int) -> None:
@@ -58,19 +60,19 @@ class RuntimeInfo(RuntimeInfoHook):
             self._hand_on(runner)
 
     def window(self, runner: Any) -> dict[str, list[float]]:
-        """Returns the numbers of the last steps by name, of which the next lines of the log are means."""
+        """Returns the numbers of the last steps by name, of which the next lines of the log are means; a collective."""
         self._hand_on(runner)
         history = runner.message_hub.log_scalars
         return {name: history[name].data[0][-self.every :].tolist() for name in history}
 
     def _hand_on(self, runner: Any) -> None:
-        """Gives the log the numbers of all steps since the last line."""
+        """Gives the log the numbers of all steps since the last line; a collective."""
         scalars = [(name, value) for step in self._unread_steps for name, value in step.items()]
         self._unread_steps.clear()
         if scalars:
-            # Stacked first, so that one transfer, and one wait, brings them all. Handed on step by step, as the log
-            # shows means over steps.
-            numbers = torch.stack([value.float() for _, value in scalars]).tolist()
+            # Stacked first, so that one collective, one transfer and one wait bring them all. Handed on step by step,
+            # as the log shows means over steps.
+            numbers = mean_of_ranks(torch.stack([value.float() for _, value in scalars])).tolist()
             for (name, _), number in zip(scalars, numbers, strict=True):
                 runner.message_hub.update_scalar(f"train/{name}", number)
 

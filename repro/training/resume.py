@@ -129,7 +129,7 @@ class SaveCheckpoint(Hook):
                 mend="a lower optimization.lr (with ADIOS also adios.lr), or a longer optimization.warmup_share",
             )
         # Collectives, so every rank takes part, also those that write nothing.
-        rank_generators = gather_generators()
+        rank_generators, window = gather_generators(), self.info.window(runner)
         rank_statistics = gather_statistics(unwrapped(runner.model)) if world_size() > 1 else []
         if rank() == 0:
             content = {
@@ -143,7 +143,7 @@ class SaveCheckpoint(Hook):
                 "schedulers": [scheduler.state_dict() for scheduler in schedulers_of(runner)],
                 "generators": rank_generators,
                 # Lines of the log are means over steps: the next one is to be of those before the interruption too.
-                "window": self.info.window(runner),
+                "window": window,
                 **({"data": self.data} if self.data else {}),
                 # Those in the model's state are rank 0's.
                 **({"statistics": rank_statistics} if rank_statistics else {}),
