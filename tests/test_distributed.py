@@ -49,7 +49,7 @@ from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
-from repro.training.hooks import RuntimeInfo
+from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import _is_pretrained, pretrain
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
@@ -95,6 +95,20 @@ def logged(number: int) -> dict[str, list[float]]:
     for step in (1, 2):
         info.after_train_iter(runner, step, outputs={"loss": torch.tensor(10.0 * number + step)})
     return info.window(runner)
+
+
+def diverged(number: int) -> list[str]:
+    """What each rank is told where one, or both, saw a step that was not finite, as fp16 lets the others go on."""
+    told = []
+    for first_bad in ((-1, 6), (8, 4), (-1, -1)):
+        guard = FiniteGuard(1)
+        guard._first_bad = torch.tensor(first_bad[number])
+        try:
+            guard.verify()
+            told.append("nothing")
+        except DivergenceError as error:
+            told.append(error.what)
+    return told
 
 
 def plans() -> dict[str, list[list[tuple[int, int]]]]:
@@ -173,6 +187,7 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
         "checkpoint": checkpoint_of(number, place),
         "pretrained": pretrained_to(number, place),
         "logged": logged(number),
+        "diverged": diverged(number),
         "stops": [stops(number, asked_at) for asked_at in (1, 4, 8, 9, 99)],
     }
     STOP.signal = 0
@@ -204,6 +219,11 @@ def test_ranks_stop_one_step_after_one_of_them_was_asked_to(ranks: Sequence[dict
 
 def test_the_log_has_the_means_over_all_ranks(ranks: Sequence[dict[str, Any]]) -> None:
     assert [outcome["logged"] for outcome in ranks] == [{"train/loss": [6.0, 7.0]}] * 2
+
+
+def test_all_ranks_end_where_a_loss_of_one_is_not_finite(ranks: Sequence[dict[str, Any]]) -> None:
+    bad = "the gradient or loss of step {} is not finite; no checkpoint is written"
+    assert [outcome["diverged"] for outcome in ranks] == [[bad.format(7), bad.format(5), "nothing"]] * 2
 
 
 def test_where_ranks_see_different_files_the_first_one_decides(ranks: Sequence[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor
 
-from repro.distributed import mean_of_ranks
+from repro.distributed import gather, mean_of_ranks, world_size
 from repro.errors import UserError, one_line, with_mend
 from repro.files import is_of_a_full_disk, read_regular, reading, write_atomically
 from repro.presence import exists
@@ -95,12 +95,15 @@ class FiniteGuard(Hook):
     the host waits anyway, at each log line, and before each checkpoint, so that none of them is written after it. With
     fp16 a gradient that overflows is the loss scaler's business: of gradients the guard sees only those of steps that
     are taken. Losses it sees at every step, without the scale: one that is not finite is mended by no other scale.
+
+    Several processes end together: where the scaler drops the step, the loss of one may be the only sign of it, and
+    the others would wait for that one in their next collective.
     """
 
     priority = "HIGH"  # before the logger and the checkpoint
 
     def __init__(self, every: int) -> None:
-        """Reads the verdict every so many steps; at each on a CPU, where reading is free."""
+        """Reads the verdict every so many steps; at each where one process is on a CPU, and reading is free."""
         self.every = every
         self.kept: Callable[[], str] = lambda: "no checkpoint is written"
         """What is there to go back to, as the error says it; whoever writes checkpoints knows."""
@@ -136,22 +139,23 @@ class FiniteGuard(Hook):
         # The very steps at which the logger writes, which comes later: no line of the log has a bad number.
         if (
             self._first_bad is None
-            or not self._first_bad.is_cuda
+            or not (self._first_bad.is_cuda or world_size() > 1)
             or self.every_n_inner_iters(batch_idx, self.every)
             or self.end_of_epoch(runner.train_dataloader, batch_idx)
         ):
             self.verify()
 
     def verify(self) -> None:
-        """Raises an error if any step so far was bad; waits for the device.
+        """Raises an error if any step so far was bad on any rank; waits for the device, and is a collective.
 
         Raises:
             DivergenceError: the gradient or a loss of a step was not finite; it names the first such step.
         """
-        step = -1 if self._first_bad is None else int(self._first_bad)
-        if step >= 0:
+        if self._first_bad is None:
+            return
+        if bad := [step for step in gather(self._first_bad.unsqueeze(0)).tolist() if step >= 0]:
             raise DivergenceError(
-                f"the gradient or loss of step {step + 1} is not finite; {self.kept()}",
+                f"the gradient or loss of step {min(bad) + 1} is not finite; {self.kept()}",
                 mend="a lower optimization.lr (with ADIOS also adios.lr), or optimization.precision=fp32 or bf16",
             )
 
