@@ -18,9 +18,6 @@ from repro.augmentation.draws import COLUMNS, ORDERS
 from repro.runs.choices import Blur
 from repro.runs.sections import AugmentationSettings
 
-BLUR_TAPS = 17
-"""Eight pixels to each side: four sigma at MoCo's largest."""
-
 CONTRAST, SATURATION, HUE = 1, 2, 3
 """Numbers of `ORDERS`; brightness is 0."""
 
@@ -128,7 +125,7 @@ def _blur(images: Tensor, sigma: Tensor, settings: AugmentationSettings) -> Tens
     """Blurs each image by its own sigma (B), in the way that the settings name."""
     if settings.blur is Blur.box:
         return box_blur(images, sigma, settings.blur_sigma_max)
-    return gaussian_blur(images, BLUR_TAPS, sigma)
+    return gaussian_blur(images, settings.blur_taps, sigma)
 
 
 @dataclass(frozen=True)

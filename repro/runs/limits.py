@@ -36,6 +36,7 @@ LIMITS: Mapping[str, Limit] = {
     "augmentation.grey_probability": SHARE,
     "augmentation.blur_probability": SHARE,
     "augmentation.blur_sigma_min": NOT_NEGATIVE,
+    "augmentation.blur_sigma_max": NOT_NEGATIVE,
     "augmentation.flip_probability": SHARE,
     "localizer.relax": NOT_NEGATIVE,
     "localizer.image_side": Limit(low=128, high=1024),
