@@ -203,6 +203,20 @@ def test_changing_the_default_of_an_added_field_changes_no_meaning() -> None:
             ["data.crop=32", "fidelity=released", "masking.strategy=mean_fill"],
             "data.crop=32 with batch-norm groups of one image",
         ),
+        (["data.crop=8"], "data.crop=8 is too small for augmentation.blur=gaussian, which reaches 8 pixels to"),
+        (
+            ["data.crop=64", "augmentation.blur_sigma_max=16"],
+            "data.crop=64 is too small for augmentation.blur=gaussian, which reaches 64 pixels to each side; mend: "
+            "data.crop=65 or more",
+        ),
+        (
+            ["data.crop=15", "augmentation.blur=box", "masking.strategy=strong_blur"],
+            "data.crop=15 is too small for masking.strategy=strong_blur, which reaches 15 pixels",
+        ),
+        (
+            ["data.crop=5", "augmentation.blur_probability=0", "masking.strategy=high_pass"],
+            "data.crop=5 is too small for masking.strategy=high_pass, which reaches 5 pixels",
+        ),
         (["machine.device=gpu"], "machine.device=gpu is unknown; mend: one of auto, cpu, cuda"),
         (["machine.checkpoint_every=0"], "machine.checkpoint_every=0 is out of range; mend: 1 or more"),
     ],

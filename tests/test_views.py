@@ -168,6 +168,12 @@ def test_a_blur_is_as_wide_as_its_sigma(sigma: float, blur: Blur) -> None:
     assert deviation == pytest.approx(sigma, rel=0.01)
 
 
+def test_a_view_too_small_for_a_blur_is_made_where_none_is_drawn() -> None:
+    settings = replace(MOCO, blur_probability=0.0)
+    images, made = pixels(3)[..., :8, :8], draws(3, settings)
+    assert apply_to_all(images, torch.stack([draw.row() for draw in made]), settings).shape == images.shape
+
+
 def speckle(seed: int) -> Image.Image:
     """White noise: what a wrong weight or a wrong border shows on most."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8))

@@ -115,9 +115,10 @@ def _apply(images: Tensor, draws: "_Draws", settings: AugmentationSettings) -> T
     for number in range(3):
         blend(number, draws.jitter & (draws.hue_position <= number))
     views = torch.where(draws.grey, luma(views), views)
-    # No blur of sigma 0 can be computed; what stands for it is not taken.
-    sigma = torch.where(draws.sigma > 0, draws.sigma, 1).flatten()
-    views = torch.where(draws.sigma > 0, _blur(views, sigma, settings), views)
+    if settings.blur_probability:
+        # No blur of sigma 0 can be computed; what stands for it is not taken.
+        sigma = torch.where(draws.sigma > 0, draws.sigma, 1).flatten()
+        views = torch.where(draws.sigma > 0, _blur(views, sigma, settings), views)
     return torch.where(draws.flip, views.flip(-1), views)
 
 

@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 from repro.errors import UserError, nearest
-from repro.runs.choices import Backend, Branch, Interpolation, Resizer, Source, Strategy
+from repro.runs.choices import FILTER_TAPS, Backend, Blur, Branch, Interpolation, Resizer, Source, Strategy
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.network_names import LOCALIZERS, RESNETS, is_localizer
@@ -158,6 +158,7 @@ def problems(run: RunSettings) -> Iterator[Problem]:
             f"augmentation.interpolation={run.augmentation.interpolation.name}",
             mend="augmentation.resizer=pil, or augmentation.interpolation=bilinear",
         )
+    yield from _kernel_problems(run)
     if run.machine.resident:
         yield from _resident_problems(run)
     yield from _evaluation_problems(run)
@@ -165,6 +166,23 @@ def problems(run: RunSettings) -> Iterator[Problem]:
     # said of them.
     yield from FRAMEWORKS[run.framework].problems(run)
     yield from _masking_problems(run)
+
+
+def _kernel_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields each Gaussian whose kernel reaches further than a view is long, which reflects at its border only once."""
+    strategy, augmentation = run.masking.strategy, run.augmentation
+    # Other blurs, Pillow's and by boxes, repeat the pixel at the border; imported weights see no such views.
+    is_gaussian = augmentation.backend is Backend.device and augmentation.blur is Blur.gaussian
+    is_drawn = augmentation.blur_probability > 0 and run.framework is not Framework.external
+    for cause, taps in (
+        ("augmentation.blur=gaussian", augmentation.blur_taps if is_gaussian and is_drawn else 1),
+        (f"masking.strategy={strategy.name}", FILTER_TAPS.get(strategy, 1)),
+    ):
+        if run.data.crop <= taps // 2:
+            yield Problem(
+                f"data.crop={run.data.crop} is too small for {cause}, which reaches {taps // 2} pixels to each side",
+                mend=f"data.crop={taps // 2 + 1} or more",
+            )
 
 
 def _encoder_problems(encoder: EncoderSettings) -> Iterator[Problem]:
