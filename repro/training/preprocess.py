@@ -1,5 +1,7 @@
 """The way from a loader's batch to the network's inputs: augmented, localised and masked, all on the device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -61,6 +63,18 @@ class Augmenter(BaseDataPreprocessor):
             size: side of a view in pixels.
         """
         self._resident = (resident, size)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Lets images be augmented without compiled kernels while the context lasts.
+
+        For batches of a size that no step has: kernels for it would take longer to compile than they ever save.
+        """
+        compiled, self.compiled = self.compiled, False
+        try:
+            yield
+        finally:
+            self.compiled = compiled
 
     def augment(self, batch: dict[str, Any], name: str) -> Tensor:
         """Returns augmented images.
