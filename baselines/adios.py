@@ -282,7 +282,7 @@ class OcclusionGallery(Hook):
         masks = self.model.occlusion(stages.views.query)
         # The view is in 0..1 here, and normalised where the network is trained: 0 there is the mean colour here.
         masked_columns = [
-            (f"mask {number} hidden", stages.query.lerp(maker.mean, mask))
+            (f"mask {number} hidden", stages.query.lerp(maker.normalise.mean, mask))
             for number, mask in enumerate(masks.unsqueeze(2).unbind(1), 1)
         ]
         picture = draw_columns([("query view", stages.query), *masked_columns, ("key view", stages.key)])

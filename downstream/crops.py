@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import torch
 from mmengine.model import BaseDataPreprocessor
 from PIL import Image
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch.utils.data import Subset as LoaderSubset
 from torchvision.transforms.v2 import functional as tvf
 
 from repro.augmentation.crops import random_crop
-from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
+from repro.augmentation.normalization import Normalization
 from repro.data.splits import Images
 from repro.distributed import share_of_rank, world_size
 from repro.loader import Loader
@@ -81,12 +80,11 @@ class BackboneInput(BaseDataPreprocessor):
         """Prepare the input of a backbone that was trained on such images."""
         super().__init__(non_blocking=True)
         self.input_filter = input_filter
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self._normalization = Normalization()
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Returns the backbone's input B×3×H×W on its device, from uint8 pixels of the same shape."""
-        images = (pixels.to(self.device, non_blocking=True).float().div_(255) - self.mean) / self.std
+        images = self._normalization(pixels.to(self.device, non_blocking=True).float().div_(255))
         return high_pass(images) if self.input_filter == InputFilter.high_pass else images
 
     def forward(self, data: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:

@@ -100,6 +100,15 @@ def gather(local: Tensor) -> Tensor:
     return torch.cat(of_ranks)
 
 
+def mean_of_ranks(local: Tensor) -> Tensor:
+    """Returns the mean of every rank's tensor, the same on every rank; no gradient.
+
+    Args:
+        local: of the same shape on every rank.
+    """
+    return local if world_size() == 1 else gather(local.unsqueeze(0)).mean(0)
+
+
 def share_of_rank(count: int) -> list[int]:
     """Returns the indices of the items that this rank works on when all ranks share a data set.
 

@@ -232,6 +232,18 @@ def test_true_masks_have_no_released_map() -> None:
 
 
 @pytest.mark.usefixtures("red")
+def test_views_too_small_for_a_released_hard_negative_have_the_papers(tmp_path: Path) -> None:
+    small = plain_colours(**{"masking.hard_negative": True, "data.crop": 32})
+    released = variants(small)[RELEASED].fidelity
+    assert released == replace(
+        FidelitySettings(**dict.fromkeys(vars(FidelitySettings()), Source.released)), hard_negative=Source.paper
+    )
+    page = write(audited(small, count=8), tmp_path)[0].read_text()
+    assert "at 32 px the released code has the paper's hard negatives here" in page
+    assert "the released code has one for all" not in page
+
+
+@pytest.mark.usefixtures("red")
 def test_a_row_at_random_has_no_map_whatever_its_name() -> None:
     run = plain_colours("mocov2+ours-hp-random", **{"fidelity.noise": "released"})
     result = audited(run, 4)

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from json_rows import read_rows
+from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from torch import Generator, Tensor, nn
 from training_samples import (
@@ -47,11 +49,14 @@ from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
+from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo
 from repro.training.loading import EpochBatches
-from repro.training.pretraining import is_pretrained
+from repro.training.pretraining import is_pretrained, pretrain
 from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
+PLAIN = tiny("mocov2", {"encoder.width": 4, "optimization.epochs": 1, "machine.monitor_images": 0})
+"""Two steps that nothing masks, so that they are the same on any number of processes."""
 BATCH, QUEUE, DIM, SEED = 8, 32, 16, 3
 HALVES = (slice(0, 4), slice(4, 8))
 
@@ -81,6 +86,29 @@ def step(model: nn.Module, views: Views) -> dict[str, Any]:
     assert isinstance(inner, MoCo)
     gradients = {name: p.grad.clone() for name, p in inner.encoder_q.named_parameters() if p.grad is not None}
     return {"loss": loss.detach(), "gradients": gradients, "queue": inner.queue.keys.clone()}
+
+
+def logged(number: int) -> dict[str, list[float]]:
+    """What the log is told of two steps, the losses of which are 1 and 2 on rank 0, and 11 and 12 on rank 1."""
+    hub = MessageHub.get_instance("ranks")
+    info, runner = RuntimeInfo(9), SimpleNamespace(message_hub=hub, train_dataloader=range(9))
+    for step in (1, 2):
+        info.after_train_iter(runner, step, outputs={"loss": torch.tensor(10.0 * number + step)})
+    return info.window(runner)
+
+
+def diverged(number: int) -> list[str]:
+    """What each rank is told where one, or both, saw a step that was not finite, as fp16 lets the others go on."""
+    told = []
+    for first_bad in ((-1, 6), (8, 4), (-1, -1)):
+        guard = FiniteGuard(1)
+        guard._first_bad = torch.tensor(first_bad[number])
+        try:
+            guard.verify()
+            told.append("nothing")
+        except DivergenceError as error:
+            told.append(error.what)
+    return told
 
 
 def plans() -> dict[str, list[list[tuple[int, int]]]]:
@@ -158,9 +186,12 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
         "decided": [decided_by_first(lambda: f"view of {number}"), refused_by_first(number)],
         "checkpoint": checkpoint_of(number, place),
         "pretrained": pretrained_to(number, place),
+        "logged": logged(number),
+        "diverged": diverged(number),
         "stops": [stops(number, asked_at) for asked_at in (1, 4, 8, 9, 99)],
     }
     STOP.signal = 0
+    pretrain(PLAIN, RunFolder(place / "plain"), CPU)
     half = rows_of(make_views(), HALVES[number])
     for name in ("training", "frozen keys"):
         model = make_moco()
@@ -171,14 +202,28 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[dict[str, Any]]:
-    return on_two_processes(one_of_two, tmp_path_factory.mktemp("ranks"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(place: Path) -> Sequence[dict[str, Any]]:
+    return on_two_processes(one_of_two, place)
 
 
 def test_ranks_stop_one_step_after_one_of_them_was_asked_to(ranks: Sequence[dict[str, Any]]) -> None:
     number = int(signal.SIGUSR2)
     expected = [(2, number, 0), (5, number, 0), (0, number, 1), (0, number, 1), (0, 0, 0)]
     assert [outcome["stops"] for outcome in ranks] == [expected, expected]
+
+
+def test_the_log_has_the_means_over_all_ranks(ranks: Sequence[dict[str, Any]]) -> None:
+    assert [outcome["logged"] for outcome in ranks] == [{"train/loss": [6.0, 7.0]}] * 2
+
+
+def test_all_ranks_end_where_a_loss_of_one_is_not_finite(ranks: Sequence[dict[str, Any]]) -> None:
+    bad = "the gradient or loss of step {} is not finite; no checkpoint is written"
+    assert [outcome["diverged"] for outcome in ranks] == [[bad.format(7), bad.format(5), "nothing"]] * 2
 
 
 def test_where_ranks_see_different_files_the_first_one_decides(ranks: Sequence[dict[str, Any]]) -> None:
@@ -292,6 +337,38 @@ def test_one_process_with_two_groups_equals_two_processes(ranks: Sequence[dict[s
     torch.testing.assert_close(mean_loss(ranks, name), alone["loss"], rtol=1e-5, atol=1e-5)
     assert_close_gradients(joined["gradients"], alone["gradients"])
     torch.testing.assert_close(joined["queue"], alone["queue"], rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The folder of the plain run, made by one process."""
+    folder = RunFolder(tmp_path_factory.mktemp("alone") / "plain")
+    pretrain(PLAIN, folder, CPU)
+    return folder
+
+
+def assert_same_statistics(one: RunFolder, other: RunFolder) -> None:
+    states = [read_checkpoint(folder.backbone)["state_dict"] for folder in (one, other)]
+    names = [name for name in states[0] if "running_" in name]
+    assert len(names) == 40  # of the 20 norms of a ResNet-18
+    for name in names:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_backbone_has_the_running_statistics_of_all_processes(
+    ranks: Sequence[dict[str, Any]], place: Path, alone: RunFolder
+) -> None:
+    assert_same_statistics(RunFolder(place / "plain"), alone)
+
+
+def test_one_process_goes_on_with_the_running_statistics_of_two(
+    ranks: Sequence[dict[str, Any]], place: Path, alone: RunFolder, tmp_path: Path
+) -> None:
+    folder = copied(RunFolder(place / "plain"), tmp_path / "plain")
+    folder.backbone.unlink()
+    checkpoints(folder.checkpoints)[0].unlink()
+    pretrain(PLAIN, folder, CPU)
+    assert_same_statistics(folder, alone)
 
 
 def torchrun(out: Path, settings: Sequence[str]) -> subprocess.CompletedProcess[str]:

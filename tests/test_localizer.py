@@ -220,6 +220,20 @@ def test_a_localizer_whose_grid_rounds_otherwise_is_refused() -> None:
         localizer.check(130, "localizer.image_side")
 
 
+def test_a_network_whose_channels_come_last_is_a_localizer() -> None:
+    localizer = build_localizer("timm/swin_tiny_patch4_window7_224", "random")
+    localizer.check(224)
+    view = normalised(pixels(1, 224))
+    model = localizer.network.model
+    assert torch.equal(localizer(view)[0, :, 2, 5], model.forward_features(view)[0, 2, 5])
+
+
+def test_a_mend_is_never_the_present_setting() -> None:
+    flat = Localizer(nn.Flatten())
+    with pytest.raises(UserError, match=r"are 49152 at data\.crop=128, not D×4×4; mend: another localizer\.network$"):
+        flat.check(128)
+
+
 def test_a_localizer_built_for_another_size_is_refused() -> None:
     localizer = build_localizer("timm/swin_tiny_patch4_window7_224", "random")
     with pytest.raises(UserError, match=r"takes no views of data\.crop=256 \(Input height \(256\) doesn't match model"):

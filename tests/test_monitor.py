@@ -17,6 +17,7 @@ from baselines import build_learner
 from repro.contrastive.losses import info_nce
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, read_symptoms
+from repro.training.gallery import first_stages
 from repro.training.hooks import DivergenceError
 from repro.training.monitor import Monitor, exploded, guess_of, judge, look
 from repro.training.pretraining import build_training, open_data, plan_batches
@@ -121,6 +122,26 @@ def test_a_look_leaves_generators_and_model_as_they_are(tmp_path: Path) -> None:
     assert [module.training for module in model.modules()] == modes
     assert numbers == look(monitor.watched, monitor._batches)
     assert 0 < numbers["hard_negative_share"] < 1
+
+
+def test_batches_that_no_step_has_compile_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def kernels(images: torch.Tensor, draws: Any, settings: Any) -> torch.Tensor:
+        compiled.append(len(images))
+        return images
+
+    monkeypatch.setattr("repro.augmentation.on_device._compiled", lambda: kernels)
+    run = tiny("mocov2+ours-hp-random", LARGER)
+    training = monitored(run, RunFolder(tmp_path))
+    (monitor,) = training.hooks
+    maker = training.model.data_preprocessor
+    maker.compiled = True
+    look(monitor.watched, monitor._batches)
+    first_stages(training.loader.dataset, maker)
+    assert compiled == []
+    maker.views(monitor._batches[0])
+    assert compiled == [16, 16]
 
 
 def test_a_look_that_fails_is_told_once_and_ends_no_training(

@@ -196,11 +196,26 @@ def test_changing_the_default_of_an_added_field_changes_no_meaning() -> None:
         (["optimization.lr=.inf"], "optimization.lr=inf is out of range; mend: more than 0"),
         (["optimization.weight_decay=-1e-4"], "optimization.weight_decay=-0.0001 is out of range; mend: 0 or more"),
         (["augmentation.hue=.6"], "augmentation.hue=0.6 is out of range; mend: 0..0.5"),
+        (["augmentation.blur_sigma_max=.inf"], "augmentation.blur_sigma_max=inf is out of range; mend: 0 or more"),
         (["augmentation.blur_sigma_min=3"], "augmentation.blur_sigma_min=3 is larger than"),
         (["data.crop=32", "moco.bn_splits=128"], "data.crop=32 with batch-norm groups of one image"),
         (
             ["data.crop=32", "fidelity=released", "masking.strategy=mean_fill"],
             "data.crop=32 with batch-norm groups of one image",
+        ),
+        (["data.crop=8"], "data.crop=8 is too small for augmentation.blur=gaussian, which reaches 8 pixels to"),
+        (
+            ["data.crop=64", "augmentation.blur_sigma_max=16"],
+            "data.crop=64 is too small for augmentation.blur=gaussian, which reaches 64 pixels to each side; mend: "
+            "data.crop=65 or more",
+        ),
+        (
+            ["data.crop=15", "augmentation.blur=box", "masking.strategy=strong_blur"],
+            "data.crop=15 is too small for masking.strategy=strong_blur, which reaches 15 pixels",
+        ),
+        (
+            ["data.crop=5", "augmentation.blur_probability=0", "masking.strategy=high_pass"],
+            "data.crop=5 is too small for masking.strategy=high_pass, which reaches 5 pixels",
         ),
         (["machine.device=gpu"], "machine.device=gpu is unknown; mend: one of auto, cpu, cuda"),
         (["machine.checkpoint_every=0"], "machine.checkpoint_every=0 is out of range; mend: 1 or more"),
@@ -210,11 +225,10 @@ def test_settings_that_exclude_each_other_or_leave_their_range_are_refused(overr
     assert refusal(*overrides).startswith(message)
 
 
-def test_every_number_of_a_run_has_a_limit_or_is_free_on_purpose() -> None:
-    free = {"augmentation.blur_sigma_max"}  # held by blur_sigma_min, which is not larger
+def test_every_number_of_a_run_has_a_limit() -> None:
     numbers = {key for key, kind in keys(Run).items() if kind in (int, float)}
     of_frameworks = {key for entry in FRAMEWORKS.values() for key in entry.limits}
-    assert numbers - free == set(LIMITS) | of_frameworks
+    assert numbers == set(LIMITS) | of_frameworks
     assert not set(LIMITS) & of_frameworks
 
 

@@ -20,7 +20,7 @@ from repro.augmentation.blur import box_blur
 from repro.augmentation.colour import blend_, turn_hue_
 from repro.augmentation.crops import random_crop
 from repro.augmentation.draws import ORDERS, Draw, draw_view
-from repro.augmentation.on_device import BLUR_TAPS, MOCO, apply_on_device, apply_to_all
+from repro.augmentation.on_device import MOCO, apply_on_device, apply_to_all
 from repro.augmentation.reference import apply_reference
 from repro.runs.choices import Blur, Interpolation
 from repro.runs.sections import AugmentationSettings
@@ -120,7 +120,7 @@ def apply_one(image: Tensor, draw: Draw) -> Tensor:
     if draw.grey:
         image = tvf.rgb_to_grayscale(image, 3)
     if draw.sigma:
-        image = tvf.gaussian_blur(image, [BLUR_TAPS] * 2, [draw.sigma] * 2)
+        image = tvf.gaussian_blur(image, [17] * 2, [draw.sigma] * 2)
     return tvf.hflip(image) if draw.flip else image
 
 
@@ -155,6 +155,23 @@ def test_other_devices_apply_every_step_to_every_image_with_the_same_numbers() -
     images, rows = pixels(60), torch.stack([draw.row() for draw in made])
     for settings in (MOCO, replace(MOCO, blur=Blur.box)):
         assert (apply_to_all(images, rows, settings) - apply_on_device(images, rows, settings)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("blur", Blur)
+@pytest.mark.parametrize("sigma", [2.0, 8.0])
+def test_a_blur_is_as_wide_as_its_sigma(sigma: float, blur: Blur) -> None:
+    settings = AugmentationSettings(blur=blur, blur_sigma_max=sigma)
+    dot = torch.zeros(1, 3, 129, 129)
+    dot[..., 64, 64] = 1
+    spread = apply_on_device(dot, replace(NOTHING, sigma=sigma).row().unsqueeze(0), settings)[0, 0].sum(0)
+    deviation = float((spread * (torch.arange(129) - 64.0) ** 2).sum().sqrt())
+    assert deviation == pytest.approx(sigma, rel=0.01)
+
+
+def test_a_view_too_small_for_a_blur_is_made_where_none_is_drawn() -> None:
+    settings = replace(MOCO, blur_probability=0.0)
+    images, made = pixels(3)[..., :8, :8], draws(3, settings)
+    assert apply_to_all(images, torch.stack([draw.row() for draw in made]), settings).shape == images.shape
 
 
 def speckle(seed: int) -> Image.Image:

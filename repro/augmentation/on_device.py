@@ -18,9 +18,6 @@ from repro.augmentation.draws import COLUMNS, ORDERS
 from repro.runs.choices import Blur
 from repro.runs.sections import AugmentationSettings
 
-BLUR_TAPS = 17
-"""Eight pixels to each side: four sigma at MoCo's largest."""
-
 CONTRAST, SATURATION, HUE = 1, 2, 3
 """Numbers of `ORDERS`; brightness is 0."""
 
@@ -118,9 +115,10 @@ def _apply(images: Tensor, draws: "_Draws", settings: AugmentationSettings) -> T
     for number in range(3):
         blend(number, draws.jitter & (draws.hue_position <= number))
     views = torch.where(draws.grey, luma(views), views)
-    # No blur of sigma 0 can be computed; what stands for it is not taken.
-    sigma = torch.where(draws.sigma > 0, draws.sigma, 1).flatten()
-    views = torch.where(draws.sigma > 0, _blur(views, sigma, settings), views)
+    if settings.blur_probability:
+        # No blur of sigma 0 can be computed; what stands for it is not taken.
+        sigma = torch.where(draws.sigma > 0, draws.sigma, 1).flatten()
+        views = torch.where(draws.sigma > 0, _blur(views, sigma, settings), views)
     return torch.where(draws.flip, views.flip(-1), views)
 
 
@@ -128,7 +126,7 @@ def _blur(images: Tensor, sigma: Tensor, settings: AugmentationSettings) -> Tens
     """Blurs each image by its own sigma (B), in the way that the settings name."""
     if settings.blur is Blur.box:
         return box_blur(images, sigma, settings.blur_sigma_max)
-    return gaussian_blur(images, BLUR_TAPS, sigma)
+    return gaussian_blur(images, settings.blur_taps, sigma)
 
 
 @dataclass(frozen=True)

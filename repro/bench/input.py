@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,8 @@ def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         rivals = [
             *decoders(images),
-            *view_makers(images, caches, size),
-            *resident_images(caches[OWN_SIDE], size, device),
+            *ViewMakers(images, caches, size).rivals(),
+            *ResidentViews(caches[OWN_SIDE], size, device).rivals(),
             *augmenters(size, len(images), device),
         ]
         seconds = seconds_in_turn({rival.stage + rival.name: rival.run for rival in rivals if rival.run})
@@ -226,103 +227,131 @@ def cv2_decoder() -> Callable[[bytes], Pixels] | None:
     return decode
 
 
-def view_makers(images: FileImages, caches: Mapping[int, CachedImages], size: int) -> list[Rival]:
-    """Returns the ways from a file to two views, the usual one first; colours are ours to change on the device."""
-    usual = usual_pipeline(size)
-    crop = transforms.RandomResizedCrop(size, scale=(0.2, 1.0))
+class ViewMakers:
+    """The ways from a file to two views; colours are ours to change on the device."""
 
-    def with_pillow(make_view: Callable[[Image.Image], object]) -> Callable[[], object]:
+    def __init__(self, images: FileImages, caches: Mapping[int, CachedImages], size: int) -> None:
+        """Prepares to make views.
+
+        Args:
+            images: the photographs.
+            caches: the same, decoded, by their shorter side.
+            size: side of the views in pixels.
+        """
+        self.images, self.caches, self.size = images, caches, size
+        self.reference = self._ours(images, Resizer.pil)
+
+    def rivals(self) -> list[Rival]:
+        """Returns the ways, the usual one first."""
+        usual, crop = usual_pipeline(self.size), transforms.RandomResizedCrop(self.size, scale=(0.2, 1.0))
+        fast_decoding = "" if libjpeg_turbo() else "Pillow decodes: pip install simplejpeg"
+        whole, small = self.caches[OWN_SIDE], self.caches[CACHED_SIDE]
+        by_torch = self._ours(self.images, Resizer.torch)
+        return [
+            self._by_pillow("usual: torchvision on Pillow, as MoCo's main_moco.py", usual),
+            self._by_pillow("Pillow decodes and crops", lambda image: pil_to_tensor(crop(image))),
+            self._rival("salmask, augmentation.resizer=pil", self.reference, note=fast_decoding),
+            self._rival("salmask, augmentation.resizer=torch", by_torch, note=fast_decoding),
+            self._rival("salmask, pil, from a cache of whole images", self._ours(whole, Resizer.pil)),
+            self._rival("salmask, torch, from a cache of whole images", self._ours(whole, Resizer.torch)),
+            self._rival(
+                f"salmask, torch, data.cached_side={CACHED_SIDE}", self._ours(small, Resizer.torch), comparable=False
+            ),
+        ]
+
+    def _ours(self, source: Images, resizer: Resizer) -> TwoViews:
+        return TwoViews(source, self.size, AugmentationSettings(resizer=resizer), seed=0)
+
+    def _by_pillow(self, name: str, make_view: Callable[[Image.Image], object]) -> Rival:
+        """Returns the way that makes both views of an image that Pillow has decoded."""
+
         def run() -> None:
-            for file in images.files:
-                with (images.folder / file).open("rb") as stream:
+            for file in self.images.files:
+                with (self.images.folder / file).open("rb") as stream:
                     image = Image.open(stream).convert("RGB")
                 make_view(image), make_view(image)
 
-        return run
+        return Rival("two views", name, run)
 
-    def ours(source: Images, resizer: Resizer) -> TwoViews:
-        return TwoViews(source, size, AugmentationSettings(resizer=resizer), seed=0)
+    def _rival(self, name: str, views: TwoViews, *, comparable: bool = True, note: str = "") -> Rival:
+        departure = partial(self._departure, views) if comparable else None
+        return Rival("two views", name, partial(_all_of, views), departure, note)
 
-    def all_of(views: TwoViews) -> list[dict[str, Any]]:
-        return [views[0, index] for index in range(len(views))]
-
-    def rival(name: str, views: TwoViews, *, comparable: bool = True, note: str = "") -> Rival:
-        return Rival("two views", name, lambda: all_of(views), (lambda: departure(views)) if comparable else None, note)
-
-    def departure(views: TwoViews) -> int:
-        pairs = zip(all_of(views), all_of(reference), strict=True)
+    def _departure(self, views: TwoViews) -> int:
+        pairs = zip(_all_of(views), _all_of(self.reference), strict=True)
         return max(difference(a[name].numpy(), b[name].numpy()) for a, b in pairs for name in TwoViews.names)
 
-    reference = ours(images, Resizer.pil)
-    fast_decoding = "" if libjpeg_turbo() else "Pillow decodes: pip install simplejpeg"
-    small = f"data.cached_side={CACHED_SIDE}"
-    return [
-        Rival("two views", "usual: torchvision on Pillow, as MoCo's main_moco.py", with_pillow(usual)),
-        Rival("two views", "Pillow decodes and crops", with_pillow(lambda image: pil_to_tensor(crop(image)))),
-        rival("salmask, augmentation.resizer=pil", reference, note=fast_decoding),
-        rival("salmask, augmentation.resizer=torch", ours(images, Resizer.torch), note=fast_decoding),
-        rival("salmask, pil, from a cache of whole images", ours(caches[OWN_SIDE], Resizer.pil)),
-        rival("salmask, torch, from a cache of whole images", ours(caches[OWN_SIDE], Resizer.torch)),
-        rival(f"salmask, torch, {small}", ours(caches[CACHED_SIDE], Resizer.torch), comparable=False),
-    ]
+
+def _all_of(views: TwoViews) -> list[dict[str, Any]]:
+    """Returns the views of every image in epoch 0."""
+    return [views[0, index] for index in range(len(views))]
 
 
-def resident_images(images: CachedImages, size: int, device: torch.device) -> list[Rival]:
-    """Returns what is left to do where the images lie in a device's memory (`machine.resident`): draws, and crops.
+class ResidentViews:
+    """What is left to do where the images lie in a device's memory (`machine.resident`): draws, and crops."""
 
-    Args:
-        images: decoded.
-        size: side of the views in pixels.
-        device: where they are to lie.
-    """
-    settings = AugmentationSettings()
-    views = TwoViews(images, size, settings, seed=0)
-    resident = ResidentImages.load(images, device, workers=0)
-    draws = ViewDraws(views, resident.sizes)
-    on_gpu, full_batch = device.type == "cuda", -(-BATCH // len(images))
+    def __init__(self, images: CachedImages, size: int, device: torch.device) -> None:
+        """Moves the images there.
 
-    def names(epochs: int) -> list[tuple[int, int]]:
-        return [(epoch, index) for epoch in range(epochs) for index in range(len(images))]
+        Args:
+            images: decoded.
+            size: side of the views in pixels.
+            device: where they are to lie.
+        """
+        self.images, self.size, self.device = images, size, device
+        self.settings = AugmentationSettings()
+        self.views = TwoViews(images, size, self.settings, seed=0)
+        self.resident = ResidentImages.load(images, device, workers=0)
+        self.draws = ViewDraws(self.views, self.resident.sizes)
+        self.full_batch = -(-BATCH // len(images))
+        """How many epochs make up a batch."""
 
-    def draw_in_turn() -> None:
-        for epoch, index in names(full_batch):
-            rng = stream(0, Purpose.view, epoch, index)
-            width, height = images.size(index)
-            for _ in TwoViews.names:
-                draw_box(width, height, settings.crop_scale_min, rng), draw_view(rng, settings).row()
+    def rivals(self) -> list[Rival]:
+        """Returns the draws of a batch, image by image and at once, and its crops."""
+        at_once = f"{len(self.images) * self.full_batch} images at once"
+        return [
+            Rival("draws of two views", "image by image", self._draw_in_turn, times=self.full_batch),
+            Rival("draws of two views", "salmask, machine.resident", self._draw, note=at_once, times=self.full_batch),
+            self._cropper(),
+        ]
 
-    def crops(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        boxes = {name: batch[f"{name}_box"] for name in TwoViews.names}
-        return {name: resident.crops(batch["index"], boxes[name], size, settings.interpolation) for name in boxes}
-
-    def departure() -> int:
-        ours = crops(draws.__getitems__(names(1)))
-        pairs = ((views[0, index][name], ours[name][index]) for index in range(len(images)) for name in ours)
-        return max(difference(expected.numpy(), crop.cpu().numpy()) for expected, crop in pairs)
-
-    # A GPU is only busy with a whole batch; a CPU would be so for minutes.
-    at_once = full_batch if on_gpu else 1
-    batch = draws.__getitems__(names(at_once))
-    note = f"{len(images) * at_once} images at once" + (", by the clock on the wall" if on_gpu else "")
-    return [
-        Rival("draws of two views", "image by image", draw_in_turn, times=full_batch),
-        Rival(
-            "draws of two views",
-            "salmask, machine.resident",
-            lambda: draws.__getitems__(names(full_batch)),
-            times=full_batch,
-            note=f"{len(images) * full_batch} images at once",
-        ),
-        Rival(
+    def _cropper(self) -> Rival:
+        is_on_gpu = self.device.type == "cuda"
+        # A GPU is only busy with a whole batch; a CPU would be so for minutes.
+        epochs = self.full_batch if is_on_gpu else 1
+        return Rival(
             "crops of two views",
-            f"salmask, machine.resident on {device.type}",
-            lambda: crops(batch),
-            departure,
-            note,
-            times=at_once,
-            on_device=on_gpu,
-        ),
-    ]
+            f"salmask, machine.resident on {self.device.type}",
+            partial(self._crops, self.draws.__getitems__(self._names(epochs))),
+            self._departure,
+            f"{len(self.images) * epochs} images at once" + (", by the clock on the wall" if is_on_gpu else ""),
+            times=epochs,
+            on_device=is_on_gpu,
+        )
+
+    def _names(self, epochs: int) -> list[tuple[int, int]]:
+        return [(epoch, index) for epoch in range(epochs) for index in range(len(self.images))]
+
+    def _draw_in_turn(self) -> None:
+        for epoch, index in self._names(self.full_batch):
+            rng = stream(0, Purpose.view, epoch, index)
+            width, height = self.images.size(index)
+            for _ in TwoViews.names:
+                draw_box(width, height, self.settings.crop_scale_min, rng), draw_view(rng, self.settings).row()
+
+    def _draw(self) -> None:
+        self.draws.__getitems__(self._names(self.full_batch))
+
+    def _crops(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        index, interpolation = batch["index"], self.settings.interpolation
+        return {
+            name: self.resident.crops(index, batch[f"{name}_box"], self.size, interpolation) for name in TwoViews.names
+        }
+
+    def _departure(self) -> int:
+        ours = self._crops(self.draws.__getitems__(self._names(1)))
+        pairs = ((self.views[0, index][name], ours[name][index]) for index in range(len(self.images)) for name in ours)
+        return max(difference(expected.numpy(), crop.cpu().numpy()) for expected, crop in pairs)
 
 
 def augmenters(size: int, count: int, device: torch.device) -> list[Rival]:

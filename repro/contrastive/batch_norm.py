@@ -1,10 +1,13 @@
 """Batch norm over groups of a batch, and batch norm over the images of all processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.distributed import gather_with_gradient, world_size
+from repro.distributed import gather, gather_with_gradient, rank, world_size
 
 
 class SplitBatchNorm(nn.BatchNorm2d):
@@ -93,6 +96,54 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
         else:
             split_batch_norm(child, splits)
     return network
+
+
+def own_statistics(network: nn.Module) -> list[Tensor]:
+    """Returns the running means and variances that follow this process's groups alone: those of `SplitBatchNorm`."""
+    norms = (module for module in network.modules() if isinstance(module, SplitBatchNorm))
+    return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+
+
+def gather_statistics(network: nn.Module) -> list[Tensor]:
+    """Returns the `own_statistics` of every process, in the order of ranks and of N numbers each; a collective."""
+    own = own_statistics(network)
+    return list(gather(torch.cat(own).unsqueeze(0))) if own else []
+
+
+@torch.no_grad()
+def set_statistics(network: nn.Module, statistics: Tensor) -> None:
+    """Gives a network other `own_statistics`.
+
+    Args:
+        network: is changed.
+        statistics: N numbers, as `gather_statistics` returned them for a network of this architecture.
+    """
+    own = own_statistics(network)
+    sizes = [buffer.numel() for buffer in own]
+    for buffer, numbers in zip(own, torch.split(statistics, sizes), strict=True):
+        buffer.copy_(numbers)
+
+
+@contextmanager
+def joint_statistics(network: nn.Module) -> Iterator[None]:
+    """Lets running statistics be those of all processes' groups while the context lasts; entering is a collective.
+
+    In training each process moves statistics of its own, as nothing reads them there. Their mean is what one process
+    with all groups has, up to rounding, since each step is linear in them; whoever evaluates the network or saves it
+    for others wants that. Afterwards they are each process's own again, to the last bit: when somebody has looked
+    changes nothing of the training.
+
+    Args:
+        network: is changed.
+    """
+    if world_size() == 1 or not (of_ranks := gather_statistics(network)):
+        yield
+        return
+    set_statistics(network, torch.stack(of_ranks).mean(0))
+    try:
+        yield
+    finally:
+        set_statistics(network, of_ranks[rank()])
 
 
 class ReducedBatchNorm(nn.BatchNorm2d):

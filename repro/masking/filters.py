@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from repro.augmentation.blur import gaussian_blur
-from repro.runs.choices import FilterLibrary
+from repro.runs.choices import FILTER_TAPS, FilterLibrary, Strategy
 
 
 def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> Tensor:
@@ -22,7 +22,7 @@ def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> T
     Returns:
         B×3×H×W, of mean about 0.
     """
-    blurred = _blur(images, 11, 5.0, library)
+    blurred = _blur(images, FILTER_TAPS[Strategy.high_pass], 5.0, library)
     return torch.sub(images, blurred, out=blurred)
 
 
@@ -38,7 +38,7 @@ def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) ->
     Returns:
         B×3×H×W.
     """
-    return _blur(images, 31, 10.0, library)
+    return _blur(images, FILTER_TAPS[Strategy.strong_blur], 10.0, library)
 
 
 def _blur(images: Tensor, kernel: int, sigma: float, library: FilterLibrary) -> Tensor:

@@ -20,7 +20,7 @@ from repro.errors import UserError
 from repro.masking.patches import as_many_at_random, overlap, to_pixels
 from repro.randomness import Purpose, stream, stream_seed
 from repro.runs.choices import Branch, Guidance, Source, Strategy
-from repro.runs.frameworks import FRAMEWORKS
+from repro.runs.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 from repro.training.gallery import overlay, spread
@@ -52,7 +52,8 @@ def variants(run: Run) -> dict[str, Run]:
         what = "nothing" if run.masking.strategy is Strategy.none else "with an occlusion network that training makes"
         raise UserError(f"{run.method} masks {what}", mend="audit a row that masks patches, for example mocov2+ours-hp")
     released = FidelitySettings(**{switch.name: Source.released for switch in fields(FidelitySettings)})
-    if not FRAMEWORKS[run.framework].released:  # where nothing was released, the hard negatives are our own
+    # Where nothing was released, or the released ones could not be trained, the hard negatives are our own.
+    if not FRAMEWORKS[run.framework].released or run.data.crop <= SINGLE_CELL_CROP:
         released = replace(released, hard_negative=Source.paper)
     if any(source.needs_masks for source in run.saliency_sources):  # what is released sorts a network's map alone
         released = replace(released, saliency_map=Source.paper)

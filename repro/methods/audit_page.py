@@ -13,7 +13,7 @@ from repro.files import write_atomically, write_json, write_text
 from repro.html import data_uri, page
 from repro.methods.audit import Audit
 from repro.runs.choices import Strategy
-from repro.runs.frameworks import FRAMEWORKS
+from repro.runs.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
 from repro.training.gallery import draw_columns
 
 
@@ -69,6 +69,7 @@ def write(result: Audit, folder: Path) -> list[Path]:
         gallery=data_uri(pictures["gallery"], "image/png"),
         where=data_uri(pictures["where"], "image/png"),
         group_size=framework.group_size(run) if framework.released else 0,
+        is_too_small=run.data.crop <= SINGLE_CELL_CROP,
         focal=f"{run.masking.focal_probability:.0%}" if run.masking.strategy is Strategy.high_pass else "",
     )
     picture_paths = [_write_picture(folder / f"{name}.png", content) for name, content in pictures.items()]

@@ -13,6 +13,10 @@ class Strategy(StrEnum):
     learned = "learned"
 
 
+FILTER_TAPS = {Strategy.high_pass: 11, Strategy.strong_blur: 31}
+"""Length in pixels of the Gaussian that a strategy filters with (released moco/loader.py:15-16)."""
+
+
 class InputFilter(StrEnum):
     """What a backbone sees of normalised images: themselves, or what the high-pass filter leaves of them."""
 

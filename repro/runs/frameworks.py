@@ -12,6 +12,10 @@ from repro.runs.choices import Branch, Source, Strategy
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
 from repro.runs.sections import Framework, RunSettings
 
+SINGLE_CELL_CROP = 32
+"""Largest side of a view in pixels of which the last stage of a ResNet is 1×1: a batch-norm group of one such image has
+one value a channel, and no statistics."""
+
 
 def _no_problems(run: RunSettings) -> Iterator[Problem]:
     yield from ()
@@ -63,9 +67,8 @@ def _moco_problems(run: RunSettings) -> Iterator[Problem]:
         yield Problem(
             f"moco.queue={moco.queue} is not a multiple of optimization.batch={batch}", mend="change one of them"
         )
-    # At 32 px the last stage of a ResNet is 1×1: a group of one image is a group of one value a channel. Each of the
-    # released hard negatives is normalised alone.
-    if run.data.crop <= 32 and (batch == moco.bn_splits or _released_hard_negative(run)):
+    # Each of the released hard negatives is normalised alone.
+    if run.data.crop <= SINGLE_CELL_CROP and (batch == moco.bn_splits or _released_hard_negative(run)):
         yield Problem(
             f"data.crop={run.data.crop} with batch-norm groups of one image: a group of one value has no statistics",
             mend="data.crop=64, or moco.bn_splits and fidelity.hard_negative that leave no image alone",

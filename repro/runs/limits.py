@@ -2,18 +2,18 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from typing import Any
 
 from repro.errors import UserError, nearest
-from repro.runs.choices import Backend, Branch, Interpolation, Resizer, Source, Strategy
+from repro.runs.choices import FILTER_TAPS, Backend, Blur, Branch, Interpolation, Resizer, Source, Strategy
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.network_names import LOCALIZERS, RESNETS, is_localizer
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
 from repro.runs.saliency_sources import SaliencySource
-from repro.runs.sections import EncoderSettings, Framework, RunSettings, ScenesSettings
+from repro.runs.sections import Framework, RunSettings
 
 LIMITS: Mapping[str, Limit] = {
     "seed": NOT_NEGATIVE,
@@ -36,6 +36,7 @@ LIMITS: Mapping[str, Limit] = {
     "augmentation.grey_probability": SHARE,
     "augmentation.blur_probability": SHARE,
     "augmentation.blur_sigma_min": NOT_NEGATIVE,
+    "augmentation.blur_sigma_max": NOT_NEGATIVE,
     "augmentation.flip_probability": SHARE,
     "localizer.relax": NOT_NEGATIVE,
     "localizer.image_side": Limit(low=128, high=1024),
@@ -115,59 +116,98 @@ LARGEST_WHOLE = 2**31 - 1
 
 
 def problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields everything that is wrong with a run.
-
-    A run is refused with the first problem alone. So ranges come first: the checks below them may divide by a setting,
-    and need not say again what is out of its range.
+    """Yields everything that is wrong with a run, by one of `RULES` after the other.
 
     Args:
         run: The settings; they need not be a `Run`, which exists only where there is no problem.
     """
+    for rule in RULES:
+        yield from rule(run)
+
+
+def _method_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields a method's name that cannot name a folder."""
     if not METHOD_NAME.fullmatch(run.method):
         yield Problem(f"method={run.method!r} cannot name a folder", mend="letters, digits and . + @ _ - only")
 
-    def value(key: str) -> float:
-        return reduce(getattr, key.split("."), run)  # type: ignore[return-value]  # what has a limit is a number
 
+def _number(run: RunSettings, key: str) -> float:
+    """Returns the number that a setting, `section.key`, has in a run."""
+    return reduce(getattr, key.split("."), run)  # type: ignore[return-value]  # what has a limit is a number
+
+
+def _range_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields each number that is out of its range."""
     for key, limit in ALL_LIMITS.items():
-        if not limit.allows(value(key)):
-            yield Problem(f"{key}={value(key):g} is out of range", mend=f"{limit}")
-    yield from _whole_number_problems(run)
+        if not limit.allows(value := _number(run, key)):
+            yield Problem(f"{key}={value:g} is out of range", mend=f"{limit}")
+
+
+def _order_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields each range whose ends are exchanged."""
     for low, high in ASCENDING:
-        if value(low) > value(high):
-            yield Problem(f"{low}={value(low):g} is larger than {high}={value(high):g}", mend="exchange them")
-    yield from _scenes_problems(run.data.scenes)
+        if (least := _number(run, low)) > (largest := _number(run, high)):
+            yield Problem(f"{low}={least:g} is larger than {high}={largest:g}", mend="exchange them")
+
+
+def _device_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields a device that there is not."""
     if run.machine.device not in DEVICES:
         yield Problem(f"machine.device={run.machine.device} is unknown", mend=f"one of {', '.join(DEVICES)}")
-    if run.detection.coco_schedule not in COCO_SCHEDULES:
+
+
+def _detection_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields what is wrong with detection beyond its ranges."""
+    detection = run.detection
+    if detection.coco_schedule not in COCO_SCHEDULES:
         yield Problem(
-            f"detection.coco_schedule={run.detection.coco_schedule} is unknown",
-            mend=f"one of {', '.join(COCO_SCHEDULES)}",
+            f"detection.coco_schedule={detection.coco_schedule} is unknown", mend=f"one of {', '.join(COCO_SCHEDULES)}"
         )
-    if 0 < run.detection.min_size < LEAST_SIDE:
-        yield Problem(
-            f"detection.min_size={run.detection.min_size} is out of range", mend=f"0, or {LEAST_SIDE} or more"
-        )
-    yield from _encoder_problems(run.encoder)
+    if 0 < detection.min_size < LEAST_SIDE:
+        yield Problem(f"detection.min_size={detection.min_size} is out of range", mend=f"0, or {LEAST_SIDE} or more")
+
+
+def _schedule_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields a warm-up that takes all epochs."""
     if run.optimization.warmup_share == 1:
         yield Problem("optimization.warmup_share=1 leaves no epoch to the schedule", mend="a smaller share")
-    if run.augmentation.resizer is Resizer.torch and run.augmentation.interpolation is not Interpolation.bilinear:
+
+
+def _resizer_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields an interpolation that torch does not do as Pillow does."""
+    resizer, interpolation = run.augmentation.resizer, run.augmentation.interpolation
+    if resizer is Resizer.torch and interpolation is not Interpolation.bilinear:
         yield Problem(
-            f"augmentation.resizer=torch departs from Pillow with "
-            f"augmentation.interpolation={run.augmentation.interpolation.name}",
+            f"augmentation.resizer=torch departs from Pillow with augmentation.interpolation={interpolation.name}",
             mend="augmentation.resizer=pil, or augmentation.interpolation=bilinear",
         )
-    if run.machine.resident:
-        yield from _resident_problems(run)
-    yield from _evaluation_problems(run)
-    # The framework's own come before those of its masks: where it has no place for masks at all, nothing else is to be
-    # said of them.
+
+
+def _framework_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields what is wrong with a run of its framework alone."""
     yield from FRAMEWORKS[run.framework].problems(run)
-    yield from _masking_problems(run)
 
 
-def _encoder_problems(encoder: EncoderSettings) -> Iterator[Problem]:
+def _kernel_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields each Gaussian whose kernel reaches further than a view is long, which reflects at its border only once."""
+    strategy, augmentation = run.masking.strategy, run.augmentation
+    # Other blurs, Pillow's and by boxes, repeat the pixel at the border; imported weights see no such views.
+    is_gaussian = augmentation.backend is Backend.device and augmentation.blur is Blur.gaussian
+    is_drawn = augmentation.blur_probability > 0 and run.framework is not Framework.external
+    for cause, taps in (
+        ("augmentation.blur=gaussian", augmentation.blur_taps if is_gaussian and is_drawn else 1),
+        (f"masking.strategy={strategy.name}", FILTER_TAPS.get(strategy, 1)),
+    ):
+        if run.data.crop <= taps // 2:
+            yield Problem(
+                f"data.crop={run.data.crop} is too small for {cause}, which reaches {taps // 2} pixels to each side",
+                mend=f"data.crop={taps // 2 + 1} or more",
+            )
+
+
+def _encoder_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields what is wrong with the encoder's network."""
+    encoder = run.encoder
     if encoder.arch not in RESNETS:
         yield Problem(f"encoder.arch={encoder.arch} is no ResNet of torchvision's", mend=nearest(encoder.arch, RESNETS))
     if encoder.width % 4:
@@ -185,8 +225,9 @@ def _whole_number_problems(settings: Any, prefix: str = "") -> Iterator[Problem]
                 yield Problem(f"{prefix}{f.name}={item:.6g} is out of range", mend=f"{LARGEST_WHOLE} or less")
 
 
-def _scenes_problems(scenes: ScenesSettings) -> Iterator[Problem]:
+def _scenes_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields what settings of the built-in scenes exclude each other."""
+    scenes = run.data.scenes
     if scenes.context and scenes.grounds < scenes.classes:
         yield Problem(
             f"data.scenes.context={scenes.context:g} needs a ground of its own for each of {scenes.classes} classes, "
@@ -197,6 +238,8 @@ def _scenes_problems(scenes: ScenesSettings) -> Iterator[Problem]:
 
 def _resident_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields what excludes images on the device: they are cropped to Pillow's pixels and augmented there."""
+    if not run.machine.resident:
+        return
     for key, value, needed in (
         ("augmentation.backend", run.augmentation.backend, Backend.device),
         ("augmentation.resizer", run.augmentation.resizer, Resizer.pil),
@@ -247,24 +290,26 @@ def _source_problems(run: RunSettings) -> Iterator[Problem]:
         )
 
 
-def _masking_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields what is wrong with the localizer and with learned masks."""
-    masking = run.masking
-    if run.localizer.image_side % 32:
+def _localizer_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields what is wrong with the localizer's network, and with what it sees."""
+    localizer = run.localizer
+    if localizer.image_side % 32:
         yield Problem(
-            f"localizer.image_side={run.localizer.image_side} is no multiple of 32",
-            mend=f"localizer.image_side={32 * round(run.localizer.image_side / 32)}",
+            f"localizer.image_side={localizer.image_side} is no multiple of 32",
+            mend=f"localizer.image_side={32 * round(localizer.image_side / 32)}",
         )
-    yield from _source_problems(run)
-    if not is_localizer(run.localizer.network):
+    if not is_localizer(localizer.network):
+        yield Problem(f"localizer.network={localizer.network} is unknown", mend=nearest(localizer.network, LOCALIZERS))
+    if localizer.sha256 and localizer.network != "checkpoint":
         yield Problem(
-            f"localizer.network={run.localizer.network} is unknown", mend=nearest(run.localizer.network, LOCALIZERS)
-        )
-    if run.localizer.sha256 and run.localizer.network != "checkpoint":
-        yield Problem(
-            f"localizer.sha256 is a checkpoint's, and localizer.network={run.localizer.network} is none",
+            f"localizer.sha256 is a checkpoint's, and localizer.network={localizer.network} is none",
             mend="leave it out",
         )
+
+
+def _learned_mask_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields what excludes masks that a network learns to draw."""
+    masking = run.masking
     if masking.strategy is not Strategy.learned:
         return
     if masking.branch is not Branch.query:
@@ -278,3 +323,28 @@ def _masking_problems(run: RunSettings) -> Iterator[Problem]:
             "masking.hard_negative=true excludes learned masks: they know no foreground to take from the key",
             mend="masking.hard_negative=false",
         )
+
+
+RULES: tuple[Callable[[RunSettings], Iterator[Problem]], ...] = (
+    _method_problems,
+    # Ranges come first: the rules below may divide by a setting, and need not say again what is out of its range.
+    _range_problems,
+    _whole_number_problems,
+    _order_problems,
+    _scenes_problems,
+    _device_problems,
+    _detection_problems,
+    _encoder_problems,
+    _schedule_problems,
+    _resizer_problems,
+    _kernel_problems,
+    _resident_problems,
+    _evaluation_problems,
+    # The framework's own come before those of its masks: where it has no place for masks at all, nothing else is to be
+    # said of them.
+    _framework_problems,
+    _localizer_problems,
+    _source_problems,
+    _learned_mask_problems,
+)
+"""What is looked for, in this order; a run is refused with the first problem alone."""

@@ -174,6 +174,7 @@ CHECKPOINT = Schema(
         "generators": Field(list),
         "window": Field(dict, required=False),  # the first ones had none
         "data": Field(str, required=False),  # of a pretraining, provenance.json holds it
+        "statistics": Field(list, required=False),  # where several processes have running statistics of their own
     },
     mend="remove it: the training goes on from the one before",
 )

@@ -5,6 +5,7 @@ README). What the other frameworks do otherwise is their `recipe` in `repro.runs
 """
 
 import dataclasses
+import math
 import operator
 import re
 from dataclasses import dataclass, field
@@ -122,6 +123,11 @@ class AugmentationSettings:
     blur_sigma_max: float = 2.0  # the largest one
     flip_probability: float = 0.5  # that a view is mirrored, left to right
     blur: Blur = added(Blur.gaussian, absent=Blur.gaussian)  # of `backend=device`
+
+    @property
+    def blur_taps(self) -> int:
+        """The length of the Gaussian's kernel in pixels: four of the largest sigma to each side, and eight or more."""
+        return 2 * max(8, math.ceil(4 * self.blur_sigma_max)) + 1
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,10 @@ class Localizer(nn.Module):
             ) from error
         if len(shape) != 4 or tuple(shape[2:]) != (cells, cells):
             actual = "×".join(map(str, shape[1:]))
+            own_side = f"{setting}={STRIDE * cells}, or " if side != STRIDE * cells else ""
             raise UserError(
                 f"the localizer's activations are {actual} at {setting}={side}, not D×{cells}×{cells}",
-                mend=f"{setting}={STRIDE * cells}, or another localizer.network",
+                mend=f"{own_side}another localizer.network",
             )
 
     def train(self, mode: bool = True) -> "Localizer":

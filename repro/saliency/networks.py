@@ -114,7 +114,10 @@ class _Features(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model.forward_features(images)
+        features: Tensor = self.model.forward_features(images)
+        # Swin's channels come last, as a dimension and not in memory alone; most networks do not say what they have.
+        is_channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        return features.permute(0, 3, 1, 2) if is_channels_last else features
 
 
 def _timm(name: str, weights: str) -> Localizer:

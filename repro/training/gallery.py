@@ -41,7 +41,8 @@ class MaskGallery(Hook):
 
 def first_stages(dataset: Any, maker: ViewMaker) -> Stages:
     """Returns what happens to the first images of a data set on their way to the network, in epoch 0."""
-    return maker.stages(default_collate([dataset[0, index] for index in range(min(IMAGES, len(dataset)))]))
+    with maker.uncompiled():
+        return maker.stages(default_collate([dataset[0, index] for index in range(min(IMAGES, len(dataset)))]))
 
 
 def draw_gallery(stages: Stages, path: Path) -> None:

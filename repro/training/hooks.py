@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor
 
+from repro.distributed import gather, mean_of_ranks, world_size
 from repro.errors import UserError, one_line, with_mend
 from repro.files import is_of_a_full_disk, read_regular, reading, write_atomically
 from repro.presence import exists
@@ -32,7 +33,8 @@ class RuntimeInfo(RuntimeInfoHook):
     """mmengine's hook that hands a step's losses to the log, without its wait for the device at each step.
 
     mmengine's own turns every number of a step into a Python float at once. Here they stay on the device until the next
-    log line, which reads those of all steps since the last in one go.
+    log line, which reads those of all steps since the last in one go. Where several processes share a batch, the log
+    has the means over all of them.
     """
 
     def __init__(self, every: int) -> None:
@@ -58,19 +60,19 @@ class RuntimeInfo(RuntimeInfoHook):
             self._hand_on(runner)
 
     def window(self, runner: Any) -> dict[str, list[float]]:
-        """Returns the numbers of the last steps by name, of which the next lines of the log are means."""
+        """Returns the numbers of the last steps by name, of which the next lines of the log are means; a collective."""
         self._hand_on(runner)
         history = runner.message_hub.log_scalars
         return {name: history[name].data[0][-self.every :].tolist() for name in history}
 
     def _hand_on(self, runner: Any) -> None:
-        """Gives the log the numbers of all steps since the last line."""
+        """Gives the log the numbers of all steps since the last line; a collective."""
         scalars = [(name, value) for step in self._unread_steps for name, value in step.items()]
         self._unread_steps.clear()
         if scalars:
-            # Stacked first, so that one transfer, and one wait, brings them all. Handed on step by step, as the log
-            # shows means over steps.
-            numbers = torch.stack([value.float() for _, value in scalars]).tolist()
+            # Stacked first, so that one collective, one transfer and one wait bring them all. Handed on step by step,
+            # as the log shows means over steps.
+            numbers = mean_of_ranks(torch.stack([value.float() for _, value in scalars])).tolist()
             for (name, _), number in zip(scalars, numbers, strict=True):
                 runner.message_hub.update_scalar(f"train/{name}", number)
 
@@ -93,12 +95,15 @@ class FiniteGuard(Hook):
     the host waits anyway, at each log line, and before each checkpoint, so that none of them is written after it. With
     fp16 a gradient that overflows is the loss scaler's business: of gradients the guard sees only those of steps that
     are taken. Losses it sees at every step, without the scale: one that is not finite is mended by no other scale.
+
+    Several processes end together: where the scaler drops the step, the loss of one may be the only sign of it, and
+    the others would wait for that one in their next collective.
     """
 
     priority = "HIGH"  # before the logger and the checkpoint
 
     def __init__(self, every: int) -> None:
-        """Reads the verdict every so many steps; at each on a CPU, where reading is free."""
+        """Reads the verdict every so many steps; at each where one process is on a CPU, and reading is free."""
         self.every = every
         self.kept: Callable[[], str] = lambda: "no checkpoint is written"
         """What is there to go back to, as the error says it; whoever writes checkpoints knows."""
@@ -134,22 +139,23 @@ class FiniteGuard(Hook):
         # The very steps at which the logger writes, which comes later: no line of the log has a bad number.
         if (
             self._first_bad is None
-            or not self._first_bad.is_cuda
+            or not (self._first_bad.is_cuda or world_size() > 1)
             or self.every_n_inner_iters(batch_idx, self.every)
             or self.end_of_epoch(runner.train_dataloader, batch_idx)
         ):
             self.verify()
 
     def verify(self) -> None:
-        """Raises an error if any step so far was bad; waits for the device.
+        """Raises an error if any step so far was bad on any rank; waits for the device, and is a collective.
 
         Raises:
             DivergenceError: the gradient or a loss of a step was not finite; it names the first such step.
         """
-        step = -1 if self._first_bad is None else int(self._first_bad)
-        if step >= 0:
+        if self._first_bad is None:
+            return
+        if bad := [step for step in gather(self._first_bad.unsqueeze(0)).tolist() if step >= 0]:
             raise DivergenceError(
-                f"the gradient or loss of step {step + 1} is not finite; {self.kept()}",
+                f"the gradient or loss of step {min(bad) + 1} is not finite; {self.kept()}",
                 mend="a lower optimization.lr (with ADIOS also adios.lr), or optimization.precision=fp32 or bf16",
             )
 

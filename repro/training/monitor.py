@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from torchvision.models import ResNet
 
+from repro.contrastive.batch_norm import joint_statistics
 from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
@@ -111,8 +112,10 @@ class Monitor(Hook):
         numbers = {"weight_norm": weight_norm(self.watched.encoder)}
         symptoms = exploded(step, numbers["weight_norm"], self.first_norm)
         if not symptoms:
-            if rank() == 0 and self.images:
-                numbers |= self._looked()
+            # Every rank takes part in the collective, whether it looks or not.
+            with joint_statistics(self.watched.encoder):
+                if rank() == 0 and self.images:
+                    numbers |= self._looked()
             symptoms = self._agreed(judge(step, numbers, self._loss(runner), self.watched.guess))
         if rank() == 0 and self.images:
             runner.visualizer.add_scalars(numbers, step=step)
@@ -250,8 +253,10 @@ def look(watched: Watched, batches: Sequence[Mapping[str, Any]]) -> dict[str, fl
         `knn_top1` in percent, `effective_rank` and `feature_norm`; of contrastive models also `spread`, `alignment`,
         `uniformity` and, where they have one, `hard_negative_share`.
     """
-    with _evaluating(watched.encoder, watched.model):
-        embedded = [_embedded(watched, dict(batch)) for batch in batches]
+    maker = watched.model.data_preprocessor
+    assert isinstance(maker, Augmenter)
+    with _evaluating(watched.encoder, watched.model), maker.uncompiled():
+        embedded = [_embedded(watched, maker, dict(batch)) for batch in batches]
     features = torch.cat([views["features"] for views in embedded])
     labels = torch.cat([torch.as_tensor(batch["label"]) for batch in batches]).to(features.device)
     numbers = {
@@ -278,11 +283,10 @@ def look(watched: Watched, batches: Sequence[Mapping[str, Any]]) -> dict[str, fl
     return numbers
 
 
-def _embedded(watched: Watched, batch: dict[str, Any]) -> dict[str, Tensor]:
+def _embedded(watched: Watched, maker: Augmenter, batch: dict[str, Any]) -> dict[str, Tensor]:
     """Returns the features N×D of a batch's last view, and the unit embeddings N×C of its views where it has two."""
-    encoder, maker = watched.encoder, watched.model.data_preprocessor
+    encoder = watched.encoder
     assert isinstance(encoder, ResNet)
-    assert isinstance(maker, Augmenter)
     maker.before_replay(batch)  # names the stream of the masks, where a graph has one generator for all batches
     # torchvision's ResNet in two steps, as its features are wanted too; compiled is only the whole.
     trunk = nn.Sequential(*list(encoder.children())[:-1], nn.Flatten())

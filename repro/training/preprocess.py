@@ -1,5 +1,7 @@
 """The way from a loader's batch to the network's inputs: augmented, localised and masked, all on the device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -8,8 +10,8 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Generator, Tensor
 
+from repro.augmentation.normalization import Normalization
 from repro.augmentation.on_device import apply_on_device
-from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.masking.branches import SaliencyMasking
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
@@ -40,9 +42,6 @@ class Stages:
 class Augmenter(BaseDataPreprocessor):
     """Turns a loader's crops, or boxes of images on the device, into augmented, normalised images there."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, augmentation: AugmentationSettings) -> None:
         """Takes the settings that the loader drew from; they also say who applies the draws."""
         super().__init__(non_blocking=True)
@@ -50,8 +49,7 @@ class Augmenter(BaseDataPreprocessor):
         self.compiled = False
         """Whether the augmentation is compiled, see `apply_on_device`."""
         self._resident: tuple[ResidentImages, int] | None = None
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.normalise = Normalization()
 
     def crop_from(self, resident: ResidentImages, size: int) -> None:
         """Lets views be cropped from images on the device, where batches are those of `ViewDraws`.
@@ -61,6 +59,18 @@ class Augmenter(BaseDataPreprocessor):
             size: side of a view in pixels.
         """
         self._resident = (resident, size)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Lets images be augmented without compiled kernels while the context lasts.
+
+        For batches of a size that no step has: kernels for it would take longer to compile than they ever save.
+        """
+        compiled, self.compiled = self.compiled, False
+        try:
+            yield
+        finally:
+            self.compiled = compiled
 
     def augment(self, batch: dict[str, Any], name: str) -> Tensor:
         """Returns augmented images.
@@ -82,10 +92,6 @@ class Augmenter(BaseDataPreprocessor):
         if self.augmentation.backend is Backend.reference:
             return pixels
         return apply_on_device(pixels, batch[f"{name}_draw"], self.augmentation, compiled=self.compiled)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Normalises images B×3×H×W in 0..1 by ImageNet's mean and standard deviation."""
-        return (images - self.mean) / self.std
 
     def before_capture(self) -> list[Generator]:
         """Returns the generators that a CUDA graph of a step draws from, to be registered with the graph."""

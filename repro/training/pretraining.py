@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from repro.backbones.checkpoint import save_backbone
+from repro.contrastive.batch_norm import joint_statistics
 from repro.data.catalogue import open_images
 from repro.data.pixel_cache import cache_root, open_cached
 from repro.data.roots import root_of
@@ -103,21 +105,26 @@ def _train(
     # Rank 0 may refuse the folder: no other rank begins a training in it before.
     barrier()
     training.run()
-    if rank() == 0:
-        high_passed = run.masking.strategy is Strategy.high_pass
-        input_filter = InputFilter.high_pass if high_passed else InputFilter.none
-        # Written last of all: that the file is there is what tells a finished pretraining.
-        save_backbone(
-            folder.backbone,
-            learner.encoder.state_dict(),
-            arch=run.encoder.arch,
-            width=run.encoder.width,
-            input_filter=input_filter,
-            run_id=run.id,
-        )
+    with joint_statistics(learner.encoder):
+        if rank() == 0:
+            # Written last of all: that the file is there is what tells a finished pretraining.
+            _save_encoder(run, folder, learner.encoder)
     # Whoever goes on to an evaluation reads the file on every rank.
     barrier()
     await_file(folder.backbone)
+
+
+def _save_encoder(run: Run, folder: RunFolder, encoder: nn.Module) -> None:
+    """Writes the encoder of a run as its `backbone.pth`."""
+    high_passed = run.masking.strategy is Strategy.high_pass
+    save_backbone(
+        folder.backbone,
+        encoder.state_dict(),
+        arch=run.encoder.arch,
+        width=run.encoder.width,
+        input_filter=InputFilter.high_pass if high_passed else InputFilter.none,
+        run_id=run.id,
+    )
 
 
 def is_pretrained(folder: RunFolder) -> bool:

@@ -22,6 +22,7 @@ from mmengine.optim import _ParamScheduler
 from torch import nn
 
 from repro.backbones.checkpoint import not_finite, read_checkpoint
+from repro.contrastive.batch_norm import gather_statistics, set_statistics
 from repro.distributed import await_file, decided_by_first, rank, world_size
 from repro.errors import UserError, one_line, shortened
 from repro.files import reading, write_atomically
@@ -127,8 +128,9 @@ class SaveCheckpoint(Hook):
                 f"weights after step {step} are not finite ({shortened(bad, 3)}); {self.kept()}",
                 mend="a lower optimization.lr (with ADIOS also adios.lr), or a longer optimization.warmup_share",
             )
-        # A collective, so every rank takes part, also those that write nothing.
-        rank_generators = gather_generators()
+        # Collectives, so every rank takes part, also those that write nothing.
+        rank_generators, window = gather_generators(), self.info.window(runner)
+        rank_statistics = gather_statistics(unwrapped(runner.model)) if world_size() > 1 else []
         if rank() == 0:
             content = {
                 "format": FORMAT,
@@ -141,8 +143,11 @@ class SaveCheckpoint(Hook):
                 "schedulers": [scheduler.state_dict() for scheduler in schedulers_of(runner)],
                 "generators": rank_generators,
                 # Lines of the log are means over steps: the next one is to be of those before the interruption too.
-                "window": self.info.window(runner),
-            } | ({"data": self.data} if self.data else {})
+                "window": window,
+                **({"data": self.data} if self.data else {}),
+                # Those in the model's state are rank 0's.
+                **({"statistics": rank_statistics} if rank_statistics else {}),
+            }
             self._writer.write(content, partial(save_checkpoint, self.folder, step))
 
 
@@ -312,6 +317,8 @@ def _refuse_impossible(runner: Any, content: dict[str, Any], path: Path) -> None
         )
     if bad := not_finite(content["model"]):
         raise UserError(f"{path}: weights that are not finite: {shortened(bad, 3)}", mend=CHECKPOINT.mend)
+    if not_finite({str(number): row for number, row in enumerate(content.get("statistics", []))}):
+        raise UserError(f"{path}: running statistics that are not finite", mend=CHECKPOINT.mend)
     expected = unwrapped(runner.model).state_dict()
     # `load_state_dict` compares names and shapes, and takes whole numbers for weights.
     other = [
@@ -326,7 +333,12 @@ def _refuse_impossible(runner: Any, content: dict[str, Any], path: Path) -> None
 def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
     """Gives a runner the state that a checkpoint of its run holds; `path` is for errors."""
     try:
-        unwrapped(runner.model).load_state_dict(content["model"])
+        model = unwrapped(runner.model)
+        model.load_state_dict(content["model"])
+        # On one process there are none, and the first versions kept rank 0's for all, in the model's state.
+        if of_ranks := content.get("statistics", []):
+            is_as_saved = len(of_ranks) == world_size()
+            set_statistics(model, of_ranks[rank()] if is_as_saved else torch.stack(of_ranks).mean(0))
         runner.optim_wrapper.load_state_dict(content["optimizer"])
         for scheduler, state in zip(schedulers_of(runner), content["schedulers"], strict=True):
             scheduler.load_state_dict(state)

@@ -139,8 +139,8 @@ class DeviceRunner(Runner):
     def _parallel(self, module: nn.Module) -> nn.Module:
         """Returns a module, which is on the device, inside DDP."""
         device_ids = None if self.device.type == "cpu" else [self.device.index]
-        # Buffers are not broadcast: running statistics stay each rank's own, and rank 0's are saved; MoCo's queue is
-        # the same on every rank as it is, and would be sent at each step.
+        # Buffers are not broadcast: running statistics stay each rank's own until somebody reads them, see
+        # `joint_statistics`; MoCo's queue is the same on every rank as it is, and would be sent at each step.
         return MMDistributedDataParallel(module=module, device_ids=device_ids, broadcast_buffers=False)
 
 

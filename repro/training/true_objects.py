@@ -103,7 +103,8 @@ def measure_foregrounds(
     for start in indices[::BATCH]:
         batch, true_objects = load_batch(run, images, indices[start : start + BATCH], device)
         for role, (name, foregrounds) in sources.items():
-            view = maker.normalise(maker.augment(batch, name))
+            with maker.uncompiled():
+                view = maker.normalise(maker.augment(batch, name))
             cells[role].append(foregrounds(view, batch, name))
             objects[role].append(true_objects[name])
     measured = {}

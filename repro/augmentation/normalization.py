@@ -1,0 +1,22 @@
+"""What every network here sees: images normalised by ImageNet's mean and standard deviation."""
+
+import torch
+from torch import Tensor, nn
+
+from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
+
+
+class Normalization(nn.Module):
+    """Normalises images on its device; it has no place in checkpoints."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns images B×3×H×W, whose pixels are in 0..1, normalised."""
+        return (images - self.mean) / self.std
