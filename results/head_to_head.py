@@ -156,8 +156,8 @@ class HeadToHead:
             return pd.DataFrame()
         some = next(iter(self.first.predictions.values()))
         first, second = (side.correct(self.metric).mean(axis=0) for side in (self.first, self.second))
-        # Most are more than half: of an even number of runs that are split in halves, most do not get the image right.
-        flipped = np.flatnonzero((first > 0.5) != (second > 0.5))
+        # Half of an even number of runs are not most of them: of an image that splits them in halves they say nothing.
+        flipped = np.flatnonzero(((first > 0.5) & (second < 0.5)) | ((first < 0.5) & (second > 0.5)))
         order = flipped[np.argsort(-np.abs(first - second)[flipped], kind="stable")]
         names = np.array(some.classes, dtype=object)
         return pd.DataFrame(

@@ -63,6 +63,17 @@ def test_classes_and_flips_are_counted_by_hand(root: Path) -> None:
     assert clearest["first"].count("0.75") == 3
 
 
+def test_half_of_the_runs_are_not_most_of_them(tmp_path: Path) -> None:
+    right = {OURS: ([1, 1, 1, 0], [1, 1, 0, 0]), "mocov2": ([0, 1, 0, 1], [0, 0, 1, 0])}
+    for method, of_seeds in right.items():
+        for seed, chances in enumerate(of_seeds):
+            evaluated(tmp_path, method, seed, predictions(np.array(chances, float), 0))
+    (comparison,) = compared(tmp_path)
+    # Of two runs each 2 : 0, 2 : 1, 1 : 1 and 0 : 1 are right: only of the first image neither side is in halves.
+    assert comparison.flips["image"].tolist() == [0]
+    assert comparison.flips["right"].tolist() == ["first"]
+
+
 def test_the_published_difference_is_tested_where_all_is_the_papers(root: Path) -> None:
     (comparison,) = compared(root)
     assert comparison.published == 5.58
