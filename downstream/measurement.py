@@ -16,7 +16,7 @@ from repro.data.subsets import Subset
 from repro.distributed import decided_by_first, device_name
 from repro.errors import UserError
 from repro.runs.comparison import sizes_below_recipe
-from repro.runs.departures import Departure, scale_of
+from repro.runs.departures import Departure, scale_of, scale_of_both
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import BEST, FileReference, Predictions, path_of_predictions, write
@@ -158,6 +158,7 @@ def as_results(
         started: time in ISO 8601.
         duration_s: seconds that all the measurements took together.
     """
+    pretraining = scale_of(sizes_below_recipe(run))
     return [
         Result(
             run_id=run.id,
@@ -175,7 +176,8 @@ def as_results(
             protocol=measurement.protocol,
             metric=measurement.metric,
             value=measurement.value,
-            scale=scale_of((*sizes_below_recipe(run), *measurement.departures)),
+            scale=scale_of_both(pretraining, scale_of(measurement.departures)),
+            evaluation_scale=scale_of(measurement.departures),
             **asdict(source()),
             device=device_name(device),
             started=started,

@@ -8,6 +8,8 @@ import pandas as pd
 
 from repro.errors import UserError
 from repro.files import read_regular
+from repro.runs.comparison import sizes_below_recipe
+from repro.runs.departures import scale_of, scale_of_both
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.yaml_text import LONGEST_TEXT
 from results.collect import KEYS
@@ -47,7 +49,7 @@ class BegunRun:
     def state_in(self, column: Column) -> str:
         """Returns the state in which it lacks a number in a column; empty where it lacks none there."""
         # One that cannot be read: better said in one column too many than in none.
-        if self.belongs and (self.belongs.fidelity, self.belongs.scale) != (column.fidelity, column.scale):
+        if self.belongs and not self.belongs.fits(column):
             return ""
         if self.state:
             return self.state
@@ -67,8 +69,14 @@ class _Belongs:
 
     fidelity: str
     scale: str
+    """Of the pretraining alone: how a detector would have been trained, and on what, no run tells."""
     dataset: str
     """Of the pretraining, which an evaluation is of that names none."""
+
+    def fits(self, column: Column) -> bool:
+        """Returns whether the run's numbers would have stood in a column, its evaluation as small as the others'."""
+        scale = scale_of_both(self.scale, column.evaluation_scale)
+        return (self.fidelity, scale) == (column.fidelity, column.scale)
 
 
 def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: Sequence[BegunRun]) -> str:
@@ -120,7 +128,11 @@ def lacking_a_number(runs: Sequence[RunRecord]) -> list[BegunRun]:
 
 def _belongs(record: RunRecord) -> _Belongs | None:
     run = record.run
-    return None if run is None else _Belongs(str(run.fidelity), record.comparison.scale, run.data.dataset)
+    if run is None:
+        return None
+    # As results of a run without a row say it, which are not compared anew (`results.collect`).
+    scale = record.comparison.scale if record.comparison.row else scale_of(sizes_below_recipe(run))
+    return _Belongs(str(run.fidelity), scale, run.data.dataset)
 
 
 def _settings_but_the_seed(run: RunRecord) -> str:

@@ -12,7 +12,8 @@ from repro.files import write_atomically
 from repro.presence import is_file
 from repro.quantities import counted
 from repro.runs.comparison import difference
-from repro.runs.departures import measured_scale
+from repro.runs.departures import scale_of_both
+from repro.runs.detection import recorded_sizes
 from results.reading import read_table
 from results.row_comparison import Recipe, RowComparison
 from results.runs import RESULTS, RunRecord, find_runs, listed, method_name
@@ -47,9 +48,9 @@ def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str =
 
     Returns:
         One row per result: the fields of `repro.runs.records.Result` (texts as categories, `started` as a UTC
-        timestamp, `method` by `method_name`, `scale` as the run's settings have it today), `path`, the file it came
-        from, and `departures`, the `RowComparison` of its run; ordered by path and line. `attrs["warnings"]` holds one
-        line per kind of trouble.
+        timestamp, `method` by `method_name`, `scale` as the run's settings have it today, `evaluation_scale` also of
+        versions without that field), `path`, the file it came from, and `departures`, the `RowComparison` of its run;
+        ordered by path and line. `attrs["warnings"]` holds one line per kind of trouble.
 
     Raises:
         UserError: A root is missing, or no result was found below any.
@@ -87,7 +88,8 @@ def collect_runs(
     # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
     times = frame["started"].cat
     frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
-    frame = _keep_last(_compared(_with_imported_apart(frame), runs), warnings, every_folder=every_folder)
+    frame = _compared(_with_evaluation_scales(_with_imported_apart(frame)), runs)
+    frame = _keep_last(frame, warnings, every_folder=every_folder)
     frame.attrs["warnings"] = warnings  # last of all: pandas drops `attrs` in many of its operations
     return frame
 
@@ -102,11 +104,21 @@ def _with_imported_apart(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(method=pd.Categorical(pairs.map(renamed)))
 
 
+def _with_evaluation_scales(frame: pd.DataFrame) -> pd.DataFrame:
+    """Gives rows of older versions, which have it in their scale alone, the scale of their evaluation."""
+    scales = frame["scale"].cat
+    sizes = np.array([recorded_sizes(scale) for scale in scales.categories], dtype=object)
+    if not sizes.any():
+        return frame
+    recorded = frame["evaluation_scale"].astype(object)
+    return frame.assign(evaluation_scale=recorded.where(recorded != "", sizes[scales.codes]).astype("category"))
+
+
 def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
     """Add how each run stands to its method's row, and set the scale anew by it.
 
-    The recorded scale is as complete as the code that wrote it. Of a run whose settings are not there it is all there
-    is, and of a detector's training all there can be.
+    The recorded scale is as complete as the code that wrote it; of a run whose settings are not there it is all there
+    is. That of the evaluation is recorded alone, as no run tells on how much data a detector was trained.
     """
     records = {str(run.folder.results): run for run in runs}
     # Seeds of one recipe differ in nothing that is compared: one `run.yaml` of them is read, as that takes a while.
@@ -118,20 +130,21 @@ def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
     different = {comparison: code for code, comparison in enumerate(dict.fromkeys(comparisons.values()))}
     codes = np.array([different[comparisons[recipe]] for recipe in range(len(comparisons))])
     frame["departures"] = pd.Categorical.from_codes(codes[recipes], pd.Index(list(different), dtype=object))
-    # Of each different pair once, not of each of a million rows.
-    recorded = frame["scale"].cat
-    pairs, rows = np.unique(recipes * len(recorded.categories) + recorded.codes, return_inverse=True)
-    recipe_and_scale = (divmod(pair, len(recorded.categories)) for pair in pairs.tolist())
-    scales = [_scale(comparisons[recipe], recorded.categories[scale]) for recipe, scale in recipe_and_scale]
+    # Of each different triple once, not of each of a million rows.
+    recorded, evaluation = frame["scale"].cat, frame["evaluation_scale"].cat
+    triples = pd.DataFrame({"recipe": recipes, "recorded": recorded.codes, "evaluation": evaluation.codes})
+    rows = triples.groupby(list(triples), sort=False).ngroup().to_numpy()
+    scales = [
+        _scale(comparisons[recipe], recorded.categories[scale], evaluation.categories[own])
+        for recipe, scale, own in triples.drop_duplicates().itertuples(index=False)
+    ]
     frame["scale"] = pd.Series(scales, dtype="category").take(rows).array
     return frame
 
 
-def _scale(comparison: RowComparison, recorded: str) -> str:
-    """Returns the scale of a run's results: that of its pretraining, and that of a detector's training behind it."""
-    if comparison.row is None:
-        return recorded
-    return ", ".join(filter(None, [comparison.scale, measured_scale(recorded)]))
+def _scale(comparison: RowComparison, recorded: str, of_evaluation: str) -> str:
+    """Returns the scale of a run's results, its pretraining's by its settings where they can be compared."""
+    return recorded if comparison.row is None else scale_of_both(comparison.scale, of_evaluation)
 
 
 def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) -> pd.DataFrame:

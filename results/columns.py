@@ -7,7 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from repro.runs.comparison import settings
-from repro.runs.departures import Departure, common_sizes, measured_scale
+from repro.runs.departures import Departure, common_sizes
 from repro.runs.run import Run
 from results.collect import KEYS
 from results.published import DATASETS, Published, PublishedGroup
@@ -26,6 +26,7 @@ class Column:
         comparisons: How the runs of each method stand to its row.
         sweeps: The sweeps that the runs of each method are of.
         planned: Whether there are no runs of it at all.
+        evaluation_scale: What of the scale is the evaluation's own, as `Result.evaluation_scale`.
     """
 
     group: PublishedGroup
@@ -35,6 +36,7 @@ class Column:
     comparisons: Mapping[str, RowComparison] = field(default_factory=dict)
     sweeps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     planned: bool = False
+    evaluation_scale: str = ""
 
     @property
     def dataset(self) -> str:
@@ -62,8 +64,7 @@ class Column:
         with_row = next((comparison for comparison in self.comparisons.values() if comparison.row), None)
         if with_row is None:
             return (self.scale,)
-        # A detector's training is in the scale and in no run's settings.
-        return tuple(filter(None, [*map(str, common_sizes(with_row.smaller)), measured_scale(self.scale)]))
+        return tuple(filter(None, [*map(str, common_sizes(with_row.smaller)), self.evaluation_scale]))
 
     @property
     def protocol(self) -> str:
@@ -104,8 +105,10 @@ class Column:
         """What departs in all of the runs alike, and whether there is more at the rows."""
         if all(comparison.is_the_row for comparison in self.comparisons.values()) and not self.scale:
             return "scale and settings: as in the paper"
-        # A detector's training is in the scale and in no run's settings.
-        common = words(self.common) or (f"{TINY}: {self.scale}" if self.scale else "")
+        if self.common:
+            common = words(self.common, self.evaluation_scale)
+        else:  # there may be a scale still: of the evaluation, or of runs that have no row to be compared with
+            common = f"{TINY}: {self.scale}" if self.scale else ""
         more = any(self.own_words(method) for method in self.comparisons)
         what = "what else departs" if common else "what departs from the paper"
         return "; ".join(filter(None, [common, f"{what} stands at the rows" if more else ""]))
@@ -221,7 +224,9 @@ def _columns(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], frame:
     columns: dict[tuple[str, ...], Column] = {}
     for row in frame.drop_duplicates([*KEYS, "method", "sweep"]).to_dict("records"):
         key, method = tuple(str(row[name]) for name in KEYS), row["method"]
-        column = columns.get(key, Column(group, metrics, key, row["task"]))
+        column = columns.get(key) or Column(
+            group, metrics, key, row["task"], evaluation_scale=str(row["evaluation_scale"])
+        )
         columns[key] = replace(
             column,
             comparisons={**column.comparisons, method: row["departures"]},

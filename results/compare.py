@@ -42,21 +42,24 @@ class SideRows:
     Attributes:
         rows: Rows of what `results.collect.collect_runs` returns.
         records: The runs that they are of, and perhaps others, by the `path` of their rows.
+        word: What they were asked for by.
     """
 
     rows: pd.DataFrame
     records: Mapping[str, RunRecord]
+    word: str
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, runs: Sequence[RunRecord]) -> "SideRows":
+    def of(cls, frame: pd.DataFrame, runs: Sequence[RunRecord], word: str) -> "SideRows":
         """Returns what was measured of some runs.
 
         Args:
             frame: What `results.collect.collect_runs` returns.
             runs: The runs.
+            word: What they were asked for by.
         """
         records = {str(run.folder.results): run for run in runs}
-        return cls(frame[frame["path"].isin(list(records))], records)
+        return cls(frame[frame["path"].isin(list(records))], records, word)
 
     @property
     def tasks(self) -> set[str]:
@@ -107,7 +110,8 @@ def compare(
     Raises:
         UserError: Nothing goes by such a name, both have nothing in common, or runs exclude each other.
     """
-    sides = [select(runs, word) for word in (first, second)]
+    words = (first, second)
+    sides = [select(runs, word) for word in words]
     methods = [list(dict.fromkeys(run.method for run in side)) for side in sides]
     if len(methods[0]) == 1 and len(methods[1]) == 1:
         pairs = [(methods[0][0], methods[1][0])]
@@ -116,7 +120,8 @@ def compare(
     comparisons = []
     for pair in pairs:
         of_first, of_second = (
-            SideRows.of(frame, _of_method(side, method)) for side, method in zip(sides, pair, strict=True)
+            SideRows.of(frame, _of_method(side, method), word)
+            for side, method, word in zip(sides, pair, words, strict=True)
         )
         comparisons += _of_pair(of_first, of_second, task, metric)
     if not comparisons:
@@ -179,7 +184,8 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
     """Compares two methods in one column, by one measure."""
     (first, notes_on_first), (second, notes_on_second) = _side(of_first, metric), _side(of_second, metric)
     if first.method == second.method:
-        first, second = (replace(side, name=f"{side.method} of {_origin(side)}") for side in (first, second))
+        origins = _origins((first, second), (of_first.word, of_second.word))
+        first, second = (replace(side, origin=origin) for side, origin in zip((first, second), origins, strict=True))
     (first, second), notes_on_images = _of_the_same_images(first, second)
     # The draws are named by what is asked: the same question has the same p value, whatever is asked beside it.
     names = [*map(ord, f"{first.name}|{second.name}|{'|'.join(column)}|{metric}")]
@@ -228,10 +234,18 @@ def _sizes(measured: Sequence[SideRows], sides: Sequence[Side]) -> list[str]:
     return list(dict.fromkeys(tiny))
 
 
+def _origins(sides: Sequence[Side], words: Sequence[str]) -> Sequence[str]:
+    """Returns what tells two sides of one method apart: the run of a single one, else the sweeps.
+
+    Folders of two machines may hold sweeps and runs of the same names: then the words that were asked for tell.
+    """
+    origins = [_origin(side) for side in sides]
+    return words if origins[0] == origins[1] else origins
+
+
 def _origin(side: Side) -> str:
-    """Returns what tells two sides of one method apart: the sweep, or the run of a single one."""
     runs = list(side.runs.values())
-    return runs[0].name if len(runs) == 1 else runs[0].sweep
+    return runs[0].name if len(runs) == 1 else ", ".join(sorted({run.sweep for run in runs}))
 
 
 def _side(of_side: SideRows, metric: str) -> tuple[Side, list[str]]:
@@ -242,7 +256,7 @@ def _side(of_side: SideRows, metric: str) -> tuple[Side, list[str]]:
     predictions, notes = _predictions(method, of_seed, metric)
     values = {seed: float(row["value"]) for seed, row in of_seed.items()}
     runs = {seed: of_side.records[row["path"]] for seed, row in of_seed.items()}
-    return Side(method, method, values, predictions, runs), notes
+    return Side(method, values, predictions, runs), notes
 
 
 def _predictions(

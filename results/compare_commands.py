@@ -103,7 +103,7 @@ def as_data(comparison: "HeadToHead") -> dict[str, Any]:
         "metric": comparison.metric,
         **{
             side: {"name": of_side.name, "method": of_side.method, "values": of_side.values}
-            for side, of_side in (("first", comparison.first), ("second", comparison.second))
+            for side, of_side in comparison.sides.items()
         },
         "verdict": comparison.verdict(),
         "by": basis(comparison),
@@ -130,16 +130,23 @@ def basis(comparison: "HeadToHead") -> str:
     return " and ".join(filter(None, [seeds, images])) or "one run each"
 
 
-def summary_lines(comparison: "HeadToHead") -> list[tuple[str, str]]:
-    """Returns what a page says of a comparison, as (what, number)."""
+def summary_lines(
+    comparison: "HeadToHead", spell: "Callable[[Side], str]" = lambda side: side.name
+) -> list[tuple[str, str]]:
+    """Returns what a page says of a comparison, as (what, number).
+
+    Args:
+        comparison: What is said.
+        spell: How a page prints a side.
+    """
     from results.paper_claims import margin
 
     difference = comparison.difference
     interval = difference.interval()
     lines = [
         *(
-            (f"{side.name}", " ".join(f"{value:.2f}" for value in side.values.values()))
-            for side in (comparison.first, comparison.second)
+            (spell(side), " ".join(f"{value:.2f}" for value in side.values.values()))
+            for side in comparison.sides.values()
         ),
         ("difference", f"{difference.mean:+.2f} points"),
     ]
@@ -173,8 +180,8 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         for row in few.to_dict("records")
     ]
     flipped = [
-        f"{comparison.images_that_flip(side)} images only {side.name} gets right"
-        for side in (comparison.first, comparison.second)
+        f"{comparison.images_that_flip(position)} images only {side.name} gets right"
+        for position, side in comparison.sides.items()
         if len(comparison.flips)
     ]
     print_table(TextTable(("", where), summary_lines(comparison), title=f"{heading}: {comparison.verdict()}"), console)
@@ -206,28 +213,26 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
         except UserError as error:
             trouble = f"The images are not shown: {error}"
         pictured = [{**flip, "picture": picture} for flip, picture in zip(flips.to_dict("records"), drawn, strict=True)]
-        sides = (comparison.first, comparison.second)
-        first, second = (spelt(side) for side in sides)
-        names = {side.name: spelt(side) for side in sides}
+        first, second = (spelt(side) for side in comparison.sides.values())
         sections.append(
             {
                 "heading": f"{first} against {second}",
                 "verdict": comparison.verdict(spelt),
                 "where": f"{comparison.metric} by {', '.join(comparison.column)}",
-                "lines": [(names.get(what, what), number) for what, number in summary_lines(comparison)],
+                "lines": summary_lines(comparison, spelt),
                 "notes": [*comparison.notes, *([trouble] if trouble else [])],
                 "classes": comparison.classes.to_dict("records"),
                 "first": first,
                 "second": second,
-                "runs": max(len(side.values) for side in sides),
+                "runs": max(len(side.values) for side in comparison.sides.values()),
                 "sides": [
                     {
                         "title": spelt(side),
-                        "count": comparison.images_that_flip(side),
-                        "flips": [flip for flip in pictured if flip["right"] == side.name],
-                        "is_first": side is comparison.first,
+                        "count": comparison.images_that_flip(position),
+                        "flips": [flip for flip in pictured if flip["right"] == position],
+                        "is_first": position == "first",
                     }
-                    for side in sides
+                    for position, side in comparison.sides.items()
                 ],
             }
         )
@@ -236,7 +241,7 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
 
 def spelt(side: "Side") -> str:
     """Returns a side as a page prints it: the method as everywhere, and what tells two sides of one method apart."""
-    return label(side.method) + side.name.removeprefix(side.method)
+    return side.spelt(label(side.method))
 
 
 def flips_to_show(comparison: "HeadToHead") -> "pd.DataFrame":
@@ -246,14 +251,14 @@ def flips_to_show(comparison: "HeadToHead") -> "pd.DataFrame":
     flips = comparison.flips
     if not len(flips):
         return flips
-    of_sides = [flips[flips["right"] == side.name] for side in (comparison.first, comparison.second)]
+    of_sides = [flips[flips["right"] == position] for position in comparison.sides]
     rooms = [PICTURED // 2 + max(0, PICTURED // 2 - len(other)) for other in reversed(of_sides)]
     return pd.concat([of_side.head(room) for of_side, room in zip(of_sides, rooms, strict=True)], ignore_index=True)
 
 
 def _drawn(comparison: "HeadToHead", flips: "pd.DataFrame", pictures: Pictures) -> list[bytes]:
     """Returns a picture of each image that flips, by the run that masks; none where no run's settings are known."""
-    runs = [record.run for side in (comparison.first, comparison.second) for record in side.runs.values()]
+    runs = [record.run for side in comparison.sides.values() for record in side.runs.values()]
     known = [run for run in runs if run is not None]
     if not len(flips):
         return []

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,24 +15,36 @@ from results.paired import LEVEL
 from results.paper_claims import margin
 from results.runs import RunRecord
 
+Position = Literal["first", "second"]
+"""Which of the two a side is: what a side is known by, as both may have one name."""
+
 
 @dataclass(frozen=True)
 class Side:
     """One of the two, in one column.
 
     Attributes:
-        name: As a page prints it: the method's name, and the sweep's where both have the same method.
         method: Its method.
         values: Seed -> value.
         predictions: Seed -> predictions; empty unless every seed has its own, of the same images.
         runs: Their folders, by seed.
+        origin: What tells it apart where both have the same method, its sweep, say; empty where they have not.
     """
 
-    name: str
     method: str
     values: dict[int, float]
     predictions: dict[int, Predictions]
     runs: dict[int, RunRecord]
+    origin: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a terminal prints: the method's name, and the origin where both have the same method."""
+        return self.spelt(self.method)
+
+    def spelt(self, method: str) -> str:
+        """Returns the side by its method, as a page prints that one, with the origin where there is one."""
+        return f"{method} of {self.origin}" if self.origin else method
 
     def correct(self, metric: str) -> NDArray[np.bool_]:
         """Returns S×N, which scored images each run gets right, in the order of the seeds."""
@@ -69,6 +81,11 @@ class HeadToHead:
     notes: tuple[str, ...]
 
     @property
+    def sides(self) -> dict[Position, Side]:
+        """Both by their positions, as `flips` names them."""
+        return {"first": self.first, "second": self.second}
+
+    @property
     def imagewise(self) -> bool:
         """Whether both have predictions of the same images."""
         return bool(self.first.predictions)
@@ -95,10 +112,10 @@ class HeadToHead:
             return f"{spell(self.better)} is better{of}"
         return f"no difference found{of}; this data could show {smallest:.2f} points"
 
-    def images_that_flip(self, side: Side) -> int:
+    def images_that_flip(self, position: Position) -> int:
         """Returns how many distinct images most runs of a side get right and most of the other side's wrong."""
         flips = self.flips
-        return int(flips["image"][flips["right"] == side.name].nunique()) if len(flips) else 0
+        return int(flips["image"][flips["right"] == position].nunique()) if len(flips) else 0
 
     @property
     def _why_undecided(self) -> str:
@@ -131,13 +148,16 @@ class HeadToHead:
 
     @cached_property
     def flips(self) -> pd.DataFrame:
-        """The images that most runs of one get right and most of the other's wrong, the clearest first."""
+        """The images that most runs of one get right and most of the other's wrong, the clearest first.
+
+        The column `right` holds the `Position` of the one that is right.
+        """
         if not self.imagewise:
             return pd.DataFrame()
         some = next(iter(self.first.predictions.values()))
         first, second = (side.correct(self.metric).mean(axis=0) for side in (self.first, self.second))
-        # Most are more than half: of an even number of runs that are split in halves, most do not get the image right.
-        flipped = np.flatnonzero((first > 0.5) != (second > 0.5))
+        # Half of an even number of runs are not most of them: of an image that splits them in halves they say nothing.
+        flipped = np.flatnonzero(((first > 0.5) & (second < 0.5)) | ((first < 0.5) & (second > 0.5)))
         order = flipped[np.argsort(-np.abs(first - second)[flipped], kind="stable")]
         names = np.array(some.classes, dtype=object)
         return pd.DataFrame(
@@ -145,7 +165,7 @@ class HeadToHead:
                 "split": some.split[order],
                 "image": some.image[order],
                 "class": names[some.label[order]],
-                "right": np.where(first[order] > 0.5, self.first.name, self.second.name),
+                "right": np.where(first[order] > 0.5, "first", "second"),
                 "first": [_said(self.first, index, names) for index in order],
                 "second": [_said(self.second, index, names) for index in order],
             }

@@ -7,7 +7,7 @@ from typing import Any
 
 from repro.errors import UserError
 from repro.runs.comparison import departures, plays_a_part, settings
-from repro.runs.departures import Departure, common_scale, listed, scale_of
+from repro.runs.departures import Departure, common_scale, listed, scale_of, scale_of_both
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.run import Run
 from repro.runs.sections import Framework
@@ -133,8 +133,16 @@ class RowComparison:
         ]
 
 
-def words(of: Iterable[Departure]) -> str:
-    """Returns departures as notes say them, sizes first: `TINY: 64 px; ALTERED: optimization.lr=0.3`."""
+def words(of: Iterable[Departure], evaluation_scale: str = "") -> str:
+    """Returns departures as notes say them, sizes first: `TINY: 64 px; ALTERED: optimization.lr=0.3`.
+
+    Args:
+        of: Those of runs.
+        evaluation_scale: In what their evaluation is smaller, as `repro.runs.records.Result.evaluation_scale`.
+    """
     given = list(of)
-    kinds = {TINY: [d for d in given if d.smaller], ALTERED: [d for d in given if not d.smaller]}
-    return "; ".join(f"{kind}: {scale_of(departed)}" for kind, departed in kinds.items() if departed)
+    kinds = {
+        TINY: scale_of_both(scale_of(d for d in given if d.smaller), evaluation_scale),
+        ALTERED: scale_of(d for d in given if not d.smaller),
+    }
+    return "; ".join(f"{kind}: {text}" for kind, text in kinds.items() if text)

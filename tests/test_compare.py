@@ -57,10 +57,21 @@ def test_classes_and_flips_are_counted_by_hand(root: Path) -> None:
     first, second = (side.correct("top1").sum(axis=0) >= 2 for side in (comparison.first, comparison.second))
     flips = comparison.flips
     assert len(flips) == int((first != second).sum())
-    assert int((flips["right"] == OURS).sum()) == int((first & ~second).sum())
+    assert int((flips["right"] == "first").sum()) == int((first & ~second).sum())
     clearest = flips.iloc[0]
     assert clearest["class"] == CLASSES[clearest["image"] % 4]
     assert clearest["first"].count("0.75") == 3
+
+
+def test_half_of_the_runs_are_not_most_of_them(tmp_path: Path) -> None:
+    right = {OURS: ([1, 1, 1, 0], [1, 1, 0, 0]), "mocov2": ([0, 1, 0, 1], [0, 0, 1, 0])}
+    for method, of_seeds in right.items():
+        for seed, chances in enumerate(of_seeds):
+            evaluated(tmp_path, method, seed, predictions(np.array(chances, float), 0))
+    (comparison,) = compared(tmp_path)
+    # Of two runs each 2 : 0, 2 : 1, 1 : 1 and 0 : 1 are right: only of the first image neither side is in halves.
+    assert comparison.flips["image"].tolist() == [0]
+    assert comparison.flips["right"].tolist() == ["first"]
 
 
 def test_the_published_difference_is_tested_where_all_is_the_papers(root: Path) -> None:
@@ -130,6 +141,25 @@ def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
         compared(root, task="knn")
 
 
+def test_sweeps_of_one_name_are_told_apart_by_the_words_that_were_asked_for(tmp_path: Path) -> None:
+    here, there = str(tmp_path / "a"), str(tmp_path / "b")
+    two_methods(tmp_path / "a", {"mocov2": 0.7}, count=200, seeds=(0, 1))
+    for seed in (2, 3):
+        evaluated(tmp_path / "b", "mocov2", seed, predictions(np.full(200, 0.7), 50 + seed))
+    roots = ("--runs", here, "--runs", there)
+    command = salmask("compare", here, there, *roots)
+    assert command.code == 0, command.err
+    assert f"mocov2 of {here} against mocov2 of {there}: " in command.out
+    (data,) = json.loads(salmask("compare", here, there, *roots, "--json").out)
+    counts = [sum(flip["right"] == side for flip in data["flips"]) for side in ("first", "second")]
+    assert f"{counts[0]} images only mocov2 of {here} gets right; {counts[1]} images only " in command.out
+    assert min(counts) > 0
+    page = tmp_path / "flips.html"
+    assert salmask("compare", here, there, *roots, "--out", str(page)).code == 0
+    assert page.read_text().count("<figure") == min(48, sum(counts))  # each on one side
+    assert f"<h3>Only MoCo v2 of {here} is right: {counts[0]} images" in page.read_text()
+
+
 def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path) -> None:
     for seed in range(3):
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
@@ -182,9 +212,8 @@ def test_an_image_of_several_drawn_splits_is_one_image(tmp_path: Path) -> None:
     assert "No McNemar's test: it would count an image of 2 drawn splits as several." in comparison.notes
     assert comparison.classes["images"].tolist() == [100] * 4
     flips = comparison.flips
-    ours = comparison.first
-    assert comparison.images_that_flip(ours) == len(set(flips["image"][flips["right"] == ours.name]))
-    assert comparison.images_that_flip(ours) < int((flips["right"] == ours.name).sum())  # some in both splits
+    assert comparison.images_that_flip("first") == len(set(flips["image"][flips["right"] == "first"]))
+    assert comparison.images_that_flip("first") < int((flips["right"] == "first").sum())  # some in both splits
     assert "3 and 3 seeds and 400 images" in salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
 
 

@@ -10,7 +10,8 @@ import pytest
 from baselines import METHODS, TABLE1, resolve
 from repro.errors import UserError
 from repro.runs.comparison import PARTS, departures, plays_a_part, settings, sizes_below_recipe
-from repro.runs.departures import Departure, common_scale, common_sizes, measured_scale, scale_of
+from repro.runs.departures import Departure, common_scale, common_sizes, scale_of
+from repro.runs.detection import recorded_sizes
 from repro.runs.identity import added
 from repro.runs.reading import keys
 from repro.runs.run import Run
@@ -180,9 +181,13 @@ def test_batch_and_queue_decide_a_column_only_where_nothing_else_is_smaller() ->
     assert common_sizes([queue, batch]) == [batch, queue]
 
 
-def test_of_a_recorded_scale_the_detectors_part_is_kept() -> None:
+def test_of_an_older_results_scale_the_detectors_part_is_kept() -> None:
     detection = Departure("detection", "9 iterations, 64 px")
-    scale = scale_of([Departure("encoder.arch", "resnet18"), Departure("data.crop", 64), detection])
-    assert scale == "resnet18, 64 px, detection of 9 iterations, 64 px"
-    assert measured_scale(scale) == "detection of 9 iterations, 64 px"
-    assert measured_scale("resnet18, 64 px") == ""
+    sizes = [Departure("encoder.arch", "resnet18"), Departure("data.crop", 64), Departure("data.scenes.size", 80)]
+    data = Departure("detection data", "voc07+12 on scenes (10 classes, 1024 images)")
+    scale = scale_of([*sizes, detection])
+    assert scale == "resnet18, 64 px, detection of 9 iterations, 64 px, data.scenes.size=80"
+    assert recorded_sizes(scale) == "detection of 9 iterations, 64 px"
+    assert recorded_sizes(scale_of([*sizes, data])) == str(data)
+    assert recorded_sizes(scale_of([*sizes, detection, data])) == f"detection of 9 iterations, 64 px, {data}"
+    assert recorded_sizes(scale_of(sizes)) == ""

@@ -1,6 +1,8 @@
 """The detectors' settings: MoCo's recipes, schedules for any number of devices, the protocols' names."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +11,14 @@ from detectron2.solver import build_lr_scheduler
 from training_samples import tiny
 
 from downstream.detection.config import batch_on
+from downstream.measurement import Measurement, as_results
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
+from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.detection import COCO, VOC, DetectionHead, DetectionSettings
 from repro.runs.evaluation import Evaluation
+from repro.runs.folder import RunFolder
 from repro.runs.records import Result
 
 
@@ -135,6 +140,16 @@ def test_protocols_name_every_departure() -> None:
     assert DetectionSettings(trials=5).protocol(COCO).endswith("[trials=5]")
     assert scale_of(tiny_one.departures()) == "detection of 60 iterations, 96 px, 16 regions"
     assert DetectionSettings(batch=2).departures() == ()
+
+
+def test_results_hold_what_is_smaller_of_the_evaluation_alone_and_behind_the_pretrainings(tmp_path: Path) -> None:
+    run = tiny(changes={"data.scenes.size": 80})
+    measured = Measurement("voc-v1", "test", "bbox_AP", 1.0, DetectionSettings(iterations=9).departures())
+    cpu, evaluation = torch.device("cpu"), Evaluation(VOC, "scenes")
+    times: dict[str, Any] = {"started": "2026-11-22T10:00:00+00:00", "duration_s": 1.0}
+    (result,) = as_results([measured], run, RunFolder.of(run, tmp_path), evaluation, device=cpu, **times)
+    assert result.evaluation_scale == "detection of 9 iterations"
+    assert result.scale == f"{scale_of(sizes_below_recipe(run))}, detection of 9 iterations"
 
 
 def test_a_batch_that_is_left_to_the_devices_comes_to_two_images_on_each_and_sixteen_at_most() -> None:

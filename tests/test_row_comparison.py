@@ -1,5 +1,6 @@
 """What tables, claims and pages say of runs that are not the paper's: every setting by name, and no difference."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from table_samples import comparison_of, frame_of, markdown_rows, records_of, ro
 
 from baselines import resolve
 from repro.runs.departures import Departure
+from repro.runs.records import read
 from results.checklist import checklist
 from results.claims import judge
 from results.collect import collect, export
@@ -167,6 +169,22 @@ def test_an_old_record_says_what_its_settings_say_today(tmp_path: Path) -> None:
     assert list(collect([tmp_path], resolve)["scale"]) == ["64 px, detection of 9 iterations, 64 px"]
 
 
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize("crop", [64, 224])
+def test_a_detector_of_fewer_images_alone_is_tiny(tmp_path: Path, crop: int, older: bool) -> None:
+    folder = finished(tmp_path, OURS, 0, {("scenes", "bbox_AP"): 12.0}, data__crop=crop)
+    (result,) = read(folder.results)[0]
+    own, pretraining = "voc07+12 on scenes (10 classes, 1024 images)", "64 px, " if crop == 64 else ""
+    row = replace(result, task="voc07+12", scale=pretraining + own, evaluation_scale="" if older else own)
+    fields = {name: value for name, value in vars(row).items() if not older or name != "evaluation_scale"}
+    folder.results.write_text(json.dumps(fields) + "\n")
+    frame = collect([tmp_path], resolve)
+    assert (list(frame["scale"]), list(frame["evaluation_scale"])) == ([pretraining + own], [own])
+    table = render("table2", frame)
+    assert table.groups[0].heading.text.endswith(" (TINY)")
+    assert f"; TINY: {pretraining}{own};" in table.notes[0]
+
+
 def test_a_claim_is_not_judged_by_runs_that_were_altered_unlike_each_other() -> None:
     lr = Departure("optimization.lr", 1.0, 0.015, smaller=False)
     frame = frame_of(*rows_of("mocov2", (60.0, 61.0, 62.5)), *rows_of(OURS, (70.0, 71.0, 72.4)))
@@ -206,13 +224,14 @@ def test_the_parts_of_a_columns_scale_come_from_the_runs_and_not_from_its_text()
     detection = "detection of 9 iterations, 32 px"
     stranger = comparison_of("mine")
 
-    def parts(scale: str, *comparisons: RowComparison) -> tuple[str, ...]:
-        key = ("scenes", "val", "knn-v1", "paper", scale)
-        return Column(group, (("top1", ""),), key, comparisons=dict(zip("abc", comparisons, strict=False))).sizes
+    def parts(scale: str, *comparisons: RowComparison, own: str = "") -> tuple[str, ...]:
+        key, of_methods = ("scenes", "val", "knn-v1", "paper", scale), dict(zip("abc", comparisons, strict=False))
+        return Column(group, (("top1", ""),), key, comparisons=of_methods, evaluation_scale=own).sizes
 
     assert parts(", ".join(texts), stranger, comparison_of("mocov2", sizes)) == texts
-    assert parts(f"{', '.join(texts)}, {detection}", comparison_of("mocov2", sizes)) == (*texts, detection)
-    assert parts(detection, comparison_of("mocov2")) == (detection,)
+    scale = f"{', '.join(texts)}, {detection}"
+    assert parts(scale, comparison_of("mocov2", sizes), own=detection) == (*texts, detection)
+    assert parts(detection, comparison_of("mocov2"), own=detection) == (detection,)
     # What no row explains is known as a text, and a text has no parts.
     assert parts(", ".join(texts), stranger) == (", ".join(texts),)
     assert parts("", comparison_of("mocov2")) == ()

@@ -177,6 +177,30 @@ def test_a_mean_over_the_surviving_seeds_says_so(tmp_path: Path) -> None:
     assert "further runs of it have no result: 2 failed" in markdown(table)
 
 
+def test_a_detector_that_failed_is_told_in_the_column_of_tiny_ones(tmp_path: Path) -> None:
+    """Its pretraining alone was held against the scale of pretraining and detector."""
+    for method, seed in (("mocov2", 1), ("mocov2+ours-hp", 0)):
+        folder = finished(tmp_path, method, seed, {("imagenet100", "top1"): 40.0}, data__crop=64)
+        with pytest.raises(RuntimeError), folder.attempt("voc07+12"):
+            raise RuntimeError("out of memory")
+    folder = finished(tmp_path, "mocov2", 0, {("voc07+12", "bbox_AP"): 12.0}, data__crop=64)
+    (row,) = read(folder.results)[0]
+    own = "detection of 9 iterations"
+    folder.results.unlink()
+    append(folder.results, [replace(row, task="voc07+12", scale=f"{row.scale}, {own}", evaluation_scale=own)])
+    table = render("table2", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve), rows="all")
+    ours = records_of(table).query(f"scale == '64 px, {own}'").set_index("row")["measured"]
+    assert set(ours["mocov2+ours-hp"]) == {"failed"}
+    assert "further runs of it have no result: 1 failed" in markdown(table)
+
+
+def test_a_run_of_no_row_that_failed_is_told_in_the_column_of_its_size(tmp_path: Path) -> None:
+    begun(tmp_path / "full", build([of_method("mine"), {"seed": 3, "data.crop": 64}])).set_status("failed")
+    finished(tmp_path, "mine", 0, {("imagenet100", "top1"): 40.0}, data__crop=64)
+    table = render("table1", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve))
+    assert "further runs of it have no result: 1 failed" in markdown(table)
+
+
 def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(tmp_path: Path) -> None:
     """A run with neighbours and a probe that ran out of memory was "not run", and its mean over seeds had no note."""
     for method, seed in (("mocov2+ours-hp", 0), ("mocov2", 3)):

@@ -1,7 +1,7 @@
 """In what a run, or a measurement of it, departs from the paper's: one departure, and the text of several.
 
 What departs is computed in `repro.runs.comparison`; a detector's measurement adds its own. Text is made of departures
-at the end, and never read back.
+at the end, and never read back but for results of older versions (`repro.runs.detection.recorded_sizes`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -46,7 +46,8 @@ FORMATS: Mapping[str, str] = {
 }
 """How well-known departures are written, in the order in which they are listed; all others: `section.key=value`.
 
-Never change one: results that were recorded hold the text, and `measured_scale` knows a detector's by its beginning.
+Never change one: results that were recorded hold the text, and `repro.runs.detection.recorded_sizes` knows a
+detector's by it.
 """
 OF_A_FRAMEWORK = frozenset({"optimization.batch", "moco.queue"})
 """Sizes that frameworks have of their own, so that rows of one sweep differ in them."""
@@ -94,16 +95,14 @@ def common_scale(departures: Iterable[Departure]) -> str:
     return scale_of(common_sizes(departures))
 
 
-def measured_scale(scale: str) -> str:
-    """Returns what a recorded result's `scale` says of its measurement: the sizes of a detector's training, or nothing.
-
-    They stand behind those of the pretraining, which tables compute anew.
+def scale_of_both(of_pretraining: str, of_evaluation: str) -> str:
+    """Returns the scale of a result: that of the pretraining, and that of the evaluation behind it.
 
     Args:
-        scale: As `repro.runs.records.Result.scale`.
+        of_pretraining: Text of its departures, as `scale_of` or `common_scale` makes it.
+        of_evaluation: As `repro.runs.records.Result.evaluation_scale`.
     """
-    _, beginning, sizes = scale.partition(FORMATS[DETECTION].format(""))
-    return beginning + sizes
+    return _SEPARATOR.join(filter(None, (of_pretraining, of_evaluation)))
 
 
 def value_text(value: Any) -> str:

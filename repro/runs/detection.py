@@ -5,10 +5,11 @@ A number belongs to a protocol with a name and a version, and every departure fr
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from repro.runs.departures import DETECTION, Departure
+from repro.runs.departures import DETECTION, FORMATS, Departure
 from repro.runs.protocols import EvaluationProtocol
 
 VOC, COCO = "voc07+12", "coco"
@@ -22,8 +23,25 @@ REFERENCE_BATCH = 16
 IMAGES_PER_DEVICE = 2
 LEAST_SIDE = 32
 """Pixels of an image's short side; with fewer, a C4 map has a single cell."""
+_RECORDED_SIZES = re.compile(
+    re.escape(FORMATS[DETECTION].format("")) + r"\d+ (?:iterations|px|regions)(?:, \d+ (?:px|regions))*"
+    rf"|(?:{'|'.join(map(re.escape, DETECTION_TASKS))}) on \S+ \(\d+ classes, \d+ images\)"
+)
+"""The texts of `DetectionSettings.departures` and of smaller data, the two sizes that a detector's results can have."""
 COSTS = ("seconds_per_iteration", "peak_memory_gib", "training_seconds")
 """Metrics beside AP: what a training took."""
+
+
+def recorded_sizes(scale: str) -> str:
+    """Returns what the scale of an older version's result says of its detector; empty where it says nothing of one.
+
+    Such results have no `evaluation_scale`. The run does not tell either: not of its data, and what its pretraining
+    comes to today may be told otherwise than it was.
+
+    Args:
+        scale: As `repro.runs.records.Result.scale`.
+    """
+    return ", ".join(_RECORDED_SIZES.findall(scale))
 
 
 class DetectionHead(StrEnum):

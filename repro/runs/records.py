@@ -40,7 +40,7 @@ class Result:
         protocol: Name and version of the evaluation, with its departures, e.g. `linear-moco-v1[epochs=10]`.
         metric: What was measured, e.g. `top1` (the last epoch) or `top1_best`.
         value: The number; percent for accuracies. Always finite.
-        scale: In what pretraining and measurement are smaller than the paper's, as far as the run alone tells; empty
+        scale: In what pretraining and evaluation are smaller than the paper's, as far as the run alone tells; empty
             where they are not. Tables compare the run's settings with its method's row (`results.row_comparison`).
         commit: Commit of the code that measured it.
         dirty: Whether the work tree had uncommitted changes.
@@ -51,6 +51,8 @@ class Result:
         predictions: File below the run's folder that the number is made of, by image (`repro.runs.predictions`) or by
             detection; empty where none was kept.
         predictions_sha256: Checksum of that file, 64 hex digits; empty where there is none.
+        evaluation_scale: What of `scale` is the evaluation's own, as a detector's training; empty where that is the
+            paper's.
     """
 
     run_id: str
@@ -76,14 +78,15 @@ class Result:
     schema: int = SCHEMA
     predictions: str = ""
     predictions_sha256: str = ""
+    evaluation_scale: str = ""
 
 
 # Looked up once: a million rows are checked against them, and dataclasses' own functions are slow.
 _TYPES: dict[str, type] = get_type_hints(Result)
 FIELDS: tuple[str, ...] = tuple(_TYPES)
 """Names of a record's fields, in the order in which they are written."""
-ADDED: dict[str, str] = {"predictions": "", "predictions_sha256": ""}
-"""Fields that older files lack, with what their absence means."""
+ADDED: dict[str, str] = {"predictions": "", "predictions_sha256": "", "evaluation_scale": ""}
+"""Fields that older files lack, with what stands for them; `scale` alone tells the scale of an older evaluation."""
 _EXACT = tuple(_TYPES.values())
 _NUMBERS = (FIELDS.index("value"), FIELDS.index("duration_s"))
 _STARTED = FIELDS.index("started")
