@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
@@ -169,6 +169,12 @@ def _drill() -> typer.Typer:
     from repro.drill.commands import build
 
     return build(main)
+
+
+def _settings_named(name: str) -> Sequence[str]:
+    from repro.runs.reading import settings_named
+
+    return settings_named(name)
 
 
 TRAIN, EVALUATE, READ = "Train", "Evaluate", "Read results"
@@ -341,7 +347,7 @@ def _carry_out() -> None:
         _end(f"salmask: {one_line(error)}", 2)
     except UsageError as error:
         if not shows_help(error):
-            _end(f"salmask: {one_line(as_user_error(error))}", 2)
+            _end(f"salmask: {one_line(as_user_error(error, sys.argv[1:], _settings_named))}", 2)
         status = 0
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED

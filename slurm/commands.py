@@ -67,11 +67,12 @@ def choose_cluster(name: str, *, local: bool, debug: bool) -> Cluster | None:
     Raises:
         UserError: more than one is asked for, or there is none of that name.
     """
-    names = [word for word, present in ((name, bool(name)), ("local", local), ("debug", debug)) if present]
-    if len(names) > 1:
-        raise UserError(f"{', '.join(names)} exclude each other", mend="choose one to run on")
-    if names:
-        return load_cluster(names[0])
+    given = {f"--cluster {name}": name, "--local": "local" if local else "", "--debug": "debug" if debug else ""}
+    named = {option: profile for option, profile in given.items() if profile}
+    if len(named) > 1:
+        raise UserError(f"{' and '.join(named)} exclude each other", mend="choose one to run on")
+    if named:
+        return load_cluster(*named.values())
     return load_cluster(DEFAULT) if DEFAULT in available() else None
 
 
