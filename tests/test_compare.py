@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from prediction_samples import CLASSES, evaluated, predictions, two_methods
 from run_samples import finished
-from training_samples import salmask
+from training_samples import refused, salmask
 
 from baselines import resolve
 from repro.errors import UserError
@@ -121,6 +121,12 @@ def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
         select(records, "mocov3")
     with pytest.raises(UserError, match=r"no measurement by knn in common"):
         compared(root, task="knn")
+
+
+def test_what_is_compared_with_itself_is_refused(root: Path) -> None:
+    for words in (("mocov2", "mocov2"), ("full/mocov2", "mocov2")):
+        line = refused("compare", *words, "--runs", str(root))
+        assert line == f"{' and '.join(words)}: both sides are the same runs; mend: name two"
 
 
 def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path) -> None:
