@@ -334,6 +334,7 @@ def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert refused("sweep", "demo", "--gpus", "0,,1") == (
         "--gpus 0,,1: devices are numbers or UUIDs with commas between; mend: --gpus 0,1"
     )
+    assert "devices are numbers or UUIDs" in refused("sweep", "demo", "--plan", "--gpus", "all")
     assert "--gpus and --parallel exclude" in refused("sweep", "demo", "--gpus", "0,1", "--parallel", "2")
     assert "'debug' has none; mend: --local" in refused("sweep", "demo", "--cluster", "debug", "--gpus", "0")
 
