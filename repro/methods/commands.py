@@ -37,6 +37,15 @@ GalleryImages = Annotated[int, typer.Option("--show", min=1, max=32, help="Image
 AuditFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/audit/METHOD.")]
 
 
+_AUDIT_COLUMNS = """\
+lean: mean column of the foreground, -1 all in the left one, 1 all in the right one
+of foreground, of background: share hidden of the saliency map's foreground and of all else, whoever drew the patches
+± difference: standard deviation over views of 'of foreground' less 'of background', in points
+of object, of ground: share hidden of the true object and of all that is not it, where that is known (scenes)
+own image's %: queries whose hard negative is made of their own image"""
+"""What the columns of the two tables of `salmask audit` hold."""
+
+
 class _NameIsShow(TyperGroup):
     """Lets `salmask methods NAME` be short for `salmask methods show NAME`."""
 
@@ -200,6 +209,7 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         report(False, result.maps)
         say()
         report(False, result.masks)
+        say(f"\n{_AUDIT_COLUMNS}")
         say("\n" + "\n".join(str(path) for path in paths))
 
 
