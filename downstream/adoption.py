@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def adopt(
     input_filter: InputFilter,
     settings: Mapping[str, Any],
     out: Path,
+    check: Callable[[Run], None] = lambda _: None,
 ) -> tuple[Run, RunFolder]:
     """Makes the folder of an external run, or returns the one that is there.
 
@@ -71,6 +72,7 @@ def adopt(
         input_filter: what the weights were trained on.
         settings: of the evaluation, of `data.crop`, `encoder.width` and `seed`.
         out: folder of the sweep.
+        check: raises a UserError where nothing can be done with the run; called before its folder is made.
 
     Returns:
         The run, with the settings, and its folder with `run.yaml` and `backbone.pth`.
@@ -101,6 +103,7 @@ def adopt(
     if folder.pretrained:
         _require_same_weights(folder, run, path)
     else:
+        check(run)
         _fill(folder, run, foreign, path)
     return run, folder
 
@@ -157,5 +160,5 @@ def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> 
     )
     # Printed and not logged: a command sets up its log when the evaluation begins, which is later.
     if is_first_process():
-        taken = f"{len(foreign.state)} tensors behind '{foreign.prefix}'"
-        say(f"{path}: {taken}; left out: {foreign.parts_left_out}", err=True)
+        taken = f"{len(foreign.state)} tensors behind '{foreign.prefix}'; left out: {foreign.parts_left_out}"
+        say(f"{path}: {f'fresh weights of {run.encoder.arch}' if imported.origin == RANDOM else taken}", err=True)

@@ -4,7 +4,7 @@ torch is imported only when a command runs, so that `--help` answers at once.
 """
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from repro.console import AsJson, completion
-from repro.data.catalogue import DATASETS
+from repro.data.catalogue import DATASETS, find_dataset
 from repro.data.options import Settings
 from repro.data.roots import root_of
 from repro.errors import UserError, nearest
@@ -126,20 +126,26 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
         """
         if checkpoint is None:
             run, folder = _finished_run(words or [])
+            chosen = evaluations(task, data, run)
+            roots = _roots(root or [], chosen)
         else:
             from downstream.adoption import adopt
 
+            settings = _settings_alone(words or [])
+            # What can be wrong with tasks and roots is found before the weights are copied.
+            chosen = evaluations(task, data, reading.build([settings]))
+            roots = _roots(root or [], chosen)
             run, folder = adopt(
                 checkpoint,
                 arch=arch,
                 name=name,
                 prefix=prefix,
                 input_filter=InputFilter.high_pass if high_pass else InputFilter.none,
-                settings=_settings_alone(words or []),
+                settings=settings,
                 out=out,
+                check=lambda run: _require_roots(run, chosen, roots),
             )
-        chosen = evaluations(task, data, run)
-        _evaluate_all(run, folder, chosen, _roots(root or []), carry_out, again=again, as_json=as_json)
+        _evaluate_all(run, folder, chosen, roots, carry_out, again=again, as_json=as_json)
 
 
 def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
@@ -153,7 +159,8 @@ def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
         """
         run = with_settings(RunFolder(folder).load(), parse_overrides(settings or []))
         linear = [Evaluation("linear", run.data.dataset)]
-        _evaluate_all(run, RunFolder(folder), linear, _roots([root] if root else []), carry_out, as_json=as_json)
+        roots = _roots([root] if root else [], linear)
+        _evaluate_all(run, RunFolder(folder), linear, roots, carry_out, as_json=as_json)
 
 
 def _finished_run(words: Sequence[str]) -> tuple[Run, RunFolder]:
@@ -214,15 +221,17 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
             raise UserError(f"--task {name} says itself what it is evaluated on", mend="leave --data out")
         for full_name in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
             # Asked here and not left to `parse`, because only this list of tasks has `table1`.
-            if task_and_dataset(full_name)[0] not in PROTOCOLS:
-                raise UserError(f"unknown task '{full_name}'", mend=nearest(full_name, ("table1", *PROTOCOLS)))
-            unique[Evaluation.parse(full_name, run)] = None
+            if (word := task_and_dataset(full_name)[0]) not in PROTOCOLS:
+                raise UserError(f"unknown task '{word}'", mend=nearest(word, ("table1", *PROTOCOLS)))
+            evaluation = Evaluation.parse(full_name, run)
+            find_dataset(evaluation.dataset)
+            unique[evaluation] = None
     if not unique:
         raise UserError("no task is named", mend="--task linear")
     return list(unique)
 
 
-def _roots(options: Sequence[str]) -> dict[str, Path]:
+def _roots(options: Sequence[str], evaluations: Iterable[Evaluation]) -> dict[str, Path]:
     """Reads the values of `--root`: `DIR` goes under the empty name, `DATASET=DIR` under the data set's."""
     roots = {}
     for text in options:
@@ -232,6 +241,12 @@ def _roots(options: Sequence[str]) -> dict[str, Path]:
         if has_name and dataset not in DATASETS:
             raise UserError(f"--root {text}: unknown data set {dataset!r}", mend=nearest(dataset, DATASETS))
         roots[dataset if has_name else ""] = Path(folder if has_name else text)
+    several = len({evaluation.dataset for evaluation in evaluations}) > 1
+    if several and "" in roots:
+        raise UserError(
+            f"--root {roots['']}: several data sets are evaluated on",
+            mend="--root DATASET=DIR for each, or $SALMASK_DATA",
+        )
     return roots
 
 
@@ -246,12 +261,6 @@ def _evaluate_all(
     as_json: bool,
 ) -> None:
     """Carries out evaluations one after the other, then prints their rows; of several processes the first one alone."""
-    several = len({evaluation.dataset for evaluation in evaluations}) > 1
-    if several and "" in roots:
-        raise UserError(
-            f"--root {roots['']}: several data sets are evaluated on",
-            mend="--root DATASET=DIR for each, or $SALMASK_DATA",
-        )
     # All that can be wrong with the command is found before the first evaluation takes its time.
     _check_roots(run, folder, evaluations, roots, again=again)
     rows: list[Result] = []
@@ -309,6 +318,12 @@ def _metric_and_value(row: Result) -> str:
 def _root_of(evaluation: Evaluation, roots: Mapping[str, Path]) -> Path | None:
     """Returns the root that `--root` gave for an evaluation's data set, by its name or for the only one."""
     return roots.get(evaluation.dataset, roots.get(""))
+
+
+def _require_roots(run: Run, evaluations: Iterable[Evaluation], roots: Mapping[str, Path]) -> None:
+    """Raises a UserError where the root of an evaluation's data set is missing."""
+    for evaluation in evaluations:
+        root_of(run, evaluation.dataset, _root_of(evaluation, roots))
 
 
 def _check_roots(

@@ -36,7 +36,7 @@ def reported(folder: RunFolder, task: str, label: str, total: int, unit: str) ->
             bars.update(bar, completed=steps)
             if rank() == 0 and (time.monotonic() - last_entry > SECONDS or steps == total):
                 last_entry = time.monotonic()
-                folder.set_status("running", task=task, step=steps, steps=total)
+                folder.set_status("running", task=task, step=steps, steps=total, unit=unit)
 
         tell(0)  # what an earlier piece of work left in the status would be taken for this one's
         yield tell

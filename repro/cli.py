@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
@@ -171,6 +171,12 @@ def _drill() -> typer.Typer:
     return build(main)
 
 
+def _settings_named(name: str) -> Sequence[str]:
+    from repro.runs.reading import settings_named
+
+    return settings_named(name)
+
+
 TRAIN, EVALUATE, READ = "Train", "Evaluate", "Read results"
 JOBS, MACHINE = "Jobs and clusters", "Data and machines"
 """The headings of `salmask --help`."""
@@ -283,13 +289,16 @@ COMMANDS = {
 INTERRUPTED = 130
 """The status after Ctrl-C, as a shell has it: 128 and the number of the signal."""
 
+CLOSED_PIPE = 141
+"""The status where nobody reads the output any more, as in `| head`: 128 and the number of SIGPIPE."""
+
 HELP = """Saliency-guided masking for contrastive learning: train, evaluate, and get the paper's tables back.
 
 Without a command: the next steps from where you stand. Each command has an example in its own --help.
 
-Status at the end: 0 done; 1 a check came out badly (doctor, data verify), a job failed (sweep --local, retry), Slurm
-had no room for all, or a fault of salmask's own; 2 bad input, in one line with the mend; 128 + N stopped by signal N
-(130 is Ctrl-C), and the same command goes on.
+Status at the end: 0 done; 1 a check came out badly (doctor, data verify), a job failed (sweep --local, retry), \
+Slurm had no room for all, or a fault of salmask's own; 2 bad input, in one line with the mend; 128 + N stopped by \
+signal N (130 is Ctrl-C, 141 that nobody reads the output any more), and the same command goes on.
 """
 
 
@@ -341,8 +350,14 @@ def _carry_out() -> None:
         _end(f"salmask: {one_line(error)}", 2)
     except UsageError as error:
         if not shows_help(error):
-            _end(f"salmask: {one_line(as_user_error(error))}", 2)
+            _end(f"salmask: {one_line(as_user_error(error, sys.argv[1:], _settings_named))}", 2)
         status = 0
+    except SystemExit as end:
+        # Both typer and rich turn a closed pipe into status 1, which means that something failed.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        _drop_output()
+        sys.exit(CLOSED_PIPE)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
@@ -355,6 +370,14 @@ def _carry_out() -> None:
         _end("salmask: interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Sends what is still to be written nowhere: else Python would complain of the closed pipe as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
 
 
 def _end(line: str, status: int) -> NoReturn:

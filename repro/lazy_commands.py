@@ -5,6 +5,7 @@ each with its line of help and a function that makes the room's commands; only w
 that each line of help is the command's own.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +15,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from repro.errors import UserError, nearest
 from repro.paths import with_home
+
+NARROW = 80
+"""Columns of a terminal below which help is laid out without boxes, which would cut the names of options."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class LazyGroup(TyperGroup):
 
     table: ClassVar[Mapping[str, LazyCommand]]
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help, as wide as the terminal is."""
+        _fit_to_terminal(self)
+        super().format_help(ctx, formatter)
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Returns all names, in the order in which help shows them."""
         return list(self.table)
@@ -79,7 +88,15 @@ class LazyGroup(TyperGroup):
         commands = typer.main.get_command(entry.app())  # of a room with a single command, that command
         command = commands if entry.group else getattr(commands, "commands", {name: commands})[name]
         command.name = name
+        for each in (command, *getattr(command, "commands", {}).values()):
+            _fit_to_terminal(each)
         return command
+
+
+def _fit_to_terminal(command: Any) -> None:
+    """Lets a command's help do without boxes in a narrow terminal."""
+    if shutil.get_terminal_size().columns < NARROW:
+        command.rich_markup_mode = None
 
 
 def lazy_app(table: Mapping[str, LazyCommand], *, help: str, callback: Callable[..., None]) -> typer.Typer:

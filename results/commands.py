@@ -201,9 +201,7 @@ def plot(
     task: OneTask = "",
     metric: OneMetric = "",
     dark: Annotated[bool, typer.Option("--dark", help="For a dark page or slide.")] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write it; default: plots/ beside.")
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write it.")] = Path("plots"),
 ) -> None:
     """Draw a plot from recorded runs, as SVG and PNG.
 
@@ -226,7 +224,7 @@ def plot(
     for plot_name in PLOTS if name == "all" else [name]:
         try:
             with doing(f"drawing {plot_name}"):
-                paths = save(plot_name, material, out or roots[0] / "plots")
+                paths = save(plot_name, material, out)
         except NothingToDrawError as reason:
             if name != "all":
                 raise
@@ -271,9 +269,9 @@ def report(
     task: OneTask = "",
     metric: OneMetric = "",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", dir_okay=False, help="Default: report.html beside the runs.")
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", dir_okay=False, help="Where to write it.")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Write one self-contained HTML page: the verdict, forest plot, tables, claims, runs and a checklist.
 
@@ -283,10 +281,9 @@ def report(
 
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
-    path = out or roots[0] / "report.html"
     with doing("drawing the page"):
-        write(path, records, frame, title=title or heading_of(roots, sweep), task=task, metric=metric)
-    say(path)
+        write(out, records, frame, title=title or heading_of(roots, sweep), task=task, metric=metric)
+    say(out)
 
 
 def pack(
@@ -302,14 +299,13 @@ def pack(
     metric: OneMetric = "",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the backbones.")] = False,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", dir_okay=False, help="Default: artifact.zip beside the runs."),
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", dir_okay=False, help="Where to write it.")] = Path(
+        "artifact.zip"
+    ),
 ) -> None:
     """Make one zip of everything but checkpoints: report, tables, data, settings, provenance, commands, checksums.
 
-    Example: salmask pack --runs runs/table1; salmask pack --check runs/table1/artifact.zip
+    Example: salmask pack --runs runs/table1; salmask pack --check artifact.zip
     """
     from results import pack as artifact  # the module: its function has the name of this command
 
@@ -318,7 +314,6 @@ def pack(
         return
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
-    path = out or roots[0] / "artifact.zip"
     heading = title or heading_of(roots, sweep)
     is_watched = on_terminal()
     with doing("packing"):
@@ -330,8 +325,8 @@ def pack(
                 say(f"packing {what}", err=True)
 
         shown = {"title": heading, "task": task, "metric": metric}
-        files = artifact.pack(path, records, frame, **shown, checkpoints=checkpoints, tell=tell)
-    say(f"{counted(files, 'file')}, {size_text(path.stat().st_size)} in {path}")
+        files = artifact.pack(out, records, frame, **shown, checkpoints=checkpoints, tell=tell)
+    say(f"{counted(files, 'file')}, {size_text(out.stat().st_size)} in {out}")
 
 
 def build(recipe: Recipe) -> typer.Typer:

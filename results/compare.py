@@ -9,6 +9,7 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.presence import is_folder
+from repro.runs.comparison import at_work_in_first
 from repro.runs.comparison import difference as settings_difference
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
@@ -307,13 +308,18 @@ def _of_the_same_images(first: Side, second: Side) -> tuple[tuple[Side, Side], l
 
 
 def _differing_settings(first: Side, second: Side) -> list[str]:
-    """Returns a sentence on the settings in which the runs differ; none where they are not known."""
-    of_sides = [next(iter(side.runs.values())).run for side in (first, second)]
-    if of_sides[0] is None or of_sides[1] is None:
+    """Returns sentences on the settings in which the runs differ, and on those at work in one side alone."""
+    one, other = (next(iter(side.runs.values())).run for side in (first, second))
+    if one is None or other is None:
         return ["Settings are not compared: a run.yaml is missing or of another version."]
-    different = settings_difference(of_sides[0], of_sides[1])
+    different = settings_difference(one, other)
     listed = [f"{name} ({value} and {its})" for name, (value, its) in different.items()]
-    return [f"They differ in {', '.join(listed)}."] if listed else []
+    notes = [f"They differ in {', '.join(listed)}."] if listed else []
+    for side, sections in ((first, at_work_in_first(one, other)), (second, at_work_in_first(other, one))):
+        if sections:
+            told = ", ".join(f"{section} ({text})" for section, text in sections.items())
+            notes.append(f"At work in {side.name} alone: {told}.")
+    return notes
 
 
 def _published(measured: Sequence[SideRows], column: tuple[str, ...], metric: str) -> float | None:

@@ -20,7 +20,7 @@ Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help=
 
 
 def roots_of(runs: list[Path] | None) -> list[Path]:
-    """Returns the folders that a command looks into; what is written goes beside the first of them by default."""
+    """Returns the folders that a command looks into."""
     return runs or [Path("runs")]
 
 

@@ -223,7 +223,8 @@ def listed(roots: Sequence[Path]) -> str:
 def _walk(root: Path) -> Iterator[Path]:
     """Yield the run folders below a folder, or the folder itself."""
     if not is_folder(root):
-        raise UserError(f"no folder {root}", mend="give a run folder, or one above it")
+        mend = "give a run folder, or one above it: of a sweep, the one that its launch printed"
+        raise UserError(f"no folder {root}", mend=mend)
     # `os.walk` goes into the subfolders that are left in its list: emptying it in place is how not to.
     for folder, subfolders, files in os.walk(root, onerror=_refuse):
         if not set(MARKERS).isdisjoint(files):

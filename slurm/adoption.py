@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from repro.errors import UserError
+from slurm.ask import LOGIN_NODE
 from slurm.calls import indices_of
 from slurm.ledger import Ledger, Submission
 from slurm.queue import QueueSnapshot, array_of, named_in_accounting, snapshot
@@ -38,7 +39,7 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
     while True:
         queue = snapshot()
         if queue.trouble:  # to take silence for an empty queue would submit everything twice
-            mend = "try again when Slurm answers"
+            mend = f"try again when Slurm answers; where it never does, {LOGIN_NODE}"
             raise SilentQueueError(f"cannot tell what is queued already ({queue.trouble})", mend=mend)
         unsettled = [
             entry

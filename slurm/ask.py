@@ -1,6 +1,7 @@
 """Questions to Slurm's programs: what they print, or in one line why there is no answer."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ OF_A_PERSON = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SPRIO_")
 """How variables begin by which a person filters and formats what these programs show; our questions are whole."""
 WHICH_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
 """Variables that say which cluster is talked to, and who does; the same for a submission and for a look at it."""
+LOGIN_NODE = "call this on a login node of the cluster"
+"""The mend where Slurm is not to be reached from this machine."""
+_NOT_HERE = re.compile(r"Could not establish a configuration source|Unable to process configuration file")
+"""What its programs say where they are installed, and nothing tells them of a cluster."""
 ANSWER_SECONDS = 60.0
 """How long an answer of the controller is waited for."""
 
@@ -23,6 +28,11 @@ class Reply:
     """What stands on its standard error, also where it did not fail."""
     trouble: str = ""
     """Why there is no answer, with the program's name; empty: there is one."""
+
+    @property
+    def not_here(self) -> bool:
+        """Whether this machine belongs to no cluster, so that asking again helps nobody."""
+        return bool(self.trouble and _NOT_HERE.search(self.trouble))
 
 
 def ask(

@@ -17,7 +17,7 @@ app = typer.Typer(
     cls=CommandGroup,
     add_completion=False,
     no_args_is_help=True,
-    help="Check the profile of a cluster, or make a first one.",
+    help="Check the profile of a cluster, or make a first one.\n\nExample: salmask cluster make mycluster",
 )
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,10 +48,13 @@ from slurm.sweep import Resolve, expand, load, narrowed
 
 if TYPE_CHECKING:
     from slurm.handover import Outcome
+    from slurm.job_costs import JobCost
     from slurm.sender import TakeCode
 
 FEED_SECONDS = 60.0
 """Between two looks for room in Slurm's queue, which serves everybody."""
+_WITHOUT_COST = "leave out --budget-gpu-hours, or such jobs by --tasks"
+"""The mend where a job has no known cost, and no measurement would give it one."""
 Show = Callable[[Sequence[str], Path, Console], None]
 """`show(tables, sweep's folder, console)`: prints tables and writes them beside the runs."""
 
@@ -67,11 +70,12 @@ def choose_cluster(name: str, *, local: bool, debug: bool) -> Cluster | None:
     Raises:
         UserError: more than one is asked for, or there is none of that name.
     """
-    names = [word for word, present in ((name, bool(name)), ("local", local), ("debug", debug)) if present]
-    if len(names) > 1:
-        raise UserError(f"{', '.join(names)} exclude each other", mend="choose one to run on")
-    if names:
-        return load_cluster(names[0])
+    given = {f"--cluster {name}": name, "--local": "local" if local else "", "--debug": "debug" if debug else ""}
+    named = {option: profile for option, profile in given.items() if profile}
+    if len(named) > 1:
+        raise UserError(f"{' and '.join(named)} exclude each other", mend="choose one to run on")
+    if named:
+        return load_cluster(*named.values())
     return load_cluster(DEFAULT) if DEFAULT in available() else None
 
 
@@ -177,18 +181,13 @@ class _SweepCall:
 
     def plan(self, graph: Graph, cluster: Cluster | None, budget: float, *, print_it: bool) -> Graph:
         """Returns what fits a budget of GPU-hours (0: all of it), and prints its plan if that is asked for."""
-        from slurm.job_costs import estimate, survey, within_budget
+        from slurm.job_costs import estimate, survey
         from slurm.plan import print_plan
 
         finished, evidence = survey(graph)
         costs = estimate(graph, cluster, evidence, finished)
         if budget:
-            graph, left_out = within_budget(graph, costs, budget)
-            if not graph.jobs:
-                mend = "a larger --budget-gpu-hours; --plan alone shows what each row costs"
-                raise UserError(f"no run fits a budget of {budget:g} GPU-hours", mend=mend)
-            if left_out:
-                self._tell(f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}")
+            graph = self._within_budget(graph, costs, budget)
         if print_it:
             print_plan(
                 graph,
@@ -201,6 +200,27 @@ class _SweepCall:
                 memories=evidence.memories,
             )
         return graph
+
+    def _within_budget(self, graph: Graph, costs: Mapping[Key, "JobCost"], budget: float) -> Graph:
+        """Returns what fits a budget of GPU-hours, and tells what is left out."""
+        from slurm.job_costs import of_known_cost, run_name, within_budget
+
+        known, unknown = of_known_cost(graph, costs)
+        if not known.jobs:
+            cost, jobs = next(iter(unknown.items()))
+            what = f"no run fits a budget of {budget:g} GPU-hours: what they cost is unknown ({cost.source})"
+            raise UserError(what, mend=cost.mend_of(job.run.method for job in jobs) or _WITHOUT_COST)
+        fitting, left_out = within_budget(known, costs, budget)
+        if not fitting.jobs:
+            mend = "a larger --budget-gpu-hours; --plan alone shows what each row costs"
+            raise UserError(f"no run fits a budget of {budget:g} GPU-hours", mend=mend)
+        if left_out:
+            self._tell(f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}")
+        for cost, jobs in unknown.items():
+            names = ", ".join(run_name(job) for job in jobs)
+            what = f"left out for the budget, of unknown cost: {names} ({cost.source})"
+            self._tell(with_mend(what, cost.mend_of(job.run.method for job in jobs) or _WITHOUT_COST))
+        return fitting
 
     def carry_out(self, graph: Graph, cluster: Cluster, *, dry_run: bool) -> None:
         """Launches a graph on Slurm or here, or shows what would be submitted.

@@ -7,6 +7,7 @@ from repro.errors import UserError, with_mend
 from repro.files import write_text
 from repro.runs.stopping import exits_on_term
 from repro.terminal import say
+from slurm.ask import LOGIN_NODE
 from slurm.batches import Batch
 from slurm.calls import write_calls
 from slurm.causes import cause_of_ranks
@@ -39,7 +40,7 @@ def send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Pa
     """
     queue = snapshot()
     if queue.trouble:
-        raise UserError(f"{queue.trouble}", mend="call this on a login node of the cluster")
+        raise UserError(f"{queue.trouble}", mend=LOGIN_NODE)
     write_calls(folder, {0: call})
     write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=Path(__file__).resolve().parent.parent))
     try:

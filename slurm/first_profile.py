@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
-from slurm.ask import ask
+from slurm.ask import LOGIN_NODE, ask
 from slurm.profile_values import gpu_type_of_gres, gpus_of_gres, minutes
 
 SINFO = ["sinfo", "--noheader", "--exact", "--format=%P|%l|%c|%m|%G"]
@@ -41,10 +41,10 @@ def partitions() -> list[SlurmPartition]:
         UserError: there is none, or it does not answer.
     """
     if not shutil.which("sinfo"):
-        raise UserError("there is no sinfo on this machine", mend="call this on a login node of the cluster")
+        raise UserError("there is no sinfo on this machine", mend=LOGIN_NODE)
     reply = ask(SINFO)
     if reply.trouble:
-        raise UserError(reply.trouble, mend="try again later")
+        raise UserError(reply.trouble, mend=LOGIN_NODE if reply.not_here else "try again later")
     return parse_sinfo(reply.output)
 
 

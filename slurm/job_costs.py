@@ -11,13 +11,13 @@ import functools
 import heapq
 import shutil
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
 from repro.data.sizes import probe_images, train_images
-from repro.errors import UserError, with_mend
+from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
 from repro.runs.metrics import read_metrics
@@ -58,10 +58,9 @@ class JobCost:
         """Hours times GPUs; None where nobody measured the seconds."""
         return None if self.seconds is None else self.seconds * self.gpus / 3600
 
-    @property
-    def remark(self) -> str:
-        """The source with its mend, as plans show it."""
-        return with_mend(self.source, self.mend)
+    def mend_of(self, methods: Iterable[str]) -> str:
+        """Returns the mend of jobs of some methods: where no pretraining was measured, it names what to measure."""
+        return " ".join([self.mend, *dict.fromkeys(methods)]) if self.source == NEVER else self.mend
 
 
 @dataclass(frozen=True)
@@ -290,6 +289,30 @@ def _reference_evaluation(
     return None
 
 
+def of_known_cost(graph: Graph, costs: Mapping[Key, JobCost]) -> tuple[Graph, dict[JobCost, list[Job]]]:
+    """Returns the runs of which every job has a known cost.
+
+    Args:
+        graph: the sweep.
+        costs: from `estimate`.
+
+    Returns:
+        The graph that is left, and the pretrainings of what was left out, by the cost that nobody knows.
+    """
+    unknown: dict[JobCost, list[Job]] = {}
+    for job in graph.jobs:
+        if job.task == PRETRAIN:
+            of_run = [costs[graph.key(member)] for member in (job, *graph.children(job))]
+            if missing := [cost for cost in of_run if cost.seconds is None]:
+                unknown.setdefault(missing[0], []).append(job)
+    return graph.without([job for jobs in unknown.values() for job in jobs]), unknown
+
+
+def run_name(job: Job) -> str:
+    """Returns what a job's run is called beside its sweep: `METHOD sSEED`."""
+    return f"{job.run.method} s{job.run.seed}"
+
+
 def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) -> tuple[Graph, list[str]]:
     """Returns what fits a budget: whole runs with all of their tasks, the first seed of every method before the second.
 
@@ -297,23 +320,12 @@ def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) 
 
     Args:
         graph: the sweep.
-        costs: from `estimate`.
+        costs: from `estimate`, all of them known (`of_known_cost`).
         gpu_hours: the budget.
 
     Returns:
         The graph that is left, and `METHOD sSEED` of what was left out.
-
-    Raises:
-        UserError: something in it was never measured.
     """
-    unknown = [job for job in graph.jobs if costs[graph.key(job)].seconds is None]
-    if unknown:
-        cost = costs[graph.key(unknown[0])]
-        raise UserError(
-            f"a budget needs the cost of every job, and {len(unknown)} have none, {unknown[0].name} for one: "
-            f"{cost.source}",
-            mend=cost.mend or "leave out --budget-gpu-hours, or such jobs by --tasks",
-        )
     pretrainings = [job for job in graph.jobs if job.task == PRETRAIN]
     seed_order = {seed: number for number, seed in enumerate(dict.fromkeys(job.run.seed for job in pretrainings))}
     total = 0.0
@@ -324,7 +336,7 @@ def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) 
             left_out.append(job)
         else:
             total += hours
-    return graph.without(left_out), [f"{job.run.method} s{job.run.seed}" for job in left_out]
+    return graph.without(left_out), [run_name(job) for job in left_out]
 
 
 def wall_seconds(graph: Graph, costs: Mapping[Key, JobCost], slots: int) -> float:

@@ -23,7 +23,6 @@ from repro.errors import UserError
 from repro.files import locked
 from repro.progress import ProgressBars
 from repro.runs.resource_usage import usage_of, words
-from repro.runs.status import PRETRAIN
 from repro.runs.stopping import exits_on_term
 from repro.terminal import Console, say
 from slurm.batches import submission_name
@@ -140,9 +139,7 @@ class _Here:
                         if self.cluster.executor == "debug":
                             here.append((job, self._claim(job)))
                         else:
-                            # What other tasks count is images, fits or steps, which their status does not tell.
-                            unit = "steps" if job.task == PRETRAIN else ""
-                            bars[self.graph.key(job)] = progress.add_task(job.name, total=None, unit=unit)
+                            bars[self.graph.key(job)] = progress.add_task(job.name, total=None)
                             self._start(job, gpus)
                 for job, call in here:
                     _call_and_look(call)
@@ -291,7 +288,8 @@ class _Here:
                 job.folder.set_status("failed", task=job.task, error=reason)
                 return reason
         if status and status.state == "interrupted":
-            return "interrupted; the same command goes on from its last checkpoint"
+            how = "goes on from its last checkpoint" if status.step else "begins anew"
+            return f"interrupted; the same command {how}"
         if status and status.error:
             return status.error
         if process is None:
@@ -347,7 +345,10 @@ def _call_and_look(call: Call) -> None:
 def _show(progress: ProgressBars, bar: TaskID, job: Job) -> None:
     """Moves a job's bar to where its status says that it is; one of which nothing is known is drawn all the same."""
     status, _ = status_of(job.folder, job.task)
-    progress.update(bar, **({"completed": status.step, "total": status.steps} if status and status.steps else {}))
+    if status and status.steps:
+        progress.update(bar, completed=status.step, total=status.steps, unit=status.unit)
+    else:
+        progress.update(bar)
 
 
 @contextmanager

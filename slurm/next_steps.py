@@ -63,8 +63,9 @@ def _state(folder: RunFolder, now: float) -> str:
     statuses = [status_of(folder, task)[0] for task in folder.tasks_begun()]  # None: it cannot be read
     if any(status and status.state == "running" and now - status.heartbeat < STALE_SECONDS for status in statuses):
         return _RUNNING
-    # Recorded runs have no backbone any more: a pretraining's word is enough.
-    return _DONE if statuses and all(status and status.state == "done" for status in statuses) else _STOPPED
+    # Recorded runs have no backbone any more: a pretraining's word is enough. Imported weights had no pretraining.
+    begun = bool(statuses) or folder.pretrained
+    return _DONE if begun and all(status and status.state == "done" for status in statuses) else _STOPPED
 
 
 _BEGIN = (

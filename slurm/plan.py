@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from repro.bench.throughput import kind_of
 from repro.data.sizes import train_images
+from repro.errors import with_mend
 from repro.quantities import counted, duration_text, memory_text, size_text
 from repro.runs.cautions import queue_caution
 from repro.runs.evaluation import task_and_dataset
@@ -11,7 +12,7 @@ from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say_json
 from repro.text_tables import TextTable, print_table
 from slurm.graph import Graph, Job
-from slurm.job_costs import NEVER, JobCost, wall_seconds
+from slurm.job_costs import JobCost, wall_seconds
 from slurm.ledger import Key
 from slurm.profile import Cluster
 from slurm.reference import REPLACE
@@ -87,12 +88,11 @@ def _sources(graph: Graph, costs: Mapping[Key, JobCost]) -> list[str]:
     The last one says, where figures of other machines are among them, what takes their place.
     """
     lines = []
-    remarks = {cost.source: cost.remark for cost in costs.values() if cost.source != JobCost.source}
-    for source, remark in remarks.items():
-        number = sum(cost.source == source for cost in costs.values())
-        methods = dict.fromkeys(job.run.method for job in graph.jobs if costs[graph.key(job)].source == source)
-        which = f" {' '.join(methods)}" if source == NEVER else ""
-        lines.append(f"  {counted(number, 'job')}: {remark}{which}")
+    of_source = {cost.source: cost for cost in costs.values() if cost.source != JobCost.source}
+    for source, cost in of_source.items():
+        number = sum(its_cost.source == source for its_cost in costs.values())
+        mend = cost.mend_of(job.run.method for job in graph.jobs if costs[graph.key(job)].source == source)
+        lines.append(f"  {counted(number, 'job')}: {with_mend(source, mend)}")
     if any(cost.reference for cost in costs.values()):
         lines.append(f"note: reference figures are of other machines; {REPLACE}")
     return lines
@@ -138,7 +138,7 @@ def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, obje
         "seconds": cost.seconds and round(cost.seconds, 1),
         "gpu_hours": cost.gpu_hours and round(cost.gpu_hours, 4),
         "disk_bytes": cost.disk,
-        "measured": cost.remark,
+        "measured": with_mend(cost.source, cost.mend),
         "reference": cost.reference,
     }
 

@@ -1,6 +1,7 @@
 """Processes of this machine that carry a job out, one for each rank, in a process group of their own."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -157,6 +158,10 @@ def _free_port() -> int:
         return port
 
 
+_DEVICE = re.compile(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+")
+"""How `CUDA_VISIBLE_DEVICES` names a device: its number, or the beginning of its UUID."""
+
+
 def chosen_devices(gpus: str, cluster: Cluster | None, parallel: int) -> tuple[str, ...]:
     """Returns the GPUs to share out on this machine.
 
@@ -177,7 +182,7 @@ def chosen_devices(gpus: str, cluster: Cluster | None, parallel: int) -> tuple[s
             "--gpus and --parallel exclude each other", mend="name a GPU twice for two jobs at a time on it"
         )
     names = tuple(word.strip() for word in gpus.split(","))
-    if not all(name and name.replace("-", "").replace("/", "").isalnum() for name in names):
+    if not all(map(_DEVICE.fullmatch, names)):
         raise UserError(f"--gpus {gpus}: devices are numbers or UUIDs with commas between", mend="--gpus 0,1")
     return names
 

@@ -182,7 +182,8 @@ def _ended(
     if cancelled := _cancelled(entry, job):
         return cancelled
     if status.state == "interrupted":
-        return State.interrupted, _word(job) or "goes on from its last checkpoint when started again"
+        how = "goes on from its last checkpoint" if status.step else "begins anew"
+        return State.interrupted, _word(job) or f"{how} when started again"
     # "running", and it is not: it was killed before it could write anything else.
     note = _word(job) or f"no sign of life for {duration_text(now - status.heartbeat)}"
     return State.died, _with_last_line(sweep, entry, note)

@@ -93,7 +93,9 @@ def runs_of(sweep: Path) -> Iterator[Path]:
 
 def _nothing(roots: Sequence[Path]) -> UserError:
     return UserError(
-        f"there are no sweeps in {', '.join(map(str, roots))}", mend="salmask sweep first, or name a folder"
+        f"there are no sweeps in {', '.join(map(str, roots))}",
+        mend="salmask sweep first, or name the sweep's folder, for example /scratch/ME/salmask/table1, "
+        "which the launch printed",
     )
 
 

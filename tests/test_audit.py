@@ -321,6 +321,8 @@ def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path) -> None:
     kept = [word for word in settings if not word.startswith("data.")] + ["data.crop=56"]
     place = ("--data", "folder", "--root", str(tmp_path / "data"), "--out", str(tmp_path / "b"))
     ended = salmask("audit", METHOD, *kept, *place, "--count", "3")
+    for column in ("lean", "± difference", "of object, of ground", "own image's %"):
+        assert f"\n{column}: " in ended.out
     assert ended.code == 0, ended.err
     assert str(tmp_path / "b" / "audit.html") in ended.out
     without = json.loads((tmp_path / "b" / "statistics.json").read_text())

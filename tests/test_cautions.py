@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from training_samples import CPU, OURS, salmask, tiny
+from training_samples import CPU, OURS, tiny
 
 from baselines import build_learner, resolve
 from repro.runs.cautions import queue_caution
@@ -32,9 +32,3 @@ def test_a_training_says_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING, "salmask"):
         pretrain(run, RunFolder.of(run, tmp_path), CPU, build_learner)
     assert [record.message for record in caplog.records if "moco.queue" in record.message] == [queue_caution(run, 20)]
-
-
-def test_diff_says_it_beside_the_table() -> None:
-    ended = salmask("methods", "diff", "mocov2", OURS)
-    assert ended.err.splitlines() == [f"note: {queue_caution(resolve('mocov2'), 126_689)}"]
-    assert not salmask("methods", "diff", "simclr", "supervised").err

@@ -261,6 +261,30 @@ def test_every_help_has_an_example_of_its_own(name: str, monkeypatch: pytest.Mon
     assert f"Example: salmask {name}" in ended.out
 
 
+def test_a_group_of_commands_has_an_example_too() -> None:
+    for name in ("cluster", "data", "bench"):
+        assert f"Example: salmask {name} " in salmask(name, "--help").out
+
+
+def test_the_help_breaks_no_line_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    (status,) = [line for line in salmask("--help").out.splitlines() if "Status at the end: 0 done" in line]
+    assert "Slurm had no room for all" in status
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "--budget-gpu-hours" in salmask("sweep", "--help").out
+    assert "optimization.epochs=10" in salmask("sweep", "--help").out
+
+
+@pytest.mark.parametrize("words", [["-h"], ["methods"]])
+def test_a_closed_pipe_ends_a_command_quietly(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "repro.cli", *words]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 @pytest.mark.parametrize("name", ["pretrain", "probe", "sweep", "table", "data list", "doctor"])
 def test_the_commands_of_the_readme_are_there(name: str) -> None:
     assert name in commands()

@@ -56,6 +56,15 @@ def test_a_profile_is_tried_on_sbatch_for_every_task(
     assert "SLURM_CPUS_PER_TASK" not in (fake / "environment").read_text()
 
 
+@pytest.mark.parametrize(("words", "program"), [(["make", "x"], "sinfo"), (["check", "slurm"], "sbatch")])
+def test_where_slurm_is_not_the_mend_is_a_login_node(fake: Path, words: list[str], program: str) -> None:
+    fatal = f"{program}: fatal: Could not establish a configuration source"
+    (fake / program).write_text(f"#!/bin/sh\necho '{fatal}' >&2; exit 1\n")
+    ended = salmask("cluster", *words)
+    assert (ended.code, "REFUSED" in ended.out) == (2, False)
+    assert ended.err == f"salmask: {fatal}; mend: call this on a login node of the cluster\n"
+
+
 def test_a_broken_profile_is_one_line(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "mine.yaml", "time: 0:30")
     line = refused("cluster", "check", path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from prediction_samples import CLASSES, evaluated, predictions, two_methods
 from run_samples import finished
-from training_samples import salmask
+from training_samples import refused, salmask
 
 from baselines import resolve
 from repro.errors import UserError
@@ -135,6 +135,8 @@ def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
     assert "They differ in moco.queue (65536 and 32768)." in sweeps.notes
     (single,) = compared(root, f"full/{OURS}/s0", "full/mocov2/s0")
     assert single.verdict() == f"{OURS} is better, of these two runs and not of the methods"
+    (at_work,) = [note for note in single.notes if note.startswith(f"At work in {single.first.name} alone: ")]
+    assert "masking (guidance=saliency, branch=query, hard_negative=true, " in at_work
     with pytest.raises(UserError, match=r"no method, sweep or run 'mocov3'; mend: did you mean 'mocov2'"):
         select(records, "mocov3")
     with pytest.raises(UserError, match=r"no measurement by knn in common"):
@@ -158,6 +160,12 @@ def test_sweeps_of_one_name_are_told_apart_by_the_words_that_were_asked_for(tmp_
     assert salmask("compare", here, there, *roots, "--out", str(page)).code == 0
     assert page.read_text().count("<figure") == min(48, sum(counts))  # each on one side
     assert f"<h3>Only MoCo v2 of {here} is right: {counts[0]} images" in page.read_text()
+
+
+def test_what_is_compared_with_itself_is_refused(root: Path) -> None:
+    for words in (("mocov2", "mocov2"), ("full/mocov2", "mocov2")):
+        line = refused("compare", *words, "--runs", str(root))
+        assert line == f"{' and '.join(words)}: both sides are the same runs; mend: name two"
 
 
 def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path) -> None:

@@ -304,6 +304,27 @@ def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) ->
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "lineer", "--data", "scenes"], "unknown task 'lineer'; mend: did you mean 'linear'?"),
+        (["--task", "knn@scene"], "unknown data set 'scene'; mend: did you mean 'scenes'?"),
+        (["--task", "knn@flowers102"], "no root set for data set 'flowers102'; mend: give --root DIR"),
+        (["--task", "table1", "--root", "."], "--root .: several data sets are evaluated on; mend: --root DATASET=DIR"),
+    ],
+)
+def test_weights_are_not_copied_for_what_cannot_be_evaluated(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    assert message in refused(*imported(Path("random"), tmp_path / "runs", *arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fresh_weights_are_called_so(tmp_path: Path) -> None:
+    ended = salmask(*imported(Path("random"), tmp_path, "--task", "knn"))
+    assert ended.err.splitlines()[0] == "random: fresh weights of resnet18"
+
+
 def test_our_own_backbone_says_itself_what_it_was_trained_on(tmp_path: Path) -> None:
     folder = with_random_backbone(tiny(), tmp_path / "own", "high_pass")
     assert salmask(*imported(folder.backbone, tmp_path / "runs", "--task", "knn")).code == 0

@@ -19,7 +19,9 @@ from sweep_samples import GONE, HERE, Sweep
 from training_samples import refused, tiny
 from waiting import wait_until
 
+from downstream.progress import reported
 from repro.jobs import PROGRAM
+from repro.progress import ProgressBars
 from repro.runs.folder import RunFolder
 from repro.runs.status import Status
 from repro.runs.stopping import exits_on_term
@@ -29,7 +31,7 @@ from slurm.cancel import cancel
 from slurm.graph import Graph, Job, make_graph
 from slurm.job import Call
 from slurm.ledger import LOCAL_LOCK, Ledger
-from slurm.local import launch_here
+from slurm.local import _show, launch_here
 from slurm.processes import LocalJob, chosen_devices
 from slurm.profile import Cluster, Resources
 from slurm.queue import QueueSnapshot
@@ -334,6 +336,7 @@ def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert refused("sweep", "demo", "--gpus", "0,,1") == (
         "--gpus 0,,1: devices are numbers or UUIDs with commas between; mend: --gpus 0,1"
     )
+    assert "devices are numbers or UUIDs" in refused("sweep", "demo", "--plan", "--gpus", "all")
     assert "--gpus and --parallel exclude" in refused("sweep", "demo", "--gpus", "0,1", "--parallel", "2")
     assert "'debug' has none; mend: --local" in refused("sweep", "demo", "--cluster", "debug", "--gpus", "0")
 
@@ -374,3 +377,15 @@ def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards(
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, hung_up)
+
+
+def test_the_bar_of_a_job_counts_what_its_task_counts(tmp_path: Path) -> None:
+    """`logistic mocov2 s0: 13` said not of what."""
+    folder = RunFolder.of(tiny(), tmp_path)
+    with folder.attempt("logistic"), reported(folder, "logistic", "regression", 13, "fits") as tell:
+        tell(13)
+    progress = ProgressBars(console=Console(quiet=True))
+    bar = progress.add_task("logistic mocov2 s0", total=None)
+    _show(progress, bar, Job(tiny(), folder, "logistic"))
+    (task,) = progress.tasks
+    assert (task.completed, task.fields["unit"]) == (13, "fits")

@@ -83,7 +83,10 @@ def test_the_list_has_every_row_and_says_how_it_differs_from_the_plain_one() -> 
     assert rows["mocov2+ours-hp@key"]["settings"] == "masking.strategy=high_pass masking.branch=key"
     assert rows["simclr"]["settings"].startswith("framework=simclr ")
     assert rows["supervised"]["title"] == "Supervised"
-    names = [line.split()[1] for line in salmask("methods").out.splitlines()]
+    in_a_pipe = salmask("methods").out
+    assert max(map(len, in_a_pipe.splitlines())) < 120
+    assert "| MoCo v2 + ours (high-pass), key masked, no hard negative " in in_a_pipe
+    names = [line.split()[1] for line in in_a_pipe.splitlines()]
     assert names == ["method", names[1], *METHODS]
     assert set(names[1]) == {"-"}
 
@@ -103,11 +106,18 @@ def test_diff_shows_two_rows_beside_each_other() -> None:
         {"setting": "masking.branch", "mocov2+mscn": "both", "mocov2+ours-hp": "query"},
         {"setting": "masking.hard_negative", "mocov2+mscn": False, "mocov2+ours-hp": True},
     ]
-    lines = salmask("methods", "diff", "mocov2", "mocov2+ours-hp").out.splitlines()
+    ended = salmask("methods", "diff", "mocov2", "mocov2+ours-hp")
+    table, _, at_work = ended.out.partition("\n\n")
+    lines = table.splitlines()
     assert [line.strip("| ").split() for line in (lines[0], *lines[2:])] == [
         ["setting", "|", "mocov2", "|", "mocov2+ours-hp"],
         ["masking.strategy", "|", "none", "|", "high_pass"],
     ]
+    heading, *sections = at_work.splitlines()
+    assert heading == "At work in mocov2+ours-hp alone:"
+    assert [line.split(":")[0].strip() for line in sections] == ["localizer", "masking", "fidelity", "moco"]
+    assert "  masking: guidance=saliency, branch=query, hard_negative=true, ratio_min=0.05" in at_work
+    assert ended.err == ""
     assert salmask("methods", "diff", "mocov2", "mocov2").out == "mocov2 and mocov2 are the same experiment\n"
     assert json.loads(salmask("methods", "diff", "mocov2", "mocov2", "--json").out) == []
 
@@ -130,7 +140,7 @@ def test_an_unknown_row_is_one_line() -> None:
 
 def test_on_a_terminal_of_80_columns_methods_are_names_and_titles(monkeypatch: pytest.MonkeyPatch) -> None:
     piped = salmask("methods").out
-    assert "masking.strategy=high_pass" in piped
+    assert "| MoCo v2 + ours (high-pass) " in piped
     for name, value in {"FORCE_COLOR": "1", "COLUMNS": "80", "TERM": "dumb"}.items():
         monkeypatch.setenv(name, value)
     shown = salmask("methods").out

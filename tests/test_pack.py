@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from run_samples import finished
+from training_samples import files_below
 from typer.testing import CliRunner
 
 from baselines import resolve
@@ -210,7 +211,9 @@ def test_the_commands_write_what_they_say(
     runs: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _without_plots(monkeypatch)
+    monkeypatch.chdir(tmp_path)
     root = str(runs[0].path.parents[2])
+    recorded = files_below(Path(root))
 
     def call(*words: str) -> str:
         outcome = CliRunner().invoke(app, list(words))
@@ -222,11 +225,13 @@ def test_the_commands_write_what_they_say(
     assert "58.19" in call("table", "table3", "--only", "paper", "--out", str(tmp_path))
     assert "0 supported" in call("claims", "--runs", root)
     assert "published: 68.22" in call("explain", "table1:mocov2:imagenet100", "--runs", root)
-    assert "bars.png" in call("plot", "bars", "--runs", root, "--out", str(tmp_path))
-    call("report", "--runs", root, "--out", str(tmp_path / "report.html"), "--title", "Mine")
-    assert "<title>Mine</title>" in (tmp_path / "report.html").read_text()
-    call("pack", "--runs", root, "--out", str(tmp_path / "a.zip"))
-    assert "files are as they were packed" in call("pack", "--check", str(tmp_path / "a.zip"))
+    assert "bars.png" in call("plot", "bars", "--runs", root)
+    assert Path("plots/bars.png").exists()
+    call("report", "--runs", root, "--title", "Mine")
+    assert "<title>Mine</title>" in Path("report.html").read_text()
+    call("pack", "--runs", root)
+    assert "files are as they were packed" in call("pack", "--check", "artifact.zip")
+    assert files_below(Path(root)) == recorded  # which may be a repository's, or a colleague's
     told: list[str] = []
     pack(tmp_path / "b.zip", runs, collect_runs(runs), title="A title", tell=told.append)
     assert told == ["the page", "tables and plots", "data and claims", "run 1 of 2", "run 2 of 2"]

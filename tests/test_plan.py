@@ -14,11 +14,20 @@ from yaml_samples import write_yaml
 from baselines import resolve
 from repro.bench.throughput import StepMeasurement, kind_of, newest_measurements, record
 from repro.data.sizes import train_images
-from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.records import append, read
 from slurm.graph import Graph
-from slurm.job_costs import NEVER, Evidence, JobCost, estimate, gather, survey, wall_seconds, within_budget
+from slurm.job_costs import (
+    NEVER,
+    Evidence,
+    JobCost,
+    estimate,
+    gather,
+    of_known_cost,
+    survey,
+    wall_seconds,
+    within_budget,
+)
 from slurm.plan import print_plan
 from slurm.profile import Cluster, Resources
 from slurm.sweep import Part, Sweep, expand
@@ -147,9 +156,16 @@ def test_a_budget_keeps_whole_runs_and_first_seeds(tmp_path: Path) -> None:
     few, left_out = within_budget(graph, costs, 2.0)
     assert [job.name for job in few.jobs] == ["pretrain mocov2 s0", "linear mocov2 s0"]
     assert left_out == [f"{OURS} s0", "mocov2 s1", f"{OURS} s1"]
-    unknown = {**costs, graph.key(graph.jobs[3]): JobCost(None, 1, None, NEVER, "salmask bench step")}
-    with pytest.raises(UserError, match=f"1 have none, linear mocov2.* s0 for one: {NEVER}; mend: salmask bench step"):
-        within_budget(graph, unknown, 8.0)
+
+
+def test_a_run_of_unknown_cost_is_left_out_of_a_budget_alone(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, 0, 1, methods=("mocov2", OURS))
+    never = JobCost(None, 1, None, NEVER, "salmask bench step")
+    costs = {**costs_of(graph, pretrain=3000.0, linear=600.0), graph.key(graph.jobs[1]): never}
+    known, unknown = of_known_cost(graph, costs)
+    assert unknown == {never: [graph.jobs[0]]}
+    assert [job.name for job in known.jobs] == [job.name for job in graph.jobs[2:]]
+    assert within_budget(known, costs, 6.0) == (known, [])
 
 
 @pytest.mark.parametrize(("slots", "expected"), [(1, 4 * 110.0), (2, 220.0), (3, 210.0), (0, 110.0)])
@@ -217,8 +233,17 @@ def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pyt
     assert plan["cautions"][0] in text
     tight = ("sweep", str(sweep), "--plan", "--out", str(out), "--budget-gpu-hours", str(expected * 0.6), "--json")
     assert len(json.loads(salmask(*tight).out)["jobs"]) == 2
-    line = refused("sweep", "table1", "--plan", "--out", str(out), "--budget-gpu-hours", "5")
-    assert "a budget needs the cost of every job" in line
+
+
+def test_the_budget_of_table_1_leaves_out_what_nobody_timed(tmp_path: Path) -> None:
+    ended = salmask("sweep", "table1", "--plan", "--out", str(tmp_path), "--budget-gpu-hours", "100")
+    assert ended.code == 0, ended.err
+    assert "simclr+mscn s0, simclr+mscn s1, simclr+mscn s2 (no such" in ended.out
+    assert "; mend: salmask bench step simclr+mscn" in ended.out
+    chosen = ("--methods", "simclr+mscn", "--budget-gpu-hours", "100")
+    line = refused("sweep", "table1", "--plan", "--out", str(tmp_path), *chosen)
+    assert line.startswith("no run fits a budget of 100 GPU-hours: what they cost is unknown (no such ")
+    assert line.endswith("; mend: salmask bench step simclr+mscn")
 
 
 def test_a_sweep_without_a_job_is_one_line(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_a_detector_of_fewer_images_alone_is_tiny(tmp_path: Path, crop: int, old
     own, pretraining = "voc07+12 on scenes (10 classes, 1024 images)", "64 px, " if crop == 64 else ""
     row = replace(result, task="voc07+12", scale=pretraining + own, evaluation_scale="" if older else own)
     fields = {name: value for name, value in vars(row).items() if not older or name != "evaluation_scale"}
-    folder.results.write_text(json.dumps(fields) + "\n")
+    write_rows(folder.results, [fields])
     frame = collect([tmp_path], resolve)
     assert (list(frame["scale"]), list(frame["evaluation_scale"])) == ([pretraining + own], [own])
     table = render("table2", frame)

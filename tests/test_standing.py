@@ -94,6 +94,16 @@ def test_what_is_no_run_or_cannot_be_read_stops_nobody(tmp_path: Path, monkeypat
     assert standing(NOW).sentence == "Runs in runs/mine: 1 stopped."
 
 
+def test_imported_weights_without_results_are_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They had no pretraining here, and `salmask retry` has nothing to hand over."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/imported/random/s0-abcdef0")
+    folder.mkdir(parents=True)
+    for name in ("run.yaml", "backbone.pth"):
+        (folder / name).touch()
+    assert standing(NOW).sentence == "Runs in runs/imported: 1 done."
+
+
 def test_salmask_alone_shows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ended = salmask()

@@ -12,6 +12,7 @@ from rich.console import Console
 from sweep_samples import GONE, NOW, RUN, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
+from slurm.profile import user_folder
 from slurm.status_page import page
 from slurm.targets import SweepTarget, find_target
 
@@ -178,7 +179,21 @@ def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Pat
     assert refused("logs", RUN.id[:6]).startswith(f"'{RUN.id[:6]}' names 2 runs; mend: one of runs/table1/mocov2/s0-")
     (runs.parent / "elsewhere").mkdir()
     os.chdir(runs.parent / "elsewhere")
-    assert refused("status") == "there are no sweeps in runs; mend: salmask sweep first, or name a folder"
+    assert refused("status", "table1") == (
+        "there are no sweeps in runs; mend: salmask sweep first, or name the sweep's folder, for example "
+        "/scratch/ME/salmask/table1, which the launch printed"
+    )
+
+
+def test_a_sweep_in_the_scratch_of_a_profile_goes_by_its_name(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_folder().mkdir(parents=True)
+    (user_folder() / "mine.yaml").write_text("scratch: $SOMEWHERE\n")
+    monkeypatch.setenv("SOMEWHERE", str(runs))
+    monkeypatch.chdir(tmp_path / "config")
+    assert salmask("status", "table1").out.startswith(f"{runs / 'table1'}: ")
+    assert salmask().out.startswith(f"Runs in {runs / 'table1'}: ")
 
 
 def test_while_squeue_hangs_the_files_are_shown_and_its_answer_when_it_comes(

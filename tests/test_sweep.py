@@ -305,7 +305,7 @@ def test_the_command_refuses_what_it_cannot_run(tmp_path: Path) -> None:
     where = "--local runs here, --cluster NAME submits to Slurm; --plan only shows the jobs"
     assert refused("sweep", "demo") == f"nothing says where to run; mend: {where}"
     line = refused("sweep", "demo", "--local", "--debug")
-    assert line == "local, debug exclude each other; mend: choose one to run on"
+    assert line == "--local and --debug exclude each other; mend: choose one to run on"
     assert "unknown cluster 'lokal'; mend: did you mean 'local'?" in refused("sweep", "demo", "--cluster", "lokal")
     assert "'local' has no sbatch; mend: --plan" in refused("sweep", "demo", "--local", "--dry-run")
     for option in ("--feed", "--replace"):

@@ -28,6 +28,23 @@ from repro.runs.reading import command_settings
         (["bench", "steps"], "`salmask bench` has no command 'steps'; mend: did you mean 'step'?"),
         (["cluster", "chek"], "`salmask cluster` has no command 'chek'; mend: did you mean 'check'?"),
         (["data", "--json"], "`salmask data` has no option --json; mend: "),
+        (
+            ["pretrain", "mocov2", "--seed", "1"],
+            "`salmask pretrain` has no option --seed; mend: settings are words without dashes: seed=1",
+        ),
+        (
+            ["pretrain", "mocov2", "--epochs=3", "--data", "scenes"],
+            "`salmask pretrain` has no option --epochs; mend: settings are words without dashes: "
+            "optimization.epochs=3 (or ",
+        ),
+        (
+            ["pretrain", "mocov2", "--set", "seed=1"],
+            "`salmask pretrain` has no option --set; mend: settings are words without dashes: write seed=1 alone",
+        ),
+        (["sweep", "demo", "--seed", "1"], "`salmask sweep` has no option --seed; mend: did you mean '--seeds'?"),
+        (["sweep", "demo", "--clster", "a"], "`salmask sweep` has no option --clster; mend: did you mean '--cluster'?"),
+        (["table", "table1", "--seed", "1"], "`salmask table` has no option --seed; mend: did you mean '--sweep'?"),
+        (["sweep", "demo", "--cluster", "slurm", "--local"], "--cluster slurm and --local exclude each other; mend: "),
         (["--versio"], "`salmask` has no option --versio; mend: did you mean '--version'?"),
     ],
     ids=" ".join,

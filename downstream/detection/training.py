@@ -209,4 +209,5 @@ class Reporter(HookBase):
         """Writes how many steps are made; rank 0 only."""
         if rank() == 0:
             self._last_entry = time.monotonic()
-            self.trial.folder.set_status("running", task=self.trial.task, step=step, steps=self.trainer.max_iter)
+            told = {"step": step, "steps": self.trainer.max_iter, "unit": "steps"}
+            self.trial.folder.set_status("running", task=self.trial.task, **told)

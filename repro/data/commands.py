@@ -25,9 +25,12 @@ from repro.runs.sections import ScenesSettings
 from repro.terminal import Console, say, say_json
 from repro.text_tables import TextTable, print_table
 
-app = typer.Typer(
-    cls=CommandGroup, add_completion=False, no_args_is_help=True, help="List, verify, prepare and cache data sets."
-)
+_HELP = """List, verify, prepare and cache data sets.
+
+Example: salmask data list
+"""
+
+app = typer.Typer(cls=CommandGroup, add_completion=False, no_args_is_help=True, help=_HELP)
 
 Name = Annotated[
     str,

@@ -29,6 +29,7 @@ from repro.progress import doing
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import exits_on_term
 from repro.terminal import say
+from slurm.ask import LOGIN_NODE
 from slurm.batches import submission_name
 from slurm.profile import Cluster, in_one_process
 from slurm.queue import snapshot
@@ -76,7 +77,7 @@ class ClusterDrill:
             UserError: there is no Slurm here, or it refuses the jobs.
         """
         if trouble := snapshot().trouble:
-            raise UserError(trouble, mend="call this on a login node of the cluster")
+            raise UserError(trouble, mend=LOGIN_NODE)
         deadline = time.monotonic() + wait
         with exits_on_term():
             try:

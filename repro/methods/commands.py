@@ -10,12 +10,10 @@ from typer.core import TyperGroup
 
 from repro.console import AsJson, completion, names_and_settings, report
 from repro.data.options import DataName, DataRoot, Settings
-from repro.data.sizes import train_images
 from repro.errors import UserError, one_line
 from repro.presence import is_file
 from repro.progress import OPENING, doing, tracked
-from repro.runs.cautions import queue_caution
-from repro.runs.comparison import difference
+from repro.runs.comparison import at_work_in_first, difference
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
 from repro.runs.labels import change_label, label
@@ -37,6 +35,15 @@ Trace = Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="App
 ImageCount = Annotated[int, typer.Option("--count", min=2, help="Images to measure.")]
 GalleryImages = Annotated[int, typer.Option("--show", min=1, max=32, help="Images in the gallery.")]
 AuditFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/audit/METHOD.")]
+
+
+_AUDIT_COLUMNS = """\
+lean: mean column of the foreground, -1 all in the left one, 1 all in the right one
+of foreground, of background: share hidden of the saliency map's foreground and of all else, whoever drew the patches
+± difference: standard deviation over views of 'of foreground' less 'of background', in points
+of object, of ground: share hidden of the true object and of all that is not it, where that is known (scenes)
+own image's %: queries whose hard negative is made of their own image"""
+"""What the columns of the two tables of `salmask audit` hold."""
 
 
 class _NameIsShow(TyperGroup):
@@ -82,14 +89,10 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         """
         if context.invoked_subcommand is None:
             lines = summary_rows(rows().methods)
-            if not as_json and Console().is_terminal:
-                # No settings, which fill a screen for each row (`salmask methods NAME` shows one's); and of what
-                # changes a row only the change: its name tells the rest.
-                changes = [change_label(line["method"]) for line in lines]
-                lines = [
-                    {"method": line["method"], "title": f"…, {change}" if change else line["title"]}
-                    for line, change in zip(lines, changes, strict=True)
-                ]
+            if not as_json:
+                # No settings: a recipe's fill a screen, and of a masked row's the defaults would be missing. Titles
+                # tell what sets a row apart, and `salmask methods NAME` shows all settings of one.
+                lines = [{"method": line["method"], "title": _title(line)} for line in lines]
             report(as_json, lines)
 
     @methods.command("show")
@@ -109,7 +112,7 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         second: Annotated[str, typer.Argument(metavar="B", help="The other one.", autocompletion=names)],
         as_json: AsJson = False,
     ) -> None:
-        """Show in which settings two rows differ; what is not shown is the same.
+        """Show in which settings two rows differ, and which are at work in one alone; all others are the same.
 
         Example: salmask methods diff mocov2 mocov2+ours-hp
         """
@@ -124,10 +127,8 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
             report(as_json, lines)
         else:
             say(f"{first} and {second} are the same experiment")
-        # Beside the table, which has a line for each setting that differs, and nothing else.
-        for caution in dict.fromkeys(queue_caution(run, train_images(run)) for run in runs):
-            if caution:
-                say(f"note: {caution}", err=True)
+        if not as_json:
+            _say_at_work((first, second), runs)
 
 
 def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
@@ -208,6 +209,7 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         report(False, result.maps)
         say()
         report(False, result.masks)
+        say(f"\n{_AUDIT_COLUMNS}")
         say("\n" + "\n".join(str(path) for path in paths))
 
 
@@ -222,6 +224,21 @@ def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:
         changes = [f"{key}={value}" for key, value in settings.items() if baseline_settings.get(key) != value]
         lines.append({"method": name, "title": label(name), "settings": " ".join(changes)})
     return lines
+
+
+def _title(line: Mapping[str, str]) -> str:
+    """Returns a row's title; on a terminal, of what changes a row only the change: its name tells the rest."""
+    change = change_label(line["method"]) if Console().is_terminal else ""
+    return f"…, {change}" if change else line["title"]
+
+
+def _say_at_work(names: Sequence[str], runs: Sequence[Run]) -> None:
+    """Tells which settings play a part in one of two runs alone: a table of what differs has none of them."""
+    for name, run, other in zip(names, runs, reversed(runs), strict=True):
+        if sections := at_work_in_first(run, other):
+            say(f"\nAt work in {name} alone:")
+            for section, text in sections.items():
+                say(f"  {section}: {text}")
 
 
 def load_or_resolve(name: str, resolve: Resolve) -> Run:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from repro.runs.choices import Guidance, MapOf, Optimizer, Schedule, Source, Strategy
-from repro.runs.departures import DATA, Departure
+from repro.runs.departures import DATA, Departure, value_text
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import Smaller, plain
 from repro.runs.reading import build
@@ -135,6 +135,26 @@ def difference(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     evaluations) are left aside.
     """
     return {name: (setting.value, value) for name, setting, value in _different(first, second)}
+
+
+def at_work_in_first(first: Run, second: Run) -> dict[str, str]:
+    """Returns the settings that play a part in the first of two runs alone, by their section, as text.
+
+    They need not differ: where nothing is masked, no rate and no localizer has a say, whatever stands there.
+
+    Args:
+        first: The run.
+        second: The one beside it.
+
+    Returns:
+        For example `{"masking": "guidance=saliency, branch=query"}`; without settings that hold an empty text.
+    """
+    sections: dict[str, list[str]] = {}
+    for name, setting in settings(first).items():
+        if setting.value != "" and plays_a_part(name, first) and not plays_a_part(name, second):
+            section, _, key = name.partition(".")
+            sections.setdefault(section, []).append(f"{key}={value_text(setting.value)}")
+    return {section: ", ".join(texts) for section, texts in sections.items()}
 
 
 def _different(first: Run, second: Run) -> Iterator[tuple[str, Setting, Any]]:

@@ -118,14 +118,24 @@ def _mend_of_key(dotted: str, right_keys: Collection[str]) -> str:
         names = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.5)
         candidates = by_leaf[names[0]] if names else []
     if len(candidates) > 1 and not section:
-        # Of the pretraining, of the probe, or of the finetuning: nobody knows, and the pretraining's is meant mostly.
-        candidates.sort(key=lambda key: not key.startswith("optimization."))
+        candidates = _pretraining_first(candidates)
         return f"did you mean {', '.join(map(repr, candidates[:-1]))} or {candidates[-1]!r}?"
     if candidates:
         return f"did you mean {difflib.get_close_matches(dotted, candidates, n=1, cutoff=0.0)[0]!r}?"
     if of_section := [key for key in right_keys if key.startswith(f"{section}.")]:
         return f"the keys of {section} are {', '.join(of_section)}"
     return f"the top-level keys are {', '.join(dict.fromkeys(key.partition('.')[0] for key in right_keys))}"
+
+
+def _pretraining_first(found: Iterable[str]) -> list[str]:
+    """Returns keys of one name, that of the pretraining first, which is meant mostly."""
+    return sorted(found, key=lambda key: not key.startswith("optimization."))
+
+
+def settings_named(name: str) -> list[str]:
+    """Returns the keys of the settings that a key or its last part alone stands for, the likeliest first."""
+    types = keys(Run)
+    return [name] if name in types else _pretraining_first(key for key in types if key.rpartition(".")[2] == name)
 
 
 def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origin: str = "settings") -> Run:

@@ -120,6 +120,7 @@ STATUS = Schema(
         "task": Field(str, required=False),
         "step": Field(int, low=0, required=False),
         "steps": Field(int, low=0, required=False),
+        "unit": Field(str, required=False),
         "attempt": Field(int, low=0, required=False),
         "heartbeat": Field(float, required=False),
         "host": Field(str, required=False),

@@ -23,6 +23,8 @@ class Status:
     """Steps done."""
     steps: int = 0
     """Steps in all; 0 before they are known."""
+    unit: str = ""
+    """What a step is, in the plural: `steps` of a training, `images`, `fits`; empty: of an older version."""
     attempt: int = 1
     """Which attempt at the task this is, from 1; a process that sees another number here was taken over."""
     heartbeat: float = 0.0

@@ -264,7 +264,8 @@ class Heartbeat(Hook):
         if runner.rank == 0:
             self._last = time.monotonic()
             try:
-                self.folder.set_status("running", task=self.task, step=step, steps=runner.max_iters)
+                told = {"step": step, "steps": runner.max_iters, "unit": "steps"}
+                self.folder.set_status("running", task=self.task, **told)
             except UserError as error:
                 if is_of_a_full_disk(error):
                     raise
