@@ -42,7 +42,7 @@ from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
 from slurm.sbatch import KEEP_MEMORY
-from slurm.status import status_of
+from slurm.status import status_of, under_way
 
 POLL_SECONDS = 0.5
 
@@ -179,8 +179,10 @@ class _Here:
         newest, queue = self.ledger.newest(), QueueSnapshot()
         name = submission_name(self.graph.sweep_folder, "waiting")
         keys = [self.graph.key(job) for job in self.waiting]
-        # What another launcher runs stands there already, with the id of its process.
-        others = {key for key in keys if key in newest and newest[key].executor != "slurm" and queue.live(newest[key])}
+        # What another launcher runs stands there already, with the id of its process; of one on another machine only
+        # the run's folder tells whether it lives.
+        local = {key for key in keys if key in newest and newest[key].executor != "slurm" and newest[key].job}
+        others = {key for key in local if queue.live(newest[key])} | under_way(self.ledger, local, queue, time.time())
         self.ledger.intend([ledger_entry(self.graph, self.cluster, name, key, ()) for key in keys if key not in others])
 
     def _startable(self) -> list[tuple[Job, tuple[str, ...]]]:
@@ -212,6 +214,8 @@ class _Here:
             elif entry is not None and entry.cancelled:
                 self.waiting.remove(job)
                 self.outcome.failed[self.graph.key(job)] = "cancelled"
+            elif under_way(self.ledger, [self.graph.key(job)], queue, time.time()):
+                continue  # a person started it, or a launcher on another machine: the same holds
             else:
                 startable.append((job, tuple(free[: processes if self.gpus else 0])))
                 del free[:processes]

@@ -18,7 +18,7 @@ from slurm.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.ledger import LOGS, Submission
 from slurm.local_lock import is_minded
 from slurm.logs import error_tails, last_line, tail
-from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot
+from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
 
 CLOCKS_SECONDS = 5.0
 """By how much the clocks of two machines of a cluster may differ."""
@@ -102,11 +102,8 @@ def judge(
     """
     job = queue.find(entry) if entry else None
     live = queue.live(entry) if entry else None
-    # What waits in the queue has no process, so its status is of the attempt before and can only tell that there was
-    # one. Of a job that failed and was handed over again, nothing goes on: it is queued as if for the first time.
     if live and job is not None and job.waiting:
-        has_begun = status is not None and status.state in ("running", "interrupted")
-        return State.preempted if has_begun else State.queued, _reason(job)
+        return _in_the_queue(status, job, now)
     # A status that is older than the submission, or than the job's present start (after a requeue), tells of an earlier
     # attempt. A fresh sign of life counts all the same: the new attempt will soon write the next, or else somebody has
     # started the job by hand.
@@ -123,6 +120,16 @@ def judge(
     if status is None:
         return _never_said_a_word(sweep, entry, job, live, queue)
     return _ended(sweep, status, entry, job, now)
+
+
+def _in_the_queue(status: Status | None, job: QueuedJob, now: float) -> tuple[State, str]:
+    """Returns the state of a job that waits in the queue."""
+    if status is not None and _alive(status, now) and _of_another(status, job):
+        return State.running, f"on {status.host}, while {job.job} waits in the queue"
+    # It has no process itself, so its status is of the attempt before and can only tell that there was one. Of a job
+    # that failed and was handed over again, nothing goes on: it is queued as if for the first time.
+    has_begun = status is not None and status.state in ("running", "interrupted")
+    return State.preempted if has_begun else State.queued, _reason(job)
 
 
 def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tuple[State, str]:
@@ -257,6 +264,14 @@ def _asked_for(entry: Submission) -> tuple[float, int]:
 def _alive(status: Status, now: float) -> bool:
     """Returns whether a process runs, as far as its files and, where it ran here, this machine can tell."""
     return status.holder is not None and not status.silent(now)
+
+
+def _of_another(status: Status, job: QueuedJob) -> bool:
+    """Returns whether a status was surely written by another process than one of this Slurm job: by hand, or locally.
+
+    A task of an array has a number of its own in its environment, which is not the one that squeue and sbatch tell.
+    """
+    return status.job != job.job if array_of(job.job) == job.job else not status.job
 
 
 def before(status: Status, entry: Submission | None) -> bool:

@@ -149,6 +149,24 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
     return _look_at(sweep, folder, task, rows_of).finished(task, entry)
 
 
+def under_way(ledger: Ledger, keys: Iterable[Key], queue: QueueSnapshot, now: float) -> set[Key]:
+    """Returns which jobs give signs of life, whoever started them: a launcher, one on another machine, or a person.
+
+    Args:
+        ledger: of the sweep.
+        keys: of the jobs that are asked about.
+        queue: as of `rows`.
+        now: as of `rows`.
+    """
+    newest = ledger.newest()
+    running = set()
+    for key in keys:
+        status, _ = status_of(RunFolder(ledger.sweep / key[0]), key[1])
+        if status is not None and judge(ledger.sweep, status, newest.get(key), queue, now)[0] is State.running:
+            running.add(key)
+    return running
+
+
 @dataclass(frozen=True)
 class _Look:
     """What the files of a task hold at one moment, each read once."""

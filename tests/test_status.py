@@ -88,10 +88,23 @@ def test_a_running_job_is_alive_by_its_heartbeat_and_dead_by_slurms_word(
     sweep: Sweep, queue: QueueSnapshot, age: float, state: str, note: str
 ) -> None:
     sweep.submitted()
-    sweep.says("running", age=age, step=30, steps=100)
+    sweep.says("running", age=age, step=30, steps=100, job="812")
     row = sweep.row(queue)
     assert (row.state, row.note[: len(note)]) == (state, note)
     assert (row.step, row.steps, row.silent_s, row.host) == (30, 100, age, ELSEWHERE)
+
+
+@pytest.mark.parametrize(
+    ("job", "process", "state"),
+    [("812", "", "running"), ("812", "811", "running"), ("812_3", "", "running"), ("812_3", "815", "preempted")],
+)
+def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job: str, process: str, state: str) -> None:
+    """A run that was begun by hand was shown as put back in the queue."""
+    sweep.submitted(job=job)
+    sweep.says("running", age=5, job=process)
+    row = sweep.row(queue_of("PENDING", "Priority", job=job))
+    assert row.state == state
+    assert (row.note == f"on {ELSEWHERE}, while {job} waits in the queue") is (state == "running")
 
 
 @pytest.mark.parametrize(
