@@ -186,13 +186,12 @@ class _Look:
         says_so = self.status is not None and self.status.state == "done" and not before(self.status, entry)
         if task == REPORT:
             return says_so
-        if not self.results:
-            return False
-        # Rows of the task may be of another protocol than the one that was asked for. Where nobody asked, or the job
-        # itself says that it is done, any will do.
-        if says_so or entry is None or not entry.protocols:
-            return True
-        return bool(_asked_for(self.results, self.run_folder, task, entry))
+        # Rows of the task may be of another protocol than the ones that were asked for, whatever its status says: that
+        # may be of an evaluation by hand. Where nobody asked, any will do.
+        if entry is None or not entry.protocols:
+            return bool(self.results)
+        rows = _asked_for(self.results, self.run_folder, task, entry)
+        return bool(rows) if task_and_dataset(task)[0] in DETECTION_TASKS else _protocols(rows) >= {*entry.protocols}
 
 
 def _look_at(sweep: Path, folder: str, task: str, read_results: ReadResults) -> _Look:
@@ -252,6 +251,10 @@ def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entr
         return Evaluation.parse(task, run).recorded(run, results)
     except UserError:  # the order is gone, or of a version with other settings: the names alone count
         return matching_rows
+
+
+def _protocols(results: Iterable[Result]) -> set[str]:
+    return {row.protocol for row in results}
 
 
 def _with_result(row: JobRow, look: _Look, task: str, entry: Submission | None) -> JobRow:

@@ -190,6 +190,18 @@ def test_a_result_of_another_protocol_or_data_set_is_not_the_one_that_was_asked_
     assert sweep.row(GONE, "linear@caltech101").state is State.done
 
 
+def test_a_task_is_done_when_all_of_what_was_asked_for_is_there_whatever_its_status_says(sweep: Sweep) -> None:
+    """Measured by hand with k=3, and then by a sweep with k=5: that one waited in the queue, and was called done."""
+    sweep.submitted("knn", "813", protocols=(RUN.knn.protocol(3), RUN.knn.protocol(5)))
+    sweep.measured(task="knn", protocol=RUN.knn.protocol(3))
+    sweep.says("done", task="knn", age=3602)
+    waiting = queue_of("PENDING", "Priority", job="813", name="sweep-knn-813")
+    assert sweep.row(waiting, "knn").state is State.queued
+    assert sweep.row(GONE, "knn").state is not State.done
+    sweep.measured(task="knn", protocol=RUN.knn.protocol(5))
+    assert sweep.row(GONE, "knn").state is State.done
+
+
 def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(sweep: Sweep) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
