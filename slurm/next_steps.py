@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
 from slurm.status import status_of
@@ -60,7 +61,10 @@ _STATES = (_RUNNING, _STOPPED, _DONE)
 
 def _state(folder: RunFolder, now: float) -> str:
     """Returns what a run's folder alone tells: whether something is under way, all is done, or neither."""
-    statuses = [status_of(folder, task)[0] for task in folder.tasks_begun()]  # None: it cannot be read
+    try:
+        statuses = [status_of(folder, task)[0] for task in folder.tasks_begun()]  # None: it cannot be read
+    except UserError:
+        return _STOPPED
     if any(status and status.state == "running" and now - status.heartbeat < STALE_SECONDS for status in statuses):
         return _RUNNING
     # Recorded runs have no backbone any more: a pretraining's word is enough.

@@ -43,7 +43,7 @@ class State(StrEnum):
     planned = "planned"
     """It was not handed to a scheduler."""
     unknown = "unknown"
-    """It was handed over, and nobody who can be asked knows what became of it."""
+    """Nobody who can be asked knows what became of it, or its files cannot be read."""
     silent = "silent"
     """Its scheduler says that it runs, but it gives no sign of life."""
     interrupted = "interrupted"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
+from repro.presence import exists
 from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
@@ -69,13 +70,19 @@ def jobs_of(ledger: Ledger) -> list[TrackedJob]:
     newest: dict[Key, Submission | None] = dict(ledger.newest())
     for path in sorted(ledger.sweep.glob("*/s*/")):
         folder = str(path.relative_to(ledger.sweep))
-        run_folder = RunFolder(path)
-        tasks = run_folder.tasks_begun()
-        if tasks or run_folder.run_yaml.exists():
-            for task in (PRETRAIN, *tasks):
-                newest.setdefault((folder, task), None)
+        for task in _tasks_of(RunFolder(path)):
+            newest.setdefault((folder, task), None)
     keys = sorted(newest, key=lambda key: (key[1] == REPORT, key[0], key[1] != PRETRAIN, key[1]))
     return [(*key, newest[key]) for key in keys]
+
+
+def _tasks_of(run_folder: RunFolder) -> Sequence[str]:
+    """Returns the tasks of a run's folder; none of a folder that is none, the first of one that cannot be looked at."""
+    try:
+        tasks = run_folder.tasks_begun()
+        return (PRETRAIN, *tasks) if tasks or exists(run_folder.run_yaml) else ()
+    except UserError:  # told with the row of the pretraining
+        return (PRETRAIN,)
 
 
 def ids_to_ask(sweep: Path, jobs: Iterable[TrackedJob]) -> list[str]:
@@ -87,8 +94,17 @@ def ids_to_ask(sweep: Path, jobs: Iterable[TrackedJob]) -> list[str]:
         if entry is not None
         and entry.executor == "slurm"
         and entry.job
-        and not _look_at(sweep, folder, task, read_results).finished(task, entry)
+        and not _surely_finished(sweep, (folder, task, entry), read_results)
     ]
+
+
+def _surely_finished(sweep: Path, job: TrackedJob, read_results: ReadResults) -> bool:
+    """Returns whether the result of a job is there, as far as that can be read."""
+    folder, task, entry = job
+    try:
+        return _look_at(sweep, folder, task, read_results).finished(task, entry)
+    except UserError:
+        return False
 
 
 def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
@@ -116,11 +132,26 @@ def row(
         read_results: reads a run's `results.jsonl`; for callers that look at several tasks of a run.
     """
     folder, task, entry = job
-    look = _look_at(sweep, folder, task, read_results or rows_of)
-    run_folder, status, unreadable = look.run_folder, look.status, look.unreadable
-    name = RunName.of(run_folder.path)
+    name = RunName.of(sweep / folder)
     run = sweep.resolve().name if task == REPORT else f"{name.method} {name.seed}"
-    row = JobRow(run, task, State.failed, folder, unreadable, job=entry.job if entry else "")
+    row = JobRow(run, task, State.unknown, folder, job=entry.job if entry else "")
+    try:
+        return _judged(row, sweep, entry, queue, now, read_results or rows_of)
+    except UserError as error:  # one file that cannot be read is no reason to tell nothing of all the others
+        return replace(row, note=str(error))
+
+
+def _judged(
+    row: JobRow, sweep: Path, entry: Submission | None, queue: QueueSnapshot, now: float, read_results: ReadResults
+) -> JobRow:
+    """Returns a row with what its job is doing, or found.
+
+    Raises:
+        UserError: a file or folder that it stands in cannot be read.
+    """
+    task = row.task
+    look = _look_at(sweep, row.folder, task, read_results)
+    run_folder, status = look.run_folder, look.status
     if status is not None:
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
         row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1))
@@ -130,8 +161,8 @@ def row(
     # A recorded run, which no launcher knows of. Of one that was launched here, a missing backbone is a failure.
     if entry is None and task == PRETRAIN and has_result(run_folder, task, status):
         return replace(_with_result(row, look, task, entry), note="its backbone is not kept here")
-    if unreadable:
-        return row
+    if look.unreadable:
+        return replace(row, state=State.failed, note=look.unreadable)
     state, note = judge(sweep, status, entry, queue, now)
     row = replace(row, state=state, note=note)
     return _with_pace(row, run_folder, task) if state is State.running else row

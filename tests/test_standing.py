@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from test_status import close
 from training_samples import salmask
 
 import repro
@@ -92,6 +93,14 @@ def test_what_is_no_run_or_cannot_be_read_stops_nobody(tmp_path: Path, monkeypat
     write_run(Path("runs/mine/mocov2/s0-abcdef0"), state="done")
     Path("runs/mine/mocov2/s0-abcdef0/status-linear.json").write_text("torn")
     assert standing(NOW).sentence == "Runs in runs/mine: 1 stopped."
+
+
+def test_a_run_that_is_closed_to_this_user_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        write_run(Path(f"runs/mine/mocov2/s{seed}-abcdef{seed}"), state="done")
+    close(Path("runs/mine/mocov2/s0-abcdef0"), monkeypatch)
+    assert standing(NOW).sentence == "Runs in runs/mine: 1 done."
 
 
 def test_salmask_alone_shows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

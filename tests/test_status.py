@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from run_samples import RESULT
-from sweep_samples import ELSEWHERE, GONE, HERE, RUN, SILENT, Sweep, queue_of
+from sweep_samples import ELSEWHERE, GONE, HERE, NOW, RUN, SILENT, Sweep, queue_of
 from training_samples import tiny
 
+from repro import presence
+from repro.errors import UserError
 from repro.runs.detection import VOC
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
@@ -18,9 +21,22 @@ from slurm.ledger import Ledger
 from slurm.orders import order_file, write_order
 from slurm.queue import QueueSnapshot
 from slurm.states import State
-from slurm.status import pace
+from slurm.status import ids_to_ask, jobs_of, pace, rows
+from slurm.targets import runs_of, sweeps
 
 PENDING = {"start": None}
+
+
+def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the file system refuse to tell what is in a folder, as one of mode 000 does to anybody but root."""
+    mode = presence._mode
+
+    def refuse(path: Path) -> int:
+        if folder in path.parents:
+            raise UserError(f"{path} cannot be looked at (Permission denied)")
+        return mode(path)
+
+    monkeypatch.setattr(presence, "_mode", refuse)
 
 
 # ------------------------------------------------------------------------------------------------ what a job is doing
@@ -227,6 +243,33 @@ def test_a_status_that_cannot_be_read_is_told_and_breaks_nothing(sweep: Sweep) -
     row = sweep.row(queue_of("RUNNING"))
     assert row.state is State.failed
     assert row.note.startswith(f"{sweep.status_file()} cannot be read (JSONDecodeError: ")
+
+
+def test_results_that_cannot_be_read_are_told_of_their_own_jobs_alone(sweep: Sweep) -> None:
+    sweep.submitted()
+    sweep.submitted("linear", "813")
+    sweep.folder.results.mkdir()
+    other = Sweep(sweep.place, tiny(changes={"seed": 1}))
+    other.says("running")
+    table = {(row.run, row.task): row for row in rows(sweep.ledger, queue_of("RUNNING"), NOW)}
+    unread = table["mocov2 s0", "linear"]
+    assert (unread.state, unread.job) == (State.unknown, "813")
+    assert str(sweep.folder.results) in unread.note
+    assert table["mocov2 s0", "pretrain"].state is State.silent
+    assert table["mocov2 s1", "pretrain"].state is State.running
+    assert ids_to_ask(sweep.place, jobs_of(sweep.ledger)) == ["812", "813"]
+
+
+def test_a_folder_that_is_closed_to_this_user_is_no_reason_to_tell_nothing(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Sweep(sweep.place, tiny(changes={"seed": 1}))
+    other.says("running")
+    close(sweep.folder.path, monkeypatch)
+    states = {row.run: row.state for row in rows(sweep.ledger, GONE, NOW)}
+    assert states == {"mocov2 s0": State.unknown, "mocov2 s1": State.running}
+    assert [path.name for path in runs_of(sweep.place)] == [other.folder.path.name]
+    assert sweeps([sweep.place.parent]) == [sweep.place]
 
 
 def test_an_intent_is_planned_unless_slurm_has_a_job_of_its_name(sweep: Sweep) -> None:
