@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,18 @@ def test_jobs_are_methods_by_seeds_with_pretraining_first(tmp_path: Path) -> Non
         assert job.folder.path == tmp_path / job.run.folder
     assert jobs[0].run.recipe == jobs[4].run.recipe
     assert jobs[0].run.recipe != jobs[2].run.recipe
+
+
+def test_one_job_with_two_protocols_is_refused_and_one_that_is_alike_is_done_once(tmp_path: Path) -> None:
+    """The second part of the sweep was left out without a word."""
+    parts = [
+        Part(("mocov2",), (0,), ("knn", "linear"), settings={**TINY, "knn.neighbours": [k], "machine.workers": k})
+        for k in (3, 5)
+    ]
+    with pytest.raises(UserError, match=r"^knn mocov2 s0 stands twice, as knn-v1\[k=3\] and as knn-v1\[k=5\]; mend: a"):
+        expand(Sweep("s", tuple(parts)), tmp_path, resolve, {})
+    alike = [replace(part, tasks=("linear",)) for part in parts]
+    assert len(expand(Sweep("s", tuple(alike)), tmp_path, resolve, {}).jobs) == 2
 
 
 def test_a_sweep_with_an_unknown_method_or_key_is_refused(tmp_path: Path) -> None:
