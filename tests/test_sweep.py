@@ -18,7 +18,7 @@ from slurm.graph import Job
 from slurm.ledger import Ledger
 from slurm.sweep import SWEEPS, Part, Sweep, expand, load, narrowed
 
-PART = Part(methods=("mocov2", OURS), seeds=(0, 1), settings={"data": {"crop": 64}, "seed": 9})
+PART = Part(methods=("mocov2", OURS), seeds=(0, 1), settings={"data": {"crop": 64}})
 SWEEP = Sweep("mine", (PART,))
 
 
@@ -300,6 +300,20 @@ def test_a_sweep_with_an_unknown_method_or_key_is_refused(tmp_path: Path) -> Non
         expand(SWEEP, tmp_path, resolve, {"optimization": {"epoch": 3}})
     with pytest.raises(UserError, match="unknown task 'liner'; mend: did you mean 'linear'"):
         expand(narrowed(SWEEP, [], [], ["liner"]), tmp_path, resolve, {})
+
+
+@pytest.mark.parametrize("place", ["file", "command"])
+def test_what_is_no_setting_of_a_sweep_is_refused_and_not_passed_over(tmp_path: Path, place: str) -> None:
+    def expanded(settings: dict[str, object]) -> None:
+        of_file, of_command = (settings, {}) if place == "file" else ({}, settings)
+        sweep = Sweep("s", (Part(("mocov2",), (0, 1), settings={**TINY, **of_file}),))
+        expand(sweep, tmp_path, resolve, of_command)
+
+    with pytest.raises(UserError, match=r"^seed=7 is no setting of a sweep; mend: --seeds 7, or `seeds: \[7\]` in"):
+        expanded({"seed": 7})
+    # What is recorded is left out of a sweep, so that nothing would be scored again.
+    with pytest.raises(UserError, match=r"^detection\.evaluate_only=true is no setting of a sweep; mend: salmask eval"):
+        expanded({"detection.evaluate_only": True})
 
 
 def test_a_job_is_ready_and_done_by_its_files(tmp_path: Path) -> None:
