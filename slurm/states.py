@@ -168,7 +168,7 @@ def _never_said_a_word(
     if entry is None:
         return State.planned, "not started"
     if live is None:  # nobody could be asked: it may well wait in the queue, and must not be called dead
-        return State.unknown, queue.trouble if entry.executor == "slurm" else f"only {entry.host} can tell"
+        return State.unknown, queue.trouble if entry.executor == "slurm" else _only(entry.host)
     if cancelled := _cancelled(entry, job):
         return cancelled
     if not entry.job and job is None:
@@ -222,14 +222,15 @@ def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
     if entry.refused:
         what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
         return State.planned, with_mend(what, mend)
-    if entry.executor != "slurm" and _minded(sweep, entry):
+    if entry.executor != "slurm" and entry.host != socket.gethostname():
+        return State.unknown, _only(entry.host)  # whether a launcher minds it shows in that machine's locks
+    if entry.executor != "slurm" and is_minded(sweep):
         return State.queued, "waits for its turn on this machine"
     return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
 
 
-def _minded(sweep: Path, entry: Submission) -> bool:
-    """Returns whether a launcher on this machine still minds the jobs that wait for their turn here."""
-    return entry.host == socket.gethostname() and is_minded(sweep)
+def _only(host: str) -> str:
+    return with_mend(f"only {host} can tell", "salmask status there, or the same salmask sweep again")
 
 
 def _never_began(sweep: Path, entry: Submission) -> bool:

@@ -264,10 +264,12 @@ def build(program: Program) -> typer.Typer:
         Example: salmask retry table1 --failed
         """
         selection = find_target(target)
-        retried = _to_retry(selection, failed=failed)
+        retried, unclear = _to_retry(selection, failed=failed)
+        for row in unclear:
+            say(f"{row.task} {row.run}: {row.state}, {row.note}", err=True)
         if not retried:
             say("nothing to retry")
-            return
+            raise typer.Exit(1 if unclear else 0)
         for row in retried:
             say(f"{row.task} {row.run}: {row.state}{f', {row.note}' if row.note else ''}")
         if dry_run:
@@ -280,15 +282,17 @@ def build(program: Program) -> typer.Typer:
         say(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
         if outcome.unsent:
             say(with_mend(outcome.unsent_words, "the same again later"))
-        if outcome.failed or outcome.unsent:
+        if outcome.failed or outcome.unsent or unclear:
             raise typer.Exit(1)
 
     app.command()(clean)
     return app
 
 
-def _to_retry(target: SweepTarget, *, failed: bool) -> list[JobRow]:
+def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[JobRow]]:
     """Returns the jobs that ended badly, but those of old settings; with `failed` not those that were asked to end.
+
+    The second list is of those of which nobody here can tell, each with what to do about it.
 
     Raises:
         UserError: Slurm does not answer, and what became of a job depends on it.
@@ -299,7 +303,8 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> list[JobRow]:
     states = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
     newest = Ledger(target.sweep).newest()
     replaced = {key for key, entry in newest.items() if entry.superseded}
-    return [row for row in table if row.state in states and (row.folder, row.task) not in replaced]
+    retried = [row for row in table if row.state in states and (row.folder, row.task) not in replaced]
+    return retried, [row for row in table if row.state is State.unknown]
 
 
 def look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnapshot]:

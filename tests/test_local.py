@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from sweep_samples import GONE, HERE, Sweep
-from training_samples import refused, tiny
+from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
+from training_samples import refused, salmask, tiny
 from waiting import wait_until
 
 from repro.jobs import PROGRAM
@@ -346,6 +346,18 @@ def test_what_waits_on_another_machine_is_no_concern_of_this_one(sweep: Sweep) -
     assert (sweep.place / LOCAL_LOCK).exists()
     assert sweep.row(GONE).state is State.planned
     assert entry.job == ""
+
+
+def test_what_a_launcher_of_another_machine_has_waiting_only_that_one_can_tell(
+    sweep: Sweep, runs: Path, slurm: FakeSlurm
+) -> None:
+    sweep.submitted(job="", executor="local", host=ELSEWHERE)
+    row = sweep.row(GONE)
+    words = f"only {ELSEWHERE} can tell; mend: salmask status there, or the same salmask sweep again"
+    assert (row.state, row.note) == (State.unknown, words)
+    told = salmask("retry", "table1")
+    assert (told.code, told.out) == (1, "nothing to retry\n")
+    assert told.err == f"pretrain mocov2 s0: unknown, {words}\n"
 
 
 def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards() -> None:
