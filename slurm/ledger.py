@@ -21,6 +21,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -306,10 +307,18 @@ def _of_this_version(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_its_type(key: str, value: Any) -> bool:
-    """Returns whether a value is what its field holds: texts, a text, or a number that is not below 0."""
+    """Returns whether a value is what its field holds: texts, a text, a time, or a number that is not below 0."""
     if key in _LISTS:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if key not in _NUMBERS:
-        return isinstance(value, str)
+        return isinstance(value, str) and (key != "time" or _is_a_time(value))
     kinds = int if key in _WHOLE_NUMBERS else int | float
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_a_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True
