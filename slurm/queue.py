@@ -71,6 +71,8 @@ class QueueSnapshot:
     """By id, those that ended lately among them."""
     trouble: str = ""
     """Why `squeue` did not answer; then a job that is not in `jobs` may well be alive."""
+    absent: bool = False
+    """Whether there is no `squeue` on this machine, so that it will not answer later either."""
 
     def named(self, name: str) -> list[QueuedJob]:
         """Returns the jobs of a name: what one submission became."""
@@ -108,7 +110,7 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
         user: whose queue, several names with commas; empty: one's own.
     """
     if not shutil.which("squeue"):
-        return QueueSnapshot(trouble="there is no squeue on this machine")
+        return QueueSnapshot(trouble="there is no squeue on this machine", absent=True)
     owners = [f"--user={user}"] if user else ["--me"]
     # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)

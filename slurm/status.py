@@ -244,7 +244,7 @@ def may_change(table: Sequence[JobRow], queue: QueueSnapshot) -> bool:
         table: jobs, from `rows`.
         queue: what they were judged by.
     """
-    waited_for = LIVE | {State.unknown} if queue.trouble else LIVE
+    waited_for = LIVE | {State.unknown} if queue.trouble and not queue.absent else LIVE
     return any(row.state in waited_for for row in table)
 
 
