@@ -219,6 +219,15 @@ def test_a_folder_that_no_batch_script_can_hold_is_refused(tmp_path: Path, name:
         refused("sweep", sweep, "--plan")
 
 
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_file_in_the_place_of_a_sweeps_folder_is_refused(tmp_path: Path, below: str) -> None:
+    graph_file = write_yaml(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [0], "settings": TINY})
+    file = tmp_path / "file"
+    file.touch()
+    line = refused("sweep", graph_file, "--cluster", "slurm", "--out", str(file / below))
+    assert line == f"cannot write to {file / below}: Not a directory; mend: choose another --out"
+
+
 def test_roots_are_looked_for_before_a_launch(tmp_path: Path) -> None:
     part = Part(("mocov2",), (0, 1), ("linear", "linear@flowers102"))
     graph = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {})
