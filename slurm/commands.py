@@ -135,7 +135,7 @@ def build(
         graph = expand(sweep, folder, resolve, overrides)
         if not graph.jobs:
             chosen = " ".join(f"--{option} {text}" for option, text in (("methods", methods), ("tasks", tasks)) if text)
-            mend = f"salmask sweep {name} --plan shows what it has"
+            mend = f"salmask sweep {shlex.quote(name)} --plan shows what it has"
             raise UserError(f"sweep {name} has no job{f' of {chosen}' if chosen else ''}", mend=mend)
         check_tables(graph, table_names())
         # JSON alone goes to the output, whatever is told besides.
@@ -250,7 +250,7 @@ class _SweepCall:
             counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
             self._tell(
                 f"{len(submitted)} jobs submitted, {counts['done']} done before, {counts['live']} queued or "
-                f"running; mind them with: salmask status {graph.sweep_folder}"
+                f"running; mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
             )
             if outcome.outdated:
                 self._tell(

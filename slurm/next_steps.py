@@ -3,6 +3,7 @@
 It reads the folders alone and asks no scheduler, so that the answer is there at once.
 """
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -153,6 +154,6 @@ def _read(folder: Path) -> Sequence[NextStep]:
 
 
 def _words(folder: Path) -> tuple[str, str]:
-    """Returns a sweep's folder and that of its newest run."""
+    """Returns a sweep's folder and that of its newest run, as a shell reads them."""
     newest = max(runs_of(folder), key=lambda path: path.stat().st_mtime)
-    return str(folder), str(newest)
+    return shlex.quote(str(folder)), shlex.quote(str(newest))

@@ -1,6 +1,7 @@
 """The commands that look after jobs: `salmask status`, `logs`, `cancel`, `retry`, `clean`."""
 
 import math
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +127,7 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
     ledger = Ledger(target.sweep)
     folder = target.folder or "."  # of a whole sweep what its report printed
     if not following and not log_files(ledger, folder, task):
-        raise UserError(f"{run} has printed nothing yet", mend=f"salmask status {target.sweep}")
+        raise UserError(f"{run} has printed nothing yet", mend=f"salmask status {shlex.quote(str(target.sweep))}")
 
     # The files are read twice a second, but Slurm is asked no faster than it can bear.
     asked_at, over = -math.inf, False

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,18 @@ def test_what_was_handed_over_and_has_not_begun_is_not_stopped(
     assert here.steps[0].command == f"salmask status runs/table1{'' if cancelled else ' --watch'}"
     sweep.says("done", age=5)
     assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 done."
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "done"])
+def test_steps_can_be_copied_into_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Path("runs/my sweep")
+    run = place / "mocov2" / "s0-abcdef0"
+    write_run(run, state=state)
+    for step in standing(NOW + 10).steps:
+        words = shlex.split(step.command)
+        assert not {"runs/my", "sweep"} & set(words)
+        assert "runs" not in step.command or {str(place), str(run)} & set(words)
 
 
 def test_salmask_alone_shows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
