@@ -83,7 +83,9 @@ def remove(unneeded: Sequence[Leftover]) -> None:
     if troubles:
         path, trouble = troubles[0]
         more = f", and {len(troubles) - 1} more" if troubles[1:] else ""
-        raise UserError(f"cannot remove {path}{more}: {trouble.strerror or trouble}", mend="its permissions") from trouble
+        raise UserError(
+            f"cannot remove {path}{more}: {trouble.strerror or trouble}", mend="its permissions"
+        ) from trouble
 
 
 def _remove(path: Path) -> None:

@@ -59,6 +59,11 @@ class Job:
             return ()
         return tuple(Evaluation.parse(self.task, self.run).protocols(self.run))
 
+    @property
+    def dataset(self) -> str:
+        """Name of the data set that the job measures on; empty of a pretraining."""
+        return "" if self.task == PRETRAIN else Evaluation.parse(self.task, self.run).dataset
+
 
 @dataclass(frozen=True)
 class Graph:

@@ -89,6 +89,7 @@ def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, afte
         folder=key[0],
         task=key[1],
         protocols=job.protocols if job else (),
+        dataset=job.dataset if job else "",
         after=after,
         nodes=resources.nodes,
         processes=resources.nodes * resources.tasks_per_node,

@@ -9,7 +9,7 @@ launcher asks the scheduler for a job of the *submission*'s name. What a job did
 
     {"time": "2026-11-22T10:00:00+00:00", "job": "812_3", "executor": "slurm", "cluster": "mycluster",
      "submission": "table1-linear-5f0c3a9e", "run": "45df9c0eca", "folder": "mocov2/s0-45df9c0eca", "task": "linear",
-     "protocols": ["linear-moco-v1"], "after": ["811_3"], "host": "login1"}
+     "protocols": ["linear-moco-v1"], "dataset": "imagenet100", "after": ["811_3"], "host": "login1"}
 
 Beside it stand `logs/SUBMISSION/`, private to who launched (`JOB_0_log.out`, `JOB_0_log.err`, `submission.sh`,
 `calls.json`; of local jobs the same but for the script), and `code/`, the snapshots that the jobs run.
@@ -66,6 +66,8 @@ class Submission:
     """Slurm's id (`812`, or `812_3` in an array) or the process id of a local one; empty: only an intent so far."""
     protocols: tuple[str, ...] = ()
     """Names of those that it measures by."""
+    dataset: str = ""
+    """That it measures on; empty of what measures nothing, and where an older version launched."""
     after: tuple[str, ...] = ()
     """Ids of the jobs that it waits for."""
     host: str = field(default_factory=socket.gethostname)

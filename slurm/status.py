@@ -268,10 +268,11 @@ def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
 
 
 def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entry: Submission | None) -> list[Result]:
-    """Returns the rows of a task whose protocol was asked for; none where nobody asked."""
+    """Returns the rows of a task whose protocol and data set were asked for; none where nobody asked."""
     if entry is None or not entry.protocols:
         return []
-    matching_rows = [row for row in results if row.protocol in entry.protocols]
+    datasets = (entry.dataset,) if entry.dataset else {row.dataset for row in results}
+    matching_rows = [row for row in results if row.protocol in entry.protocols and row.dataset in datasets]
     if len(matching_rows) == len(results) or task_and_dataset(task)[0] not in DETECTION_TASKS:
         return matching_rows
     # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,

@@ -17,8 +17,11 @@ from repro.errors import UserError
 from repro.runs.detection import VOC
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
+from slurm.graph import Job, make_graph
+from slurm.handover import ledger_entry
 from slurm.ledger import Ledger
 from slurm.orders import order_file, write_order
+from slurm.profile import Cluster
 from slurm.queue import QueueSnapshot
 from slurm.states import State
 from slurm.status import ids_to_ask, jobs_of, pace, rows
@@ -215,6 +218,21 @@ def test_a_task_is_done_when_all_of_what_was_asked_for_is_there_whatever_its_sta
     assert sweep.row(waiting, "knn").state is State.queued
     assert sweep.row(GONE, "knn").state is not State.done
     sweep.measured(task="knn", protocol=RUN.knn.protocol(5))
+    assert sweep.row(GONE, "knn").state is State.done
+
+
+def test_a_task_of_no_named_data_set_is_not_done_by_rows_of_another_one(sweep: Sweep) -> None:
+    """The protocols of kNN have one name on every data set."""
+    run = sweep.run
+    graph = make_graph(sweep.place, [Job(run, sweep.folder, task) for task in ("pretrain", "knn")], ())
+    entry = ledger_entry(graph, Cluster("mine"), "s-knn-1", (sweep.key, "knn"), ())
+    sweep.ledger.submitted([replace(entry, job="813")])
+    protocols = graph.jobs[1].protocols
+    for protocol in protocols:
+        sweep.measured(task="knn", protocol=protocol, dataset="caltech101")
+    assert sweep.row(queue_of("PENDING", job="813", name="s-knn-1"), "knn").state is State.queued
+    for protocol in protocols:
+        sweep.measured(task="knn", protocol=protocol, dataset=run.data.dataset)
     assert sweep.row(GONE, "knn").state is State.done
 
 
