@@ -22,7 +22,8 @@ from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.cost_page import cost_page
 from slurm.launch_lock import launch_lock
-from slurm.ledger import Ledger
+from slurm.ledger import LOCAL_START_LOCK, Ledger
+from slurm.local_lock import starting
 from slurm.logs import follow, log_files
 from slurm.options import (
     FASTEST_SECONDS,
@@ -192,6 +193,8 @@ def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
         try:
             ledger.take_back(folder)  # before the lock: a launch that is at work ends by it
             stack.enter_context(launch_lock(ledger.sweep, CANCELLING_SECONDS))
+            if (ledger.sweep / LOCAL_START_LOCK).exists():
+                stack.enter_context(starting(ledger.sweep, CANCELLING_SECONDS))
         except UserError as error:
             say(f"{error.what}: `salmask cancel` once more ends what it may still hand over", err=True)
         yield

@@ -25,16 +25,17 @@ from repro.runs.status import Status
 from repro.runs.stopping import exits_on_term
 from slurm import local
 from slurm.calls import read_call
-from slurm.cancel import cancel
 from slurm.graph import Graph, Job, make_graph
 from slurm.job import Call
 from slurm.ledger import LOCAL_LOCK, Ledger
 from slurm.local import launch_here
+from slurm.local_lock import starting
 from slurm.processes import LocalJob, chosen_devices
 from slurm.profile import Cluster, Resources
 from slurm.queue import QueueSnapshot
 from slurm.states import State
 from slurm.status import rows
+from slurm.status_commands import cancel
 
 HERE_CLUSTER = Cluster("local", executor="local")
 PROGRAMS = """
@@ -264,11 +265,11 @@ def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_pat
     found: list[int] = []
 
     def look() -> None:
-        with second._alone():
+        with starting(second.graph.sweep_folder):
             found.append(len(second._startable()))
 
     thread = threading.Thread(target=look)
-    with first._alone():
+    with starting(first.graph.sweep_folder):
         ((job, gpus),) = first._startable()
         thread.start()
         time.sleep(0.3)
@@ -277,6 +278,30 @@ def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_pat
     thread.join()
     process.kill()
     assert found == [0]
+
+
+def test_what_is_cancelled_between_the_look_and_the_start_is_ended_or_not_begun(
+    programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was found to cancel, and the job ran on."""
+    graph = graph_of(tmp_path / "sweep", 2)
+    graph.sweep_folder.mkdir()
+    program = replace(PROGRAM, task="job_programs:last")
+    here = local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))
+    here._queue_up()
+    thread = threading.Thread(target=lambda: cancel(str(graph.sweep_folder)))
+    with starting(graph.sweep_folder):
+        ((job, gpus),) = here._startable()
+        thread.start()
+        time.sleep(0.3)
+        process = here._start(job, gpus)
+    thread.join()
+    wait_until(process.ended, "the job ends")
+    assert f"cancelled 1 jobs: {process.id}" in capsys.readouterr().out
+    here.running.clear()
+    here.waiting.remove(job)
+    assert here._startable() == []
+    assert here.outcome.failed == {graph.key(graph.jobs[1]): "cancelled"}
 
 
 def test_jobs_of_one_name_are_told_apart(
@@ -302,8 +327,7 @@ def test_cancelling_ends_what_runs_and_takes_out_what_waits(programs: Path, tmp_
 
     def take_back() -> None:
         wait_until(lambda: (job.folder.status("pretrain") or Status("")).state == "running", "the job begins")
-        ledger = Ledger(graph.sweep_folder)
-        ledger.cancelled(cancel(ledger.submissions(), QueueSnapshot()).entries)
+        cancel(str(graph.sweep_folder))
 
     thread = threading.Thread(target=take_back)
     thread.start()
