@@ -25,6 +25,7 @@ from repro.runs.resource_usage import usage_of, words
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import exits_on_term
 from repro.terminal import Console, say
+from slurm.adoption import adopt_local
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
 from slurm.calls import refuse_foreign_sweep
@@ -176,6 +177,8 @@ class _Here:
 
     def _queue_up(self) -> None:
         """Writes down what waits for its turn, so that `salmask status` shows it, and `salmask cancel` takes it out."""
+        with starting(self.graph.sweep_folder):
+            adopt_local(self.ledger)
         newest, queue = self.ledger.newest(), QueueSnapshot()
         name = submission_name(self.graph.sweep_folder, "waiting")
         keys = [self.graph.key(job) for job in self.waiting]

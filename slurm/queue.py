@@ -212,6 +212,25 @@ def lines_of(words: Sequence[str], seconds: float) -> tuple[list[str], str]:
     return reply.output.splitlines(), reply.trouble
 
 
+def process_of(submission: str) -> str:
+    """Returns the id of the process here that carries out a submission; empty where there is none, or no Linux.
+
+    Args:
+        submission: its name, which is that of the folder that the process was started with.
+    """
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        process = command.parent.name
+        try:
+            words = command.read_bytes().split(b"\0")
+            is_first = os.getpgid(int(process)) == int(process)  # of several ranks, which are a group
+        except OSError:  # it has ended meanwhile
+            continue
+        # Others may read its logs, and name them: they were not started in this way.
+        if is_first and b"slurm.start" in words and any(Path(os.fsdecode(word)).name == submission for word in words):
+            return process
+    return ""
+
+
 def _process_lives(entry: Submission) -> bool | None:
     """Returns whether the process of a local job runs; None where only another machine can tell."""
     if not entry.job.isdigit():

@@ -17,6 +17,7 @@ from repro.doctor.needs import Needs
 from repro.errors import UserError, with_mend
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
+from slurm.adoption import adopt_local
 from slurm.calls import refuse_copied_sweep
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
@@ -158,6 +159,8 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     refuse_copied_sweep(selection.sweep)
     ledger = Ledger(selection.sweep)
     with nullcontext() if dry_run else _launches_kept_away(ledger, selection.folder):
+        if not dry_run:
+            adopt_local(ledger)
         entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
         queue = snapshot()
         may_live = LIVE | {State.unknown}

@@ -304,6 +304,34 @@ def test_what_is_cancelled_between_the_look_and_the_start_is_ended_or_not_begun(
     assert here.outcome.failed == {graph.key(graph.jobs[1]): "cancelled"}
 
 
+@pytest.mark.parametrize("found_by", ["a launch", "cancel"])
+def test_a_job_whose_launcher_was_killed_before_it_wrote_its_id_down_is_found(
+    programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], found_by: str
+) -> None:
+    graph = graph_of(tmp_path / "sweep", 1)
+    graph.sweep_folder.mkdir()
+    program = replace(PROGRAM, task="job_programs:last")
+    here = local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "submitted", lambda *_: None)
+        process = here._start(graph.jobs[0], ("3",))
+    try:
+        reader = subprocess.Popen(["tail", "-f", process.folder / "calls.json"], process_group=0)
+        if found_by == "cancel":
+            cancel(str(graph.sweep_folder))
+            assert f"cancelled 1 jobs: {process.id}" in capsys.readouterr().out
+            wait_until(process.ended, "the job ends")
+        else:
+            local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))._queue_up()
+        (entry,) = Ledger(graph.sweep_folder).submissions()
+        assert (entry.job, entry.devices) == (process.id, ("3",))
+        assert reader.poll() is None
+    finally:
+        process.kill()
+        reader.kill()
+        reader.wait()
+
+
 def test_jobs_of_one_name_are_told_apart(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
