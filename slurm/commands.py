@@ -297,12 +297,9 @@ class _SweepCall:
                     raise
                 self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")
             else:
-                submitted |= outcome.submitted
                 if not (self.feed and outcome.has_room_later):
-                    outcome.submitted = submitted
-                    outcome.live = [job for job in outcome.live if graph.key(job) not in submitted]
-                    outcome.skipped = [job for job in outcome.skipped if graph.key(job) not in submitted]
-                    return outcome
+                    return outcome.merged(submitted, graph)
+                submitted |= outcome.submitted
                 unsent = frozenset(outcome.unsent)
                 self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
             time.sleep(FEED_SECONDS)
