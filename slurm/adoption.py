@@ -2,9 +2,11 @@
 
 A launcher first writes its intents, then calls sbatch, and last writes the ids down. Killed in between, it leaves jobs
 in the queue that no ledger knows; and its sbatch, which it does not take along, may still be at work. The queue and the
-accounting know such jobs by the submission's name, which is Slurm's job name and which no other has.
+accounting know such jobs by the submission's name, which is Slurm's job name and which no other has. A process on this
+machine has it among its words.
 """
 
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ from repro.errors import UserError
 from slurm.ask import LOGIN_NODE
 from slurm.calls import indices_of
 from slurm.ledger import Ledger, Submission
-from slurm.queue import QueueSnapshot, array_of, named_in_accounting, snapshot
+from slurm.queue import QueueSnapshot, array_of, named_in_accounting, process_of, snapshot
 
 SETTLING_SECONDS = 60.0
 """How old an intent must be, whose job neither queue nor accounting knows, to be sure that it was never submitted."""
@@ -35,7 +37,7 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
     Raises:
         SilentQueueError: Slurm does not answer.
     """
-    told = False
+    told, first_look = False, time.monotonic()
     while True:
         queue = snapshot()
         if queue.trouble:  # to take silence for an empty queue would submit everything twice
@@ -53,7 +55,8 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
         youngest = max(
             (_written(entry) for entry in unsettled if not queue.named(entry.submission)), default=float("-inf")
         )
-        if time.time() - youngest > SETTLING_SECONDS:
+        # Its time is by the clock of the machine that wrote it, which may be fast: no longer than that is waited.
+        if max(time.time() - youngest, time.monotonic() - first_look) > SETTLING_SECONDS:
             return queue
         if not told:
             tell("an earlier launch was killed while it submitted: waiting to see what Slurm took of it")
@@ -78,6 +81,25 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
         indices = indices_of(ledger.logs / name)
         ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices or range(len(entries))]
         ledger.submitted([replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)])
+
+
+def adopt_local(ledger: Ledger) -> None:
+    """Writes down the ids of jobs on this machine whose launcher was killed between their start and its line.
+
+    Args:
+        ledger: of the sweep; completed.
+    """
+    begun = [
+        entry
+        for entry in ledger.submissions()
+        if (entry.executor, entry.job, entry.host) == ("local", "", socket.gethostname())
+        # What only waits for its turn has no folder: that is made as a job begins.
+        and not entry.cancelled
+        and (ledger.logs / entry.submission).is_dir()
+    ]
+    found = [replace(entry, job=process) for entry in begun if (process := process_of(entry.submission))]
+    if found:
+        ledger.submitted(found)
 
 
 def _half_done(ledger: Ledger) -> dict[str, list[Submission]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from repro.data.errors import PathError
 from repro.data.roots import RootNotSetError, how_to_list_root, root_of
 from repro.errors import UserError, nearest
+from repro.presence import exists, is_folder
 from repro.runs.evaluation import Evaluation
 from repro.runs.status import PRETRAIN
 from slurm.graph import Graph
@@ -29,14 +30,19 @@ def check_tables(graph: Graph, known: Iterable[str]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Finds a name that a batch script could not hold: its folder stands in options of sbatch.
+    """Finds a place that can be no folder, or a name that no batch script can hold: it stands in options of sbatch.
 
     Args:
-        folder: of the sweep.
+        folder: of the sweep; it need not be there.
 
     Raises:
-        UserError: a part of its path holds a line's end or such, or what Slurm takes for a pattern.
+        UserError: a part of its path is a file, holds a line's end or such, or what Slurm takes for a pattern.
     """
+    for part in (folder, *folder.parents):
+        if exists(part):
+            if not is_folder(part):
+                raise UserError(f"cannot write to {folder}: Not a directory", mend="choose another --out")
+            break
     place = str(folder.absolute())
     if not place.isprintable():
         mend = "a name in one line, by --out or the sweep's file"

@@ -20,6 +20,9 @@ from slurm.status import TrackedJob, finished, jobs_of, row
 TORN_SECONDS = 3600.0
 """A temporary file that is older belongs to a process that was killed; one that is still being written is younger."""
 
+_WRITTEN = ("step_*.pth", ".step_*", "*.npy", ".*.npy.*")
+"""Names of checkpoints and features, whole and half written."""
+
 
 @dataclass(frozen=True)
 class Leftover:
@@ -66,17 +69,37 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
 def remove(unneeded: Sequence[Leftover]) -> None:
     """Removes leftovers.
 
+    Of a folder that is a link, to a faster disk, what the run wrote there goes, and the link: the rest is somebody's.
+
     Raises:
-        UserError: one cannot be removed; those before it are gone.
+        UserError: one cannot be removed; all others are gone.
     """
+    troubles: list[tuple[Path, OSError]] = []
     for leftover in unneeded:
         try:
-            if leftover.path.is_dir():
-                shutil.rmtree(leftover.path)
-            else:
-                leftover.path.unlink(missing_ok=True)
+            _remove(leftover.path)
         except OSError as error:
-            raise UserError(f"cannot remove {leftover.path}: {error.strerror}", mend="its permissions") from error
+            troubles.append((leftover.path, error))
+    if troubles:
+        path, trouble = troubles[0]
+        more = f", and {len(troubles) - 1} more" if troubles[1:] else ""
+        raise UserError(
+            f"cannot remove {path}{more}: {trouble.strerror or trouble}", mend="its permissions"
+        ) from trouble
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+        return
+    for file in _written_behind(path):
+        file.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _written_behind(link: Path) -> list[Path]:
+    """Returns the files that a run wrote into a folder that stands in its own as a link; none of a file."""
+    return [file for pattern in _WRITTEN for file in link.glob(pattern) if file.is_file()]
 
 
 def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) -> Iterator[Leftover]:
@@ -124,5 +147,8 @@ def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:
 
 
 def _leftover(path: Path, why: str) -> Leftover:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    if path.is_symlink():
+        files = _written_behind(path)
+    else:
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return Leftover(path, why, sum(file.stat().st_size for file in files))

@@ -139,7 +139,7 @@ def build(
         graph = expand(sweep, folder, resolve, overrides)
         if not graph.jobs:
             chosen = " ".join(f"--{option} {text}" for option, text in (("methods", methods), ("tasks", tasks)) if text)
-            mend = f"salmask sweep {name} --plan shows what it has"
+            mend = f"salmask sweep {shlex.quote(name)} --plan shows what it has"
             raise UserError(f"sweep {name} has no job{f' of {chosen}' if chosen else ''}", mend=mend)
         check_tables(graph, table_names())
         # JSON alone goes to the output, whatever is told besides.
@@ -270,7 +270,7 @@ class _SweepCall:
             counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
             self._tell(
                 f"{len(submitted)} jobs submitted, {counts['done']} done before, {counts['live']} queued or "
-                f"running; mind them with: salmask status {graph.sweep_folder}"
+                f"running; mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
             )
             if outcome.outdated:
                 self._tell(
@@ -317,12 +317,9 @@ class _SweepCall:
                     raise
                 self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")
             else:
-                submitted |= outcome.submitted
                 if not (self.feed and outcome.has_room_later):
-                    outcome.submitted = submitted
-                    outcome.live = [job for job in outcome.live if graph.key(job) not in submitted]
-                    outcome.skipped = [job for job in outcome.skipped if graph.key(job) not in submitted]
-                    return outcome
+                    return outcome.merged(submitted, graph)
+                submitted |= outcome.submitted
                 unsent = frozenset(outcome.unsent)
                 self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
             time.sleep(FEED_SECONDS)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result
@@ -57,6 +58,11 @@ class Job:
         if self.task == PRETRAIN:
             return ()
         return tuple(Evaluation.parse(self.task, self.run).protocols(self.run))
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set that the job measures on; empty of a pretraining."""
+        return "" if self.task == PRETRAIN else Evaluation.parse(self.task, self.run).dataset
 
 
 @dataclass(frozen=True)
@@ -157,8 +163,15 @@ def make_graph(sweep_folder: Path, jobs: Sequence[Job], tables: Sequence[str]) -
         sweep_folder: the folder that every run's folder is below.
         jobs: in any order of the runs; what is named twice, by two sweeps that are included in one, is done once.
         tables: names of the tables that the report renders.
+
+    Raises:
+        UserError: one evaluation is named twice, by different protocols.
     """
-    # Of equal jobs the first one counts, settings and place in the order: reversed, since the last of equal keys wins.
-    distinct = {(job.folder.path, job.task): job for job in reversed(jobs)}
-    ordered = [distinct[key] for key in dict.fromkeys((job.folder.path, job.task) for job in jobs)]
-    return Graph(sweep_folder, tuple(ordered), tuple(dict.fromkeys(tables)))
+    # Of equal jobs the first one counts, settings and place in the order.
+    distinct: dict[tuple[Path, str], Job] = {}
+    for job in jobs:
+        first = distinct.setdefault((job.folder.path, job.task), job)
+        if first is not job and first.protocols != job.protocols:
+            words = " and ".join(f"as {', '.join(each.protocols)}" for each in (first, job))
+            raise UserError(f"{job.name} stands twice, {words}", mend="a sweep for each; of kNN a list of `neighbours`")
+    return Graph(sweep_folder, tuple(distinct.values()), tuple(dict.fromkeys(tables)))

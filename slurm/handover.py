@@ -5,7 +5,8 @@ sweep may be begun in one way and gone on with in the other.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job
@@ -36,6 +37,17 @@ class Outcome:
     """Whether waiting mends that something was not taken: a limit, a Slurm that is silent, a job on this machine."""
     outdated: int = 0
     """Jobs on their way that are of other settings than the sweep has now."""
+
+    def merged(self, earlier: Mapping[Key, str], graph: Graph) -> "Outcome":
+        """Returns how a call ended of which this is the last round: what its earlier ones handed over is its own work.
+
+        Args:
+            earlier: Slurm's ids of that.
+            graph: the sweep.
+        """
+        submitted = {**earlier, **self.submitted}
+        live, skipped = ([job for job in jobs if graph.key(job) not in submitted] for jobs in (self.live, self.skipped))
+        return replace(self, submitted=submitted, live=live, skipped=skipped)
 
     @property
     def unsent_words(self) -> str:
@@ -89,6 +101,7 @@ def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, afte
         folder=key[0],
         task=key[1],
         protocols=job.protocols if job else (),
+        dataset=job.dataset if job else "",
         after=after,
         nodes=resources.nodes,
         processes=resources.nodes * resources.tasks_per_node,

@@ -6,6 +6,7 @@ for stays planned; the next launch, or one with `--feed`, hands it over.
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,10 +30,11 @@ from slurm.program import Program
 from slurm.queue import PARENT_FAILED, QueueSnapshot, scancel
 from slurm.sender import NO_PARENT, Sender, TakeCode, listed, script
 from slurm.status import finished as is_finished
+from slurm.status import under_way
 
 MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
-PARENT_HERE = "what it builds on runs on this machine, for which Slurm cannot wait"
+PARENT_OUTSIDE = "what it builds on runs outside of Slurm, which cannot wait for it"
 
 
 def submit(
@@ -93,15 +95,19 @@ def submit(
             live = _without_old(live, old, ledger, tell)
         else:
             outcome.outdated = len(old)
-        # Numbers of processes are none of Slurm's: what runs on this machine can neither be waited for nor cancelled.
-        here = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
+        # Numbers of processes are none of Slurm's: what runs on this machine, on another one, or was started by hand
+        # can neither be waited for nor cancelled.
+        outside = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
         finished = graph.finished()
-        missing = {key for key in graph.by_key if not (key in finished or key in live or key in here)}
+        missing = {key for key in graph.by_key if not (key in finished or key in live or key in outside)}
+        running = under_way(ledger, missing, queue, time.time())
+        outside |= running
+        missing -= running
         if again is not None:
             missing &= set(again)
         taken_back = ledger.taken_back_since(cancels, missing)
         missing -= taken_back
-        outcome.unsent = _without_parent(graph, missing, {*finished, *live}, here)
+        outcome.unsent = _without_parent(graph, missing, {*finished, *live}, outside)
         parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
         wanted = missing - set(outcome.unsent)
         report = report or bool(missing and graph.evaluates) or graph.report in (again or ())
@@ -127,10 +133,10 @@ def submit(
         _replace_report(graph, live, queue, outcome, tell)
     if jobs := sender.taken_back - {graph.report}:
         tell(f"{len(jobs)} jobs were cancelled before they went out, and are left out")
-    if sender.refused and not outcome.submitted and not live and not here:
+    if sender.refused and not outcome.submitted and not live and not outside:
         raise sender.refused
-    outcome.has_room_later = bool(sender.full) or PARENT_HERE in outcome.unsent.values()
-    on_way = {*live, *here}
+    outcome.has_room_later = bool(sender.full) or PARENT_OUTSIDE in outcome.unsent.values()
+    on_way = {*live, *outside}
     outcome.live = [job for job in graph.jobs if graph.key(job) in on_way]
     outcome.skipped = [job for job in graph.jobs if graph.key(job) in finished - on_way]
     return outcome
@@ -192,14 +198,14 @@ def _take_out(entries: Sequence[Submission], which: str) -> None:
 
 
 def _without_parent(
-    graph: Graph, missing: Collection[Key], there: Collection[Key], here: Collection[Key]
+    graph: Graph, missing: Collection[Key], there: Collection[Key], outside: Collection[Key]
 ) -> dict[Key, str]:
     """Returns which of the missing jobs cannot go out, and why: what they build on neither is there nor comes."""
     held: dict[Key, str] = {}
     for key in missing:
         parent = graph.parent(graph.by_key[key])
         if parent is not None and graph.key(parent) not in there and graph.key(parent) not in missing:
-            held[key] = PARENT_HERE if graph.key(parent) in here else NO_PARENT
+            held[key] = PARENT_OUTSIDE if graph.key(parent) in outside else NO_PARENT
     return held
 
 

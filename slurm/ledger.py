@@ -9,7 +9,7 @@ launcher asks the scheduler for a job of the *submission*'s name. What a job did
 
     {"time": "2026-11-22T10:00:00+00:00", "job": "812_3", "executor": "slurm", "cluster": "mycluster",
      "submission": "table1-linear-5f0c3a9e", "run": "45df9c0eca", "folder": "mocov2/s0-45df9c0eca", "task": "linear",
-     "protocols": ["linear-moco-v1"], "after": ["811_3"], "host": "login1"}
+     "protocols": ["linear-moco-v1"], "dataset": "imagenet100", "after": ["811_3"], "host": "login1"}
 
 Beside it stand `logs/SUBMISSION/`, private to who launched (`JOB_0_log.out`, `JOB_0_log.err`, `submission.sh`,
 `calls.json`; of local jobs the same but for the script), and `code/`, the snapshots that the jobs run.
@@ -21,6 +21,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class Submission:
     """Slurm's id (`812`, or `812_3` in an array) or the process id of a local one; empty: only an intent so far."""
     protocols: tuple[str, ...] = ()
     """Names of those that it measures by."""
+    dataset: str = ""
+    """That it measures on; empty of what measures nothing, and where an older version launched."""
     after: tuple[str, ...] = ()
     """Ids of the jobs that it waits for."""
     host: str = field(default_factory=socket.gethostname)
@@ -306,10 +309,18 @@ def _of_this_version(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_its_type(key: str, value: Any) -> bool:
-    """Returns whether a value is what its field holds: texts, a text, or a number that is not below 0."""
+    """Returns whether a value is what its field holds: texts, a text, a time, or a number that is not below 0."""
     if key in _LISTS:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if key not in _NUMBERS:
-        return isinstance(value, str)
+        return isinstance(value, str) and (key != "time" or _is_a_time(value))
     kinds = int if key in _WHOLE_NUMBERS else int | float
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_a_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True

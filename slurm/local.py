@@ -20,11 +20,11 @@ from rich.text import Text
 
 from repro.cores import usable_cores
 from repro.errors import UserError
-from repro.files import locked
 from repro.progress import ProgressBars
 from repro.runs.resource_usage import usage_of, words
 from repro.runs.stopping import exits_on_term
 from repro.terminal import Console, say
+from slurm.adoption import adopt_local
 from slurm.batches import submission_name
 from slurm.before_launch import check_roots
 from slurm.calls import refuse_foreign_sweep
@@ -32,8 +32,8 @@ from slurm.causes import cause_of_ranks
 from slurm.graph import Graph, Job
 from slurm.handover import Outcome, ledger_entry, prepare_call
 from slurm.job import Call
-from slurm.ledger import LOCAL_LOCK, LOCAL_START_LOCK, Key, Ledger, Submission
-from slurm.local_lock import minding
+from slurm.ledger import LOCAL_LOCK, Key, Ledger, Submission
+from slurm.local_lock import minding, starting
 from slurm.logs import tail
 from slurm.orders import write_report_order
 from slurm.processes import KILL_SECONDS, LocalJob, free_devices, start
@@ -41,7 +41,7 @@ from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
 from slurm.sbatch import KEEP_MEMORY
-from slurm.status import status_of
+from slurm.status import status_of, under_way
 
 POLL_SECONDS = 0.5
 
@@ -113,6 +113,7 @@ class _Here:
         self.parallel = 1 if cluster.executor == "debug" else parallel
         self.gpus, self.console = gpus, console
         self.ledger = Ledger(graph.sweep_folder)
+        self.cancels = len(self.ledger.taken_back())  # those that come from now on are heeded
         self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
         self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
         self._leave_to_slurm(with_slurm(self.ledger, map(graph.key, self.waiting), console))
@@ -131,7 +132,7 @@ class _Here:
                     progress.remove_task(bars.pop(self.graph.key(job)))
                 self._give_up_what_cannot_run()
                 here: list[tuple[Job, Call]] = []
-                with self._alone():
+                with starting(self.graph.sweep_folder):
                     for job, gpus in self._startable():
                         self.waiting.remove(job)
                         where = f" on GPU {', '.join(gpus)}" if gpus else ""
@@ -173,11 +174,15 @@ class _Here:
 
     def _queue_up(self) -> None:
         """Writes down what waits for its turn, so that `salmask status` shows it, and `salmask cancel` takes it out."""
+        with starting(self.graph.sweep_folder):
+            adopt_local(self.ledger)
         newest, queue = self.ledger.newest(), QueueSnapshot()
         name = submission_name(self.graph.sweep_folder, "waiting")
         keys = [self.graph.key(job) for job in self.waiting]
-        # What another launcher runs stands there already, with the id of its process.
-        others = {key for key in keys if key in newest and newest[key].executor != "slurm" and queue.live(newest[key])}
+        # What another launcher runs stands there already, with the id of its process; of one on another machine only
+        # the run's folder tells whether it lives.
+        local = {key for key in keys if key in newest and newest[key].executor != "slurm" and newest[key].job}
+        others = {key for key in local if queue.live(newest[key])} | under_way(self.ledger, local, queue, time.time())
         self.ledger.intend([ledger_entry(self.graph, self.cluster, name, key, ()) for key in keys if key not in others])
 
     def _startable(self) -> list[tuple[Job, tuple[str, ...]]]:
@@ -189,6 +194,7 @@ class _Here:
         newest = self.ledger.newest()
         queue = QueueSnapshot()  # of local jobs it asks the processes of this machine, and no scheduler
         others = self._of_others(newest.values(), queue)
+        cancelled = self.ledger.taken_back_since(self.cancels, map(self.graph.key, ready))
         taken = [name for _, process in self.running for name in process.gpus]
         free = free_devices(self.gpus, [*taken, *(name for entry in others for name in entry.devices)])
         room -= sum(self._takes_a_place(entry) for entry in others)
@@ -206,9 +212,11 @@ class _Here:
             if job.done:
                 self.waiting.remove(job)
                 self.outcome.skipped.append(job)
-            elif entry is not None and entry.cancelled:
+            elif self.graph.key(job) in cancelled:
                 self.waiting.remove(job)
                 self.outcome.failed[self.graph.key(job)] = "cancelled"
+            elif under_way(self.ledger, [self.graph.key(job)], queue, time.time()):
+                continue  # a person started it, or a launcher on another machine: the same holds
             else:
                 startable.append((job, tuple(free[: processes if self.gpus else 0])))
                 del free[:processes]
@@ -225,12 +233,6 @@ class _Here:
     def _takes_a_place(self, entry: Submission) -> bool:
         """Returns whether another's job takes a place of this launch; one on other GPUs than these does not."""
         return not (self.gpus and entry.devices) or not set(entry.devices).isdisjoint(self.gpus)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps other launchers of the sweep on this machine out: what one looks at and starts, the next one finds."""
-        with (self.graph.sweep_folder / LOCAL_START_LOCK).open("ab") as file, locked(file.fileno()):
-            yield
 
     def _start(self, job: Job, gpus: Sequence[str]) -> LocalJob:
         # Process ids come again: each submission gets a folder of its own.

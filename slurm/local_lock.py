@@ -1,13 +1,18 @@
-"""The lock by which a sweep's folder shows that a launcher minds its jobs on this machine, and the look at it."""
+"""The locks of launchers that run a sweep's jobs on this machine: one minds them, and one alone starts some."""
 
 import fcntl
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from repro.errors import UserError
 from repro.files import locked
-from slurm.ledger import LEDGER, LOCAL_LOCK
+from slurm.ledger import LEDGER, LOCAL_LOCK, LOCAL_START_LOCK
+
+POLL_SECONDS = 0.05
 
 
 @contextmanager
@@ -46,6 +51,43 @@ def is_minded(sweep_folder: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+@contextmanager
+def starting(sweep_folder: Path, wait: float = math.inf) -> Iterator[None]:
+    """Keeps other launchers of the sweep on this machine, and `salmask cancel`, out during the block.
+
+    What a launcher looks at and starts within it, the next one finds; what is cancelled is found running, or not begun.
+
+    Args:
+        sweep_folder: the sweep's folder, which is there.
+        wait: seconds to wait for it; a launcher has it for a moment.
+
+    Raises:
+        UserError: it was not to be had in that time, or its file cannot be written.
+    """
+    try:
+        file = (sweep_folder / LOCAL_START_LOCK).open("ab")
+    except OSError as error:
+        raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="its permissions") from error
+    deadline = time.monotonic() + wait
+    with file:
+        while not _taken(file):
+            if time.monotonic() > deadline:
+                raise UserError(f"a launch of {sweep_folder} here is still starting jobs", mend="wait for it")
+            time.sleep(POLL_SECONDS)
+        yield
+
+
+def _taken(file: BinaryIO) -> bool:
+    """Returns whether the lock on a file is ours now; as if it were, where the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -3,14 +3,21 @@
 It reads the folders alone and asks no scheduler, so that the answer is there at once.
 """
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
+from slurm.ledger import Ledger, Submission
+from slurm.local_lock import is_minded
+from slurm.queue import QueueSnapshot
+from slurm.states import before
 from slurm.status import status_of
 from slurm.targets import roots_of_sweeps, runs_of, sweeps
 
@@ -41,12 +48,12 @@ def standing(now: float | None = None) -> Standing:
     folders = [sweep for sweep in sweeps(roots_of_sweeps()) if any(runs_of(sweep))]  # a ledger alone is no run
     if not folders:
         return Standing("There are no runs yet.", _BEGIN)
-    states = {folder: Counter(_state(RunFolder(path), now) for path in runs_of(folder)) for folder in folders}
+    states = {folder: _states(folder, now) for folder in folders}
     totals = sum(states.values(), Counter[str]())
     counted = ", ".join(f"{totals[state]} {state}" for state in _STATES if totals[state])
     where = str(folders[0]) if len(folders) == 1 else f"{len(folders)} sweeps"
     # What the steps are about: the first sweep in which there is something to do.
-    for state, steps in ((_RUNNING, _watch), (_STOPPED, _mend)):
+    for state, steps in ((_RUNNING, _watch), (_HANDED_OVER, _watch), (_STOPPED, _mend)):
         for folder, counts in states.items():
             if counts[state]:
                 return Standing(f"Runs in {where}: {counted}.", steps(folder))
@@ -54,18 +61,55 @@ def standing(now: float | None = None) -> Standing:
     return Standing(f"Runs in {where}: {counted}.", _read(done))
 
 
-_RUNNING, _STOPPED, _DONE = "in progress", "stopped", "done"
-_STATES = (_RUNNING, _STOPPED, _DONE)
+_RUNNING, _HANDED_OVER, _STOPPED, _DONE = "in progress", "handed over", "stopped", "done"
+_STATES = (_RUNNING, _HANDED_OVER, _STOPPED, _DONE)
 
 
-def _state(folder: RunFolder, now: float) -> str:
-    """Returns what a run's folder alone tells: whether something is under way, all is done, or neither."""
-    statuses = [status_of(folder, task)[0] for task in folder.tasks_begun()]  # None: it cannot be read
-    if any(status and status.state == "running" and now - status.heartbeat < STALE_SECONDS for status in statuses):
+def _states(sweep: Path, now: float) -> Counter[str]:
+    """Returns how many runs of a sweep are in each state."""
+    by_folder: dict[str, list[Submission]] = {}
+    with suppress(UserError):  # a ledger that cannot be read tells nothing
+        for entry in Ledger(sweep).newest().values():
+            by_folder.setdefault(entry.folder, []).append(entry)
+    minded = is_minded(sweep)
+    return Counter(
+        _state(RunFolder(path), by_folder.get(str(path.relative_to(sweep)), ()), now, minded=minded)
+        for path in runs_of(sweep)
+    )
+
+
+def _state(folder: RunFolder, entries: Sequence[Submission], now: float, *, minded: bool) -> str:
+    """Returns what a run's folder and the ledger alone tell: whether something is under way, all is done, or neither.
+
+    Args:
+        folder: of the run.
+        entries: the newest submission of each of its jobs.
+        now: the time, in seconds since the epoch.
+        minded: whether a launcher minds the sweep's jobs on this machine.
+    """
+    try:
+        statuses = {task: status_of(folder, task)[0] for task in folder.tasks_begun()}  # None: it cannot be read
+    except UserError:
+        return _STOPPED
+    said = statuses.values()
+    if any(status and status.state == "running" and now - status.heartbeat < STALE_SECONDS for status in said):
         return _RUNNING
+    for entry in entries:
+        status = statuses.get(entry.task)
+        if (status is None or before(status, entry)) and _may_come(entry, minded=minded):
+            return _HANDED_OVER
     # Recorded runs have no backbone any more: a pretraining's word is enough. Imported weights had no pretraining.
     begun = bool(statuses) or folder.pretrained
-    return _DONE if begun and all(status and status.state == "done" for status in statuses) else _STOPPED
+    return _DONE if begun and all(status and status.state == "done" for status in said) else _STOPPED
+
+
+def _may_come(entry: Submission, *, minded: bool) -> bool:
+    """Returns whether a job that has not begun may do so, for all that is known without asking a scheduler."""
+    if entry.cancelled or entry.superseded or entry.refused:
+        return False
+    if entry.executor == "slurm":
+        return True
+    return QueueSnapshot().live(entry) is not False if entry.job else minded
 
 
 _BEGIN = (
@@ -78,34 +122,39 @@ _BEGIN = (
 
 
 def _watch(folder: Path) -> Sequence[NextStep]:
+    sweep, run = _words(folder)
     return (
-        NextStep(f"salmask status {folder} --watch", "how far each job is, until nothing is under way"),
-        NextStep(f"salmask logs {_newest(folder)} -f", "what the newest run prints"),
-        NextStep(f"salmask table table1 --runs {folder}", "the table so far"),
-        NextStep(f"salmask cancel {folder}", "end its jobs; each saves a checkpoint"),
-        NextStep(f"salmask retry {folder}", "hand over again what failed meanwhile"),
+        NextStep(f"salmask status {sweep} --watch", "how far each job is, until nothing is under way"),
+        NextStep(f"salmask logs {run} -f", "what the newest run prints"),
+        NextStep(f"salmask table table1 --runs {sweep}", "the table so far"),
+        NextStep(f"salmask cancel {sweep}", "end its jobs; each saves a checkpoint"),
+        NextStep(f"salmask retry {sweep}", "hand over again what failed meanwhile"),
     )
 
 
 def _mend(folder: Path) -> Sequence[NextStep]:
+    sweep, run = _words(folder)
     return (
-        NextStep(f"salmask status {folder}", "why they stopped"),
-        NextStep(f"salmask logs {_newest(folder)}", "what the newest run printed"),
+        NextStep(f"salmask status {sweep}", "why they stopped"),
+        NextStep(f"salmask logs {run}", "what the newest run printed"),
         NextStep("salmask doctor", "whether this machine has what it takes"),
-        NextStep(f"salmask retry {folder}", "hand over again what stopped, from its last checkpoint"),
-        NextStep(f"salmask table table1 --runs {folder}", "the table so far"),
+        NextStep(f"salmask retry {sweep}", "hand over again what stopped, from its last checkpoint"),
+        NextStep(f"salmask table table1 --runs {sweep}", "the table so far"),
     )
 
 
 def _read(folder: Path) -> Sequence[NextStep]:
+    sweep, run = _words(folder)
     return (
-        NextStep(f"salmask table table1 --runs {folder}", "the paper's table with these numbers beside"),
-        NextStep(f"salmask claims --runs {folder}", "what these runs say to the paper's claims"),
-        NextStep(f"salmask report --runs {folder}", "all of it as one page"),
-        NextStep(f"salmask eval {_newest(folder)} --task knn", "measure a backbone in another way"),
-        NextStep(f"salmask export {_newest(folder)} --to torchvision", "take a backbone elsewhere"),
+        NextStep(f"salmask table table1 --runs {sweep}", "the paper's table with these numbers beside"),
+        NextStep(f"salmask claims --runs {sweep}", "what these runs say to the paper's claims"),
+        NextStep(f"salmask report --runs {sweep}", "all of it as one page"),
+        NextStep(f"salmask eval {run} --task knn", "measure a backbone in another way"),
+        NextStep(f"salmask export {run} --to torchvision", "take a backbone elsewhere"),
     )
 
 
-def _newest(folder: Path) -> Path:
-    return max(runs_of(folder), key=lambda path: path.stat().st_mtime)
+def _words(folder: Path) -> tuple[str, str]:
+    """Returns a sweep's folder and that of its newest run, as a shell reads them."""
+    newest = max(runs_of(folder), key=lambda path: path.stat().st_mtime)
+    return shlex.quote(str(folder)), shlex.quote(str(newest))

@@ -202,14 +202,25 @@ def load(name: str) -> Cluster:
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        profiles = available()
-        if name not in profiles:
-            raise UserError(
-                f"unknown cluster '{name}'",
-                mend=f"{nearest(name, profiles)}; or write {user_folder() / f'{name}.yaml'}, or give a file's path",
-            )
-        path = profiles[name]
+        return load_named(name)
     return _cluster(path, values.read_file(path.expanduser()))
+
+
+def load_named(name: str) -> Cluster:
+    """Reads a profile by name, as a ledger holds it, and never by a path.
+
+    A sweep from elsewhere could name a file that comes with it, whose lines of `setup` a launch would run.
+
+    Raises:
+        UserError: there is none of that name, or its file is broken.
+    """
+    profiles = available()
+    if name not in profiles:
+        raise UserError(
+            f"unknown cluster '{name}'",
+            mend=f"{nearest(name, profiles)}; or write {user_folder() / f'{name}.yaml'}, or give a file's path",
+        )
+    return _cluster(profiles[name], values.read_file(profiles[name]))
 
 
 def keys_of(kind: type) -> dict[str, Reader]:

@@ -15,7 +15,7 @@ from slurm.graph import Job, make_graph
 from slurm.job_costs import JobCost, estimate, gather, wall_seconds
 from slurm.ledger import REPORT, Key, Ledger
 from slurm.orders import ordered_run
-from slurm.profile import Cluster, load
+from slurm.profile import Cluster, load_named
 from slurm.queue import QueueSnapshot
 from slurm.states import State
 from slurm.status import JobRow, counts, may_change
@@ -146,7 +146,7 @@ class _Costs:
 def _cluster(name: str) -> Cluster | None:
     """Returns a profile; None where it is gone since the launch."""
     try:
-        return load(name)
+        return load_named(name)
     except UserError:
         return None
 

@@ -71,6 +71,8 @@ class QueueSnapshot:
     """By id, those that ended lately among them."""
     trouble: str = ""
     """Why `squeue` did not answer; then a job that is not in `jobs` may well be alive."""
+    absent: bool = False
+    """Whether there is no `squeue` on this machine, so that it will not answer later either."""
 
     def named(self, name: str) -> list[QueuedJob]:
         """Returns the jobs of a name: what one submission became."""
@@ -108,7 +110,7 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
         user: whose queue, several names with commas; empty: one's own.
     """
     if not shutil.which("squeue"):
-        return QueueSnapshot(trouble="there is no squeue on this machine")
+        return QueueSnapshot(trouble="there is no squeue on this machine", absent=True)
     owners = [f"--user={user}"] if user else ["--me"]
     # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
@@ -208,6 +210,25 @@ def lines_of(words: Sequence[str], seconds: float) -> tuple[list[str], str]:
     # Times as seconds since the epoch, so that no time zone of the cluster comes between.
     reply = ask(words, seconds=seconds, environment={**os.environ, "SLURM_TIME_FORMAT": "%s"})
     return reply.output.splitlines(), reply.trouble
+
+
+def process_of(submission: str) -> str:
+    """Returns the id of the process here that carries out a submission; empty where there is none, or no Linux.
+
+    Args:
+        submission: its name, which is that of the folder that the process was started with.
+    """
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        process = command.parent.name
+        try:
+            words = command.read_bytes().split(b"\0")
+            is_first = os.getpgid(int(process)) == int(process)  # of several ranks, which are a group
+        except OSError:  # it has ended meanwhile
+            continue
+        # Others may read its logs, and name them: they were not started in this way.
+        if is_first and b"slurm.start" in words and any(Path(os.fsdecode(word)).name == submission for word in words):
+            return process
+    return ""
 
 
 def _process_lives(entry: Submission) -> bool | None:

@@ -1,7 +1,6 @@
 """Handing jobs over again, from a sweep's folder alone: it holds what each is to do and how it was launched."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
@@ -16,7 +15,7 @@ from slurm.ledger import REPORT, Key, Ledger
 from slurm.local import launch_here
 from slurm.orders import ordered_run, ordered_tables
 from slurm.processes import chosen_devices
-from slurm.profile import Cluster
+from slurm.profile import Cluster, load_named
 from slurm.profile import load as load_cluster
 from slurm.program import Program
 from slurm.snapshot import take
@@ -96,8 +95,7 @@ def _profile(ledger: Ledger, cluster: str) -> Cluster:
     if not entries:
         return load_cluster("local")
     try:
-        # A name and never a path: a sweep from elsewhere could name a profile that comes with it, whose setup is run.
-        return load_cluster(Path(entries[-1].cluster).stem)
+        return load_named(entries[-1].cluster)
     except UserError as error:
         # The ledger holds a profile's name and not its path: one that was given as a file is not found again.
         mend = f"{error.mend}; or name the profile that the sweep was launched by: --cluster FILE"

@@ -54,7 +54,7 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
         commit = _git(tree, "rev-parse", "HEAD").decode().strip()
         # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run.
         edits = _git(tree, "status", "--porcelain", "--", *PACKAGES).decode().splitlines()
-    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or no checkout
+    except (OSError, UserError):  # no git on this machine, or no checkout
         return _copy_packages(tree, sweep_folder, allow_dirty=allow_dirty)
     if not edits:
         return _unpacked(sweep_folder, commit[:12], commit, _archive(tree, commit), dirty=False)
@@ -73,9 +73,9 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> CodeSnapshot:
     # `git archive` takes a tree object, not files. To make one of the work tree, files must be staged; staged into the
     # user's own index they would be in the next commit, and another git command at work there would collide. So they
     # are staged into an index of our own, filled from the commit first, so that deleted files show as deleted. The
-    # objects that this adds to the repository belong to no branch, and git's garbage collection takes them some day.
+    # objects that this makes stand beside it: the repository may be somebody else's.
     with tempfile.TemporaryDirectory() as temporary:
-        index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
+        index = _beside(tree, Path(temporary))
         _git(tree, "read-tree", commit, environment=index)
         # Only of what is copied: notes and keys beside the code are nobody's business, and data may fill the disk. Git
         # refuses a package of which it knows nothing; one that was deleted since the commit it does know.
@@ -86,10 +86,24 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> CodeSnapshot:
         _git(tree, "add", "--all", "--", *packages, environment=index)
         content = _git(tree, "write-tree", environment=index).decode().strip()
         difference = _git(tree, "diff", "--cached", "--binary", commit, "--", *packages, environment=index)
+        archive = _archive(tree, content, index)
     # The tree's hash in the name: another edit of the same commit is another copy, the same edit the same one.
     name = f"{commit[:12]}-{content[:12]}"
     write_atomically(sweep_folder / CODE / f"{name}.diff", lambda file: file.write(difference))
-    return _unpacked(sweep_folder, name, commit, _archive(tree, content), dirty=True)
+    return _unpacked(sweep_folder, name, commit, archive, dirty=True)
+
+
+def _beside(tree: Path, folder: Path) -> dict[str, str]:
+    """Returns what has git read a checkout's repository, and write into another folder."""
+    own = tree / _git(tree, "rev-parse", "--git-path", "objects").decode().rstrip("\n")
+    objects = folder / "objects"
+    objects.mkdir()
+    return {
+        "GIT_INDEX_FILE": str(folder / "index"),
+        "GIT_OBJECT_DIRECTORY": str(objects),
+        # In quotes: it may hold a colon, which parts several.
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": json.dumps(str(own.resolve()), ensure_ascii=False),
+    }
 
 
 def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> CodeSnapshot:
@@ -150,14 +164,25 @@ def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
     (folder / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}), encoding="utf-8")
 
 
-def _archive(tree: Path, content: str) -> bytes:
+def _archive(tree: Path, content: str, environment: Mapping[str, str] | None = None) -> bytes:
     """Returns the packages of a commit or a tree object as a tar file."""
     # A folder may lie there of which git knows nothing: Python's own copies outlive a package.
-    packages = _git(tree, "ls-tree", "-z", "--name-only", content, "--", *PACKAGES).decode().split("\0")
-    return _git(tree, "archive", content, "--", *filter(None, packages))
+    listed = _git(tree, "ls-tree", "-z", "--name-only", content, "--", *PACKAGES, environment=environment)
+    packages = filter(None, listed.decode().split("\0"))
+    return _git(tree, "archive", content, "--", *packages, environment=environment)
 
 
 def _git(tree: Path, *words: str, environment: Mapping[str, str] | None = None) -> bytes:
-    return subprocess.run(
-        ["git", *words], cwd=tree, capture_output=True, check=True, env={**os.environ, **(environment or {})}
-    ).stdout
+    """Returns what git prints.
+
+    Raises:
+        UserError: it fails.
+        OSError: there is no git on this machine.
+    """
+    ended = subprocess.run(
+        ["git", *words], cwd=tree, capture_output=True, check=False, env={**os.environ, **(environment or {})}
+    )
+    if ended.returncode:
+        said = "; ".join(ended.stderr.decode(errors="replace").split("\n")).strip("; ")
+        raise UserError(f"git {words[0]} in {tree} failed: {said}", mend="what git says, or commit the edits")
+    return ended.stdout

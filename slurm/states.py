@@ -18,7 +18,7 @@ from slurm.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.ledger import LOGS, Submission
 from slurm.local_lock import is_minded
 from slurm.logs import error_tails, last_line, tail
-from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot
+from slurm.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
 
 CLOCKS_SECONDS = 5.0
 """By how much the clocks of two machines of a cluster may differ."""
@@ -43,7 +43,7 @@ class State(StrEnum):
     planned = "planned"
     """It was not handed to a scheduler."""
     unknown = "unknown"
-    """It was handed over, and nobody who can be asked knows what became of it."""
+    """Nobody who can be asked knows what became of it, or its files cannot be read."""
     silent = "silent"
     """Its scheduler says that it runs, but it gives no sign of life."""
     interrupted = "interrupted"
@@ -102,11 +102,8 @@ def judge(
     """
     job = queue.find(entry) if entry else None
     live = queue.live(entry) if entry else None
-    # What waits in the queue has no process, so its status is of the attempt before and can only tell that there was
-    # one. Of a job that failed and was handed over again, nothing goes on: it is queued as if for the first time.
     if live and job is not None and job.waiting:
-        has_begun = status is not None and status.state in ("running", "interrupted")
-        return State.preempted if has_begun else State.queued, _reason(job)
+        return _in_the_queue(status, job, now)
     # A status that is older than the submission, or than the job's present start (after a requeue), tells of an earlier
     # attempt. A fresh sign of life counts all the same: the new attempt will soon write the next, or else somebody has
     # started the job by hand.
@@ -123,6 +120,16 @@ def judge(
     if status is None:
         return _never_said_a_word(sweep, entry, job, live, queue)
     return _ended(sweep, status, entry, job, now)
+
+
+def _in_the_queue(status: Status | None, job: QueuedJob, now: float) -> tuple[State, str]:
+    """Returns the state of a job that waits in the queue."""
+    if status is not None and _alive(status, now) and _of_another(status, job):
+        return State.running, f"on {status.host}, while {job.job} waits in the queue"
+    # It has no process itself, so its status is of the attempt before and can only tell that there was one. Of a job
+    # that failed and was handed over again, nothing goes on: it is queued as if for the first time.
+    has_begun = status is not None and status.state in ("running", "interrupted")
+    return State.preempted if has_begun else State.queued, _reason(job)
 
 
 def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tuple[State, str]:
@@ -161,7 +168,7 @@ def _never_said_a_word(
     if entry is None:
         return State.planned, "not started"
     if live is None:  # nobody could be asked: it may well wait in the queue, and must not be called dead
-        return State.unknown, queue.trouble if entry.executor == "slurm" else f"only {entry.host} can tell"
+        return State.unknown, queue.trouble if entry.executor == "slurm" else _only(entry.host)
     if cancelled := _cancelled(entry, job):
         return cancelled
     if not entry.job and job is None:
@@ -216,14 +223,15 @@ def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
     if entry.refused:
         what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
         return State.planned, with_mend(what, mend)
-    if entry.executor != "slurm" and _minded(sweep, entry):
+    if entry.executor != "slurm" and entry.host != socket.gethostname():
+        return State.unknown, _only(entry.host)  # whether a launcher minds it shows in that machine's locks
+    if entry.executor != "slurm" and is_minded(sweep):
         return State.queued, "waits for its turn on this machine"
     return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
 
 
-def _minded(sweep: Path, entry: Submission) -> bool:
-    """Returns whether a launcher on this machine still minds the jobs that wait for their turn here."""
-    return entry.host == socket.gethostname() and is_minded(sweep)
+def _only(host: str) -> str:
+    return with_mend(f"only {host} can tell", "salmask status there, or the same salmask sweep again")
 
 
 def _never_began(sweep: Path, entry: Submission) -> bool:
@@ -258,6 +266,14 @@ def _asked_for(entry: Submission) -> tuple[float, int]:
 def _alive(status: Status, now: float) -> bool:
     """Returns whether a process runs, as far as its files and, where it ran here, this machine can tell."""
     return status.holder is not None and not status.silent(now)
+
+
+def _of_another(status: Status, job: QueuedJob) -> bool:
+    """Returns whether a status was surely written by another process than one of this Slurm job: by hand, or locally.
+
+    A task of an array has a number of its own in its environment, which is not the one that squeue and sbatch tell.
+    """
+    return status.job != job.job if array_of(job.job) == job.job else not status.job
 
 
 def before(status: Status, entry: Submission | None) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
+from repro.presence import exists
 from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
@@ -69,13 +70,19 @@ def jobs_of(ledger: Ledger) -> list[TrackedJob]:
     newest: dict[Key, Submission | None] = dict(ledger.newest())
     for path in sorted(ledger.sweep.glob("*/s*/")):
         folder = str(path.relative_to(ledger.sweep))
-        run_folder = RunFolder(path)
-        tasks = run_folder.tasks_begun()
-        if tasks or run_folder.run_yaml.exists():
-            for task in (PRETRAIN, *tasks):
-                newest.setdefault((folder, task), None)
+        for task in _tasks_of(RunFolder(path)):
+            newest.setdefault((folder, task), None)
     keys = sorted(newest, key=lambda key: (key[1] == REPORT, key[0], key[1] != PRETRAIN, key[1]))
     return [(*key, newest[key]) for key in keys]
+
+
+def _tasks_of(run_folder: RunFolder) -> Sequence[str]:
+    """Returns the tasks of a run's folder; none of a folder that is none, the first of one that cannot be looked at."""
+    try:
+        tasks = run_folder.tasks_begun()
+        return (PRETRAIN, *tasks) if tasks or exists(run_folder.run_yaml) else ()
+    except UserError:  # told with the row of the pretraining
+        return (PRETRAIN,)
 
 
 def ids_to_ask(sweep: Path, jobs: Iterable[TrackedJob]) -> list[str]:
@@ -87,8 +94,17 @@ def ids_to_ask(sweep: Path, jobs: Iterable[TrackedJob]) -> list[str]:
         if entry is not None
         and entry.executor == "slurm"
         and entry.job
-        and not _look_at(sweep, folder, task, read_results).finished(task, entry)
+        and not _surely_finished(sweep, (folder, task, entry), read_results)
     ]
+
+
+def _surely_finished(sweep: Path, job: TrackedJob, read_results: ReadResults) -> bool:
+    """Returns whether the result of a job is there, as far as that can be read."""
+    folder, task, entry = job
+    try:
+        return _look_at(sweep, folder, task, read_results).finished(task, entry)
+    except UserError:
+        return False
 
 
 def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
@@ -116,11 +132,26 @@ def row(
         read_results: reads a run's `results.jsonl`; for callers that look at several tasks of a run.
     """
     folder, task, entry = job
-    look = _look_at(sweep, folder, task, read_results or rows_of)
-    run_folder, status, unreadable = look.run_folder, look.status, look.unreadable
-    name = RunName.of(run_folder.path)
+    name = RunName.of(sweep / folder)
     run = sweep.resolve().name if task == REPORT else f"{name.method} {name.seed}"
-    row = JobRow(run, task, State.failed, folder, unreadable, job=entry.job if entry else "")
+    row = JobRow(run, task, State.unknown, folder, job=entry.job if entry else "")
+    try:
+        return _judged(row, sweep, entry, queue, now, read_results or rows_of)
+    except UserError as error:  # one file that cannot be read is no reason to tell nothing of all the others
+        return replace(row, note=str(error))
+
+
+def _judged(
+    row: JobRow, sweep: Path, entry: Submission | None, queue: QueueSnapshot, now: float, read_results: ReadResults
+) -> JobRow:
+    """Returns a row with what its job is doing, or found.
+
+    Raises:
+        UserError: a file or folder that it stands in cannot be read.
+    """
+    task = row.task
+    look = _look_at(sweep, row.folder, task, read_results)
+    run_folder, status = look.run_folder, look.status
     if status is not None:
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
         row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1))
@@ -130,8 +161,8 @@ def row(
     # A recorded run, which no launcher knows of. Of one that was launched here, a missing backbone is a failure.
     if entry is None and task == PRETRAIN and has_result(run_folder, task, status):
         return replace(_with_result(row, look, task, entry), note="its backbone is not kept here")
-    if unreadable:
-        return row
+    if look.unreadable:
+        return replace(row, state=State.failed, note=look.unreadable)
     state, note = judge(sweep, status, entry, queue, now)
     row = replace(row, state=state, note=note)
     return _with_pace(row, run_folder, task) if state is State.running else row
@@ -147,6 +178,24 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
         entry: the submission made last; None: no launcher knows of it.
     """
     return _look_at(sweep, folder, task, rows_of).finished(task, entry)
+
+
+def under_way(ledger: Ledger, keys: Iterable[Key], queue: QueueSnapshot, now: float) -> set[Key]:
+    """Returns which jobs give signs of life, whoever started them: a launcher, one on another machine, or a person.
+
+    Args:
+        ledger: of the sweep.
+        keys: of the jobs that are asked about.
+        queue: as of `rows`.
+        now: as of `rows`.
+    """
+    newest = ledger.newest()
+    running = set()
+    for key in keys:
+        status, _ = status_of(RunFolder(ledger.sweep / key[0]), key[1])
+        if status is not None and judge(ledger.sweep, status, newest.get(key), queue, now)[0] is State.running:
+            running.add(key)
+    return running
 
 
 @dataclass(frozen=True)
@@ -168,13 +217,12 @@ class _Look:
         says_so = self.status is not None and self.status.state == "done" and not before(self.status, entry)
         if task == REPORT:
             return says_so
-        if not self.results:
-            return False
-        # Rows of the task may be of another protocol than the one that was asked for. Where nobody asked, or the job
-        # itself says that it is done, any will do.
-        if says_so or entry is None or not entry.protocols:
-            return True
-        return bool(_asked_for(self.results, self.run_folder, task, entry))
+        # Rows of the task may be of another protocol than the ones that were asked for, whatever its status says: that
+        # may be of an evaluation by hand. Where nobody asked, any will do.
+        if entry is None or not entry.protocols:
+            return bool(self.results)
+        rows = _asked_for(self.results, self.run_folder, task, entry)
+        return bool(rows) if task_and_dataset(task)[0] in DETECTION_TASKS else _protocols(rows) >= {*entry.protocols}
 
 
 def _look_at(sweep: Path, folder: str, task: str, read_results: ReadResults) -> _Look:
@@ -196,7 +244,7 @@ def may_change(table: Sequence[JobRow], queue: QueueSnapshot) -> bool:
         table: jobs, from `rows`.
         queue: what they were judged by.
     """
-    waited_for = LIVE | {State.unknown} if queue.trouble else LIVE
+    waited_for = LIVE | {State.unknown} if queue.trouble and not queue.absent else LIVE
     return any(row.state in waited_for for row in table)
 
 
@@ -220,10 +268,11 @@ def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
 
 
 def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entry: Submission | None) -> list[Result]:
-    """Returns the rows of a task whose protocol was asked for; none where nobody asked."""
+    """Returns the rows of a task whose protocol and data set were asked for; none where nobody asked."""
     if entry is None or not entry.protocols:
         return []
-    matching_rows = [row for row in results if row.protocol in entry.protocols]
+    datasets = (entry.dataset,) if entry.dataset else {row.dataset for row in results}
+    matching_rows = [row for row in results if row.protocol in entry.protocols and row.dataset in datasets]
     if len(matching_rows) == len(results) or task_and_dataset(task)[0] not in DETECTION_TASKS:
         return matching_rows
     # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,
@@ -234,6 +283,10 @@ def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entr
         return Evaluation.parse(task, run).recorded(run, results)
     except UserError:  # the order is gone, or of a version with other settings: the names alone count
         return matching_rows
+
+
+def _protocols(results: Iterable[Result]) -> set[str]:
+    return {row.protocol for row in results}
 
 
 def _with_result(row: JobRow, look: _Look, task: str, entry: Submission | None) -> JobRow:

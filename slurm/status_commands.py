@@ -1,6 +1,7 @@
 """The commands that look after jobs: `salmask status`, `logs`, `cancel`, `retry`, `clean`."""
 
 import math
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,14 @@ from repro.doctor.needs import Needs
 from repro.errors import UserError, with_mend
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
+from slurm.adoption import adopt_local
 from slurm.calls import refuse_copied_sweep
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.cost_page import cost_page
 from slurm.launch_lock import launch_lock
-from slurm.ledger import Ledger
+from slurm.ledger import LOCAL_START_LOCK, Ledger
+from slurm.local_lock import starting
 from slurm.logs import follow, log_files
 from slurm.options import (
     FASTEST_SECONDS,
@@ -126,7 +129,7 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
     ledger = Ledger(target.sweep)
     folder = target.folder or "."  # of a whole sweep what its report printed
     if not following and not log_files(ledger, folder, task):
-        raise UserError(f"{run} has printed nothing yet", mend=f"salmask status {target.sweep}")
+        raise UserError(f"{run} has printed nothing yet", mend=f"salmask status {shlex.quote(str(target.sweep))}")
 
     # The files are read twice a second, but Slurm is asked no faster than it can bear.
     asked_at, over = -math.inf, False
@@ -156,6 +159,8 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     refuse_copied_sweep(selection.sweep)
     ledger = Ledger(selection.sweep)
     with nullcontext() if dry_run else _launches_kept_away(ledger, selection.folder):
+        if not dry_run:
+            adopt_local(ledger)
         entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
         queue = snapshot()
         may_live = LIVE | {State.unknown}
@@ -191,6 +196,8 @@ def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
         try:
             ledger.take_back(folder)  # before the lock: a launch that is at work ends by it
             stack.enter_context(launch_lock(ledger.sweep, CANCELLING_SECONDS))
+            if (ledger.sweep / LOCAL_START_LOCK).exists():
+                stack.enter_context(starting(ledger.sweep, CANCELLING_SECONDS))
         except UserError as error:
             say(f"{error.what}: `salmask cancel` once more ends what it may still hand over", err=True)
         yield
@@ -264,10 +271,12 @@ def build(program: Program) -> typer.Typer:
         Example: salmask retry table1 --failed
         """
         selection = find_target(target)
-        retried = _to_retry(selection, failed=failed)
+        retried, unclear = _to_retry(selection, failed=failed)
+        for row in unclear:
+            say(f"{row.task} {row.run}: {row.state}, {row.note}", err=True)
         if not retried:
             say("nothing to retry")
-            return
+            raise typer.Exit(1 if unclear else 0)
         for row in retried:
             say(f"{row.task} {row.run}: {row.state}{f', {row.note}' if row.note else ''}")
         if dry_run:
@@ -280,15 +289,17 @@ def build(program: Program) -> typer.Typer:
         say(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
         if outcome.unsent:
             say(with_mend(outcome.unsent_words, "the same again later"))
-        if outcome.failed or outcome.unsent:
+        if outcome.failed or outcome.unsent or unclear:
             raise typer.Exit(1)
 
     app.command()(clean)
     return app
 
 
-def _to_retry(target: SweepTarget, *, failed: bool) -> list[JobRow]:
+def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[JobRow]]:
     """Returns the jobs that ended badly, but those of old settings; with `failed` not those that were asked to end.
+
+    The second list is of those of which nobody here can tell, each with what to do about it.
 
     Raises:
         UserError: Slurm does not answer, and what became of a job depends on it.
@@ -299,7 +310,8 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> list[JobRow]:
     states = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
     newest = Ledger(target.sweep).newest()
     replaced = {key for key, entry in newest.items() if entry.superseded}
-    return [row for row in table if row.state in states and (row.folder, row.task) not in replaced]
+    retried = [row for row in table if row.state in states and (row.folder, row.task) not in replaced]
+    return retried, [row for row in table if row.state is State.unknown]
 
 
 def look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnapshot]:

@@ -247,11 +247,12 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
         overrides: over the sweep's settings.
 
     Raises:
-        UserError: an unknown method, task, data set or setting.
+        UserError: an unknown method, task, data set or setting; or one that a sweep would pass over.
     """
     jobs = []
     for part in sweep.parts:
         origin = f"sweep {sweep.name}"
+        _refuse_what_would_be_ignored(part.settings, overrides)
         recipes = {method: resolve(method, part.settings, overrides, origin=origin) for method in part.methods}
         # The first seed of every method before the second: what is stopped half-way has whole rows of a table.
         for seed in part.seeds:
@@ -265,3 +266,16 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
                 tasks = [evaluation.name(run) for evaluation in evaluations]
                 jobs += [Job(run, folder, task) for task in (PRETRAIN, *tasks)]
     return make_graph(out, jobs, sweep.tables)
+
+
+def _refuse_what_would_be_ignored(*layers: Mapping[str, Any]) -> None:
+    """Refuses settings that play no part in a sweep: it has seeds of its own, and leaves out what is recorded."""
+    for settings in map(nested, layers):
+        if "seed" in settings:
+            seed = settings["seed"]
+            mend = f"--seeds {seed}, or `seeds: [{seed}]` in the sweep's file"
+            raise UserError(f"seed={seed} is no setting of a sweep", mend=mend)
+        detection = settings.get("detection")
+        if isinstance(detection, Mapping) and detection.get("evaluate_only"):
+            mend = "salmask eval RUN --task TASK detection.evaluate_only=true"
+            raise UserError("detection.evaluate_only=true is no setting of a sweep", mend=mend)

@@ -1,7 +1,7 @@
 """What a word on the command line means: a sweep's folder, or a run's."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,13 +82,13 @@ def all_sweeps() -> list[Path]:
 
 
 def sweeps(roots: Iterable[Path]) -> list[Path]:
-    """Returns the sweeps' folders directly below some folders."""
-    return [path for root in roots for path in sorted(root.glob("*/")) if _is_sweep(path)]
+    """Returns the sweeps' folders directly below some folders; what cannot be looked at is nobody's here."""
+    return [path for root in roots for path in sorted(root.glob("*/")) if _surely(_is_sweep, path)]
 
 
 def runs_of(sweep: Path) -> Iterator[Path]:
-    """Yields the folders of a sweep's runs."""
-    return (path for path in sweep.glob("*/s*-*/") if _is_run(path))
+    """Yields the folders of a sweep's runs; what cannot be looked at is none that is known here."""
+    return (path for path in sweep.glob("*/s*-*/") if _surely(_is_run, path))
 
 
 def _nothing(roots: Sequence[Path]) -> UserError:
@@ -97,6 +97,14 @@ def _nothing(roots: Sequence[Path]) -> UserError:
         mend="salmask sweep first, or name the sweep's folder, for example /scratch/ME/salmask/table1, "
         "which the launch printed",
     )
+
+
+def _surely(question: Callable[[Path], bool], path: Path) -> bool:
+    """Returns the answer to a question of a folder; no where its file system does not tell."""
+    try:
+        return question(path)
+    except UserError:
+        return False
 
 
 def _is_sweep(path: Path) -> bool:

@@ -40,6 +40,13 @@ def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, swee
     assert "Access/permission denied; mend: try again, or scancel by hand" in salmask("cancel", "table1").err
 
 
+def test_jobs_are_cancelled_also_where_their_results_cannot_be_read(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    sweep.submitted("linear", job="813")
+    sweep.folder.results.mkdir()
+    slurm.says("squeue", "813|sweep-linear-813|RUNNING|None|1|N/A|n1|gpu|")
+    assert salmask("cancel", "table1").out == "cancelled 1 jobs: 813\n"
+
+
 def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     """On a cluster that was set up anew numbers come again; a silent squeue tells whose they are by the name alone."""
     for task, job in (("pretrain", "812_0"), ("linear", "813_0"), ("knn", "814_1")):

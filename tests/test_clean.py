@@ -121,3 +121,38 @@ def test_what_cannot_be_removed_is_one_line(
 
     monkeypatch.setattr(clean.shutil, "rmtree", refuse)
     assert refused("clean", "table1").endswith("Permission denied; mend: its permissions")
+
+
+def test_what_cannot_be_removed_keeps_nothing_else(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_leftovers(sweep)
+    remove = clean.shutil.rmtree
+
+    def refuse(path: Path) -> None:
+        if path.resolve() == sweep.folder.checkpoints:
+            raise OSError("said so")
+        remove(path)
+
+    monkeypatch.setattr(clean.shutil, "rmtree", refuse)
+    told = refused("clean", "table1")
+    assert told == f"cannot remove {Path('runs/table1') / sweep.key / 'checkpoints'}: said so; mend: its permissions"
+    assert sweep.folder.checkpoints.exists()
+    assert not (sweep.folder.path / "features").exists()
+    assert not (sweep.place / "code" / "abc123").exists()
+
+
+def test_of_a_folder_that_is_a_link_what_the_run_wrote_goes(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, tmp_path: Path
+) -> None:
+    """Checkpoints on a faster disk; whatever else stands there is somebody's."""
+    make_leftovers(sweep)
+    scratch = tmp_path / "scratch"
+    sweep.folder.checkpoints.rename(scratch)
+    sweep.folder.checkpoints.symlink_to(scratch)
+    (scratch / "step_00000002.pth").write_bytes(b"x" * 500)
+    (scratch / "step_1.pth").rename(scratch / "notes.txt")
+    assert leftovers(sweep.ledger, GONE)[0].size == 500
+    assert salmask("clean", "table1").code == 0
+    assert not sweep.folder.checkpoints.is_symlink()
+    assert [path.name for path in scratch.iterdir()] == ["notes.txt"]

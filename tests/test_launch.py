@@ -195,7 +195,15 @@ def test_the_ledger_keeps_the_last_word_and_survives_a_torn_line(tmp_path: Path)
     (latest,) = [e for e in ledger.submissions() if e.submission == retried.submission]
     assert (latest.job, latest.cpus, latest.memory, latest.planned_s) == ("901", 8, 2.5, 60.0)
     before = ledger.submissions()
-    for spoilt in ('"cpus": "8"', '"cpus": -8', '"cpus": true', '"memory": NaN', '"planned_s": []'):
+    for spoilt in (
+        '"time": "2026-13-45"',
+        '"time": "0001-01-01"',
+        '"cpus": "8"',
+        '"cpus": -8',
+        '"cpus": true',
+        '"memory": NaN',
+        '"planned_s": []',
+    ):
         line = json.dumps({**asdict(retried), "job": "999"})
         with ledger.path.open("a") as file:
             file.write(re.sub(f"{spoilt.partition(':')[0]}: [^,}}]+", spoilt, line) + "\n")

@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,13 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from slurm import start
+from slurm.adoption import SETTLING_SECONDS, settled_queue
 from slurm.calls import CALLS, read_call, write_calls
 from slurm.graph import Graph
 from slurm.handover import Outcome
 from slurm.job import Call
 from slurm.launch import submit
-from slurm.ledger import REPORT, Ledger
+from slurm.ledger import REPORT, Ledger, Submission
 from slurm.probe import probe
 from slurm.profile import Cluster, Resources
 from slurm.retry import graph_of
@@ -256,6 +258,27 @@ def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
     submitted = Counter(task for _, task in outcome.submitted)
     # What is over without a backbone goes out again; what waits does not.
     assert submitted == {"linear": 4, REPORT: 1, **({"pretrain": 4} if where == "accounting" else {})}
+
+
+def test_an_intent_of_the_future_keeps_nobody_for_ever(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the login node that wrote it was fast: every launch waited until that time."""
+    graph, now, real = graph_for(tmp_path), [0.0], time.sleep
+    ledger = Ledger(graph.sweep_folder)
+    ledger.intend([Submission("s-1", "slurm", "c", "", "m/s0", "pretrain", time="2199-01-01T00:00:00+00:00")])
+
+    def sleep(seconds: float) -> None:
+        if seconds < 1:  # subprocess waits for the end of its process
+            real(seconds)
+            return
+        now[0] += seconds
+        assert now[0] < 100
+
+    monkeypatch.setattr("slurm.adoption.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("slurm.adoption.time.sleep", sleep)
+    assert settled_queue(ledger, lambda _: None).jobs == {}
+    assert now[0] > SETTLING_SECONDS
 
 
 def test_two_launchers_at_once_of_a_new_sweep(stand_in: StandInSlurm, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from sweep_samples import GONE, HERE, Sweep
-from training_samples import refused, tiny
+from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
+from training_samples import refused, salmask, tiny
 from waiting import wait_until
 
 from downstream.progress import reported
@@ -27,16 +27,17 @@ from repro.runs.status import Status
 from repro.runs.stopping import exits_on_term
 from slurm import local
 from slurm.calls import read_call
-from slurm.cancel import cancel
 from slurm.graph import Graph, Job, make_graph
 from slurm.job import Call
 from slurm.ledger import LOCAL_LOCK, Ledger
 from slurm.local import _show, launch_here
+from slurm.local_lock import starting
 from slurm.processes import LocalJob, chosen_devices
 from slurm.profile import Cluster, Resources
 from slurm.queue import QueueSnapshot
 from slurm.states import State
 from slurm.status import rows
+from slurm.status_commands import cancel
 
 HERE_CLUSTER = Cluster("local", executor="local")
 PROGRAMS = """
@@ -266,11 +267,11 @@ def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_pat
     found: list[int] = []
 
     def look() -> None:
-        with second._alone():
+        with starting(second.graph.sweep_folder):
             found.append(len(second._startable()))
 
     thread = threading.Thread(target=look)
-    with first._alone():
+    with starting(first.graph.sweep_folder):
         ((job, gpus),) = first._startable()
         thread.start()
         time.sleep(0.3)
@@ -279,6 +280,58 @@ def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_pat
     thread.join()
     process.kill()
     assert found == [0]
+
+
+def test_what_is_cancelled_between_the_look_and_the_start_is_ended_or_not_begun(
+    programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was found to cancel, and the job ran on."""
+    graph = graph_of(tmp_path / "sweep", 2)
+    graph.sweep_folder.mkdir()
+    program = replace(PROGRAM, task="job_programs:last")
+    here = local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))
+    here._queue_up()
+    thread = threading.Thread(target=lambda: cancel(str(graph.sweep_folder)))
+    with starting(graph.sweep_folder):
+        ((job, gpus),) = here._startable()
+        thread.start()
+        time.sleep(0.3)
+        process = here._start(job, gpus)
+    thread.join()
+    wait_until(process.ended, "the job ends")
+    assert f"cancelled 1 jobs: {process.id}" in capsys.readouterr().out
+    here.running.clear()
+    here.waiting.remove(job)
+    assert here._startable() == []
+    assert here.outcome.failed == {graph.key(graph.jobs[1]): "cancelled"}
+
+
+@pytest.mark.parametrize("found_by", ["a launch", "cancel"])
+def test_a_job_whose_launcher_was_killed_before_it_wrote_its_id_down_is_found(
+    programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], found_by: str
+) -> None:
+    graph = graph_of(tmp_path / "sweep", 1)
+    graph.sweep_folder.mkdir()
+    program = replace(PROGRAM, task="job_programs:last")
+    here = local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "submitted", lambda *_: None)
+        process = here._start(graph.jobs[0], ("3",))
+    try:
+        reader = subprocess.Popen(["tail", "-f", process.folder / "calls.json"], process_group=0)
+        if found_by == "cancel":
+            cancel(str(graph.sweep_folder))
+            assert f"cancelled 1 jobs: {process.id}" in capsys.readouterr().out
+            wait_until(process.ended, "the job ends")
+        else:
+            local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))._queue_up()
+        (entry,) = Ledger(graph.sweep_folder).submissions()
+        assert (entry.job, entry.devices) == (process.id, ("3",))
+        assert reader.poll() is None
+    finally:
+        process.kill()
+        reader.kill()
+        reader.wait()
 
 
 def test_jobs_of_one_name_are_told_apart(
@@ -304,8 +357,7 @@ def test_cancelling_ends_what_runs_and_takes_out_what_waits(programs: Path, tmp_
 
     def take_back() -> None:
         wait_until(lambda: (job.folder.status("pretrain") or Status("")).state == "running", "the job begins")
-        ledger = Ledger(graph.sweep_folder)
-        ledger.cancelled(cancel(ledger.submissions(), QueueSnapshot()).entries)
+        cancel(str(graph.sweep_folder))
 
     thread = threading.Thread(target=take_back)
     thread.start()
@@ -349,6 +401,18 @@ def test_what_waits_on_another_machine_is_no_concern_of_this_one(sweep: Sweep) -
     assert (sweep.place / LOCAL_LOCK).exists()
     assert sweep.row(GONE).state is State.planned
     assert entry.job == ""
+
+
+def test_what_a_launcher_of_another_machine_has_waiting_only_that_one_can_tell(
+    sweep: Sweep, runs: Path, slurm: FakeSlurm
+) -> None:
+    sweep.submitted(job="", executor="local", host=ELSEWHERE)
+    row = sweep.row(GONE)
+    words = f"only {ELSEWHERE} can tell; mend: salmask status there, or the same salmask sweep again"
+    assert (row.state, row.note) == (State.unknown, words)
+    told = salmask("retry", "table1")
+    assert (told.code, told.out) == (1, "nothing to retry\n")
+    assert told.err == f"pretrain mocov2 s0: unknown, {words}\n"
 
 
 def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards() -> None:

@@ -149,6 +149,28 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
     assert (here.waiting, here.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
 
 
+@pytest.mark.parametrize("launched_there", [False, True])
+def test_what_runs_elsewhere_is_waited_for_and_not_started_here(
+    programs: Path, tmp_path: Path, launched_there: bool
+) -> None:
+    """Started by hand, or by the launcher of another machine on a shared disk."""
+    graph = graph_of(tmp_path / "sweep", 2)
+    job, ledger = graph.jobs[0], Ledger(graph.sweep_folder)
+    job.folder.prepare(job.run)
+    job.folder.set_status("running", host="elsewhere")
+    folder, task = graph.key(job)
+    there = Submission("sweep-pretrain-1", "local", "local", "", folder, task, job="77", host="elsewhere")
+    if launched_there:
+        ledger.submitted([there])
+    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, (), Console(quiet=True))
+    here._queue_up()
+    assert (ledger.newest()[there.key] == there) is launched_there
+    assert [job for job, _ in here._startable()] == [graph.jobs[1]]
+    assert here.waiting == list(graph.jobs)
+    job.folder.set_status("failed")
+    assert [job for job, _ in here._startable()] == list(graph.jobs)
+
+
 def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
     programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

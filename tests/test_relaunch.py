@@ -85,7 +85,7 @@ def test_what_runs_on_this_machine_is_neither_waited_for_nor_cancelled_by_slurm(
         ledger.submitted([local])
         outcome = launch(graph)
         assert {task for folder_, task in outcome.submitted if folder_ == folder} == set()
-        assert outcome.unsent[folder, "linear"].startswith("what it builds on runs on this machine")
+        assert outcome.unsent[folder, "linear"].startswith("what it builds on runs outside of Slurm")
         assert graph.report in outcome.unsent
         assert outcome.has_room_later
         assert [job.task for job in outcome.live] == ["pretrain"]
@@ -97,6 +97,20 @@ def test_what_runs_on_this_machine_is_neither_waited_for_nor_cancelled_by_slurm(
     finally:
         process.kill()
         process.wait()
+
+
+def test_what_somebody_runs_by_hand_is_not_submitted_a_second_time(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """No ledger knows of it; nor does one on this machine, of what another machine's launcher runs."""
+    graph = graph_for(tmp_path, seeds=2)
+    by_hand, key = graph.jobs[0], graph.key(graph.jobs[0])
+    by_hand.folder.prepare(by_hand.run)
+    by_hand.folder.set_status("running", host="elsewhere")
+    outcome = launch(graph)
+    assert key not in outcome.submitted
+    assert outcome.unsent[key[0], "linear"].startswith("what it builds on runs outside of Slurm")
+    assert outcome.live == [by_hand]
+    by_hand.folder.set_status("failed")
+    assert key in launch(graph).submitted
 
 
 def test_a_report_that_alone_is_lost_goes_out_again(stand_in: StandInSlurm, tmp_path: Path) -> None:

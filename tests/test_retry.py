@@ -7,9 +7,11 @@ import pytest
 from sweep_samples import FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
+from repro.errors import UserError
 from slurm import retry
 from slurm.graph import Graph
 from slurm.handover import Outcome
+from slurm.profile import load_named, user_folder
 
 
 @pytest.fixture
@@ -58,3 +60,16 @@ def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
 def test_retry_names_the_profile_that_it_cannot_find(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     sweep.submitted(cluster="nowhere")
     assert refused("retry", "table1").endswith("or name the profile that the sweep was launched by: --cluster FILE")
+
+
+def test_retry_launches_by_the_same_profile_also_where_its_name_has_a_dot(sweep: Sweep, runs: Path) -> None:
+    user_folder().mkdir(parents=True)
+    for name in ("gpu", "gpu.long"):
+        (user_folder() / f"{name}.yaml").write_text(f"partition: {name}\n")
+    sweep.submitted(cluster="gpu.long")
+    assert retry._profile(sweep.ledger, "").resources.partition == "gpu.long"
+    assert load_named("gpu.long").name == "gpu.long"
+    # A name and never a path: the ledger of a sweep from elsewhere could name a profile that comes with it.
+    sweep.submitted("linear", "813", cluster=str(user_folder() / "gpu.yaml"))
+    with pytest.raises(UserError, match=r"unknown cluster '.*gpu\.yaml'.*or name the profile that the sweep was"):
+        retry._profile(sweep.ledger, "")

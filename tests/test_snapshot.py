@@ -127,6 +127,23 @@ def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
     assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
 
 
+def test_edited_code_is_recorded_where_its_repository_may_not_be_written_to(tree: Path, tmp_path: Path) -> None:
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    before = files_below(tree / ".git" / "objects")
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 2\n"
+    assert files_below(tree / ".git" / "objects") == before
+
+
+def test_what_git_does_not_take_is_told_in_its_words(tree: Path, tmp_path: Path) -> None:
+    (tree / "repro" / "other").mkdir()
+    git(tree / "repro" / "other", "init", "-q")
+    with pytest.raises(
+        UserError, match=r"^git add in .*/tree failed: .*'repro/other/' does not have a commit.*; mend: "
+    ):
+        take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+
+
 def test_what_lies_beside_the_packages_is_not_taken_with_an_edit(tree: Path, tmp_path: Path) -> None:
     (tree / "baselines").mkdir()
     (tree / "baselines" / "old.py").touch()

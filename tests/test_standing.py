@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from sweep_samples import NOW as NOW_HERE
+from sweep_samples import Sweep
+from test_status import close
 from training_samples import salmask
 
 import repro
@@ -102,6 +106,41 @@ def test_imported_weights_without_results_are_not_stopped(tmp_path: Path, monkey
     for name in ("run.yaml", "backbone.pth"):
         (folder / name).touch()
     assert standing(NOW).sentence == "Runs in runs/imported: 1 done."
+
+
+def test_a_run_that_is_closed_to_this_user_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        write_run(Path(f"runs/mine/mocov2/s{seed}-abcdef{seed}"), state="done")
+    close(Path("runs/mine/mocov2/s0-abcdef0"), monkeypatch)
+    assert standing(NOW).sentence == "Runs in runs/mine: 1 done."
+
+
+@pytest.mark.parametrize(("cancelled", "state"), [(False, "handed over"), (True, "stopped")])
+def test_what_was_handed_over_and_has_not_begun_is_not_stopped(
+    sweep: Sweep, runs: Path, cancelled: bool, state: str
+) -> None:
+    entry = sweep.submitted()
+    sweep.says("failed", age=4000)
+    if cancelled:
+        sweep.ledger.cancelled([entry])
+    here = standing(NOW_HERE)
+    assert here.sentence == f"Runs in runs/table1: 1 {state}."
+    assert here.steps[0].command == f"salmask status runs/table1{'' if cancelled else ' --watch'}"
+    sweep.says("done", age=5)
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 done."
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "done"])
+def test_steps_can_be_copied_into_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Path("runs/my sweep")
+    run = place / "mocov2" / "s0-abcdef0"
+    write_run(run, state=state)
+    for step in standing(NOW + 10).steps:
+        words = shlex.split(step.command)
+        assert not {"runs/my", "sweep"} & set(words)
+        assert "runs" not in step.command or {str(place), str(run)} & set(words)
 
 
 def test_salmask_alone_shows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

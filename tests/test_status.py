@@ -4,24 +4,43 @@ import json
 import os
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from json_rows import write_rows
 from run_samples import RESULT
-from sweep_samples import ELSEWHERE, GONE, HERE, RUN, SILENT, Sweep, queue_of
+from sweep_samples import ELSEWHERE, GONE, HERE, NOW, RUN, SILENT, Sweep, queue_of
 from training_samples import tiny
 
+from repro import presence
+from repro.errors import UserError
 from repro.runs.detection import VOC
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
+from slurm.graph import Job, make_graph
+from slurm.handover import ledger_entry
 from slurm.ledger import Ledger
 from slurm.orders import order_file, write_order
+from slurm.profile import Cluster
 from slurm.queue import QueueSnapshot
 from slurm.states import State
-from slurm.status import pace
+from slurm.status import ids_to_ask, jobs_of, pace, rows
+from slurm.targets import runs_of, sweeps
 
 PENDING = {"start": None}
+
+
+def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the file system refuse to tell what is in a folder, as one of mode 000 does to anybody but root."""
+    mode = presence._mode
+
+    def refuse(path: Path) -> int:
+        if folder in path.parents:
+            raise UserError(f"{path} cannot be looked at (Permission denied)")
+        return mode(path)
+
+    monkeypatch.setattr(presence, "_mode", refuse)
 
 
 # ------------------------------------------------------------------------------------------------ what a job is doing
@@ -89,10 +108,23 @@ def test_a_running_job_is_alive_by_its_heartbeat_and_dead_by_slurms_word(
     sweep: Sweep, queue: QueueSnapshot, age: float, state: str, note: str
 ) -> None:
     sweep.submitted()
-    sweep.says("running", age=age, step=30, steps=100)
+    sweep.says("running", age=age, step=30, steps=100, job="812")
     row = sweep.row(queue)
     assert (row.state, row.note[: len(note)]) == (state, note)
     assert (row.step, row.steps, row.silent_s, row.host) == (30, 100, age, ELSEWHERE)
+
+
+@pytest.mark.parametrize(
+    ("job", "process", "state"),
+    [("812", "", "running"), ("812", "811", "running"), ("812_3", "", "running"), ("812_3", "815", "preempted")],
+)
+def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job: str, process: str, state: str) -> None:
+    """A run that was begun by hand was shown as put back in the queue."""
+    sweep.submitted(job=job)
+    sweep.says("running", age=5, job=process)
+    row = sweep.row(queue_of("PENDING", "Priority", job=job))
+    assert row.state == state
+    assert (row.note == f"on {ELSEWHERE}, while {job} waits in the queue") is (state == "running")
 
 
 @pytest.mark.parametrize(
@@ -179,6 +211,33 @@ def test_a_result_of_another_protocol_or_data_set_is_not_the_one_that_was_asked_
     assert sweep.row(GONE, "linear@caltech101").state is State.done
 
 
+def test_a_task_is_done_when_all_of_what_was_asked_for_is_there_whatever_its_status_says(sweep: Sweep) -> None:
+    """Measured by hand with k=3, and then by a sweep with k=5: that one waited in the queue, and was called done."""
+    sweep.submitted("knn", "813", protocols=(RUN.knn.protocol(3), RUN.knn.protocol(5)))
+    sweep.measured(task="knn", protocol=RUN.knn.protocol(3))
+    sweep.says("done", task="knn", age=3602)
+    waiting = queue_of("PENDING", "Priority", job="813", name="sweep-knn-813")
+    assert sweep.row(waiting, "knn").state is State.queued
+    assert sweep.row(GONE, "knn").state is not State.done
+    sweep.measured(task="knn", protocol=RUN.knn.protocol(5))
+    assert sweep.row(GONE, "knn").state is State.done
+
+
+def test_a_task_of_no_named_data_set_is_not_done_by_rows_of_another_one(sweep: Sweep) -> None:
+    """The protocols of kNN have one name on every data set."""
+    run = sweep.run
+    graph = make_graph(sweep.place, [Job(run, sweep.folder, task) for task in ("pretrain", "knn")], ())
+    entry = ledger_entry(graph, Cluster("mine"), "s-knn-1", (sweep.key, "knn"), ())
+    sweep.ledger.submitted([replace(entry, job="813")])
+    protocols = graph.jobs[1].protocols
+    for protocol in protocols:
+        sweep.measured(task="knn", protocol=protocol, dataset="caltech101")
+    assert sweep.row(queue_of("PENDING", job="813", name="s-knn-1"), "knn").state is State.queued
+    for protocol in protocols:
+        sweep.measured(task="knn", protocol=protocol, dataset=run.data.dataset)
+    assert sweep.row(GONE, "knn").state is State.done
+
+
 def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(sweep: Sweep) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
@@ -204,6 +263,33 @@ def test_a_status_that_cannot_be_read_is_told_and_breaks_nothing(sweep: Sweep) -
     row = sweep.row(queue_of("RUNNING"))
     assert row.state is State.failed
     assert row.note.startswith(f"{sweep.status_file()} cannot be read (JSONDecodeError: ")
+
+
+def test_results_that_cannot_be_read_are_told_of_their_own_jobs_alone(sweep: Sweep) -> None:
+    sweep.submitted()
+    sweep.submitted("linear", "813")
+    sweep.folder.results.mkdir()
+    other = Sweep(sweep.place, tiny(changes={"seed": 1}))
+    other.says("running")
+    table = {(row.run, row.task): row for row in rows(sweep.ledger, queue_of("RUNNING"), NOW)}
+    unread = table["mocov2 s0", "linear"]
+    assert (unread.state, unread.job) == (State.unknown, "813")
+    assert str(sweep.folder.results) in unread.note
+    assert table["mocov2 s0", "pretrain"].state is State.silent
+    assert table["mocov2 s1", "pretrain"].state is State.running
+    assert ids_to_ask(sweep.place, jobs_of(sweep.ledger)) == ["812", "813"]
+
+
+def test_a_folder_that_is_closed_to_this_user_is_no_reason_to_tell_nothing(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Sweep(sweep.place, tiny(changes={"seed": 1}))
+    other.says("running")
+    close(sweep.folder.path, monkeypatch)
+    states = {row.run: row.state for row in rows(sweep.ledger, GONE, NOW)}
+    assert states == {"mocov2 s0": State.unknown, "mocov2 s1": State.running}
+    assert [path.name for path in runs_of(sweep.place)] == [other.folder.path.name]
+    assert sweeps([sweep.place.parent]) == [sweep.place]
 
 
 def test_an_intent_is_planned_unless_slurm_has_a_job_of_its_name(sweep: Sweep) -> None:

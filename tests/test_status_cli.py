@@ -111,6 +111,18 @@ def test_watching_goes_on_while_slurm_does_not_say_what_became_of_a_job(
     assert "1 done" in call.out
 
 
+def test_without_a_squeue_nobody_waits_for_its_answer(
+    sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that was carried away from its cluster was watched for ever."""
+    sweep.submitted()
+    monkeypatch.setattr("slurm.queue.shutil.which", lambda name: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    call = salmask("status", "table1", "--watch")
+    assert "unknown" in call.out
+    assert "there is no squeue on this machine" in call.out
+
+
 def test_watching_in_a_pipe_tells_each_change_in_a_line(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from slurm.graph import Job
 from slurm.ledger import Ledger
 from slurm.sweep import SWEEPS, Part, Sweep, expand, load, narrowed
 
-PART = Part(methods=("mocov2", OURS), seeds=(0, 1), settings={"data": {"crop": 64}, "seed": 9})
+PART = Part(methods=("mocov2", OURS), seeds=(0, 1), settings={"data": {"crop": 64}})
 SWEEP = Sweep("mine", (PART,))
 
 
@@ -216,6 +217,15 @@ def test_a_folder_that_no_batch_script_can_hold_is_refused(tmp_path: Path, name:
         refused("sweep", sweep, "--plan")
 
 
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_file_in_the_place_of_a_sweeps_folder_is_refused(tmp_path: Path, below: str) -> None:
+    graph_file = write_yaml(tmp_path / "mine.yaml", {"methods": ["mocov2"], "seeds": [0], "settings": TINY})
+    file = tmp_path / "file"
+    file.touch()
+    line = refused("sweep", graph_file, "--cluster", "slurm", "--out", str(file / below))
+    assert line == f"cannot write to {file / below}: Not a directory; mend: choose another --out"
+
+
 def test_roots_are_looked_for_before_a_launch(tmp_path: Path) -> None:
     part = Part(("mocov2",), (0, 1), ("linear", "linear@flowers102"))
     graph = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {})
@@ -278,6 +288,18 @@ def test_jobs_are_methods_by_seeds_with_pretraining_first(tmp_path: Path) -> Non
     assert jobs[0].run.recipe != jobs[2].run.recipe
 
 
+def test_one_job_with_two_protocols_is_refused_and_one_that_is_alike_is_done_once(tmp_path: Path) -> None:
+    """The second part of the sweep was left out without a word."""
+    parts = [
+        Part(("mocov2",), (0,), ("knn", "linear"), settings={**TINY, "knn.neighbours": [k], "machine.workers": k})
+        for k in (3, 5)
+    ]
+    with pytest.raises(UserError, match=r"^knn mocov2 s0 stands twice, as knn-v1\[k=3\] and as knn-v1\[k=5\]; mend: a"):
+        expand(Sweep("s", tuple(parts)), tmp_path, resolve, {})
+    alike = [replace(part, tasks=("linear",)) for part in parts]
+    assert len(expand(Sweep("s", tuple(alike)), tmp_path, resolve, {}).jobs) == 2
+
+
 def test_a_sweep_with_an_unknown_method_or_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown method 'byol'"):
         expand(narrowed(SWEEP, ["byol"], []), tmp_path, resolve, {})
@@ -285,6 +307,20 @@ def test_a_sweep_with_an_unknown_method_or_key_is_refused(tmp_path: Path) -> Non
         expand(SWEEP, tmp_path, resolve, {"optimization": {"epoch": 3}})
     with pytest.raises(UserError, match="unknown task 'liner'; mend: did you mean 'linear'"):
         expand(narrowed(SWEEP, [], [], ["liner"]), tmp_path, resolve, {})
+
+
+@pytest.mark.parametrize("place", ["file", "command"])
+def test_what_is_no_setting_of_a_sweep_is_refused_and_not_passed_over(tmp_path: Path, place: str) -> None:
+    def expanded(settings: dict[str, object]) -> None:
+        of_file, of_command = (settings, {}) if place == "file" else ({}, settings)
+        sweep = Sweep("s", (Part(("mocov2",), (0, 1), settings={**TINY, **of_file}),))
+        expand(sweep, tmp_path, resolve, of_command)
+
+    with pytest.raises(UserError, match=r"^seed=7 is no setting of a sweep; mend: --seeds 7, or `seeds: \[7\]` in"):
+        expanded({"seed": 7})
+    # What is recorded is left out of a sweep, so that nothing would be scored again.
+    with pytest.raises(UserError, match=r"^detection\.evaluate_only=true is no setting of a sweep; mend: salmask eval"):
+        expanded({"detection.evaluate_only": True})
 
 
 def test_a_job_is_ready_and_done_by_its_files(tmp_path: Path) -> None:

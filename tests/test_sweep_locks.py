@@ -19,6 +19,7 @@ from slurm.graph import Graph
 from slurm.launch_lock import launch_lock
 from slurm.ledger import LOCAL_LOCK
 from slurm.local import launch_here
+from slurm.local_lock import starting
 from slurm.profile import Cluster
 from slurm.states import State
 
@@ -50,8 +51,7 @@ def test_a_launch_here_needs_no_more_than_the_file_system_has(
     nothing = Graph(tmp_path / "sweep", (), ())
     cluster = Cluster("local", executor="local")
     assert launch_here(nothing, cluster, PROGRAM, parallel=1, console=Console(quiet=True)).done == []
-    here = local._Here(nothing, (), cluster, PROGRAM, 1, (), Console(quiet=True))
-    with here._alone(), launch_lock(nothing.sweep_folder):
+    with starting(nothing.sweep_folder), launch_lock(nothing.sweep_folder):
         pass
 
 
