@@ -242,6 +242,16 @@ def test_what_an_older_version_trained_and_scored_is_known(voc_root: Path, tmp_p
         load_trained(on_less, model)
 
 
+def test_what_was_trained_before_masks_counted_is_known(coco_root: Path, tmp_path: Path) -> None:
+    run, folder = prepared(tmp_path)
+    data = data_of(COCO, coco_root)
+    trial, _ = planned(run, folder, data)
+    older = {**trial.identity(), "train_data": data.train_fingerprint_of_boxes}
+    assert older != trial.identity()
+    assert trial.difference(older) == ""
+    assert trial.difference({**older, "train_data": "0"}).startswith("its train_data is 0, not ")
+
+
 def test_a_training_that_diverges_leaves_no_checkpoint(voc_root: Path, tmp_path: Path) -> None:
     run, folder = prepared(tmp_path, {"detection.base_lr": 1e30, "machine.checkpoint_every": 1})
     trial, backbone = planned(run, folder, data_of(VOC, voc_root))
