@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import lzma
 import os
 import shutil
@@ -10,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -96,21 +98,26 @@ def locate_all(given: Sequence[Path], sources: Mapping[str, str], dataset: str) 
     return paths
 
 
-def check_md5(archive: Path, md5: str) -> None:
+def md5_of(file: Path) -> str:
+    """Returns a file's MD5, 32 hex digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+
+
+def check_md5(file: Path, md5: str, *, mend: str = "download it again") -> None:
     """Makes sure that a file is the published one.
 
     Args:
-        archive: The file.
+        file: An archive, or a file out of one.
         md5: The published file's MD5, 32 hex digits.
+        mend: What a person can do about another file.
 
     Raises:
         UserError: It is another file.
     """
-    from torchvision.datasets.utils import calculate_md5
-
-    actual = calculate_md5(archive)
+    actual = md5_of(file)
     if actual != md5:
-        raise PathError(archive, f"its MD5 is {actual}, the published file's {md5}", mend="download it again")
+        raise PathError(file, f"its MD5 is {actual}, the published file's {md5}", mend=mend)
 
 
 def fetch(url: str, folder: Path, md5: str) -> Path:
