@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -102,6 +102,15 @@ def md5_of(file: Path) -> str:
     """Returns a file's MD5, 32 hex digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+
+
+def has_all(given: Sequence[Path], names: Iterable[str]) -> bool:
+    """Whether all archives of these names are among the files and folders that a person gave.
+
+    Raises:
+        UserError: Something given does not exist.
+    """
+    return all(locate(given, name) is not None for name in names)
 
 
 def check_md5(file: Path, md5: str, *, mend: str = "download it again") -> None:

@@ -158,8 +158,8 @@ DATASETS: dict[str, Dataset] = {
             layout="an ordinary ImageNet-1k root, train/WNID/*.JPEG and val/WNID/*.JPEG; only the 100 classes are read",
             open=_open_imagenet100,
             classes=imagenet.class_list(),
-            # 50 a class by construction; the training count as the literature on this class list gives it.
-            expected={"train": 126_689, "val": 5_000},
+            # The training count as the literature on this class list gives it.
+            expected={"train": 126_689, "val": imagenet.VAL_EACH * len(imagenet.class_list())},
             root_names=("imagenet100", "imagenet"),  # a whole ImageNet-1k serves too, of which the 100 are read
             mend="unpack with `salmask data prepare imagenet100 --from ARCHIVES`",
             prepare=imagenet.prepare_imagenet100,

@@ -16,6 +16,7 @@ from repro.data.archives import (
     DOWNLOAD_AGAIN,
     TORN,
     blaming,
+    has_all,
     locate_all,
     open_member,
     preparing,
@@ -23,12 +24,15 @@ from repro.data.archives import (
     write_member,
 )
 from repro.data.errors import PathError, reason_of
+from repro.data.folders import image_files
 from repro.presence import is_folder
 from repro.progress import BYTES, ProgressBars
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
 DEVKIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
+VAL_EACH = 50
+"""Validation images of each class."""
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _TRAIN_IMAGE = re.compile(r"n\d{8}_\d+\.JPEG")
@@ -55,8 +59,8 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     and classes and validation images that are there already are left alone.
 
     Args:
-        archives: `TRAIN_ARCHIVE` (not needed once all training classes are there), `VAL_ARCHIVE` and `DEVKIT_ARCHIVE`,
-            as image-net.org gives them, or folders with them.
+        archives: `TRAIN_ARCHIVE` (not needed once all training classes are there), `VAL_ARCHIVE` and `DEVKIT_ARCHIVE`
+            (not needed once all validation images are there too), as image-net.org gives them, or folders with them.
         root: Folder to unpack into; made where it does not exist. An ImageNet-1k root is as good.
 
     Raises:
@@ -67,6 +71,8 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     # A class folder is there only when it is whole, so the 138 GB of training images are not needed a second time.
     pending = {wnid for wnid in class_list() if not is_folder(train / wnid)}
     names = [*([TRAIN_ARCHIVE] if pending else []), VAL_ARCHIVE, DEVKIT_ARCHIVE]
+    if not pending and not has_all(archives, names) and _is_whole(val):
+        return
     # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
     paths = locate_all(archives, dict.fromkeys(names, _SOURCE), "imagenet100")
     labels = _validation_labels(paths[DEVKIT_ARCHIVE])
@@ -74,6 +80,12 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
         if pending:
             _unpack_train(paths[TRAIN_ARCHIVE], pending, train, progress)
         _unpack_val(paths[VAL_ARCHIVE], labels, val, progress)
+
+
+def _is_whole(val: Path) -> bool:
+    """Whether all validation images of the hundred classes are there."""
+    folders = [val / wnid for wnid in class_list()]
+    return all(is_folder(folder) and len(image_files(folder)) == VAL_EACH for folder in folders)
 
 
 def _validation_labels(devkit: Path) -> dict[str, str]:

@@ -12,7 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from repro.data.annotations import coco, voc
-from repro.data.archives import blaming, check_md5, fetch, locate_all, open_member, preparing
+from repro.data.annotations.findings import Survey
+from repro.data.archives import blaming, check_md5, fetch, has_all, locate_all, open_member, preparing
+from repro.errors import UserError
 from repro.progress import BYTES, ProgressBars, doing
 
 _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"  # as torchvision.datasets.voc has it
@@ -77,14 +79,16 @@ def prepare_voc(archives: Sequence[Path], root: Path) -> None:
     It can be stopped at any time and run again: members that are there already are left alone.
 
     Args:
-        archives: The three tar files of `voc.ARCHIVES`, or folders with them; none: download them into `root`.
+        archives: The three tar files of `voc.ARCHIVES`, or folders with them; none: download them into `root`. Not
+            needed where the data set is whole.
         root: The folder to unpack into; made where it does not exist.
 
     Raises:
         UserError: An archive is missing, torn or another one, there is no network, the disk is full, the root cannot be
             written to, or another process is preparing it.
     """
-    _prepare(VOC_ARCHIVES, "voc07+12", archives, root)
+    expected = {str(image_set): count for image_set, count in voc.EXPECTED.items()}
+    _prepare(VOC_ARCHIVES, "voc07+12", archives, root, lambda: _is_whole(voc.survey_root, root, expected))
 
 
 def prepare_coco(archives: Sequence[Path], root: Path) -> None:
@@ -93,18 +97,24 @@ def prepare_coco(archives: Sequence[Path], root: Path) -> None:
     It can be stopped at any time and run again: members that are there already are left alone.
 
     Args:
-        archives: The three zip files, or folders with them; none: download them into `root`.
+        archives: The three zip files, or folders with them; none: download them into `root`. Not needed where the data
+            set is whole.
         root: The folder to unpack into; made where it does not exist.
 
     Raises:
         UserError: As `prepare_voc` does.
     """
-    _prepare(COCO_ARCHIVES, "coco", archives, root)
+    _prepare(COCO_ARCHIVES, "coco", archives, root, lambda: _is_whole(coco.survey_root, root, coco.EXPECTED))
 
 
-def _prepare(archives: Sequence[Archive], dataset: str, given: Sequence[Path], root: Path) -> None:
-    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
+def _prepare(
+    archives: Sequence[Archive], dataset: str, given: Sequence[Path], root: Path, is_whole: Callable[[], bool]
+) -> None:
     names = {archive.name: archive.url for archive in archives}
+    # What is whole needs no archive. Of archives that are given each member is compared, which finds torn images too.
+    if not has_all(given, names) and is_whole():
+        return
+    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
     located = locate_all(given, names, dataset) if given else {}
     with preparing(root):
         # All are known to be there before the first is read.
@@ -117,6 +127,16 @@ def _prepare(archives: Sequence[Archive], dataset: str, given: Sequence[Path], r
             with blaming(path, root), _members(path, archive) as members:
                 _unpack_all(members, root, archive.name)
         os.sync()  # 10^5 small files: flushing each of them would take longer than unpacking
+
+
+def _is_whole(survey_root: Callable[[Path], Survey], root: Path, expected: Mapping[str, int]) -> bool:
+    """Whether a root holds as many images as were published, with all that their annotations need."""
+    with doing(f"reading what is in {root}"):
+        try:
+            survey = survey_root(root)
+        except UserError:
+            return False
+    return not survey.findings and survey.images == expected
 
 
 def _unpack_all(members: _Members, root: Path, title: str) -> None:
