@@ -354,6 +354,15 @@ def test_ctrl_c_is_one_line_and_the_run_says_so(out: Path, monkeypatch: pytest.M
     assert status.state == "interrupted"
 
 
+def test_ctrl_c_promises_no_checkpoint_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
+    ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
+    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
+
+
 def test_scenes_of_the_tiny_runs_are_what_their_settings_say() -> None:
     scenes = Scenes("train", count=20, classes=8, size=64, seed=0)
     assert (len(scenes), len(scenes.classes)) == (TINY["data.scenes.train_count"], TINY["data.scenes.classes"])
