@@ -129,32 +129,6 @@ def check_md5(file: Path, md5: str, *, mend: str = "download it again") -> None:
         raise PathError(file, f"its MD5 is {actual}, the published file's {md5}", mend=mend)
 
 
-def fetch(url: str, folder: Path, md5: str) -> Path:
-    """Downloads a file and compares its checksum; one that is there already is kept.
-
-    Args:
-        url: Where it is published; the last part is the file's name.
-        folder: The folder that the file is written to.
-        md5: The published file's MD5, 32 hex digits.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        UserError: There is no network, or what came is not the published file.
-    """
-    from torchvision.datasets.utils import download_url
-
-    name = url.rpartition("/")[2]
-    try:
-        download_url(url, folder, name, md5)
-    except (OSError, RuntimeError) as error:  # torchvision reports a wrong checksum as RuntimeError
-        raise UserError(
-            f"cannot download {url} ({reason_of(error)})", mend="download it elsewhere and give it with --from FILE"
-        ) from error
-    return folder / name
-
-
 def unpack_folder(archive: tarfile.TarFile, inside: str, target: Path, *, source: Path) -> None:
     """Unpacks one folder of a tar file; it appears under its name only when all of it is on disk.
 

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from repro.data.archives import TORN, blaming, check_md5, fetch, locate, preparing, unpack_folder
+from repro.data.archives import TORN, blaming, check_md5, locate, preparing, unpack_folder
+from repro.data.downloads import fetch
 from repro.data.errors import PathError, reason_of
 from repro.data.folders import FileImages, class_folders, files_below, folder_above
 from repro.data.subsets import Subset, divide
@@ -123,7 +124,8 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
         if is_folder(target):  # another process has made it meanwhile
             return
         archive = given or fetch(URL, root, ARCHIVES["caltech-101.zip"])
-        check_md5(archive, ARCHIVES[archive.name])
+        if given is not None:
+            check_md5(given, ARCHIVES[given.name])
         target.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             with blaming(archive, target.parent):

@@ -4,7 +4,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.data.archives import blaming, check_md5, fetch, locate_all, md5_of, preparing, unpack_folder
+from repro.data.archives import blaming, check_md5, locate_all, md5_of, preparing, unpack_folder
+from repro.data.downloads import fetch
 from repro.data.errors import PathError
 from repro.data.folders import FileImages, folder_above, image_files
 from repro.data.subsets import Subset, apportion, divide, sizes
@@ -124,7 +125,8 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
         base.mkdir(parents=True, exist_ok=True)
         for name in pending():
             source = paths[name] if archives else fetch(urls[name], root, checksums[name])
-            check_md5(source, checksums[name])
+            if archives:
+                check_md5(source, checksums[name])
             if name == ARCHIVE:
                 with blaming(source, base), tarfile.open(source, "r|gz") as archive:
                     unpack_folder(archive, IMAGES, base / IMAGES, source=source)

@@ -13,7 +13,8 @@ from typing import IO
 
 from repro.data.annotations import coco, voc
 from repro.data.annotations.findings import Survey
-from repro.data.archives import blaming, check_md5, fetch, has_all, locate_all, open_member, preparing
+from repro.data.archives import blaming, check_md5, has_all, locate_all, open_member, preparing
+from repro.data.downloads import fetch
 from repro.errors import UserError
 from repro.progress import BYTES, ProgressBars, doing
 
@@ -117,16 +118,21 @@ def _prepare(
     # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
     located = locate_all(given, names, dataset) if given else {}
     with preparing(root):
-        # All are known to be there before the first is read.
-        paths = {archive: located.get(archive.name) or fetch(archive.url, root, archive.md5) for archive in archives}
         # All checksums before the first member is written: a foreign archive must not leave half a data set.
-        for archive, path in paths.items():
-            with doing(f"{archive.name}: checksum"):
-                check_md5(path, archive.md5)
+        paths = {archive: _checked(archive, root, located.get(archive.name)) for archive in archives}
         for archive, path in paths.items():
             with blaming(path, root), _members(path, archive) as members:
                 _unpack_all(members, root, archive.name)
         os.sync()  # 10^5 small files: flushing each of them would take longer than unpacking
+
+
+def _checked(archive: Archive, root: Path, given: Path | None) -> Path:
+    """Returns the path of a published archive, given or downloaded; raises a UserError for another one."""
+    if given is None:
+        return fetch(archive.url, root, archive.md5)
+    with doing(f"{archive.name}: checksum"):
+        check_md5(given, archive.md5)
+    return given
 
 
 def _is_whole(survey_root: Callable[[Path], Survey], root: Path, expected: Mapping[str, int]) -> bool:
