@@ -24,6 +24,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from downstream.detection.ground_truth import CocoGroundTruth, VocGroundTruth, encoded_mask, register
+from repro.data import images
 from repro.data.annotations import coco, voc
 from repro.distributed import rank, world_size
 from repro.errors import UserError, one_line
@@ -260,6 +261,10 @@ def warn_absent(objects: Mapping[str, int], split: str) -> None:
         )
 
 
+_OF_IMAGES = (OSError, SyntaxError, SizeMismatchError, Image.DecompressionBombError)
+"""Errors that nothing but an image brings about."""
+
+
 def map_record(mapper: DatasetMapper, record: Record) -> Record:
     """Reads a record's image, and augments it where `mapper` does.
 
@@ -268,7 +273,10 @@ def map_record(mapper: DatasetMapper, record: Record) -> Record:
     """
     try:
         mapped: Record = mapper(record)
-    except (OSError, SyntaxError, SizeMismatchError, Image.DecompressionBombError) as error:
+    except images.DAMAGE as error:
+        # Decoders raise what a fault of the program would raise, too: the image itself tells.
+        if not isinstance(error, _OF_IMAGES) and images.inspect(record["file_name"]).fault is None:
+            raise
         reason = "its size is not what its annotation says" if isinstance(error, SizeMismatchError) else one_line(error)
         raise UserError(
             f"{record['file_name']}: cannot be read ({reason})",
