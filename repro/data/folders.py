@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from repro.data import images
-from repro.data.errors import PathError, reason_of
+from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, reason_of
 from repro.data.jpeg import Pixels
 from repro.errors import shortened
 from repro.files import is_clutter
@@ -87,6 +87,8 @@ class FileImages:
             try:
                 size = os.stat(path).st_size  # noqa: PTH116  a Path for each of 10^5 files costs more than the stat
             except OSError as error:
+                if is_broken_link(path):
+                    raise PathError(path, LINK_TO_NOTHING, mend="remove it") from error
                 reason = f"{error.strerror}; the data changed since it was listed"
                 raise PathError(path, reason, mend="start again") from error
             digest.update(f"\0{file}\0{size}".encode(errors="surrogateescape"))
