@@ -107,17 +107,17 @@ def test_it_goes_on_where_it_was_stopped(
 ) -> None:
     root = tmp_path / "voc"
     arguments = ("data", "prepare", "voc07+12", "--from", str(tars), "--root", str(root))
-    write, targets = detection_archives._unpack, []
+    write, targets = detection_archives.write_member_atomically, []
 
-    def stopping(target: Path, *rest: object) -> None:
+    def stopping(target: Path, *rest: object, synced: bool) -> None:
         if len(targets) == 20:
             raise KeyboardInterrupt
         targets.append(target)
-        write(target, *rest)  # type: ignore[arg-type]
+        write(target, *rest, synced=synced)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(detection_archives, "_unpack", stopping)
+    monkeypatch.setattr(detection_archives, "write_member_atomically", stopping)
     assert salmask(*arguments).code == 130
-    monkeypatch.setattr(detection_archives, "_unpack", write)
+    monkeypatch.setattr(detection_archives, "write_member_atomically", write)
     torn = targets[3]
     torn.write_bytes(torn.read_bytes()[:-1])
     times = {path: path.stat().st_mtime_ns for path in targets if path != torn}

@@ -185,13 +185,14 @@ def open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     return stream
 
 
-def write_member(path: Path, stream: IO[bytes], size: int) -> None:
-    """Writes a member of an archive and flushes it to disk.
+def write_member(path: Path, stream: IO[bytes], size: int, *, synced: bool = True) -> None:
+    """Writes a member of an archive.
 
     Args:
         path: The file to write; its folder is made.
         stream: The member's content.
         size: The bytes that the archive says it has.
+        synced: Whether it is flushed to disk.
 
     Raises:
         tarfile.ReadError: There are fewer bytes than the archive says.
@@ -202,7 +203,28 @@ def write_member(path: Path, stream: IO[bytes], size: int) -> None:
         if file.tell() != size:  # tarfile may end silently where an archive is cut within a member
             raise tarfile.ReadError(f"{path.name} has {file.tell()} of {size} bytes")
         file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            os.fsync(file.fileno())
+
+
+def write_member_atomically(path: Path, size: int, open_stream: Callable[[], IO[bytes]], *, synced: bool) -> None:
+    """Writes a member of an archive, which has its name only when all of it is there; one that is there is left alone.
+
+    Args:
+        path: The file to write; its folder is made. One of this size is left alone.
+        size: The bytes that the archive says it has.
+        open_stream: Opens the member's content.
+        synced: Whether it is flushed to disk. One that is not, and that a power cut leaves short, is told by its size.
+
+    Raises:
+        tarfile.ReadError: There are fewer bytes than the archive says.
+    """
+    if path.is_file() and path.stat().st_size == size:
+        return
+    unfinished = path.with_name(f".{path.name}.part")
+    with open_stream() as stream:
+        write_member(unfinished, stream, size, synced=synced)
+    unfinished.replace(path)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,9 @@ import io
 import re
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from repro.data.archives import (
     DOWNLOAD_AGAIN,
@@ -22,6 +24,7 @@ from repro.data.archives import (
     preparing,
     whole_folder,
     write_member,
+    write_member_atomically,
 )
 from repro.data.errors import PathError, reason_of
 from repro.data.folders import image_files
@@ -123,7 +126,7 @@ def _member_bytes(archive: tarfile.TarFile, ending: str) -> bytes:
     """Reads the member whose name has this ending; the folder above it is named after the devkit's version."""
     for member in archive:
         if member.isfile() and member.name.endswith(f"/{ending}"):
-            return _content(archive, member)
+            return _content(archive, member).read()
     raise tarfile.ReadError(f"no {ending}")
 
 
@@ -173,7 +176,7 @@ def _unpack_class(
         for image in nested:
             name = _plain_name(image, _TRAIN_IMAGE)
             if name is not None:
-                write_member(folder / name, io.BytesIO(_content(nested, image)), image.size)
+                write_member(folder / name, _content(nested, image), image.size)
                 advance(image.size)
             # A member's content is padded to whole blocks, and the next header follows; -(-a // b) rounds up.
             end = image.offset_data + -(-image.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -201,10 +204,7 @@ def _unpack_val(archive: Path, labels: Mapping[str, str], folder: Path, progress
                 continue
             target = folder / labels[name] / name
             with blaming(f"{archive}: member {member.name}", folder, len(remaining) * _AVERAGE_BYTES):
-                if not (target.is_file() and target.stat().st_size == member.size):
-                    unfinished = target.with_name(f".{name}.part")
-                    write_member(unfinished, io.BytesIO(_content(outer, member)), member.size)
-                    unfinished.replace(target)
+                write_member_atomically(target, member.size, partial(_content, outer, member), synced=True)
             del remaining[name]
             progress.advance(task)
     if remaining:
@@ -226,7 +226,7 @@ def _plain_name(member: tarfile.TarInfo, pattern: re.Pattern[str]) -> str | None
     return name
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     """Reads a member whole, so that nothing is written of one that is cut short.
 
     Raises:
@@ -236,4 +236,4 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         content = stream.read()
     if len(content) != member.size:
         raise tarfile.ReadError(f"{member.name} has {len(content)} of {member.size} bytes")
-    return content
+    return io.BytesIO(content)

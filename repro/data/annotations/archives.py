@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,15 @@ from typing import IO
 
 from repro.data.annotations import coco, voc
 from repro.data.annotations.findings import Survey
-from repro.data.archives import blaming, check_md5, has_all, locate_all, open_member, preparing
+from repro.data.archives import (
+    blaming,
+    check_md5,
+    has_all,
+    locate_all,
+    open_member,
+    preparing,
+    write_member_atomically,
+)
 from repro.data.downloads import fetch
 from repro.errors import UserError
 from repro.progress import BYTES, ProgressBars, doing
@@ -149,7 +156,7 @@ def _unpack_all(members: _Members, root: Path, title: str) -> None:
     with ProgressBars() as progress:
         task = progress.add_task(title, total=sum(size for size, _ in members.values()), unit=BYTES)
         for name, (size, open_stream) in members.items():
-            _unpack(root / name, size, open_stream)
+            write_member_atomically(root / name, size, open_stream, synced=False)
             progress.advance(task, size)
 
 
@@ -181,16 +188,3 @@ def _needed_members(files: Iterator[tuple[str, int, Callable[[], IO[bytes]]]], a
     if not members:
         raise tarfile.ReadError("it holds nothing that detection needs")
     return members
-
-
-def _unpack(target: Path, size: int, open_stream: Callable[[], IO[bytes]]) -> None:
-    """Writes a member; not synced, since a file that a power cut left short is told by its size and written again."""
-    if target.is_file() and target.stat().st_size == size:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.part")
-    with open_stream() as stream, unfinished.open("wb") as file:
-        shutil.copyfileobj(stream, file)
-        if file.tell() != size:
-            raise tarfile.ReadError(f"{target.name} has {file.tell()} of {size} bytes")
-    unfinished.replace(target)
