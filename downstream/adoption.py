@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
+from repro.backbones.facts import input_filter_beside
 from repro.backbones.foreign import TOP, ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
 from repro.distributed import seeded_weights
@@ -91,10 +92,11 @@ def adopt(
     wanted = build([settings])
     width = wanted.encoder.width
     foreign = untrained(arch, wanted.seed, width) if fresh else read_foreign(path, arch, prefix, width)
+    own_filter = foreign.input_filter or (None if fresh else input_filter_beside(path, foreign.state))
     imported = {
         "weights": weights_digest(foreign.state),
-        # A backbone of our own says itself what it was trained on, which wins over the option.
-        "input_filter": foreign.input_filter or input_filter,
+        # A backbone of our own, exported or not, says itself what it was trained on, which wins over the option.
+        "input_filter": own_filter or input_filter,
         "origin": RANDOM if fresh else str(path.resolve()),
     }
     run = _external_run(settings, name, {"arch": arch, "width": width}, imported)

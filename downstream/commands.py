@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, completion
+from repro.console import AsJson, completion, show_log
 from repro.data.catalogue import DATASETS, find_dataset
 from repro.data.options import Settings
 from repro.data.roots import root_of
 from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
-from repro.progress import suggest
+from repro.progress import OPENING, suggest
 from repro.runs import reading
 from repro.runs.choices import InputFilter
 from repro.runs.detection import COSTS, DETECTION_TASKS
@@ -262,23 +262,34 @@ def _evaluate_all(
 ) -> None:
     """Carries out evaluations one after the other, then prints their rows; of several processes the first one alone."""
     # All that can be wrong with the command is found before the first evaluation takes its time.
-    _check_roots(run, folder, evaluations, roots, again=again)
+    if len(evaluations) > 1:
+        _check_all(run, folder, evaluations, roots, again=again)
     rows: list[Result] = []
     first = is_first_process()
-    for evaluation in evaluations:
-        if not first:  # whose rows are those of the first one, which alone records and prints them
+    try:
+        for evaluation in evaluations:
+            if not first:  # whose rows are those of the first one, which alone records and prints them
+                carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
+                continue
+            recorded = read(folder.results)[0] if exists(folder.results) else []
             carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
-            continue
-        recorded = read(folder.results)[0] if exists(folder.results) else []
-        carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
-        recorded_now = read(folder.results)[0]
-        measured = evaluation.recorded(run, recorded_now)
-        # Numbers measured twice within a second may be the same in everything; that there are more rows tells.
-        if len(recorded_now) > len(recorded) and (before := evaluation.recorded(run, recorded)):
-            _tell_replaced(before, measured, folder)
-        rows += measured
-    if not first:
-        return
+            recorded_now = read(folder.results)[0]
+            measured = evaluation.recorded(run, recorded_now)
+            # Numbers measured twice within a second may be the same in everything; that there are more rows tells.
+            if len(recorded_now) > len(recorded) and (before := evaluation.recorded(run, recorded)):
+                _tell_replaced(before, measured, folder)
+            rows += measured
+    finally:
+        # What was measured before a failure is recorded, and told.
+        if rows:
+            _show(rows, as_json=as_json)
+    if first and not as_json:
+        table = table_of([evaluation.task for evaluation in evaluations])
+        suggest(f"salmask table {table} --runs {shlex.quote(str(folder.path.parent.parent))}")
+
+
+def _show(rows: Sequence[Result], *, as_json: bool) -> None:
+    """Prints rows: their metrics for people, or everything as JSON."""
     if as_json:
         say_json([asdict(row) for row in rows])
         return
@@ -286,8 +297,6 @@ def _evaluate_all(
         # Values of single splits, trials and learning rates (`top1@split=0`) are in the file and in JSON only.
         if "@" not in row.metric:
             say(f"{_metric_and_value(row)}   {row.protocol}, {row.dataset} {row.split}")
-    table = table_of([evaluation.task for evaluation in evaluations])
-    suggest(f"salmask table {table} --runs {shlex.quote(str(folder.path.parent.parent))}")
 
 
 def table_of(tasks: Sequence[str]) -> str:
@@ -326,15 +335,16 @@ def _require_roots(run: Run, evaluations: Iterable[Evaluation], roots: Mapping[s
         root_of(run, evaluation.dataset, _root_of(evaluation, roots))
 
 
-def _check_roots(
+def _check_all(
     run: Run, folder: RunFolder, evaluations: Sequence[Evaluation], roots: Mapping[str, Path], *, again: bool
 ) -> None:
-    """Raises a UserError for a later evaluation's root, missing or of other images, before hours go to the first."""
-    if len(evaluations) < 2:
-        return
-    from downstream.tasks import recorded
+    """Raises a UserError that a later evaluation would begin with, before hours go to the first."""
+    show_log()
+    with OPENING.shown(shown=is_first_process()):
+        OPENING.say("importing torch")
+        from downstream.tasks import check_evaluations
+        from repro.distributed import initialise
 
-    for evaluation in evaluations:
-        root = _root_of(evaluation, roots)
-        if not recorded(run, folder, evaluation, root, again=again):
-            root_of(run, evaluation.dataset, root)
+        initialise(run.machine.device)
+        named = {evaluation: _root_of(evaluation, roots) for evaluation in evaluations}
+        check_evaluations(run, folder, named, again=again)

@@ -7,7 +7,7 @@ features depend on, so that a changed backbone, data set, crop or filter finds n
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,8 @@ Features = NDArray[np.float32]
 class FeatureStore:
     """The features of one backbone, by images.
 
+    The last pool's stay in memory, so that a task may ask for its parts one after the other.
+
     Attributes:
         backbone: the network, frozen, on the device.
         digest: `weights_digest` of the network.
@@ -57,6 +59,7 @@ class FeatureStore:
     device: torch.device
     workers: int
     task: str
+    _last_pool: dict[str, Features] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, run: Run, folder: RunFolder, device: torch.device, task: str) -> "FeatureStore":
@@ -85,18 +88,35 @@ class FeatureStore:
         # The whole pool is computed for any part of it: the parts of several splits then share one file.
         if isinstance(images, Subset):
             return self(images.pool)[images.indices]
-        path = self.path(images)
+        name = self.name(images)
+        if name not in self._last_pool:
+            self._last_pool.clear()  # before the next one comes: of ImageNet-100 it is a gigabyte
+            found = self._find(images)
+            self._last_pool[name] = self._make(images) if found is None else found
+        return self._last_pool[name]
+
+    def _find(self, images: Images) -> Features | None:
+        """Reads a pool's features from their file; None, on every rank, where there is none that will do."""
+        path, found = self.path(images), None
+
+        def is_whole() -> bool:
+            nonlocal found
+            found = read_features(path, len(images), self.backbone.features)
+            return found is not None
+
         # Rank 0 decides whether the file will do: where only some ranks find it, the others would wait in `_compute`.
-        whole = decided_by_first(lambda: read_features(path, len(images), self.backbone.features) is not None)
-        if whole:
+        if decided_by_first(is_whole) and found is None:  # on the other ranks
             await_file(path)
-        features = read_features(path, len(images), self.backbone.features) if whole else None
-        if features is None:
-            features = self._compute(images)
-            # Before it is written: sklearn's traceback, or an accuracy of nothing, would be what is seen of it.
-            _require_finite(features, self.folder.backbone)
-            if rank() == 0:
-                write_atomically(path, lambda file: np.save(file, features))
+            found = read_features(path, len(images), self.backbone.features)
+        return found
+
+    def _make(self, images: Images) -> Features:
+        """Computes a pool's features, and keeps them in their file."""
+        features = self._compute(images)
+        # Before it is written: sklearn's traceback, or an accuracy of nothing, would be what is seen of it.
+        _require_finite(features, self.folder.backbone)
+        if rank() == 0:
+            write_atomically(self.path(images), lambda file: np.save(file, features))
         return features
 
     def path(self, images: Images) -> Path:

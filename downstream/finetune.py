@@ -30,7 +30,7 @@ from repro.distributed import gather, in_order, seeded_weights, world_size
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
-from repro.runs.protocols import FINE_TUNINGS
+from repro.runs.protocols import FINE_TUNINGS, FinetuneSettings
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.memory_layout import lay_out_network
@@ -210,13 +210,7 @@ class FineTuning:
         with seeded_weights(run.seed):
             model = FineTuned(backbone, len(train.classes)).to(device)
         lay_out_network(model, channels_last=machine.channels_last)
-        optimizer = torch.optim.SGD(
-            model.network.parameters(),
-            settings.lr * batch / 256,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.momentum > 0,  # torch refuses Nesterov's without momentum
-        )
+        optimizer = _optimizer(model, settings, batch)
         # What does not fill a batch is left out of the epoch: a rest of one image would have no batch statistics.
         batches = EpochBatches(len(train), batch, run.seed)
         schedule = CosineAnnealingLR(optimizer, T_max=epochs * len(batches), eta_min=0.0, by_epoch=False)
@@ -237,6 +231,17 @@ class FineTuning:
             data=fingerprint_of(train, val),
             hooks=[ScoreNetwork(val, run.data.crop, settings.batch, machine.workers)],
         )
+
+
+def _optimizer(model: FineTuned, settings: FinetuneSettings, batch: int) -> torch.optim.Optimizer:
+    """Returns SGD over the whole network, whose learning rate grows with the batch."""
+    return torch.optim.SGD(
+        model.network.parameters(),
+        settings.lr * batch / 256,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,  # torch refuses Nesterov's without momentum
+    )
 
 
 FINETUNE, SEMI_1, SEMI_10 = (FineTuning(task) for task in ("finetune", "semi-1", "semi-10"))

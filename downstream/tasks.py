@@ -113,11 +113,7 @@ def prepare_evaluation(
     if decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again)):
         return None
     _require_pretrained(folder)
-    target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
-    backbone = load_backbone_of(run, folder)
-    OPENING.say(f"{evaluation.name(run)}: importing what it needs, and opening {evaluation.dataset}")
-    task: Task = pkgutil.resolve_name(TASKS[evaluation.task])
-    task.check(run, target, backbone)
+    task, target = _checked(run, evaluation, root, load_backbone_of(run, folder))
 
     def work() -> list[Result]:
         # Whoever held the folder until now may have measured the same.
@@ -125,6 +121,42 @@ def prepare_evaluation(
         return earlier_rows or _measure(task, run, folder, evaluation, target, device)
 
     return work
+
+
+def check_evaluations(
+    run: Run, folder: RunFolder, roots: Mapping[Evaluation, Path | None], *, again: bool = False
+) -> None:
+    """Refuses evaluations that are to follow each other, if one of them cannot begin; called on every rank.
+
+    Args:
+        run: with the settings of the evaluations.
+        folder: of the run.
+        roots: of each evaluation's data set; None: as `repro.data.roots.root_of` finds it.
+        again: as of `evaluate`.
+
+    Raises:
+        UserError: as of `prepare_evaluation`; nothing is written.
+    """
+    pending = [
+        evaluation
+        for evaluation, root in roots.items()
+        if not decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again))  # noqa: B023 - called now
+    ]
+    if not pending:
+        return
+    _require_pretrained(folder)
+    backbone = load_backbone_of(run, folder)
+    for evaluation in pending:
+        _checked(run, evaluation, roots[evaluation], backbone)
+
+
+def _checked(run: Run, evaluation: Evaluation, root: Path | None, backbone: Backbone) -> tuple[Task, Target]:
+    """Returns an evaluation's task, and what it measures on, or raises a UserError where it refuses them."""
+    target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
+    OPENING.say(f"{evaluation.name(run)}: importing what it needs, and opening {evaluation.dataset}")
+    task: Task = pkgutil.resolve_name(TASKS[evaluation.task])
+    task.check(run, target, backbone)
+    return task, target
 
 
 def _measure(

@@ -286,6 +286,9 @@ COMMANDS = {
     "bench": LazyCommand("Measure, side by side in one run.", _bench, group=True, panel=MACHINE),
 }
 
+TRAINERS = ("pretrain", "sweep", "eval", "probe", "retry")
+"""The commands that leave checkpoints to go on from when they are interrupted."""
+
 INTERRUPTED = 130
 """The status after Ctrl-C, as a shell has it: 128 and the number of the signal."""
 
@@ -367,7 +370,9 @@ def _carry_out() -> None:
         kind = f"{type(error).__name__}: {one_line(error)}"
         _end(f"salmask: a fault of salmask's own, {kind}; please report it with {file.name}, its traceback", 1)
     if status == INTERRUPTED:  # what typer answers to Ctrl-C
-        _end("salmask: interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+        command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+        goes_on = "; the same command goes on from the last checkpoint" if command in TRAINERS else ""
+        _end(f"salmask: interrupted{goes_on}", INTERRUPTED)
     if status:
         sys.exit(status)
 

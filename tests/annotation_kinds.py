@@ -34,9 +34,9 @@ def all_difficult(root: Path) -> None:
         path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
 
 
-def list_of_voc(change: Callable[[list[str]], list[str]]) -> Callable[[Path], object]:
+def list_of_voc(change: Callable[[list[str]], list[str]], where: str = "test") -> Callable[[Path], object]:
     def changed(root: Path) -> None:
-        path = root / "VOC2007/ImageSets/Main/test.txt"
+        path = root / f"VOC2007/ImageSets/Main/{where}.txt"
         path.write_text("\n".join(change(path.read_text().split())))
 
     return changed
@@ -62,6 +62,10 @@ VOC_KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "all difficult": (all_difficult, "every object of test is difficult"),
     "a blank line in a list": (list_of_voc(lambda names: [names[0], "", *names[1:]]), ""),
     "a name twice in a list": (list_of_voc(lambda names: [*names, names[0]]), "lists images more than once: 1 ("),
+    "a name twice in a training list": (
+        list_of_voc(lambda names: [*names, names[0]], "trainval"),
+        "lists images more than once: 1 (",
+    ),
 }
 
 
@@ -90,6 +94,19 @@ def maskless_image(root: Path) -> None:
 
 def width(value: Any) -> Callable[[Path], object]:
     return lambda root: spoil_json(root / VAL, lambda content: content["images"][0].update(width=value))
+
+
+def listed_twice(root: Path) -> None:
+    """The first image to train on has a second entry, which has its objects."""
+
+    def change(content: dict[str, Any]) -> None:
+        first, other = content["images"][0], 10**6
+        content["images"].append({**first, "id": other})
+        for entry in content["annotations"]:
+            if entry["image_id"] == first["id"]:
+                entry["image_id"] = other
+
+    spoil_json(root / TRAIN, change)
 
 
 COCO_KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -121,6 +138,7 @@ COCO_KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a float for width": (width(64.0), ""),
     "half a pixel of width": (width(64.5), "'width' is 64.5, which is no whole number"),
     "no width": (width(None), "'width' is missing"),
+    "an image listed under two ids": (listed_twice, "lists images more than once: 1 ("),
 }
 
 

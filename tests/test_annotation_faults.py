@@ -4,6 +4,7 @@ Fields are left out, added and mistyped, drawn by a seed; whatever the verificat
 and scored, and whatever it refuses is refused before a detector is built.
 """
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -324,6 +325,21 @@ def test_an_image_is_turned_by_its_exif_orientation(
         assert (problems, refusal) == ("", "")
 
 
+@pytest.mark.parametrize(("orientation", "refused"), [(1, False), (3, True), (6, True)])
+def test_a_tiff_that_would_be_turned_twice_is_refused(
+    voc_bench: Bench, tmp_path: Path, orientation: int, refused: bool
+) -> None:
+    root = copied(voc_bench.root, tmp_path / "data")
+    first = (root / "VOC2007/ImageSets/Main/test.txt").read_text().split()[0]
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = (80, 64) if orientation == 6 else (64, 80)
+    Image.new("RGB", stored, "red").save(root / f"VOC2007/JPEGImages/{first}.jpg", "TIFF", exif=exif)
+    spoil_text(root / f"VOC2007/Annotations/{first}.xml", "<height>64", "<height>80")
+    problems, refusal = voc_bench.verdicts(root)
+    assert ("save it upright" in problems, "save it upright" in refusal) == (refused, refused)
+
+
 def test_an_image_that_is_torn_is_named_by_training_and_scoring(voc_bench: Bench, tmp_path: Path) -> None:
     """The verification decodes all images; a task that began without it ends in one line that names the file."""
     root = copied(voc_bench.root, tmp_path / "data")
@@ -332,6 +348,29 @@ def test_an_image_that_is_torn_is_named_by_training_and_scoring(voc_bench: Bench
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(UserError, match=f"^{path}: cannot be read .*; mend: replace it"):
         map_record(DatasetMapper(voc_bench.cfg, is_train=False), data.test[0])
+
+
+def test_whatever_a_decoder_raises_names_the_image(voc_bench: Bench, tmp_path: Path) -> None:
+    root = copied(voc_bench.root, tmp_path / "data")
+    record = data_of(VOC, root).test[0]
+    path, mapper = Path(record["file_name"]), DatasetMapper(voc_bench.cfg, is_train=False)
+    content = io.BytesIO()
+    Image.new("P", (record["width"], record["height"])).save(content, "GIF")
+    raw = bytearray(content.getvalue())
+    raw[raw.index(b",\0\0\0\0") + 5] = 0  # the frame's width, of which Pillow says it with a ValueError
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=f"^{path}: cannot be read "):
+        map_record(mapper, record)
+
+
+def test_a_fault_that_is_not_the_images_is_no_bad_input(voc_bench: Bench) -> None:
+    record = data_of(VOC, voc_bench.root).test[0]
+
+    def broken(record: Any) -> Any:
+        raise KeyError("annotations")
+
+    with pytest.raises(KeyError):
+        map_record(broken, record)
 
 
 def test_refusals_list_several_and_count_the_rest(voc_bench: Bench, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from baselines import METHODS
 from repro.backbones.checkpoint import read_checkpoint, save_backbone
 from repro.data.catalogue import DATASETS
 from repro.data.imagenet import class_list
+from repro.doctor.machine import check_data
 from repro.runs.folder import RunFolder
 from repro.scenes.dataset import Scenes
 from repro.training.hooks import Heartbeat
@@ -362,6 +363,26 @@ def test_doctor_fails_where_a_data_set_that_is_asked_for_is_not_there(tmp_path: 
     assert "did you mean 'imagenet100'?" in json.loads(ended.out)[-1]["mend"]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "found"),
+    [
+        ("imagenet100", "train: No such file or directory"),
+        ("caltech101", "holds no caltech101/101_ObjectCategories"),
+        ("flowers102", "holds no flowers-102/jpg"),
+        ("voc07+12", "holds neither VOCdevkit nor VOC2007 and VOC2012"),
+        ("coco", "holds neither annotations/ nor train2017/, val2017/"),
+        ("folder", "train: No such file or directory"),
+    ],
+)
+def test_doctor_finds_a_root_wrong_that_cannot_serve(tmp_path: Path, dataset: str, found: str) -> None:
+    (tmp_path / "other").touch()
+    diagnosis = check_data(dataset, tmp_path, needed=True)
+    assert diagnosis.verdict == "wrong"
+    assert found in diagnosis.found
+    assert diagnosis.mend
+    assert check_data(dataset, tmp_path, needed=False).verdict == "ok"
+
+
 def test_ctrl_c_is_one_line_and_the_run_says_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def press(hook: Heartbeat, runner: Any, *_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -377,6 +398,15 @@ def test_ctrl_c_is_one_line_and_the_run_says_so(out: Path, monkeypatch: pytest.M
     status = RunFolder.of(tiny(), out).status()
     assert status is not None
     assert status.state == "interrupted"
+
+
+def test_ctrl_c_promises_no_checkpoint_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
+    ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
+    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
 
 
 def test_scenes_of_the_tiny_runs_are_what_their_settings_say() -> None:

@@ -95,10 +95,11 @@ def test_of_files_without_compression_the_pixels_count_too(tmp_path: Path, endin
     assert (first != other, first == again) == (True, True)
 
 
-def test_of_many_such_files_some_beginnings_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_such_files_the_middle_of_each_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "PLAIN_FILES", 2)
-    monkeypatch.setattr(folders, "PLAIN_BYTES", 100)
+    monkeypatch.setattr(folders, "PLAIN_PART", 100)
     root = plain_images(tmp_path, 0, count=4)
+    middle = (root / "train/ant/0.bmp").stat().st_size // 2
 
     def changed(index: int, place: int) -> bool:
         """Whether a byte of a file counts."""
@@ -108,8 +109,22 @@ def test_of_many_such_files_some_beginnings_count(tmp_path: Path, monkeypatch: p
         path.write_bytes(content)
         return FolderImages(root, "train").fingerprint() != before
 
-    assert [changed(index, 99) for index in range(4)] == [True, False, True, False]
-    assert not changed(0, 100)
+    assert all(changed(index, middle + place) for index in range(4) for place in (-49, 49))
+    assert not changed(0, middle + 51)
+
+
+@pytest.mark.parametrize(("name", "form"), [("0.png", "PNG"), ("0.jpg", "BMP"), ("0.JPEG", "PPM")])
+def test_files_stored_without_compression_are_known_whatever_they_are_called(
+    name: str, form: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "train/ant" / name
+    path.parent.mkdir(parents=True)
+
+    def fingerprint(level: int) -> str:
+        Image.new("RGB", (30, 20), (level, 0, 0)).save(path, form, compress_level=0)
+        return FolderImages(tmp_path, "train").fingerprint()
+
+    assert fingerprint(0) != fingerprint(9)
 
 
 def test_a_pipe_with_such_a_name_is_not_waited_for(tmp_path: Path) -> None:
@@ -124,6 +139,11 @@ def test_compressed_files_keep_the_fingerprint_that_runs_recorded(tmp_path: Path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(index + 1))
     assert FolderImages(tmp_path, "train").fingerprint() == "ed8ef654f434c5dc"
+    for ending in ("jpg", "png", "webp", "gif"):
+        Image.linear_gradient("L").convert("RGB").save(tmp_path / "train/ant" / f"0.{ending}")
+    images = FolderImages(tmp_path, "train")
+    names_and_sizes = [f"\0{file}\0{(images.folder / file).stat().st_size}" for file in images.files]
+    assert images.fingerprint() == hashlib.sha256(f"ant{''.join(names_and_sizes)}".encode()).hexdigest()[:16]
 
 
 def test_folder_images_can_be_sent_to_a_worker(folder_root: Path) -> None:

@@ -109,6 +109,26 @@ def test_fingerprints_follow_the_annotations_of_their_split(voc_root: Path) -> N
     assert original.test_fingerprint == same.test_fingerprint
 
 
+def test_masks_and_crowds_count_among_what_is_trained_on(coco_root: Path, tmp_path: Path) -> None:
+    root = copied(coco_root, tmp_path / "coco")
+    spoil_json(coco.annotation_file(root, "train2017"), as_polygons)
+    original, same, other_mask, other_crowd, other_split = (data_of(COCO, root) for _ in range(5))
+    mask = other_mask.train[0]["annotations"][-1]["segmentation"]
+    mask[0][0] += 1
+    other_crowd.train[0]["annotations"][-1]["iscrowd"] = 1
+    polygons = other_split.train[0]["annotations"][-1]["segmentation"]
+    polygons[:2] = [polygons[0] + polygons[1]]
+    assert original.train_fingerprint == same.train_fingerprint
+    changed = (other_mask, other_crowd, other_split)
+    assert len({data.train_fingerprint for data in (original, *changed)}) == 4
+    assert {data.train_fingerprint_of_boxes for data in changed} == {original.train_fingerprint_of_boxes}
+
+
+def test_what_is_trained_on_keeps_the_digits_that_trainings_of_voc_recorded(voc_root: Path) -> None:
+    data = data_of(VOC, voc_root)
+    assert data.train_fingerprint == data.train_fingerprint_of_boxes
+
+
 def written_out(wide: list[bool], batch: int, order: list[int]) -> list[list[int]]:
     batches: list[list[int]] = []
     waiting_tall: list[int] = []

@@ -24,7 +24,7 @@ from downstream.detection.task import carry_out, quiet_detectron2
 from downstream.detection.training import train
 from downstream.detection.trial import Trial
 from repro.errors import UserError
-from repro.runs.detection import VOC
+from repro.runs.detection import COCO, VOC
 from repro.runs.stopping import STOP
 from repro.training.hooks import DivergenceError
 from repro.training.resume import checkpoints
@@ -220,3 +220,13 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> 
         for folder in (undisturbed, killed)
     ]
     assert_same(*detectors)
+
+
+def test_what_was_trained_before_masks_counted_is_known(coco_root: Path, tmp_path: Path) -> None:
+    run, folder = prepared(tmp_path)
+    data = data_of(COCO, coco_root)
+    trial, _ = planned(run, folder, data)
+    older = {**trial.identity(), "train_data": data.train_fingerprint_of_boxes}
+    assert older != trial.identity()
+    assert trial.difference(older) == ""
+    assert trial.difference({**older, "train_data": "0"}).startswith("its train_data is 0, not ")

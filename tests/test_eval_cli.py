@@ -16,6 +16,7 @@ from transfer_samples import make_caltech, make_flowers
 from downstream.commands import TABLE1, evaluations
 from downstream.tasks import TASKS, evaluate
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
+from repro.errors import UserError
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
@@ -184,6 +185,23 @@ def test_what_cannot_be_right_is_one_line_and_records_nothing(
     assert message in refused("eval", str(folder.path), *arguments)
     assert not folder.results.exists()
     assert not (folder.path / "probes").exists()
+
+
+def test_a_later_task_that_cannot_begin_is_refused_before_the_first_one(folder: RunFolder) -> None:
+    tasks = ("--task", "linear,knn", "probe.epochs=1", "knn.neighbours=[200]")
+    assert "knn.neighbours=200, but scenes has only" in refused("eval", str(folder.path), *tasks)
+    assert not folder.results.exists()
+
+
+def test_what_was_measured_before_a_failure_is_shown(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("the disk is full", mend="make room")
+
+    monkeypatch.setattr("downstream.logistic.measure", fail)
+    command = salmask("eval", str(folder.path), *QUICK, "--task", "knn,logistic")
+    assert command.code == 2
+    assert "the disk is full" in command.err
+    assert [line.split()[0] for line in command.out.splitlines()] == ["top1", "top5", "mean_per_class"]
 
 
 def test_a_wrong_root_and_unequal_classes_are_named(folder: RunFolder, roots: Path, tmp_path: Path) -> None:

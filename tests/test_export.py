@@ -19,6 +19,7 @@ from downstream.adoption import adopt
 from repro.backbones.card import RESNETS
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
 from repro.contrastive.encoders import build_encoder
+from repro.errors import UserError
 from repro.masking.filters import high_pass
 from repro.runs.choices import Strategy
 from repro.runs.folder import RunFolder
@@ -297,6 +298,31 @@ def test_weights_from_elsewhere_claim_no_training_of_ours(
     torch.testing.assert_close(
         card_features(export, image, monkeypatch), own_features(plain, image), atol=1e-5, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(("library", "name"), [("torchvision", "resnet18.pth"), ("timm", "resnet18.safetensors")])
+def test_an_export_that_is_taken_back_keeps_its_filter(
+    filtered: RunFolder, library: str, name: str, tmp_path: Path
+) -> None:
+    place = exported(filtered, library, tmp_path / "out")
+    options = {"arch": "resnet18", "name": "again", "prefix": "", "input_filter": "none", "settings": {}}
+    run, _ = adopt(place / name, **options, out=tmp_path / "runs")
+    assert run.imported.input_filter == "high_pass"
+
+
+def test_the_facts_of_an_export_speak_of_its_own_weights_alone(
+    filtered: RunFolder, plain: RunFolder, tmp_path: Path
+) -> None:
+    place = exported(filtered, "torchvision", tmp_path / "out")
+    state = load_backbone(plain.backbone).network.state_dict()
+    state["conv1.weight"] = state["conv1.weight"] * 2
+    torch.save(state, place / "other.pth")
+    options = {"arch": "resnet18", "name": "", "prefix": "", "input_filter": "none", "settings": {}}
+    run, _ = adopt(place / "other.pth", **options, out=tmp_path / "runs")
+    assert run.imported.input_filter == "none"
+    (place / "salmask.json").write_text("{}")
+    with pytest.raises(UserError, match=r"salmask\.json has no field 'sha256'"):
+        adopt(place / "resnet18.pth", **options, out=tmp_path / "runs")
 
 
 # What is refused

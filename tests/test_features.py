@@ -79,6 +79,16 @@ def test_a_pool_is_seen_once_and_its_parts_are_rows_of_it(tmp_path: Path, monkey
         store_of(folder)(open_data(RUN, "train"))
 
 
+def test_a_file_is_read_once_for_all_parts_of_its_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = with_random_backbone(RUN, tmp_path)
+    val = open_data(RUN, "val")
+    expected, read, reads = store_of(folder)(val), features.read_features, []
+    monkeypatch.setattr(features, "read_features", lambda path, *shape: reads.append(path) or read(path, *shape))
+    store = store_of(folder)
+    assert all(np.array_equal(store(Subset(val, [index])), expected[[index]]) for index in (3, 1, 2))
+    assert reads == [store.path(val)]
+
+
 def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:
     folder = with_random_backbone(RUN, tmp_path / "a")
     val, train = open_data(RUN, "val"), open_data(RUN, "train")
@@ -137,7 +147,7 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
         np.save(path, np.full_like(expected, np.nan))
     else:
         np.save(path, expected[:5] if damage == "other shape" else expected.astype(np.float64))
-    assert np.array_equal(store(val), expected)
+    assert np.array_equal(store_of(folder)(val), expected)
     assert f"{path} " in caplog.text
     assert "computed anew" in caplog.text
     assert np.array_equal(np.load(path), expected)

@@ -1,6 +1,7 @@
 """Weights of other libraries: the right network of each layout, features as its source's, and nothing of it runs."""
 
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,34 @@ def test_values_that_no_training_leaves_are_refused(
     state["module.layer3.0.bn1.bias"][:] = float("nan")
     with pytest.raises(UserError, match="and 1 more tensors are like it"):
         read_foreign(saved({"state_dict": state}, tmp_path / "x.pth"), "resnet18")
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "tv_resnet18", "resnet18.a1_in1k", "our own", "gluon_resnet18_v1b"])
+def test_a_network_that_a_file_names_is_taken_by_all_its_names(arch: str, tmp_path: Path) -> None:
+    path = saved({"arch": arch, "state_dict": network(0).state_dict()}, tmp_path / "x.pth")
+    assert read_foreign(path, "resnet18").prefix == "state_dict."
+
+
+def test_a_network_of_equal_tensors_is_not_taken_for_a_resnet(tmp_path: Path) -> None:
+    path = saved({"arch": "resnetblur18", "state_dict": network(0).state_dict()}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth says itself that it holds a resnetblur18, which is no resnet18 "):
+        read_foreign(path, "resnet18")
+
+
+def test_what_torch_save_did_not_write_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    trained = network(0)
+    whole = saved(trained, tmp_path / "whole.pth")
+    with pytest.raises(UserError, match=r"holds a whole object \(.*ReLU.*\), whose code is not run") as refused:
+        read_foreign(whole, "resnet18")
+    assert refused.value.mend.endswith("torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)")
+    script = tmp_path / "script.pt"
+    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), script)
+    with pytest.raises(UserError, match=r"is a program of TorchScript.*torch\.jit\.load\(FILE\)\.state_dict\(\), NEW"):
+        read_foreign(script, "resnet18")
+    pickled = tmp_path / "model.pkl"
+    pickled.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": trained.conv1.weight.detach().numpy()}}))
+    with pytest.raises(UserError, match=r"is a pickle and no file of torch\.save .*mend: .*--to torchvision"):
+        read_foreign(pickled, "resnet18")
 
 
 def test_a_head_that_is_left_out_may_hold_anything(tmp_path: Path) -> None:

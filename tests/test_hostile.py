@@ -17,7 +17,8 @@ import pytest
 from error_samples import message_of
 from table_samples import BASE
 
-from repro.backbones.card import Facts, render
+from repro.backbones.card import render
+from repro.backbones.facts import Facts
 from repro.backbones.library import Library
 from repro.console import report, show_log
 from repro.data.archives import blaming

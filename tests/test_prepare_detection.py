@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
+from scene_samples import copied
 from training_samples import files_below, refused, salmask
 
 from repro.data.annotations import archives as detection_archives
 from repro.data.annotations import coco, voc
 from repro.data.annotations.archives import COCO_ARCHIVES, VOC_ARCHIVES, Archive
+from repro.errors import UserError
 
 
 def recognise(monkeypatch: pytest.MonkeyPatch, name: str, archives: tuple[Archive, ...], folder: Path) -> None:
@@ -79,22 +81,43 @@ def test_coco_is_unpacked_as_it_was(zips: Path, coco_folder: Path, tmp_path: Pat
     assert not (tmp_path / "outside.jpg").exists()
 
 
+@pytest.mark.parametrize("dataset", ["voc07+12", "coco"])
+def test_what_is_whole_needs_no_archive(
+    dataset: str, voc_kit: Path, coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object) -> None:
+        raise UserError("it is downloaded")
+
+    monkeypatch.setattr(detection_archives, "fetch", download)
+    module, source = {"voc07+12": (voc, voc_kit), "coco": (coco, coco_folder)}[dataset]
+    monkeypatch.setattr(module, "EXPECTED", module.survey_root(source).images)
+    root = copied(source, tmp_path / "root")
+    (tmp_path / "empty").mkdir()
+    command = ("data", "prepare", dataset, "--root", str(root))
+    for given in ((), ("--from", str(tmp_path / "empty"))):
+        outcome = salmask(*command, *given)
+        assert outcome.code == 0, outcome.err
+    next(root.rglob("*.jpg")).unlink()
+    assert refused(*command) == "it is downloaded"
+    assert " missing; mend: download from " in refused(*command, "--from", str(tmp_path / "empty"))
+
+
 def test_it_goes_on_where_it_was_stopped(
     tars: Path, voc_kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "voc"
     arguments = ("data", "prepare", "voc07+12", "--from", str(tars), "--root", str(root))
-    write, targets = detection_archives._unpack, []
+    write, targets = detection_archives.write_member_atomically, []
 
-    def stopping(target: Path, *rest: object) -> None:
+    def stopping(target: Path, *rest: object, synced: bool) -> None:
         if len(targets) == 20:
             raise KeyboardInterrupt
         targets.append(target)
-        write(target, *rest)  # type: ignore[arg-type]
+        write(target, *rest, synced=synced)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(detection_archives, "_unpack", stopping)
+    monkeypatch.setattr(detection_archives, "write_member_atomically", stopping)
     assert salmask(*arguments).code == 130
-    monkeypatch.setattr(detection_archives, "_unpack", write)
+    monkeypatch.setattr(detection_archives, "write_member_atomically", write)
     torn = targets[3]
     torn.write_bytes(torn.read_bytes()[:-1])
     times = {path: path.stat().st_mtime_ns for path in targets if path != torn}

@@ -312,6 +312,15 @@ def test_missing_and_wrong_archives_are_named_before_anything_is_written(archive
     assert not root.exists()
 
 
+def test_what_is_whole_needs_no_archive(archives: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagenet, "VAL_EACH", VAL_EACH)
+    prepare_imagenet100([archives], root)
+    prepare_imagenet100([], root)
+    next((root / "val").rglob("*.JPEG")).unlink()
+    with pytest.raises(UserError, match=f"imagenet100: {VAL_ARCHIVE}, {DEVKIT_ARCHIVE} missing"):
+        prepare_imagenet100([], root)
+
+
 def test_a_training_archive_that_is_none_is_named(archives: Path, root: Path) -> None:
     (archives / TRAIN_ARCHIVE).write_bytes(b"<html>please log in</html>" * 100)
     with pytest.raises(UserError, match=rf"{TRAIN_ARCHIVE}: torn, incomplete or not the right archive"):

@@ -1,9 +1,12 @@
 """`salmask data prepare` for Caltech-101 and Flowers-102: from archives, interrupted, damaged, hostile, downloaded."""
 
 import io
+import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from transfer_samples import CALTECH, caltech_images, caltech_zip, flower_archives, recognise_miniatures, tar_gz
@@ -43,6 +46,48 @@ def test_prepare_unpacks_what_then_verifies(downloads: Path, tmp_path: Path) -> 
         stamps = {path: path.stat().st_mtime_ns for path in (root / base).rglob("*")}
         assert CliRunner().invoke(app, arguments).exit_code == 0
         assert {path: path.stat().st_mtime_ns for path in (root / base).rglob("*")} == stamps
+
+
+def broken_caltech(root: Path) -> Path:
+    shutil.rmtree(root / "caltech101/101_ObjectCategories/Faces")
+    return root / "caltech101/101_ObjectCategories"
+
+
+def broken_flowers(root: Path) -> Path:
+    next((root / "flowers-102/jpg").iterdir()).unlink()
+    return root / "flowers-102/jpg"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "spoil"), [("caltech101", broken_caltech), ("flowers102", broken_flowers)], ids=["caltech", "flowers"]
+)
+def test_what_is_there_and_not_whole_is_never_ready(
+    downloads: Path, tmp_path: Path, dataset: str, spoil: Callable[[Path], Path]
+) -> None:
+    """Else `verify` says to prepare it, and `prepare` that it is ready to be verified, for ever."""
+    prepare, root = DATASETS[dataset].prepare, tmp_path / "root"
+    assert prepare is not None
+    prepare([downloads], root)
+    broken = spoil(root)
+    with pytest.raises(UserError) as refusal:
+        prepare([downloads], root)
+    assert refusal.value.mend.startswith(f"remove {broken}")
+    assert "`salmask data prepare" in refusal.value.mend
+    (problem,) = verify(dataset, root, workers=1).problems
+    assert refusal.value.mend in problem.message
+    shutil.rmtree(broken)
+    prepare([downloads], root)
+    assert verify(dataset, root, workers=1).ok
+
+
+def test_a_list_that_is_not_the_published_one_is_replaced(downloads: Path, tmp_path: Path) -> None:
+    prepare_flowers102([downloads], tmp_path / "root")
+    labels = tmp_path / "root/flowers-102/imagelabels.mat"
+    labels.write_bytes(labels.read_bytes()[:-1])
+    (problem,) = verify("flowers102", tmp_path / "root", workers=1).problems
+    assert "`salmask data prepare flowers102`" in problem.message
+    prepare_flowers102([downloads], tmp_path / "root")
+    assert verify("flowers102", tmp_path / "root", workers=1).ok
 
 
 def test_archives_may_be_named_one_by_one(downloads: Path, tmp_path: Path) -> None:
@@ -147,9 +192,9 @@ def lists(folder: Path) -> list[Path]:
 
 def test_without_a_network_a_download_names_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
-        raise OSError("Name or service not known")
+        raise URLError(OSError("Name or service not known"))
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", offline)
+    monkeypatch.setattr("repro.data.downloads.urlopen", offline)
     with pytest.raises(UserError, match=r"cannot download https://data\.caltech.*not known\); mend: .*--from FILE"):
         prepare_caltech101([], tmp_path / "a")
     with pytest.raises(UserError, match=r"cannot download https://www\.robots.*mend: .*--from FILE"):
@@ -161,12 +206,11 @@ def test_a_download_is_unpacked_like_a_given_archive(
 ) -> None:
     fetched = []
 
-    def download(url: str, root: Path, name: str, md5: str) -> None:
+    def download(url: str, root: Path, md5: str) -> Path:
         fetched.append((url, md5))
-        root.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes((downloads / name).read_bytes())
+        return downloads / url.rpartition("/")[2]
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
+    monkeypatch.setattr(caltech, "fetch", download)
     prepare_caltech101([], tmp_path / "root")
     assert fetched == [(caltech.URL, caltech.ARCHIVES["caltech-101.zip"])]
     assert sizes(caltech.open_pool(tmp_path / "root")) == [33, 31, 36]

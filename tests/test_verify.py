@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from repro.data.catalogue import DATASETS, Dataset
 from repro.data.commands import app
+from repro.data.folders import FolderImages
 from repro.data.imagenet import class_list
 from repro.data.images import decode, inspect
 from repro.data.roots import config_file
@@ -50,6 +51,26 @@ def test_verify_reports_every_problem_at_once(folder_root: Path) -> None:
     assert messages[str(copied)] == f"has the same content as {folder_root / 'train/zebra/1.png'}"
     assert messages[str(linked)] == f"is the same file as {folder_root / 'train/mole/2.png'}"
     assert report.counts["train"]["ant"] == 4 + len(BAD_IMAGES)
+
+
+def test_one_image_in_two_classes_is_told(folder_root: Path) -> None:
+    ant, mole, zebra = (folder_root / f"train/{name}" for name in ("ant", "mole", "zebra"))
+    (mole / "copy.png").write_bytes((ant / "0.png").read_bytes())
+    (zebra / "link.png").hardlink_to(ant / "1.png")
+    (ant / "again.png").write_bytes((ant / "2.png").read_bytes())  # of one class: it may well weigh twice
+    report = verify("folder", folder_root, workers=1)
+    assert report.ok
+    pairs = f"{mole}/copy.png is {ant}/0.png, {zebra}/link.png is {ant}/1.png"
+    assert report.warnings == [f"train: images of two classes have the same content: 2 ({pairs})"]
+
+
+def test_a_broken_link_is_named_as_one(folder_root: Path) -> None:
+    link = folder_root / "train/ant/gone.png"
+    link.symlink_to(folder_root / "nothing.png")
+    (problem,) = verify("folder", folder_root, workers=1).problems
+    assert (problem.path, problem.message) == (str(link), "a link to nothing")
+    with pytest.raises(UserError, match=rf"^{link}: a link to nothing; mend: remove it$"):
+        FolderImages(folder_root, "train").fingerprint()
 
 
 def test_files_that_nobody_reads_are_counted_by_their_endings(folder_root: Path) -> None:

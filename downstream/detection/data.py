@@ -24,6 +24,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from downstream.detection.ground_truth import CocoGroundTruth, VocGroundTruth, encoded_mask, register
+from repro.data import images
 from repro.data.annotations import coco, voc
 from repro.distributed import rank, world_size
 from repro.errors import UserError, one_line
@@ -66,10 +67,15 @@ class DetectionData:
 
     @cached_property
     def train_fingerprint(self) -> str:
-        """Twelve hex digits over the classes, and names, sizes and boxes of the images to train on, not their pixels.
+        """Twelve hex digits over the classes, and names, sizes and objects of the images to train on, not their pixels.
 
         What is scored on is no part of it: a training is the same whatever is corrected there.
         """
+        return self._fingerprint_of(self.train, masks=True)
+
+    @cached_property
+    def train_fingerprint_of_boxes(self) -> str:
+        """What older versions took for `train_fingerprint`, without masks and crowds, of which they cannot tell."""
         return self._fingerprint_of(self.train)
 
     @cached_property
@@ -77,7 +83,7 @@ class DetectionData:
         """Twelve hex digits over the images to train on and to score on, by which older versions told trainings."""
         return self._fingerprint_of([*self.train, *self.test])
 
-    def _fingerprint_of(self, records: list[Record]) -> str:
+    def _fingerprint_of(self, records: list[Record], *, masks: bool = False) -> str:
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for record in records:
             objects = record["annotations"]
@@ -85,7 +91,23 @@ class DetectionData:
             boxes = [[item["category_id"], *(round(float(edge), 2) for edge in item["bbox"])] for item in objects]
             name = Path(record["file_name"]).name
             digest.update(json.dumps([name, record["width"], record["height"], boxes]).encode())
+            if masks:
+                digest.update(b"".join(map(_crowd_and_mask, objects)))
         return digest.hexdigest()[:12]
+
+
+def _crowd_and_mask(item: Record) -> bytes:
+    """Returns as bytes what COCO says of an object beside class and box; nothing of VOC's, which say no more."""
+    if "segmentation" not in item:
+        return b""
+    mask = item["segmentation"]
+    if isinstance(mask, dict):
+        counts = mask["counts"]
+        outline = counts if isinstance(counts, bytes) else counts.encode()
+    else:
+        # As bytes, since to write 10^7 numbers out takes long. A polygon's length keeps it apart from the next one.
+        outline = b"".join(b"%d:" % len(polygon) + np.asarray(polygon, "<f8").tobytes() for polygon in mask)
+    return b"%d:%d:" % (item["iscrowd"], len(outline)) + outline
 
 
 def open_voc(root: Path, name: str = VOC) -> DetectionData:
@@ -239,6 +261,10 @@ def warn_absent(objects: Mapping[str, int], split: str) -> None:
         )
 
 
+_OF_IMAGES = (OSError, SyntaxError, SizeMismatchError, Image.DecompressionBombError)
+"""Errors that nothing but an image brings about."""
+
+
 def map_record(mapper: DatasetMapper, record: Record) -> Record:
     """Reads a record's image, and augments it where `mapper` does.
 
@@ -247,7 +273,10 @@ def map_record(mapper: DatasetMapper, record: Record) -> Record:
     """
     try:
         mapped: Record = mapper(record)
-    except (OSError, SyntaxError, SizeMismatchError, Image.DecompressionBombError) as error:
+    except images.DAMAGE as error:
+        # Decoders raise what a fault of the program would raise, too: the image itself tells.
+        if not isinstance(error, _OF_IMAGES) and images.inspect(record["file_name"]).fault is None:
+            raise
         reason = "its size is not what its annotation says" if isinstance(error, SizeMismatchError) else one_line(error)
         raise UserError(
             f"{record['file_name']}: cannot be read ({reason})",

@@ -34,6 +34,9 @@ from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from downstream.detection.config import Scaling
     from downstream.detection.data import DetectionData
     from downstream.detection.trial import Trial
 
@@ -123,19 +126,11 @@ class DetectionTask:
         Raises:
             UserError: settings do not fit, or a full schedule would take too long on this CPU.
         """
-        from downstream.detection.config import as_yaml, build_config
+        from downstream.detection.config import as_yaml
         from downstream.detection.trial import Trial
 
         settings = run.detection
-        cfg, scaling = build_config(
-            settings,
-            schedule="voc_24k" if self.name == VOC else f"coco_{settings.coco_schedule}",
-            arch=backbone.arch,
-            classes=len(data.classes),
-            mask_format=data.mask_format,
-            devices=world_size(),
-            device=str(device),
-        )
+        cfg, scaling = self._config(settings, backbone, data, device)
         protocol = settings.protocol(self.name, scaling.batch)
         log.info("%s: %s", protocol, scaling)
         count = settings.trials_of(self.name)
@@ -165,6 +160,22 @@ class DetectionTask:
             )
             for index in range(count)
         ]
+
+    def _config(
+        self, settings: DetectionSettings, backbone: Backbone, data: "DetectionData", device: torch.device
+    ) -> "tuple[CfgNode, Scaling]":
+        """Returns detectron2's config of the task, and how its schedule was scaled to the devices at hand."""
+        from downstream.detection.config import build_config
+
+        return build_config(
+            settings,
+            schedule="voc_24k" if self.name == VOC else f"coco_{settings.coco_schedule}",
+            arch=backbone.arch,
+            classes=len(data.classes),
+            mask_format=data.mask_format,
+            devices=world_size(),
+            device=str(device),
+        )
 
     def departures(self, settings: DetectionSettings, data: "DetectionData") -> tuple[Departure, ...]:
         """Returns in what the measurement is smaller than the paper's: any departure makes it *tiny*."""

@@ -101,7 +101,13 @@ class Trial:
         return ""
 
     def _with_split_data(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns a file's content with fingerprints of both splits, which older versions wrote as one, `data`."""
+        """Returns a file's content with fingerprints of both splits as this version makes them.
+
+        Older versions wrote one of both, `data`, and later ones `train_data` without masks.
+        """
+        boxes = content.get("train_data")
+        if boxes and boxes != self.data.train_fingerprint and boxes == self.data.train_fingerprint_of_boxes:
+            return {**content, "train_data": self.data.train_fingerprint}
         if content.get("data") != self.data.fingerprint:
             return content
         return {

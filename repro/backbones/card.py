@@ -1,16 +1,15 @@
 """The card of an exported backbone: how to load it, what it was trained on and how, what it scored, its licence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from repro.backbones.facts import Facts
 from repro.backbones.library import Library
 from repro.presence import exists, is_file
-from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import latest, read
@@ -40,44 +39,6 @@ _DATA_TERMS = {
     "scenes-cutouts": "the terms of the cut-outs that the scenes were made of",
 }
 """What the images of a data set may be used for, as the card says it."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a program must know to use the weights; `salmask.json`.
-
-    Attributes:
-        format: Version of this file's layout.
-        arch: torchvision's name of the network.
-        features: How many of them the network makes of an image.
-        input_filter: `high_pass`: after normalising, `x - gaussian_blur(x, 11, 5.0)`; or `none`.
-        mean: Of each channel of RGB in 0..1, subtracted.
-        std: Of each channel, divided by.
-        crop: Side of a training view in pixels.
-        weights: File of the weights.
-        sha256: `repro.backbones.checkpoint.weights_digest` of the weights in torchvision's keys, whatever keys the file
-            has.
-        run: Id of the run.
-        method: A row of the paper's tables.
-        dataset: What was learned from; empty where the weights came from elsewhere.
-        seed: Of the run.
-        tiny: In what the run is smaller than the paper's; empty at its scale.
-    """
-
-    format: int
-    arch: str
-    features: int
-    input_filter: InputFilter
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop: int
-    weights: str
-    sha256: str
-    run: str
-    method: str
-    dataset: str
-    seed: int
-    tiny: str
 
 
 def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: str) -> str:

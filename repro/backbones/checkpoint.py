@@ -27,15 +27,34 @@ _GIVE = BACKBONE.mend
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads tensors and plain values from a file of `torch.save`, never code (`weights_only`).
+    """Reads a dictionary of tensors and plain values from a file of `torch.save`, never code.
 
     Raises:
-        UserError: the file is missing, torn, has a bit that changed since it was written, or holds something else.
+        UserError: as of `load_safely`, or the file holds something else than a dictionary.
+    """
+    return require_dictionary(load_safely(path), path)
+
+
+def require_dictionary(content: Any, path: Path) -> dict[str, Any]:
+    """Returns the content of a checkpoint, or raises a UserError where it is no dictionary; `path` is for errors."""
+    if not isinstance(content, dict):
+        raise UserError(
+            f"checkpoint {path} holds a {type(content).__name__}, not a checkpoint",
+            mend="name a file that holds a dictionary",
+        )
+    return content
+
+
+def load_safely(path: Path) -> Any:
+    """Reads whatever a file of `torch.save` holds, but never code (`weights_only`).
+
+    Raises:
+        UserError: the file is missing, torn, has a bit that changed since it was written, or holds what could run code.
     """
     require_file(path)
     _verify_bits(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist", mend="check the path") from None
     except Exception as error:  # a torn file surfaces as any of half a dozen types
@@ -43,12 +62,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint",
             mend="copy it anew, or make it again",
         ) from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"checkpoint {path} holds a {type(content).__name__}, not a checkpoint",
-            mend="name a file that holds a dictionary",
-        )
-    return content
 
 
 def require_file(path: Path) -> None:

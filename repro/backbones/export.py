@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from repro.backbones.card import RESNETS, Facts, render
+from repro.backbones.card import RESNETS, render
 from repro.backbones.checkpoint import Backbone, load_backbone_of, weights_digest
 from repro.backbones.convert import to_detectron2
+from repro.backbones.facts import FACTS_FILE, Facts
 from repro.backbones.library import Library
 from repro.backbones.resnet import BASE_WIDTH
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -30,8 +31,6 @@ from repro.runs.sections import Framework
 
 State = dict[str, Tensor]
 
-_FACTS = "salmask.json"
-"""Name of the file of `Facts`; that it is there is what tells an export from any other folder."""
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
@@ -67,12 +66,13 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
     name, write = _WRITERS[target]
     facts = _facts(run, backbone, state, name.format(arch=backbone.arch))
     # --force deletes a folder: only one that an export of ours made, or an empty one.
-    if force and is_folder(out) and any(out.iterdir()) and not is_file(out / _FACTS):
+    if force and is_folder(out) and any(out.iterdir()) and not is_file(out / FACTS_FILE):
         raise UserError(f"{out} is no export, so --force does not replace it", mend="name another folder with --out")
     with new_folder(out, force=force, mend="name another with --out, or add --force to replace it") as export_folder:
         write(export_folder / facts.weights, state, facts)
         (export_folder / "run.yaml").write_text(_without_paths(run).to_yaml(), encoding="utf-8")
-        (export_folder / _FACTS).write_text(json.dumps(dataclasses.asdict(facts), indent=1) + "\n", encoding="utf-8")
+        facts_text = json.dumps(dataclasses.asdict(facts), indent=1) + "\n"
+        (export_folder / FACTS_FILE).write_text(facts_text, encoding="utf-8")
         (export_folder / "README.md").write_text(render(folder, run, target, facts, licence), encoding="utf-8")
     return out / facts.weights
 

@@ -83,8 +83,8 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
         width: base planes of the network.
 
     Raises:
-        UserError: the file cannot be read, it is open which network is meant, the network does not fit, or its values
-            cannot be (NaN, a negative variance); the error says which.
+        UserError: the file cannot be read, it is open which network is meant, the network does not fit or is one of
+            timm's that has the same tensors, or its values cannot be (NaN, a negative variance); the error says which.
     """
     file = read_tensors(path)
     expected = _expected(arch, width)
@@ -99,6 +99,7 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
     backbone = {**counters, **given}
     if misfit := _misfit(network, backbone, expected):
         raise UserError(f"{path} does not fit a {arch}: {misfit}", mend=_other_arch(network, file.tensors))
+    _require_arch(file.facts.get("arch", ""), arch, path)
     # Checkpoints in half precision are read as well; whole numbers, the counters, stay what they are.
     given_values = {name: backbone[name] for name in expected}
     state = {name: value.float() if value.is_floating_point() else value for name, value in given_values.items()}
@@ -111,6 +112,23 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
         tuple(name for name in file.tensors if name not in used),
         file.facts.get("input_filter", ""),
     )
+
+
+def _require_arch(said: str, arch: str, path: Path) -> None:
+    """Raises a UserError where a file says itself that it holds another network, which may have the same tensors.
+
+    Those of timm's `resnetblur18` are those of a ResNet-18: what it does between them is in no file.
+    """
+    said = said.partition(".")[0].removeprefix("tv_")  # timm's `tv_resnet50`, and `resnet50.a1_in1k`, are torchvision's
+    if said in ("", arch):
+        return
+    import timm
+
+    if said in timm.list_models() or said in list_models(torchvision.models):
+        raise UserError(
+            f"{path} says itself that it holds a {said}, which is no {arch} though their tensors are alike",
+            mend="another file; variations of torchvision's ResNets are not evaluated",
+        )
 
 
 @functools.cache

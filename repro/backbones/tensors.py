@@ -1,21 +1,31 @@
 """Every tensor of somebody else's checkpoint by its full name, read without running any code of the file."""
 
+import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from repro.backbones.checkpoint import read_checkpoint, require_file
+from repro.backbones.checkpoint import load_safely, require_dictionary, require_file
 from repro.errors import UserError, one_line, shortened
+from repro.presence import is_file
 
 _COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
 """What torch.compile puts into the names of a network, or of a part of one."""
+
+_PICKLE = b"\x80"
+"""How a pickle begins, of any protocol that is in use."""
+_TORCH_BEFORE_1_6 = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
+"""How files of `torch.save` began before they were zip archives: with a pickle too."""
+_OF_SCRIPTS = "constants.pkl"
+"""A part of TorchScript's archives, by which torch itself knows them."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +134,14 @@ class _StandInDict:
 def _read_torch(path: Path) -> dict[str, Any]:
     """Reads a file of `torch.save` with stand-ins for objects of unknown classes, or raises a UserError."""
     require_file(path)
+    _refuse_other_formats(path)
     unknown = _unknown_classes(path)
     stand_ins = [(_StandInDict if name == "collections.defaultdict" else _StandIn, name) for name in unknown]
     try:
         # Under these names torch's reader now finds the stand-ins, and never imports what the file names. Of modules
         # that it blocks in any case (os, sys, posix, nt) it refuses everything.
         with torch.serialization.safe_globals(list(stand_ins)):
-            return read_checkpoint(path)
+            content = load_safely(path)
     except UserError as error:
         # torch refuses with this error what could run code, and damaged files too. To load such a file nevertheless is
         # for a person to decide.
@@ -144,13 +155,45 @@ def _read_torch(path: Path) -> dict[str, Any]:
             ),
             mend="if you trust it, save it anew: torch.save(torch.load(FILE, weights_only=False), NEW)",
         ) from error
+    if isinstance(content, _StandIn):
+        raise UserError(
+            f"checkpoint {path} holds a whole object ({shortened(unknown)}), whose code is not run",
+            mend="if you trust it and it is a network, save its weights alone: "
+            "torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)",
+        )
+    return require_dictionary(content, path)
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Raises a UserError for what `torch.save` did not write, but is often met under the same endings."""
+    if not is_file(path):
+        return  # of which reading says more
+    with path.open("rb") as file:
+        beginning = file.read(len(_TORCH_BEFORE_1_6))
+    if beginning.startswith(_PICKLE) and beginning != _TORCH_BEFORE_1_6:
+        raise UserError(
+            f"checkpoint {path} is a pickle and no file of torch.save (detectron2's are); it is not read, as it could "
+            "run code",
+            mend="give the file that it was converted from, or save it as tensors under torchvision's names; of a run "
+            "of ours, `salmask export RUN --to torchvision`",
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_script = any(PurePosixPath(name).name == _OF_SCRIPTS for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return  # no archive, or a damaged one, of which reading says more
+    if is_script:
+        raise UserError(
+            f"checkpoint {path} is a program of TorchScript, which is not run",
+            mend="if you trust it, save its weights alone: torch.save(torch.jit.load(FILE).state_dict(), NEW)",
+        )
 
 
 def _unknown_classes(path: Path) -> list[str]:
     """Returns the full names of the classes and functions in a file that torch does not know to be harmless.
 
     Nothing is loaded. Of files of before torch 1.6, which are no zip archives, and of what is no file of `torch.save`
-    at all, there are none: `read_checkpoint` says what is wrong with it.
+    at all, there are none: `load_safely` says what is wrong with it.
     """
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))

@@ -2,14 +2,16 @@
 
 import contextlib
 import errno
+import hashlib
 import lzma
 import os
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -96,47 +98,35 @@ def locate_all(given: Sequence[Path], sources: Mapping[str, str], dataset: str) 
     return paths
 
 
-def check_md5(archive: Path, md5: str) -> None:
+def md5_of(file: Path) -> str:
+    """Returns a file's MD5, 32 hex digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+
+
+def has_all(given: Sequence[Path], names: Iterable[str]) -> bool:
+    """Whether all archives of these names are among the files and folders that a person gave.
+
+    Raises:
+        UserError: Something given does not exist.
+    """
+    return all(locate(given, name) is not None for name in names)
+
+
+def check_md5(file: Path, md5: str, *, mend: str = "download it again") -> None:
     """Makes sure that a file is the published one.
 
     Args:
-        archive: The file.
+        file: An archive, or a file out of one.
         md5: The published file's MD5, 32 hex digits.
+        mend: What a person can do about another file.
 
     Raises:
         UserError: It is another file.
     """
-    from torchvision.datasets.utils import calculate_md5
-
-    actual = calculate_md5(archive)
+    actual = md5_of(file)
     if actual != md5:
-        raise PathError(archive, f"its MD5 is {actual}, the published file's {md5}", mend="download it again")
-
-
-def fetch(url: str, folder: Path, md5: str) -> Path:
-    """Downloads a file and compares its checksum; one that is there already is kept.
-
-    Args:
-        url: Where it is published; the last part is the file's name.
-        folder: The folder that the file is written to.
-        md5: The published file's MD5, 32 hex digits.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        UserError: There is no network, or what came is not the published file.
-    """
-    from torchvision.datasets.utils import download_url
-
-    name = url.rpartition("/")[2]
-    try:
-        download_url(url, folder, name, md5)
-    except (OSError, RuntimeError) as error:  # torchvision reports a wrong checksum as RuntimeError
-        raise UserError(
-            f"cannot download {url} ({reason_of(error)})", mend="download it elsewhere and give it with --from FILE"
-        ) from error
-    return folder / name
+        raise PathError(file, f"its MD5 is {actual}, the published file's {md5}", mend=mend)
 
 
 def unpack_folder(archive: tarfile.TarFile, inside: str, target: Path, *, source: Path) -> None:
@@ -195,13 +185,14 @@ def open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     return stream
 
 
-def write_member(path: Path, stream: IO[bytes], size: int) -> None:
-    """Writes a member of an archive and flushes it to disk.
+def write_member(path: Path, stream: IO[bytes], size: int, *, synced: bool = True) -> None:
+    """Writes a member of an archive.
 
     Args:
         path: The file to write; its folder is made.
         stream: The member's content.
         size: The bytes that the archive says it has.
+        synced: Whether it is flushed to disk.
 
     Raises:
         tarfile.ReadError: There are fewer bytes than the archive says.
@@ -212,7 +203,28 @@ def write_member(path: Path, stream: IO[bytes], size: int) -> None:
         if file.tell() != size:  # tarfile may end silently where an archive is cut within a member
             raise tarfile.ReadError(f"{path.name} has {file.tell()} of {size} bytes")
         file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            os.fsync(file.fileno())
+
+
+def write_member_atomically(path: Path, size: int, open_stream: Callable[[], IO[bytes]], *, synced: bool) -> None:
+    """Writes a member of an archive, which has its name only when all of it is there; one that is there is left alone.
+
+    Args:
+        path: The file to write; its folder is made. One of this size is left alone.
+        size: The bytes that the archive says it has.
+        open_stream: Opens the member's content.
+        synced: Whether it is flushed to disk. One that is not, and that a power cut leaves short, is told by its size.
+
+    Raises:
+        tarfile.ReadError: There are fewer bytes than the archive says.
+    """
+    if path.is_file() and path.stat().st_size == size:
+        return
+    unfinished = path.with_name(f".{path.name}.part")
+    with open_stream() as stream:
+        write_member(unfinished, stream, size, synced=synced)
+    unfinished.replace(path)
 
 
 @contextlib.contextmanager

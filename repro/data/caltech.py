@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from repro.data.archives import TORN, blaming, check_md5, fetch, locate, preparing, unpack_folder
+from repro.data.archives import TORN, blaming, check_md5, locate, preparing, unpack_folder
+from repro.data.downloads import fetch
 from repro.data.errors import PathError, reason_of
 from repro.data.folders import FileImages, class_folders, files_below, folder_above
 from repro.data.subsets import Subset, divide
@@ -46,19 +47,25 @@ def open_pool(root: Path) -> FileImages:
     folder = folder_above(root, FOLDER) / FOLDER / IMAGES
     if not is_folder(folder):
         raise PathError(root, f"holds no {FOLDER}/{IMAGES}", mend=f"{MEND}, or name the folder that it lies in")
-    classes = class_folders(folder, mend=MEND)
+    again = _again(folder)
+    classes = class_folders(folder, mend=again)
     if BACKGROUND not in classes or len(classes) != CLASSES + 1:
         whether = "among" if BACKGROUND in classes else "not among"
         expected = f"Caltech-101 has {CLASSES} and {BACKGROUND}"
         reason = f"{len(classes)} class folders, {BACKGROUND} {whether} them, where {expected}"
-        raise PathError(folder, reason, mend=MEND)
+        raise PathError(folder, reason, mend=again)
     classes.remove(BACKGROUND)  # left out, whatever it holds
-    files = [_images_of_class(folder / name) for name in classes]
+    files = [_images_of_class(folder / name, again) for name in classes]
     paths = [f"{name}/{file}" for name, names in zip(classes, files, strict=True) for file in names]
     return FileImages(folder, paths, [label for label, names in enumerate(files) for _ in names], classes)
 
 
-def _images_of_class(folder: Path) -> list[str]:
+def _again(folder: Path) -> str:
+    """Returns the mend of a folder of images that is there and not whole: preparing leaves alone what is there."""
+    return f"remove {folder}, and `salmask data prepare caltech101` again"
+
+
+def _images_of_class(folder: Path, mend: str) -> list[str]:
     """Returns the names of a class's images, or raises a UserError unless they are image_0001.jpg to image_N.jpg."""
     images, others = files_below(folder)
     everything = {*images, *others}
@@ -66,7 +73,7 @@ def _images_of_class(folder: Path) -> list[str]:
     if images != expected or not images:
         odd = sorted(everything ^ set(expected))
         reason = f"{odd[0]} is missing or does not belong there" if odd else "the folder is empty"
-        raise PathError(folder, reason, mend=MEND)
+        raise PathError(folder, reason, mend=mend)
     return images
 
 
@@ -89,7 +96,7 @@ def split(pool: FileImages, seed: int) -> tuple[Subset, Subset, Subset]:
     if min(counts) <= TRAIN_EACH:
         name = pool.classes[counts.index(min(counts))]
         reason = f"{min(counts)} images, where more than {TRAIN_EACH} are needed"
-        raise PathError(pool.folder / name, reason, mend=MEND)
+        raise PathError(pool.folder / name, reason, mend=_again(pool.folder))
     classes = len(pool.classes)
     fit, held_out, rest = divide(pool, [[TRAIN_EACH - HELD_OUT_EACH] * classes, [HELD_OUT_EACH] * classes], seed)
     return fit, held_out, rest
@@ -104,16 +111,21 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
         root: The folder to unpack into; made where it does not exist.
 
     Raises:
-        UserError: There is no archive or network, an archive is torn or another one, or the disk is full.
+        UserError: There is no archive or network, an archive is torn or another one, the disk is full, or what is
+            there is no Caltech-101.
     """
     target = folder_above(root, FOLDER) / FOLDER / IMAGES
+    if is_folder(target):
+        open_pool(root)
+        return
     # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
-    given = _among(archives) if archives and not is_folder(target) else None
+    given = _among(archives) if archives else None
     with preparing(root):
-        if is_folder(target):
+        if is_folder(target):  # another process has made it meanwhile
             return
         archive = given or fetch(URL, root, ARCHIVES["caltech-101.zip"])
-        check_md5(archive, ARCHIVES[archive.name])
+        if given is not None:
+            check_md5(given, ARCHIVES[given.name])
         target.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             with blaming(archive, target.parent):

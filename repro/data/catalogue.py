@@ -14,7 +14,7 @@ from repro.data.annotations.findings import Survey
 from repro.data.archives import Preparer
 from repro.data.errors import PathError
 from repro.data.folders import FOLDER_FOR_EACH_CLASS, FolderImages, class_folders
-from repro.data.splits import Images, Split
+from repro.data.splits import SPLITS, Images, Split
 from repro.data.subsets import join
 from repro.errors import UserError, nearest, shortened
 from repro.runs.sections import ScenesSettings
@@ -43,6 +43,7 @@ class Dataset:
         prepare: Makes the root from the archives that it was downloaded as; None: nothing to make.
         parts: Opens the published parts by name, for data sets whose splits are no folders; `verify` looks at these.
         survey: Reads the annotations of a data set of annotated objects, for `verify`.
+        find: Refuses a root that holds nothing of a data set of annotated objects, without a look into the annotations.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Dataset:
     prepare: Preparer | None = None
     parts: Callable[[Path], Mapping[str, Images]] | None = None
     survey: Callable[[Path], Survey] | None = None
+    find: Callable[[Path], object] | None = None
 
 
 def find_dataset(name: str) -> Dataset:
@@ -93,6 +95,26 @@ def open_images(dataset: str, split: Split, root: Path | None, scenes: ScenesSet
     if isinstance(images, Scenes):
         images.keep(scenes_cache())
     return images
+
+
+def require_usable(dataset: str, root: Path) -> None:
+    """Refuses a root that cannot serve, as far as listing its files tells; `salmask data verify` looks into them.
+
+    Args:
+        dataset: The data set's name.
+        root: Its folder. Scenes are drawn by a run's settings, so that nothing of their cut-outs is known here.
+
+    Raises:
+        UserError: The root has another layout, or lacks a split, a class or a list.
+    """
+    entry = find_dataset(dataset)
+    if entry.find is not None:
+        entry.find(root)
+    elif entry.parts is not None:
+        entry.parts(root)
+    elif not entry.generated:
+        for split in SPLITS:
+            entry.open(split, root, ScenesSettings())
 
 
 def required_root(root: Path | None) -> Path:
@@ -158,8 +180,8 @@ DATASETS: dict[str, Dataset] = {
             layout="an ordinary ImageNet-1k root, train/WNID/*.JPEG and val/WNID/*.JPEG; only the 100 classes are read",
             open=_open_imagenet100,
             classes=imagenet.class_list(),
-            # 50 a class by construction; the training count as the literature on this class list gives it.
-            expected={"train": 126_689, "val": 5_000},
+            # The training count as the literature on this class list gives it.
+            expected={"train": 126_689, "val": imagenet.VAL_EACH * len(imagenet.class_list())},
             root_names=("imagenet100", "imagenet"),  # a whole ImageNet-1k serves too, of which the 100 are read
             mend="unpack with `salmask data prepare imagenet100 --from ARCHIVES`",
             prepare=imagenet.prepare_imagenet100,
@@ -197,6 +219,7 @@ DATASETS: dict[str, Dataset] = {
             mend="unpack with `salmask data prepare voc07+12 --from ARCHIVES`",
             prepare=detection_archives.prepare_voc,
             survey=voc.survey_root,
+            find=voc.find_devkit,
         ),
         Dataset(
             name="coco",
@@ -208,6 +231,7 @@ DATASETS: dict[str, Dataset] = {
             mend="unpack with `salmask data prepare coco --from ARCHIVES`",
             prepare=detection_archives.prepare_coco,
             survey=coco.survey_root,
+            find=coco.require_coco,
         ),
         Dataset(
             name="folder",

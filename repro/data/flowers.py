@@ -4,7 +4,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.data.archives import blaming, check_md5, fetch, locate_all, preparing, unpack_folder
+from repro.data.archives import blaming, check_md5, locate_all, md5_of, preparing, unpack_folder
+from repro.data.downloads import fetch
 from repro.data.errors import PathError
 from repro.data.folders import FileImages, folder_above, image_files
 from repro.data.subsets import Subset, apportion, divide, sizes
@@ -60,7 +61,7 @@ def _pool_and_counts(root: Path) -> tuple[FileImages, list[int]]:
     for name, md5 in _lists().items():
         if not is_file(base / name):
             raise PathError(base / name, "missing", mend=MEND)
-        check_md5(base / name, md5)
+        check_md5(base / name, md5, mend=MEND)
     splits = [Flowers102(parent, split) for split in OFFICIAL]
     files = [f"{IMAGES}/{path.name}" for split in splits for path in split._image_files]
     # The names are the lists', whatever the folder holds: what is missing would be told only when it is read.
@@ -101,7 +102,8 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
         root: The folder to unpack into; made where it does not exist.
 
     Raises:
-        UserError: There is no archive or network, a file is torn or another one, or the disk is full.
+        UserError: There is no archive or network, a file is torn or another one, the disk is full, or images are
+            missing from a folder of them that is there.
     """
     from torchvision.datasets import Flowers102
 
@@ -110,8 +112,12 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
     urls = {name: f"{Flowers102._download_url_prefix}{name}" for name in checksums}
 
     def pending() -> list[str]:
-        return sorted(name for name in checksums if not exists(base / (IMAGES if name == ARCHIVE else name)))
+        lists = [name for name, md5 in _lists().items() if not (is_file(base / name) and md5_of(base / name) == md5)]
+        return sorted([*lists, *([] if exists(base / IMAGES) else [ARCHIVE])])
 
+    if not pending():
+        open_pool(root)
+        return
     # All of them before the first is unpacked: a person learns of everything that is missing at once. And before the
     # lock, which makes the root: who named the wrong files finds nothing new on disk.
     paths = locate_all(archives, {name: urls[name] for name in pending()}, "flowers102") if archives else {}
@@ -119,12 +125,14 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
         base.mkdir(parents=True, exist_ok=True)
         for name in pending():
             source = paths[name] if archives else fetch(urls[name], root, checksums[name])
-            check_md5(source, checksums[name])
+            if archives:
+                check_md5(source, checksums[name])
             if name == ARCHIVE:
                 with blaming(source, base), tarfile.open(source, "r|gz") as archive:
                     unpack_folder(archive, IMAGES, base / IMAGES, source=source)
             else:
                 _copy(source, base / name)
+    open_pool(root)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -4,13 +4,14 @@ import functools
 import hashlib
 import os
 import stat
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from repro.data import images
-from repro.data.errors import PathError, reason_of
+from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, reason_of
 from repro.data.jpeg import Pixels
 from repro.errors import shortened
 from repro.files import is_clutter
@@ -21,9 +22,17 @@ FOLDER_FOR_EACH_CLASS = "put the images into one folder for each class"
 PLAIN_ENDINGS = frozenset({".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """Endings of images that are stored without compression as a rule: the size of such a file tells its sides alone."""
 PLAIN_FILES = 64
-"""How many of them are looked into for a fingerprint."""
+"""Up to how many of them the first `PLAIN_BYTES` count in a fingerprint. Of any other ending as many files are looked
+at, whether they are stored without compression as well."""
 PLAIN_BYTES = 1 << 16
 """How many of a file's first bytes are read then: some rows of pixels, and next to no time, whatever the image."""
+PLAIN_PART = 1 << 12
+"""How many bytes are read from the middle of each where there are more: a page of the disk, amid the image."""
+
+_PNG_HEADER = struct.Struct(">16sIIBB")
+"""A PNG's first bytes: signature, length and name of its first chunk; width, height, bits, kind of colours."""
+_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}
+"""By the kind of colours; of any other there is one."""
 
 
 class FileImages:
@@ -61,8 +70,8 @@ class FileImages:
         """Returns 16 hex digits that change when the classes' order, a file's relative path or a file's size does.
 
         They are of a SHA-256 over these; nothing is decoded, since a fingerprint of the pixels would take as long as an
-        epoch. Of files whose size says nothing of their content (`PLAIN_ENDINGS`), the first `PLAIN_BYTES` of up to
-        `PLAIN_FILES` evenly spaced ones count as well.
+        epoch. Of files whose size says nothing of their content, as they are stored without compression, some bytes
+        count as well: the first `PLAIN_BYTES`, or of more than `PLAIN_FILES` those `PLAIN_PART` in the middle.
 
         Raises:
             UserError: A file has gone since the folder was read, or cannot be read.
@@ -78,29 +87,73 @@ class FileImages:
             try:
                 size = os.stat(path).st_size  # noqa: PTH116  # a Path for each of 10^5 files costs more than the stat
             except OSError as error:
+                if is_broken_link(path):
+                    raise PathError(path, LINK_TO_NOTHING, mend="remove it") from error
                 reason = f"{error.strerror}; the data changed since it was listed"
                 raise PathError(path, reason, mend="start again") from error
             digest.update(f"\0{file}\0{size}".encode(errors="surrogateescape"))
-        # Without such files the digits are those of older versions, which recorded results and runs hold.
-        for file in _evenly_spaced([file for file in self.files if _ending(file) in PLAIN_ENDINGS], PLAIN_FILES):
-            digest.update(_beginning(self.folder / file))
+        # Without such files, and with few of them, the digits are those of older versions, which recorded results and
+        # runs hold.
+        plain = self._plain_files()
+        few = len(plain) <= PLAIN_FILES
+        for file in plain:
+            count = PLAIN_BYTES if few else PLAIN_PART
+            digest.update(_bytes_of(self.folder / file, count, from_middle=not few))
         return digest.hexdigest()[:16]
+
+    def _plain_files(self) -> list[str]:
+        """Returns the files of every ending under which images are stored without compression, by rule or by sample."""
+        by_ending: dict[str, list[str]] = {}
+        for file in self.files:
+            by_ending.setdefault(_ending(file), []).append(file)
+        plain = {
+            ending
+            for ending, files in by_ending.items()
+            if ending in PLAIN_ENDINGS or any(_is_plain(self.folder / file) for file in _evenly_spaced(files))
+        }
+        return [file for file in self.files if _ending(file) in plain] if plain else []
 
 
 def _ending(file: str) -> str:
     return os.path.splitext(file)[1].lower()  # noqa: PTH122  # as in `_fingerprint`
 
 
-def _evenly_spaced(files: Sequence[str], most: int) -> list[str]:
-    count = min(len(files), most)
+def _evenly_spaced(files: Sequence[str]) -> list[str]:
+    """Returns `PLAIN_FILES` of the files, or all where there are fewer."""
+    count = min(len(files), PLAIN_FILES)
     return [files[number * len(files) // count] for number in range(count)]
 
 
-def _beginning(path: Path) -> bytes:
-    """Reads a file's first `PLAIN_BYTES`; nothing of a pipe, which would be waited for."""
+def _is_plain(path: Path) -> bool:
+    """Whether a file holds an image without compression, by its first bytes: its ending may say something else."""
+    try:
+        header = _bytes_of(path, _PNG_HEADER.size)
+        size = path.stat().st_size
+    except (PathError, OSError):
+        return False  # the fault of this one file, which decoding tells
+    if header.startswith((b"BM", b"P5", b"P6", b"II*\0", b"MM\0*")):
+        return True
+    if not header.startswith(b"\x89PNG") or len(header) < _PNG_HEADER.size:
+        return False
+    _, width, height, bits, colours = _PNG_HEADER.unpack(header)
+    # Uncompressed each row has a byte more, for its filter (RFC 2083, 6). A file of that size has spared nothing.
+    return size >= height * (1 + -(-width * bits * _PNG_CHANNELS.get(colours, 1) // 8))
+
+
+def _bytes_of(path: Path, count: int, *, from_middle: bool = False) -> bytes:
+    """Reads a file's first bytes, or those in its middle; nothing of a pipe, which would be waited for.
+
+    Raises:
+        PathError: It cannot be read.
+    """
     try:
         with open(path, "rb", opener=images.open_at_once) as stream:
-            return stream.read(PLAIN_BYTES) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else b""
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return b""
+            if from_middle:
+                stream.seek(max(0, (status.st_size - count) // 2))
+            return stream.read(count)
     except OSError as error:
         raise PathError(path, reason_of(error), mend="make it readable or replace it") from error
 

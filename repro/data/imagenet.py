@@ -10,25 +10,32 @@ import io
 import re
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from repro.data.archives import (
     DOWNLOAD_AGAIN,
     TORN,
     blaming,
+    has_all,
     locate_all,
     open_member,
     preparing,
     whole_folder,
     write_member,
+    write_member_atomically,
 )
 from repro.data.errors import PathError, reason_of
+from repro.data.folders import image_files
 from repro.presence import is_folder
 from repro.progress import BYTES, ProgressBars
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
 DEVKIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
+VAL_EACH = 50
+"""Validation images of each class."""
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _TRAIN_IMAGE = re.compile(r"n\d{8}_\d+\.JPEG")
@@ -55,8 +62,8 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     and classes and validation images that are there already are left alone.
 
     Args:
-        archives: `TRAIN_ARCHIVE` (not needed once all training classes are there), `VAL_ARCHIVE` and `DEVKIT_ARCHIVE`,
-            as image-net.org gives them, or folders with them.
+        archives: `TRAIN_ARCHIVE` (not needed once all training classes are there), `VAL_ARCHIVE` and `DEVKIT_ARCHIVE`
+            (not needed once all validation images are there too), as image-net.org gives them, or folders with them.
         root: Folder to unpack into; made where it does not exist. An ImageNet-1k root is as good.
 
     Raises:
@@ -67,6 +74,8 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     # A class folder is there only when it is whole, so the 138 GB of training images are not needed a second time.
     pending = {wnid for wnid in class_list() if not is_folder(train / wnid)}
     names = [*([TRAIN_ARCHIVE] if pending else []), VAL_ARCHIVE, DEVKIT_ARCHIVE]
+    if not pending and not has_all(archives, names) and _is_whole(val):
+        return
     # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
     paths = locate_all(archives, dict.fromkeys(names, _SOURCE), "imagenet100")
     labels = _validation_labels(paths[DEVKIT_ARCHIVE])
@@ -74,6 +83,12 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
         if pending:
             _unpack_train(paths[TRAIN_ARCHIVE], pending, train, progress)
         _unpack_val(paths[VAL_ARCHIVE], labels, val, progress)
+
+
+def _is_whole(val: Path) -> bool:
+    """Whether all validation images of the hundred classes are there."""
+    folders = [val / wnid for wnid in class_list()]
+    return all(is_folder(folder) and len(image_files(folder)) == VAL_EACH for folder in folders)
 
 
 def _validation_labels(devkit: Path) -> dict[str, str]:
@@ -111,7 +126,7 @@ def _member_bytes(archive: tarfile.TarFile, ending: str) -> bytes:
     """Reads the member whose name has this ending; the folder above it is named after the devkit's version."""
     for member in archive:
         if member.isfile() and member.name.endswith(f"/{ending}"):
-            return _content(archive, member)
+            return _content(archive, member).read()
     raise tarfile.ReadError(f"no {ending}")
 
 
@@ -161,7 +176,7 @@ def _unpack_class(
         for image in nested:
             name = _plain_name(image, _TRAIN_IMAGE)
             if name is not None:
-                write_member(folder / name, io.BytesIO(_content(nested, image)), image.size)
+                write_member(folder / name, _content(nested, image), image.size)
                 advance(image.size)
             # A member's content is padded to whole blocks, and the next header follows; -(-a // b) rounds up.
             end = image.offset_data + -(-image.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -189,10 +204,7 @@ def _unpack_val(archive: Path, labels: Mapping[str, str], folder: Path, progress
                 continue
             target = folder / labels[name] / name
             with blaming(f"{archive}: member {member.name}", folder, len(remaining) * _AVERAGE_BYTES):
-                if not (target.is_file() and target.stat().st_size == member.size):
-                    unfinished = target.with_name(f".{name}.part")
-                    write_member(unfinished, io.BytesIO(_content(outer, member)), member.size)
-                    unfinished.replace(target)
+                write_member_atomically(target, member.size, partial(_content, outer, member), synced=True)
             del remaining[name]
             progress.advance(task)
     if remaining:
@@ -214,7 +226,7 @@ def _plain_name(member: tarfile.TarInfo, pattern: re.Pattern[str]) -> str | None
     return name
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     """Reads a member whole, so that nothing is written of one that is cut short.
 
     Raises:
@@ -224,4 +236,4 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         content = stream.read()
     if len(content) != member.size:
         raise tarfile.ReadError(f"{member.name} has {len(content)} of {member.size} bytes")
-    return content
+    return io.BytesIO(content)

@@ -41,8 +41,7 @@ _TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _TURNED = (5, 6, 7, 8)  # EXIF orientations whose width and height are exchanged
 _NOT_AS_STORED = range(2, 9)  # EXIF orientations by which a viewer turns or mirrors an image
 
-# What Pillow's decoders were seen to raise, or say that they may, for damaged bytes.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -55,6 +54,7 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+"""What Pillow's decoders were seen to raise, or say that they may, for damaged bytes."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,11 @@ def inspect(path: Path | str, size: tuple[int, int] | None = None) -> Inspection
     """
 
     def read(image: Image.Image, stream: IO[bytes]) -> Inspection:
+        # Before the pixels, with which Pillow takes a TIFF's orientation away.
+        tiff_fault = None if size is None else _tiff_fault(image)
         # Pixels first: a PNG's EXIF may stand behind them, so that asking for it decodes them, and hides their damage.
         _decode_image(image, stream)
-        return Inspection(_size_fault(image, size), _orientation(image) in _NOT_AS_STORED)
+        return Inspection(tiff_fault or _size_fault(image, size), _orientation(image) in _NOT_AS_STORED)
 
     outcome = _outcome(path, read)
     return Inspection(outcome) if isinstance(outcome, Fault) else outcome
@@ -152,7 +154,14 @@ def find_header_fault(path: Path | str, size: tuple[int, int]) -> Fault | None:
     Returns:
         The fault; None where the header is sound.
     """
-    return _outcome(path, lambda image, stream: _size_fault(image, size))
+    return _outcome(path, lambda image, stream: _tiff_fault(image) or _size_fault(image, size))
+
+
+def _tiff_fault(image: Image.Image) -> Fault | None:
+    """Refuses, among images with boxes, a TIFF that has an orientation: Pillow turns it, and detectron2 once more."""
+    if image.format != "TIFF" or _orientation(image) not in _NOT_AS_STORED:
+        return None
+    return Fault("unreadable", "a TIFF with an EXIF orientation, which detectron2 turns twice; save it upright")
 
 
 def _size_fault(image: Image.Image, listed: tuple[int, int] | None) -> Fault | None:
@@ -177,7 +186,7 @@ def _orientation(image: Image.Image) -> int | None:
     """Reads an image's EXIF orientation; None where there is none, or it cannot be read."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except _DAMAGE:  # of the metadata alone: the pixels may be sound, and detectron2 takes them as they are
+    except DAMAGE:  # of the metadata alone: the pixels may be sound, and detectron2 takes them as they are
         return None
 
 
@@ -223,7 +232,7 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
                 return read(image, stream)
     except UnidentifiedImageError:  # an `OSError` too, so it stands before the others
         return Fault("unreadable", "not an image, or its header is damaged")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
 
 

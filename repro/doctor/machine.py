@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from repro.cores import usable_cores
-from repro.data.catalogue import DATASETS
+from repro.data.catalogue import DATASETS, require_usable
 from repro.data.roots import find_root
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
@@ -121,7 +121,7 @@ def _disk() -> Iterator[Diagnosis]:
 
 
 def check_data(name: str, root: Path | None, *, needed: bool) -> Diagnosis:
-    """Returns whether the root of a data set is there.
+    """Returns whether the root of a data set is there and, where it is needed, whether it can serve.
 
     Args:
         name: Name of the data set.
@@ -130,6 +130,8 @@ def check_data(name: str, root: Path | None, *, needed: bool) -> Diagnosis:
     """
     try:
         folder = find_root(name, root)
+        if needed and folder:
+            require_usable(name, folder)
     except UserError as error:
         return Diagnosis(f"data {name}", "wrong" if needed else "note", error.what, error.mend)
     return Diagnosis(f"data {name}", "ok", str(folder) if folder else "built in")

@@ -192,3 +192,8 @@ BACKBONE = Schema(
     mend="give the backbone.pth of a finished run",
 )
 """`backbone.pth`, which may also be a localizer."""
+EXPORT = Schema(
+    {"sha256": _TEXT, "input_filter": Field(str, one_of=tuple(InputFilter))},
+    mend="put back what `salmask export` wrote, or remove it; with --high-pass or without, you say then what it told",
+)
+"""What must be known to evaluate exported weights, of the facts that lie beside them."""

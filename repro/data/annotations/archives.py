@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,18 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from repro.data.annotations import coco, voc
-from repro.data.archives import blaming, check_md5, fetch, locate_all, open_member, preparing
+from repro.data.annotations.findings import Survey
+from repro.data.archives import (
+    blaming,
+    check_md5,
+    has_all,
+    locate_all,
+    open_member,
+    preparing,
+    write_member_atomically,
+)
+from repro.data.downloads import fetch
+from repro.errors import UserError
 from repro.progress import BYTES, ProgressBars, doing
 
 _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"  # as torchvision.datasets.voc has it
@@ -77,14 +87,16 @@ def prepare_voc(archives: Sequence[Path], root: Path) -> None:
     It can be stopped at any time and run again: members that are there already are left alone.
 
     Args:
-        archives: The three tar files of `voc.ARCHIVES`, or folders with them; none: download them into `root`.
+        archives: The three tar files of `voc.ARCHIVES`, or folders with them; none: download them into `root`. Not
+            needed where the data set is whole.
         root: The folder to unpack into; made where it does not exist.
 
     Raises:
         UserError: An archive is missing, torn or another one, there is no network, the disk is full, the root cannot be
             written to, or another process is preparing it.
     """
-    _prepare(VOC_ARCHIVES, "voc07+12", archives, root)
+    expected = {str(image_set): count for image_set, count in voc.EXPECTED.items()}
+    _prepare(VOC_ARCHIVES, "voc07+12", archives, root, lambda: _is_whole(voc.survey_root, root, expected))
 
 
 def prepare_coco(archives: Sequence[Path], root: Path) -> None:
@@ -93,37 +105,58 @@ def prepare_coco(archives: Sequence[Path], root: Path) -> None:
     It can be stopped at any time and run again: members that are there already are left alone.
 
     Args:
-        archives: The three zip files, or folders with them; none: download them into `root`.
+        archives: The three zip files, or folders with them; none: download them into `root`. Not needed where the data
+            set is whole.
         root: The folder to unpack into; made where it does not exist.
 
     Raises:
         UserError: As `prepare_voc` does.
     """
-    _prepare(COCO_ARCHIVES, "coco", archives, root)
+    _prepare(COCO_ARCHIVES, "coco", archives, root, lambda: _is_whole(coco.survey_root, root, coco.EXPECTED))
 
 
-def _prepare(archives: Sequence[Archive], dataset: str, given: Sequence[Path], root: Path) -> None:
-    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
+def _prepare(
+    archives: Sequence[Archive], dataset: str, given: Sequence[Path], root: Path, is_whole: Callable[[], bool]
+) -> None:
     names = {archive.name: archive.url for archive in archives}
+    # What is whole needs no archive. Of archives that are given each member is compared, which finds torn images too.
+    if not has_all(given, names) and is_whole():
+        return
+    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
     located = locate_all(given, names, dataset) if given else {}
     with preparing(root):
-        # All are known to be there before the first is read.
-        paths = {archive: located.get(archive.name) or fetch(archive.url, root, archive.md5) for archive in archives}
         # All checksums before the first member is written: a foreign archive must not leave half a data set.
-        for archive, path in paths.items():
-            with doing(f"{archive.name}: checksum"):
-                check_md5(path, archive.md5)
+        paths = {archive: _checked(archive, root, located.get(archive.name)) for archive in archives}
         for archive, path in paths.items():
             with blaming(path, root), _members(path, archive) as members:
                 _unpack_all(members, root, archive.name)
         os.sync()  # 10^5 small files: flushing each of them would take longer than unpacking
 
 
+def _checked(archive: Archive, root: Path, given: Path | None) -> Path:
+    """Returns the path of a published archive, given or downloaded; raises a UserError for another one."""
+    if given is None:
+        return fetch(archive.url, root, archive.md5)
+    with doing(f"{archive.name}: checksum"):
+        check_md5(given, archive.md5)
+    return given
+
+
+def _is_whole(survey_root: Callable[[Path], Survey], root: Path, expected: Mapping[str, int]) -> bool:
+    """Whether a root holds as many images as were published, with all that their annotations need."""
+    with doing(f"reading what is in {root}"):
+        try:
+            survey = survey_root(root)
+        except UserError:
+            return False
+    return not survey.findings and survey.images == expected
+
+
 def _unpack_all(members: _Members, root: Path, title: str) -> None:
     with ProgressBars() as progress:
         task = progress.add_task(title, total=sum(size for size, _ in members.values()), unit=BYTES)
         for name, (size, open_stream) in members.items():
-            _unpack(root / name, size, open_stream)
+            write_member_atomically(root / name, size, open_stream, synced=False)
             progress.advance(task, size)
 
 
@@ -155,16 +188,3 @@ def _needed_members(files: Iterator[tuple[str, int, Callable[[], IO[bytes]]]], a
     if not members:
         raise tarfile.ReadError("it holds nothing that detection needs")
     return members
-
-
-def _unpack(target: Path, size: int, open_stream: Callable[[], IO[bytes]]) -> None:
-    """Writes a member; not synced, since a file that a power cut left short is told by its size and written again."""
-    if target.is_file() and target.stat().st_size == size:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.part")
-    with open_stream() as stream, unfinished.open("wb") as file:
-        shutil.copyfileobj(stream, file)
-        if file.tell() != size:
-            raise tarfile.ReadError(f"{target.name} has {file.tell()} of {size} bytes")
-    unfinished.replace(target)

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from repro.data.annotations.coco_instances import Instances, is_trained_on, read_instances
-from repro.data.annotations.findings import AnnotatedImage, BrokenFileError, FindingKind, Survey, box_fault, listing
+from repro.data.annotations.findings import (
+    AnnotatedImage,
+    BrokenFileError,
+    FindingKind,
+    Survey,
+    box_fault,
+    listing,
+    repetitions,
+)
 from repro.data.annotations.masks import mask_fault
 from repro.data.errors import PathError
 from repro.errors import shortened
@@ -176,6 +184,9 @@ def _survey_images(
     names = [image.file_name for image in instances.images]
     if not names:
         survey.add("no-objects", path, "lists no image", f"unpack {ANNOTATION_ARCHIVE} into {root}")
+    # Each entry would have a part of the image's objects, and show a detector the others as background.
+    if repeated := repetitions(names):
+        survey.add("overlap", path, f"lists images more than once: {shortened(repeated)}", "list each once")
     # One finding for all: annotations of another split would make a hundred thousand of missing images.
     if present and names and present.isdisjoint(names):
         other_splits = (name for name in SPLITS if name != split and not file_names[name].isdisjoint(names))

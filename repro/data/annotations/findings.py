@@ -4,7 +4,8 @@
 training refuses with them.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +162,11 @@ def box_fault(box: BoxCorners, size: tuple[int, int]) -> str:
         corners = ", ".join(f"{value:g}" for value in box)
         return f"a box ({corners}) reaches out of the image of {width}×{height} pixels"
     return ""
+
+
+def repetitions(names: Iterable[str]) -> list[str]:
+    """Returns the sorted names that are listed more than once."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def listing(folder: Path) -> frozenset[str]:

@@ -8,7 +8,6 @@ one reader of them: verification, training and scoring get what it returns.
 import itertools
 import re
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from repro.data.annotations.findings import (
     Survey,
     box_fault,
     listing,
+    repetitions,
 )
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, shortened
@@ -344,8 +344,9 @@ def _survey_set(survey: VocSurvey, year: Path, image_set: ImageSet, ids: Sequenc
     elif image_set in TEST and read and all(item.difficult for each in read.values() for item in each.objects):
         message = f"every object of {image_set.split} is difficult, and none of those counts when a detector is scored"
         survey.add("no-objects", annotations, message, "correct <difficult>")
-    # An object of an image that is listed twice would count twice when a detector is scored, and be detected once.
-    if image_set in TEST and (repeated := sorted(name for name, times in Counter(ids).items() if times > 1)):
+    # An object of an image that is listed twice would count twice when a detector is scored, and be detected once; to
+    # train on, such an image would weigh twice.
+    if repeated := repetitions(ids):
         path = year / f"ImageSets/Main/{image_set.split}.txt"
         survey.add("overlap", path, f"lists images more than once: {shortened(repeated)}", "list each once")
 

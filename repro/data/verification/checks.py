@@ -7,6 +7,7 @@ Folders of classes, published parts, annotated images and drawn scenes are check
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path, PurePath
 
 from repro.cores import usable_cores
@@ -90,7 +91,8 @@ def _check_parts(
     for split, images in images_of.items():
         class_counts = Counter(images.classes[target] for target in images.targets)
         report.counts[split] = {name: class_counts[name] for name in images.classes}
-        files += list(stat_all(report, split, _paths(images)))
+        labels = [images.classes[target] for target in images.targets]
+        files += list(stat_all(report, split, _paths(images), labels))
         _compare_number(report, entry, split, len(images))
     check_files(report, files, deep=deep, workers=workers, progress=progress)
 
@@ -209,7 +211,7 @@ def _files_below(report: Report, split: Split, folder: Path, left_out: list[str]
         report.add_error("unreadable", folder, error)
         return
     left_out += others
-    yield from stat_all(report, split, [f"{folder}/{name}" for name in names])
+    yield from stat_all(report, split, [f"{folder}/{name}" for name in names], repeat(folder.name))
 
 
 def _check_cutouts(report: Report, deep: bool, workers: int, progress: ProgressBars) -> None:

@@ -4,22 +4,27 @@ import contextlib
 import hashlib
 import os
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 
 from repro.data import images
-from repro.data.errors import reason_of
+from repro.data.errors import LINK_TO_NOTHING, is_broken_link, reason_of
 from repro.data.verification.report import Report
-from repro.errors import UserError
+from repro.errors import UserError, shortened
 from repro.progress import ProgressBars
 
 _CHUNK = 32  # images handed to a decoding process at a time: far fewer messages than images, and still even work
+
+
+_BEGINNING_BYTES = 1 << 12
+"""How many of a file's first bytes tell most images of one size apart."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +36,32 @@ class File:
         path: The file.
         size: The file's size in bytes.
         identity: Device and inode: equal for links, and for folders that are reached twice.
+        label: Its class; empty where images have objects in place of one.
     """
 
     split: str
     path: str
     size: int
     identity: tuple[int, int]
+    label: str = ""
 
 
-def stat_all(report: Report, split: str, paths: Iterable[str]) -> Iterator[File]:
-    """Yields the files of a split; those that cannot be looked at are reported instead."""
-    for path in paths:
+def stat_all(report: Report, split: str, paths: Iterable[str], labels: Iterable[str] = repeat("")) -> Iterator[File]:
+    """Yields the files of a split; those that cannot be looked at are reported instead.
+
+    Args:
+        report: The report that gets the problems.
+        split: The split's name.
+        paths: The files.
+        labels: The class of each.
+    """
+    for path, label in zip(paths, labels, strict=False):
         try:
             status = os.stat(path)  # noqa: PTH116  # a Path for each of 10^5 files costs more than the stat
         except OSError as error:
-            report.add("unreadable", path, reason_of(error))
+            report.add("unreadable", path, LINK_TO_NOTHING if is_broken_link(path) else reason_of(error))
         else:
-            yield File(split, path, status.st_size, (status.st_dev, status.st_ino))
+            yield File(split, path, status.st_size, (status.st_dev, status.st_ino), label)
 
 
 def check_files(
@@ -60,6 +74,8 @@ def check_files(
     progress: ProgressBars,
 ) -> None:
     """Reports empty files, those that another split holds too and, if `deep`, those that do not decode.
+
+    If `deep`, it also warns of images that two classes of a split hold.
 
     Args:
         report: The report that gets the problems.
@@ -75,34 +91,72 @@ def check_files(
     for file in files:
         if file.size == 0:
             report.add("zero-byte", file.path, "the file is empty (0 bytes)")
-    _check_overlap(report, files, workers, progress)
+    _check_overlap(report, files, workers, progress, labels=deep)
     if deep:
         check_decoding(report, [file.path for file in files if file.size > 0], workers, progress, sizes)
 
 
-def _check_overlap(report: Report, files: Sequence[File], workers: int, progress: ProgressBars) -> None:
-    """Reports files that an earlier split holds too: by link, or as a copy. Only files of equal size are read."""
+def _check_overlap(
+    report: Report, files: Sequence[File], workers: int, progress: ProgressBars, *, labels: bool
+) -> None:
+    """Reports files that an earlier split holds too: by link, or as a copy. Only files of equal size are read.
+
+    With `labels` it warns of those that a split holds in two classes.
+    """
     first_of_identity: dict[tuple[int, int], File] = {}
     distinct_files: list[File] = []
-    splits_of_size: dict[int, set[str]] = defaultdict(set)
     for file in files:
         first = first_of_identity.setdefault(file.identity, file)
         if first.split != file.split:
             report.add("overlap", file.path, f"is the same file as {first.path}")
         elif file.size > 0:
             distinct_files.append(file)
-            splits_of_size[file.size].add(file.split)
-    # A copy has its original's size, so of most data sets few files are left to be read, though hundreds of GB long.
-    candidates = [file for file in distinct_files if len(splits_of_size[file.size]) > 1]
     first_of_digest: dict[str, File] = {}
-    task = progress.add_task("comparing splits", total=len(candidates), unit="files")
+    of_two_classes: dict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(workers) as pool:  # hashing lets go of Python's lock
+        candidates = _possible_copies(distinct_files, pool, labels=labels)
+        task = progress.add_task("comparing files", total=len(candidates), unit="files")
         for file, digest in zip(candidates, pool.map(_digest, [file.path for file in candidates]), strict=True):
             progress.advance(task)
             if isinstance(digest, OSError):
                 report.add("unreadable", file.path, reason_of(digest))
             elif (first := first_of_digest.setdefault(digest, file)).split != file.split:
                 report.add("overlap", file.path, f"has the same content as {first.path}")
+            elif first.label != file.label:
+                of_two_classes[file.split].append(f"{file.path} is {first.path}")
+    for split, pairs in of_two_classes.items():
+        report.warnings.append(f"{split}: images of two classes have the same content: {shortened(pairs, 3)}")
+
+
+def _possible_copies(files: Sequence[File], pool: Executor, *, labels: bool) -> list[File]:
+    """Returns the files that may be copies of another split's or, with `labels`, of another class's."""
+    splits_of_size: dict[int, set[str]] = defaultdict(set)
+    labels_of_size: dict[int, set[str]] = defaultdict(set)
+    for file in files:
+        splits_of_size[file.size].add(file.split)
+        labels_of_size[file.size].add(file.label)
+    # A copy has its original's size, so of most data sets few files are left to be read, though hundreds of GB long.
+    across_splits = {file for file in files if len(splits_of_size[file.size]) > 1}
+    if not labels:
+        return [file for file in files if file in across_splits]
+    # Within a split half of the files may share their sizes: of these the beginnings are compared first.
+    of_equal_size = [file for file in files if file not in across_splits and len(labels_of_size[file.size]) > 1]
+    beginnings = dict(zip(of_equal_size, pool.map(_beginning, [file.path for file in of_equal_size]), strict=True))
+    counts = Counter((file.size, beginning) for file, beginning in beginnings.items())
+    return [
+        file
+        for file in files
+        if file in across_splits or (file in beginnings and counts[file.size, beginnings[file]] > 1)
+    ]
+
+
+def _beginning(path: str) -> bytes:
+    """Returns a digest of a file's first bytes; of nothing where it cannot be read, which decoding reports."""
+    try:
+        with Path(path).open("rb", buffering=0) as stream:
+            return hashlib.sha256(stream.read(_BEGINNING_BYTES)).digest()
+    except OSError:
+        return b""
 
 
 def _digest(path: str) -> str | OSError:

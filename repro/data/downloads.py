@@ -1,0 +1,109 @@
+"""Published files, downloaded: one that is cut goes on where it was, and a server that is silent is given up."""
+
+import os
+import ssl
+from collections.abc import Callable
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from repro.data.archives import blaming, md5_of
+from repro.data.errors import reason_of
+from repro.errors import UserError
+from repro.files import sync_folder
+from repro.presence import is_file
+from repro.progress import BYTES, ProgressBars, doing
+
+SILENCE_SECONDS = 60.0
+"""How long a server may say nothing."""
+_CHUNK_BYTES = 1 << 20
+_CUT = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+"""What a network raises; any other OSError is the disk's."""
+_ELSEWHERE = "download it elsewhere and give it with --from FILE"
+
+
+def fetch(url: str, folder: Path, md5: str) -> Path:
+    """Downloads a file and compares its checksum; one that is there already is kept.
+
+    It has its name only when it is whole. What came of one that was cut stays beside it, and is gone on with.
+
+    Args:
+        url: Where it is published; the last part is the file's name.
+        folder: The folder that the file is written to; made where it does not exist.
+        md5: The published file's MD5, 32 hex digits.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: There is no network, the server is silent, the disk is full, or what came is not the published file.
+    """
+    path = folder / url.rpartition("/")[2]
+    unfinished = path.with_name(f".{path.name}.part")
+    with doing(f"{path.name}: checksum"):
+        if is_file(path) and md5_of(path) == md5:
+            return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with blaming(url, folder), unfinished.open("ab") as file, ProgressBars() as progress:
+        task = progress.add_task(f"downloading {path.name}", total=None, unit=BYTES)
+        _download(url, file, lambda size, total: progress.update(task, completed=size, total=total))
+        file.flush()
+        os.fsync(file.fileno())
+    with doing(f"{path.name}: checksum"):
+        actual = md5_of(unfinished)
+    if actual != md5:
+        unfinished.unlink()
+        raise UserError(
+            f"cannot download {url} (what came has the MD5 {actual}, the published file {md5})", mend=_ELSEWHERE
+        )
+    unfinished.replace(path)
+    sync_folder(folder)
+    return path
+
+
+def _download(url: str, file: IO[bytes], tell: Callable[[int, int | None], None]) -> None:
+    """Appends what a file lacks of the one that is published, in as many connections as bring something.
+
+    Args:
+        url: Where it is published.
+        file: What came of it earlier, open to be appended to.
+        tell: Is told how many bytes there are, and of how many, None where the server does not say.
+
+    Raises:
+        UserError: A connection brought nothing.
+    """
+    while True:
+        size = file.tell()
+        try:
+            if _receive(url, file, tell):
+                return
+            reason = "the connection was cut"
+        except HTTPError as error:
+            if size and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return  # there is no more; the checksum will tell whether all is there
+            reason = str(error)
+        except _CUT as error:
+            cause = error.reason if isinstance(error, URLError) else error
+            reason = reason_of(cause) if isinstance(cause, BaseException) else cause
+        if file.tell() <= size:
+            again = "repeat, which goes on where it was cut, or " if size else ""
+            raise UserError(f"cannot download {url} ({reason})", mend=again + _ELSEWHERE)
+
+
+def _receive(url: str, file: IO[bytes], tell: Callable[[int, int | None], None]) -> bool:
+    """Appends what one connection brings, and returns whether that is all; the arguments are those of `_download`."""
+    request = Request(url, headers={"User-Agent": "salmask", "Range": f"bytes={file.tell()}-"})
+    with urlopen(request, timeout=SILENCE_SECONDS) as response:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:  # it sends all of it
+            file.truncate(0)
+            file.seek(0)
+        length = response.headers["Content-Length"]
+        total = None if length is None else file.tell() + int(length)
+        while chunk := response.read(_CHUNK_BYTES):
+            file.write(chunk)
+            tell(file.tell(), total)
+    # A connection that is closed too early looks like the end of what it sends.
+    return total is None or file.tell() >= total
