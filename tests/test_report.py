@@ -142,6 +142,20 @@ def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: t
     assert told.scale.endswith(f"Of 2 settings {which} comparisons is told of here.")
 
 
+@pytest.mark.parametrize("methods", [("mocov2",), ("mocov2", "mocov2+ours-hp")])
+def test_runs_of_another_size_do_not_belie_the_verdict(tmp_path: Path, methods: tuple[str, ...]) -> None:
+    """Its scale was that of all runs at hand: beside a smoke run, full-size ones were called tiny."""
+    for seed in range(3):
+        for method, value in (("mocov2", 60.0), ("mocov2+ours-hp", 64.0)):
+            finished(tmp_path, method, seed, {("imagenet100", "top1"): value + seed})
+    for method in methods:
+        finished(tmp_path, method, 0, {("imagenet100", "top1"): 20.0}, sweep="smoke", optimization__epochs=6)
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    told = headline(judge_families(judge(frame)), frame, [])
+    others = "1 run of 1 other size" if len(methods) == 1 else "2 runs of 1 other size"
+    assert told.scale.startswith(f"the paper's. 6 runs of 2 methods, 3 seeds; also at hand: {others}.")
+
+
 def test_an_untrained_network_decides_nothing_about_the_others(tmp_path: Path) -> None:
     """Nor by what is judged, nor how many seeds the checklist and the doubts tell of."""
     untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
