@@ -15,7 +15,7 @@ from results.absence import BegunRun, lacking_a_number, reason
 from results.cells import summary
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
-from results.published import Published, published
+from results.published import Published, has_row, published
 from results.runs import RunRecord, code_label
 from results.selection import by_task, measured_task, select_results
 
@@ -95,10 +95,11 @@ def explain(
         task = task or shown_by.get(address.dataset, "")
     address = replace(address, table=by_task(address.table, task))
     _require_known(address, frame, shown_by)
-    methods = list(dict.fromkeys([*address.table.rows, *(run.method for run in runs)]))
+    at_hand = [run.method for run in runs if has_row(address.table, run.method)]
+    methods = list(dict.fromkeys([*address.table.rows, *at_hand]))
     if address.method not in methods:
         raise UserError(
-            f"no method '{address.method}' in {address.table.name} or among the runs",
+            f"{address.table.name} has no row for '{address.method}', neither of the paper nor of the runs at hand",
             mend=nearest(address.method, methods),
         )
     lacking = lacking_a_number([run for run in runs if run.method == address.method])

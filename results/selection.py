@@ -9,7 +9,7 @@ from repro.runs.evaluation import PROTOCOLS
 from results.cells import values_by_cell
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
-from results.published import Published, published
+from results.published import Published, has_row, published
 from results.references import without_untrained
 
 NEXT_BEST = ("logistic", "knn")
@@ -58,13 +58,15 @@ def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.Dat
         metric: What stands in for the paper's metric, where it leaves that open; else empty.
     """
     metrics = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
-    has_metric = frame["metric"].isin(metrics)
-    return frame[has_metric & (frame["task"] == paper.task)] if paper.task else frame[has_metric]
+    methods = [method for method in frame["method"].unique() if has_row(paper, method)]
+    shown = frame["metric"].isin(metrics) & frame["method"].isin(methods)
+    return frame[shown & (frame["task"] == paper.task)] if paper.task else frame[shown]
 
 
 def other_tasks(frame: pd.DataFrame, paper: Published) -> list[str]:
     """Returns the evaluations, besides the paper's, that measured what a table shows; the best stand-in first."""
-    measured = set(frame[frame["metric"] == paper.metrics[0]]["task"].astype(str)) - {paper.task}
+    of_any_task = select_results(frame, replace(paper, task=""), paper.metrics[0])
+    measured = set(of_any_task["task"].astype(str)) - {paper.task}
     return [*(task for task in NEXT_BEST if task in measured), *sorted(measured - set(NEXT_BEST))]
 
 

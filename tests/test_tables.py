@@ -41,6 +41,20 @@ def test_a_table_is_made_of_the_task_that_was_measured() -> None:
     assert measured_task("table1", frame_of(*rows_of(task="coco", metric="bbox_AP"))) is None
 
 
+def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path) -> None:
+    """It ended in a traceback, at the end of a sweep of SimCLR's rows too."""
+    frame = frame_of(*rows_of("simclr"))
+    with pytest.raises(UserError, match="table3 has no row for what was measured, simclr"):
+        render("table3", frame)
+    assert measured_task("table3", frame) is None
+    assert render("table3", frame, rows="all").records["n"].sum() == 0
+    run = resolve("simclr")
+    append(begun(tmp_path / "s", run).results, rows_of("simclr", run_id=run.id))
+    console = Console(record=True, width=200)
+    show_tables(("table3",), tmp_path / "s", console, resolve)
+    assert "no table3: nothing of what was measured (linear) stands in it" in console.export_text()
+
+
 def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
     run = resolve("mocov2")
     folder = begun(tmp_path / "s", run)
