@@ -60,6 +60,7 @@ def table(
     Example: salmask table table1 --runs runs/table1
     """
     from results.collect import collect_runs
+    from results.references import has_both
     from results.selection import measured_task, refuse_unknown
     from results.tables import render
 
@@ -73,8 +74,11 @@ def table(
     rows: Any = "all" if every else "measured"
     only_checked: Any = only  # `render` refuses what is none of its choices
     if frame is not None and not task:
-        task = measured_task(name, frame) or ""
-    content = render(name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task)
+        task = measured_task(frame, name, metric) or ""
+    references = frame is not None and has_both(frame)
+    content = render(
+        name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task, references=references
+    )
     if as_json:
         say(content.records.to_json(orient="records", double_precision=4, force_ascii=False, indent=1))
     else:
@@ -99,6 +103,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
         UserError: There is nothing to show, or it cannot be written.
     """
     from results.collect import collect_runs
+    from results.references import has_both
     from results.selection import measured_task
     from results.tables import render
 
@@ -106,12 +111,12 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
     frame = collect_runs(runs, listed([sweep_folder]))
     warn(frame, console)
     for name in tables:
-        task = measured_task(name, frame)
+        task = measured_task(frame, name)
         if task is None:
             measured = ", ".join(sorted(frame["task"].unique()))
             console.print(f"no {name}: nothing of what was measured ({measured}) stands in it", highlight=False)
         else:
-            content = render(name, frame, runs=runs, task=task)
+            content = render(name, frame, runs=runs, task=task, references=has_both(frame))
             _print_table(content, console)
             _write_table(content, sweep_folder / "tables", console)
     for gallery in sorted(sweep_folder.glob("*/*/gallery/[!.]*.png")):

@@ -16,6 +16,7 @@ from results.cells import summary
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.published import Published, has_row, published
+from results.references import without_untrained
 from results.runs import RunRecord, code_label
 from results.selection import by_task, measured_task, select_results
 
@@ -77,8 +78,8 @@ def explain(
         text: `TABLE:METHOD:DATASET[:METRIC]`, for example `table1:mocov2+ours-hp:imagenet100`.
         frame: What `results.collect.collect` returns; None where nothing was evaluated.
         runs: The run folders at hand.
-        task: Another evaluation than the table's own, as of `results.tables.render`. Empty: the table's own, but of a
-            data set that the paper does not have, by which no number is published, the best that was measured.
+        task: Another evaluation than the table's own, as of `results.tables.render`. Empty: the table's own, or where
+            the data set was not measured by that, the best that it was measured by.
         metric: The metric, where the text names none.
 
     Returns:
@@ -89,10 +90,10 @@ def explain(
     """
     if metric and text.count(":") == 3 and not text.endswith(f":{metric}"):
         raise UserError(f"'{text}' names another metric than --metric {metric}", mend="name one of the two")
+    frame = None if frame is None else without_untrained(frame)  # as in the table
     address = CellAddress.parse(f"{text}:{metric}" if metric and text.count(":") == 2 else text)
-    shown_by = _shown_by(address.table.name, frame) if not task and frame is not None else {}
-    if all(group.dataset != address.dataset for group in address.table.groups):
-        task = task or shown_by.get(address.dataset, "")
+    shown_by = _shown_by(address, frame) if not task and frame is not None else {}
+    task = task or shown_by.get(address.dataset, "")
     address = replace(address, table=by_task(address.table, task))
     _require_known(address, frame, shown_by)
     at_hand = [run.method for run in runs if has_row(address.table, run.method)]
@@ -112,9 +113,11 @@ def explain(
     }
 
 
-def _shown_by(table: str, frame: pd.DataFrame) -> dict[str, str]:
-    """Returns the evaluation by which a table can show each data set that was measured."""
-    tasks = {str(dataset): measured_task(table, rows) for dataset, rows in frame.groupby("dataset", observed=True)}
+def _shown_by(address: CellAddress, frame: pd.DataFrame) -> dict[str, str]:
+    """Returns the evaluation by which the cell's table shows each data set that was measured."""
+    name, metric = address.table.name, address.metric if address.table.metrics else ""
+    of_datasets = frame.groupby("dataset", observed=True)
+    tasks = {str(dataset): measured_task(rows, name, metric) for dataset, rows in of_datasets}
     return {dataset: task for dataset, task in tasks.items() if task is not None}
 
 

@@ -28,7 +28,7 @@ from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
 from results.runs import RunRecord, code_label
-from results.selection import judged_by, judged_task, other_tasks, refuse_unknown
+from results.selection import judged_by, judged_task, measured_tasks, refuse_unknown
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
 from results.verdict_tables import letters
@@ -180,7 +180,7 @@ def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table
         tables.append(whole_table(name, runs, frame))
         if name != "table1" or frame is None:
             continue
-        for task in other_tasks(frame, published(name)):
+        for task in filter(None, measured_tasks(frame, name)):
             by_task = render(name, frame, runs=runs, only="measured", task=task, references=True)
             tables.append(replace(by_task, name=f"{name}-{task}"))
     return tables

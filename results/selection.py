@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 
 from repro.errors import UserError, nearest
+from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import PROTOCOLS
 from results.cells import values_by_cell
 from results.collect import refuse_mixed
@@ -63,30 +64,35 @@ def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.Dat
     return frame[shown & (frame["task"] == paper.task)] if paper.task else frame[shown]
 
 
-def other_tasks(frame: pd.DataFrame, paper: Published) -> list[str]:
-    """Returns the evaluations, besides the paper's, that measured what a table shows; the best stand-in first."""
-    of_any_task = select_results(frame, replace(paper, task=""), paper.metrics[0])
-    measured = set(of_any_task["task"].astype(str)) - {paper.task}
-    return [*(task for task in NEXT_BEST if task in measured), *sorted(measured - set(NEXT_BEST))]
+def measured_tasks(frame: pd.DataFrame, name: str, metric: str = "") -> list[str]:
+    """Returns the tasks by which a table can be made of some results, the best first.
 
-
-def measured_task(name: str, frame: pd.DataFrame) -> str | None:
-    """Returns the task by which a table can be made of some results.
+    The one choice of everything that shows or judges results. Untrained networks have no part in it: that one was
+    probed is no reason to show the others by what they lack.
 
     Args:
-        name: The table's.
         frame: What `results.collect.collect` returns.
+        name: The table's.
+        metric: Its measure; empty: its first.
 
     Returns:
-        For `render`: empty for the paper's own task, else the next best one whose numbers its columns can show, see
-        `NEXT_BEST`; None where there is none.
+        For `results.tables.render`: empty for the paper's own task, which comes first; then `NEXT_BEST`, then others.
     """
     paper = published(name)
-    if not select_results(frame, paper, paper.metrics[0] if paper.metrics else "").empty:
-        return ""
+    shown = metric or next(iter(paper.metrics), "")
+    # By a table without a task: then the rows of all tasks are selected.
+    rows = select_results(without_untrained(frame), replace(paper, task=""), shown)
     if not paper.task:
-        return None
-    return next(iter(other_tasks(frame, paper)), None)
+        return [] if rows.empty else [paper.task]
+    measured = set(rows["task"].astype(str)) - set(DETECTION_TASKS)
+    ranking = [paper.task, *NEXT_BEST]
+    ordered = [*(task for task in ranking if task in measured), *sorted(measured - set(ranking))]
+    return ["" if task == paper.task else task for task in ordered]
+
+
+def measured_task(frame: pd.DataFrame, name: str, metric: str = "") -> str | None:
+    """Returns the first of `measured_tasks`; None where there is none."""
+    return next(iter(measured_tasks(frame, name, metric)), None)
 
 
 def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
@@ -94,8 +100,7 @@ def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
 
     That is the paper's linear probe, empty here, where any trained network has it; else the next best one.
     """
-    # Of trained networks: an untrained one that was probed is no reason to judge the others by what they lack.
-    return task or (measured_task("table1", without_untrained(frame)) if frame is not None else None) or ""
+    return task or (measured_task(frame, "table1") if frame is not None else None) or ""
 
 
 def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from run_samples import begun, finished, of_method
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
+from training_samples import salmask
 
 from baselines import resolve
 from repro.errors import UserError
@@ -34,11 +35,11 @@ FLOWERS = "linear-flowers-80-10-10-v1"
 
 def test_a_table_is_made_of_the_task_that_was_measured() -> None:
     linear, knn = frame_of(*rows_of()), frame_of(*rows_of(task="knn"))
-    assert measured_task("table1", linear) == ""
-    assert measured_task("table1", knn) == "knn"
-    assert measured_task("table1", frame_of(*rows_of(task="knn"), *rows_of())) == ""
-    assert measured_task("table2", linear) is None
-    assert measured_task("table1", frame_of(*rows_of(task="coco", metric="bbox_AP"))) is None
+    assert measured_task(linear, "table1") == ""
+    assert measured_task(knn, "table1") == "knn"
+    assert measured_task(frame_of(*rows_of(task="knn"), *rows_of()), "table1") == ""
+    assert measured_task(linear, "table2") is None
+    assert measured_task(frame_of(*rows_of(task="coco", metric="bbox_AP")), "table1") is None
 
 
 def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path) -> None:
@@ -46,13 +47,31 @@ def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path)
     frame = frame_of(*rows_of("simclr"))
     with pytest.raises(UserError, match="table3 has no row for what was measured, simclr"):
         render("table3", frame)
-    assert measured_task("table3", frame) is None
+    assert measured_task(frame, "table3") is None
     assert render("table3", frame, rows="all").records["n"].sum() == 0
     run = resolve("simclr")
     append(begun(tmp_path / "s", run).results, rows_of("simclr", run_id=run.id))
     console = Console(record=True, width=200)
     show_tables(("table3",), tmp_path / "s", console, resolve)
     assert "no table3: nothing of what was measured (linear) stands in it" in console.export_text()
+
+
+@pytest.mark.parametrize("task", ["logistic", "linear"])
+def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path: Path, task: str) -> None:
+    """Probed as no trained one was, it stood in the table as MoCo v2 and hid what was measured."""
+    finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, sweep="s", optimization__lr=1e-9)
+    for seed, value in enumerate((60.0, 61.0)):
+        folder = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value}, sweep="s")
+        rows = [replace(row, task=task) for row in read(folder.results)[0]]
+        folder.results.unlink()
+        append(folder.results, rows)
+    console = Console(record=True, width=200)
+    show_tables(("table1",), tmp_path / "s", console, resolve)
+    for text in (salmask("table", "table1", "--runs", str(tmp_path)).out, console.export_text()):
+        assert "60.50 ± 0.71 (2)" in text
+        lines = [line for line in text.splitlines() if "5.00 (1)" in line]
+        assert [("untrained network (MoCo v2)" in line) for line in lines] == [True] * (task == "linear")
+    assert "60.50 ± 0.71 (2)" in salmask("explain", "table1:mocov2:imagenet100", "--runs", str(tmp_path)).out
 
 
 def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
