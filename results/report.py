@@ -174,13 +174,11 @@ def _without_places(text: str, runs: Sequence[RunRecord]) -> str:
 
 
 def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table]:
-    """Returns each table of the paper, and behind Table 1 the same by every other task that was measured."""
+    """Returns each table of the paper, and behind it the same by every other task that was measured."""
     tables = []
     for name in TABLES:
         tables.append(whole_table(name, runs, frame))
-        if name != "table1" or frame is None:
-            continue
-        for task in filter(None, measured_tasks(frame, name)):
+        for task in filter(None, [] if frame is None else measured_tasks(frame, name)):
             by_task = render(name, frame, runs=runs, only="measured", task=task, references=True)
             tables.append(replace(by_task, name=f"{name}-{task}"))
     return tables
@@ -198,13 +196,17 @@ def whole_table(
         task: The evaluation that Tables 1 and 3 are made of; empty: the paper's.
         metric: Their measure; empty: the paper's.
     """
+    lack = "Nothing was run for it yet."
     if frame is not None:
-        task, metric = (task, metric) if published(name).task else ("", "")  # detection has its own
+        paper = published(name)
+        task, metric = (task, metric) if paper.task else ("", "")  # detection has its own
         table = render(name, frame, runs=runs, rows="all", references=True, task=task, metric=metric)
         if (table.records["n"] > 0).any():
             return table
+        if measured_tasks(frame, name):
+            lack = f"No {task or paper.task} evaluation of its rows yet."
     alone = render(name, only="paper")
-    return replace(alone, title=f"{alone.title} Nothing was run for it yet.")
+    return replace(alone, title=f"{alone.title} {lack}")
 
 
 def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, str]:

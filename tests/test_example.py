@@ -78,6 +78,11 @@ def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord]
     with zipfile.ZipFile(tmp_path / "artifact.zip") as archive:
         packed = {name: archive.read(f"tables/{name}.md").decode() for name in TABLES}
     assert "by logistic, top1, percent" in packed["table1"]
+    # Table 3 has rows that were measured otherwise; it was said that nothing was run for it.
+    assert "by logistic, top1, percent" in packed["table3"]
+    assert "Table 3, by logistic, top1, percent" in page
+    assert "Table 3, by knn, top1, percent" in page
+    assert page.count(", as published. No linear evaluation of its rows yet.") == 4  # of Tables 1 and 3, as label too
     assert "Nothing was run for it yet" in packed["table2"]
     assert "Table 1, by knn, top5, percent" in markdown(whole_table("table1", runs, frame, "knn", "top5"))
 
