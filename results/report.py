@@ -122,7 +122,7 @@ def build(
         left_out=left_out,
         galleries=[gallery for of_run in galleries.values() for gallery in of_run],
         entries=entries_of_runs,
-        pairs=sweep_pairs(runs, frame),
+        pairs=sweep_pairs(frame),
         data=_data(frame),
         provenance=_provenance(runs),
         checklist=checklist(runs, frame, verdicts),

@@ -1,6 +1,5 @@
 """Two sweeps side by side: what both measured, and in which settings they differ."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -14,7 +13,6 @@ from repro.runs.run import Run
 from results.cells import summary
 from results.collect import KEYS
 from results.paired import Comparison, paired
-from results.runs import RunRecord
 
 MEASURE = ["method", "task", "dataset", "metric"]
 """What makes two sweeps' numbers the same question; scale and protocol may differ, and are named."""
@@ -49,22 +47,18 @@ class SweepPair:
     lines: tuple[SharedMeasure, ...]
 
 
-def sweep_pairs(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[SweepPair]:
+def sweep_pairs(frame: pd.DataFrame | None) -> list[SweepPair]:
     """Compare each two sweeps that measured the same methods in the same tasks.
 
     Args:
-        runs: The run folders at hand, which lie in the sweeps' folders.
-        frame: Their results, as `results.collect.collect` returns them; None where nothing was evaluated.
+        frame: The results, as `results.collect.collect` returns them; None where nothing was evaluated.
 
     Returns:
         At most `MOST_PAIRS` pairs, in the order of the sweeps' names.
     """
     if frame is None:
         return []
-    sweep_of = {str(run.folder.results): run.sweep for run in runs}
-    results = frame[frame["metric"].isin(METRICS)].copy()
-    # By the folder, as everywhere on the page: results name the sweep that they were made in, under its name of then.
-    results["sweep"] = [sweep_of[str(path)] for path in results["path"]]
+    results = frame[frame["metric"].isin(METRICS)]
     sweeps = sorted(results["sweep"].unique())
     of_sweep = {sweep: results[results["sweep"] == sweep] for sweep in sweeps}
     pairs = [_pair(first, second, of_sweep[first], of_sweep[second]) for first, second in combinations(sweeps, 2)]

@@ -35,7 +35,7 @@ def test_no_comparison_stands_twice_and_each_names_its_sweep_and_protocol(runs: 
     names = [tuple(row[name] for name in ("better", "worse", "where", "protocol", "fidelity", "scale")) for row in rows]
     assert len(names) == len(set(names)) == 2 * 4
     assert {row["protocol"] for row in rows} == {"knn-v1[k=20]", "knn-v1[k=200]"}
-    assert {row["sweeps"] for row in rows} == {"repro112"}
+    assert {row["sweeps"] for row in rows} == {"cpu-112px"}
     assert {row["metric"] for row in rows} == {"top1"}
 
 

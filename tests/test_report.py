@@ -203,12 +203,12 @@ def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) ->
         )
     finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep="two")
     runs = find_runs([tmp_path], resolve)
-    (pair,) = sweep_pairs(runs, collect_runs(runs))
+    (pair,) = sweep_pairs(collect_runs(runs))
     assert (pair.first, pair.second, pair.settings) == ("one", "two", {"optimization.lr": "0.015 → 1.0"})
     (line,) = pair.lines
     assert (line.label, line.first, line.second) == ("MoCo v2", "61.00 ± 1.00 (3)", "64.00 ± 2.00 (3)")
     assert line.comparison.differences == (2.0, 3.0, 4.0)
-    assert sweep_pairs([], None) == []
+    assert sweep_pairs(None) == []
 
 
 def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
@@ -217,11 +217,11 @@ def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
         for seed, rate in enumerate(rates):
             finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
     runs = find_runs([tmp_path], resolve)
-    assert sweep_pairs(runs, collect_runs(runs)) == []
+    assert sweep_pairs(collect_runs(runs)) == []
     for sweep, rate in (("one", 0.5), ("two", 0.7)):
         finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
     runs = find_runs([tmp_path], resolve)
-    (pair,) = sweep_pairs(runs, collect_runs(runs))
+    (pair,) = sweep_pairs(collect_runs(runs))
     assert ([line.label for line in pair.lines], pair.settings) == (
         ["SimCLR"],
         {"optimization.lr": "0.5 → 0.7"},  # not one of the two rates of a method that is left out
@@ -238,7 +238,7 @@ def test_what_tables_keep_apart_is_no_number_of_a_sweep(tmp_path: Path, key: str
             results.unlink()
             append(results, [replace(row, **{key: f"{getattr(row, key)}[{value}=1]"})])
     runs = find_runs([tmp_path], resolve)
-    assert sweep_pairs(runs, collect_runs(runs)) == []
+    assert sweep_pairs(collect_runs(runs)) == []
 
 
 def test_a_gallery_lets_the_page_show_through_its_margins_and_nothing_else(tmp_path: Path) -> None:

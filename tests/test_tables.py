@@ -74,6 +74,17 @@ def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path
     assert "60.50 ± 0.71 (2)" in salmask("explain", "table1:mocov2:imagenet100", "--runs", str(tmp_path)).out
 
 
+def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
+    """Tables and claims named it as it was called when it was measured, and --sweep refused that name."""
+    for seed in range(2):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep="then")
+    (tmp_path / "then").rename(tmp_path / "now")
+    frame = collect_runs(find_runs([tmp_path], resolve, sweep="now"))
+    assert list(frame["sweep"].unique()) == ["now"]
+    assert list(frame["recorded_sweep"].unique()) == ["then"]
+    assert "sweeps: now" in markdown(render("table1", frame))
+
+
 def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
     run = resolve("mocov2")
     folder = begun(tmp_path / "s", run)
