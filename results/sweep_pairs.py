@@ -69,22 +69,26 @@ def sweep_pairs(frame: pd.DataFrame | None) -> list[SweepPair]:
 def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFrame) -> SweepPair:
     groups = [dict(list(rows.groupby(MEASURE, observed=True, sort=False))) for rows in (of_first, of_second)]
     common = [key for key in groups[0] if key in groups[1]]
-    lines = {key: line for key in common if (line := _line(groups[0][key], groups[1][key])) is not None}
+    lines = {key: _lines(groups[0][key], groups[1][key]) for key in common}
     # Of what is shown alone: a method that is left out for its several recipes has no one setting to name.
-    settings = _settings(of_first, of_second, {key[0] for key in lines})
-    return SweepPair(first, second, settings, tuple(lines.values()))
+    settings = _settings(of_first, of_second, {key[0] for key, shown in lines.items() if shown})
+    return SweepPair(first, second, settings, tuple(line for shown in lines.values() for line in shown))
+
+
+def _lines(first: pd.DataFrame, second: pd.DataFrame) -> list[SharedMeasure]:
+    """Returns a measure of both: a line for each protocol that both have, else one by the protocols of each."""
+    shared = [protocol for protocol in first["protocol"].unique() if (second["protocol"] == protocol).any()]
+    pairs = [tuple(rows[rows["protocol"] == protocol] for rows in (first, second)) for protocol in shared]
+    lines = [_line(*pair) for pair in pairs or [(first, second)]]
+    return [line for line in lines if line is not None]
 
 
 def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
-    """Returns a measure of both.
+    """Returns a line of a measure.
 
-    None where a sweep has several numbers for a seed, as by kNN with two k, or seeds that no table averages: of several
-    recipes, or measured unlike each other.
+    None where a sweep has several numbers for a seed, as by kNN with two k of which the other sweep has none, or seeds
+    that no table averages: of several recipes, or measured unlike each other.
     """
-    shared = set(first["protocol"]) & set(second["protocol"])
-    if shared:  # where both measured by one protocol, that is what they are compared by
-        protocol = min(shared)
-        first, second = (rows[rows["protocol"] == protocol] for rows in (first, second))
     apart = [*KEYS, "recipe"]
     if any(rows["seed"].duplicated().any() or (rows[apart].nunique() > 1).any() for rows in (first, second)):
         return None

@@ -211,6 +211,22 @@ def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) ->
     assert sweep_pairs(None) == []
 
 
+def test_two_sweeps_are_compared_by_each_protocol_that_both_have(tmp_path: Path) -> None:
+    """By kNN with two numbers of neighbours one of them was told, that which comes first in the alphabet."""
+    for sweep, more in (("one", 0.0), ("two", 2.0)):
+        settings: dict[str, Any] = {"sweep": sweep, "optimization__lr": 0.1 + more}
+        results = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0 + more}, **settings).results
+        (row,) = read(results)[0]
+        results.unlink()
+        measured = [(f"knn-v1[k={k}]", row.value - k / 100) for k in (20, 200, *([5] if more else []))]
+        append(results, [replace(row, task="knn", protocol=protocol, value=value) for protocol, value in measured])
+    (pair,) = sweep_pairs(collect_runs(find_runs([tmp_path], resolve)))
+    assert [(line.measure, line.first, line.second) for line in pair.lines] == [
+        ("imagenet100, knn-v1[k=20]", "59.80 (1)", "61.80 (1)"),
+        ("imagenet100, knn-v1[k=200]", "58.00 (1)", "60.00 (1)"),
+    ]
+
+
 def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
     """They were averaged, as no table does."""
     for sweep, rates in (("one", (0.03, 0.03)), ("two", (0.06, 0.03))):
