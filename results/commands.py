@@ -175,7 +175,7 @@ def claims(
     console = Console(stderr=as_json)
     _, frame = gather(roots_of(runs), context.obj, sweep, console)
     refuse_unknown(frame, task, metric)
-    task = judged_task(frame, task)
+    task = judged_task(frame, task, metric)
     spread = SpreadOf.framework if pooled else SpreadOf.pair if paired else SpreadOf.sentence
     verdicts = judge(frame, spread=spread, task=task, metric=metric)
     families = judge_families(verdicts)
@@ -224,7 +224,7 @@ def plot(
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, console)
     refuse_unknown(frame, task, metric)
-    task = judged_task(frame, task)
+    task = judged_task(frame, task, metric)
     material = Material(records, frame, "dark" if dark else "light", task, metric)
     if judged := judged_by(task, metric):
         console.print(judged, highlight=False)

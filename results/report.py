@@ -90,7 +90,7 @@ def build(
     runs = sorted(runs, key=lambda run: run.name)
     _refuse_namesakes(runs)
     refuse_unknown(frame, task, metric)
-    task = judged_task(frame, task)
+    task = judged_task(frame, task, metric)
     verdicts = judge(frame, task=task, metric=metric)
     families = judge_families(verdicts)
     pictures, left_out = _plots(runs, frame, task, metric)

@@ -95,12 +95,34 @@ def measured_task(frame: pd.DataFrame, name: str, metric: str = "") -> str | Non
     return next(iter(measured_tasks(frame, name, metric)), None)
 
 
-def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
+def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> str:
     """Returns the evaluation by which a page judges its runs: the one that is asked for, else what was measured.
 
     That is the paper's linear probe, empty here, where any trained network has it; else the next best one.
+
+    Args:
+        frame: What `results.collect.collect` returns; None where nothing was evaluated.
+        task: What was asked for; empty where nothing was.
+        metric: The measure that was asked for; likewise.
+
+    Raises:
+        UserError: No trained network has what was asked for: a page would say of everything that it was not run.
     """
-    return task or (measured_task(frame, "table1") if frame is not None else None) or ""
+    if frame is None:
+        return task
+    measured = [measured for name in ("table1", "table3") for measured in measured_tasks(frame, name, metric)]
+    names = [name or published("table1").task for name in measured]
+    if (task or metric) and (task not in names if task else not names):
+        what = f"no result is {metric or published('table1').metrics[0]}" + (f" by {task}" if task else "")
+        raise UserError(what, mend=f"give one that was measured: {_measures(frame) or 'there is none'}")
+    return task or next(iter(measured), "")
+
+
+def _measures(frame: pd.DataFrame) -> str:
+    """Returns the measures of classifiers by the evaluation that gave them, `knn (top1, top5)`."""
+    rows = frame[frame["metric"].isin(METRICS) & ~frame["task"].isin(DETECTION_TASKS)]
+    by_task = {str(task): set(of_task["metric"]) for task, of_task in rows.groupby("task", observed=True)}
+    return "; ".join(f"{task} ({', '.join(name for name in METRICS if name in by_task[task])})" for task in by_task)
 
 
 def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:
