@@ -98,15 +98,10 @@ def render(
     refuse_mixed(results)
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
-    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, _kinds_of(runs))
+    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs)
     table = _table(records, results, table_rows, columns, paper, only)
     last_rows = reference_lines(columns, every_result, _KINDS[only]) if references else ()
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
-
-
-def _kinds_of(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """Returns what trainings warned of, where they recorded it, by the file of their results."""
-    return {str(run.folder.results): [symptom.kind for symptom in run.symptoms] for run in runs if run.symptoms}
 
 
 def _check(what: str, value: str, choices: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from results.commands import show_tables
 from results.doubts import doubts
 from results.explain import explain
 from results.formats import csv, latex, markdown
-from results.runs import find_runs
+from results.runs import RunRecord, find_runs
 from results.selection import measured_task
 from results.tables import render
 
@@ -427,7 +427,10 @@ def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
     runs = find_runs([tmp_path], resolve)
     table = render("table1", collect_runs(runs), runs=runs)
     (note,) = [note for note in table.notes if "warned of" in note]
-    assert note == "warned of while it trained: exploded weights in 1 of 2 runs"
+    # Of 100 steps; that a training went on and ended well is told as well as that it began badly.
+    (end,) = (row["loss"] for row in RunRecord(folder.path).metrics if row["step"] == 100)
+    warned = "warned of while it trained: exploded weights in 1 of 2 runs (first at step 7)"
+    assert note == f"{warned}; its loss at step 100: {end:.2f}"
     marks = {label: cells[1] for label, cells in markdown_rows(table).items() if len(cells) > 1}
     assert marks["MoCo v2"].endswith(f"[{table.notes.index(note) + 1}]")
     assert "[" not in marks["MoCo v2 + MSCN"]
