@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from repro.quantities import counted
-from results.absence import BegunRun, missing_seeds, reason, unfinished
+from results.absence import BegunRun, measured_otherwise, missing_seeds, reason, unfinished
 from results.collect import KEYS
 from results.columns import Column
 from results.layout import Measured
@@ -24,6 +24,7 @@ def cell_records(
     lacking: Sequence[BegunRun],
     paper: Published,
     runs: Sequence[RunRecord],
+    every_result: pd.DataFrame,
 ) -> pd.DataFrame:
     """Lay out one line per row, column group and metric: the numbers that every format prints.
 
@@ -34,12 +35,15 @@ def cell_records(
         lacking: What `results.absence.lacking_a_number` returns, to tell why a cell is empty.
         paper: The published table.
         runs: The run folders at hand, which tell what a training warned of.
+        every_result: Results of all tasks.
 
     Returns:
         `results.layout.Table.records`, and `column`, `code_states`, `behind` and `warned`, which are for the layout
         alone.
     """
     warned = {str(run.folder.results): run for run in runs if run.symptoms}
+    metrics = {metric for column in columns for metric, _ in column.metrics} if paper.task else set()
+    otherwise = {metric: measured_otherwise(every_result, metric) for metric in metrics}
     lines = []
     values: list[dict[int, float]] = []  # of each line, by seed
     compared: list[RowComparison | None] = []  # of each line, how its runs stand to their row
@@ -51,7 +55,8 @@ def cell_records(
                 record = _record(row, index, column, metric, cell, paper)
                 record["significance"] = _significance(row, column, cell, seeds.get((row.framework, metric)))
                 if cell is None:
-                    record |= {"measured": reason(row.method, column, metric, results, lacking), "missing": ""}
+                    why = reason(row.method, column, metric, results, lacking, otherwise.get(metric, ()))
+                    record |= {"measured": why, "missing": ""}
                 else:
                     record["missing"] = missing_seeds(unfinished(row.method, column, lacking))
                 record["warned"] = "" if cell is None else _warned_of(cell, warned)

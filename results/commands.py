@@ -61,7 +61,7 @@ def table(
     """
     from results.collect import collect_runs
     from results.references import has_both
-    from results.selection import measured_task, refuse_unknown
+    from results.selection import fuller_task, measured_task, refuse_unknown
     from results.tables import render
 
     console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
@@ -75,6 +75,8 @@ def table(
     only_checked: Any = only  # `render` refuses what is none of its choices
     if frame is not None and not task:
         task = measured_task(frame, name, metric) or ""
+        if fuller := fuller_task(frame, name, metric):
+            Console(stderr=True).print(fuller, highlight=False, soft_wrap=True)
     references = frame is not None and has_both(frame)
     content = render(
         name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task, references=references

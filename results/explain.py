@@ -11,7 +11,7 @@ from repro.errors import UserError, nearest
 from repro.quantities import duration_text
 from repro.runs.departures import value_text
 from repro.runs.status import Status
-from results.absence import BegunRun, lacking_a_number, reason
+from results.absence import BegunRun, lacking_a_number, measured_otherwise, reason
 from results.cells import summary
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
@@ -174,7 +174,8 @@ def _measured(
         dataset, split, protocol, fidelity, scale = column.key
         comparison = column.comparisons.get(address.method)
         if rows.empty:
-            shown_text = reason(address.method, column, address.metric, results, lacking)
+            otherwise = measured_otherwise(frame, address.metric) if address.table.task else ()
+            shown_text = reason(address.method, column, address.metric, results, lacking, otherwise)
         else:
             refuse_mixed(rows)  # a number that no table shows
             shown_text = summary(rows["value"])

@@ -95,6 +95,30 @@ def measured_task(frame: pd.DataFrame, name: str, metric: str = "") -> str | Non
     return next(iter(measured_tasks(frame, name, metric)), None)
 
 
+def fuller_task(frame: pd.DataFrame, name: str, metric: str = "") -> str:
+    """Returns what to tell where a table is made of a task that fewer of its rows have than another; else nothing.
+
+    Args:
+        frame: What `results.collect.collect` returns.
+        name: The table's.
+        metric: Its measure; empty: its first.
+    """
+    paper = published(name)
+    tasks = measured_tasks(frame, name, metric)
+    if len(tasks) < 2:
+        return ""
+    shown = metric or paper.metrics[0]
+    trained = without_untrained(frame)
+    rows = {task: select_results(trained, by_task(paper, task), shown)["method"].nunique() for task in tasks}
+    fullest = max(rows, key=lambda task: rows[task])
+    chosen = tasks[0] or paper.task
+    return (
+        f"by {fullest} {rows[fullest]} rows have a number, by {chosen} {rows[tasks[0]]}: --task {fullest}"
+        if rows[fullest] > rows[tasks[0]]
+        else ""
+    )
+
+
 def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> str:
     """Returns the evaluation by which a page judges its runs: the one that is asked for, else what was measured.
 

@@ -98,7 +98,7 @@ def render(
     refuse_mixed(results)
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
-    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs)
+    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs, frame)
     table = _table(records, results, table_rows, columns, paper, only)
     last_rows = reference_lines(columns, every_result, _KINDS[only]) if references else ()
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table

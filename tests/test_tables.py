@@ -1,5 +1,6 @@
 """From rows to Table 1: nothing averaged that differs, nothing tiny unmarked."""
 
+import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 from run_samples import begun, finished, of_method
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
-from training_samples import salmask
+from training_samples import refused, salmask
 
 from baselines import resolve
 from repro.errors import UserError
@@ -83,6 +84,27 @@ def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
     assert list(frame["sweep"].unique()) == ["now"]
     assert list(frame["recorded_sweep"].unique()) == ["then"]
     assert "sweeps: now" in markdown(render("table1", frame))
+
+
+def test_what_was_measured_otherwise_is_not_called_not_run(tmp_path: Path) -> None:
+    """One more evaluation of one run, and all others were "not run", though each had a number by kNN."""
+    for method in ("mocov2", "mocov2+ours-hp"):
+        results = finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}).results
+        rows = read(results)[0]
+        results.unlink()
+        knn = [replace(row, task="knn", protocol="knn-v1") for row in rows]
+        append(results, [*knn, *(rows if method == "mocov2" else [])])
+    ended = salmask("table", "table1", "--runs", str(tmp_path))
+    assert "not by linear" in ended.out
+    assert "not run" not in ended.out
+    assert "by knn 2 rows have a number, by linear 1: --task knn" in ended.err
+    assert salmask("table", "table1", "--runs", str(tmp_path), "--task", "knn").err == ""
+    (column,) = json.loads(
+        salmask("explain", "table1:mocov2+ours-hp:imagenet100", "--runs", str(tmp_path), "--json").out
+    )["measured"]
+    assert column["measured"] == "not by linear"
+    line = refused("plot", "forest", "--runs", str(tmp_path), "--out", str(tmp_path / "plots"))
+    assert line.endswith("; mend: --task knn, by which both have one")
 
 
 def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
