@@ -1,7 +1,7 @@
 """Why there is no number in a cell, or why it has fewer seeds than were started."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -79,7 +79,25 @@ class _Belongs:
         return (self.fidelity, scale) == (column.fidelity, column.scale)
 
 
-def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: Sequence[BegunRun]) -> str:
+def measured_otherwise(frame: pd.DataFrame, metric: str) -> set[tuple[str, str]]:
+    """Returns which methods have a number on which data sets by a metric, whatever the evaluation.
+
+    Args:
+        frame: Results of all tasks.
+        metric: The metric.
+    """
+    rows = frame[frame["metric"] == metric][["method", "dataset"]].drop_duplicates()
+    return {(str(method), str(dataset)) for method, dataset in rows.itertuples(index=False, name=None)}
+
+
+def reason(
+    method: str,
+    column: Column,
+    metric: str,
+    frame: pd.DataFrame,
+    runs: Sequence[BegunRun],
+    otherwise: Collection[tuple[str, str]] = (),
+) -> str:
     """Say why a cell is empty.
 
     Args:
@@ -88,10 +106,12 @@ def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: 
         metric: The metric that it would show.
         frame: Results of the table's task.
         runs: What `lacking_a_number` returns.
+        otherwise: What `measured_otherwise` returns of a table of one task.
 
     Returns:
         `running`, `silent` (says that it runs, without a heartbeat), `failed`, `interrupted`, `not evaluated`,
-        `other protocol` (or fidelity, scale, split: there is a number in another column) or `not run`.
+        `other protocol` (or fidelity, scale, split: there is a number in another column), `not by linear` (or another
+        task: there is a number by another one) or `not run`.
     """
     states = unfinished(method, column, runs)
     for state, text in UNFINISHED.items():
@@ -100,7 +120,7 @@ def reason(method: str, column: Column, metric: str, frame: pd.DataFrame, runs: 
     elsewhere = frame[(frame["method"] == method) & (frame["dataset"] == column.dataset) & (frame["metric"] == metric)]
     # A column that nothing was run for has no protocol or split of its own that another number could differ from.
     if elsewhere.empty or column.planned:
-        return "not run"
+        return f"not by {column.task}" if elsewhere.empty and (method, column.dataset) in otherwise else "not run"
     for name, text in _OTHER.items():
         if column.key[KEYS.index(name)] not in set(elsewhere[name]):
             return text

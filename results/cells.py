@@ -1,6 +1,5 @@
 """The cells of a table as data: published, measured over seeds, the difference, and how sure each is."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,23 +7,24 @@ from typing import Any
 import pandas as pd
 
 from repro.quantities import counted
-from results.absence import BegunRun, missing_seeds, reason, unfinished
+from results.absence import BegunRun, measured_otherwise, missing_seeds, reason, unfinished
 from results.collect import KEYS
 from results.columns import Column
 from results.layout import Measured
 from results.published import Published, PublishedRow
 from results.ranking import clear_ranks, significance
 from results.row_comparison import ALTERED, RowComparison
-from results.runs import code_label
+from results.runs import RunRecord, code_label
 
 
 def cell_records(
     rows: list[PublishedRow],
     columns: list[Column],
     results: pd.DataFrame,
-    runs: Sequence[BegunRun],
+    lacking: Sequence[BegunRun],
     paper: Published,
-    kinds: Mapping[str, Sequence[str]],
+    runs: Sequence[RunRecord],
+    every_result: pd.DataFrame,
 ) -> pd.DataFrame:
     """Lay out one line per row, column group and metric: the numbers that every format prints.
 
@@ -32,14 +32,18 @@ def cell_records(
         rows: The table's rows.
         columns: Its column groups.
         results: What it shows.
-        runs: What `results.absence.lacking_a_number` returns, to tell why a cell is empty.
+        lacking: What `results.absence.lacking_a_number` returns, to tell why a cell is empty.
         paper: The published table.
-        kinds: What a training warned of, by the file of its results.
+        runs: The run folders at hand, which tell what a training warned of.
+        every_result: Results of all tasks.
 
     Returns:
         `results.layout.Table.records`, and `column`, `code_states`, `behind` and `warned`, which are for the layout
         alone.
     """
+    warned = {str(run.folder.results): run for run in runs if run.symptoms}
+    metrics = {metric for column in columns for metric, _ in column.metrics} if paper.task else set()
+    otherwise = {metric: measured_otherwise(every_result, metric) for metric in metrics}
     lines = []
     values: list[dict[int, float]] = []  # of each line, by seed
     compared: list[RowComparison | None] = []  # of each line, how its runs stand to their row
@@ -51,10 +55,11 @@ def cell_records(
                 record = _record(row, index, column, metric, cell, paper)
                 record["significance"] = _significance(row, column, cell, seeds.get((row.framework, metric)))
                 if cell is None:
-                    record |= {"measured": reason(row.method, column, metric, results, runs), "missing": ""}
+                    why = reason(row.method, column, metric, results, lacking, otherwise.get(metric, ()))
+                    record |= {"measured": why, "missing": ""}
                 else:
-                    record["missing"] = missing_seeds(unfinished(row.method, column, runs))
-                record["warned"] = "" if cell is None else _warned_of(cell, kinds)
+                    record["missing"] = missing_seeds(unfinished(row.method, column, lacking))
+                record["warned"] = "" if cell is None else _warned_of(cell, warned)
                 lines.append(record)
                 values.append({} if cell is None else _by_seed(cell))
                 compared.append(column.comparisons.get(row.method))
@@ -85,13 +90,25 @@ def _significance(
     return "" if own.altered_unlike(base) else significance(_by_seed(cell), _by_seed(without_masking))
 
 
-def _warned_of(seeds: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> str:
-    """Returns the note on a cell of whose trainings some warned, as they said themselves."""
-    if not kinds:
+def _warned_of(seeds: pd.DataFrame, warned: Mapping[str, RunRecord]) -> str:
+    """Returns the note on a cell of whose trainings some warned: of what, when, and with which loss they ended.
+
+    Args:
+        seeds: The results of the cell.
+        warned: Those runs that warned, by the file of their results.
+    """
+    runs = [warned[path] for path in map(str, seeds["path"]) if path in warned]
+    steps: dict[str, list[int]] = {}
+    for symptom in (symptom for run in runs for symptom in run.symptoms):
+        steps.setdefault(symptom.kind, []).append(symptom.step)
+    told = [f"{kind} in {len(at)} of {len(seeds)} runs (first at step {min(at)})" for kind, at in steps.items()]
+    if not told:
         return ""
-    counts = Counter(kind for path in seeds["path"] for kind in kinds.get(str(path), ()))
-    told = ", ".join(f"{kind} in {count} of {len(seeds)} runs" for kind, count in counts.items())
-    return f"warned of while it trained: {told}" if told else ""
+    ends = [rows[-1] for run in runs if (rows := [row for row in run.metrics if "loss" in row])]
+    losses = " to ".join(dict.fromkeys(f"{pick(row['loss'] for row in ends):.2f}" for pick in (min, max) if ends))
+    last = int(max((row["step"] for row in ends), default=0))
+    ended = f"; {'its' if len(runs) == 1 else 'their'} loss at step {last}: {losses}" if ends else ""
+    return f"warned of while it trained: {', '.join(told)}{ended}"
 
 
 def values_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from repro.runs.departures import scale_of
 from results.claims import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
+from results.columns import Column
 from results.paired import Comparison
 from results.paper_claims import Claim, Family, families
 from results.row_comparison import ALTERED
@@ -36,6 +37,7 @@ class FamilyVerdict:
         compared: Number of comparisons in that mean.
         published: The paper's mean over the same ones, in points; None where nothing was compared.
         p: The p value of the mean, whatever else was run; None where it was not tested.
+        columns: Our columns that its comparisons are of, which hold the runs of this setting.
     """
 
     family: Family
@@ -46,6 +48,7 @@ class FamilyVerdict:
     compared: int
     published: float | None
     p: float | None = None
+    columns: tuple[Column, ...] = ()
 
     @property
     def scope(self) -> str:
@@ -148,6 +151,7 @@ def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Clai
         len(compared),
         float(np.mean([claim.published for _, claim in compared])) if compared else None,
         comparison.p,
+        tuple(verdict.column for verdict, _ in here if verdict.column is not None),
     )
 
 

@@ -219,11 +219,16 @@ def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: Spre
         spread: By whose spread a difference is judged where predictions do not tell.
     """
     undecided: list[Verdict] = []
+    spreads = {
+        table: [_SharedSpreads(values, spread) for _, values, _ in columns] for table, columns in measured.items()
+    }
     for question in questions():
         claim = question.claim
-        fitting = [of_column for of_column in measured[claim.table] if _fits(claim, of_column[0])]
-        comparisons = [_compare(question, *of_column, spread) for of_column in fitting]
-        undecided += comparisons or [_compare(question, None, {}, None, spread)]
+        columns = zip(measured[claim.table], spreads[claim.table], strict=True)
+        comparisons = [
+            _compare(question, *of_column, shared) for of_column, shared in columns if _fits(claim, of_column[0])
+        ]
+        undecided += comparisons or [_compare(question, None, {}, None, _SharedSpreads({}, spread))]
     apart = _measured_by_several(column for columns in measured.values() for column, *_ in columns)
     undecided = [
         replace(verdict, apart=verdict.protocol)
@@ -297,12 +302,12 @@ def _compare(
     column: Column | None,
     values: ValuesByCell,
     predictions: ColumnPredictions | None,
-    spread: SpreadOf,
+    spreads: "_SharedSpreads",
 ) -> Verdict:
     """Pair the two methods of a question by seed; what that means is decided when all comparisons are known."""
     claim = question.claim
     if column is None:
-        return Verdict(question, UNDECIDED, paired({}, {}), column, None, margin(), spread_of=spread)
+        return Verdict(question, UNDECIDED, paired({}, {}), column, None, margin(), spread_of=spreads.spread_of)
     metric = _metric(claim, column)
     better, worse = (values.get((method, metric), {}) for method in (claim.better, claim.worse))
     unlike = _unlike(claim, column) if better and worse else ()
@@ -310,28 +315,46 @@ def _compare(
     comparison = paired({}, {}) if unlike else paired(better, worse)
     if comparison.n > 1:
         images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
-        shared = None if images else _shared_spread(claim, metric, values, spread)
-        comparison = replace(comparison, by_images=images, spread=shared)
-    return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike, spread_of=spread)
+        comparison = replace(comparison, by_images=images, spread=None if images else spreads.of(claim, metric))
+    return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike, spread_of=spreads.spread_of)
 
 
-def _shared_spread(claim: Claim, metric: str, values: ValuesByCell, spread: SpreadOf) -> Spread | None:
-    """Returns the spread that a claim's two rows share with others in their column; None where their own judges."""
-    pair = (claim.better, claim.worse)
-    measured = {method: by_seed for (method, its), by_seed in values.items() if its == metric}
-    if spread is SpreadOf.pair:
-        return None
-    if spread is SpreadOf.framework:
-        frameworks = set(map(_framework, pair))
-        return pooled_spread(by_seed for method, by_seed in measured.items() if _framework(method) in frameworks)
-    rows = {
-        # What a seed does to all rows of a framework it need not do to those of the other one.
-        method: {(_framework(method), seed): value for seed, value in measured[method].items()}
-        for method in compared_rows(claim)
-        if method in measured
-    }
-    alike = spreading_alike(rows)
-    return pooled_spread(rows[method] for method in alike) if alike.issuperset(pair) else None
+class _SharedSpreads:
+    """The spreads that rows of one column share, each worked out once: all claims of a sentence ask for the same."""
+
+    def __init__(self, values: ValuesByCell, spread_of: SpreadOf) -> None:
+        self.spread_of = spread_of
+        self._values = values
+        self._known: dict[tuple[str, ...], tuple[set[str], Spread | None]] = {}
+
+    def of(self, claim: Claim, metric: str) -> Spread | None:
+        """Returns the spread that a claim's two rows share with others; None where their own judges."""
+        if self.spread_of is SpreadOf.pair:
+            return None
+        pair = (claim.better, claim.worse)
+        rows = compared_rows(claim)
+        if self.spread_of is SpreadOf.framework:
+            frameworks = set(map(_framework, pair))
+            rows = tuple(method for method, its in self._values if its == metric and _framework(method) in frameworks)
+        alike, spread = self._spread(metric, rows)
+        return spread if alike.issuperset(pair) else None
+
+    def _spread(self, metric: str, rows: tuple[str, ...]) -> tuple[set[str], Spread | None]:
+        """Returns which of some rows share a spread, and that."""
+        key = (metric, *rows)
+        if key not in self._known:
+            measured = {row: self._values[row, metric] for row in rows if (row, metric) in self._values}
+            if self.spread_of is SpreadOf.framework:
+                self._known[key] = set(measured), pooled_spread(measured.values())
+            else:
+                # What a seed does to all rows of a framework it need not do to those of the other one.
+                apart = {
+                    row: {(_framework(row), seed): value for seed, value in by_seed.items()}
+                    for row, by_seed in measured.items()
+                }
+                alike = spreading_alike(apart)
+                self._known[key] = alike, pooled_spread(by_seed for row, by_seed in apart.items() if row in alike)
+        return self._known[key]
 
 
 def _framework(method: str) -> str:

@@ -49,8 +49,9 @@ def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str =
     Returns:
         One row per result: the fields of `repro.runs.records.Result` (texts as categories, `started` as a UTC
         timestamp, `method` by `method_name`, `scale` as the run's settings have it today, `evaluation_scale` also of
-        versions without that field), `path`, the file it came from, and `departures`, the `RowComparison` of its run;
-        ordered by path and line. `attrs["warnings"]` holds one line per kind of trouble.
+        versions without that field, `sweep` as its folder is called, which `--sweep` takes), `path`, the file it came
+        from, `recorded_sweep`, what the sweep was called when it was measured, and `departures`, the `RowComparison` of
+        its run; ordered by path and line. `attrs["warnings"]` holds one line per kind of trouble.
 
     Raises:
         UserError: A root is missing, or no result was found below any.
@@ -88,10 +89,19 @@ def collect_runs(
     # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
     times = frame["started"].cat
     frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
-    frame = _compared(_with_evaluation_scales(_with_imported_apart(frame)), runs)
+    frame = _with_imported_apart(_with_sweeps_as_called(frame, runs))
+    frame = _compared(_with_evaluation_scales(frame), runs)
     frame = _keep_last(frame, warnings, every_folder=every_folder)
     frame.attrs["warnings"] = warnings  # last of all: pandas drops `attrs` in many of its operations
     return frame
+
+
+def _with_sweeps_as_called(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
+    """Name each row's sweep as its folder is called: one name, by which pages and commands know it."""
+    sweep_of = {str(run.folder.results): run.sweep for run in runs}
+    paths = frame["path"].cat.remove_unused_categories().cat
+    sweeps = pd.Series([sweep_of[path] for path in paths.categories], dtype="category")
+    return frame.assign(recorded_sweep=frame["sweep"], sweep=sweeps.take(paths.codes.to_numpy()).array)
 
 
 def _with_imported_apart(frame: pd.DataFrame) -> pd.DataFrame:

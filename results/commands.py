@@ -60,7 +60,8 @@ def table(
     Example: salmask table table1 --runs runs/table1
     """
     from results.collect import collect_runs
-    from results.selection import measured_task, refuse_unknown
+    from results.references import has_both
+    from results.selection import fuller_task, measured_task, refuse_unknown
     from results.tables import render
 
     console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
@@ -73,8 +74,13 @@ def table(
     rows: Any = "all" if every else "measured"
     only_checked: Any = only  # `render` refuses what is none of its choices
     if frame is not None and not task:
-        task = measured_task(name, frame) or ""
-    content = render(name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task)
+        task = measured_task(frame, name, metric) or ""
+        if fuller := fuller_task(frame, name, metric):
+            Console(stderr=True).print(fuller, highlight=False, soft_wrap=True)
+    references = frame is not None and has_both(frame)
+    content = render(
+        name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task, references=references
+    )
     if as_json:
         say(content.records.to_json(orient="records", double_precision=4, force_ascii=False, indent=1))
     else:
@@ -99,6 +105,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
         UserError: There is nothing to show, or it cannot be written.
     """
     from results.collect import collect_runs
+    from results.references import has_both
     from results.selection import measured_task
     from results.tables import render
 
@@ -106,12 +113,12 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
     frame = collect_runs(runs, listed([sweep_folder]))
     warn(frame, console)
     for name in tables:
-        task = measured_task(name, frame)
+        task = measured_task(frame, name)
         if task is None:
             measured = ", ".join(sorted(frame["task"].unique()))
             console.print(f"no {name}: nothing of what was measured ({measured}) stands in it", highlight=False)
         else:
-            content = render(name, frame, runs=runs, task=task)
+            content = render(name, frame, runs=runs, task=task, references=has_both(frame))
             _print_table(content, console)
             _write_table(content, sweep_folder / "tables", console)
     for gallery in sorted(sweep_folder.glob("*/*/gallery/[!.]*.png")):
@@ -170,7 +177,7 @@ def claims(
     console = Console(stderr=as_json)
     _, frame = gather(roots_of(runs), context.obj, sweep, console)
     refuse_unknown(frame, task, metric)
-    task = judged_task(frame, task)
+    task = judged_task(frame, task, metric)
     spread = SpreadOf.framework if pooled else SpreadOf.pair if paired else SpreadOf.sentence
     verdicts = judge(frame, spread=spread, task=task, metric=metric)
     families = judge_families(verdicts)
@@ -217,7 +224,7 @@ def plot(
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, console)
     refuse_unknown(frame, task, metric)
-    task = judged_task(frame, task)
+    task = judged_task(frame, task, metric)
     material = Material(records, frame, "dark" if dark else "light", task, metric)
     if judged := judged_by(task, metric):
         console.print(judged, highlight=False)

@@ -126,17 +126,19 @@ def slope(points: Sequence[Point]) -> Slope | None:
     return Slope(len(x), float(line.slope), float(line.stderr), float(line.intercept), float(line.pvalue))
 
 
-def panels_of(frame: pd.DataFrame, runs: Sequence[RunRecord], metric: str = "top1") -> list[Panel]:
+def panels_of(frame: pd.DataFrame, runs: Sequence[RunRecord], task: str, metric: str = "top1") -> list[Panel]:
     """Gathers the runs that recorded how well their foregrounds cover the objects.
 
     Args:
         frame: Their results.
         runs: Their folders.
+        task: The evaluation.
         metric: The measure of accuracy.
 
     Returns:
         A panel for each way of measuring and each group of runs that differ in their sources alone and have several.
     """
+    frame = frame[frame["task"] == task]
     ious_of = {record.run.id: (record.run, ious) for record in runs if record.run and (ious := covered(record))}
     families: dict[tuple[str, str], Run] = {}
     gathered: dict[tuple[str, str], dict[tuple[str, str], list[tuple[float, float]]]] = {}

@@ -11,6 +11,7 @@ from scipy import stats
 from repro.runs.labels import label
 from results.dose import BOTH, CONFIDENCE, HARD, QUERY, Point, Slope, panels_of, slope
 from results.material import Material, NothingToDrawError, percent
+from results.published import table1
 from results.style import Theme, folded, ink, legend, panels
 
 LOOKS: Mapping[str, tuple[str, str]] = {BOTH: ("o", "#d55e00"), QUERY: ("^", "#0072b2"), HARD: ("s", "#009e73")}
@@ -23,7 +24,8 @@ APART = 0.035
 
 def saliency_dose(material: Material) -> Figure:
     """Draw accuracy against the IoU of the foreground with the true object, a point for each source."""
-    drawn = [] if material.frame is None else panels_of(material.frame, material.runs, material.metric or "top1")
+    task, metric = material.task or table1().task, material.metric or table1().metrics[0]
+    drawn = [] if material.frame is None else panels_of(material.frame, material.runs, task, metric)
     if not drawn:
         raise NothingToDrawError(
             "no two evaluated runs that differ in their source of foreground alone recorded how well it covers the "
@@ -47,7 +49,7 @@ def saliency_dose(material: Material) -> Figure:
             dashes = DASHES[number % len(DASHES)]
             axes.axhline(value, color=ink(material.theme), linewidth=0.9, linestyle=dashes, label=label(method))
         axes.set(title=folded(panel.title), xlabel="mean IoU of the foreground with the true object")
-        axes.set(ylabel=percent(material.metric or "top1"))
+        axes.set(ylabel=percent(metric))
         axes.margins(0.1)
         # A panel's own numbers stand in it, below all points; the legend is of all panels.
         low, high = axes.get_ylim()

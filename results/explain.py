@@ -11,11 +11,12 @@ from repro.errors import UserError, nearest
 from repro.quantities import duration_text
 from repro.runs.departures import value_text
 from repro.runs.status import Status
-from results.absence import BegunRun, lacking_a_number, reason
+from results.absence import BegunRun, lacking_a_number, measured_otherwise, reason
 from results.cells import summary
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
-from results.published import Published, published
+from results.published import Published, has_row, published
+from results.references import without_untrained
 from results.runs import RunRecord, code_label
 from results.selection import by_task, measured_task, select_results
 
@@ -77,8 +78,8 @@ def explain(
         text: `TABLE:METHOD:DATASET[:METRIC]`, for example `table1:mocov2+ours-hp:imagenet100`.
         frame: What `results.collect.collect` returns; None where nothing was evaluated.
         runs: The run folders at hand.
-        task: Another evaluation than the table's own, as of `results.tables.render`. Empty: the table's own, but of a
-            data set that the paper does not have, by which no number is published, the best that was measured.
+        task: Another evaluation than the table's own, as of `results.tables.render`. Empty: the table's own, or where
+            the data set was not measured by that, the best that it was measured by.
         metric: The metric, where the text names none.
 
     Returns:
@@ -89,16 +90,17 @@ def explain(
     """
     if metric and text.count(":") == 3 and not text.endswith(f":{metric}"):
         raise UserError(f"'{text}' names another metric than --metric {metric}", mend="name one of the two")
+    frame = None if frame is None else without_untrained(frame)  # as in the table
     address = CellAddress.parse(f"{text}:{metric}" if metric and text.count(":") == 2 else text)
-    shown_by = _shown_by(address.table.name, frame) if not task and frame is not None else {}
-    if all(group.dataset != address.dataset for group in address.table.groups):
-        task = task or shown_by.get(address.dataset, "")
+    shown_by = _shown_by(address, frame) if not task and frame is not None else {}
+    task = task or shown_by.get(address.dataset, "")
     address = replace(address, table=by_task(address.table, task))
     _require_known(address, frame, shown_by)
-    methods = list(dict.fromkeys([*address.table.rows, *(run.method for run in runs)]))
+    at_hand = [run.method for run in runs if has_row(address.table, run.method)]
+    methods = list(dict.fromkeys([*address.table.rows, *at_hand]))
     if address.method not in methods:
         raise UserError(
-            f"no method '{address.method}' in {address.table.name} or among the runs",
+            f"{address.table.name} has no row for '{address.method}', neither of the paper nor of the runs at hand",
             mend=nearest(address.method, methods),
         )
     lacking = lacking_a_number([run for run in runs if run.method == address.method])
@@ -111,9 +113,11 @@ def explain(
     }
 
 
-def _shown_by(table: str, frame: pd.DataFrame) -> dict[str, str]:
-    """Returns the evaluation by which a table can show each data set that was measured."""
-    tasks = {str(dataset): measured_task(table, rows) for dataset, rows in frame.groupby("dataset", observed=True)}
+def _shown_by(address: CellAddress, frame: pd.DataFrame) -> dict[str, str]:
+    """Returns the evaluation by which the cell's table shows each data set that was measured."""
+    name, metric = address.table.name, address.metric if address.table.metrics else ""
+    of_datasets = frame.groupby("dataset", observed=True)
+    tasks = {str(dataset): measured_task(rows, name, metric) for dataset, rows in of_datasets}
     return {dataset: task for dataset, task in tasks.items() if task is not None}
 
 
@@ -170,7 +174,8 @@ def _measured(
         dataset, split, protocol, fidelity, scale = column.key
         comparison = column.comparisons.get(address.method)
         if rows.empty:
-            shown_text = reason(address.method, column, address.metric, results, lacking)
+            otherwise = measured_otherwise(frame, address.metric) if address.table.task else ()
+            shown_text = reason(address.method, column, address.metric, results, lacking, otherwise)
         else:
             refuse_mixed(rows)  # a number that no table shows
             shown_text = summary(rows["value"])

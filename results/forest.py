@@ -16,7 +16,7 @@ from results.material import Material, NothingToDrawError, key_of, panel_titles,
 from results.paired import Comparison, paired
 from results.published import Published, published
 from results.references import without_untrained
-from results.selection import ValuesByCell, by_task, frameworks_of, measured_columns
+from results.selection import ValuesByCell, by_task, frameworks_of, measured_columns, measured_tasks
 from results.style import Theme, folded, ink, letters_above, limits, look, stacked, surface
 
 TABLES = ("table1", "table2")
@@ -127,8 +127,10 @@ def forest(material: Material) -> Figure:
     """Draw each masking's difference to its framework without masking, paired by seed, with its 95 % interval."""
     drawn = [] if material.frame is None else effects(material.frame, task=material.task, metric=material.metric)
     if not drawn:
+        others = _tasks_that_both_have(material)
         raise NothingToDrawError(
-            "no masking has a seed in common with its framework without masking", mend="evaluate both, with one seed"
+            "no masking has a seed in common with its framework without masking",
+            mend=f"--task {' or '.join(others)}, by which both have one" if others else "evaluate both, with one seed",
         )
     panels = {effect.panel: [other for other in drawn if other.panel == effect.panel] for effect in drawn}
     figure, grid = stacked([len(of_panel) for of_panel in panels.values()], _ROW_INCHES, room=0.75)
@@ -139,6 +141,15 @@ def forest(material: Material) -> Figure:
     grid[-1].set_xlabel("difference to the framework without masking, in points")
     _legend(figure, drawn, material.theme)
     return figure
+
+
+def _tasks_that_both_have(material: Material) -> list[str]:
+    """Returns the evaluations by which there is something to draw."""
+    frame, metric = material.frame, material.metric
+    if frame is None:
+        return []
+    tasks = filter(None, measured_tasks(frame, "table1", metric))
+    return [task for task in tasks if effects(frame, task=task, metric=metric)]
 
 
 def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) -> None:

@@ -53,7 +53,7 @@ def headline(
     settings = Counter(verdict.setting for verdict in families if verdict.outcome != NOT_RUN)
     if not settings:
         asked = f"no sentence of the paper: none is about two of the methods at hand ({frame['method'].nunique()})"
-        return Headline(asked, _scale(frame, 1), NOT_RUN, f"every sentence{_met(tables)}")
+        return Headline(asked, _scale(without_untrained(frame)), NOT_RUN, f"every sentence{_met(tables)}")
     # The setting in which most was compared stands for the page; the others are below. Of several the first one, as
     # they stand below, and then the page says that there are more.
     most = max(_compared(families, setting) for setting in settings)
@@ -67,7 +67,13 @@ def headline(
     rest = Counter(verdict.outcome for verdict in others)
     others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
     parts = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]
-    scale = _scale(frame, len(settings), len(richest))
+    which = (
+        "the one with most comparisons"
+        if len(richest) == 1
+        else f"the first of the {len(richest)} with most comparisons"
+    )
+    elsewhere = f" Of {len(settings)} settings {which} is told of here." if len(settings) > 1 else ""
+    scale = _scale_of_setting(families, chosen, without_untrained(frame)) + elsewhere
     return Headline(asked, scale, first.outcome, "; ".join(filter(None, parts)) + _met(tables))
 
 
@@ -89,15 +95,30 @@ def _numbers(verdict: FamilyVerdict) -> str:
     )
 
 
-def _scale(frame: pd.DataFrame, settings: int, richest: int = 1) -> str:
+def _scale_of_setting(families: Sequence[FamilyVerdict], setting: str, frame: pd.DataFrame) -> str:
+    """Returns the scale of the runs that the verdict is about, and how many others there are."""
+    columns = {
+        (column.key, column.metrics): column
+        for verdict in families
+        if verdict.setting == setting
+        for column in verdict.columns
+    }
+    own = pd.concat([column.rows_of(frame) for column in columns.values()])
+    others = frame[~frame["path"].isin(own["path"].unique())]
+    if others.empty:
+        return _scale(own)
+    sizes, runs = set(others["scale"].astype(str)), counted(others["path"].nunique(), "run")
+    of_sizes = f" of {counted(len(sizes), 'other size')}" if sizes.isdisjoint(own["scale"].astype(str)) else ""
+    return _scale(own, f"; also at hand: {runs}{of_sizes}")
+
+
+def _scale(frame: pd.DataFrame, beside: str = "") -> str:
     """Returns data, sizes and numbers of runs; and whether published numbers may be compared.
 
     Args:
-        frame: The results.
-        settings: How many settings there are comparisons in.
-        richest: How many of them have as many as the one that is told of.
+        frame: Results of trained networks.
+        beside: What stands behind the numbers of runs.
     """
-    frame = without_untrained(frame)
     runs, methods = frame["path"].nunique(), frame["method"].nunique()
     fewest, most = (int(seeds) for seeds in _seeds(frame))
     seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
@@ -108,16 +129,14 @@ def _scale(frame: pd.DataFrame, settings: int, richest: int = 1) -> str:
     names = ", ".join(list(altered)[:MOST_NAMES]) + (", …" if len(altered) > MOST_NAMES else "")
     count = counted(len(altered), "setting")
     alone = f"; {count} {ALTERED} ({names})" if altered else ""
-    which = "the one with most comparisons" if richest == 1 else f"the first of the {richest} with most comparisons"
-    elsewhere = f" Of {settings} settings {which} is told of here." if settings > 1 else ""
     unknown = frame[frame["departures"].map(lambda comparison: comparison.row is None).astype(bool)]["path"].nunique()
     not_known = f"settings of {counted(unknown, 'run')} unknown" if unknown else ""
     if sizes:
         size = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} among them"
         alone += f"; {not_known}" if not_known else ""
-        return f"{TINY} – {size}: not comparable with the published numbers. {counts}{alone}.{elsewhere}"
+        return f"{TINY} – {size}: not comparable with the published numbers. {counts}{alone}{beside}."
     whose = not_known or "the paper's"
-    return f"{whose}{alone}. {counts}.{elsewhere}"
+    return f"{whose}{alone}. {counts}{beside}."
 
 
 def _seeds(frame: pd.DataFrame) -> tuple[int, int]:

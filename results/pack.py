@@ -105,7 +105,7 @@ def pack(
         sums: dict[str, str] = {}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in _contents(
-                runs, frame, title, (judged_task(frame, task), metric), tell, checkpoints=checkpoints
+                runs, frame, title, (judged_task(frame, task, metric), metric), tell, checkpoints=checkpoints
             ):
                 sums[name] = hashlib.sha256(content).hexdigest()
                 _add(archive, name, content)

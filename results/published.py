@@ -142,6 +142,16 @@ class Published:
         return ranked
 
 
+def has_row(paper: Published, method: str) -> bool:
+    """Returns whether a table has a row for a method: one of its own, or a further one for a method of no table.
+
+    Tables 1 and 3 share their task: what is a row of the one is no foreign method in the other. Only what masks the
+    query without a hard negative, Table 3's reading, stands in Table 1 too, as an ablation of its rows.
+    """
+    other_branches = {row.method for row in table3().every_row.values() if row.branch in ("key", "both")}
+    return method in paper.every_row or method not in table1().rows.keys() | other_branches
+
+
 def ranks(values: Iterable[float]) -> dict[float, int]:
     """Tell which value is the best and which the second best.
 

@@ -74,9 +74,10 @@ def commands(run: RunRecord) -> list[str]:
         set. `run.yaml` is the run's own. Lines that begin with # say what else to know.
     """
     if run.run is None:
-        return [f"# {run.name}: its run.yaml is missing or of another version"]
+        return [_comment(f"{run.name}: its run.yaml is missing or of another version")]
     commit = _commit(run)
-    lines = [*_code_notes(run), f"# {CONFIGURATION}: every setting of the run, as its folder has it"]
+    notes = [*_code_notes(run), f"{CONFIGURATION}: every setting of the run, as its folder has it"]
+    lines = [_comment(note) for note in notes]
     if commit == UNKNOWN:
         lines.append("cd CHECKOUT")
     else:
@@ -85,7 +86,7 @@ def commands(run: RunRecord) -> list[str]:
     for step in steps(run):
         roots = [f"--root {_root(step, dataset)}DIR" for dataset in step.datasets]
         call = " ".join([shlex.join(["python", "-m", "repro.cli", *step.words]), *roots]) if step.words else ""
-        lines += [*(f"# {note}" for note in step.notes), *([f"PYTHONPATH=. {call}"] if call else [])]
+        lines += [*map(_comment, step.notes), *([f"PYTHONPATH=. {call}"] if call else [])]
     return lines
 
 
@@ -107,16 +108,16 @@ def script(runs: Sequence[RunRecord], name: str = "redo.sh") -> str:
 
 
 def _of_script(run: RunRecord) -> Iterator[str]:
-    yield f"\n# {_one_line(run.name)}"
+    yield f"\n{_comment(run.name)}"
     if run.run is None:
-        yield "# its run.yaml is missing or of another version"
+        yield _comment("its run.yaml is missing or of another version")
         return
-    yield from _code_notes(run)
+    yield from map(_comment, _code_notes(run))
     commit = _commit(run)
     yield f"code {'HEAD' if commit == UNKNOWN else commit}"
     places = {CONFIGURATION: f'"$archive"/runs/{shlex.quote(run.name)}/{CONFIGURATION}'}
     for step in steps(run):
-        yield from (f"# {note}" for note in step.notes)
+        yield from map(_comment, step.notes)
         words = [places.get(word) or _placed(word) for word in step.words]
         roots = [f'--root {_root(step, dataset)}"${_variable(dataset)}"' for dataset in step.datasets]
         if words:
@@ -137,8 +138,9 @@ def _variable(dataset: str) -> str:
     return "root_" + re.sub(r"[^A-Za-z0-9]", "_", dataset)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _comment(text: str) -> str:
+    """Returns a text as a comment of the shell: in one line, as what stood in another one would be run."""
+    return f"# {' '.join(text.split())}"
 
 
 def _commit(run: RunRecord) -> str:
@@ -148,11 +150,11 @@ def _commit(run: RunRecord) -> str:
 
 def _code_notes(run: RunRecord) -> list[str]:
     commit = _commit(run)
-    notes = [f"# code: commit {commit}"]
+    notes = [f"code: commit {commit}"]
     if commit == UNKNOWN:
-        notes = ["# code: nobody recorded the commit, so that of the checkout is taken"]
+        notes = ["code: nobody recorded the commit, so that of the checkout is taken"]
     if run.last_attempt.get("dirty"):
-        notes.append("# the code had changes that no commit holds")
+        notes.append("the code had changes that no commit holds")
     return notes
 
 
@@ -166,8 +168,9 @@ def steps(run: RunRecord) -> list[RedoStep]:
     sweep = f"{OUT}/{run.sweep}"
     imported = run.run.imported
     if imported.weights:
-        origin = _one_line(imported.origin)
-        pretrain = RedoStep((), (), (f"weights from elsewhere, {origin}, SHA-256 {imported.weights}, in {sweep}",))
+        pretrain = RedoStep(
+            (), (), (f"weights from elsewhere, {imported.origin}, SHA-256 {imported.weights}, in {sweep}",)
+        )
     else:
         words = ("pretrain", run.run.method, "--config", CONFIGURATION, "--out", sweep)
         pretrain = RedoStep(words, _with_root([run.run.data.dataset]))
@@ -190,7 +193,7 @@ def _evaluations(record: RunRecord, run: Run, folder: str) -> list[RedoStep]:
     own_protocols = {protocol for evaluation in evaluations for protocol in evaluation.protocols(run)}
     # Detection that leaves its batch to the devices names it in the rows alone.
     own_protocols |= {row.protocol for evaluation in evaluations for row in evaluation.recorded(run, rows)}
-    foreign = sorted({_one_line(row.protocol) for row in rows} - own_protocols)
+    foreign = sorted({row.protocol for row in rows} - own_protocols)
     notes = (f"measured with other settings of the evaluation: {', '.join(foreign)}",) if foreign else ()
     names = ",".join(evaluation.name(run) for evaluation in evaluations)
     datasets = _with_root([evaluation.dataset for evaluation in evaluations])

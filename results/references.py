@@ -39,6 +39,15 @@ def without_untrained(results: pd.DataFrame) -> pd.DataFrame:
     return results[trained] if trained.any() else results
 
 
+def has_both(results: pd.DataFrame) -> bool:
+    """Returns whether untrained networks stand among trained ones, for whose runs their numbers would be taken.
+
+    Args:
+        results: As for `without_untrained`.
+    """
+    return len(without_untrained(results)) < len(results)
+
+
 def reference_lines(columns: Sequence[Column], results: pd.DataFrame, kinds: Sequence[str]) -> tuple[Line, ...]:
     """Makes a table's last rows: chance, and each untrained network that was measured as a column's runs were.
 

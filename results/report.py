@@ -28,7 +28,7 @@ from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
 from results.runs import RunRecord, code_label
-from results.selection import judged_by, judged_task, other_tasks, refuse_unknown
+from results.selection import judged_by, judged_task, measured_tasks, refuse_unknown
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
 from results.verdict_tables import letters
@@ -90,7 +90,7 @@ def build(
     runs = sorted(runs, key=lambda run: run.name)
     _refuse_namesakes(runs)
     refuse_unknown(frame, task, metric)
-    task = judged_task(frame, task)
+    task = judged_task(frame, task, metric)
     verdicts = judge(frame, task=task, metric=metric)
     families = judge_families(verdicts)
     pictures, left_out = _plots(runs, frame, task, metric)
@@ -122,7 +122,7 @@ def build(
         left_out=left_out,
         galleries=[gallery for of_run in galleries.values() for gallery in of_run],
         entries=entries_of_runs,
-        pairs=sweep_pairs(runs, frame),
+        pairs=sweep_pairs(frame),
         data=_data(frame),
         provenance=_provenance(runs),
         checklist=checklist(runs, frame, verdicts),
@@ -174,13 +174,11 @@ def _without_places(text: str, runs: Sequence[RunRecord]) -> str:
 
 
 def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table]:
-    """Returns each table of the paper, and behind Table 1 the same by every other task that was measured."""
+    """Returns each table of the paper, and behind it the same by every other task that was measured."""
     tables = []
     for name in TABLES:
         tables.append(whole_table(name, runs, frame))
-        if name != "table1" or frame is None:
-            continue
-        for task in other_tasks(frame, published(name)):
+        for task in filter(None, [] if frame is None else measured_tasks(frame, name)):
             by_task = render(name, frame, runs=runs, only="measured", task=task, references=True)
             tables.append(replace(by_task, name=f"{name}-{task}"))
     return tables
@@ -198,13 +196,17 @@ def whole_table(
         task: The evaluation that Tables 1 and 3 are made of; empty: the paper's.
         metric: Their measure; empty: the paper's.
     """
+    lack = "Nothing was run for it yet."
     if frame is not None:
-        task, metric = (task, metric) if published(name).task else ("", "")  # detection has its own
+        paper = published(name)
+        task, metric = (task, metric) if paper.task else ("", "")  # detection has its own
         table = render(name, frame, runs=runs, rows="all", references=True, task=task, metric=metric)
         if (table.records["n"] > 0).any():
             return table
+        if measured_tasks(frame, name):
+            lack = f"No {task or paper.task} evaluation of its rows yet."
     alone = render(name, only="paper")
-    return replace(alone, title=f"{alone.title} Nothing was run for it yet.")
+    return replace(alone, title=f"{alone.title} {lack}")
 
 
 def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, str]:

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pandas as pd
 
 from repro.errors import UserError, nearest
+from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import PROTOCOLS
 from results.cells import values_by_cell
 from results.collect import refuse_mixed
 from results.columns import Column, find_columns
-from results.published import Published, published
+from results.published import Published, has_row, published
 from results.references import without_untrained
 
 NEXT_BEST = ("logistic", "knn")
@@ -58,42 +59,94 @@ def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.Dat
         metric: What stands in for the paper's metric, where it leaves that open; else empty.
     """
     metrics = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
-    has_metric = frame["metric"].isin(metrics)
-    return frame[has_metric & (frame["task"] == paper.task)] if paper.task else frame[has_metric]
+    methods = [method for method in frame["method"].unique() if has_row(paper, method)]
+    shown = frame["metric"].isin(metrics) & frame["method"].isin(methods)
+    return frame[shown & (frame["task"] == paper.task)] if paper.task else frame[shown]
 
 
-def other_tasks(frame: pd.DataFrame, paper: Published) -> list[str]:
-    """Returns the evaluations, besides the paper's, that measured what a table shows; the best stand-in first."""
-    measured = set(frame[frame["metric"] == paper.metrics[0]]["task"].astype(str)) - {paper.task}
-    return [*(task for task in NEXT_BEST if task in measured), *sorted(measured - set(NEXT_BEST))]
+def measured_tasks(frame: pd.DataFrame, name: str, metric: str = "") -> list[str]:
+    """Returns the tasks by which a table can be made of some results, the best first.
 
-
-def measured_task(name: str, frame: pd.DataFrame) -> str | None:
-    """Returns the task by which a table can be made of some results.
+    The one choice of everything that shows or judges results. Untrained networks have no part in it: that one was
+    probed is no reason to show the others by what they lack.
 
     Args:
-        name: The table's.
         frame: What `results.collect.collect` returns.
+        name: The table's.
+        metric: Its measure; empty: its first.
 
     Returns:
-        For `render`: empty for the paper's own task, else the next best one whose numbers its columns can show, see
-        `NEXT_BEST`; None where there is none.
+        For `results.tables.render`: empty for the paper's own task, which comes first; then `NEXT_BEST`, then others.
     """
     paper = published(name)
-    if not select_results(frame, paper, paper.metrics[0] if paper.metrics else "").empty:
-        return ""
+    shown = metric or next(iter(paper.metrics), "")
+    # By a table without a task: then the rows of all tasks are selected.
+    rows = select_results(without_untrained(frame), replace(paper, task=""), shown)
     if not paper.task:
-        return None
-    return next(iter(other_tasks(frame, paper)), None)
+        return [] if rows.empty else [paper.task]
+    measured = set(rows["task"].astype(str)) - set(DETECTION_TASKS)
+    ranking = [paper.task, *NEXT_BEST]
+    ordered = [*(task for task in ranking if task in measured), *sorted(measured - set(ranking))]
+    return ["" if task == paper.task else task for task in ordered]
 
 
-def judged_task(frame: pd.DataFrame | None, task: str = "") -> str:
+def measured_task(frame: pd.DataFrame, name: str, metric: str = "") -> str | None:
+    """Returns the first of `measured_tasks`; None where there is none."""
+    return next(iter(measured_tasks(frame, name, metric)), None)
+
+
+def fuller_task(frame: pd.DataFrame, name: str, metric: str = "") -> str:
+    """Returns what to tell where a table is made of a task that fewer of its rows have than another; else nothing.
+
+    Args:
+        frame: What `results.collect.collect` returns.
+        name: The table's.
+        metric: Its measure; empty: its first.
+    """
+    paper = published(name)
+    tasks = measured_tasks(frame, name, metric)
+    if len(tasks) < 2:
+        return ""
+    shown = metric or paper.metrics[0]
+    trained = without_untrained(frame)
+    rows = {task: select_results(trained, by_task(paper, task), shown)["method"].nunique() for task in tasks}
+    fullest = max(rows, key=lambda task: rows[task])
+    chosen = tasks[0] or paper.task
+    return (
+        f"by {fullest} {rows[fullest]} rows have a number, by {chosen} {rows[tasks[0]]}: --task {fullest}"
+        if rows[fullest] > rows[tasks[0]]
+        else ""
+    )
+
+
+def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> str:
     """Returns the evaluation by which a page judges its runs: the one that is asked for, else what was measured.
 
     That is the paper's linear probe, empty here, where any trained network has it; else the next best one.
+
+    Args:
+        frame: What `results.collect.collect` returns; None where nothing was evaluated.
+        task: What was asked for; empty where nothing was.
+        metric: The measure that was asked for; likewise.
+
+    Raises:
+        UserError: No trained network has what was asked for: a page would say of everything that it was not run.
     """
-    # Of trained networks: an untrained one that was probed is no reason to judge the others by what they lack.
-    return task or (measured_task("table1", without_untrained(frame)) if frame is not None else None) or ""
+    if frame is None:
+        return task
+    measured = [measured for name in ("table1", "table3") for measured in measured_tasks(frame, name, metric)]
+    names = [name or published("table1").task for name in measured]
+    if (task or metric) and (task not in names if task else not names):
+        what = f"no result is {metric or published('table1').metrics[0]}" + (f" by {task}" if task else "")
+        raise UserError(what, mend=f"give one that was measured: {_measures(frame) or 'there is none'}")
+    return task or next(iter(measured), "")
+
+
+def _measures(frame: pd.DataFrame) -> str:
+    """Returns the measures of classifiers by the evaluation that gave them, `knn (top1, top5)`."""
+    rows = frame[frame["metric"].isin(METRICS) & ~frame["task"].isin(DETECTION_TASKS)]
+    by_task = {str(task): set(of_task["metric"]) for task, of_task in rows.groupby("task", observed=True)}
+    return "; ".join(f"{task} ({', '.join(name for name in METRICS if name in by_task[task])})" for task in by_task)
 
 
 def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:

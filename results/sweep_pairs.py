@@ -1,6 +1,5 @@
 """Two sweeps side by side: what both measured, and in which settings they differ."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -14,7 +13,6 @@ from repro.runs.run import Run
 from results.cells import summary
 from results.collect import KEYS
 from results.paired import Comparison, paired
-from results.runs import RunRecord
 
 MEASURE = ["method", "task", "dataset", "metric"]
 """What makes two sweeps' numbers the same question; scale and protocol may differ, and are named."""
@@ -49,22 +47,18 @@ class SweepPair:
     lines: tuple[SharedMeasure, ...]
 
 
-def sweep_pairs(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[SweepPair]:
+def sweep_pairs(frame: pd.DataFrame | None) -> list[SweepPair]:
     """Compare each two sweeps that measured the same methods in the same tasks.
 
     Args:
-        runs: The run folders at hand, which lie in the sweeps' folders.
-        frame: Their results, as `results.collect.collect` returns them; None where nothing was evaluated.
+        frame: The results, as `results.collect.collect` returns them; None where nothing was evaluated.
 
     Returns:
         At most `MOST_PAIRS` pairs, in the order of the sweeps' names.
     """
     if frame is None:
         return []
-    sweep_of = {str(run.folder.results): run.sweep for run in runs}
-    results = frame[frame["metric"].isin(METRICS)].copy()
-    # By the folder, as everywhere on the page: results name the sweep that they were made in, under its name of then.
-    results["sweep"] = [sweep_of[str(path)] for path in results["path"]]
+    results = frame[frame["metric"].isin(METRICS)]
     sweeps = sorted(results["sweep"].unique())
     of_sweep = {sweep: results[results["sweep"] == sweep] for sweep in sweeps}
     pairs = [_pair(first, second, of_sweep[first], of_sweep[second]) for first, second in combinations(sweeps, 2)]
@@ -75,22 +69,26 @@ def sweep_pairs(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[S
 def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFrame) -> SweepPair:
     groups = [dict(list(rows.groupby(MEASURE, observed=True, sort=False))) for rows in (of_first, of_second)]
     common = [key for key in groups[0] if key in groups[1]]
-    lines = {key: line for key in common if (line := _line(groups[0][key], groups[1][key])) is not None}
+    lines = {key: _lines(groups[0][key], groups[1][key]) for key in common}
     # Of what is shown alone: a method that is left out for its several recipes has no one setting to name.
-    settings = _settings(of_first, of_second, {key[0] for key in lines})
-    return SweepPair(first, second, settings, tuple(lines.values()))
+    settings = _settings(of_first, of_second, {key[0] for key, shown in lines.items() if shown})
+    return SweepPair(first, second, settings, tuple(line for shown in lines.values() for line in shown))
+
+
+def _lines(first: pd.DataFrame, second: pd.DataFrame) -> list[SharedMeasure]:
+    """Returns a measure of both: a line for each protocol that both have, else one by the protocols of each."""
+    shared = [protocol for protocol in first["protocol"].unique() if (second["protocol"] == protocol).any()]
+    pairs = [tuple(rows[rows["protocol"] == protocol] for rows in (first, second)) for protocol in shared]
+    lines = [_line(*pair) for pair in pairs or [(first, second)]]
+    return [line for line in lines if line is not None]
 
 
 def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
-    """Returns a measure of both.
+    """Returns a line of a measure.
 
-    None where a sweep has several numbers for a seed, as by kNN with two k, or seeds that no table averages: of several
-    recipes, or measured unlike each other.
+    None where a sweep has several numbers for a seed, as by kNN with two k of which the other sweep has none, or seeds
+    that no table averages: of several recipes, or measured unlike each other.
     """
-    shared = set(first["protocol"]) & set(second["protocol"])
-    if shared:  # where both measured by one protocol, that is what they are compared by
-        protocol = min(shared)
-        first, second = (rows[rows["protocol"] == protocol] for rows in (first, second))
     apart = [*KEYS, "recipe"]
     if any(rows["seed"].duplicated().any() or (rows[apart].nunique() > 1).any() for rows in (first, second)):
         return None

@@ -13,7 +13,7 @@ from results.cells import cell_records, code_states, watermark
 from results.collect import KEYS, refuse_mixed
 from results.columns import Column, find_columns, paper_columns
 from results.layout import Cell, ColumnGroup, Line, Table
-from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, published
+from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, has_row, published
 from results.ranking import LEGEND, SIGNIFICANCE, SIGNS
 from results.references import reference_lines, without_untrained
 from results.runs import RunRecord
@@ -98,15 +98,10 @@ def render(
     refuse_mixed(results)
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
-    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, _kinds_of(runs))
+    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs, frame)
     table = _table(records, results, table_rows, columns, paper, only)
     last_rows = reference_lines(columns, every_result, _KINDS[only]) if references else ()
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
-
-
-def _kinds_of(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """Returns what trainings warned of, where they recorded it, by the file of their results."""
-    return {str(run.folder.results): [symptom.kind for symptom in run.symptoms] for run in runs if run.symptoms}
 
 
 def _check(what: str, value: str, choices: Sequence[str]) -> None:
@@ -115,6 +110,10 @@ def _check(what: str, value: str, choices: Sequence[str]) -> None:
 
 
 def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError:
+    methods = sorted(map(str, frame["method"].unique()))
+    if not any(has_row(paper, method) for method in methods):
+        what = f"{paper.name} has no row for what was measured, {', '.join(methods)}"
+        return UserError(what, mend=f"evaluate a run of one of its rows, {', '.join(list(paper.rows)[:2])} or another")
     what = f"{paper.task} {metric}" if metric else "detection AP"
     of_task = frame[frame["task"] == paper.task] if paper.task else frame
     metrics = ", ".join(sorted(of_task["metric"].unique())) or f"no {paper.task} evaluation"
@@ -128,11 +127,7 @@ def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, ev
     known_rows = paper.every_row
     rows = [row for row in known_rows.values() if every or row.method in started_methods]
     blocks = list(dict.fromkeys(row.block for row in known_rows.values()))
-    # Tables 1 and 3 share their task: what is a row of the one is no foreign method in the other. Only what masks the
-    # query without a hard negative, Table 3's reading, stands in Table 1 too, as an ablation of its rows.
-    other_branches = {row.method for row in published("table3").every_row.values() if row.branch in ("key", "both")}
-    paper_methods = known_rows.keys() | published("table1").rows.keys() | other_branches
-    for method in sorted(frameworks.keys() - paper_methods):
+    for method in sorted(frameworks.keys() - known_rows.keys()):
         framework = frameworks[method]
         # The first block is for rows without a framework (or, in Table 3, without a strategy): it takes no strangers.
         block = framework if framework in blocks[1:] else "other"

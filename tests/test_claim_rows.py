@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from training_samples import refused, salmask
 
+from repro.runs.records import append, read
 from results.claim_families import FamilyVerdict
 from results.paired import paired
 from results.paper_claims import families
@@ -35,7 +36,7 @@ def test_no_comparison_stands_twice_and_each_names_its_sweep_and_protocol(runs: 
     names = [tuple(row[name] for name in ("better", "worse", "where", "protocol", "fidelity", "scale")) for row in rows]
     assert len(names) == len(set(names)) == 2 * 4
     assert {row["protocol"] for row in rows} == {"knn-v1[k=20]", "knn-v1[k=200]"}
-    assert {row["sweeps"] for row in rows} == {"repro112"}
+    assert {row["sweeps"] for row in rows} == {"cpu-112px"}
     assert {row["metric"] for row in rows} == {"top1"}
 
 
@@ -106,3 +107,21 @@ def test_a_metric_in_the_address_and_another_as_an_option_are_refused(runs: Path
     line = refused("explain", f"{cell}:top1", "--runs", str(runs), "--metric", "top5")
     assert "names another metric than --metric top5" in line
     assert "exclude each other" in refused("claims", "--runs", str(runs), "--pooled", "--paired")
+
+
+@pytest.mark.parametrize("command", ["claims", "report", "pack", "plot"])
+def test_a_measure_that_no_evaluation_gave_is_refused(runs: Path, command: str) -> None:
+    """Every sentence was "not run", as an evaluation was chosen that does not give it."""
+    words = [command, *(["forest"] if command == "plot" else []), "--runs", str(runs / "cpu-112px" / "mocov2")]
+    line = refused(*words, "--task", "knn", "--metric", "top1_best")
+    assert "no result is top1_best by knn; mend: give one that was measured: knn (top1, top5, mean_per_class); " in line
+
+
+def test_the_evaluation_is_one_that_gives_the_measure(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    for results in (tmp_path / "runs").rglob("results.jsonl"):
+        rows = read(results)[0]
+        results.unlink()
+        append(results, [row for row in rows if row.task != "linear" or row.metric == "top1"])
+    top5 = comparisons(tmp_path / "runs", "--metric", "top5")
+    assert {(row["metric"], row["protocol"]) for row in top5} == {("top5", "logreg-v1")}

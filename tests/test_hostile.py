@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import struct
+import subprocess
 import time
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from error_samples import message_of
+from run_samples import finished
 from table_samples import BASE
 
 from repro.backbones.card import render
@@ -26,12 +28,14 @@ from repro.data.images import decode, inspect
 from repro.errors import UserError, one_line, visible
 from repro.runs.folder import RunFolder
 from repro.runs.reading import parse_overrides, read_yaml
-from repro.runs.records import append
+from repro.runs.records import append, read
 from repro.runs.run import Run
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 from repro.text_tables import as_code, escaped
 from results.pack import MANIFEST, check
 from results.plots import shrunk
+from results.redo import commands, script
+from results.runs import RunRecord
 from results.spreadsheet import harmless
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egpj"
@@ -203,3 +207,23 @@ def test_no_title_breaks_out_of_an_artifacts_readme() -> None:
     assert "\n" not in escaped(MARKDOWN)
     assert not {"\x1b", "\x9b"} & set(escaped(MARKDOWN) + as_code(MARKDOWN))
     assert "`" not in as_code(MARKDOWN)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("imported", [False, True])
+def test_no_name_is_a_command_of_what_makes_a_run_again(tmp_path: Path, *, imported: bool, broken: bool) -> None:
+    """What stood behind the end of a line in a sweep's name was run: the note on weights from elsewhere had it raw."""
+    evil = "x\ntouch PWNED #"
+    weights = {"framework": "external", "imported__weights": "0" * 64, "imported__origin": evil}
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}, sweep=evil, **weights if imported else {})
+    rows = [replace(row, protocol=evil) for row in read(folder.results)[0]]
+    folder.results.unlink()
+    append(folder.results, rows)
+    if broken:
+        folder.run_yaml.unlink()
+    run = RunRecord(folder.path)
+    harmless_programs = 'git() { mkdir -p "$folder.part"; }\npython() { true; }\n'
+    for text in (script([run]), "cd() { true; }\n" + "\n".join(commands(run))):
+        command = ["sh", "-c", harmless_programs + text, "redo.sh", "checkout", "imagenet100=images"]
+        subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHON": "true"})
+    assert not list(tmp_path.rglob("PWNED"))

@@ -3,6 +3,7 @@
 import colorsys
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from scipy import stats
 
 from baselines import METHODS, resolve
 from repro.errors import UserError
+from repro.runs.records import append, read
 from results.collect import collect_runs
 from results.curves import curves
 from results.dose import BOTH, HARD, QUERY, Point, panels_of, slope
@@ -259,7 +261,7 @@ def test_a_dose_is_drawn_against_the_iou_of_the_role_that_is_varied_with_interva
         finished(tmp_path, "mocov2", seed, {("scenes", "top1"): 33.0 + seed}, data__dataset="scenes")
     runs = find_runs([tmp_path], resolve)
     frame = collect_runs(runs)
-    (panel,) = panels_of(frame, runs)
+    (panel,) = panels_of(frame, runs, "linear")
     drawn = {(point.role, point.source): (point.iou, point.values) for point in panel.points}
     assert drawn[BOTH, "truth-dilated-2"] == ((0.1, 0.1, 0.1), (45.0, 46.0, 47.0))
     assert drawn[HARD, "random"] == (pytest.approx((0.7, 0.7, 0.7)), (30.0, 31.0, 32.0))
@@ -292,9 +294,21 @@ def test_a_dose_is_of_runs_that_differ_in_their_source_alone(tmp_path: Path) -> 
         tmp_path, "mocov2+adios", 0, {("scenes", "top1"): 34.0}, data__dataset="scenes", masking__strategy="learned"
     )
     runs = find_runs([tmp_path], resolve)
-    (panel,) = panels_of(collect_runs(runs), runs)
+    (panel,) = panels_of(collect_runs(runs), runs, "linear")
     assert sorted((point.source, point.values) for point in panel.points) == [("network", (50.0,)), ("truth", (60.0,))]
     assert panel.references == {}
+
+
+def test_a_dose_is_by_the_evaluation_that_is_asked_for(tmp_path: Path) -> None:
+    """It had a panel for each evaluation, whatever --task said."""
+    for number, source in enumerate(SOURCES):
+        with_foreground(tmp_path, source, 0, top1=40 + 5 * number, iou=0.1 * number)
+    for results in tmp_path.rglob("results.jsonl"):
+        append(results, [replace(row, task="knn", protocol="knn-v1") for row in read(results)[0]])
+    runs = find_runs([tmp_path], resolve)
+    for task, protocol in (("", "linear-moco-v1"), ("knn", "knn-v1")):
+        figure = saliency_dose(Material(runs, collect_runs(runs), task=task))
+        assert [axes.get_title() for axes in figure.axes] == [f"scenes, {protocol}"]
 
 
 def test_the_slope_of_a_dose_is_that_of_its_sources_means() -> None:

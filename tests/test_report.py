@@ -142,6 +142,20 @@ def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: t
     assert told.scale.endswith(f"Of 2 settings {which} comparisons is told of here.")
 
 
+@pytest.mark.parametrize("methods", [("mocov2",), ("mocov2", "mocov2+ours-hp")])
+def test_runs_of_another_size_do_not_belie_the_verdict(tmp_path: Path, methods: tuple[str, ...]) -> None:
+    """Its scale was that of all runs at hand: beside a smoke run, full-size ones were called tiny."""
+    for seed in range(3):
+        for method, value in (("mocov2", 60.0), ("mocov2+ours-hp", 64.0)):
+            finished(tmp_path, method, seed, {("imagenet100", "top1"): value + seed})
+    for method in methods:
+        finished(tmp_path, method, 0, {("imagenet100", "top1"): 20.0}, sweep="smoke", optimization__epochs=6)
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    told = headline(judge_families(judge(frame)), frame, [])
+    others = "1 run of 1 other size" if len(methods) == 1 else "2 runs of 1 other size"
+    assert told.scale.startswith(f"the paper's. 6 runs of 2 methods, 3 seeds; also at hand: {others}.")
+
+
 def test_an_untrained_network_decides_nothing_about_the_others(tmp_path: Path) -> None:
     """Nor by what is judged, nor how many seeds the checklist and the doubts tell of."""
     untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
@@ -189,12 +203,28 @@ def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) ->
         )
     finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep="two")
     runs = find_runs([tmp_path], resolve)
-    (pair,) = sweep_pairs(runs, collect_runs(runs))
+    (pair,) = sweep_pairs(collect_runs(runs))
     assert (pair.first, pair.second, pair.settings) == ("one", "two", {"optimization.lr": "0.015 → 1.0"})
     (line,) = pair.lines
     assert (line.label, line.first, line.second) == ("MoCo v2", "61.00 ± 1.00 (3)", "64.00 ± 2.00 (3)")
     assert line.comparison.differences == (2.0, 3.0, 4.0)
-    assert sweep_pairs([], None) == []
+    assert sweep_pairs(None) == []
+
+
+def test_two_sweeps_are_compared_by_each_protocol_that_both_have(tmp_path: Path) -> None:
+    """By kNN with two numbers of neighbours one of them was told, that which comes first in the alphabet."""
+    for sweep, more in (("one", 0.0), ("two", 2.0)):
+        settings: dict[str, Any] = {"sweep": sweep, "optimization__lr": 0.1 + more}
+        results = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0 + more}, **settings).results
+        (row,) = read(results)[0]
+        results.unlink()
+        measured = [(f"knn-v1[k={k}]", row.value - k / 100) for k in (20, 200, *([5] if more else []))]
+        append(results, [replace(row, task="knn", protocol=protocol, value=value) for protocol, value in measured])
+    (pair,) = sweep_pairs(collect_runs(find_runs([tmp_path], resolve)))
+    assert [(line.measure, line.first, line.second) for line in pair.lines] == [
+        ("imagenet100, knn-v1[k=20]", "59.80 (1)", "61.80 (1)"),
+        ("imagenet100, knn-v1[k=200]", "58.00 (1)", "60.00 (1)"),
+    ]
 
 
 def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
@@ -203,11 +233,11 @@ def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
         for seed, rate in enumerate(rates):
             finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
     runs = find_runs([tmp_path], resolve)
-    assert sweep_pairs(runs, collect_runs(runs)) == []
+    assert sweep_pairs(collect_runs(runs)) == []
     for sweep, rate in (("one", 0.5), ("two", 0.7)):
         finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
     runs = find_runs([tmp_path], resolve)
-    (pair,) = sweep_pairs(runs, collect_runs(runs))
+    (pair,) = sweep_pairs(collect_runs(runs))
     assert ([line.label for line in pair.lines], pair.settings) == (
         ["SimCLR"],
         {"optimization.lr": "0.5 → 0.7"},  # not one of the two rates of a method that is left out
@@ -224,7 +254,7 @@ def test_what_tables_keep_apart_is_no_number_of_a_sweep(tmp_path: Path, key: str
             results.unlink()
             append(results, [replace(row, **{key: f"{getattr(row, key)}[{value}=1]"})])
     runs = find_runs([tmp_path], resolve)
-    assert sweep_pairs(runs, collect_runs(runs)) == []
+    assert sweep_pairs(collect_runs(runs)) == []
 
 
 def test_a_gallery_lets_the_page_show_through_its_margins_and_nothing_else(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From rows to Table 1: nothing averaged that differs, nothing tiny unmarked."""
 
+import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from rich.console import Console
 from run_samples import begun, finished, of_method
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
+from training_samples import refused, salmask
 
 from baselines import resolve
 from repro.errors import UserError
@@ -22,7 +24,7 @@ from results.commands import show_tables
 from results.doubts import doubts
 from results.explain import explain
 from results.formats import csv, latex, markdown
-from results.runs import find_runs
+from results.runs import RunRecord, find_runs
 from results.selection import measured_task
 from results.tables import render
 
@@ -34,11 +36,75 @@ FLOWERS = "linear-flowers-80-10-10-v1"
 
 def test_a_table_is_made_of_the_task_that_was_measured() -> None:
     linear, knn = frame_of(*rows_of()), frame_of(*rows_of(task="knn"))
-    assert measured_task("table1", linear) == ""
-    assert measured_task("table1", knn) == "knn"
-    assert measured_task("table1", frame_of(*rows_of(task="knn"), *rows_of())) == ""
-    assert measured_task("table2", linear) is None
-    assert measured_task("table1", frame_of(*rows_of(task="coco", metric="bbox_AP"))) is None
+    assert measured_task(linear, "table1") == ""
+    assert measured_task(knn, "table1") == "knn"
+    assert measured_task(frame_of(*rows_of(task="knn"), *rows_of()), "table1") == ""
+    assert measured_task(linear, "table2") is None
+    assert measured_task(frame_of(*rows_of(task="coco", metric="bbox_AP")), "table1") is None
+
+
+def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path) -> None:
+    """It ended in a traceback, at the end of a sweep of SimCLR's rows too."""
+    frame = frame_of(*rows_of("simclr"))
+    with pytest.raises(UserError, match="table3 has no row for what was measured, simclr"):
+        render("table3", frame)
+    assert measured_task(frame, "table3") is None
+    assert render("table3", frame, rows="all").records["n"].sum() == 0
+    run = resolve("simclr")
+    append(begun(tmp_path / "s", run).results, rows_of("simclr", run_id=run.id))
+    console = Console(record=True, width=200)
+    show_tables(("table3",), tmp_path / "s", console, resolve)
+    assert "no table3: nothing of what was measured (linear) stands in it" in console.export_text()
+
+
+@pytest.mark.parametrize("task", ["logistic", "linear"])
+def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path: Path, task: str) -> None:
+    """Probed as no trained one was, it stood in the table as MoCo v2 and hid what was measured."""
+    finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, sweep="s", optimization__lr=1e-9)
+    for seed, value in enumerate((60.0, 61.0)):
+        folder = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value}, sweep="s")
+        rows = [replace(row, task=task) for row in read(folder.results)[0]]
+        folder.results.unlink()
+        append(folder.results, rows)
+    console = Console(record=True, width=200)
+    show_tables(("table1",), tmp_path / "s", console, resolve)
+    for text in (salmask("table", "table1", "--runs", str(tmp_path)).out, console.export_text()):
+        assert "60.50 ± 0.71 (2)" in text
+        lines = [line for line in text.splitlines() if "5.00 (1)" in line]
+        assert [("untrained network (MoCo v2)" in line) for line in lines] == [True] * (task == "linear")
+    assert "60.50 ± 0.71 (2)" in salmask("explain", "table1:mocov2:imagenet100", "--runs", str(tmp_path)).out
+
+
+def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
+    """Tables and claims named it as it was called when it was measured, and --sweep refused that name."""
+    for seed in range(2):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep="then")
+    (tmp_path / "then").rename(tmp_path / "now")
+    frame = collect_runs(find_runs([tmp_path], resolve, sweep="now"))
+    assert list(frame["sweep"].unique()) == ["now"]
+    assert list(frame["recorded_sweep"].unique()) == ["then"]
+    assert "sweeps: now" in markdown(render("table1", frame))
+
+
+def test_what_was_measured_otherwise_is_not_called_not_run(tmp_path: Path) -> None:
+    """One more evaluation of one run, and all others were "not run", though each had a number by kNN."""
+    for method in ("mocov2", "mocov2+ours-hp"):
+        results = finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}).results
+        rows = read(results)[0]
+        results.unlink()
+        knn = [replace(row, task="knn", protocol="knn-v1") for row in rows]
+        append(results, [*knn, *(rows if method == "mocov2" else [])])
+    ended = salmask("table", "table1", "--runs", str(tmp_path))
+    assert "not by linear" in ended.out
+    assert "not run" not in ended.out
+    assert "by knn 2 rows have a number, by linear 1: --task knn" in ended.err
+    assert salmask("table", "table1", "--runs", str(tmp_path), "--task", "knn").err == ""
+    (column,) = json.loads(
+        salmask("explain", "table1:mocov2+ours-hp:imagenet100", "--runs", str(tmp_path), "--json").out
+    )["measured"]
+    assert column["measured"] == "not by linear"
+    line = refused("plot", "forest", "--runs", str(tmp_path), "--out", str(tmp_path / "plots"))
+    assert line.endswith("; mend: --task knn, by which both have one")
 
 
 def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
@@ -407,7 +473,10 @@ def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
     runs = find_runs([tmp_path], resolve)
     table = render("table1", collect_runs(runs), runs=runs)
     (note,) = [note for note in table.notes if "warned of" in note]
-    assert note == "warned of while it trained: exploded weights in 1 of 2 runs"
+    # Of 100 steps; that a training went on and ended well is told as well as that it began badly.
+    (end,) = (row["loss"] for row in RunRecord(folder.path).metrics if row["step"] == 100)
+    warned = "warned of while it trained: exploded weights in 1 of 2 runs (first at step 7)"
+    assert note == f"{warned}; its loss at step 100: {end:.2f}"
     marks = {label: cells[1] for label, cells in markdown_rows(table).items() if len(cells) > 1}
     assert marks["MoCo v2"].endswith(f"[{table.notes.index(note) + 1}]")
     assert "[" not in marks["MoCo v2 + MSCN"]

@@ -116,7 +116,7 @@ def test_verdicts_fit_80_columns_and_break_no_method(commands: list[list[str]]) 
     (shown,) = on_terminal([["claims", *commands[-3][3:]]])
     assert max(map(len, shown.splitlines())) <= COLUMNS
     assert re.search(r"^  MoCo v2 \+ ours \(high-pass\)  +(contradicted|undecided)  ", shown, re.MULTILINE)
-    assert "linear-moco-v1[epochs=3,batch=64,lr_grid=30+10+1+0.1]; sweep repro112" in shown
+    assert "linear-moco-v1[epochs=3,batch=64,lr_grid=30+10+1+0.1]; sweep cpu-112px" in shown
 
 
 def test_methods_are_names_and_what_changes_them() -> None:

@@ -46,7 +46,7 @@ def panel_of(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> Panel:
         UserError: Fewer than two sources of foreground were run, or they were run in several regimes.
     """
     # Rows of other strategies have the frozen network's foreground alone, and make no panel.
-    panels = panels_of(frame[frame["task"] == "logistic"], runs)
+    panels = panels_of(frame, runs, "logistic")
     if not panels:
         raise UserError("fewer than two sources of foreground were run", mend="salmask sweep saliency-dose")
     if len(panels) > 1:
