@@ -99,9 +99,16 @@ def render(
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
     records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs, frame)
-    table = _table(records, results, table_rows, columns, paper, only)
-    last_rows = reference_lines(columns, every_result, _KINDS[only]) if references else ()
+    kinds = _kinds(only, records)
+    table = _table(records, results, table_rows, columns, paper, only, kinds)
+    last_rows = reference_lines(columns, every_result, kinds) if references else ()
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
+
+
+def _kinds(only: Only, records: pd.DataFrame) -> tuple[str, ...]:
+    """Returns the kinds of columns in each group: by an evaluation that the paper has not, what was measured alone."""
+    no_other = only == "" and records["published"].isna().all()
+    return _KINDS["measured" if no_other else only]
 
 
 def _check(what: str, value: str, choices: Sequence[str]) -> None:
@@ -142,11 +149,14 @@ def _table(
     columns: list[Column],
     paper: Published,
     only: Only,
+    kinds: Sequence[str],
 ) -> Table:
     # The notes on the columns come first: a group's heading refers to them by its own number.
     notes = _Notes(_column_notes(columns, results))
-    kinds = _KINDS[only]
-    groups = tuple(_group(column, number, notes, paper, kinds) for number, column in enumerate(columns, start=1))
+    groups = tuple(
+        _group(column, number, notes, paper, kinds, alone=only == "measured")
+        for number, column in enumerate(columns, 1)
+    )
     # Where all runs of a column are dirty its note says so; a mark in each cell would say no more.
     dirt_differs = records[records["n"] > 0].groupby("column")["dirty"].nunique() > 1
     paper_ranks = paper.ranks()
@@ -160,7 +170,7 @@ def _table(
     data = records.drop(columns=["column", "code_states", "behind", "warned"])
     return Table(
         name=paper.name,
-        title=_title(paper, records, only),
+        title=_title(paper, records, kinds),
         watermark=watermark(columns),
         groups=groups,
         blocks=_blocks(rows, cells),
@@ -178,14 +188,14 @@ def _blocks(rows: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple
     )
 
 
-def _title(paper: Published, records: pd.DataFrame, only: Only) -> str:
+def _title(paper: Published, records: pd.DataFrame, kinds: Sequence[str]) -> str:
     metric = f", {records['metric'].iloc[0]}" if paper.metrics else ""
     legend = {
         "published": "",
         "measured": " Measured: mean ± sample standard deviation (number of seeds).",
         "Δ": " Δ: difference measured − published, in points.",
     }
-    return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in _KINDS[only])
+    return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in kinds)
 
 
 def _legend(only: Only) -> str:
@@ -222,19 +232,32 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _group(column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str]) -> ColumnGroup:
-    """Head a column group, with what to know of the published numbers and of the differences."""
+def _group(
+    column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str], *, alone: bool
+) -> ColumnGroup:
+    """Head a column group, with what to know of the published numbers and of the differences.
+
+    Args:
+        column: The column.
+        number: Of its own note.
+        notes: Takes further ones.
+        paper: The published table.
+        kinds: The kinds of columns in the group.
+        alone: Whether measured numbers were asked for alone, beside which nothing is to be said of the published.
+    """
     on_difference, on_published = _no_difference(column, paper), column.group.caveats
     if not paper.prints(column.metrics[0][0]):
         on_published = on_difference
-    elif not column.of_the_paper:
+    # Where none is published that could stand beside, the heading of the measured ones says why.
+    on_measured = () if alone or "published" in kinds else on_published
+    if paper.prints(column.metrics[0][0]) and not column.of_the_paper:
         on_published = (*on_difference, *on_published)
     names = {
         "published": "published" if column.of_the_paper else f"published, {column.group.title}",
         "measured": "measured",
         "Δ": "Δ",
     }
-    notes_by_kind = {"published": on_published, "measured": [], "Δ": on_difference}
+    notes_by_kind = {"published": on_published, "measured": on_measured, "Δ": on_difference}
     cells = [
         Cell(f"{printed_name} {names[kind]}".strip(), marks=notes.mark(*notes_by_kind[kind]))
         for _, printed_name in column.metrics

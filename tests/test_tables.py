@@ -345,8 +345,21 @@ def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> No
 def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> None:
     frame = frame_of(*rows_of(metric="top5", values=(90.0,)), *rows_of(values=(60.0,)))
     table = render("table1", frame, metric="top5")
-    assert markdown_rows(table)["MoCo v2"] == ["–", "90.00 (1)", "–"]
+    assert markdown_rows(table)["MoCo v2"] == ["90.00 (1)"]  # and no columns without a number
     assert "the paper prints no top5" in markdown(table)
+
+
+def test_an_evaluation_that_the_paper_has_not_shows_what_was_measured_alone() -> None:
+    frame = frame_of(*rows_of(task="logistic", protocol="logreg-v1[values=12]", values=(60.0, 62.0)))
+    table = render("table1", frame, task="logistic")
+    (group,) = table.groups
+    assert [cell.text for cell in group.columns] == ["measured"]
+    (mark,) = group.columns[0].marks
+    assert (
+        table.notes[mark - 1]
+        == "the paper evaluates by linear classifiers, and this is logistic: no published number compares"
+    )
+    assert "Δ" not in table.title
 
 
 # --- nothing is averaged that differs

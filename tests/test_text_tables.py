@@ -125,7 +125,8 @@ def test_methods_are_names_and_what_changes_them() -> None:
     lines = {line.split()[0]: line.partition(" ")[2].strip() for line in shown.splitlines() if line.strip()}
     assert lines["mocov2+ours-hp"] == "MoCo v2 + ours (high-pass)"
     assert lines["mocov2+ours-hp@key-no-hard-negative"] == "…, key masked, no hard negative"
-    assert "masking.strategy=high_pass" in piped
+    assert "| MoCo v2 + ours (high-pass), query by inverted " in piped
+    assert max(map(len, piped.splitlines())) <= 120
 
 
 def printed(table: TextTable, width: int) -> list[str]:
