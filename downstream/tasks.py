@@ -140,7 +140,7 @@ def check_evaluations(
     pending = [
         evaluation
         for evaluation, root in roots.items()
-        if not decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again))  # noqa: B023 - called now
+        if not decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again))  # noqa: B023  # called at once
     ]
     if not pending:
         return

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torchvision.models import get_model_weights
 from training_samples import TINY, refused, salmask, tiny
+from transfer_samples import make_caltech, recognise_miniatures
 from yaml_samples import write_yaml
 
 import repro.doctor.weights
@@ -196,8 +197,8 @@ def test_the_job_on_a_node_gets_the_needs(tmp_path: Path) -> None:
 def test_the_doctor_misses_what_a_sweep_needs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch)
     monkeypatch.setenv("SALMASK_DATA", str(tmp_path))
-    (tmp_path / "caltech101").mkdir()
-    (tmp_path / "caltech101" / "x").touch()
+    recognise_miniatures(monkeypatch)
+    make_caltech(tmp_path / "caltech101")
     ended = salmask("doctor", "--sweep", "table1", "--root", str(tmp_path / "gone"), "--json")
     assert ended.code == 1
     findings = {finding["check"]: finding["verdict"] for finding in json.loads(ended.out)}

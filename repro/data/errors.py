@@ -31,7 +31,7 @@ LINK_TO_NOTHING = "a link to nothing"
 def is_broken_link(path: Path | str) -> bool:
     """Whether a link lies at a path, and nothing where it leads."""
     # `os.path`, as 10^5 files are known by their texts.
-    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH114, PTH110
+    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH114, PTH110  # pathlib's raise where os's tell
 
 
 def reason_of(error: BaseException) -> str:
