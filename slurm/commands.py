@@ -1,25 +1,17 @@
 """The command that plans and launches: `salmask sweep`."""
 
 import shlex
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import typer
 
 from repro.console import AsJson
 from repro.data.options import DataName, DataRoot, Settings
-from repro.errors import UserError, with_mend
-from repro.progress import suggest
+from repro.errors import UserError
 from repro.runs.reading import command_settings
-from repro.runs.status import PRETRAIN
-from repro.terminal import Console, say, say_json
-from slurm.before_launch import check_folder, check_roots, check_tables
-from slurm.graph import Graph
-from slurm.ledger import Key, Ledger
-from slurm.needs import missing_weights
+from repro.terminal import Console
+from slurm.before_launch import check_folder, check_tables
 from slurm.options import (
     AllowDirty,
     Budget,
@@ -43,20 +35,7 @@ from slurm.profile import DEFAULT, RUNS, Cluster, available
 from slurm.profile import load as load_cluster
 from slurm.program import Program
 from slurm.sweep import Resolve, expand, load, narrowed
-
-# What plans and launches is imported where it is used: submitit takes a second, which `--plan` need not wait for.
-
-if TYPE_CHECKING:
-    from slurm.handover import Outcome
-    from slurm.job_costs import JobCost
-    from slurm.sender import TakeCode
-
-FEED_SECONDS = 60.0
-"""Between two looks for room in Slurm's queue, which serves everybody."""
-_WITHOUT_COST = "leave out --budget-gpu-hours, or such jobs by --tasks"
-"""The mend where a job has no known cost, and no measurement would give it one."""
-Show = Callable[[Sequence[str], Path, Console], None]
-"""`show(tables, sweep's folder, console)`: prints tables and writes them beside the runs."""
+from slurm.sweep_call import Show, SweepCall
 
 
 def choose_cluster(name: str, *, local: bool, debug: bool) -> Cluster | None:
@@ -143,7 +122,7 @@ def build(
             raise UserError(f"sweep {name} has no job{f' of {chosen}' if chosen else ''}", mend=mend)
         check_tables(graph, table_names())
         # JSON alone goes to the output, whatever is told besides.
-        call = _SweepCall(
+        call = SweepCall(
             show,
             program,
             Console(stderr=as_json),
@@ -160,205 +139,6 @@ def build(
             call.carry_out(graph, profile, dry_run=dry_run)
 
     return app
-
-
-@dataclass(frozen=True)
-class _SweepCall:
-    """A call of `salmask sweep`: what all the ways to carry a graph out have in common."""
-
-    show: Show
-    program: Program
-    console: Console
-    parallel: int
-    allow_dirty: bool
-    as_json: bool
-    gpus: tuple[str, ...] = ()
-    """Devices to share out among jobs on this machine; none: every job sees those of this process."""
-    feed: bool = False
-    """Whether to stay until Slurm has taken everything."""
-    replace: bool = False
-    """Whether to cancel what is on its way with other settings."""
-
-    def plan(self, graph: Graph, cluster: Cluster | None, budget: float, *, print_it: bool) -> Graph:
-        """Returns what fits a budget of GPU-hours (0: all of it), and prints its plan if that is asked for."""
-        from slurm.job_costs import estimate, survey
-        from slurm.plan import print_plan
-
-        finished, evidence = survey(graph)
-        costs = estimate(graph, cluster, evidence, finished)
-        if budget:
-            graph = self._within_budget(graph, costs, budget)
-        if print_it:
-            print_plan(
-                graph,
-                costs,
-                finished,
-                cluster,
-                self.parallel,
-                self.console,
-                as_json=self.as_json,
-                memories=evidence.memories,
-            )
-        return graph
-
-    def _within_budget(self, graph: Graph, costs: Mapping[Key, "JobCost"], budget: float) -> Graph:
-        """Returns what fits a budget of GPU-hours, and tells what is left out."""
-        from slurm.job_costs import of_known_cost, run_name, within_budget
-
-        known, unknown = of_known_cost(graph, costs)
-        if not known.jobs:
-            cost, jobs = next(iter(unknown.items()))
-            what = f"no run fits a budget of {budget:g} GPU-hours: what they cost is unknown ({cost.source})"
-            raise UserError(what, mend=cost.mend_of(job.run.method for job in jobs) or _WITHOUT_COST)
-        fitting, left_out = within_budget(known, costs, budget)
-        if not fitting.jobs:
-            mend = "a larger --budget-gpu-hours; --plan alone shows what each row costs"
-            raise UserError(f"no run fits a budget of {budget:g} GPU-hours", mend=mend)
-        if left_out:
-            self._tell(f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}")
-        for cost, jobs in unknown.items():
-            names = ", ".join(run_name(job) for job in jobs)
-            what = f"left out for the budget, of unknown cost: {names} ({cost.source})"
-            self._tell(with_mend(what, cost.mend_of(job.run.method for job in jobs) or _WITHOUT_COST))
-        return fitting
-
-    def carry_out(self, graph: Graph, cluster: Cluster, *, dry_run: bool) -> None:
-        """Launches a graph on Slurm or here, or shows what would be submitted.
-
-        Raises:
-            UserError: an option is of Slurm, and the profile is not; or the launch is refused.
-        """
-        if cluster.executor != "slurm":
-            for option, given in (("--dry-run", dry_run), ("--feed", self.feed), ("--replace", self.replace)):
-                if given:
-                    mend = "--plan" if option == "--dry-run" else f"leave out {option}"
-                    raise UserError(f"{option} is of sbatch; '{cluster.name}' has no sbatch", mend=mend)
-            self._run_here(graph, cluster)
-        elif dry_run:
-            self._show_scripts(graph, cluster)
-        else:
-            finished = graph.finished()
-            for line in [*check_roots(graph, finished, on_nodes=True), *missing_weights(graph, finished)]:
-                self._tell(line)
-            self._submit(graph, cluster)
-
-    def _show_scripts(self, graph: Graph, cluster: Cluster) -> None:
-        from slurm.launch import scripts
-        from slurm.snapshot import CODE
-
-        for name, script in scripts(graph, cluster, graph.sweep_folder.resolve() / CODE / "COMMIT"):
-            say(f"# ---- {name}\n{script}")
-
-    def _submit(self, graph: Graph, cluster: Cluster) -> None:
-        from slurm.snapshot import take
-
-        submitted: dict[Key, str] = {}
-        unsent = ""
-        # Asked before anything else: a sweep that is done needs no Slurm and no committed code, only its tables. What
-        # is missing of another is asked again by `submit`, under the launch lock.
-        if len(graph.finished()) == len(graph.jobs):
-            self.console.print(f"all {len(graph.jobs)} jobs are done")
-            if graph.evaluates:  # else there is nothing to tabulate
-                self.show(graph.tables, graph.sweep_folder, self.console)
-            counts = {"done": len(graph.jobs), "live": 0, "unsent": 0}
-        else:
-            from slurm.job_costs import with_plan
-
-            graph = with_plan(graph, cluster)
-            outcome = self._submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
-            submitted, unsent = outcome.submitted, outcome.unsent_words
-            counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
-            self._tell(
-                f"{len(submitted)} jobs submitted, {counts['done']} done before, {counts['live']} queued or "
-                f"running; mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
-            )
-            if outcome.outdated:
-                self._tell(
-                    f"{outcome.outdated} jobs on their way are of other settings than the sweep has now; "
-                    "--replace cancels them and submits them anew"
-                )
-            if unsent:
-                later = "the same again later, or with --feed, which stays until all are in"
-                mend = later if outcome.has_room_later else "the profile, or what it builds on, then the same again"
-                self._tell(with_mend(unsent, mend))
-        if self.as_json:
-            ids = {f"{folder} {task}": job for (folder, task), job in submitted.items()}
-            say_json({"submitted": ids, **counts})
-        if unsent:
-            raise typer.Exit(1)
-
-    def _submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> "Outcome":
-        """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
-
-        What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
-        places of what never went. What is cancelled before it went is nobody's to hand over.
-        """
-        from slurm.adoption import SilentQueueError
-        from slurm.launch import submit
-
-        submitted: dict[Key, str] = {}
-        unsent: frozenset[Key] | None = None
-        cancels = len(Ledger(graph.sweep_folder).taken_back())
-        while True:
-            replaces = self.replace and unsent is None
-            try:
-                outcome = submit(
-                    graph,
-                    cluster,
-                    take_code,
-                    self.program,
-                    self.console,
-                    replace_old=replaces,
-                    again=unsent,
-                    cancels=cancels,
-                )
-            except SilentQueueError as error:
-                if unsent is None:
-                    raise
-                self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")
-            else:
-                if not (self.feed and outcome.has_room_later):
-                    return outcome.merged(submitted, graph)
-                submitted |= outcome.submitted
-                unsent = frozenset(outcome.unsent)
-                self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
-            time.sleep(FEED_SECONDS)
-
-    def _tell(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False)
-
-    def _run_here(self, graph: Graph, cluster: Cluster) -> None:
-        from slurm.job_costs import with_plan
-        from slurm.local import launch_here
-
-        for line in missing_weights(graph, graph.finished()):
-            self._tell(line)
-        outcome = launch_here(
-            with_plan(graph, cluster),
-            cluster,
-            self.program,
-            parallel=self.parallel,
-            console=self.console,
-            gpus=self.gpus,
-        )
-        counts = f"{len(outcome.done)} jobs done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed"
-        with_slurm = len(outcome.live) + len(outcome.unsent)
-        left = f", {with_slurm} left to Slurm, which has them or what they build on" if with_slurm else ""
-        self._tell(counts + left)
-        if any(job.task != PRETRAIN for job in (*outcome.done, *outcome.skipped)):  # else there is nothing to tabulate
-            self.show(graph.tables, graph.sweep_folder, self.console)
-        if self.as_json:
-            names = [job.name for job in graph.jobs]  # of several settings of a method, one name is that of several
-            failed = {
-                job.name if names.count(job.name) == 1 else f"{job.name} ({graph.key(job)[0]})": outcome.failed[key]
-                for job in graph.jobs
-                if (key := graph.key(job)) in outcome.failed
-            }
-            say_json({"done": [job.name for job in outcome.done], "failed": failed})
-        if outcome.failed:
-            suggest(f"salmask status {shlex.quote(str(graph.sweep_folder))}")
-            raise typer.Exit(1)
-        suggest(f"salmask report --runs {shlex.quote(str(graph.sweep_folder))}")
 
 
 def _names(text: str) -> list[str]:

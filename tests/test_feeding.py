@@ -11,12 +11,12 @@ from test_launch_faults import CLUSTER, REFUSED, all_once, graph_for, launch
 from training_samples import salmask
 
 from repro.jobs import PROGRAM
-from slurm.commands import _SweepCall
 from slurm.graph import Graph
 from slurm.handover import Outcome
 from slurm.launch import submit
 from slurm.ledger import Ledger
 from slurm.sender import NO_PARENT
+from slurm.sweep_call import SweepCall
 
 Round = Callable[[], object]
 
@@ -28,7 +28,7 @@ class Feeding:
         self.graph = graph
         self.between: list[Round] = []
         self.ledger_sizes: list[int] = []
-        monkeypatch.setattr("slurm.commands.time.sleep", self._wait)
+        monkeypatch.setattr("slurm.sweep_call.time.sleep", self._wait)
 
     def _wait(self, seconds: float) -> None:
         if seconds < 60:  # of other waits
@@ -39,8 +39,8 @@ class Feeding:
 
     def call(self, *between: Round) -> Outcome:
         self.between = list(between)
-        call = _SweepCall(lambda *_: None, PROGRAM, Console(quiet=True), 1, allow_dirty=False, as_json=False, feed=True)
-        outcome = call._submit_all(self.graph, CLUSTER, lambda: None)
+        call = SweepCall(lambda *_: None, PROGRAM, Console(quiet=True), 1, allow_dirty=False, as_json=False, feed=True)
+        outcome = call.submit_all(self.graph, CLUSTER, lambda: None)
         assert not self.between
         return outcome
 

@@ -21,7 +21,6 @@ from repro.runs.stopping import STOP, Stop
 from repro.training.resume import checkpoints
 from slurm.adoption import adopt
 from slurm.calls import read_call, write_calls
-from slurm.commands import _SweepCall
 from slurm.graph import Graph
 from slurm.job import Call, go_back, preempted
 from slurm.launch import submit
@@ -30,6 +29,7 @@ from slurm.orders import write_order
 from slurm.profile import Cluster, Resources
 from slurm.queue import QueuedJob, QueueSnapshot
 from slurm.sweep import Part, Sweep, expand
+from slurm.sweep_call import SweepCall
 
 CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30))
 
@@ -68,7 +68,7 @@ def test_a_sweep_of_pretrainings_alone_that_is_done_has_no_tables(tmp_path: Path
     job.folder.path.mkdir(parents=True)
     job.folder.backbone.touch()
     shown: list[Any] = []
-    call = _SweepCall(
+    call = SweepCall(
         lambda *words: shown.append(words), PROGRAM, Console(quiet=True), 1, allow_dirty=False, as_json=False
     )
     call.carry_out(graph, CLUSTER, dry_run=False)
