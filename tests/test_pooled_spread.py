@@ -68,6 +68,25 @@ def test_without_an_effect_one_comparison_in_twenty_is_a_false_alarm() -> None:
     assert 100 * alarms / TRIALS == pytest.approx(5, abs=1.5)
 
 
+@pytest.mark.slow  # thousands of F tests
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_where_rows_spread_unlike_every_tenth_comparison_of_the_widest_is_a_false_alarm(seeds: int) -> None:
+    """As MoCo v2's rows do in examples/study; docs/results.md says so, and that `--paired` keeps to one in twenty."""
+    rng = np.random.default_rng(1)
+    deviations = {"alone": 2.62, "high-pass": 1.11, "blur": 0.86, "mean": 1.22}  # in points
+    false_alarms = {"shared": 0, "own": 0}
+    for _ in range(TRIALS):
+        values = {row: dict(enumerate(rng.normal(60, spread, seeds))) for row, spread in deviations.items()}
+        alike = spreading_alike(values)
+        spread = pooled_spread(values[row] for row in alike) if alike >= {"alone", "high-pass"} else None
+        for name, judged_by in (("shared", spread), ("own", None)):
+            p = paired(values["alone"], values["high-pass"], judged_by).p
+            false_alarms[name] += p is not None and p < LEVEL
+    # 2,000 trials: the standard errors are 0.7 and 0.5 points.
+    assert 100 * false_alarms["shared"] / TRIALS == pytest.approx(10.5, abs=2)
+    assert 100 * false_alarms["own"] / TRIALS == pytest.approx(5, abs=1.5)
+
+
 def test_six_rows_tell_what_two_do_not() -> None:
     rng = np.random.default_rng(2)
     alone = together = 0
