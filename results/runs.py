@@ -15,7 +15,7 @@ from repro.files import is_clutter, read_regular
 from repro.presence import exists, is_folder
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.health import Symptom, read_symptoms
-from repro.runs.metrics import read_metrics
+from repro.runs.metrics import read_metrics, training_seconds
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.run import Run
 from repro.runs.schemas import ATTEMPT
@@ -182,14 +182,7 @@ class RunRecord:
     @property
     def training_seconds(self) -> float | None:
         """How long the pretraining's steps took, as its metrics tell; None where they do not."""
-        seconds, last_step = 0.0, 0.0
-        for row in self.metrics:
-            if "time" in row:
-                # `time` is the mean over the steps that the row stands for. Time stamps would not do: between two
-                # attempts a run may have waited for days.
-                seconds += row["time"] * (row["step"] - last_step)
-                last_step = row["step"]
-        return seconds or None
+        return training_seconds(self.metrics) or None
 
 
 def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> list[RunRecord]:

@@ -7,8 +7,6 @@ from repro.data.errors import PathError
 from repro.data.roots import RootNotSetError, how_to_list_root, root_of
 from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
-from repro.runs.evaluation import Evaluation
-from repro.runs.status import PRETRAIN
 from slurm.graph import Graph
 from slurm.ledger import Key
 
@@ -73,7 +71,7 @@ def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = Fal
         if graph.key(job) in finished:
             continue
         own = job.run.data.dataset
-        dataset = own if job.task == PRETRAIN else Evaluation.parse(job.task, job.run).dataset
+        dataset = job.dataset or own
         if (dataset, job.run.machine.data_root) in looked_for:
             continue
         looked_for.add((dataset, job.run.machine.data_root))

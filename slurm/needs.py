@@ -4,7 +4,6 @@ from collections.abc import Collection
 
 from repro.doctor.needs import Needs
 from repro.errors import UserError
-from repro.runs.evaluation import Evaluation
 from repro.runs.localizer_weights import LocalizerWeights, weights_of
 from repro.runs.reading import command_settings
 from repro.runs.status import PRETRAIN
@@ -27,7 +26,7 @@ def needs_of(graph: Graph, finished: Collection[Key] = ()) -> Needs:
         if graph.key(job) in finished:
             continue
         own = job.run.data.dataset
-        dataset = own if job.task == PRETRAIN else Evaluation.parse(job.task, job.run).dataset
+        dataset = job.dataset or own
         data[dataset, job.run.machine.data_root if dataset == own else ""] = None
         if job.task == PRETRAIN and (needed := weights_of(job.run)) is not None:
             weights[needed] = None

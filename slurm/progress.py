@@ -8,7 +8,7 @@ from repro.bench.throughput import record_file
 from repro.errors import UserError
 from repro.quantities import counted, duration_text
 from repro.runs.folder import RunFolder
-from repro.runs.metrics import read_metrics
+from repro.runs.metrics import read_metrics, training_seconds
 from repro.runs.status import PRETRAIN
 from repro.runs.task_results import results_of
 from slurm.graph import Job, make_graph
@@ -166,9 +166,4 @@ def _spent_seconds(sweep: Path, row: JobRow) -> float:
     if row.task != PRETRAIN:
         # The protocols of a task are measured together, and each records how long all took.
         return max((result.duration_s for result in results_of(folder, row.task)), default=0.0)
-    seconds, last_step = 0.0, 0.0
-    for line in read_metrics(folder.metrics):
-        if "time" in line and "step" in line:
-            seconds += line["time"] * (line["step"] - last_step)  # `time` is the mean of the steps of a line
-            last_step = line["step"]
-    return seconds
+    return training_seconds(read_metrics(folder.metrics))

@@ -1,6 +1,7 @@
 """Reading a training's `metrics.jsonl`, also while it is being written."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,20 @@ def parse_row(line: str) -> dict[str, Any] | None:
     if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] <= LARGEST_WHOLE:
         return None
     return {name: value for name, value in row.items() if _is_number(value)}
+
+
+def training_seconds(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Returns how long the steps of a training took, as the rows of its metrics tell; 0 where none of them does.
+
+    A row's `time` is the mean over the steps that it stands for. Time stamps would not do: between two attempts a run
+    may have waited for days.
+    """
+    seconds, last_step = 0.0, 0
+    for row in rows:
+        if "time" in row:
+            seconds += row["time"] * (row["step"] - last_step)
+            last_step = row["step"]
+    return seconds
 
 
 def _is_number(value: Any) -> bool:
