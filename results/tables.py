@@ -99,16 +99,16 @@ def render(
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
     records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs, frame)
-    kinds = _kinds(only, records)
+    kinds = _kinds(only, paper, metric)
     table = _table(records, results, table_rows, columns, paper, only, kinds)
     last_rows = reference_lines(columns, every_result, kinds) if references else ()
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
 
 
-def _kinds(only: Only, records: pd.DataFrame) -> tuple[str, ...]:
+def _kinds(only: Only, paper: Published, metric: str) -> tuple[str, ...]:
     """Returns the kinds of columns in each group: by an evaluation that the paper has not, what was measured alone."""
-    no_other = only == "" and records["published"].isna().all()
-    return _KINDS["measured" if no_other else only]
+    has_published = bool(paper.values) and paper.prints(metric)
+    return _KINDS[only if only or has_published else "measured"]
 
 
 def _check(what: str, value: str, choices: Sequence[str]) -> None:
