@@ -112,6 +112,8 @@ def make_steps(learner: Learner, batches: list[dict[str, Tensor]], precision: Pr
 def test_a_step_stays_on_the_device_and_never_waits(method: str) -> None:
     run = on_gpu(method)
     images = open_data(run, "train")
+    if "-by-" in method:
+        build_learner(run, images, CPU)  # makes maps of the objects, whose copies to their file may well be waited for
     with imitated_gpu():
         learner = build_learner(run, images, GPU)
         losses = make_steps(learner, loaded(run, learner), run.optimization.precision)
