@@ -8,17 +8,8 @@ import numpy as np
 from repro.progress import tracked
 from repro.randomness import Purpose, stream
 from results.claim_families import judge_families
-from results.claims import (
-    CONTRADICTED,
-    OUTCOMES,
-    SUPPORTED,
-    TIE,
-    MeasuredColumn,
-    SpreadOf,
-    Verdict,
-    count,
-    judge_columns,
-)
+from results.claim_spreads import SpreadOf
+from results.claims import CONTRADICTED, OUTCOMES, SUPPORTED, TIE, MeasuredColumn, Verdict, count, judge_columns
 from results.columns import paper_columns
 from results.paper_claims import margin
 from results.published import TABLES, published

@@ -2,29 +2,22 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 import pandas as pd
 
-from repro.runs.method_name import MethodName
 from results.claim_predictions import ColumnPredictions
+from results.claim_spreads import TESTS, SharedSpreads, SpreadOf
 from results.columns import Column
 from results.paired import (
     IMAGES_TEST,
     LEVEL,
-    PAIR_TEST,
-    POOLED_TEST,
-    SENTENCE_TEST,
     Comparison,
-    Spread,
     holm,
     paired,
-    pooled_spread,
     seeds_needed,
-    spreading_alike,
 )
-from results.paper_claims import Claim, Question, compared_rows, margin, questions
+from results.paper_claims import Claim, Question, margin, questions
 from results.published import TABLES, published
 from results.references import without_untrained
 from results.selection import ValuesByCell, measured_columns
@@ -34,22 +27,6 @@ OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
 """What a verdict can come to."""
 
 _REVERSED = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
-
-
-class SpreadOf(StrEnum):
-    """By whose spread from seed to seed a difference is judged."""
-
-    sentence = "sentence"
-    """All rows that its sentence compares in the same column: more than the three numbers of a pair, and nothing that
-    was run for another sentence."""
-    framework = "framework"
-    """All rows of its framework in the same column, whatever they are for."""
-    pair = "pair"
-    """The two rows alone."""
-
-
-TESTS = {SpreadOf.sentence: SENTENCE_TEST, SpreadOf.framework: POOLED_TEST, SpreadOf.pair: PAIR_TEST}
-"""The test that each takes, as pages name it."""
 
 
 MeasuredColumn = tuple[Column, ValuesByCell, ColumnPredictions | None]
@@ -220,7 +197,7 @@ def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: Spre
     """
     undecided: list[Verdict] = []
     spreads = {
-        table: [_SharedSpreads(values, spread) for _, values, _ in columns] for table, columns in measured.items()
+        table: [SharedSpreads(values, spread) for _, values, _ in columns] for table, columns in measured.items()
     }
     for question in questions():
         claim = question.claim
@@ -228,7 +205,7 @@ def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: Spre
         comparisons = [
             _compare(question, *of_column, shared) for of_column, shared in columns if _fits(claim, of_column[0])
         ]
-        undecided += comparisons or [_compare(question, None, {}, None, _SharedSpreads({}, spread))]
+        undecided += comparisons or [_compare(question, None, {}, None, SharedSpreads({}, spread))]
     apart = _measured_by_several(column for columns in measured.values() for column, *_ in columns)
     undecided = [
         replace(verdict, apart=verdict.protocol)
@@ -302,7 +279,7 @@ def _compare(
     column: Column | None,
     values: ValuesByCell,
     predictions: ColumnPredictions | None,
-    spreads: "_SharedSpreads",
+    spreads: SharedSpreads,
 ) -> Verdict:
     """Pair the two methods of a question by seed; what that means is decided when all comparisons are known."""
     claim = question.claim
@@ -317,49 +294,6 @@ def _compare(
         images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
         comparison = replace(comparison, by_images=images, spread=None if images else spreads.of(claim, metric))
     return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike, spread_of=spreads.spread_of)
-
-
-class _SharedSpreads:
-    """The spreads that rows of one column share, each worked out once: all claims of a sentence ask for the same."""
-
-    def __init__(self, values: ValuesByCell, spread_of: SpreadOf) -> None:
-        self.spread_of = spread_of
-        self._values = values
-        self._known: dict[tuple[str, ...], tuple[set[str], Spread | None]] = {}
-
-    def of(self, claim: Claim, metric: str) -> Spread | None:
-        """Returns the spread that a claim's two rows share with others; None where their own judges."""
-        if self.spread_of is SpreadOf.pair:
-            return None
-        pair = (claim.better, claim.worse)
-        rows = compared_rows(claim)
-        if self.spread_of is SpreadOf.framework:
-            frameworks = set(map(_framework, pair))
-            rows = tuple(method for method, its in self._values if its == metric and _framework(method) in frameworks)
-        alike, spread = self._spread(metric, rows)
-        return spread if alike.issuperset(pair) else None
-
-    def _spread(self, metric: str, rows: tuple[str, ...]) -> tuple[set[str], Spread | None]:
-        """Returns which of some rows share a spread, and that."""
-        key = (metric, *rows)
-        if key not in self._known:
-            measured = {row: self._values[row, metric] for row in rows if (row, metric) in self._values}
-            if self.spread_of is SpreadOf.framework:
-                self._known[key] = set(measured), pooled_spread(measured.values())
-            else:
-                # What a seed does to all rows of a framework it need not do to those of the other one.
-                apart = {
-                    row: {(_framework(row), seed): value for seed, value in by_seed.items()}
-                    for row, by_seed in measured.items()
-                }
-                alike = spreading_alike(apart)
-                self._known[key] = alike, pooled_spread(by_seed for row, by_seed in apart.items() if row in alike)
-        return self._known[key]
-
-
-def _framework(method: str) -> str:
-    """Returns the framework of a row, with which its name begins."""
-    return MethodName.parse(method).framework
 
 
 def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:

@@ -167,7 +167,8 @@ def claims(
     Example: salmask claims --runs runs/table1
     """
     from results.claim_families import NOTE, families_as_frame, judge_families
-    from results.claims import SpreadOf, count, judge, method_note
+    from results.claim_spreads import SpreadOf
+    from results.claims import count, judge, method_note
     from results.selection import judged_by, judged_task, refuse_unknown
     from results.verdict_frame import as_frame
     from results.verdict_tables import letters, print_families, print_verdicts

@@ -11,7 +11,8 @@ from run_samples import finished
 from training_samples import salmask
 
 from baselines import resolve
-from results.claims import SpreadOf, Verdict, judge, method_note
+from results.claim_spreads import SpreadOf
+from results.claims import Verdict, judge, method_note
 from results.collect import collect_runs
 from results.compare import compare
 from results.imagewise import Difference

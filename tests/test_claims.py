@@ -14,17 +14,8 @@ from scipy import stats
 from table_samples import frame_of, rows_of
 
 from results.claim_families import SINGLY, families_as_frame, judge_families
-from results.claims import (
-    CONTRADICTED,
-    NOT_RUN,
-    SUPPORTED,
-    TIE,
-    UNDECIDED,
-    SpreadOf,
-    count,
-    judge,
-    method_note,
-)
+from results.claim_spreads import SpreadOf
+from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
 from results.collect import collect
 from results.paired import Comparison, holm, paired, seeds_needed
 from results.paper_claims import Origin, claims, families, margin, questions

@@ -31,7 +31,6 @@ from baselines import METHODS
 from repro.backbones.checkpoint import read_checkpoint, save_backbone
 from repro.data.catalogue import DATASETS
 from repro.data.imagenet import class_list
-from repro.doctor.machine import check_data
 from repro.runs.folder import RunFolder
 from repro.scenes.dataset import Scenes
 from repro.training.hooks import Heartbeat
@@ -339,48 +338,6 @@ def test_lists_and_reports_are_json_where_asked(tmp_path: Path) -> None:
     plan = json.loads(salmask("sweep", "demo", "--plan", "--out", str(tmp_path / "demo"), "--json").out)
     assert [row["done"] for row in plan["jobs"]] == [False] * 6
     assert not (tmp_path / "demo").exists()
-
-
-def test_doctor_finds_nothing_wrong_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = json.loads(salmask("doctor", "--json").out)
-    assert all(set(finding) == {"check", "verdict", "found", "mend"} for finding in findings)
-    weights = [finding for finding in findings if finding["check"].startswith("weights of ")]
-    assert [(finding["check"], finding["verdict"]) for finding in weights][:1] == [
-        ("weights of efficientnet-lite0", "ok")
-    ]
-    assert "wrong" not in {finding["verdict"] for finding in weights}
-    assert {f"data {name}" for name in DATASETS} <= {finding["check"] for finding in findings}
-
-
-def test_doctor_fails_where_a_data_set_that_is_asked_for_is_not_there(tmp_path: Path) -> None:
-    ended = salmask("doctor", "--data", "imagenet100", "--root", str(tmp_path / "none"), "--json")
-    assert ended.code == 1
-    (finding,) = [finding for finding in json.loads(ended.out) if finding["check"] == "data imagenet100"]
-    assert finding["verdict"] == "wrong"
-    assert str(tmp_path / "none") in finding["found"]
-    ended = salmask("doctor", "--data", "imagenet", "--json")
-    assert ended.code == 1
-    assert "did you mean 'imagenet100'?" in json.loads(ended.out)[-1]["mend"]
-
-
-@pytest.mark.parametrize(
-    ("dataset", "found"),
-    [
-        ("imagenet100", "train: No such file or directory"),
-        ("caltech101", "holds no caltech101/101_ObjectCategories"),
-        ("flowers102", "holds no flowers-102/jpg"),
-        ("voc07+12", "holds neither VOCdevkit nor VOC2007 and VOC2012"),
-        ("coco", "holds neither annotations/ nor train2017/, val2017/"),
-        ("folder", "train: No such file or directory"),
-    ],
-)
-def test_doctor_finds_a_root_wrong_that_cannot_serve(tmp_path: Path, dataset: str, found: str) -> None:
-    (tmp_path / "other").touch()
-    diagnosis = check_data(dataset, tmp_path, needed=True)
-    assert diagnosis.verdict == "wrong"
-    assert found in diagnosis.found
-    assert diagnosis.mend
-    assert check_data(dataset, tmp_path, needed=False).verdict == "ok"
 
 
 def test_ctrl_c_is_one_line_and_the_run_says_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

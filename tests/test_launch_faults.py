@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -10,45 +9,28 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from launch_samples import CLUSTER, graph_for, launch
 from rich.console import Console
 from stand_in_slurm import StandInSlurm
 from training_samples import TINY
 from waiting import wait_until
 from yaml_samples import write_yaml
 
-from baselines import resolve
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from slurm import start
 from slurm.adoption import SETTLING_SECONDS, settled_queue
-from slurm.calls import CALLS, read_call, write_calls
 from slurm.graph import Graph
-from slurm.handover import Outcome
-from slurm.job import Call
 from slurm.launch import submit
 from slurm.ledger import REPORT, Ledger, Submission
 from slurm.probe import probe
 from slurm.profile import Cluster, Resources
-from slurm.retry import graph_of
 from slurm.sender import NO_PARENT
-from slurm.sweep import Part, Sweep, expand
 
-CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30, throttle=2))
 REFUSED = "fail:Batch job submission failed: Invalid qos specification"
 SLOW = "fail:Batch job submission failed: Socket timed out on send/recv operation"
 LIMIT = "QOSMaxSubmitJobPerUserLimit"
-
-
-def graph_for(place: Path, seeds: int = 4, settings: dict[str, Any] | None = None) -> Graph:
-    part = Part(("mocov2",), tuple(range(seeds)), settings={**TINY, **(settings or {})})
-    return expand(Sweep("s", (part,)), place / "s", resolve, {})
-
-
-def launch(graph: Graph, **options: Any) -> Outcome:
-    return submit(graph, CLUSTER, lambda: None, PROGRAM, Console(quiet=True), **options)
 
 
 def all_once(graph: Graph, stand_in: StandInSlurm) -> bool:
@@ -333,63 +315,6 @@ def test_jobs_of_other_settings_are_told_and_replaced(stand_in: StandInSlurm, tm
     }
     assert all(Ledger(longer.sweep_folder).newest()[longer.key(job)].job in stand_in.ids for job in longer.jobs)
     assert launch(longer).outdated == 0
-
-
-def test_a_job_runs_nothing_that_somebody_else_could_have_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "logs" / "s-pretrain-1"
-    call = Call(tmp_path / "m/s0-ab", "pretrain", PROGRAM.task, 3, ("table1",))
-    write_calls(folder, {3: call})
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert read_call(folder, 3) == call
-    with pytest.raises(UserError, match="has no job 2"):
-        read_call(folder, 2)
-    for path in (folder, folder / CALLS):
-        mode = path.stat().st_mode
-        path.chmod(mode | 0o020)
-        with pytest.raises(UserError, match="may have been written by somebody else"):
-            read_call(folder, 3)
-        assert start.main(folder) == 2
-        assert "Traceback" not in capsys.readouterr().err
-        path.chmod(mode)
-        if os.geteuid() == 0:
-            os.chown(path, 12345, -1)
-            with pytest.raises(UserError, match="may have been written by somebody else"):
-                read_call(folder, 3)
-            os.chown(path, 0, -1)
-
-
-class Evil:
-    """A pickle that runs something."""
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("evil-was-here",)
-
-
-def test_a_sweep_from_elsewhere_is_not_executed(
-    stand_in: StandInSlurm,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    graph = graph_for(tmp_path, seeds=1)
-    launch(graph)
-    monkeypatch.chdir(tmp_path)
-    ledger = Ledger(graph.sweep_folder)
-    report = ledger.newest()[graph.report]
-    for name in (f"{report.job}_submitted.pkl", "calls.pkl"):
-        (ledger.logs / report.submission / name).write_bytes(pickle.dumps(Evil()))
-    assert graph_of(ledger, [graph.key(graph.jobs[0])]).tables == graph.tables
-    launch(graph)
-    assert not (tmp_path / "evil-was-here").exists()
-    graph.sweep_folder.chmod(0o777)
-    with pytest.raises(UserError, match="anybody may write to"):
-        launch(graph)
-    graph.sweep_folder.chmod(0o755)
-    if os.geteuid() == 0:
-        os.chown(graph.sweep_folder, 12345, -1)
-        with pytest.raises(UserError, match="is the sweep of another user"):
-            launch(graph)
 
 
 def test_a_setup_line_that_fails_ends_the_job(stand_in: StandInSlurm, tmp_path: Path) -> None:

@@ -15,27 +15,22 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
-from training_samples import refused, salmask, tiny
+from training_samples import refused, tiny
 from waiting import wait_until
 
-from downstream.progress import reported
 from repro.jobs import PROGRAM
-from repro.progress import ProgressBars
 from repro.runs.folder import RunFolder
 from repro.runs.status import Status
-from repro.runs.stopping import exits_on_term
 from slurm import local
 from slurm.calls import read_call
 from slurm.graph import Graph, Job, make_graph
 from slurm.job import Call
-from slurm.ledger import LOCAL_LOCK, Ledger
-from slurm.local import _show, launch_here
+from slurm.ledger import Ledger
+from slurm.local import launch_here
 from slurm.local_lock import starting
 from slurm.processes import LocalJob, chosen_devices
 from slurm.profile import Cluster, Resources
 from slurm.queue import QueueSnapshot
-from slurm.states import State
 from slurm.status import rows
 from slurm.status_commands import cancel
 
@@ -391,65 +386,3 @@ def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert "devices are numbers or UUIDs" in refused("sweep", "demo", "--plan", "--gpus", "all")
     assert "--gpus and --parallel exclude" in refused("sweep", "demo", "--gpus", "0,1", "--parallel", "2")
     assert "'debug' has none; mend: --local" in refused("sweep", "demo", "--cluster", "debug", "--gpus", "0")
-
-
-def test_what_waits_on_another_machine_is_no_concern_of_this_one(sweep: Sweep) -> None:
-    entry = sweep.submitted(job="", executor="local", host=HERE)
-    assert sweep.row(GONE).state is State.planned
-    with local._under_way(sweep.place):
-        assert sweep.row(GONE).state is State.queued
-    assert (sweep.place / LOCAL_LOCK).exists()
-    assert sweep.row(GONE).state is State.planned
-    assert entry.job == ""
-
-
-def test_what_a_launcher_of_another_machine_has_waiting_only_that_one_can_tell(
-    sweep: Sweep, runs: Path, slurm: FakeSlurm
-) -> None:
-    sweep.submitted(job="", executor="local", host=ELSEWHERE)
-    row = sweep.row(GONE)
-    words = f"only {ELSEWHERE} can tell; mend: salmask status there, or the same salmask sweep again"
-    assert (row.state, row.note) == (State.unknown, words)
-    told = salmask("retry", "table1")
-    assert (told.code, told.out) == (1, "nothing to retry\n")
-    assert told.err == f"pretrain mocov2 s0: unknown, {words}\n"
-
-
-def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    tidied = []
-
-    def terminated() -> None:
-        with exits_on_term():
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(10)  # the signal comes at once
-            finally:
-                tidied.append(True)
-
-    with pytest.raises(SystemExit) as ended:
-        terminated()
-    assert (ended.value.code, tidied) == (128 + signal.SIGTERM, [True])
-    assert signal.getsignal(signal.SIGTERM) == before
-    hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it
-    try:
-        with pytest.raises(SystemExit), exits_on_term():
-            signal.raise_signal(signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        with exits_on_term():
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, hung_up)
-
-
-def test_the_bar_of_a_job_counts_what_its_task_counts(tmp_path: Path) -> None:
-    """`logistic mocov2 s0: 13` said not of what."""
-    folder = RunFolder.of(tiny(), tmp_path)
-    with folder.attempt("logistic"), reported(folder, "logistic", "regression", 13, "fits") as tell:
-        tell(13)
-    progress = ProgressBars(console=Console(quiet=True))
-    bar = progress.add_task("logistic mocov2 s0", total=None)
-    _show(progress, bar, Job(tiny(), folder, "logistic"))
-    (task,) = progress.tasks
-    assert (task.completed, task.fields["unit"]) == (13, "fits")

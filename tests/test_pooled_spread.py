@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 from table_samples import frame_of, rows_of
 
-from results import claims
+from results import claim_spreads
 from results.claim_power import claim_power
-from results.claims import NOT_RUN, SUPPORTED, SpreadOf, count, judge, method_note
+from results.claim_spreads import SpreadOf
+from results.claims import NOT_RUN, SUPPORTED, count, judge, method_note
 from results.collect import collect
 from results.paired import LEVEL, paired, pooled_spread, spreading_alike
 from results.published import published
@@ -219,7 +220,7 @@ def test_the_spread_of_the_same_rows_is_worked_out_once(monkeypatch: pytest.Monk
         asked.append(frozenset(rows))
         return spreading_alike(rows)
 
-    monkeypatch.setattr(claims, "spreading_alike", counted)
+    monkeypatch.setattr(claim_spreads, "spreading_alike", counted)
     noise = np.random.default_rng(0).normal(0, 1, (len(published("table1").rows), 3))
     rows = [rows_of(method, 60 + of_seeds) for method, of_seeds in zip(published("table1").rows, noise, strict=True)]
     told = [verdict for verdict in judge(frame_of(*(row for of_method in rows for row in of_method))) if verdict.told]

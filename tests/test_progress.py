@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from training_samples import STEPS, words
+from training_samples import STEPS, tiny, words
 
 import repro.progress
+from downstream.progress import reported
 from repro.progress import BYTES, OPENING, ProgressBars, clock_time, doing, tracked
+from repro.runs.folder import RunFolder
 from repro.training.step_bar import SCORED, StepBar
+from slurm.graph import Job
+from slurm.local import _show
 
 ROOT = Path(__file__).resolve().parent.parent
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -273,3 +277,15 @@ def test_bars_are_made_in_one_place() -> None:
                 if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in {"rich", "tqdm"}:
                     names = {alias.name for alias in node.names} & makers
                     assert not names or path == ROOT / "repro" / "progress.py", (path, names)
+
+
+def test_the_bar_of_a_job_counts_what_its_task_counts(tmp_path: Path) -> None:
+    """`logistic mocov2 s0: 13` said not of what."""
+    folder = RunFolder.of(tiny(), tmp_path)
+    with folder.attempt("logistic"), reported(folder, "logistic", "regression", 13, "fits") as tell:
+        tell(13)
+    progress = ProgressBars(console=Console(quiet=True))
+    bar = progress.add_task("logistic mocov2 s0", total=None)
+    _show(progress, bar, Job(tiny(), folder, "logistic"))
+    (task,) = progress.tasks
+    assert (task.completed, task.fields["unit"]) == (13, "fits")

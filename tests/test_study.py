@@ -16,7 +16,8 @@ from examples.study.decide import STUDY as STUDY_SWEEP
 from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
 from examples.study.tables import comparisons, means, summary
 from repro.runs.comparison import difference
-from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, SpreadOf, judge
+from results.claim_spreads import SpreadOf
+from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, judge
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, Panel, Point
 from results.report import build

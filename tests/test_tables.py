@@ -1,125 +1,28 @@
 """From rows to Table 1: nothing averaged that differs, nothing tiny unmarked."""
 
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
-from run_samples import begun, finished, of_method
+from run_samples import finished
 from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_of
-from training_samples import refused, salmask
 
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, write_symptoms
-from repro.runs.lock import STALE_SECONDS
 from repro.runs.reading import build
-from repro.runs.records import append, read
+from repro.runs.records import append
 from results.collect import collect, collect_runs
-from results.commands import show_tables
 from results.doubts import doubts
-from results.explain import explain
 from results.formats import csv, latex, markdown
 from results.runs import RunRecord, find_runs
-from results.selection import measured_task
 from results.tables import render
 
 FLOWERS = "linear-flowers-80-10-10-v1"
 """The protocol of the linear probe on Flowers-102."""
-
-# --- which numbers stand in it
-
-
-def test_a_table_is_made_of_the_task_that_was_measured() -> None:
-    linear, knn = frame_of(*rows_of()), frame_of(*rows_of(task="knn"))
-    assert measured_task(linear, "table1") == ""
-    assert measured_task(knn, "table1") == "knn"
-    assert measured_task(frame_of(*rows_of(task="knn"), *rows_of()), "table1") == ""
-    assert measured_task(linear, "table2") is None
-    assert measured_task(frame_of(*rows_of(task="coco", metric="bbox_AP")), "table1") is None
-
-
-def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path) -> None:
-    """It ended in a traceback, at the end of a sweep of SimCLR's rows too."""
-    frame = frame_of(*rows_of("simclr"))
-    with pytest.raises(UserError, match="table3 has no row for what was measured, simclr"):
-        render("table3", frame)
-    assert measured_task(frame, "table3") is None
-    assert render("table3", frame, rows="all").records["n"].sum() == 0
-    run = resolve("simclr")
-    append(begun(tmp_path / "s", run).results, rows_of("simclr", run_id=run.id))
-    console = Console(record=True, width=200)
-    show_tables(("table3",), tmp_path / "s", console, resolve)
-    assert "no table3: nothing of what was measured (linear) stands in it" in console.export_text()
-
-
-@pytest.mark.parametrize("task", ["logistic", "linear"])
-def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path: Path, task: str) -> None:
-    """Probed as no trained one was, it stood in the table as MoCo v2 and hid what was measured."""
-    finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, sweep="s", optimization__lr=1e-9)
-    for seed, value in enumerate((60.0, 61.0)):
-        folder = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value}, sweep="s")
-        rows = [replace(row, task=task) for row in read(folder.results)[0]]
-        folder.results.unlink()
-        append(folder.results, rows)
-    console = Console(record=True, width=200)
-    show_tables(("table1",), tmp_path / "s", console, resolve)
-    for text in (salmask("table", "table1", "--runs", str(tmp_path)).out, console.export_text()):
-        assert "60.50 ± 0.71 (2)" in text
-        lines = [line for line in text.splitlines() if "5.00 (1)" in line]
-        assert [("untrained network (MoCo v2)" in line) for line in lines] == [True] * (task == "linear")
-    assert "60.50 ± 0.71 (2)" in salmask("explain", "table1:mocov2:imagenet100", "--runs", str(tmp_path)).out
-
-
-def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
-    """Tables and claims named it as it was called when it was measured, and --sweep refused that name."""
-    for seed in range(2):
-        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep="then")
-    (tmp_path / "then").rename(tmp_path / "now")
-    frame = collect_runs(find_runs([tmp_path], resolve, sweep="now"))
-    assert list(frame["sweep"].unique()) == ["now"]
-    assert list(frame["recorded_sweep"].unique()) == ["then"]
-    assert "sweeps: now" in markdown(render("table1", frame))
-
-
-def test_what_was_measured_otherwise_is_not_called_not_run(tmp_path: Path) -> None:
-    """One more evaluation of one run, and all others were "not run", though each had a number by kNN."""
-    for method in ("mocov2", "mocov2+ours-hp"):
-        results = finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}).results
-        rows = read(results)[0]
-        results.unlink()
-        knn = [replace(row, task="knn", protocol="knn-v1") for row in rows]
-        append(results, [*knn, *(rows if method == "mocov2" else [])])
-    ended = salmask("table", "table1", "--runs", str(tmp_path))
-    assert "not by linear" in ended.out
-    assert "not run" not in ended.out
-    assert "by knn 2 rows have a number, by linear 1: --task knn" in ended.err
-    assert salmask("table", "table1", "--runs", str(tmp_path), "--task", "knn").err == ""
-    (column,) = json.loads(
-        salmask("explain", "table1:mocov2+ours-hp:imagenet100", "--runs", str(tmp_path), "--json").out
-    )["measured"]
-    assert column["measured"] == "not by linear"
-    line = refused("plot", "forest", "--runs", str(tmp_path), "--out", str(tmp_path / "plots"))
-    assert line.endswith("; mend: --task knn, by which both have one")
-
-
-def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
-    run = resolve("mocov2")
-    folder = begun(tmp_path / "s", run)
-    (row,) = rows_of(task="knn", protocol="knn-v1", run_id=run.id)
-    append(folder.results, [row])
-    console = Console(record=True, width=200)
-    show_tables(("table1", "table2"), tmp_path / "s", console, resolve)
-    shown = console.export_text()
-    assert "68.00 (1)" in shown
-    assert "by knn" in shown
-    assert "no table2: nothing of what was measured (knn) stands in it" in shown
-    assert {path.stem for path in (tmp_path / "s" / "tables").iterdir()} == {"table1"}
-
 
 # --- the numbers of the table
 
@@ -213,80 +116,7 @@ def test_adios_says_in_what_it_departs_from_its_authors_script(method: str, word
     assert word not in markdown(render("table1", frame_of(*rows_of("mocov2", (70.0,))), rows="all"))
 
 
-# --- why there is no number
-
-
-def started(root: Path, method: str, seed: int, **status: Any) -> None:
-    """A run folder that was begun, has no result, and is in this state."""
-    begun(root / "full", build([of_method(method), {"seed": seed}])).set_status(**status)
-
-
-def test_an_empty_cell_says_what_became_of_its_runs(tmp_path: Path) -> None:
-    started(tmp_path, "mocov2+ours-hp", 0, state="running", task="pretrain")
-    started(tmp_path, "mocov2+ours-blur", 0, state="failed", error="out of memory")
-    started(tmp_path, "mocov2+ours-mean", 0, state="done", task="pretrain")
-    frame = frame_of(*rows_of(), *rows_of("mocov2+adios", protocol="linear-moco-v1[epochs=10]"))
-    table = render("table1", frame, runs=find_runs([tmp_path], resolve), rows="all")
-    ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["measured"]
-    assert ours["mocov2"] == "68.00 (1)"
-    assert ours["mocov2+ours-hp"] == "running"
-    assert ours["mocov2+ours-blur"] == "failed"
-    assert ours["mocov2+ours-mean"] == "not evaluated"
-    assert ours["mocov2+adios"] == "other protocol"
-    assert ours["simclr"] == "not run"
-
-
-def test_a_mean_over_the_surviving_seeds_says_so(tmp_path: Path) -> None:
-    started(tmp_path, "mocov2", 3, state="failed", error="diverged")
-    started(tmp_path, "mocov2", 4, state="failed", error="diverged")
-    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=find_runs([tmp_path], resolve))
-    assert "further runs of it have no result: 2 failed" in markdown(table)
-
-
-def test_a_detector_that_failed_is_told_in_the_column_of_tiny_ones(tmp_path: Path) -> None:
-    """Its pretraining alone was held against the scale of pretraining and detector."""
-    for method, seed in (("mocov2", 1), ("mocov2+ours-hp", 0)):
-        folder = finished(tmp_path, method, seed, {("imagenet100", "top1"): 40.0}, data__crop=64)
-        with pytest.raises(RuntimeError), folder.attempt("voc07+12"):
-            raise RuntimeError("out of memory")
-    folder = finished(tmp_path, "mocov2", 0, {("voc07+12", "bbox_AP"): 12.0}, data__crop=64)
-    (row,) = read(folder.results)[0]
-    own = "detection of 9 iterations"
-    folder.results.unlink()
-    append(folder.results, [replace(row, task="voc07+12", scale=f"{row.scale}, {own}", evaluation_scale=own)])
-    table = render("table2", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve), rows="all")
-    ours = records_of(table).query(f"scale == '64 px, {own}'").set_index("row")["measured"]
-    assert set(ours["mocov2+ours-hp"]) == {"failed"}
-    assert "further runs of it have no result: 1 failed" in markdown(table)
-
-
-def test_a_run_of_no_row_that_failed_is_told_in_the_column_of_its_size(tmp_path: Path) -> None:
-    begun(tmp_path / "full", build([of_method("mine"), {"seed": 3, "data.crop": 64}])).set_status("failed")
-    finished(tmp_path, "mine", 0, {("imagenet100", "top1"): 40.0}, data__crop=64)
-    table = render("table1", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve))
-    assert "further runs of it have no result: 1 failed" in markdown(table)
-
-
-def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(tmp_path: Path) -> None:
-    """A run with neighbours and a probe that ran out of memory was "not run", and its mean over seeds had no note."""
-    for method, seed in (("mocov2+ours-hp", 0), ("mocov2", 3)):
-        folder = finished(tmp_path, method, seed, {("imagenet100", "top1"): 40.0})
-        rows = read(folder.results)[0]
-        folder.results.unlink()
-        append(folder.results, [replace(row, task="knn", protocol="knn-v1") for row in rows])
-        with pytest.raises(RuntimeError), folder.attempt("linear"):
-            raise RuntimeError("out of memory")
-    runs = find_runs([tmp_path], resolve)
-    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=runs, rows="all")
-    ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["measured"]
-    assert ours["mocov2+ours-hp"] == "failed"
-    assert ours["mocov2+ours-blur"] == "not run"
-    assert "further runs of it have no result: 1 failed" in markdown(table)
-    transferred = records_of(table).query("dataset == 'caltech101'").set_index("row")["measured"]
-    assert transferred["mocov2+ours-hp"] == "not run"  # nobody asked for it
-    (lacking,) = explain("table1:mocov2+ours-hp:imagenet100", None, runs)["runs without a result"]
-    assert lacking.startswith("full/mocov2+ours-hp/s0-")
-    assert lacking.endswith(": linear failed: out of memory")
+# --- what stands where
 
 
 def test_scenes_that_stand_in_for_coco_say_whether_for_its_boxes_or_its_masks() -> None:
@@ -296,15 +126,6 @@ def test_scenes_that_stand_in_for_coco_say_whether_for_its_boxes_or_its_masks() 
         "scenes as COCO detection (TINY)",
         "scenes as COCO instance segmentation (TINY)",
     ]
-
-
-def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started(tmp_path, "mocov2", 0, state="running")
-    (run,) = find_runs([tmp_path], resolve)
-    assert run.state == "running"
-    assert run.status is not None
-    monkeypatch.setattr("results.runs.time.time", lambda: run.status.heartbeat + STALE_SECONDS + 1)
-    assert run.state == "silent"
 
 
 def test_the_best_of_a_block_is_bold_and_a_lone_run_is_not() -> None:

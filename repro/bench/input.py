@@ -3,26 +3,25 @@
 import io
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from torch import Tensor
 from torchvision import transforms
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from repro.augmentation.draws import draw_box, draw_view
+from repro.augmentation.draws import draw_view
 from repro.augmentation.on_device import apply_on_device
 from repro.augmentation.reference import apply_reference
+from repro.bench.input_rival import Rival, difference
+from repro.bench.photographs import find_photographs, write_photographs
+from repro.bench.resident_input import ResidentViews
 from repro.bench.timing import Seconds, one_thread, seconds_in_turn
-from repro.data.errors import PathError
-from repro.data.folders import FileImages, image_files
+from repro.data.folders import FileImages
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.jpeg import Pixels, libjpeg_turbo
 from repro.data.pixel_cache import CachedImages
@@ -32,38 +31,13 @@ from repro.distributed import device_name
 from repro.randomness import Purpose, stream
 from repro.runs.choices import Resizer
 from repro.runs.sections import AugmentationSettings
-from repro.scenes.dataset import Scenes
 from repro.training.loading import TwoViews
-from repro.training.resident import ResidentImages
-from repro.training.view_draws import ViewDraws
 
-SIZE = (500, 375)
-"""Width and height in pixels of the built-in photographs, those of most of ImageNet's."""
-QUALITY = 92
-BATCH = 256
-"""Images, at least, that are drawn for at once, and cropped at once on a GPU."""
 VIEWS = 64
 """Views whose colours are changed at once."""
 CACHED_SIDE = 256
 OWN_SIDE = 10**6
 """As a cache's side: images stay as large as they are, and their crops are those of the files."""
-
-
-@dataclass(frozen=True)
-class Rival:
-    """One way of doing something."""
-
-    stage: str
-    name: str
-    run: Callable[[], object] | None
-    """Does it for all photographs; None where what it needs is not installed."""
-    departure: Callable[[], int] | None = None
-    """Returns its largest difference from Pillow's pixels; None where they are not comparable."""
-    note: str = ""
-    times: float = 1
-    """How often it does it for all of them in a round; a share where it does so for fewer."""
-    on_device: bool = False
-    """Whether the work is not the CPU's, so that the clock on the wall counts."""
 
 
 def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, Any]:
@@ -128,49 +102,6 @@ def rows_of(rivals: list[Rival], seconds: Mapping[str, Seconds], count: int) -> 
             }
         )
     return rows
-
-
-def write_photographs(folder: Path, count: int) -> tuple[FileImages, str]:
-    """Writes JPEGs of 500×375 pixels: parts of scikit-learn's two photographs, or scenes where that is missing.
-
-    Args:
-        folder: where they go.
-        count: how many.
-
-    Returns:
-        The files, and what they show.
-    """
-    try:
-        from sklearn.datasets import load_sample_images
-
-        originals = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-        described = "parts of scikit-learn's photographs"
-    except ImportError:
-        scenes = Scenes("train", count=4, size=512)
-        originals, described = [scenes[index][0] for index in range(4)], "scenes, as scikit-learn is not installed"
-    folder.mkdir(parents=True)
-    files = [f"{index}.jpg" for index in range(count)]
-    for index, file in enumerate(files):
-        original = originals[index % len(originals)]
-        rng = stream(0, Purpose.view, 0, index)
-        share = rng.uniform(0.8, 1.0)
-        width, height = (round(share * side) for side in original.size)
-        left, top = (int(rng.integers(room + 1)) for room in (original.width - width, original.height - height))
-        part = original.crop((left, top, left + width, top + height)).resize(SIZE, Image.Resampling.LANCZOS)
-        part.save(folder / file, quality=QUALITY)
-    return FileImages(folder, files, [0] * count, ["photograph"]), f"{described}, {SIZE[0]}×{SIZE[1]}, q {QUALITY}"
-
-
-def find_photographs(folder: Path, count: int) -> FileImages:
-    """Returns the first JPEGs in a folder and below.
-
-    Raises:
-        UserError: It cannot be read, or holds none.
-    """
-    files = [file for file in image_files(folder) if file.lower().endswith((".jpg", ".jpeg"))][:count]
-    if not files:
-        raise PathError(folder, "there is no JPEG", mend="name a folder of photographs")
-    return FileImages(folder, files, [0] * len(files), ["photograph"])
 
 
 def cached(images: Images, side: int, root: Path) -> CachedImages:
@@ -287,73 +218,6 @@ def _all_of(views: TwoViews) -> list[dict[str, Any]]:
     return [views[0, index] for index in range(len(views))]
 
 
-class ResidentViews:
-    """What is left to do where the images lie in a device's memory (`machine.resident`): draws, and crops."""
-
-    def __init__(self, images: CachedImages, size: int, device: torch.device) -> None:
-        """Moves the images there.
-
-        Args:
-            images: decoded.
-            size: side of the views in pixels.
-            device: where they are to lie.
-        """
-        self.images, self.size, self.device = images, size, device
-        self.settings = AugmentationSettings()
-        self.views = TwoViews(images, size, self.settings, seed=0)
-        self.resident = ResidentImages.load(images, device, workers=0)
-        self.draws = ViewDraws(self.views, self.resident.sizes)
-        self.full_batch = -(-BATCH // len(images))
-        """How many epochs make up a batch."""
-
-    def rivals(self) -> list[Rival]:
-        """Returns the draws of a batch, image by image and at once, and its crops."""
-        at_once = f"{len(self.images) * self.full_batch} images at once"
-        return [
-            Rival("draws of two views", "image by image", self._draw_in_turn, times=self.full_batch),
-            Rival("draws of two views", "salmask, machine.resident", self._draw, note=at_once, times=self.full_batch),
-            self._cropper(),
-        ]
-
-    def _cropper(self) -> Rival:
-        is_on_gpu = self.device.type == "cuda"
-        # A GPU is only busy with a whole batch; a CPU would be so for minutes.
-        epochs = self.full_batch if is_on_gpu else 1
-        return Rival(
-            "crops of two views",
-            f"salmask, machine.resident on {self.device.type}",
-            partial(self._crops, self.draws.__getitems__(self._names(epochs))),
-            self._departure,
-            f"{len(self.images) * epochs} images at once" + (", by the clock on the wall" if is_on_gpu else ""),
-            times=epochs,
-            on_device=is_on_gpu,
-        )
-
-    def _names(self, epochs: int) -> list[tuple[int, int]]:
-        return [(epoch, index) for epoch in range(epochs) for index in range(len(self.images))]
-
-    def _draw_in_turn(self) -> None:
-        for epoch, index in self._names(self.full_batch):
-            rng = stream(0, Purpose.view, epoch, index)
-            width, height = self.images.size(index)
-            for _ in TwoViews.names:
-                draw_box(width, height, self.settings.crop_scale_min, rng), draw_view(rng, self.settings).row()
-
-    def _draw(self) -> None:
-        self.draws.__getitems__(self._names(self.full_batch))
-
-    def _crops(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        index, interpolation = batch["index"], self.settings.interpolation
-        return {
-            name: self.resident.crops(index, batch[f"{name}_box"], self.size, interpolation) for name in TwoViews.names
-        }
-
-    def _departure(self) -> int:
-        ours = self._crops(self.draws.__getitems__(self._names(1)))
-        pairs = ((self.views[0, index][name], ours[name][index]) for index in range(len(self.images)) for name in ours)
-        return max(difference(expected.numpy(), crop.cpu().numpy()) for expected, crop in pairs)
-
-
 def augmenters(size: int, count: int, device: torch.device) -> list[Rival]:
     """Returns the ways from a crop to a view: jitter, grey, blur and flip, as MoCo v2 draws them.
 
@@ -405,8 +269,3 @@ def usual_pipeline(size: int) -> Callable[[Image.Image], object]:
         ]
     )
     return pipeline
-
-
-def difference(one: NDArray[Any], other: NDArray[Any]) -> int:
-    """Returns the largest difference of two arrays of pixels, in levels of 255."""
-    return int(np.abs(one.astype(np.int16) - other).max())

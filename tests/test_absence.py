@@ -1,0 +1,124 @@
+"""Why a table's cell has no number: what became of its runs, or by what else they were measured."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_samples import begun, finished, of_method
+from table_samples import frame_of, records_of, rows_of
+from training_samples import refused, salmask
+
+from baselines import resolve
+from repro.runs.lock import STALE_SECONDS
+from repro.runs.reading import build
+from repro.runs.records import append, read
+from results.collect import collect
+from results.explain import explain
+from results.formats import markdown
+from results.runs import find_runs
+from results.tables import render
+
+
+def started(root: Path, method: str, seed: int, **status: Any) -> None:
+    """A run folder that was begun, has no result, and is in this state."""
+    begun(root / "full", build([of_method(method), {"seed": seed}])).set_status(**status)
+
+
+def test_what_was_measured_otherwise_is_not_called_not_run(tmp_path: Path) -> None:
+    """One more evaluation of one run, and all others were "not run", though each had a number by kNN."""
+    for method in ("mocov2", "mocov2+ours-hp"):
+        results = finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}).results
+        rows = read(results)[0]
+        results.unlink()
+        knn = [replace(row, task="knn", protocol="knn-v1") for row in rows]
+        append(results, [*knn, *(rows if method == "mocov2" else [])])
+    ended = salmask("table", "table1", "--runs", str(tmp_path))
+    assert "not by linear" in ended.out
+    assert "not run" not in ended.out
+    assert "by knn 2 rows have a number, by linear 1: --task knn" in ended.err
+    assert salmask("table", "table1", "--runs", str(tmp_path), "--task", "knn").err == ""
+    (column,) = json.loads(
+        salmask("explain", "table1:mocov2+ours-hp:imagenet100", "--runs", str(tmp_path), "--json").out
+    )["measured"]
+    assert column["measured"] == "not by linear"
+    line = refused("plot", "forest", "--runs", str(tmp_path), "--out", str(tmp_path / "plots"))
+    assert line.endswith("; mend: --task knn, by which both have one")
+
+
+def test_an_empty_cell_says_what_became_of_its_runs(tmp_path: Path) -> None:
+    started(tmp_path, "mocov2+ours-hp", 0, state="running", task="pretrain")
+    started(tmp_path, "mocov2+ours-blur", 0, state="failed", error="out of memory")
+    started(tmp_path, "mocov2+ours-mean", 0, state="done", task="pretrain")
+    frame = frame_of(*rows_of(), *rows_of("mocov2+adios", protocol="linear-moco-v1[epochs=10]"))
+    table = render("table1", frame, runs=find_runs([tmp_path], resolve), rows="all")
+    ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["measured"]
+    assert ours["mocov2"] == "68.00 (1)"
+    assert ours["mocov2+ours-hp"] == "running"
+    assert ours["mocov2+ours-blur"] == "failed"
+    assert ours["mocov2+ours-mean"] == "not evaluated"
+    assert ours["mocov2+adios"] == "other protocol"
+    assert ours["simclr"] == "not run"
+
+
+def test_a_mean_over_the_surviving_seeds_says_so(tmp_path: Path) -> None:
+    started(tmp_path, "mocov2", 3, state="failed", error="diverged")
+    started(tmp_path, "mocov2", 4, state="failed", error="diverged")
+    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=find_runs([tmp_path], resolve))
+    assert "further runs of it have no result: 2 failed" in markdown(table)
+
+
+def test_a_detector_that_failed_is_told_in_the_column_of_tiny_ones(tmp_path: Path) -> None:
+    """Its pretraining alone was held against the scale of pretraining and detector."""
+    for method, seed in (("mocov2", 1), ("mocov2+ours-hp", 0)):
+        folder = finished(tmp_path, method, seed, {("imagenet100", "top1"): 40.0}, data__crop=64)
+        with pytest.raises(RuntimeError), folder.attempt("voc07+12"):
+            raise RuntimeError("out of memory")
+    folder = finished(tmp_path, "mocov2", 0, {("voc07+12", "bbox_AP"): 12.0}, data__crop=64)
+    (row,) = read(folder.results)[0]
+    own = "detection of 9 iterations"
+    folder.results.unlink()
+    append(folder.results, [replace(row, task="voc07+12", scale=f"{row.scale}, {own}", evaluation_scale=own)])
+    table = render("table2", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve), rows="all")
+    ours = records_of(table).query(f"scale == '64 px, {own}'").set_index("row")["measured"]
+    assert set(ours["mocov2+ours-hp"]) == {"failed"}
+    assert "further runs of it have no result: 1 failed" in markdown(table)
+
+
+def test_a_run_of_no_row_that_failed_is_told_in_the_column_of_its_size(tmp_path: Path) -> None:
+    begun(tmp_path / "full", build([of_method("mine"), {"seed": 3, "data.crop": 64}])).set_status("failed")
+    finished(tmp_path, "mine", 0, {("imagenet100", "top1"): 40.0}, data__crop=64)
+    table = render("table1", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve))
+    assert "further runs of it have no result: 1 failed" in markdown(table)
+
+
+def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(tmp_path: Path) -> None:
+    """A run with neighbours and a probe that ran out of memory was "not run", and its mean over seeds had no note."""
+    for method, seed in (("mocov2+ours-hp", 0), ("mocov2", 3)):
+        folder = finished(tmp_path, method, seed, {("imagenet100", "top1"): 40.0})
+        rows = read(folder.results)[0]
+        folder.results.unlink()
+        append(folder.results, [replace(row, task="knn", protocol="knn-v1") for row in rows])
+        with pytest.raises(RuntimeError), folder.attempt("linear"):
+            raise RuntimeError("out of memory")
+    runs = find_runs([tmp_path], resolve)
+    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=runs, rows="all")
+    ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["measured"]
+    assert ours["mocov2+ours-hp"] == "failed"
+    assert ours["mocov2+ours-blur"] == "not run"
+    assert "further runs of it have no result: 1 failed" in markdown(table)
+    transferred = records_of(table).query("dataset == 'caltech101'").set_index("row")["measured"]
+    assert transferred["mocov2+ours-hp"] == "not run"  # nobody asked for it
+    (lacking,) = explain("table1:mocov2+ours-hp:imagenet100", None, runs)["runs without a result"]
+    assert lacking.startswith("full/mocov2+ours-hp/s0-")
+    assert lacking.endswith(": linear failed: out of memory")
+
+
+def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started(tmp_path, "mocov2", 0, state="running")
+    (run,) = find_runs([tmp_path], resolve)
+    assert run.state == "running"
+    assert run.status is not None
+    monkeypatch.setattr("results.runs.time.time", lambda: run.status.heartbeat + STALE_SECONDS + 1)
+    assert run.state == "silent"

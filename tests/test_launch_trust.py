@@ -1,0 +1,75 @@
+"""What a launch trusts: nothing that somebody else could have written is executed."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch_samples import graph_for, launch
+from stand_in_slurm import StandInSlurm
+
+from repro.errors import UserError
+from repro.jobs import PROGRAM
+from slurm import start
+from slurm.calls import CALLS, read_call, write_calls
+from slurm.job import Call
+from slurm.ledger import Ledger
+from slurm.retry import graph_of
+
+
+class Evil:
+    """A pickle that runs something."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("evil-was-here",)
+
+
+def test_a_job_runs_nothing_that_somebody_else_could_have_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "logs" / "s-pretrain-1"
+    call = Call(tmp_path / "m/s0-ab", "pretrain", PROGRAM.task, 3, ("table1",))
+    write_calls(folder, {3: call})
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert read_call(folder, 3) == call
+    with pytest.raises(UserError, match="has no job 2"):
+        read_call(folder, 2)
+    for path in (folder, folder / CALLS):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o020)
+        with pytest.raises(UserError, match="may have been written by somebody else"):
+            read_call(folder, 3)
+        assert start.main(folder) == 2
+        assert "Traceback" not in capsys.readouterr().err
+        path.chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(path, 12345, -1)
+            with pytest.raises(UserError, match="may have been written by somebody else"):
+                read_call(folder, 3)
+            os.chown(path, 0, -1)
+
+
+def test_a_sweep_from_elsewhere_is_not_executed(
+    stand_in: StandInSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = graph_for(tmp_path, seeds=1)
+    launch(graph)
+    monkeypatch.chdir(tmp_path)
+    ledger = Ledger(graph.sweep_folder)
+    report = ledger.newest()[graph.report]
+    for name in (f"{report.job}_submitted.pkl", "calls.pkl"):
+        (ledger.logs / report.submission / name).write_bytes(pickle.dumps(Evil()))
+    assert graph_of(ledger, [graph.key(graph.jobs[0])]).tables == graph.tables
+    launch(graph)
+    assert not (tmp_path / "evil-was-here").exists()
+    graph.sweep_folder.chmod(0o777)
+    with pytest.raises(UserError, match="anybody may write to"):
+        launch(graph)
+    graph.sweep_folder.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(graph.sweep_folder, 12345, -1)
+        with pytest.raises(UserError, match="is the sweep of another user"):
+            launch(graph)

@@ -1,0 +1,32 @@
+"""What the status here says of jobs that a launcher of another machine minds."""
+
+from pathlib import Path
+
+from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
+from training_samples import salmask
+
+from slurm import local
+from slurm.ledger import LOCAL_LOCK
+from slurm.states import State
+
+
+def test_what_waits_on_another_machine_is_no_concern_of_this_one(sweep: Sweep) -> None:
+    entry = sweep.submitted(job="", executor="local", host=HERE)
+    assert sweep.row(GONE).state is State.planned
+    with local._under_way(sweep.place):
+        assert sweep.row(GONE).state is State.queued
+    assert (sweep.place / LOCAL_LOCK).exists()
+    assert sweep.row(GONE).state is State.planned
+    assert entry.job == ""
+
+
+def test_what_a_launcher_of_another_machine_has_waiting_only_that_one_can_tell(
+    sweep: Sweep, runs: Path, slurm: FakeSlurm
+) -> None:
+    sweep.submitted(job="", executor="local", host=ELSEWHERE)
+    row = sweep.row(GONE)
+    words = f"only {ELSEWHERE} can tell; mend: salmask status there, or the same salmask sweep again"
+    assert (row.state, row.note) == (State.unknown, words)
+    told = salmask("retry", "table1")
+    assert (told.code, told.out) == (1, "nothing to retry\n")
+    assert told.err == f"pretrain mocov2 s0: unknown, {words}\n"

@@ -1,0 +1,86 @@
+"""Which numbers a table is made of: the task, trained networks, and the names of sweeps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from run_samples import begun, finished
+from table_samples import frame_of, rows_of
+from training_samples import salmask
+
+from baselines import resolve
+from repro.errors import UserError
+from repro.runs.records import append, read
+from results.collect import collect_runs
+from results.commands import show_tables
+from results.formats import markdown
+from results.runs import find_runs
+from results.selection import measured_task
+from results.tables import render
+
+
+def test_a_table_is_made_of_the_task_that_was_measured() -> None:
+    linear, knn = frame_of(*rows_of()), frame_of(*rows_of(task="knn"))
+    assert measured_task(linear, "table1") == ""
+    assert measured_task(knn, "table1") == "knn"
+    assert measured_task(frame_of(*rows_of(task="knn"), *rows_of()), "table1") == ""
+    assert measured_task(linear, "table2") is None
+    assert measured_task(frame_of(*rows_of(task="coco", metric="bbox_AP")), "table1") is None
+
+
+def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path) -> None:
+    """It ended in a traceback, at the end of a sweep of SimCLR's rows too."""
+    frame = frame_of(*rows_of("simclr"))
+    with pytest.raises(UserError, match="table3 has no row for what was measured, simclr"):
+        render("table3", frame)
+    assert measured_task(frame, "table3") is None
+    assert render("table3", frame, rows="all").records["n"].sum() == 0
+    run = resolve("simclr")
+    append(begun(tmp_path / "s", run).results, rows_of("simclr", run_id=run.id))
+    console = Console(record=True, width=200)
+    show_tables(("table3",), tmp_path / "s", console, resolve)
+    assert "no table3: nothing of what was measured (linear) stands in it" in console.export_text()
+
+
+@pytest.mark.parametrize("task", ["logistic", "linear"])
+def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path: Path, task: str) -> None:
+    """Probed as no trained one was, it stood in the table as MoCo v2 and hid what was measured."""
+    finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, sweep="s", optimization__lr=1e-9)
+    for seed, value in enumerate((60.0, 61.0)):
+        folder = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value}, sweep="s")
+        rows = [replace(row, task=task) for row in read(folder.results)[0]]
+        folder.results.unlink()
+        append(folder.results, rows)
+    console = Console(record=True, width=200)
+    show_tables(("table1",), tmp_path / "s", console, resolve)
+    for text in (salmask("table", "table1", "--runs", str(tmp_path)).out, console.export_text()):
+        assert "60.50 ± 0.71 (2)" in text
+        lines = [line for line in text.splitlines() if "5.00 (1)" in line]
+        assert [("untrained network (MoCo v2)" in line) for line in lines] == [True] * (task == "linear")
+    assert "60.50 ± 0.71 (2)" in salmask("explain", "table1:mocov2:imagenet100", "--runs", str(tmp_path)).out
+
+
+def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
+    """Tables and claims named it as it was called when it was measured, and --sweep refused that name."""
+    for seed in range(2):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep="then")
+    (tmp_path / "then").rename(tmp_path / "now")
+    frame = collect_runs(find_runs([tmp_path], resolve, sweep="now"))
+    assert list(frame["sweep"].unique()) == ["now"]
+    assert list(frame["recorded_sweep"].unique()) == ["then"]
+    assert "sweeps: now" in markdown(render("table1", frame))
+
+
+def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
+    run = resolve("mocov2")
+    folder = begun(tmp_path / "s", run)
+    (row,) = rows_of(task="knn", protocol="knn-v1", run_id=run.id)
+    append(folder.results, [row])
+    console = Console(record=True, width=200)
+    show_tables(("table1", "table2"), tmp_path / "s", console, resolve)
+    shown = console.export_text()
+    assert "68.00 (1)" in shown
+    assert "by knn" in shown
+    assert "no table2: nothing of what was measured (knn) stands in it" in shown
+    assert {path.stem for path in (tmp_path / "s" / "tables").iterdir()} == {"table1"}
