@@ -45,12 +45,9 @@ def is_minded(sweep_folder: Path) -> bool:
             locked(ledger.fileno()),
             _opened(sweep_folder / LOCAL_LOCK) as file,
         ):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not _taken(file)
     except OSError:
         return False
-    return False
 
 
 @contextmanager
