@@ -46,7 +46,7 @@ def accounted(jobs: Collection[Job]) -> dict[Job, Accounted]:
     if not arrays or not shutil.which("sacct"):
         return {}
     words = ["sacct", "--allusers", "--duplicates", "--noheader", "--parsable2", f"--jobs={','.join(arrays)}"]
-    lines, _ = lines_of([*words, f"--format={','.join(FIELDS)}"], SACCT_SECONDS)
+    lines = lines_of([*words, f"--format={','.join(FIELDS)}"], SACCT_SECONDS)
     return {job: used for job, used in parse(lines).items() if job in jobs}
 
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import datetime
 
 from repro.errors import UserError
-from slurm.ask import LOGIN_NODE
 from slurm.calls import indices_of
 from slurm.ledger import Ledger, Submission
 from slurm.queue import QueueSnapshot, array_of, named_in_accounting, process_of, snapshot
@@ -41,8 +40,7 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
     while True:
         queue = snapshot()
         if queue.trouble:  # to take silence for an empty queue would submit everything twice
-            mend = f"try again when Slurm answers; where it never does, {LOGIN_NODE}"
-            raise SilentQueueError(f"cannot tell what is queued already ({queue.trouble})", mend=mend)
+            raise SilentQueueError(f"cannot tell what is queued already ({queue.trouble})", mend=queue.mend)
         unsettled = [
             entry
             for entries in _half_done(ledger).values()

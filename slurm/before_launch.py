@@ -71,7 +71,7 @@ def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = Fal
         if graph.key(job) in finished:
             continue
         own = job.run.data.dataset
-        dataset = job.dataset or own
+        dataset = job.reads
         if (dataset, job.run.machine.data_root) in looked_for:
             continue
         looked_for.add((dataset, job.run.machine.data_root))

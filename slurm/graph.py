@@ -27,7 +27,12 @@ class Job:
     @property
     def name(self) -> str:
         """The job as progress bars and messages call it: `linear mocov2 s0`."""
-        return f"{self.task} {self.run.method} s{self.run.seed}"
+        return f"{self.task} {self.run_name}"
+
+    @property
+    def run_name(self) -> str:
+        """What the job's run is called beside its sweep: `mocov2 s0`."""
+        return f"{self.run.method} s{self.run.seed}"
 
     @property
     def ready(self) -> bool:
@@ -63,6 +68,11 @@ class Job:
     def dataset(self) -> str:
         """Name of the data set that the job measures on; empty of a pretraining."""
         return "" if self.task == PRETRAIN else Evaluation.parse(self.task, self.run).dataset
+
+    @property
+    def reads(self) -> str:
+        """Name of the data set that the job reads, to train on or to measure."""
+        return self.dataset or self.run.data.dataset
 
 
 @dataclass(frozen=True)

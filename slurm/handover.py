@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from repro.quantities import counted
 from repro.runs.status import PRETRAIN
 from slurm.graph import Graph, Job
 from slurm.job import Call
@@ -54,7 +55,7 @@ class Outcome:
         """How many jobs Slurm did not take, and why: `12 jobs not submitted (12: QOSMaxSubmitJobPerUserLimit)`."""
         reasons = Counter(self.unsent.values())
         listed = "; ".join(f"{number}: {reason}" for reason, number in reasons.items())
-        return f"{len(self.unsent)} jobs not submitted ({listed})" if self.unsent else ""
+        return f"{counted(len(self.unsent), 'job')} not submitted ({listed})" if self.unsent else ""
 
 
 def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Call:

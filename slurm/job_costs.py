@@ -308,11 +308,6 @@ def of_known_cost(graph: Graph, costs: Mapping[Key, JobCost]) -> tuple[Graph, di
     return graph.without([job for jobs in unknown.values() for job in jobs]), unknown
 
 
-def run_name(job: Job) -> str:
-    """Returns what a job's run is called beside its sweep: `METHOD sSEED`."""
-    return f"{job.run.method} s{job.run.seed}"
-
-
 def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) -> tuple[Graph, list[str]]:
     """Returns what fits a budget: whole runs with all of their tasks, the first seed of every method before the second.
 
@@ -336,7 +331,7 @@ def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) 
             left_out.append(job)
         else:
             total += hours
-    return graph.without(left_out), [run_name(job) for job in left_out]
+    return graph.without(left_out), [job.run_name for job in left_out]
 
 
 def wall_seconds(graph: Graph, costs: Mapping[Key, JobCost], slots: int) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.quantities import counted
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
@@ -30,10 +31,11 @@ from slurm.program import Program
 from slurm.queue import PARENT_FAILED, QueueSnapshot, scancel
 from slurm.sender import NO_PARENT, Sender, TakeCode, listed, script
 from slurm.status import finished as is_finished
-from slurm.status import under_way
+from slurm.status import is_under_way
 
 MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
+OUTSIDE = "it runs outside of Slurm"
 PARENT_OUTSIDE = "what it builds on runs outside of Slurm, which cannot wait for it"
 
 
@@ -100,14 +102,17 @@ def submit(
         outside = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
         finished = graph.finished()
         missing = {key for key in graph.by_key if not (key in finished or key in live or key in outside)}
-        running = under_way(ledger, missing, queue, time.time())
+        sent, now = ledger.newest_sent(), time.time()
+        running = {key for key in missing if is_under_way(ledger.sweep, key, sent.get(key), queue, now)}
         outside |= running
         missing -= running
         if again is not None:
             missing &= set(again)
         taken_back = ledger.taken_back_since(cancels, missing)
         missing -= taken_back
-        outcome.unsent = _without_parent(graph, missing, {*finished, *live}, outside)
+        # What an earlier round had no room for, and now runs outside, is asked for until it is done: it may be killed.
+        outcome.unsent = dict.fromkeys(running.intersection(again or ()), OUTSIDE)
+        outcome.unsent |= _without_parent(graph, missing, {*finished, *live}, outside)
         parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
         wanted = missing - set(outcome.unsent)
         report = report or bool(missing and graph.evaluates) or graph.report in (again or ())
@@ -132,11 +137,11 @@ def submit(
             sender.send(batch)
         _replace_report(graph, live, queue, outcome, tell)
     if jobs := sender.taken_back - {graph.report}:
-        tell(f"{len(jobs)} jobs were cancelled before they went out, and are left out")
+        tell(f"left out: {counted(len(jobs), 'job')}, cancelled before going out")
     if sender.refused and not outcome.submitted and not live and not outside:
         raise sender.refused
-    outcome.has_room_later = bool(sender.full) or PARENT_OUTSIDE in outcome.unsent.values()
-    on_way = {*live, *outside}
+    outcome.has_room_later = bool(sender.full) or not {OUTSIDE, PARENT_OUTSIDE}.isdisjoint(outcome.unsent.values())
+    on_way = {*live, *outside}.difference(outcome.unsent)
     outcome.live = [job for job in graph.jobs if graph.key(job) in on_way]
     outcome.skipped = [job for job in graph.jobs if graph.key(job) in finished - on_way]
     return outcome
@@ -193,7 +198,7 @@ def _take_out(entries: Sequence[Submission], which: str) -> None:
         UserError: Slurm objects, so that both might run.
     """
     if trouble := scancel([entry.job for entry in entries]):
-        what = f"cannot cancel {len(entries)} jobs {which} ({trouble})"
+        what = f"cannot cancel {counted(len(entries), 'job')} {which} ({trouble})"
         raise UserError(what, mend="the same again when Slurm answers, or scancel by hand")
 
 

@@ -171,6 +171,14 @@ class Ledger:
         """
         return {entry.key: entry for entry in self.submissions()}
 
+    def newest_sent(self) -> dict[Key, Submission]:
+        """Returns the submission of each job that a scheduler, or this machine, took last: what only was to go is none.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        return {entry.key: entry for entry in self.submissions() if entry.job}
+
     def intend(self, entries: Sequence[Submission]) -> None:
         """Writes down what is about to be handed over.
 

@@ -41,7 +41,7 @@ from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
 from slurm.sbatch import KEEP_MEMORY
-from slurm.status import status_of, under_way
+from slurm.status import is_under_way, status_of
 
 POLL_SECONDS = 0.5
 
@@ -112,6 +112,7 @@ class _Here:
         # The debug executor carries out one job after the other.
         self.parallel = 1 if cluster.executor == "debug" else parallel
         self.gpus, self.console = gpus, console
+        self.awaited: list[Job] = []
         self.ledger = Ledger(graph.sweep_folder)
         self.cancels = len(self.ledger.taken_back())  # those that come from now on are heeded
         self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
@@ -182,7 +183,11 @@ class _Here:
         # What another launcher runs stands there already, with the id of its process; of one on another machine only
         # the run's folder tells whether it lives.
         local = {key for key in keys if key in newest and newest[key].executor != "slurm" and newest[key].job}
-        others = {key for key in local if queue.live(newest[key])} | under_way(self.ledger, local, queue, time.time())
+        others = {
+            key
+            for key in local
+            if queue.live(newest[key]) or is_under_way(self.ledger.sweep, key, newest[key], queue, time.time())
+        }
         self.ledger.intend([ledger_entry(self.graph, self.cluster, name, key, ()) for key in keys if key not in others])
 
     def _startable(self) -> list[tuple[Job, tuple[str, ...]]]:
@@ -191,7 +196,7 @@ class _Here:
         ready = [job for job in self.waiting if job.ready] if room > 0 else []
         if not ready:
             return []
-        newest = self.ledger.newest()
+        newest, sent = self.ledger.newest(), self.ledger.newest_sent()
         queue = QueueSnapshot()  # of local jobs it asks the processes of this machine, and no scheduler
         others = self._of_others(newest.values(), queue)
         cancelled = self.ledger.taken_back_since(self.cancels, map(self.graph.key, ready))
@@ -215,12 +220,20 @@ class _Here:
             elif self.graph.key(job) in cancelled:
                 self.waiting.remove(job)
                 self.outcome.failed[self.graph.key(job)] = "cancelled"
-            elif under_way(self.ledger, [self.graph.key(job)], queue, time.time()):
-                continue  # a person started it, or a launcher on another machine: the same holds
+            elif is_under_way(
+                self.ledger.sweep, self.graph.key(job), sent.get(self.graph.key(job)), queue, time.time()
+            ):
+                self._wait_for(job)  # a person started it, or a launcher on another machine: the same holds
             else:
                 startable.append((job, tuple(free[: processes if self.gpus else 0])))
                 del free[:processes]
         return startable
+
+    def _wait_for(self, job: Job) -> None:
+        """Says once that a job is under way elsewhere: nothing else would tell what this launch waits for."""
+        if job not in self.awaited:
+            self.awaited.append(job)
+            self._say(Text("waiting", "bold"), f"{job.name} runs elsewhere  ({job.folder.path})")
 
     def _of_others(self, newest: Iterable[Submission], queue: QueueSnapshot) -> list[Submission]:
         """Returns the jobs of the sweep that run here and are not this launch's: another's, or of one that was killed.

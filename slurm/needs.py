@@ -26,7 +26,7 @@ def needs_of(graph: Graph, finished: Collection[Key] = ()) -> Needs:
         if graph.key(job) in finished:
             continue
         own = job.run.data.dataset
-        dataset = job.dataset or own
+        dataset = job.reads
         data[dataset, job.run.machine.data_root if dataset == own else ""] = None
         if job.task == PRETRAIN and (needed := weights_of(job.run)) is not None:
             weights[needed] = None

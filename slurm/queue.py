@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from slurm.ask import ANSWER_SECONDS, ask
+from slurm.ask import ANSWER_SECONDS, LOGIN_NODE, Reply, ask
 from slurm.ledger import Submission
 
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
@@ -72,7 +72,12 @@ class QueueSnapshot:
     trouble: str = ""
     """Why `squeue` did not answer; then a job that is not in `jobs` may well be alive."""
     absent: bool = False
-    """Whether there is no `squeue` on this machine, so that it will not answer later either."""
+    """Whether there is no `squeue` on this machine, or none of any cluster, so that it will not answer later either."""
+
+    @property
+    def mend(self) -> str:
+        """What helps where it gave no answer."""
+        return LOGIN_NODE if self.absent else "try again when Slurm answers"
 
     def named(self, name: str) -> list[QueuedJob]:
         """Returns the jobs of a name: what one submission became."""
@@ -115,16 +120,16 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
     words = ["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns]
-    lines, trouble = lines_of(words, ANSWER_SECONDS)
-    jobs = {job.job: job for line in lines for job in parse_squeue(line)}
+    reply = _ask(words, ANSWER_SECONDS)
+    jobs = {job.job: job for line in reply.output.splitlines() for job in parse_squeue(line)}
     # sacct is asked for whole arrays: a few short ids instead of hundreds.
     unlisted = sorted({array_of(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
-    if unlisted and not trouble and shutil.which("sacct"):
+    if unlisted and not reply.trouble and shutil.which("sacct"):
         words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
-        lines, _ = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
+        lines = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
         # squeue has the last word on what both know: the database lags behind, above all after a requeue.
         jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
-    return QueueSnapshot(jobs, trouble)
+    return QueueSnapshot(jobs, reply.trouble, absent=reply.not_here)
 
 
 def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
@@ -137,7 +142,7 @@ def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
         return {}
     words = ["sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-30days"]
     words += [f"--name={','.join(names[-500:])}", f"--format={','.join(SACCT_FIELDS)}"]
-    lines, _ = lines_of(words, SACCT_SECONDS)
+    lines = lines_of(words, SACCT_SECONDS)
     return {job.job: job for line in lines for job in parse_sacct(line) if job.name in names}
 
 
@@ -202,14 +207,17 @@ def scancel(jobs: Sequence[str], *, name: str = "") -> str:
         name: that each must have to be cancelled, where squeue did not say whose the ids are; empty: any.
     """
     filters = [f"--name={name}"] if name else []
-    return lines_of(["scancel", *filters, *jobs], ANSWER_SECONDS)[1] if jobs else ""
+    return _ask(["scancel", *filters, *jobs], ANSWER_SECONDS).trouble if jobs else ""
 
 
-def lines_of(words: Sequence[str], seconds: float) -> tuple[list[str], str]:
-    """Returns the lines that a command prints, and its complaint where it fails."""
+def lines_of(words: Sequence[str], seconds: float) -> list[str]:
+    """Returns the lines that a command prints; none where it fails."""
+    return _ask(words, seconds).output.splitlines()
+
+
+def _ask(words: Sequence[str], seconds: float) -> Reply:
     # Times as seconds since the epoch, so that no time zone of the cluster comes between.
-    reply = ask(words, seconds=seconds, environment={**os.environ, "SLURM_TIME_FORMAT": "%s"})
-    return reply.output.splitlines(), reply.trouble
+    return ask(words, seconds=seconds, environment={**os.environ, "SLURM_TIME_FORMAT": "%s"})
 
 
 def process_of(submission: str) -> str:

@@ -180,22 +180,19 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
     return _look_at(sweep, folder, task, rows_of).finished(task, entry)
 
 
-def under_way(ledger: Ledger, keys: Iterable[Key], queue: QueueSnapshot, now: float) -> set[Key]:
-    """Returns which jobs give signs of life, whoever started them: a launcher, one on another machine, or a person.
+def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSnapshot, now: float) -> bool:
+    """Returns whether a job gives signs of life, whoever started it: a launcher, one on another machine, or a person.
 
     Args:
-        ledger: of the sweep.
-        keys: of the jobs that are asked about.
+        sweep: the sweep's folder.
+        key: of the job.
+        sent: as `Ledger.newest_sent` has it. An intent in its place would hide how the job before it ended.
         queue: as of `rows`.
         now: as of `rows`.
     """
-    newest = ledger.newest()
-    running = set()
-    for key in keys:
-        status, _ = status_of(RunFolder(ledger.sweep / key[0]), key[1])
-        if status is not None and judge(ledger.sweep, status, newest.get(key), queue, now)[0] is State.running:
-            running.add(key)
-    return running
+    folder, task = key
+    status, _ = status_of(RunFolder(sweep / folder), task)
+    return status is not None and judge(sweep, status, sent, queue, now)[0] is State.running
 
 
 @dataclass(frozen=True)

@@ -286,7 +286,7 @@ def build(program: Program) -> typer.Typer:
         keys = [(row.folder, row.task) for row in retried]
         ledger, console = Ledger(selection.sweep), Console(stderr=True)
         outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty, gpus=gpus)
-        say(f"{len(outcome.submitted) + len(outcome.done)} jobs handed over, {len(outcome.failed)} failed")
+        say(f"{counted(len(outcome.submitted) + len(outcome.done), 'job')} handed over, {len(outcome.failed)} failed")
         if outcome.unsent:
             say(with_mend(outcome.unsent_words, "the same again later"))
         if outcome.failed or outcome.unsent or unclear:
@@ -305,10 +305,12 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[
         UserError: Slurm does not answer, and what became of a job depends on it.
     """
     (table,), queue = look([target])
-    if queue.trouble and any(row.state is State.unknown for row in table):
-        raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend="later")
-    states = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
     newest = Ledger(target.sweep).newest()
+    # Of a job of another machine, or one whose files cannot be read, its row tells; Slurm has no word on it.
+    of_slurm = {key for key, entry in newest.items() if entry.executor == "slurm"}
+    if queue.trouble and any(row.note == queue.trouble and (row.folder, row.task) in of_slurm for row in table):
+        raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend=queue.mend)
+    states = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
     replaced = {key for key, entry in newest.items() if entry.superseded}
     retried = [row for row in table if row.state in states and (row.folder, row.task) not in replaced]
     return retried, [row for row in table if row.state is State.unknown]

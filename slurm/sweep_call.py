@@ -11,6 +11,7 @@ import typer
 
 from repro.errors import UserError, with_mend
 from repro.progress import suggest
+from repro.quantities import counted
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say, say_json
 from slurm.before_launch import check_roots
@@ -76,7 +77,7 @@ class SweepCall:
 
     def _within_budget(self, graph: Graph, costs: Mapping[Key, "JobCost"], budget: float) -> Graph:
         """Returns what fits a budget of GPU-hours, and tells what is left out."""
-        from slurm.job_costs import of_known_cost, run_name, within_budget
+        from slurm.job_costs import of_known_cost, within_budget
 
         known, unknown = of_known_cost(graph, costs)
         if not known.jobs:
@@ -90,7 +91,7 @@ class SweepCall:
         if left_out:
             self._tell(f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}")
         for cost, jobs in unknown.items():
-            names = ", ".join(run_name(job) for job in jobs)
+            names = ", ".join(job.run_name for job in jobs)
             what = f"left out for the budget, of unknown cost: {names} ({cost.source})"
             self._tell(with_mend(what, cost.mend_of(job.run.method for job in jobs) or _WITHOUT_COST))
         return fitting
@@ -130,7 +131,7 @@ class SweepCall:
         # Asked before anything else: a sweep that is done needs no Slurm and no committed code, only its tables. What
         # is missing of another is asked again by `submit`, under the launch lock.
         if len(graph.finished()) == len(graph.jobs):
-            self.console.print(f"all {len(graph.jobs)} jobs are done")
+            self.console.print(f"{counted(len(graph.jobs), 'job')}, all done")
             if graph.evaluates:  # else there is nothing to tabulate
                 self.show(graph.tables, graph.sweep_folder, self.console)
             counts = {"done": len(graph.jobs), "live": 0, "unsent": 0}
@@ -142,13 +143,13 @@ class SweepCall:
             submitted, unsent = outcome.submitted, outcome.unsent_words
             counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
             self._tell(
-                f"{len(submitted)} jobs submitted, {counts['done']} done before, {counts['live']} queued or "
+                f"{counted(len(submitted), 'job')} submitted, {counts['done']} done before, {counts['live']} queued or "
                 f"running; mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
             )
             if outcome.outdated:
                 self._tell(
-                    f"{outcome.outdated} jobs on their way are of other settings than the sweep has now; "
-                    "--replace cancels them and submits them anew"
+                    f"{counted(outcome.outdated, 'job')} on the way with other settings than the sweep has now; "
+                    "--replace cancels and submits anew"
                 )
             if unsent:
                 later = "the same again later, or with --feed, which stays until all are in"
@@ -219,7 +220,9 @@ class SweepCall:
             console=self.console,
             gpus=self.gpus,
         )
-        counts = f"{len(outcome.done)} jobs done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed"
+        counts = (
+            f"{counted(len(outcome.done), 'job')} done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed"
+        )
         with_slurm = len(outcome.live) + len(outcome.unsent)
         left = f", {with_slurm} left to Slurm, which has them or what they build on" if with_slurm else ""
         self._tell(counts + left)

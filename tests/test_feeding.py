@@ -5,9 +5,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from launch_samples import CLUSTER, graph_for, launch
 from rich.console import Console
 from stand_in_slurm import StandInSlurm
-from test_launch_faults import CLUSTER, REFUSED, all_once, graph_for, launch
+from test_launch_faults import REFUSED, all_once
 from training_samples import salmask
 
 from repro.jobs import PROGRAM
@@ -84,6 +85,25 @@ def test_a_full_slurm_is_asked_for_one_job_first(
     assert [after - before for before, after in pairwise(calls)] == [1, 1, 1]
     sizes = feeding.ledger_sizes
     assert [after - before for before, after in pairwise(sizes)] == [2, 2, 2]
+    assert all_once(graph, stand_in)
+
+
+def test_what_runs_outside_meanwhile_is_asked_for_until_it_is_over(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was left out of the round, and so of all later ones, though it was killed soon after."""
+    graph = graph_for(tmp_path, seeds=2)
+    stand_in.tell("room", "1")
+    by_hand = next(job for job in graph.jobs if job.name == "pretrain mocov2 s1")
+
+    def begin() -> None:
+        by_hand.folder.prepare(by_hand.run)
+        by_hand.folder.set_status("running", host="elsewhere")
+        stand_in.tell("room", "100")
+
+    outcome = Feeding(graph, monkeypatch).call(begin, nothing, lambda: by_hand.folder.set_status("failed"))
+    assert graph.key(by_hand) in outcome.submitted
+    assert outcome.unsent == {}
     assert all_once(graph, stand_in)
 
 

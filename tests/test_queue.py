@@ -79,6 +79,15 @@ def test_where_there_is_no_slurm_nothing_is_asked(monkeypatch: pytest.MonkeyPatc
     assert snapshot(["811"]).trouble == "there is no squeue on this machine"
 
 
+def test_a_squeue_of_no_cluster_is_as_absent_as_none(slurm: FakeSlurm) -> None:
+    """`salmask status --watch` waited for its answer for ever."""
+    slurm.fails("squeue", "squeue: fatal: Could not establish a configuration source")
+    found = snapshot(["811"])
+    assert (found.absent, found.mend) == (True, "call this on a login node of the cluster")
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    assert not snapshot(["811"]).absent
+
+
 def test_how_a_person_looks_at_the_queue_is_not_how_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """With SQUEUE_PARTITION set, jobs of other partitions looked gone, and went out once more."""
     for name in ("SQUEUE_PARTITION", "SACCT_FORMAT", "SCANCEL_USER", "SBATCH_PARTITION", "SLURM_CLUSTERS", "SLURM_JWT"):

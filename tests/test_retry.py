@@ -54,7 +54,9 @@ def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
     assert salmask("retry", "table1").code == 0
     assert relaunched.pop() >= {("s1", "pretrain"), ("s1", "linear"), ("s2", "pretrain"), ("s2", "linear")}
     slurm.fails("squeue", "down")
-    assert refused("retry", "table1").startswith("what became of the jobs cannot be known: squeue: down; mend: later")
+    assert refused("retry", "table1").startswith(
+        "what became of the jobs cannot be known: squeue: down; mend: try again when Slurm answers"
+    )
 
 
 def test_retry_names_the_profile_that_it_cannot_find(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:

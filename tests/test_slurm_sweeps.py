@@ -266,4 +266,4 @@ def test_the_tiny_table_is_rendered_by_the_last_job(launches: dict[str, Launch])
     # The commit is that of the snapshot, which is no checkout itself.
     assert all(len(attempts[0]["commit"]) == 40 for attempts in ours)
     assert len([*(table.runs / "code").glob("*/repro")]) == 1
-    assert "all 8 jobs are done" in table.go().err
+    assert "8 jobs, all done" in table.go().err
