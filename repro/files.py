@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 from repro.errors import UserError, one_line
 from repro.presence import is_file, is_odd
+from repro.quantities import size_text
 
 
 @contextlib.contextmanager
@@ -175,15 +176,15 @@ def _full_disk(path: Path, write: Callable[[IO[bytes]], object]) -> UserError:
     # Whatever fails here, the disk is full all the same, which is what is to be said.
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         write(cast(IO[bytes], counter))
-    missing = f"free {(counter.count - free) / 1e6:.1f} MB there" if counter.count > free else "free some space there"
-    reason = _full_disk_reason(path.parent, f"{counter.count / 1e6:.1f} MB are to be written")
+    missing = f"free {size_text(counter.count - free)} there" if counter.count > free else "free some space there"
+    reason = _full_disk_reason(path.parent, f"{size_text(counter.count)} are to be written")
     return UserError(f"cannot write {path}: {reason}", mend=missing)
 
 
 def _full_disk_reason(folder: Path, size: str) -> str:
     """Returns that the disk of a folder is full, with the size of what is or was written there, and what is free."""
     free = shutil.disk_usage(folder).free
-    return f"the disk of {folder} is full, or its quota ({size}, {free / 1e6:.1f} MB are free)"
+    return f"the disk of {folder} is full, or its quota ({size}, {size_text(free)} are free)"
 
 
 _CLUTTER = re.compile(
@@ -258,7 +259,7 @@ def append_lines(path: Path, payload: bytes) -> None:
         except OSError as error:
             _take_back(file.fileno(), payload[:count])
             if is_of_a_full_disk(error):
-                reason = _full_disk_reason(path.parent, f"{len(payload) / 1e6:.3f} MB are to be written")
+                reason = _full_disk_reason(path.parent, f"{size_text(len(payload))} are to be written")
                 raise OSError(error.errno, reason) from error
             raise
     if is_new:
@@ -365,7 +366,7 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
     except OSError as error:
         if is_of_a_full_disk(error):
             written = sum(file.stat().st_size for file in Path(temporary).rglob("*")) if temporary else 0
-            reason = _full_disk_reason(target.parent, f"{written / 1e6:.1f} MB of it were written")
+            reason = _full_disk_reason(target.parent, f"{size_text(written)} of it were written")
             raise UserError(f"cannot write {target}: {reason}", mend="free some space there") from error
         mend = "name a folder that can be written to"
         raise UserError(f"cannot write {target}: {error.strerror or error}", mend=mend) from error

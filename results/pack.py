@@ -15,6 +15,7 @@ import pandas as pd
 from repro.errors import UserError, one_line
 from repro.files import is_clutter, write_atomically
 from repro.presence import exists, is_file
+from repro.quantities import size_text
 from repro.runs.folder import TASK_FOLDERS
 from repro.runs.predictions import PREDICTIONS
 from repro.text_tables import escaped
@@ -165,7 +166,7 @@ def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
     unpacked = sum(entry.file_size for entry in archive.infolist())
     if manifest > LARGEST_MANIFEST or unpacked > LARGEST_RATIO * path.stat().st_size:
         raise UserError(
-            f"{path} is no artifact of salmask: {path.stat().st_size / 1e6:.1f} MB unpack to {unpacked / 1e6:.0f} MB",
+            f"{path} is no artifact of salmask: {size_text(path.stat().st_size)} unpack to {size_text(unpacked)}",
             mend=_GIVE_ARTIFACT,
         )
 

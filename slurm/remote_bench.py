@@ -11,6 +11,7 @@ from repro.bench.throughput import StepMeasurement
 from repro.errors import UserError
 from repro.files import write_text
 from repro.progress import doing
+from repro.quantities import duration_text
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from slurm.node_bench import NodeBench
@@ -69,6 +70,6 @@ def bench_on_node(
         shutil.rmtree(folder, ignore_errors=True)  # the job may still be writing its last line
         return [StepMeasurement(**{**row, "kind": tuple(row["kind"])}) for row in content]
     if queued is not None and queued.waiting:
-        what = f"job {job} did not start within {wait / 60:.0f} min: {queued.reason}"
+        what = f"job {job} did not start within {duration_text(wait)}: {queued.reason}"
         raise UserError(what, mend="wait longer (--wait), or ask for less in the profile")
     raise UserError(f"job {job} measured nothing: {last_words(job, folder)}", mend=f"see {folder}")

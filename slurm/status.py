@@ -16,7 +16,7 @@ from typing import Any
 from repro.errors import UserError
 from repro.presence import exists
 from repro.runs.detection import DETECTION_TASKS
-from repro.runs.evaluation import Evaluation, task_and_dataset
+from repro.runs.evaluation import Evaluation, is_complete, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
@@ -219,7 +219,7 @@ class _Look:
         if entry is None or not entry.protocols:
             return bool(self.results)
         rows = _asked_for(self.results, self.run_folder, task, entry)
-        return bool(rows) if task_and_dataset(task)[0] in DETECTION_TASKS else _protocols(rows) >= {*entry.protocols}
+        return is_complete(task_and_dataset(task)[0], rows, entry.protocols)
 
 
 def _look_at(sweep: Path, folder: str, task: str, read_results: ReadResults) -> _Look:
@@ -280,10 +280,6 @@ def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entr
         return Evaluation.parse(task, run).recorded(run, results)
     except UserError:  # the order is gone, or of a version with other settings: the names alone count
         return matching_rows
-
-
-def _protocols(results: Iterable[Result]) -> set[str]:
-    return {row.protocol for row in results}
 
 
 def _with_result(row: JobRow, look: _Look, task: str, entry: Submission | None) -> JobRow:

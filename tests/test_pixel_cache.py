@@ -25,6 +25,7 @@ from repro.data.pixel_cache_writer import cache_images, damaged_chunks, read_che
 from repro.data.splits import Images, pixels_of
 from repro.errors import UserError
 from repro.paths import CACHE_VARIABLE
+from repro.quantities import size_text
 from repro.runs.localizer_weights import weights_cache
 from repro.runs.sections import ScenesSettings
 from repro.saliency.map_file import saliency_cache
@@ -269,7 +270,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_decoded(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(pixel_cache_writer.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(UserError, match=r"0\.0 GB are to be written, and 0\.0 GB are free; mend: make room"):
+    with pytest.raises(UserError, match=r"101\.7 kB are to be written, and 1\.0 kB are free; mend: make room"):
         cached(data, tmp_path / "caches")
 
 
@@ -284,7 +285,9 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_checksum_of_what_is_not_there(
         return write(descriptor, content[:1000], place)  # as a signal may cut it short
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(UserError, match=r"the disk is full: about 0\.0 GB more are needed; mend: make room and repeat"):
+    with pytest.raises(
+        UserError, match=r"the disk is full: about 101\.7 kB more are needed; mend: make room and repeat"
+    ):
         cached(data, tmp_path / "caches")
     (part,) = (tmp_path / "caches").glob(".*.part")
     assert read_checksums(part).keys() <= {0}
@@ -307,11 +310,11 @@ def test_the_command_says_the_size_first_and_what_it_did_as_json(data: Path, tmp
     assert ended.code == 0, ended.err
     outcome = json.loads(ended.out)
     assert (outcome["images"], outcome["decoded"], outcome["side"]) == (24, 24, 32)
-    assert f"24 images at 32 px are {outcome['bytes'] / 1e9:.3g} GB" in ended.err
+    assert f"24 images at 32 px are {size_text(outcome['bytes'])}" in ended.err
     again = salmask(*words)
     assert again.code == 0
     assert again.out == f"folder: 24 images at 32 px ready in {outcome['folder']}\n"
-    assert "GB" not in again.err
+    assert "to be written" not in again.err
 
 
 def test_annotated_images_cannot_be_cached(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_full_disk_says_how_much_is_needed(archives: Path, root: Path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(imagenet, "write_member", full)
-    with pytest.raises(UserError, match=r"the disk is full: about 0\.0 GB more are needed"):
+    with pytest.raises(UserError, match=r"the disk is full: about 1\.0 MB more are needed"):
         prepare_imagenet100([archives], root)
     assert classes_in(root / "train") == set()
 

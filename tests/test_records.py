@@ -102,7 +102,10 @@ def test_a_write_that_fails_halfway_leaves_the_file_as_it_was(path: Path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("repro.files.os.fsync", full)
-    with pytest.raises(UserError, match=r"the disk of .* is full, or its quota \(.* MB are free\); nothing was added"):
+    with pytest.raises(
+        UserError,
+        match=r"the disk of .* is full, or its quota \(\d\.\d kB are to be written, .*B are free\); nothing was added",
+    ):
         append(path, [RESULT, RESULT])
     assert path.read_bytes() == before
 

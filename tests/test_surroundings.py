@@ -150,7 +150,7 @@ def test_a_full_disk_is_said_of_lines_that_are_added(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="is full") as full:
         append_lines(path, b"x" * 5_000 + b"\n")
     assert full.value.errno == errno.ENOSPC
-    sizes = "(0.005 MB are to be written, 0.0 MB are free)"
+    sizes = "(5.0 kB are to be written, 0 bytes are free)"
     assert full.value.strerror == f"the disk of {tmp_path} is full, or its quota {sizes}"
     assert path.read_bytes() == b"old\n"
 
@@ -166,7 +166,7 @@ def test_a_full_disk_is_said_of_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
     with pytest.raises(UserError) as full:
         fill()
-    sizes = "(3.0 MB of it were written, 0.2 MB are free)"
+    sizes = "(3.0 MB of it were written, 200.0 kB are free)"
     assert full.value.what == f"cannot write {tmp_path}/out: the disk of {tmp_path} is full, or its quota {sizes}"
     assert full.value.mend == "free some space there"
     assert not list(tmp_path.iterdir())

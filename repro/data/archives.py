@@ -20,6 +20,7 @@ from repro.errors import UserError
 from repro.files import sync_folder
 from repro.presence import exists, is_file, is_folder
 from repro.progress import ProgressBars
+from repro.quantities import size_text
 from repro.runs.lock import held
 
 Preparer = Callable[[Sequence[Path], Path], None]
@@ -274,7 +275,7 @@ def blaming(source: Path | str, folder: Path, remaining: int = 0) -> Iterator[No
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            amount = f"about {remaining / 1e9:.1f} GB more are needed" if remaining else "more room is needed"
+            amount = f"about {size_text(remaining)} more are needed" if remaining else "more room is needed"
             raise PathError(
                 folder, f"the disk is full: {amount}", mend="make room and repeat (what is finished is kept)"
             ) from error

@@ -43,6 +43,7 @@ from repro.errors import UserError
 from repro.files import append_lines, reading, sync_folder, write_at, write_atomically, write_json
 from repro.presence import exists, is_folder
 from repro.progress import ProgressBars, tracked
+from repro.quantities import size_text
 from repro.runs.lock import held
 
 SPARE_SHARE = 0.01
@@ -124,8 +125,8 @@ def cache_images(
             planned = plan(images, side, target, workers)
             free = shutil.disk_usage(root).free
             say(
-                f"{dataset}: {len(images)} images at {side} px are {planned.bytes / 1e9:.3g} GB; "
-                f"{planned.missing_bytes / 1e9:.3g} GB are to be written to {root}, where {free / 1e9:.3g} GB are free"
+                f"{dataset}: {len(images)} images at {side} px are {size_text(planned.bytes)}; "
+                f"{size_text(planned.missing_bytes)} are to be written to {root}, where {size_text(free)} are free"
             )
             write(planned, workers)
             chunks = list(planned.missing)
@@ -184,7 +185,7 @@ def plan(images: Images, side: int, target: Path, workers: int) -> Plan:
     if planned.missing_bytes * (1 + SPARE_SHARE) > free:
         raise PathError(
             target.parent,
-            f"{planned.missing_bytes / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free",
+            f"{size_text(planned.missing_bytes)} are to be written, and {size_text(free)} are free",
             mend="make room, name another disk's folder with --to or $SALMASK_CACHE, or take a smaller --side",
         )
     return planned

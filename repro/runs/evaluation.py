@@ -5,7 +5,7 @@ An evaluation is a task on a data set, written `TASK` (on the data of the pretra
 `linear-moco-v1[epochs=20]`. The settings of the protocols are in `repro.runs.protocols` and `repro.runs.detection`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
@@ -100,6 +100,16 @@ class Evaluation:
         # A set of names is made and compared: a row's name is never taken apart.
         possible = {protocol.name for protocol in self.possible_protocols(run)}
         rows = [row for row in rows if row.protocol in possible]
-        # Of detection one is enough: its possible protocols are one training's, on other devices.
-        complete = self.task in DETECTION_TASKS or {row.protocol for row in rows} == possible
-        return latest(rows) if complete else []
+        return latest(rows) if is_complete(self.task, rows, possible) else []
+
+
+def is_complete(task: str, rows: Collection[Result], protocols: Iterable[str]) -> bool:
+    """Returns whether rows are all that an evaluation measures: some of each protocol.
+
+    Args:
+        task: The task, without a data set.
+        rows: Of this evaluation alone, none of them of another protocol than these.
+        protocols: Names of those that were asked for.
+    """
+    # Of detection one row is enough: its possible protocols are one training's, on other devices.
+    return bool(rows) if task in DETECTION_TASKS else {row.protocol for row in rows}.issuperset(protocols)
