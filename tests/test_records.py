@@ -104,7 +104,7 @@ def test_a_write_that_fails_halfway_leaves_the_file_as_it_was(path: Path, monkey
     monkeypatch.setattr("repro.files.os.fsync", full)
     with pytest.raises(
         UserError,
-        match=r"the disk of .* is full, or its quota \(\d\.\d kB are to be written, .*B are free\); nothing was added",
+        match=r"the disk of .* is full, or its quota \(\d\.\d kB are .*B are free\); nothing was added",
     ):
         append(path, [RESULT, RESULT])
     assert path.read_bytes() == before

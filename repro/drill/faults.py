@@ -163,12 +163,26 @@ def killed(training: TinyRun, points: int) -> Row:
     """Kills a pretraining before some of its file events, and repeats it."""
     row = Row("killed", f"SIGKILL before one of the {training.events} file events of a pretraining")
     for event in spread(training.events, points):
-        out = training.new()
-        ended = run(training.main, training.pretrain(out), out, Strike(event))
+        out, ended = _killed_before(training, event)
         fault = ended.fault or ("" if ended.code == -signal.SIGKILL else f"it ended with {ended.code}")
         row.note(fault or training.goes_on(out), f"event {event}")
         shutil.rmtree(out, ignore_errors=True)
     return row
+
+
+def _killed_before(training: TinyRun, event: int) -> tuple[Path, Ended]:
+    """Kills a new pretraining before one of its file events; returns its folder, and how it ended.
+
+    How many events it has depends on the clock, by which signs of life are written. One that has fewer than the
+    undisturbed run had, and is done before it comes to this one, is killed before its last.
+    """
+    while True:
+        out = training.new()
+        ended = run(training.main, training.pretrain(out), out, Strike(event))
+        if ended.code or ended.events >= event:
+            return out, ended
+        event = ended.events
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def killed_in_evaluation(training: TinyRun, points: int) -> Row:
