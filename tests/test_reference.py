@@ -137,7 +137,7 @@ def test_a_node_that_does_not_come_is_told_of(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile = write_yaml(tmp_path / "mine.yaml", {"gpus": 2, "time": 600, "scratch": str(tmp_path)})
-    with pytest.raises(UserError, match="job 101 did not start within 0 min: Dependency"):
+    with pytest.raises(UserError, match="job 101 did not start within 1 s: Dependency"):
         bench_on_node(profile, [tiny()], program=PROGRAM.measure, steps=2, warm_up=1, wait=1.0)
     assert stand_in.option(101, "time") == "20"
     assert stand_in.option(101, "gpus-per-node") == "2"
