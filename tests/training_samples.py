@@ -223,11 +223,20 @@ def on_two_processes(work: Callable[[int, Path], dict[str, Any]], place: Path) -
 
 def on_processes(count: int, work: Callable[[int, Path], dict[str, Any]], place: Path) -> list[dict[str, Any]]:
     """What a function, given its rank and `place`, returns in each of so many processes that gloo joins."""
-    torch.multiprocessing.spawn(_join, (count, work, place), nprocs=count)
+    # Out of a process that has imported torch and computed nothing yet: a fork of one that has may hang, and importing
+    # all of it anew takes seconds. That process has the surroundings of the first call, so each brings its own along.
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["repro.training.runner"])
+    torch.multiprocessing.start_processes(
+        _join, (count, work, place, dict(os.environ)), nprocs=count, start_method="forkserver"
+    )
     return [torch.load(place / f"{number}.pth", weights_only=False) for number in range(count)]
 
 
-def _join(number: int, count: int, work: Callable[[int, Path], dict[str, Any]], place: Path) -> None:
+def _join(
+    number: int, count: int, work: Callable[[int, Path], dict[str, Any]], place: Path, surroundings: dict[str, str]
+) -> None:
+    os.environ.clear()
+    os.environ |= surroundings
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number)}
     store = f"file://{place / 'store'}"
