@@ -19,7 +19,7 @@ def info_nce(
     """Computes InfoNCE against a queue of negatives and one weighted hard negative for each query.
 
     `-log exp(s+/t) / (exp(s+/t) + sum_j exp(s_j/t) + exp(rho * s-/t))` with similarities s of unit vectors, temperature
-    t and weight rho (paper section 3.3; released moco/builder.py:116-171). The positive stands in the denominator, as
+    t and weight rho (the authors' poster; released moco/builder.py:116-171). The positive stands in the denominator, as
     in the code and in MoCo; the poster leaves it out.
 
     Args:
