@@ -14,7 +14,8 @@ class SplitBatchNorm(nn.BatchNorm2d):
     """Batch norm over groups of the batch, so that one device has the statistics of several.
 
     Group 0 is the first N / splits images, group 1 the next, and so on, as the shares of several devices lie in a
-    global batch. The running statistics follow the mean over the groups.
+    global batch. The running statistics follow the mean over the groups. Those of a MoCo checkpoint are of its first
+    device alone, as DDP hands that one's buffers to all others before each step: the same in expectation, and noisier.
 
     After the cell "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook), which deals the images out in turn
     instead; that takes a copy to another memory layout and back where channels come last.
