@@ -38,7 +38,7 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
     """
     cells = summed(activations)
     mean = cells.mean((1, 2), keepdim=True)
-    std = cells.std((1, 2), correction=0, keepdim=True)
-    if row_sorted:
+    std = cells.std((1, 2), correction=0, keepdim=True)  # the population's, as numpy's is in the released code
+    if row_sorted:  # neither mean nor deviation changes, so that as many cells are foreground, in each row, too
         cells = cells.sort(-1).values
     return cells >= mean - relax * std
