@@ -180,7 +180,8 @@ class Adios(BaseModel):
         Returns:
             The loss, a scalar, and the keys for `occlusion_loss`.
         """
-        # Without its DDP wrapper: in this turn the masks are given, and nothing of them is learned.
+        # Without its DDP wrapper: in this turn the masks are given, and nothing of them is learned. A gradient would
+        # have the occlusion network help the encoder; theirs flows and is cleared (simclr_adios_s.py:211-221).
         with torch.no_grad():
             masks = self.occlusion(views.query)
         return self._turn[ENCODER](self._masked(views.query, masks, 0), views.key)
@@ -199,6 +200,7 @@ class Adios(BaseModel):
         """
         masks = self._turn[OCCLUSION](views.query)
         # The encoder is called without its DDP wrapper: no gradient of its parameters is to be averaged over the ranks.
+        # Its forward pass still has a graph, through which the loss reaches the masks.
         with frozen(self.contrast):
             fresh_keys = self.contrast.keys_again(views.key, keys)
             contrastive = self.contrast.loss(self._masked(views.query, masks, 1), fresh_keys)
