@@ -105,7 +105,8 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
 def own_statistics(network: nn.Module) -> list[Tensor]:
     """Returns the running means and variances that follow this process's groups alone: those of `SplitBatchNorm`.
 
-    Batch norm that spans the processes has the same ones on each of them, so that there is nothing to join.
+    A vector for each layer and kind, as many numbers as the layer has channels. Batch norm that spans the processes has
+    the same ones on each of them, so that there is nothing to join.
     """
     norms = (module for module in network.modules() if isinstance(module, SplitBatchNorm))
     return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]

@@ -113,7 +113,13 @@ class MoCo(ContrastiveModel):
         return F.normalize(self.encoder_q(images).float(), dim=1)
 
     def contrast(self, query: Tensor, key: Tensor, hard_negative: Tensor | None = None) -> Tensor:
-        """Returns `info_nce` of embeddings B×dim against the queue as it is now."""
+        """Returns `info_nce` of embeddings B×dim against the queue as it is now, a scalar.
+
+        Args:
+            query: unit length; the only one through which a gradient flows.
+            key: unit length, of the same images in the same order.
+            hard_negative: unit length, one for each query; none for plain MoCo.
+        """
         return info_nce(
             query,
             key,

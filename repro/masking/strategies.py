@@ -58,7 +58,7 @@ class PatchFill(ABC):
         """Returns what stands in masked patches of views B×3×H×W: B×3×H×W, or B×3×1×1 for one colour each."""
 
     def clean(self, views: Tensor) -> Tensor:
-        """Returns the views themselves."""
+        """Returns the views themselves, B×3×H×W."""
         return views
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
@@ -112,7 +112,7 @@ class HighPass:
     library: FilterLibrary = FilterLibrary.torch
 
     def clean(self, views: Tensor) -> Tensor:
-        """Returns the high-passed views."""
+        """Returns the high-passed views, B×3×H×W."""
         return high_pass(views, self.library)
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:

@@ -117,6 +117,9 @@ def build_view_maker(run: Run, device: torch.device, images: Images | None = Non
         device: where they are made.
         images: that they are made of; needed only where the localizer sees whole images, which it does here.
 
+    Returns:
+        What turns a batch of the loader into the network's inputs, on the device.
+
     Raises:
         UserError: the localizer cannot be had, or the grid does not divide the crop.
     """

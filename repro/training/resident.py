@@ -87,6 +87,9 @@ class ResidentImages:
             device: where they go.
             workers: decoding processes of this rank; with 0 it decodes by itself.
 
+        Returns:
+            The images, the same bytes on every rank.
+
         Raises:
             UserError: an image is broken, or they do not fit into the device's memory.
         """
