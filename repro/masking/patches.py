@@ -21,7 +21,7 @@ class Mode:
     ratio: tuple[float, float]
     """Range of alpha, the share of patches that are masked in each stratum; drawn uniformly for each image."""
     background: bool
-    """Whether background is masked too, at the same rate."""
+    """Whether background is masked too, at the same rate: of a positive it is, of a hard negative it is not."""
     noise_std: float
     """Standard deviation of the noise that replaces high-passed patches, in normalised units."""
 
