@@ -2,8 +2,12 @@
 
 In each step the encoder first lowers the contrastive loss of masked queries, then the occlusion network raises it. Both
 steps follow the authors' code (YugeTen/adios, src/methods/simclr_adios.py and simclr_adios_s.py), which knows SimCLR
-alone. On MoCo v2 the query is masked, since no gradient reaches a mask through the key. Left out is the authors' online
-classifier, which reads detached features and teaches the encoder nothing.
+alone. On MoCo v2 the query is masked, since no gradient reaches a mask through the key.
+
+Left out is the authors' online classifier. It reads detached features, so that no weight of the encoder knows of it.
+But it passes both views through the encoder unmasked once more in each step, which moves batch norm's running
+statistics. Theirs are of unmasked views in 4 passes of 6 (with all N masks, where the unmasked view is embedded anew
+for each, in 2N + 2 of 4N + 2), ours on SimCLR in 2 of 4 (in 2 of 2N + 2). Only evaluation reads these statistics.
 
 Occlusion network and its rate are those of the authors' script for ImageNet-100; rate, batch, jitter and warm-up of the
 encoder are our framework's recipe, so that the row differs from its baseline in the masks alone. `AdiosSettings` lists
@@ -176,7 +180,8 @@ class Adios(BaseModel):
         Returns:
             The loss, a scalar, and the keys for `occlusion_loss`.
         """
-        # Without its DDP wrapper: in this turn the masks are given, and nothing of them is learned.
+        # Without its DDP wrapper: in this turn the masks are given, and nothing of them is learned. A gradient would
+        # have the occlusion network help the encoder; theirs flows and is cleared (simclr_adios_s.py:211-221).
         with torch.no_grad():
             masks = self.occlusion(views.query)
         return self._turn[ENCODER](self._masked(views.query, masks, 0), views.key)
@@ -195,6 +200,7 @@ class Adios(BaseModel):
         """
         masks = self._turn[OCCLUSION](views.query)
         # The encoder is called without its DDP wrapper: no gradient of its parameters is to be averaged over the ranks.
+        # Its forward pass still has a graph, through which the loss reaches the masks.
         with frozen(self.contrast):
             fresh_keys = self.contrast.keys_again(views.key, keys)
             contrastive = self.contrast.loss(self._masked(views.query, masks, 1), fresh_keys)

@@ -61,7 +61,8 @@ class Contrast(nn.Module, ABC, Generic[SubstrateT]):
     def loss(self, queries: Sequence[Tensor], keys: Tensor) -> Tensor:
         """Computes the contrastive loss summed over masked views, each in a forward pass of its own.
 
-        The authors embed the unmasked view anew for each mask; batch norm in training mode gives the same embedding.
+        The authors embed the unmasked view anew for each mask; batch norm in training mode gives the same embedding,
+        and only its running statistics would see that view more often.
 
         Args:
             queries: masked views B×3×H×W of the same images.

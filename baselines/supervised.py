@@ -1,8 +1,9 @@
 """The supervised row: a ResNet that learns the labels, by torchvision's reference recipe (references/classification).
 
-SGD with learning rate 0.1 for a batch of 256, a tenth of it at 30, 60 and 90 of 100 epochs, random crops and flips; the
-settings are its `recipe` in `repro.runs.frameworks`. The paper states no recipe. Batch norm spans the global batch, so
-that the number of devices changes nothing.
+SGD with learning rate 0.1 for a batch of 256, a tenth of it every 30 epochs, random crops and flips; the settings are
+its `recipe` in `repro.runs.frameworks`. The paper states no recipe. Two things are not torchvision's: there are 100
+epochs instead of 90, so that a last tenfold step comes at 90; and batch norm spans the global batch instead of one
+device's 32 images, so that the number of devices changes nothing.
 """
 
 from typing import Any

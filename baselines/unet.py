@@ -82,7 +82,8 @@ class OcclusionNetwork(nn.Module):
         for number, stage in enumerate(self.up):
             features = F.interpolate(features, scale_factor=2.0) if number else features
             features = stage(torch.cat([features, outputs_down.pop()], 1))
-        # In half precision the masks would sum to one only within a percent.
+        # In half precision the masks would sum to one only within a percent, and their means would be rounded, of which
+        # the sparsity penalty is steep near 0 and 1.
         return self.head(features).float().softmax(1)
 
 

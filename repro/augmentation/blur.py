@@ -87,8 +87,8 @@ def _scatter_taps(weights: Tensor, columns: Tensor) -> Tensor:
 def gaussian_blur(images: Tensor, kernel: int, sigma: float | Tensor) -> Tensor:
     """Blurs images, all alike or each with its own sigma.
 
-    Equals torchvision's `gaussian_blur(image, [kernel, kernel], [sigma, sigma])` for each image. On a CPU it has no
-    gradient: torch refuses images that require one.
+    Equals torchvision's `gaussian_blur(image, [kernel, kernel], [sigma, sigma])` for each image, by which the released
+    code filters (moco/loader.py:15-19, 68-78). On a CPU it has no gradient: torch refuses images that require one.
 
     Args:
         images: B×C×H×W floats.
@@ -97,6 +97,9 @@ def gaussian_blur(images: Tensor, kernel: int, sigma: float | Tensor) -> Tensor:
 
     Returns:
         B×C×H×W.
+
+    Raises:
+        ValueError: an even number of taps, or images too small to be reflected at the border.
     """
     sigmas = sigma if isinstance(sigma, Tensor) else torch.full((), float(sigma), device=images.device)
     return _blur(images, lambda size: gaussian_matrix(size, kernel, sigmas), kernel // 2)

@@ -19,6 +19,12 @@ def blend_(images: Tensor, factor: Tensor, grey_weight: Tensor, mean_weight: Ten
     `factor * x + grey_weight * grey(x) + mean_weight * mean(grey(x))`: with a factor f this is torchvision's
     `adjust_brightness` for weights of 0, `adjust_saturation` for a grey weight of 1 - f, and `adjust_contrast` for a
     mean weight of 1 - f. A factor of 1 with weights of 0 changes nothing.
+
+    Args:
+        images: B×3×H×W in 0..1; changed.
+        factor: B×1×1×1, as are the weights.
+        grey_weight: of each pixel's luma.
+        mean_weight: of the image's mean luma. Both weights may be negative: a factor above 1 leaves less than no grey.
     """
     grey = luma(images)
     mean = grey.mean((1, 2, 3), keepdim=True).mul_(mean_weight)

@@ -19,7 +19,16 @@ RESAMPLING = {
 def resized_crop(
     image: Image.Image, box: CropBox, size: int, interpolation: Interpolation = Interpolation.bilinear
 ) -> Image.Image:
-    """Cuts a box out of an image and resizes it to a square of `size` pixels a side."""
+    """Cuts a box out of an image and resizes it to a square of `size` pixels a side, with antialiasing.
+
+    As torchvision's `resized_crop` does to an image of PIL's, which RandomResizedCrop calls.
+
+    Args:
+        image: any size and mode.
+        box: the part to keep, within the image.
+        size: side of the result in pixels.
+        interpolation: of the resizing.
+    """
     # Cropped first: with PIL's own `box` alone, it would blend in pixels from outside it.
     cut = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     return cut.resize((size, size), RESAMPLING[interpolation])

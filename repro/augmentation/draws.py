@@ -49,8 +49,12 @@ def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:
     """Draws all but the crop of MoCo v2's augmentation (released main_moco.py:247-259).
 
     Args:
-        rng: the sample's stream.
+        rng: the sample's stream, after the view's box was drawn from it.
         settings: probabilities and strengths.
+
+    Returns:
+        What happens to the view, drawn whether it happens or not, but for the blur: only a view that is blurred draws
+        its sigma.
     """
 
     def around(value: float) -> float:
@@ -95,9 +99,13 @@ def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator
         height: Of the image, in pixels.
         scale_min: Smallest share of the area.
         rng: The sample's stream.
+
+    Returns:
+        A box within the image.
     """
     for _ in range(TRIES):
         area = width * height * rng.uniform(scale_min, 1.0)
+        # Uniform in the logarithm: a box is as often so much wider than high as it is higher than wide.
         ratio = np.exp(rng.uniform(np.log(RATIO_MIN), np.log(RATIO_MAX)))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

@@ -7,7 +7,11 @@ from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalization(nn.Module):
-    """Normalises images on its device; it has no place in checkpoints."""
+    """Normalises images on its device, as torchvision's `Normalize`; it has no place in checkpoints.
+
+    A step of its own, after the augmentation: that works on colours in 0..1, as PIL does (released moco/loader.py:28-29
+    normalises last, too).
+    """
 
     mean: Tensor
     std: Tensor

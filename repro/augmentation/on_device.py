@@ -52,7 +52,10 @@ def apply_on_device(
 
 
 def apply_to_selected(images: Tensor, rows: Tensor, settings: AugmentationSettings) -> Tensor:
-    """Applies draws as `apply_on_device` does, each step to the images that need it; all on the host."""
+    """Applies draws as `apply_on_device` does, each step to the images that need it; all on the host.
+
+    Arguments and what is returned are those of `apply_on_device`, B×3×H×W in 0..1 both.
+    """
     draws = _Draws.read(rows)
     # Jittered images come first, those with the most blends before their hue in front. So the images that need a step
     # are neighbours, a view that is changed in place.
@@ -89,7 +92,10 @@ def apply_to_selected(images: Tensor, rows: Tensor, settings: AugmentationSettin
 
 
 def apply_to_all(images: Tensor, rows: Tensor, settings: AugmentationSettings) -> Tensor:
-    """Applies draws as `apply_on_device` does, with shapes and kernels that are the same for every batch."""
+    """Applies draws as `apply_on_device` does, with shapes and kernels that are the same for every batch.
+
+    Arguments and what is returned are those of `apply_on_device`, on one device; B×3×H×W in 0..1 both.
+    """
     return _apply(images, _Draws.read(rows), settings)
 
 

@@ -14,7 +14,11 @@ class SplitBatchNorm(nn.BatchNorm2d):
     """Batch norm over groups of the batch, so that one device has the statistics of several.
 
     Group 0 is the first N / splits images, group 1 the next, and so on, as the shares of several devices lie in a
-    global batch. The running statistics follow the mean over the groups.
+    global batch. Without groups a recipe of 4 × 32 images would have other statistics on one device than on four, and
+    there would be nothing to shuffle keys over (`repro.contrastive.moco`).
+
+    The running statistics follow the mean over the groups. Those of a MoCo checkpoint are of its first device alone, as
+    DDP hands that one's buffers to all others before each step: the same in expectation, and noisier.
 
     After the cell "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook), which deals the images out in turn
     instead; that takes a copy to another memory layout and back where channels come last.
@@ -99,7 +103,11 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
 
 
 def own_statistics(network: nn.Module) -> list[Tensor]:
-    """Returns the running means and variances that follow this process's groups alone: those of `SplitBatchNorm`."""
+    """Returns the running means and variances that follow this process's groups alone: those of `SplitBatchNorm`.
+
+    A vector for each layer and kind, as many numbers as the layer has channels. Batch norm that spans the processes has
+    the same ones on each of them, so that there is nothing to join.
+    """
     norms = (module for module in network.modules() if isinstance(module, SplitBatchNorm))
     return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
 

@@ -6,12 +6,15 @@ from repro.backbones.resnet import BASE_WIDTH, build_resnet
 
 
 def build_encoder(arch: str, dim: int, width: int = BASE_WIDTH) -> nn.Module:
-    """Builds a ResNet whose `fc` is MoCo v2's two-layer projector to `dim` (moco/builder.py `mlp`).
+    """Builds a ResNet whose `fc` is MoCo v2's two-layer projector to `dim` (moco/builder.py, `mlp`).
 
     Args:
         arch: torchvision's name of the network.
         dim: number of dimensions of the embedding.
         width: base planes, see `repro.backbones.resnet.resnet_of_width`.
+
+    Returns:
+        A network that maps images B×3×H×W to embeddings B×dim, which are not normalised yet.
 
     Raises:
         UserError: torchvision has no ResNet of this name, or its groups do not divide so few planes.

@@ -19,19 +19,20 @@ def info_nce(
     """Computes InfoNCE against a queue of negatives and one weighted hard negative for each query.
 
     `-log exp(s+/t) / (exp(s+/t) + sum_j exp(s_j/t) + exp(rho * s-/t))` with similarities s of unit vectors, temperature
-    t and weight rho (paper section 3.3; released moco/builder.py:116-171). The positive stands in the denominator, as
+    t and weight rho (the authors' poster; released moco/builder.py:116-171). The positive stands in the denominator, as
     in the code and in MoCo; the poster leaves it out.
 
     Args:
         query: B×C, unit length.
-        key: B×C, unit length, the positives.
+        key: B×C, unit length, the positives; in MoCo without gradient, as are queue and hard negatives.
         queue: C×K, unit length, the negatives that all queries share.
         hard_negative: B×C, unit length, each query's own; none for plain MoCo.
         temperature: t, positive.
-        hard_negative_weight: rho; multiplies the hard negative's similarity.
+        hard_negative_weight: rho, 0 or more; multiplies the hard negative's similarity within the exponent, so that a
+            rho of 2 is no second copy of the term, but half its temperature.
 
     Returns:
-        The mean loss, a scalar.
+        The mean loss in nats, a scalar; log(K + 2) where all similarities are 0, log(K + 1) without a hard negative.
     """
     with torch.autocast(query.device.type, enabled=False):  # similarities of half precision would be off by 1e-3 / t
         query, key, queue = query.float(), key.float(), queue.float()
@@ -64,13 +65,13 @@ def nt_xent(
         key: B×C, unit length; key[i] is the other view of query[i]'s image.
         hard_negative: B×C, unit length, each image's own; none for plain SimCLR. Nobody else's negative.
         temperature: t, positive.
-        hard_negative_weight: rho; multiplies the hard negative's similarity.
+        hard_negative_weight: rho, as in `info_nce`.
         anchor: who meets the hard negative: queries alone, as in MoCo, or keys as well.
 
     Returns:
-        The mean over the 2B anchors, a scalar.
+        The mean over the 2B anchors in nats, a scalar.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast(query.device.type, enabled=False):  # in single precision, as `info_nce`
         z = torch.cat([query.float(), key.float()])
         logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)  # no view is told from itself
         # Queries are rows 0..B-1 and keys B..2B-1, so that a partner is half the rows away.

@@ -59,6 +59,8 @@ class MoCo(ContrastiveModel):
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
         self.groups = bn_splits * world_size()
         self.encoder_q = split_batch_norm(build_encoder(arch, dim, width), bn_splits)
+        # Drawn anew although it takes over the other's weights, as in MoCo: with a copy in its place the queue would be
+        # drawn from another point of the seeded stream, and every seed would be another run.
         key_network = split_batch_norm(build_encoder(arch, dim, width), bn_splits)
         self.encoder_k = MomentumEncoder(self.encoder_q, key_network, momentum)
         self.queue = Queue(dim, queue)
@@ -95,19 +97,29 @@ class MoCo(ContrastiveModel):
         key = self.embed_keys(views.key)
         hard_negative = None
         if views.hard_negative is not None:
+            # A pass and a shuffle of its own: joined to the keys it would change their batch statistics, and a query's
+            # hard negative is as near to the query as its key is, so that it must not share the query's group either.
             hard_negative = self.embed_keys(views.hard_negative, stream=1)
             hard_negative = hard_negative.repeat_interleave(views.hard_negative_serves, dim=0)
         loss = self.contrast(query, key, hard_negative)
-        # Only after the loss: a query's own key must not stand among its negatives.
+        # Only after the loss: a query's own key must not stand among its negatives. Keys alone: the queue stands for
+        # other images as they are, and half of it would be masked ones (so the released moco/builder.py).
         self.enqueue(key)
         return {"loss": loss}
 
     def embed(self, images: Tensor) -> Tensor:
         """Returns unit embeddings N×dim, in single precision, of the queries N×3×H×W."""
+        # Single precision first: with the 8 bits of bf16, their length would be 1 within half a percent only.
         return F.normalize(self.encoder_q(images).float(), dim=1)
 
     def contrast(self, query: Tensor, key: Tensor, hard_negative: Tensor | None = None) -> Tensor:
-        """Returns `info_nce` of embeddings B×dim against the queue as it is now."""
+        """Returns `info_nce` of embeddings B×dim against the queue as it is now, a scalar.
+
+        Args:
+            query: unit length; the only one through which a gradient flows.
+            key: unit length, of the same images in the same order.
+            hard_negative: unit length, one for each query; none for plain MoCo.
+        """
         return info_nce(
             query,
             key,

@@ -6,7 +6,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class MomentumEncoder(nn.Module):
-    """A copy of an encoder whose parameters follow it slowly: `p = m * p + (1 - m) * q`."""
+    """A copy of an encoder whose parameters follow it slowly: `p = m * p + (1 - m) * q` (MoCo, equation 2).
+
+    The queue holds keys of many steps, which can be compared only if the network that made them hardly moves.
+    """
 
     def __init__(self, encoder: nn.Module, network: nn.Module, momentum: float) -> None:
         """Starts as a copy of the encoder.
@@ -26,7 +29,9 @@ class MomentumEncoder(nn.Module):
     def update(self, encoder: nn.Module) -> None:
         """Follows the encoder's parameters by one step.
 
-        Buffers stay this network's own: its running statistics are those of the keys that it has embedded.
+        Buffers stay this network's own: its running statistics are those of the keys that it has embedded
+        (moco/builder.py `_momentum_update_key_encoder` averages parameters alone, too). Nobody reads them, as it always
+        runs in training mode, and the backbone is the query encoder's.
         """
         self._average(list(self.network.parameters()), list(encoder.parameters()), None)
 

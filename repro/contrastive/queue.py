@@ -6,7 +6,11 @@ from torch import Tensor, nn
 
 
 class Queue(nn.Module):
-    """The last K keys of all processes, first in, first out; a ring, so that no key is ever moved."""
+    """The last K keys of all processes, first in, first out; a ring, so that no key is ever moved.
+
+    Part of every checkpoint: a queue that began anew would have the network tell its keys from noise for K / batch
+    steps, and a resumed run would be another one (moco/builder.py `_dequeue_and_enqueue`).
+    """
 
     keys: Tensor
     """dim×K, a key in each column."""
@@ -21,7 +25,10 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replaces the oldest N keys by `keys`, N×dim; the same on every process."""
+        """Replaces the oldest N keys by `keys`, N×dim, unit length, N at most K.
+
+        Every process must enqueue the same keys: their queues are one, and nobody compares or sends them.
+        """
         # The position stays on the device. As a number, for a slice, it would have to be waited for at each step.
         slots = (self.position + torch.arange(len(keys), device=keys.device)) % self.keys.shape[1]
         self.keys.index_copy_(1, slots, keys.T.to(self.keys.dtype))

@@ -43,7 +43,8 @@ class SimCLR(ContrastiveModel):
             temperature: t of `nt_xent`.
             hard_negative_weight: rho of `nt_xent`.
             hard_negative_anchor: whether the query alone is told from its hard negative, or the key as well.
-            hard_negative_stopgrad: whether to embed hard negatives without a gradient.
+            hard_negative_stopgrad: whether to embed hard negatives without a gradient. By default they have one, as
+                keys have here; MoCo's have none because its momentum encoder has none.
             data_preprocessor: turns a batch of the loader into `Views`.
         """
         super().__init__(data_preprocessor=data_preprocessor)
@@ -64,7 +65,8 @@ class SimCLR(ContrastiveModel):
         Returns:
             `loss`, a scalar.
         """
-        # One view at a time, so that batch statistics are those of a view.
+        # One view at a time, so that batch statistics are those of a view: a masked one has others than a whole one,
+        # and in a joint batch each would be normalised by what the other looks like.
         embeddings = [self.embed(views.query), self.embed(views.key)]
         if views.hard_negative is not None:
             # Never switched on where a caller has switched gradients off.
@@ -80,7 +82,8 @@ class SimCLR(ContrastiveModel):
             key: embeddings of their keys.
             hard_negative: at most one tensor, the embeddings of each image's hard negative.
         """
-        # Stacked, so that one collective gathers two or three views.
+        # Stacked, so that one collective gathers two or three views. With their gradients: an embedding is a negative
+        # of every process's anchors, and each of these has a part in its gradient.
         query, key, *hard = gather_with_gradient(torch.stack([query, key, *hard_negative], 1)).unbind(1)
         return nt_xent(
             query,

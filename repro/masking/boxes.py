@@ -28,6 +28,9 @@ class Box:
             image: their height and width in pixels.
             share: side of the box as a share of the image's, 0..1.
             generator: on the device where the boxes are wanted.
+
+        Returns:
+            The boxes, each place as likely as any other, those at the image's edges included.
         """
         size = (round(image[0] * share), round(image[1] * share))
         top, left = (

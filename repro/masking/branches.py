@@ -68,6 +68,9 @@ class SaliencyMasking:
             query_foreground: B×g×g, boolean; g divides H and W. None only where `needs_query_foreground` is False.
             key_foreground: likewise, of the key.
             generator: of all that is drawn, on the batch's device.
+
+        Returns:
+            The network's inputs, B×3×H×W each; one hard negative for each `hard_negative_serves` images, or none.
         """
         # The masks are drawn from one stream: query, key, hard negative. Their order is part of what a seed means.
         strategy = self.strategy
@@ -81,6 +84,7 @@ class SaliencyMasking:
             masked_key = strategy.mask(clean_key, key, key_foreground, self.positive, generator)
         if self.hard_negative:
             assert key_foreground is not None
+            # Made of the clean key, whichever branch is masked: what it has lost is foreground alone.
             first = slice(None, None, self.hard_negative_serves)
             hard_negative = self.hard_strategy.mask(
                 clean_key[first], key[first], key_foreground[first], self.hard, generator

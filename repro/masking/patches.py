@@ -21,7 +21,7 @@ class Mode:
     ratio: tuple[float, float]
     """Range of alpha, the share of patches that are masked in each stratum; drawn uniformly for each image."""
     background: bool
-    """Whether background is masked too, at the same rate."""
+    """Whether background is masked too, at the same rate: of a positive it is, of a hard negative it is not."""
     noise_std: float
     """Standard deviation of the noise that replaces high-passed patches, in normalised units."""
 
@@ -59,7 +59,7 @@ def patch_counts(
     size = foreground.sum((-2, -1))
     share = ratio * size / cells
     if capped and fidelity.cap is Source.released:
-        share = torch.where(share >= 0.56, 0.55, share)
+        share = torch.where(share >= 0.56, 0.55, share)  # its two numbers: what lies between them passes
     front = torch.round(cells * share).long()  # halves to even, as Python's `round` in the released code
     if not mode.background:
         back = torch.zeros_like(front)
@@ -72,6 +72,7 @@ def patch_counts(
             back = torch.where(back < 0, cells - size + back, back)
     else:
         back = torch.round(cells * ratio * (1 - size / cells)).long()
+    # Only released counts leave this range: below 0, and with the cap beyond what background there is.
     front, back = front.clamp(min=0).minimum(size), back.clamp(min=0).minimum(cells - size)
     if fidelity.single_patch is Source.released:  # it skips a stratum of exactly one cell, whatever the count
         front, back = front.where(size != 1, 0), back.where(cells - size != 1, 0)
@@ -128,6 +129,7 @@ def draw_counts(
         Two tensors B, as `draw_patches` takes them.
     """
     low, high = mode.ratio
+    # One share for each image, as in the released code, and for all of its channels.
     ratio = low + (high - low) * torch.rand(len(foreground), device=foreground.device, generator=generator)
     return patch_counts(foreground, ratio, mode, fidelity, capped=capped)
 

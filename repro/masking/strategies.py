@@ -21,7 +21,7 @@ from repro.runs.sections import FidelitySettings, MaskingSettings
 FOCAL_WINDOW = 200 / 224
 """Side of a query's focal window, as a share of the view's (random_mask_hp.py:28-36)."""
 FOCAL_BOX = 130 / 224
-"""Side of a hard negative's focal box, as a share of the view's."""
+"""Side of a hard negative's focal box, as a share of the view's (random_mask_hp.py:37-38)."""
 
 
 class MaskingStrategy(Protocol):
@@ -58,7 +58,7 @@ class PatchFill(ABC):
         """Returns what stands in masked patches of views B×3×H×W: B×3×H×W, or B×3×1×1 for one colour each."""
 
     def clean(self, views: Tensor) -> Tensor:
-        """Returns the views themselves."""
+        """Returns the views themselves, B×3×H×W."""
         return views
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
@@ -69,7 +69,11 @@ class PatchFill(ABC):
 
 @dataclass(frozen=True)
 class StrongBlur(PatchFill):
-    """Shows the strongly blurred view in masked patches (random_mask_blur.py)."""
+    """Shows the strongly blurred view in masked patches (random_mask_blur.py).
+
+    The whole view is blurred, and not each patch by itself: a patch goes on from its neighbours' colours, so that the
+    mask adds hardly an edge of its own.
+    """
 
     library: FilterLibrary = FilterLibrary.torch
 
@@ -82,7 +86,7 @@ class MeanFill(PatchFill):
     """Shows the mean colour of the view in masked patches (random_mask_mean.py)."""
 
     def fill(self, views: Tensor) -> Tensor:
-        """Returns the mean of each image and channel, B×3×1×1."""
+        """Returns the mean of each image and channel, B×3×1×1; of the view before anything is masked."""
         return views.mean((-2, -1), keepdim=True)
 
 
@@ -93,6 +97,9 @@ class HighPass:
     Each image goes one of three ways: *focal* (for a query everything outside a random window, for a hard negative a
     random box, whatever the saliency), *spatial* (patches hidden in all channels alike) or *channel-wise* (patches
     drawn for each channel on its own).
+
+    The noise replaces what was there. Its strength is of the order of a high-passed photograph's own contrast, so that
+    a mask's border stands out less than a constant's would.
     """
 
     fidelity: FidelitySettings = field(default_factory=FidelitySettings)
@@ -105,7 +112,7 @@ class HighPass:
     library: FilterLibrary = FilterLibrary.torch
 
     def clean(self, views: Tensor) -> Tensor:
-        """Returns the high-passed views."""
+        """Returns the high-passed views, B×3×H×W."""
         return high_pass(views, self.library)
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Views:
-    """The network's inputs for one batch."""
+    """The network's inputs for one batch, normalised, and high-passed where the strategy does so."""
 
     query: Tensor
     """B×3×H×W."""

@@ -149,7 +149,8 @@ FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
     ),
     Framework.supervised: FrameworkEntry(
         title="Supervised",
-        # torchvision's reference recipe: random crops and flips, a tenth of the rate at 30, 60 and 90 of 100 epochs.
+        # torchvision's reference recipe: random crops and flips, a tenth of the rate every 30 epochs. It ends at 90;
+        # the ten epochs more are at a thousandth of the rate.
         recipe={
             "optimization": {
                 "epochs": 100,

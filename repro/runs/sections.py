@@ -174,7 +174,8 @@ class FidelitySettings:
     released is shared over the batch of a process.
 
     Without a switch: a map without contrast is all foreground (`repro.saliency.scda.foreground`); in the released code
-    rounding decides.
+    rounding decides. And running statistics are the mean over all groups (`repro.contrastive.batch_norm`); a released
+    checkpoint has those of its first GPU.
     """
 
     saliency_map: Source = Source.paper  # B1: each row of the map sorted

@@ -24,7 +24,7 @@ def crop_maps(maps: Tensor, boxes: Tensor, sizes: Tensor, flips: Tensor, grid: i
             are weighted by a triangle around its centre, see `SMOOTHING`.
 
     Returns:
-        B×grid×grid, on the maps' device.
+        B×grid×grid, on the maps' device, in the maps' units: each cell is a weighted mean of theirs.
     """
     cells = maps.shape[-1]
     # Of rows and of columns alike, B×2: where a view begins, and how far apart its cells are, in cells of the map.

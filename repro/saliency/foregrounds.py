@@ -59,6 +59,8 @@ class ByView:
 
     def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
         """Returns the foreground, see `Foregrounds`."""
+        # The view as it is, jittered and blurred (released main_moco.py:344), and before the high-pass filter:
+        # the localizer was trained on photographs.
         return foreground(self.localizer(views), self.relax, self.row_sorted)
 
 

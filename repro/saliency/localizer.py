@@ -78,7 +78,11 @@ class Localizer(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> Tensor:
-        """Returns activations B×D×h×w of square views B×3×S×S, normalised by ImageNet's mean and std."""
+        """Returns activations B×D×h×w of square views B×3×S×S, normalised by ImageNet's mean and std.
+
+        In the training's precision: a whole network is run here, and its activations are summed in single precision
+        afterwards (`repro.saliency.scda`).
+        """
         if views.shape[-1] < MIN_GRID * STRIDE:
             views = F.interpolate(views, size=(MIN_GRID * STRIDE,) * 2, mode="bilinear")
         return self.network((views * self.scale + self.shift).contiguous(memory_format=torch.channels_last))

@@ -31,6 +31,10 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
         seed: seed of random weights; the same one gives the same network in every process.
         sha256: hex digits of the hash of the checkpoint's content; empty where it is not known.
 
+    Returns:
+        The network up to its last stage, frozen. With the paper's weights it has seen the labels of ImageNet-1K, those
+        of ImageNet-100 among them (`docs/fidelity.md`, B17).
+
     Raises:
         UserError: an unknown network or weights, or weights that cannot be had here or are not those of the hash.
     """

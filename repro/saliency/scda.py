@@ -1,7 +1,8 @@
 """SCDA with the paper's relaxed constraint: which cells of an activation map show the object.
 
-Section 3.2 of the paper: the activations of the last stage are summed over channels, and a cell of the grid is
-foreground where the sum is not below its mean by more than `relax` standard deviations.
+The activations of the last stage are summed over channels (the authors' poster has their mean, which gives the same
+cells), and a cell of the grid is foreground where the sum is not below its mean by more than `relax` standard
+deviations.
 """
 
 from torch import Tensor
@@ -21,8 +22,8 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
     """Returns the cells that show the object, by SCDA with the paper's relaxed constraint.
 
     A cell is foreground where `A >= mean(A) - relax * std(A)`, A being the activations summed over channels and std the
-    population's (paper section 3.2; poster; released Dataset/localize.py:53-60). Without the largest-component step of
-    the original SCDA, as in the paper.
+    population's (the authors' poster; released Dataset/localize.py:53-60). Without the largest-component step of the
+    original SCDA, as in the released code.
 
     Args:
         activations: B×D×h×w, of a frozen network.
@@ -37,7 +38,7 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
     """
     cells = summed(activations)
     mean = cells.mean((1, 2), keepdim=True)
-    std = cells.std((1, 2), correction=0, keepdim=True)
-    if row_sorted:
+    std = cells.std((1, 2), correction=0, keepdim=True)  # the population's, as numpy's is in the released code
+    if row_sorted:  # neither mean nor deviation changes, so that as many cells are foreground, in each row, too
         cells = cells.sort(-1).values
     return cells >= mean - relax * std

@@ -51,6 +51,9 @@ def changed(mask: Mask, source: SaliencySource, index: int) -> Mask:
         mask: S×S, with at least one pixel.
         source: which change, and by how many cells of the image.
         index: of the image, which has a direction of its own to be shifted into.
+
+    Returns:
+        S×S, with at least one pixel too.
     """
     from scipy.ndimage import distance_transform_edt  # takes a while, and few runs have true maps
 
@@ -61,6 +64,8 @@ def changed(mask: Mask, source: SaliencySource, index: int) -> Mask:
         depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]  # the image's edge is an edge of the object
         return np.asarray(depth > min(pixels, depth.max() / 2))
     if source.kind is SourceKind.shifted:
+        # Seed 0 whatever the run's: all runs read one file of maps. What leaves the image at one border comes back at
+        # the other, so that a shift changes where the foreground is and not how large.
         angle = stream(0, Purpose.localizer, index).uniform(0, 2 * np.pi)
         return np.roll(mask, (round(pixels * np.sin(angle)), round(pixels * np.cos(angle))), (0, 1))
     return mask

@@ -96,9 +96,17 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
 
 
 def spread(pictures: Tensor, rows: int, step: int) -> Tensor:
-    """Puts pictures N×3×H×W into rows 0, step, 2·step and so on of B white ones, B×3×H×W.
+    """Puts pictures into rows 0, step, 2·step and so on of a column of white ones.
 
     The released code makes one hard negative for a whole group of images; it belongs beside the group's first.
+
+    Args:
+        pictures: N×3×H×W.
+        rows: B, of which every `step`-th takes a picture: N is B / step, rounded up.
+        step: images of a group.
+
+    Returns:
+        B×3×H×W.
     """
     sheet = pictures.new_ones(rows, *pictures.shape[1:])
     sheet[::step] = pictures

@@ -291,7 +291,11 @@ class MetricsFile(BaseVisBackend):
         return self
 
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any) -> None:
-        """Appends the scalars of a step as one line; what is no number is left out."""
+        """Appends the scalars of a step as one line; what is no number is left out.
+
+        Raises:
+            UserError: the file cannot be written to, or the disk is full.
+        """
         values = {k: float(v) for k, v in scalar_dict.items() if isinstance(v, int | float | Tensor) and k != "step"}
         try:
             with self.path.open("a", encoding="utf-8") as file:

@@ -62,6 +62,9 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
         images: to train on.
         device: where the model goes.
 
+    Returns:
+        The learner, its model on the device with the weights that the run's seed gives.
+
     Raises:
         UserError: the run is of a kind that only `baselines` knows, or does not fit the data, the localizer or the
             number of processes.
@@ -79,7 +82,8 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     with seeded_weights(run.seed):
         model = build_model(run, maker).to(device)
     lay_out_network(model, channels_last=run.machine.channels_last)
-    # The encoder's parameters alone: what else a framework holds, such as MoCo's key encoder, is not learned.
+    # The encoder's parameters alone: what else a framework holds, such as MoCo's key encoder, is not learned. All of
+    # them decay, biases and norms too, as in main_moco.py; LARS makes its own exception.
     optimizer = build_optimizer(model.encoder.parameters(), run.optimization)
     return Learner(
         model=model,
@@ -112,6 +116,9 @@ def build_view_maker(run: Run, device: torch.device, images: Images | None = Non
         run: whose views are made.
         device: where they are made.
         images: that they are made of; needed only where the localizer sees whole images, which it does here.
+
+    Returns:
+        What turns a batch of the loader into the network's inputs, on the device.
 
     Raises:
         UserError: the localizer cannot be had, or the grid does not divide the crop.

@@ -105,6 +105,8 @@ class RandomViews(Dataset[dict[str, Any]]):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, index = item
+        # One stream for each image and epoch, from which its views are drawn one after the other: whatever worker, rank
+        # or attempt comes to the image gives it the same views, and no draw of an image moves another's.
         rng = stream(self.seed, Purpose.view, epoch, index)
         image, label = self._read(index)
         height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)

@@ -210,6 +210,9 @@ def exploded(step: int, norm: float, first: float) -> list[Symptom]:
         step: Steps made.
         norm: Of the weights now.
         first: Of the weights at the beginning.
+
+    Returns:
+        One symptom, or none.
     """
     if norm <= EXPLODED * first:  # false of NaN, which is named as well
         return []
@@ -224,6 +227,9 @@ def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: fl
         numbers: What `look` returns; may be empty.
         loss: The mean loss at the end of the epoch.
         guess: The loss of a guess; None where that is unknown.
+
+    Returns:
+        A symptom of each kind that shows.
     """
     symptoms: list[Symptom] = []
     if step < SETTLED:

@@ -16,7 +16,15 @@ WARMUP_START = 1e-4
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizationSettings) -> torch.optim.Optimizer:
-    """Builds the optimizer that the settings name, over `parameters`."""
+    """Builds the optimizer that the settings name.
+
+    SGD as in MoCo: weight decay on all parameters, and the rate as it is set, whatever the batch (released
+    main_moco.py). LARS see `build_lars`.
+
+    Args:
+        parameters: what to train.
+        settings: optimizer, rate, momentum, weight decay.
+    """
     if settings.optimizer is Optimizer.lars:
         return build_lars(parameters, settings.lr, settings.momentum, settings.weight_decay, settings.lars_eta)
     return torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
@@ -36,6 +44,9 @@ def build_lars(
         momentum: of SGD.
         weight_decay: wd.
         eta: trust coefficient.
+
+    Returns:
+        The optimizer, with a group of matrices and kernels and one of what has one dimension, where there are such.
     """
     trainable = list(parameters)  # read twice
     groups: list[dict[str, Any]] = [
@@ -64,7 +75,8 @@ def build_schedulers(
     """
     by_epoch = settings.interval is Interval.epoch
     total = settings.epochs * (1 if by_epoch else steps_per_epoch)
-    # At least one step of the total is left to what follows the warm-up.
+    # By epochs the cosine is MoCo's staircase, `lr * (1 + cos(pi * epoch / epochs)) / 2`: it would reach 0 one epoch
+    # after the last. At least one step of the total is left to what follows the warm-up.
     warmup = min(round(settings.warmup_share * total), total - 1)
     warmup = warmup if warmup > 1 else 0  # a rise needs two points
     schedulers: list[_ParamScheduler] = []

@@ -48,7 +48,13 @@ class Bf16OptimWrapper(OptimWrapper):
 
 
 def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, device: torch.device) -> OptimWrapper:
-    """Returns the optimizer in mmengine's wrapper for this precision; fp16 comes with a loss scaler."""
+    """Returns the optimizer in mmengine's wrapper for this precision; fp16 comes with a loss scaler.
+
+    Args:
+        optimizer: of weights in single precision, whatever the passes are in.
+        precision: of the forward and backward pass.
+        device: of the model.
+    """
     if precision is Precision.fp32:
         return OptimWrapper(optimizer)
     if precision is Precision.bf16:
@@ -59,6 +65,12 @@ def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, devic
 def wrap_optimizers(
     optimizers: Mapping[str, torch.optim.Optimizer], precision: Precision, device: torch.device
 ) -> OptimWrapper:
-    """Returns what a model's `train_step` is given: one optimizer's wrapper, or an `OptimWrapperDict` of several."""
+    """Returns what a model's `train_step` is given: one optimizer's wrapper, or an `OptimWrapperDict` of several.
+
+    Args:
+        optimizers: by name; each has a loss scaler of its own where there is one.
+        precision: of all forward and backward passes.
+        device: of the model.
+    """
     wrappers = {name: wrap_optimizer(optimizer, precision, device) for name, optimizer in optimizers.items()}
     return OptimWrapperDict(**wrappers) if len(wrappers) > 1 else next(iter(wrappers.values()))

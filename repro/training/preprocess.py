@@ -159,7 +159,7 @@ class ViewMaker(Augmenter):
         """Returns every stage that a batch goes through, with the foreground of both views; the gallery shows them."""
         return self._stages(batch, every_foreground=True)
 
-    @torch.no_grad()
+    @torch.no_grad()  # views are data: nothing is learned on the way to them, the localizer least of all
     def _stages(self, batch: dict[str, Any], *, every_foreground: bool) -> Stages:
         # mmengine calls a preprocessor under the autocast of the training. Filters and noise of half precision would be
         # off by as much as what they leave: only networks run in it.
@@ -168,6 +168,7 @@ class ViewMaker(Augmenter):
             normal_query, normal_key = (self.normalise(view) for view in (query, key))
         if self.masking is None or self.foregrounds is None or self.hard_foregrounds is None:
             return Stages(query, key, None, None, self._lay_out(Views(normal_query, normal_key)))
+        # Outside of the block above, in the training's precision: the localizer is a network, too.
         query_foreground = key_foreground = None
         if every_foreground or self.masking.needs_query_foreground:
             query_foreground = self.foregrounds(normal_query, batch, "query")

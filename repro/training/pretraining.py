@@ -182,6 +182,11 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
 
     Whatever can be refused cheaply is refused here, before anything is built.
 
+    Args:
+        run: whose batch, seed and precision count.
+        images: to train on.
+        device: this process's.
+
     Raises:
         UserError: batch or precision do not fit the data, the device or the number of processes.
     """
@@ -207,6 +212,14 @@ def _wandb_files(run: Run, folder: RunFolder) -> WandbFiles:
 def with_resident_images(learner: Learner, run: Run, device: torch.device) -> Learner:
     """Moves a learner's images into the device's memory, and lets its views be cropped there.
 
+    Args:
+        learner: its data set is not changed; its data preprocessor is.
+        run: how many processes decode, and a name for the error.
+        device: where the images go.
+
+    Returns:
+        The learner with a data set that hands out draws alone.
+
     Raises:
         UserError: they do not fit, or the learner does not see random views.
     """
@@ -222,6 +235,13 @@ def build_training(
     run: Run, folder: RunFolder, learner: Learner, batches: EpochBatches, device: torch.device
 ) -> Training:
     """Puts together the training that mmengine's Runner drives.
+
+    Args:
+        run: what is trained, and how.
+        folder: the run's, which takes checkpoints, metrics, logs and gallery.
+        learner: its model is on the device.
+        batches: which images each step sees.
+        device: this process's.
 
     Raises:
         UserError: the images are to lie on the device, and do not fit or cannot be cropped there.

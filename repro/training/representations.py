@@ -91,5 +91,8 @@ def guess_loss(negatives: int, *, hard_negative: bool) -> float:
     Args:
         negatives: Negatives of each query, the hard one left out.
         hard_negative: Whether there is one.
+
+    Returns:
+        Its logarithm in nats, as a guess among equals: the positive, the negatives and the hard one.
     """
     return math.log(1 + negatives + hard_negative)

@@ -87,6 +87,9 @@ class ResidentImages:
             device: where they go.
             workers: decoding processes of this rank; with 0 it decodes by itself.
 
+        Returns:
+            The images, the same bytes on every rank.
+
         Raises:
             UserError: an image is broken, or they do not fit into the device's memory.
         """
@@ -147,6 +150,7 @@ class ResidentImages:
             # Rounded up, so that few shapes come up.
             side = -(-longest[start] // WINDOW_STEP) * WINDOW_STEP if longest else self.largest_box
             side = min(side, self.largest_box)
+            # Three colours of four bytes each: `resample` computes in single precision.
             count = min(max(1, WINDOW_BYTES // (12 * side**2)), len(boxes) - start)
             yield count, side
             start += count

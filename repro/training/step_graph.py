@@ -88,6 +88,8 @@ class StepGraph:
         """Captures a step without making it."""
         self._batch = {name: value.to("cuda") for name, value in batch.items()}
         graph = torch.cuda.CUDAGraph()
+        # Captured kernels read a generator's seed and place from memory, which the graph fills before each replay,
+        # but only for generators that it was told of.
         for generator in self.preprocessor.before_capture():
             graph.register_generator_state(generator)
         # Without gradients of earlier steps a captured backward pass writes them anew instead of adding them up, into
