@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from run_samples import begun, finished
-from table_samples import frame_of, rows_of
+from table_samples import frame_of, markdown_rows, rows_of
 from training_samples import salmask
 
 from baselines import resolve
@@ -15,6 +15,7 @@ from repro.runs.records import append, read
 from results.collect import collect_runs
 from results.commands import show_tables
 from results.formats import markdown
+from results.report import whole_table
 from results.runs import find_runs
 from results.selection import measured_task
 from results.tables import render
@@ -59,6 +60,21 @@ def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path
         lines = [line for line in text.splitlines() if "5.00 (1)" in line]
         assert [("untrained network (MoCo v2)" in line) for line in lines] == [True] * (task == "linear")
     assert "60.50 ± 0.71 (2)" in salmask("explain", "table1:mocov2:imagenet100", "--runs", str(tmp_path)).out
+
+
+def test_untrained_networks_stand_in_for_no_trained_ones_by_another_evaluation(tmp_path: Path) -> None:
+    """The report showed them as runs of MoCo v2, and an empty cell said that there was a number by another one."""
+    finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, optimization__lr=1e-9)
+    ours = finished(tmp_path, "mocov2+ours-hp", 0, {("imagenet100", "top1"): 60.0})
+    runs = find_runs([tmp_path], resolve)
+    cells = markdown_rows(render("table1", collect_runs(runs), runs=runs, references=True))
+    assert cells["MoCo v2"][1] == "not run"
+    assert cells["untrained network (MoCo v2)"][1] == "5.00 (1)"
+    rows = read(ours.results)[0]
+    ours.results.unlink()
+    append(ours.results, [replace(row, task="knn", protocol="knn-v1") for row in rows])
+    table = whole_table("table1", runs, collect_runs(runs))
+    assert table.title.endswith("as published. No linear evaluation of its rows yet.")
 
 
 def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
