@@ -28,7 +28,7 @@ from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
 from results.runs import RunRecord, code_label
-from results.selection import judged_by, judged_task, measured_tasks, refuse_unknown
+from results.selection import asked_of, judged_by, judged_task, measured_tasks, refuse_unknown
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
 from results.verdict_tables import letters
@@ -199,7 +199,7 @@ def whole_table(
     lack = "Nothing was run for it yet."
     if frame is not None:
         paper = published(name)
-        task, metric = (task, metric) if paper.task else ("", "")  # detection has its own
+        task, metric = asked_of(paper, task, metric)
         table = render(name, frame, runs=runs, rows="all", references=True, task=task, metric=metric)
         if (table.records["n"] > 0).any():
             return table

@@ -12,13 +12,16 @@ from training_samples import salmask
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.records import append, read
+from results.claims import judge
 from results.collect import collect_runs
 from results.commands import show_tables
+from results.forest import effects
 from results.formats import markdown
 from results.report import whole_table
 from results.runs import find_runs
-from results.selection import measured_task
+from results.selection import judged_task, measured_task
 from results.tables import render
+from results.verdict_frame import as_frame
 
 
 def test_a_table_is_made_of_the_task_that_was_measured() -> None:
@@ -75,6 +78,29 @@ def test_untrained_networks_stand_in_for_no_trained_ones_by_another_evaluation(t
     append(ours.results, [replace(row, task="knn", protocol="knn-v1") for row in rows])
     table = whole_table("table1", runs, collect_runs(runs))
     assert table.title.endswith("as published. No linear evaluation of its rows yet.")
+
+
+def test_runs_are_judged_by_linear_probes_where_any_trained_network_has_one() -> None:
+    """Also where it is a row of Table 3, and where it is asked for by its name, which was said to be another one."""
+    both = frame_of(*rows_of(task="knn"), *rows_of("mocov2+ours-hp@key-no-hard-negative"))
+    assert [judged_task(both), judged_task(both, "linear"), judged_task(both, "knn")] == ["", "", "knn"]
+
+
+def test_detection_is_judged_whichever_evaluation_stands_in_for_linear_probes() -> None:
+    """Of kNN and detection, all that was said of detection was "not run", beside its numbers in Table 2."""
+    detected = {"task": "coco", "dataset": "coco", "metric": "bbox_AP", "protocol": "coco-mrcnn-c4-2x-v1"}
+    frame = frame_of(
+        *(
+            row
+            for changes in ({"task": "knn"}, detected)
+            for gain, method in enumerate(("mocov2", "mocov2+ours-hp"))
+            for row in rows_of(method, (38.0 + gain, 38.5 + gain, 39.3), **changes)
+        )
+    )
+    task = judged_task(frame)
+    assert task == "knn"
+    assert set(as_frame(judge(frame, task=task)).query("n == 3")["metric"]) == {"top1", "bbox_AP"}
+    assert len(effects(frame, task=task)) == 2
 
 
 def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
