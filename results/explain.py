@@ -124,8 +124,11 @@ def _shown_by(address: CellAddress, frame: pd.DataFrame) -> dict[str, str]:
 def _require_known(address: CellAddress, frame: pd.DataFrame | None, datasets_measured: Iterable[str]) -> None:
     """Raises a UserError where neither table nor results have the cell's data set, or its metric."""
     table = address.table
-    of_task = pd.DataFrame() if frame is None else frame[frame["task"] == table.task] if table.task else frame
-    measured = {name: list(map(str, of_task[name].unique())) if len(of_task) else [] for name in ("dataset", "metric")}
+    if frame is None:
+        of_table = pd.DataFrame(columns=["dataset", "metric"])
+    else:
+        of_table = frame[frame["task"] == table.task] if table.task else select_results(frame, table, "")
+    measured = {name: list(map(str, of_table[name].unique())) for name in ("dataset", "metric")}
     datasets = dict.fromkeys([*(group.dataset for group in table.groups), *measured["dataset"], *datasets_measured])
     if address.dataset not in datasets:
         raise UserError(

@@ -77,6 +77,7 @@ def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -
         ("table1:mocov2:foo", "one of imagenet100, caltech101, flowers102, scenes$"),
         ("table1:mocov2:imagenet100:top", "no metric 'top' in table1"),
         ("table2:mocov2:coco:box_AP50", "did you mean 'bbox_AP50'"),
+        ("table2:mocov2:imagenet100", "no data set 'imagenet100' in table2"),  # classified, and never detected on
     ],
 )
 def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, message: str) -> None:
