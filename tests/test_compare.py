@@ -72,6 +72,8 @@ def test_half_of_the_runs_are_not_most_of_them(tmp_path: Path) -> None:
     # Of two runs each 2 : 0, 2 : 1, 1 : 1 and 0 : 1 are right: only of the first image neither side is in halves.
     assert comparison.flips["image"].tolist() == [0]
     assert comparison.flips["right"].tolist() == ["first"]
+    told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
+    assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (by most seeds)." in told
 
 
 def test_the_published_difference_is_tested_where_all_is_the_papers(root: Path) -> None:
