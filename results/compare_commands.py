@@ -68,13 +68,9 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
         with doing("reading runs"):
             from results.collect import collect_runs
             from results.compare import compare as compare_all
-            from results.compare import select
 
             roots = roots_of(runs)
             records = find_runs(roots, recipe)
-            sides = [{run.path for run in select(records, word)} for word in (first, second)]
-            if sides[0] == sides[1]:
-                raise UserError(f"{first} and {second}: both sides are the same runs", mend="name two")
             frame = collect_runs(records, listed(roots), every_folder=True)
             OPENING.say(f"comparing {first} with {second}")
             comparisons = compare_all(frame, records, first, second, task=task, metric=metric)
