@@ -119,6 +119,9 @@ def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
     folder = begun(tmp_path / "s", run)
     (row,) = rows_of(task="knn", protocol="knn-v1", run_id=run.id)
     append(folder.results, [row])
+    folder.gallery.mkdir()
+    for name in ("masks.jpg", ".masks.png.part"):  # as recorded runs have it, and what a kill left
+        (folder.gallery / name).touch()
     console = Console(record=True, width=200)
     show_tables(("table1", "table2"), tmp_path / "s", console, resolve)
     shown = console.export_text()
@@ -126,3 +129,4 @@ def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
     assert "by knn" in shown
     assert "no table2: nothing of what was measured (knn) stands in it" in shown
     assert {path.stem for path in (tmp_path / "s" / "tables").iterdir()} == {"table1"}
+    assert [line for line in shown.splitlines() if "masks" in line] == [f"  {folder.gallery / 'masks.jpg'}"]
