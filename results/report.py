@@ -227,9 +227,8 @@ def _plots(
 ) -> tuple[list[Picture], list[str]]:
     """Returns the plots, and of each that cannot be drawn what is missing for it."""
     pictures, left_out = [], []
-    light, dark = (
-        Material(runs, frame, theme, task, metric) for theme in ("light", "dark")
-    )  # the browser chooses, by its user's theme
+    light = Material(runs, frame, "light", task, metric)
+    dark = replace(light, theme="dark")  # of the same tables, worked out once; the browser chooses by its user's theme
     for name, plot in PLOTS.items():
         if name == "gallery":
             continue  # the page shows the galleries themselves
