@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from repro.errors import UserError, one_line
-from repro.files import new_folder
+from repro.files import new_folder, reading
 
 NEEDED = ("run.yaml", "provenance.json", "results.jsonl")
 """Files without which a run is not finished."""
@@ -28,6 +28,9 @@ KEPT = (*NEEDED, "status*.json", "metrics.jsonl", "health.json", "foregrounds.js
 
 LOG_LINES = 30
 """Lines kept of the end of a log, which hold the last losses and how the run ended."""
+
+DAMAGED = "put the run's own file in its place, or take the run out of the folder"
+"""What to do about a file that cannot be read."""
 
 GALLERY_PIXELS = 640
 """The most pixels of a kept gallery across; it may be twice as high."""
@@ -73,16 +76,26 @@ def copy_runs(runs: Sequence[Path], target: Path) -> None:
         copy = target / method / run.name
         copy.mkdir(parents=True)
         for path in (path for pattern in KEPT for path in run.glob(pattern)):
-            (copy / path.name).write_text(without_machine(path.read_text()))
+            (copy / path.name).write_text(without_machine(text_of(path)))
         if (run / "predictions").is_dir():
             shutil.copytree(run / "predictions", copy / "predictions")
         for metrics in run.glob("probes/*/metrics.jsonl"):
             (copy / "probes" / metrics.parent.name).mkdir(parents=True)
-            (copy / metrics.relative_to(run)).write_text(metrics.read_text())
+            (copy / metrics.relative_to(run)).write_text(text_of(metrics))
         keep_log(run, copy)
         if method not in methods_with_gallery:
             methods_with_gallery.add(method)
             keep_gallery(run, copy)
+
+
+def text_of(path: Path) -> str:
+    """Returns what stands in a file of a run.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    with reading(path, DAMAGED):
+        return path.read_text()
 
 
 def without_machine(text: str) -> str:
@@ -103,7 +116,7 @@ def keep_log(run: Path, copy: Path) -> None:
 def keep_gallery(run: Path, copy: Path) -> None:
     """Copies a run folder's gallery, if it has one, as a small JPEG."""
     for path in sorted((run / "gallery").glob("*.png"))[:1]:
-        with Image.open(path) as picture:
+        with reading(path, DAMAGED), Image.open(path) as picture:
             thumbnail = picture.convert("RGB")
         thumbnail.thumbnail((GALLERY_PIXELS, 2 * GALLERY_PIXELS))
         (copy / "gallery").mkdir()

@@ -58,7 +58,7 @@ class ColumnPredictions:
         """
         self._where = "|".join(column.key)
         self._named: dict[tuple[str, str, int], tuple[Path, FileReference, float]] = {}
-        named = results[results["predictions"].astype(str) != ""] if "predictions" in results else results[:0]
+        named = results[results["predictions"].astype(str) != ""]
         if named.empty:
             return
         names = ("method", "metric", "seed", "path", "predictions", "predictions_sha256", "value")

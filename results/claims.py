@@ -165,8 +165,8 @@ def judge(
             judge alone, beside predictions too: a pair by its own seeds, and of images nobody knows what the other rows
             say.
         task: Another evaluation than the paper's, `logistic` or `knn`, by which the rows of Tables 1 and 3 are
-            compared; empty: the paper's, and detection.
-        metric: Another measure of Tables 1 and 3 than their first, `top5` for one; then detection is left out.
+            compared; empty: the paper's. Detection is judged by its own in any case.
+        metric: Another measure of Tables 1 and 3 than their first, `top5` for one.
 
     Returns:
         One verdict for each question and column of ours, by table and then in the order of the questions; a question

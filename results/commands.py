@@ -121,7 +121,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
             content = render(name, frame, runs=runs, task=task, references=has_both(frame))
             _print_table(content, console)
             _write_table(content, sweep_folder / "tables", console)
-    for gallery in sorted(sweep_folder.glob("*/*/gallery/[!.]*.png")):
+    for gallery in (gallery for run in runs for gallery in run.galleries):
         console.print(f"  {gallery}", soft_wrap=True, highlight=False)
 
 

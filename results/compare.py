@@ -105,11 +105,11 @@ def compare(
         runs: The run folders at hand.
         first: A method, `SWEEP/METHOD`, a sweep, a run's folder, name or id.
         second: The same; of two sweeps each method is compared with itself.
-        task: Which evaluation; by default linear where both have it, else all that both have.
+        task: Which evaluation; by default linear where both have the measure by it, else all by which both have it.
         metric: Which measure; by default the task's first.
 
     Raises:
-        UserError: Nothing goes by such a name, both have nothing in common, or runs exclude each other.
+        UserError: Nothing goes by such a name, both have nothing in common or share a run, or runs exclude each other.
     """
     words = (first, second)
     sides = [select(runs, word) for word in words]
@@ -120,19 +120,28 @@ def compare(
         pairs = [(method, method) for method in methods[0] if method in methods[1]]
     comparisons = []
     for pair in pairs:
-        of_first, of_second = (
-            SideRows.of(frame, _of_method(side, method), word)
-            for side, method, word in zip(sides, pair, words, strict=True)
-        )
+        of_sides = [_of_method(side, method) for side, method in zip(sides, pair, strict=True)]
+        _refuse_shared(of_sides[0], of_sides[1], words)
+        of_first, of_second = (SideRows.of(frame, runs, word) for runs, word in zip(of_sides, words, strict=True))
         comparisons += _of_pair(of_first, of_second, task, metric)
     if not comparisons:
-        measured = sorted(set(frame["task"].astype(str))) if task else sorted(set(frame["metric"].astype(str)))
-        what = f" by {task}" if task else ""
+        rows = frame[frame["task"] == task] if task else frame
+        others = rows["metric"] if metric and len(rows) else frame["task"]
         raise UserError(
-            f"{first} and {second} have no measurement{what} in common",
-            mend=f"evaluate both alike, or ask for another of {', '.join(measured)}",
+            f"{first} and {second} have no {metric or 'measurement'}{f' by {task}' if task else ''} in common",
+            mend=f"evaluate both alike, or ask for another of {', '.join(sorted(set(others.astype(str))))}",
         )
     return comparisons
+
+
+def _refuse_shared(first: Sequence[RunRecord], second: Sequence[RunRecord], words: tuple[str, str]) -> None:
+    """Raises a UserError where a run stands on both sides: the tests take the two for runs of their own."""
+    of_second = {run.path for run in second}
+    shared = [run.name for run in first if run.path in of_second]
+    if shared:
+        every = len(shared) == len(first) == len(second)
+        what = "are the same runs" if every else f"have {shared[0]}"
+        raise UserError(f"{' and '.join(words)}: both sides {what}", mend="name two")
 
 
 def select(runs: Sequence[RunRecord], word: str) -> list[RunRecord]:
@@ -165,6 +174,8 @@ def _of_method(runs: Sequence[RunRecord], method: str) -> list[RunRecord]:
 
 def _of_pair(first: SideRows, second: SideRows, task: str, metric: str) -> list[HeadToHead]:
     """Compares two methods' runs in every column that both have."""
+    if metric:
+        first, second = first.by_metric(metric), second.by_metric(metric)
     shared = first.tasks & second.tasks
     wanted = {task} if task else ({USUAL_TASK} if USUAL_TASK in shared else shared)
     first, second = first.by_tasks(wanted), second.by_tasks(wanted)
@@ -172,9 +183,9 @@ def _of_pair(first: SideRows, second: SideRows, task: str, metric: str) -> list[
     comparisons = []
     for column in (column for column in first.columns if column in columns_of_second):
         here = first.in_column(column), second.in_column(column)
-        chosen = metric or next((name for name in here[0].metrics if name in here[1].metrics), "")
-        measured = [of_side.by_metric(chosen) for of_side in here]
-        if all(len(of_side.rows) for of_side in measured):
+        chosen = next((name for name in here[0].metrics if name in here[1].metrics), None)
+        if chosen is not None:
+            measured = [of_side.by_metric(chosen) for of_side in here]
             for of_side in measured:
                 refuse_mixed(of_side.rows, _ONE_SIDE, mend=_NARROWER)
             comparisons.append(_compare(measured[0], measured[1], column, chosen))

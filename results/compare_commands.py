@@ -9,12 +9,13 @@ import typer
 from repro.console import AsJson
 from repro.errors import UserError
 from repro.progress import OPENING, doing
+from repro.quantities import counted
 from repro.runs.labels import label
 from repro.runs.run import Run
 from repro.terminal import Console, say_json
 from repro.text_tables import TextTable, print_table
 from results.gathering import Roots, roots_of, warn
-from results.paired import p_text
+from results.paired import LEVEL, p_text
 from results.row_comparison import Recipe
 from results.runs import find_runs, listed
 
@@ -67,13 +68,9 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
         with doing("reading runs"):
             from results.collect import collect_runs
             from results.compare import compare as compare_all
-            from results.compare import select
 
             roots = roots_of(runs)
             records = find_runs(roots, recipe)
-            sides = [{run.path for run in select(records, word)} for word in (first, second)]
-            if sides[0] == sides[1]:
-                raise UserError(f"{first} and {second}: both sides are the same runs", mend="name two")
             frame = collect_runs(records, listed(roots), every_folder=True)
             OPENING.say(f"comparing {first} with {second}")
             comparisons = compare_all(frame, records, first, second, task=task, metric=metric)
@@ -166,7 +163,7 @@ def summary_lines(
     ]
     p = comparison.p_of_equivalence
     if comparison.published is not None and p is not None:
-        outcome = "equivalent" if p < 0.05 else "not shown to be equivalent"
+        outcome = "equivalent" if p < LEVEL else "not shown to be equivalent"
         lines.append(("published", f"{comparison.published:+.2f}; ±{margin():g}: {outcome}, TOST p {p_text(p, 4)}"))
     return [*lines, ("by", basis(comparison))]
 
@@ -184,7 +181,7 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         for row in few.to_dict("records")
     ]
     flipped = [
-        f"{comparison.images_that_flip(position)} images only {side.name} gets right"
+        f"{counted(comparison.images_that_flip(position), 'image')} only {side.name} gets right"
         for position, side in comparison.sides.items()
         if len(comparison.flips)
     ]
@@ -232,7 +229,8 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
                 "sides": [
                     {
                         "title": spelt(side),
-                        "count": comparison.images_that_flip(position),
+                        "count": (count := comparison.images_that_flip(position)),
+                        "images": counted(count, "image"),
                         "flips": [flip for flip in pictured if flip["right"] == position],
                         "is_first": position == "first",
                     }

@@ -28,8 +28,7 @@ def curves(material: Material) -> Figure:
     courses = [course for course in courses if course[2]]  # no empty panel before the first probe
     if not courses:
         raise NothingToDrawError("no run has metrics yet", mend="start one")
-    names = len({name for _, _, series in courses for name in series})
-    figure, grid = panels(len(courses), 3.0, room=0.5 + 0.09 * names)
+    figure, grid = panels(len(courses), 3.0)
     for axes, (title, steps_of, series) in zip(grid, courses, strict=True):
         for (name, method), runs in sorted(series.items()):
             steps, values = _aligned(list(runs.values()))

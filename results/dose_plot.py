@@ -32,7 +32,7 @@ def saliency_dose(material: Material) -> Figure:
             "objects",
             mend="salmask sweep saliency-dose",
         )
-    figure, grid = panels(len(drawn), 3.4, room=0.8)
+    figure, grid = panels(len(drawn), 3.4)
     for axes, panel in zip(grid, drawn, strict=True):
         slopes = []
         for role, (marker, colour) in LOOKS.items():

@@ -10,6 +10,7 @@ import pandas as pd
 from repro.errors import UserError, nearest
 from repro.quantities import duration_text
 from repro.runs.departures import value_text
+from repro.runs.detection import DETECTION_TASKS
 from repro.runs.status import Status
 from results.absence import BegunRun, lacking_a_number, measured_otherwise, reason
 from results.cells import summary
@@ -124,19 +125,21 @@ def _shown_by(address: CellAddress, frame: pd.DataFrame) -> dict[str, str]:
 def _require_known(address: CellAddress, frame: pd.DataFrame | None, datasets_measured: Iterable[str]) -> None:
     """Raises a UserError where neither table nor results have the cell's data set, or its metric."""
     table = address.table
-    of_task = pd.DataFrame() if frame is None else frame[frame["task"] == table.task] if table.task else frame
-    measured = {name: list(map(str, of_task[name].unique())) if len(of_task) else [] for name in ("dataset", "metric")}
-    datasets = dict.fromkeys([*(group.dataset for group in table.groups), *measured["dataset"], *datasets_measured])
+    results = pd.DataFrame(columns=["task", "dataset", "metric", "method"]) if frame is None else frame
+    # A table that leaves its metric open shows any that a classifier was measured by, whichever evaluation gave it.
+    classified = results[~results["task"].isin(DETECTION_TASKS)]
+    metrics = dict.fromkeys([*table.metrics, *map(str, classified["metric"].unique())])
+    if table.metrics and address.metric not in metrics:
+        raise UserError(
+            f"no metric '{address.metric}' in {table.name} or among its results", mend=nearest(address.metric, metrics)
+        )
+    of_table = results[results["task"] == table.task] if table.task else select_results(results, table, "")
+    measured = map(str, of_table["dataset"].unique())
+    datasets = dict.fromkeys([*(group.dataset for group in table.groups), *measured, *datasets_measured])
     if address.dataset not in datasets:
         raise UserError(
             f"no data set '{address.dataset}' in {table.name} or among its results",
             mend=nearest(address.dataset, datasets),
-        )
-    # A table that leaves its metric open shows any that was measured.
-    metrics = dict.fromkeys([*table.metrics, *measured["metric"]])
-    if table.metrics and address.metric not in metrics:
-        raise UserError(
-            f"no metric '{address.metric}' in {table.name} or among its results", mend=nearest(address.metric, metrics)
         )
 
 

@@ -16,7 +16,7 @@ from results.material import Material, NothingToDrawError, key_of, panel_titles,
 from results.paired import Comparison, paired
 from results.published import Published, published
 from results.references import without_untrained
-from results.selection import ValuesByCell, by_task, frameworks_of, measured_columns, measured_tasks
+from results.selection import ValuesByCell, asked_of, by_task, frameworks_of, measured_columns, measured_tasks
 from results.style import Theme, folded, ink, letters_above, limits, look, stacked, surface
 
 TABLES = ("table1", "table2")
@@ -77,7 +77,7 @@ def effects(frame: pd.DataFrame, *, task: str = "", metric: str = "") -> list[Ef
     frame = without_untrained(frame)
     gathered, frameworks = [], frameworks_of(frame)
     columns = [
-        (column, cells, paper)
+        (column, cells, by_task(paper, asked_of(paper, task, metric)[0]))
         for paper in map(published, TABLES)
         for column, cells in measured_columns(frame, paper, task=task, metric=metric)
     ]
@@ -85,7 +85,7 @@ def effects(frame: pd.DataFrame, *, task: str = "", metric: str = "") -> list[Ef
     sizes = {key_of(line): column.sizes for line, (column, _, _) in zip(lines, columns, strict=True)}
     titles = panel_titles(lines, sizes)
     for line, (column, cells, paper) in zip(lines, columns, strict=True):
-        gathered += _of_column(column, cells, by_task(paper, task), frameworks, titles[key_of(line)])
+        gathered += _of_column(column, cells, paper, frameworks, titles[key_of(line)])
     return gathered
 
 

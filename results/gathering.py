@@ -50,7 +50,7 @@ def gather(
         if not runs:
             raise UserError(f"no run folder below {listed(roots)}", mend="give a folder with runs")
         evaluated = any(is_file(run.folder.results) for run in runs)
-        frame = collect_runs(runs) if evaluated else None
+        frame = collect_runs(runs, listed(roots)) if evaluated else None
     warn(frame, console)
     return runs, frame
 

@@ -120,8 +120,6 @@ class HeadToHead:
     @property
     def _why_undecided(self) -> str:
         """Why there is no spread to judge by."""
-        if {run.path for run in self.first.runs.values()} == {run.path for run in self.second.runs.values()}:
-            return "both are the same runs"
         if self.imagewise:
             return "both say the same of every image"
         return "the seeds of either are all alike" if self.difference.of_seeds else "one run each and no predictions"

@@ -52,7 +52,7 @@ def headline(
         )
     settings = Counter(verdict.setting for verdict in families if verdict.outcome != NOT_RUN)
     if not settings:
-        asked = f"no sentence of the paper: none is about two of the methods at hand ({frame['method'].nunique()})"
+        asked = "no sentence of the paper: none compares two methods at hand that were measured alike with one seed"
         return Headline(asked, _scale(without_untrained(frame)), NOT_RUN, f"every sentence{_met(tables)}")
     # The setting in which most was compared stands for the page; the others are below. Of several the first one, as
     # they stand below, and then the page says that there are more.

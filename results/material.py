@@ -12,7 +12,7 @@ from results.collect import KEYS
 from results.published import published
 from results.row_comparison import ALTERED, TINY
 from results.runs import RunRecord
-from results.selection import METRICS
+from results.selection import METRICS, asked_of
 from results.style import Theme
 from results.tables import render
 
@@ -82,7 +82,7 @@ class Material:
         if self.frame is None:
             return pd.DataFrame()
         # The whole layout, made even where no result belongs into the table; without `all` it would be refused.
-        task, metric = (self.task, self.metric) if published(name).task else ("", "")  # detection has its own
+        task, metric = asked_of(published(name), self.task, self.metric)
         # With references, which are no records: untrained networks have then no columns of their own.
         table = render(name, self.frame, runs=self.runs, rows="all", task=task, metric=metric, references=True)
         records = table.records

@@ -15,7 +15,7 @@ import pandas as pd
 from repro.errors import UserError, one_line
 from repro.files import is_clutter, write_atomically
 from repro.presence import exists, is_file
-from repro.quantities import size_text
+from repro.quantities import counted, size_text
 from repro.runs.folder import TASK_FOLDERS
 from repro.runs.predictions import PREDICTIONS
 from repro.text_tables import escaped
@@ -28,7 +28,7 @@ from results.plots import PLOTS, SUFFIXES, draw
 from results.published import PAPER, TABLES
 from results.redo import script
 from results.report import build, whole_table
-from results.runs import RunRecord
+from results.runs import RESULTS, RunRecord
 from results.selection import judged_task, refuse_unknown
 from results.verdict_frame import as_frame
 
@@ -46,7 +46,7 @@ TORN = (zipfile.BadZipFile, zlib.error, EOFError)
 _GIVE_ARTIFACT = "give an artifact that `salmask pack` wrote"
 _README = """# {title}
 
-Made by salmask {version} from {count} runs. Start with `report.html`, which needs no network.
+Made by salmask {version} from {count}. Start with `report.html`, which needs no network.
 
 | what | where |
 | --- | --- |
@@ -183,8 +183,8 @@ def _contents(
     """Yield name and content of every file but the manifest, one at a time: never more than one lies in memory."""
     task, metric = judged  # by which evaluation and measure
     backbone = ", backbone" if checkpoints else ""
-    version = metadata.version("salmask")
-    readme = _README.format(title=escaped(title), version=version, count=len(runs), checkpoints=backbone)
+    made_by = {"version": metadata.version("salmask"), "count": counted(len(runs), "run")}
+    readme = _README.format(title=escaped(title), **made_by, checkpoints=backbone)
     yield "README.md", readme.encode()
     tell("the page")
     yield "report.html", build(runs, frame, title=title, task=task, metric=metric).encode()
@@ -196,8 +196,10 @@ def _contents(
     yield from _plots(Material(runs, frame, task=task, metric=metric))
     tell("data and claims")
     if frame is not None:
-        yield "data/results.csv", export_bytes(frame, ".csv")
-        yield "data/results.parquet", export_bytes(frame, ".parquet")
+        places = {str(run.folder.results): f"runs/{run.name}/{RESULTS}" for run in runs}
+        packed = frame.assign(path=frame["path"].map(places).astype("category"))  # here, not where they lie now
+        yield "data/results.csv", export_bytes(packed, ".csv")
+        yield "data/results.parquet", export_bytes(packed, ".parquet")
     verdicts = judge(frame, task=task, metric=metric)
     yield "data/claims.json", as_frame(verdicts).to_json(orient="records", indent=1).encode()
     sentences = families_as_frame(judge_families(verdicts))

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import stats
 
+from repro.quantities import counted
+
 PAIR_TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
 """The test by the seeds of two rows alone, as pages name it."""
 SENTENCE_TEST = (
@@ -24,6 +26,8 @@ POOLED_TEST = (
 """The test where the spread is pooled, as pages name it."""
 LEVEL = 0.05
 """The level of the test, shared by the comparisons that are corrected together."""
+MOST_PAIRS = 100
+"""The largest number of seeds that anybody is told to run."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Comparison:
     def basis(self) -> str:
         """What judges the difference, `3 seeds` or `3 seeds, 5,000 images`; empty without a pair."""
         images = f", {self.by_images.images:,} images" if self.by_images is not None else ""
-        return f"{self.n} seed{'' if self.n == 1 else 's'}{images}" if self.n else ""
+        return f"{counted(self.n, 'seed')}{images}" if self.n else ""
 
     def _standard_error(self) -> tuple[float, int]:
         """Returns the mean difference's standard error in points, and its degrees of freedom."""
@@ -252,22 +256,21 @@ def holm(ps: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def seeds_needed(comparison: Comparison, difference: float, *, level: float = LEVEL, limit: int = 100) -> int | None:
+def seeds_needed(comparison: Comparison, difference: float, *, level: float = LEVEL) -> int | None:
     """Tell how many seeds it takes to tell a difference from none with 80 % power, at the spread seen so far.
 
     Args:
         comparison: Supplies the spread, its own or the pooled one.
         difference: The true difference in points that should be found.
         level: The level of the two-sided test.
-        limit: The largest number of pairs that is tried.
 
     Returns:
-        The number of pairs; None without a spread, or beyond the limit.
+        The number of pairs; None without a spread, or beyond `MOST_PAIRS`.
     """
     if not comparison.testable or not difference:
         return None
     spread = comparison.spread.deviation if comparison.spread else np.std(comparison.differences, ddof=1)
-    n = np.arange(2, limit + 1)
+    n = np.arange(2, MOST_PAIRS + 1)
     critical = stats.t.isf(level / 2, n - 1)
     # With a true difference the t statistic follows the noncentral t distribution; its other tail adds next to nothing.
     enough = stats.nct.sf(critical, n - 1, abs(difference) * np.sqrt(n) / spread) >= 0.8

@@ -56,7 +56,7 @@ def scatter(material: Material) -> Figure:
     records = pd.concat(tables).dropna(subset=["published"])
     if records.empty:
         raise NothingToDrawError("no measured number has a published number beside it")
-    figure = Figure(figsize=(7.0, 5.4 + 0.09 * records["row"].nunique()), layout="constrained")
+    figure = Figure(figsize=(7.0, 5.4), layout="constrained")
     axes = figure.subplots()
     for line in records.to_dict("records"):
         style = look(line["row"])
@@ -142,7 +142,7 @@ def branches(material: Material) -> Figure:
             "no result of a masked branch", mend="run mocov2+ours-hp, and with masking.branch=key or both"
         )
     titles = list(dict.fromkeys(records["panel"]))
-    figure, grid = panels(1 + len(titles), 2.7, room=0.4)
+    figure, grid = panels(1 + len(titles), 2.7)
     group = paper.groups[0].name
     values = {method: (paper.values[method, group, ""], 0.0) for method in paper.rows}
     _branch_panel(grid[0], values, "published, setting not stated", "top1", material.theme)
@@ -166,7 +166,7 @@ def compute(material: Material) -> Figure:
     longest = max((run.training_seconds or 0 for run in runs.values()), default=0)
     unit, seconds = ("hours", 3600) if longest > MOST_SECONDS_IN_MINUTES else ("minutes", 60)
     titles = list(dict.fromkeys(records["panel"]))
-    figure, grid = panels(len(titles), 2.7, room=0.5 + 0.09 * records["row"].nunique())
+    figure, grid = panels(len(titles), 2.7)
     devices: set[str] = set()
     for axes, title in zip(grid, titles, strict=True):
         for line in records[records["panel"] == title].to_dict("records"):

@@ -50,9 +50,7 @@ class PairOfMethods:
         return first, second
 
 
-def power_table(
-    gains: Sequence[float], *, pairs: int, seeds: int, images: int, luck: float, seed: int = 0
-) -> list[dict[str, Any]]:
+def power_table(gains: Sequence[float], *, pairs: int, seeds: int, images: int, luck: float) -> list[dict[str, Any]]:
     """Returns how many in a hundred pairs each test calls different at the level of 5 %, a line for each true gain.
 
     Args:
@@ -61,21 +59,20 @@ def power_table(
         seeds: Runs of each method.
         images: Scored images.
         luck: Standard deviation of runs in points.
-        seed: Of the draws.
     """
     lines = []
     for place, gain in enumerate(gains):
         of_pair = PairOfMethods(seeds, images, luck, gain)
-        called = np.array(list(tracked(_called(of_pair, pairs, seed, place), f"gain {gain:g}", pairs, unit="pairs")))
+        called = np.array(list(tracked(_called(of_pair, pairs, place), f"gain {gain:g}", pairs, unit="pairs")))
         by_seeds, by_images = (round(percent, 2) for percent in (100 * called.mean(axis=0)).tolist())
         lines.append({"true gain": gain, "by seeds, %": by_seeds, "by seeds and images, %": by_images, "pairs": pairs})
     return lines
 
 
-def _called(of_pair: PairOfMethods, pairs: int, seed: int, place: int) -> Iterator[tuple[bool, bool]]:
+def _called(of_pair: PairOfMethods, pairs: int, place: int) -> Iterator[tuple[bool, bool]]:
     """Yields for each drawn pair whether the paired t-test, and whether seeds and images, call it different."""
     for number in range(pairs):
-        first, second = of_pair.draw(stream(seed, Purpose.bootstrap, place, number))
+        first, second = of_pair.draw(stream(0, Purpose.bootstrap, place, number))
         by_seeds = paired(_values(first), _values(second))
         points = [100 * correct / of_pair.images for correct in (first, second)]
         ps = by_seeds.p, difference_of_images(points[0], points[1], place, number).p

@@ -28,7 +28,7 @@ from results.plots import PLOTS, draw
 from results.published import TABLES, published
 from results.run_entries import entries
 from results.runs import RunRecord, code_label
-from results.selection import judged_by, judged_task, measured_tasks, refuse_unknown
+from results.selection import asked_of, judged_by, judged_task, measured_tasks, refuse_unknown
 from results.sweep_pairs import sweep_pairs
 from results.tables import render
 from results.verdict_tables import letters
@@ -199,7 +199,7 @@ def whole_table(
     lack = "Nothing was run for it yet."
     if frame is not None:
         paper = published(name)
-        task, metric = (task, metric) if paper.task else ("", "")  # detection has its own
+        task, metric = asked_of(paper, task, metric)
         table = render(name, frame, runs=runs, rows="all", references=True, task=task, metric=metric)
         if (table.records["n"] > 0).any():
             return table
@@ -227,9 +227,8 @@ def _plots(
 ) -> tuple[list[Picture], list[str]]:
     """Returns the plots, and of each that cannot be drawn what is missing for it."""
     pictures, left_out = [], []
-    light, dark = (
-        Material(runs, frame, theme, task, metric) for theme in ("light", "dark")
-    )  # the browser chooses, by its user's theme
+    light = Material(runs, frame, "light", task, metric)
+    dark = replace(light, theme="dark")  # of the same tables, worked out once; the browser chooses by its user's theme
     for name, plot in PLOTS.items():
         if name == "gallery":
             continue  # the page shows the galleries themselves

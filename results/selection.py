@@ -50,6 +50,17 @@ def by_task(paper: Published, task: str) -> Published:
     )
 
 
+def asked_of(paper: Published, task: str, metric: str) -> tuple[str, str]:
+    """Returns what of an evaluation and a measure that were asked for concerns a table: one of detection has its own.
+
+    Args:
+        paper: The published table.
+        task: An evaluation of classifiers, or empty.
+        metric: A measure of theirs, or empty.
+    """
+    return (task, metric) if paper.task else ("", "")
+
+
 def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.DataFrame:
     """Select the results that a table shows.
 
@@ -132,14 +143,14 @@ def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") ->
     Raises:
         UserError: No trained network has what was asked for: a page would say of everything that it was not run.
     """
-    if frame is None:
-        return task
-    measured = [measured for name in ("table1", "table3") for measured in measured_tasks(frame, name, metric)]
-    names = [name or published("table1").task for name in measured]
-    if (task or metric) and (task not in names if task else not names):
-        what = f"no result is {metric or published('table1').metrics[0]}" + (f" by {task}" if task else "")
-        raise UserError(what, mend=f"give one that was measured: {_measures(frame) or 'there is none'}")
-    return task or next(iter(measured), "")
+    usual = published("table1").task
+    if frame is not None:
+        measured = [name or usual for table in ("table1", "table3") for name in measured_tasks(frame, table, metric)]
+        if (task or metric) and (task not in measured if task else not measured):
+            what = f"no result is {metric or published('table1').metrics[0]}" + (f" by {task}" if task else "")
+            raise UserError(what, mend=f"give one that was measured: {_measures(frame) or 'there is none'}")
+        task = task or (usual if usual in measured else next(iter(measured), ""))
+    return "" if task == usual else task
 
 
 def _measures(frame: pd.DataFrame) -> str:
@@ -185,14 +196,13 @@ def measured_columns(
     Args:
         frame: What `results.collect.collect` returns.
         paper: The table.
-        task: Another evaluation than the table's own, which a table of detection does not have: then it has no columns.
+        task: Another evaluation than the table's own; a table of detection has its own in any case.
         metric: Another measure than the table's first; the same holds.
 
     Raises:
         UserError: Runs that exclude each other.
     """
-    if (task or metric) and not paper.task:
-        return []
+    task, metric = asked_of(paper, task, metric)
     paper = by_task(paper, task)
     shown = metric or (paper.metrics[0] if paper.metrics else "")
     results = select_results(frame, paper, shown)

@@ -16,9 +16,10 @@ from repro.runs.method_name import MethodName
 
 WIDTH = 9.0
 """The width of a plot in inches."""
-_HANDLE_WIDTH, _LETTER_WIDTH = 0.7, 0.073
-"""What a legend's column takes, in inches: its handle with the space around, and each letter of its longest label."""
-
+_LETTER_WIDTH = 0.073
+"""What a letter of a label takes, in inches."""
+_NOTE_LETTER_WIDTH = 0.066
+"""What a letter of a legend's note takes, in inches."""
 _TITLE_LETTER_WIDTH = 0.082
 """What a letter of a panel's title takes, which is bold, in inches."""
 
@@ -186,20 +187,19 @@ def themed(theme: Theme) -> Iterator[None]:
         yield
 
 
-def panels(count: int, height: float, *, room: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """Lay out panels in two columns.
 
     Args:
         count: The number of panels.
         height: The height of a row of panels in inches.
-        room: Room for a legend below them in inches.
 
     Returns:
         The figure, and the axes of its panels row by row.
     """
     columns = min(count, 2)
     rows = -(-count // columns)
-    figure = Figure(figsize=(WIDTH, rows * height + room), layout="constrained")
+    figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[count:]:
         axes.remove()  # the empty half of the last row, which would be drawn as an empty frame
@@ -244,7 +244,7 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def legend(figure: Figure, note: str) -> None:
-    """Draw one legend for all panels, below them.
+    """Draw one legend for all panels, below them, where the figure grows by as much as it takes.
 
     Args:
         figure: The figure with all panels drawn.
@@ -254,9 +254,18 @@ def legend(figure: Figure, note: str) -> None:
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    # matplotlib cuts off what is wider than the figure.
-    column = _HANDLE_WIDTH + _LETTER_WIDTH * max(map(len, handles), default=0)
-    columns = max(min(len(handles), 3, int(figure.get_figwidth() / column)), 1)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, title=note, title_fontsize=8.5
-    )
+    note = textwrap.fill(note, int(figure.get_figwidth() / _NOTE_LETTER_WIDTH))
+    for columns in (3, 2, 1):
+        drawn = figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=columns,
+            title=note,
+            title_fontsize=8.5,
+        )
+        size = drawn.get_window_extent()
+        if size.width <= figure.bbox.width or columns == 1:  # what is wider is cut off
+            break
+        drawn.remove()
+    figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)

@@ -17,7 +17,7 @@ from results.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, 
 from results.ranking import LEGEND, SIGNIFICANCE, SIGNS
 from results.references import reference_lines, without_untrained
 from results.runs import RunRecord
-from results.selection import by_task, select_results
+from results.selection import by_task, frameworks_of, select_results
 
 Rows = Literal["measured", "all"]
 """Which rows and columns a table has: those that something was run for, or the paper's whole layout."""
@@ -90,18 +90,19 @@ def render(
             f"{name} needs results", mend="give a folder in which a run has been evaluated, or --only paper"
         )
     metric = metric or (paper.metrics[0] if paper.metrics else "")
-    every_result = select_results(frame, paper, metric)
-    results = without_untrained(every_result) if references else every_result
+    # Among all results: where trained networks were measured otherwise, untrained ones do not stand in for them here.
+    shown = without_untrained(frame) if references else frame
+    results = select_results(shown, paper, metric)
     if results.empty and rows == "measured":
-        raise _no_results(frame, paper, metric)
+        raise _no_results(shown, paper, metric)
     # Of the table's results alone: runs that exclude each other elsewhere are no reason to refuse this table.
     refuse_mixed(results)
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
-    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs, frame)
+    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs, shown)
     kinds = _kinds(only, paper, metric)
     table = _table(records, results, table_rows, columns, paper, only, kinds)
-    last_rows = reference_lines(columns, every_result, kinds) if references else ()
+    last_rows = reference_lines(columns, select_results(frame, paper, metric), kinds) if references else ()
     return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
 
 
@@ -129,7 +130,7 @@ def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError
 
 def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[PublishedRow]:
     """List the rows by block; a method that the paper does not have stands last in its framework's block."""
-    frameworks = dict(zip(results["method"], results["framework"], strict=True))
+    frameworks = frameworks_of(results)
     started_methods = {*frameworks, *started}
     known_rows = paper.every_row
     rows = [row for row in known_rows.values() if every or row.method in started_methods]

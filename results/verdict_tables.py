@@ -11,7 +11,10 @@ from results.claims import NOT_RUN, OUTCOMES, Verdict
 from results.paired import Comparison, p_text
 
 NUMBERS = ("paper", "measured", "± 95 %", "n", "p")
-"""The columns of a verdict that are numbers; the interval is symmetric, so that half of it says where it ends."""
+"""The columns of a verdict that are numbers.
+
+The interval is symmetric, nearly so where images judge: half of it says where it ends.
+"""
 
 
 def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:

@@ -1,6 +1,7 @@
 """`salmask compare`: by images where predictions are at hand, else by seeds, and what was lost is said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from training_samples import refused, salmask
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.predictions import joined
+from repro.runs.records import append, read
 from results.collect import collect_runs
 from results.compare import compare, select
 from results.head_to_head import HeadToHead
@@ -72,6 +74,8 @@ def test_half_of_the_runs_are_not_most_of_them(tmp_path: Path) -> None:
     # Of two runs each 2 : 0, 2 : 1, 1 : 1 and 0 : 1 are right: only of the first image neither side is in halves.
     assert comparison.flips["image"].tolist() == [0]
     assert comparison.flips["right"].tolist() == ["first"]
+    told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
+    assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (by most seeds)." in told
 
 
 def test_the_published_difference_is_tested_where_all_is_the_papers(root: Path) -> None:
@@ -163,9 +167,31 @@ def test_sweeps_of_one_name_are_told_apart_by_the_words_that_were_asked_for(tmp_
 
 
 def test_what_is_compared_with_itself_is_refused(root: Path) -> None:
-    for words in (("mocov2", "mocov2"), ("full/mocov2", "mocov2")):
+    """A sweep and a method of it were the same runs, of which it said that no difference was found."""
+    same = [("mocov2", "mocov2"), ("full/mocov2", "mocov2"), ("full", "mocov2"), ("mocov2/s0", "mocov2/s0")]
+    for words in same:
         line = refused("compare", *words, "--runs", str(root))
         assert line == f"{' and '.join(words)}: both sides are the same runs; mend: name two"
+    assert "mocov2 and mocov2/s1: both sides have full/mocov2/s1-" in refused(
+        "compare", "mocov2", "mocov2/s1", "--runs", str(root)
+    )
+
+
+def test_what_both_lack_is_named_with_what_they_have(root: Path) -> None:
+    """Of a measure that the evaluation has not, it said that there was nothing by that evaluation."""
+    with pytest.raises(UserError, match=r"no top5 by linear in common; .* another of mean_per_class, top1$"):
+        compared(root, task="linear", metric="top5")
+    with pytest.raises(UserError, match=r"no top1 by knn in common; .* another of linear$"):
+        compared(root, task="knn", metric="top1")
+
+
+def test_a_measure_is_compared_by_an_evaluation_that_gives_it(tmp_path: Path) -> None:
+    """It was said to be in nothing that both have, as they have linear probes, which did not give it."""
+    for method in (OURS, "mocov2"):
+        results = finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}).results
+        append(results, [replace(row, task="knn", protocol="knn-v1", metric="top5") for row in read(results)[0]])
+    assert [comparison.column[0] for comparison in compared(tmp_path, metric="top5")] == ["knn"]
+    assert [comparison.column[0] for comparison in compared(tmp_path)] == ["linear"]
 
 
 def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path) -> None:
@@ -232,8 +258,6 @@ def test_a_page_cannot_be_a_folder_and_nothing_is_drawn_for_it(root: Path) -> No
 
 
 def test_what_tells_no_spread_is_named(root: Path) -> None:
-    (itself,) = compared(root, f"{OURS}/s0", f"{OURS}/s0")
-    assert itself.verdict() == "undecided: both are the same runs, nothing tells the spread"
     evaluated(root, "mocov2", 5, predictions(np.full(800, 1.0), 5))
     evaluated(root, "mocov2", 6, predictions(np.full(800, 1.0), 6))
     (alike,) = compared(root, "mocov2/s5", "mocov2/s6")

@@ -128,9 +128,13 @@ def test_the_recorder_checks_before_it_removes(tmp_path: Path) -> None:
     kept.mkdir()
     (kept / "file").touch()
     next((runs / "mocov2").iterdir()).joinpath("results.jsonl").unlink()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(EXAMPLE, damaged)
+    next((damaged / "mocov2").iterdir()).joinpath("metrics.jsonl").write_bytes(b"\xff")
     for words, line in (
         ((tmp_path / "typo", kept), "no run below"),
         ((runs, kept), "no file "),
+        ((damaged, kept), "metrics.jsonl cannot be read"),
         ((EXAMPLE, kept / "file"), "is a file; mend:"),
         ((kept,), "two folders are needed, not 1; mend: python examples/record.py RUNS OUT"),
         ((EXAMPLE, EXAMPLE / "mocov2"), "lie in one another"),

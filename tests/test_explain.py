@@ -62,9 +62,10 @@ def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
 
 def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -> None:
     begun(tmp_path / "full", build([of_method("mocov2")]))
-    content = explain("table1:mocov2:imagenet100", None, find_runs([tmp_path], resolve))
-    assert content["measured"] == []
-    assert len(content["runs without a result"]) == 1
+    for cell in ("table1:mocov2:imagenet100", "table2:mocov2:coco"):
+        content = explain(cell, None, find_runs([tmp_path], resolve))
+        assert content["measured"] == []
+        assert len(content["runs without a result"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,10 @@ def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -
         ("table1:mocov2:imagenet10", "did you mean 'imagenet100'"),
         ("table1:mocov2:foo", "one of imagenet100, caltech101, flowers102, scenes$"),
         ("table1:mocov2:imagenet100:top", "no metric 'top' in table1"),
+        ("table1:mocov2:scenes:top", "no metric 'top' in table1"),  # not: no data set
+        ("table1:mocov2:scene:top5", "did you mean 'scenes'"),
         ("table2:mocov2:coco:box_AP50", "did you mean 'bbox_AP50'"),
+        ("table2:mocov2:imagenet100", "no data set 'imagenet100' in table2"),  # classified, and never detected on
     ],
 )
 def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, message: str) -> None:

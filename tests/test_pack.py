@@ -58,7 +58,8 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
         shown = {"logs/first/first.log", "gallery/masks.png", "probes/imagenet100-linear-moco-v1/metrics.jsonl"}
         assert files == {*small, *shown, "status.json", "status-linear.json"}
     assert check(artifact) == len(names) - 1
-    assert len(pd.read_parquet(tmp_path / "data" / "results.parquet")) == 2
+    results = pd.read_parquet(tmp_path / "data" / "results.parquet")
+    assert list(results["path"]) == [f"runs/{run.name}/results.jsonl" for run in runs]  # in the archive
     materials = json.loads((tmp_path / "sbom.json").read_text())
     assert (materials["bomFormat"], materials["specVersion"]) == ("CycloneDX", "1.5")
     versions = {part["name"]: part["version"] for part in materials["components"]}

@@ -129,6 +129,15 @@ def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: l
     assert (nothing.outcome, nothing.asked) == ("not run", "nothing yet: no run has been evaluated")
 
 
+def test_of_two_methods_without_a_seed_in_common_the_page_says_so(tmp_path: Path) -> None:
+    """It said that no sentence of the paper is about them."""
+    for seed, method in enumerate(("mocov2", "mocov2+ours-hp")):
+        finished(tmp_path, method, seed, {("imagenet100", "top1"): 60.0})
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    asked = headline(judge_families(judge(frame)), frame, []).asked
+    assert asked.endswith("none compares two methods at hand that were measured alike with one seed")
+
+
 @pytest.mark.parametrize(("more", "which"), [((), "the first of the 2 with most"), ((2,), "the one with most")])
 def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: tuple[int, ...], which: str) -> None:
     """Of two with as many comparisons, the one that comes first in the alphabet was called the one with most."""

@@ -1,5 +1,6 @@
 """The study's decisions follow from its runs by the tests that its page registered."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -217,12 +218,20 @@ def test_the_sweeps_of_the_study_are_of_one_regime(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "line"), [(["nowhere"], "no folder"), ([], "required: FOLDER")])
-def test_what_the_scripts_cannot_use_is_told_in_a_line(words: list[str], line: str, tmp_path: Path) -> None:
+def test_what_the_scripts_cannot_use_is_told_in_a_line(
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for script in ("tables", "decide_dose", "decide_clipart"):
-        command = [sys.executable, "-m", f"examples.study.{script}", *(str(tmp_path / word) for word in words)]
-        done = subprocess.run(command, check=False, cwd=STUDY.parents[1], capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert line in done.stderr.splitlines()[-1]
+        monkeypatch.setattr(sys, "argv", [script, *(str(tmp_path / word) for word in words)])
+        with pytest.raises(SystemExit) as done:
+            runpy.run_path(str(STUDY / f"{script}.py"), run_name="__main__")
+        out, err = capsys.readouterr()
+        assert (done.value.code, out) == (2, "")
+        assert line in err.splitlines()[-1]
 
 
 def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:

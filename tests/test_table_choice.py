@@ -6,18 +6,22 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from run_samples import begun, finished
-from table_samples import frame_of, rows_of
+from table_samples import frame_of, markdown_rows, rows_of
 from training_samples import salmask
 
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.records import append, read
+from results.claims import judge
 from results.collect import collect_runs
 from results.commands import show_tables
+from results.forest import effects
 from results.formats import markdown
+from results.report import whole_table
 from results.runs import find_runs
-from results.selection import measured_task
+from results.selection import judged_task, measured_task
 from results.tables import render
+from results.verdict_frame import as_frame
 
 
 def test_a_table_is_made_of_the_task_that_was_measured() -> None:
@@ -61,6 +65,44 @@ def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path
     assert "60.50 ± 0.71 (2)" in salmask("explain", "table1:mocov2:imagenet100", "--runs", str(tmp_path)).out
 
 
+def test_untrained_networks_stand_in_for_no_trained_ones_by_another_evaluation(tmp_path: Path) -> None:
+    """The report showed them as runs of MoCo v2, and an empty cell said that there was a number by another one."""
+    finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, optimization__lr=1e-9)
+    ours = finished(tmp_path, "mocov2+ours-hp", 0, {("imagenet100", "top1"): 60.0})
+    runs = find_runs([tmp_path], resolve)
+    cells = markdown_rows(render("table1", collect_runs(runs), runs=runs, references=True))
+    assert cells["MoCo v2"][1] == "not run"
+    assert cells["untrained network (MoCo v2)"][1] == "5.00 (1)"
+    rows = read(ours.results)[0]
+    ours.results.unlink()
+    append(ours.results, [replace(row, task="knn", protocol="knn-v1") for row in rows])
+    table = whole_table("table1", runs, collect_runs(runs))
+    assert table.title.endswith("as published. No linear evaluation of its rows yet.")
+
+
+def test_runs_are_judged_by_linear_probes_where_any_trained_network_has_one() -> None:
+    """Also where it is a row of Table 3, and where it is asked for by its name, which was said to be another one."""
+    both = frame_of(*rows_of(task="knn"), *rows_of("mocov2+ours-hp@key-no-hard-negative"))
+    assert [judged_task(both), judged_task(both, "linear"), judged_task(both, "knn")] == ["", "", "knn"]
+
+
+def test_detection_is_judged_whichever_evaluation_stands_in_for_linear_probes() -> None:
+    """Of kNN and detection, all that was said of detection was "not run", beside its numbers in Table 2."""
+    detected = {"task": "coco", "dataset": "coco", "metric": "bbox_AP", "protocol": "coco-mrcnn-c4-2x-v1"}
+    frame = frame_of(
+        *(
+            row
+            for changes in ({"task": "knn"}, detected)
+            for gain, method in enumerate(("mocov2", "mocov2+ours-hp"))
+            for row in rows_of(method, (38.0 + gain, 38.5 + gain, 39.3), **changes)
+        )
+    )
+    task = judged_task(frame)
+    assert task == "knn"
+    assert set(as_frame(judge(frame, task=task)).query("n == 3")["metric"]) == {"top1", "bbox_AP"}
+    assert len(effects(frame, task=task)) == 2
+
+
 def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
     """Tables and claims named it as it was called when it was measured, and --sweep refused that name."""
     for seed in range(2):
@@ -77,6 +119,9 @@ def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
     folder = begun(tmp_path / "s", run)
     (row,) = rows_of(task="knn", protocol="knn-v1", run_id=run.id)
     append(folder.results, [row])
+    folder.gallery.mkdir()
+    for name in ("masks.jpg", ".masks.png.part"):  # as recorded runs have it, and what a kill left
+        (folder.gallery / name).touch()
     console = Console(record=True, width=200)
     show_tables(("table1", "table2"), tmp_path / "s", console, resolve)
     shown = console.export_text()
@@ -84,3 +129,4 @@ def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
     assert "by knn" in shown
     assert "no table2: nothing of what was measured (knn) stands in it" in shown
     assert {path.stem for path in (tmp_path / "s" / "tables").iterdir()} == {"table1"}
+    assert [line for line in shown.splitlines() if "masks" in line] == [f"  {folder.gallery / 'masks.jpg'}"]

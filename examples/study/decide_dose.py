@@ -16,7 +16,7 @@ import pandas as pd
 
 from baselines import resolve
 from examples.study.command import print_tables
-from examples.study.decide import STUDY, Values, outcome_by_sign, spread_of, top1
+from examples.study.decide import HP, STUDY, Values, outcome_by_sign, spread_of, top1
 from examples.study.tables import cell_of, difference_text, interval_text, p_cell
 from repro.errors import UserError
 from repro.text_tables import markdown_table
@@ -24,13 +24,12 @@ from results.claims import NOT_RUN
 from results.collect import collect_runs
 from results.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope
 from results.paired import holm, p_text, paired
-from results.runs import RunRecord, find_runs
+from results.runs import RunRecord, find_runs, listed
 
 TOO_FEW = "too few sources"
 """In place of an outcome, where sources were run and no line is drawn through so few."""
 SWEEPS = (*STUDY, "saliency-dose")
 """Whose rows tell the spread."""
-HP = "mocov2+ours-hp"
 ENDS: Mapping[str, tuple[str, str]] = {
     BOTH: (f"{HP}-by-truth", f"{HP}-by-inverted"),
     QUERY: (f"{HP}-by-truth", f"{HP}-query-by-inverted"),
@@ -102,7 +101,7 @@ def ends(values: Values) -> str:
 
 def _tables(folders: Sequence[Path]) -> Iterator[str]:
     runs = find_runs(folders, resolve)
-    frame = collect_runs(runs)
+    frame = collect_runs(runs, listed(folders))
     values = top1(frame, "logistic", SWEEPS)  # first of all: it refuses what is no row of the study
     panel = panel_of(frame, runs)
     yield sources(panel)
