@@ -14,7 +14,7 @@ from results.layout import Measured
 from results.published import Published, PublishedRow
 from results.ranking import clear_ranks, significance
 from results.row_comparison import ALTERED, RowComparison
-from results.runs import RunRecord, code_label
+from results.runs import RunRecord, by_path_of_rows, code_label
 
 
 def cell_records(
@@ -41,7 +41,7 @@ def cell_records(
         `results.layout.Table.records`, and `column`, `code_states`, `behind` and `warned`, which are for the layout
         alone.
     """
-    warned = {str(run.folder.results): run for run in runs if run.symptoms}
+    warned = by_path_of_rows(run for run in runs if run.symptoms)
     metrics = {metric for column in columns for metric, _ in column.metrics} if paper.task else set()
     otherwise = {metric: measured_otherwise(every_result, metric) for metric in metrics}
     lines = []

@@ -16,7 +16,7 @@ from repro.runs.departures import scale_of_both
 from repro.runs.detection import recorded_sizes
 from results.reading import read_table
 from results.row_comparison import Recipe, RowComparison
-from results.runs import RESULTS, RunRecord, find_runs, listed, method_name
+from results.runs import RESULTS, RunRecord, by_path_of_rows, find_runs, listed, method_name
 from results.spreadsheet import harmless
 
 MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
@@ -98,7 +98,7 @@ def collect_runs(
 
 def _with_sweeps_as_called(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
     """Name each row's sweep as its folder is called: one name, by which pages and commands know it."""
-    sweep_of = {str(run.folder.results): run.sweep for run in runs}
+    sweep_of = {run.path_of_rows: run.sweep for run in runs}
     paths = frame["path"].cat.remove_unused_categories().cat
     sweeps = pd.Series([sweep_of[path] for path in paths.categories], dtype="category")
     return frame.assign(recorded_sweep=frame["sweep"], sweep=sweeps.take(paths.codes.to_numpy()).array)
@@ -130,7 +130,7 @@ def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
     The recorded scale is as complete as the code that wrote it; of a run whose settings are not there it is all there
     is. That of the evaluation is recorded alone, as no run tells on how much data a detector was trained.
     """
-    records = {str(run.folder.results): run for run in runs}
+    records = by_path_of_rows(runs)
     # Seeds of one recipe differ in nothing that is compared: one `run.yaml` of them is read, as that takes a while.
     recipes = frame.groupby(["method", "recipe"], observed=True, sort=False).ngroup().to_numpy()
     comparisons: dict[int, RowComparison] = {}

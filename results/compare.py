@@ -19,7 +19,7 @@ from results.head_to_head import HeadToHead, Side
 from results.imagewise import McNemar, difference_of_images, difference_of_seeds, mcnemar
 from results.published import published
 from results.row_comparison import TINY
-from results.runs import RunRecord
+from results.runs import RunRecord, by_path_of_rows
 
 COLUMN = ["task", "dataset", "split", "protocol"]
 """What two runs must agree in to be compared; their sizes and recipes may differ, but not within one of the two."""
@@ -59,7 +59,7 @@ class SideRows:
             runs: The runs.
             word: What they were asked for by.
         """
-        records = {str(run.folder.results): run for run in runs}
+        records = by_path_of_rows(runs)
         return cls(frame[frame["path"].isin(list(records))], records, word)
 
     @property

@@ -18,7 +18,7 @@ from results.collect import refuse_mixed
 from results.columns import Column, find_columns
 from results.published import Published, has_row, published
 from results.references import without_untrained
-from results.runs import RunRecord, code_label
+from results.runs import RunRecord, by_path_of_rows, code_label
 from results.selection import by_task, measured_task, select_results
 
 
@@ -167,7 +167,7 @@ def _measured(
     """Tell of each column that the cell may stand in what it shows, and by which runs."""
     metric = address.metric if address.table.metrics else ""
     results = select_results(frame, address.table, metric)
-    records = {str(run.folder.results): run for run in runs}
+    records = by_path_of_rows(runs)
     entries = []
     # Planned columns too: of a cell without any run there is a reason to tell.
     for column in find_columns(results, address.table, metric, every=True):

@@ -196,7 +196,7 @@ def _contents(
     yield from _plots(Material(runs, frame, task=task, metric=metric))
     tell("data and claims")
     if frame is not None:
-        places = {str(run.folder.results): f"runs/{run.name}/{RESULTS}" for run in runs}
+        places = {run.path_of_rows: f"runs/{run.name}/{RESULTS}" for run in runs}
         packed = frame.assign(path=frame["path"].map(places).astype("category"))  # here, not where they lie now
         yield "data/results.csv", export_bytes(packed, ".csv")
         yield "data/results.parquet", export_bytes(packed, ".parquet")

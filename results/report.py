@@ -116,7 +116,7 @@ def build(
         outcomes=OUTCOMES,
         note=f"{method_note(verdicts)} {NOTE}",
         tables=tables,
-        anchors={str(entry.run.folder.results): entry.anchor for entry in entries_of_runs},
+        anchors={entry.run.path_of_rows: entry.anchor for entry in entries_of_runs},
         first_picture=next((picture for picture in pictures if picture.name == FIRST_PLOT), None),
         pictures=[picture for picture in pictures if picture.name != FIRST_PLOT],
         left_out=left_out,

@@ -61,7 +61,7 @@ def entries(
     """
     rows = {} if frame is None else {str(path): of_run for path, of_run in frame.groupby("path", observed=True)}
     return [
-        _entry(run, f"run-{index}", rows.get(str(run.folder.results)), galleries.get(run.name, ()))
+        _entry(run, f"run-{index}", rows.get(run.path_of_rows), galleries.get(run.name, ()))
         for index, run in enumerate(runs)
     ]
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +80,11 @@ class RunRecord:
     def name(self) -> str:
         """The run's name as pages print it, `SWEEP/METHOD/sSEED-ID`."""
         return "/".join(self.path.resolve().parts[-3:])
+
+    @property
+    def path_of_rows(self) -> str:
+        """The file of its results, as the column `path` of the long table names it."""
+        return str(self.folder.results)
 
     @cached_property
     def run(self) -> Run | None:
@@ -183,6 +188,15 @@ class RunRecord:
     def training_seconds(self) -> float | None:
         """How long the pretraining's steps took, as its metrics tell; None where they do not."""
         return training_seconds(self.metrics) or None
+
+
+def by_path_of_rows(runs: Iterable[RunRecord]) -> dict[str, RunRecord]:
+    """Returns runs by the column `path` of the long table, to find the run of a row.
+
+    Args:
+        runs: The run folders at hand.
+    """
+    return {run.path_of_rows: run for run in runs}
 
 
 def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> list[RunRecord]:
