@@ -93,25 +93,22 @@ def submit(
         adopt(ledger, queue)
         live = _live(graph, ledger, queue, tell)
         old = outdated(graph, live)
-        if old and replace_old:
+        replaced = {entry.key for entry in old} if replace_old else set()
+        if replaced:
             live = _without_old(live, old, ledger, tell)
         else:
             outcome.outdated = len(old)
-        # Numbers of processes are none of Slurm's: what runs on this machine, on another one, or was started by hand
-        # can neither be waited for nor cancelled.
-        outside = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
         finished = graph.finished()
-        missing = {key for key in graph.by_key if not (key in finished or key in live or key in outside)}
-        sent, now = ledger.newest_sent(), time.time()
-        running = {key for key in missing if is_under_way(ledger.sweep, key, sent.get(key), queue, now)}
-        outside |= running
-        missing -= running
+        missing = {key for key in graph.by_key if key not in finished and key not in live}
+        # The queue was looked at before: by it, what was just replaced still runs.
+        outside = _outside(ledger, queue, missing - replaced)
+        missing -= outside
         if again is not None:
             missing &= set(again)
         taken_back = ledger.taken_back_since(cancels, missing)
         missing -= taken_back
         # What an earlier round had no room for, and now runs outside, is asked for until it is done: it may be killed.
-        outcome.unsent = dict.fromkeys(running.intersection(again or ()), OUTSIDE)
+        outcome.unsent = dict.fromkeys(outside.intersection(again or ()), OUTSIDE)
         outcome.unsent |= _without_parent(graph, missing, {*finished, *live}, outside)
         parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
         wanted = missing - set(outcome.unsent)
@@ -189,6 +186,16 @@ def _without_old(
     ledger.superseded(old)
     tell(f"cancelled {listed(entry.job for entry in old)}, of other settings")
     return {key: entry for key, entry in live.items() if entry not in old}
+
+
+def _outside(ledger: Ledger, queue: QueueSnapshot, keys: Collection[Key]) -> set[Key]:
+    """Returns which of the jobs run outside of Slurm: on this machine, on another one, or started by hand.
+
+    Numbers of processes are none of Slurm's, so that it can neither wait for them nor cancel them.
+    """
+    here = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
+    sent, now = ledger.newest_sent(), time.time()
+    return {key for key in keys if key in here or is_under_way(ledger.sweep, key, sent.get(key), queue, now)}
 
 
 def _take_out(entries: Sequence[Submission], which: str) -> None:

@@ -1,6 +1,9 @@
 """`--feed`: what never went is handed over as there is room, what went stays as it is, and a refusal ends it."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,6 +107,33 @@ def test_what_runs_outside_meanwhile_is_asked_for_until_it_is_over(
     outcome = Feeding(graph, monkeypatch).call(begin, nothing, lambda: by_hand.folder.set_status("failed"))
     assert graph.key(by_hand) in outcome.submitted
     assert outcome.unsent == {}
+    assert all_once(graph, stand_in)
+
+
+def test_what_runs_on_this_machine_meanwhile_is_asked_for_until_it_is_over(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path, seeds=2)
+    stand_in.tell("room", "1")
+    key = graph.key(next(job for job in graph.jobs if job.name == "pretrain mocov2 s1"))
+    ledger = Ledger(graph.sweep_folder)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "here"])
+
+    def begin() -> None:
+        entry = next(entry for entry in ledger.submissions() if entry.key == key)
+        local = replace(entry, submission="here", executor="local", job=str(process.pid), refused="")
+        ledger.submitted([local])
+        stand_in.tell("room", "100")
+
+    def end() -> None:
+        process.kill()
+        process.wait()
+
+    try:
+        outcome = Feeding(graph, monkeypatch).call(begin, nothing, end)
+    finally:
+        end()
+    assert key in outcome.submitted
     assert all_once(graph, stand_in)
 
 
