@@ -56,23 +56,18 @@ class SweepCall:
     def plan(self, graph: Graph, cluster: Cluster | None, budget: float, *, print_it: bool) -> Graph:
         """Returns what fits a budget of GPU-hours (0: all of it), and prints its plan if that is asked for."""
         from slurm.job_costs import estimate, survey
-        from slurm.plan import print_plan
+        from slurm.plan import Plan, print_plan, say_plan_as_json
 
         finished, evidence = survey(graph)
         costs = estimate(graph, cluster, evidence, finished)
         if budget:
             graph = self._within_budget(graph, costs, budget)
         if print_it:
-            print_plan(
-                graph,
-                costs,
-                finished,
-                cluster,
-                self.parallel,
-                self.console,
-                as_json=self.as_json,
-                memories=evidence.memories,
-            )
+            planned = Plan(graph, costs, finished, cluster, self.parallel, evidence.memories)
+            if self.as_json:
+                say_plan_as_json(planned)
+            else:
+                print_plan(planned, self.console)
         return graph
 
     def _within_budget(self, graph: Graph, costs: Mapping[Key, "JobCost"], budget: float) -> Graph:
@@ -172,8 +167,8 @@ class SweepCall:
             cluster: a profile of Slurm.
             take_code: takes the code that the jobs run, once something is to be submitted.
         """
-        from slurm.adoption import SilentQueueError
         from slurm.launch import submit
+        from slurm.adoption import SilentQueueError
 
         submitted: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
