@@ -69,6 +69,18 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
         ledger: of the sweep; completed.
         queue: from `settled_queue`, under the launch lock: else a launch that is under way looks like a killed one.
     """
+    if found := found_again(ledger, queue):
+        ledger.submitted(found)
+
+
+def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
+    """Returns the jobs of which the ledger has no id and the queue one, with that.
+
+    Args:
+        ledger: of the sweep.
+        queue: the queue.
+    """
+    found = []
     for name, entries in _half_done(ledger).items():
         queued = queue.named(name)
         if not queued:
@@ -78,7 +90,8 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
         first = array_of(queued[0].job)
         indices = indices_of(ledger.logs / name)
         ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices or range(len(entries))]
-        ledger.submitted([replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)])
+        found += [replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)]
+    return found
 
 
 def adopt_local(ledger: Ledger) -> None:
