@@ -29,7 +29,7 @@ from slurm.orders import write_report_order
 from slurm.outdated import outdated
 from slurm.profile import Cluster
 from slurm.program import Program
-from slurm.queue import PARENT_FAILED, QueueSnapshot, scancel
+from slurm.queue import PARENT_FAILED, QueueSnapshot, SilentSlurmError, scancel
 from slurm.sender import NO_PARENT, Sender, TakeCode, listed, script
 from slurm.status import finished as is_finished
 from slurm.status import is_under_way
@@ -153,7 +153,7 @@ def _look(graph: Graph, ledger: Ledger, tell: Tell, *, replace_old: bool) -> _Fo
     """Looks at what there is of a sweep, and takes out of the queue what others are to go out for.
 
     Raises:
-        UserError: Slurm does not answer.
+        SilentSlurmError: Slurm does not answer.
     """
     queue = settled_queue(ledger, tell)
     adopt(ledger, queue)
@@ -244,11 +244,11 @@ def _take_out(entries: Sequence[Submission], which: str) -> None:
     """Takes jobs out of the queue before others go out in their place.
 
     Raises:
-        UserError: Slurm objects, so that both might run.
+        SilentSlurmError: Slurm objects, so that both might run.
     """
     if trouble := scancel([entry.job for entry in entries]):
         what = f"cannot cancel {counted(len(entries), 'job')} {which} ({trouble})"
-        raise UserError(what, mend="the same again when Slurm answers, or scancel by hand")
+        raise SilentSlurmError(what, mend="the same again when Slurm answers, or scancel by hand")
 
 
 def _without_parent(graph: Graph, missing: Collection[Key], found: _Found) -> dict[Key, str]:

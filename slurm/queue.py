@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from repro.errors import UserError
 from slurm.ask import ANSWER_SECONDS, LOGIN_NODE, Reply, ask
 from slurm.ledger import Submission
 
@@ -36,6 +37,10 @@ ROUNDING_SECONDS = 2.0
 """By how much Linux rounds when it started, and with it each process."""
 IDS_A_CALL = 5000
 """More ids than this do not fit on a command line; the newest are asked for."""
+
+
+class SilentSlurmError(UserError):
+    """Slurm does not say what is queued, or does not take jobs out of it; it may do so later."""
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class SweepCall:
             take_code: takes the code that the jobs run, once something is to be submitted.
         """
         from slurm.launch import submit
-        from slurm.adoption import SilentQueueError
+        from slurm.queue import SilentSlurmError
 
         submitted: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
@@ -186,7 +186,7 @@ class SweepCall:
                     again=unsent,
                     cancels=cancels,
                 )
-            except SilentQueueError as error:
+            except SilentSlurmError as error:
                 if unsent is None:
                     raise
                 self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")

@@ -202,3 +202,20 @@ def test_a_silent_queue_between_two_rounds_does_not_end_it(
 
     assert not Feeding(graph, monkeypatch).call(hiccup, nothing).unsent
     assert all_once(graph, stand_in)
+
+
+def test_a_slurm_that_does_not_cancel_between_two_rounds_does_not_end_it(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was to take out a job whose pretraining is gone; the report, for which there was no room, went out no more."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "8")
+
+    def hiccup() -> None:
+        stand_in.tell("room", "100")
+        stand_in.change(lambda line: None if line.startswith("101_2|") else line)
+        stand_in.tell("scancel_troubles", "Socket timed out on send/recv operation")
+
+    outcome = Feeding(graph, monkeypatch).call(hiccup, nothing)
+    assert graph.report in outcome.submitted
+    assert "102_2" not in stand_in.ids
