@@ -47,7 +47,10 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
 @contextmanager
 def _sbatch_lock(sweep_folder: Path, wait: float) -> Iterator[int]:
     """Holds a lock that each sbatch inherits, so that one which outlives its launcher keeps the next one waiting."""
-    descriptor = os.open(sweep_folder / ".sbatch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(sweep_folder / ".sbatch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:  # of a colleague, in a folder that a group shares
+        raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="choose another --out") from error
     deadline = time.monotonic() + wait
     try:
         while True:
