@@ -22,7 +22,6 @@ from repro.cores import usable_cores
 from repro.errors import UserError
 from repro.progress import ProgressBars
 from repro.runs.resource_usage import usage_of, words
-from repro.runs.stopping import exits_on_term
 from repro.terminal import Console, say
 from slurm.adoption import adopt_local
 from slurm.batches import submission_name
@@ -36,14 +35,12 @@ from slurm.ledger import LOCAL_LOCK, Key, Ledger, Submission
 from slurm.local_lock import minding, starting
 from slurm.logs import tail
 from slurm.orders import write_report_order
-from slurm.processes import KILL_SECONDS, LocalJob, free_devices, start
+from slurm.processes import POLL_SECONDS, LocalJob, ended_on_exit, free_devices, start
 from slurm.profile import Cluster
 from slurm.program import Program
 from slurm.queue import QueueSnapshot, snapshot
 from slurm.sbatch import KEEP_MEMORY
 from slurm.status import is_under_way, status_of
-
-POLL_SECONDS = 0.5
 
 
 def launch_here(
@@ -122,35 +119,55 @@ class _Here:
 
     def run(self) -> Outcome:
         self._queue_up()
-        with ProgressBars(console=self.console) as progress, _ended_on_exit(self.running, self.console):
+        with ProgressBars(console=self.console) as progress, ended_on_exit(self._processes, self.console):
             bars: dict[Key, TaskID] = {}
             # In each round first what has ended, then what can no longer run, then what can start: an end makes room
             # and makes children ready, or dooms them, and all of that should count in the same round.
             while self.waiting or self.running:
-                for job, process in [pair for pair in self.running if pair[1].ended()]:
-                    self.running.remove((job, process))
-                    self._note_end(job, process)
-                    progress.remove_task(bars.pop(self.graph.key(job)))
+                self._note_ends()
                 self._give_up_what_cannot_run()
-                here: list[tuple[Job, Call]] = []
-                with starting(self.graph.sweep_folder):
-                    for job, gpus in self._startable():
-                        self.waiting.remove(job)
-                        where = f" on GPU {', '.join(gpus)}" if gpus else ""
-                        self._say(Text("started", "bold"), f"{job.name}{where}  ({job.folder.path})")
-                        if self.cluster.executor == "debug":
-                            here.append((job, self._claim(job)))
-                        else:
-                            bars[self.graph.key(job)] = progress.add_task(job.name, total=None)
-                            self._start(job, gpus)
-                for job, call in here:
+                for job, call in self._start_what_can():
                     _call_and_look(call)
                     self._note_end(job, None)
-                for job, _ in self.running:
-                    _show(progress, bars[self.graph.key(job)], job)
+                self._show_running(progress, bars)
                 if self.waiting or self.running:
                     time.sleep(POLL_SECONDS)
         return self.outcome
+
+    def _processes(self) -> list[LocalJob]:
+        return [process for _, process in self.running]
+
+    def _note_ends(self) -> None:
+        for job, process in [pair for pair in self.running if pair[1].ended()]:
+            self.running.remove((job, process))
+            self._note_end(job, process)
+
+    def _start_what_can(self) -> list[tuple[Job, Call]]:
+        """Starts the jobs that can start now; returns those that this process is to carry out itself, with their calls.
+
+        These are begun only once other launchers of the sweep may look again: they take as long as they take.
+        """
+        here: list[tuple[Job, Call]] = []
+        with starting(self.graph.sweep_folder):
+            for job, gpus in self._startable():
+                self.waiting.remove(job)
+                where = f" on GPU {', '.join(gpus)}" if gpus else ""
+                self._say(Text("started", "bold"), f"{job.name}{where}  ({job.folder.path})")
+                if self.cluster.executor == "debug":
+                    here.append((job, self._claim(job)))
+                else:
+                    self._start(job, gpus)
+        return here
+
+    def _show_running(self, progress: ProgressBars, bars: dict[Key, TaskID]) -> None:
+        """Draws a bar for each job that runs, and for no other."""
+        running = {self.graph.key(job): job for job, _ in self.running}
+        for key in bars.keys() - running.keys():
+            progress.remove_task(bars.pop(key))
+        for key, job in running.items():
+            if key not in bars:
+                bars[key] = progress.add_task(job.name, total=None)
+            _show(progress, bars[key], job)
 
     def _leave_to_slurm(self, keys: Collection[Key]) -> None:
         """Takes jobs that Slurm has queued or running out of what is started here, with what builds on them."""
@@ -377,33 +394,3 @@ def _under_way(sweep_folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="choose another --out") from error
     with minding(sweep_folder):
         yield
-
-
-@contextmanager
-def _ended_on_exit(running: Sequence[tuple[Job, LocalJob]], console: Console) -> Iterator[None]:
-    """Ends the jobs when the launch ends early, by Ctrl-C, TERM or HUP, and waits until they have saved a checkpoint.
-
-    Args:
-        running: the launch's own list, which has changed by then.
-        console: told that it waits.
-    """
-    with exits_on_term():
-        try:
-            yield
-        except BaseException:
-            left = [process for _, process in running if not process.ended()]
-            for process in left:
-                process.stop()
-            if left:
-                console.print(
-                    f"ending {len(left)} jobs, each saves a checkpoint first; the same command goes on from them"
-                )
-            deadline = time.monotonic() + KILL_SECONDS
-            try:
-                while not all(process.ended() for process in left) and time.monotonic() < deadline + POLL_SECONDS:
-                    time.sleep(POLL_SECONDS / 5)
-            finally:  # also where a second Ctrl-C cuts the wait short
-                for process in left:
-                    if not process.ended():
-                        process.kill()
-            raise
