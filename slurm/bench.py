@@ -12,7 +12,7 @@ from pathlib import Path
 from repro.runs.folder import RunFolder
 from slurm.job_costs import estimate, survey
 from slurm.ledger import Ledger
-from slurm.plan import Plan, say_plan_as_json
+from slurm.plan import SweepPlan, say_plan_as_json
 from slurm.queue import QueueSnapshot
 from slurm.status import as_json_of, rows
 from slurm.sweep import Part, Resolve, Sweep, expand
@@ -37,7 +37,7 @@ def runs_to_plan(count: int, *, resolve: Resolve) -> Iterator[Callable[[], objec
             finished, evidence = survey(graph)
             costs = estimate(graph, None, evidence, finished)
             with redirect_stdout(io.StringIO()):
-                say_plan_as_json(Plan(graph, costs, finished, None, 4))
+                say_plan_as_json(SweepPlan(graph, costs, finished, None, 4))
 
         yield plan
 

@@ -25,7 +25,7 @@ MANY_JOBS = 1000
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """The jobs of a sweep, and what is known of them before they go anywhere."""
 
     graph: Graph
@@ -78,7 +78,7 @@ class Plan:
         return [*_cautions(self.graph), *_memory_cautions(self.graph, self.cluster, self.memories)]
 
 
-def say_plan_as_json(plan: Plan) -> None:
+def say_plan_as_json(plan: SweepPlan) -> None:
     """Prints a plan for programs."""
     graph = plan.graph
     content = {
@@ -94,7 +94,7 @@ def say_plan_as_json(plan: Plan) -> None:
     say_json(content, indent=1 if len(graph.jobs) <= MANY_JOBS else None)
 
 
-def print_plan(plan: Plan, console: Console) -> None:
+def print_plan(plan: SweepPlan, console: Console) -> None:
     """Prints a plan for people: what follows what, a table of the methods, what is to do, and why so much.
 
     Args:
@@ -113,7 +113,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         tell(line)
 
 
-def _to_do(plan: Plan, done_count: int) -> str:
+def _to_do(plan: SweepPlan, done_count: int) -> str:
     """Returns what is to do: `2.0 GPU-hours, 1.2 GiB on disk, 3 h with 4 jobs at a time`."""
     if len(plan.unknown) == len(plan.graph.jobs) - done_count > 0:
         return "nobody knows what it costs"
@@ -135,7 +135,7 @@ def _headline(graph: Graph, done_count: int) -> str:
     return f"{counted(runs, 'run')}, {counted(len(graph.jobs), 'job')}, {done_count} done: {flow}"
 
 
-def _sources(plan: Plan) -> list[str]:
+def _sources(plan: SweepPlan) -> list[str]:
     """Returns a line for each source of the numbers, with the methods of which a pretraining was never measured.
 
     The last one says, where figures of other machines are among them, what takes their place.

@@ -56,14 +56,14 @@ class SweepCall:
     def plan(self, graph: Graph, cluster: Cluster | None, budget: float, *, print_it: bool) -> Graph:
         """Returns what fits a budget of GPU-hours (0: all of it), and prints its plan if that is asked for."""
         from slurm.job_costs import estimate, survey
-        from slurm.plan import Plan, print_plan, say_plan_as_json
+        from slurm.plan import SweepPlan, print_plan, say_plan_as_json
 
         finished, evidence = survey(graph)
         costs = estimate(graph, cluster, evidence, finished)
         if budget:
             graph = self._within_budget(graph, costs, budget)
         if print_it:
-            planned = Plan(graph, costs, finished, cluster, self.parallel, evidence.memories)
+            planned = SweepPlan(graph, costs, finished, cluster, self.parallel, evidence.memories)
             if self.as_json:
                 say_plan_as_json(planned)
             else:

@@ -28,7 +28,7 @@ from slurm.job_costs import (
     wall_seconds,
     within_budget,
 )
-from slurm.plan import Plan, print_plan, say_plan_as_json
+from slurm.plan import SweepPlan, print_plan, say_plan_as_json
 from slurm.profile import Cluster, Resources
 from slurm.sweep import Part, Sweep, expand
 
@@ -128,7 +128,7 @@ def test_a_plan_reads_every_results_file_once(tmp_path: Path, monkeypatch: pytes
     assert len(evidence.durations) == 1
     reads.clear()
     costs = estimate(graph, FOUR, *reversed(survey(graph)))
-    print_plan(Plan(graph, costs, finished_keys, FOUR, 1), Console(quiet=True))
+    print_plan(SweepPlan(graph, costs, finished_keys, FOUR, 1), Console(quiet=True))
     assert set(reads.values()) == {1}
     assert len(reads) == 2
 
@@ -141,7 +141,7 @@ def test_a_plan_within_a_budget_sums_what_is_left(tmp_path: Path, capsys: pytest
     graph = graph_of(tmp_path, 0, 1, methods=("mocov2", OURS))
     costs = costs_of(graph, pretrain=3000.0, linear=600.0)
     few, _ = within_budget(graph, costs, 2.0)
-    say_plan_as_json(Plan(few, costs, frozenset(), FOUR, 1))
+    say_plan_as_json(SweepPlan(few, costs, frozenset(), FOUR, 1))
     assert json.loads(capsys.readouterr().out)["gpu_hours"] == 2.0
 
 

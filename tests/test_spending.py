@@ -19,7 +19,7 @@ from slurm.accounting import Accounted, parse
 from slurm.graph import Graph
 from slurm.handover import ledger_entry
 from slurm.job_costs import estimate, gather, with_plan
-from slurm.plan import Plan, say_plan_as_json
+from slurm.plan import SweepPlan, say_plan_as_json
 from slurm.profile import Cluster, Resources
 from slurm.spending import enough_memory
 from slurm.sweep import Part, expand
@@ -161,7 +161,7 @@ def test_the_planner_learns_what_jobs_took_as_a_whole(tmp_path: Path, capsys: py
     assert (learned[pretraining].seconds, learned[probe].seconds) == (25.0, 730.0)
     assert evidence.memories == {("pretrain", *kind_of(run)): 3 * GB, ("linear", *kind_of(run)): 2 * GB}
     large = Cluster("large", resources=Resources(memory=24), tasks={"linear": Resources(memory=1)})
-    say_plan_as_json(Plan(graph, learned, frozenset(), large, 1, evidence.memories))
+    say_plan_as_json(SweepPlan(graph, learned, frozenset(), large, 1, evidence.memories))
     assert json.loads(capsys.readouterr().out)["cautions"][-2:] == [
         f"pretrain: memory: 24 GiB asked, such jobs used 3.0 GiB at most: memory: {enough_memory(3 * GB)}",
         "linear: memory: 1 GiB asked, such jobs used 2.0 GiB at most: memory: 4",
