@@ -26,6 +26,7 @@ from slurm.job_costs import (
     of_known_cost,
     survey,
     wall_seconds,
+    with_plan,
     within_budget,
 )
 from slurm.plan import SweepPlan, print_plan, say_plan_as_json
@@ -56,6 +57,28 @@ def finished(place: Path, rates: list[float], took: float) -> None:
 
 def bench(rate: float, processes: int = 1, method: str = "mocov2") -> StepMeasurement:
     return StepMeasurement(kind_of(tiny(method)), method, rate, 40.0, 1000, 300, "a card", processes)
+
+
+def test_a_file_that_goes_while_its_folder_is_looked_at_ends_no_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sign of life of an evaluation is written under another name first, in a run beside the sweep or of it."""
+    finished(tmp_path / "before", [4.0], 90.0)
+    (half_written,) = (path / ".status-linear.json.x" for path in (tmp_path / "before").glob("*/s9-*"))
+    half_written.touch()
+    (tmp_path / "before" / "jobs.jsonl").touch()
+    looks: Counter[Path] = Counter()
+    stat = Path.stat
+
+    def renamed_after_a_look(path: Path, **options: bool) -> Any:
+        looks[path] += path == half_written
+        if looks[path] > 1:
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", renamed_after_a_look)
+    graph = graph_of(tmp_path / "now")
+    assert with_plan(graph, FOUR).planned == {graph.key(graph.jobs[0]): 15.0, graph.key(graph.jobs[1]): 90.0}
 
 
 def test_recorded_runs_tell_what_others_of_their_kind_cost(tmp_path: Path) -> None:
