@@ -51,7 +51,7 @@ def finished(place: Path, rates: list[float], took: float) -> None:
     rows = [{"step": step, "images_per_second": rate} for step, rate in enumerate(rates)]
     write_rows(folder.metrics, rows)
     folder.backbone.write_bytes(b"x" * 5000)
-    row = replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol, duration_s=took)
+    row = replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol().name, duration_s=took)
     append(folder.results, [row, replace(row, metric="top5")])
 
 
@@ -136,7 +136,7 @@ def test_a_plan_reads_every_results_file_once(tmp_path: Path, monkeypatch: pytes
         folder.prepare(graph.by_key[str(folder.path.relative_to(tmp_path / "now")), "pretrain"].run)
         folder.backbone.touch()
     probe = graph.jobs[1]
-    row = replace(RESULT, run_id=probe.run.id, dataset="scenes", protocol=probe.run.probe.protocol)
+    row = replace(RESULT, run_id=probe.run.id, dataset="scenes", protocol=probe.run.probe.protocol().name)
     append(probe.folder.results, [row])
     reads: Counter[Path] = Counter()
 

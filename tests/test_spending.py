@@ -149,7 +149,7 @@ def test_the_planner_learns_what_jobs_took_as_a_whole(tmp_path: Path, capsys: py
     folder.prepare(run)
     folder.metrics.write_text('{"step": 1, "images_per_second": 4.0}\n' * 5, encoding="utf-8")
     folder.backbone.write_bytes(b"x")
-    append(folder.results, [replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol)])
+    append(folder.results, [replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol().name)])
     graph = graph_of(tmp_path / "s")
     pretraining, probe = (graph.key(job) for job in graph.jobs)
     bare = estimate(graph, None, gather([tmp_path / "s"], tmp_path / "none"))
