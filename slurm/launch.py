@@ -36,6 +36,8 @@ from slurm.status import is_under_way
 
 MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
+HIDDEN_SECONDS = 90.0
+"""For so long a network file system may hide a new file: the 60 s of NFS, and what clocks differ by."""
 OUTSIDE = "it runs outside of Slurm"
 PARENT_OUTSIDE = "what it builds on runs outside of Slurm, which cannot wait for it"
 Tell = Callable[[str], object]
@@ -136,6 +138,8 @@ class _Found:
     live: Mapping[Key, Submission]
     """What Slurm has queued or running."""
     finished: frozenset[Key]
+    just_over: Mapping[Key, Submission]
+    """What ended well with Slurm a moment ago, and whose result does not show yet."""
     outside: frozenset[Key]
     """What runs and is not Slurm's."""
     missing: frozenset[Key]
@@ -146,7 +150,7 @@ class _Found:
     @property
     def there(self) -> frozenset[Key]:
         """What is done, or comes by Slurm: all that a job may build on."""
-        return self.finished.union(self.live)
+        return self.finished.union(self.live, self.just_over)
 
 
 def _look(graph: Graph, ledger: Ledger, tell: Tell, *, replace_old: bool) -> _Found:
@@ -164,22 +168,23 @@ def _look(graph: Graph, ledger: Ledger, tell: Tell, *, replace_old: bool) -> _Fo
         _replace(old, ledger, tell)
         live = {key: entry for key, entry in live.items() if key not in replaced}
     finished = graph.finished()
-    absent = frozenset(graph.by_key).difference(finished, live)
+    just_over = {key: entry for key, entry in _just_over(ledger, queue).items() if key not in finished}
+    absent = frozenset(graph.by_key).difference(finished, live, just_over)
     # The queue was looked at before: by it, what was just replaced still runs.
     outside = _outside(ledger, queue, absent - replaced)
-    return _Found(queue, live, finished, outside, absent - outside, len(old) - len(replaced))
+    return _Found(queue, live, finished, just_over, outside, absent - outside, len(old) - len(replaced))
 
 
 def _batches(graph: Graph, cluster: Cluster, found: _Found, wanted: Collection[Key], *, report: bool) -> list[Batch]:
     """Returns what goes out now, in order and in lanes."""
-    parents = {key: Parent(entry.submission, entry.job) for key, entry in found.live.items()}
+    parents = {key: Parent(entry.submission, entry.job) for key, entry in {**found.just_over, **found.live}.items()}
     batches = plan_batches(graph, cluster, _array_limit(cluster), parents, wanted, report=report)
     return in_lanes(batches, cluster.resources.throttle, found.live.values(), graph.planned)
 
 
 def _concluded(outcome: Outcome, graph: Graph, found: _Found, *, is_full: bool) -> Outcome:
     """Returns how a launch ended, with what was there before."""
-    on_way = found.outside.union(found.live).difference(outcome.unsent)
+    on_way = found.outside.union(found.live, found.just_over).difference(outcome.unsent)
     return replace(
         outcome,
         # Also what is not Slurm's ends some time.
@@ -215,8 +220,8 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Tell) -> dic
     # them stands in the queue it counts as on its way, and nothing would go out in its place. A child of a pretraining
     # that was cancelled, and that goes out anew now, would be bound to the old one and be cancelled although the new
     # one succeeds.
-    alive = {entry.job for entry in live}
-    stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, alive)]
+    may_be_built_on = {entry.job for entry in (*live, *_just_over(ledger, queue).values())}
+    stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, may_be_built_on)]
     if stuck:
         _take_out(stuck, "that wait in vain")
         tell(f"cancelled {listed(entry.job for entry in stuck)}: what they waited for has failed or was cancelled")
@@ -270,8 +275,26 @@ def _report_is_due(graph: Graph, ledger: Ledger, there: Collection[Key]) -> bool
     return not is_finished(graph.sweep_folder, *graph.report, entries[-1])
 
 
+def _just_over(ledger: Ledger, queue: QueueSnapshot) -> dict[Key, Submission]:
+    """Returns the jobs that ended well by Slurm's word, but so lately that their files may not show here yet."""
+    now = time.time()
+    return {
+        entry.key: entry
+        for entry in ledger.submissions()
+        if (job := queue.find(entry)) is not None
+        if job.state == "COMPLETED" and job.end is not None and now - job.end < HIDDEN_SECONDS
+    }
+
+
 def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive: Collection[str]) -> bool:
-    """Returns whether a job stands in the queue for a parent that has ended without what the job builds on."""
+    """Returns whether a job stands in the queue for a parent that has ended without what the job builds on.
+
+    Args:
+        entry: of the job.
+        graph: the sweep.
+        queue: the queue.
+        alive: ids of the jobs of which what is built on comes, or may be there.
+    """
     job = queue.find(entry)
     if job is None or not job.waiting or not entry.job:
         return False

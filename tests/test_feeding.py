@@ -1,7 +1,9 @@
 """`--feed`: what never went is handed over as there is room, what went stays as it is, and a refusal ends it."""
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +20,7 @@ from repro.jobs import PROGRAM
 from slurm.graph import Graph
 from slurm.handover import Outcome
 from slurm.launch import submit
-from slurm.ledger import Ledger
+from slurm.ledger import REPORT, Ledger
 from slurm.sender import NO_PARENT
 from slurm.sweep_call import SweepCall
 
@@ -219,3 +221,27 @@ def test_a_slurm_that_does_not_cancel_between_two_rounds_does_not_end_it(
     outcome = Feeding(graph, monkeypatch).call(hiccup, nothing)
     assert graph.report in outcome.submitted
     assert "102_2" not in stand_in.ids
+
+
+def test_children_of_what_ended_a_moment_ago_wait_for_nothing_in_vain(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system shows a new backbone up to a minute late: its children were taken out, for good."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "8")
+
+    def ended(seconds_ago: float) -> None:
+        stand_in.tell("room", "100")
+        times = f"{time.time() - 99:.0f}|{time.time() - seconds_ago:.0f}"
+        stand_in.change(lambda line: re.sub(r"^(101_2\|[^|]*)\|.*", rf"\1|COMPLETED|None|{times}|n1|low|", line))
+
+    outcome = Feeding(graph, monkeypatch).call(lambda: ended(5))
+    assert graph.report in outcome.submitted
+    assert stand_in.calls("scancel") == []
+    assert launch(graph).submitted == {}
+    ended(200)  # without a backbone after all
+    assert {(folder.partition("/s")[2][:1], task) for folder, task in launch(graph).submitted} == {
+        ("2", "pretrain"),
+        ("2", "linear"),
+        ("", REPORT),
+    }
