@@ -16,6 +16,7 @@ from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say, say_json
 from slurm.before_launch import check_roots
 from slurm.graph import Graph
+from slurm.handover import Outcome
 from slurm.ledger import Key, Ledger
 from slurm.needs import missing_weights
 from slurm.profile import Cluster
@@ -24,7 +25,6 @@ from slurm.program import Program
 # What plans and launches is imported where it is used: submitit takes a second, which `--plan` need not wait for.
 
 if TYPE_CHECKING:
-    from slurm.handover import Outcome
     from slurm.job_costs import JobCost
     from slurm.sender import TakeCode
 
@@ -119,44 +119,45 @@ class SweepCall:
             say(f"# ---- {name}\n{script}")
 
     def _submit(self, graph: Graph, cluster: Cluster) -> None:
+        from slurm.job_costs import with_plan
         from slurm.snapshot import take
 
-        submitted: dict[Key, str] = {}
-        unsent = ""
         # Asked before anything else: a sweep that is done needs no Slurm and no committed code, only its tables. What
         # is missing of another is asked again by `submit`, under the launch lock.
         if len(graph.finished()) == len(graph.jobs):
             self.console.print(f"{counted(len(graph.jobs), 'job')}, all done")
             if graph.evaluates:  # else there is nothing to tabulate
                 self.show(graph.tables, graph.sweep_folder, self.console)
-            counts = {"done": len(graph.jobs), "live": 0, "unsent": 0}
-        else:
-            from slurm.job_costs import with_plan
-
-            graph = with_plan(graph, cluster)
-            outcome = self.submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
-            submitted, unsent = outcome.submitted, outcome.unsent_words
-            counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
+            self._say_submitted(Outcome(skipped=list(graph.jobs)))
+            return
+        graph = with_plan(graph, cluster)
+        outcome = self.submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
+        self._tell(
+            f"{counted(len(outcome.submitted), 'job')} submitted, {len(outcome.skipped)} done before, "
+            f"{len(outcome.live)} queued or running; "
+            f"mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
+        )
+        if outcome.outdated:
             self._tell(
-                f"{counted(len(submitted), 'job')} submitted, {counts['done']} done before, {counts['live']} queued or "
-                f"running; mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
+                f"{counted(outcome.outdated, 'job')} on the way with other settings than the sweep has now; "
+                "--replace cancels and submits anew"
             )
-            if outcome.outdated:
-                self._tell(
-                    f"{counted(outcome.outdated, 'job')} on the way with other settings than the sweep has now; "
-                    "--replace cancels and submits anew"
-                )
-            if unsent:
-                later = "the same again later, or with --feed, which stays until all are in"
-                mend = later if outcome.has_room_later else "the profile, or what it builds on, then the same again"
-                self._tell(with_mend(unsent, mend))
-        if self.as_json:
-            ids = {f"{folder} {task}": job for (folder, task), job in submitted.items()}
-            say_json({"submitted": ids, **counts})
-        if unsent:
+        if outcome.unsent:
+            later = "the same again later, or with --feed, which stays until all are in"
+            mend = later if outcome.has_room_later else "the profile, or what it builds on, then the same again"
+            self._tell(with_mend(outcome.unsent_words, mend))
+        self._say_submitted(outcome)
+        if outcome.unsent:
             raise typer.Exit(1)
 
-    def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> "Outcome":
+    def _say_submitted(self, outcome: Outcome) -> None:
+        """Prints how a launch with Slurm ended, where JSON is asked for."""
+        if self.as_json:
+            ids = {f"{folder} {task}": job for (folder, task), job in outcome.submitted.items()}
+            counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
+            say_json({"submitted": ids, **counts})
+
+    def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> Outcome:
         """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
 
         What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
