@@ -168,7 +168,7 @@ def _look(graph: Graph, ledger: Ledger, tell: Tell, *, replace_old: bool) -> _Fo
         _replace(old, ledger, tell)
         live = {key: entry for key, entry in live.items() if key not in replaced}
     finished = graph.finished()
-    just_over = {key: entry for key, entry in _just_over(ledger, queue).items() if key not in finished}
+    just_over = {key: entry for key, entry in _just_over(graph, ledger, queue).items() if key not in finished}
     absent = frozenset(graph.by_key).difference(finished, live, just_over)
     # The queue was looked at before: by it, what was just replaced still runs.
     outside = _outside(ledger, queue, absent - replaced)
@@ -220,7 +220,7 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Tell) -> dic
     # them stands in the queue it counts as on its way, and nothing would go out in its place. A child of a pretraining
     # that was cancelled, and that goes out anew now, would be bound to the old one and be cancelled although the new
     # one succeeds.
-    may_be_built_on = {entry.job for entry in (*live, *_just_over(ledger, queue).values())}
+    may_be_built_on = {entry.job for entry in (*live, *_just_over(graph, ledger, queue).values())}
     stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, may_be_built_on)]
     if stuck:
         _take_out(stuck, "that wait in vain")
@@ -275,15 +275,17 @@ def _report_is_due(graph: Graph, ledger: Ledger, there: Collection[Key]) -> bool
     return not is_finished(graph.sweep_folder, *graph.report, entries[-1])
 
 
-def _just_over(ledger: Ledger, queue: QueueSnapshot) -> dict[Key, Submission]:
+def _just_over(graph: Graph, ledger: Ledger, queue: QueueSnapshot) -> dict[Key, Submission]:
     """Returns the jobs that ended well by Slurm's word, but so lately that their files may not show here yet."""
-    now = time.time()
-    return {
-        entry.key: entry
+    since = time.time() - HIDDEN_SECONDS
+    over = [
+        entry
         for entry in ledger.submissions()
-        if (job := queue.find(entry)) is not None
-        if job.state == "COMPLETED" and job.end is not None and now - job.end < HIDDEN_SECONDS
-    }
+        if (queued := queue.find(entry)) is not None
+        if queued.state == "COMPLETED" and queued.end is not None and queued.end > since
+    ]
+    # What measured by other protocols than are asked for now is none of the sweep's jobs any more.
+    return {e.key: e for e in over if (job := graph.by_key.get(e.key)) is None or job.protocols == e.protocols}
 
 
 def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive: Collection[str]) -> bool:

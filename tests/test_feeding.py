@@ -245,3 +245,11 @@ def test_children_of_what_ended_a_moment_ago_wait_for_nothing_in_vain(
         ("2", "linear"),
         ("", REPORT),
     }
+
+
+def test_what_ended_a_moment_ago_by_another_protocol_is_missing(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    launch(graph_for(tmp_path, seeds=2))
+    now = time.time()
+    stand_in.change(lambda line: re.sub(r"^(10[12]_0\|[^|]*)\|.*", rf"\1|COMPLETED|None|1|{now - 5:.0f}|n1|low|", line))
+    outcome = launch(graph_for(tmp_path, seeds=2, settings={"probe.epochs": 7}))
+    assert {task for folder, task in outcome.submitted if "/s0" in folder} == {"linear"}
