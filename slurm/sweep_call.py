@@ -27,6 +27,7 @@ from slurm.program import Program
 if TYPE_CHECKING:
     from slurm.job_costs import JobCost
     from slurm.sender import TakeCode
+    from slurm.snapshot import CodeSnapshot
 
 FEED_SECONDS = 60.0
 """Between two looks for room in Slurm's queue, which serves everybody."""
@@ -169,25 +170,27 @@ class SweepCall:
             take_code: takes the code that the jobs run, once something is to be submitted.
         """
         from slurm.launch import submit
+        from slurm.launch_lock import BusySweepError
         from slurm.queue import SilentSlurmError
 
         submitted: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
         cancels = len(Ledger(graph.sweep_folder).taken_back())
+        code = _TakenOnce(take_code)
         while True:
             replaces = self.replace and unsent is None
             try:
                 outcome = submit(
                     graph,
                     cluster,
-                    take_code,
+                    code.take,
                     self.program,
                     self.console,
                     replace_old=replaces,
                     again=unsent,
                     cancels=cancels,
                 )
-            except SilentSlurmError as error:
+            except (SilentSlurmError, BusySweepError) as error:
                 if unsent is None:
                     raise
                 self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")
@@ -236,3 +239,16 @@ class SweepCall:
             suggest(f"salmask status {shlex.quote(str(graph.sweep_folder))}")
             raise typer.Exit(1)
         suggest(f"salmask report --runs {shlex.quote(str(graph.sweep_folder))}")
+
+
+class _TakenOnce:
+    """The code of all rounds of a call: what is edited or committed meanwhile is for the next call."""
+
+    def __init__(self, take_code: "TakeCode") -> None:
+        self._take_code = take_code
+        self._code: CodeSnapshot | None = None
+
+    def take(self) -> "CodeSnapshot | None":
+        if self._code is None or not self._code.path.is_dir():  # gone by `salmask clean`, as no job ran from it
+            self._code = self._take_code()
+        return self._code

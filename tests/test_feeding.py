@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,8 +22,10 @@ from repro.jobs import PROGRAM
 from slurm.graph import Graph
 from slurm.handover import Outcome
 from slurm.launch import submit
+from slurm.launch_lock import launch_lock
 from slurm.ledger import REPORT, Ledger
-from slurm.sender import NO_PARENT
+from slurm.sender import NO_PARENT, TakeCode
+from slurm.snapshot import CodeSnapshot
 from slurm.sweep_call import SweepCall
 
 Round = Callable[[], object]
@@ -43,10 +47,10 @@ class Feeding:
         self.ledger_sizes.append(len(Ledger(self.graph.sweep_folder).path.read_text().splitlines()))
         self.between.pop(0)()
 
-    def call(self, *between: Round) -> Outcome:
+    def call(self, *between: Round, take_code: TakeCode = lambda: None) -> Outcome:
         self.between = list(between)
         call = SweepCall(lambda *_: None, PROGRAM, Console(quiet=True), 1, allow_dirty=False, as_json=False, feed=True)
-        outcome = call.submit_all(self.graph, CLUSTER, lambda: None)
+        outcome = call.submit_all(self.graph, CLUSTER, take_code)
         assert not self.between
         return outcome
 
@@ -245,6 +249,42 @@ def test_children_of_what_ended_a_moment_ago_wait_for_nothing_in_vain(
         ("2", "linear"),
         ("", REPORT),
     }
+
+
+def test_all_rounds_run_the_code_of_the_first(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever edited the checkout meanwhile ended the call, and a commit was the code of the rest of the sweep."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "4")
+    taken: list[CodeSnapshot] = []
+
+    def take() -> CodeSnapshot:
+        taken.append(CodeSnapshot(tmp_path / "code" / str(len(taken)), "abc", dirty=False))
+        taken[-1].path.mkdir(parents=True)
+        return taken[-1]
+
+    feeding = Feeding(graph, monkeypatch)
+    feeding.call(lambda: stand_in.tell("room", "8"), lambda: stand_in.tell("room", "100"), take_code=take)
+    assert len(taken) == 1
+    scripts = [path.read_text() for path in stand_in.place.glob("script-*.sh")]
+    assert all(f"PYTHONPATH={taken[0].path}$" in script for script in scripts)
+
+
+def test_a_long_launch_of_somebody_else_between_two_rounds_does_not_end_it(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "4")
+    monkeypatch.setattr("slurm.launch.launch_lock", partial(launch_lock, wait=0.0))
+    with ExitStack() as others:
+
+        def begin() -> None:
+            stand_in.tell("room", "100")
+            others.enter_context(launch_lock(graph.sweep_folder))
+
+        assert not Feeding(graph, monkeypatch).call(begin, others.close).unsent
+    assert all_once(graph, stand_in)
 
 
 def test_what_ended_a_moment_ago_by_another_protocol_is_missing(stand_in: StandInSlurm, tmp_path: Path) -> None:
