@@ -137,7 +137,7 @@ class FineTuning:
         Raises:
             UserError: the data or the backbone do not fit.
         """
-        protocol = run.finetune.protocol(self.task)
+        protocol = run.finetune.protocol(self.task).name
         partition = standard(target, seed=0)
         training_folder = folder.path / TASK_FOLDERS[self.task] / f"{target.dataset}-{protocol}"
         backbone = load_backbone_of(run, folder)

@@ -65,7 +65,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     rows = []
     for k in run.knn.neighbours:
         votes = vote(queries, bank, bank_labels, len(train.classes), k, run.knn.temperature)
-        protocol, values = run.knn.protocol(k), scores(votes, labels)
+        protocol, values = run.knn.protocol(k).name, scores(votes, labels)
         predictions = predictions_of(votes, test, votes / votes.sum(1, keepdim=True))
         kept = keep_predictions(folder, Evaluation("knn", target.dataset), protocol, predictions, values)
         rows += measurements(protocol, partition.split, values, kept)

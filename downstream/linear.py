@@ -146,7 +146,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
         UserError: the data or the backbone do not fit.
         RuntimeError: probing changed the backbone.
     """
-    protocol = run.probe.protocol_on(target.dataset)
+    protocol = run.probe.protocol(target.dataset).name
     seeds = split_seeds(target.dataset, run.probe.splits)
     # One store for all splits: the backbone is read once, and a pool's features serve every split of it.
     evaluation = Evaluation("linear", target.dataset)

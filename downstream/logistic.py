@@ -91,7 +91,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
         UserError: the backbone or the data do not fit, or there are several processes.
     """
     partitions = _partitions(run, target)
-    protocol = run.logistic.protocol_on(target.dataset)
+    protocol = run.logistic.protocol(target.dataset).name
     store = FeatureStore.of(run, folder, device, "logistic")
     split_values, split_predictions = [], []
     for seed, partition in enumerate(partitions):

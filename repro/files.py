@@ -307,6 +307,21 @@ def write_at(descriptor: int, content: bytes | memoryview, place: int) -> None:
         rest, place = rest[count:], place + count
 
 
+def folder_size(folder: Path) -> int:
+    """Returns the bytes of a folder's files, with those of its folders; what goes while it is looked at counts nothing.
+
+    Args:
+        folder: The folder, in which others may be writing.
+    """
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                status = Path(place, name).stat()
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
 CHECKSUM_BYTES = 4
 """Length of a `checksum`."""
 

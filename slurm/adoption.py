@@ -12,18 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from repro.errors import UserError
 from slurm.calls import indices_of
 from slurm.ledger import Ledger, Submission
-from slurm.queue import QueueSnapshot, array_of, named_in_accounting, process_of, snapshot
+from slurm.queue import QueueSnapshot, SilentSlurmError, array_of, named_in_accounting, process_of, snapshot
 
 SETTLING_SECONDS = 60.0
 """How old an intent must be, whose job neither queue nor accounting knows, to be sure that it was never submitted."""
 POLL_SECONDS = 2.0
-
-
-class SilentQueueError(UserError):
-    """Slurm does not say what is queued; it may do so later."""
 
 
 def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapshot:
@@ -34,13 +29,13 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
         tell: told that, and for what, it waits.
 
     Raises:
-        SilentQueueError: Slurm does not answer.
+        SilentSlurmError: Slurm does not answer.
     """
     told, first_look = False, time.monotonic()
     while True:
         queue = snapshot()
         if queue.trouble:  # to take silence for an empty queue would submit everything twice
-            raise SilentQueueError(f"cannot tell what is queued already ({queue.trouble})", mend=queue.mend)
+            raise SilentSlurmError(f"cannot tell what is queued already ({queue.trouble})", mend=queue.mend)
         unsettled = [
             entry
             for entries in _half_done(ledger).values()
@@ -69,6 +64,18 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
         ledger: of the sweep; completed.
         queue: from `settled_queue`, under the launch lock: else a launch that is under way looks like a killed one.
     """
+    if found := found_again(ledger, queue):
+        ledger.submitted(found)
+
+
+def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
+    """Returns the jobs of which the ledger has no id and the queue one, with that.
+
+    Args:
+        ledger: of the sweep.
+        queue: the queue.
+    """
+    found = []
     for name, entries in _half_done(ledger).items():
         queued = queue.named(name)
         if not queued:
@@ -78,7 +85,8 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
         first = array_of(queued[0].job)
         indices = indices_of(ledger.logs / name)
         ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices or range(len(entries))]
-        ledger.submitted([replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)])
+        found += [replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)]
+    return found
 
 
 def adopt_local(ledger: Ledger) -> None:

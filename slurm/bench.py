@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from repro.runs.folder import RunFolder
-from repro.terminal import Console
 from slurm.job_costs import estimate, survey
 from slurm.ledger import Ledger
-from slurm.plan import print_plan
+from slurm.plan import SweepPlan, say_plan_as_json
 from slurm.queue import QueueSnapshot
 from slurm.status import as_json_of, rows
 from slurm.sweep import Part, Resolve, Sweep, expand
@@ -38,7 +37,7 @@ def runs_to_plan(count: int, *, resolve: Resolve) -> Iterator[Callable[[], objec
             finished, evidence = survey(graph)
             costs = estimate(graph, None, evidence, finished)
             with redirect_stdout(io.StringIO()):
-                print_plan(graph, costs, finished, None, 4, Console(), as_json=True)
+                say_plan_as_json(SweepPlan(graph, costs, finished, None, 4))
 
         yield plan
 

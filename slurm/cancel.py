@@ -3,10 +3,11 @@
 import os
 import signal
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from repro.quantities import counted
 from slurm.ledger import Key, Submission
 from slurm.queue import QueueSnapshot, scancel
 
@@ -42,43 +43,79 @@ def cancel(
         done: keys of the jobs whose results are there; where squeue is silent, Slurm need not be told about them.
         dry_run: only say which.
     """
-    unseen: dict[str, list[str]] = {}
-    slurm_ids: list[str] = []
-    processes: list[str] = []
-    elsewhere: list[str] = []
-    told: list[Submission] = []
-    waiting: list[Submission] = []
-    entries = list(entries)
-    newest = {entry.key: entry for entry in entries}
-    for entry in entries:
-        if entry.executor == "slurm":
-            # An intent without an id may have gone out all the same, as one job or as an array: by its name.
-            candidates = [queue.find(entry)] if entry.job else queue.named(entry.submission)
-            ids = [job.job for job in candidates if job is not None and job.live]
-            slurm_ids += ids
-            # Where squeue is silent, Slurm is told about every job whose end is not known.
-            unknown = bool(entry.job and queue.trouble) and queue.find(entry) is None and entry.key not in done
-            if unknown:
-                unseen.setdefault(entry.submission, []).append(entry.job)
-            told += [entry] if ids or unknown else []
-        elif entry.executor == "local" and entry.host != socket.gethostname():
-            latest = entry.job and newest[entry.key] is entry and entry.key not in over
-            elsewhere += [f"{entry.host}: {entry.job}"] if latest else []
-        elif entry.executor == "local" and queue.live(entry):
-            processes.append(entry.job)
-            told.append(entry)
-        elif entry.executor == "local" and not entry.job and not entry.cancelled and newest[entry.key] is entry:
-            waiting.append(entry)  # for its turn; its launcher looks at the ledger before it starts it
-    slurm_ids = list(dict.fromkeys(slurm_ids))  # an array without ids is found once for each of its intents
-    jobs = [*dict.fromkeys([*slurm_ids, *(job for ids in unseen.values() for job in ids)]), *processes]
+    chosen = _choose(list(entries), queue, over, done)
+    slurm_ids = [*dict.fromkeys(chosen.seen.values())]  # of an array that never began, all have one
+    unseen_ids = [entry.job for entry in chosen.unseen]
+    jobs = [*dict.fromkeys([*slurm_ids, *unseen_ids]), *(entry.job for entry in chosen.running)]
     if dry_run:
-        return Cancelled(jobs, elsewhere)
-    # Nobody said that an id is still that of our job, and not of a stranger's: the name is asked for too.
-    objections = [scancel(slurm_ids), *(scancel(ids, name=name) for name, ids in unseen.items())]
-    trouble = next(filter(None, objections), "")
-    for process in processes:
-        _end(int(process))
-    return Cancelled(jobs, elsewhere, trouble, [*told, *waiting])
+        return Cancelled(jobs, chosen.elsewhere)
+    trouble = _end_in_slurm(slurm_ids, chosen.unseen)
+    if chosen.unclear and not trouble:
+        trouble = f"it is not known whether Slurm has {counted(len(chosen.unclear), 'job')} ({queue.trouble})"
+    for entry in chosen.running:
+        _end(int(entry.job))
+    told = [*chosen.seen, *chosen.unseen, *chosen.running, *chosen.waiting]
+    return Cancelled(jobs, chosen.elsewhere, trouble, told)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Jobs that are to end, by how they can be told."""
+
+    seen: Mapping[Submission, str]
+    """Jobs that squeue knows, with the id under which they stand there."""
+    unseen: Sequence[Submission]
+    """Jobs of Slurm of which a silent squeue told nothing, and whose end is not known."""
+    unclear: Sequence[Submission]
+    """Those among them that have no id, so that without squeue nobody knows whether they are in."""
+    running: Sequence[Submission]
+    """Processes of this machine."""
+    waiting: Sequence[Submission]
+    """Jobs that wait here for their turn; their launcher looks at the ledger before it starts one."""
+    elsewhere: list[str]
+    """As of `Cancelled`."""
+
+
+def _choose(
+    entries: Sequence[Submission], queue: QueueSnapshot, over: Collection[Key], done: Collection[Key]
+) -> _Chosen:
+    """Returns what of a ledger runs or waits, or may do so; arguments as of `cancel`."""
+    newest = {entry.key: entry for entry in entries}
+    latest = [entry for entry in entries if newest[entry.key] is entry]
+    of_slurm = [entry for entry in entries if entry.executor == "slurm"]
+    silent = [entry for entry in of_slurm if queue.trouble and queue.find(entry) is None and entry.key not in done]
+    here = socket.gethostname()
+    return _Chosen(
+        seen={entry: job.job for entry in of_slurm if (job := queue.find(entry)) is not None and job.live},
+        unseen=[entry for entry in silent if entry.job],
+        unclear=[
+            entry
+            for entry in silent
+            if not (entry.job or entry.refused or entry.cancelled or entry.superseded) and newest[entry.key] is entry
+        ],
+        running=[e for e in entries if e.executor == "local" and e.host == here and queue.live(e)],
+        waiting=[e for e in latest if e.executor == "local" and e.host == here and not (e.job or e.cancelled)],
+        elsewhere=[
+            f"{entry.host}: {entry.job}"
+            for entry in latest
+            if entry.executor == "local" and entry.host != here and entry.job and entry.key not in over
+        ],
+    )
+
+
+def _end_in_slurm(ids: Sequence[str], unseen: Iterable[Submission]) -> str:
+    """Has Slurm end jobs; returns what it objected to, empty where it did not.
+
+    Args:
+        ids: of jobs that squeue told of.
+        unseen: jobs of which it told nothing. So nobody said that an id is still that of our job, and not of a
+            stranger's: the name is asked for too.
+    """
+    by_name: dict[str, list[str]] = {}
+    for entry in unseen:
+        by_name.setdefault(entry.submission, []).append(entry.job)
+    objections = [scancel(ids), *(scancel(jobs, name=name) for name, jobs in by_name.items())]
+    return next(filter(None, objections), "")
 
 
 def _end(process: int) -> None:

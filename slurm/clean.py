@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import is_temporary
+from repro.files import folder_size, is_temporary
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
 from slurm.ledger import Key, Ledger, Submission
@@ -147,8 +147,7 @@ def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:
 
 
 def _leftover(path: Path, why: str) -> Leftover:
-    if path.is_symlink():
-        files = _written_behind(path)
-    else:
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    if path.is_dir() and not path.is_symlink():
+        return Leftover(path, why, folder_size(path))
+    files = _written_behind(path) if path.is_symlink() else [path]
     return Leftover(path, why, sum(file.stat().st_size for file in files))

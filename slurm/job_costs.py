@@ -18,6 +18,7 @@ from pathlib import Path
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
 from repro.data.sizes import probe_images, train_images
 from repro.errors import UserError
+from repro.files import folder_size
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
 from repro.runs.metrics import read_metrics
@@ -120,10 +121,9 @@ def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], S
             continue  # of another version
         rate = rate_of(folder.metrics)
         if rate and folder.pretrained:  # the size of a run that is not finished says nothing
-            size = sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file())
             kind = kind_of(run)
             if kind not in runs:
-                runs[kind] = rate, size, f"{folder.sweep}/{run.method}/{folder.path.name}"
+                runs[kind] = rate, folder_size(folder.path), f"{folder.sweep}/{run.method}/{folder.path.name}"
                 start_ups[kind] = _start_up(run, folder, rate)
         for name, most in memories_of(folder.path).items():
             task = (name.partition("@")[0], *kind_of(run))

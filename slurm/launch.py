@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.errors import UserError
@@ -17,7 +18,7 @@ from repro.runs.status import PRETRAIN
 from repro.terminal import Console
 from slurm.adoption import adopt, settled_queue
 from slurm.ask import ask
-from slurm.batches import Parent, plan_batches
+from slurm.batches import Batch, Parent, plan_batches
 from slurm.calls import refuse_foreign_sweep
 from slurm.graph import Graph
 from slurm.handover import Outcome
@@ -28,15 +29,19 @@ from slurm.orders import write_report_order
 from slurm.outdated import outdated
 from slurm.profile import Cluster
 from slurm.program import Program
-from slurm.queue import PARENT_FAILED, QueueSnapshot, scancel
+from slurm.queue import PARENT_FAILED, QueueSnapshot, SilentSlurmError, scancel
 from slurm.sender import NO_PARENT, Sender, TakeCode, listed, script
 from slurm.status import finished as is_finished
 from slurm.status import is_under_way
 
 MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
+HIDDEN_SECONDS = 90.0
+"""For so long a network file system may hide a new file: the 60 s of NFS, and what clocks differ by."""
 OUTSIDE = "it runs outside of Slurm"
 PARENT_OUTSIDE = "what it builds on runs outside of Slurm, which cannot wait for it"
+Tell = Callable[[str], object]
+"""Prints a line."""
 
 
 def submit(
@@ -78,9 +83,9 @@ def submit(
             f"cluster '{cluster.name}' needs Slurm, and there is no sbatch on this machine",
             mend="launch from a login node, or --local",
         )
-    outcome = Outcome()
     ledger = Ledger(graph.sweep_folder)
     cancels = len(ledger.taken_back()) if cancels is None else cancels
+    asked_again = frozenset(again or ())
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False)
@@ -88,36 +93,15 @@ def submit(
     with launch_lock(graph.sweep_folder) as descriptor:
         refuse_foreign_sweep(graph.sweep_folder)
         write_report_order(graph.sweep_folder, graph.tables)
-        # All that is decided by is looked at under the lock: of two launchers, the second finds the jobs of the first.
-        queue = settled_queue(ledger, tell)
-        adopt(ledger, queue)
-        live = _live(graph, ledger, queue, tell)
-        old = outdated(graph, live)
-        if old and replace_old:
-            live = _without_old(live, old, ledger, tell)
-        else:
-            outcome.outdated = len(old)
-        # Numbers of processes are none of Slurm's: what runs on this machine, on another one, or was started by hand
-        # can neither be waited for nor cancelled.
-        outside = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
-        finished = graph.finished()
-        missing = {key for key in graph.by_key if not (key in finished or key in live or key in outside)}
-        sent, now = ledger.newest_sent(), time.time()
-        running = {key for key in missing if is_under_way(ledger.sweep, key, sent.get(key), queue, now)}
-        outside |= running
-        missing -= running
-        if again is not None:
-            missing &= set(again)
+        found = _look(graph, ledger, tell, replace_old=replace_old)
+        missing = found.missing if again is None else found.missing & asked_again
         taken_back = ledger.taken_back_since(cancels, missing)
         missing -= taken_back
         # What an earlier round had no room for, and now runs outside, is asked for until it is done: it may be killed.
-        outcome.unsent = dict.fromkeys(running.intersection(again or ()), OUTSIDE)
-        outcome.unsent |= _without_parent(graph, missing, {*finished, *live}, outside)
-        parents = {key: Parent(entry.submission, entry.job) for key, entry in live.items()}
-        wanted = missing - set(outcome.unsent)
-        report = report or bool(missing and graph.evaluates) or graph.report in (again or ())
-        report = report or _report_is_due(graph, ledger, {*finished, *live})
-        batches = plan_batches(graph, cluster, _array_limit(cluster), parents, wanted, report=report)
+        outcome = Outcome(outdated=found.outdated, unsent=dict.fromkeys(found.outside & asked_again, OUTSIDE))
+        outcome.unsent |= _without_parent(graph, missing, found)
+        report = report or bool(missing and graph.evaluates) or graph.report in asked_again
+        report = report or _report_is_due(graph, ledger, found.there)
         sender = Sender(
             graph=graph,
             cluster=cluster,
@@ -129,22 +113,85 @@ def submit(
             tell=tell,
             cancels=cancels,
             taken_back=taken_back,
-            lanes=jobs_by_lane(live.values()),
-            others_are_in=bool(live),
+            lanes=jobs_by_lane(found.live.values()),
+            others_are_in=bool(found.live),
             at_once=0 if again is None else 1,
         )
-        for batch in in_lanes(batches, cluster.resources.throttle, live.values(), graph.planned):
+        for batch in _batches(graph, cluster, found, missing - set(outcome.unsent), report=report):
             sender.send(batch)
-        _replace_report(graph, live, queue, outcome, tell)
+        _replace_report(graph, found, outcome, tell)
     if jobs := sender.taken_back - {graph.report}:
         tell(f"left out: {counted(len(jobs), 'job')}, cancelled before going out")
-    if sender.refused and not outcome.submitted and not live and not outside:
+    if sender.refused and not (outcome.submitted or found.live or found.outside):
         raise sender.refused
-    outcome.has_room_later = bool(sender.full) or not {OUTSIDE, PARENT_OUTSIDE}.isdisjoint(outcome.unsent.values())
-    on_way = {*live, *outside}.difference(outcome.unsent)
-    outcome.live = [job for job in graph.jobs if graph.key(job) in on_way]
-    outcome.skipped = [job for job in graph.jobs if graph.key(job) in finished - on_way]
-    return outcome
+    return _concluded(outcome, graph, found, is_full=bool(sender.full))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What there is of a sweep: all that a launch decides by, looked at under the launch lock.
+
+    So of two launchers, the second finds the jobs of the first.
+    """
+
+    queue: QueueSnapshot
+    live: Mapping[Key, Submission]
+    """What Slurm has queued or running."""
+    finished: frozenset[Key]
+    just_over: Mapping[Key, Submission]
+    """What ended well with Slurm a moment ago, and whose result does not show yet."""
+    outside: frozenset[Key]
+    """What runs and is not Slurm's."""
+    missing: frozenset[Key]
+    """What is none of these."""
+    outdated: int
+    """How many of the live jobs are of other settings."""
+
+    @property
+    def there(self) -> frozenset[Key]:
+        """What is done, or comes by Slurm: all that a job may build on."""
+        return self.finished.union(self.live, self.just_over)
+
+
+def _look(graph: Graph, ledger: Ledger, tell: Tell, *, replace_old: bool) -> _Found:
+    """Looks at what there is of a sweep, and takes out of the queue what others are to go out for.
+
+    Raises:
+        SilentSlurmError: Slurm does not answer.
+    """
+    queue = settled_queue(ledger, tell)
+    adopt(ledger, queue)
+    live = _live(graph, ledger, queue, tell)
+    old = outdated(graph, live)
+    replaced = {entry.key for entry in old} if replace_old else set()
+    if replaced:
+        _replace(old, ledger, tell)
+        live = {key: entry for key, entry in live.items() if key not in replaced}
+    finished = graph.finished()
+    just_over = {key: entry for key, entry in _just_over(graph, ledger, queue).items() if key not in finished}
+    absent = frozenset(graph.by_key).difference(finished, live, just_over)
+    # The queue was looked at before: by it, what was just replaced still runs.
+    outside = _outside(ledger, queue, absent - replaced)
+    return _Found(queue, live, finished, just_over, outside, absent - outside, len(old) - len(replaced))
+
+
+def _batches(graph: Graph, cluster: Cluster, found: _Found, wanted: Collection[Key], *, report: bool) -> list[Batch]:
+    """Returns what goes out now, in order and in lanes."""
+    parents = {key: Parent(entry.submission, entry.job) for key, entry in {**found.just_over, **found.live}.items()}
+    batches = plan_batches(graph, cluster, _array_limit(cluster), parents, wanted, report=report)
+    return in_lanes(batches, cluster.resources.throttle, found.live.values(), graph.planned)
+
+
+def _concluded(outcome: Outcome, graph: Graph, found: _Found, *, is_full: bool) -> Outcome:
+    """Returns how a launch ended, with what was there before."""
+    on_way = found.outside.union(found.live, found.just_over).difference(outcome.unsent)
+    return replace(
+        outcome,
+        # Also what is not Slurm's ends some time.
+        has_room_later=is_full or not {OUTSIDE, PARENT_OUTSIDE}.isdisjoint(outcome.unsent.values()),
+        live=[job for job in graph.jobs if graph.key(job) in on_way],
+        skipped=[job for job in graph.jobs if graph.key(job) in found.finished - on_way],
+    )
 
 
 def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, str]]:
@@ -165,7 +212,7 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
             lanes.setdefault(part.lane, []).append(f"<{part.name}>")
 
 
-def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Callable[[str], object]) -> dict[Key, Submission]:
+def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Tell) -> dict[Key, Submission]:
     """Returns what is queued or running; what waits for something that never comes is taken out of the queue."""
     entries = ledger.submissions()
     live = [entry for entry in entries if entry.executor == "slurm" and queue.live(entry)]
@@ -173,44 +220,50 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Callable[[st
     # them stands in the queue it counts as on its way, and nothing would go out in its place. A child of a pretraining
     # that was cancelled, and that goes out anew now, would be bound to the old one and be cancelled although the new
     # one succeeds.
-    alive = {entry.job for entry in live}
-    stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, alive)]
+    may_be_built_on = {entry.job for entry in (*live, *_just_over(graph, ledger, queue).values())}
+    stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, may_be_built_on)]
     if stuck:
         _take_out(stuck, "that wait in vain")
         tell(f"cancelled {listed(entry.job for entry in stuck)}: what they waited for has failed or was cancelled")
     return {entry.key: entry for entry in live if entry not in stuck}
 
 
-def _without_old(
-    live: Mapping[Key, Submission], old: Sequence[Submission], ledger: Ledger, tell: Callable[[str], object]
-) -> dict[Key, Submission]:
-    """Takes jobs of other settings out of the queue; returns what is still on its way."""
+def _replace(old: Sequence[Submission], ledger: Ledger, tell: Tell) -> None:
+    """Takes jobs of other settings out of the queue, for good."""
     _take_out(old, "of other settings")
     ledger.superseded(old)
     tell(f"cancelled {listed(entry.job for entry in old)}, of other settings")
-    return {key: entry for key, entry in live.items() if entry not in old}
+
+
+def _outside(ledger: Ledger, queue: QueueSnapshot, keys: Collection[Key]) -> frozenset[Key]:
+    """Returns which of the jobs run outside of Slurm: on this machine, on another one, or started by hand.
+
+    Numbers of processes are none of Slurm's, so that it can neither wait for them nor cancel them.
+    """
+    here = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
+    sent, now = ledger.newest_sent(), time.time()
+    return frozenset(key for key in keys if key in here or is_under_way(ledger.sweep, key, sent.get(key), queue, now))
 
 
 def _take_out(entries: Sequence[Submission], which: str) -> None:
     """Takes jobs out of the queue before others go out in their place.
 
     Raises:
-        UserError: Slurm objects, so that both might run.
+        SilentSlurmError: Slurm objects, so that both might run.
     """
     if trouble := scancel([entry.job for entry in entries]):
         what = f"cannot cancel {counted(len(entries), 'job')} {which} ({trouble})"
-        raise UserError(what, mend="the same again when Slurm answers, or scancel by hand")
+        raise SilentSlurmError(what, mend="the same again when Slurm answers, or scancel by hand")
 
 
-def _without_parent(
-    graph: Graph, missing: Collection[Key], there: Collection[Key], outside: Collection[Key]
-) -> dict[Key, str]:
+def _without_parent(graph: Graph, missing: Collection[Key], found: _Found) -> dict[Key, str]:
     """Returns which of the missing jobs cannot go out, and why: what they build on neither is there nor comes."""
     held: dict[Key, str] = {}
+    there_or_coming = found.there.union(missing)
     for key in missing:
         parent = graph.parent(graph.by_key[key])
-        if parent is not None and graph.key(parent) not in there and graph.key(parent) not in missing:
-            held[key] = PARENT_OUTSIDE if graph.key(parent) in outside else NO_PARENT
+        if parent is not None and graph.key(parent) not in there_or_coming:
+            held[key] = PARENT_OUTSIDE if graph.key(parent) in found.outside else NO_PARENT
     return held
 
 
@@ -222,8 +275,28 @@ def _report_is_due(graph: Graph, ledger: Ledger, there: Collection[Key]) -> bool
     return not is_finished(graph.sweep_folder, *graph.report, entries[-1])
 
 
+def _just_over(graph: Graph, ledger: Ledger, queue: QueueSnapshot) -> dict[Key, Submission]:
+    """Returns the jobs that ended well by Slurm's word, but so lately that their files may not show here yet."""
+    since = time.time() - HIDDEN_SECONDS
+    over = [
+        entry
+        for entry in ledger.submissions()
+        if (queued := queue.find(entry)) is not None
+        if queued.state == "COMPLETED" and queued.end is not None and queued.end > since
+    ]
+    # What measured by other protocols than are asked for now is none of the sweep's jobs any more.
+    return {e.key: e for e in over if (job := graph.by_key.get(e.key)) is None or job.protocols == e.protocols}
+
+
 def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive: Collection[str]) -> bool:
-    """Returns whether a job stands in the queue for a parent that has ended without what the job builds on."""
+    """Returns whether a job stands in the queue for a parent that has ended without what the job builds on.
+
+    Args:
+        entry: of the job.
+        graph: the sweep.
+        queue: the queue.
+        alive: ids of the jobs of which what is built on comes, or may be there.
+    """
     job = queue.find(entry)
     if job is None or not job.waiting or not entry.job:
         return False
@@ -234,12 +307,10 @@ def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive:
     return not RunFolder(graph.sweep_folder / entry.folder).pretrained
 
 
-def _replace_report(
-    graph: Graph, live: Mapping[Key, Submission], queue: QueueSnapshot, outcome: Outcome, tell: Callable[[str], object]
-) -> None:
+def _replace_report(graph: Graph, found: _Found, outcome: Outcome, tell: Tell) -> None:
     """Takes an older report out of the queue where a newer one is in, which waits for the older jobs too."""
-    older = live.get(graph.report)
-    queued = queue.find(older) if older else None
+    older = found.live.get(graph.report)
+    queued = found.queue.find(older) if older else None
     if older is not None and queued is not None and queued.waiting and graph.report in outcome.submitted:
         if trouble := scancel([older.job]):
             tell(f"{older.job}, a report that the new one replaces, may still be in the queue: {trouble}")

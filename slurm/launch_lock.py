@@ -15,6 +15,10 @@ LAUNCHING_SECONDS = 600.0
 POLL_SECONDS = 0.2
 
 
+class BusySweepError(UserError):
+    """Another launch of the sweep is at work, and for long; it ends some time."""
+
+
 @contextmanager
 def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator[int]:
     """Lets only one launcher of a sweep look and submit at a time; the next one then finds everything queued.
@@ -30,12 +34,13 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
         The file descriptor of the lock that sbatch is to inherit.
 
     Raises:
-        UserError: another launch does not end, or the folder cannot be written to.
+        BusySweepError: another launch does not end.
+        UserError: the folder cannot be written to.
     """
     with (
         held(
             sweep_folder / ".launch.lock",
-            taken=UserError(f"another launch of {sweep_folder} is still submitting", mend="wait for it"),
+            taken=BusySweepError(f"another launch of {sweep_folder} is still submitting", mend="wait for it"),
             unwritable="choose another --out",
             wait=wait,
         ),
@@ -47,7 +52,10 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
 @contextmanager
 def _sbatch_lock(sweep_folder: Path, wait: float) -> Iterator[int]:
     """Holds a lock that each sbatch inherits, so that one which outlives its launcher keeps the next one waiting."""
-    descriptor = os.open(sweep_folder / ".sbatch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(sweep_folder / ".sbatch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:  # of a colleague, in a folder that a group shares
+        raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="choose another --out") from error
     deadline = time.monotonic() + wait
     try:
         while True:
@@ -58,7 +66,7 @@ def _sbatch_lock(sweep_folder: Path, wait: float) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     what = f"an sbatch of an earlier launch of {sweep_folder} is still at work"
-                    raise UserError(what, mend="wait for it, or end it") from None
+                    raise BusySweepError(what, mend="wait for it, or end it") from None
                 time.sleep(POLL_SECONDS)
             except OSError:  # the file system knows no locks
                 break

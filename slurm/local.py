@@ -6,11 +6,10 @@ stands in the ledger as an intent, which counts as queued as long as a launcher 
 
 import os
 import pdb
-import shutil
 import sys
 import time
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from repro.cores import usable_cores
 from repro.errors import UserError
 from repro.progress import ProgressBars
 from repro.runs.resource_usage import usage_of, words
-from repro.runs.stopping import exits_on_term
 from repro.terminal import Console, say
 from slurm.adoption import adopt_local
 from slurm.batches import submission_name
@@ -36,14 +34,16 @@ from slurm.ledger import LOCAL_LOCK, Key, Ledger, Submission
 from slurm.local_lock import minding, starting
 from slurm.logs import tail
 from slurm.orders import write_report_order
-from slurm.processes import KILL_SECONDS, LocalJob, free_devices, start
+from slurm.processes import POLL_SECONDS, LocalJob, ended_on_exit, free_devices, start
 from slurm.profile import Cluster
 from slurm.program import Program
-from slurm.queue import QueueSnapshot, snapshot
+from slurm.queue import QueueSnapshot
 from slurm.sbatch import KEEP_MEMORY
+from slurm.slurms_share import SlurmsShare
 from slurm.status import is_under_way, status_of
 
-POLL_SECONDS = 0.5
+LOCAL = QueueSnapshot()
+"""By it, processes of this machine are asked whether they live, and no scheduler."""
 
 
 def launch_here(
@@ -117,40 +117,61 @@ class _Here:
         self.cancels = len(self.ledger.taken_back())  # those that come from now on are heeded
         self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
         self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
-        self._leave_to_slurm(with_slurm(self.ledger, map(graph.key, self.waiting), console))
+        self.slurms_share = SlurmsShare(self.ledger, console)
+        self._leave_to_slurm(self.slurms_share.look(map(graph.key, self.waiting)))
         self.running: list[tuple[Job, LocalJob]] = []
 
     def run(self) -> Outcome:
         self._queue_up()
-        with ProgressBars(console=self.console) as progress, _ended_on_exit(self.running, self.console):
+        with ProgressBars(console=self.console) as progress, ended_on_exit(self._processes, self.console):
             bars: dict[Key, TaskID] = {}
             # In each round first what has ended, then what can no longer run, then what can start: an end makes room
             # and makes children ready, or dooms them, and all of that should count in the same round.
             while self.waiting or self.running:
-                for job, process in [pair for pair in self.running if pair[1].ended()]:
-                    self.running.remove((job, process))
-                    self._note_end(job, process)
-                    progress.remove_task(bars.pop(self.graph.key(job)))
+                self._note_ends()
                 self._give_up_what_cannot_run()
-                here: list[tuple[Job, Call]] = []
-                with starting(self.graph.sweep_folder):
-                    for job, gpus in self._startable():
-                        self.waiting.remove(job)
-                        where = f" on GPU {', '.join(gpus)}" if gpus else ""
-                        self._say(Text("started", "bold"), f"{job.name}{where}  ({job.folder.path})")
-                        if self.cluster.executor == "debug":
-                            here.append((job, self._claim(job)))
-                        else:
-                            bars[self.graph.key(job)] = progress.add_task(job.name, total=None)
-                            self._start(job, gpus)
-                for job, call in here:
+                for job, call in self._start_what_can():
                     _call_and_look(call)
                     self._note_end(job, None)
-                for job, _ in self.running:
-                    _show(progress, bars[self.graph.key(job)], job)
+                self._show_running(progress, bars)
                 if self.waiting or self.running:
                     time.sleep(POLL_SECONDS)
         return self.outcome
+
+    def _processes(self) -> list[LocalJob]:
+        return [process for _, process in self.running]
+
+    def _note_ends(self) -> None:
+        for job, process in [pair for pair in self.running if pair[1].ended()]:
+            self.running.remove((job, process))
+            self._note_end(job, process)
+
+    def _start_what_can(self) -> list[tuple[Job, Call]]:
+        """Starts the jobs that can start now; returns those that this process is to carry out itself, with their calls.
+
+        These are begun only once other launchers of the sweep may look again: they take as long as they take.
+        """
+        here: list[tuple[Job, Call]] = []
+        with starting(self.graph.sweep_folder):
+            for job, gpus in self._startable():
+                self.waiting.remove(job)
+                where = f" on GPU {', '.join(gpus)}" if gpus else ""
+                self._say(Text("started", "bold"), f"{job.name}{where}  ({job.folder.path})")
+                if self.cluster.executor == "debug":
+                    here.append((job, self._claim(job)))
+                else:
+                    self._start(job, gpus)
+        return here
+
+    def _show_running(self, progress: ProgressBars, bars: dict[Key, TaskID]) -> None:
+        """Draws a bar for each job that runs, and for no other."""
+        running = {self.graph.key(job): job for job, _ in self.running}
+        for key in bars.keys() - running.keys():
+            progress.remove_task(bars.pop(key))
+        for key, job in running.items():
+            if key not in bars:
+                bars[key] = progress.add_task(job.name, total=None)
+            _show(progress, bars[key], job)
 
     def _leave_to_slurm(self, keys: Collection[Key]) -> None:
         """Takes jobs that Slurm has queued or running out of what is started here, with what builds on them."""
@@ -166,18 +187,15 @@ class _Here:
 
     def _went_to_slurm(self, key: Key) -> bool:
         """Returns whether a job that waits here went out to Slurm since, which may have it; leaves it to it then."""
-        try:
-            has = with_slurm(self.ledger, [key], self.console)
-        except UserError:  # silent: no reason to end what runs here; the next round asks again
-            return True
-        self._leave_to_slurm(has)
-        return bool(has)
+        there = self.slurms_share.look_again([key])
+        self._leave_to_slurm(there or ())
+        return there is None or bool(there)
 
     def _queue_up(self) -> None:
         """Writes down what waits for its turn, so that `salmask status` shows it, and `salmask cancel` takes it out."""
         with starting(self.graph.sweep_folder):
             adopt_local(self.ledger)
-        newest, queue = self.ledger.newest(), QueueSnapshot()
+        newest = self.ledger.newest()
         name = submission_name(self.graph.sweep_folder, "waiting")
         keys = [self.graph.key(job) for job in self.waiting]
         # What another launcher runs stands there already, with the id of its process; of one on another machine only
@@ -186,20 +204,17 @@ class _Here:
         others = {
             key
             for key in local
-            if queue.live(newest[key]) or is_under_way(self.ledger.sweep, key, newest[key], queue, time.time())
+            if LOCAL.live(newest[key]) or is_under_way(self.ledger.sweep, key, newest[key], LOCAL, time.time())
         }
         self.ledger.intend([ledger_entry(self.graph, self.cluster, name, key, ()) for key in keys if key not in others])
 
     def _startable(self) -> list[tuple[Job, tuple[str, ...]]]:
-        """Returns the jobs to start now, with their GPUs; those that another launcher did meanwhile are done before."""
+        """Returns the jobs to start now, with their GPUs."""
         room = self.parallel - len(self.running)
         ready = [job for job in self.waiting if job.ready] if room > 0 else []
         if not ready:
             return []
-        newest, sent = self.ledger.newest(), self.ledger.newest_sent()
-        queue = QueueSnapshot()  # of local jobs it asks the processes of this machine, and no scheduler
-        others = self._of_others(newest.values(), queue)
-        cancelled = self.ledger.taken_back_since(self.cancels, map(self.graph.key, ready))
+        others = self._of_others()
         taken = [name for _, process in self.running for name in process.gpus]
         free = free_devices(self.gpus, [*taken, *(name for entry in others for name in entry.devices)])
         room -= sum(self._takes_a_place(entry) for entry in others)
@@ -208,26 +223,32 @@ class _Here:
             processes = self.cluster.resources_of(job.task).tasks_per_node
             if len(startable) >= room or (self.gpus and processes > len(free)):
                 break  # in their order: a job of many processes would else wait for ever
-            entry = newest.get(self.graph.key(job))
-            if entry is not None and entry.executor != "slurm" and queue.live(entry):
-                continue  # another launcher started it: its end shows in the folder
-            # All that waits here had an intent of this launch: one of Slurm's came since.
-            if entry is not None and entry.executor == "slurm" and self._went_to_slurm(entry.key):
-                continue
-            if job.done:
-                self.waiting.remove(job)
-                self.outcome.skipped.append(job)
-            elif self.graph.key(job) in cancelled:
-                self.waiting.remove(job)
-                self.outcome.failed[self.graph.key(job)] = "cancelled"
-            elif is_under_way(
-                self.ledger.sweep, self.graph.key(job), sent.get(self.graph.key(job)), queue, time.time()
-            ):
-                self._wait_for(job)  # a person started it, or a launcher on another machine: the same holds
-            else:
+            if self._is_left_to_us(job):
                 startable.append((job, tuple(free[: processes if self.gpus else 0])))
                 del free[:processes]
         return startable
+
+    def _is_left_to_us(self, job: Job) -> bool:
+        """Returns whether nobody else has a job or did it meanwhile; what waits no longer is noted."""
+        key = self.graph.key(job)
+        entry, sent = self.ledger.newest().get(key), self.ledger.newest_sent().get(key)
+        if entry is not None and entry.executor != "slurm" and LOCAL.live(entry):
+            return False  # another launcher started it: its end shows in the folder
+        # All that waits here had an intent of this launch: one of Slurm's came since.
+        if entry is not None and entry.executor == "slurm" and self._went_to_slurm(key):
+            return False
+        if job.done:
+            self.waiting.remove(job)
+            self.outcome.skipped.append(job)
+            return False
+        if self.ledger.taken_back_since(self.cancels, [key]):
+            self.waiting.remove(job)
+            self.outcome.failed[key] = "cancelled"
+            return False
+        if is_under_way(self.ledger.sweep, key, sent, LOCAL, time.time()):
+            self._wait_for(job)  # a person started it, or a launcher on another machine: the same holds
+            return False
+        return True
 
     def _wait_for(self, job: Job) -> None:
         """Says once that a job is under way elsewhere: nothing else would tell what this launch waits for."""
@@ -235,13 +256,14 @@ class _Here:
             self.awaited.append(job)
             self._say(Text("waiting", "bold"), f"{job.name} runs elsewhere  ({job.folder.path})")
 
-    def _of_others(self, newest: Iterable[Submission], queue: QueueSnapshot) -> list[Submission]:
+    def _of_others(self) -> list[Submission]:
         """Returns the jobs of the sweep that run here and are not this launch's: another's, or of one that was killed.
 
         What the debug executor runs has a whole launcher for a process, and holds nothing that is shared out.
         """
         own = {process.id for _, process in self.running}
-        return [e for e in newest if e.executor == "local" and e.job and e.job not in own and queue.live(e)]
+        newest = self.ledger.newest().values()
+        return [e for e in newest if e.executor == "local" and e.job and e.job not in own and LOCAL.live(e)]
 
     def _takes_a_place(self, entry: Submission) -> bool:
         """Returns whether another's job takes a place of this launch; one on other GPUs than these does not."""
@@ -312,39 +334,6 @@ class _Here:
         return f"{process.failure or 'it ended without a result'}; see {process.log(0, 'err')}"
 
 
-def with_slurm(ledger: Ledger, keys: Iterable[Key], console: Console) -> set[Key]:
-    """Returns which jobs Slurm has queued or running, which are not to be started here as well.
-
-    Args:
-        ledger: of the sweep.
-        keys: of the jobs that are asked about.
-        console: told where no Slurm is at hand to be asked.
-
-    Raises:
-        UserError: there is a Slurm, and it does not answer.
-    """
-    wanted = set(keys)
-    sent = [
-        entry
-        for entry in ledger.submissions()
-        if entry.executor == "slurm" and entry.key in wanted
-        if not (entry.refused or entry.cancelled or entry.superseded)
-    ]
-    if not sent:
-        return set()
-    queue = snapshot()
-    if not queue.trouble:
-        return {entry.key for entry in sent if queue.live(entry)}
-    number = len({entry.key for entry in sent})
-    if shutil.which("squeue"):
-        what = f"{number} of these jobs went out to Slurm, which does not say whether it has them ({queue.trouble})"
-        raise UserError(what, mend="the same again when Slurm answers")
-    # A sweep that was carried from a cluster to another machine; what runs there holds its own folders there.
-    words = f"{number} of these jobs went out to Slurm, of which there is none here: they are started here"
-    console.print(words, soft_wrap=True, highlight=False)
-    return set()
-
-
 def _call_and_look(call: Call) -> None:
     """Calls a job here; where it fails, a person at a terminal gets a debugger, and else the traceback."""
     try:
@@ -377,33 +366,3 @@ def _under_way(sweep_folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="choose another --out") from error
     with minding(sweep_folder):
         yield
-
-
-@contextmanager
-def _ended_on_exit(running: Sequence[tuple[Job, LocalJob]], console: Console) -> Iterator[None]:
-    """Ends the jobs when the launch ends early, by Ctrl-C, TERM or HUP, and waits until they have saved a checkpoint.
-
-    Args:
-        running: the launch's own list, which has changed by then.
-        console: told that it waits.
-    """
-    with exits_on_term():
-        try:
-            yield
-        except BaseException:
-            left = [process for _, process in running if not process.ended()]
-            for process in left:
-                process.stop()
-            if left:
-                console.print(
-                    f"ending {len(left)} jobs, each saves a checkpoint first; the same command goes on from them"
-                )
-            deadline = time.monotonic() + KILL_SECONDS
-            try:
-                while not all(process.ended() for process in left) and time.monotonic() < deadline + POLL_SECONDS:
-                    time.sleep(POLL_SECONDS / 5)
-            finally:  # also where a second Ctrl-C cuts the wait short
-                for process in left:
-                    if not process.ended():
-                        process.kill()
-            raise

@@ -1,6 +1,8 @@
 """A plan for people and programs: the jobs of a sweep, and what they cost by `slurm.job_costs`."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from repro.bench.throughput import kind_of
 from repro.data.sizes import train_images
@@ -22,55 +24,106 @@ MANY_JOBS = 1000
 """More than a person reads as JSON."""
 
 
-def print_plan(
-    graph: Graph,
-    costs: Mapping[Key, JobCost],
-    finished: Collection[Key],
-    cluster: Cluster | None,
-    parallel: int,
-    console: Console,
-    *,
-    as_json: bool,
-    memories: Mapping[tuple[str, ...], int] | None = None,
-) -> None:
-    """Prints the graph, counts and costs.
+@dataclass(frozen=True)
+class SweepPlan:
+    """The jobs of a sweep, and what is known of them before they go anywhere."""
+
+    graph: Graph
+    costs: Mapping[Key, JobCost]
+    """From `estimate`, of every job, and of what a budget has left out."""
+    finished: Collection[Key]
+    """Keys of the jobs that are done."""
+    cluster: Cluster | None
+    """Where it would run; None: nowhere yet."""
+    parallel: int
+    """Jobs at a time where the profile does not say."""
+    memories: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    """What such jobs used, as `Evidence` has it."""
+
+    @cached_property
+    def jobs(self) -> list[tuple[Job, JobCost]]:
+        """Every job with its cost."""
+        return [(job, self.costs[self.graph.key(job)]) for job in self.graph.jobs]
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of the jobs that are to do, as far as they are known."""
+        return sum(cost.gpu_hours or 0.0 for _, cost in self.jobs)
+
+    @property
+    def disk(self) -> int:
+        """Bytes that they leave, as far as they are known."""
+        return sum(cost.disk or 0 for _, cost in self.jobs)
+
+    @property
+    def wall_seconds(self) -> float:
+        """How long all of it takes, as far as that is known."""
+        return wall_seconds(self.graph, self.costs, self.slots)
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at a time; 0: all of them."""
+        if self.cluster is None or self.cluster.executor == "local":
+            return self.parallel
+        return 1 if self.cluster.executor == "debug" else self.cluster.resources.throttle
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names of the jobs that nobody measured."""
+        return [job.name for job, cost in self.jobs if cost.seconds is None]
+
+    @property
+    def cautions(self) -> list[str]:
+        """A line for each thing that a person should know before the first job begins."""
+        return [*_cautions(self.graph), *_memory_cautions(self.graph, self.cluster, self.memories)]
+
+
+def say_plan_as_json(plan: SweepPlan) -> None:
+    """Prints a plan for programs."""
+    graph = plan.graph
+    content = {
+        "jobs": [_row(graph, job, cost, done=graph.key(job) in plan.finished) for job, cost in plan.jobs],
+        "tables": list(graph.tables),
+        "gpu_hours": round(plan.gpu_hours, 3),
+        "disk_bytes": plan.disk,
+        "wall_seconds": round(plan.wall_seconds, 1),
+        "unknown": plan.unknown,
+        "cautions": plan.cautions,
+    }
+    # Indented, ten thousand jobs would take a quarter of the plan's time.
+    say_json(content, indent=1 if len(graph.jobs) <= MANY_JOBS else None)
+
+
+def print_plan(plan: SweepPlan, console: Console) -> None:
+    """Prints a plan for people: what follows what, a table of the methods, what is to do, and why so much.
 
     Args:
-        graph: the sweep.
-        costs: from `estimate`.
-        finished: keys of the jobs that are done.
-        cluster: where it would run; None: nowhere yet.
-        parallel: jobs at a time where the profile does not say.
+        plan: what is planned.
         console: to print on.
-        as_json: print JSON instead.
-        memories: what such jobs used, as `Evidence` has it.
     """
-    costs = {key: costs[key] for key in graph.by_key}  # a budget may have left jobs out, whose costs are known too
-    slots = _slots(cluster, parallel)
-    hours = sum(cost.gpu_hours or 0.0 for cost in costs.values())
-    disk = sum(cost.disk or 0 for cost in costs.values())
-    wall = wall_seconds(graph, costs, slots)
-    unknown = [job.name for job in graph.jobs if costs[graph.key(job)].seconds is None]
-    if as_json:
-        jobs = [_row(graph, job, costs[graph.key(job)], done=graph.key(job) in finished) for job in graph.jobs]
-        sums = {"gpu_hours": round(hours, 3), "disk_bytes": disk, "wall_seconds": round(wall, 1), "unknown": unknown}
-        sums["cautions"] = [*_cautions(graph), *_memory_cautions(graph, cluster, memories or {})]
-        # Indented, ten thousand jobs would take a quarter of the plan's time.
-        say_json({"jobs": jobs, "tables": list(graph.tables), **sums}, indent=1 if len(jobs) <= MANY_JOBS else None)
-        return
-    done_count = sum(key in finished for key in graph.by_key)
-    console.print(_headline(graph, done_count), highlight=False, soft_wrap=True)
-    print_table(_table(graph, costs, finished), console)
-    at_a_time = "all at once" if not slots else "one job at a time" if slots == 1 else f"{slots} jobs at a time"
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    done_count = sum(key in plan.finished for key in plan.graph.by_key)
+    tell(_headline(plan.graph, done_count))
+    print_table(_table(plan.graph, plan.costs, plan.finished), console)
+    tell(f"to do: {_to_do(plan, done_count)}")
+    for line in (*_sources(plan), *plan.cautions):
+        tell(line)
+
+
+def _to_do(plan: SweepPlan, done_count: int) -> str:
+    """Returns what is to do: `2.0 GPU-hours, 1.2 GiB on disk, 3 h with 4 jobs at a time`."""
+    if len(plan.unknown) == len(plan.graph.jobs) - done_count > 0:
+        return "nobody knows what it costs"
     # Figures from elsewhere leave the input out, and a faster precision or card may be in them.
-    least = "at least " if unknown or any(cost.reference for cost in costs.values()) else ""
-    size = f"{least}{size_text(disk)} on disk" if disk else "nobody knows how much on disk"
-    to_do = f"{least}{hours:.1f} GPU-hours, {size}, {least}{duration_text(wall)} with {at_a_time}"
-    if len(unknown) == len(graph.jobs) - done_count > 0:
-        to_do = "nobody knows what it costs"
-    console.print(f"to do: {to_do}", highlight=False, soft_wrap=True)
-    for line in (*_sources(graph, costs), *_cautions(graph), *_memory_cautions(graph, cluster, memories or {})):
-        console.print(line, highlight=False, soft_wrap=True)
+    least = "at least " if plan.unknown or any(cost.reference for _, cost in plan.jobs) else ""
+    disk = f"{least}{size_text(plan.disk)} on disk" if plan.disk else "nobody knows how much on disk"
+    slots = plan.slots
+    at_a_time = "all at once" if not slots else "one job at a time" if slots == 1 else f"{slots} jobs at a time"
+    wall = duration_text(plan.wall_seconds)
+    return f"{least}{plan.gpu_hours:.1f} GPU-hours, {disk}, {least}{wall} with {at_a_time}"
 
 
 def _headline(graph: Graph, done_count: int) -> str:
@@ -82,18 +135,20 @@ def _headline(graph: Graph, done_count: int) -> str:
     return f"{counted(runs, 'run')}, {counted(len(graph.jobs), 'job')}, {done_count} done: {flow}"
 
 
-def _sources(graph: Graph, costs: Mapping[Key, JobCost]) -> list[str]:
+def _sources(plan: SweepPlan) -> list[str]:
     """Returns a line for each source of the numbers, with the methods of which a pretraining was never measured.
 
     The last one says, where figures of other machines are among them, what takes their place.
     """
+    of_source: dict[str, list[tuple[Job, JobCost]]] = {}
+    for job, cost in plan.jobs:
+        if cost.source != JobCost.source:
+            of_source.setdefault(cost.source, []).append((job, cost))
     lines = []
-    of_source = {cost.source: cost for cost in costs.values() if cost.source != JobCost.source}
-    for source, cost in of_source.items():
-        number = sum(its_cost.source == source for its_cost in costs.values())
-        mend = cost.mend_of(job.run.method for job in graph.jobs if costs[graph.key(job)].source == source)
-        lines.append(f"  {counted(number, 'job')}: {with_mend(source, mend)}")
-    if any(cost.reference for cost in costs.values()):
+    for source, members in of_source.items():
+        mend = members[-1][1].mend_of(job.run.method for job, _ in members)
+        lines.append(f"  {counted(len(members), 'job')}: {with_mend(source, mend)}")
+    if any(cost.reference for _, cost in plan.jobs):
         lines.append(f"note: reference figures are of other machines; {REPLACE}")
     return lines
 
@@ -119,13 +174,6 @@ def _memory_cautions(graph: Graph, cluster: Cluster | None, memories: Mapping[tu
             used = f"such jobs used {memory_text(most)} at most"
             lines.append(f"{task}: memory: {asked:g} GiB asked, {used}: memory: {proposed}")
     return lines
-
-
-def _slots(cluster: Cluster | None, parallel: int) -> int:
-    """Returns how many jobs run at a time; 0: all of them."""
-    if cluster is None or cluster.executor == "local":
-        return parallel
-    return 1 if cluster.executor == "debug" else cluster.resources.throttle
 
 
 def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, object]:

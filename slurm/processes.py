@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.runs.stopping import GRACE_SECONDS
+from repro.runs.stopping import GRACE_SECONDS, exits_on_term
+from repro.terminal import Console
 from slurm.ask import outside_of_any_job
 from slurm.calls import write_calls
 from slurm.job import Call
@@ -21,6 +22,8 @@ from slurm.profile import Cluster
 
 KILL_SECONDS = GRACE_SECONDS + 10.0
 """After which processes that were asked to end, and have had time to save, are ended."""
+POLL_SECONDS = 0.5
+"""How long it may take until the end of a process is seen."""
 TORCHRUN = "TORCHELASTIC_"
 """Beginning of variables by which a process of torchrun meets the others at its agent, which knows no job of ours."""
 
@@ -119,6 +122,36 @@ def start(folder: Path, call: Call, processes: int = 1, gpus: Sequence[str] = ()
             LocalJob(folder, ranks).kill()
         raise
     return LocalJob(folder, ranks, tuple(gpus))
+
+
+@contextmanager
+def ended_on_exit(running: Callable[[], Iterable[LocalJob]], console: Console) -> Iterator[None]:
+    """Ends jobs when the block ends early, by Ctrl-C, TERM or HUP, and waits until they have saved a checkpoint.
+
+    Args:
+        running: returns the jobs that run, asked when the block ends.
+        console: told that it waits.
+    """
+    with exits_on_term():
+        try:
+            yield
+        except BaseException:
+            left = [job for job in running() if not job.ended()]
+            for job in left:
+                job.stop()
+            if left:
+                console.print(
+                    f"ending {len(left)} jobs, each saves a checkpoint first; the same command goes on from them"
+                )
+            deadline = time.monotonic() + KILL_SECONDS + POLL_SECONDS
+            try:
+                while not all(job.ended() for job in left) and time.monotonic() < deadline:
+                    time.sleep(POLL_SECONDS / 5)
+            finally:  # also where a second Ctrl-C cuts the wait short
+                for job in left:
+                    if not job.ended():
+                        job.kill()
+            raise
 
 
 def _start_rank(folder: Path, rank: int, environment: dict[str, str], group: int) -> "subprocess.Popen[bytes]":

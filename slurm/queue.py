@@ -13,14 +13,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from repro.errors import UserError
 from slurm.ask import ANSWER_SECONDS, LOGIN_NODE, Reply, ask
 from slurm.ledger import Submission
 
-WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
-ON_A_NODE = frozenset(
-    {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+ENDED = frozenset(
+    {
+        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
+        *("REVOKED", "TIMEOUT"),
+    }
 )
-"""Slurm's words for a job that waits, and for one that has nodes, coming or going; all others mean that it ended."""
+"""Slurm's words for a job that waits, and for one that ended. All others mean that it has nodes, coming or going; so do
+those of later versions: a job that was taken for ended would go out a second time."""
 PARENT_FAILED = "DependencyNeverSatisfied"
 """Slurm's reason for a job that waits for one that has failed."""
 
@@ -32,6 +37,10 @@ ROUNDING_SECONDS = 2.0
 """By how much Linux rounds when it started, and with it each process."""
 IDS_A_CALL = 5000
 """More ids than this do not fit on a command line; the newest are asked for."""
+
+
+class SilentSlurmError(UserError):
+    """Slurm does not say what is queued, or does not take jobs out of it; it may do so later."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class QueuedJob:
     @property
     def live(self) -> bool:
         """Whether the job runs, or will."""
-        return self.waiting or self.state in ON_A_NODE
+        return self.state not in ENDED
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Nothing is submitted twice: before each new try the queue is asked for a job of the submission's name, which no other
 has, since a call that "timed out" may have been accepted; a queue that does not answer tells nothing, and is asked
-again. And nothing that was accepted is lost: where the answer holds
-no id, or one that is another job's, the name tells it too.
+again. What shows only after the next try was accepted is taken out. And nothing that was accepted is lost: where the
+answer holds no id, or one that is another job's, the name tells it too.
 """
 
 import re
@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from slurm.ask import outside_of_any_job
-from slurm.queue import array_of, snapshot
+from slurm.queue import array_of, scancel, snapshot
 
 SCRIPT = "submission.sh"
 SBATCH_SECONDS = 240.0
@@ -89,9 +89,13 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
                 return accepted
             if trouble:  # it may be in: to take silence for an empty queue would submit it twice
                 continue
+        is_first = not complaint
         output, complaint = _call(script, inherited)
         if not complaint:
-            return _id_of(output, name, known_ids)
+            job = _id_of(output, name, known_ids)
+            if not is_first:
+                _end_others(name, job)
+            return job
         kind = classify(complaint)
         if kind is not None:
             raise RefusedError(_short(complaint), kind)
@@ -164,6 +168,16 @@ def _id_in_queue(name: str) -> tuple[str, str]:
     """Returns the id of the job, or the array, that has the name, empty where the queue knows none; and its trouble."""
     queue = snapshot()
     return next((array_of(job.job) for job in queue.named(name)), ""), queue.trouble
+
+
+def _end_others(name: str, job: str) -> None:
+    """Ends what an earlier try has submitted after all: a busy controller came to it after the queue was asked for it.
+
+    Args:
+        name: of the submission.
+        job: the id that counts.
+    """
+    scancel(sorted({array_of(other.job) for other in snapshot().named(name) if other.live} - {job}))
 
 
 def _short(complaint: str) -> str:

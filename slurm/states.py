@@ -74,6 +74,10 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "JobArrayTaskLimit": ("the sweep runs so many at a time", ""),
     "BeginTime": ("was put back in the queue, starts again soon", ""),
     "JobHeldUser": ("held", "scontrol release {job}"),
+    "ReservationDeleted": (
+        "held, its reservation is gone",
+        "salmask cancel, another in the profile, salmask retry",
+    ),
     "JobHeldAdmin": ("held by an administrator", "ask them"),
     "launch failed requeued held": ("no node could start it", "salmask doctor, then scontrol release {job}"),
     "BadConstraints": ("no node has what the profile asks for", "the profile's constraint"),

@@ -17,7 +17,7 @@ from repro.doctor.needs import Needs
 from repro.errors import UserError, with_mend
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
-from slurm.adoption import adopt_local
+from slurm.adoption import adopt, adopt_local, found_again
 from slurm.calls import refuse_copied_sweep
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
@@ -159,10 +159,14 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     refuse_copied_sweep(selection.sweep)
     ledger = Ledger(selection.sweep)
     with nullcontext() if dry_run else _launches_kept_away(ledger, selection.folder):
-        if not dry_run:
-            adopt_local(ledger)
-        entries = [entry for entry in ledger.submissions() if selection.covers(entry.folder)]
         queue = snapshot()
+        # By its name alone a job of an array that a killed launcher left is all of the array, and not one run's.
+        with_ids = {(entry.submission, entry.key): entry for entry in found_again(ledger, queue)}
+        if not dry_run:
+            adopt(ledger, queue)
+            adopt_local(ledger)
+        submissions = (with_ids.get((entry.submission, entry.key), entry) for entry in ledger.submissions())
+        entries = [entry for entry in submissions if selection.covers(entry.folder)]
         may_live = LIVE | {State.unknown}
         states = {(row.folder, row.task): row.state for row in rows(ledger, queue, time.time())}
         over = {key for key, state in states.items() if state not in may_live}

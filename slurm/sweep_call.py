@@ -16,6 +16,7 @@ from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say, say_json
 from slurm.before_launch import check_roots
 from slurm.graph import Graph
+from slurm.handover import Outcome
 from slurm.ledger import Key, Ledger
 from slurm.needs import missing_weights
 from slurm.profile import Cluster
@@ -24,9 +25,9 @@ from slurm.program import Program
 # What plans and launches is imported where it is used: submitit takes a second, which `--plan` need not wait for.
 
 if TYPE_CHECKING:
-    from slurm.handover import Outcome
     from slurm.job_costs import JobCost
     from slurm.sender import TakeCode
+    from slurm.snapshot import CodeSnapshot
 
 FEED_SECONDS = 60.0
 """Between two looks for room in Slurm's queue, which serves everybody."""
@@ -56,23 +57,18 @@ class SweepCall:
     def plan(self, graph: Graph, cluster: Cluster | None, budget: float, *, print_it: bool) -> Graph:
         """Returns what fits a budget of GPU-hours (0: all of it), and prints its plan if that is asked for."""
         from slurm.job_costs import estimate, survey
-        from slurm.plan import print_plan
+        from slurm.plan import SweepPlan, print_plan, say_plan_as_json
 
         finished, evidence = survey(graph)
         costs = estimate(graph, cluster, evidence, finished)
         if budget:
             graph = self._within_budget(graph, costs, budget)
         if print_it:
-            print_plan(
-                graph,
-                costs,
-                finished,
-                cluster,
-                self.parallel,
-                self.console,
-                as_json=self.as_json,
-                memories=evidence.memories,
-            )
+            planned = SweepPlan(graph, costs, finished, cluster, self.parallel, evidence.memories)
+            if self.as_json:
+                say_plan_as_json(planned)
+            else:
+                print_plan(planned, self.console)
         return graph
 
     def _within_budget(self, graph: Graph, costs: Mapping[Key, "JobCost"], budget: float) -> Graph:
@@ -124,44 +120,45 @@ class SweepCall:
             say(f"# ---- {name}\n{script}")
 
     def _submit(self, graph: Graph, cluster: Cluster) -> None:
+        from slurm.job_costs import with_plan
         from slurm.snapshot import take
 
-        submitted: dict[Key, str] = {}
-        unsent = ""
         # Asked before anything else: a sweep that is done needs no Slurm and no committed code, only its tables. What
         # is missing of another is asked again by `submit`, under the launch lock.
         if len(graph.finished()) == len(graph.jobs):
             self.console.print(f"{counted(len(graph.jobs), 'job')}, all done")
             if graph.evaluates:  # else there is nothing to tabulate
                 self.show(graph.tables, graph.sweep_folder, self.console)
-            counts = {"done": len(graph.jobs), "live": 0, "unsent": 0}
-        else:
-            from slurm.job_costs import with_plan
-
-            graph = with_plan(graph, cluster)
-            outcome = self.submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
-            submitted, unsent = outcome.submitted, outcome.unsent_words
-            counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
+            self._say_submitted(Outcome(skipped=list(graph.jobs)))
+            return
+        graph = with_plan(graph, cluster)
+        outcome = self.submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
+        self._tell(
+            f"{counted(len(outcome.submitted), 'job')} submitted, {len(outcome.skipped)} done before, "
+            f"{len(outcome.live)} queued or running; "
+            f"mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
+        )
+        if outcome.outdated:
             self._tell(
-                f"{counted(len(submitted), 'job')} submitted, {counts['done']} done before, {counts['live']} queued or "
-                f"running; mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
+                f"{counted(outcome.outdated, 'job')} on the way with other settings than the sweep has now; "
+                "--replace cancels and submits anew"
             )
-            if outcome.outdated:
-                self._tell(
-                    f"{counted(outcome.outdated, 'job')} on the way with other settings than the sweep has now; "
-                    "--replace cancels and submits anew"
-                )
-            if unsent:
-                later = "the same again later, or with --feed, which stays until all are in"
-                mend = later if outcome.has_room_later else "the profile, or what it builds on, then the same again"
-                self._tell(with_mend(unsent, mend))
-        if self.as_json:
-            ids = {f"{folder} {task}": job for (folder, task), job in submitted.items()}
-            say_json({"submitted": ids, **counts})
-        if unsent:
+        if outcome.unsent:
+            later = "the same again later, or with --feed, which stays until all are in"
+            mend = later if outcome.has_room_later else "the profile, or what it builds on, then the same again"
+            self._tell(with_mend(outcome.unsent_words, mend))
+        self._say_submitted(outcome)
+        if outcome.unsent:
             raise typer.Exit(1)
 
-    def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> "Outcome":
+    def _say_submitted(self, outcome: Outcome) -> None:
+        """Prints how a launch with Slurm ended, where JSON is asked for."""
+        if self.as_json:
+            ids = {f"{folder} {task}": job for (folder, task), job in outcome.submitted.items()}
+            counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
+            say_json({"submitted": ids, **counts})
+
+    def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> Outcome:
         """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
 
         What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
@@ -172,26 +169,28 @@ class SweepCall:
             cluster: a profile of Slurm.
             take_code: takes the code that the jobs run, once something is to be submitted.
         """
-        from slurm.adoption import SilentQueueError
         from slurm.launch import submit
+        from slurm.launch_lock import BusySweepError
+        from slurm.queue import SilentSlurmError
 
         submitted: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
         cancels = len(Ledger(graph.sweep_folder).taken_back())
+        code = _TakenOnce(take_code)
         while True:
             replaces = self.replace and unsent is None
             try:
                 outcome = submit(
                     graph,
                     cluster,
-                    take_code,
+                    code.take,
                     self.program,
                     self.console,
                     replace_old=replaces,
                     again=unsent,
                     cancels=cancels,
                 )
-            except SilentQueueError as error:
+            except (SilentSlurmError, BusySweepError) as error:
                 if unsent is None:
                     raise
                 self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")
@@ -240,3 +239,16 @@ class SweepCall:
             suggest(f"salmask status {shlex.quote(str(graph.sweep_folder))}")
             raise typer.Exit(1)
         suggest(f"salmask report --runs {shlex.quote(str(graph.sweep_folder))}")
+
+
+class _TakenOnce:
+    """The code of all rounds of a call: what is edited or committed meanwhile is for the next call."""
+
+    def __init__(self, take_code: "TakeCode") -> None:
+        self._take_code = take_code
+        self._code: CodeSnapshot | None = None
+
+    def take(self) -> "CodeSnapshot | None":
+        if self._code is None or not self._code.path.is_dir():  # gone by `salmask clean`, as no job ran from it
+            self._code = self._take_code()
+        return self._code

@@ -76,7 +76,7 @@ def finished(
         folder.metrics,
         ({"step": step, "loss": 8 - 2 * step / 100 + rng.normal(0, 0.1), "time": 0.5} for step in range(10, 101, 10)),
     )
-    probe = folder.path / "probes" / f"{run.data.dataset}-{run.probe.protocol}" / "metrics.jsonl"
+    probe = folder.path / "probes" / f"{run.data.dataset}-{run.probe.protocol().name}" / "metrics.jsonl"
     write_rows(probe, ({"step": step, "top1": 20 + step + rng.normal(0, 1)} for step in (10, 20, 30)))
     folder.gallery.mkdir()
     Image.fromarray(rng.integers(0, 255, (60, 40, 3), dtype=np.uint8)).save(folder.gallery / "masks.png")
@@ -129,6 +129,6 @@ def _result_of(run: Run, sweep: str) -> Result:
         strategy=run.masking.strategy.name,
         fidelity=str(run.fidelity),
         seed=run.seed,
-        protocol=run.probe.protocol,
+        protocol=run.probe.protocol().name,
         scale=scale_of(sizes_below_recipe(run)),
     )

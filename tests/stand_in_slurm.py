@@ -32,7 +32,8 @@ elif command == "sacct":
 elif command == "scontrol":
     print(read("job") if words[:2] == ["show", "job"] else "MaxArraySize = " + (read("told_max_array") or "1001"))
 elif command == "scancel":
-    lines = [line for line in read("queue").splitlines() if line.partition("|")[0] not in words]
+    ids = lambda line: (line.partition("|")[0], line.partition("_")[0])
+    lines = [line for line in read("queue").splitlines() if not any(each in words for each in ids(line))]
     open(path("queue"), "w").write("".join(line + "\\n" for line in lines))
 elif command == "sbatch":
     open(path("environment"), "w").write("".join(name + "\\n" for name in os.environ))
@@ -47,7 +48,8 @@ elif command == "sbatch":
     for span in option("array").partition("%")[0].split(","):
         first, _, last = span.partition("-")
         numbers += range(int(first), int(last or first) + 1) if first else []
-    queued = read("queue").splitlines()
+    queued = read("queue").splitlines() + read("late").splitlines()
+    open(path("late"), "w").close()
     if len(queued) + max(1, len(numbers)) > int(read("room") or 10**6):
         fail("sbatch: error: QOSMaxSubmitJobPerUserLimit\\nsbatch: error: Batch job submission failed: "
              "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)")
@@ -57,12 +59,15 @@ elif command == "sbatch":
     open(path("number"), "w").write(str(job))
     open(path("script-%d.sh" % job), "w").write(script)
     ids = ["%d_%d" % (job, number) for number in numbers] or [str(job)]
+    late = []
+    taker = late if kind == "late" else queued
     for each in ids:
-        queued.append("%s|%s|PENDING|%s|N/A|N/A||low|" % (each, option("job-name"), "Dependency"))
+        taker.append("%s|%s|PENDING|%s|N/A|N/A||low|" % (each, option("job-name"), "Dependency"))
     open(path("queue"), "w").write("".join(line + "\\n" for line in queued))
+    open(path("late"), "w").write("".join(line + "\\n" for line in late))
     if kind == "accept" and text == "killed":
         os.kill(os.getpid(), 9)
-    if kind == "accept":
+    if kind in ("accept", "late"):
         fail("sbatch: error: " + text)
     print(text if kind == "print" else job)
 """
@@ -81,6 +86,8 @@ class StandInSlurm:
 
     def tell(self, name: str, *lines: str) -> None:
         """Write one of its files: `faults` (of the next calls of sbatch), `room`, `max_array`, `accounting`.
+
+        A fault `late:WORDS` is a call that fails by these words, and whose job is in the queue after the next call.
 
         `COMMAND_troubles` are words by which its next calls fail, `ok` where one does not; `job`: what scontrol shows.
         """

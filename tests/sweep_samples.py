@@ -48,7 +48,7 @@ class Sweep:
 
     def submitted(self, task: str = "pretrain", job: str = "812", **changes: Any) -> Submission:
         """Put a job into the ledger, an hour ago."""
-        protocols = () if task == "pretrain" else (self.run.probe.protocol,)
+        protocols = () if task == "pretrain" else (self.run.probe.protocol().name,)
         entry = Submission(
             **{
                 "submission": f"sweep-{task}-{job or 'none'}",
@@ -81,7 +81,13 @@ class Sweep:
         rows = [
             replace(
                 RESULT,
-                **{"run_id": self.run.id, "protocol": self.run.probe.protocol, "metric": m, "value": v, **changes},
+                **{
+                    "run_id": self.run.id,
+                    "protocol": self.run.probe.protocol().name,
+                    "metric": m,
+                    "value": v,
+                    **changes,
+                },
             )
             for m, v in (("top5", 90.0), ("top1", value))
         ]

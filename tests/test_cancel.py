@@ -40,6 +40,22 @@ def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, swee
     assert "Access/permission denied; mend: try again, or scancel by hand" in salmask("cancel", "table1").err
 
 
+def test_of_an_array_that_a_killed_launcher_left_a_run_loses_its_own_job_alone(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path
+) -> None:
+    """By the name of the submission, all that the ledger had of it, the whole array was ended."""
+    second = Sweep(sweep.place, tiny(changes={"seed": 1}))
+    for each in (sweep, second):
+        each.submitted(job="", submission="killed-launcher")
+        each.folder.prepare(each.run)
+    slurm.says("squeue", *(f"812_{number}|killed-launcher|RUNNING|None|1|N/A|n1|gpu|" for number in range(2)))
+    assert salmask("cancel", str(second.folder.path), "--dry-run").out == "would cancel 1 jobs: 812_1\n"
+    assert salmask("cancel", str(second.folder.path)).out == "cancelled 1 jobs: 812_1\n"
+    assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_1"]
+    assert [(e.job, bool(e.cancelled)) for e in sweep.ledger.submissions()] == [("812_0", False), ("812_1", True)]
+    assert salmask("cancel", "table1").out == "cancelled 2 jobs: 812_0, 812_1\n"
+
+
 def test_jobs_are_cancelled_also_where_their_results_cannot_be_read(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     sweep.submitted("linear", job="813")
     sweep.folder.results.mkdir()
@@ -67,6 +83,21 @@ def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep
         "scancel --name=sweep-linear-813_0 813_0",
         "scancel --name=sweep-knn-814_1 814_1",
     ]
+
+
+def test_of_what_may_be_in_a_silent_queue_nobody_is_told_that_nothing_is_left(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path
+) -> None:
+    """sbatch timed out, so that the job may be in; and squeue, which would tell by the name, is silent."""
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    refused = sweep.submitted(job="")
+    sweep.ledger.refused([refused], "Invalid qos specification")
+    assert salmask("cancel", "table1").code == 0
+    sweep.submitted("linear", job="")
+    cancelled = salmask("cancel", "table1")
+    assert (cancelled.code, cancelled.out) == (2, "cancelled 0 jobs\n")
+    assert "it is not known whether Slurm has 1 job (squeue: slurm_load_jobs error: Unable to contact" in cancelled.err
+    assert cancelled.err.rstrip().endswith("mend: try again, or scancel by hand")
 
 
 @pytest.mark.parametrize("hindrance", ["a launch", "no place to write"])

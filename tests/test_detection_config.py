@@ -125,19 +125,19 @@ def test_a_batch_that_devices_cannot_share_is_refused() -> None:
 
 
 def test_protocols_name_every_departure() -> None:
-    assert DetectionSettings().protocol(VOC) == "voc-frcnn-c4-24k-v1"
-    assert DetectionSettings().protocol(VOC, 16) == "voc-frcnn-c4-24k-v1"
+    assert DetectionSettings().protocol(VOC).name == "voc-frcnn-c4-24k-v1"
+    assert DetectionSettings().protocol(VOC, 16).name == "voc-frcnn-c4-24k-v1"
     assert (
-        DetectionSettings(coco_schedule="1x", head=DetectionHead.fpn).protocol(COCO, 8)
+        DetectionSettings(coco_schedule="1x", head=DetectionHead.fpn).protocol(COCO, 8).name
         == "coco-mrcnn-fpn-1x-v1[batch=8]"
     )
     tiny_one = DetectionSettings(trials=2, iterations=60, min_size=96, rois=16, base_lr=0.04, high_pass_input=True)
     name = "voc-frcnn-c4-24k-v1[batch=2,iterations=60,base_lr=0.04,min_size=96,rois=16,high_pass_input=1,trials=2]"
-    assert tiny_one.protocol(VOC, 2) == name
-    assert DetectionSettings(scene_objects=5).protocol(VOC, 16) == "voc-frcnn-c4-24k-v1[scene_objects=5]"
-    assert DetectionSettings(scene_objects=3).protocol(VOC, 16) == "voc-frcnn-c4-24k-v1"
-    assert DetectionSettings(trials=5).protocol(VOC) == DetectionSettings().protocol(VOC)
-    assert DetectionSettings(trials=5).protocol(COCO).endswith("[trials=5]")
+    assert tiny_one.protocol(VOC, 2).name == name
+    assert DetectionSettings(scene_objects=5).protocol(VOC, 16).name == "voc-frcnn-c4-24k-v1[scene_objects=5]"
+    assert DetectionSettings(scene_objects=3).protocol(VOC, 16).name == "voc-frcnn-c4-24k-v1"
+    assert DetectionSettings(trials=5).protocol(VOC).name == DetectionSettings().protocol(VOC).name
+    assert DetectionSettings(trials=5).protocol(COCO).name.endswith("[trials=5]")
     assert scale_of(tiny_one.departures()) == "detection of 60 iterations, 96 px, 16 regions"
     assert DetectionSettings(batch=2).departures() == ()
 
@@ -156,7 +156,7 @@ def test_a_batch_that_is_left_to_the_devices_comes_to_two_images_on_each_and_six
     left_open, name = DetectionSettings(), "coco-mrcnn-c4-2x-v1"
     possible = [protocol.name for protocol in left_open.possible_protocols(COCO)]
     assert possible == [*(f"{name}[batch={batch}]" for batch in range(2, 16, 2)), name]
-    shared = [left_open.protocol(COCO, batch_on(left_open, devices)) for devices in (*range(1, 9), 16)]
+    shared = [left_open.protocol(COCO, batch_on(left_open, devices)).name for devices in (*range(1, 9), 16)]
     assert shared == [*possible, name]
     (protocol,) = DetectionSettings(batch=3, trials=2).possible_protocols(VOC)
     assert protocol.name == "voc-frcnn-c4-24k-v1[batch=3,trials=2]"

@@ -112,7 +112,7 @@ def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
     assert probe == f"{evaluate} --task linear --root imagenet100=DIR"
 
     (row,) = read(folder.results)[0]
-    detection = replace(row, task=VOC, dataset=VOC, protocol=run.detection.protocol(VOC, 8), metric="bbox_AP")
+    detection = replace(row, task=VOC, dataset=VOC, protocol=run.detection.protocol(VOC, 8).name, metric="bbox_AP")
     append(folder.results, [detection])  # its batch follows from the devices: no other setting
     assert commands(RunRecord(folder.path))[4:] == [
         f"{evaluate} --task linear,{VOC} --root imagenet100=DIR --root voc07+12=DIR"

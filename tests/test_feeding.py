@@ -1,6 +1,13 @@
 """`--feed`: what never went is handed over as there is room, what went stays as it is, and a refusal ends it."""
 
+import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,8 +22,10 @@ from repro.jobs import PROGRAM
 from slurm.graph import Graph
 from slurm.handover import Outcome
 from slurm.launch import submit
-from slurm.ledger import Ledger
-from slurm.sender import NO_PARENT
+from slurm.launch_lock import launch_lock
+from slurm.ledger import REPORT, Ledger
+from slurm.sender import NO_PARENT, TakeCode
+from slurm.snapshot import CodeSnapshot
 from slurm.sweep_call import SweepCall
 
 Round = Callable[[], object]
@@ -38,10 +47,10 @@ class Feeding:
         self.ledger_sizes.append(len(Ledger(self.graph.sweep_folder).path.read_text().splitlines()))
         self.between.pop(0)()
 
-    def call(self, *between: Round) -> Outcome:
+    def call(self, *between: Round, take_code: TakeCode = lambda: None) -> Outcome:
         self.between = list(between)
         call = SweepCall(lambda *_: None, PROGRAM, Console(quiet=True), 1, allow_dirty=False, as_json=False, feed=True)
-        outcome = call.submit_all(self.graph, CLUSTER, lambda: None)
+        outcome = call.submit_all(self.graph, CLUSTER, take_code)
         assert not self.between
         return outcome
 
@@ -104,6 +113,33 @@ def test_what_runs_outside_meanwhile_is_asked_for_until_it_is_over(
     outcome = Feeding(graph, monkeypatch).call(begin, nothing, lambda: by_hand.folder.set_status("failed"))
     assert graph.key(by_hand) in outcome.submitted
     assert outcome.unsent == {}
+    assert all_once(graph, stand_in)
+
+
+def test_what_runs_on_this_machine_meanwhile_is_asked_for_until_it_is_over(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path, seeds=2)
+    stand_in.tell("room", "1")
+    key = graph.key(next(job for job in graph.jobs if job.name == "pretrain mocov2 s1"))
+    ledger = Ledger(graph.sweep_folder)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "here"])
+
+    def begin() -> None:
+        entry = next(entry for entry in ledger.submissions() if entry.key == key)
+        local = replace(entry, submission="here", executor="local", job=str(process.pid), refused="")
+        ledger.submitted([local])
+        stand_in.tell("room", "100")
+
+    def end() -> None:
+        process.kill()
+        process.wait()
+
+    try:
+        outcome = Feeding(graph, monkeypatch).call(begin, nothing, end)
+    finally:
+        end()
+    assert key in outcome.submitted
     assert all_once(graph, stand_in)
 
 
@@ -172,3 +208,88 @@ def test_a_silent_queue_between_two_rounds_does_not_end_it(
 
     assert not Feeding(graph, monkeypatch).call(hiccup, nothing).unsent
     assert all_once(graph, stand_in)
+
+
+def test_a_slurm_that_does_not_cancel_between_two_rounds_does_not_end_it(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was to take out a job whose pretraining is gone; the report, for which there was no room, went out no more."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "8")
+
+    def hiccup() -> None:
+        stand_in.tell("room", "100")
+        stand_in.change(lambda line: None if line.startswith("101_2|") else line)
+        stand_in.tell("scancel_troubles", "Socket timed out on send/recv operation")
+
+    outcome = Feeding(graph, monkeypatch).call(hiccup, nothing)
+    assert graph.report in outcome.submitted
+    assert "102_2" not in stand_in.ids
+
+
+def test_children_of_what_ended_a_moment_ago_wait_for_nothing_in_vain(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system shows a new backbone up to a minute late: its children were taken out, for good."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "8")
+
+    def ended(seconds_ago: float) -> None:
+        stand_in.tell("room", "100")
+        times = f"{time.time() - 99:.0f}|{time.time() - seconds_ago:.0f}"
+        stand_in.change(lambda line: re.sub(r"^(101_2\|[^|]*)\|.*", rf"\1|COMPLETED|None|{times}|n1|low|", line))
+
+    outcome = Feeding(graph, monkeypatch).call(lambda: ended(5))
+    assert graph.report in outcome.submitted
+    assert stand_in.calls("scancel") == []
+    assert launch(graph).submitted == {}
+    ended(200)  # without a backbone after all
+    assert {(folder.partition("/s")[2][:1], task) for folder, task in launch(graph).submitted} == {
+        ("2", "pretrain"),
+        ("2", "linear"),
+        ("", REPORT),
+    }
+
+
+def test_all_rounds_run_the_code_of_the_first(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever edited the checkout meanwhile ended the call, and a commit was the code of the rest of the sweep."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "4")
+    taken: list[CodeSnapshot] = []
+
+    def take() -> CodeSnapshot:
+        taken.append(CodeSnapshot(tmp_path / "code" / str(len(taken)), "abc", dirty=False))
+        taken[-1].path.mkdir(parents=True)
+        return taken[-1]
+
+    feeding = Feeding(graph, monkeypatch)
+    feeding.call(lambda: stand_in.tell("room", "8"), lambda: stand_in.tell("room", "100"), take_code=take)
+    assert len(taken) == 1
+    scripts = [path.read_text() for path in stand_in.place.glob("script-*.sh")]
+    assert all(f"PYTHONPATH={taken[0].path}$" in script for script in scripts)
+
+
+def test_a_long_launch_of_somebody_else_between_two_rounds_does_not_end_it(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "4")
+    monkeypatch.setattr("slurm.launch.launch_lock", partial(launch_lock, wait=0.0))
+    with ExitStack() as others:
+
+        def begin() -> None:
+            stand_in.tell("room", "100")
+            others.enter_context(launch_lock(graph.sweep_folder))
+
+        assert not Feeding(graph, monkeypatch).call(begin, others.close).unsent
+    assert all_once(graph, stand_in)
+
+
+def test_what_ended_a_moment_ago_by_another_protocol_is_missing(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    launch(graph_for(tmp_path, seeds=2))
+    now = time.time()
+    stand_in.change(lambda line: re.sub(r"^(10[12]_0\|[^|]*)\|.*", rf"\1|COMPLETED|None|1|{now - 5:.0f}|n1|low|", line))
+    outcome = launch(graph_for(tmp_path, seeds=2, settings={"probe.epochs": 7}))
+    assert {task for folder, task in outcome.submitted if "/s0" in folder} == {"linear"}

@@ -139,7 +139,7 @@ def test_the_recipe_is_simclrs(tmp_path: Path) -> None:
     ],
 )
 def test_the_protocol_names_every_departure(task: str, settings: dict[str, Any], name: str, epochs: int) -> None:
-    assert FinetuneSettings(**settings).protocol(task) == name
+    assert FinetuneSettings(**settings).protocol(task).name == name
     assert FinetuneSettings(**settings).epochs_of(task) == epochs
 
 

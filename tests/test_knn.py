@@ -104,8 +104,8 @@ def test_one_missing_protocol_makes_the_evaluation_again(tmp_path: Path) -> None
 
 def test_the_protocols_are_twenty_and_two_hundred_neighbours() -> None:
     settings = KnnSettings()
-    assert [settings.protocol(k) for k in settings.neighbours] == ["knn-v1[k=20]", "knn-v1[k=200]"]
-    assert KnnSettings(temperature=0.1).protocol(20) == "knn-v1[k=20,temperature=0.1]"
+    assert [settings.protocol(k).name for k in settings.neighbours] == ["knn-v1[k=20]", "knn-v1[k=200]"]
+    assert KnnSettings(temperature=0.1).protocol(20).name == "knn-v1[k=20,temperature=0.1]"
 
 
 def test_more_neighbours_than_images_are_refused(tmp_path: Path) -> None:

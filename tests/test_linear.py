@@ -50,7 +50,7 @@ def store_of(folder: RunFolder) -> FeatureStore:
 
 def training(folder: RunFolder, run: Run = RUN) -> Training:
     train, val = open_data(run, "train"), open_data(run, "val")
-    probe = folder_of_probe(folder, "scenes", run.probe.protocol)
+    probe = folder_of_probe(folder, "scenes", run.probe.protocol().name)
     return build_training(run, folder, probe, store_of(folder), train, val)
 
 
@@ -131,7 +131,7 @@ def test_milestones_of_the_full_protocol_are_60_and_80(tmp_path: Path) -> None:
     ],
 )
 def test_the_protocol_names_every_departure(settings: dict[str, Any], name: str) -> None:
-    assert ProbeSettings(**settings).protocol == name
+    assert ProbeSettings(**settings).protocol().name == name
 
 
 def test_the_last_partial_batch_is_trained_on(probed: tuple[RunFolder, list[Result]]) -> None:

@@ -33,13 +33,14 @@ def with_evaluations(place: Path) -> Graph:
     )
 
 
-def sent_to_slurm(graph: Graph, job: str = "812") -> Submission:
-    """The first pretraining of a sweep, handed over to Slurm by another launch."""
-    folder, task = graph.key(graph.jobs[0])
-    entry = Submission("sweep-pretrain-812", "slurm", "mine", graph.jobs[0].run.id, folder, task)
+def sent_to_slurm(graph: Graph, job: Job | None = None) -> Submission:
+    """A job of a sweep, its first one, handed over to Slurm by another launch."""
+    job = job or graph.jobs[0]
+    folder, task = graph.key(job)
+    entry = Submission("sweep-pretrain-812", "slurm", "mine", job.run.id, folder, task)
     ledger = Ledger(graph.sweep_folder)
     ledger.intend([entry])
-    ledger.submitted([replace(entry, job=job)])
+    ledger.submitted([replace(entry, job="812")])
     return entry
 
 
@@ -75,8 +76,8 @@ def test_a_slurm_that_is_silent_is_no_reason_to_run_a_job_twice(
 def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("slurm.local.snapshot", lambda: QueueSnapshot(trouble="there is no squeue"))
-    monkeypatch.setattr("slurm.local.shutil.which", lambda name: None)
+    monkeypatch.setattr("slurm.slurms_share.snapshot", lambda: QueueSnapshot(trouble="there is no squeue"))
+    monkeypatch.setattr("slurm.slurms_share.shutil.which", lambda name: None)
     graph = graph_of(tmp_path / "sweep", 1)
     sent_to_slurm(graph)
     assert len(launched(graph, "record").done) == 1
@@ -133,7 +134,7 @@ def test_the_number_of_a_launcher_that_ended_may_be_anybodys(tmp_path: Path) -> 
 
 
 def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
-    programs: Path, slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    programs: Path, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = graph_of(tmp_path / "sweep", 2)
     graph.sweep_folder.mkdir()
@@ -141,12 +142,29 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
     here._queue_up()
     entry = sent_to_slurm(graph)
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    monkeypatch.setattr("slurm.slurms_share.SILENT_SECONDS", 0.0)
     assert [job for job, _ in here._startable()] == [graph.jobs[1]]  # of the other nobody knows
     assert here.waiting == list(graph.jobs)
     (slurm.place / "squeue.err").unlink()
     slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|")
     assert [job for job, _ in here._startable()] == [graph.jobs[1]]
     assert (here.waiting, here.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
+
+
+def test_a_silent_slurm_is_asked_once_in_a_while_for_all_that_went_to_it(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    """In each round it was asked for each job, up to a minute each, in which nothing else here was minded."""
+    graph = graph_of(tmp_path / "sweep", 3)
+    graph.sweep_folder.mkdir()
+    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 3, (), Console(quiet=True))
+    here._queue_up()
+    for job in graph.jobs[:2]:
+        sent_to_slurm(graph, job=job)
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    for _ in range(2):
+        assert [job for job, _ in here._startable()] == [graph.jobs[2]]
+    assert len(slurm.calls) == 1
 
 
 @pytest.mark.parametrize("launched_there", [False, True])

@@ -78,9 +78,9 @@ def test_the_grid_is_kornbliths() -> None:
     assert len(weights) == 45
     assert (weights[0], weights[-1]) == (pytest.approx(1e5), pytest.approx(1e-6))
     assert np.diff(np.log10(weights)) == pytest.approx([-0.25] * 44)
-    assert settings.protocol_on("flowers102") == "logreg-v1"
-    assert LogisticSettings(values=9, splits=1).protocol_on("flowers102") == "logreg-v1[values=9]"
-    assert LogisticSettings(splits=1).protocol_on("caltech101") == "logreg-v1[splits=1]"
+    assert settings.protocol("flowers102").name == "logreg-v1"
+    assert LogisticSettings(values=9, splits=1).protocol("flowers102").name == "logreg-v1[values=9]"
+    assert LogisticSettings(splits=1).protocol("caltech101").name == "logreg-v1[splits=1]"
 
 
 def test_the_stronger_regularisation_wins_a_tie() -> None:

@@ -26,9 +26,10 @@ from slurm.job_costs import (
     of_known_cost,
     survey,
     wall_seconds,
+    with_plan,
     within_budget,
 )
-from slurm.plan import print_plan
+from slurm.plan import SweepPlan, print_plan, say_plan_as_json
 from slurm.profile import Cluster, Resources
 from slurm.sweep import Part, Sweep, expand
 
@@ -50,12 +51,34 @@ def finished(place: Path, rates: list[float], took: float) -> None:
     rows = [{"step": step, "images_per_second": rate} for step, rate in enumerate(rates)]
     write_rows(folder.metrics, rows)
     folder.backbone.write_bytes(b"x" * 5000)
-    row = replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol, duration_s=took)
+    row = replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol().name, duration_s=took)
     append(folder.results, [row, replace(row, metric="top5")])
 
 
 def bench(rate: float, processes: int = 1, method: str = "mocov2") -> StepMeasurement:
     return StepMeasurement(kind_of(tiny(method)), method, rate, 40.0, 1000, 300, "a card", processes)
+
+
+def test_a_file_that_goes_while_its_folder_is_looked_at_ends_no_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sign of life of an evaluation is written under another name first, in a run beside the sweep or of it."""
+    finished(tmp_path / "before", [4.0], 90.0)
+    (half_written,) = (path / ".status-linear.json.x" for path in (tmp_path / "before").glob("*/s9-*"))
+    half_written.touch()
+    (tmp_path / "before" / "jobs.jsonl").touch()
+    looks: Counter[Path] = Counter()
+    stat = Path.stat
+
+    def renamed_after_a_look(path: Path, **options: bool) -> Any:
+        looks[path] += path == half_written
+        if looks[path] > 1:
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", renamed_after_a_look)
+    graph = graph_of(tmp_path / "now")
+    assert with_plan(graph, FOUR).planned == {graph.key(graph.jobs[0]): 15.0, graph.key(graph.jobs[1]): 90.0}
 
 
 def test_recorded_runs_tell_what_others_of_their_kind_cost(tmp_path: Path) -> None:
@@ -113,7 +136,7 @@ def test_a_plan_reads_every_results_file_once(tmp_path: Path, monkeypatch: pytes
         folder.prepare(graph.by_key[str(folder.path.relative_to(tmp_path / "now")), "pretrain"].run)
         folder.backbone.touch()
     probe = graph.jobs[1]
-    row = replace(RESULT, run_id=probe.run.id, dataset="scenes", protocol=probe.run.probe.protocol)
+    row = replace(RESULT, run_id=probe.run.id, dataset="scenes", protocol=probe.run.probe.protocol().name)
     append(probe.folder.results, [row])
     reads: Counter[Path] = Counter()
 
@@ -128,7 +151,7 @@ def test_a_plan_reads_every_results_file_once(tmp_path: Path, monkeypatch: pytes
     assert len(evidence.durations) == 1
     reads.clear()
     costs = estimate(graph, FOUR, *reversed(survey(graph)))
-    print_plan(graph, costs, finished_keys, FOUR, 1, Console(quiet=True), as_json=False)
+    print_plan(SweepPlan(graph, costs, finished_keys, FOUR, 1), Console(quiet=True))
     assert set(reads.values()) == {1}
     assert len(reads) == 2
 
@@ -141,7 +164,7 @@ def test_a_plan_within_a_budget_sums_what_is_left(tmp_path: Path, capsys: pytest
     graph = graph_of(tmp_path, 0, 1, methods=("mocov2", OURS))
     costs = costs_of(graph, pretrain=3000.0, linear=600.0)
     few, _ = within_budget(graph, costs, 2.0)
-    print_plan(few, costs, frozenset(), FOUR, 1, Console(), as_json=True)
+    say_plan_as_json(SweepPlan(few, costs, frozenset(), FOUR, 1))
     assert json.loads(capsys.readouterr().out)["gpu_hours"] == 2.0
 
 

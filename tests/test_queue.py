@@ -23,6 +23,14 @@ def test_a_line_of_squeue_is_a_job() -> None:
         assert list(parse_squeue(line)) == []
 
 
+def test_a_job_that_is_held_or_in_a_state_of_a_later_slurm_has_not_ended() -> None:
+    """It would be handed over a second time. Of one whose reservation was deleted Slurm has a word of its own."""
+    (held,) = parse_squeue("9|x|RESV_DEL_HOLD|ReservationDeleted|N/A|N/A||gpu|")
+    (later,) = parse_squeue("9|x|EXPEDITING|None|N/A|N/A||gpu|")
+    (over,) = parse_squeue("9|x|NODE_FAIL|None|1|2|n1|gpu|")
+    assert [(job.waiting, job.live) for job in (held, later, over)] == [(True, True), (False, True), (False, False)]
+
+
 def test_a_line_of_sacct_is_how_a_job_ended() -> None:
     (job,) = parse_sacct("812|x|CANCELLED by 0|0:0|1795396320|1795396420|n1|gpu")
     assert (job.state, job.reason, job.live, job.end) == ("CANCELLED", "by 0", False, 1795396420.0)

@@ -70,6 +70,19 @@ def test_jobs_of_other_settings_that_slurm_does_not_cancel_are_not_replaced(
     assert salmask("status", "s").out.count(SUPERSEDED[:20]) >= 1
 
 
+def test_a_job_that_runs_with_other_settings_is_replaced_too(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """The one that was just cancelled was taken for one that somebody runs outside of Slurm, and nothing went out."""
+    graph = graph_for(tmp_path, seeds=2)
+    launch(graph)
+    running = graph.jobs[0]
+    stand_in.change(lambda line: line.replace("|PENDING|", "|RUNNING|") if line.startswith("101_0|") else line)
+    running.folder.set_status("running", host="node1", job="101")
+    outcome = launch(graph_for(tmp_path, seeds=2, settings={"machine.workers": 3}), replace_old=True)
+    assert graph.key(running) in outcome.submitted
+    assert len(outcome.submitted) == 5
+    assert outcome.live == []
+
+
 def test_what_runs_on_this_machine_is_neither_waited_for_nor_cancelled_by_slurm(
     stand_in: StandInSlurm, tmp_path: Path
 ) -> None:

@@ -258,8 +258,8 @@ def test_replacing_changes_a_copy_and_a_run_itself_never_changes() -> None:
 
 
 def test_the_probes_protocol_names_every_departure() -> None:
-    assert ProbeSettings().protocol == "linear-moco-v1"
-    assert ProbeSettings(epochs=20, lr=1.5).protocol == "linear-moco-v1[epochs=20,lr=1.5]"
+    assert ProbeSettings().protocol().name == "linear-moco-v1"
+    assert ProbeSettings(epochs=20, lr=1.5).protocol().name == "linear-moco-v1[epochs=20,lr=1.5]"
 
 
 def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> None:

@@ -21,6 +21,15 @@ def test_a_job_that_was_accepted_as_its_sbatch_was_killed_is_not_submitted_again
     assert all((ledger.logs / entry.submission).is_dir() for entry in ledger.newest().values())
 
 
+def test_of_two_tries_that_slurm_took_both_one_is_ended(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """A busy controller comes to a request that had timed out when it has answered the next one."""
+    stand_in.tell("faults", "late:Batch job submission failed: Socket timed out on send/recv operation")
+    graph = graph_for(tmp_path)
+    launch(graph)
+    assert all_once(graph, stand_in)
+    assert stand_in.calls("scancel") == ["scancel 101"]
+
+
 def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:
     assert [parse_id(text) for text in ("812\n", "812;west\n", "the site's job 3\n812\n", "job 3", "")] == [
         *["812"] * 3,

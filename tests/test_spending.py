@@ -15,12 +15,11 @@ from baselines import resolve
 from repro.bench.throughput import kind_of
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
-from repro.terminal import Console
 from slurm.accounting import Accounted, parse
 from slurm.graph import Graph
 from slurm.handover import ledger_entry
 from slurm.job_costs import estimate, gather, with_plan
-from slurm.plan import print_plan
+from slurm.plan import SweepPlan, say_plan_as_json
 from slurm.profile import Cluster, Resources
 from slurm.spending import enough_memory
 from slurm.sweep import Part, expand
@@ -150,7 +149,7 @@ def test_the_planner_learns_what_jobs_took_as_a_whole(tmp_path: Path, capsys: py
     folder.prepare(run)
     folder.metrics.write_text('{"step": 1, "images_per_second": 4.0}\n' * 5, encoding="utf-8")
     folder.backbone.write_bytes(b"x")
-    append(folder.results, [replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol)])
+    append(folder.results, [replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol().name)])
     graph = graph_of(tmp_path / "s")
     pretraining, probe = (graph.key(job) for job in graph.jobs)
     bare = estimate(graph, None, gather([tmp_path / "s"], tmp_path / "none"))
@@ -162,7 +161,7 @@ def test_the_planner_learns_what_jobs_took_as_a_whole(tmp_path: Path, capsys: py
     assert (learned[pretraining].seconds, learned[probe].seconds) == (25.0, 730.0)
     assert evidence.memories == {("pretrain", *kind_of(run)): 3 * GB, ("linear", *kind_of(run)): 2 * GB}
     large = Cluster("large", resources=Resources(memory=24), tasks={"linear": Resources(memory=1)})
-    print_plan(graph, learned, frozenset(), large, 1, Console(), as_json=True, memories=evidence.memories)
+    say_plan_as_json(SweepPlan(graph, learned, frozenset(), large, 1, evidence.memories))
     assert json.loads(capsys.readouterr().out)["cautions"][-2:] == [
         f"pretrain: memory: 24 GiB asked, such jobs used 3.0 GiB at most: memory: {enough_memory(3 * GB)}",
         "linear: memory: 1 GiB asked, such jobs used 2.0 GiB at most: memory: 4",

@@ -165,12 +165,12 @@ def test_a_result_that_is_there_is_done_whatever_slurm_says(sweep: Sweep, queue:
     assert sweep.row(queue).state is State.done
     row = sweep.row(queue, "linear")
     assert (row.state, row.metric, row.value) == (State.done, "top1", 70.1)
-    assert row.note == f"{RUN.probe.protocol}, imagenet100"
+    assert row.note == f"{RUN.probe.protocol().name}, imagenet100"
 
 
 def test_the_headline_of_a_detection_is_the_ap_of_its_boxes(sweep: Sweep) -> None:
     sweep.folder.backbone.touch()
-    detection = {"task": VOC, "dataset": VOC, "protocol": RUN.detection.protocol(VOC, 8)}
+    detection = {"task": VOC, "dataset": VOC, "protocol": RUN.detection.protocol(VOC, 8).name}
     append(
         sweep.folder.results,
         [
@@ -185,12 +185,12 @@ def test_the_headline_of_a_detection_is_the_ap_of_its_boxes(sweep: Sweep) -> Non
 def test_a_detection_with_the_batch_of_the_devices_at_hand_is_the_one_that_was_asked_for(sweep: Sweep) -> None:
     sweep.folder.prepare(RUN)
     sweep.folder.backbone.touch()
-    protocol = RUN.detection.protocol(VOC)
+    protocol = RUN.detection.protocol(VOC).name
     sweep.submitted(VOC, "813", protocols=(protocol,))
     detection = {"task": VOC, "dataset": RUN.data.dataset, "metric": "bbox_AP"}
     append(sweep.folder.results, [replace(RESULT, run_id=RUN.id, **detection, protocol="voc-frcnn-c4-24k-v1[rois=9]")])
     assert sweep.row(GONE, VOC).state is State.died
-    left_open = replace(RESULT, run_id=RUN.id, **detection, protocol=RUN.detection.protocol(VOC, 8), value=55.0)
+    left_open = replace(RESULT, run_id=RUN.id, **detection, protocol=RUN.detection.protocol(VOC, 8).name, value=55.0)
     append(sweep.folder.results, [left_open])
     assert left_open.protocol != protocol
     assert (sweep.row(GONE, VOC).state, sweep.row(GONE, VOC).value) == (State.done, 55.0)  # by the run's settings
@@ -213,13 +213,13 @@ def test_a_result_of_another_protocol_or_data_set_is_not_the_one_that_was_asked_
 
 def test_a_task_is_done_when_all_of_what_was_asked_for_is_there_whatever_its_status_says(sweep: Sweep) -> None:
     """Measured by hand with k=3, and then by a sweep with k=5: that one waited in the queue, and was called done."""
-    sweep.submitted("knn", "813", protocols=(RUN.knn.protocol(3), RUN.knn.protocol(5)))
-    sweep.measured(task="knn", protocol=RUN.knn.protocol(3))
+    sweep.submitted("knn", "813", protocols=(RUN.knn.protocol(3).name, RUN.knn.protocol(5).name))
+    sweep.measured(task="knn", protocol=RUN.knn.protocol(3).name)
     sweep.says("done", task="knn", age=3602)
     waiting = queue_of("PENDING", "Priority", job="813", name="sweep-knn-813")
     assert sweep.row(waiting, "knn").state is State.queued
     assert sweep.row(GONE, "knn").state is not State.done
-    sweep.measured(task="knn", protocol=RUN.knn.protocol(5))
+    sweep.measured(task="knn", protocol=RUN.knn.protocol(5).name)
     assert sweep.row(GONE, "knn").state is State.done
 
 
@@ -366,11 +366,13 @@ def test_ledgers_of_older_versions_are_read(sweep: Sweep) -> None:
     text = sweep.ledger.path.read_text()
     (of_today,) = sweep.ledger.submissions()
     assert of_today == entry
-    old = text.replace(f'"protocols": ["{RUN.probe.protocol}"]', f'"protocol": "{RUN.probe.protocol}, knn-v1[k=1,x=2]"')
+    old = text.replace(
+        f'"protocols": ["{RUN.probe.protocol().name}"]', f'"protocol": "{RUN.probe.protocol().name}, knn-v1[k=1,x=2]"'
+    )
     old = old.replace('"devices": ["0", "GPU-5f/1"]', '"devices": "0,GPU-5f/1"')
     assert old.count('"protocol"') == old.count('"devices": "0,') == 2
     sweep.ledger.path.write_text(old)
     (of_then,) = Ledger(sweep.place).submissions()
-    assert of_then == replace(entry, protocols=(RUN.probe.protocol, "knn-v1[k=1,x=2]"))
+    assert of_then == replace(entry, protocols=(RUN.probe.protocol().name, "knn-v1[k=1,x=2]"))
     sweep.ledger.path.write_text('["no", "object"]\n{"devices": [3]}\n' + text)
     assert Ledger(sweep.place).submissions() == [entry]

@@ -37,7 +37,7 @@ def test_the_full_tables_keep_the_papers_recipe(name: str, tmp_path: Path) -> No
     for job in expand(load(name), tmp_path, resolve, {}).jobs:
         assert departures(job.run, resolve(job.run.method)) == ()
         grid = "[lr_grid=30+10+1+0.1]" if job.run.method == "supervised" else ""
-        assert job.run.probe.protocol == f"linear-moco-v1{grid}"
+        assert job.run.probe.protocol().name == f"linear-moco-v1{grid}"
 
 
 def test_everything_shares_the_pretrainings_of_its_parts(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from sweep_samples import GONE, HERE, Sweep
 
+from repro.errors import UserError
 from repro.jobs import PROGRAM
 from slurm import local
 from slurm.graph import Graph
@@ -53,6 +54,13 @@ def test_a_launch_here_needs_no_more_than_the_file_system_has(
     assert launch_here(nothing, cluster, PROGRAM, parallel=1, console=Console(quiet=True)).done == []
     with starting(nothing.sweep_folder), launch_lock(nothing.sweep_folder):
         pass
+
+
+def test_a_lock_that_cannot_be_opened_is_told_in_a_line(tmp_path: Path) -> None:
+    """As that of a colleague in a folder of a group: `salmask cancel` ended in a traceback, and cancelled nothing."""
+    (tmp_path / ".sbatch.lock").mkdir()
+    with pytest.raises(UserError, match=r"cannot write to .*: Is a directory; mend: choose another --out"):
+        launch_lock(tmp_path).__enter__()
 
 
 def test_on_nfs_what_waits_for_a_launcher_is_queued(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ class DetectionTask:
 
         settings = run.detection
         cfg, scaling = self._config(settings, backbone, data, device)
-        protocol = settings.protocol(self.name, scaling.batch)
+        protocol = settings.protocol(self.name, scaling.batch).name
         log.info("%s: %s", protocol, scaling)
         count = settings.trials_of(self.name)
         # Before anything is written, so that a refusal leaves no folder behind.

@@ -3,7 +3,6 @@
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -69,30 +68,41 @@ def build(main: Main) -> typer.Typer:
             raise UserError("--by is of a cluster, and none is named", mend="--cluster NAME too")
         if folder and not (is_folder(Path(folder)) and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError(f"--in {folder}: no folder that can be written to", mend="make it, or name another one")
-        from repro.drill.faults import Row, all_held, faults
-        from repro.drill.inputs import inputs as bad_inputs
-
-        _prepare()
-        rows: list[Row] = []
-        with tempfile.TemporaryDirectory(dir=folder or None, prefix="salmask-drill-") as name:
-            place = Path(name)
-            for part in ("faults", "inputs"):
-                (place / part).mkdir()
-            os.environ["SALMASK_CACHE"] = str(place / "cache")
-            kinds: Iterator[Row] = chain(
-                faults(main, place / "faults", points), bad_inputs(place / "inputs", inputs, seed) if inputs else ()
-            )
-            console = Console(stderr=True)
-            for row in kinds:
-                rows.append(row)
-                console.print(f"{row.kind}: {row.held} of {row.tried}", highlight=False)
-        total = Row("all", "")
-        total.tried, total.held = sum(row.tried for row in rows), sum(row.held for row in rows)
-        report(as_json, [vars(row) for row in [*rows, total]])
-        if not all_held(rows):
-            raise typer.Exit(1)
+        _drill_machine(main, folder, points=points, inputs=inputs, seed=seed, as_json=as_json)
 
     return app
+
+
+def _drill_machine(main: Main, folder: str, *, points: int, inputs: int, seed: int, as_json: bool) -> None:
+    """Makes faults on this machine, and bad inputs; ends with 1 where a point does not hold.
+
+    Args:
+        main: the `salmask` command.
+        folder: where to work; empty: where temporary files go.
+        points: of each kind of fault.
+        inputs: bad inputs to try, about; 0: none.
+        seed: of the bad inputs.
+        as_json: whether JSON is printed.
+    """
+    from repro.drill.faults import Row, all_held, faults
+    from repro.drill.inputs import inputs as bad_inputs
+
+    _prepare()
+    rows: list[Row] = []
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(dir=folder or None, prefix="salmask-drill-") as name:
+        place = Path(name)
+        for part in ("faults", "inputs"):
+            (place / part).mkdir()
+        os.environ["SALMASK_CACHE"] = str(place / "cache")
+        made = faults(main, place / "faults", points)
+        for row in chain(made, bad_inputs(place / "inputs", inputs, seed) if inputs else ()):
+            rows.append(row)
+            console.print(f"{row.kind}: {row.held} of {row.tried}", highlight=False)
+    total = Row("all", "", sum(row.tried for row in rows), sum(row.held for row in rows))
+    report(as_json, [vars(row) for row in [*rows, total]])
+    if not all_held(rows):
+        raise typer.Exit(1)
 
 
 def _drill_cluster(name: str, by: str, *, wait: float, as_json: bool) -> None:

@@ -68,17 +68,13 @@ class DetectionSettings:
     force: bool = False  # train a full schedule on a CPU
     evaluate_only: bool = False  # never train: score trained detectors again, also where rows are recorded
 
-    def protocol(self, task: str, batch: int = 0) -> str:
-        """Returns the name and version of the protocol with every departure from it.
+    def protocol(self, task: str, batch: int = 0) -> EvaluationProtocol:
+        """Returns the protocol with every departure from it.
 
         Args:
             task: `voc07+12` or `coco`.
             batch: What `batch` came to on the devices at hand; 0: as set, and not named where it is left to them.
         """
-        return self.departing(task, batch).name
-
-    def departing(self, task: str, batch: int = 0) -> EvaluationProtocol:
-        """Returns the protocol with every departure from it; `task` and `batch` as of `protocol`."""
         version = f"voc-frcnn-{self.head}-24k-v1" if task == VOC else f"coco-mrcnn-{self.head}-{self.coco_schedule}-v1"
         batch, trials = batch or self.batch, self.trials_of(task)
         # 0 where the protocol's own value is used: no setting here can depart from it by being 0.
@@ -96,7 +92,7 @@ class DetectionSettings:
 
     def protocol_of_one(self, task: str, batch: int) -> str:
         """Returns the name of the protocol without the number of trials, which changes none of them."""
-        return dataclasses.replace(self, trials=0).protocol(task, batch)
+        return dataclasses.replace(self, trials=0).protocol(task, batch).name
 
     def possible_protocols(self, task: str) -> tuple[EvaluationProtocol, ...]:
         """Returns every protocol that a training may have once it is known on how many devices it ran.
@@ -109,7 +105,7 @@ class DetectionSettings:
             this order; more than eight share the batch of sixteen.
         """
         open_batches = range(IMAGES_PER_DEVICE, REFERENCE_BATCH + 1, IMAGES_PER_DEVICE)
-        return tuple(self.departing(task, batch) for batch in ([self.batch] if self.batch else open_batches))
+        return tuple(self.protocol(task, batch) for batch in ([self.batch] if self.batch else open_batches))
 
     def departures(self) -> tuple[Departure, ...]:
         """Returns in what a training is smaller than the protocol's: one departure that names every size, or none."""

@@ -15,14 +15,14 @@ from repro.runs.records import Result, latest
 from repro.runs.run import Run
 
 PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[EvaluationProtocol, ...]]] = {
-    "linear": lambda run, dataset: (run.probe.departing_on(dataset),),
-    "logistic": lambda run, dataset: (run.logistic.departing_on(dataset),),
-    "knn": lambda run, _: tuple(run.knn.departing(k) for k in run.knn.neighbours),
-    "finetune": lambda run, _: (run.finetune.departing("finetune"),),
-    "semi-1": lambda run, _: (run.finetune.departing("semi-1"),),
-    "semi-10": lambda run, _: (run.finetune.departing("semi-10"),),
-    VOC: lambda run, _: (run.detection.departing(VOC),),
-    COCO: lambda run, _: (run.detection.departing(COCO),),
+    "linear": lambda run, dataset: (run.probe.protocol(dataset),),
+    "logistic": lambda run, dataset: (run.logistic.protocol(dataset),),
+    "knn": lambda run, _: tuple(run.knn.protocol(k) for k in run.knn.neighbours),
+    "finetune": lambda run, _: (run.finetune.protocol("finetune"),),
+    "semi-1": lambda run, _: (run.finetune.protocol("semi-1"),),
+    "semi-10": lambda run, _: (run.finetune.protocol("semi-10"),),
+    VOC: lambda run, _: (run.detection.protocol(VOC),),
+    COCO: lambda run, _: (run.detection.protocol(COCO),),
 }
 """Every task that there is, with the protocols that its rows carry for a run and a data set."""
 

@@ -92,21 +92,12 @@ class ProbeSettings:
         """Turns `lr_grid` into a tuple of floats; YAML knows lists only, and whole numbers among them."""
         object.__setattr__(self, "lr_grid", tuple(float(lr) for lr in self.lr_grid))
 
-    @property
-    def protocol(self) -> str:
-        """The name of the protocol with its departures, on a data set without a protocol of its own."""
-        return self.protocol_on("")
-
-    def protocol_on(self, dataset: str) -> str:
-        """Returns the name of the protocol with its departures on a data set.
+    def protocol(self, dataset: str = "") -> EvaluationProtocol:
+        """Returns the protocol on a data set, with its departures.
 
         Args:
-            dataset: Name of the data set; one of `LINEAR_PROTOCOLS` has a protocol of its own.
+            dataset: Name of the data set; one of `LINEAR_PROTOCOLS` has a protocol of its own. Empty: any other.
         """
-        return self.departing_on(dataset).name
-
-    def departing_on(self, dataset: str) -> EvaluationProtocol:
-        """Returns the protocol on a data set, with its departures; `dataset` as of `protocol_on`."""
         version = LINEAR_PROTOCOLS.get(dataset, LINEAR_PROTOCOL)
         return EvaluationProtocol.departing(version, _departures(self, *_unused_fields(dataset)))
 
@@ -134,11 +125,7 @@ class LogisticSettings:
     iterations: int = 1000  # of L-BFGS for each value
     splits: int = 3  # as of `ProbeSettings`
 
-    def protocol_on(self, dataset: str) -> str:
-        """Returns the name of the protocol, `logreg-v1`, with its departures on a data set."""
-        return self.departing_on(dataset).name
-
-    def departing_on(self, dataset: str) -> EvaluationProtocol:
+    def protocol(self, dataset: str) -> EvaluationProtocol:
         """Returns the protocol on a data set, with its departures."""
         return EvaluationProtocol.departing("logreg-v1", _departures(self, *_unused_fields(dataset)))
 
@@ -154,12 +141,8 @@ class KnnSettings:
         """Turns `neighbours` into a tuple of whole numbers; YAML knows lists only."""
         object.__setattr__(self, "neighbours", tuple(int(k) for k in self.neighbours))
 
-    def protocol(self, k: int) -> str:
-        """Returns the name of the protocol for one number of neighbours: `knn-v1[k=20]`, always with its k."""
-        return self.departing(k).name
-
-    def departing(self, k: int) -> EvaluationProtocol:
-        """Returns the protocol for one number of neighbours, with its departures, of which its k is always one."""
+    def protocol(self, k: int) -> EvaluationProtocol:
+        """Returns the protocol for one number of neighbours: `knn-v1[k=20]`, always with its k."""
         # k is named on every row, and as text: as a number a huge one would be rounded to six digits.
         return EvaluationProtocol.departing("knn-v1", [("k", str(k)), *_departures(self, "neighbours")])
 
@@ -182,15 +165,7 @@ class FinetuneSettings:
     momentum: float = 0.9  # Nesterov's
     weight_decay: float = 0.0  # L2 penalty
 
-    def protocol(self, task: str) -> str:
-        """Returns the name of the protocol with its departures.
-
-        Args:
-            task: A key of `FINE_TUNINGS`.
-        """
-        return self.departing(task).name
-
-    def departing(self, task: str) -> EvaluationProtocol:
+    def protocol(self, task: str) -> EvaluationProtocol:
         """Returns the protocol of a task, a key of `FINE_TUNINGS`, with its departures."""
         version, _, epochs = FINE_TUNINGS[task]
         # Epochs that are given and are the protocol's own are no departure, although they differ from the field's 0.
