@@ -47,7 +47,7 @@ def _results() -> typer.Typer:
 
 
 def _comparisons() -> typer.Typer:
-    from results.compare_commands import build
+    from results.comparison.commands import build
 
     return build(_resolve, _pictures)
 
@@ -125,7 +125,7 @@ def _bench() -> typer.Typer:
     from repro.bench.commands import build
     from repro.jobs import PROGRAM
     from results.bench_commands import bench_claims, bench_collect, bench_power
-    from slurm.remote_bench import bench_on_node
+    from slurm.nodes.remote_bench import bench_on_node
 
     app = build(_rows, _subjects, partial(bench_on_node, program=PROGRAM.measure))
     app.command("collect")(bench_collect)
@@ -160,7 +160,9 @@ def _doctor() -> typer.Typer:
 
 
 def _needs_of_sweep(name: str, **words: str) -> Any:
-    from slurm.needs import needs_of_sweep  # reads sweeps with omegaconf, which `salmask doctor` alone does not need
+    from slurm.planning.needs import (
+        needs_of_sweep,  # reads sweeps with omegaconf, which `salmask doctor` alone does not need
+    )
 
     return needs_of_sweep(name, _resolve, **words)
 

@@ -180,8 +180,8 @@ def initialise(
 ) -> torch.device:
     """Joins the process group that the environment describes, if any, and chooses this process's device.
 
-    Torchrun and `slurm.processes` set torch's own variables, Slurm those of its own. CUDA_VISIBLE_DEVICES stays as the
-    launcher set it: where each task sees one GPU that is device 0, else the local rank's.
+    Torchrun and `slurm.local.processes` set torch's own variables, Slurm those of its own. CUDA_VISIBLE_DEVICES stays
+    as the launcher set it: where each task sees one GPU that is device 0, else the local rank's.
 
     Args:
         device: "auto", "cpu" or "cuda".

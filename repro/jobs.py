@@ -19,8 +19,8 @@ from repro.runs.stopping import STOP
 from repro.runs.usage_meter import UsageMeter, usage_recorded
 from repro.terminal import Console, is_first_process
 from repro.workers import deaths_told
-from slurm.ledger import REPORT
-from slurm.program import Program
+from slurm.jobs.program import Program
+from slurm.sweep_folder.ledger import REPORT
 
 if TYPE_CHECKING:
     import torch

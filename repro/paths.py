@@ -1,4 +1,4 @@
-"""Paths as a person enters them: what `~` stands for, from where a relative one counts; and the folder of caches."""
+"""Paths as a person enters them: what `~` stands for, from where a relative one counts; where caches and code lie."""
 
 import os
 import re
@@ -8,6 +8,9 @@ import platformdirs
 
 CACHE_VARIABLE = "SALMASK_CACHE"
 """The environment variable that names the folder of all caches."""
+
+CODE_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds the packages: a checkout, a copy of one that jobs run from, or `site-packages`."""
 
 _HOME = re.compile(r"((?:[^=~/\s]+=)*)(~[^/=\s]*(?:/.*)?)", re.DOTALL)
 """`~` at the beginning of a word, or of a value behind `--option=`, `key.sub=` or `--root=DATASET=`."""

@@ -11,13 +11,13 @@ import typer
 from repro.files import write_text
 from repro.presence import is_file
 from repro.terminal import say
-from results.collect import collect_runs
-from results.report import build as build_page
-from results.row_comparison import Recipe
-from results.runs import find_runs
-from results.server import HOST, PageServer
+from results.collection.collect import collect_runs
+from results.collection.row_comparison import Recipe
+from results.collection.runs import find_runs
+from results.report.page import build as build_page
+from results.report.server import HOST, PageServer
+from slurm.monitoring.progress import SweepProgress, progress
 from slurm.options import FASTEST_SECONDS, OneSweep
-from slurm.progress import SweepProgress, progress
 from slurm.status_commands import look
 from slurm.targets import find_target
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from repro.runs.records import Result
 from repro.runs.run_name import folder_name
-from results.collect import collect_runs
-from results.formats import markdown
-from results.published import table1
-from results.runs import find_runs
-from results.tables import render
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.formats.table_files import markdown
+from results.paper.published import table1
+from results.tables.rendering import render
 
 ROWS_A_RUN = 500
 """Rows of a run folder, as of a probe that is scored at each of 100 epochs by five metrics."""

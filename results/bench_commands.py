@@ -39,7 +39,7 @@ def bench_power(
 
     Example: salmask bench power --pairs 2000
     """
-    from results.power import power_table
+    from results.statistics.power import power_table
 
     try:
         true_gains = [float(word) for word in gains.split(",")]
@@ -61,7 +61,7 @@ def bench_claims(
 
     Example: salmask bench claims --noise 0.3 --seeds 2,3,5
     """
-    from results.claim_power import claim_power
+    from results.claims.power import claim_power
 
     numbers = [int(word) if word.isdecimal() else 0 for word in seeds.split(",")]
     if not all(2 <= number <= MOST_SEEDS for number in numbers):

@@ -13,12 +13,12 @@ from repro.errors import UserError
 from repro.progress import OPENING, doing, on_terminal
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
-from results.gathering import Roots, gather, heading_of, roots_of, warn
-from results.row_comparison import Recipe
-from results.runs import find_runs, listed
+from results.collection.gathering import Roots, gather, heading_of, roots_of, warn
+from results.collection.row_comparison import Recipe
+from results.collection.runs import find_runs, listed
 
 if TYPE_CHECKING:
-    from results.layout import Table
+    from results.formats.layout import Table
 
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
 
@@ -29,7 +29,7 @@ OneMetric = Annotated[str, typer.Option(help="Tables 1 and 3: top1 (last epoch),
 
 def table_names() -> Iterable[str]:
     """Returns the names of the tables that can be made."""
-    from results.published import TABLES
+    from results.paper.published import TABLES
 
     return TABLES
 
@@ -59,10 +59,10 @@ def table(
 
     Example: salmask table table1 --runs runs/table1
     """
-    from results.collect import collect_runs
-    from results.references import has_both
-    from results.selection import fuller_task, measured_task, refuse_unknown
-    from results.tables import render
+    from results.collection.collect import collect_runs
+    from results.tables.references import has_both
+    from results.tables.rendering import render
+    from results.tables.selection import fuller_task, measured_task, refuse_unknown
 
     console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
     roots = roots_of(runs)
@@ -104,10 +104,10 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
     Raises:
         UserError: There is nothing to show, or it cannot be written.
     """
-    from results.collect import collect_runs
-    from results.references import has_both
-    from results.selection import measured_task
-    from results.tables import render
+    from results.collection.collect import collect_runs
+    from results.tables.references import has_both
+    from results.tables.rendering import render
+    from results.tables.selection import measured_task
 
     runs = find_runs([sweep_folder], recipe)
     frame = collect_runs(runs, listed([sweep_folder]))
@@ -138,8 +138,8 @@ def collect(
 
     Example: salmask collect --runs runs/table1 --out results.parquet
     """
-    from results.collect import collect as collect_results
-    from results.collect import export
+    from results.collection.collect import collect as collect_results
+    from results.collection.collect import export
 
     console = Console()
     frame = collect_results(roots_of(runs), context.obj, sweep=sweep)
@@ -166,12 +166,12 @@ def claims(
 
     Example: salmask claims --runs runs/table1
     """
-    from results.claim_families import NOTE, families_as_frame, judge_families
-    from results.claim_spreads import SpreadOf
-    from results.claims import count, judge, method_note
-    from results.selection import judged_by, judged_task, refuse_unknown
-    from results.verdict_frame import as_frame
-    from results.verdict_tables import letters, print_families, print_verdicts
+    from results.claims.families import NOTE, families_as_frame, judge_families
+    from results.claims.spreads import SpreadOf
+    from results.claims.verdict_frame import as_frame
+    from results.claims.verdict_tables import letters, print_families, print_verdicts
+    from results.claims.verdicts import count, judge, method_note
+    from results.tables.selection import judged_by, judged_task, refuse_unknown
 
     if pooled and paired:
         raise UserError("--pooled and --paired exclude each other", mend="give one of them, or none")
@@ -215,9 +215,9 @@ def plot(
 
     Example: salmask plot all --runs runs/table1
     """
-    from results.material import Material, NothingToDrawError
-    from results.plots import PLOTS, require_plot, save
-    from results.selection import judged_by, judged_task, refuse_unknown
+    from results.plots.figures import PLOTS, require_plot, save
+    from results.plots.material import Material, NothingToDrawError
+    from results.tables.selection import judged_by, judged_task, refuse_unknown
 
     if name != "all":
         require_plot(name)
@@ -255,9 +255,9 @@ def explain(
 
     Example: salmask explain table1:mocov2+ours-hp:imagenet100
     """
-    from results.explain import explain as explain_cell
-    from results.explain import with_common_facts
-    from results.selection import refuse_unknown
+    from results.tables.explain import explain as explain_cell
+    from results.tables.explain import with_common_facts
+    from results.tables.selection import refuse_unknown
 
     records, frame = gather(roots_of(runs), context.obj, sweep, Console(stderr=as_json))
     refuse_unknown(frame, task)  # a metric of detection is one of the table's alone
@@ -285,7 +285,7 @@ def report(
 
     Example: salmask report --runs runs/table1
     """
-    from results.report import write
+    from results.report.page import write
 
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
@@ -315,7 +315,7 @@ def pack(
 
     Example: salmask pack --runs runs/table1; salmask pack --check artifact.zip
     """
-    from results import pack as artifact  # the module: its function has the name of this command
+    from results.report import pack as artifact  # the module: its function has the name of this command
 
     if check is not None:
         say(f"{artifact.check(check)} files are as they were packed")
@@ -351,8 +351,8 @@ def build(recipe: Recipe) -> typer.Typer:
 
 def _print_table(table: "Table", console: Console) -> None:
     """Print a table: laid out on a terminal, as Markdown elsewhere."""
-    from results.formats import markdown
-    from results.table_on_terminal import print_on_terminal
+    from results.formats.on_terminal import print_on_terminal
+    from results.formats.table_files import markdown
 
     if console.is_terminal:
         print_on_terminal(table, console)
@@ -362,7 +362,7 @@ def _print_table(table: "Table", console: Console) -> None:
 
 def _write_table(table: "Table", folder: Path, console: Console) -> None:
     """Write a table in every format, and name the files."""
-    from results.formats import write
+    from results.formats.table_files import write
 
     for path in write(table, folder):
         console.print(f"  {path}", highlight=False, soft_wrap=True)

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from repro.runs.folder import RunFolder
-from slurm.job_costs import estimate, survey
-from slurm.ledger import Ledger
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.status import as_json_of, rows
 from slurm.plan import SweepPlan, say_plan_as_json
-from slurm.queue import QueueSnapshot
-from slurm.status import as_json_of, rows
-from slurm.sweep import Part, Resolve, Sweep, expand
+from slurm.planning.job_costs import estimate, survey
+from slurm.planning.sweep import Part, Resolve, Sweep, expand
+from slurm.sweep_folder.ledger import Ledger
 
 METHODS = ("mocov2", "mocov2+ours-hp")
 """Rows whose seeds make up the sweep."""

@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from repro.quantities import counted
-from slurm.ledger import Key, Submission
-from slurm.queue import QueueSnapshot, scancel
+from slurm.monitoring.queue import QueueSnapshot, scancel
+from slurm.sweep_folder.ledger import Key, Submission
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def cancel(
 
     Args:
         entries: of a ledger.
-        queue: from `slurm.queue.snapshot`.
+        queue: from `slurm.monitoring.queue.snapshot`.
         over: keys of the jobs that have ended by their files, which alone tell of processes of other machines.
         done: keys of the jobs whose results are there; where squeue is silent, Slurm need not be told about them.
         dry_run: only say which.

@@ -11,11 +11,11 @@ from repro.errors import UserError
 from repro.files import folder_size, is_temporary
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
-from slurm.ledger import Key, Ledger, Submission
-from slurm.queue import QueueSnapshot
-from slurm.snapshot import CODE
-from slurm.states import LIVE, State
-from slurm.status import TrackedJob, finished, jobs_of, row
+from slurm.jobs.snapshot import CODE
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.states import LIVE, State
+from slurm.monitoring.status import TrackedJob, finished, jobs_of, row
+from slurm.sweep_folder.ledger import Key, Ledger, Submission
 
 TORN_SECONDS = 3600.0
 """A temporary file that is older belongs to a process that was killed; one that is still being written is younger."""
@@ -43,7 +43,7 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
 
     Args:
         ledger: of the sweep.
-        queue: from `slurm.queue.snapshot`.
+        queue: from `slurm.monitoring.queue.snapshot`.
     """
     now = time.time()
     jobs = jobs_of(ledger)

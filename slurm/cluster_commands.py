@@ -11,7 +11,7 @@ from repro.files import write_text
 from repro.lazy_commands import CommandGroup
 from repro.terminal import Console, say
 from repro.text_tables import TextTable, print_table
-from slurm.profile import TASKS, Cluster, Resources, available, load, user_folder
+from slurm.profiles.profile import TASKS, Cluster, Resources, available, load, user_folder
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -40,7 +40,7 @@ def check(
     if cluster.executor != "slurm":
         console.print(f"no Slurm: jobs run here ({cluster.executor})", highlight=False)
         return
-    from slurm.trial import sbatch_says  # submitit takes a second, which a broken profile need not wait for
+    from slurm.submission.trial import sbatch_says  # submitit takes a second, which a broken profile need not wait for
 
     refused = False
     for tasks, resources in _distinct(cluster):
@@ -64,7 +64,7 @@ def make(
 
     Example: salmask cluster make mycluster
     """
-    from slurm.first_profile import first_profile, partitions
+    from slurm.profiles.first_profile import first_profile, partitions
 
     path = user_folder() / f"{name}.yaml"
     if Path(name).name != name or not name.isprintable() or not name.strip("."):

@@ -11,7 +11,8 @@ from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError
 from repro.runs.reading import command_settings
 from repro.terminal import Console
-from slurm.before_launch import check_folder, check_tables
+from slurm.jobs.program import Program
+from slurm.local.processes import chosen_devices
 from slurm.options import (
     AllowDirty,
     Budget,
@@ -30,11 +31,10 @@ from slurm.options import (
     Tasks,
     methods_option,
 )
-from slurm.processes import chosen_devices
-from slurm.profile import DEFAULT, RUNS, Cluster, available
-from slurm.profile import load as load_cluster
-from slurm.program import Program
-from slurm.sweep import Resolve, expand, load, narrowed
+from slurm.planning.before_launch import check_folder, check_tables
+from slurm.planning.sweep import Resolve, expand, load, narrowed
+from slurm.profiles.profile import DEFAULT, RUNS, Cluster, available
+from slurm.profiles.profile import load as load_cluster
 from slurm.sweep_call import Show, SweepCall
 
 

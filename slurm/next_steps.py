@@ -14,11 +14,11 @@ from pathlib import Path
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
-from slurm.ledger import Ledger, Submission
-from slurm.local_lock import is_minded
-from slurm.queue import QueueSnapshot
-from slurm.states import before
-from slurm.status import status_of
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.states import before
+from slurm.monitoring.status import status_of
+from slurm.sweep_folder.ledger import Ledger, Submission
+from slurm.sweep_folder.local_lock import is_minded
 from slurm.targets import roots_of_sweeps, runs_of, sweeps
 
 

@@ -12,14 +12,14 @@ import typer
 
 from repro.console import completion
 from repro.runs.evaluation import PROTOCOLS
-from slurm.profile import available
+from slurm.profiles.profile import available
 
 FASTEST_SECONDS = 5.0
 """The least time between two questions to Slurm, which serves everybody."""
 
 
 def _sweeps() -> Iterable[str]:
-    from slurm.sweep import known_sweeps  # needs omegaconf, which `salmask status` should not wait for
+    from slurm.planning.sweep import known_sweeps  # needs omegaconf, which `salmask status` should not wait for
 
     return known_sweeps()
 

@@ -1,4 +1,4 @@
-"""A plan for people and programs: the jobs of a sweep, and what they cost by `slurm.job_costs`."""
+"""A plan for people and programs: the jobs of a sweep, and what they cost by `slurm.planning.job_costs`."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from repro.runs.evaluation import task_and_dataset
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say_json
 from repro.text_tables import TextTable, print_table
-from slurm.graph import Graph, Job
-from slurm.job_costs import JobCost, wall_seconds
-from slurm.ledger import Key
-from slurm.profile import Cluster
-from slurm.reference import REPLACE
-from slurm.spending import TOO_MUCH, enough_memory
+from slurm.monitoring.spending import TOO_MUCH, enough_memory
+from slurm.planning.graph import Graph, Job
+from slurm.planning.job_costs import JobCost, wall_seconds
+from slurm.planning.reference import REPLACE
+from slurm.profiles.profile import Cluster
+from slurm.sweep_folder.ledger import Key
 
 MANY_JOBS = 1000
 """More than a person reads as JSON."""

@@ -6,19 +6,19 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
-from slurm.calls import refuse_foreign_sweep
-from slurm.graph import Graph, Job, make_graph
-from slurm.handover import Outcome, prepare_call
-from slurm.job_costs import with_plan
-from slurm.launch import submit
-from slurm.ledger import REPORT, Key, Ledger
-from slurm.local import launch_here
-from slurm.orders import ordered_run, ordered_tables
-from slurm.processes import chosen_devices
-from slurm.profile import Cluster, load_named
-from slurm.profile import load as load_cluster
-from slurm.program import Program
-from slurm.snapshot import take
+from slurm.jobs.calls import refuse_foreign_sweep
+from slurm.jobs.orders import ordered_run, ordered_tables
+from slurm.jobs.program import Program
+from slurm.jobs.snapshot import take
+from slurm.local.launch import launch_here
+from slurm.local.processes import chosen_devices
+from slurm.planning.graph import Graph, Job, make_graph
+from slurm.planning.job_costs import with_plan
+from slurm.profiles.profile import Cluster, load_named
+from slurm.profiles.profile import load as load_cluster
+from slurm.submission.handover import Outcome, prepare_call
+from slurm.submission.launch import submit
+from slurm.sweep_folder.ledger import REPORT, Key, Ledger
 
 
 def graph_of(ledger: Ledger, requested: Collection[Key]) -> Graph:
@@ -62,7 +62,7 @@ def relaunch(
         cluster: name of the profile; empty: that of the last launch.
         program: the names of what the jobs carry out.
         console: for what is told.
-        allow_dirty: whether code that was edited since its commit may go out, as of `slurm.snapshot.take`.
+        allow_dirty: whether code that was edited since its commit may go out, as of `slurm.jobs.snapshot.take`.
         gpus: to share out on this machine, as of `--gpus`; empty: none in particular.
 
     Raises:

@@ -9,8 +9,8 @@ from types import FrameType
 from repro.errors import UserError
 from repro.runs.stopping import SIGNALS
 from repro.terminal import say
-from slurm.calls import read_call
-from slurm.job import Call, go_back, restarts, slurm_job
+from slurm.jobs.calls import read_call
+from slurm.jobs.job import Call, go_back, restarts, slurm_job
 
 ERRAND_ATTEMPTS = 3
 """How often a look at a node, or a measurement there, may begin: whoever asked may have gone."""

@@ -17,15 +17,17 @@ from repro.doctor.needs import Needs
 from repro.errors import UserError, with_mend
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
-from slurm.adoption import adopt, adopt_local, found_again
-from slurm.calls import refuse_copied_sweep
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
-from slurm.cost_page import cost_page
-from slurm.launch_lock import launch_lock
-from slurm.ledger import LOCAL_START_LOCK, Ledger
-from slurm.local_lock import starting
-from slurm.logs import follow, log_files
+from slurm.jobs.calls import refuse_copied_sweep
+from slurm.jobs.program import Program
+from slurm.monitoring.cost_page import cost_page
+from slurm.monitoring.logs import follow, log_files
+from slurm.monitoring.queue import QueueSnapshot, snapshot
+from slurm.monitoring.spending import as_json_of_costs, spendings
+from slurm.monitoring.states import ENDED_BADLY, LIVE, State
+from slurm.monitoring.status import JobRow, as_json_of, ids_to_ask, jobs_of, may_change, rows
+from slurm.monitoring.status_page import Changes, page
 from slurm.options import (
     FASTEST_SECONDS,
     AllowDirty,
@@ -44,12 +46,10 @@ from slurm.options import (
     Task,
     Watch,
 )
-from slurm.program import Program
-from slurm.queue import QueueSnapshot, snapshot
-from slurm.spending import as_json_of_costs, spendings
-from slurm.states import ENDED_BADLY, LIVE, State
-from slurm.status import JobRow, as_json_of, ids_to_ask, jobs_of, may_change, rows
-from slurm.status_page import Changes, page
+from slurm.submission.adoption import adopt, adopt_local, found_again
+from slurm.sweep_folder.launch_lock import launch_lock
+from slurm.sweep_folder.ledger import LOCAL_START_LOCK, Ledger
+from slurm.sweep_folder.local_lock import starting
 from slurm.targets import SweepTarget, all_sweeps, find_target
 
 CLEANING_SECONDS = 10.0
@@ -232,7 +232,7 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
 
 
 def probe_cluster(cluster: str, program: Program, *, needs: Needs, nodes: int, wait: float) -> list[Diagnosis]:
-    """Returns what a short job with a profile's resources finds; see `slurm.probe`.
+    """Returns what a short job with a profile's resources finds; see `slurm.nodes.probe`.
 
     Args:
         cluster: name of the profile, or its file.
@@ -244,8 +244,8 @@ def probe_cluster(cluster: str, program: Program, *, needs: Needs, nodes: int, w
     Raises:
         UserError: the profile is unknown, there is no Slurm here, or it refuses the job.
     """
-    from slurm.probe import probe  # submitit takes a second to import
-    from slurm.profile import load
+    from slurm.nodes.probe import probe  # submitit takes a second to import
+    from slurm.profiles.profile import load
 
     return probe(load(cluster), program, needs=needs, nodes=nodes, wait=wait)
 

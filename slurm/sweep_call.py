@@ -14,20 +14,20 @@ from repro.progress import suggest
 from repro.quantities import counted
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say, say_json
-from slurm.before_launch import check_roots
-from slurm.graph import Graph
-from slurm.handover import Outcome
-from slurm.ledger import Key, Ledger
-from slurm.needs import missing_weights
-from slurm.profile import Cluster
-from slurm.program import Program
+from slurm.jobs.program import Program
+from slurm.planning.before_launch import check_roots
+from slurm.planning.graph import Graph
+from slurm.planning.needs import missing_weights
+from slurm.profiles.profile import Cluster
+from slurm.submission.handover import Outcome
+from slurm.sweep_folder.ledger import Key, Ledger
 
 # What plans and launches is imported where it is used: submitit takes a second, which `--plan` need not wait for.
 
 if TYPE_CHECKING:
-    from slurm.job_costs import JobCost
-    from slurm.sender import TakeCode
-    from slurm.snapshot import CodeSnapshot
+    from slurm.jobs.snapshot import CodeSnapshot
+    from slurm.planning.job_costs import JobCost
+    from slurm.submission.sender import TakeCode
 
 FEED_SECONDS = 60.0
 """Between two looks for room in Slurm's queue, which serves everybody."""
@@ -56,8 +56,8 @@ class SweepCall:
 
     def plan(self, graph: Graph, cluster: Cluster | None, budget: float, *, print_it: bool) -> Graph:
         """Returns what fits a budget of GPU-hours (0: all of it), and prints its plan if that is asked for."""
-        from slurm.job_costs import estimate, survey
         from slurm.plan import SweepPlan, print_plan, say_plan_as_json
+        from slurm.planning.job_costs import estimate, survey
 
         finished, evidence = survey(graph)
         costs = estimate(graph, cluster, evidence, finished)
@@ -73,7 +73,7 @@ class SweepCall:
 
     def _within_budget(self, graph: Graph, costs: Mapping[Key, "JobCost"], budget: float) -> Graph:
         """Returns what fits a budget of GPU-hours, and tells what is left out."""
-        from slurm.job_costs import of_known_cost, within_budget
+        from slurm.planning.job_costs import of_known_cost, within_budget
 
         known, unknown = of_known_cost(graph, costs)
         if not known.jobs:
@@ -113,15 +113,15 @@ class SweepCall:
             self._submit(graph, cluster)
 
     def _show_scripts(self, graph: Graph, cluster: Cluster) -> None:
-        from slurm.launch import scripts
-        from slurm.snapshot import CODE
+        from slurm.jobs.snapshot import CODE
+        from slurm.submission.launch import scripts
 
         for name, script in scripts(graph, cluster, graph.sweep_folder.resolve() / CODE / "COMMIT"):
             say(f"# ---- {name}\n{script}")
 
     def _submit(self, graph: Graph, cluster: Cluster) -> None:
-        from slurm.job_costs import with_plan
-        from slurm.snapshot import take
+        from slurm.jobs.snapshot import take
+        from slurm.planning.job_costs import with_plan
 
         # Asked before anything else: a sweep that is done needs no Slurm and no committed code, only its tables. What
         # is missing of another is asked again by `submit`, under the launch lock.
@@ -169,9 +169,9 @@ class SweepCall:
             cluster: a profile of Slurm.
             take_code: takes the code that the jobs run, once something is to be submitted.
         """
-        from slurm.launch import submit
-        from slurm.launch_lock import BusySweepError
-        from slurm.queue import SilentSlurmError
+        from slurm.monitoring.queue import SilentSlurmError
+        from slurm.submission.launch import submit
+        from slurm.sweep_folder.launch_lock import BusySweepError
 
         submitted: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
@@ -206,8 +206,8 @@ class SweepCall:
         self.console.print(text, soft_wrap=True, highlight=False)
 
     def _run_here(self, graph: Graph, cluster: Cluster) -> None:
-        from slurm.job_costs import with_plan
-        from slurm.local import launch_here
+        from slurm.local.launch import launch_here
+        from slurm.planning.job_costs import with_plan
 
         for line in missing_weights(graph, graph.finished()):
             self._tell(line)

@@ -8,8 +8,8 @@ from pathlib import Path
 from repro.errors import UserError, nearest
 from repro.presence import is_file, is_folder
 from repro.runs.run_name import RunName
-from slurm.ledger import LEDGER
-from slurm.profile import RUNS, available, load
+from slurm.profiles.profile import RUNS, available, load
+from slurm.sweep_folder.ledger import LEDGER
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from training_samples import TINY
 
 from baselines import resolve
 from repro.jobs import PROGRAM
-from slurm.graph import Graph
-from slurm.handover import Outcome
-from slurm.launch import submit
-from slurm.profile import Cluster, Resources
-from slurm.sweep import Part, Sweep, expand
+from slurm.planning.graph import Graph
+from slurm.planning.sweep import Part, Sweep, expand
+from slurm.profiles.profile import Cluster, Resources
+from slurm.submission.handover import Outcome
+from slurm.submission.launch import submit
 
 CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30, throttle=2))
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from repro.runs.folder import RunFolder
-from slurm.ledger import Ledger, Submission
-from slurm.logs import last_line, tail
+from slurm.monitoring.logs import last_line, tail
+from slurm.sweep_folder.ledger import Ledger, Submission
 
 LOG_LINES = 12
 """Of the end of each log."""

@@ -133,5 +133,5 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInSlurm:
     """A Slurm in front of any other on the path, which nobody waits for."""
     made = StandInSlurm(tmp_path / "slurm-commands")
     monkeypatch.setenv("PATH", f"{made.place}:{os.environ['PATH']}")
-    monkeypatch.setattr("slurm.sbatch_call.WAITS", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("slurm.submission.sbatch_call.WAITS", (0.0, 0.0, 0.0, 0.0))
     return made

@@ -13,9 +13,9 @@ from training_samples import tiny
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
 from repro.runs.run import Run
-from slurm.ledger import Ledger, Submission
-from slurm.queue import QueuedJob, QueueSnapshot
-from slurm.status import JobRow, row
+from slurm.monitoring.queue import QueuedJob, QueueSnapshot
+from slurm.monitoring.status import JobRow, row
+from slurm.sweep_folder.ledger import Ledger, Submission
 
 NOW = 1_800_000_000.0
 RUN = tiny()

@@ -13,9 +13,9 @@ from baselines import METHODS, resolve
 from repro.runs.departures import Departure
 from repro.runs.records import Result
 from repro.runs.run import Run
-from results.formats import csv, markdown
-from results.layout import Table
-from results.row_comparison import RowComparison
+from results.collection.row_comparison import RowComparison
+from results.formats.layout import Table
+from results.formats.table_files import csv, markdown
 
 TINY = "resnet18, 64 px, 6 epochs, scenes"
 """A scale that is not the paper's."""
@@ -46,7 +46,7 @@ def rows_of(method: str = "mocov2", values: Sequence[float] = (68.0,), **changes
 
 
 def frame_of(*results: Result, departures: Sequence[Departure] = ()) -> pd.DataFrame:
-    """The long table that `results.collect.collect` would make of such rows, as far as tables and claims read it.
+    """The long table that `results.collection.collect` would make of such rows, as far as tables and claims read it.
 
     Args:
         results: The rows.

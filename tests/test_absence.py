@@ -14,11 +14,11 @@ from baselines import resolve
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.reading import build
 from repro.runs.records import append, read
-from results.collect import collect
-from results.explain import explain
-from results.formats import markdown
-from results.runs import find_runs
-from results.tables import render
+from results.collection.collect import collect
+from results.collection.runs import find_runs
+from results.formats.table_files import markdown
+from results.tables.explain import explain
+from results.tables.rendering import render
 
 
 def started(root: Path, method: str, seed: int, **status: Any) -> None:
@@ -120,5 +120,5 @@ def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeyp
     (run,) = find_runs([tmp_path], resolve)
     assert run.state == "running"
     assert run.status is not None
-    monkeypatch.setattr("results.runs.time.time", lambda: run.status.heartbeat + STALE_SECONDS + 1)
+    monkeypatch.setattr("results.collection.runs.time.time", lambda: run.status.heartbeat + STALE_SECONDS + 1)
     assert run.state == "silent"

@@ -16,8 +16,8 @@ from repro.contrastive.moco import MoCo
 from repro.errors import UserError
 from results.bench import rows_to_collect
 from slurm.bench import folders_to_look_at
-from slurm.job_costs import JobCost, wall_seconds
-from slurm.sweep import Part, Sweep, expand
+from slurm.planning.job_costs import JobCost, wall_seconds
+from slurm.planning.sweep import Part, Sweep, expand
 
 
 @contextmanager

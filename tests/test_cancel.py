@@ -10,8 +10,8 @@ import pytest
 from sweep_samples import ELSEWHERE, HERE, FakeSlurm, Sweep
 from training_samples import salmask, tiny
 
-from slurm.launch_lock import launch_lock
-from slurm.ledger import CANCELS
+from slurm.sweep_folder.launch_lock import launch_lock
+from slurm.sweep_folder.ledger import CANCELS
 
 
 def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from sweep_samples import GONE, HERE, Sweep
 
-from slurm.causes import cause_of, cause_of_ranks
-from slurm.states import State
+from slurm.jobs.causes import cause_of, cause_of_ranks
+from slurm.monitoring.states import State
 
 OUT_OF_MEMORY = """step 40
 slurmstepd: error: Detected 1 oom_kill event in StepId=812.0. Some of the step tasks have been OOM Killed.

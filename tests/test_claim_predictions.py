@@ -11,13 +11,13 @@ from run_samples import finished
 from training_samples import salmask
 
 from baselines import resolve
-from results.claim_spreads import SpreadOf
-from results.claims import Verdict, judge, method_note
-from results.collect import collect_runs
-from results.compare import compare
-from results.imagewise import Difference
-from results.runs import find_runs
-from results.verdict_frame import as_frame
+from results.claims.spreads import SpreadOf
+from results.claims.verdict_frame import as_frame
+from results.claims.verdicts import Verdict, judge, method_note
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.comparison.compare import compare
+from results.statistics.imagewise import Difference
 
 OURS = "mocov2+ours-hp"
 SAYS_SO = "a bootstrap over seeds and images"

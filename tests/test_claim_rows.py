@@ -8,10 +8,10 @@ import pytest
 from training_samples import refused, salmask
 
 from repro.runs.records import append, read
-from results.claim_families import FamilyVerdict
-from results.paired import paired
-from results.paper_claims import families
-from results.verdict_tables import letters
+from results.claims.families import FamilyVerdict
+from results.claims.verdict_tables import letters
+from results.paper.paper_claims import families
+from results.statistics.paired import paired
 
 RECORDED = Path(__file__).parents[1] / "examples" / "reproduced" / "cpu-112px"
 

@@ -13,14 +13,14 @@ import yaml
 from scipy import stats
 from table_samples import frame_of, rows_of
 
-from results.claim_families import SINGLY, families_as_frame, judge_families
-from results.claim_spreads import SpreadOf
-from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
-from results.collect import collect
-from results.paired import Comparison, holm, paired, seeds_needed
-from results.paper_claims import Origin, claims, families, margin, questions
-from results.published import PAPER, published
-from results.verdict_frame import as_frame
+from results.claims.families import SINGLY, families_as_frame, judge_families
+from results.claims.spreads import SpreadOf
+from results.claims.verdict_frame import as_frame
+from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
+from results.collection.collect import collect
+from results.paper.paper_claims import Origin, claims, families, margin, questions
+from results.paper.published import PAPER, published
+from results.statistics.paired import Comparison, holm, paired, seeds_needed
 
 
 def seeds_of(values: dict[str, list[float]], **changes: str) -> pd.DataFrame:

@@ -11,11 +11,11 @@ from training_samples import files_below, refused, salmask
 from repro.runs.folder import RunFolder
 from slurm import clean
 from slurm.clean import leftovers
-from slurm.launch_lock import launch_lock
-from slurm.ledger import REPORT
-from slurm.orders import ordered_tables, write_report_order
-from slurm.queue import QueueSnapshot
+from slurm.jobs.orders import ordered_tables, write_report_order
+from slurm.monitoring.queue import QueueSnapshot
 from slurm.retry import graph_of
+from slurm.sweep_folder.launch_lock import launch_lock
+from slurm.sweep_folder.ledger import REPORT
 
 
 def make_leftovers(sweep: Sweep) -> None:

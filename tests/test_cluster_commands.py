@@ -8,8 +8,8 @@ from training_samples import refused, salmask
 from yaml_samples import write_yaml
 
 from repro.errors import UserError
-from slurm.first_profile import first_profile, parse_sinfo
-from slurm.profile import load
+from slurm.profiles.first_profile import first_profile, parse_sinfo
+from slurm.profiles.profile import load
 
 SINFO = """cpu*|2-00:00:00|64|515000|(null)
 gpu|1-00:00:00|64+|512000+|gpu:a100:4(S:0-1)

@@ -14,11 +14,11 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.runs.predictions import joined
 from repro.runs.records import append, read
-from results.collect import collect_runs
-from results.compare import compare, select
-from results.head_to_head import HeadToHead
-from results.paired import p_text
-from results.runs import find_runs
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.comparison.compare import compare, select
+from results.comparison.head_to_head import HeadToHead
+from results.statistics.paired import p_text
 
 OURS = "mocov2+ours-hp"
 

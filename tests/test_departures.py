@@ -15,7 +15,7 @@ from repro.runs.detection import recorded_sizes
 from repro.runs.identity import added
 from repro.runs.reading import keys
 from repro.runs.run import Run
-from results.row_comparison import RowComparison, words
+from results.collection.row_comparison import RowComparison, words
 
 SETTINGS = settings(Run())
 CONTEXTS: Mapping[str, Mapping[str, Any]] = {

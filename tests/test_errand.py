@@ -15,9 +15,9 @@ from repro.drill import on_cluster
 from repro.drill.on_cluster import ClusterDrill
 from repro.drill.stories import Story
 from slurm import start
-from slurm.calls import write_calls
-from slurm.errand import wait_for_report
-from slurm.node_probe import NodeProbe
+from slurm.jobs.calls import write_calls
+from slurm.jobs.node_probe import NodeProbe
+from slurm.nodes.errand import wait_for_report
 
 QUEUED = "812|doctor|PENDING|Priority|N/A|N/A||low|"
 SILENT = "Unable to contact slurm controller"
@@ -40,7 +40,7 @@ def test_a_job_that_nobody_waits_for_any_more_is_cancelled(
     error: type[BaseException],
 ) -> None:
     stand_in.tell("queue", QUEUED)
-    monkeypatch.setattr("slurm.errand.time.sleep", lambda _: ended())
+    monkeypatch.setattr("slurm.nodes.errand.time.sleep", lambda _: ended())
     with pytest.raises(error):
         wait_for_report("812", tmp_path / "report.json", 1e12)
     assert stand_in.calls("scancel") == ["scancel 812"]

@@ -11,7 +11,7 @@ from training_samples import Ended, refused, salmask, tiny, with_random_backbone
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import latest, read
-from results.collect import collect
+from results.collection.collect import collect
 
 OLD = 12.34
 KNN = ("--task", "knn", "knn.neighbours=[5]")

@@ -11,17 +11,17 @@ import pytest
 from training_samples import salmask
 
 from baselines import resolve
-from results.claims import judge
-from results.collect import collect_runs
-from results.formats import markdown, write
-from results.material import Material
-from results.pack import check, pack
-from results.plots import PLOTS, save
-from results.published import TABLES
-from results.report import build, whole_table
-from results.runs import RunRecord, find_runs
-from results.selection import judged_task
-from results.tables import render
+from results.claims.verdicts import judge
+from results.collection.collect import collect_runs
+from results.collection.runs import RunRecord, find_runs
+from results.formats.table_files import markdown, write
+from results.paper.published import TABLES
+from results.plots.figures import PLOTS, save
+from results.plots.material import Material
+from results.report.pack import check, pack
+from results.report.page import build, whole_table
+from results.tables.rendering import render
+from results.tables.selection import judged_task
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "demo"

@@ -11,10 +11,10 @@ from repro.errors import UserError
 from repro.runs.detection import VOC
 from repro.runs.reading import build, read_yaml
 from repro.runs.records import append, read
-from results.collect import collect_runs
-from results.explain import explain, with_common_facts
-from results.redo import commands
-from results.runs import RunRecord, find_runs
+from results.collection.collect import collect_runs
+from results.collection.runs import RunRecord, find_runs
+from results.report.redo import commands
+from results.tables.explain import explain, with_common_facts
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

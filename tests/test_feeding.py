@@ -19,14 +19,14 @@ from test_launch_faults import REFUSED, all_once
 from training_samples import salmask
 
 from repro.jobs import PROGRAM
-from slurm.graph import Graph
-from slurm.handover import Outcome
-from slurm.launch import submit
-from slurm.launch_lock import launch_lock
-from slurm.ledger import REPORT, Ledger
-from slurm.sender import NO_PARENT, TakeCode
-from slurm.snapshot import CodeSnapshot
+from slurm.jobs.snapshot import CodeSnapshot
+from slurm.planning.graph import Graph
+from slurm.submission.handover import Outcome
+from slurm.submission.launch import submit
+from slurm.submission.sender import NO_PARENT, TakeCode
 from slurm.sweep_call import SweepCall
+from slurm.sweep_folder.launch_lock import launch_lock
+from slurm.sweep_folder.ledger import REPORT, Ledger
 
 Round = Callable[[], object]
 
@@ -276,7 +276,7 @@ def test_a_long_launch_of_somebody_else_between_two_rounds_does_not_end_it(
 ) -> None:
     graph = graph_for(tmp_path)
     stand_in.tell("room", "4")
-    monkeypatch.setattr("slurm.launch.launch_lock", partial(launch_lock, wait=0.0))
+    monkeypatch.setattr("slurm.submission.launch.launch_lock", partial(launch_lock, wait=0.0))
     with ExitStack() as others:
 
         def begin() -> None:

@@ -9,13 +9,13 @@ from run_samples import finished
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.records import append, read
-from results.collect import collect_runs
-from results.forest import effects, forest
-from results.material import Material, NothingToDrawError
-from results.paired import paired
-from results.plots import PLOTS
-from results.published import published
-from results.runs import find_runs
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.paper.published import published
+from results.plots.figures import PLOTS
+from results.plots.forest import effects, forest
+from results.plots.material import Material, NothingToDrawError
+from results.statistics.paired import paired
 
 PLAIN = {0: 60.0, 1: 61.0, 2: 62.5}
 MASKED = {0: 64.0, 1: 66.0, 2: 67.5}

@@ -17,10 +17,10 @@ import pytest
 from table_samples import TINY, frame_of, rows_of
 
 from repro.errors import UserError
-from results.formats import latex, markdown, write
-from results.html import table_page
-from results.layout import Cell, ColumnGroup, Line, Table
-from results.tables import render
+from results.formats.html import table_page
+from results.formats.layout import Cell, ColumnGroup, Line, Table
+from results.formats.table_files import latex, markdown, write
+from results.tables.rendering import render
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -129,7 +129,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_tables_are_made_without_torch() -> None:
-    code = "import results.tables, results.collect, sys; assert 'torch' not in sys.modules"
+    code = "import results.tables.rendering, results.collection.collect, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 

@@ -18,7 +18,7 @@ import torch
 from training_samples import salmask
 from waiting import wait_until
 
-from slurm.processes import KILL_SECONDS, POLL_SECONDS
+from slurm.local.processes import KILL_SECONDS, POLL_SECONDS
 
 TOOLS = Path(__file__).parent.parent / "tools"
 PRINT = "import sys; print(sys.argv[1])"

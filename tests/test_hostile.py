@@ -32,11 +32,11 @@ from repro.runs.records import append, read
 from repro.runs.run import Run
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 from repro.text_tables import as_code, escaped
-from results.pack import MANIFEST, check
-from results.plots import shrunk
-from results.redo import commands, script
-from results.runs import RunRecord
-from results.spreadsheet import harmless
+from results.collection.runs import RunRecord
+from results.formats.spreadsheet import harmless
+from results.plots.figures import shrunk
+from results.report.pack import MANIFEST, check
+from results.report.redo import commands, script
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egpj"
 SHOWN = "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202egpj"

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from repro.runs.predictions import Predictions
-from results import imagewise
-from results.imagewise import difference_of_images, difference_of_seeds, mcnemar
+from results.statistics import imagewise
+from results.statistics.imagewise import difference_of_images, difference_of_seeds, mcnemar
 
 
 def runs(rng: np.random.Generator, chances: np.ndarray, seeds: int, luck: float = 0.0) -> np.ndarray:

@@ -112,6 +112,18 @@ def set_up(place: Path, *, gpu: bool = False, failing: str = "never", **environm
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is one build of torch")
 
 
+def test_an_installed_copy_has_every_file_that_the_packages_read() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = [
+        f"{name.replace('.', '/')}/{file}" for name, files in settings["package-data"].items() for file in files
+    ]
+    packages = [name.rstrip("*") for name in settings["packages"]["find"]["include"]]
+    files = [path.relative_to(ROOT) for name in packages for path in (ROOT / name).rglob("*") if path.is_file()]
+    data = [path for path in files if path.suffix not in {".py", ".pyc", ".md"}]
+    assert len(data) > 30
+    assert [str(path) for path in data if not any(path.match(pattern) for pattern in patterns)] == []
+
+
 @on_linux
 def test_without_a_gpu_the_small_build_of_torch_is_installed_first(tmp_path: Path) -> None:
     code, _, (torch, salmask) = set_up(tmp_path)

@@ -12,9 +12,9 @@ from run_samples import finished
 
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
-from slurm.job import Call
-from slurm.ledger import REPORT
-from slurm.program import Program
+from slurm.jobs.job import Call
+from slurm.jobs.program import Program
+from slurm.sweep_folder.ledger import REPORT
 
 CALLS = {
     "task": (("run", "path", "task"), {"wait": 1.0}),

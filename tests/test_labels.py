@@ -8,10 +8,10 @@ import pytest
 from baselines import METHODS
 from repro.runs.labels import CHANGES, change_label, label, label_parts
 from repro.runs.method_name import MASKINGS
-from results.formats import FORMATS
-from results.paper_claims import claims
-from results.published import TABLES, published
-from results.tables import render
+from results.formats.table_files import FORMATS
+from results.paper.paper_claims import claims
+from results.paper.published import TABLES, published
+from results.tables.rendering import render
 
 REPOSITORY = Path(__file__).parents[1]
 OTHER_SPELLINGS = re.compile(

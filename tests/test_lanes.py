@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from training_samples import TINY
 
 from baselines import resolve
-from slurm.batches import Batch
-from slurm.lanes import EARLIER, behind, in_lanes, jobs_by_lane
-from slurm.launch import scripts
-from slurm.ledger import Key, Submission
-from slurm.profile import Cluster, Resources
-from slurm.sweep import Part, Sweep, expand
+from slurm.planning.sweep import Part, Sweep, expand
+from slurm.profiles.profile import Cluster, Resources
+from slurm.submission.batches import Batch
+from slurm.submission.lanes import EARLIER, behind, in_lanes, jobs_by_lane
+from slurm.submission.launch import scripts
+from slurm.sweep_folder.ledger import Key, Submission
 
 TASKS = ("linear", "knn", "logistic")
 

@@ -19,17 +19,17 @@ from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP, Stop
 from repro.training.resume import checkpoints
-from slurm.adoption import adopt
-from slurm.calls import read_call, write_calls
-from slurm.graph import Graph
-from slurm.job import Call, go_back, preempted
-from slurm.launch import submit
-from slurm.ledger import Ledger, Submission
-from slurm.orders import write_order
-from slurm.profile import Cluster, Resources
-from slurm.queue import QueuedJob, QueueSnapshot
-from slurm.sweep import Part, Sweep, expand
+from slurm.jobs.calls import read_call, write_calls
+from slurm.jobs.job import Call, go_back, preempted
+from slurm.jobs.orders import write_order
+from slurm.monitoring.queue import QueuedJob, QueueSnapshot
+from slurm.planning.graph import Graph
+from slurm.planning.sweep import Part, Sweep, expand
+from slurm.profiles.profile import Cluster, Resources
+from slurm.submission.adoption import adopt
+from slurm.submission.launch import submit
 from slurm.sweep_call import SweepCall
+from slurm.sweep_folder.ledger import Ledger, Submission
 
 CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30))
 
@@ -319,8 +319,8 @@ def test_a_busy_controller_is_asked_again_to_take_a_job_back(
     busy = "Socket timed out on send/recv operation"
     stand_in.tell("scontrol_troubles", busy, busy)
     monkeypatch.setenv("SLURM_JOB_ID", "812")
-    monkeypatch.setattr("slurm.job.REQUEUE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr("slurm.job.REQUEUE_PATIENCE_SECONDS", patience)
+    monkeypatch.setattr("slurm.jobs.job.REQUEUE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("slurm.jobs.job.REQUEUE_PATIENCE_SECONDS", patience)
     before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
     try:
         with pytest.raises(SystemExit) as end:

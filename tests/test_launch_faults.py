@@ -20,13 +20,13 @@ from yaml_samples import write_yaml
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from slurm.adoption import SETTLING_SECONDS, settled_queue
-from slurm.graph import Graph
-from slurm.launch import submit
-from slurm.ledger import REPORT, Ledger, Submission
-from slurm.probe import probe
-from slurm.profile import Cluster, Resources
-from slurm.sender import NO_PARENT
+from slurm.nodes.probe import probe
+from slurm.planning.graph import Graph
+from slurm.profiles.profile import Cluster, Resources
+from slurm.submission.adoption import SETTLING_SECONDS, settled_queue
+from slurm.submission.launch import submit
+from slurm.submission.sender import NO_PARENT
+from slurm.sweep_folder.ledger import REPORT, Ledger, Submission
 
 REFUSED = "fail:Batch job submission failed: Invalid qos specification"
 SLOW = "fail:Batch job submission failed: Socket timed out on send/recv operation"
@@ -76,7 +76,7 @@ def test_a_slurm_that_stays_silent_loses_and_doubles_nothing(
     assert len(outcome.submitted) == 4
     assert set(outcome.unsent) == {*map(graph.key, graph.jobs), graph.report} - set(outcome.submitted)
     assert "Socket timed out" in outcome.unsent_words
-    monkeypatch.setattr("slurm.adoption.SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)
     launch(graph)
     assert all_once(graph, stand_in)
 
@@ -232,7 +232,7 @@ def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
         waits.append(seconds)
         stand_in.tell(where, *lines[where])
 
-    monkeypatch.setattr("slurm.adoption.time.sleep", sleep)
+    monkeypatch.setattr("slurm.submission.adoption.time.sleep", sleep)
     outcome = launch(graph)
     assert waits
     first = [entry for entry in Ledger(graph.sweep_folder).submissions() if entry.submission == name]
@@ -257,8 +257,8 @@ def test_an_intent_of_the_future_keeps_nobody_for_ever(
         now[0] += seconds
         assert now[0] < 100
 
-    monkeypatch.setattr("slurm.adoption.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("slurm.adoption.time.sleep", sleep)
+    monkeypatch.setattr("slurm.submission.adoption.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("slurm.submission.adoption.time.sleep", sleep)
     assert settled_queue(ledger, lambda _: None).jobs == {}
     assert now[0] > SETTLING_SECONDS
 

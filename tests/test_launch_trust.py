@@ -12,10 +12,10 @@ from stand_in_slurm import StandInSlurm
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from slurm import start
-from slurm.calls import CALLS, read_call, write_calls
-from slurm.job import Call
-from slurm.ledger import Ledger
+from slurm.jobs.calls import CALLS, read_call, write_calls
+from slurm.jobs.job import Call
 from slurm.retry import graph_of
+from slurm.sweep_folder.ledger import Ledger
 
 
 class Evil:

@@ -21,18 +21,18 @@ from waiting import wait_until
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from repro.runs.status import Status
-from slurm import local
-from slurm.calls import read_call
-from slurm.graph import Graph, Job, make_graph
-from slurm.job import Call
-from slurm.ledger import Ledger
-from slurm.local import launch_here
-from slurm.local_lock import starting
-from slurm.processes import LocalJob, chosen_devices
-from slurm.profile import Cluster, Resources
-from slurm.queue import QueueSnapshot
-from slurm.status import rows
+from slurm.jobs.calls import read_call
+from slurm.jobs.job import Call
+from slurm.local import launch as local
+from slurm.local.launch import launch_here
+from slurm.local.processes import LocalJob, chosen_devices
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.status import rows
+from slurm.planning.graph import Graph, Job, make_graph
+from slurm.profiles.profile import Cluster, Resources
 from slurm.status_commands import cancel
+from slurm.sweep_folder.ledger import Ledger
+from slurm.sweep_folder.local_lock import starting
 
 HERE_CLUSTER = Cluster("local", executor="local")
 PROGRAMS = """
@@ -365,7 +365,7 @@ def test_cancelling_ends_what_runs_and_takes_out_what_waits(programs: Path, tmp_
 def test_a_second_signal_or_a_hanging_job_does_not_keep_the_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm.processes.KILL_SECONDS", 0.5)
+    monkeypatch.setattr("slurm.local.processes.KILL_SECONDS", 0.5)
     program = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, process_group=0)
     assert process.stdout is not None

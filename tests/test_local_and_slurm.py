@@ -16,11 +16,12 @@ from training_samples import refused, tiny
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
-from slurm import local, processes
-from slurm.graph import Graph, Job, make_graph
-from slurm.ledger import Ledger, Submission
-from slurm.profile import Cluster, Resources
-from slurm.queue import QueueSnapshot
+from slurm.local import launch as local
+from slurm.local import processes
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.planning.graph import Graph, Job, make_graph
+from slurm.profiles.profile import Cluster, Resources
+from slurm.sweep_folder.ledger import Ledger, Submission
 
 __all__ = ["programs"]
 
@@ -76,8 +77,8 @@ def test_a_slurm_that_is_silent_is_no_reason_to_run_a_job_twice(
 def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("slurm.slurms_share.snapshot", lambda: QueueSnapshot(trouble="there is no squeue"))
-    monkeypatch.setattr("slurm.slurms_share.shutil.which", lambda name: None)
+    monkeypatch.setattr("slurm.local.slurms_share.snapshot", lambda: QueueSnapshot(trouble="there is no squeue"))
+    monkeypatch.setattr("slurm.local.slurms_share.shutil.which", lambda name: None)
     graph = graph_of(tmp_path / "sweep", 1)
     sent_to_slurm(graph)
     assert len(launched(graph, "record").done) == 1
@@ -142,7 +143,7 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
     here._queue_up()
     entry = sent_to_slurm(graph)
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
-    monkeypatch.setattr("slurm.slurms_share.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("slurm.local.slurms_share.SILENT_SECONDS", 0.0)
     assert [job for job, _ in here._startable()] == [graph.jobs[1]]  # of the other nobody knows
     assert here.waiting == list(graph.jobs)
     (slurm.place / "squeue.err").unlink()

@@ -5,9 +5,9 @@ from pathlib import Path
 from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
 from training_samples import salmask
 
-from slurm import local
-from slurm.ledger import LOCAL_LOCK
-from slurm.states import State
+from slurm.local import launch as local
+from slurm.monitoring.states import State
+from slurm.sweep_folder.ledger import LOCAL_LOCK
 
 
 def test_what_waits_on_another_machine_is_no_concern_of_this_one(sweep: Sweep) -> None:

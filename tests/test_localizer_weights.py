@@ -32,10 +32,10 @@ from repro.runs.localizer_weights import (
     weights_of,
 )
 from repro.saliency.networks import build_localizer
-from slurm.calls import read_call, write_calls
-from slurm.needs import missing_weights, needs_of_sweep
-from slurm.node_probe import NodeProbe
-from slurm.sweep import Part, Sweep, expand
+from slurm.jobs.calls import read_call, write_calls
+from slurm.jobs.node_probe import NodeProbe
+from slurm.planning.needs import missing_weights, needs_of_sweep
+from slurm.planning.sweep import Part, Sweep, expand
 
 CONTENT = b"as if they were weights"
 

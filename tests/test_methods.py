@@ -17,8 +17,8 @@ from repro.runs.reading import nested, read_yaml
 from repro.runs.run import Run
 from repro.training.learner import build_learner as build_core_learner
 from repro.training.pretraining import open_data
-from results.published import published
-from slurm.sweep import SWEEPS
+from results.paper.published import published
+from slurm.planning.sweep import SWEEPS
 
 IDS = {
     "supervised": "642db00c6f",

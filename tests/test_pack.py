@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from baselines import resolve
 from repro.cli import app
 from repro.errors import UserError
-from results.collect import collect_runs
-from results.pack import MANIFEST, check, pack
-from results.redo import script
-from results.report import build
-from results.runs import RunRecord, find_runs
+from results.collection.collect import collect_runs
+from results.collection.runs import RunRecord, find_runs
+from results.report.pack import MANIFEST, check, pack
+from results.report.page import build
+from results.report.redo import script
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, runs: list[RunRecord]) -> Non
 
 def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take most of the time."""
-    for module in ("pack", "report"):
+    for module in ("report.pack", "report.page"):
         monkeypatch.setattr(f"results.{module}.PLOTS", {})
 
 

@@ -20,8 +20,8 @@ from repro.data.catalogue import DATASETS
 from repro.runs.evaluation import PROTOCOLS
 from repro.runs.identity import plain
 from repro.runs.run import Run
-from results.collect import collect
-from slurm.sweep import known_sweeps
+from results.collection.collect import collect
+from slurm.planning.sweep import known_sweeps
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -16,8 +16,9 @@ from repro.bench.throughput import StepMeasurement, kind_of, newest_measurements
 from repro.data.sizes import train_images
 from repro.runs.folder import RunFolder
 from repro.runs.records import append, read
-from slurm.graph import Graph
-from slurm.job_costs import (
+from slurm.plan import SweepPlan, print_plan, say_plan_as_json
+from slurm.planning.graph import Graph
+from slurm.planning.job_costs import (
     NEVER,
     Evidence,
     JobCost,
@@ -29,9 +30,8 @@ from slurm.job_costs import (
     with_plan,
     within_budget,
 )
-from slurm.plan import SweepPlan, print_plan, say_plan_as_json
-from slurm.profile import Cluster, Resources
-from slurm.sweep import Part, Sweep, expand
+from slurm.planning.sweep import Part, Sweep, expand
+from slurm.profiles.profile import Cluster, Resources
 
 NOTHING = Evidence({}, {}, {})
 FOUR = Cluster("four", resources=Resources(gpus=4), tasks={"linear": Resources(gpus=1)})

@@ -17,17 +17,17 @@ from scipy import stats
 from baselines import METHODS, resolve
 from repro.errors import UserError
 from repro.runs.records import append, read
-from results.collect import collect_runs
-from results.curves import curves
-from results.dose import BOTH, HARD, QUERY, Point, panels_of, slope
-from results.dose_plot import APART, half_width, saliency_dose, slope_text
-from results.material import Material, NothingToDrawError, key_of, panel_titles
-from results.plots import PLOTS, bars, branches, compute, draw, save, scatter
-from results.published import published
-from results.report import build
-from results.runs import RunRecord, find_runs
-from results.style import look, themed
-from results.tables import render
+from results.collection.collect import collect_runs
+from results.collection.runs import RunRecord, find_runs
+from results.paper.published import published
+from results.plots.curves import curves
+from results.plots.dose import BOTH, HARD, QUERY, Point, panels_of, slope
+from results.plots.dose_plot import APART, half_width, saliency_dose, slope_text
+from results.plots.figures import PLOTS, bars, branches, compute, draw, save, scatter
+from results.plots.material import Material, NothingToDrawError, key_of, panel_titles
+from results.plots.style import look, themed
+from results.report.page import build
+from results.tables.rendering import render
 
 WITHOUT = ("mocov2+ours-hp@key-no-hard-negative", "mocov2+ours-hp@both-no-hard-negative")
 

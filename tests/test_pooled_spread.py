@@ -10,14 +10,14 @@ import pytest
 from scipy import stats
 from table_samples import frame_of, rows_of
 
-from results import claim_spreads
-from results.claim_power import claim_power
-from results.claim_spreads import SpreadOf
-from results.claims import NOT_RUN, SUPPORTED, count, judge, method_note
-from results.collect import collect
-from results.paired import LEVEL, paired, pooled_spread, spreading_alike
-from results.published import published
-from results.verdict_frame import as_frame
+from results.claims import spreads as claim_spreads
+from results.claims.power import claim_power
+from results.claims.spreads import SpreadOf
+from results.claims.verdict_frame import as_frame
+from results.claims.verdicts import NOT_RUN, SUPPORTED, count, judge, method_note
+from results.collection.collect import collect
+from results.paper.published import published
+from results.statistics.paired import LEVEL, paired, pooled_spread, spreading_alike
 
 ROOT = Path(__file__).parents[1]
 TRIALS = 2000

@@ -7,7 +7,7 @@ import pytest
 from training_samples import refused, salmask
 
 from repro.randomness import Purpose, stream
-from results.power import PairOfMethods, power_table
+from results.statistics.power import PairOfMethods, power_table
 
 
 def test_pairs_have_the_gain_and_the_luck_that_they_are_drawn_with() -> None:

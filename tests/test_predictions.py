@@ -21,7 +21,7 @@ from repro.runs.predictions import FileReference, Predictions, joined, path_of_p
 from repro.runs.records import ADDED, Result, append
 from repro.runs.records import read as read_results
 from repro.training.pretraining import open_data
-from results.collect import collect
+from results.collection.collect import collect
 
 RUN = tiny(changes={"knn.neighbours": [3, 7], "logistic.values": 3})
 

@@ -9,11 +9,11 @@ from yaml_samples import write_yaml
 
 from baselines import resolve
 from repro.errors import UserError
-from slurm.graph import make_graph
-from slurm.launch import scripts
-from slurm.profile import BUILT_IN, Cluster, Resources, available, keys_of, load
-from slurm.profile_values import minutes
-from slurm.sweep import Part, Sweep, expand
+from slurm.planning.graph import make_graph
+from slurm.planning.sweep import Part, Sweep, expand
+from slurm.profiles.profile import BUILT_IN, Cluster, Resources, available, keys_of, load
+from slurm.profiles.profile_values import minutes
+from slurm.submission.launch import scripts
 
 GOLDEN = Path(__file__).parent / "golden" / "sbatch"
 CODE = Path("/sweeps/code/0123456789ab")

@@ -23,8 +23,8 @@ from downstream.progress import reported
 from repro.progress import BYTES, OPENING, ProgressBars, clock_time, doing, tracked
 from repro.runs.folder import RunFolder
 from repro.training.step_bar import SCORED, StepBar
-from slurm.graph import Job
-from slurm.local import _show
+from slurm.local.launch import _show
+from slurm.planning.graph import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")

@@ -11,7 +11,7 @@ from repro.drill.on_cluster import ClusterDrill
 from repro.drill.promises import PREEMPTED, PROMISES, TIMED_OUT, UNDISTURBED, PromiseVerdict, judge, mend_of
 from repro.drill.stories import Story
 from repro.errors import UserError
-from slurm.profile import load
+from slurm.profiles.profile import load
 
 PROFILE = {"cpus": 4, "gpus": 2, "processes": 2, "partition": "gpu"}
 

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from results.published import PAPER, published, ranks
-from results.tables import render
+from results.paper.published import PAPER, published, ranks
+from results.tables.rendering import render
 
 BLOCKS = ("high_pass", "strong_blur", "mean_fill")
 """The blocks of Table 3 behind the row without masking, in their order."""

@@ -8,8 +8,8 @@ import pytest
 from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
 
 from slurm.ask import ask, outside_of_any_job
-from slurm.batches import submission_name
-from slurm.queue import QueuedJob, expand, parse_sacct, parse_squeue, snapshot
+from slurm.monitoring.queue import QueuedJob, expand, parse_sacct, parse_squeue, snapshot
+from slurm.submission.batches import submission_name
 
 LONG = "aaaaaaaaaabbbbbbbbbbccccccccccdddddddddd-linear-5f0c3a9e"
 

@@ -8,11 +8,11 @@ from run_samples import finished
 from table_samples import frame_of, markdown_rows, rows_of
 
 from baselines import resolve
-from results.collect import collect_runs
-from results.formats import FORMATS, csv
-from results.ranking import clear_ranks, significance
-from results.runs import find_runs
-from results.tables import render
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.formats.table_files import FORMATS, csv
+from results.statistics.ranking import clear_ranks, significance
+from results.tables.rendering import render
 
 
 def by_seed(*values: float) -> dict[int, float]:

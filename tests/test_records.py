@@ -19,8 +19,8 @@ from repro.errors import UserError
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.records import FIELDS, Result, append, read
 from results.bench import collecting
-from results.collect import collect, collect_runs, export, refuse_mixed
-from results.runs import find_runs
+from results.collection.collect import collect, collect_runs, export, refuse_mixed
+from results.collection.runs import find_runs
 
 RESULT = replace(
     BASE,

@@ -14,13 +14,13 @@ from baselines import resolve
 from repro.bench.throughput import StepMeasurement, kind_of
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from slurm.calls import read_call, write_calls
-from slurm.job_costs import Evidence, estimate
-from slurm.node_bench import NodeBench
-from slurm.profile import Cluster, Resources
-from slurm.reference import FILE, reference
-from slurm.remote_bench import bench_on_node
-from slurm.sweep import Part, Sweep, expand
+from slurm.jobs.calls import read_call, write_calls
+from slurm.jobs.node_bench import NodeBench
+from slurm.nodes.remote_bench import bench_on_node
+from slurm.planning.job_costs import Evidence, estimate
+from slurm.planning.reference import FILE, reference
+from slurm.planning.sweep import Part, Sweep, expand
+from slurm.profiles.profile import Cluster, Resources
 
 ON_GPU = Cluster("g", resources=Resources(gpus=1))
 

@@ -16,8 +16,8 @@ from repro.errors import UserError
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from slurm import retry
-from slurm.ledger import REPORT, Ledger
-from slurm.states import SUPERSEDED
+from slurm.monitoring.states import SUPERSEDED
+from slurm.sweep_folder.ledger import REPORT, Ledger
 
 TIMED_OUT = "Socket timed out on send/recv operation"
 
@@ -43,7 +43,7 @@ def test_where_squeue_stays_silent_it_is_unclear_whether_a_job_is_in(
     assert outcome.submitted == {}
     assert "Socket timed out" in outcome.unsent_words
     assert len(stand_in.calls("sbatch")) == 1
-    monkeypatch.setattr("slurm.adoption.SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)
     launch(graph)  # which finds what was accepted
     assert all_once(graph, stand_in)
     assert [entry.job for entry in Ledger(graph.sweep_folder).submissions()][:4] == [f"101_{n}" for n in range(4)]

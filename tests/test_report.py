@@ -19,19 +19,19 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.runs.reading import build as build_run
 from repro.runs.records import append, read
-from results.checklist import checklist
-from results.claim_families import judge_families
-from results.claims import judge
-from results.collect import collect_runs
-from results.doubts import doubts
-from results.galleries import embed
-from results.headline import headline
-from results.references import classes_of
-from results.report import build
-from results.runs import RunRecord, find_runs
-from results.selection import judged_task
-from results.sweep_pairs import sweep_pairs
-from results.tables import render
+from results.claims.families import judge_families
+from results.claims.verdicts import judge
+from results.collection.collect import collect_runs
+from results.collection.runs import RunRecord, find_runs
+from results.report.checklist import checklist
+from results.report.doubts import doubts
+from results.report.galleries import embed
+from results.report.headline import headline
+from results.report.page import build
+from results.tables.references import classes_of
+from results.tables.rendering import render
+from results.tables.selection import judged_task
+from results.tables.sweep_pairs import sweep_pairs
 
 STYLE = "getComputedStyle(document.body)"
 EVIL = "<img src=x onerror=alert(1)>"

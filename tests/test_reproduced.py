@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from baselines import METHODS, resolve
-from results.collect import collect, collect_runs
-from results.formats import markdown
-from results.runs import find_runs
-from results.tables import render
-from slurm.sweep import expand, load
+from results.collection.collect import collect, collect_runs
+from results.collection.runs import find_runs
+from results.formats.table_files import markdown
+from results.tables.rendering import render
+from slurm.planning.sweep import expand, load
 
 REPRODUCED = Path(__file__).parents[1] / "examples" / "reproduced"
 TASKS = {

@@ -9,9 +9,9 @@ from training_samples import refused, salmask, tiny
 
 from repro.errors import UserError
 from slurm import retry
-from slurm.graph import Graph
-from slurm.handover import Outcome
-from slurm.profile import load_named, user_folder
+from slurm.planning.graph import Graph
+from slurm.profiles.profile import load_named, user_folder
+from slurm.submission.handover import Outcome
 
 
 @pytest.fixture

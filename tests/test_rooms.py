@@ -97,7 +97,7 @@ def broken_contracts(folder: Path) -> set[str]:
     ended = subprocess.run([linter, "--no-cache"], cwd=folder, capture_output=True, text=True, check=False)
     verdicts = dict(re.findall(r"^(.+) (KEPT|BROKEN)\b", ended.stdout, re.MULTILINE))
     broken = {contract for contract, verdict in verdicts.items() if verdict == "BROKEN"}
-    assert len(verdicts) == 4, ended.stdout + ended.stderr
+    assert len(verdicts) == 6, ended.stdout + ended.stderr
     assert ended.returncode == (1 if broken else 0), ended.stdout + ended.stderr
     return broken
 
@@ -117,6 +117,7 @@ def copy(tmp_path: Path) -> Path:
 ORDER = "the order of the rooms: each knows those below it"
 CIRCLE = "no circle anywhere"
 PLACE = "every room of the core has its place in that order"
+RESULTS, SLURM = "the order within results", "the order within slurm"
 TORCH = "tables and launchers read runs and records, and need no torch"
 LAZY = "\n\ndef _lazy() -> None:\n    import {}\n"
 TYPING = "\n\nfrom typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import {}\n"
@@ -131,13 +132,25 @@ def test_the_contracts_are_kept(copy: Path) -> None:
     [
         ("repro/masking/filters.py", LAZY.format("repro.training.runner"), ORDER),
         ("repro/masking/filters.py", TYPING.format("repro.training.runner"), ORDER),
-        ("slurm/graph.py", LAZY.format("results.layout"), ORDER),
+        ("slurm/planning/graph.py", LAZY.format("results.formats.layout"), ORDER),
         ("repro/runs/choices.py", LAZY.format("repro.runs.run"), CIRCLE),
         ("repro/runs/choices.py", TYPING.format("repro.runs.run"), CIRCLE),
         ("repro/attic.py", "", PLACE),
-        ("results/layout.py", LAZY.format("repro.masking.filters"), TORCH),
+        ("results/attic.py", "", RESULTS),
+        ("slurm/jobs/orders.py", LAZY.format("slurm.monitoring.queue"), SLURM),
+        ("results/formats/layout.py", LAZY.format("repro.masking.filters"), TORCH),
     ],
-    ids=["up, lazily", "up, for typing", "sideways", "circle, lazily", "circle, for typing", "new room", "torch"],
+    ids=[
+        "up, lazily",
+        "up, for typing",
+        "sideways",
+        "circle, lazily",
+        "circle, for typing",
+        "new room",
+        "new module",
+        "up, within a room",
+        "torch",
+    ],
 )
 def test_a_planted_fault_breaks_its_contract(copy: Path, module: str, fault: str, contract: str) -> None:
     with (copy / module).open("a") as file:

@@ -13,20 +13,20 @@ from table_samples import comparison_of, frame_of, markdown_rows, records_of, ro
 from baselines import resolve
 from repro.runs.departures import Departure
 from repro.runs.records import read
-from results.checklist import checklist
-from results.claims import judge
-from results.collect import collect, export
-from results.columns import Column
-from results.doubts import doubts
-from results.explain import explain
-from results.formats import csv, latex, markdown
-from results.html import table_page
-from results.layout import Table
-from results.published import published
-from results.row_comparison import RowComparison
-from results.runs import find_runs
-from results.tables import render
-from results.verdict_frame import as_frame
+from results.claims.verdict_frame import as_frame
+from results.claims.verdicts import judge
+from results.collection.collect import collect, export
+from results.collection.row_comparison import RowComparison
+from results.collection.runs import find_runs
+from results.formats.html import table_page
+from results.formats.layout import Table
+from results.formats.table_files import csv, latex, markdown
+from results.paper.published import published
+from results.report.checklist import checklist
+from results.report.doubts import doubts
+from results.tables.columns import Column
+from results.tables.explain import explain
+from results.tables.rendering import render
 
 OURS = "mocov2+ours-hp"
 LABEL = "MoCo v2 + ours (high-pass)"

@@ -4,9 +4,9 @@ from itertools import permutations
 from pathlib import Path
 
 from baselines import resolve
-from results.collect import collect_runs
-from results.run_entries import headlines
-from results.runs import find_runs
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.report.run_entries import headlines
 
 RECORDED = Path(__file__).parents[1] / "examples" / "reproduced" / "cpu-112px" / "mocov2"
 

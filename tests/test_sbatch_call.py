@@ -5,8 +5,8 @@ from pathlib import Path
 from stand_in_slurm import StandInSlurm
 from test_launch_faults import all_once, graph_for, launch
 
-from slurm.ledger import Ledger
-from slurm.sbatch_call import Refusal, classify, parse_id
+from slurm.submission.sbatch_call import Refusal, classify, parse_id
+from slurm.sweep_folder.ledger import Ledger
 
 
 def test_a_job_that_was_accepted_as_its_sbatch_was_killed_is_not_submitted_again(

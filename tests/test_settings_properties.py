@@ -15,9 +15,9 @@ from repro.runs.ranges import NOT_NEGATIVE
 from repro.runs.reading import build, flat, keys, load, parse_overrides
 from repro.runs.run import Run
 from repro.runs.yaml_text import format_yaml, parse_yaml
-from slurm import profile
-from slurm.profile_values import minutes
-from slurm.sweep import load as load_sweep
+from slurm.planning.sweep import load as load_sweep
+from slurm.profiles import profile
+from slurm.profiles.profile_values import minutes
 
 KEYS = keys(Run)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -12,8 +12,8 @@ from waiting import wait_until
 from yaml_samples import write_yaml
 
 from repro.bench.throughput import newest_measurements
-from slurm.ledger import REPORT, Ledger
-from slurm.queue import snapshot
+from slurm.monitoring.queue import snapshot
+from slurm.sweep_folder.ledger import REPORT, Ledger
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 

@@ -29,10 +29,10 @@ from repro.drill.promises import PREEMPTED, PROMISES, UNDISTURBED, went_on
 from repro.drill.stories import CHECKPOINT_EVERY, EPOCH, SETTINGS, UNDER_WAY, Story
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from slurm.ledger import Ledger
-from slurm.probe import probe
-from slurm.profile import load
-from slurm.queue import snapshot
+from slurm.monitoring.queue import snapshot
+from slurm.nodes.probe import probe
+from slurm.profiles.profile import load
+from slurm.sweep_folder.ledger import Ledger
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 

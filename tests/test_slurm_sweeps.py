@@ -22,8 +22,8 @@ from yaml_samples import write_yaml
 from baselines import resolve
 from repro.runs.folder import RunFolder
 from repro.runs.status import Status
-from slurm.ledger import Ledger, Submission
-from slurm.queue import snapshot
+from slurm.monitoring.queue import snapshot
+from slurm.sweep_folder.ledger import Ledger, Submission
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -143,12 +143,12 @@ def test_an_array_runs_as_many_at_a_time_as_the_profile_says(cluster: Cluster, l
 
 DIES = """
 import os, sys
-import slurm.sender
-submit_script = slurm.sender.submit_script
+import slurm.submission.sender
+submit_script = slurm.submission.sender.submit_script
 def dies(*words, **options):
     submit_script(*words, **options)  # sbatch has answered; nobody wrote down what
     os._exit(9)
-slurm.sender.submit_script = dies
+slurm.submission.sender.submit_script = dies
 sys.argv[0] = "salmask"
 from repro.cli import main
 main()

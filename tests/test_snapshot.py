@@ -13,7 +13,7 @@ from training_samples import files_below
 from repro.errors import UserError
 from repro.runs import provenance
 from repro.runs.provenance import SNAPSHOT
-from slurm.snapshot import PACKAGES, take
+from slurm.jobs.snapshot import PACKAGES, take
 
 ROOT = Path(__file__).parents[1]
 CODE = {".py", ".yaml", ".csv", ".j2", ".css", ".js", ".txt", ".md", ".json"}

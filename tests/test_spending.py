@@ -15,15 +15,15 @@ from baselines import resolve
 from repro.bench.throughput import kind_of
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
-from slurm.accounting import Accounted, parse
-from slurm.graph import Graph
-from slurm.handover import ledger_entry
-from slurm.job_costs import estimate, gather, with_plan
+from slurm.monitoring.accounting import Accounted, parse
+from slurm.monitoring.spending import enough_memory
 from slurm.plan import SweepPlan, say_plan_as_json
-from slurm.profile import Cluster, Resources
-from slurm.spending import enough_memory
-from slurm.sweep import Part, expand
-from slurm.sweep import Sweep as SweepFile
+from slurm.planning.graph import Graph
+from slurm.planning.job_costs import estimate, gather, with_plan
+from slurm.planning.sweep import Part, expand
+from slurm.planning.sweep import Sweep as SweepFile
+from slurm.profiles.profile import Cluster, Resources
+from slurm.submission.handover import ledger_entry
 
 GB = 2**30
 ASKED: dict[str, Any] = {

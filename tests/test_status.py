@@ -18,14 +18,14 @@ from repro.errors import UserError
 from repro.runs.detection import VOC
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
-from slurm.graph import Job, make_graph
-from slurm.handover import ledger_entry
-from slurm.ledger import Ledger
-from slurm.orders import order_file, write_order
-from slurm.profile import Cluster
-from slurm.queue import QueueSnapshot
-from slurm.states import State
-from slurm.status import ids_to_ask, jobs_of, pace, rows
+from slurm.jobs.orders import order_file, write_order
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.states import State
+from slurm.monitoring.status import ids_to_ask, jobs_of, pace, rows
+from slurm.planning.graph import Job, make_graph
+from slurm.profiles.profile import Cluster
+from slurm.submission.handover import ledger_entry
+from slurm.sweep_folder.ledger import Ledger
 from slurm.targets import runs_of, sweeps
 
 PENDING = {"start": None}

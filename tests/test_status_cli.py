@@ -12,8 +12,8 @@ from rich.console import Console
 from sweep_samples import GONE, NOW, RUN, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
-from slurm.profile import user_folder
-from slurm.status_page import page
+from slurm.monitoring.status_page import page
+from slurm.profiles.profile import user_folder
 from slurm.targets import SweepTarget, find_target
 
 
@@ -116,7 +116,7 @@ def test_without_a_squeue_nobody_waits_for_its_answer(
 ) -> None:
     """A sweep that was carried away from its cluster was watched for ever."""
     sweep.submitted()
-    monkeypatch.setattr("slurm.queue.shutil.which", lambda name: None)
+    monkeypatch.setattr("slurm.monitoring.queue.shutil.which", lambda name: None)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
     call = salmask("status", "table1", "--watch")
     assert "unknown" in call.out

@@ -17,13 +17,13 @@ from examples.study.decide import STUDY as STUDY_SWEEP
 from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
 from examples.study.tables import comparisons, means, summary
 from repro.runs.comparison import difference
-from results.claim_spreads import SpreadOf
-from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, judge
-from results.collect import collect_runs
-from results.dose import BOTH, HARD, QUERY, Panel, Point
-from results.report import build
-from results.runs import find_runs
-from slurm.sweep import expand, load, narrowed
+from results.claims.spreads import SpreadOf
+from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, judge
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.plots.dose import BOTH, HARD, QUERY, Panel, Point
+from results.report.page import build
+from slurm.planning.sweep import expand, load, narrowed
 
 STUDY = Path(__file__).parents[1] / "examples" / "study"
 

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from results.style import WIDTH, legend, panels, themed
+from results.plots.style import WIDTH, legend, panels, themed
 
 
 @pytest.mark.parametrize("names", [3, 40])

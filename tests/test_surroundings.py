@@ -20,8 +20,8 @@ from repro.data.roots import find_root
 from repro.errors import UserError
 from repro.files import append_lines, is_clutter, new_folder, write_atomically
 from repro.runs import provenance
-from results.runs import RunRecord
-from slurm import profile
+from results.collection.runs import RunRecord
+from slurm.profiles import profile
 
 CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._a.png", "a.yaml~", "a.png.bak", "#a.yaml#", ".a.yaml.swp")
 USAGE = namedtuple("USAGE", "total used free")

@@ -10,9 +10,9 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.runs.comparison import departures
 from repro.runs.folder import RunFolder
-from slurm.before_launch import check_roots
-from slurm.graph import Job
-from slurm.sweep import SWEEPS, Part, Sweep, expand, load, narrowed
+from slurm.planning.before_launch import check_roots
+from slurm.planning.graph import Job
+from slurm.planning.sweep import SWEEPS, Part, Sweep, expand, load, narrowed
 
 PART = Part(methods=("mocov2", OURS), seeds=(0, 1), settings={"data": {"crop": 64}})
 SWEEP = Sweep("mine", (PART,))

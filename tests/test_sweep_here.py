@@ -12,7 +12,7 @@ from yaml_samples import write_yaml
 
 from baselines import resolve
 from repro.runs.folder import RunFolder
-from slurm.ledger import Ledger
+from slurm.sweep_folder.ledger import Ledger
 
 
 @pytest.fixture(scope="module")

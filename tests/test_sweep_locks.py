@@ -15,14 +15,14 @@ from sweep_samples import GONE, HERE, Sweep
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from slurm import local
-from slurm.graph import Graph
-from slurm.launch_lock import launch_lock
-from slurm.ledger import LOCAL_LOCK
-from slurm.local import launch_here
-from slurm.local_lock import starting
-from slurm.profile import Cluster
-from slurm.states import State
+from slurm.local import launch as local
+from slurm.local.launch import launch_here
+from slurm.monitoring.states import State
+from slurm.planning.graph import Graph
+from slurm.profiles.profile import Cluster
+from slurm.sweep_folder.launch_lock import launch_lock
+from slurm.sweep_folder.ledger import LOCAL_LOCK
+from slurm.sweep_folder.local_lock import starting
 
 FLOCK = fcntl.flock
 

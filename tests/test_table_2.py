@@ -18,8 +18,8 @@ from training_samples import Ended, copied, refused, salmask
 from repro.runs.detection import COCO, COSTS, VOC
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
-from results.collect import collect
-from results.tables import render
+from results.collection.collect import collect
+from results.tables.rendering import render
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,16 +12,16 @@ from training_samples import salmask
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.records import append, read
-from results.claims import judge
-from results.collect import collect_runs
+from results.claims.verdict_frame import as_frame
+from results.claims.verdicts import judge
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
 from results.commands import show_tables
-from results.forest import effects
-from results.formats import markdown
-from results.report import whole_table
-from results.runs import find_runs
-from results.selection import judged_task, measured_task
-from results.tables import render
-from results.verdict_frame import as_frame
+from results.formats.table_files import markdown
+from results.plots.forest import effects
+from results.report.page import whole_table
+from results.tables.rendering import render
+from results.tables.selection import judged_task, measured_task
 
 
 def test_a_table_is_made_of_the_task_that_was_measured() -> None:

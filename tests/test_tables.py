@@ -15,11 +15,11 @@ from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, write_symptoms
 from repro.runs.reading import build
 from repro.runs.records import append
-from results.collect import collect, collect_runs
-from results.doubts import doubts
-from results.formats import csv, latex, markdown
-from results.runs import RunRecord, find_runs
-from results.tables import render
+from results.collection.collect import collect, collect_runs
+from results.collection.runs import RunRecord, find_runs
+from results.formats.table_files import csv, latex, markdown
+from results.report.doubts import doubts
+from results.tables.rendering import render
 
 FLOWERS = "linear-flowers-80-10-10-v1"
 """The protocol of the linear probe on Flowers-102."""

@@ -7,10 +7,10 @@ import pytest
 from run_samples import finished
 
 from repro.runs.status import PRETRAIN
-from results.runs import RunRecord
-from slurm.ledger import Ledger
-from slurm.queue import QueueSnapshot
-from slurm.status import rows
+from results.collection.runs import RunRecord
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.status import rows
+from slurm.sweep_folder.ledger import Ledger
 
 
 def states(sweep: Path) -> dict[str, str]:

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from repro.text_tables import TextTable, markdown_table, print_table
-from results.layout import Cell, ColumnGroup, Line
-from results.layout import Table as Layout
-from results.table_on_terminal import print_on_terminal
+from results.formats.layout import Cell, ColumnGroup, Line
+from results.formats.layout import Table as Layout
+from results.formats.on_terminal import print_on_terminal
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COLUMNS = 80

@@ -16,11 +16,11 @@ from repro.cli import app
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.reading import build as build_run
-from results.collect import collect_runs
-from results.report import build
-from results.runs import find_runs
-from results.server import PageServer
-from slurm.progress import progress
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.report.page import build
+from results.report.server import PageServer
+from slurm.monitoring.progress import progress
 from slurm.status_commands import look
 from slurm.targets import SweepTarget
 
@@ -98,7 +98,7 @@ def test_time_left_and_gpu_hours_follow_from_the_paces(sweep: Path) -> None:
 
 
 def test_the_page_shows_progress_before_anything_else(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("results.report.PLOTS", {})
+    monkeypatch.setattr("results.report.page.PLOTS", {})
     (table,), queue = look([SweepTarget(sweep)])
     runs = find_runs([sweep], resolve)
     text = build(runs, collect_runs(runs), progress=progress(sweep, table, queue, every=60))
@@ -112,7 +112,7 @@ def test_the_page_shows_progress_before_anything_else(sweep: Path, monkeypatch: 
 def test_without_a_port_the_file_is_written_until_nothing_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("results.report.PLOTS", {})
+    monkeypatch.setattr("results.report.page.PLOTS", {})
     folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     folder.backbone.write_bytes(b"weights")
     begun_folder = begun(tmp_path / "full", build_run([of_method("mocov2"), {"seed": 1}]))

@@ -1,4 +1,4 @@
-"""Writes slurm/reference.json, by which the plan of a user who has measured nothing has an estimate.
+"""Writes slurm/planning/reference.json, by which the plan of a user who has measured nothing has an estimate.
 
 python tools/reference_costs.py            # writes it
 python tools/reference_costs.py --check    # says whether it is current, with status 1 where it is not
@@ -17,10 +17,10 @@ from baselines import resolve
 from repro.bench.throughput import kind_of
 from repro.runs.folder import RunFolder
 from repro.runs.task_results import rows_of
-from slurm.job_costs import rate_of
+from slurm.planning.job_costs import rate_of
 
 ROOT = Path(__file__).parents[1]
-FILE = ROOT / "slurm" / "reference.json"
+FILE = ROOT / "slurm" / "planning" / "reference.json"
 # Not examples/demo: its runs shared two cores with ten other processes, so that their seconds tell of those.
 FOLDERS = ("examples/reproduced/h100", "examples/reproduced/cpu-112px", "examples/study/runs")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 GRACE_SECONDS = 45.0
-"""What a command that is asked to end is given: a launcher gives its own jobs `slurm.processes.KILL_SECONDS` of it."""
+"""What a command that is to end is given; a launcher gives its jobs `slurm.local.processes.KILL_SECONDS` of it."""
 
 
 def run_in_session(

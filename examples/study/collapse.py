@@ -8,7 +8,7 @@ from examples.study.decide import rows_of
 from repro.runs.run import Run
 from repro.runs.sections import Framework
 from repro.runs.status import PRETRAIN
-from results.runs import RunRecord
+from results.collection.runs import RunRecord
 
 WITHIN = 0.02
 """A loss that is so close to that of a guess has collapsed."""

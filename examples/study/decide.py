@@ -11,10 +11,10 @@ from functools import cache
 import pandas as pd
 
 from repro.runs.method_name import MethodName
-from results.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED
-from results.collect import refuse_mixed
-from results.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread
-from slurm.sweep import load
+from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED
+from results.collection.collect import refuse_mixed
+from results.statistics.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread
+from slurm.planning.sweep import load
 
 HP = "mocov2+ours-hp"
 QUESTIONS: "Questions" = {
@@ -124,7 +124,7 @@ def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dic
     """Returns top-1 of each method and seed by one task.
 
     Args:
-        frame: What `results.collect.collect` returns.
+        frame: What `results.collection.collect.collect` returns.
         task: `knn` or `logistic`.
         sweeps: Whose rows count, whatever else was run.
 

@@ -14,8 +14,8 @@ from examples.study.collapse import endings
 from examples.study.command import print_tables
 from examples.study.decide import CLIP_ART, STUDY, top1
 from examples.study.tables import comparisons, means
-from results.collect import collect_runs
-from results.runs import find_runs, listed
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs, listed
 
 
 def _tables(folders: Sequence[Path]) -> Iterator[str]:

@@ -20,11 +20,11 @@ from examples.study.decide import HP, STUDY, Values, outcome_by_sign, spread_of,
 from examples.study.tables import cell_of, difference_text, interval_text, p_cell
 from repro.errors import UserError
 from repro.text_tables import markdown_table
-from results.claims import NOT_RUN
-from results.collect import collect_runs
-from results.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope
-from results.paired import holm, p_text, paired
-from results.runs import RunRecord, find_runs, listed
+from results.claims.verdicts import NOT_RUN
+from results.collection.collect import collect_runs
+from results.collection.runs import RunRecord, find_runs, listed
+from results.plots.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope
+from results.statistics.paired import holm, p_text, paired
 
 TOO_FEW = "too few sources"
 """In place of an outcome, where sources were run and no line is drawn through so few."""

@@ -31,9 +31,9 @@ from examples.study.decide import (
 )
 from repro.runs.labels import label
 from repro.text_tables import markdown_table
-from results.collect import collect_runs
-from results.paired import p_text, paired
-from results.runs import find_runs, listed
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs, listed
+from results.statistics.paired import p_text, paired
 
 ENDS = (
     *("", "+mscn", "+adios", "+ours-hp", "+ours-blur", "+ours-mean"),

@@ -109,7 +109,7 @@ def _drill_cluster(name: str, by: str, *, wait: float, as_json: bool) -> None:
     """Tries on a cluster what befalls jobs; ends with 1 where a promise does not hold, or none could be tried."""
     from repro.drill.on_cluster import ClusterDrill
     from repro.drill.promises import PromiseVerdict
-    from slurm.profile import load
+    from slurm.profiles.profile import load
 
     rows = ClusterDrill(load(name), load(by) if by else None).run(wait=60 * wait)
     report(as_json, [vars(row) for row in rows])

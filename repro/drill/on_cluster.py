@@ -30,10 +30,10 @@ from repro.runs.status import PRETRAIN
 from repro.runs.stopping import exits_on_term
 from repro.terminal import say
 from slurm.ask import LOGIN_NODE
-from slurm.batches import submission_name
-from slurm.profile import Cluster, in_one_process
-from slurm.queue import snapshot
+from slurm.monitoring.queue import snapshot
+from slurm.profiles.profile import Cluster, in_one_process
 from slurm.status_commands import look
+from slurm.submission.batches import submission_name
 from slurm.targets import SweepTarget
 
 FOLDER = ".drill"

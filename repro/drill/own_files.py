@@ -75,9 +75,9 @@ def _of_a_run(place: Path) -> dict[str, OwnFile]:
     from repro.runs.resource_usage import Usage
     from repro.runs.schemas import ATTEMPT, USAGE
     from repro.runs.status import Status, read_status
-    from results.collect import collect
-    from results.dose import covered
-    from results.runs import RunRecord
+    from results.collection.collect import collect
+    from results.collection.runs import RunRecord
+    from results.plots.dose import covered
 
     result = Result(
         *("0" * 10, "0" * 10, "sweep", "mocov2", "mocov2", "none", "paper", 0, "linear", "scenes", "val"),
@@ -176,7 +176,7 @@ def _of_evaluations(place: Path) -> dict[str, OwnFile]:
 
     from downstream.features import read_features
     from downstream.logistic import RegularisationPath, restored_fits, save_fits
-    from results.pack import MANIFEST, check
+    from results.report.pack import MANIFEST, check
 
     features = io.BytesIO()
     np.save(features, np.ones((3, 4), np.float32))
@@ -194,12 +194,12 @@ def _of_evaluations(place: Path) -> dict[str, OwnFile]:
 
 
 def _of_sweeps() -> dict[str, OwnFile]:
-    from slurm.calls import CALLS, indices_of, read_call
-    from slurm.job import Call
-    from slurm.ledger import CANCELS, Ledger, Submission
-    from slurm.orders import REPORT_ORDER, ordered_tables
-    from slurm.profile import load as load_profile
-    from slurm.sweep import load as load_sweep
+    from slurm.jobs.calls import CALLS, indices_of, read_call
+    from slurm.jobs.job import Call
+    from slurm.jobs.orders import REPORT_ORDER, ordered_tables
+    from slurm.planning.sweep import load as load_sweep
+    from slurm.profiles.profile import load as load_profile
+    from slurm.sweep_folder.ledger import CANCELS, Ledger, Submission
 
     submission = Submission("s", "slurm", "gpu", "0" * 10, "mocov2/s0-0000000000", "pretrain", "12", host="here")
     call = {**asdict(Call(Path("/runs"), "report", "repro.jobs:report", tables=("table1",))), "folder": "/runs"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from repro.drill.stories import CHECKPOINT_EVERY, Story
 from slurm.ask import ask
-from slurm.states import ENDED_BADLY, State
+from slurm.monitoring.states import ENDED_BADLY, State
 
 LIMIT_MINUTES = 3
 """Time limit of the job that is to run out of time. Slurm looks every 30 s or so."""

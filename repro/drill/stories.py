@@ -12,20 +12,21 @@ from typing import Any
 from baselines import resolve
 from repro.drill.faults import METHOD
 from repro.jobs import PROGRAM
+from repro.paths import CODE_ROOT
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
 from slurm.cancel import cancel
-from slurm.graph import Graph
-from slurm.ledger import Ledger, Submission
-from slurm.profile import Cluster
-from slurm.queue import snapshot
-from slurm.snapshot import CodeSnapshot
-from slurm.states import ENDED_BADLY, State
-from slurm.status import as_json_of
+from slurm.jobs.snapshot import CodeSnapshot
+from slurm.monitoring.queue import snapshot
+from slurm.monitoring.states import ENDED_BADLY, State
+from slurm.monitoring.status import as_json_of
+from slurm.planning.graph import Graph
+from slurm.planning.sweep import Part, Sweep, expand
+from slurm.profiles.profile import Cluster
 from slurm.status_commands import look
-from slurm.sweep import Part, Sweep, expand
+from slurm.sweep_folder.ledger import Ledger, Submission
 from slurm.targets import SweepTarget
 
 EPOCH = 20
@@ -53,7 +54,6 @@ SETTINGS = {
     "machine.monitor_images": 0,
 }
 RUN = f"{METHOD}/s0-*"
-HERE = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -84,9 +84,9 @@ class Story:
         Raises:
             UserError: Slurm refuses it.
         """
-        from slurm.launch import submit  # submitit takes a second to import
+        from slurm.submission.launch import submit  # submitit takes a second to import
 
-        code = CodeSnapshot(HERE, "unknown", dirty=True)
+        code = CodeSnapshot(CODE_ROOT, "unknown", dirty=True)
         submit(self._graph(), self.cluster, lambda: code, PROGRAM, Console(quiet=True))
 
     def retry(self) -> None:

@@ -77,7 +77,7 @@ def common_sizes(departures: Iterable[Departure]) -> list[Departure]:
     """Returns sizes, listed, without what frameworks have of their own, so that one sweep's rows share a column.
 
     Batch and queue count where a run is smaller than the paper's in nothing else; otherwise tables name them elsewhere.
-    Rows of one method that differ in them are refused (`results.collect.refuse_mixed`).
+    Rows of one method that differ in them are refused (`results.collection.collect.refuse_mixed`).
 
     Args:
         departures: Those that make a run tiny.

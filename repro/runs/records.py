@@ -41,7 +41,8 @@ class Result:
         metric: What was measured, e.g. `top1` (the last epoch) or `top1_best`.
         value: The number; percent for accuracies. Always finite.
         scale: In what pretraining and evaluation are smaller than the paper's, as far as the run alone tells; empty
-            where they are not. Tables compare the run's settings with its method's row (`results.row_comparison`).
+            where they are not. Tables compare the run's settings with its method's row
+            (`results.collection.row_comparison`).
         commit: Commit of the code that measured it.
         dirty: Whether the work tree had uncommitted changes.
         device: What it was measured on.

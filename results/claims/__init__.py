@@ -1,0 +1,1 @@
+"""What the runs at hand say to the paper's claims."""

@@ -1,0 +1,179 @@
+"""What the runs at hand say to each sentence of the paper: verdicts on single comparisons, rolled up."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from repro.runs.departures import scale_of
+from results.claims.verdicts import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
+from results.collection.row_comparison import ALTERED
+from results.paper.paper_claims import Claim, Family, families
+from results.statistics.paired import Comparison
+from results.tables.columns import Column
+
+SINGLY = "each by itself"
+"""In place of a verdict, where there is no sentence about the whole."""
+NOTE = (
+    "A sentence about the whole is decided by the t-test on the mean of its differences, seed by seed: one test for "
+    "each sentence and setting, whose p is not corrected for the other sentences."
+)
+"""How a sentence is decided; stands behind `results.claims.verdicts.method_note`."""
+
+
+@dataclass(frozen=True)
+class FamilyVerdict:
+    """What the runs at hand say to a sentence of the paper, in one setting of ours.
+
+    Attributes:
+        family: The sentence.
+        setting: Data, scale, fidelity and common alterations of the runs, `scenes, TINY: resnet18, 64 px`, behind the
+            data the protocol where several measured the same; empty where nothing was run.
+        counts: Outcome -> number of the family's comparisons.
+        outcome: One of `OUTCOMES` for the whole, or `SINGLY`.
+        comparison: Mean difference over the compared comparisons, seed by seed.
+        compared: Number of comparisons in that mean.
+        published: The paper's mean over the same ones, in points; None where nothing was compared.
+        p: The p value of the mean, whatever else was run; None where it was not tested.
+        columns: Our columns that its comparisons are of, which hold the runs of this setting.
+    """
+
+    family: Family
+    setting: str
+    counts: Mapping[str, int]
+    outcome: str
+    comparison: Comparison
+    compared: int
+    published: float | None
+    p: float | None = None
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def scope(self) -> str:
+        """The part of the family that the outcome is about, `on 1 of 72`; empty where it is all of it, or none."""
+        partly = self.family.decided_by_mean and 0 < self.compared < sum(self.counts.values())
+        return f"on {self.compared} of {sum(self.counts.values())}" if partly else ""
+
+    @property
+    def why(self) -> str:
+        """What the verdict rests on, in a few words."""
+        total = sum(self.counts.values())
+        if self.counts[NOT_RUN] == total:
+            return "not run"
+        if not self.family.decided_by_mean:
+            return "no sentence about the whole"
+        if not self.compared:
+            return "no comparison has two pairs of runs"
+        return f"mean over {self.compared} of {total} comparisons, {self.comparison.n} seeds that all of them have"
+
+
+def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
+    """Roll verdicts up to the sentences that they belong to, one for each setting of ours.
+
+    A sentence about the whole is decided by the mean of its differences: seed by seed over all comparisons with two
+    pairs of runs or more, then a paired t-test over the seeds that all of these have.
+
+    Args:
+        verdicts: What `judge` returns.
+
+    Returns:
+        Verdicts in the order of the families; a family that nothing was run for has one as well.
+    """
+    rolled = []
+    for family in families():
+        members = [
+            (verdict, claim) for verdict in verdicts for claim in verdict.question.claims if claim.family == family
+        ]
+        settings = sorted({setting_of(verdict) for verdict, _ in members if verdict.told}) or [""]
+        rolled += [_roll_up(family, setting, members) for setting in settings]
+    return [_decided(verdict) for verdict in rolled]
+
+
+def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
+    """Returns the verdicts on families as data, one line each."""
+    return pd.DataFrame(
+        {
+            "claim": verdict.family.id,
+            "says": verdict.family.says,
+            "source": str(verdict.family.source),
+            "quote": verdict.family.quote,
+            "reading": verdict.family.reading,
+            "setting": verdict.setting,
+            "verdict": verdict.outcome,
+            "scope": verdict.scope,
+            **{outcome.replace(" ", "_"): verdict.counts[outcome] for outcome in OUTCOMES},
+            "compared": verdict.compared,
+            "n": verdict.comparison.n,
+            "published": verdict.published,
+            "difference": verdict.comparison.mean,
+            "low": (verdict.comparison.interval() or (None, None))[0],
+            "high": (verdict.comparison.interval() or (None, None))[1],
+            "p": verdict.p,
+            "why": verdict.why,
+        }
+        for verdict in verdicts
+    )
+
+
+def setting_of(verdict: Verdict) -> str:
+    """Returns what is never averaged over: whose data, which scale, fidelity and settings the runs had.
+
+    And by which protocol they were measured, where several measured the same.
+    """
+    column = verdict.column
+    if column is None:
+        return ""
+    data = "the paper's data" if column.of_the_paper else column.dataset
+    scale = f", TINY: {column.scale}" if column.scale else ""
+    fidelity = "" if column.fidelity == "paper" else f", {column.fidelity}"
+    altered = scale_of(departure for departure in column.common if not departure.smaller)
+    protocol = f", {verdict.apart}" if verdict.apart else ""
+    return f"{data}{protocol}{scale}{fidelity}" + (f", {ALTERED}: {altered}" if altered else "")
+
+
+def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:
+    """Counts a family's outcomes in one setting and takes the mean of its differences, seed by seed."""
+    here = [(verdict, claim) for verdict, claim in members if verdict.told and setting_of(verdict) == setting]
+    counts = Counter(verdict.outcome_for(claim) for verdict, claim in here)
+    run = {claim for _, claim in here}
+    counts[NOT_RUN] = len({claim for _, claim in members} - run)
+    # One pair of runs has no spread, and seeds that it lacks would be lost to all others.
+    compared = [(verdict, claim) for verdict, claim in here if verdict.comparison.n > 1 and family.decided_by_mean]
+    comparison = _mean(compared)
+    return FamilyVerdict(
+        family,
+        setting,
+        {outcome: counts[outcome] for outcome in OUTCOMES},
+        UNDECIDED,
+        comparison,
+        len(compared),
+        float(np.mean([claim.published for _, claim in compared])) if compared else None,
+        comparison.p,
+        tuple(verdict.column for verdict, _ in here if verdict.column is not None),
+    )
+
+
+def _mean(members: Sequence[tuple[Verdict, Claim]]) -> Comparison:
+    """Returns the mean difference of claims in their own directions, for each seed that all of them have."""
+    signed = [
+        {
+            seed: difference if verdict.question.agrees(claim) else -difference
+            for seed, difference in verdict.comparison.by_seed.items()
+        }
+        for verdict, claim in members
+    ]
+    if not signed:
+        return Comparison(())
+    seeds = tuple(sorted(set.intersection(*(set(differences) for differences in signed))))
+    return Comparison(tuple(float(np.mean([each[seed] for each in signed])) for seed in seeds), seeds=seeds)
+
+
+def _decided(verdict: FamilyVerdict) -> FamilyVerdict:
+    """Comes to an outcome for a family."""
+    if verdict.counts[NOT_RUN] == sum(verdict.counts.values()):
+        return replace(verdict, outcome=NOT_RUN)
+    if not verdict.family.decided_by_mean:
+        return replace(verdict, outcome=SINGLY)
+    return replace(verdict, outcome=outcome_of(verdict.comparison, verdict.p) if verdict.comparison.n else UNDECIDED)

@@ -1,0 +1,118 @@
+"""Predictions behind the paper's comparisons: with them, seeds and images judge a difference, and not seeds alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from repro.errors import UserError
+from repro.runs.folder import RunFolder
+from repro.runs.predictions import FileReference, Predictions, read
+from results.comparison.compare import IMAGEWISE, ROUNDING, same_images
+from results.statistics.imagewise import Difference, difference_of_images
+from results.tables.columns import Column
+
+KEPT = 256
+"""Files of predictions that stay in memory: those of several claims on the same runs, of 5,000 images each 100 kB."""
+
+
+@dataclass(frozen=True)
+class ByImages:
+    """A difference that is judged by images and seeds; a `results.statistics.paired.Judgement`.
+
+    Attributes:
+        difference: How sure it is.
+        images: Number of distinct images.
+    """
+
+    difference: Difference
+    images: int
+
+    @property
+    def p(self) -> float | None:
+        """The two-sided p value of no difference; None where all are alike."""
+        return self.difference.p
+
+    def interval(self, confidence: float) -> tuple[float, float] | None:
+        """Returns the interval that holds the difference with this confidence, in points."""
+        return self.difference.interval(confidence)
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest true difference, in points, that such data would show with a chance of 80 %."""
+        return self.difference.smallest
+
+
+class ColumnPredictions:
+    """The predictions that the rows of one of our columns name."""
+
+    def __init__(self, column: Column, results: pd.DataFrame) -> None:
+        """Knows the files; they are read when a comparison asks for them.
+
+        Args:
+            column: The column.
+            results: Rows, with those of the column among them.
+        """
+        self._where = "|".join(column.key)
+        self._named: dict[tuple[str, str, int], tuple[Path, FileReference, float]] = {}
+        named = results[results["predictions"].astype(str) != ""]
+        if named.empty:
+            return
+        names = ("method", "metric", "seed", "path", "predictions", "predictions_sha256", "value")
+        rows = column.rows_of(named[named["task"] == column.task])
+        for method, metric, seed, path, name, checksum, value in rows[list(names)].itertuples(index=False, name=None):
+            self._named[str(method), str(metric), int(seed)] = (
+                Path(path).parent,
+                FileReference(str(name), str(checksum)),
+                float(value),
+            )
+
+    def judge(self, better: str, worse: str, metric: str, seeds: Sequence[int]) -> ByImages | None:
+        """Judges the difference of two methods by the images of the runs with these seeds.
+
+        Args:
+            better: A method.
+            worse: Another one.
+            metric: What is compared.
+            seeds: Two or more that both have.
+
+        Returns:
+            None where a run has no predictions of this measure that can be read, or they are of different images: then
+            the seeds decide.
+        """
+        if metric not in IMAGEWISE or len(seeds) < 2:
+            return None
+        sides: list[dict[int, Predictions]] = []
+        for method in (better, worse):
+            of_seeds = {seed: self._read(method, metric, seed) for seed in seeds}
+            sides.append({seed: said for seed, said in of_seeds.items() if said is not None})
+        first, second = sides
+        if len(first) + len(second) < 2 * len(seeds) or not same_images([*first.values(), *second.values()]):
+            return None
+        # In the order of the names: both directions of a claim are one test, with the same draws.
+        low, high = (first, second) if better < worse else (second, first)
+        points = [np.stack([side[seed].points(metric) for seed in seeds]) for side in (low, high)]
+        names = map(ord, "|".join((*sorted((better, worse)), self._where, metric)))
+        difference = difference_of_images(points[0], points[1], *names)
+        return ByImages(difference if low is first else difference.reversed(), points[0].shape[1])
+
+    def _read(self, method: str, metric: str, seed: int) -> Predictions | None:
+        """Returns the predictions of a run; None where there are none, or they do not give the row's number."""
+        named = self._named.get((method, metric, seed))
+        if named is None:
+            return None
+        folder, reference, value = named
+        said = _read(folder, reference)
+        return said if said is not None and abs(said.accuracy(metric) - value) <= ROUNDING else None
+
+
+@lru_cache(maxsize=KEPT)
+def _read(folder: Path, reference: FileReference) -> Predictions | None:
+    """Reads a file by its checksum; None where it is missing, altered, or cannot be read."""
+    try:
+        return read(RunFolder(folder), reference)
+    except UserError:
+        return None

@@ -1,0 +1,119 @@
+"""Verdicts on the paper's sentences and comparisons, as `salmask claims` prints them."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from repro.runs.labels import label
+from repro.terminal import Console
+from repro.text_tables import TextTable, print_table
+from results.claims.families import FamilyVerdict, setting_of
+from results.claims.verdicts import NOT_RUN, OUTCOMES, Verdict
+from results.statistics.paired import Comparison, p_text
+
+NUMBERS = ("paper", "measured", "± 95 %", "n", "p")
+"""The columns of a verdict that are numbers.
+
+The interval is symmetric, nearly so where images judge: half of it says where it ends.
+"""
+
+
+def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
+    """Print each sentence in each setting: its verdict, its mean, and how its comparisons came out."""
+    settings = letters(verdicts)
+    rows = [
+        [
+            verdict.family.id,
+            settings.get(verdict.setting, "–"),
+            verdict.outcome,
+            *_numbers(verdict.comparison, verdict.published, verdict.p),
+            *(str(verdict.counts[outcome]) for outcome in OUTCOMES),
+        ]
+        for verdict in verdicts
+    ]
+    heads = ("sentence", "in", "verdict", *NUMBERS, *OUTCOMES)
+    print_table(TextTable(heads, rows, right=(*NUMBERS, *OUTCOMES)), console)
+    sentences = dict.fromkeys(verdict.family for verdict in verdicts)
+    lines = [f"{family.id}: {family.says} ({family.source})" for family in sentences]
+    lines += [f"{letter}: {setting}" for setting, letter in settings.items()]
+    for line in ["", *lines, ""]:
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], console: Console) -> None:
+    """Print each comparison: where, by which protocol and of which sweeps, and how it came out.
+
+    Args:
+        verdicts: What `judge` returns.
+        settings: What `letters` returns.
+        console: Where to.
+    """
+    if console.is_terminal:
+        # What a column's comparisons share stands above them, as it would fill a line for each.
+        for place, of_place in groupby(verdicts, lambda verdict: _place(verdict, settings)):
+            print_table(TextTable(("better", "verdict", *NUMBERS), _grouped(list(of_place)), NUMBERS, place), console)
+            console.print()
+        return
+    rows = [
+        [
+            verdict.outcome,
+            verdict.claim.label,
+            verdict.where,
+            settings.get(setting_of(verdict), "–"),
+            verdict.protocol or "–",
+            ", ".join(verdict.sweeps) or "–",
+            *_numbers(verdict.comparison, verdict.claim.published, verdict.p),
+            verdict.comparison.basis or "–",
+            verdict.why,
+        ]
+        for verdict in verdicts
+    ]
+    heads = ("verdict", "claim", "where", "in", "protocol", "sweep", *NUMBERS, "judged by", "why")
+    print_table(TextTable(heads, rows, right=NUMBERS), console)
+
+
+def _place(verdict: Verdict, settings: Mapping[str, str]) -> str:
+    """Returns where a comparison was made: column, setting, protocol and sweeps."""
+    if verdict.column is None:
+        return f"{verdict.where}: {NOT_RUN}"
+    sweeps = f"sweep {', '.join(verdict.sweeps)}" if verdict.sweeps else ""
+    setting = f"in {settings[setting_of(verdict)]}" if setting_of(verdict) in settings else ""
+    images = "judged by seeds and images" if verdict.comparison.by_images else ""
+    return "; ".join(filter(None, [verdict.where, setting, verdict.protocol, sweeps, images]))
+
+
+def _grouped(verdicts: Sequence[Verdict]) -> list[list[str]]:
+    """Returns rows for a terminal: the better rows below the one that they are compared with."""
+    rows: list[list[str]] = []
+    for worse, of_worse in groupby(verdicts, lambda verdict: verdict.claim.worse):
+        rows.append([f"> {label(worse)}", *([""] * (1 + len(NUMBERS)))])
+        rows += [
+            [
+                f"  {label(verdict.claim.better)}",
+                verdict.outcome,
+                *_numbers(verdict.comparison, verdict.claim.published, verdict.p),
+            ]
+            for verdict in of_worse
+        ]
+    return rows
+
+
+def _numbers(comparison: Comparison, published: float | None, p: float | None) -> list[str]:
+    """Returns the cells of `NUMBERS`."""
+    mean, interval = comparison.mean, comparison.interval()
+    return [
+        "–" if published is None else f"{published:+.2f}",
+        "–" if mean is None else f"{mean:+.2f}",
+        "–" if interval is None else f"{(interval[1] - interval[0]) / 2:.2f}",
+        str(comparison.n) if comparison.n else "–",
+        "–" if p is None else p_text(p),
+    ]
+
+
+def letters(verdicts: Sequence[FamilyVerdict]) -> dict[str, str]:
+    """Returns a letter for each setting in which something was run: A to Z, then AA, AB and so on."""
+    known = dict.fromkeys(verdict.setting for verdict in verdicts if verdict.setting)
+    return {setting: _letter(place) for place, setting in enumerate(known)}
+
+
+def _letter(place: int) -> str:
+    return (_letter(place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)

@@ -1,0 +1,354 @@
+"""What the runs at hand say to the paper's claims, question by question."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from results.claims.predictions import ColumnPredictions
+from results.claims.spreads import TESTS, SharedSpreads, SpreadOf
+from results.paper.paper_claims import Claim, Question, margin, questions
+from results.paper.published import TABLES, published
+from results.statistics.paired import (
+    IMAGES_TEST,
+    LEVEL,
+    Comparison,
+    holm,
+    paired,
+    seeds_needed,
+)
+from results.tables.columns import Column
+from results.tables.references import without_untrained
+from results.tables.selection import ValuesByCell, measured_columns
+
+SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradicted", "undecided", "not run"
+OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
+"""What a verdict can come to."""
+
+_REVERSED = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
+
+
+MeasuredColumn = tuple[Column, ValuesByCell, ColumnPredictions | None]
+"""A column, its values by method and metric, and what its runs say of each image; None: that plays no part."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs at hand say to a question.
+
+    Attributes:
+        question: What is asked.
+        outcome: One of `OUTCOMES`, to the claim in whose direction the question is asked.
+        comparison: The differences, seed by seed.
+        column: Our column in which the two methods were compared; None where nothing was run.
+        p: The p value, corrected for `tested` comparisons; None where no test could be taken.
+        margin: Points within which a difference counts as none.
+        tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
+        unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
+        spread_of: By whose spread it is judged, where the images do not judge.
+        apart: Its protocol, where others measured the same data, at one fidelity and scale, as kNN by two numbers of
+            neighbours does; else empty. Then each is a setting of its own: they are two looks at the same runs.
+    """
+
+    question: Question
+    outcome: str
+    comparison: Comparison
+    column: Column | None
+    p: float | None
+    margin: float
+    tested: int = 1
+    unlike: tuple[str, ...] = ()
+    spread_of: SpreadOf = SpreadOf.sentence
+    apart: str = ""
+
+    @property
+    def sweeps(self) -> tuple[str, ...]:
+        """The sweeps that its runs are of."""
+        if self.column is None:
+            return ()
+        of_both = [self.column.sweeps.get(method, ()) for method in (self.claim.better, self.claim.worse)]
+        return tuple(sorted({sweep for sweeps in of_both for sweep in sweeps}))
+
+    @property
+    def protocol(self) -> str:
+        """The protocol by which its runs were measured; empty where nothing was run."""
+        return "" if self.column is None else self.column.protocol
+
+    @property
+    def metric(self) -> str:
+        """The metric by which it is judged: the claim's, or the one that was asked for in its place."""
+        return self.claim.metric if self.column is None else _metric(self.claim, self.column)
+
+    @property
+    def told(self) -> bool:
+        """Whether runs of both methods are at hand, compared or not, so that there is more to tell than "not run"."""
+        return bool(self.comparison.n or self.unlike)
+
+    @property
+    def claim(self) -> Claim:
+        """The claim in whose direction the question is asked."""
+        return self.question.claim
+
+    def outcome_for(self, claim: Claim) -> str:
+        """Returns the outcome to one of the question's claims, which may say the opposite of the first one."""
+        return self.outcome if self.question.agrees(claim) else _REVERSED.get(self.outcome, self.outcome)
+
+    @property
+    def corrected_interval(self) -> tuple[float, float] | None:
+        """The interval that holds for all comparisons of its sentence at once with 95 % (Bonferroni), in points."""
+        return self.comparison.interval(1 - LEVEL / max(self.tested, 1))
+
+    @property
+    def where(self) -> str:
+        """Our column, or the paper's where nothing was run, with the metric's printed name."""
+        if self.column is None:
+            return self.claim.column
+        printed = self.column.group.metrics.get(self.metric, self.metric)
+        return f"{self.column.title} {printed}".strip()
+
+    @property
+    def why(self) -> str:
+        """What the verdict rests on, in a few words."""
+        if self.unlike:
+            return f"not compared: beside the method its runs differ in {', '.join(self.unlike)}"
+        # From what was not run to what was run and does not tell; only then do the outcomes differ.
+        if self.comparison.n == 0:
+            unpaired = self.comparison.unpaired
+            return f"no seed that both have ({unpaired} with one of them alone)" if unpaired else "not run"
+        if self.comparison.n == 1:
+            return "one pair tells nothing about its spread"
+        if not self.comparison.testable:
+            return "all pairs differ by the same amount: no spread to judge by"
+        return {
+            SUPPORTED: "the difference is there after correction",
+            CONTRADICTED: "the difference is there after correction, the other way round",
+            TIE: f"the interval lies within ±{self.margin:g} points",
+        }.get(self.outcome) or self._why_undecided()
+
+    def _why_undecided(self) -> str:
+        """Returns why two or more pairs were not enough."""
+        # The difference that is worth finding: the paper's, but nothing within the margin.
+        size = max(abs(self.claim.published), self.margin)
+        # Bonferroni's level: stricter than Holm's at every step but the first, so the number is rather too high.
+        images = self.comparison.by_images
+        seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1)) if images is None else None
+        more = f"; about {seeds} seeds would show {size:g} points at this spread" if seeds else ""
+        if images is not None and images.smallest is not None:
+            more = f"; alone these seeds and images could show {images.smallest:.2f} points"
+        low, high = self.comparison.interval() or (0.0, 0.0)
+        if low > 0 or high < 0:
+            return (
+                f"alone it would count (p = {self.comparison.p:.3f}), among the {self.tested} comparisons of its "
+                f"sentence it does not{more}"
+            )
+        return f"the interval holds no difference as well as more than {self.margin:g} points{more}"
+
+
+def judge(
+    frame: pd.DataFrame | None, *, spread: SpreadOf = SpreadOf.sentence, task: str = "", metric: str = ""
+) -> list[Verdict]:
+    """Hold every question against the runs at hand.
+
+    In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
+    their runs differ in settings in which their rows do not. Where all of these runs have predictions of the same
+    images, the images judge with the seeds (`results.statistics.imagewise`), else a t-test over the seeds of both. A
+    claim is *supported* or *contradicted* where the test, corrected by Holm for the number of different comparisons of
+    its sentence that could be tested in its setting (data, fidelity, scale, and protocol where several measured the
+    same),
+    finds a difference: runs for another sentence or in another setting change no p. It is a *tie* where the 95 %
+    interval lies within the margin; it is *not run* where no seed is there for both, else *undecided*. One pair of runs
+    never decides anything.
+
+    Args:
+        frame: What `results.collection.collect.collect` returns; None where nothing was run.
+        spread: By whose spread a difference is judged. `SpreadOf.sentence` gives way where predictions tell; the others
+            judge alone, beside predictions too: a pair by its own seeds, and of images nobody knows what the other rows
+            say.
+        task: Another evaluation than the paper's, `logistic` or `knn`, by which the rows of Tables 1 and 3 are
+            compared; empty: the paper's. Detection is judged by its own in any case.
+        metric: Another measure of Tables 1 and 3 than their first, `top5` for one.
+
+    Returns:
+        One verdict for each question and column of ours, by table and then in the order of the questions; a question
+        that nothing was run for has one as well.
+
+    Raises:
+        UserError: Runs that exclude each other.
+    """
+    # An untrained network is the row below all others, and no run of the method whose name it has.
+    frame = None if frame is None else without_untrained(frame)
+    measured: dict[str, list[MeasuredColumn]] = {}
+    for table in TABLES:
+        columns = [] if frame is None else measured_columns(frame, published(table), task=task, metric=metric)
+        alone = spread is not SpreadOf.sentence or frame is None
+        measured[table] = [
+            (column, values, None if alone or frame is None else ColumnPredictions(column, frame))
+            for column, values in columns
+        ]
+    return judge_columns(measured, spread)
+
+
+def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: SpreadOf) -> list[Verdict]:
+    """Hold every question against measured columns; see `judge`.
+
+    Args:
+        measured: By table: columns, what was measured in each, and its predictions, if any.
+        spread: By whose spread a difference is judged where predictions do not tell.
+    """
+    undecided: list[Verdict] = []
+    spreads = {
+        table: [SharedSpreads(values, spread) for _, values, _ in columns] for table, columns in measured.items()
+    }
+    for question in questions():
+        claim = question.claim
+        columns = zip(measured[claim.table], spreads[claim.table], strict=True)
+        comparisons = [
+            _compare(question, *of_column, shared) for of_column, shared in columns if _fits(claim, of_column[0])
+        ]
+        undecided += comparisons or [_compare(question, None, {}, None, SharedSpreads({}, spread))]
+    apart = _measured_by_several(column for columns in measured.values() for column, *_ in columns)
+    undecided = [
+        replace(verdict, apart=verdict.protocol)
+        if verdict.column and _but_protocol(verdict.column) in apart
+        else verdict
+        for verdict in undecided
+    ]
+    undecided.sort(key=lambda verdict: list(TABLES).index(verdict.claim.table))
+    # Only now: the correction needs to know how many comparisons a sentence has in all tables together.
+    return _decide(undecided)
+
+
+def outcome_of(comparison: Comparison, p: float | None) -> str:
+    """Comes to an outcome.
+
+    Args:
+        comparison: The differences in the direction of what is claimed.
+        p: The corrected p value; None where no test could be taken.
+
+    Returns:
+        One of `OUTCOMES`.
+    """
+    interval, mean = comparison.interval(), comparison.mean
+    if mean is None:
+        return NOT_RUN
+    if p is None or interval is None:
+        return UNDECIDED
+    if p < LEVEL:
+        return SUPPORTED if mean > 0 else CONTRADICTED
+    # No difference found is not yet "there is none": for a tie the interval must lie within the margin.
+    return TIE if -margin() < interval[0] and interval[1] < margin() else UNDECIDED
+
+
+def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Returns how many verdicts come to each of `OUTCOMES`, in their order, zeros included."""
+    return {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in OUTCOMES}
+
+
+def method_note(verdicts: Sequence[Verdict]) -> str:
+    """Returns the sentences that say how the verdicts were reached."""
+    tested = max((verdict.tested for verdict in verdicts), default=0)
+    test = TESTS[verdicts[0].spread_of if verdicts else SpreadOf.sentence]
+    compared = [verdict for verdict in verdicts if verdict.comparison.n > 1]
+    by_images = sum(verdict.comparison.by_images is not None for verdict in compared)
+    instead = (
+        f" (where all of its runs have predictions of the same images, {by_images} of {len(compared)} comparisons "
+        f"here, {IMAGES_TEST} in its place: the row says so)"
+        if by_images
+        else ""
+    )
+    return (
+        f"{test}{instead} over the comparisons of one sentence that could be tested in one setting (data, fidelity, "
+        f"scale, and protocol where several measured the same; here at most {tested}), level {LEVEL:g}: what was run "
+        "for other sentences or in other settings changes no p. Intervals are 95 % each, the corrected ones 95 % for "
+        f"these together (Bonferroni). Tie: the interval lies within ±{margin():g} points. One pair of runs "
+        "never decides anything."
+    )
+
+
+def _fits(claim: Claim, column: Column) -> bool:
+    return column.group.name == claim.group and _metric(claim, column) in dict(column.metrics)
+
+
+def _metric(claim: Claim, column: Column) -> str:
+    """Returns the metric of a column that a claim is judged by: a table that leaves it open has one at a time."""
+    return column.metrics[0][0] if published(claim.table).metrics else claim.metric
+
+
+def _compare(
+    question: Question,
+    column: Column | None,
+    values: ValuesByCell,
+    predictions: ColumnPredictions | None,
+    spreads: SharedSpreads,
+) -> Verdict:
+    """Pair the two methods of a question by seed; what that means is decided when all comparisons are known."""
+    claim = question.claim
+    if column is None:
+        return Verdict(question, UNDECIDED, paired({}, {}), column, None, margin(), spread_of=spreads.spread_of)
+    metric = _metric(claim, column)
+    better, worse = (values.get((method, metric), {}) for method in (claim.better, claim.worse))
+    unlike = _unlike(claim, column) if better and worse else ()
+    # Of methods whose runs were not altered alike, the difference is the settings' as well.
+    comparison = paired({}, {}) if unlike else paired(better, worse)
+    if comparison.n > 1:
+        images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
+        comparison = replace(comparison, by_images=images, spread=None if images else spreads.of(claim, metric))
+    return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike, spread_of=spreads.spread_of)
+
+
+def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:
+    """Returns the settings in which the runs of a claim's two methods differ although the rows do not."""
+    better, worse = (column.comparisons.get(method) for method in (claim.better, claim.worse))
+    return tuple(better.altered_unlike(worse)) if better and worse else ()
+
+
+def _key(verdict: Verdict) -> tuple[Any, ...]:
+    """What makes two verdicts the same comparison, to be counted once: two tables may have one column of ours."""
+    claim, column = verdict.claim, verdict.column
+    pair = tuple(sorted((claim.better, claim.worse)))  # a > b and b > a are one two-sided test
+    return (pair, claim.metric, column.key if column else (), column.group.dataset if column else "")
+
+
+def _but_protocol(column: Column) -> tuple[str, ...]:
+    """What columns agree in that measured the same runs of the same data, by whichever protocol."""
+    return (column.task, column.dataset, column.key[1], column.fidelity, column.scale)
+
+
+def _measured_by_several(columns: Iterable[Column]) -> set[tuple[str, ...]]:
+    """Returns what was measured by more than one protocol, as `_but_protocol` names it."""
+    protocols: dict[tuple[str, ...], set[str]] = {}
+    for column in columns:
+        protocols.setdefault(_but_protocol(column), set()).add(column.protocol)
+    return {measured for measured, names in protocols.items() if len(names) > 1}
+
+
+def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
+    """What verdicts share that are corrected together: their sentence, whose data, fidelity and scale they are of.
+
+    And the protocol, where several measured the same.
+
+    A question that several sentences ask counts with the first of them.
+    """
+    column = verdict.column
+    if column is None:
+        return (verdict.claim.family.id,)
+    data = "" if column.of_the_paper else column.dataset
+    return (verdict.claim.family.id, data, column.fidelity, column.scale, verdict.apart)
+
+
+def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
+    """Correct the p values within each sentence and setting, and come to an outcome for each verdict."""
+    p_values: dict[tuple[str, ...], dict[tuple[Any, ...], float]] = {}
+    for verdict in undecided:
+        if verdict.comparison.p is not None:
+            p_values.setdefault(_corrected_together(verdict), {})[_key(verdict)] = verdict.comparison.p
+    corrected = {group: dict(zip(ps, holm(list(ps.values())), strict=True)) for group, ps in p_values.items()}
+    return [_decided(verdict, corrected.get(_corrected_together(verdict), {})) for verdict in undecided]
+
+
+def _decided(verdict: Verdict, corrected: Mapping[tuple[Any, ...], float]) -> Verdict:
+    """Comes to an outcome; `corrected` are the p values of all that it is corrected together with."""
+    p = corrected.get(_key(verdict))
+    outcome = UNDECIDED if verdict.unlike else outcome_of(verdict.comparison, p)
+    return replace(verdict, p=p, outcome=outcome, tested=len(corrected))

@@ -1,0 +1,281 @@
+"""The way from run folders to one long table of results, and which of its rows may be averaged."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from repro.errors import UserError
+from repro.files import write_atomically
+from repro.presence import is_file
+from repro.quantities import counted
+from repro.runs.comparison import difference
+from repro.runs.departures import scale_of_both
+from repro.runs.detection import recorded_sizes
+from results.collection.reading import read_table
+from results.collection.row_comparison import Recipe, RowComparison
+from results.collection.runs import RESULTS, RunRecord, by_path_of_rows, find_runs, listed, method_name
+from results.formats.spreadsheet import harmless
+
+MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
+"""What makes two rows the same measurement, of which the later one counts."""
+
+KEYS = ["dataset", "split", "protocol", "fidelity", "scale"]
+"""Runs that differ in any of these are never averaged."""
+
+CELL = [*KEYS, "task", "metric", "method"]
+"""Rows that agree in all of these are averaged: they are the seeds of one cell."""
+
+_APART = ("fidelity", "scale")
+"""What runs of one name may differ in without being seeds of each other, beside their recipe."""
+
+ENOUGH_SEEDS = 3
+"""Seeds behind a cell from which on pages call its spread known."""
+
+
+def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> pd.DataFrame:
+    """Read every `results.jsonl` below some folders.
+
+    A run that was evaluated twice has two rows for the same measurement: the one that started later is kept, which for
+    rows of one file is the lower line.
+
+    Args:
+        roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
+        recipe: As of `find_runs`.
+        sweep: Only runs of this sweep, where given.
+
+    Returns:
+        One row per result: the fields of `repro.runs.records.Result` (texts as categories, `started` as a UTC
+        timestamp, `method` by `method_name`, `scale` as the run's settings have it today, `evaluation_scale` also of
+        versions without that field, `sweep` as its folder is called, which `--sweep` takes), `path`, the file it came
+        from, `recorded_sweep`, what the sweep was called when it was measured, and `departures`, the `RowComparison` of
+        its run; ordered by path and line. `attrs["warnings"]` holds one line per kind of trouble.
+
+    Raises:
+        UserError: A root is missing, or no result was found below any.
+    """
+    return collect_runs(find_runs(roots, recipe, sweep=sweep), listed(roots))
+
+
+def collect_runs(
+    runs: Sequence[RunRecord], origin: str = "the given runs", *, every_folder: bool = False
+) -> pd.DataFrame:
+    """Read the results of run folders that are known already.
+
+    Args:
+        runs: What `find_runs` returns.
+        origin: Where they were looked for, as a message names it.
+        every_folder: Whether a run that was trained again, in another folder, keeps the measurements of both: to be
+            held against each other. Else the later ones count.
+
+    Returns:
+        What `collect` returns.
+
+    Raises:
+        UserError: None of them holds a result.
+    """
+    paths = [run.folder.results for run in runs if is_file(run.folder.results)]
+    if not paths:
+        raise UserError(f"no {RESULTS} below {origin}", mend="give a folder in which a run has been evaluated")
+    table, warnings = read_table(paths)
+    if not table.num_rows:
+        reason = f", the first trouble is {warnings[0]}" if warnings else ""
+        raise UserError(
+            f"no result in the {counted(len(paths), 'file')} below {origin}{reason}", mend="evaluate a run first"
+        )
+    frame = table.to_pandas(self_destruct=True)  # frees each column of Arrow's as it goes: a million rows, once
+    # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
+    times = frame["started"].cat
+    frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
+    frame = _with_imported_apart(_with_sweeps_as_called(frame, runs))
+    frame = _compared(_with_evaluation_scales(frame), runs)
+    frame = _keep_last(frame, warnings, every_folder=every_folder)
+    frame.attrs["warnings"] = warnings  # last of all: pandas drops `attrs` in many of its operations
+    return frame
+
+
+def _with_sweeps_as_called(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
+    """Name each row's sweep as its folder is called: one name, by which pages and commands know it."""
+    sweep_of = {run.path_of_rows: run.sweep for run in runs}
+    paths = frame["path"].cat.remove_unused_categories().cat
+    sweeps = pd.Series([sweep_of[path] for path in paths.categories], dtype="category")
+    return frame.assign(recorded_sweep=frame["sweep"], sweep=sweeps.take(paths.codes.to_numpy()).array)
+
+
+def _with_imported_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows of weights from elsewhere the names of rows of their own."""
+    names = frame[["method", "framework"]].drop_duplicates()
+    renamed = {pair: method_name(*pair) for pair in names.itertuples(index=False, name=None)}
+    if all(name == method for (method, _), name in renamed.items()):
+        return frame
+    pairs = pd.MultiIndex.from_frame(frame[["method", "framework"]].astype(str))
+    return frame.assign(method=pd.Categorical(pairs.map(renamed)))
+
+
+def _with_evaluation_scales(frame: pd.DataFrame) -> pd.DataFrame:
+    """Gives rows of older versions, which have it in their scale alone, the scale of their evaluation."""
+    scales = frame["scale"].cat
+    sizes = np.array([recorded_sizes(scale) for scale in scales.categories], dtype=object)
+    if not sizes.any():
+        return frame
+    recorded = frame["evaluation_scale"].astype(object)
+    return frame.assign(evaluation_scale=recorded.where(recorded != "", sizes[scales.codes]).astype("category"))
+
+
+def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
+    """Add how each run stands to its method's row, and set the scale anew by it.
+
+    The recorded scale is as complete as the code that wrote it; of a run whose settings are not there it is all there
+    is. That of the evaluation is recorded alone, as no run tells on how much data a detector was trained.
+    """
+    records = by_path_of_rows(runs)
+    # Seeds of one recipe differ in nothing that is compared: one `run.yaml` of them is read, as that takes a while.
+    recipes = frame.groupby(["method", "recipe"], observed=True, sort=False).ngroup().to_numpy()
+    comparisons: dict[int, RowComparison] = {}
+    for recipe, path in pd.DataFrame({"recipe": recipes, "path": frame["path"]}).drop_duplicates().to_numpy():
+        if recipe not in comparisons or comparisons[recipe].run is None:
+            comparisons[recipe] = records[path].comparison
+    different = {comparison: code for code, comparison in enumerate(dict.fromkeys(comparisons.values()))}
+    codes = np.array([different[comparisons[recipe]] for recipe in range(len(comparisons))])
+    frame["departures"] = pd.Categorical.from_codes(codes[recipes], pd.Index(list(different), dtype=object))
+    # Of each different triple once, not of each of a million rows.
+    recorded, evaluation = frame["scale"].cat, frame["evaluation_scale"].cat
+    triples = pd.DataFrame({"recipe": recipes, "recorded": recorded.codes, "evaluation": evaluation.codes})
+    rows = triples.groupby(list(triples), sort=False).ngroup().to_numpy()
+    scales = [
+        _scale(comparisons[recipe], recorded.categories[scale], evaluation.categories[own])
+        for recipe, scale, own in triples.drop_duplicates().itertuples(index=False)
+    ]
+    frame["scale"] = pd.Series(scales, dtype="category").take(rows).array
+    return frame
+
+
+def _scale(comparison: RowComparison, recorded: str, of_evaluation: str) -> str:
+    """Returns the scale of a run's results, its pretraining's by its settings where they can be compared."""
+    return recorded if comparison.row is None else scale_of_both(comparison.scale, of_evaluation)
+
+
+def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) -> pd.DataFrame:
+    """Returns the row that started last of each measurement; what is left out is added to the warnings."""
+    frame, again = _latest(frame, [*MEASUREMENT, "path"])
+    if len(again):
+        same = f"same {', '.join(MEASUREMENT)}"
+        warnings.append(f"{counted(len(again), 'row')} measured again later ({same}), left out: {_first(again)}")
+    if every_folder:
+        return frame
+    frame, elsewhere = _latest(frame, MEASUREMENT)
+    if len(elsewhere):
+        runs = elsewhere["run_id"].nunique()
+        warnings.append(
+            f"{counted(runs, 'run')} in several folders, of which the later measurement counts; "
+            f"{counted(len(elsewhere), 'row')} left out: {_first(elsewhere)}"
+        )
+    return frame
+
+
+def _latest(frame: pd.DataFrame, measurement: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the rows that started last, and those that others of the same measurement came after."""
+    if not frame.duplicated(measurement).any():
+        return frame, frame[:0]
+    # Stable: of rows that started in the same second the lower line is the later one. `sort_index` then gives the
+    # order of paths and lines back.
+    latest = frame.sort_values("started", kind="stable").drop_duplicates(measurement, keep="last").sort_index()
+    return latest.reset_index(drop=True), frame.loc[frame.index.difference(latest.index)]
+
+
+def _first(rows: pd.DataFrame) -> str:
+    row = rows.iloc[0]
+    return f"the first: {row['metric']} on {row['dataset']} of run {row['run_id']} in {row['path']}"
+
+
+def refuse_mixed(
+    frame: pd.DataFrame,
+    cell: Sequence[str] = CELL,
+    *,
+    mend: str = "name one sweep with --sweep, or give a narrower path",
+) -> None:
+    """Refuse rows that would be averaged although they are of different recipes, or are of the same seed.
+
+    Args:
+        frame: Rows of one task and metric, or several metrics of the same runs.
+        cell: What the rows that are averaged agree in. Where it has neither fidelity nor scale, these must agree too.
+        mend: What a person can do about it.
+
+    Raises:
+        UserError: Names two runs that exclude each other, and in what they differ.
+    """
+    # Recipes first: two recipes under one name mostly are two runs for one seed as well, and how their settings differ
+    # is the better message.
+    keys = list(cell)
+    recipes = frame.drop_duplicates(list(dict.fromkeys([*keys, *_APART, "recipe"])))
+    _refuse(recipes[recipes.duplicated(keys, keep=False)], keys, "runs of different recipes", mend)
+    seed_of_cell = [*keys, "seed"]
+    _refuse(frame[frame.duplicated(seed_of_cell, keep=False)], seed_of_cell, "several runs", mend)
+
+
+def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str, mend: str) -> None:
+    """Raise a UserError that names the first two rows that agree in the keys; none where there are no rivals."""
+    if rivals.empty:
+        return
+    first = rivals.iloc[0]
+    second = rivals[(rivals[keys] == first[keys]).all(axis=1)].iloc[1]
+    of_seed = f" with seed {first['seed']}" if "seed" in keys else ""
+    raise UserError(
+        f"{first['method']}{of_seed} on {first['dataset']} has {trouble} under one name: {first['run_id']} "
+        f"({first['path']}) and {second['run_id']} ({second['path']}){_difference(first, second)}",
+        mend=mend,
+    )
+
+
+def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
+    """Say in what the runs of two rows differ, as their folders tell."""
+    first_run, second_run = (RunRecord(Path(row["path"]).parent).run for row in (first, second))
+    if first_run is None or second_run is None:
+        return ", whose run.yaml is not there to tell the difference" if first["recipe"] != second["recipe"] else ""
+    settings = [f"{name} ({value} and {its})" for name, (value, its) in difference(first_run, second_run).items()]
+    # A detector's training has a scale of its own, which is in no run's settings.
+    settings = settings or [
+        f"{name} ({first[name]} and {second[name]})" for name in _APART if first[name] != second[name]
+    ]
+    return f", which differ in {', '.join(settings)}" if settings else ""
+
+
+def seeds_by_cell(frame: pd.DataFrame) -> "pd.Series[int]":
+    """Count the seeds behind each cell.
+
+    Args:
+        frame: What `collect` returns.
+
+    Returns:
+        The number of different seeds, indexed by the columns of `CELL`.
+    """
+    return frame.groupby(CELL, observed=True)["seed"].nunique()
+
+
+def export(frame: pd.DataFrame, path: Path) -> None:
+    """Write the long table whole, or leave what was there.
+
+    Args:
+        frame: What `collect` returns.
+        path: `.parquet` or `.csv`.
+
+    Raises:
+        UserError: Another suffix, or the file cannot be written.
+    """
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(f"cannot export to {path}", mend="give a name that ends in .parquet or .csv")
+    content = export_bytes(frame, path.suffix)  # before the file is opened: a failure here leaves the old one
+    write_atomically(path, lambda file: file.write(content))
+
+
+def export_bytes(frame: pd.DataFrame, suffix: str) -> bytes:
+    """Returns the long table as the content of a `.parquet` or `.csv` file."""
+    buffer = io.BytesIO()
+    frame = frame.assign(departures=frame["departures"].astype(str).astype("category"))  # as text, each in full
+    if suffix == ".parquet":
+        frame.to_parquet(buffer, index=False)
+    else:
+        harmless(frame).to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue()

@@ -1,0 +1,61 @@
+"""What a command of results begins with: the folders that it looks into, the runs there, and their warnings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from repro.errors import UserError
+from repro.presence import is_file
+from repro.progress import doing
+from repro.terminal import Console
+from results.collection.row_comparison import Recipe
+from results.collection.runs import RunRecord, find_runs, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")]
+
+
+def roots_of(runs: list[Path] | None) -> list[Path]:
+    """Returns the folders that a command looks into."""
+    return runs or [Path("runs")]
+
+
+def heading_of(roots: Sequence[Path], sweep: str) -> str:
+    """Returns the heading of a page of the runs below some folders, or of one sweep's."""
+    return f"salmask: {sweep or ', '.join(root.resolve().name for root in roots)}"
+
+
+def gather(
+    roots: Sequence[Path], recipe: Recipe, sweep: str, console: Console
+) -> tuple[list[RunRecord], "pd.DataFrame | None"]:
+    """Returns the run folders and their results, None where nothing was evaluated; prints the warnings.
+
+    Args:
+        roots: Where they lie.
+        recipe: As of `results.collection.runs.find_runs`.
+        sweep: Only runs of this sweep, where given.
+        console: For the warnings.
+
+    Raises:
+        UserError: There is no run.
+    """
+    with doing("reading runs"):
+        from results.collection.collect import collect_runs  # pandas, which `--help` should not wait for
+
+        runs = find_runs(roots, recipe, sweep=sweep)
+        if not runs:
+            raise UserError(f"no run folder below {listed(roots)}", mend="give a folder with runs")
+        evaluated = any(is_file(run.folder.results) for run in runs)
+        frame = collect_runs(runs, listed(roots)) if evaluated else None
+    warn(frame, console)
+    return runs, frame
+
+
+def warn(frame: "pd.DataFrame | None", console: Console) -> None:
+    """Prints a line for each kind of trouble with results; None: there are none."""
+    for warning in frame.attrs["warnings"] if frame is not None else []:
+        console.print(f"warning: {warning}", soft_wrap=True)

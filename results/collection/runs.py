@@ -1,0 +1,263 @@
+"""Run folders as the results see them: which there are, and in what state."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from repro.errors import UserError, nearest
+from repro.files import is_clutter, read_regular
+from repro.presence import exists, is_folder
+from repro.runs.folder import TASK_FOLDERS, RunFolder
+from repro.runs.health import Symptom, read_symptoms
+from repro.runs.metrics import read_metrics, training_seconds
+from repro.runs.provenance import SNAPSHOT
+from repro.runs.run import Run
+from repro.runs.schemas import ATTEMPT
+from repro.runs.sections import Framework
+from repro.runs.status import PRETRAIN, Status
+from repro.runs.task_results import has_result
+from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
+from results.collection.row_comparison import Recipe, RowComparison
+
+_NAMES = RunFolder(Path())
+RESULTS = _NAMES.results.name
+MARKERS = (RESULTS, _NAMES.run_yaml.name, "status.json")
+"""A folder that holds any of these is a run's."""
+_IMPORTED = " (imported)"
+"""What follows the name that somebody gave to weights from elsewhere: no row of the tables is called so."""
+
+
+def method_name(name: str, framework: str) -> str:
+    """Returns the name of the row that a run stands in; weights from elsewhere stand in one of their own, always.
+
+    Args:
+        name: The method's name, which for weights from elsewhere may be any, a row's of the paper too.
+        framework: `Result.framework`.
+    """
+    return name + _IMPORTED if framework == Framework.external.name else name
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run folder, of which each file is read when it is first asked for."""
+
+    path: Path
+    """The folder, `runs/<sweep>/<method>/s<seed>-<id>`."""
+    recipe: Recipe | None = None
+    """Makes the row that the run is compared with; None where none is at hand, and nothing is compared."""
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """The paths of its files."""
+        return RunFolder(self.path)
+
+    @cached_property
+    def method(self) -> str:
+        """The method that the folder is named after, told apart where its weights came from elsewhere."""
+        return method_name(self.path.resolve().parent.name, self._framework)
+
+    @property
+    def _framework(self) -> str:
+        """The framework as `run.yaml` names it, without the time that checking a run takes; empty if unknown."""
+        try:
+            content = parse_yaml(read_regular(self.folder.run_yaml, LONGEST_TEXT).decode())
+        except (OSError, UserError, ValueError, RecursionError, yaml.YAMLError):
+            return ""
+        return str(content.get("framework", "")) if isinstance(content, dict) else ""
+
+    @property
+    def sweep(self) -> str:
+        """The name of the sweep that it belongs to."""
+        return self.folder.sweep
+
+    @property
+    def name(self) -> str:
+        """The run's name as pages print it, `SWEEP/METHOD/sSEED-ID`."""
+        return "/".join(self.path.resolve().parts[-3:])
+
+    @property
+    def path_of_rows(self) -> str:
+        """The file of its results, as the column `path` of the long table names it."""
+        return str(self.folder.results)
+
+    @cached_property
+    def run(self) -> Run | None:
+        """What was run; None where `run.yaml` is missing or of another version."""
+        try:
+            return self.folder.load()
+        except UserError:
+            return None
+
+    @cached_property
+    def comparison(self) -> RowComparison:
+        """In what the run departs from its method's row."""
+        return RowComparison.of(self.run, self.recipe)
+
+    @cached_property
+    def status(self) -> Status | None:
+        """What `status.json` says; None where there is none, state `unreadable` where it is broken."""
+        try:
+            return self.folder.status()
+        except UserError:
+            return Status("unreadable")
+
+    @cached_property
+    def symptoms(self) -> list[Symptom]:
+        """What its training said of itself while it went wrong."""
+        return read_symptoms(self.folder.health)
+
+    @property
+    def state(self) -> str:
+        """The state of the run, in more words than its `status.json` has.
+
+        `not started`, `running`, `silent` (says that it runs, without a heartbeat for `STALE_SECONDS`), `done`,
+        `failed`, `interrupted`, `unreadable`, or `pretrained`: its last task is done and nothing was measured of it.
+        """
+        status = self.status
+        if status is None:
+            return "not started"
+        # What is there is there, as `salmask status` says: a later attempt at it takes nothing away.
+        state = self._state_of(status)
+        return "pretrained" if state == "done" and not exists(self.folder.results) else state
+
+    @cached_property
+    def unfinished_evaluations(self) -> dict[str, str]:
+        """The evaluations that were begun and gave no number -> their states, `running` to `unreadable`."""
+        states: dict[str, str] = {}
+        for task in self.folder.tasks_begun():
+            if task == PRETRAIN:
+                continue
+            try:
+                status = self.folder.status(task)
+            except UserError:
+                states[task] = "unreadable"
+                continue
+            if status is not None:
+                states[task] = self._state_of(status)
+        return {task: state for task, state in states.items() if state != "done"}
+
+    def _state_of(self, status: Status) -> str:
+        """Returns the state of a task by its status and by whether its result is there."""
+        evaluation = status.task if status.state != "done" and status.task != PRETRAIN else ""
+        state = "done" if evaluation and has_result(self.folder, evaluation, status) else status.state
+        return "silent" if state == "running" and status.silent(time.time()) else state
+
+    @cached_property
+    def attempts(self) -> list[dict[str, Any]]:
+        """What each attempt ran on, oldest first; empty where `provenance.json` is missing or broken."""
+        try:
+            return ATTEMPT.read_list(self.folder.provenance)
+        except UserError:
+            return []
+
+    @property
+    def last_attempt(self) -> dict[str, Any]:
+        """What the newest attempt ran on; empty where nothing is recorded."""
+        return self.attempts[-1] if self.attempts else {}
+
+    @property
+    def logs(self) -> list[Path]:
+        """Its log files, oldest first."""
+        # mmengine names a log and its folder by the time at which the attempt began.
+        return sorted(path for path in self.folder.logs.rglob("*.log") if not is_clutter(path.name))
+
+    @property
+    def galleries(self) -> list[Path]:
+        """The pictures of what its network saw, `.png` or `.jpg`, by name."""
+        pictures = (path for path in self.folder.gallery.glob("*") if path.suffix in (".png", ".jpg"))
+        return sorted(path for path in pictures if not is_clutter(path.name))
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float]]:
+        """The rows of the pretraining's `metrics.jsonl`; none where it cannot be read."""
+        return _rows(self.folder.metrics)
+
+    @cached_property
+    def probes(self) -> dict[str, list[dict[str, float]]]:
+        """The metrics of each linear probe, by the name of its folder, `DATASET-PROTOCOL`."""
+        files = sorted((self.path / TASK_FOLDERS["linear"]).glob("*/metrics.jsonl"))
+        return {file.parent.name: _rows(file) for file in files}
+
+    @property
+    def training_seconds(self) -> float | None:
+        """How long the pretraining's steps took, as its metrics tell; None where they do not."""
+        return training_seconds(self.metrics) or None
+
+
+def by_path_of_rows(runs: Iterable[RunRecord]) -> dict[str, RunRecord]:
+    """Returns runs by the column `path` of the long table, to find the run of a row.
+
+    Args:
+        runs: The run folders at hand.
+    """
+    return {run.path_of_rows: run for run in runs}
+
+
+def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> list[RunRecord]:
+    """List the run folders below the given ones, each once, sorted by path.
+
+    Args:
+        roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
+        recipe: Makes the rows that the runs are compared with. Without it no run counts as a row of the paper's.
+        sweep: Only runs of this sweep, where given.
+
+    Raises:
+        UserError: A root is missing, a folder cannot be listed, or there is no such sweep.
+    """
+    # By resolved path, as two roots may overlap, or one may be a link to the other.
+    folders = sorted({path.resolve(): path for root in roots for path in _walk(root)}.values())
+    runs = [RunRecord(path, recipe) for path in folders]
+    if not sweep:
+        return runs
+    runs_of_sweep = [run for run in runs if run.sweep == sweep]
+    if runs and not runs_of_sweep:
+        sweeps = sorted({run.sweep for run in runs})
+        raise UserError(f"no sweep {sweep!r} below {listed(roots)}", mend=nearest(sweep, sweeps))
+    return runs_of_sweep
+
+
+def listed(roots: Sequence[Path]) -> str:
+    """Returns folders as a message names them, with commas between."""
+    return ", ".join(map(str, roots))
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield the run folders below a folder, or the folder itself."""
+    if not is_folder(root):
+        mend = "give a run folder, or one above it: of a sweep, the one that its launch printed"
+        raise UserError(f"no folder {root}", mend=mend)
+    # `os.walk` goes into the subfolders that are left in its list: emptying it in place is how not to.
+    for folder, subfolders, files in os.walk(root, onerror=_refuse):
+        if not set(MARKERS).isdisjoint(files):
+            yield Path(folder)
+            subfolders.clear()  # a run's checkpoints and galleries hold no further runs
+        elif SNAPSHOT in files:
+            subfolders.clear()  # the code that a sweep's jobs import, with the runs that are recorded beside it
+        else:
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """Stop at a folder that cannot be listed: a table that lacks its runs would not show it."""
+    raise UserError(
+        f"cannot look into {error.filename}: {error.strerror}",
+        mend="change its permissions or give a narrower path",
+    )
+
+
+def _rows(metrics: Path) -> list[dict[str, float]]:
+    try:
+        return read_metrics(metrics)
+    except UserError:
+        return []
+
+
+def code_label(commit: str, *, dirty: bool) -> str:
+    """Returns a state of the code as pages print it: the commit, `(dirty)` behind it with uncommitted changes."""
+    return f"{commit} (dirty)" if dirty else commit

@@ -1,0 +1,1 @@
+"""Two methods, sweeps or runs against each other, image by image."""

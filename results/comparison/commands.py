@@ -1,0 +1,271 @@
+"""The command `salmask compare`: two methods, sweeps or runs against each other, image by image."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repro.console import AsJson
+from repro.errors import UserError
+from repro.progress import OPENING, doing
+from repro.quantities import counted
+from repro.runs.labels import label
+from repro.runs.run import Run
+from repro.terminal import Console, say_json
+from repro.text_tables import TextTable, print_table
+from results.collection.gathering import Roots, roots_of, warn
+from results.collection.row_comparison import Recipe
+from results.collection.runs import find_runs, listed
+from results.statistics.paired import LEVEL, p_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from results.comparison.head_to_head import HeadToHead, Side
+
+Pictures = Callable[[Run, str, str, Sequence[tuple[int, int]]], list[bytes]]
+"""Draws scored images of a run with saliency and mask: its task, data set, and (split, index) of each; a JPEG each."""
+PICTURED = 48
+"""Images that flip of which the page has a picture."""
+CLASSES_SHOWN = 5
+"""Classes that the terminal shows from either end."""
+
+First = Annotated[str, typer.Argument(metavar="A", help="A method, SWEEP/METHOD, a sweep, or a run (folder or id).")]
+Second = Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")]
+TaskName = Annotated[str, typer.Option("--task", help="By another evaluation than linear: logistic, knn, semi-1, ...")]
+Metric = Annotated[str, typer.Option("--metric", help="top1 (last epoch), top1_best, top5, mean_per_class.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", dir_okay=False, help="Also write a page with the images that flip."),
+]
+
+
+def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
+    """Makes the command.
+
+    Args:
+        recipe: Makes the run that a method's name stands for, which runs are compared with.
+        pictures: Returns what draws images; called only for a page.
+    """
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def compare(
+        first: First,
+        second: Second,
+        runs: Roots = None,
+        *,
+        task: TaskName = "",
+        metric: Metric = "",
+        out: Out = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Compare two methods, sweeps or runs, image by image: how sure the difference is, by class, and what flips.
+
+        Example: salmask compare mocov2+ours-hp mocov2 --runs runs/table1 --out flips.html
+        """
+        with doing("reading runs"):
+            from results.collection.collect import collect_runs
+            from results.comparison.compare import compare as compare_all
+
+            roots = roots_of(runs)
+            records = find_runs(roots, recipe)
+            frame = collect_runs(records, listed(roots), every_folder=True)
+            OPENING.say(f"comparing {first} with {second}")
+            comparisons = compare_all(frame, records, first, second, task=task, metric=metric)
+            # Before anything is printed: a page that cannot be written is no page beside a table that looks like all.
+            if out is not None:
+                OPENING.say("drawing images that flip")
+                _write_page(out, f"{first} against {second}", comparisons, pictures())
+        if as_json:
+            say_json([as_data(comparison) for comparison in comparisons])
+            return
+        console = Console()
+        for comparison in comparisons:
+            _print(comparison, console)
+        warn(frame, console)
+        if out is not None:
+            console.print(str(out), highlight=False, soft_wrap=True)
+
+    return app
+
+
+def as_data(comparison: "HeadToHead") -> dict[str, Any]:
+    """Returns a comparison as `--json` prints it."""
+    difference = comparison.difference
+    task, dataset, split, protocol = comparison.column
+    low, high = difference.interval() or (None, None)
+    return {
+        "task": task,
+        "dataset": dataset,
+        "split": split,
+        "protocol": protocol,
+        "metric": comparison.metric,
+        **{
+            side: {"name": of_side.name, "method": of_side.method, "values": of_side.values}
+            for side, of_side in comparison.sides.items()
+        },
+        "verdict": comparison.verdict(),
+        "by": basis(comparison),
+        "difference": difference.mean,
+        "low": low,
+        "high": high,
+        "p": difference.p,
+        "smallest": difference.smallest,
+        "mcnemar": {seed: vars(test) for seed, test in comparison.mcnemar.items()},
+        "published": comparison.published,
+        "p_of_equivalence": comparison.p_of_equivalence,
+        "classes": comparison.classes.to_dict("records"),
+        "flips": comparison.flips.to_dict("records"),
+        "notes": list(comparison.notes),
+    }
+
+
+def basis(comparison: "HeadToHead") -> str:
+    """Returns what the verdict rests on: seeds, images, or both."""
+    difference = comparison.difference
+    seeds = f"{len(comparison.first.values)} and {len(comparison.second.values)} seeds" if difference.of_seeds else ""
+    count = next(iter(comparison.first.predictions.values())).distinct_images if comparison.imagewise else 0
+    images = f"{count:,} images" if difference.of_images else ""
+    return " and ".join(filter(None, [seeds, images])) or "one run each"
+
+
+def summary_lines(
+    comparison: "HeadToHead", spell: "Callable[[Side], str]" = lambda side: side.name
+) -> list[tuple[str, str]]:
+    """Returns what a page says of a comparison, as (what, number).
+
+    Args:
+        comparison: What is said.
+        spell: How a page prints a side.
+    """
+    from results.paper.paper_claims import margin
+
+    difference = comparison.difference
+    interval = difference.interval()
+    lines = [
+        *(
+            (spell(side), " ".join(f"{value:.2f}" for value in side.values.values()))
+            for side in comparison.sides.values()
+        ),
+        ("difference", f"{difference.mean:+.2f} points"),
+    ]
+    if interval and difference.p is not None and difference.smallest is not None:
+        lines += [
+            ("95 % interval", f"{interval[0]:+.2f} … {interval[1]:+.2f}"),
+            ("p", p_text(difference.p, 4)),
+            ("smallest difference", f"{difference.smallest:.2f} points (80 % power)"),
+        ]
+    lines += [
+        (f"McNemar, seed {seed}", f"{test.first_only} : {test.second_only}, exact p {p_text(test.p, 4)}")
+        for seed, test in comparison.mcnemar.items()
+    ]
+    p = comparison.p_of_equivalence
+    if comparison.published is not None and p is not None:
+        outcome = "equivalent" if p < LEVEL else "not shown to be equivalent"
+        lines.append(("published", f"{comparison.published:+.2f}; ±{margin():g}: {outcome}, TOST p {p_text(p, 4)}"))
+    return [*lines, ("by", basis(comparison))]
+
+
+def _print(comparison: "HeadToHead", console: Console) -> None:
+    """Prints a comparison: what the difference is, how it stands by class, and how many images flip."""
+    _, dataset, _, protocol = comparison.column
+    heading = f"{comparison.first.name} against {comparison.second.name}"
+    where = f"{comparison.metric} by {protocol} on {dataset}"
+    classes = comparison.classes
+    ends = [*classes.head(CLASSES_SHOWN).index, *classes.tail(CLASSES_SHOWN).index]
+    few = classes.loc[list(dict.fromkeys(ends))]
+    class_rows = [
+        (str(row["class"]), str(row["images"]), *(f"{row[name]:{sign}.1f}" for name, sign in _CLASS_NUMBERS))
+        for row in few.to_dict("records")
+    ]
+    flipped = [
+        f"{counted(comparison.images_that_flip(position), 'image')} only {side.name} gets right"
+        for position, side in comparison.sides.items()
+        if len(comparison.flips)
+    ]
+    print_table(TextTable(("", where), summary_lines(comparison), title=f"{heading}: {comparison.verdict()}"), console)
+    console.print()
+    if class_rows:
+        heads = ("class", "images", "A %", "B %", "Δ")
+        print_table(TextTable(heads, class_rows, right=heads[1:], title="By class, the ends:"), console)
+        console.print()
+    for line in [*(["; ".join(flipped) + " (by most seeds)."] if flipped else []), *comparison.notes]:
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+    console.print()
+
+
+_CLASS_NUMBERS = (("first", ""), ("second", ""), ("difference", "+"))
+
+
+def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pictures: Pictures) -> None:
+    """Writes the page: each comparison whole, with pictures of the images that flip."""
+    from repro.files import write_text
+    from repro.html import data_uri
+    from results.formats.html import page
+
+    sections = []
+    for comparison in comparisons:
+        flips, trouble = flips_to_show(comparison), ""
+        drawn = [""] * len(flips)
+        try:
+            drawn = [data_uri(picture, "image/jpeg") for picture in _drawn(comparison, flips, pictures)]
+        except UserError as error:
+            trouble = f"The images are not shown: {error}"
+        pictured = [{**flip, "picture": picture} for flip, picture in zip(flips.to_dict("records"), drawn, strict=True)]
+        first, second = (spelt(side) for side in comparison.sides.values())
+        sections.append(
+            {
+                "heading": f"{first} against {second}",
+                "verdict": comparison.verdict(spelt),
+                "where": f"{comparison.metric} by {', '.join(comparison.column)}",
+                "lines": summary_lines(comparison, spelt),
+                "notes": [*comparison.notes, *([trouble] if trouble else [])],
+                "classes": comparison.classes.to_dict("records"),
+                "first": first,
+                "second": second,
+                "runs": max(len(side.values) for side in comparison.sides.values()),
+                "sides": [
+                    {
+                        "title": spelt(side),
+                        "count": (count := comparison.images_that_flip(position)),
+                        "images": counted(count, "image"),
+                        "flips": [flip for flip in pictured if flip["right"] == position],
+                        "is_first": position == "first",
+                    }
+                    for position, side in comparison.sides.items()
+                ],
+            }
+        )
+    write_text(path, page("compare.html.j2", title=title, sections=sections))
+
+
+def spelt(side: "Side") -> str:
+    """Returns a side as a page prints it: the method as everywhere, and what tells two sides of one method apart."""
+    return side.spelt(label(side.method))
+
+
+def flips_to_show(comparison: "HeadToHead") -> "pd.DataFrame":
+    """Returns the clearest images that flip, as many of either side as there is room for."""
+    import pandas as pd
+
+    flips = comparison.flips
+    if not len(flips):
+        return flips
+    of_sides = [flips[flips["right"] == position] for position in comparison.sides]
+    rooms = [PICTURED // 2 + max(0, PICTURED // 2 - len(other)) for other in reversed(of_sides)]
+    return pd.concat([of_side.head(room) for of_side, room in zip(of_sides, rooms, strict=True)], ignore_index=True)
+
+
+def _drawn(comparison: "HeadToHead", flips: "pd.DataFrame", pictures: Pictures) -> list[bytes]:
+    """Returns a picture of each image that flips, by the run that masks; none where no run's settings are known."""
+    runs = [record.run for side in comparison.sides.values() for record in side.runs.values()]
+    known = [run for run in runs if run is not None]
+    if not len(flips):
+        return []
+    if not known:
+        raise UserError("no run.yaml says which data set it is", mend="copy it with the run")
+    run = next((run for run in known if run.masks), known[0])
+    places = [(int(split), int(image)) for split, image in zip(flips["split"], flips["image"], strict=True)]
+    return pictures(run, comparison.column[0], comparison.column[1], places)

@@ -1,0 +1,179 @@
+"""Two sides in one column and what came out between them: how sure, by class, and image by image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from repro.runs.predictions import Predictions
+from results.collection.runs import RunRecord
+from results.paper.paper_claims import margin
+from results.statistics.imagewise import Difference, McNemar
+from results.statistics.paired import LEVEL
+
+Position = Literal["first", "second"]
+"""Which of the two a side is: what a side is known by, as both may have one name."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two, in one column.
+
+    Attributes:
+        method: Its method.
+        values: Seed -> value.
+        predictions: Seed -> predictions; empty unless every seed has its own, of the same images.
+        runs: Their folders, by seed.
+        origin: What tells it apart where both have the same method, its sweep, say; empty where they have not.
+    """
+
+    method: str
+    values: dict[int, float]
+    predictions: dict[int, Predictions]
+    runs: dict[int, RunRecord]
+    origin: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a terminal prints: the method's name, and the origin where both have the same method."""
+        return self.spelt(self.method)
+
+    def spelt(self, method: str) -> str:
+        """Returns the side by its method, as a page prints that one, with the origin where there is one."""
+        return f"{method} of {self.origin}" if self.origin else method
+
+    def correct(self, metric: str) -> NDArray[np.bool_]:
+        """Returns S×N, which scored images each run gets right, in the order of the seeds."""
+        return np.stack([self.predictions[seed].correct(metric) for seed in self.values])
+
+    def points(self, metric: str) -> NDArray[np.float64]:
+        """Returns S×M, points that each distinct image adds to each run's accuracy, in the order of the seeds."""
+        return np.stack([self.predictions[seed].points(metric) for seed in self.values])
+
+
+@dataclass(frozen=True)
+class HeadToHead:
+    """Two methods in one column.
+
+    Attributes:
+        first: The one that is said to be better where the difference is positive.
+        second: The other one.
+        column: Task, data set, split and protocol.
+        metric: What is compared.
+        difference: How sure it is.
+        mcnemar: Seed that both have -> the exact test of these two runs; empty without predictions, and where an image
+            is scored in several drawn splits: the test holds for images of which each says something of its own.
+        published: The paper's difference in points where data, settings and protocol are the paper's; else None.
+        notes: What else a reader must know, whole sentences.
+    """
+
+    first: Side
+    second: Side
+    column: tuple[str, ...]
+    metric: str
+    difference: Difference
+    mcnemar: dict[int, McNemar]
+    published: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def sides(self) -> dict[Position, Side]:
+        """Both by their positions, as `flips` names them."""
+        return {"first": self.first, "second": self.second}
+
+    @property
+    def imagewise(self) -> bool:
+        """Whether both have predictions of the same images."""
+        return bool(self.first.predictions)
+
+    @property
+    def better(self) -> Side | None:
+        """The one that is shown to be better; None where neither is."""
+        p = self.difference.p
+        if p is None or p >= LEVEL:
+            return None
+        return self.first if self.difference.mean > 0 else self.second
+
+    def verdict(self, spell: Callable[[Side], str] = lambda side: side.name) -> str:
+        """Returns what came out, in a few words.
+
+        Args:
+            spell: How a page prints a side.
+        """
+        smallest = self.difference.smallest
+        if smallest is None:
+            return f"undecided: {self._why_undecided}, nothing tells the spread"
+        of = "" if self.difference.of_seeds else ", of these two runs and not of the methods"
+        if self.better is not None:
+            return f"{spell(self.better)} is better{of}"
+        return f"no difference found{of}; this data could show {smallest:.2f} points"
+
+    def images_that_flip(self, position: Position) -> int:
+        """Returns how many distinct images most runs of a side get right and most of the other side's wrong."""
+        flips = self.flips
+        return int(flips["image"][flips["right"] == position].nunique()) if len(flips) else 0
+
+    @property
+    def _why_undecided(self) -> str:
+        """Why there is no spread to judge by."""
+        if self.imagewise:
+            return "both say the same of every image"
+        return "the seeds of either are all alike" if self.difference.of_seeds else "one run each and no predictions"
+
+    @property
+    def p_of_equivalence(self) -> float | None:
+        """The p value of the two one-sided tests against the published difference; None where there is none."""
+        if self.published is None:
+            return None
+        return self.difference.p_of_equivalence(self.published, margin())
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """Of each class: distinct images, share right of both in percent, the difference, by the mean over seeds."""
+        if not self.imagewise:
+            return pd.DataFrame()
+        some = next(iter(self.first.predictions.values()))
+        first, second = (100 * side.correct(self.metric).mean(axis=0) for side in (self.first, self.second))
+        lines = pd.DataFrame({"class": some.label, "images": some.image, "first": first, "second": second})
+        by_class = lines.groupby("class").agg({"images": "nunique", "first": "mean", "second": "mean"})
+        by_class["difference"] = by_class["first"] - by_class["second"]
+        by_class.index = pd.Index([some.classes[label] for label in by_class.index], name="class")
+        return by_class.reset_index().sort_values(["difference", "class"], ascending=[False, True], ignore_index=True)
+
+    @cached_property
+    def flips(self) -> pd.DataFrame:
+        """The images that most runs of one get right and most of the other's wrong, the clearest first.
+
+        The column `right` holds the `Position` of the one that is right.
+        """
+        if not self.imagewise:
+            return pd.DataFrame()
+        some = next(iter(self.first.predictions.values()))
+        first, second = (side.correct(self.metric).mean(axis=0) for side in (self.first, self.second))
+        # Half of an even number of runs are not most of them: of an image that splits them in halves they say nothing.
+        flipped = np.flatnonzero(((first > 0.5) & (second < 0.5)) | ((first < 0.5) & (second > 0.5)))
+        order = flipped[np.argsort(-np.abs(first - second)[flipped], kind="stable")]
+        names = np.array(some.classes, dtype=object)
+        return pd.DataFrame(
+            {
+                "split": some.split[order],
+                "image": some.image[order],
+                "class": names[some.label[order]],
+                "right": np.where(first[order] > 0.5, "first", "second"),
+                "first": [_said(self.first, index, names) for index in order],
+                "second": [_said(self.second, index, names) for index in order],
+            }
+        )
+
+
+def _said(side: Side, index: int, names: NDArray[Any]) -> str:
+    """Returns what the runs of a side say of an image, with their scores: `cat .91, dog .45`."""
+    words = [
+        f"{names[of_run.prediction[index]]} {of_run.score[index]:.2f}"
+        for of_run in (side.predictions[seed] for seed in side.values)
+    ]
+    return ", ".join(words)

@@ -1,0 +1,26 @@
+"""The HTML of this room: its templates, filled."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from repro import html
+from results.formats.layout import Table
+
+
+def page(template: str, *, extras: Sequence[str] = (), **content: Any) -> str:
+    """Fill a template of this room.
+
+    Args:
+        template: Name of a file in `results/formats/templates`.
+        extras: As of `repro.html.page`.
+        content: What it shows; every text is escaped.
+
+    Returns:
+        A self-contained page, as `repro.html.page` makes it.
+    """
+    return html.page(template, package="results.formats", extras=extras, **content)
+
+
+def table_page(table: Table) -> str:
+    """Returns a table as a page of its own."""
+    return page("table.html.j2", table=table)

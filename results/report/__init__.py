@@ -1,0 +1,1 @@
+"""The report as one page, and the artifact that packs it with its data."""

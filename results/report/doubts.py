@@ -1,0 +1,104 @@
+"""What a reader should know first: everything about the runs that speaks against trusting a number."""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from repro.quantities import counted
+from repro.runs.departures import scale_of
+from results.collection.collect import ENOUGH_SEEDS, seeds_by_cell
+from results.collection.row_comparison import ALTERED
+from results.collection.runs import RunRecord
+from results.tables.absence import UNFINISHED
+from results.tables.references import without_untrained
+
+LONGEST_LIST = 4
+"""How many names a doubt lists before it only counts the rest."""
+
+
+def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
+    """List the doubts, the gravest first, one line each.
+
+    Args:
+        runs: The run folders at hand.
+        frame: Their results; None where nothing was evaluated.
+    """
+    return [*_of_results(frame), *_of_runs(runs), *(frame.attrs.get("warnings", []) if frame is not None else [])]
+
+
+def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
+    if frame is None:
+        yield "no run has been evaluated: every measured cell is empty"
+        return
+    for scale in sorted({str(scale) for scale in frame["scale"] if scale}):
+        yield f"TINY MODE – {scale}: not comparable with the published numbers"
+    yield from _of_settings(frame)
+    seeds = seeds_by_cell(without_untrained(frame))  # one network that was never trained is as good as any other
+    if int(seeds.min()) < ENOUGH_SEEDS:
+        methods = seeds[seeds < ENOUGH_SEEDS].reset_index()["method"].astype(str)
+        yield f"fewer than {ENOUGH_SEEDS} seeds behind {counted(len(methods), 'cell')}: {_some(sorted(set(methods)))}"
+    if frame["dirty"].any():
+        yield f"measured with uncommitted changes: {_some(sorted(set(frame[frame['dirty']]['run_id'])))}"
+    commits = sorted({str(commit)[:7] for commit in frame["commit"]})  # "unknown" has seven letters too
+    if "unknown" in commits:
+        yield "some results do not know the commit of their code"
+    if len(commits) > 1:
+        yield f"results of {len(commits)} commits stand side by side: {_some(commits)}"
+
+
+def _of_settings(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield in which settings runs are not their methods' rows, the methods that share them in one line."""
+    methods: dict[str, set[str]] = {}
+    for row in frame[["method", "departures"]].drop_duplicates().to_dict("records"):
+        comparison = row["departures"]
+        text = comparison.unknown or (f"{ALTERED} – {scale_of(comparison.altered)}" if comparison.altered else "")
+        if text:
+            methods.setdefault(text, set()).add(str(row["method"]))
+    for text in sorted(methods):
+        yield f"{text}: {_some(sorted(methods[text]))}"
+
+
+def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
+    for state, text in UNFINISHED.items():
+        names = [run.name for run in runs if run.state == state]
+        if names:
+            yield f"{counted(len(names), 'run')} {text}: {_some(names)}"
+    warned = [f"{run.name} ({', '.join(symptom.kind for symptom in run.symptoms)})" for run in runs if run.symptoms]
+    if warned:
+        yield f"{counted(len(warned), 'run')} warned of while training, see health.json: {_some(warned)}"
+    unreadable = [run.name for run in runs if run.run is None]
+    if unreadable:
+        yield f"{counted(len(unreadable), 'run')} whose run.yaml is missing or of another version: {_some(unreadable)}"
+    for dataset, fingerprints in _fingerprints(runs).items():
+        yield from _side_by_side(dataset, "data", fingerprints)
+    yield from _side_by_side("torch", "torch", _versions(runs, "torch"))
+    devices = sorted({str(run.last_attempt.get("device")) for run in runs if run.attempts})
+    if len(devices) > 1:
+        yield f"runs on {len(devices)} kinds of device: {_some(devices)}"
+
+
+def _side_by_side(subject: str, what: str, values: set[str]) -> Iterator[str]:
+    if len(values) > 1:
+        yield f"{subject}: runs of {len(values)} different {what} side by side: {_some(sorted(values))}"
+
+
+def _fingerprints(runs: Sequence[RunRecord]) -> dict[str, set[str]]:
+    """Returns the fingerprints of the training images by data set; of scenes by their settings too."""
+    fingerprints: dict[str, set[str]] = {}
+    for run in runs:
+        images = run.last_attempt.get("data")
+        if run.run and images:
+            data = run.run.data
+            # Scenes of other settings are other images by intention; only of the same settings it is news.
+            dataset = f"{data.dataset} {data.scenes}" if data.drawn else data.dataset
+            fingerprints.setdefault(dataset, set()).add(str(images.get("train")))
+    return fingerprints
+
+
+def _versions(runs: Sequence[RunRecord], package: str) -> set[str]:
+    return {str(run.last_attempt.get("packages", {}).get(package)) for run in runs if run.attempts}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LONGEST_LIST} more" if len(names) > LONGEST_LIST else ""
+    return ", ".join(names[:LONGEST_LIST]) + more

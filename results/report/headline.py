@@ -1,0 +1,154 @@
+"""The verdict on top of the page: what was asked, at what scale, and what came out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from repro.quantities import counted
+from results.claims.families import FamilyVerdict
+from results.claims.verdicts import NOT_RUN, OUTCOMES
+from results.collection.row_comparison import ALTERED, TINY
+from results.formats.layout import Table
+from results.paper.paper_claims import margin
+from results.tables.references import without_untrained
+
+MOST_NAMES = 4
+"""How many altered settings the second line names."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The three lines.
+
+    Attributes:
+        asked: Which sentences of the paper the runs speak to.
+        scale: On what data, in what size, with how many runs.
+        outcome: The verdict on the first of the sentences, one of `results.claims.verdicts.OUTCOMES`.
+        result: Its numbers, and how the other sentences and the tables came out.
+    """
+
+    asked: str
+    scale: str
+    outcome: str
+    result: str
+
+
+def headline(
+    families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tables: Sequence[Table], judged_by: str = ""
+) -> Headline:
+    """Sum the page up.
+
+    Args:
+        families: What `judge_families` returns.
+        frame: The results; None where nothing was evaluated.
+        tables: The page's tables, whose differences to the published numbers are counted.
+        judged_by: The sentence of `results.tables.selection.judged_by`.
+    """
+    if frame is None:
+        return Headline(
+            "nothing yet: no run has been evaluated", "the paper's numbers stand below alone", NOT_RUN, "every sentence"
+        )
+    settings = Counter(verdict.setting for verdict in families if verdict.outcome != NOT_RUN)
+    if not settings:
+        asked = "no sentence of the paper: none compares two methods at hand that were measured alike with one seed"
+        return Headline(asked, _scale(without_untrained(frame)), NOT_RUN, f"every sentence{_met(tables)}")
+    # The setting in which most was compared stands for the page; the others are below. Of several the first one, as
+    # they stand below, and then the page says that there are more.
+    most = max(_compared(families, setting) for setting in settings)
+    richest = [setting for setting in settings if _compared(families, setting) == most]
+    chosen = richest[0]
+    told = [verdict for verdict in families if verdict.setting == chosen and verdict.outcome in OUTCOMES[:-1]]
+    told = told or [verdict for verdict in families if verdict.setting == chosen]
+    first, others = told[0], told[1:]
+    more = f", and {counted(len(others), 'further sentence')} of the paper" if others else ""
+    asked = f"is it so that {first.family.says}{more}? {judged_by}".rstrip()
+    rest = Counter(verdict.outcome for verdict in others)
+    others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
+    parts = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]
+    which = (
+        "the one with most comparisons"
+        if len(richest) == 1
+        else f"the first of the {len(richest)} with most comparisons"
+    )
+    elsewhere = f" Of {len(settings)} settings {which} is told of here." if len(settings) > 1 else ""
+    scale = _scale_of_setting(families, chosen, without_untrained(frame)) + elsewhere
+    return Headline(asked, scale, first.outcome, "; ".join(filter(None, parts)) + _met(tables))
+
+
+def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[int, int]:
+    of_setting = [verdict for verdict in families if verdict.setting == setting]
+    run = sum(sum(verdict.counts.values()) - verdict.counts[NOT_RUN] for verdict in of_setting)
+    return run, max(verdict.comparison.n for verdict in of_setting)
+
+
+def _numbers(verdict: FamilyVerdict) -> str:
+    """Returns the mean difference with its interval, beside the paper's."""
+    mean, interval = verdict.comparison.mean, verdict.comparison.interval()
+    if mean is None or verdict.published is None:
+        return verdict.why
+    spread = f" (95 % {interval[0]:+.2f} … {interval[1]:+.2f})" if interval else ""
+    return (
+        f"{mean:+.2f} points{spread} where the paper has {verdict.published:+.2f}, mean of "
+        f"{counted(verdict.compared, 'comparison')} over {counted(verdict.comparison.n, 'seed')}"
+    )
+
+
+def _scale_of_setting(families: Sequence[FamilyVerdict], setting: str, frame: pd.DataFrame) -> str:
+    """Returns the scale of the runs that the verdict is about, and how many others there are."""
+    columns = {
+        (column.key, column.metrics): column
+        for verdict in families
+        if verdict.setting == setting
+        for column in verdict.columns
+    }
+    own = pd.concat([column.rows_of(frame) for column in columns.values()])
+    others = frame[~frame["path"].isin(own["path"].unique())]
+    if others.empty:
+        return _scale(own)
+    sizes, runs = set(others["scale"].astype(str)), counted(others["path"].nunique(), "run")
+    of_sizes = f" of {counted(len(sizes), 'other size')}" if sizes.isdisjoint(own["scale"].astype(str)) else ""
+    return _scale(own, f"; also at hand: {runs}{of_sizes}")
+
+
+def _scale(frame: pd.DataFrame, beside: str = "") -> str:
+    """Returns data, sizes and numbers of runs; and whether published numbers may be compared.
+
+    Args:
+        frame: Results of trained networks.
+        beside: What stands behind the numbers of runs.
+    """
+    runs, methods = frame["path"].nunique(), frame["method"].nunique()
+    fewest, most = (int(seeds) for seeds in _seeds(frame))
+    seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    counts = f"{counted(runs, 'run')} of {counted(methods, 'method')}, {seeds}"
+    sizes = sorted({str(scale) for scale in frame["scale"] if scale})
+    comparisons = list(dict.fromkeys(frame["departures"]))
+    altered = dict.fromkeys(departure.what for comparison in comparisons for departure in comparison.altered)
+    names = ", ".join(list(altered)[:MOST_NAMES]) + (", …" if len(altered) > MOST_NAMES else "")
+    count = counted(len(altered), "setting")
+    alone = f"; {count} {ALTERED} ({names})" if altered else ""
+    unknown = frame[frame["departures"].map(lambda comparison: comparison.row is None).astype(bool)]["path"].nunique()
+    not_known = f"settings of {counted(unknown, 'run')} unknown" if unknown else ""
+    if sizes:
+        size = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} among them"
+        alone += f"; {not_known}" if not_known else ""
+        return f"{TINY} – {size}: not comparable with the published numbers. {counts}{alone}{beside}."
+    whose = not_known or "the paper's"
+    return f"{whose}{alone}. {counts}{beside}."
+
+
+def _seeds(frame: pd.DataFrame) -> tuple[int, int]:
+    seeds = frame.groupby("method", observed=True)["seed"].nunique()
+    return seeds.min(), seeds.max()
+
+
+def _met(tables: Sequence[Table]) -> str:
+    """Returns how many published numbers were met, where differences may be taken at all."""
+    records = [table.records for table in tables if "difference" in table.records]
+    differences = pd.concat([table["difference"].dropna() for table in records]) if records else pd.Series(dtype=float)
+    if differences.empty:
+        return ""
+    close = int((differences.abs() <= margin()).sum())
+    return f"; {close} of {len(differences)} published numbers are met within ±{margin():g} points"

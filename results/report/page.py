@@ -1,0 +1,270 @@
+"""The report, one self-contained page: the verdict, the forest plot, tables, claims, runs, data and a checklist."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from repro.errors import UserError
+from repro.files import write_text
+from repro.html import data_uri
+from repro.quantities import duration_text
+from results.claims.families import NOTE, SINGLY, judge_families
+from results.claims.verdict_tables import letters
+from results.claims.verdicts import (
+    CONTRADICTED,
+    NOT_RUN,
+    OUTCOMES,
+    SUPPORTED,
+    TIE,
+    UNDECIDED,
+    count,
+    judge,
+    method_note,
+)
+from results.collection.collect import export_bytes
+from results.collection.runs import RunRecord, code_label
+from results.formats.html import page
+from results.formats.layout import Table
+from results.paper.published import TABLES, published
+from results.plots.figures import PLOTS, draw
+from results.plots.material import Material, NothingToDrawError
+from results.report.checklist import checklist
+from results.report.doubts import doubts
+from results.report.galleries import embed
+from results.report.headline import headline
+from results.report.run_entries import entries
+from results.statistics.paired import p_text
+from results.tables.rendering import render
+from results.tables.selection import asked_of, judged_by, judged_task, measured_tasks, refuse_unknown
+from results.tables.sweep_pairs import sweep_pairs
+
+STATE_CLASSES = {
+    SUPPORTED: "supported",
+    TIE: "tie",
+    CONTRADICTED: "contradicted",
+    UNDECIDED: "not",
+    NOT_RUN: "not",
+    SINGLY: "not",
+}
+"""Outcome of a verdict -> the class that gives it its colour in `style.css`."""
+FIRST_PLOT = "forest"
+"""The plot that stands above the tables; the others follow the claims."""
+FEW_DOUBTS = 3
+"""Up to so many doubts the page lists them openly; more are folded, the first one shown."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot as the page embeds it."""
+
+    name: str
+    caption: str
+    light: str
+    """The picture for a light page, as a data URI."""
+    dark: str = ""
+    """The picture for a dark page; empty where one does for both."""
+
+
+def build(
+    runs: Sequence[RunRecord],
+    frame: pd.DataFrame | None,
+    *,
+    title: str = "salmask",
+    task: str = "",
+    metric: str = "",
+    progress: Any = None,
+) -> str:
+    """Make the page.
+
+    The same runs give the same page, byte by byte, wherever their folders lie.
+
+    Args:
+        runs: The run folders at hand.
+        frame: Their results; None where nothing was evaluated.
+        title: Heading of the page.
+        task: The evaluation that claims and plots are of; empty: as `judged_task` chooses.
+        metric: The measure of Tables 1 and 3 that claims and plots are of; empty: top-1 of the last epoch.
+        progress: What a sweep in progress is doing, as `progress.html.j2` shows it; None: nothing is said of that.
+
+    Returns:
+        HTML that needs nothing beside it, neither files nor a network.
+
+    Raises:
+        UserError: Runs that exclude each other, two folders of one name, or a task or measure that there is none of.
+    """
+    runs = sorted(runs, key=lambda run: run.name)
+    _refuse_namesakes(runs)
+    refuse_unknown(frame, task, metric)
+    task = judged_task(frame, task, metric)
+    verdicts = judge(frame, task=task, metric=metric)
+    families = judge_families(verdicts)
+    pictures, left_out = _plots(runs, frame, task, metric)
+    tables = _tables(runs, frame)
+    galleries = embed(runs)
+    entries_of_runs = entries(runs, frame, galleries)
+    return page(
+        "report.html.j2",
+        extras=("report",),
+        p_text=p_text,
+        title=title,
+        date=_newest(runs, frame),
+        version=metadata.version("salmask"),
+        headline=headline(families, frame, tables, judged_by(task, metric)),
+        warnings=[_without_places(doubt, runs) for doubt in doubts(runs, frame)],
+        few=FEW_DOUBTS,
+        facts=_facts(runs, frame),
+        counts=count(verdicts),
+        state_classes=STATE_CLASSES,
+        verdicts=[verdict for verdict in verdicts if verdict.told],
+        families=families,
+        letters=letters(families),
+        outcomes=OUTCOMES,
+        note=f"{method_note(verdicts)} {NOTE}",
+        tables=tables,
+        anchors={entry.run.path_of_rows: entry.anchor for entry in entries_of_runs},
+        first_picture=next((picture for picture in pictures if picture.name == FIRST_PLOT), None),
+        pictures=[picture for picture in pictures if picture.name != FIRST_PLOT],
+        left_out=left_out,
+        galleries=[gallery for of_run in galleries.values() for gallery in of_run],
+        entries=entries_of_runs,
+        pairs=sweep_pairs(frame),
+        data=_data(frame),
+        provenance=_provenance(runs),
+        checklist=checklist(runs, frame, verdicts),
+        progress=progress,
+    )
+
+
+def write(
+    path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str, task: str = "", metric: str = ""
+) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: The file.
+        runs: The run folders at hand.
+        frame: Their results; None where nothing was evaluated.
+        title: Heading of the page.
+        task: As for `build`.
+        metric: Likewise.
+
+    Raises:
+        UserError: Runs that exclude each other, or the file cannot be written.
+    """
+    write_text(path, build(runs, frame, title=title, task=task, metric=metric))
+
+
+def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
+    """Refuse two folders of one name: the page and the archive would show one for the other."""
+    for name, number in Counter(run.name for run in runs).items():
+        if number > 1:
+            first, *others, last = (str(run.path) for run in runs if run.name == name)
+            all_of_them = f"{', '.join([first, *others[:1]])} and {f'{number - 2} more' if number > 3 else last}"
+            raise UserError(f"{all_of_them} have one name", mend="give one of them, or rename a sweep's folder")
+
+
+def _newest(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> str:
+    """Returns when the newest result was begun, or else the newest run; the page itself has no date."""
+    if frame is not None:
+        return f"The newest result is of {frame['started'].max():%Y-%m-%d %H:%M} UTC."
+    begun = max((str(run.last_attempt.get("started", "")) for run in runs), default="")
+    return f"The newest run was begun {begun[:16].replace('T', ' ')} UTC." if begun else ""
+
+
+def _without_places(text: str, runs: Sequence[RunRecord]) -> str:
+    """Returns a text with the names of runs in place of where they lie here."""
+    for run in runs:
+        text = text.replace(str(run.path), run.name)
+    return text
+
+
+def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table]:
+    """Returns each table of the paper, and behind it the same by every other task that was measured."""
+    tables = []
+    for name in TABLES:
+        tables.append(whole_table(name, runs, frame))
+        for task in filter(None, [] if frame is None else measured_tasks(frame, name)):
+            by_task = render(name, frame, runs=runs, only="measured", task=task, references=True)
+            tables.append(replace(by_task, name=f"{name}-{task}"))
+    return tables
+
+
+def whole_table(
+    name: str, runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str = "", metric: str = ""
+) -> Table:
+    """Returns the whole layout of a table where something was run for it, else the paper's numbers alone.
+
+    Args:
+        name: `table1`, `table2` or `table3`.
+        runs: The run folders at hand.
+        frame: Their results; None where nothing was evaluated.
+        task: The evaluation that Tables 1 and 3 are made of; empty: the paper's.
+        metric: Their measure; empty: the paper's.
+    """
+    lack = "Nothing was run for it yet."
+    if frame is not None:
+        paper = published(name)
+        task, metric = asked_of(paper, task, metric)
+        table = render(name, frame, runs=runs, rows="all", references=True, task=task, metric=metric)
+        if (table.records["n"] > 0).any():
+            return table
+        if measured_tasks(frame, name):
+            lack = f"No {task or paper.task} evaluation of its rows yet."
+    alone = render(name, only="paper")
+    return replace(alone, title=f"{alone.title} {lack}")
+
+
+def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, str]:
+    states = Counter(run.state for run in runs)
+    seeds = {run.run.seed for run in runs if run.run}
+    return {
+        "runs": str(len(runs)),
+        "states": ", ".join(f"{number} {state}" for state, number in states.most_common()) or "–",
+        "methods": str(len({run.method for run in runs})),
+        "seeds": str(len(seeds)),
+        "results": str(0 if frame is None else len(frame)),
+        "pretraining": duration_text(sum(run.training_seconds or 0 for run in runs)),
+    }
+
+
+def _plots(
+    runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str, metric: str
+) -> tuple[list[Picture], list[str]]:
+    """Returns the plots, and of each that cannot be drawn what is missing for it."""
+    pictures, left_out = [], []
+    light = Material(runs, frame, "light", task, metric)
+    dark = replace(light, theme="dark")  # of the same tables, worked out once; the browser chooses by its user's theme
+    for name, plot in PLOTS.items():
+        if name == "gallery":
+            continue  # the page shows the galleries themselves
+        try:
+            uris = [data_uri(draw(name, material, ".svg"), "image/svg+xml") for material in (light, dark)]
+        except NothingToDrawError as reason:
+            left_out.append(f"{name}: {reason.note}")  # said on the page: a plot that is missing looks forgotten
+        else:
+            pictures.append(Picture(name, plot.caption, *uris))
+    return pictures, left_out
+
+
+def _data(frame: pd.DataFrame | None) -> str:
+    """Returns every result as a CSV file to be saved, a data URI; without where it lay, which is nobody's elsewhere."""
+    if frame is None:
+        return ""
+    return data_uri(export_bytes(frame.drop(columns="path"), ".csv"), "text/csv")
+
+
+def _provenance(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Returns what the newest attempts ran on: what it is, and its values with how many runs have each."""
+    attempts = [run.last_attempt for run in runs if run.attempts]
+    values: dict[str, list[str]] = {
+        "commit": [code_label(entry.get("commit", "?"), dirty=entry.get("dirty", False)) for entry in attempts],
+        **{what: [str(entry.get(what, "?")) for entry in attempts] for what in ("device", "host", "python")},
+        "data": [f"{split}: {digest}" for entry in attempts for split, digest in entry.get("data", {}).items()],
+        "packages": [f"{name} {version}" for entry in attempts for name, version in entry.get("packages", {}).items()],
+    }
+    return [(what, Counter(texts).most_common()) for what, texts in values.items()]

@@ -1,0 +1,277 @@
+"""How sure a difference is: paired by seed, and corrected for how many comparisons were made."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import stats
+
+from repro.quantities import counted
+
+PAIR_TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
+"""The test by the seeds of two rows alone, as pages name it."""
+SENTENCE_TEST = (
+    "Two-sided t-test on the seeds that both methods have, with the spread of all rows that the sentence compares in "
+    "the same column (residuals of row + seed of its framework; a row that spreads unlike the others is judged by its "
+    "own pairs), p values after Holm"
+)
+"""The test where the rows of a sentence share their spread, as pages name it."""
+IMAGES_TEST = "a bootstrap over seeds and images (`results.statistics.imagewise`)"
+"""The test where predictions are at hand, as pages name it."""
+POOLED_TEST = (
+    "Two-sided t-test on the seeds that both methods have, with the spread of all rows of their framework that were "
+    "run in the same setting (residuals of row + seed; it takes them to spread alike), p values after Holm"
+)
+"""The test where the spread is pooled, as pages name it."""
+LEVEL = 0.05
+"""The level of the test, shared by the comparisons that are corrected together."""
+MOST_PAIRS = 100
+"""The largest number of seeds that anybody is told to run."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the differences of two rows scatter from seed to seed, as more rows than the two tell it.
+
+    Attributes:
+        deviation: Standard deviation of the difference of two rows with the same seed, in points.
+        degrees: Degrees of freedom that it was estimated with.
+    """
+
+    deviation: float
+    degrees: int
+
+
+class Judgement(Protocol):
+    """How sure a difference is by more than its seeds."""
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+
+    @property
+    def p(self) -> float | None:
+        """The two-sided p value of no difference; None where it cannot be taken."""
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest true difference, in points, that such data would show with a chance of 80 %."""
+
+    def interval(self, confidence: float) -> tuple[float, float] | None:
+        """Returns the interval that holds the difference with this confidence, in points."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of two methods, seed by seed.
+
+    Attributes:
+        differences: First method − second, in points, one per seed that both have.
+        unpaired: Seeds that only one of them has.
+        seeds: The seeds of the differences.
+        spread: The spread to judge them by; None: their own.
+        by_images: What the images say to these very seeds; None: no predictions are at hand, and the seeds decide.
+    """
+
+    differences: tuple[float, ...]
+    unpaired: int = 0
+    seeds: tuple[int, ...] = ()
+    spread: Spread | None = None
+    by_images: Judgement | None = None
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Seed -> difference in points."""
+        return dict(zip(self.seeds, self.differences, strict=True))
+
+    @property
+    def n(self) -> int:
+        """The number of pairs."""
+        return len(self.differences)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean difference in points; None without a pair."""
+        return float(np.mean(self.differences)) if self.n else None
+
+    @property
+    def testable(self) -> bool:
+        """Whether there is a spread to judge the mean by.
+
+        Accuracies are whole counts of images: two seeds can differ by exactly the same count by chance, and a t-test
+        would then be certain of everything. A spread of more rows saves them.
+        """
+        if self.by_images is not None:
+            return self.n > 1 and self.by_images.p is not None
+        return self.n > 1 and (self.spread is not None or float(np.ptp(self.differences)) > 1e-9)
+
+    @property
+    def p(self) -> float | None:
+        """The p value before correction, of whichever test can be taken; None where none can."""
+        if not self.testable:
+            return None
+        if self.by_images is not None:
+            return self.by_images.p
+        error, degrees = self._standard_error()
+        return float(2 * stats.t.sf(abs(np.mean(self.differences)) / error, degrees))
+
+    def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
+        """Returns the interval of the mean difference, in points; None where it cannot be taken.
+
+        It is Student's, or with predictions the bootstrap's.
+
+        Args:
+            confidence: The share of such intervals that hold the true difference.
+        """
+        if not self.testable:
+            return None
+        if self.by_images is not None:
+            return self.by_images.interval(confidence)
+        error, degrees = self._standard_error()
+        low, high = stats.t.interval(confidence, degrees, float(np.mean(self.differences)), error)
+        return float(low), float(high)
+
+    @property
+    def basis(self) -> str:
+        """What judges the difference, `3 seeds` or `3 seeds, 5,000 images`; empty without a pair."""
+        images = f", {self.by_images.images:,} images" if self.by_images is not None else ""
+        return f"{counted(self.n, 'seed')}{images}" if self.n else ""
+
+    def _standard_error(self) -> tuple[float, int]:
+        """Returns the mean difference's standard error in points, and its degrees of freedom."""
+        spread = self.spread or Spread(float(np.std(self.differences, ddof=1)), self.n - 1)
+        return float(spread.deviation / np.sqrt(self.n)), spread.degrees
+
+
+def pooled_spread(values: Iterable[Mapping[Any, float]]) -> Spread | None:
+    """Estimate the spread of a difference from all rows that were run with the same seeds.
+
+    A value is taken for its row's mean, plus what its seed does to all rows alike, plus noise of one size for all; the
+    noise is what the least-squares fit of the first two leaves. Of two rows alone this is the paired t-test's spread.
+
+    Args:
+        values: For each row: seed -> value in percent; not all need to have all seeds. Rows that a seed does not move
+            alike, those of two frameworks, have other names for it.
+
+    Returns:
+        The spread of the difference of any two of them; None where rows and seeds explain everything.
+    """
+    squares, degrees = _unexplained(list(values))
+    return Spread(float(np.sqrt(2 * squares / degrees)), degrees) if degrees and squares > 1e-9 else None
+
+
+def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
+    """Tell which rows may share a spread: all but those that scatter far more than the others, as a diverged one does.
+
+    A row is left out where the squares that it adds to those of the others are more than the same noise explains, by
+    an F test at 5 % over all rows; then the next one, while there are three.
+
+    Args:
+        values: Row -> seed -> value in percent, as for `pooled_spread`.
+    """
+    rows = dict(values)
+    while len(rows) > 2:
+        squares, degrees = _unexplained(list(rows.values()))
+        chances = {}
+        for row in rows:
+            others, its = _unexplained([by_seed for name, by_seed in rows.items() if name != row])
+            if its and degrees > its and others > 1e-9:
+                ratio = ((squares - others) / (degrees - its)) / (others / its)
+                chances[row] = float(stats.f.sf(ratio, degrees - its, its))
+        wildest = min(chances, key=lambda row: chances[row], default="")
+        if not wildest or chances[wildest] >= LEVEL / len(rows):
+            break
+        del rows[wildest]
+    return set(rows)
+
+
+def _unexplained(values: Sequence[Mapping[Any, float]]) -> tuple[float, int]:
+    """Returns the sum of squares that rows and seeds leave, and its degrees of freedom."""
+    places: dict[Any, int] = {}
+    cells = [
+        (row, places.setdefault(seed, len(places)), value)
+        for row, by_seed in enumerate(values)
+        for seed, value in by_seed.items()
+    ]
+    if not cells:
+        return 0.0, 0
+    rows, seeds, measured = (np.array(column) for column in zip(*cells, strict=True))
+    # The seeds' effects are put in terms of the rows', which are few: the fit of both at once took minutes of hundreds
+    # of seeds.
+    counts = np.zeros((len(values), len(places)))
+    np.add.at(counts, (rows, seeds), 1)
+    measured = measured - measured.mean()
+    of_rows, of_seeds = counts.sum(axis=1), counts.sum(axis=0)
+    sums = np.bincount(seeds, measured)
+    design = np.diag(of_rows) - counts / of_seeds @ counts.T
+    target = np.bincount(rows, measured, minlength=len(values)) - counts @ (sums / of_seeds)
+    effects, _, rank, _ = np.linalg.lstsq(design, target, rcond=1e-9)
+    seed_effects = (sums - effects @ counts) / of_seeds
+    left = measured - effects[rows] - seed_effects[seeds]
+    return float(np.sum(left**2)), len(cells) - len(places) - int(rank)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float], spread: Spread | None = None) -> Comparison:
+    """Pair two methods by seed.
+
+    Args:
+        first: Seed -> value in percent.
+        second: The same of the other method.
+        spread: The spread to judge the differences by; None: their own.
+
+    Returns:
+        The differences of the seeds that both have, by seed, and how many seeds only one of them has.
+    """
+    seeds = tuple(sorted(first.keys() & second.keys()))
+    differences = tuple(first[seed] - second[seed] for seed in seeds)
+    return Comparison(differences, len(first.keys() ^ second.keys()), seeds, spread)
+
+
+def p_text(p: float, digits: int = 3) -> str:
+    """Returns a p value for people; one that would be rounded to nothing is below the least that is shown.
+
+    Args:
+        p: The value, in 0…1.
+        digits: Decimals.
+    """
+    least = 10**-digits
+    return f"< {least:.{digits}f}" if p < least / 2 else f"{p:.{digits}f}"
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Correct p values by Holm's step-down method: the chance of any false alarm among all stays below the level.
+
+    Args:
+        ps: Raw p values.
+
+    Returns:
+        Corrected ones, in the same order (Holm 1979; scipy offers only the false discovery rate).
+    """
+    order = np.argsort(ps, kind="stable")
+    # The smallest of m is multiplied by m, the next by m - 1, ...; the running maximum keeps the order of the raw ones.
+    steps = np.asarray(ps, dtype=float)[order] * (len(ps) - np.arange(len(ps)))
+    corrected = np.empty(len(ps))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(p) for p in corrected]
+
+
+def seeds_needed(comparison: Comparison, difference: float, *, level: float = LEVEL) -> int | None:
+    """Tell how many seeds it takes to tell a difference from none with 80 % power, at the spread seen so far.
+
+    Args:
+        comparison: Supplies the spread, its own or the pooled one.
+        difference: The true difference in points that should be found.
+        level: The level of the two-sided test.
+
+    Returns:
+        The number of pairs; None without a spread, or beyond `MOST_PAIRS`.
+    """
+    if not comparison.testable or not difference:
+        return None
+    spread = comparison.spread.deviation if comparison.spread else np.std(comparison.differences, ddof=1)
+    n = np.arange(2, MOST_PAIRS + 1)
+    critical = stats.t.isf(level / 2, n - 1)
+    # With a true difference the t statistic follows the noncentral t distribution; its other tail adds next to nothing.
+    enough = stats.nct.sf(critical, n - 1, abs(difference) * np.sqrt(n) / spread) >= 0.8
+    return int(n[enough][0]) if enough.any() else None

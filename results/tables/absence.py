@@ -1,0 +1,187 @@
+"""Why there is no number in a cell, or why it has fewer seeds than were started."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from repro.errors import UserError
+from repro.files import read_regular
+from repro.runs.comparison import sizes_below_recipe
+from repro.runs.departures import scale_of, scale_of_both
+from repro.runs.evaluation import task_and_dataset
+from repro.runs.yaml_text import LONGEST_TEXT
+from results.collection.collect import KEYS
+from results.collection.runs import RunRecord
+from results.tables.columns import Column
+
+UNFINISHED = {
+    "running": "running",
+    "silent": "silent",
+    "failed": "failed",
+    "interrupted": "interrupted",
+    "pretrained": "not evaluated",
+    "unreadable": "status unreadable",
+}
+"""State of a run, or of an evaluation, without a number -> what the cell says, the most hopeful first."""
+
+_OTHER = {"protocol": "other protocol", "fidelity": "other fidelity", "scale": "other scale", "split": "other split"}
+"""A key in which the method's numbers differ from the column -> what the cell says; the first that differs is named."""
+
+
+@dataclass(frozen=True)
+class BegunRun:
+    """A run that lacks a number.
+
+    Attributes:
+        record: The run.
+        state: One of `UNFINISHED` where nothing was measured of it at all; else empty.
+        evaluations: Where something was: evaluations that were begun and gave no number -> one of `UNFINISHED`.
+        belongs: Into which columns; None where its `run.yaml` cannot be read.
+    """
+
+    record: RunRecord
+    state: str
+    evaluations: Mapping[str, str]
+    belongs: "_Belongs | None"
+
+    def state_in(self, column: Column) -> str:
+        """Returns the state in which it lacks a number in a column; empty where it lacks none there."""
+        # One that cannot be read: better said in one column too many than in none.
+        if self.belongs and not self.belongs.fits(column):
+            return ""
+        if self.state:
+            return self.state
+        own = self.belongs.dataset if self.belongs else column.dataset
+        for name, state in self.evaluations.items():
+            task, dataset = task_and_dataset(name)
+            # A detection task has the name of its data; scenes stand in for these, and then the run says which.
+            at_hand = (dataset,) if dataset else (own, task)
+            if task == column.task and column.dataset in at_hand:
+                return state
+        return ""
+
+
+@dataclass(frozen=True)
+class _Belongs:
+    """What columns a run's numbers belong into, as columns name it."""
+
+    fidelity: str
+    scale: str
+    """Of the pretraining alone: how a detector would have been trained, and on what, no run tells."""
+    dataset: str
+    """Of the pretraining, which an evaluation is of that names none."""
+
+    def fits(self, column: Column) -> bool:
+        """Returns whether the run's numbers would have stood in a column, its evaluation as small as the others'."""
+        scale = scale_of_both(self.scale, column.evaluation_scale)
+        return (self.fidelity, scale) == (column.fidelity, column.scale)
+
+
+def measured_otherwise(frame: pd.DataFrame, metric: str) -> set[tuple[str, str]]:
+    """Returns which methods have a number on which data sets by a metric, whatever the evaluation.
+
+    Args:
+        frame: Results of all tasks.
+        metric: The metric.
+    """
+    rows = frame[frame["metric"] == metric][["method", "dataset"]].drop_duplicates()
+    return {(str(method), str(dataset)) for method, dataset in rows.itertuples(index=False, name=None)}
+
+
+def reason(
+    method: str,
+    column: Column,
+    metric: str,
+    frame: pd.DataFrame,
+    runs: Sequence[BegunRun],
+    otherwise: Collection[tuple[str, str]] = (),
+) -> str:
+    """Say why a cell is empty.
+
+    Args:
+        method: The method of its row.
+        column: The column that it stands in.
+        metric: The metric that it would show.
+        frame: Results of the table's task.
+        runs: What `lacking_a_number` returns.
+        otherwise: What `measured_otherwise` returns of a table of one task.
+
+    Returns:
+        `running`, `silent` (says that it runs, without a heartbeat), `failed`, `interrupted`, `not evaluated`,
+        `other protocol` (or fidelity, scale, split: there is a number in another column), `not by linear` (or another
+        task: there is a number by another one) or `not run`.
+    """
+    states = unfinished(method, column, runs)
+    for state, text in UNFINISHED.items():
+        if states[state]:
+            return text
+    elsewhere = frame[(frame["method"] == method) & (frame["dataset"] == column.dataset) & (frame["metric"] == metric)]
+    # A column that nothing was run for has no protocol or split of its own that another number could differ from.
+    if elsewhere.empty or column.planned:
+        return f"not by {column.task}" if elsewhere.empty and (method, column.dataset) in otherwise else "not run"
+    for name, text in _OTHER.items():
+        if column.key[KEYS.index(name)] not in set(elsewhere[name]):
+            return text
+    # Each key alone occurs among the method's numbers, and only their combination does not.
+    return "other protocol"
+
+
+def lacking_a_number(runs: Sequence[RunRecord]) -> list[BegunRun]:
+    """Returns the runs that were begun and lack a number, of all or of one evaluation, as the functions here expect."""
+    begun: list[tuple[RunRecord, str, Mapping[str, str]]] = [
+        (run, "", run.unfinished_evaluations) if run.folder.results.exists() else (run, run.state, {}) for run in runs
+    ]
+    # To read and check a run's settings takes a tenth of a second. Seeds of one recipe differ in nothing that is asked
+    # here, and a cluster's sweep has thousands of them: one of each is read.
+    shared: dict[str, _Belongs | None] = {}
+    lacking = []
+    for run, state, evaluations in begun:
+        if state in UNFINISHED or evaluations:
+            settings = _settings_but_the_seed(run)
+            if shared.get(settings) is None:  # also again where the one before could not be read
+                shared[settings] = _belongs(run)
+            lacking.append(BegunRun(run, state, evaluations, shared[settings]))
+    return lacking
+
+
+def _belongs(record: RunRecord) -> _Belongs | None:
+    run = record.run
+    if run is None:
+        return None
+    # As results of a run without a row say it, which are not compared anew (`results.collection.collect`).
+    scale = record.comparison.scale if record.comparison.row else scale_of(sizes_below_recipe(run))
+    return _Belongs(str(run.fidelity), scale, run.data.dataset)
+
+
+def _settings_but_the_seed(run: RunRecord) -> str:
+    """Returns the text of a run's settings without its id and its seed; empty where there is none."""
+    try:
+        lines = read_regular(run.folder.run_yaml, LONGEST_TEXT).decode().splitlines()
+    except (OSError, UnicodeDecodeError, UserError):
+        return ""
+    return "\n".join(line for line in lines if not line.startswith(("#", "seed:")))
+
+
+def unfinished(method: str, column: Column, runs: Sequence[BegunRun]) -> Counter[str]:
+    """Count the states of a method's runs that belong into a column and lack its number.
+
+    Args:
+        method: The method of the row.
+        column: The column, of which fidelity and scale decide, and of runs that were measured otherwise its task and
+            data set; what was not measured has no split or protocol.
+        runs: What `lacking_a_number` returns.
+    """
+    states = (run.state_in(column) for run in runs if run.record.method == method)
+    return Counter(state for state in states if state)
+
+
+def missing_seeds(states: Counter[str]) -> str:
+    """Returns the note on a cell whose other seeds gave no number, as a mean over the survivors may flatter.
+
+    Args:
+        states: What `unfinished` returns; the note is empty where nothing is counted.
+    """
+    counts = [f"{states[state]} {text}" for state, text in UNFINISHED.items() if states[state]]
+    return f"further runs of it have no result: {', '.join(counts)}" if counts else ""

@@ -1,0 +1,210 @@
+"""The cells of a table as data: published, measured over seeds, the difference, and how sure each is."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from repro.quantities import counted
+from results.collection.collect import KEYS
+from results.collection.row_comparison import ALTERED, RowComparison
+from results.collection.runs import RunRecord, by_path_of_rows, code_label
+from results.formats.layout import Measured
+from results.paper.published import Published, PublishedRow
+from results.statistics.ranking import clear_ranks, significance
+from results.tables.absence import BegunRun, measured_otherwise, missing_seeds, reason, unfinished
+from results.tables.columns import Column
+
+
+def cell_records(
+    rows: list[PublishedRow],
+    columns: list[Column],
+    results: pd.DataFrame,
+    lacking: Sequence[BegunRun],
+    paper: Published,
+    runs: Sequence[RunRecord],
+    every_result: pd.DataFrame,
+) -> pd.DataFrame:
+    """Lay out one line per row, column group and metric: the numbers that every format prints.
+
+    Args:
+        rows: The table's rows.
+        columns: Its column groups.
+        results: What it shows.
+        lacking: What `results.tables.absence.lacking_a_number` returns, to tell why a cell is empty.
+        paper: The published table.
+        runs: The run folders at hand, which tell what a training warned of.
+        every_result: Results of all tasks.
+
+    Returns:
+        `results.formats.layout.Table.records`, and `column`, `code_states`, `behind` and `warned`, which are for the
+        layout alone.
+    """
+    warned = by_path_of_rows(run for run in runs if run.symptoms)
+    metrics = {metric for column in columns for metric, _ in column.metrics} if paper.task else set()
+    otherwise = {metric: measured_otherwise(every_result, metric) for metric in metrics}
+    lines = []
+    values: list[dict[int, float]] = []  # of each line, by seed
+    compared: list[RowComparison | None] = []  # of each line, how its runs stand to their row
+    for index, column in enumerate(columns):
+        seeds = _rows_by_cell(column, results)
+        for row in rows:
+            for metric, _ in column.metrics:
+                cell = seeds.get((row.method, metric))
+                record = _record(row, index, column, metric, cell, paper)
+                record["significance"] = _significance(row, column, cell, seeds.get((row.framework, metric)))
+                if cell is None:
+                    why = reason(row.method, column, metric, results, lacking, otherwise.get(metric, ()))
+                    record |= {"measured": why, "missing": ""}
+                else:
+                    record["missing"] = missing_seeds(unfinished(row.method, column, lacking))
+                record["warned"] = "" if cell is None else _warned_of(cell, warned)
+                lines.append(record)
+                values.append({} if cell is None else _by_seed(cell))
+                compared.append(column.comparisons.get(row.method))
+    # Without the types, a table without any number of a kind would have a column of `None`s.
+    records = pd.DataFrame(lines).astype(dict.fromkeys(("published", "mean", "std", "difference"), "float64"))
+    records["rank"] = 0
+    for _, lines_of_block in records[records["n"] > 0].groupby(["block", "column", "metric"]).groups.items():
+        alike = partial(_altered_alike, [compared[line] for line in lines_of_block])
+        records.loc[lines_of_block, "rank"] = clear_ranks([values[line] for line in lines_of_block], alike)
+    order = {row.method: number for number, row in enumerate(rows)}
+    return records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
+
+
+def _altered_alike(compared: Sequence[RowComparison | None], first: int, second: int) -> bool:
+    """Returns whether nothing is known in which two rows' runs differ besides their methods."""
+    one, other = compared[first], compared[second]
+    return one is None or other is None or not one.altered_unlike(other)
+
+
+def _significance(
+    row: PublishedRow, column: Column, cell: pd.DataFrame | None, without_masking: pd.DataFrame | None
+) -> str:
+    """Returns how a cell stands to that of its framework's row, which has the framework's name; see `SIGNS`."""
+    if cell is None or without_masking is None or row.method == row.framework:
+        return ""
+    own, base = (column.comparisons[method] for method in (row.method, row.framework))
+    # Of runs that were not altered alike, the difference is the settings' as well.
+    return "" if own.altered_unlike(base) else significance(_by_seed(cell), _by_seed(without_masking))
+
+
+def _warned_of(seeds: pd.DataFrame, warned: Mapping[str, RunRecord]) -> str:
+    """Returns the note on a cell of whose trainings some warned: of what, when, and with which loss they ended.
+
+    Args:
+        seeds: The results of the cell.
+        warned: Those runs that warned, by the file of their results.
+    """
+    runs = [warned[path] for path in map(str, seeds["path"]) if path in warned]
+    steps: dict[str, list[int]] = {}
+    for symptom in (symptom for run in runs for symptom in run.symptoms):
+        steps.setdefault(symptom.kind, []).append(symptom.step)
+    told = [f"{kind} in {len(at)} of {len(seeds)} runs (first at step {min(at)})" for kind, at in steps.items()]
+    if not told:
+        return ""
+    ends = [rows[-1] for run in runs if (rows := [row for row in run.metrics if "loss" in row])]
+    losses = " to ".join(dict.fromkeys(f"{pick(row['loss'] for row in ends):.2f}" for pick in (min, max) if ends))
+    last = int(max((row["step"] for row in ends), default=0))
+    ended = f"; {'its' if len(runs) == 1 else 'their'} loss at step {last}: {losses}" if ends else ""
+    return f"warned of while it trained: {', '.join(told)}{ended}"
+
+
+def values_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:
+    """Returns the values of a column by (method, metric), of each seed one.
+
+    Args:
+        column: The column.
+        results: What its table shows.
+    """
+    return {cell: _by_seed(rows) for cell, rows in _rows_by_cell(column, results).items()}
+
+
+def _rows_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """Returns the results of a column by (method, metric), one line per seed."""
+    groups = column.rows_of(results).groupby(["method", "metric"], sort=False, observed=True)
+    return {(str(method), str(metric)): seeds for (method, metric), seeds in groups}
+
+
+def _by_seed(rows: pd.DataFrame) -> dict[int, float]:
+    return dict(zip(rows["seed"], rows["value"], strict=True))
+
+
+def _record(
+    row: PublishedRow, index: int, column: Column, metric: str, seeds: pd.DataFrame | None, paper: Published
+) -> dict[str, Any]:
+    """Returns a line of the records; `column`, `code_states` and `behind` are for the layout alone."""
+    printed_name = dict(column.metrics)[metric]
+    value = paper.values.get((row.method, column.group.name, printed_name)) if paper.prints(metric) else None
+    mean = None if seeds is None else seeds["value"].mean()
+    difference = mean - value if mean is not None and value is not None and column.compares(row.method) else None
+    commits = [] if seeds is None else code_states(seeds)
+    comparison = column.comparisons.get(row.method)
+    return {
+        "table": paper.name,
+        "block": row.block,
+        "row": row.method,
+        "label": row.label,
+        "column": index,
+        **dict(zip(KEYS, column.key, strict=True)),
+        "metric": metric,
+        "published": value,
+        "published_column": f"{column.group.title} {printed_name}".strip(),
+        "measured": "" if seeds is None else summary(seeds["value"]),
+        "mean": mean,
+        "std": None if seeds is None else seeds["value"].std(),  # pandas' std is the sample one, ddof=1
+        "n": 0 if seeds is None else len(seeds),
+        "difference": difference,
+        "runs": "" if seeds is None else " ".join(sorted(seeds["run_id"])),
+        "commits": ", ".join(commits),
+        "code_states": len(commits),
+        "behind": () if seeds is None else measured(seeds),
+        "dirty": seeds is not None and bool(seeds["dirty"].any()),
+        "departures": str(comparison) if comparison else "",
+        "mark": column.mark,
+        "watermark": watermark([column]),
+    }
+
+
+def measured(rows: pd.DataFrame) -> tuple[Measured, ...]:
+    """Returns the measurements behind a cell by seed.
+
+    Args:
+        rows: The results of the cell.
+    """
+    lines = rows.sort_values("seed")
+    columns = zip(lines["seed"], lines["value"], lines["path"], strict=True)
+    return tuple(Measured(int(seed), float(value), str(path)) for seed, value, path in columns)
+
+
+def summary(values: "pd.Series[float]") -> str:
+    """Returns what a measured cell shows, `69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
+    std = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{std} ({len(values)})"
+
+
+def code_states(results: pd.DataFrame) -> list[str]:
+    """Returns the different states of the code that measured some results."""
+    states = sorted(set(zip(results["commit"], results["dirty"], strict=True)))
+    return [code_label(commit[:7], dirty=dirty) for commit, dirty in states]
+
+
+def watermark(columns: Sequence[Column]) -> str:
+    """Returns what has to be known before any number is read: that runs are tiny, or other than the paper's.
+
+    Args:
+        columns: What the numbers stand in; the text is empty where all of them are the paper's.
+    """
+    tiny = list(dict.fromkeys(column.scale for column in columns if column.scale))
+    comparisons = [comparison for column in columns for comparison in column.comparisons.values()]
+    altered = dict.fromkeys(departure.what for comparison in comparisons for departure in comparison.altered)
+    warnings = [f"TINY MODE – {' / '.join(tiny)}"] if tiny else []
+    if altered:
+        count = counted(len(altered), "setting")
+        warnings.append(f"{ALTERED} – {count} not as in the paper, see the notes")
+    if not warnings:
+        return ""
+    every = all(column.scale or column.mark for column in columns if column.comparisons)
+    which = "" if every else "what is so marked is "
+    return f"{'; '.join(warnings)}; {which}not comparable with the published numbers"

@@ -1,0 +1,350 @@
+"""The paper's tables with our numbers beside the published ones."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from repro.errors import UserError, nearest
+from repro.runs.labels import label_parts
+from results.collection.collect import KEYS, refuse_mixed
+from results.collection.runs import RunRecord
+from results.formats.layout import Cell, ColumnGroup, Line, Table
+from results.paper.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, has_row, published
+from results.statistics.ranking import LEGEND, SIGNIFICANCE, SIGNS
+from results.tables.absence import lacking_a_number
+from results.tables.cells import cell_records, code_states, watermark
+from results.tables.columns import Column, find_columns, paper_columns
+from results.tables.references import reference_lines, without_untrained
+from results.tables.selection import by_task, frameworks_of, select_results
+
+Rows = Literal["measured", "all"]
+"""Which rows and columns a table has: those that something was run for, or the paper's whole layout."""
+Only = Literal["", "measured", "paper", "diff"]
+"""Which of its three numbers a cell shows alone; empty for all three."""
+_KINDS = {"": ("published", "measured", "Δ"), "measured": ("measured",), "paper": ("published",), "diff": ("Δ",)}
+"""A choice of `Only` -> the kinds of columns in each group."""
+
+
+_BEST = "Bold: the best of a block, second best marked"
+
+
+class _Notes:
+    """Notes in the order of their first use; the same text gets the same number."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = list(texts)
+
+    def mark(self, *texts: str) -> tuple[int, ...]:
+        """Returns the numbers of notes, from 1; texts that are new are added."""
+        self.texts += [text for text in dict.fromkeys(texts) if text not in self.texts]
+        return tuple(sorted({self.texts.index(text) + 1 for text in texts}))
+
+
+def render(
+    name: str,
+    frame: pd.DataFrame | None = None,
+    *,
+    runs: Sequence[RunRecord] = (),
+    rows: Rows = "measured",
+    only: Only = "",
+    metric: str = "",
+    task: str = "",
+    references: bool = False,
+) -> Table:
+    """Set our numbers beside the paper's.
+
+    Every combination of data set, split, protocol, fidelity and scale among the results becomes a column group: the
+    published value, the measured mean ± sample standard deviation over (n) seeds, and the difference in points. No
+    difference is taken unless data, method and protocol are the paper's (`Column.compares`). Where the data set is not
+    one of the paper's, its nearest column stands beside for orientation.
+
+    Args:
+        name: `table1`, `table2` or `table3`.
+        frame: What `results.collection.collect.collect` returns; not needed for the paper's numbers alone.
+        runs: The run folders at hand, which tell why a cell is empty.
+        rows: `measured` for the methods and columns that something was run for, `all` for the paper's whole layout.
+        only: Show `measured`, `paper` or `diff` alone.
+        metric: Of tables 1 and 3: which number of ours to show, `top1` (the last epoch) by default.
+        task: Of tables 1 and 3: another evaluation of ours than the paper's, `logistic` or `knn`; the published numbers
+            are then left out.
+        references: Show chance and untrained networks as the last rows, and the latter in no column of their own.
+
+    Returns:
+        The table; `results.formats.table_files.write` puts it into files.
+
+    Raises:
+        UserError: Unknown table or choice, no result to show, or runs that exclude each other.
+    """
+    paper = published(name)
+    _check("rows", rows, get_args(Rows))
+    _check("--only", only, get_args(Only))
+    if metric and not paper.metrics:
+        raise UserError(f"{name} prints its own metrics, AP to AP75", mend="leave --metric out")
+    if only == "paper":  # before anything that needs results
+        return _paper_alone(paper)
+    paper = by_task(paper, task)
+    if frame is None:
+        raise UserError(
+            f"{name} needs results", mend="give a folder in which a run has been evaluated, or --only paper"
+        )
+    metric = metric or (paper.metrics[0] if paper.metrics else "")
+    # Among all results: where trained networks were measured otherwise, untrained ones do not stand in for them here.
+    shown = without_untrained(frame) if references else frame
+    results = select_results(shown, paper, metric)
+    if results.empty and rows == "measured":
+        raise _no_results(shown, paper, metric)
+    # Of the table's results alone: runs that exclude each other elsewhere are no reason to refuse this table.
+    refuse_mixed(results)
+    columns = find_columns(results, paper, metric, every=rows == "all")
+    table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
+    records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs, shown)
+    kinds = _kinds(only, paper, metric)
+    table = _table(records, results, table_rows, columns, paper, only, kinds)
+    last_rows = reference_lines(columns, select_results(frame, paper, metric), kinds) if references else ()
+    return replace(table, blocks=(*table.blocks, last_rows)) if last_rows else table
+
+
+def _kinds(only: Only, paper: Published, metric: str) -> tuple[str, ...]:
+    """Returns the kinds of columns in each group: by an evaluation that the paper has not, what was measured alone."""
+    has_published = bool(paper.values) and paper.prints(metric)
+    return _KINDS[only if only or has_published else "measured"]
+
+
+def _check(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"no choice of {what} {value!r}", mend=nearest(value, filter(None, choices)))
+
+
+def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError:
+    methods = sorted(map(str, frame["method"].unique()))
+    if not any(has_row(paper, method) for method in methods):
+        what = f"{paper.name} has no row for what was measured, {', '.join(methods)}"
+        return UserError(what, mend=f"evaluate a run of one of its rows, {', '.join(list(paper.rows)[:2])} or another")
+    what = f"{paper.task} {metric}" if metric else "detection AP"
+    of_task = frame[frame["task"] == paper.task] if paper.task else frame
+    metrics = ", ".join(sorted(of_task["metric"].unique())) or f"no {paper.task} evaluation"
+    return UserError(f"no {what} among the results (found: {metrics})", mend="evaluate a run or name another metric")
+
+
+def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[PublishedRow]:
+    """List the rows by block; a method that the paper does not have stands last in its framework's block."""
+    frameworks = frameworks_of(results)
+    started_methods = {*frameworks, *started}
+    known_rows = paper.every_row
+    rows = [row for row in known_rows.values() if every or row.method in started_methods]
+    blocks = list(dict.fromkeys(row.block for row in known_rows.values()))
+    for method in sorted(frameworks.keys() - known_rows.keys()):
+        framework = frameworks[method]
+        # The first block is for rows without a framework (or, in Table 3, without a strategy): it takes no strangers.
+        block = framework if framework in blocks[1:] else "other"
+        rows.append(PublishedRow(method, label_parts(method), framework, block))
+    return sorted(rows, key=lambda row: [*blocks, "other"].index(row.block))
+
+
+def _table(
+    records: pd.DataFrame,
+    results: pd.DataFrame,
+    rows: list[PublishedRow],
+    columns: list[Column],
+    paper: Published,
+    only: Only,
+    kinds: Sequence[str],
+) -> Table:
+    # The notes on the columns come first: a group's heading refers to them by its own number.
+    notes = _Notes(_column_notes(columns, results))
+    groups = tuple(
+        _group(column, number, notes, paper, kinds, alone=only == "measured")
+        for number, column in enumerate(columns, 1)
+    )
+    # Where all runs of a column are dirty its note says so; a mark in each cell would say no more.
+    dirt_differs = records[records["n"] > 0].groupby("column")["dirty"].nunique() > 1
+    paper_ranks = paper.ranks()
+    cells: dict[str, list[Cell]] = {row.method: [] for row in rows}
+    for record in records.to_dict("records"):
+        column = columns[record["column"]]
+        rank = paper_ranks.get((record["row"], column.group.name, dict(column.metrics)[record["metric"]]), 0)
+        mark_dirt = bool(dirt_differs.get(record["column"], False))
+        cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
+        cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
+    data = records.drop(columns=["column", "code_states", "behind", "warned"])
+    return Table(
+        name=paper.name,
+        title=_title(paper, records, kinds),
+        watermark=watermark(columns),
+        groups=groups,
+        blocks=_blocks(rows, cells),
+        legend=_legend(only),
+        notes=tuple(notes.texts),
+        records=data,
+        sizes={(*column.key, column.mark): column.sizes for column in columns},
+    )
+
+
+def _blocks(rows: Sequence[PublishedRow], cells: dict[str, list[Cell]]) -> tuple[tuple[Line, ...], ...]:
+    return tuple(
+        tuple(Line(row.parts, tuple(cells[row.method])) for row in rows if row.block == block)
+        for block in dict.fromkeys(row.block for row in rows)
+    )
+
+
+def _title(paper: Published, records: pd.DataFrame, kinds: Sequence[str]) -> str:
+    metric = f", {records['metric'].iloc[0]}" if paper.metrics else ""
+    legend = {
+        "published": "",
+        "measured": " Measured: mean ± sample standard deviation (number of seeds).",
+        "Δ": " Δ: difference measured − published, in points.",
+    }
+    return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in kinds)
+
+
+def _legend(only: Only) -> str:
+    """Returns the line that says what bold and the marks of significance mean; empty where there are none."""
+    if only == "diff":
+        return ""
+    clearly = f"; a measured number only {LEGEND}" if only == "" else f", only {LEGEND}"
+    return f"{_BEST}{clearly}. {SIGNIFICANCE}."
+
+
+def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
+    """Say what each column group holds, and how it differs from the others of its data set."""
+    notes = []
+    for number, column in enumerate(columns, start=1):
+        if column.planned:
+            notes.append(f"{column.title}: nothing was run on {column.dataset}")
+            continue
+        rows = column.rows_of(results)
+        commits = code_states(rows)
+        dataset, split, protocol, fidelity, _ = column.key
+        facts = [
+            f"{dataset} ({split}): fidelity of the equations: {fidelity}",
+            f"protocol: {protocol}",
+            f"commits: {', '.join(commits)}" + (" – mixed" if len(commits) > 1 else ""),
+            column.settings,
+            f"sweeps: {', '.join(sorted(rows['sweep'].unique()))}",
+        ]
+        # Readers see two columns of one data set and ask why there are two.
+        for rival_number, rival in enumerate(columns, start=1):
+            if rival_number != number and rival.dataset == dataset and rival.group == column.group:
+                keys = [key for key, *values in zip(KEYS, column.key, rival.key, strict=True) if len(set(values)) > 1]
+                facts.append(f"differs from [{rival_number}] in {', '.join(keys)}")
+        notes.append("; ".join(facts))
+    return notes
+
+
+def _group(
+    column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str], *, alone: bool
+) -> ColumnGroup:
+    """Head a column group, with what to know of the published numbers and of the differences.
+
+    Args:
+        column: The column.
+        number: Of its own note.
+        notes: Takes further ones.
+        paper: The published table.
+        kinds: The kinds of columns in the group.
+        alone: Whether measured numbers were asked for alone, beside which nothing is to be said of the published.
+    """
+    on_difference, on_published = _no_difference(column, paper), column.group.caveats
+    if not paper.prints(column.metrics[0][0]):
+        on_published = on_difference
+    # Where none is published that could stand beside, the heading of the measured ones says why.
+    on_measured = () if alone or "published" in kinds else on_published
+    if paper.prints(column.metrics[0][0]) and not column.of_the_paper:
+        on_published = (*on_difference, *on_published)
+    names = {
+        "published": "published" if column.of_the_paper else f"published, {column.group.title}",
+        "measured": "measured",
+        "Δ": "Δ",
+    }
+    notes_by_kind = {"published": on_published, "measured": on_measured, "Δ": on_difference}
+    cells = [
+        Cell(f"{printed_name} {names[kind]}".strip(), marks=notes.mark(*notes_by_kind[kind]))
+        for _, printed_name in column.metrics
+        for kind in kinds
+    ]
+    return ColumnGroup(Cell(column.title, marks=(number,)), tuple(cells))
+
+
+def _no_difference(column: Column, paper: Published) -> tuple[str, ...]:
+    """Returns why no difference is taken anywhere in a column group, in one note; none where some is."""
+    metric = column.metrics[0][0]
+    if not paper.prints(metric):
+        return (f"the paper prints no {metric}",)
+    if not column.of_the_paper:
+        return (
+            f"{column.dataset} is not a data set of the paper: its {column.group.title} numbers stand beside for "
+            "orientation only, and no difference is taken",
+        )
+    if column.scale or column.mark:
+        unlike = "at the paper's scale" if column.scale else "with the paper's settings"
+        return (f"not run {unlike}: no difference is taken",)
+    if column.group.other_setting:
+        return (f"no difference is taken: {column.group.other_setting}",)
+    if column.comparisons and not any(column.follows_the_protocol(method) for method in column.comparisons):
+        return ("not measured by the protocol of the published numbers: no difference is taken",)
+    return ()
+
+
+def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, mark_dirt: bool) -> dict[str, Cell]:
+    """Returns the three cells of a record by kind; `rank` is the published number's."""
+    has_value, has_difference = pd.notna(record["published"]), pd.notna(record["difference"])
+    caveat = CELL_CAVEATS.get((record["row"], column.group.name))
+    caveats = [caveat] if has_value and caveat else []
+    row_notes = [ROW_NOTES[record["row"]]] if record["row"] in ROW_NOTES and record["n"] else []
+    doubts = ["its runs come from different states of the code"] if record["code_states"] > 1 else []
+    doubts += ["measured with uncommitted changes in the work tree"] if record["dirty"] and mark_dirt else []
+    doubts += [text for text in (record["missing"], record["warned"]) if text]
+    own_words = column.own_words(record["row"]) if record["row"] in column.comparisons else ""
+    doubts += [own_words] if own_words else []
+    return {
+        "published": Cell(
+            f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, notes.mark(*caveats)
+        ),
+        "measured": Cell(
+            record["measured"],
+            record["rank"],
+            notes.mark(*doubts, *row_notes),
+            behind=record["behind"],
+            significance=SIGNS.get(record["significance"], ""),
+        ),
+        "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", signed=has_difference),
+    }
+
+
+def _paper_alone(paper: Published) -> Table:
+    """Returns the published table and nothing else."""
+    columns = paper_columns(paper)
+    notes, paper_ranks = _Notes([]), paper.ranks()
+    groups = tuple(
+        ColumnGroup(
+            Cell(column.group.title, marks=notes.mark(*column.group.caveats)),
+            tuple(Cell(printed_name or "published") for _, printed_name in column.metrics),
+        )
+        for column in columns
+    )
+    cells: dict[str, list[Cell]] = {}
+    lines: list[dict[str, Any]] = []
+    for row in paper.rows.values():
+        cells[row.method] = []
+        for column in columns:
+            for _, printed_name in column.metrics:
+                key = (row.method, column.group.name, printed_name)
+                value, rank = paper.values[key], paper_ranks.get(key, 0)
+                caveat = CELL_CAVEATS.get((row.method, column.group.name))
+                cells[row.method].append(Cell(f"{value:.2f}", rank, notes.mark(*([caveat] if caveat else []))))
+                lines.append(
+                    {
+                        "table": paper.name,
+                        "block": row.block,
+                        "row": row.method,
+                        "label": row.label,
+                        "published_column": f"{column.group.title} {printed_name}".strip(),
+                        "published": value,
+                        "rank": rank,
+                    }
+                )
+    title = f"{paper.title}, percent, as published."
+    blocks = _blocks(list(paper.rows.values()), cells)
+    return Table(paper.name, title, "", groups, blocks, f"{_BEST}.", tuple(notes.texts), pd.DataFrame(lines))

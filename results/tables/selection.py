@@ -1,0 +1,217 @@
+"""Which results a table is made of, and the columns of ours that they fill."""
+
+from dataclasses import replace
+
+import pandas as pd
+
+from repro.errors import UserError, nearest
+from repro.runs.detection import DETECTION_TASKS
+from repro.runs.evaluation import PROTOCOLS
+from results.collection.collect import refuse_mixed
+from results.paper.published import Published, has_row, published
+from results.tables.cells import values_by_cell
+from results.tables.columns import Column, find_columns
+from results.tables.references import without_untrained
+
+NEXT_BEST = ("logistic", "knn")
+"""Evaluations that stand in for the paper's linear probe, best first; logistic regression is a linear classifier."""
+METRICS = {
+    "top1": "top-1",
+    "top1_best": "top-1 of the best epoch",
+    "top5": "top-5",
+    "mean_per_class": "mean per class",
+}
+"""Measures of a classifier, as figures print them."""
+ValuesByCell = dict[tuple[str, str], dict[int, float]]
+"""(method, metric) -> seed -> value in percent."""
+
+
+def by_task(paper: Published, task: str) -> Published:
+    """Returns the layout of a table for another evaluation, whose numbers the paper does not have.
+
+    Args:
+        paper: The published table.
+        task: The evaluation; the table itself where it is empty, or the paper's.
+
+    Raises:
+        UserError: The table's numbers are of several evaluations already.
+    """
+    if task in ("", paper.task):
+        return paper
+    if not paper.task:
+        raise UserError(f"{paper.name} has no other tasks", mend="leave --task out")
+    setting = f"the paper evaluates by {paper.task} classifiers, and this is {task}: no published number compares"
+    return replace(
+        paper,
+        title=f"{paper.title_without_task}, by {task}",
+        task=task,
+        groups=tuple(replace(group, caveats=(setting,), other_setting=setting) for group in paper.groups),
+        values={},  # with no published number there is no difference either, and nothing is ranked
+    )
+
+
+def asked_of(paper: Published, task: str, metric: str) -> tuple[str, str]:
+    """Returns what of an evaluation and a measure that were asked for concerns a table: one of detection has its own.
+
+    Args:
+        paper: The published table.
+        task: An evaluation of classifiers, or empty.
+        metric: A measure of theirs, or empty.
+    """
+    return (task, metric) if paper.task else ("", "")
+
+
+def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.DataFrame:
+    """Select the results that a table shows.
+
+    Args:
+        frame: What `results.collection.collect.collect` returns.
+        paper: The table.
+        metric: What stands in for the paper's metric, where it leaves that open; else empty.
+    """
+    metrics = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
+    methods = [method for method in frame["method"].unique() if has_row(paper, method)]
+    shown = frame["metric"].isin(metrics) & frame["method"].isin(methods)
+    return frame[shown & (frame["task"] == paper.task)] if paper.task else frame[shown]
+
+
+def measured_tasks(frame: pd.DataFrame, name: str, metric: str = "") -> list[str]:
+    """Returns the tasks by which a table can be made of some results, the best first.
+
+    The one choice of everything that shows or judges results. Untrained networks have no part in it: that one was
+    probed is no reason to show the others by what they lack.
+
+    Args:
+        frame: What `results.collection.collect.collect` returns.
+        name: The table's.
+        metric: Its measure; empty: its first.
+
+    Returns:
+        For `results.tables.rendering.render`: empty for the paper's own task, which comes first; then `NEXT_BEST`, then
+        others.
+    """
+    paper = published(name)
+    shown = metric or next(iter(paper.metrics), "")
+    # By a table without a task: then the rows of all tasks are selected.
+    rows = select_results(without_untrained(frame), replace(paper, task=""), shown)
+    if not paper.task:
+        return [] if rows.empty else [paper.task]
+    measured = set(rows["task"].astype(str)) - set(DETECTION_TASKS)
+    ranking = [paper.task, *NEXT_BEST]
+    ordered = [*(task for task in ranking if task in measured), *sorted(measured - set(ranking))]
+    return ["" if task == paper.task else task for task in ordered]
+
+
+def measured_task(frame: pd.DataFrame, name: str, metric: str = "") -> str | None:
+    """Returns the first of `measured_tasks`; None where there is none."""
+    return next(iter(measured_tasks(frame, name, metric)), None)
+
+
+def fuller_task(frame: pd.DataFrame, name: str, metric: str = "") -> str:
+    """Returns what to tell where a table is made of a task that fewer of its rows have than another; else nothing.
+
+    Args:
+        frame: What `results.collection.collect.collect` returns.
+        name: The table's.
+        metric: Its measure; empty: its first.
+    """
+    paper = published(name)
+    tasks = measured_tasks(frame, name, metric)
+    if len(tasks) < 2:
+        return ""
+    shown = metric or paper.metrics[0]
+    trained = without_untrained(frame)
+    rows = {task: select_results(trained, by_task(paper, task), shown)["method"].nunique() for task in tasks}
+    fullest = max(rows, key=lambda task: rows[task])
+    chosen = tasks[0] or paper.task
+    return (
+        f"by {fullest} {rows[fullest]} rows have a number, by {chosen} {rows[tasks[0]]}: --task {fullest}"
+        if rows[fullest] > rows[tasks[0]]
+        else ""
+    )
+
+
+def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> str:
+    """Returns the evaluation by which a page judges its runs: the one that is asked for, else what was measured.
+
+    That is the paper's linear probe, empty here, where any trained network has it; else the next best one.
+
+    Args:
+        frame: What `results.collection.collect.collect` returns; None where nothing was evaluated.
+        task: What was asked for; empty where nothing was.
+        metric: The measure that was asked for; likewise.
+
+    Raises:
+        UserError: No trained network has what was asked for: a page would say of everything that it was not run.
+    """
+    usual = published("table1").task
+    if frame is not None:
+        measured = [name or usual for table in ("table1", "table3") for name in measured_tasks(frame, table, metric)]
+        if (task or metric) and (task not in measured if task else not measured):
+            what = f"no result is {metric or published('table1').metrics[0]}" + (f" by {task}" if task else "")
+            raise UserError(what, mend=f"give one that was measured: {_measures(frame) or 'there is none'}")
+        task = task or (usual if usual in measured else next(iter(measured), ""))
+    return "" if task == usual else task
+
+
+def _measures(frame: pd.DataFrame) -> str:
+    """Returns the measures of classifiers by the evaluation that gave them, `knn (top1, top5)`."""
+    rows = frame[frame["metric"].isin(METRICS) & ~frame["task"].isin(DETECTION_TASKS)]
+    by_task = {str(task): set(of_task["metric"]) for task, of_task in rows.groupby("task", observed=True)}
+    return "; ".join(f"{task} ({', '.join(name for name in METRICS if name in by_task[task])})" for task in by_task)
+
+
+def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:
+    """Refuse an evaluation or a measure that there is none of: a page would say of everything that it was not run.
+
+    Args:
+        frame: What `results.collection.collect.collect` returns; None where nothing was evaluated.
+        task: What was asked for; empty where nothing was.
+        metric: Likewise.
+
+    Raises:
+        UserError: No row has it, and no evaluation of ours gives it.
+    """
+    for what, name, ours in (("task", task, PROTOCOLS), ("metric", metric, METRICS)):
+        measured = [] if frame is None else list(map(str, frame[what].unique()))
+        if name and name not in ours and name not in measured:
+            raise UserError(f"no {what} '{name}'", mend=nearest(name, dict.fromkeys([*ours, *sorted(measured)])))
+
+
+def judged_by(task: str, metric: str = "") -> str:
+    """Returns the sentence that says by what runs are judged; empty where evaluation and measure are the paper's."""
+    of_metric = f"Judged by {metric}; the paper prints top-1." if metric else ""
+    return " ".join(
+        filter(None, [f"Judged by {task}; the paper evaluates by linear classifiers." if task else "", of_metric])
+    )
+
+
+def measured_columns(
+    frame: pd.DataFrame, paper: Published, *, task: str = "", metric: str = ""
+) -> list[tuple[Column, ValuesByCell]]:
+    """Returns our columns of a table that hold results, each with what was measured.
+
+    Of a table that leaves its metric open that is the paper's first one, top-1 of the last epoch: to judge the best
+    epoch as well would be a second look at the same runs.
+
+    Args:
+        frame: What `results.collection.collect.collect` returns.
+        paper: The table.
+        task: Another evaluation than the table's own; a table of detection has its own in any case.
+        metric: Another measure than the table's first; the same holds.
+
+    Raises:
+        UserError: Runs that exclude each other.
+    """
+    task, metric = asked_of(paper, task, metric)
+    paper = by_task(paper, task)
+    shown = metric or (paper.metrics[0] if paper.metrics else "")
+    results = select_results(frame, paper, shown)
+    refuse_mixed(results)
+    columns = find_columns(results, paper, shown, every=False)
+    return [(column, values_by_cell(column, results)) for column in columns]
+
+
+def frameworks_of(frame: pd.DataFrame) -> dict[str, str]:
+    """Returns the framework of each method that something was measured of."""
+    return dict(zip(frame["method"].astype(str), frame["framework"].astype(str), strict=True))

@@ -1,0 +1,122 @@
+"""Two sweeps side by side: what both measured, and in which settings they differ."""
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from repro.runs.comparison import difference
+from repro.runs.departures import value_text
+from repro.runs.labels import label
+from repro.runs.run import Run
+from results.collection.collect import KEYS
+from results.statistics.paired import Comparison, paired
+from results.tables.cells import summary
+
+MEASURE = ["method", "task", "dataset", "metric"]
+"""What makes two sweeps' numbers the same question; scale and protocol may differ, and are named."""
+METRICS = ("top1", "bbox_AP")
+"""The metrics that sweeps are compared by."""
+MOST_PAIRS = 15
+"""Pairs of sweeps that a page shows, those with most in common first."""
+
+
+@dataclass(frozen=True)
+class SharedMeasure:
+    """One measure that both sweeps have."""
+
+    label: str
+    measure: str
+    """Task and data set, and the protocol: one, or both where they differ."""
+    first: str
+    """Mean ± standard deviation (seeds)."""
+    second: str
+    comparison: Comparison
+    """Second − first, seed by seed: of the seeds that both have, which may be fewer than stand behind either number."""
+
+
+@dataclass(frozen=True)
+class SweepPair:
+    """Two sweeps with something in common."""
+
+    first: str
+    second: str
+    settings: dict[str, str]
+    """Setting -> its two values, where a method that both have was run with different ones."""
+    lines: tuple[SharedMeasure, ...]
+
+
+def sweep_pairs(frame: pd.DataFrame | None) -> list[SweepPair]:
+    """Compare each two sweeps that measured the same methods in the same tasks.
+
+    Args:
+        frame: The results, as `results.collection.collect.collect` returns them; None where nothing was evaluated.
+
+    Returns:
+        At most `MOST_PAIRS` pairs, in the order of the sweeps' names.
+    """
+    if frame is None:
+        return []
+    results = frame[frame["metric"].isin(METRICS)]
+    sweeps = sorted(results["sweep"].unique())
+    of_sweep = {sweep: results[results["sweep"] == sweep] for sweep in sweeps}
+    pairs = [_pair(first, second, of_sweep[first], of_sweep[second]) for first, second in combinations(sweeps, 2)]
+    richest = sorted((pair for pair in pairs if pair.lines), key=lambda pair: -len(pair.lines))[:MOST_PAIRS]
+    return sorted(richest, key=lambda pair: (pair.first, pair.second))
+
+
+def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFrame) -> SweepPair:
+    groups = [dict(list(rows.groupby(MEASURE, observed=True, sort=False))) for rows in (of_first, of_second)]
+    common = [key for key in groups[0] if key in groups[1]]
+    lines = {key: _lines(groups[0][key], groups[1][key]) for key in common}
+    # Of what is shown alone: a method that is left out for its several recipes has no one setting to name.
+    settings = _settings(of_first, of_second, {key[0] for key, shown in lines.items() if shown})
+    return SweepPair(first, second, settings, tuple(line for shown in lines.values() for line in shown))
+
+
+def _lines(first: pd.DataFrame, second: pd.DataFrame) -> list[SharedMeasure]:
+    """Returns a measure of both: a line for each protocol that both have, else one by the protocols of each."""
+    shared = [protocol for protocol in first["protocol"].unique() if (second["protocol"] == protocol).any()]
+    pairs = [tuple(rows[rows["protocol"] == protocol] for rows in (first, second)) for protocol in shared]
+    lines = [_line(*pair) for pair in pairs or [(first, second)]]
+    return [line for line in lines if line is not None]
+
+
+def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
+    """Returns a line of a measure.
+
+    None where a sweep has several numbers for a seed, as by kNN with two k of which the other sweep has none, or seeds
+    that no table averages: of several recipes, or measured unlike each other.
+    """
+    apart = [*KEYS, "recipe"]
+    if any(rows["seed"].duplicated().any() or (rows[apart].nunique() > 1).any() for rows in (first, second)):
+        return None
+    row = first.iloc[0]
+    protocols = dict.fromkeys(str(rows["protocol"].iloc[0]) for rows in (first, second))
+    values = [dict(zip(rows["seed"], rows["value"], strict=True)) for rows in (first, second)]
+    method = str(row["method"])
+    return SharedMeasure(
+        label=label(method),
+        measure=f"{row['dataset']}, {' / '.join(protocols)}",
+        first=summary(first["value"]),
+        second=summary(second["value"]),
+        comparison=paired(values[1], values[0]),
+    )
+
+
+def _settings(first: pd.DataFrame, second: pd.DataFrame, methods: set[Any]) -> dict[str, str]:
+    """Returns the settings in which the two sweeps' runs of a method differ, in the words of the first such method."""
+    differing: dict[str, str] = {}
+    for method in sorted(map(str, methods)):
+        runs = [_run(rows, method) for rows in (first, second)]
+        if runs[0] is not None and runs[1] is not None:
+            for name, values in difference(runs[0], runs[1]).items():
+                differing.setdefault(name, " → ".join(map(value_text, values)))
+    return differing
+
+
+def _run(rows: pd.DataFrame, method: str) -> Run | None:
+    comparison: Any = rows.loc[rows["method"] == method, "departures"].iloc[0]
+    run: Run | None = comparison.run
+    return run

@@ -1,0 +1,1 @@
+"""What a job is, from the file it starts from to why it ended."""

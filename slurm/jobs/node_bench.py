@@ -1,0 +1,48 @@
+"""What the job of `salmask bench step --cluster` does on its node; `slurm.nodes.remote_bench` sends it there."""
+
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.files import write_json
+from slurm.jobs.job import is_first_rank
+
+
+@dataclass(frozen=True)
+class NodeBench:
+    """Rows to be timed on a node."""
+
+    runs: tuple[Path, ...]
+    """Their settings, as YAML."""
+    report: Path
+    """Where to write what was measured."""
+    steps: int
+    warm_up: int
+    program: str
+    """`MODULE:FUNCTION` that times one; see `slurm.jobs.program`."""
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> "NodeBench":
+        """Returns the call that was written as JSON.
+
+        Raises:
+            TypeError, KeyError: it is none.
+        """
+        paths = tuple(Path(path) for path in content["runs"])
+        return cls(**{**content, "runs": paths, "report": Path(content["report"])})
+
+    def __call__(self) -> None:
+        """Times each row, and writes what was measured.
+
+        Raises:
+            UserError: data or settings do not fit.
+        """
+        from repro.runs.reading import load
+
+        measure = pkgutil.resolve_name(self.program)
+        measured = [measure(load(path), warm_up=self.warm_up, steps=self.steps) for path in self.runs]
+        # Every process takes part in a step; one of them reports.
+        if is_first_rank():
+            write_json(self.report, [asdict(measurement) for measurement in measured])

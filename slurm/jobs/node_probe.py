@@ -1,0 +1,46 @@
+"""What the job of `salmask doctor --cluster` does on its node; `slurm.nodes.probe` sends it there."""
+
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.doctor.needs import Needs
+from repro.files import write_json
+from slurm.jobs.job import is_first_rank
+
+
+@dataclass(frozen=True)
+class NodeProbe:
+    """A look at a node, to be carried out there."""
+
+    place: Path
+    """Where sweeps will go."""
+    report: Path
+    """Where to write what was found."""
+    gpus: int
+    """That each node was asked for."""
+    cpus: int
+    """That each process was asked for."""
+    program: str
+    """`MODULE:FUNCTION` that looks at the node; see `slurm.jobs.program`."""
+    needs: Needs
+    """What must be there."""
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> "NodeProbe":
+        """Returns the probe that was written as JSON.
+
+        Raises:
+            TypeError, KeyError: it is none.
+        """
+        paths = {name: Path(content[name]) for name in ("place", "report")}
+        return cls(**{**content, **paths, "needs": Needs.parse(content["needs"])})
+
+    def __call__(self) -> None:
+        """Examines the node, and writes what was found."""
+        findings = pkgutil.resolve_name(self.program)(self.place, gpus=self.gpus, cpus=self.cpus, needs=self.needs)
+        # Every process takes part, since whether they find each other is part of it; one of them reports.
+        if is_first_rank():
+            write_json(self.report, [asdict(finding) for finding in findings])

@@ -1,0 +1,189 @@
+"""A copy of the code for jobs to run, so that edits after a submission change nothing that waits or is requeued.
+
+The copy is a `git archive` below the sweep's folder, `code/COMMIT/`, made once for each state of the code. An edited
+work tree is refused, or, where asked for, archived as it is (untracked files of the packages that git does not ignore
+included), with its difference from the commit beside it as `code/NAME.diff`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from repro.errors import UserError
+from repro.files import new_folder, write_atomically
+from repro.paths import CODE_ROOT
+from repro.runs.provenance import SNAPSHOT
+
+PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
+"""What is copied: all that a job imports, and no example runs, which tables of the sweep would find."""
+CODE = "code"
+
+
+@dataclass(frozen=True)
+class CodeSnapshot:
+    """A copy of the code, which does not change."""
+
+    path: Path
+    """Where PYTHONPATH points."""
+    commit: str
+    """Its hash; `unknown` of an installation without git."""
+    dirty: bool
+    """Whether the code may differ from that commit."""
+
+
+def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> CodeSnapshot:
+    """Copies the code that runs, unless the same state was copied before.
+
+    Args:
+        sweep_folder: the copy goes below it.
+        allow_dirty: also take a work tree that was edited since its commit.
+        tree: a checkout; default: the one that this code runs from.
+
+    Raises:
+        UserError: the work tree was edited and that was not allowed, or it is no checkout.
+    """
+    tree = tree or CODE_ROOT
+    try:
+        commit = _git(tree, "rev-parse", "HEAD").decode().strip()
+        # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run.
+        edits = _git(tree, "status", "--porcelain", "--", *PACKAGES).decode().splitlines()
+    except (OSError, UserError):  # no git on this machine, or no checkout
+        return _copy_packages(tree, sweep_folder, allow_dirty=allow_dirty)
+    if not edits:
+        return _unpacked(sweep_folder, commit[:12], commit, _archive(tree, commit), dirty=False)
+    if not allow_dirty:
+        files = ", ".join(line[3:] for line in edits[:3]) + (" …" if len(edits) > 3 else "")
+        raise UserError(
+            f"{len(edits)} files in {tree} are not as they were committed ({files}), "
+            "so what jobs run could not be told",
+            mend="commit them, or --allow-dirty to record the difference",
+        )
+    return _take_edited(tree, sweep_folder, commit)
+
+
+def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> CodeSnapshot:
+    """Archives a work tree as it is, and writes its difference from the commit beside the copy."""
+    # `git archive` takes a tree object, not files. To make one of the work tree, files must be staged; staged into the
+    # user's own index they would be in the next commit, and another git command at work there would collide. So they
+    # are staged into an index of our own, filled from the commit first, so that deleted files show as deleted. The
+    # objects that this makes stand beside it: the repository may be somebody else's.
+    with tempfile.TemporaryDirectory() as temporary:
+        index = _beside(tree, Path(temporary))
+        _git(tree, "read-tree", commit, environment=index)
+        # Only of what is copied: notes and keys beside the code are nobody's business, and data may fill the disk. Git
+        # refuses a package of which it knows nothing; one that was deleted since the commit it does know.
+        known = _git(
+            tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES, environment=index
+        )
+        packages = sorted({path.partition("/")[0] for path in known.decode(errors="replace").split("\0") if path})
+        _git(tree, "add", "--all", "--", *packages, environment=index)
+        content = _git(tree, "write-tree", environment=index).decode().strip()
+        difference = _git(tree, "diff", "--cached", "--binary", commit, "--", *packages, environment=index)
+        archive = _archive(tree, content, index)
+    # The tree's hash in the name: another edit of the same commit is another copy, the same edit the same one.
+    name = f"{commit[:12]}-{content[:12]}"
+    write_atomically(sweep_folder / CODE / f"{name}.diff", lambda file: file.write(difference))
+    return _unpacked(sweep_folder, name, commit, archive, dirty=True)
+
+
+def _beside(tree: Path, folder: Path) -> dict[str, str]:
+    """Returns what has git read a checkout's repository, and write into another folder."""
+    own = tree / _git(tree, "rev-parse", "--git-path", "objects").decode().rstrip("\n")
+    objects = folder / "objects"
+    objects.mkdir()
+    return {
+        "GIT_INDEX_FILE": str(folder / "index"),
+        "GIT_OBJECT_DIRECTORY": str(objects),
+        # In quotes: it may hold a colon, which parts several.
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": json.dumps(str(own.resolve()), ensure_ascii=False),
+    }
+
+
+def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> CodeSnapshot:
+    target = sweep_folder / CODE / name
+    with tarfile.open(fileobj=BytesIO(archive)) as tar:
+        if target.exists():  # a folder of this name is whole (`new_folder`), and jobs may be running from it
+            _refuse_other_code(target, tar)
+        else:
+            with new_folder(target) as folder:
+                tar.extractall(folder, filter="data")
+                _mark(folder, commit, dirty=dirty)
+    return CodeSnapshot(target.resolve(), commit, dirty)
+
+
+def _refuse_other_code(target: Path, tar: tarfile.TarFile) -> None:
+    """Refuses a copy that is not what it is called by: it may have come with a sweep from elsewhere.
+
+    Python's own copies of what it imported go: it would run one in place of the source without looking at that.
+
+    Raises:
+        UserError: a file of the copy is another one, is missing, or is none of the commit's.
+    """
+    for cache in target.rglob("__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)  # a job may be writing to it
+    expected = {member.name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
+    paths = (path.relative_to(target) for path in target.rglob("*") if path.is_symlink() or not path.is_dir())
+    here = {str(path) for path in paths if "__pycache__" not in path.parts} - {SNAPSHOT}
+    for name in sorted(expected.keys() | here):
+        file = expected.get(name)
+        path = target / name
+        if file is None or path.is_symlink() or not path.is_file() or path.read_bytes() != file.read():
+            mend = f"remove {target}, or choose another --out"
+            raise UserError(f"{path} is not as it was committed, so what jobs run could be anybody's", mend=mend)
+
+
+def _copy_packages(tree: Path, sweep_folder: Path, *, allow_dirty: bool) -> CodeSnapshot:
+    """Copies an installation without git, under a name made from the content of its modules."""
+    if not allow_dirty:
+        raise UserError(
+            f"{tree} is no git checkout, so the commit that jobs run could not be told",
+            mend="install from a clone, or --allow-dirty to copy the packages as they are",
+        )
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((tree / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    target = sweep_folder / CODE / f"unknown-{digest.hexdigest()[:12]}"
+    if not target.exists():
+        with new_folder(target) as folder:
+            for package in PACKAGES:
+                shutil.copytree(tree / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+            _mark(folder, "unknown", dirty=True)
+    return CodeSnapshot(target.resolve(), "unknown", dirty=True)
+
+
+def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
+    """Tells the code what it is a copy of: see `repro.runs.provenance.source`."""
+    (folder / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}), encoding="utf-8")
+
+
+def _archive(tree: Path, content: str, environment: Mapping[str, str] | None = None) -> bytes:
+    """Returns the packages of a commit or a tree object as a tar file."""
+    # A folder may lie there of which git knows nothing: Python's own copies outlive a package.
+    listed = _git(tree, "ls-tree", "-z", "--name-only", content, "--", *PACKAGES, environment=environment)
+    packages = filter(None, listed.decode().split("\0"))
+    return _git(tree, "archive", content, "--", *packages, environment=environment)
+
+
+def _git(tree: Path, *words: str, environment: Mapping[str, str] | None = None) -> bytes:
+    """Returns what git prints.
+
+    Raises:
+        UserError: it fails.
+        OSError: there is no git on this machine.
+    """
+    ended = subprocess.run(
+        ["git", *words], cwd=tree, capture_output=True, check=False, env={**os.environ, **(environment or {})}
+    )
+    if ended.returncode:
+        said = "; ".join(ended.stderr.decode(errors="replace").split("\n")).strip("; ")
+        raise UserError(f"git {words[0]} in {tree} failed: {said}", mend="what git says, or commit the edits")
+    return ended.stdout

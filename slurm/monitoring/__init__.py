@@ -1,0 +1,1 @@
+"""What every job of a sweep is doing, and what it used."""

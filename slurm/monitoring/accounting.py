@@ -1,0 +1,124 @@
+"""What Slurm's accounting says that jobs used: one call of `sacct` for all of them, steps and requeued attempts too."""
+
+import re
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from slurm.monitoring.queue import IDS_A_CALL, SACCT_SECONDS, array_of, cells_of, expand, lines_of
+
+FIELDS: tuple[str, ...] = (
+    *("JobID", "JobName", "ElapsedRaw", "TotalCPU", "AllocCPUS", "AllocTRES", "NNodes"),
+    *("MaxRSS", "TRESUsageInTot", "TRESUsageInAve"),
+)
+Job = tuple[str, str]
+"""(Name of its submission, Slurm's id): the id alone may come again, where a cluster counts anew or is another one."""
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """What a job used, by its scheduler's word, over all of its attempts."""
+
+    seconds: float = 0.0
+    """That it had its nodes."""
+    longest_seconds: float = 0.0
+    """Of one attempt."""
+    cpu_seconds: float = 0.0
+    cpus: int = 0
+    """That it had."""
+    gpus: int = 0
+    """That it had."""
+    memory: int = 0
+    """Bytes of a node at most, as far as Slurm looked; 0: it did not look."""
+    gpu_busy: float | None = None
+    """Share of the time in which kernels ran, in 0…1; None: Slurm does not watch GPUs."""
+
+
+def accounted(jobs: Collection[Job]) -> dict[Job, Accounted]:
+    """Returns what jobs used; nothing of those that the accounting does not know, or without any accounting.
+
+    Args:
+        jobs: their names, with their ids, `812` or `812_3`.
+    """
+    # Whole arrays: a few short ids instead of hundreds.
+    arrays = sorted({array_of(job) for _, job in jobs})[-IDS_A_CALL:]
+    if not arrays or not shutil.which("sacct"):
+        return {}
+    words = ["sacct", "--allusers", "--duplicates", "--noheader", "--parsable2", f"--jobs={','.join(arrays)}"]
+    lines = lines_of([*words, f"--format={','.join(FIELDS)}"], SACCT_SECONDS)
+    return {job: used for job, used in parse(lines).items() if job in jobs}
+
+
+def parse(lines: Sequence[str]) -> dict[Job, Accounted]:
+    """Returns what the lines of `sacct` say of each job: a line of the job for each attempt, and those of its steps.
+
+    A step has a name of its own, `batch` or that of its program, and is of the job whose line came before it.
+
+    Args:
+        lines: The fields `FIELDS`, separated by `|`; broken ones are left out.
+    """
+    jobs: dict[Job, Accounted] = {}
+    names: dict[str, str] = {}
+    for line in lines:
+        cells = cells_of(line.strip(), len(FIELDS))
+        if not cells:
+            continue
+        cell = dict(zip(FIELDS, cells, strict=True))
+        ids, _, step = cell["JobID"].partition(".")
+        for number in expand(ids):
+            if not step:
+                names[number] = cell["JobName"]
+            if number in names:
+                job = names[number], number
+                before = jobs.get(job, Accounted())
+                jobs[job] = _with_step(before, cell) if step else _with_attempt(before, cell)
+    return jobs
+
+
+def _with_attempt(before: Accounted, cell: Mapping[str, str]) -> Accounted:
+    """Returns what a job used, an attempt more."""
+    seconds = float(cell["ElapsedRaw"]) if cell["ElapsedRaw"].isdigit() else 0.0
+    return replace(
+        before,
+        seconds=before.seconds + seconds,
+        longest_seconds=max(before.longest_seconds, seconds),
+        cpu_seconds=before.cpu_seconds + _duration(cell["TotalCPU"]),
+        cpus=int(cell["AllocCPUS"]) if cell["AllocCPUS"].isdigit() else before.cpus,
+        gpus=_whole(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
+    )
+
+
+def _with_step(before: Accounted, cell: Mapping[str, str]) -> Accounted:
+    """Returns what a job used, with what a step of it tells."""
+    nodes = max(1, _whole(cell["NNodes"]))
+    # Of all tasks of the step together, each at its most; where Slurm is too old to say so, of the largest task.
+    memory = _bytes(_resource(cell["TRESUsageInTot"], "mem")) // nodes or _bytes(cell["MaxRSS"])
+    busy = _resource(cell["TRESUsageInAve"], "gres/gpuutil")
+    share = min(1.0, _whole(busy) / 100) if busy else None
+    gpu_busy = before.gpu_busy if share is None else max(share, before.gpu_busy or 0.0)
+    return replace(before, memory=max(before.memory, memory), gpu_busy=gpu_busy)
+
+
+def _resource(text: str, name: str) -> str:
+    """Returns the value of one of Slurm's trackable resources, `cpu=8,mem=32G,gres/gpu=2`; empty where it has none."""
+    return next((value for part in text.split(",") for key, _, value in [part.partition("=")] if key == name), "")
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _bytes(text: str) -> int:
+    """Returns a size as Slurm writes it, `3200K` or `1.50G`; 0 for what is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text)
+    return round(float(match[1]) * _UNITS[match[2]]) if match else 0
+
+
+def _duration(text: str) -> float:
+    """Returns the seconds of `[D-][HH:]MM:SS[.mmm]`; 0 for what is none."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text)
+    if not match:
+        return 0.0
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 86400 * days + 3600 * hours + 60 * minutes + seconds

@@ -1,0 +1,119 @@
+"""What jobs print: the end of it, and all of it as it comes, across requeues and resubmissions."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from repro.runs.folder import RunFolder
+from slurm.sweep_folder.ledger import Ledger, Submission
+
+TAIL_BYTES = 8192
+"""Some hundred lines; logs of long trainings have many megabytes."""
+POLL_SECONDS = 0.5
+
+
+def tail(path: Path) -> str:
+    """Returns the end of a file, which may begin within a line; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace")  # the tail may begin within a character
+    except OSError:
+        return ""
+
+
+def last_line(log: Path) -> str:
+    """Returns the last line that says something, which submitit's own do not; empty where there is none."""
+    lines = [line.strip() for line in tail(log).splitlines()]
+    return next((line for line in reversed(lines) if line and not line.startswith("submitit ")), "")[:300]
+
+
+def error_tails(folder: Path, job: str) -> dict[int, str]:
+    """Returns the end of what each process of a job printed as errors, by its number, ascending.
+
+    Args:
+        folder: of the job's submission; there submitit writes `JOB_PROCESS_log.err`, with `812_3` for JOB in an array.
+        job: its id.
+    """
+    tails = {int(path.name.split("_")[-2]): tail(path) for path in folder.glob(f"{job}_*_log.err")}
+    return dict(sorted(tails.items()))
+
+
+def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
+    """Returns what the newest attempt at a run has printed: each process's errors (where trainings log) and output.
+
+    Args:
+        ledger: of the sweep.
+        folder: of the run, relative to the sweep's.
+        task: only of this one; empty: of the submission made last.
+
+    Returns:
+        Submitit's files; where no launcher started the run, the newest log in its own folder.
+    """
+    entry = newest_submission(ledger, folder, task)
+    if entry is not None:
+        logs = ledger.logs / entry.submission
+        files = (*logs.glob(f"{entry.job}_*_log.err"), *logs.glob(f"{entry.job}_*_log.out"))
+        return sorted(files, key=lambda path: (path.suffix != ".err", path.name))
+    own_logs = sorted(RunFolder(ledger.sweep / folder).logs.rglob("*.log"), key=lambda path: path.stat().st_mtime)
+    return own_logs[-1:]
+
+
+def newest_submission(ledger: Ledger, folder: str, task: str = "") -> Submission | None:
+    """Returns the job of a run that was handed over last; one that has not begun counts only where no other has.
+
+    Args:
+        ledger: of the sweep.
+        folder: of the run, relative to the sweep's.
+        task: only of this one; empty: of any.
+    """
+    entries = [e for e in ledger.submissions() if e.folder == folder and task in ("", e.task) and e.job]
+    with_logs = [entry for entry in entries if any((ledger.logs / entry.submission).glob(f"{entry.job}_*_log.*"))]
+    return next(reversed(with_logs or entries), None)
+
+
+def follow(
+    files: Callable[[], Sequence[Path]], lines: int, *, ended: Callable[[], bool] | None = None
+) -> Iterator[tuple[Path, str]]:
+    """Yields what log files hold, and what comes to them.
+
+    Slurm appends to the same files when a job is put back in the queue; a job that is handed over anew has others.
+
+    Args:
+        files: which ones; asked again and again.
+        lines: how many of the end of each file that is there at the start; later ones are told whole.
+        ended: whether nothing more will come; None: do not wait at all.
+
+    Yields:
+        Files, each with a piece of text that ends with a line.
+    """
+    offsets: dict[Path, int] = {}
+    first_round = True
+    while True:
+        # Asked before the files are read, so that what is written between the two is read in one more, the last, round.
+        last_round = ended is None or ended()
+        for path in files():
+            try:
+                # A file that is shorter than what was read of it has begun anew.
+                offset = offsets.get(path, 0) if path.stat().st_size >= offsets.get(path, 0) else 0
+                content = _from(path, offset)
+            except OSError:
+                continue
+            # Half a line is left for the next round, when its rest has come; in the last round it is all there is.
+            length = len(content) if last_round else content.rfind(b"\n") + 1
+            text = content[:length].decode(errors="replace")
+            offsets[path] = offset + length
+            if first_round:
+                text = "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
+            if text:
+                yield path, text if text.endswith("\n") else text + "\n"
+        if last_round:
+            return
+        first_round = False
+        time.sleep(POLL_SECONDS)
+
+
+def _from(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read()

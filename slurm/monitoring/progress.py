@@ -1,0 +1,169 @@
+"""A sweep in progress for a page: what its jobs are doing, when they will be done, and what they cost so far."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.bench.throughput import record_file
+from repro.errors import UserError
+from repro.quantities import counted, duration_text
+from repro.runs.folder import RunFolder
+from repro.runs.metrics import read_metrics, training_seconds
+from repro.runs.status import PRETRAIN
+from repro.runs.task_results import results_of
+from slurm.jobs.orders import ordered_run
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.states import State
+from slurm.monitoring.status import JobRow, counts, may_change
+from slurm.planning.graph import Job, make_graph
+from slurm.planning.job_costs import JobCost, estimate, gather, wall_seconds
+from slurm.profiles.profile import Cluster, load_named
+from slurm.sweep_folder.ledger import REPORT, Key, Ledger
+
+
+@dataclass(frozen=True)
+class ProgressRow:
+    """A job as a page shows it; `left_s` and `share` are what its columns are sorted by."""
+
+    run: str
+    task: str
+    state: str
+    step: int
+    steps: int
+    share: float
+    left: str
+    left_s: float | None
+    speed: str
+    note: str
+
+
+@dataclass(frozen=True)
+class SweepProgress:
+    """A sweep in progress.
+
+    Attributes:
+        summary: How many jobs are in which state, and when all will be done.
+        hours: GPU-hours spent, against those planned.
+        trouble: Why the queue is not known; empty where it is.
+        jobs: Its jobs, those that run first.
+        refresh_s: Seconds after which a page is to be loaded again.
+        live: Whether anything is under way.
+    """
+
+    summary: str
+    hours: str
+    trouble: str
+    jobs: tuple[ProgressRow, ...]
+    refresh_s: int
+    live: bool
+
+
+def progress(sweep: Path, table: Sequence[JobRow], queue: QueueSnapshot, *, every: float) -> SweepProgress:
+    """Sum up what the jobs of a sweep are doing.
+
+    Args:
+        sweep: The sweep's folder.
+        table: Its jobs, as `salmask status` has them.
+        queue: What they were judged by.
+        every: Seconds between two looks.
+    """
+    costs = _Costs(sweep, table)
+    states = ", ".join(f"{number} {state}" for state, number in counts(table).items()) or "no job yet"
+    return SweepProgress(
+        summary=f"{states}{costs.time_left}.",
+        hours=costs.words,
+        trouble=f"Slurm does not answer: {queue.trouble}" if queue.trouble else "",
+        jobs=tuple(_row(row) for row in sorted(table, key=lambda row: row.state is not State.running)),
+        refresh_s=max(1, round(every)),
+        live=may_change(table, queue),
+    )
+
+
+def _row(row: JobRow) -> ProgressRow:
+    number = f"{row.metric} {row.value:.2f}" if row.value is not None else ""
+    under_way = row.state is not State.done
+    return ProgressRow(
+        run=row.run,
+        task=row.task,
+        state=row.state.value,
+        step=row.step if under_way else 0,
+        steps=row.steps if under_way else 0,
+        share=row.step / row.steps if row.steps else 0.0,
+        left="" if row.eta_s is None else duration_text(row.eta_s),
+        left_s=row.eta_s,
+        speed=f"{row.images_per_second:.0f}" if row.images_per_second else "",
+        note=", ".join(filter(None, (number, row.note))),
+    )
+
+
+class _Costs:
+    """What the jobs of a sweep have cost, and what those that are not done will."""
+
+    def __init__(self, sweep: Path, table: Sequence[JobRow]) -> None:
+        newest = Ledger(sweep).newest()
+        self.clusters = {key: _cluster(entry.cluster) for key, entry in newest.items()}
+        self.rows = {(row.folder, row.task): row for row in table if row.task != REPORT}
+        jobs = [job for row in self.rows.values() if (job := _job(sweep, row)) is not None]
+        pretrained = {job.folder.path for job in jobs if job.task == PRETRAIN}
+        jobs = [job for job in jobs if job.folder.path in pretrained]  # what they wait for has to be known too
+        self.graph = make_graph(sweep, jobs, ())
+        done = [key for key, row in self.rows.items() if row.state is State.done]
+        self.spent = sum(_spent_seconds(sweep, row) * self._gpus(key) / 3600 for key, row in self.rows.items())
+        self.to_do = self._to_do(sweep, done)
+
+    def _gpus(self, key: Key) -> int:
+        cluster = self.clusters.get(key)
+        resources = cluster.resources_of(key[1]) if cluster else None
+        return max(1, resources.nodes * resources.gpus) if resources else 1
+
+    def _to_do(self, sweep: Path, done: Sequence[Key]) -> Mapping[Key, JobCost]:
+        """Returns the cost of every job; of one that runs what is left of it."""
+        evidence = gather([sweep], record_file())
+        clusters = [cluster for cluster in self.clusters.values() if cluster]
+        costs = estimate(self.graph, clusters[-1] if clusters else None, evidence, done)
+        for key, row in self.rows.items():
+            if key in costs and row.state is State.running and row.eta_s is not None:
+                costs[key] = JobCost(row.eta_s, self._gpus(key), None, "its own pace")
+        return costs
+
+    @property
+    def words(self) -> str:
+        """GPU-hours spent and planned, and of how many jobs nobody knows the cost."""
+        left = sum(cost.gpu_hours or 0.0 for cost in self.to_do.values())
+        unknown = len(self.rows) - len(self.to_do) + sum(cost.seconds is None for cost in self.to_do.values())
+        some = f", without {counted(unknown, 'job')} whose cost nobody measured" if unknown else ""
+        return f"{self.spent:.2f} GPU-hours spent of {self.spent + left:.2f} planned{some}."
+
+    @property
+    def time_left(self) -> str:
+        """When all will be done, with as many jobs at a time as now; empty where nothing runs or is left."""
+        running = sum(row.state is State.running for row in self.rows.values())
+        seconds = wall_seconds(self.graph, self.to_do, max(1, running))
+        at_least = "at least " if any(cost.seconds is None for cost in self.to_do.values()) else ""
+        return f"; {at_least}{duration_text(seconds)} left, {running} at a time" if running and seconds else ""
+
+
+def _cluster(name: str) -> Cluster | None:
+    """Returns a profile; None where it is gone since the launch."""
+    try:
+        return load_named(name)
+    except UserError:
+        return None
+
+
+def _job(sweep: Path, row: JobRow) -> Job | None:
+    """Returns a row's job; None where its settings cannot be read."""
+    folder = RunFolder(sweep / row.folder)
+    try:
+        return Job(ordered_run(folder, row.task), folder, row.task)
+    except UserError:
+        return None
+
+
+def _spent_seconds(sweep: Path, row: JobRow) -> float:
+    """Returns for how long a job has trained or measured, as its files tell."""
+    folder = RunFolder(sweep / row.folder)
+    if row.task != PRETRAIN:
+        # The protocols of a task are measured together, and each records how long all took.
+        return max((result.duration_s for result in results_of(folder, row.task)), default=0.0)
+    return training_seconds(read_metrics(folder.metrics))

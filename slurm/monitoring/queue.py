@@ -1,0 +1,297 @@
+"""What the scheduler says of jobs: one `squeue` call, and one `sacct` call for those that have left the queue.
+
+Neither is the truth about a run; its folder is. The queue adds what a folder cannot know: why a job waits, and that a
+process is gone which had no time to say so. Without accounting only `squeue` is there, and without Slurm neither.
+"""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from repro.errors import UserError
+from slurm.ask import ANSWER_SECONDS, LOGIN_NODE, Reply, ask
+from slurm.sweep_folder.ledger import Submission
+
+WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+ENDED = frozenset(
+    {
+        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
+        *("REVOKED", "TIMEOUT"),
+    }
+)
+"""Slurm's words for a job that waits, and for one that ended. All others mean that it has nodes, coming or going; so do
+those of later versions: a job that was taken for ended would go out a second time."""
+PARENT_FAILED = "DependencyNeverSatisfied"
+"""Slurm's reason for a job that waits for one that has failed."""
+
+SQUEUE_FIELDS = ("JobArrayID", "Name", "State", "Reason", "StartTime", "EndTime", "NodeList", "Partition")
+SACCT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Start", "End", "NodeList", "Partition")
+SACCT_SECONDS = 30.0
+"""How long an answer of sacct is waited for: it asks a database that may be slow or gone."""
+ROUNDING_SECONDS = 2.0
+"""By how much Linux rounds when it started, and with it each process."""
+IDS_A_CALL = 5000
+"""More ids than this do not fit on a command line; the newest are asked for."""
+
+
+class SilentSlurmError(UserError):
+    """Slurm does not say what is queued, or does not take jobs out of it; it may do so later."""
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """One job as Slurm sees it."""
+
+    job: str
+    """`812`, or `812_3` in an array."""
+    name: str
+    state: str
+    """Slurm's word in capitals, for example `PENDING`, `RUNNING`, `CANCELLED`."""
+    reason: str = ""
+    """Why it waits, for example `Resources`; of a job that ended with a signal or status, that."""
+    start: float | None = None
+    """When it started, or, waiting, will start if Slurm guesses right; seconds since the epoch."""
+    end: float | None = None
+    """When it ended; seconds since the epoch."""
+    nodes: str = ""
+    partition: str = ""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the job is in the queue and not on a node."""
+        return self.state in WAITING
+
+    @property
+    def live(self) -> bool:
+        """Whether the job runs, or will."""
+        return self.state not in ENDED
+
+
+@dataclass(frozen=True)
+class QueueSnapshot:
+    """The queue at one moment."""
+
+    jobs: Mapping[str, QueuedJob] = field(default_factory=dict)
+    """By id, those that ended lately among them."""
+    trouble: str = ""
+    """Why `squeue` did not answer; then a job that is not in `jobs` may well be alive."""
+    absent: bool = False
+    """Whether there is no `squeue` on this machine, or none of any cluster, so that it will not answer later either."""
+
+    @property
+    def mend(self) -> str:
+        """What helps where it gave no answer."""
+        return LOGIN_NODE if self.absent else "try again when Slurm answers"
+
+    def named(self, name: str) -> list[QueuedJob]:
+        """Returns the jobs of a name: what one submission became."""
+        return [job for job in self.jobs.values() if job.name == name]
+
+    def find(self, entry: Submission) -> QueuedJob | None:
+        """Returns what Slurm says of a job of a ledger; None where it knows none, or where the job is not Slurm's.
+
+        An intent whose id never got into the ledger is looked for by its submission's name. And an id alone names no
+        job: a cluster that was set up anew counts from the beginning, and another cluster has its own numbers.
+        """
+        if entry.executor != "slurm":
+            return None
+        if not entry.job:
+            return next(iter(self.named(entry.submission)), None)
+        # An array that is cancelled before it began stands in the answer as a whole, under its own id.
+        found = (self.jobs.get(job) for job in (entry.job, array_of(entry.job)))
+        return next((job for job in found if job is not None and job.name == entry.submission), None)
+
+    def live(self, entry: Submission) -> bool | None:
+        """Returns whether a job of a ledger runs or waits; None where that cannot be known from here."""
+        if entry.executor != "slurm":
+            return _process_lives(entry)
+        job = self.find(entry)
+        if job is None:  # an answer without the job means that it is over; no answer means nothing
+            return None if self.trouble else False
+        return job.live
+
+
+def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
+    """Asks Slurm: `squeue` once, and `sacct` once where `ended` names jobs that squeue no longer lists.
+
+    Args:
+        ended: ids of jobs of which it would be good to know how they ended, if they did.
+        user: whose queue, several names with commas; empty: one's own.
+    """
+    if not shutil.which("squeue"):
+        return QueueSnapshot(trouble="there is no squeue on this machine", absent=True)
+    owners = [f"--user={user}"] if user else ["--me"]
+    # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
+    columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
+    words = ["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns]
+    reply = _ask(words, ANSWER_SECONDS)
+    jobs = {job.job: job for line in reply.output.splitlines() for job in parse_squeue(line)}
+    # sacct is asked for whole arrays: a few short ids instead of hundreds.
+    unlisted = sorted({array_of(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
+    if unlisted and not reply.trouble and shutil.which("sacct"):
+        words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
+        lines = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
+        # squeue has the last word on what both know: the database lags behind, above all after a requeue.
+        jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
+    return QueueSnapshot(jobs, reply.trouble, absent=reply.not_here)
+
+
+def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
+    """Returns the jobs of these names that the accounting knows, by id; none where there is no accounting.
+
+    Args:
+        names: of submissions; of many the newest 500 are asked for.
+    """
+    if not names or not shutil.which("sacct"):
+        return {}
+    words = ["sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-30days"]
+    words += [f"--name={','.join(names[-500:])}", f"--format={','.join(SACCT_FIELDS)}"]
+    lines = lines_of(words, SACCT_SECONDS)
+    return {job.job: job for line in lines for job in parse_sacct(line) if job.name in names}
+
+
+def parse_squeue(line: str) -> Iterator[QueuedJob]:
+    """Yields the jobs of a line of `squeue`; none in a broken line.
+
+    Args:
+        line: the fields `SQUEUE_FIELDS`, each followed by `|`.
+    """
+    cells = cells_of(line.strip().removesuffix("|"), len(SQUEUE_FIELDS))
+    if not cells:
+        return
+    ids, name, state, reason, start, end, nodes, partition = cells
+    reason = "" if reason == "None" else reason
+    for job in expand(ids):
+        yield QueuedJob(job, name, state, reason, _seconds(start), _seconds(end), nodes, partition)
+
+
+def parse_sacct(line: str) -> Iterator[QueuedJob]:
+    """Yields the jobs of a line of `sacct`; none in a broken line.
+
+    Args:
+        line: the fields `SACCT_FIELDS`, separated by `|`.
+    """
+    cells = cells_of(line.strip(), len(SACCT_FIELDS))
+    if not cells:
+        return
+    ids, name, state, code, start, end, nodes, partition = cells
+    word, _, detail = state.partition(" ")  # "CANCELLED by 0"
+    status, _, signal = code.partition(":")  # "0:9": status 0, ended by signal 9
+    reason = detail or (f"signal {signal}" if signal not in ("", "0") else f"exit {status}" if status != "0" else "")
+    for job in expand(ids):
+        yield QueuedJob(job, name, word, reason, _seconds(start), _seconds(end), nodes, partition)
+
+
+def cells_of(line: str, number: int) -> list[str]:
+    """Returns so many cells of a line; none of a broken one. The second is the name, which may itself hold a `|`."""
+    cells = line.split("|")
+    surplus = len(cells) - number
+    return [cells[0], "|".join(cells[1 : 2 + surplus]), *cells[2 + surplus :]] if surplus >= 0 else []
+
+
+def expand(ids: str) -> list[str]:
+    """Returns the jobs that Slurm writes as one: `812_[0-2,7%2]` is `812_0`, `812_1`, `812_2` and `812_7`."""
+    array, bracket, numbers = ids.partition("_[")
+    if not bracket:
+        return [ids]
+    jobs = []
+    for span in re.sub(r"%\d+", "", numbers.rstrip("]")).split(","):  # without the throttle, %2
+        first, _, last = span.partition("-")
+        if not first.isdigit() or not (last or first).isdigit():
+            return [ids]  # "812_[0-9...]": squeue cuts long lists where it is not told --array
+        jobs += [f"{array}_{number}" for number in range(int(first), int(last or first) + 1)]
+    return jobs
+
+
+def scancel(jobs: Sequence[str], *, name: str = "") -> str:
+    """Cancels jobs, in one call; returns what Slurm objected to, empty where it did not.
+
+    Args:
+        jobs: their ids; none: nothing is called.
+        name: that each must have to be cancelled, where squeue did not say whose the ids are; empty: any.
+    """
+    filters = [f"--name={name}"] if name else []
+    return _ask(["scancel", *filters, *jobs], ANSWER_SECONDS).trouble if jobs else ""
+
+
+def lines_of(words: Sequence[str], seconds: float) -> list[str]:
+    """Returns the lines that a command prints; none where it fails."""
+    return _ask(words, seconds).output.splitlines()
+
+
+def _ask(words: Sequence[str], seconds: float) -> Reply:
+    # Times as seconds since the epoch, so that no time zone of the cluster comes between.
+    return ask(words, seconds=seconds, environment={**os.environ, "SLURM_TIME_FORMAT": "%s"})
+
+
+def process_of(submission: str) -> str:
+    """Returns the id of the process here that carries out a submission; empty where there is none, or no Linux.
+
+    Args:
+        submission: its name, which is that of the folder that the process was started with.
+    """
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        process = command.parent.name
+        try:
+            words = command.read_bytes().split(b"\0")
+            is_first = os.getpgid(int(process)) == int(process)  # of several ranks, which are a group
+        except OSError:  # it has ended meanwhile
+            continue
+        # Others may read its logs, and name them: they were not started in this way.
+        if is_first and b"slurm.start" in words and any(Path(os.fsdecode(word)).name == submission for word in words):
+            return process
+    return ""
+
+
+def _process_lives(entry: Submission) -> bool | None:
+    """Returns whether the process of a local job runs; None where only another machine can tell."""
+    if not entry.job.isdigit():
+        return False  # a local job gets its id as its process begins
+    if entry.host != socket.gethostname():
+        return None
+    try:
+        os.kill(int(entry.job), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    command = Path(f"/proc/{entry.job}/cmdline")
+    try:
+        words = command.read_bytes()
+    except OSError:
+        return not Path("/proc/self").exists()  # gone since, or no Linux: the id is all there is
+    # Linux gives the id of a process that ended to another one. Ours name their submission's folder; the debug executor
+    # runs in a launcher, whose words may be any. A zombie has no words at all.
+    return entry.submission.encode() in words or (entry.executor == "debug" and bool(words) and _is_as_old(entry))
+
+
+def _is_as_old(entry: Submission) -> bool:
+    """Returns whether the process with a job's id began before the job was handed to it, as a launcher's did."""
+    try:
+        # Behind the name in brackets, which may hold anything: field 3 and on, of which the 22nd is the start.
+        ticks = Path(f"/proc/{entry.job}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        system = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+        booted = next(int(line.split()[1]) for line in system if line.startswith("btime "))
+        began = booted + int(ticks[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration, ValueError, IndexError):
+        return True  # no Linux as we know it: the id is all there is
+    return began <= datetime.fromisoformat(entry.time).timestamp() + ROUNDING_SECONDS
+
+
+def array_of(job: str) -> str:
+    """Returns the id of the array that a job is of, `812` of `812_3`; its own id where it is of none."""
+    return job.partition("_")[0]
+
+
+def _number(job: str) -> int:
+    return int(job) if job.isdigit() else 0
+
+
+def _seconds(text: str) -> float | None:
+    """Returns a time in seconds since the epoch; None for `N/A`, `Unknown` and the like."""
+    return float(text) if text.isdigit() else None

@@ -1,0 +1,305 @@
+"""What a job without a result is doing: the judge between its status, the ledger and the queue.
+
+The folders are the truth: a process that gives no sign of life is dead, whatever its last words were. The queue adds
+why a job waits, and that one is gone which could say nothing.
+"""
+
+import socket
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from repro.errors import with_mend
+from repro.quantities import duration_text
+from repro.runs.lock import STALE_SECONDS
+from repro.runs.status import Status
+from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
+from slurm.monitoring.logs import error_tails, last_line, tail
+from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
+from slurm.sweep_folder.ledger import LOGS, Submission
+from slurm.sweep_folder.local_lock import is_minded
+
+CLOCKS_SECONDS = 5.0
+"""By how much the clocks of two machines of a cluster may differ."""
+
+
+BY_US = "by salmask cancel"
+SUPERSEDED = "taken out by --replace: the sweep has other settings now"
+
+
+class State(StrEnum):
+    """What a job is doing, in the order in which they are counted."""
+
+    done = "done"
+    """Its result is there."""
+    running = "running"
+    """It gave a sign of life lately."""
+    starting = "starting"
+    """It is on a node and has not said anything yet."""
+    queued = "queued"
+    preempted = "preempted"
+    """It ran, and waits in the queue for its turn to go on."""
+    planned = "planned"
+    """It was not handed to a scheduler."""
+    unknown = "unknown"
+    """Nobody who can be asked knows what became of it, or its files cannot be read."""
+    silent = "silent"
+    """Its scheduler says that it runs, but it gives no sign of life."""
+    interrupted = "interrupted"
+    """It was asked to stop, did so, and is not in the queue."""
+    cancelled = "cancelled"
+    failed = "failed"
+    """It ended with an error."""
+    died = "died"
+    """It ended without a word: killed, out of memory or time, or its node is gone."""
+
+
+ENDED_BADLY = frozenset({State.interrupted, State.cancelled, State.failed, State.died})
+LIVE = frozenset({State.running, State.starting, State.queued, State.preempted, State.silent})
+
+_SUSPENDED = (State.preempted, "suspended until Slurm, or who did it, lets it go on")
+SILENT_BY_RIGHT: Mapping[str, tuple[State, str]] = {
+    "SUSPENDED": _SUSPENDED,
+    "STOPPED": _SUSPENDED,
+    "CONFIGURING": (State.starting, "its nodes are made ready"),
+}
+"""Slurm's words for a job that has nodes and whose processes cannot give a sign of life, with what it is doing."""
+
+REASONS: Mapping[str, tuple[str, str]] = {
+    "Resources": ("waits for free resources", ""),
+    "Priority": ("others go first", ""),
+    PARENT_FAILED: ("what it builds on failed", "that first, then salmask retry"),
+    "Dependency": ("waits for the job that it builds on", ""),
+    "JobArrayTaskLimit": ("the sweep runs so many at a time", ""),
+    "BeginTime": ("was put back in the queue, starts again soon", ""),
+    "JobHeldUser": ("held", "scontrol release {job}"),
+    "ReservationDeleted": (
+        "held, its reservation is gone",
+        "salmask cancel, another in the profile, salmask retry",
+    ),
+    "JobHeldAdmin": ("held by an administrator", "ask them"),
+    "launch failed requeued held": ("no node could start it", "salmask doctor, then scontrol release {job}"),
+    "BadConstraints": ("no node has what the profile asks for", "the profile's constraint"),
+    "PartitionTimeLimit": ("asks for more time than its partition gives", "the profile's time"),
+    "PartitionDown": ("the partition is down", "another one in the profile"),
+    "ReqNodeNotAvail": ("the nodes that it could run on are down or reserved", ""),
+}
+"""Slurm's reasons, by their beginnings, in words and with the mend, if there is any; the first that fits counts."""
+
+
+def judge(
+    sweep: Path, status: Status | None, entry: Submission | None, queue: QueueSnapshot, now: float
+) -> tuple[State, str]:
+    """Returns what a job without a result is doing, and a note on it.
+
+    There are three witnesses, each of which can be wrong: the status file, which a killed process leaves as it was; the
+    ledger, which a killed launcher leaves half written; and the queue, which may not answer, forget, or not know of a
+    job that was started by hand. The order of the questions says whom to believe.
+
+    Args:
+        sweep: the sweep's folder.
+        status: what the job's process wrote last; None: nothing.
+        entry: the submission made last; None: no launcher knows of the job.
+        queue: from `slurm.monitoring.queue.snapshot`.
+        now: the time, in seconds since the epoch.
+    """
+    job = queue.find(entry) if entry else None
+    live = queue.live(entry) if entry else None
+    if live and job is not None and job.waiting:
+        return _in_the_queue(status, job, now)
+    # A status that is older than the submission, or than the job's present start (after a requeue), tells of an earlier
+    # attempt. A fresh sign of life counts all the same: the new attempt will soon write the next, or else somebody has
+    # started the job by hand.
+    if status is not None and (before(status, entry) or _before_its_start(status, job)) and not _alive(status, now):
+        status = None
+    if live:
+        return _on_a_node(status, job, now)
+    # From here on nobody who can be asked knows of a living process, and yet one may give signs of life: it was started
+    # by hand. Signs from before the job's end are its own last ones and prove nothing.
+    if status is not None and _alive(status, now) and not _before_its_end(status, job):
+        return State.running, ""
+    if status is not None and status.state == "failed":  # its own error says more than Slurm's exit status
+        return State.failed, _failure(sweep, status, entry)
+    if status is None:
+        return _never_said_a_word(sweep, entry, job, live, queue)
+    return _ended(sweep, status, entry, job, now)
+
+
+def _in_the_queue(status: Status | None, job: QueuedJob, now: float) -> tuple[State, str]:
+    """Returns the state of a job that waits in the queue."""
+    if status is not None and _alive(status, now) and _of_another(status, job):
+        return State.running, f"on {status.host}, while {job.job} waits in the queue"
+    # It has no process itself, so its status is of the attempt before and can only tell that there was one. Of a job
+    # that failed and was handed over again, nothing goes on: it is queued as if for the first time.
+    has_begun = status is not None and status.state in ("running", "interrupted")
+    return State.preempted if has_begun else State.queued, _reason(job)
+
+
+def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tuple[State, str]:
+    """Returns the state of a job that has a node by its scheduler's word, or a process on this machine."""
+    where = f"on {job.nodes}" if job and job.nodes else ""
+    if job is not None and job.state in SILENT_BY_RIGHT:
+        state, words = SILENT_BY_RIGHT[job.state]
+        return state, ", ".join(filter(None, (where, words)))
+    return _by_its_signs(status, job, where, now)
+
+
+def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now: float) -> tuple[State, str]:
+    """Returns the state of a job whose process can give signs of life, by those that it gave."""
+    if status is None:
+        # Importing torch and waiting for other ranks takes its time; after as long as a lock needs to grow stale,
+        # silence means that it hangs.
+        elapsed = now - job.start if job and job.start else 0.0
+        if elapsed > STALE_SECONDS:
+            return State.silent, with_mend(f"{where} for {duration_text(elapsed)} without a word", "salmask logs")
+        return State.starting, where
+    if status.state == "failed":  # the scheduler is still clearing up
+        return State.failed, status.error
+    if status.state != "running":
+        return State.starting, where  # it is about to end, or to begin anew
+    silence = now - status.heartbeat
+    if silence > STALE_SECONDS:
+        note = with_mend(f"no sign of life for {duration_text(silence)}", "salmask cancel, then salmask retry")
+        return State.silent, note
+    return State.running, ""
+
+
+def _never_said_a_word(
+    sweep: Path, entry: Submission | None, job: QueuedJob | None, live: bool | None, queue: QueueSnapshot
+) -> tuple[State, str]:
+    """Returns the state of a job that neither runs nor wrote a status in this attempt."""
+    if entry is None:
+        return State.planned, "not started"
+    if live is None:  # nobody could be asked: it may well wait in the queue, and must not be called dead
+        return State.unknown, queue.trouble if entry.executor == "slurm" else _only(entry.host)
+    if cancelled := _cancelled(entry, job):
+        return cancelled
+    if not entry.job and job is None:
+        return _not_handed_over(sweep, entry)
+    unheard = "Slurm no longer knows it" if entry.executor == "slurm" else "its process is gone"
+    if job is None and _never_began(sweep, entry):
+        # Without accounting nobody remembers who took it out: a person's scancel, or Slurm with what it waits for.
+        return State.cancelled, f"left the queue before it began, {unheard}"
+    return State.died, _with_last_line(sweep, entry, f"never said a word, {_word(job) or unheard}")
+
+
+def _ended(
+    sweep: Path, status: Status, entry: Submission | None, job: QueuedJob | None, now: float
+) -> tuple[State, str]:
+    """Returns how a job ended that wrote a status in this attempt and gives no more signs of life."""
+    if status.state == "done":
+        return State.failed, "it says that it is done, but its result is not there"
+    if cancelled := _cancelled(entry, job):
+        return cancelled
+    if status.state == "interrupted":
+        how = "goes on from its last checkpoint" if status.step else "begins anew"
+        return State.interrupted, _word(job) or f"{how} when started again"
+    # "running", and it is not: it was killed before it could write anything else.
+    note = _word(job) or f"no sign of life for {duration_text(now - status.heartbeat)}"
+    return State.died, _with_last_line(sweep, entry, note)
+
+
+def _cancelled(entry: Submission | None, job: QueuedJob | None) -> tuple[State, str] | None:
+    """Returns the state of a job that a person ended, or Slurm since what it waits for failed; None: neither did."""
+    if entry is not None and entry.superseded and (job is None or not job.live):
+        return State.cancelled, SUPERSEDED
+    if job is None:  # Slurm forgets, and without accounting soon: what `salmask cancel` did is on our own record
+        return (State.cancelled, BY_US) if entry is not None and entry.cancelled else None
+    if job.state != "CANCELLED":
+        return None
+    # sacct does not always keep the reason: a child that never started was cancelled with its parent.
+    unmet = entry is not None and entry.after and (job.reason.startswith("Dependency") or job.start is None)
+    return State.cancelled, "not started: what it builds on failed" if unmet else job.reason
+
+
+def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:
+    """Returns why a job failed: its own word, or where it only lost another process, that one's cause."""
+    if entry is None or not is_lost_peer(status.error):
+        return status.error
+    # Rank 0 keeps the status; what happened to another one stands in that one's log and in srun's words.
+    tails = error_tails(sweep / LOGS / entry.submission, entry.job)
+    return cause_of_ranks(tails, *_asked_for(entry)) or status.error
+
+
+def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
+    """Returns the state of a job that is only an intent so far."""
+    if entry.refused:
+        what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
+        return State.planned, with_mend(what, mend)
+    if entry.executor != "slurm" and entry.host != socket.gethostname():
+        return State.unknown, _only(entry.host)  # whether a launcher minds it shows in that machine's locks
+    if entry.executor != "slurm" and is_minded(sweep):
+        return State.queued, "waits for its turn on this machine"
+    return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
+
+
+def _only(host: str) -> str:
+    return with_mend(f"only {host} can tell", "salmask status there, or the same salmask sweep again")
+
+
+def _never_began(sweep: Path, entry: Submission) -> bool:
+    """Returns whether Slurm never started a job: it makes the files of what a job prints before anything else."""
+    folder = sweep / LOGS / entry.submission
+    return entry.executor == "slurm" and folder.is_dir() and not any(folder.glob(f"{entry.job}_*_log.*"))
+
+
+def _word(job: QueuedJob | None) -> str:
+    """Returns Slurm's word on a job that ended; empty where it has none."""
+    if job is None or job.live:
+        return ""
+    return f"Slurm says {job.state}{f', {job.reason}' if job.reason else ''}"
+
+
+def _with_last_line(sweep: Path, entry: Submission | None, note: str) -> str:
+    """Returns a note with the cause that the job's log names; with its last line where it names none."""
+    if entry is None:
+        return note
+    logs = [entry.log(sweep, stream) for stream in ("err", "out")]
+    if cause := cause_of("\n".join(tail(log) for log in reversed(logs)), *_asked_for(entry)):
+        return f"{note}; {cause}"
+    last = last_line(logs[0]) or last_line(logs[1])
+    return f"{note}; last line: {last}" if last else note
+
+
+def _asked_for(entry: Submission) -> tuple[float, int]:
+    """Returns the gigabytes and the minutes that Slurm kept a job to; 0 of what its profile left open."""
+    return (entry.memory, entry.minutes) if entry.executor == "slurm" else (0.0, 0)
+
+
+def _alive(status: Status, now: float) -> bool:
+    """Returns whether a process runs, as far as its files and, where it ran here, this machine can tell."""
+    return status.holder is not None and not status.silent(now)
+
+
+def _of_another(status: Status, job: QueuedJob) -> bool:
+    """Returns whether a status was surely written by another process than one of this Slurm job: by hand, or locally.
+
+    A task of an array has a number of its own in its environment, which is not the one that squeue and sbatch tell.
+    """
+    return status.job != job.job if array_of(job.job) == job.job else not status.job
+
+
+def before(status: Status, entry: Submission | None) -> bool:
+    """Returns whether a status is older than the submission."""
+    return entry is not None and status.heartbeat < datetime.fromisoformat(entry.time).timestamp() - CLOCKS_SECONDS
+
+
+def _before_its_start(status: Status, job: QueuedJob | None) -> bool:
+    """Returns whether a status is older than the present attempt, by Slurm's word."""
+    return job is not None and job.start is not None and status.heartbeat < job.start - CLOCKS_SECONDS
+
+
+def _before_its_end(status: Status, job: QueuedJob | None) -> bool:
+    """Returns whether a status was written before the job ended, by Slurm's word; not where Slurm knows of no end."""
+    return job is not None and job.end is not None and status.heartbeat <= job.end + CLOCKS_SECONDS
+
+
+def _reason(job: QueuedJob) -> str:
+    """Returns Slurm's reason for which a job waits, in words where there are any."""
+    for beginning, (words, mend) in REASONS.items():
+        if job.reason.startswith(beginning):
+            return f"{job.reason}: {with_mend(words, mend.format(job=job.job))}"
+    # QOSMaxJobsPerUserLimit, AssocGrpGRES and dozens more, all of which say the same.
+    limit = "Max" in job.reason or "Grp" in job.reason
+    return f"{job.reason}: a limit of your account or QOS" if limit else job.reason

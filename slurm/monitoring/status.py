@@ -1,0 +1,334 @@
+"""What every job of a sweep is doing: from its folders, its ledger and one look at the queue, without side effects.
+
+The folders are the truth: a result that is there is done, whatever Slurm says. What a job without a result is doing is
+judged in `slurm.monitoring.states`.
+"""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from repro.errors import UserError
+from repro.presence import exists
+from repro.runs.detection import DETECTION_TASKS
+from repro.runs.evaluation import Evaluation, is_complete, task_and_dataset
+from repro.runs.folder import TASK_FOLDERS, RunFolder
+from repro.runs.metrics import parse_metrics
+from repro.runs.records import Result
+from repro.runs.run_name import RunName
+from repro.runs.status import PRETRAIN, Status
+from repro.runs.task_results import has_result, of_task, rows_of
+from slurm.jobs.orders import ordered_run
+from slurm.monitoring.logs import tail
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.states import LIVE, State, before, judge
+from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
+
+PACE_ROWS = 5
+"""Log lines that a pace is the median of: the last ones."""
+HEADLINES = ("top1", "bbox_AP")
+"""The metric that stands for a task: the first of these that it has, else its first."""
+ReadResults = Callable[[Path], Sequence[Result]]
+"""Returns every row of a `results.jsonl`; none where there is no such file."""
+TrackedJob = tuple[str, str, Submission | None]
+"""Folder relative to the sweep's, task, and the submission made last; None: no launcher knows of it."""
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One job: a task of a run."""
+
+    run: str
+    """`METHOD sSEED`, or the sweep's name for its report."""
+    task: str
+    state: State
+    folder: str
+    """Relative to the sweep's."""
+    note: str = ""
+    """Why: the queue's reason, the last line of an error, the protocol of a result."""
+    step: int = 0
+    steps: int = 0
+    eta_s: float | None = None
+    images_per_second: float | None = None
+    metric: str = ""
+    value: float | None = None
+    """The headline number of a task that is done."""
+    job: str = ""
+    attempt: int = 0
+    host: str = ""
+    silent_s: float | None = None
+    """Since its last sign of life."""
+
+
+def jobs_of(ledger: Ledger) -> list[TrackedJob]:
+    """Returns every job of a sweep: what its ledger names, and what its folders hold besides."""
+    newest: dict[Key, Submission | None] = dict(ledger.newest())
+    for path in sorted(ledger.sweep.glob("*/s*/")):
+        folder = str(path.relative_to(ledger.sweep))
+        for task in _tasks_of(RunFolder(path)):
+            newest.setdefault((folder, task), None)
+    keys = sorted(newest, key=lambda key: (key[1] == REPORT, key[0], key[1] != PRETRAIN, key[1]))
+    return [(*key, newest[key]) for key in keys]
+
+
+def _tasks_of(run_folder: RunFolder) -> Sequence[str]:
+    """Returns the tasks of a run's folder; none of a folder that is none, the first of one that cannot be looked at."""
+    try:
+        tasks = run_folder.tasks_begun()
+        return (PRETRAIN, *tasks) if tasks or exists(run_folder.run_yaml) else ()
+    except UserError:  # told with the row of the pretraining
+        return (PRETRAIN,)
+
+
+def ids_to_ask(sweep: Path, jobs: Iterable[TrackedJob]) -> list[str]:
+    """Returns Slurm's ids of the jobs without a result: those whose end it would be good to know."""
+    read_results = cache(rows_of)
+    return [
+        entry.job
+        for folder, task, entry in jobs
+        if entry is not None
+        and entry.executor == "slurm"
+        and entry.job
+        and not _surely_finished(sweep, (folder, task, entry), read_results)
+    ]
+
+
+def _surely_finished(sweep: Path, job: TrackedJob, read_results: ReadResults) -> bool:
+    """Returns whether the result of a job is there, as far as that can be read."""
+    folder, task, entry = job
+    try:
+        return _look_at(sweep, folder, task, read_results).finished(task, entry)
+    except UserError:
+        return False
+
+
+def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
+    """Returns the state of every job of a sweep.
+
+    Args:
+        ledger: of the sweep.
+        queue: from `slurm.monitoring.queue.snapshot`.
+        now: the time, in seconds since the epoch.
+    """
+    read_results = cache(rows_of)
+    return [row(ledger.sweep, job, queue, now, read_results) for job in jobs_of(ledger)]
+
+
+def row(
+    sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float, read_results: ReadResults | None = None
+) -> JobRow:
+    """Returns the state of one job; see `rows`.
+
+    Args:
+        sweep: the sweep's folder.
+        job: of it.
+        queue: as of `rows`.
+        now: as of `rows`.
+        read_results: reads a run's `results.jsonl`; for callers that look at several tasks of a run.
+    """
+    folder, task, entry = job
+    name = RunName.of(sweep / folder)
+    run = sweep.resolve().name if task == REPORT else f"{name.method} {name.seed}"
+    row = JobRow(run, task, State.unknown, folder, job=entry.job if entry else "")
+    try:
+        return _judged(row, sweep, entry, queue, now, read_results or rows_of)
+    except UserError as error:  # one file that cannot be read is no reason to tell nothing of all the others
+        return replace(row, note=str(error))
+
+
+def _judged(
+    row: JobRow, sweep: Path, entry: Submission | None, queue: QueueSnapshot, now: float, read_results: ReadResults
+) -> JobRow:
+    """Returns a row with what its job is doing, or found.
+
+    Raises:
+        UserError: a file or folder that it stands in cannot be read.
+    """
+    task = row.task
+    look = _look_at(sweep, row.folder, task, read_results)
+    run_folder, status = look.run_folder, look.status
+    if status is not None:
+        row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
+        row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1))
+    # Before anything else: what is there is done, however the job that made it, or a later one, ended.
+    if look.finished(task, entry):
+        return _with_result(row, look, task, entry)
+    # A recorded run, which no launcher knows of. Of one that was launched here, a missing backbone is a failure.
+    if entry is None and task == PRETRAIN and has_result(run_folder, task, status):
+        return replace(_with_result(row, look, task, entry), note="its backbone is not kept here")
+    if look.unreadable:
+        return replace(row, state=State.failed, note=look.unreadable)
+    state, note = judge(sweep, status, entry, queue, now)
+    row = replace(row, state=state, note=note)
+    return _with_pace(row, run_folder, task) if state is State.running else row
+
+
+def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> bool:
+    """Returns whether the result of a job is there: its files decide.
+
+    Args:
+        sweep: the sweep's folder.
+        folder: of the run, relative to the sweep's.
+        task: of the job.
+        entry: the submission made last; None: no launcher knows of it.
+    """
+    return _look_at(sweep, folder, task, rows_of).finished(task, entry)
+
+
+def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSnapshot, now: float) -> bool:
+    """Returns whether a job gives signs of life, whoever started it: a launcher, one on another machine, or a person.
+
+    Args:
+        sweep: the sweep's folder.
+        key: of the job.
+        sent: as `Ledger.newest_sent` has it. An intent in its place would hide how the job before it ended.
+        queue: as of `rows`.
+        now: as of `rows`.
+    """
+    folder, task = key
+    status, _ = status_of(RunFolder(sweep / folder), task)
+    return status is not None and judge(sweep, status, sent, queue, now)[0] is State.running
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the files of a task hold at one moment, each read once."""
+
+    run_folder: RunFolder
+    status: Status | None
+    unreadable: str
+    """What is wrong with the status file."""
+    results: Sequence[Result]
+    """Rows of the task, whatever their protocol."""
+
+    def finished(self, task: str, entry: Submission | None) -> bool:
+        """Returns whether the result is there; arguments as of the function of this name."""
+        if task == PRETRAIN:
+            return self.run_folder.pretrained
+        # A report that was handed over again is to be rendered again: the word of an earlier one does not count.
+        says_so = self.status is not None and self.status.state == "done" and not before(self.status, entry)
+        if task == REPORT:
+            return says_so
+        # Rows of the task may be of another protocol than the ones that were asked for, whatever its status says: that
+        # may be of an evaluation by hand. Where nobody asked, any will do.
+        if entry is None or not entry.protocols:
+            return bool(self.results)
+        rows = _asked_for(self.results, self.run_folder, task, entry)
+        return is_complete(task_and_dataset(task)[0], rows, entry.protocols)
+
+
+def _look_at(sweep: Path, folder: str, task: str, read_results: ReadResults) -> _Look:
+    run_folder = RunFolder(sweep / folder)
+    results = [] if task in (PRETRAIN, REPORT) else of_task(read_results(run_folder.results), task)
+    return _Look(run_folder, *status_of(run_folder, task), results)
+
+
+def counts(table: Sequence[JobRow]) -> dict[str, int]:
+    """Returns how many jobs are in each state, without zeros, in the order of the states."""
+    numbers = Counter(row.state for row in table)
+    return {state.value: numbers[state] for state in State if numbers[state]}
+
+
+def may_change(table: Sequence[JobRow], queue: QueueSnapshot) -> bool:
+    """Returns whether anything is under way, as far as that can be known: a queue that is silent may answer again.
+
+    Args:
+        table: jobs, from `rows`.
+        queue: what they were judged by.
+    """
+    waited_for = LIVE | {State.unknown} if queue.trouble and not queue.absent else LIVE
+    return any(row.state in waited_for for row in table)
+
+
+def as_json_of(table: Sequence[JobRow], sweep: Path, queue: QueueSnapshot) -> dict[str, Any]:
+    """Returns what `salmask status --json` prints for a sweep."""
+    return {
+        "sweep": sweep.resolve().name,
+        "folder": str(sweep),
+        "trouble": queue.trouble,
+        "counts": counts(table),
+        "jobs": [asdict(row) for row in table],
+    }
+
+
+def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
+    """Returns the status of a task, and what is wrong with its file."""
+    try:
+        return run_folder.status(task), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entry: Submission | None) -> list[Result]:
+    """Returns the rows of a task whose protocol and data set were asked for; none where nobody asked."""
+    if entry is None or not entry.protocols:
+        return []
+    datasets = (entry.dataset,) if entry.dataset else {row.dataset for row in results}
+    matching_rows = [row for row in results if row.protocol in entry.protocols and row.dataset in datasets]
+    if len(matching_rows) == len(results) or task_and_dataset(task)[0] not in DETECTION_TASKS:
+        return matching_rows
+    # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,
+    # which the ledger could not know: only the settings say whether the two are the same protocol. They are read last,
+    # since that takes longer than all the rest.
+    try:
+        run = ordered_run(run_folder, task)
+        return Evaluation.parse(task, run).recorded(run, results)
+    except UserError:  # the order is gone, or of a version with other settings: the names alone count
+        return matching_rows
+
+
+def _with_result(row: JobRow, look: _Look, task: str, entry: Submission | None) -> JobRow:
+    """Returns the row of a job that is done, with its headline number."""
+    row = replace(row, state=State.done, silent_s=None, note="")
+    if task == PRETRAIN:
+        return replace(row, images_per_second=pace(look.run_folder.metrics)[1])
+    results = _asked_for(look.results, look.run_folder, task, entry) or look.results
+    if not results:
+        return row
+    names = [name for name in HEADLINES if any(result.metric == name for result in results)]
+    metric = names[0] if names else results[0].metric
+    newest = [result for result in results if result.metric == metric][-1]
+    return replace(row, metric=metric, value=newest.value, note=f"{newest.protocol}, {newest.dataset}")
+
+
+def _with_pace(row: JobRow, run_folder: RunFolder, task: str) -> JobRow:
+    """Returns the row of a job that runs, with its speed and the time that is left."""
+    name, dataset = task_and_dataset(task)
+    if task == PRETRAIN:
+        files = [run_folder.metrics]
+    elif name in TASK_FOLDERS:
+        files = [*run_folder.path.glob(f"{TASK_FOLDERS[name]}/{dataset}*/metrics.jsonl")]
+    else:
+        files = []  # the task trains by no steps
+    # Several data sets and protocols may have been trained; the one that runs writes to the file that changed last.
+    seconds, speed = pace(max(files, key=_changed)) if files else (None, None)
+    eta = (row.steps - row.step) * seconds if seconds is not None and row.steps else None
+    return replace(row, eta_s=eta, images_per_second=speed)
+
+
+def pace(metrics: Path) -> tuple[float | None, float | None]:
+    """Returns the seconds a step and the images per second that the last lines of a `metrics.jsonl` tell.
+
+    Returns:
+        The medians of the last few values; None where the lines hold none.
+    """
+    # A few lines more than count, since not every one holds both.
+    lines = parse_metrics("\n".join(tail(metrics).splitlines()[-2 * PACE_ROWS :]))
+    return _median(lines, "time"), _median(lines, "images_per_second")
+
+
+def _median(lines: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [line[key] for line in lines if isinstance(line.get(key), int | float) and math.isfinite(line[key])]
+    return statistics.median(values[-PACE_ROWS:]) if values else None
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,97 @@
+"""A single job that belongs to no sweep: sent, waited for by its report, and what it said where there is none."""
+
+import time
+from pathlib import Path
+
+from repro.errors import UserError, with_mend
+from repro.files import write_text
+from repro.paths import CODE_ROOT
+from repro.runs.stopping import exits_on_term
+from repro.terminal import say
+from slurm.ask import LOGIN_NODE
+from slurm.jobs.calls import write_calls
+from slurm.jobs.causes import cause_of_ranks
+from slurm.jobs.node_bench import NodeBench
+from slurm.jobs.node_probe import NodeProbe
+from slurm.monitoring.logs import error_tails, last_line
+from slurm.monitoring.queue import QueuedJob, scancel, snapshot
+from slurm.profiles.profile import Cluster
+from slurm.submission.batches import Batch
+from slurm.submission.sbatch import script_of
+from slurm.submission.sbatch_call import SCRIPT, RefusedError, UnclearError, submit_script
+
+ASK_SECONDS = 5.0
+"""Between two questions to Slurm, which serves everybody."""
+POLL_SECONDS = 0.2
+REPORT_SECONDS = 30.0
+"""After the end of a job, for its report to come through the file system."""
+
+
+def send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Path) -> str:
+    """Submits a job that is of no sweep, and returns its id.
+
+    Args:
+        call: what it does.
+        batch: its name and what it asks for.
+        cluster: its profile.
+        folder: of its files.
+
+    Raises:
+        UserError: there is no Slurm here, it refuses the job, or does not answer.
+    """
+    queue = snapshot()
+    if queue.trouble:
+        raise UserError(f"{queue.trouble}", mend=LOGIN_NODE)
+    write_calls(folder, {0: call})
+    write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=CODE_ROOT))
+    try:
+        return submit_script(folder / SCRIPT, batch.name)
+    except RefusedError as error:
+        raise UserError(f"sbatch refused the {batch.task}: {error}", mend=f"the profile '{cluster.name}'") from error
+    except UnclearError as error:
+        mend = f"later; if the job went out all the same: scancel --name={batch.name}"
+        raise UserError(f"Slurm does not answer: {error}", mend=mend) from error
+
+
+def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None:
+    """Waits until the report is there, the job is gone, or time is up; returns what Slurm said of it last.
+
+    A job that nobody waits for any more is cancelled, also where the wait ends by Ctrl-C, TERM or HUP.
+    """
+    latest: QueuedJob | None = None
+    gone_at: float | None = None
+    asked_at = 0.0
+    with exits_on_term():
+        try:
+            # The report decides, not the queue: it may be there before squeue tells of the end, and on a shared file
+            # system come some time after it.
+            while not report.exists() and time.monotonic() < (
+                deadline if gone_at is None else gone_at + REPORT_SECONDS
+            ):
+                if time.monotonic() - asked_at >= ASK_SECONDS:
+                    asked_at = time.monotonic()
+                    queue = snapshot([job])
+                    latest = queue.jobs.get(job, latest)
+                    alive = latest is not None and latest.live and job in queue.jobs
+                    if gone_at is None and not queue.trouble and not alive:
+                        gone_at = time.monotonic()
+                time.sleep(POLL_SECONDS)
+        finally:  # where Slurm never said that it is over, it may run, or will
+            if not report.exists() and gone_at is None and (trouble := scancel([job])):
+                say(with_mend(f"job {job} may be left in the queue: {trouble}", f"scancel {job}"), err=True)
+    return latest
+
+
+def last_words(job: str, folder: Path) -> str:
+    """Returns why a job ended, by what it printed.
+
+    Args:
+        job: its id.
+        folder: of its submission.
+    """
+    return (
+        cause_of_ranks(error_tails(folder, job))
+        or last_line(folder / f"{job}_0_log.err")
+        or last_line(folder / f"{job}_0_log.out")
+        or "it printed nothing"
+    )

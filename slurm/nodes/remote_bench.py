@@ -1,0 +1,75 @@
+"""`salmask bench step --cluster NAME`: sends a job that times rows on a node, and reads what it measured."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from repro.bench.throughput import StepMeasurement
+from repro.errors import UserError
+from repro.files import write_text
+from repro.progress import doing
+from repro.quantities import duration_text
+from repro.runs.run import Run
+from repro.runs.status import PRETRAIN
+from slurm.jobs.node_bench import NodeBench
+from slurm.profiles.profile import load
+
+FOLDER = ".bench"
+"""Below the folder that sweeps go to."""
+MINUTES, MINUTES_A_ROW = 10, 10
+"""Time limit of the job: to begin, and for each row."""
+
+
+def bench_on_node(
+    cluster: str,
+    runs: Sequence[Run],
+    *,
+    program: str,
+    steps: int,
+    warm_up: int,
+    wait: float,
+) -> list[StepMeasurement]:
+    """Sends a job that times rows, waits for it, and returns what it measured.
+
+    Args:
+        cluster: name of a profile with the executor `slurm`, or its file.
+        runs: the rows, with their settings.
+        program: what times one, as `slurm.jobs.program` names it.
+        steps: that count.
+        warm_up: steps before them.
+        wait: seconds; then the job is cancelled.
+
+    Raises:
+        UserError: there is no Slurm here, it refuses the job or does not start it in time, or the job fails.
+    """
+    from slurm.nodes.errand import last_words, send, wait_for_report  # submitit takes a second to import
+    from slurm.submission.batches import Batch, submission_name
+
+    profile = load(cluster)
+    if profile.executor != "slurm":
+        raise UserError(f"'{profile.name}' runs on this machine", mend="salmask bench step, without --cluster")
+    name = submission_name(Path("bench"), "step")
+    folder = profile.sweeps_folder.absolute() / FOLDER / name
+    minutes = MINUTES + MINUTES_A_ROW * len(runs)
+    asked = profile.resources_of(PRETRAIN)
+    resources = replace(asked, time=min(asked.time or minutes, minutes))
+    profile = replace(profile, signal_seconds=min(profile.signal_seconds, 60))
+    orders = tuple(folder / f"row-{number}.yaml" for number in range(len(runs)))
+    call = NodeBench(orders, folder / "report.json", steps, warm_up, program)
+    start = time.monotonic()
+    for path, run in zip(orders, runs, strict=True):
+        write_text(path, run.to_yaml())
+    job = send(call, Batch(name, "step", ((".", "step"),), resources), profile, folder)
+    with doing(f"job {job}: queued"):
+        queued = wait_for_report(job, call.report, start + wait)
+    if call.report.exists():
+        content = json.loads(call.report.read_text(encoding="utf-8"))
+        shutil.rmtree(folder, ignore_errors=True)  # the job may still be writing its last line
+        return [StepMeasurement(**{**row, "kind": tuple(row["kind"])}) for row in content]
+    if queued is not None and queued.waiting:
+        what = f"job {job} did not start within {duration_text(wait)}: {queued.reason}"
+        raise UserError(what, mend="wait longer (--wait), or ask for less in the profile")
+    raise UserError(f"job {job} measured nothing: {last_words(job, folder)}", mend=f"see {folder}")

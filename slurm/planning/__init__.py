@@ -1,0 +1,1 @@
+"""From a sweep's file to a graph of jobs, and what they will cost."""

@@ -1,0 +1,89 @@
+"""What can be known before the first job of a sweep runs, and would else be found out by its last one."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from repro.data.errors import PathError
+from repro.data.roots import RootNotSetError, how_to_list_root, root_of
+from repro.errors import UserError, nearest
+from repro.presence import exists, is_folder
+from slurm.planning.graph import Graph
+from slurm.sweep_folder.ledger import Key
+
+
+def check_tables(graph: Graph, known: Iterable[str]) -> None:
+    """Finds a table that there is not.
+
+    Args:
+        graph: the sweep.
+        known: names of all tables.
+
+    Raises:
+        UserError: the sweep's report would render one of another name.
+    """
+    known = list(known)
+    for table in graph.tables:
+        if table not in known:
+            raise UserError(f"unknown table '{table}'", mend=nearest(table, known))
+
+
+def check_folder(folder: Path) -> None:
+    """Finds a place that can be no folder, or a name that no batch script can hold: it stands in options of sbatch.
+
+    Args:
+        folder: of the sweep; it need not be there.
+
+    Raises:
+        UserError: a part of its path is a file, holds a line's end or such, or what Slurm takes for a pattern.
+    """
+    for part in (folder, *folder.parents):
+        if exists(part):
+            if not is_folder(part):
+                raise UserError(f"cannot write to {folder}: Not a directory", mend="choose another --out")
+            break
+    place = str(folder.absolute())
+    if not place.isprintable():
+        mend = "a name in one line, by --out or the sweep's file"
+        raise UserError(f"{place!r} holds a line's end or another character that cannot be printed", mend=mend)
+    for character in "%\\":
+        if character in place:
+            mend = "another --out"
+            raise UserError(f"{place} holds '{character}', by which Slurm marks patterns in names of files", mend=mend)
+
+
+def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = False) -> list[str]:
+    """Finds a missing root before hours are spent on the pretraining.
+
+    Args:
+        graph: the sweep.
+        finished: keys of the jobs that are done.
+        on_nodes: whether the jobs run on other machines, which may see folders that this one does not.
+
+    Returns:
+        With `on_nodes` a line for each root that is not to be seen from here; else nothing.
+
+    Raises:
+        UserError: nothing says where a data set is; or it is missing or empty, and the jobs run here.
+    """
+    looked_for: set[tuple[str, str]] = set()
+    unseen = []
+    for job in graph.jobs:
+        if graph.key(job) in finished:
+            continue
+        own = job.run.data.dataset
+        dataset = job.reads
+        if (dataset, job.run.machine.data_root) in looked_for:
+            continue
+        looked_for.add((dataset, job.run.machine.data_root))
+        try:
+            root_of(job.run, dataset)
+        except RootNotSetError as error:
+            if dataset == own:
+                raise UserError(f"{job.name} needs {dataset}: {error.what}", mend=error.mend) from error
+            how = how_to_list_root(dataset)  # --root is the pretraining's
+            raise UserError(f"{job.name} needs {dataset}", mend=f"{how}, or leave it out by --tasks") from error
+        except PathError as error:
+            if not on_nodes:
+                raise
+            unseen.append(f"{error.what} on this machine; see that the nodes have it: salmask doctor --cluster NAME")
+    return unseen

@@ -1,0 +1,367 @@
+"""What a sweep will cost, from what was measured: GPU-hours, disk and wall time; and what fits a budget.
+
+A pretraining's throughput comes from a recorded run of the same kind (`repro.bench.throughput.kind_of`) in the sweep or
+beside it, else from `salmask bench step`. An evaluation's duration comes from recorded results of the same task, data
+set and protocol; of a linear probe also from the backbone's measured forward pass. Where nobody measured here, figures
+from elsewhere stand in (`slurm.planning.reference`), and are called so. What nobody measured is said to be unknown, and
+is in no sum.
+"""
+
+import functools
+import heapq
+import shutil
+import statistics
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
+from repro.data.sizes import probe_images, train_images
+from repro.errors import UserError
+from repro.files import folder_size
+from repro.runs.evaluation import Evaluation
+from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
+from repro.runs.metrics import read_metrics
+from repro.runs.records import Result
+from repro.runs.resource_usage import memories_of, usage_of
+from repro.runs.run import Run
+from repro.runs.status import PRETRAIN
+from repro.runs.task_results import rows_of
+from slurm.planning.graph import Graph, Job
+from slurm.planning.reference import NVIDIA, Reference, reference
+from slurm.profiles.profile import Cluster
+from slurm.sweep_folder.ledger import LEDGER, Key
+
+NEVER = "no such pretraining was measured"
+WARM_UP_ROWS = 2
+"""Log lines that do not count: the first steps are slow."""
+
+
+@dataclass(frozen=True)
+class JobCost:
+    """What one job that is still to do will cost; nothing of one that is done."""
+
+    seconds: float | None = 0.0
+    """None: nobody measured it."""
+    gpus: int = 1
+    """That it holds; a job without any counts as one."""
+    disk: int | None = 0
+    """Bytes that it leaves; None: nobody measured it."""
+    source: str = "done"
+    """Where the numbers come from, or why there are none."""
+    mend: str = ""
+    """What a person can do where there are none."""
+    reference: bool = False
+    """Whether the numbers are of another machine."""
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Hours times GPUs; None where nobody measured the seconds."""
+        return None if self.seconds is None else self.seconds * self.gpus / 3600
+
+    def mend_of(self, methods: Iterable[str]) -> str:
+        """Returns the mend of jobs of some methods: where no pretraining was measured, it names what to measure."""
+        return " ".join([self.mend, *dict.fromkeys(methods)]) if self.source == NEVER else self.mend
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured, here and before."""
+
+    runs: Mapping[Kind, tuple[float, int, str]]
+    """Images per second, bytes of the folder, and name of a run of the kind."""
+    durations: Mapping[tuple[str, ...], float]
+    """Seconds by task, data set, protocol, architecture and crop."""
+    steps: Mapping[Kind, StepMeasurement]
+    """From `salmask bench step`."""
+    start_ups: Mapping[Kind, float] = field(default_factory=dict)
+    """Seconds that a pretraining of the kind took besides its steps: to begin, to save, to go on when interrupted."""
+    memories: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    """Bytes of main memory that a job used at most, by task and the run's kind."""
+    reference: Reference | None = None
+    """What was measured elsewhere; None: it is not asked."""
+    on_gpu: bool = True
+    """Whether figures of GPUs come first among those from elsewhere."""
+
+
+def survey(graph: Graph) -> tuple[frozenset[Key], Evidence]:
+    """Reads what a plan goes by, each results file once: it says both what is done and how long it took.
+
+    Args:
+        graph: the sweep.
+
+    Returns:
+        The keys of the jobs that are done; and what was measured in the sweep, in those beside it, by the user's
+        `salmask bench step`, and elsewhere.
+    """
+    read_once = functools.cache(rows_of)
+    sweeps = sorted(path.parent for path in graph.sweep_folder.parent.glob(f"*/{LEDGER}"))
+    beside = [path for path in sweeps if path != graph.sweep_folder]
+    evidence = gather([graph.sweep_folder, *beside], record_file(), read_once)
+    return graph.finished(read_once), replace(evidence, reference=reference())
+
+
+def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], Sequence[Result]] = rows_of) -> Evidence:
+    """Reads the runs below some sweeps' folders, and the file of `salmask bench step`.
+
+    Args:
+        sweeps: folders; of several runs of a kind the one that comes first counts.
+        steps: the file of `salmask bench step`.
+        read_results: reads a run's `results.jsonl`.
+    """
+    runs: dict[Kind, tuple[float, int, str]] = {}
+    start_ups: dict[Kind, float] = {}
+    memories: dict[tuple[str, ...], int] = {}
+    durations: dict[tuple[str, ...], list[float]] = {}
+    for path in (path for sweep in sweeps for path in sorted(sweep.glob("*/s*/run.yaml"))):
+        folder = RunFolder(path.parent)
+        try:
+            run = folder.load()
+        except UserError:
+            continue  # of another version
+        rate = rate_of(folder.metrics)
+        if rate and folder.pretrained:  # the size of a run that is not finished says nothing
+            kind = kind_of(run)
+            if kind not in runs:
+                runs[kind] = rate, folder_size(folder.path), f"{folder.sweep}/{run.method}/{folder.path.name}"
+                start_ups[kind] = _start_up(run, folder, rate)
+        for name, most in memories_of(folder.path).items():
+            task = (name.partition("@")[0], *kind_of(run))
+            memories[task] = max(memories.get(task, 0), most)
+        whole_seconds = functools.cache(functools.partial(_whole_seconds, run, folder))
+        for row in read_results(folder.results):
+            key = (row.task, row.dataset, row.protocol, run.encoder.network, str(run.data.crop))
+            durations.setdefault(key, []).append(whole_seconds(row.task, row.dataset) or row.duration_s)
+    return Evidence(
+        runs,
+        {key: statistics.median(times) for key, times in durations.items()},
+        newest_measurements(steps),
+        start_ups,
+        memories,
+    )
+
+
+def _start_up(run: Run, folder: RunFolder, rate: float) -> float:
+    """Returns the seconds that a pretraining took besides its steps, as far as its process wrote that down."""
+    usage, images = usage_of(folder.path, PRETRAIN), train_images(run)
+    if usage is None or images is None:
+        return 0.0
+    return max(0.0, usage.seconds - run.optimization.epochs * images / rate)
+
+
+def _whole_seconds(run: Run, folder: RunFolder, task: str, dataset: str) -> float:
+    """Returns for how long the jobs of an evaluation ran, from their first second on; 0: nobody wrote it down."""
+    usage = usage_of(folder.path, Evaluation(task, dataset).name(run))
+    return usage.seconds if usage else 0.0
+
+
+def rate_of(metrics: Path) -> float | None:
+    """Returns the median images per second of a `metrics.jsonl`; None where it tells of none."""
+    try:
+        rows = read_metrics(metrics)
+    except UserError:  # of one run among many, which costs are looked up in
+        return None
+    rates = [float(row["images_per_second"]) for row in rows if row.get("images_per_second") is not None]
+    warm = rates[WARM_UP_ROWS:] or rates
+    return statistics.median(warm) if warm else None
+
+
+def estimate(
+    graph: Graph, cluster: Cluster | None, evidence: Evidence, finished: Collection[Key] = ()
+) -> dict[Key, JobCost]:
+    """Returns the cost of every job.
+
+    Args:
+        graph: the sweep.
+        cluster: says how many GPUs a job holds; None: one.
+        evidence: what was measured.
+        finished: keys of the jobs that are done, which cost nothing.
+    """
+    if cluster is not None and cluster.executor == "slurm":
+        on_gpu = cluster.resources.gpus > 0
+    else:
+        on_gpu = shutil.which("nvidia-smi") is not None  # a launcher needs no torch, which would know better
+    evidence = replace(evidence, on_gpu=on_gpu)
+    return {key: JobCost() if key in finished else _cost(job, cluster, evidence) for key, job in graph.by_key.items()}
+
+
+def with_plan(graph: Graph, cluster: Cluster) -> Graph:
+    """Returns the graph with what its jobs are expected to take, for the ledger to keep beside what they took.
+
+    Args:
+        graph: the sweep.
+        cluster: where it goes.
+    """
+    try:
+        finished, evidence = survey(graph)
+    except UserError:  # a launch does not fail of what some run beside it left
+        return graph
+    costs = estimate(graph, cluster, evidence, finished)
+    planned = {key: cost.seconds for key, cost in costs.items() if cost.seconds is not None and key not in finished}
+    return replace(graph, planned=planned)
+
+
+def _cost(job: Job, cluster: Cluster | None, evidence: Evidence) -> JobCost:
+    resources = cluster.resources_of(job.task) if cluster else None
+    gpus = max(1, resources.nodes * resources.gpus) if resources else 1
+    processes = resources.nodes * resources.tasks_per_node if resources else 1
+    if job.task == PRETRAIN:
+        return _pretraining(job.run, gpus, processes, evidence)
+    return _evaluation(job, gpus, evidence)
+
+
+def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> JobCost:
+    images, kind = train_images(run), kind_of(run)
+    if images is None:
+        return JobCost(None, gpus, None, f"nobody knows how many images {run.data.dataset} has", "--root")
+    if kind in evidence.runs:
+        rate, size, name = evidence.runs[kind]
+        seconds = run.optimization.epochs * images / rate + evidence.start_ups.get(kind, 0.0)
+        return JobCost(seconds, gpus, size, f"run {name}, {rate:.0f} images/s")
+    if kind in evidence.steps:
+        step = evidence.steps[kind]
+        # As if each process were as fast as one alone: communication and a shared disk are not measured.
+        rate = step.images_per_second * processes / step.processes
+        scaled = "" if processes == step.processes else f", scaled from {step.processes} to {processes} processes"
+        return JobCost(
+            run.optimization.epochs * images / rate,
+            gpus,
+            CHECKPOINTS_KEPT * step.checkpoint_bytes + step.backbone_bytes,
+            f"bench step on {step.device}, {step.images_per_second:.0f} images/s{scaled}",
+        )
+    return _reference_pretraining(run, images, gpus, processes, evidence) or JobCost(
+        None, gpus, None, NEVER, "salmask bench step"
+    )
+
+
+def _reference_pretraining(run: Run, images: int, gpus: int, processes: int, evidence: Evidence) -> JobCost | None:
+    """Returns what a pretraining costs by figures of another machine; None: there are none."""
+    known = evidence.reference.step(kind_of(run), on_gpu=evidence.on_gpu) if evidence.reference else None
+    if known is None:
+        return None
+    rate, how = known
+    # Of a GPU each process has one; how many cores the recorded runs on CPUs would have done with, nobody knows.
+    scale = processes if rate.device.startswith(NVIDIA) else 1
+    source = f"reference: {rate.device}, {rate.images_per_second:.0f} images/s{how}; {rate.source}"
+    seconds = run.optimization.epochs * images / (rate.images_per_second * scale)
+    return JobCost(seconds, gpus, None, source, reference=True)
+
+
+def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
+    run = job.run
+    evaluation = Evaluation.parse(job.task, run)
+    durations = [
+        evidence.durations.get((evaluation.task, evaluation.dataset, protocol, run.encoder.network, str(run.data.crop)))
+        for protocol in evaluation.protocols(run)
+    ]
+    recorded_seconds = [seconds for seconds in durations if seconds is not None]
+    if recorded_seconds and len(recorded_seconds) == len(durations):
+        # The protocols of a task (kNN's, of several k) are measured together, and each records how long all took.
+        return JobCost(max(recorded_seconds), gpus, 0, "recorded results of the same protocol")
+    step = evidence.steps.get(kind_of(run))
+    images = train_images(run) if evaluation.dataset == run.data.dataset else probe_images(evaluation.dataset)
+    if evaluation.task == "linear" and step and images:
+        # Its forward pass is nearly all that a linear probe does; loading and validation come on top.
+        seconds = run.probe.epochs * images / step.forward_images_per_second
+        return JobCost(seconds, gpus, 0, f"forward pass on {step.device}, at least")
+    return _reference_evaluation(run, evaluation, images, gpus, evidence) or JobCost(
+        None, gpus, 0, "no such evaluation was recorded yet"
+    )
+
+
+def _reference_evaluation(
+    run: Run, evaluation: Evaluation, images: int | None, gpus: int, evidence: Evidence
+) -> JobCost | None:
+    """Returns what an evaluation costs by figures of another machine; None: there are none."""
+    if evidence.reference is None:
+        return None
+    network, crop = run.encoder.network, str(run.data.crop)
+    keys = [(evaluation.task, evaluation.dataset, protocol, network, crop) for protocol in evaluation.protocols(run)]
+    known = [evidence.reference.evaluation(key, on_gpu=evidence.on_gpu) for key in keys]
+    timed = [values for values in known if values]
+    if timed and len(timed) == len(known):
+        seconds, device, source = max(timed)
+        return JobCost(seconds, gpus, 0, f"reference: {device}, the same protocol; {source}", reference=True)
+    rate = evidence.reference.forward(network, crop)
+    if evaluation.task == "linear" and rate and images:
+        source = f"reference: forward pass on {rate.device}, at least; {rate.source}"
+        return JobCost(run.probe.epochs * images / rate.images_per_second, gpus, 0, source, reference=True)
+    return None
+
+
+def of_known_cost(graph: Graph, costs: Mapping[Key, JobCost]) -> tuple[Graph, dict[JobCost, list[Job]]]:
+    """Returns the runs of which every job has a known cost.
+
+    Args:
+        graph: the sweep.
+        costs: from `estimate`.
+
+    Returns:
+        The graph that is left, and the pretrainings of what was left out, by the cost that nobody knows.
+    """
+    unknown: dict[JobCost, list[Job]] = {}
+    for job in graph.jobs:
+        if job.task == PRETRAIN:
+            of_run = [costs[graph.key(member)] for member in (job, *graph.children(job))]
+            if missing := [cost for cost in of_run if cost.seconds is None]:
+                unknown.setdefault(missing[0], []).append(job)
+    return graph.without([job for jobs in unknown.values() for job in jobs]), unknown
+
+
+def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) -> tuple[Graph, list[str]]:
+    """Returns what fits a budget: whole runs with all of their tasks, the first seed of every method before the second.
+
+    A run that does not fit is left out with everything after it, so that the methods keep equally many seeds but one.
+
+    Args:
+        graph: the sweep.
+        costs: from `estimate`, all of them known (`of_known_cost`).
+        gpu_hours: the budget.
+
+    Returns:
+        The graph that is left, and `METHOD sSEED` of what was left out.
+    """
+    pretrainings = [job for job in graph.jobs if job.task == PRETRAIN]
+    seed_order = {seed: number for number, seed in enumerate(dict.fromkeys(job.run.seed for job in pretrainings))}
+    total = 0.0
+    left_out: list[Job] = []
+    for job in sorted(pretrainings, key=lambda job: seed_order[job.run.seed]):
+        hours = sum(costs[graph.key(member)].gpu_hours or 0.0 for member in (job, *graph.children(job)))
+        if left_out or total + hours > gpu_hours:
+            left_out.append(job)
+        else:
+            total += hours
+    return graph.without(left_out), [job.run_name for job in left_out]
+
+
+def wall_seconds(graph: Graph, costs: Mapping[Key, JobCost], slots: int) -> float:
+    """Returns how long a sweep takes in seconds, each job started as soon as it can be; unknown jobs take no time.
+
+    Args:
+        graph: the sweep.
+        costs: of each job.
+        slots: jobs at a time; 0: all of them.
+    """
+    # A simulation: each slot is the time at which it is free again, and the earliest free slot takes the next job.
+    free = [0.0] * (slots or max(1, len(graph.jobs)))
+    heapq.heapify(free)
+    # What can start, by the time since when: the first of them starts first, whether or not it has to wait for a slot.
+    # The place in the graph decides between jobs that are ready at the same time.
+    ready: list[tuple[float, int]] = []
+    followers: dict[Key, list[int]] = {}
+    for number, job in enumerate(graph.jobs):
+        parent = graph.parent(job)
+        if parent is None:
+            ready.append((0.0, number))
+        else:
+            followers.setdefault(graph.key(parent), []).append(number)
+    last = 0.0
+    while ready:
+        since, number = heapq.heappop(ready)
+        key = graph.key(graph.jobs[number])
+        end = max(since, heapq.heappop(free)) + (costs[key].seconds or 0.0)
+        heapq.heappush(free, end)
+        for follower in followers.get(key, ()):
+            heapq.heappush(ready, (end, follower))
+        last = max(last, end)
+    return last

@@ -1,0 +1,74 @@
+"""What the jobs of a sweep need where they run: roots of data sets, and weights of localizers."""
+
+from collections.abc import Collection
+
+from repro.doctor.needs import Needs
+from repro.errors import UserError
+from repro.runs.localizer_weights import LocalizerWeights, weights_of
+from repro.runs.reading import command_settings
+from repro.runs.status import PRETRAIN
+from slurm.planning.graph import Graph
+from slurm.planning.sweep import Resolve, expand, load
+from slurm.profiles.profile import RUNS
+from slurm.sweep_folder.ledger import Key
+
+
+def needs_of(graph: Graph, finished: Collection[Key] = ()) -> Needs:
+    """Returns what the jobs of a sweep read besides their own files.
+
+    Args:
+        graph: the sweep.
+        finished: keys of jobs that are done, and need nothing.
+    """
+    data: dict[tuple[str, str], None] = {}
+    weights: dict[LocalizerWeights, None] = {}
+    for job in graph.jobs:
+        if graph.key(job) in finished:
+            continue
+        own = job.run.data.dataset
+        dataset = job.reads
+        data[dataset, job.run.machine.data_root if dataset == own else ""] = None
+        if job.task == PRETRAIN and (needed := weights_of(job.run)) is not None:
+            weights[needed] = None
+    return Needs(tuple(data), tuple(weights))
+
+
+def needs_of_sweep(name: str, resolve: Resolve, *, data: str = "", root: str = "") -> Needs:
+    """Returns what a sweep needs, by its name.
+
+    Args:
+        name: of the sweep, or its file.
+        resolve: turns a method and layers of settings into a Run.
+        data: the data set of its pretrainings; empty: as the sweep says.
+        root: root of that data set; empty: where lists say.
+
+    Raises:
+        UserError: there is no such sweep, or it cannot be carried out.
+    """
+    sweep = load(name)
+    return needs_of(expand(sweep, RUNS / sweep.name, resolve, command_settings(None, data=data, root=root)))
+
+
+def missing_weights(graph: Graph, finished: Collection[Key]) -> list[str]:
+    """Returns a line for each localizer whose weights are not to be seen from here.
+
+    That is no error: nodes may see another cache, or have a network and download them.
+
+    Args:
+        graph: the sweep.
+        finished: keys of the jobs that are done.
+
+    Raises:
+        UserError: a checkpoint of ours that a job is to read is not there.
+    """
+    lines = []
+    for weights in needs_of(graph, finished).weights:
+        if weights.file() is not None:
+            continue
+        if not weights.fetched_by:
+            raise UserError(f"{weights} does not exist", mend="localizer.weights=RUN/backbone.pth of a finished run")
+        lines.append(
+            f"the {weights} are not here, and jobs fail at their start where they cannot be downloaded either; before: "
+            f"{weights.fetched_by}"
+        )
+    return lines

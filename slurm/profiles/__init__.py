@@ -1,0 +1,1 @@
+"""Cluster profiles: what jobs ask for where."""

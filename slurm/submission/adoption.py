@@ -1,0 +1,125 @@
+"""What a killed launcher left half done: jobs that went out, and whose ids nobody wrote down.
+
+A launcher first writes its intents, then calls sbatch, and last writes the ids down. Killed in between, it leaves jobs
+in the queue that no ledger knows; and its sbatch, which it does not take along, may still be at work. The queue and the
+accounting know such jobs by the submission's name, which is Slurm's job name and which no other has. A process on this
+machine has it among its words.
+"""
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from slurm.jobs.calls import indices_of
+from slurm.monitoring.queue import QueueSnapshot, SilentSlurmError, array_of, named_in_accounting, process_of, snapshot
+from slurm.sweep_folder.ledger import Ledger, Submission
+
+SETTLING_SECONDS = 60.0
+"""How old an intent must be, whose job neither queue nor accounting knows, to be sure that it was never submitted."""
+POLL_SECONDS = 2.0
+
+
+def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapshot:
+    """Returns the queue, once it is certain what became of each submission that a killed launcher had begun.
+
+    Args:
+        ledger: of the sweep.
+        tell: told that, and for what, it waits.
+
+    Raises:
+        SilentSlurmError: Slurm does not answer.
+    """
+    told, first_look = False, time.monotonic()
+    while True:
+        queue = snapshot()
+        if queue.trouble:  # to take silence for an empty queue would submit everything twice
+            raise SilentSlurmError(f"cannot tell what is queued already ({queue.trouble})", mend=queue.mend)
+        unsettled = [
+            entry
+            for entries in _half_done(ledger).values()
+            for entry in entries[:1]
+            if not queue.named(entry.submission)
+        ]
+        if not unsettled:
+            return queue
+        queue = replace(queue, jobs={**named_in_accounting([e.submission for e in unsettled]), **queue.jobs})
+        youngest = max(
+            (_written(entry) for entry in unsettled if not queue.named(entry.submission)), default=float("-inf")
+        )
+        # Its time is by the clock of the machine that wrote it, which may be fast: no longer than that is waited.
+        if max(time.time() - youngest, time.monotonic() - first_look) > SETTLING_SECONDS:
+            return queue
+        if not told:
+            tell("an earlier launch was killed while it submitted: waiting to see what Slurm took of it")
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
+def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
+    """Writes down the ids of jobs that went out although their launcher was killed.
+
+    Args:
+        ledger: of the sweep; completed.
+        queue: from `settled_queue`, under the launch lock: else a launch that is under way looks like a killed one.
+    """
+    if found := found_again(ledger, queue):
+        ledger.submitted(found)
+
+
+def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
+    """Returns the jobs of which the ledger has no id and the queue one, with that.
+
+    Args:
+        ledger: of the sweep.
+        queue: the queue.
+    """
+    found = []
+    for name, entries in _half_done(ledger).items():
+        queued = queue.named(name)
+        if not queued:
+            continue
+        # squeue may have forgotten some jobs of an array that have ended, so the numbers are those that were asked for,
+        # which stand in the order of the intents.
+        first = array_of(queued[0].job)
+        indices = indices_of(ledger.logs / name)
+        ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices or range(len(entries))]
+        found += [replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)]
+    return found
+
+
+def adopt_local(ledger: Ledger) -> None:
+    """Writes down the ids of jobs on this machine whose launcher was killed between their start and its line.
+
+    Args:
+        ledger: of the sweep; completed.
+    """
+    begun = [
+        entry
+        for entry in ledger.submissions()
+        if (entry.executor, entry.job, entry.host) == ("local", "", socket.gethostname())
+        # What only waits for its turn has no folder: that is made as a job begins.
+        and not entry.cancelled
+        and (ledger.logs / entry.submission).is_dir()
+    ]
+    found = [replace(entry, job=process) for entry in begun if (process := process_of(entry.submission))]
+    if found:
+        ledger.submitted(found)
+
+
+def _half_done(ledger: Ledger) -> dict[str, list[Submission]]:
+    """Returns the intents of which nobody wrote down what became of them, by their submission."""
+    by_submission: dict[str, list[Submission]] = {}
+    for entry in ledger.submissions():
+        if entry.executor == "slurm":
+            by_submission.setdefault(entry.submission, []).append(entry)
+    return {
+        name: entries
+        for name, entries in by_submission.items()
+        if not any(entry.job or entry.refused for entry in entries)
+    }
+
+
+def _written(entry: Submission) -> float:
+    return datetime.fromisoformat(entry.time).timestamp()

@@ -1,0 +1,114 @@
+"""Handing a job over, whoever carries it out: its call, its line in the ledger, and how the launch ended.
+
+`slurm.submission.sender` hands jobs to Slurm and `slurm.local.launch` to processes on this machine. What goes out is
+the same, so that a sweep may be begun in one way and gone on with in the other.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from repro.quantities import counted
+from repro.runs.status import PRETRAIN
+from slurm.jobs.job import Call
+from slurm.jobs.orders import write_order
+from slurm.jobs.program import Program
+from slurm.planning.graph import Graph, Job
+from slurm.profiles.profile import Cluster
+from slurm.sweep_folder.ledger import Key, Submission
+
+
+@dataclass
+class Outcome:
+    """How a launch ended."""
+
+    done: list[Job] = field(default_factory=list)
+    """Done by this launch, which waited for it."""
+    skipped: list[Job] = field(default_factory=list)
+    """Done before."""
+    live: list[Job] = field(default_factory=list)
+    """Queued or running since an earlier launch."""
+    submitted: dict[Key, str] = field(default_factory=dict)
+    """Slurm's ids of what went out now."""
+    failed: dict[Key, str] = field(default_factory=dict)
+    """What failed here -> why."""
+    unsent: dict[Key, str] = field(default_factory=dict)
+    """What Slurm did not take -> why."""
+    has_room_later: bool = False
+    """Whether waiting mends that something was not taken: a limit, a Slurm that is silent, a job on this machine."""
+    outdated: int = 0
+    """Jobs on their way that are of other settings than the sweep has now."""
+
+    def merged(self, earlier: Mapping[Key, str], graph: Graph) -> "Outcome":
+        """Returns how a call ended of which this is the last round: what its earlier ones handed over is its own work.
+
+        Args:
+            earlier: Slurm's ids of that.
+            graph: the sweep.
+        """
+        submitted = {**earlier, **self.submitted}
+        live, skipped = ([job for job in jobs if graph.key(job) not in submitted] for jobs in (self.live, self.skipped))
+        return replace(self, submitted=submitted, live=live, skipped=skipped)
+
+    @property
+    def unsent_words(self) -> str:
+        """How many jobs Slurm did not take, and why: `12 jobs not submitted (12: QOSMaxSubmitJobPerUserLimit)`."""
+        reasons = Counter(self.unsent.values())
+        listed = "; ".join(f"{number}: {reason}" for reason, number in reasons.items())
+        return f"{counted(len(self.unsent), 'job')} not submitted ({listed})" if self.unsent else ""
+
+
+def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Call:
+    """Writes a job's order into its run's folder, and returns what its process is to call.
+
+    Args:
+        graph: the sweep.
+        key: of the job, or of the sweep's report.
+        attempts: how often the job may begin.
+        program: the names of what jobs carry out.
+
+    Raises:
+        UserError: the folder cannot be written to, or holds another run.
+    """
+    job = graph.by_key.get(key)
+    if job is None:  # the report is no job of the graph, which has no run for it
+        return Call(graph.sweep_folder.resolve(), key[1], program.report, attempts, tables=graph.tables)
+    write_order(job.run, job.folder, job.task)
+    if job.task == PRETRAIN:
+        # The training would do it too, but hours later: here a folder that holds another run is refused at once, and
+        # `salmask status` and `logs` know the run while it waits.
+        job.folder.prepare(job.run)
+    return Call(job.folder.path.resolve(), job.task, program.task, attempts)
+
+
+def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, after: tuple[str, ...]) -> Submission:
+    """Returns the ledger's line for a job, as it is before the job has an id.
+
+    Args:
+        graph: the sweep.
+        cluster: the profile by which the job goes out.
+        submission: name of what is handed over at once, which the job is part of.
+        key: of the job, or of the sweep's report.
+        after: ids of the jobs that it waits for.
+    """
+    job = graph.by_key.get(key)
+    resources = cluster.resources_of(key[1])
+    planned = graph.planned.get(key)
+    return Submission(
+        submission=submission,
+        executor=cluster.executor,
+        cluster=cluster.name,
+        run=job.run.id if job else "",
+        folder=key[0],
+        task=key[1],
+        protocols=job.protocols if job else (),
+        dataset=job.dataset if job else "",
+        after=after,
+        nodes=resources.nodes,
+        processes=resources.nodes * resources.tasks_per_node,
+        gpus=resources.nodes * resources.gpus,
+        cpus=resources.nodes * resources.tasks_per_node * resources.cpus,
+        memory=resources.memory,
+        minutes=resources.time,
+        planned_s=None if planned is None else round(planned, 1),
+    )

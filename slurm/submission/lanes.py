@@ -1,0 +1,185 @@
+"""One limit for all jobs of a sweep: how many run at a time, whatever arrays they are in and whenever they went out.
+
+Slurm limits the jobs of an array (`--array=0-38%12`), and has nothing for several arrays that needs no administrator.
+So a profile's `throttle` is divided among *lanes*. In a lane one array comes after the other: each waits until all
+before it in the lane have ended, however (`afterany`), and runs as many jobs at a time as the lane has places. The
+lanes' places add up to the throttle at most, so it holds by Slurm's own means, without a process that minds it. What
+goes out later, by a retry or as Slurm has room, gets the places that no lane has, or comes behind what is in the lane
+with the least to do.
+
+Pretrainings have a lane of their own where there are places for two. How many lanes the evaluations share, and how many
+places each gets, is chosen by what the jobs are planned to take.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+from repro.runs.status import PRETRAIN
+from slurm.submission.batches import Batch
+from slurm.sweep_folder.ledger import REPORT, Key, Submission
+
+PRETRAINING_WEIGHT = 20.0
+"""What a pretraining takes as against an evaluation where nobody knows either."""
+
+EARLIER = "earlier"
+"""The lane of what went out without any, from a profile that set no throttle."""
+
+
+@dataclass
+class Lane:
+    """Arrays that come one after the other."""
+
+    name: str
+    places: int
+    """Jobs at a time."""
+    batches: list[Batch] = field(default_factory=list)
+    """Of this launch."""
+    work: float = 0.0
+    """Seconds that its jobs are planned to take, one after the other."""
+
+
+class Weights:
+    """What batches are planned to take."""
+
+    def __init__(self, planned: Mapping[Key, float]) -> None:
+        """Keeps a plan.
+
+        Args:
+            planned: seconds of each job of which they are known.
+        """
+        known = [seconds for (_, task), seconds in planned.items() if task != PRETRAIN]
+        self._planned = planned
+        self._unit = sum(known) / len(known) if known else 1.0
+
+    def of_key(self, key: Key) -> float:
+        """Returns the seconds of a job; where nobody knows, of an evaluation like the others, or some times as much."""
+        guess = self._unit * (PRETRAINING_WEIGHT if key[1] == PRETRAIN else 1.0)
+        return self._planned.get(key, guess)
+
+    def of(self, batch: Batch) -> float:
+        """Returns the seconds of a batch's jobs, one after the other."""
+        return sum(map(self.of_key, batch.keys))
+
+
+def in_lanes(
+    batches: Iterable[Batch], throttle: int, live: Iterable[Submission], planned: Mapping[Key, float]
+) -> list[Batch]:
+    """Returns batches with their lanes and how many of each run at a time.
+
+    Args:
+        batches: to go out, in an order in which every job comes after what it waits for.
+        throttle: jobs of the sweep at a time; 0: no limit, and no lanes.
+        live: what is queued or running since earlier launches.
+        planned: seconds that jobs are planned to take.
+    """
+    batches = list(batches)
+    working = [batch for batch in batches if batch.task != REPORT]
+    if not throttle or not working:
+        return batches
+    weights = Weights(planned)
+    lanes = _live_lanes(live, throttle, weights)
+    free = throttle - sum(lane.places for lane in lanes)
+    if free > 0:
+        lanes = _new_lanes(working, free, weights)
+    else:
+        for batch in working:
+            lane = min(lanes, key=lambda lane: lane.work / lane.places)
+            lane.batches.append(batch)
+            lane.work += weights.of(batch)
+    placed = {batch.name: lane for lane in lanes for batch in lane.batches}
+    return [_placed(batch, placed[batch.name]) if batch.name in placed else batch for batch in batches]
+
+
+def jobs_by_lane(live: Iterable[Submission]) -> dict[str, list[str]]:
+    """Returns the ids of the jobs of each lane that are queued or running.
+
+    Args:
+        live: what is, since earlier launches.
+    """
+    jobs: dict[str, list[str]] = {}
+    for entry in live:
+        if entry.executor == "slurm" and entry.task != REPORT and entry.job:
+            jobs.setdefault(entry.lane or EARLIER, []).append(entry.job)
+    return jobs
+
+
+def behind(batch: Batch, lanes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the ids of the jobs that must have ended before a batch begins: of its lane; for a report, of all.
+
+    Args:
+        batch: that goes out.
+        lanes: ids by lane, of all that is in.
+    """
+    if batch.task == REPORT:
+        return [job for name, jobs in lanes.items() if name not in ("", EARLIER) for job in jobs]
+    return list(lanes.get(batch.lane, ())) if batch.lane else []
+
+
+def _placed(batch: Batch, lane: Lane) -> Batch:
+    own_limit = batch.resources.throttle or lane.places  # a task may ask for fewer than the sweep
+    return replace(batch, lane=lane.name, at_a_time=min(lane.places, own_limit))
+
+
+def _live_lanes(live: Iterable[Submission], throttle: int, weights: Weights) -> list[Lane]:
+    """Returns the lanes of earlier launches, each with as many places as its jobs can still take."""
+    members: dict[str, list[Submission]] = {}
+    for entry in live:
+        if entry.executor == "slurm" and entry.task != REPORT:
+            members.setdefault(entry.lane or EARLIER, []).append(entry)
+    lanes = []
+    for name, entries in members.items():
+        # Of what went out without a lane nothing says how many run at a time: as many as there are.
+        most = max(entry.at_a_time or len(entries) for entry in entries)
+        places = min(most, len(entries), throttle)
+        lanes.append(Lane(name, places, work=sum(weights.of_key(entry.key) for entry in entries)))
+    return lanes
+
+
+def _new_lanes(batches: Sequence[Batch], free: int, weights: Weights) -> list[Lane]:
+    """Returns lanes for batches that share some places out."""
+    if sum(len(batch.keys) for batch in batches) <= free:
+        return [Lane(_name(), len(batch.keys), [batch]) for batch in batches]
+    # With two lanes or more the evaluations of the first pretrainings come while others train: results come early.
+    fewest = min(2, free, len(batches))
+    divisions = [_divided(batches, number, free, weights) for number in range(fewest, min(free, len(batches)) + 1)]
+    return min(divisions, key=lambda lanes: _last_end(lanes, weights))
+
+
+def _divided(batches: Sequence[Batch], number: int, free: int, weights: Weights) -> list[Lane]:
+    """Returns so many lanes, the first one of pretrainings, with the places that each gets."""
+    lanes = [Lane(_name(), 1) for _ in range(number)]
+    mixed = number == 1 or len({batch.task == PRETRAIN for batch in batches}) == 1
+    for batch in batches:
+        choice = lanes if mixed else lanes[:1] if batch.task == PRETRAIN else lanes[1:]
+        lane = min(choice, key=lambda lane: lane.work)
+        lane.batches.append(batch)
+        lane.work += weights.of(batch)
+    lanes = [lane for lane in lanes if lane.batches]
+    for _ in range(free - len(lanes)):
+        growing = [lane for lane in lanes if lane.places < max(len(batch.keys) for batch in lane.batches)]
+        if not growing:
+            break
+        max(growing, key=lambda lane: lane.work / lane.places).places += 1
+    return lanes
+
+
+def _last_end(lanes: Sequence[Lane], weights: Weights) -> float:
+    """Returns when the last lane ends, in seconds, each evaluation after the last of the pretrainings."""
+    pretrained = 0.0
+    last = 0.0
+    for lane in lanes:
+        now = 0.0
+        for batch in lane.batches:
+            work = weights.of(batch)
+            now += work / lane.places
+            if batch.task == PRETRAIN:
+                pretrained = max(pretrained, now)
+            else:
+                now = max(now, pretrained + work / len(batch.keys))
+        last = max(last, now)
+    return last
+
+
+def _name() -> str:
+    return uuid4().hex[:8]

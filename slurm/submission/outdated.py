@@ -1,0 +1,51 @@
+"""Jobs that are queued or running, and that a launch with other settings would order otherwise."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from repro.errors import UserError
+from repro.runs.run_name import RunName
+from repro.runs.status import PRETRAIN
+from slurm.jobs.orders import order_file, read_order
+from slurm.planning.graph import Graph, Job
+from slurm.sweep_folder.ledger import REPORT, Key, Submission
+
+
+def outdated(graph: Graph, live: Mapping[Key, Submission]) -> list[Submission]:
+    """Returns the jobs on their way that are of other settings than the sweep has now.
+
+    They are jobs of the sweep whose order says something else, and jobs of a method and seed of the sweep in a folder
+    that is not the one of its settings any more.
+
+    Args:
+        graph: the sweep.
+        live: what is queued or running, by the job's key.
+    """
+    of_seeds = {_method_and_seed(folder): folder for folder, _ in graph.by_key}
+    old = []
+    for key, entry in live.items():
+        job = graph.by_key.get(key)
+        if job is not None:
+            if _differs(job):
+                old.append(entry)
+        elif key[1] != REPORT and of_seeds.get(_method_and_seed(key[0]), key[0]) != key[0]:
+            old.append(entry)
+    return old
+
+
+def _method_and_seed(folder: str) -> tuple[str, str]:
+    """Returns the method and `sSEED` of a run's folder, `METHOD/sSEED-ID`."""
+    name = RunName.of(Path(folder))
+    return name.method, name.seed
+
+
+def _differs(job: Job) -> bool:
+    """Returns whether the order of a job is not what it would be now."""
+    if not order_file(job.folder, job.task).is_file():
+        return False
+    try:
+        order = read_order(job.folder, job.task)
+    except UserError:  # of a version with other settings: what it would do now cannot be told
+        return True
+    # The folder's name is the pretraining's identity; of the rest only what it runs on plays a part in it.
+    return order.machine != job.run.machine if job.task == PRETRAIN else order != job.run

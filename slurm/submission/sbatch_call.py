@@ -1,0 +1,186 @@
+"""One call of sbatch: tried again where Slurm is only slow or busy, and told apart where it refuses.
+
+Nothing is submitted twice: before each new try the queue is asked for a job of the submission's name, which no other
+has, since a call that "timed out" may have been accepted; a queue that does not answer tells nothing, and is asked
+again. What shows only after the next try was accepted is taken out. And nothing that was accepted is lost: where the
+answer holds no id, or one that is another job's, the name tells it too.
+"""
+
+import re
+import subprocess
+import time
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from slurm.ask import outside_of_any_job
+from slurm.monitoring.queue import array_of, scancel, snapshot
+
+SCRIPT = "submission.sh"
+SBATCH_SECONDS = 240.0
+"""How long one call may take; sbatch itself tries for two minutes where Slurm's queue is full."""
+WAITS = (5.0, 10.0, 20.0, 40.0, 60.0)
+"""Seconds before each new try at a Slurm that does not answer."""
+
+
+class Refusal(StrEnum):
+    """Why Slurm did not take a job."""
+
+    limit = "limit"
+    """So many of the account's or the cluster's jobs are queued already: there is room later."""
+    array = "array"
+    """An array is longer than Slurm takes."""
+    policy = "policy"
+    """A limit, of which Slurm does not say whether it is one of number or of size."""
+    request = "request"
+    """The job asks for what there is not."""
+
+
+LIMITS = re.compile(
+    r"MaxSubmitJob|GrpSubmitJob|Slurm temporarily unable to accept job|Slurm job queue full"
+    r"|Resource temporarily unavailable|maximum number of jobs|MaxJobCount",
+    re.IGNORECASE,
+)
+ARRAY = re.compile(r"Invalid job array specification|Requested array size|MaxArraySize", re.IGNORECASE)
+POLICY = re.compile(r"Job violates accounting/QOS policy", re.IGNORECASE)
+TRANSIENT = re.compile(
+    r"timed? ?out|Unable to contact slurm controller|Connection (refused|reset)|[Cc]ommunication connection failure"
+    r"|Zero Bytes were transmitted|Transport endpoint is not connected|standby mode|Job creation temporarily disabled"
+    r"|Currently unable to load job state|Slurm is busy|I/O error writing script|Protocol authentication error"
+    r"|Unexpected message received|Try again|Temporary failure|sbatch was ended by signal",
+    re.IGNORECASE,
+)
+_RETRYING = re.compile(r"sleeping and retrying", re.IGNORECASE)
+_ID = re.compile(r"(\d+)(?:;\S+)?")
+_SENTENCE = re.compile(r"Submitted batch job (\d+)")
+
+
+class RefusedError(Exception):
+    """Slurm did not take the job, for sure; the text holds its words."""
+
+    def __init__(self, words: str, kind: Refusal) -> None:
+        super().__init__(words)
+        self.kind = kind
+
+
+class UnclearError(Exception):
+    """Nobody knows whether Slurm took the job; the text says why."""
+
+
+def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, inherited: Sequence[int] = ()) -> str:
+    """Hands a script to sbatch and returns the id that Slurm gave the job, or the array.
+
+    Args:
+        script: the script's path.
+        name: of the job, which no other one has.
+        known_ids: ids that cannot be this job's, since they are of earlier ones.
+        inherited: file descriptors that sbatch keeps open: a lock, which then outlives a launcher that is killed.
+
+    Raises:
+        RefusedError: Slurm did not take it.
+        UnclearError: it may have been taken, or not; the name tells it later.
+    """
+    complaint = ""
+    for wait in (0.0, *WAITS):
+        time.sleep(wait)
+        if complaint:
+            accepted, trouble = _id_in_queue(name)
+            if accepted:
+                return accepted
+            if trouble:  # it may be in: to take silence for an empty queue would submit it twice
+                continue
+        is_first = not complaint
+        output, complaint = _call(script, inherited)
+        if not complaint:
+            job = _id_of(output, name, known_ids)
+            if not is_first:
+                _end_others(name, job)
+            return job
+        kind = classify(complaint)
+        if kind is not None:
+            raise RefusedError(_short(complaint), kind)
+    accepted, trouble = _id_in_queue(name)
+    if accepted:
+        return accepted
+    raise UnclearError("; ".join(filter(None, (_short(complaint), trouble))))
+
+
+def classify(complaint: str) -> Refusal | None:
+    """Returns why Slurm refused, by its words; None where it did not come to that, and one may try again."""
+    # What sbatch says while it goes on trying is not how it ended: of a try that timed out nobody knows.
+    lines = complaint.splitlines()
+    end = "\n".join([line for line in lines if not _RETRYING.search(line)] or lines)
+    for pattern, kind in ((LIMITS, Refusal.limit), (ARRAY, Refusal.array), (POLICY, Refusal.policy)):
+        if pattern.search(end):
+            return kind
+    return None if TRANSIENT.search(end) else Refusal.request
+
+
+def parse_id(output: str) -> str:
+    """Returns the id in the answer of `sbatch --parsable`, whatever a site prints besides; empty where it has none.
+
+    Args:
+        output: what sbatch printed: `812`, `812;cluster`, or, of a wrapper that drops the option, its usual sentence.
+    """
+    lines = [line.strip() for line in output.splitlines()]
+    ids = [match.group(1) for line in lines if (match := _ID.fullmatch(line) or _SENTENCE.search(line))]
+    return ids[-1] if ids else ""
+
+
+def _call(script: Path, inherited: Sequence[int]) -> tuple[str, str]:
+    """Returns what sbatch printed, and its complaint where it failed."""
+    try:
+        process = subprocess.run(
+            ["sbatch", "--parsable", str(script)],
+            env=outside_of_any_job(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=SBATCH_SECONDS,
+            pass_fds=inherited,
+        )
+    except subprocess.TimeoutExpired as error:
+        words = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+        return "", f"{words}\nsbatch timed out after {SBATCH_SECONDS:.0f} s".strip()
+    except OSError as error:
+        return "", f"sbatch: {error.strerror}"
+    words = process.stderr.strip()
+    if process.returncode < 0:  # while it waited for an answer, maybe
+        return "", f"{words}\nsbatch was ended by signal {-process.returncode}".strip()
+    return process.stdout, "" if process.returncode == 0 else words or f"status {process.returncode}"
+
+
+def _id_of(output: str, name: str, known_ids: Collection[str]) -> str:
+    """Returns the id of a job that was accepted: out of the answer, else out of the queue."""
+    job = parse_id(output)
+    if job and job not in known_ids:
+        return job
+    for wait in (0.0, *WAITS[:3]):
+        time.sleep(wait)
+        if accepted := _id_in_queue(name)[0]:
+            return accepted
+    answer = " ".join(output.split()) or "nothing"
+    raise UnclearError(f"sbatch accepted it, but its answer holds no id of a new job: {answer[:200]}")
+
+
+def _id_in_queue(name: str) -> tuple[str, str]:
+    """Returns the id of the job, or the array, that has the name, empty where the queue knows none; and its trouble."""
+    queue = snapshot()
+    return next((array_of(job.job) for job in queue.named(name)), ""), queue.trouble
+
+
+def _end_others(name: str, job: str) -> None:
+    """Ends what an earlier try has submitted after all: a busy controller came to it after the queue was asked for it.
+
+    Args:
+        name: of the submission.
+        job: the id that counts.
+    """
+    scancel(sorted({array_of(other.job) for other in snapshot().named(name) if other.live} - {job}))
+
+
+def _short(complaint: str) -> str:
+    """Returns Slurm's words in one line: the last ones, which name the reason, without the names of its programs."""
+    lines = [re.sub(r"^sbatch: (error: )?", "", line.strip()) for line in complaint.splitlines() if line.strip()]
+    return "; ".join(dict.fromkeys(lines[-2:]))[:400]

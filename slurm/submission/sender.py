@@ -1,0 +1,194 @@
+"""Batches to Slurm, one sbatch each: an intent before it, the ids after it, and halves of what is refused."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from repro.errors import UserError
+from repro.files import write_text
+from slurm.jobs.calls import write_calls
+from slurm.jobs.program import Program
+from slurm.jobs.snapshot import CodeSnapshot
+from slurm.monitoring.queue import array_of
+from slurm.planning.graph import Graph
+from slurm.profiles.profile import Cluster
+from slurm.submission.batches import Batch
+from slurm.submission.handover import Outcome, ledger_entry, prepare_call
+from slurm.submission.lanes import behind
+from slurm.submission.sbatch import script_of
+from slurm.submission.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearError, submit_script
+from slurm.sweep_folder.ledger import REPORT, Key, Ledger
+
+NO_PARENT = "what it builds on is not in"
+TakeCode = Callable[[], CodeSnapshot | None]
+"""Returns what the jobs import; None: what they find. It is called under the launch lock, if anything goes out."""
+
+
+@dataclass(kw_only=True)
+class Sender:
+    """Hands over the batches of one launch, in parts where Slurm does not take them whole; keeps what it refuses."""
+
+    graph: Graph
+    cluster: Cluster
+    take_code: TakeCode
+    program: Program
+    ledger: Ledger
+    outcome: Outcome
+    descriptor: int
+    """Of the lock that sbatch inherits."""
+    tell: Callable[[str], object]
+    cancels: int
+    """How many calls of `salmask cancel` there had been as the launch began."""
+    taken_back: set[Key]
+    """What does not go out since it was cancelled meanwhile."""
+    lanes: dict[str, list[str]]
+    """Ids of the jobs of each lane, those of earlier launches first."""
+    others_are_in: bool
+    """Whether Slurm has taken such jobs, of this launch or an earlier one."""
+    at_once: int
+    """How many jobs an array may have, twice as many each time that one is taken; 0: as many as there are. A Slurm that
+    was full a minute ago is asked for little first: each array that it refuses, and each half, is a line of the ledger
+    for each of its jobs."""
+    refused: UserError | None = None
+    """The first refusal that waiting does not mend."""
+    full: str = ""
+    """Slurm's words for that there is no more room; then nothing more is tried."""
+    known_ids: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.known_ids = {array_of(entry.job) for entry in self.ledger.submissions() if entry.executor == "slurm"}
+
+    @cached_property
+    def code(self) -> CodeSnapshot | None:
+        """What the jobs import, copied when the first of them goes out."""
+        return self.take_code()
+
+    def send(self, batch: Batch) -> None:
+        """Hands a batch over, less what builds on what is not in."""
+        if self._is_cancelled(batch):
+            return
+        if batch.task == REPORT and self.outcome.unsent:  # it goes out with the last of what it tabulates
+            self._keep(batch, next(iter(self.outcome.unsent.values())))
+            return
+        parts = batch.resolved(self.outcome.submitted)
+        sendable = {key for part in parts for key in part.keys}
+        self.outcome.unsent |= {key: NO_PARENT for key in batch.keys if key not in sendable}
+        for part in parts:
+            self._send_part(part)
+
+    def _send_part(self, batch: Batch) -> None:
+        if self._is_cancelled(batch):
+            return
+        if self.full:
+            self._keep(batch, self.full)
+            return
+        if 0 < self.at_once < len(batch.keys):
+            self._send_parts(batch.split(self.at_once))
+            return
+        try:
+            ids = self._hand_over(batch)
+        except RefusedError as error:
+            self._divide(batch, error)
+        except UnclearError as error:
+            # Nobody knows whether it is in. It stays an intent, which the next launch looks for before anything else.
+            self.full = str(error)
+            self._keep(batch, self.full)
+            self.tell(f"{batch.name}: Slurm does not answer ({error}); the next launch looks whether it is in")
+        else:
+            self.outcome.submitted |= ids
+            self.others_are_in = True
+            self.at_once *= 2
+            self.tell(f"submitted {batch.name}: {listed(ids.values())}")
+
+    def _is_cancelled(self, batch: Batch) -> bool:
+        """Returns whether all jobs of a batch were cancelled meanwhile, and leaves them out then.
+
+        Of some of them it does not ask: whoever cancels waits for the launch to be through, and ends what went out.
+        """
+        if len(self.ledger.taken_back_since(self.cancels, batch.keys)) < len(batch.keys):
+            return False
+        self.taken_back |= set(batch.keys)
+        return True
+
+    def _divide(self, batch: Batch, error: RefusedError) -> None:
+        """Tries a refused array in halves, where fewer jobs may have room; else keeps it."""
+        limited = error.kind is Refusal.limit or (error.kind is Refusal.policy and self.others_are_in)
+        if len(batch.keys) > 1 and error.kind is not Refusal.request:
+            self._send_parts(batch.halves())
+            return
+        self._keep(batch, str(error))
+        if limited:
+            self.full = str(error)
+        elif self.refused is None:
+            mend = f"the profile of '{self.cluster.name}'"
+            self.refused = UserError(f"sbatch refused {batch.name}: {error}", mend=mend)
+            self.tell(str(self.refused))
+
+    def _send_parts(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            for part in batch.resolved(self.outcome.submitted):
+                self._send_part(part)
+
+    def _keep(self, batch: Batch, reason: str) -> None:
+        self.outcome.unsent |= dict.fromkeys(batch.keys, reason)
+
+    def _hand_over(self, batch: Batch) -> dict[Key, str]:
+        """Submits one batch; returns the id of each of its jobs.
+
+        Raises:
+            RefusedError: Slurm did not take it.
+            UnclearError: nobody knows whether it did.
+        """
+        submitted = self.outcome.submitted
+        dependency = batch.dependency(submitted, behind(batch, self.lanes))
+        text = script(batch, self.graph, self.cluster, self.code.path if self.code else None, dependency)
+        after = batch.after(submitted)
+        entries = [
+            replace(
+                ledger_entry(self.graph, self.cluster, batch.name, key, after.get(key, ())),
+                lane=batch.lane,
+                at_a_time=batch.at_a_time,
+            )
+            for key in batch.keys
+        ]
+        calls = [prepare_call(self.graph, key, self.cluster.attempts, self.program) for key in batch.keys]
+        folder = self.ledger.logs / batch.name
+        write_calls(folder, dict(zip(batch.indices or (0,), calls, strict=True)))
+        write_text(folder / SCRIPT, text)
+        # The intent comes before sbatch: a launcher that is killed between the two leaves a name to look for
+        # (`slurm.submission.adoption`). The other way round it would leave jobs that nobody knows of, and the next
+        # launch would submit them again.
+        self.ledger.intend(entries)
+        try:
+            job = submit_script(folder / SCRIPT, batch.name, self.known_ids, inherited=[self.descriptor])
+        except RefusedError as error:
+            self.ledger.refused(entries, str(error))
+            shutil.rmtree(folder)
+            raise
+        self.known_ids.add(job)
+        ids = {key: batch.job_id(key, job) for key in batch.keys}
+        self.lanes.setdefault(batch.lane, []).append(job)
+        self.ledger.submitted([replace(entry, job=ids[entry.key]) for entry in entries])
+        return ids
+
+
+def script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, dependency: str) -> str:
+    """Returns what sbatch is handed for a batch.
+
+    Args:
+        batch: as it goes out.
+        graph: the sweep.
+        cluster: a profile with the executor `slurm`.
+        code: folder of the code that the jobs import; None: what they find.
+        dependency: as `Batch.dependency` has it.
+    """
+    folder = Ledger(graph.sweep_folder.resolve()).logs / batch.name
+    return script_of(batch, cluster, folder, dependency=dependency, code=code)
+
+
+def listed(ids: Iterable[str]) -> str:
+    """Returns ids for a message: `812_0 … 812_44 (45 jobs)`, so that a long array does not fill the screen."""
+    names = list(ids)
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} jobs)"

@@ -1,0 +1,43 @@
+"""What sbatch says of a job that it is not to submit."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.errors import UserError
+from repro.runs.status import PRETRAIN
+from slurm.ask import LOGIN_NODE, ask, outside_of_any_job
+from slurm.profiles.profile import Cluster, Resources
+from slurm.submission.batches import Batch
+from slurm.submission.sbatch import script_of
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Slurm's verdict on a job."""
+
+    accepted: bool
+    words: str
+    """When and where it would start, or why not."""
+
+
+def sbatch_says(resources: Resources, cluster: Cluster) -> Answer:
+    """Asks `sbatch --test-only`, which submits nothing; where there is no sbatch, that is the answer.
+
+    Args:
+        resources: what the job asks for.
+        cluster: its profile.
+
+    Raises:
+        UserError: there is an sbatch, and this machine belongs to no cluster.
+    """
+    if not shutil.which("sbatch"):
+        return Answer(accepted=True, words="as far as can be told without sbatch, which is not on this machine")
+    batch = Batch("salmask-check", PRETRAIN, ((".", "check"),), resources)
+    script = script_of(batch, cluster, Path(batch.name).absolute())
+    reply = ask(["sbatch", "--test-only"], script=script, environment=outside_of_any_job())
+    if reply.not_here:
+        raise UserError(reply.trouble, mend=LOGIN_NODE)
+    # It tells when and where on standard error, as it tells why not.
+    said = [line.removeprefix("sbatch: ") for line in (reply.errors or reply.output).splitlines() if line.strip()]
+    return Answer(not reply.trouble, said[-1] if said else reply.trouble or "it says no more")

@@ -1,0 +1,334 @@
+"""The ledger of a sweep: which jobs went out, to whom, for what; `jobs.jsonl` in the sweep's folder.
+
+One JSON object a line, only ever added, under a lock on the file; a line that cannot be read (torn by a kill) is left
+out. A job has two lines: the intent, written before it is handed over, with an empty `job`; and the same again with the
+scheduler's id, or with the words by which it was `refused`. A third says that a person has `cancelled` it, or that it
+was `superseded` by one of other settings. Where a launcher was killed in between, only the first is there, and the next
+launcher asks the scheduler for a job of the *submission*'s name. What a job did is told by its folder, not here: see
+`RunFolder.status(task)`, and `slurm.monitoring.queue` for what the scheduler thinks of it.
+
+    {"time": "2026-11-22T10:00:00+00:00", "job": "812_3", "executor": "slurm", "cluster": "mycluster",
+     "submission": "table1-linear-5f0c3a9e", "run": "45df9c0eca", "folder": "mocov2/s0-45df9c0eca", "task": "linear",
+     "protocols": ["linear-moco-v1"], "dataset": "imagenet100", "after": ["811_3"], "host": "login1"}
+
+Beside it stand `logs/SUBMISSION/`, private to who launched (`JOB_0_log.out`, `JOB_0_log.err`, `submission.sh`,
+`calls.json`; of local jobs the same but for the script), and `code/`, the snapshots that the jobs run.
+"""
+
+import json
+import math
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from repro.errors import UserError
+from repro.files import append_lines, read_regular
+from repro.runs.folder import RunFolder
+from repro.runs.metrics import LARGEST_BYTES
+from repro.runs.provenance import now
+
+LEDGER = "jobs.jsonl"
+LOGS = "logs"
+CANCELS = ".cancels.jsonl"
+"""What `salmask cancel` was asked for in a sweep's folder: a line for each time, of when and of which run or of all."""
+LOCAL_LOCK = ".local.lock"
+"""Held in a sweep's folder by launchers that run its jobs on their own machine; see `slurm.sweep_folder.local_lock`."""
+LOCAL_START_LOCK = ".local-start.lock"
+"""Held there by such a launcher for the moment in which it looks for what to start, and starts it."""
+REPORT = "report"
+"""The task that renders the tables; its folder is the sweep's own, `.`."""
+
+Key = tuple[str, str]
+"""(Folder relative to the sweep's, task): what names a job."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job that was handed to a scheduler, or was about to be."""
+
+    submission: str
+    """Unique name of what was handed over at once, a job or an array: a folder below `logs/`, Slurm's job name."""
+    executor: str
+    """`slurm`, `local` or `debug`."""
+    cluster: str
+    """Name of the profile."""
+    run: str
+    """Id of the run; empty for the report."""
+    folder: str
+    """Of the run, relative to the sweep's; `.` for the report."""
+    task: str
+    """`pretrain`, a downstream task (`linear`, `linear@caltech101`) or `report`."""
+    job: str = ""
+    """Slurm's id (`812`, or `812_3` in an array) or the process id of a local one; empty: only an intent so far."""
+    protocols: tuple[str, ...] = ()
+    """Names of those that it measures by."""
+    dataset: str = ""
+    """That it measures on; empty of what measures nothing, and where an older version launched."""
+    after: tuple[str, ...] = ()
+    """Ids of the jobs that it waits for."""
+    host: str = field(default_factory=socket.gethostname)
+    """Where it was handed over; where it runs, too, unless Slurm runs it."""
+    time: str = field(default_factory=now)
+    """ISO 8601, UTC."""
+    refused: str = ""
+    """Slurm's words where it did not take the job; empty: it did, or nobody knows."""
+    cancelled: str = ""
+    """When `salmask cancel` asked the job to end, ISO 8601, UTC; empty: it did not."""
+    superseded: str = ""
+    """When `--replace` took the job out since the sweep had other settings, ISO 8601, UTC; empty: it did not."""
+    nodes: int = 0
+    """Asked for, as the five below; 0 of all six where an older version launched."""
+    processes: int = 0
+    """Of all nodes."""
+    gpus: int = 0
+    """Of all nodes."""
+    cpus: int = 0
+    """Of all processes; 0: none in particular."""
+    memory: float = 0.0
+    """GiB of a node; 0: none in particular."""
+    minutes: int = 0
+    """The time limit; 0: none in particular."""
+    lane: str = ""
+    """The lane that it is in, of `slurm.submission.lanes`; empty: in none."""
+    at_a_time: int = 0
+    """How many of its array run at a time; 0: no lane says so."""
+    devices: tuple[str, ...] = ()
+    """Of a local job, those that it holds, as CUDA_VISIBLE_DEVICES names them; none: it sees those of its launcher."""
+    planned_s: float | None = None
+    """Seconds that a plan expected of the job when it went out; None: nobody knew."""
+
+    @property
+    def key(self) -> Key:
+        """The job that was handed over, whichever submission of it this is."""
+        return self.folder, self.task
+
+    def log(self, sweep: Path, stream: str = "out", rank: int = 0) -> Path:
+        """Returns the file of what the job printed.
+
+        Args:
+            sweep: the sweep's folder.
+            stream: `out` or `err`.
+            rank: the number of the process, of several.
+        """
+        return sweep / LOGS / self.submission / f"{self.job}_{rank}_log.{stream}"
+
+    def run_folder(self, sweep: Path) -> RunFolder:
+        """Returns the run's folder that the job works on; its `status(task)` says how far the job is."""
+        return RunFolder(sweep / self.folder)
+
+
+_FIELDS = {f.name for f in fields(Submission)}
+_LISTS = frozenset({"after", "protocols", "devices"})
+_WHOLE_NUMBERS = frozenset({"nodes", "processes", "gpus", "cpus", "minutes", "at_a_time"})
+_NUMBERS = _WHOLE_NUMBERS | {"memory", "planned_s"}
+
+
+class Ledger:
+    """The `jobs.jsonl` of one sweep.
+
+    Attributes:
+        sweep: The sweep's folder.
+        path: The ledger's file.
+        logs: The folder of what the jobs start from and print.
+    """
+
+    def __init__(self, sweep: Path) -> None:
+        """Names the file of a sweep's folder; nothing is created."""
+        self.sweep = sweep
+        self.path = sweep / LEDGER
+        self.logs = sweep / LOGS
+        self._read: tuple[tuple[int, ...], list[Submission]] = ((), [])
+        """What the file looked like when it was read last, and what it held: a launch asks several times."""
+
+    def submissions(self) -> list[Submission]:
+        """Returns every job that ever went out or was about to, oldest first, each with all that is known of it.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        looks: tuple[int, ...] = ()
+        with suppress(OSError):  # which reading it tells
+            status = self.path.stat()
+            looks = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if looks and looks == self._read[0]:
+            return list(self._read[1])
+        latest: dict[tuple[str, str, str], Submission] = {}
+        for entry in self._entries():
+            # The line with the scheduler's id takes the place of its intent, and the order stays that of the intents.
+            latest[(entry.submission, *entry.key)] = entry
+        self._read = looks, list(latest.values())
+        return list(latest.values())
+
+    def newest(self) -> dict[Key, Submission]:
+        """Returns the submission of each job that was made last.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        return {entry.key: entry for entry in self.submissions()}
+
+    def newest_sent(self) -> dict[Key, Submission]:
+        """Returns the submission of each job that a scheduler, or this machine, took last: what only was to go is none.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        return {entry.key: entry for entry in self.submissions() if entry.job}
+
+    def intend(self, entries: Sequence[Submission]) -> None:
+        """Writes down what is about to be handed over.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        self._append(replace(entry, job="") for entry in entries)
+
+    def submitted(self, entries: Sequence[Submission]) -> None:
+        """Writes down what was handed over, with the ids that the scheduler gave it.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        self._append(entries)
+
+    def refused(self, entries: Sequence[Submission], words: str) -> None:
+        """Writes down what the scheduler did not take, so that nobody looks for it.
+
+        Args:
+            entries: as of `intend`.
+            words: the scheduler's.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        self._append(replace(entry, job="", refused=words) for entry in entries)
+
+    def cancelled(self, entries: Sequence[Submission]) -> None:
+        """Writes down what a person took back: the scheduler may forget it, or never have kept it.
+
+        Args:
+            entries: as the ledger holds them.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        when = now()
+        self._append(replace(entry, cancelled=when) for entry in entries)
+
+    def superseded(self, entries: Sequence[Submission]) -> None:
+        """Writes down what was taken out for a sweep of other settings, and that nobody is to hand over again.
+
+        Args:
+            entries: as the ledger holds them.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        when = now()
+        self._append(replace(entry, superseded=when) for entry in entries)
+
+    def take_back(self, folder: str) -> None:
+        """Writes down that a person cancels a run or the whole sweep, also what no scheduler has: a launch heeds it.
+
+        Args:
+            folder: of the run, relative to the sweep's; empty: of the whole sweep.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
+        self._append_text(self.sweep / CANCELS, json.dumps({"time": now(), "folder": folder}) + "\n")
+
+    def taken_back(self) -> list[str]:
+        """Returns the folder of each `take_back`, oldest first: a launch heeds those that are there since it began.
+
+        Their number tells that, and not their times: the clocks of two machines differ.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        wishes = []
+        for line in self._lines(self.sweep / CANCELS):
+            with suppress(ValueError, TypeError, KeyError, RecursionError):  # torn by a kill
+                wishes.append(str(json.loads(line)["folder"]))
+        return wishes
+
+    def taken_back_since(self, number: int, keys: Iterable[Key]) -> set[Key]:
+        """Returns which jobs were cancelled since there had been so many `take_back`.
+
+        Args:
+            number: how long `taken_back` was then.
+            keys: of the jobs that are asked about.
+        """
+        folders = set(self.taken_back()[number:])
+        return {key for key in keys if "" in folders or key[0] in folders}
+
+    def _append(self, entries: Iterable[Submission]) -> None:
+        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries)
+        self._append_text(self.path, lines)
+
+    def _append_text(self, path: Path, lines: str) -> None:
+        try:
+            self.sweep.mkdir(parents=True, exist_ok=True)
+            append_lines(path, lines.encode())
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write {path}: {reason}", mend="choose another --out") from error
+
+    def _entries(self) -> Iterable[Submission]:
+        for line in self._lines(self.path):
+            entry = _parsed(line)
+            if entry is not None:
+                yield entry
+
+    def _lines(self, path: Path) -> list[bytes]:
+        # Split as bytes: a line that was torn within a character would break the decoding of all the others.
+        try:
+            return read_regular(path, LARGEST_BYTES).split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}", mend="its permissions") from error
+
+
+def _parsed(line: bytes) -> Submission | None:
+    """Returns what a line says; None where it is torn. Keys of later versions are left out."""
+    try:
+        content: Any = _of_this_version(json.loads(line))
+        values = {key: value for key, value in content.items() if key in _FIELDS and value is not None}
+        if not all(_has_its_type(key, value) for key, value in values.items()):
+            return None
+        fields_of_line: dict[str, Any] = {k: tuple(value) if k in _LISTS else value for k, value in values.items()}
+        return Submission(**fields_of_line)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _of_this_version(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a line says in the words of today: older versions joined protocols and devices to a text."""
+    if isinstance(joined := content.pop("protocol", None), str):
+        content["protocols"] = joined.split(", ") if joined else []
+    if isinstance(joined := content.get("devices"), str):
+        content["devices"] = joined.split(",") if joined else []
+    return content
+
+
+def _has_its_type(key: str, value: Any) -> bool:
+    """Returns whether a value is what its field holds: texts, a text, a time, or a number that is not below 0."""
+    if key in _LISTS:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if key not in _NUMBERS:
+        return isinstance(value, str) and (key != "time" or _is_a_time(value))
+    kinds = int if key in _WHOLE_NUMBERS else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_a_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True

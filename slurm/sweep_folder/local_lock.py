@@ -1,0 +1,95 @@
+"""The locks of launchers that run a sweep's jobs on this machine: one minds them, and one alone starts some."""
+
+import fcntl
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from repro.errors import UserError
+from repro.files import locked
+from slurm.sweep_folder.ledger import LEDGER, LOCAL_LOCK, LOCAL_START_LOCK
+
+POLL_SECONDS = 0.05
+
+
+@contextmanager
+def minding(sweep_folder: Path) -> Iterator[None]:
+    """Holds the lock during the block; several launchers may do so at once.
+
+    Where the file system knows no locks the block runs without, and what waits in it looks as if nobody minded it.
+
+    Args:
+        sweep_folder: the sweep's folder, which is there.
+
+    Raises:
+        OSError: the lock's file cannot be written.
+    """
+    with (sweep_folder / LOCAL_LOCK).open("a+b") as file, locked(file.fileno(), shared=True):
+        yield
+
+
+def is_minded(sweep_folder: Path) -> bool:
+    """Returns whether a launcher holds the lock; of two that look at once neither takes the other for one.
+
+    Args:
+        sweep_folder: the sweep's folder.
+    """
+    try:
+        # A look has the lock for a moment, in which another one would be refused. They take turns by the lock on the
+        # ledger, which everybody gives back at once, and which is there where anything is asked about.
+        with (
+            _opened(sweep_folder / LEDGER) as ledger,
+            locked(ledger.fileno()),
+            _opened(sweep_folder / LOCAL_LOCK) as file,
+        ):
+            return not _taken(file)
+    except OSError:
+        return False
+
+
+@contextmanager
+def starting(sweep_folder: Path, wait: float = math.inf) -> Iterator[None]:
+    """Keeps other launchers of the sweep on this machine, and `salmask cancel`, out during the block.
+
+    What a launcher looks at and starts within it, the next one finds; what is cancelled is found running, or not begun.
+
+    Args:
+        sweep_folder: the sweep's folder, which is there.
+        wait: seconds to wait for it; a launcher has it for a moment.
+
+    Raises:
+        UserError: it was not to be had in that time, or its file cannot be written.
+    """
+    try:
+        file = (sweep_folder / LOCAL_START_LOCK).open("ab")
+    except OSError as error:
+        raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="its permissions") from error
+    deadline = time.monotonic() + wait
+    with file:
+        while not _taken(file):
+            if time.monotonic() > deadline:
+                raise UserError(f"a launch of {sweep_folder} here is still starting jobs", mend="wait for it")
+            time.sleep(POLL_SECONDS)
+        yield
+
+
+def _taken(file: BinaryIO) -> bool:
+    """Returns whether the lock on a file is ours now; as if it were, where the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Returns a file to be locked, open for writing too where that is allowed: NFS asks for it, others do not."""
+    try:
+        return path.open("r+b")
+    except PermissionError:
+        return path.open("rb")
