@@ -37,7 +37,7 @@ class Method:
         """Returns this row with some settings changed.
 
         Args:
-            changes: nested sections, or dotted keys; they win over the row's own settings.
+            changes: Nested sections, or dotted keys; they win over the row's own settings.
         """
         return Method(_merged(self.settings, changes))
 
@@ -122,15 +122,15 @@ def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -
     """Builds the run of a method.
 
     Args:
-        method: a name of `METHODS`.
-        layers: settings on top of the method's own (a sweep's, a file's, the command line's); later ones win.
-        origin: where the layers come from, for error messages.
+        method: A name of `METHODS`.
+        layers: Settings on top of the method's own (a sweep's, a file's, the command line's); later ones win.
+        origin: Where the layers come from, for error messages.
 
     Returns:
         The run. Where a checkpoint is its localizer, that file's SHA-256 is part of it.
 
     Raises:
-        UserError: an unknown method, key or value, or one that makes it another row.
+        UserError: An unknown method, key or value, or one that makes it another row.
     """
     if method not in METHODS:
         raise UserError(f"unknown method '{method}'", mend=f"{nearest(method, METHODS)}; `salmask methods` lists them")
@@ -150,12 +150,12 @@ def build_learner(run: Run, images: "Images", device: "torch.device") -> "Learne
     """Builds what a run trains, competitors included; a `repro.training.learner.Build`.
 
     Args:
-        run: of any row.
-        images: the training images.
-        device: where the model goes.
+        run: Of any row.
+        images: The training images.
+        device: Where the model goes.
 
     Raises:
-        UserError: settings do not fit the data, the localizer or the number of processes.
+        UserError: Settings do not fit the data, the localizer or the number of processes.
     """
     # Imported here because tables and `salmask methods` read METHODS without torch.
     # Supervised comes first: it has no views to mask, so no masking can make it another learner.

@@ -98,17 +98,17 @@ class Adios(BaseModel):
         seed: int = 0,
         data_preprocessor: nn.Module | None = None,
     ) -> None:
-        """Put the two players together.
+        """Puts the two players together.
 
         Args:
-            contrast: the encoder's side.
-            occlusion: images B×3×S×S to masks B×N×S×S that sum to one.
-            single: each image meets one mask drawn at random, anew in either step (ADIOS-s); otherwise all N, one after
+            contrast: The encoder's side.
+            occlusion: Images B×3×S×S to masks B×N×S×S that sum to one.
+            single: Each image meets one mask drawn at random, anew in either step (ADIOS-s); otherwise all N, one after
                 the other, and the losses are added (ADIOS).
-            alpha_sparsity: weight of `sparsity_penalty`.
-            alpha_entropy: weight of `negative_entropy`.
-            seed: of the drawn masks; the same on every rank.
-            data_preprocessor: turns a batch of the loader into `Views`.
+            alpha_sparsity: Weight of `sparsity_penalty`.
+            alpha_entropy: Weight of `negative_entropy`.
+            seed: Of the drawn masks; the same on every rank.
+            data_preprocessor: Turns a batch of the loader into `Views`.
         """
         super().__init__(data_preprocessor=data_preprocessor)
         self.contrast, self.occlusion = contrast, occlusion
@@ -121,7 +121,7 @@ class Adios(BaseModel):
         self._turn: dict[str, nn.Module] = {ENCODER: contrast, OCCLUSION: occlusion}
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Wrap each player for its own turn; in the other's turn it is called without its wrapper."""
+        """Wraps each player for its own turn; in the other's turn it is called without its wrapper."""
         self._turn = {name: wrap(player) for name, player in self._turn.items()}
 
     def get_extra_state(self) -> dict[str, int]:
@@ -144,8 +144,8 @@ class Adios(BaseModel):
         """Makes a step of the encoder, then one of the occlusion network against the new encoder.
 
         Args:
-            data: a batch of the loader.
-            optim_wrapper: an `OptimWrapperDict` of `encoder` and `occlusion`.
+            data: A batch of the loader.
+            optim_wrapper: An `OptimWrapperDict` of `encoder` and `occlusion`.
 
         Returns:
             `loss` of the encoder and `occlusion_loss`, each as its optimizer lowers it; `sparsity`, the penalty in the
@@ -153,7 +153,7 @@ class Adios(BaseModel):
             `mask_share_N`, the share of an image that each mask hides, the batch's mean.
 
         Raises:
-            UserError: the optimizers have other names.
+            UserError: The optimizers have other names.
         """
         encoder, occlusion = _optimizers(optim_wrapper)
         # `optim_context` is mixed precision as the player's own optimizer has it.
@@ -175,7 +175,7 @@ class Adios(BaseModel):
         No gradient reaches the occlusion network.
 
         Args:
-            views: query, which is masked here, and key; normalised, B×3×S×S each.
+            views: Query, which is masked here, and key; normalised, B×3×S×S each.
 
         Returns:
             The loss, a scalar, and the keys for `occlusion_loss`.
@@ -192,8 +192,8 @@ class Adios(BaseModel):
         L is the contrastive loss with the encoder frozen; its batch norm stays in training mode (simclr_adios.py:184).
 
         Args:
-            views: as for `encoder_loss`.
-            keys: from `encoder_loss`.
+            views: As for `encoder_loss`.
+            keys: From `encoder_loss`.
 
         Returns:
             The loss, a scalar, and the numbers to log.
@@ -258,7 +258,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
     """Keeps gradients from a network's parameters within a `with` block; they still pass through to its input.
 
     Args:
-        network: what is frozen. Parameters that were frozen before stay so afterwards.
+        network: What is frozen. Parameters that were frozen before stay so afterwards.
     """
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trainable:
@@ -274,12 +274,12 @@ class OcclusionGallery(Hook):
     """Draws the masks of the first images after each epoch; before the first epoch they would say nothing."""
 
     def __init__(self, model: Adios, path: Path) -> None:
-        """Draw the model's masks to `path`, a PNG."""
+        """Draws the model's masks to `path`, a PNG."""
         self.model, self.path = model, path
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
-        """Draw a column each for the query's view, the same as each mask leaves it, and the key's view."""
+        """Draws a column each for the query's view, the same as each mask leaves it, and the key's view."""
         if rank():  # the model is the same on every rank, and only one may write the file
             return
         maker = self.model.data_preprocessor
@@ -303,11 +303,11 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
 
     Args:
         run: `adios` is used beside what a plain run of the framework uses.
-        images: the training images.
-        device: where the model goes.
+        images: The training images.
+        device: Where the model goes.
 
     Raises:
-        UserError: the crop does not fit the occlusion network, or the batch-norm groups the number of processes.
+        UserError: The crop does not fit the occlusion network, or the batch-norm groups the number of processes.
     """
     settings = run.adios
     maker = build_view_maker(run, device)

@@ -23,7 +23,7 @@ class Contrast(nn.Module, ABC, Generic[SubstrateT]):
     """The encoder's side: a contrastive model that meets masked queries and unmasked keys."""
 
     def __init__(self, substrate: SubstrateT) -> None:
-        """Take a framework's model, whose own `losses` are not used."""
+        """Takes a framework's model, whose own `losses` are not used."""
         super().__init__()
         self.substrate: SubstrateT = substrate
 
@@ -44,7 +44,7 @@ class Contrast(nn.Module, ABC, Generic[SubstrateT]):
 
         Args:
             images: B×3×H×W, those that `keys` was called with.
-            keys: what `keys` returned.
+            keys: What `keys` returned.
 
         Returns:
             Unit vectors B×dim without gradient.
@@ -55,7 +55,7 @@ class Contrast(nn.Module, ABC, Generic[SubstrateT]):
         """Ends the step of both players.
 
         Args:
-            keys: what `keys` returned, B×dim.
+            keys: What `keys` returned, B×dim.
         """
 
     def loss(self, queries: Sequence[Tensor], keys: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ class Contrast(nn.Module, ABC, Generic[SubstrateT]):
         and only its running statistics would see that view more often.
 
         Args:
-            queries: masked views B×3×H×W of the same images.
-            keys: unit embeddings B×dim of the other view.
+            queries: Masked views B×3×H×W of the same images.
+            keys: Unit embeddings B×dim of the other view.
 
         Returns:
             A scalar.
@@ -77,8 +77,8 @@ class Contrast(nn.Module, ABC, Generic[SubstrateT]):
         """Computes the encoder's step in one call, which DDP's wrapper needs to see.
 
         Args:
-            queries: masked views B×3×H×W of the same images.
-            images: the other view of each, unmasked, B×3×H×W.
+            queries: Masked views B×3×H×W of the same images.
+            images: The other view of each, unmasked, B×3×H×W.
 
         Returns:
             The loss, a scalar, and the keys B×dim that it was made with.
@@ -130,10 +130,10 @@ def contrast_of(model: ContrastiveModel) -> Contrast:
     `NAME+adios`, which `baselines.METHODS` has for every contrastive framework, ends in the error below.
 
     Args:
-        model: as `repro.training.learner.build_model` builds it.
+        model: As `repro.training.learner.build_model` builds it.
 
     Raises:
-        UserError: there is no `Contrast` for the framework.
+        UserError: There is no `Contrast` for the framework.
     """
     if isinstance(model, MoCo):
         return MocoContrast(model)

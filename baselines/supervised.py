@@ -30,11 +30,11 @@ class LabelledInput(Augmenter):
     """mmengine's data preprocessor of supervised learning: augments and normalises one view of each image."""
 
     def __init__(self, augmentation: AugmentationSettings, *, channels_last: bool = False) -> None:
-        """Prepare for the loader's crops.
+        """Prepares for the loader's crops.
 
         Args:
-            augmentation: what the loader drew from, and who applies it.
-            channels_last: memory layout of the network's input.
+            augmentation: What the loader drew from, and who applies it.
+            channels_last: Memory layout of the network's input.
         """
         super().__init__(augmentation)
         self.channels_last = channels_last
@@ -56,13 +56,13 @@ class Classifier(LossModel):
     def __init__(
         self, arch: str, classes: int, *, width: int = BASE_WIDTH, data_preprocessor: nn.Module | None = None
     ) -> None:
-        """Build the network; where there are several processes, its batch norm spans them.
+        """Builds the network; where there are several processes, its batch norm spans them.
 
         Args:
-            arch: a torchvision ResNet.
-            classes: of the data.
-            width: base planes of the ResNet.
-            data_preprocessor: turns a batch of the loader into images and labels.
+            arch: A torchvision ResNet.
+            classes: Of the data.
+            width: Base planes of the ResNet.
+            data_preprocessor: Turns a batch of the loader into images and labels.
         """
         super().__init__(data_preprocessor=data_preprocessor)
         # The classifier stays in it: `save_backbone` leaves `fc` out of the backbone.
@@ -88,8 +88,8 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
 
     Args:
         run: `encoder`, `augmentation`, `optimization`, `data.crop`, `seed` and `machine` are used.
-        images: the training images.
-        device: where the model goes.
+        images: The training images.
+        device: Where the model goes.
 
     Raises:
         UserError: torchvision has no such ResNet.

@@ -28,16 +28,16 @@ class OcclusionNetwork(nn.Module):
     """
 
     def __init__(self, crop: int, *, masks: int = 4, base: int = 8, norm: Norm = Norm.group) -> None:
-        """Build the network for one size of images.
+        """Builds the network for one size of images.
 
         Args:
-            crop: side of the images in pixels; 32 or more, a multiple of the smallest scale.
+            crop: Side of the images in pixels; 32 or more, a multiple of the smallest scale.
             masks: N.
-            base: channels at full size; with group norm a multiple of 8.
-            norm: after each convolution, which has a bias only without one.
+            base: Channels at full size; with group norm a multiple of 8.
+            norm: After each convolution, which has a bias only without one.
 
         Raises:
-            UserError: the crop cannot be halved often enough, or the channels cannot be grouped.
+            UserError: The crop cannot be halved often enough, or the channels cannot be grouped.
         """
         super().__init__()
         stages = stages_of(crop)
@@ -91,7 +91,7 @@ def stages_of(crop: int) -> int:
     """Returns how many stages down, and as many up, the network has for a crop of that many pixels a side.
 
     Raises:
-        UserError: the crop is too small, or cannot be halved between all of them.
+        UserError: The crop is too small, or cannot be halved between all of them.
     """
     stages = int(math.log2(crop) - 1) if crop >= 1 else 0
     if stages < 4:

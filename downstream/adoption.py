@@ -37,8 +37,8 @@ def untrained(arch: str, seed: int, width: int) -> ForeignBackbone:
 
     Args:
         arch: torchvision's name of the network.
-        seed: of a run.
-        width: base planes of the network.
+        seed: Of a run.
+        width: Base planes of the network.
 
     Raises:
         UserError: torchvision has no ResNet of this name.
@@ -65,21 +65,21 @@ def adopt(
     filter. What trained them is unknown, so tables show such rows as `imported weights`, in a column of their own.
 
     Args:
-        path: the checkpoint, see `repro.backbones.foreign.read_foreign`; `random` for fresh weights, the row below
+        path: The checkpoint, see `repro.backbones.foreign.read_foreign`; `random` for fresh weights, the row below
             all others.
         arch: torchvision's name of the network.
-        name: the method's name in tables; empty: the file's, with `-` for what cannot name a folder.
-        prefix: what the names in the checkpoint begin with, see `read_foreign`; empty: the trained ResNet's.
-        input_filter: what the weights were trained on.
-        settings: of the evaluation, of `data.crop`, `encoder.width` and `seed`.
-        out: folder of the sweep.
-        check: raises a UserError where nothing can be done with the run; called before its folder is made.
+        name: The method's name in tables; empty: the file's, with `-` for what cannot name a folder.
+        prefix: What the names in the checkpoint begin with, see `read_foreign`; empty: the trained ResNet's.
+        input_filter: What the weights were trained on.
+        settings: Of the evaluation, of `data.crop`, `encoder.width` and `seed`.
+        out: Folder of the sweep.
+        check: Raises a UserError where nothing can be done with the run; called before its folder is made.
 
     Returns:
         The run, with the settings, and its folder with `run.yaml` and `backbone.pth`.
 
     Raises:
-        UserError: the checkpoint does not fit, the name is no name, or the folder holds another run.
+        UserError: The checkpoint does not fit, the name is no name, or the folder holds another run.
     """
     # Lightning's own are called `epoch=9-step=100.ckpt`: no option that was given is wrong there.
     name = name or _NO_NAME.sub("-", _ENDINGS.sub("", path.name)).lstrip(".+@_-")

@@ -89,7 +89,7 @@ def build(carry_out: CarryOut) -> typer.Typer:
     """Makes the commands.
 
     Args:
-        carry_out: how an evaluation is carried out in this process.
+        carry_out: How an evaluation is carried out in this process.
     """
     app = typer.Typer(add_completion=False)
     _add_eval(app, carry_out)
@@ -183,11 +183,11 @@ def with_settings(run: Run, overrides: Mapping[str, object]) -> Run:
     """Returns a run with other settings of its evaluations and of the machine.
 
     Args:
-        run: as its folder has it.
-        overrides: nested settings.
+        run: As its folder has it.
+        overrides: Nested settings.
 
     Raises:
-        UserError: a setting would make it another run.
+        UserError: A setting would make it another run.
     """
     adjusted = reading.build([overrides], base=run)
     # What may change is what the id is not made of; and the method's name, which is not part of it either, is how
@@ -205,15 +205,15 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
     """Reads `--task` and `--data`.
 
     Args:
-        tasks: names with commas between; `table1` stands for `TABLE1`.
-        dataset: for tasks that name none themselves; empty: the run's own.
-        run: the run that is evaluated.
+        tasks: Names with commas between; `table1` stands for `TABLE1`.
+        dataset: For tasks that name none themselves; empty: the run's own.
+        run: The run that is evaluated.
 
     Returns:
         The evaluations in the order of their names, each once.
 
     Raises:
-        UserError: an unknown task or data set, or `--data` given to tasks that have one.
+        UserError: An unknown task or data set, or `--data` given to tasks that have one.
     """
     unique: dict[Evaluation, None] = {}  # a set that keeps the order
     for name in (word.strip() for word in tasks.split(",") if word.strip()):

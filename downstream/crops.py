@@ -28,7 +28,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
     metainfo: ClassVar[dict[str, Any]] = {}  # mmengine asks for it, for its own visualisations
 
     def __init__(self, images: Images, size: int, seed: int) -> None:
-        """Crop images to `size` pixels a side; what is drawn for one depends on (seed, epoch, index) alone."""
+        """Crops images to `size` pixels a side; what is drawn for one depends on (seed, epoch, index) alone."""
         self.images, self.size, self.seed = images, size, seed
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class CentralCrops(Dataset[tuple[Tensor, int]]):
     """The central crops that validation sees (uint8, 3×S×S) with labels: short side first resized to 256/224 of S."""
 
     def __init__(self, images: Images, size: int) -> None:
-        """Crop images to `size` pixels a side."""
+        """Crops images to `size` pixels a side."""
         self.images, self.size = images, size
 
     def __len__(self) -> int:
@@ -63,10 +63,10 @@ def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int
     """Makes a loader of this rank's share of the central crops, in the order of `repro.distributed.share_of_rank`.
 
     Args:
-        images: what all ranks share.
-        size: of a crop, pixels a side.
-        batch: crops over all ranks.
-        workers: decoding processes of this rank.
+        images: What all ranks share.
+        size: Of a crop, pixels a side.
+        batch: Crops over all ranks.
+        workers: Decoding processes of this rank.
     """
     share = LoaderSubset(CentralCrops(images, size), share_of_rank(len(images)))
     per_rank = max(1, batch // world_size())
@@ -77,7 +77,7 @@ class BackboneInput(BaseDataPreprocessor):
     """Turns pixels into the backbone's input: normalised, and high-passed where the backbone was trained so."""
 
     def __init__(self, input_filter: InputFilter) -> None:
-        """Prepare the input of a backbone that was trained on such images."""
+        """Prepares the input of a backbone that was trained on such images."""
         super().__init__(non_blocking=True)
         self.input_filter = input_filter
         self._normalization = Normalization()

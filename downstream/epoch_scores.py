@@ -23,7 +23,7 @@ def write_scores(runner: Any, scores: Mapping[str, float]) -> None:
 
     Args:
         runner: mmengine's, in `after_train_epoch`.
-        scores: in percent; names may have an ending of their own (`top1@lr=10`).
+        scores: In percent; names may have an ending of their own (`top1@lr=10`).
     """
     if rank():
         return
@@ -40,11 +40,11 @@ def read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
     Called on every rank, each of which returns what the first one reads.
 
     Args:
-        metrics: file of the metrics.
-        epochs: of the training, which is over.
+        metrics: File of the metrics.
+        epochs: Of the training, which is over.
 
     Raises:
-        UserError: the scores of an epoch are missing; the best of the others would be another number.
+        UserError: The scores of an epoch are missing; the best of the others would be another number.
     """
     return decided_by_first(lambda: _read_scores(metrics, epochs))
 
@@ -64,8 +64,8 @@ def final_scores(epochs: Sequence[EpochScores], ending: str = "") -> dict[str, f
     """Returns the scores of the last epoch, which are a protocol's numbers, and `top1_best` over all epochs.
 
     Args:
-        epochs: from `read_scores`, not empty.
-        ending: what follows the metrics' names, of one among several classifiers.
+        epochs: From `read_scores`, not empty.
+        ending: What follows the metrics' names, of one among several classifiers.
     """
     last = {metric: epochs[-1][f"{metric}{ending}"] for metric in SCORES}
     return last | {"top1_best": max(epoch[f"top1{ending}"] for epoch in epochs)}

@@ -43,13 +43,13 @@ class FeatureStore:
     The last pool's stay in memory, so that a task may ask for its parts one after the other.
 
     Attributes:
-        backbone: the network, frozen, on the device.
+        backbone: The network, frozen, on the device.
         digest: `weights_digest` of the network.
-        crop: side of the central crop in pixels.
-        folder: of the run; the files go to its `features/`.
-        device: where features are computed.
-        workers: decoding processes of this rank.
-        task: in whose status the progress is told.
+        crop: Side of the central crop in pixels.
+        folder: Of the run; the files go to its `features/`.
+        device: Where features are computed.
+        workers: Decoding processes of this rank.
+        task: In whose status the progress is told.
     """
 
     backbone: Backbone
@@ -67,12 +67,12 @@ class FeatureStore:
 
         Args:
             run: `encoder.arch`, `data.crop` and `machine.workers` are used.
-            folder: of the run, with its `backbone.pth`.
-            device: where features are computed.
-            task: in whose status the progress is told.
+            folder: Of the run, with its `backbone.pth`.
+            device: Where features are computed.
+            task: In whose status the progress is told.
 
         Raises:
-            UserError: the backbone is damaged, or another run's.
+            UserError: The backbone is damaged, or another run's.
         """
         backbone = load_backbone_of(run, folder)
         digest = weights_digest(backbone.network.state_dict())
@@ -83,7 +83,7 @@ class FeatureStore:
         """Returns the features N×D of N images, read from their file where there is one; called on every rank.
 
         Raises:
-            UserError: features are NaN or infinite, or there is no image.
+            UserError: Features are NaN or infinite, or there is no image.
         """
         # The whole pool is computed for any part of it: the parts of several splits then share one file.
         if isinstance(images, Subset):

@@ -45,11 +45,11 @@ class FineTuned(LossModel):
     """A backbone with a new linear layer, all of it trained."""
 
     def __init__(self, backbone: Backbone, classes: int) -> None:
-        """Start with weights N(0, 0.01) and no bias in the new layer.
+        """Starts with weights N(0, 0.01) and no bias in the new layer.
 
         Args:
-            backbone: its network is changed here.
-            classes: number of classes of the data set.
+            backbone: Its network is changed here.
+            classes: Number of classes of the data set.
         """
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
         self.network = backbone.network.requires_grad_(True)
@@ -67,13 +67,13 @@ class ScoreNetwork(Hook):
     """Accuracies on the validation images after every epoch, written to the metrics; ranks share the images."""
 
     def __init__(self, images: Images, size: int, batch: int, workers: int) -> None:
-        """Prepare the scoring.
+        """Prepares the scoring.
 
         Args:
-            images: to score on.
-            size: of the central crops, pixels a side.
-            batch: images of a forward pass over all ranks.
-            workers: decoding processes of this rank.
+            images: To score on.
+            size: Of the central crops, pixels a side.
+            batch: Images of a forward pass over all ranks.
+            workers: Decoding processes of this rank.
         """
         super().__init__()
         self.images = images
@@ -82,7 +82,7 @@ class ScoreNetwork(Hook):
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
-        """Score the network as it is; where the ranks cannot share evenly, no image counts twice."""
+        """Scores the network as it is; where the ranks cannot share evenly, no image counts twice."""
         # Without DDP's wrapper: its forward pass is that of the loss, and here the network alone is asked.
         model = unwrapped(runner.model)
         assert isinstance(model, FineTuned)
@@ -117,11 +117,11 @@ class FineTuning:
 
         Args:
             run: `finetune` is used.
-            target: the data set.
-            backbone: any will do.
+            target: The data set.
+            backbone: Any will do.
 
         Raises:
-            UserError: the data set is missing or broken, or the processes cannot share a batch evenly.
+            UserError: The data set is missing or broken, or the processes cannot share a batch evenly.
         """
         self.batch_of(run.finetune.batch, len(self.labelled(standard(target, seed=0).train)))
 
@@ -130,12 +130,12 @@ class FineTuning:
 
         Args:
             run: `finetune`, `data.crop`, `seed` and `machine` are used.
-            folder: of the run, with its `backbone.pth`, which is left as it is.
-            target: the data set.
-            device: where the network is trained.
+            folder: Of the run, with its `backbone.pth`, which is left as it is.
+            target: The data set.
+            device: Where the network is trained.
 
         Raises:
-            UserError: the data or the backbone do not fit.
+            UserError: The data or the backbone do not fit.
         """
         protocol = run.finetune.protocol(self.task).name
         partition = standard(target, seed=0)
@@ -162,10 +162,10 @@ class FineTuning:
 
         Args:
             batch: `finetune.batch`.
-            images: number of labelled images; one percent of a small data set is less than a batch.
+            images: Number of labelled images; one percent of a small data set is less than a batch.
 
         Raises:
-            UserError: the processes cannot share the batch evenly.
+            UserError: The processes cannot share the batch evenly.
         """
         batch, processes = min(batch, images), world_size()
         if batch % processes:
@@ -192,16 +192,16 @@ class FineTuning:
 
         Args:
             run: `finetune`, `data.crop`, `seed` and `machine` are used.
-            folder: of the run.
-            training_folder: where the training's own files go.
-            backbone: its network is changed here.
-            target: the data set.
-            train: images to fit on; where they are fewer than a batch, they are one.
-            val: images to score on.
-            device: where the network is trained.
+            folder: Of the run.
+            training_folder: Where the training's own files go.
+            backbone: Its network is changed here.
+            target: The data set.
+            train: Images to fit on; where they are fewer than a batch, they are one.
+            val: Images to score on.
+            device: Where the network is trained.
 
         Raises:
-            UserError: the processes cannot share a batch evenly.
+            UserError: The processes cannot share a batch evenly.
         """
         settings, machine = run.finetune, run.machine
         epochs = settings.epochs_of(self.task)

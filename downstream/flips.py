@@ -33,16 +33,16 @@ def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple
     """Draws scored images as the network is shown them, with what a run takes for the object and what it masks.
 
     Args:
-        run: whose localizer and masking are shown.
-        task: that scored them; it decides on the pool.
-        dataset: that they are of.
+        run: Whose localizer and masking are shown.
+        task: That scored them; it decides on the pool.
+        dataset: That they are of.
         images: (seed of the drawn split, index in the pool) of each.
 
     Returns:
         A JPEG of each.
 
     Raises:
-        UserError: the data set is not there, or the localizer cannot be had.
+        UserError: The data set is not there, or the localizer cannot be had.
     """
     target = Target(dataset, root_of(run, dataset, None), run.data.scenes)
     scored = paper_like(target, 0)[1] if task == "linear" else standard(target, 0).scored

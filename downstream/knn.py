@@ -25,11 +25,11 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
 
     Args:
         run: `knn` is used.
-        target: the data set.
-        backbone: any will do.
+        target: The data set.
+        backbone: Any will do.
 
     Raises:
-        UserError: the data set is broken, or has fewer training images than neighbours.
+        UserError: The data set is broken, or has fewer training images than neighbours.
     """
     _require_neighbours(run, target, standard(target, seed=0))
 
@@ -49,12 +49,12 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
 
     Args:
         run: `knn`, `data.crop` and `machine` are used.
-        folder: of the run, with its `backbone.pth`.
-        target: the data set.
-        device: where features and votes are computed.
+        folder: Of the run, with its `backbone.pth`.
+        target: The data set.
+        device: Where features and votes are computed.
 
     Raises:
-        UserError: the backbone or the data do not fit, or there are fewer training images than neighbours.
+        UserError: The backbone or the data do not fit, or there are fewer training images than neighbours.
     """
     partition = standard(target, seed=0)
     _require_neighbours(run, target, partition)
@@ -80,8 +80,8 @@ def vote(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, te
         queries: N×D features, of any norm.
         bank: M×D features, of any norm; M is at least k.
         labels: M, the classes of the bank's features.
-        classes: number of classes.
-        k: how many neighbours vote.
+        classes: Number of classes.
+        k: How many neighbours vote.
         temperature: T; the smaller, the more the nearest counts.
 
     Returns:

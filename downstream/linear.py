@@ -58,12 +58,12 @@ class LinearProbe(LossModel):
     """Linear classifiers on a frozen backbone, which is no registered submodule and so in no checkpoint."""
 
     def __init__(self, backbone: Backbone, classes: int, heads: int = 1) -> None:
-        """Start with weights N(0, 0.01) and no bias (main_lincls.py), the same for all heads.
+        """Starts with weights N(0, 0.01) and no bias (main_lincls.py), the same for all heads.
 
         Args:
-            backbone: frozen here.
-            classes: number of classes of the data set.
-            heads: number of classifiers side by side, none of which feels the others.
+            backbone: Frozen here.
+            classes: Number of classes of the data set.
+            heads: Number of classifiers side by side, none of which feels the others.
         """
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
         # In a tuple, so that nn.Module does not register it: `train()` must not reach its batch norms.
@@ -95,19 +95,19 @@ class ScoreHeads(Hook):
     """
 
     def __init__(self, features: Tensor, labels: Tensor, endings: Sequence[str]) -> None:
-        """Prepare the scoring.
+        """Prepares the scoring.
 
         Args:
             features: N×D, of the validation images.
             labels: N, of the same images.
-            endings: what follows the metrics' names of each head.
+            endings: What follows the metrics' names of each head.
         """
         super().__init__()
         self.features, self.labels, self.endings = features, labels, endings
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
-        """Score the classifiers as they are."""
+        """Scores the classifiers as they are."""
         probe = unwrapped(runner.model)
         assert isinstance(probe, LinearProbe)
         values: dict[str, float] = {}
@@ -120,12 +120,12 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
     """Checks what can be known before the probe is trained.
 
     Args:
-        run: with any settings.
-        target: the data set.
-        backbone: any will do.
+        run: With any settings.
+        target: The data set.
+        backbone: Any will do.
 
     Raises:
-        UserError: the data set is missing or broken.
+        UserError: The data set is missing or broken.
     """
     paper_like(target, seed=0)
 
@@ -138,13 +138,13 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
 
     Args:
         run: `probe`, `data.crop`, `seed` and `machine` are used.
-        folder: of the run, with its `backbone.pth`.
-        target: the data set.
-        device: where the probe is trained.
+        folder: Of the run, with its `backbone.pth`.
+        target: The data set.
+        device: Where the probe is trained.
 
     Raises:
-        UserError: the data or the backbone do not fit.
-        RuntimeError: probing changed the backbone.
+        UserError: The data or the backbone do not fit.
+        RuntimeError: Probing changed the backbone.
     """
     protocol = run.probe.protocol(target.dataset).name
     seeds = split_seeds(target.dataset, run.probe.splits)
@@ -170,10 +170,10 @@ def folder_of_probe(folder: RunFolder, dataset: str, protocol: str, split_seed: 
     """Returns where a probe's own files go.
 
     Args:
-        folder: of the run.
-        dataset: that is probed on.
-        protocol: with its departures, so that probes of other settings do not meet.
-        split_seed: of the drawn split, where there are several.
+        folder: Of the run.
+        dataset: That is probed on.
+        protocol: With its departures, so that probes of other settings do not meet.
+        split_seed: Of the drawn split, where there are several.
     """
     ending = "" if split_seed is None else f"-split{split_seed}"
     return folder.path / TASK_FOLDERS["linear"] / f"{dataset}-{protocol}{ending}"
@@ -186,11 +186,11 @@ def build_training(
 
     Args:
         run: `probe`, `data.crop`, `seed` and `machine` are used.
-        folder: of the run.
-        probe_folder: where the probe's own files go.
-        store: of the frozen backbone.
-        train: images to fit on.
-        val: images to score on.
+        folder: Of the run.
+        probe_folder: Where the probe's own files go.
+        store: Of the frozen backbone.
+        train: Images to fit on.
+        val: Images to score on.
     """
     settings, machine, device = run.probe, run.machine, store.device
     rates = settings.lr_grid or (settings.lr,)
@@ -243,8 +243,8 @@ def best_head_scores(epochs: Sequence[EpochScores], settings: ProbeSettings) -> 
     """Returns what a finished probe reached.
 
     Args:
-        epochs: its scores, from `read_scores`.
-        settings: that the probe was trained with.
+        epochs: Its scores, from `read_scores`.
+        settings: That the probe was trained with.
 
     Returns:
         `final_scores` of the head with the best top-1 of the last epoch. With a grid also that head's `lr`, and the
@@ -261,11 +261,11 @@ def assert_unchanged(network: nn.Module, backbone_file: Path) -> None:
     """Proves that probing left the backbone as it was, running statistics included (main_lincls.py `sanity_check`).
 
     Args:
-        network: the backbone after probing.
-        backbone_file: what it was read from.
+        network: The backbone after probing.
+        backbone_file: What it was read from.
 
     Raises:
-        RuntimeError: a tensor differs from the file's.
+        RuntimeError: A tensor differs from the file's.
     """
     before, after = load_backbone(backbone_file).network.state_dict(), network.state_dict()
     differing = [name for name, tensor in before.items() if not torch.equal(tensor, after[name].cpu())]

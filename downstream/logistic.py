@@ -53,11 +53,11 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
 
     Args:
         run: `logistic` is used.
-        target: the data set.
-        backbone: any will do.
+        target: The data set.
+        backbone: Any will do.
 
     Raises:
-        UserError: the data do not fit, or there are several processes.
+        UserError: The data do not fit, or there are several processes.
     """
     _partitions(run, target)
 
@@ -83,12 +83,12 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
 
     Args:
         run: `logistic`, `data.crop` and `machine` are used.
-        folder: of the run, with its `backbone.pth`.
-        target: the data set.
-        device: where features are computed; the fits run on the CPU.
+        folder: Of the run, with its `backbone.pth`.
+        target: The data set.
+        device: Where features are computed; the fits run on the CPU.
 
     Raises:
-        UserError: the backbone or the data do not fit, or there are several processes.
+        UserError: The backbone or the data do not fit, or there are several processes.
     """
     partitions = _partitions(run, target)
     protocol = run.logistic.protocol(target.dataset).name
@@ -162,9 +162,9 @@ def grid(low: float, high: float, values: int) -> Floats:
     The largest comes first: its fit is the easiest, and each fit is a good start for the next.
 
     Args:
-        low: smallest weight.
-        high: largest weight.
-        values: how many there are.
+        low: Smallest weight.
+        high: Largest weight.
+        values: How many there are.
     """
     return np.geomspace(high, low, values)
 
@@ -206,13 +206,13 @@ def fit_path(
 
     Args:
         train: N×D features and their labels, to fit on.
-        held_out: features and labels to score on.
-        weights: of the regularisation, the largest first.
-        classes: number of classes of the data set.
-        iterations: the most that L-BFGS takes for one fit.
-        fits_file: keeps the fits made so far; an interrupted path goes on from there.
-        key: names what the fits are made from. A file with another key is ignored.
-        tell: called with the number of fits that are made.
+        held_out: Features and labels to score on.
+        weights: Of the regularisation, the largest first.
+        classes: Number of classes of the data set.
+        iterations: The most that L-BFGS takes for one fit.
+        fits_file: Keeps the fits made so far; an interrupted path goes on from there.
+        key: Names what the fits are made from. A file with another key is ignored.
+        tell: Called with the number of fits that are made.
     """
     path = restored_fits(fits_file, key, weights)
     labels = torch.from_numpy(held_out[1])
@@ -234,9 +234,9 @@ def fit(
     Args:
         features: N×D.
         labels: N.
-        l2: weight of the regularisation.
-        iterations: the most that L-BFGS takes.
-        start: begins from the coefficients of its last fit; from zeros otherwise. The optimum is the same.
+        l2: Weight of the regularisation.
+        iterations: The most that L-BFGS takes.
+        start: Begins from the coefficients of its last fit; from zeros otherwise. The optimum is the same.
 
     Returns:
         The regression, and whether it converged.
@@ -257,9 +257,9 @@ def log_probabilities(model: LogisticRegression, features: Features, classes: in
     """Computes N×classes log-probabilities.
 
     Args:
-        model: fitted; it knows only the classes that occurred among its labels.
+        model: Fitted; it knows only the classes that occurred among its labels.
         features: N×D.
-        classes: number of classes of the data set.
+        classes: Number of classes of the data set.
 
     Returns:
         Minus infinity for classes that the model never saw.

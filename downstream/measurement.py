@@ -53,7 +53,7 @@ class Target:
         """Opens one split's images.
 
         Raises:
-            UserError: the root is missing or broken.
+            UserError: The root is missing or broken.
         """
         return open_images(self.dataset, split, self.root, self.scenes)
 
@@ -61,7 +61,7 @@ class Target:
         """Opens the training and validation images, which have the same classes in the same order; once.
 
         Raises:
-            UserError: as `open`, or the classes differ.
+            UserError: As `open`, or the classes differ.
         """
         return self._both
 
@@ -106,10 +106,10 @@ def measurements(
     """Makes the measurements of one protocol and split.
 
     Args:
-        protocol: its name.
-        split: what was scored.
-        values: numbers by metric.
-        predictions: what `SCORES` can be made of; other numbers are of other epochs, rates or splits.
+        protocol: Its name.
+        split: What was scored.
+        values: Numbers by metric.
+        predictions: What `SCORES` can be made of; other numbers are of other epochs, rates or splits.
     """
     return [
         Measurement(protocol, split, metric, value, predictions=predictions if metric in SCORES else None)
@@ -125,7 +125,7 @@ def averaged(splits: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Averages the accuracies of drawn splits.
 
     Args:
-        splits: numbers by metric, in the order of the splits' seeds.
+        splits: Numbers by metric, in the order of the splits' seeds.
 
     Returns:
         The mean accuracies, then every number of each split under a name of its own, `top1@split=0`. The numbers of a
@@ -150,13 +150,13 @@ def as_results(
     """Makes the rows of a run's `results.jsonl`.
 
     Args:
-        measurements: what a task measured.
-        run: whose backbone was evaluated.
-        folder: of the run.
-        evaluation: the task and its data set.
-        device: what it was measured on.
-        started: time in ISO 8601.
-        duration_s: seconds that all the measurements took together.
+        measurements: What a task measured.
+        run: Whose backbone was evaluated.
+        folder: Of the run.
+        evaluation: The task and its data set.
+        device: What it was measured on.
+        started: Time in ISO 8601.
+        duration_s: Seconds that all the measurements took together.
     """
     pretraining = scale_of(sizes_below_recipe(run))
     return [
@@ -224,7 +224,7 @@ def predictions_of(logits: Tensor, images: Images, probabilities: Tensor | None 
 
     Args:
         logits: N×classes, the larger the likelier, of which `scores` makes its accuracies.
-        images: the N scored images.
+        images: The N scored images.
         probabilities: N×classes; None: the softmax of the logits.
     """
     guesses = likeliest(logits)
@@ -251,18 +251,18 @@ def keep_predictions(
     """Writes an evaluation's predictions below a run's folder, before any row names them; called on every rank.
 
     Args:
-        folder: of the run.
-        evaluation: the task and its data set.
-        protocol: with its departures.
-        predictions: of the classifier that was scored.
-        values: the numbers that its rows will hold.
+        folder: Of the run.
+        evaluation: The task and its data set.
+        protocol: With its departures.
+        predictions: Of the classifier that was scored.
+        values: The numbers that its rows will hold.
 
     Returns:
         What the rows are to name; None where the predictions do not quite give the rows' number, as where a training
         was scored on one device, interrupted, and taken up again on another.
 
     Raises:
-        UserError: the predictions do not give the rows' number at all, or cannot be written.
+        UserError: The predictions do not give the rows' number at all, or cannot be written.
     """
     return decided_by_first(lambda: _kept(folder, evaluation, protocol, predictions, values))
 

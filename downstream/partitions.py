@@ -39,8 +39,8 @@ def split_seeds(dataset: str, splits: int) -> range:
     """Returns the seeds of the drawn splits that a number is the mean of.
 
     Args:
-        dataset: name of the data set.
-        splits: how many are drawn; a data set with a split of its own takes one seed whatever it is.
+        dataset: Name of the data set.
+        splits: How many are drawn; a data set with a split of its own takes one seed whatever it is.
     """
     return range(splits if dataset in DRAWN_SPLITS else 1)
 
@@ -49,12 +49,12 @@ def scored_images(run: Run, task: str, target: Target) -> list[Images]:
     """Opens what a task measures accuracies on, one part for each drawn split.
 
     Args:
-        run: with the settings of the evaluation.
-        task: any but detection's, whose images have boxes.
-        target: the data set.
+        run: With the settings of the evaluation.
+        task: Any but detection's, whose images have boxes.
+        target: The data set.
 
     Raises:
-        UserError: the data set is missing or broken.
+        UserError: The data set is missing or broken.
     """
     if task == "linear":
         return [paper_like(target, seed)[1] for seed in split_seeds(target.dataset, run.probe.splits)]
@@ -69,14 +69,14 @@ def paper_like(target: Target, seed: int) -> tuple[Images, Images, str]:
     from a seed, scored on 818 (the paper's accuracies are multiples of 1/818). Others: train, scored on val.
 
     Args:
-        target: the data set.
-        seed: of the split, where one is drawn.
+        target: The data set.
+        seed: Of the split, where one is drawn.
 
     Returns:
         The images to fit on, the images to score, and the name of the scored part.
 
     Raises:
-        UserError: the data set is missing or broken.
+        UserError: The data set is missing or broken.
     """
     if target.dataset == "caltech101":
         # A probe chooses no setting on held-out images, so it is trained on them as well.
@@ -95,11 +95,11 @@ def standard(target: Target, seed: int) -> Partition:
     train (fit), val (held out) and test. Others: train, a tenth of each class held out, scored on val.
 
     Args:
-        target: the data set.
-        seed: of the split, where one is drawn.
+        target: The data set.
+        seed: Of the split, where one is drawn.
 
     Raises:
-        UserError: the data set is missing or broken.
+        UserError: The data set is missing or broken.
     """
     if target.dataset == "caltech101":
         fit, held_out, test = caltech.split(caltech.open_pool(required_root(target.root)), seed)

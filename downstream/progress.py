@@ -17,11 +17,11 @@ def reported(folder: RunFolder, task: str, label: str, total: int, unit: str) ->
     """Reports how far work in steps has come, on rank 0.
 
     Args:
-        folder: of the run.
-        task: whose status it is.
-        label: of the bar.
-        total: number of steps.
-        unit: what a step is, in the plural.
+        folder: Of the run.
+        task: Whose status it is.
+        label: Of the bar.
+        total: Number of steps.
+        unit: What a step is, in the plural.
 
     Yields:
         A function to be called with the number of finished steps.

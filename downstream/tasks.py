@@ -40,7 +40,7 @@ class Task(Protocol):
         ...
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
-        """Measure a finished run's backbone; called on every rank, though only rank 0's answer is recorded."""
+        """Measures a finished run's backbone; called on every rank, though only rank 0's answer is recorded."""
         ...
 
 
@@ -69,19 +69,19 @@ def evaluate(
     But for those of detectors that are only to be evaluated (`detection.evaluate_only`): the new ones are appended.
 
     Args:
-        run: with the settings of the evaluation.
-        folder: of the run, with its `backbone.pth`.
+        run: With the settings of the evaluation.
+        folder: Of the run, with its `backbone.pth`.
         name: `TASK` or `TASK@DATASET`.
-        device: from `repro.distributed.initialise`.
-        root: of the data set; None: as `repro.data.roots.root_of` finds it.
-        again: whether rows without the predictions that they are made of, as older versions left them, are measured
+        device: From `repro.distributed.initialise`.
+        root: Of the data set; None: as `repro.data.roots.root_of` finds it.
+        again: Whether rows without the predictions that they are made of, as older versions left them, are measured
             once more; the new rows are appended, and count from then on.
 
     Returns:
         The rows, whether they were measured now or earlier.
 
     Raises:
-        UserError: unknown names, the run is not finished, the data or the backbone do not fit, or the rows that stand
+        UserError: Unknown names, the run is not finished, the data or the backbone do not fit, or the rows that stand
             there are of other images than those below `root`.
     """
     work = prepare_evaluation(run, folder, name, device, root, again=again)
@@ -97,15 +97,15 @@ def prepare_evaluation(
     """Returns an evaluation that can begin, as a function; None where its rows stand in the run's folder already.
 
     Args:
-        run: with the settings of the evaluation.
-        folder: of the run.
+        run: With the settings of the evaluation.
+        folder: Of the run.
         name: `TASK` or `TASK@DATASET`.
-        device: from `repro.distributed.initialise`.
-        root: of the data set; None: as `repro.data.roots.root_of` finds it.
-        again: as of `evaluate`.
+        device: From `repro.distributed.initialise`.
+        root: Of the data set; None: as `repro.data.roots.root_of` finds it.
+        again: As of `evaluate`.
 
     Raises:
-        UserError: unknown names, the run is not finished, its backbone is damaged or another run's, the data set is not
+        UserError: Unknown names, the run is not finished, its backbone is damaged or another run's, the data set is not
             there, the rows that stand there are of other images than those below `root`, or the task's `check` refuses
             settings, data or backbone; nothing is written.
     """
@@ -129,13 +129,13 @@ def check_evaluations(
     """Refuses evaluations that are to follow each other, if one of them cannot begin; called on every rank.
 
     Args:
-        run: with the settings of the evaluations.
-        folder: of the run.
-        roots: of each evaluation's data set; None: as `repro.data.roots.root_of` finds it.
-        again: as of `evaluate`.
+        run: With the settings of the evaluations.
+        folder: Of the run.
+        roots: Of each evaluation's data set; None: as `repro.data.roots.root_of` finds it.
+        again: As of `evaluate`.
 
     Raises:
-        UserError: as of `prepare_evaluation`; nothing is written.
+        UserError: As of `prepare_evaluation`; nothing is written.
     """
     pending = [
         evaluation
@@ -190,14 +190,14 @@ def recorded(
     With `detection.evaluate_only` no row of a detection task counts: its detectors are to be scored again.
 
     Args:
-        run: with the settings of the evaluation.
-        folder: of the run.
-        evaluation: the task and its data set.
-        root: of the data set, where a person named it: the rows must then be of the images there.
-        again: whether rows count only with the file of predictions or detections that they are made of.
+        run: With the settings of the evaluation.
+        folder: Of the run.
+        evaluation: The task and its data set.
+        root: Of the data set, where a person named it: the rows must then be of the images there.
+        again: Whether rows count only with the file of predictions or detections that they are made of.
 
     Raises:
-        UserError: the rows are of other images than those below `root`, or there are none that can be read.
+        UserError: The rows are of other images than those below `root`, or there are none that can be read.
     """
     if evaluation.task in DETECTION_TASKS and run.detection.evaluate_only:
         return []

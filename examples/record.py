@@ -43,8 +43,8 @@ def record(source: Path, target: Path) -> None:
     """Copies every run folder below `source` into `target`, which is made anew.
 
     Args:
-        source: folder of a sweep: METHOD/SEED/run.yaml.
-        target: folder in the repository; what it holds is removed.
+        source: Folder of a sweep: METHOD/SEED/run.yaml.
+        target: Folder in the repository; what it holds is removed.
 
     Raises:
         UserError: There is no finished run, one is not finished, or the target cannot take them; then it is as it was.
@@ -67,8 +67,8 @@ def copy_runs(runs: Sequence[Path], target: Path) -> None:
     """Copies run folders into an empty one.
 
     Args:
-        runs: the folders, METHOD/SEED.
-        target: where to.
+        runs: The folders, METHOD/SEED.
+        target: Where to.
     """
     methods_with_gallery: set[str] = set()
     for run in runs:
@@ -127,7 +127,7 @@ def main(words: Sequence[str]) -> int:
     """Records what the command line names; returns the exit status, 2 of bad input, which a line explains.
 
     Args:
-        words: what stands behind the script's name.
+        words: What stands behind the script's name.
     """
     try:
         if len(words) != 2:

@@ -48,10 +48,10 @@ def decided_by_first(decide: Callable[[], T]) -> T:
     from different checkpoints, or of which only some had something left to do, would wait for each other for ever.
 
     Args:
-        decide: called on rank 0 alone; what it returns is pickled.
+        decide: Called on rank 0 alone; what it returns is pickled.
 
     Raises:
-        UserError: that of `decide`.
+        UserError: That of `decide`.
     """
     if world_size() == 1:
         return decide()
@@ -72,7 +72,7 @@ def await_file(path: Path) -> None:
     """Waits until a file that rank 0 has seen is to be seen here too.
 
     Raises:
-        UserError: it does not come within `VISIBLE_SECONDS`.
+        UserError: It does not come within `VISIBLE_SECONDS`.
     """
     deadline = time.monotonic() + VISIBLE_SECONDS
     # False too where the file system does not tell: a server that knew the file's last version forgets it first.
@@ -104,7 +104,7 @@ def mean_of_ranks(local: Tensor) -> Tensor:
     """Returns the mean of every rank's tensor, the same on every rank; no gradient.
 
     Args:
-        local: of the same shape on every rank.
+        local: Of the same shape on every rank.
     """
     return local if world_size() == 1 else gather(local.unsqueeze(0)).mean(0)
 

@@ -43,15 +43,15 @@ def carry_out(
     """Carries out a task on a run's folder, as a command, a job or a rank of several.
 
     Args:
-        run: the experiment.
-        path: its folder.
+        run: The experiment.
+        path: Its folder.
         task: `pretrain`, or an evaluation: `TASK` or `TASK@DATASET`.
-        root: of the evaluation's data set, where it is not to be looked up.
-        wait: seconds to wait where another process is at the same.
-        again: whether an evaluation whose rows have no predictions is carried out once more.
+        root: Of the evaluation's data set, where it is not to be looked up.
+        wait: Seconds to wait where another process is at the same.
+        again: Whether an evaluation whose rows have no predictions is carried out once more.
 
     Raises:
-        UserError: bad input, or another process holds the folder.
+        UserError: Bad input, or another process holds the folder.
     """
     meter = UsageMeter()
     show_log()
@@ -93,7 +93,7 @@ def _prepare(
     """Returns the work of a task, with all checked that can be before it begins; None where it is done already.
 
     Raises:
-        UserError: bad input; nothing is written.
+        UserError: Bad input; nothing is written.
     """
     OPENING.say(f"{task}: importing what it needs")
     if task == PRETRAIN:
@@ -113,11 +113,11 @@ def render_report(place: Path, tables: Sequence[str]) -> None:
     """Renders a sweep's tables from whatever results are there, as its last job.
 
     Args:
-        place: the sweep's folder.
-        tables: names of the tables.
+        place: The sweep's folder.
+        tables: Names of the tables.
 
     Raises:
-        UserError: a table is unknown, or its results exclude each other.
+        UserError: A table is unknown, or its results exclude each other.
     """
     from baselines import resolve
     from results.commands import show_tables
@@ -131,12 +131,12 @@ def measure_step(run: Run, *, warm_up: int, steps: int) -> "StepMeasurement":
     """Times a row's steps on this machine.
 
     Args:
-        run: the row, with its settings.
-        warm_up: steps that do not count.
-        steps: that do.
+        run: The row, with its settings.
+        warm_up: Steps that do not count.
+        steps: That do.
 
     Raises:
-        UserError: data or settings do not fit.
+        UserError: Data or settings do not fit.
     """
     from baselines import build_learner
     from repro.bench.step import measure

@@ -41,7 +41,7 @@ class CommandGroup(TyperGroup):
         """Returns the command that a line calls, with its name and its arguments.
 
         Raises:
-            UserError: there is none of that name; says the nearest.
+            UserError: There is none of that name; says the nearest.
         """
         # A shell asks for completions of a line that is not finished; and a word with a dash is an option.
         if not ctx.resilient_parsing and args[0] not in self.commands and not args[0].startswith("-"):
@@ -73,7 +73,7 @@ class LazyGroup(TyperGroup):
         """Returns the command that a line calls, loaded, with its name and its arguments, `~` expanded in them.
 
         Raises:
-            UserError: there is none of that name; says the nearest.
+            UserError: There is none of that name; says the nearest.
         """
         if args[0] in self.table:
             return args[0], self.load(args[0]), [with_home(word) for word in args[1:]]
@@ -103,9 +103,9 @@ def lazy_app(table: Mapping[str, LazyCommand], *, help: str, callback: Callable[
     """Makes a command line of lazily loaded commands.
 
     Args:
-        table: by name.
-        help: what the whole is for.
-        callback: takes the options that stand before a command's name, and answers where no command is named.
+        table: By name.
+        help: What the whole is for.
+        callback: Takes the options that stand before a command's name, and answers where no command is named.
     """
     group = type("Commands", (LazyGroup,), {"table": table})
     return typer.Typer(

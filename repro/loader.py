@@ -23,8 +23,8 @@ class Loader(DataLoader[Any]):
         """Makes a loader.
 
         Args:
-            dataset: what is read.
-            workers: number of processes; with 0 the main process reads.
+            dataset: What is read.
+            workers: Number of processes; with 0 the main process reads.
             options: torch's others.
         """
         super().__init__(

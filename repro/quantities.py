@@ -9,7 +9,7 @@ def duration_text(seconds: float) -> str:
     """Returns a duration in the largest unit of which there are two: `45 s`, `12 min`, `3.4 h`, `3.4 days`.
 
     Args:
-        seconds: zero or more.
+        seconds: Zero or more.
     """
     if round(seconds) < 2 * _MINUTE:
         return f"{seconds:.0f} s"
@@ -32,7 +32,7 @@ def counted(number: int, noun: str) -> str:
     """Returns a number with its noun: `1 seed`, `3 seeds`.
 
     Args:
-        number: of things.
-        noun: in the singular, of a plural that only adds an s.
+        number: Of things.
+        noun: In the singular, of a plural that only adds an s.
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

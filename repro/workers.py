@@ -42,7 +42,7 @@ def use_short_sockets() -> None:
     Only they move: whatever else is temporary stays where TMPDIR says.
 
     Raises:
-        UserError: there is no other folder to put them in.
+        UserError: There is no other folder to put them in.
     """
     if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_FOLDER:
         return
@@ -83,7 +83,7 @@ def deaths_told() -> Iterator[None]:
     """Says in one line, with the likely cause, that a loader's process was killed or gave no batch within the block.
 
     Raises:
-        UserError: in the place of the errors by which torch or the broken connection tell of it, which may come at any
+        UserError: In the place of the errors by which torch or the broken connection tell of it, which may come at any
             line of the main process.
     """
     try:

@@ -24,7 +24,7 @@ ROWS_A_RUN = 500
 
 
 def collecting(rows: int) -> dict[str, Any]:
-    """Write so many rows into run folders of a temporary folder, then time reading them and making Table 1.
+    """Writes so many rows into run folders of a temporary folder, then times reading them and making Table 1.
 
     Args:
         rows: The number of rows.
@@ -61,7 +61,7 @@ def rows_to_collect(count: int) -> Iterator[Callable[[], object]]:
 
 
 def _write(root: Path, rows: int) -> int:
-    """Fill run folders of all methods of Table 1, as many seeds as it takes; returns how many there are."""
+    """Fills run folders of all methods of Table 1, as many seeds as it takes; returns how many there are."""
     paper_rows = list(table1().rows.values())
     count = max(rows // ROWS_A_RUN, 1)
     for index in range(count):

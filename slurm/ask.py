@@ -45,10 +45,10 @@ def ask(
     """Calls a program of Slurm, and returns what it says; whatever goes wrong is told as trouble.
 
     Args:
-        words: the program and its arguments.
-        seconds: how long its answer is waited for.
-        script: what it gets on its standard input.
-        environment: variables; None: this process's.
+        words: The program and its arguments.
+        seconds: How long its answer is waited for.
+        script: What it gets on its standard input.
+        environment: Variables; None: this process's.
     """
     inherited = os.environ if environment is None else environment
     environment = {name: value for name, value in inherited.items() if not name.startswith(OF_A_PERSON)}

@@ -37,11 +37,11 @@ def cancel(
     """Tells every job that runs or waits to end; each saves a checkpoint first, and can go on later.
 
     Args:
-        entries: of a ledger.
-        queue: from `slurm.monitoring.queue.snapshot`.
-        over: keys of the jobs that have ended by their files, which alone tell of processes of other machines.
-        done: keys of the jobs whose results are there; where squeue is silent, Slurm need not be told about them.
-        dry_run: only say which.
+        entries: Of a ledger.
+        queue: From `slurm.monitoring.queue.snapshot`.
+        over: Keys of the jobs that have ended by their files, which alone tell of processes of other machines.
+        done: Keys of the jobs whose results are there; where squeue is silent, Slurm need not be told about them.
+        dry_run: Only say which.
     """
     chosen = _choose(list(entries), queue, over, done)
     slurm_ids = [*dict.fromkeys(chosen.seen.values())]  # of an array that never began, all have one
@@ -107,8 +107,8 @@ def _end_in_slurm(ids: Sequence[str], unseen: Iterable[Submission]) -> str:
     """Has Slurm end jobs; returns what it objected to, empty where it did not.
 
     Args:
-        ids: of jobs that squeue told of.
-        unseen: jobs of which it told nothing. So nobody said that an id is still that of our job, and not of a
+        ids: Of jobs that squeue told of.
+        unseen: Jobs of which it told nothing. So nobody said that an id is still that of our job, and not of a
             stranger's: the name is asked for too.
     """
     by_name: dict[str, list[str]] = {}

@@ -42,8 +42,8 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     waits, or of which that cannot be known.
 
     Args:
-        ledger: of the sweep.
-        queue: from `slurm.monitoring.queue.snapshot`.
+        ledger: Of the sweep.
+        queue: From `slurm.monitoring.queue.snapshot`.
     """
     now = time.time()
     jobs = jobs_of(ledger)
@@ -72,7 +72,7 @@ def remove(unneeded: Sequence[Leftover]) -> None:
     Of a folder that is a link, to a faster disk, what the run wrote there goes, and the link: the rest is somebody's.
 
     Raises:
-        UserError: one cannot be removed; all others are gone.
+        UserError: One cannot be removed; all others are gone.
     """
     troubles: list[tuple[Path, OSError]] = []
     for leftover in unneeded:

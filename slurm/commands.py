@@ -42,12 +42,12 @@ def choose_cluster(name: str, *, local: bool, debug: bool) -> Cluster | None:
     """Returns the profile to launch on; None where neither the command line nor the user's own profiles say which.
 
     Args:
-        name: of a profile, or its file; empty: not named.
-        local: whether `--local` was given.
-        debug: whether `--debug` was given.
+        name: Of a profile, or its file; empty: not named.
+        local: Whether `--local` was given.
+        debug: Whether `--debug` was given.
 
     Raises:
-        UserError: more than one is asked for, or there is none of that name.
+        UserError: More than one is asked for, or there is none of that name.
     """
     given = {f"--cluster {name}": name, "--local": "local" if local else "", "--debug": "debug" if debug else ""}
     named = {option: profile for option, profile in given.items() if profile}

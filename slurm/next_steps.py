@@ -42,7 +42,7 @@ def standing(now: float | None = None) -> Standing:
     """Returns where one stands, by the run folders below `runs/` and where the profiles put sweeps.
 
     Args:
-        now: the time, in seconds since the epoch; None: asks the clock.
+        now: The time, in seconds since the epoch; None: asks the clock.
     """
     now = time.time() if now is None else now
     folders = [sweep for sweep in sweeps(roots_of_sweeps()) if any(runs_of(sweep))]  # a ledger alone is no run
@@ -82,10 +82,10 @@ def _state(folder: RunFolder, entries: Sequence[Submission], now: float, *, mind
     """Returns what a run's folder and the ledger alone tell: whether something is under way, all is done, or neither.
 
     Args:
-        folder: of the run.
-        entries: the newest submission of each of its jobs.
-        now: the time, in seconds since the epoch.
-        minded: whether a launcher minds the sweep's jobs on this machine.
+        folder: Of the run.
+        entries: The newest submission of each of its jobs.
+        now: The time, in seconds since the epoch.
+        minded: Whether a launcher minds the sweep's jobs on this machine.
     """
     try:
         statuses = {task: status_of(folder, task)[0] for task in folder.tasks_begun()}  # None: it cannot be read

@@ -28,7 +28,7 @@ def methods_option(method_names: Callable[[], Iterable[str]]) -> Any:
     """Returns the `--methods` option of `salmask sweep`.
 
     Args:
-        method_names: what a shell completes; a launcher does not know the methods.
+        method_names: What a shell completes; a launcher does not know the methods.
     """
     return typer.Option(
         metavar="A,B", help="Only these methods.", autocompletion=completion(method_names, several=True)

@@ -98,8 +98,8 @@ def print_plan(plan: SweepPlan, console: Console) -> None:
     """Prints a plan for people: what follows what, a table of the methods, what is to do, and why so much.
 
     Args:
-        plan: what is planned.
-        console: to print on.
+        plan: What is planned.
+        console: To print on.
     """
 
     def tell(text: str) -> None:

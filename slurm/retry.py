@@ -25,11 +25,11 @@ def graph_of(ledger: Ledger, requested: Collection[Key]) -> Graph:
     """Returns the jobs of a sweep that are requested, with what they build on and what builds on them.
 
     Args:
-        ledger: of the sweep.
-        requested: keys of jobs.
+        ledger: Of the sweep.
+        requested: Keys of jobs.
 
     Raises:
-        UserError: a run's settings are gone.
+        UserError: A run's settings are gone.
     """
     # A graph holds the pretraining of every task, done or not. And where a pretraining begins anew, Slurm has taken
     # what waited for it out of the queue: that goes out with it, so that one retry mends the whole run.
@@ -57,16 +57,16 @@ def relaunch(
     """Hands jobs over again; what is done, queued or running is left alone.
 
     Args:
-        ledger: of the sweep.
-        requested: keys of jobs.
-        cluster: name of the profile; empty: that of the last launch.
-        program: the names of what the jobs carry out.
-        console: for what is told.
-        allow_dirty: whether code that was edited since its commit may go out, as of `slurm.jobs.snapshot.take`.
-        gpus: to share out on this machine, as of `--gpus`; empty: none in particular.
+        ledger: Of the sweep.
+        requested: Keys of jobs.
+        cluster: Name of the profile; empty: that of the last launch.
+        program: The names of what the jobs carry out.
+        console: For what is told.
+        allow_dirty: Whether code that was edited since its commit may go out, as of `slurm.jobs.snapshot.take`.
+        gpus: To share out on this machine, as of `--gpus`; empty: none in particular.
 
     Raises:
-        UserError: the profile is unknown, the code was edited, or the scheduler refuses.
+        UserError: The profile is unknown, the code was edited, or the scheduler refuses.
     """
     refuse_foreign_sweep(ledger.sweep)
     profile = _profile(ledger, cluster)

@@ -20,7 +20,7 @@ def main(folder: Path) -> int:
     """Carries out the job that this process is of; returns its exit status.
 
     Args:
-        folder: of its submission.
+        folder: Of its submission.
     """
     # Until the training sets handlers of its own (`repro.runs.stopping`), while modules are imported, nothing needs
     # saving: USR2 sends the job back at once. TERM comes with it at a preemption, and must not end the job before that;

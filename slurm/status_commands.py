@@ -193,8 +193,8 @@ def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
     Where that cannot be had, on a full disk or beside an sbatch that hangs, it is said, and no reason not to cancel.
 
     Args:
-        ledger: of the sweep.
-        folder: of the run that is cancelled, relative to the sweep's; empty: the whole sweep.
+        ledger: Of the sweep.
+        folder: Of the run that is cancelled, relative to the sweep's; empty: the whole sweep.
     """
     with ExitStack() as stack:
         try:
@@ -235,14 +235,14 @@ def probe_cluster(cluster: str, program: Program, *, needs: Needs, nodes: int, w
     """Returns what a short job with a profile's resources finds; see `slurm.nodes.probe`.
 
     Args:
-        cluster: name of the profile, or its file.
-        program: whose `examine` the job carries out.
-        needs: data sets and weights that must be there.
-        nodes: that the job asks for; 0: as many as the profile says.
-        wait: seconds to wait for the job.
+        cluster: Name of the profile, or its file.
+        program: Whose `examine` the job carries out.
+        needs: Data sets and weights that must be there.
+        nodes: That the job asks for; 0: as many as the profile says.
+        wait: Seconds to wait for the job.
 
     Raises:
-        UserError: the profile is unknown, there is no Slurm here, or it refuses the job.
+        UserError: The profile is unknown, there is no Slurm here, or it refuses the job.
     """
     from slurm.nodes.probe import probe  # submitit takes a second to import
     from slurm.profiles.profile import load
@@ -324,7 +324,7 @@ def look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnaps
     """Returns the rows of each target, with one look at the queue for all of them.
 
     Args:
-        targets: sweeps, or runs of them.
+        targets: Sweeps, or runs of them.
     """
     ledgers = [Ledger(target.sweep) for target in targets]
     queue = _queue_of(ledgers)
@@ -335,7 +335,7 @@ def views(targets: Sequence[SweepTarget]) -> Iterator[tuple[list[list[JobRow]], 
     """Yields the rows of each target: where Slurm takes long, first what the files alone tell, and then all of it.
 
     Args:
-        targets: as of `look`.
+        targets: As of `look`.
     """
     ledgers = [Ledger(target.sweep) for target in targets]
     executor = ThreadPoolExecutor(1)

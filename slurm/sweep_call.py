@@ -96,7 +96,7 @@ class SweepCall:
         """Launches a graph on Slurm or here, or shows what would be submitted.
 
         Raises:
-            UserError: an option is of Slurm, and the profile is not; or the launch is refused.
+            UserError: An option is of Slurm, and the profile is not; or the launch is refused.
         """
         if cluster.executor != "slurm":
             for option, given in (("--dry-run", dry_run), ("--feed", self.feed), ("--replace", self.replace)):
@@ -165,9 +165,9 @@ class SweepCall:
         places of what never went. What is cancelled before it went is nobody's to hand over.
 
         Args:
-            graph: the sweep.
-            cluster: a profile of Slurm.
-            take_code: takes the code that the jobs run, once something is to be submitted.
+            graph: The sweep.
+            cluster: A profile of Slurm.
+            take_code: Takes the code that the jobs run, once something is to be submitted.
         """
         from slurm.monitoring.queue import SilentSlurmError
         from slurm.submission.launch import submit

@@ -38,10 +38,10 @@ def find_target(word: str) -> SweepTarget:
     """Finds the sweep or the run that a word names.
 
     Args:
-        word: a folder of a run or a sweep, the name of a sweep, `METHOD/sSEED` in one, or the beginning of a run's id.
+        word: A folder of a run or a sweep, the name of a sweep, `METHOD/sSEED` in one, or the beginning of a run's id.
 
     Raises:
-        UserError: there is no such thing, or several.
+        UserError: There is no such thing, or several.
     """
     roots = roots_of_sweeps()
     path = Path(word)
@@ -72,7 +72,7 @@ def all_sweeps() -> list[Path]:
     """Returns every sweep's folder.
 
     Raises:
-        UserError: there is none.
+        UserError: There is none.
     """
     roots = roots_of_sweeps()
     folders = sweeps(roots)

@@ -31,8 +31,8 @@ class Cluster:
         """Start it, skipping the test where Slurm cannot run here.
 
         Args:
-            accounting: whether sacct has something to tell.
-            forget_seconds: how long squeue knows a job that ended.
+            accounting: Whether sacct has something to tell.
+            forget_seconds: How long squeue knows a job that ended.
         """
         words = [] if accounting else ["--no-accounting"]
         ended = self._script("up.sh", *words, SLURM_TEST_NODES="2", SLURM_TEST_FORGET_SECONDS=str(forget_seconds))

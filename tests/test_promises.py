@@ -29,11 +29,11 @@ class Teller:
         """A story that is over.
 
         Args:
-            name: of its promise.
-            rows: what was seen of it.
-            struck: at which step; 0: nothing befell it.
-            resumed: from which step it went on; 0: it began anew.
-            weights: that it came to.
+            name: Of its promise.
+            rows: What was seen of it.
+            struck: At which step; 0: nothing befell it.
+            resumed: From which step it went on; 0: it began anew.
+            weights: That it came to.
         """
         story = Story(self.place / name, self.cluster, retried=PROMISES[name].retried)
         story.seen = [{"note": "", "host": "n1", "attempt": 1, "step": 0, **row} for row in rows]

@@ -18,11 +18,11 @@ def wait_until(
     """Asks until the answer is true, and returns it; a test fails where it never is.
 
     Args:
-        condition: what is asked.
-        message: what was waited for, for the failure.
-        seconds: how long to ask.
-        every: seconds between two questions.
-        why: what a failure tells besides.
+        condition: What is asked.
+        message: What was waited for, for the failure.
+        seconds: How long to ask.
+        every: Seconds between two questions.
+        why: What a failure tells besides.
     """
     deadline = time.monotonic() + seconds
     while not (answer := condition()):

@@ -29,8 +29,8 @@ def repack(wheel: Path, folder: Path) -> Path:
     """Writes a wheel again, without its compiled parts and tagged for any Python 3.
 
     Args:
-        wheel: the one that was downloaded, for CPython 3.10.
-        folder: where the new one goes.
+        wheel: The one that was downloaded, for CPython 3.10.
+        folder: Where the new one goes.
 
     Returns:
         The path of the new wheel.

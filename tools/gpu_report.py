@@ -62,7 +62,7 @@ class State:
         """Returns the state of a folder; this one where it has none.
 
         Raises:
-            RefusedError: it is of another commit or device, or cannot be read.
+            RefusedError: It is of another commit or device, or cannot be read.
         """
         path = folder / "state.json"
         if not path.exists():
@@ -94,8 +94,8 @@ def judge(numbers: Mapping[str, Any], batch: int) -> list[str]:
     for both. FLOPs by share of the bound are those units, up to that bare step's own FLOPs, which cancel out.
 
     Args:
-        numbers: what each step has printed as JSON, by its name.
-        batch: images of a step.
+        numbers: What each step has printed as JSON, by its name.
+        batch: Images of a step.
     """
     supervised, moco, real = (_first_row(numbers.get(name)) for name in ("supervised", "mocov2", "real data"))
     of_supervised = _beside_bound(moco) / _beside_bound(supervised) if moco and supervised else None
@@ -185,8 +185,8 @@ class Report:
         """Carries out what has not ended well, those steps first that never ran; returns whether all is well now.
 
         Args:
-            only: names of the steps that are asked for; none: all.
-            deadline: of `time.monotonic`.
+            only: Names of the steps that are asked for; none: all.
+            deadline: Of `time.monotonic`.
         """
         chosen = [step for step in self.every if not only or step.name in only]
         tried = set(self.state.steps)
@@ -271,7 +271,7 @@ def begin(options: argparse.Namespace) -> Report:
     """Returns the report that a call goes on with; nothing is written before all is in order.
 
     Raises:
-        RefusedError: packages or a GPU are missing, or the folder or a step's name does not fit.
+        RefusedError: Packages or a GPU are missing, or the folder or a step's name does not fit.
     """
     folder = options.out.resolve()
     every = steps(folder, options.batch, options.rounds)

@@ -78,9 +78,9 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
     """Returns the steps of the report, the most telling first.
 
     Args:
-        folder: of the report.
-        batch: images of a step at the paper's size.
-        rounds: rounds of timed steps.
+        folder: Of the report.
+        batch: Images of a step at the paper's size.
+        rounds: Rounds of timed steps.
     """
     salmask = ("-m", "repro.cli")
     test = ("-m", "pytest", "-p", "no:cacheprovider")
@@ -154,7 +154,7 @@ def missing_packages(environment: Mapping[str, str]) -> dict[str, str]:
     They are imported, in a process of their own: a wheel may be there and lack what it needs, or be another system's.
 
     Args:
-        environment: that of the steps.
+        environment: That of the steps.
     """
     names = list(MODULES)
     ended = subprocess.run(

@@ -19,12 +19,12 @@ def run_in_session(
     """Runs a command, and ends whatever is left of its session afterwards.
 
     Args:
-        words: program and arguments.
-        seconds: after which the command is asked to end.
-        cwd: folder that it runs in.
-        env: all of its environment.
-        stdout: takes its output.
-        stderr: takes its messages.
+        words: Program and arguments.
+        seconds: After which the command is asked to end.
+        cwd: Folder that it runs in.
+        env: All of its environment.
+        stdout: Takes its output.
+        stderr: Takes its messages.
 
     Returns:
         Its exit status; None where its time was up.

@@ -46,7 +46,7 @@ def depth_of(arch: str) -> int:
     """Returns detectron2's `RESNETS.DEPTH` of a backbone, by torchvision's name.
 
     Raises:
-        UserError: no detector can be built on it.
+        UserError: No detector can be built on it.
     """
     if arch not in DEPTHS:
         raise UserError(
@@ -60,10 +60,10 @@ def batch_on(settings: DetectionSettings, devices: int) -> int:
 
     Args:
         settings: `batch` is used; 0 stands for two images a device and 16 at most.
-        devices: how many processes train.
+        devices: How many processes train.
 
     Raises:
-        UserError: the devices cannot share the batch evenly.
+        UserError: The devices cannot share the batch evenly.
     """
     batch = settings.batch or min(REFERENCE_BATCH, IMAGES_PER_DEVICE * devices)
     if batch % devices:
@@ -81,15 +81,15 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
     keeps its shape.
 
     Args:
-        cfg: with the reference schedule for a batch of 16.
+        cfg: With the reference schedule for a batch of 16.
         settings: `batch`, `iterations` and `base_lr` are used.
-        devices: how many processes train.
+        devices: How many processes train.
 
     Returns:
         The schedule that stands in `cfg.SOLVER` now.
 
     Raises:
-        UserError: the devices cannot share the batch evenly.
+        UserError: The devices cannot share the batch evenly.
     """
     batch, solver = batch_on(settings, devices), cfg.SOLVER
     share = batch / REFERENCE_BATCH
@@ -121,19 +121,19 @@ def build_config(
     """Builds the whole config of a training.
 
     Args:
-        settings: of the run.
-        schedule: name of a file in `configs/`: `voc_24k`, `coco_1x` or `coco_2x`.
+        settings: Of the run.
+        schedule: Name of a file in `configs/`: `voc_24k`, `coco_1x` or `coco_2x`.
         arch: torchvision's name of the backbone.
-        classes: number of classes of the data set.
+        classes: Number of classes of the data set.
         mask_format: `polygon` or `bitmask`, as the data set has its masks.
-        devices: how many processes train.
+        devices: How many processes train.
         device: `cpu` or `cuda`, with a number where there is one.
 
     Returns:
         A frozen config, and the scaling in it.
 
     Raises:
-        UserError: no detector can be built on this backbone, or the devices cannot share the batch.
+        UserError: No detector can be built on this backbone, or the devices cannot share the batch.
     """
     depth = depth_of(arch)
     cfg = get_cfg()

@@ -115,10 +115,10 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
 
     Args:
         root: `VOCdevkit`, or the folder that holds it.
-        name: as results name the data set.
+        name: As results name the data set.
 
     Raises:
-        UserError: the kit is not whole (see `repro.data.annotations.voc.check_layout`), or `name` is VOC's own and the
+        UserError: The kit is not whole (see `repro.data.annotations.voc.check_layout`), or `name` is VOC's own and the
             classes are not.
     """
     kit = voc.check_layout(root)
@@ -150,7 +150,7 @@ def voc_records(kit: voc.Devkit, image_set: voc.ImageSet) -> list[Record]:
 
     Args:
         kit: checked.
-        image_set: which images.
+        image_set: Which images.
     """
     folder = kit.folder / f"VOC{image_set.year}"
     labels = {name: label for label, name in enumerate(kit.classes)}
@@ -171,11 +171,11 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
     """Opens COCO 2017: trained on train2017, scored on val2017, boxes and masks.
 
     Args:
-        root: holds `train2017`, `val2017` and `annotations`.
-        name: as results name the data set.
+        root: Holds `train2017`, `val2017` and `annotations`.
+        name: As results name the data set.
 
     Raises:
-        UserError: the folder is not whole (see `repro.data.annotations.coco.check_layout`), or `name` is COCO's own and
+        UserError: The folder is not whole (see `repro.data.annotations.coco.check_layout`), or `name` is COCO's own and
             the number of classes is not.
     """
     folder = coco.check_layout(root)
@@ -247,8 +247,8 @@ def warn_absent(objects: Mapping[str, int], split: str) -> None:
     """Warns of classes that cannot be scored.
 
     Args:
-        objects: number of objects by class.
-        split: where they were counted.
+        objects: Number of objects by class.
+        split: Where they were counted.
     """
     absent = [name for name, count in objects.items() if not count]
     if absent:
@@ -289,7 +289,7 @@ class TrainingImages(Dataset[Record]):
     """Augmented training images; what is drawn for one is a function of (seed, step, index) alone."""
 
     def __init__(self, records: list[Record], mapper: DatasetMapper, seed: int) -> None:
-        """Augment the images of `records` with detectron2's `mapper`."""
+        """Augments the images of `records` with detectron2's `mapper`."""
         # detectron2's list keeps its items serialized, so that workers share one copy.
         self.records, self.mapper, self.seed = DatasetFromList(records), mapper, seed
 
@@ -312,13 +312,13 @@ class GroupedBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, wide: NDArray[np.bool_], batch: int, seed: int, *, start: int = 0) -> None:
-        """Plan the order.
+        """Plans the order.
 
         Args:
             wide: N, whether each image is wider than tall.
-            batch: images a step of this rank.
-            seed: of the order.
-            start: the first step whose batch is given out.
+            batch: Images a step of this rank.
+            seed: Of the order.
+            start: The first step whose batch is given out.
         """
         self.wide, self.batch, self.seed, self.start = wide, batch, seed, start
 
@@ -347,12 +347,12 @@ def make_train_loader(
     """Makes a loader of this rank's batches, which are lists of records, from a step on and without end.
 
     Args:
-        data: its `train` is trained on.
+        data: Its `train` is trained on.
         mapper: detectron2's, for training.
-        batch: images a step over all ranks.
-        seed: of order and augmentation.
-        start: the first step.
-        workers: decoding processes of this rank.
+        batch: Images a step over all ranks.
+        seed: Of order and augmentation.
+        start: The first step.
+        workers: Decoding processes of this rank.
     """
     wide = np.array([record["width"] > record["height"] for record in data.train])
     return Loader(

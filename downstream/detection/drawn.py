@@ -30,13 +30,13 @@ def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: i
 
     Args:
         task: `voc07+12` or `coco`.
-        train: scenes to train on.
-        test: scenes to score on.
-        name: as results name the data set.
-        workers: drawing processes, at least one.
+        train: Scenes to train on.
+        test: Scenes to score on.
+        name: As results name the data set.
+        workers: Drawing processes, at least one.
 
     Raises:
-        UserError: the cache cannot be written to.
+        UserError: The cache cannot be written to.
     """
     key = hashlib.sha256(f"{train.fingerprint()} {test.fingerprint()}".encode()).hexdigest()[:12]
     layout, write, open_layout = ("voc", write_voc, open_voc) if task == VOC else ("coco", write_coco, open_coco)

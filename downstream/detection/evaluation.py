@@ -46,16 +46,16 @@ class Sample(DatasetEvaluator):
     """Counts detections, and samples those of a few images for a picture."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Sample the detections of the images with these file names."""
+        """Samples the detections of the images with these file names."""
         self.names = set(names)
 
     def reset(self) -> None:
-        """Forget all detections; detectron2 calls this before the first batch."""
+        """Forgets all detections; detectron2 calls this before the first batch."""
         self.count = 0
         self.detections: dict[str, Instances] = {}
 
     def process(self, inputs: Sequence[Record], outputs: Sequence[dict[str, Any]]) -> None:
-        """Take note of a batch's detections."""
+        """Takes note of a batch's detections."""
         for record, output in zip(inputs, outputs, strict=True):
             self.count += len(output["instances"])
             if record["file_name"] in self.names:
@@ -75,15 +75,15 @@ class Detections(DatasetEvaluator):
     """Keeps all detections as COCO's results have them: image, category, box, score, and mask where there are masks."""
 
     def __init__(self, data: DetectionData) -> None:
-        """Keep the detections on a test split."""
+        """Keeps the detections on a test split."""
         self.data = data
 
     def reset(self) -> None:
-        """Forget all detections; detectron2 calls this before the first batch."""
+        """Forgets all detections; detectron2 calls this before the first batch."""
         self.entries: list[dict[str, Any]] = []
 
     def process(self, inputs: Sequence[Record], outputs: Sequence[dict[str, Any]]) -> None:
-        """Take note of a batch's detections."""
+        """Takes note of a batch's detections."""
         for record, output in zip(inputs, outputs, strict=True):
             self.entries += instances_to_coco_json(output["instances"].to("cpu"), record["image_id"])
 
@@ -127,14 +127,14 @@ def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
     All detections are kept in the file `trial.detections`.
 
     Args:
-        trial: whose detector it is.
-        model: the trained detector.
+        trial: Whose detector it is.
+        model: The trained detector.
 
     Returns:
         `bbox_AP`, `bbox_AP50`, `bbox_AP75`, with masks also `mask_AP` …, in percent; empty on other ranks than 0.
 
     Raises:
-        UserError: an AP cannot be computed.
+        UserError: An AP cannot be computed.
     """
     data = trial.data
     sample = Sample([record["file_name"] for record in data.test[:PICTURED_IMAGES]])
@@ -164,16 +164,16 @@ def average_precisions(
     """Reads the APs of boxes and masks out of what detectron2's evaluators return.
 
     Args:
-        outcome: results by detectron2's name of a task.
+        outcome: Results by detectron2's name of a task.
         tasks: `bbox` and `segm`, or one of them.
-        detections: how many there are on all images.
+        detections: How many there are on all images.
 
     Returns:
         Percent by our metrics' names. All are 0 where nothing was detected, which COCO's evaluator calls NaN or leaves
         out.
 
     Raises:
-        UserError: an AP is not a number although there are detections.
+        UserError: An AP is not a number although there are detections.
     """
     if not detections:
         log.warning("the detector finds nothing on any image: AP is 0; it was trained too briefly or diverged")
@@ -196,8 +196,8 @@ def draw_detections(data: DetectionData, detections: Mapping[str, Instances]) ->
     """Draws a PNG with one column an image: the annotated objects above, what the detector detects below.
 
     Args:
-        data: with the annotations.
-        detections: by file name, the best first. Those with a score of `PICTURED_SCORE` or more are drawn; of an image
+        data: With the annotations.
+        detections: By file name, the best first. Those with a score of `PICTURED_SCORE` or more are drawn; of an image
             without such the best one.
     """
     records = [record for record in data.test if record["file_name"] in detections]

@@ -31,9 +31,9 @@ def register(name: str, classes: tuple[str, ...], **metadata: Any) -> str:
     detectron2 refuses to change what a name once said, so what it said before is removed.
 
     Args:
-        name: in detectron2's `MetadataCatalog`.
-        classes: names in the order of their labels.
-        metadata: what an evaluator looks for there.
+        name: In detectron2's `MetadataCatalog`.
+        classes: Names in the order of their labels.
+        metadata: What an evaluator looks for there.
     """
     if name in MetadataCatalog.list():
         MetadataCatalog.remove(name)
@@ -161,8 +161,8 @@ def area_of(entry: ObjectEntry, size: tuple[int, int]) -> float:
     """Returns the area of an object in pixels: the file's, or that of its mask, or else of its box.
 
     Args:
-        entry: of the file.
-        size: the image's (width, height) in pixels.
+        entry: Of the file.
+        size: The image's (width, height) in pixels.
     """
     if entry.area is not None:
         return entry.area

@@ -63,12 +63,12 @@ class HighPassRCNN(GeneralizedRCNN):
     """A detector that sees what its backbone was pretrained on: high-passed images."""
 
     def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
-        """Normalise and high-pass the images, then pad them to one size.
+        """Normalises and high-passes the images, then pads them to one size.
 
         In this order: padded before, an image would have an edge where its padding begins, which no pretraining had.
 
         Args:
-            batched_inputs: records with an `image` 3×H×W, each of its own size.
+            batched_inputs: Records with an `image` 3×H×W, each of its own size.
 
         Returns:
             The images as one batch, with their sizes.
@@ -84,13 +84,13 @@ def build_detector(cfg: CfgNode, backbone: Backbone, *, high_passed: bool) -> Ge
     """Builds a detector that starts from a backbone; torch's global generator draws what is new in it.
 
     Args:
-        cfg: from `downstream.detection.config.build_config`.
-        backbone: pretrained; left as it is.
-        high_passed: whether the detector sees high-passed images.
+        cfg: From `downstream.detection.config.build_config`.
+        backbone: Pretrained; left as it is.
+        high_passed: Whether the detector sees high-passed images.
 
     Raises:
-        UserError: the backbone's weights and the detector's do not match one to one; all that do not are listed.
-        RuntimeError: the detector would not compute what the backbone computes.
+        UserError: The backbone's weights and the detector's do not match one to one; all that do not are listed.
+        RuntimeError: The detector would not compute what the backbone computes.
     """
     model = build_network(cfg, high_passed=high_passed)
     count = load_weights(model, backbone.network.state_dict())
@@ -104,7 +104,7 @@ def build_network(cfg: CfgNode, *, high_passed: bool = False) -> GeneralizedRCNN
 
     Args:
         cfg: detectron2's config; left as it is.
-        high_passed: whether the detector sees high-passed images.
+        high_passed: Whether the detector sees high-passed images.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -119,14 +119,14 @@ def load_weights(model: GeneralizedRCNN, state: Mapping[str, Tensor]) -> int:
     """Loads a torchvision ResNet's weights into a detector: all that there are, and all that the detector needs.
 
     Args:
-        model: a C4 or FPN detector.
+        model: A C4 or FPN detector.
         state: torchvision's keys, without `fc`.
 
     Returns:
         How many tensors were loaded.
 
     Raises:
-        UserError: a weight has no place in the detector, a place no weight, or a shape differs; all are listed.
+        UserError: A weight has no place in the detector, a place no weight, or a shape differs; all are listed.
     """
     weights = {detector_key(key, model): value for key, value in to_detectron2(state).items()}
     parameters = model.state_dict()
@@ -158,8 +158,8 @@ def detector_key(key: str, model: GeneralizedRCNN) -> str:
     An FPN detector has the ResNet below its pyramid; a C4 one keeps `res5` in its head.
 
     Args:
-        key: as `repro.backbones.convert.to_detectron2` has it, `res5.0.conv1.weight`.
-        model: a C4 or FPN detector.
+        key: As `repro.backbones.convert.to_detectron2` has it, `res5.0.conv1.weight`.
+        model: A C4 or FPN detector.
     """
     if hasattr(model.backbone, "bottom_up"):
         return f"backbone.bottom_up.{key}"
@@ -181,16 +181,16 @@ def check_detector(model: GeneralizedRCNN, cfg: CfgNode, backbone: Backbone, *, 
     norms, that nothing is frozen, and the features of res5 on the same input.
 
     Args:
-        model: with the weights loaded.
-        cfg: what the detector was built from.
-        backbone: what the weights are from.
-        high_passed: whether the detector is to see high-passed images.
+        model: With the weights loaded.
+        cfg: What the detector was built from.
+        backbone: What the weights are from.
+        high_passed: Whether the detector is to see high-passed images.
 
     Returns:
         The largest difference of res5's features.
 
     Raises:
-        RuntimeError: names what differs.
+        RuntimeError: Names what differs.
     """
     _check_layers(model, cfg)
     device = next(model.parameters()).device

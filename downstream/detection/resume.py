@@ -38,8 +38,8 @@ def divergence(trial: Trial, what: str) -> DivergenceError:
     """Makes the error that ends a training whose numbers are not finite.
 
     Args:
-        trial: what was trained.
-        what: the number, with a punctuation mark at its end.
+        trial: What was trained.
+        what: The number, with a punctuation mark at its end.
     """
     return DivergenceError(
         f"{trial.path}: {what} {kept_checkpoint(trial.path)}", mend="a lower detection.base_lr, or a larger batch"
@@ -61,22 +61,22 @@ class Saver(HookBase):
         scheduler: Any,
         clock: Stopwatch,
     ) -> None:
-        """Prepare to save.
+        """Prepares to save.
 
         Args:
-            trial: says where to, and how often.
-            identity: of the trial; it stands in every checkpoint.
-            model: without DDP's wrapper.
-            optimizer: of the model.
-            scheduler: of the optimizer.
-            clock: seconds of all attempts so far.
+            trial: Says where to, and how often.
+            identity: Of the trial; it stands in every checkpoint.
+            model: Without DDP's wrapper.
+            optimizer: Of the model.
+            scheduler: Of the optimizer.
+            clock: Seconds of all attempts so far.
         """
         self.trial, self.identity, self.clock = trial, identity, clock
         self._agreement = StopAgreement()
         self.stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
     def after_step(self) -> None:
-        """Save every `checkpoint_every` steps, after the last one, and before the process stops as it was asked to."""
+        """Saves every `checkpoint_every` steps, after the last one, and before the process stops as it was asked to."""
         step = self.trainer.iter + 1
         # Asked on every rank, and before anything that only rank 0 does.
         stop = self._agreement.after_step() and step != self.trainer.max_iter
@@ -98,16 +98,16 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
     """Puts a training where its newest readable checkpoint left off; a torn one gives way to the one before.
 
     Args:
-        trial: what is trained.
-        model: without DDP's wrapper.
-        optimizer: of the model.
-        scheduler: of the optimizer.
+        trial: What is trained.
+        model: Without DDP's wrapper.
+        optimizer: Of the model.
+        scheduler: Of the optimizer.
 
     Returns:
         The step to go on from, 0 where there is no checkpoint, and the seconds spent so far.
 
     Raises:
-        UserError: a checkpoint is of another training, or none can be read.
+        UserError: A checkpoint is of another training, or none can be read.
     """
     newest = newest_checkpoint(trial.path, lambda content, path: require_same(content, trial, path))
     if newest is None:
@@ -123,12 +123,12 @@ def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
     """Refuses a checkpoint of another training.
 
     Args:
-        content: of the checkpoint.
-        trial: whose checkpoint it should be.
-        path: the checkpoint's file, for the message.
+        content: Of the checkpoint.
+        trial: Whose checkpoint it should be.
+        path: The checkpoint's file, for the message.
 
     Raises:
-        UserError: says in what it differs.
+        UserError: Says in what it differs.
     """
     if difference := trial.difference(content):
         raise UserError(
@@ -141,14 +141,14 @@ def load_trained(trial: Trial, model: nn.Module) -> Cost:
     """Loads the trained detector of a trial.
 
     Args:
-        trial: that was trained to its end.
-        model: gets the weights of `trial.final`.
+        trial: That was trained to its end.
+        model: Gets the weights of `trial.final`.
 
     Returns:
         What the training took.
 
     Raises:
-        UserError: the file is torn, or of another training.
+        UserError: The file is torn, or of another training.
     """
     content = read_checkpoint(trial.final)
     require_same(content, trial, trial.final)

@@ -57,8 +57,8 @@ class DetectionTask:
 
         Args:
             run: `detection` is used.
-            target: the task's own data set, or built-in scenes.
-            backbone: what the detectors are to be built on.
+            target: The task's own data set, or built-in scenes.
+            backbone: What the detectors are to be built on.
 
         Raises:
             UserError: detectron2 is missing, or settings, backbone or data set do not fit.
@@ -82,9 +82,9 @@ class DetectionTask:
 
         Args:
             run: `detection`, `seed` and `machine` are used.
-            folder: of the run, with its `backbone.pth`.
-            target: the task's own data set, or built-in scenes.
-            device: from `repro.distributed.initialise`.
+            folder: Of the run, with its `backbone.pth`.
+            target: The task's own data set, or built-in scenes.
+            device: From `repro.distributed.initialise`.
 
         Returns:
             A measurement for each number of `summary`; none on other ranks than 0.
@@ -115,16 +115,16 @@ class DetectionTask:
 
         Args:
             run: `detection`, `seed` and `machine` are used.
-            folder: of the run; the config is written below it.
-            backbone: what the detectors are built on.
-            data: what they are trained and scored on.
-            device: from `repro.distributed.initialise`.
+            folder: Of the run; the config is written below it.
+            backbone: What the detectors are built on.
+            data: What they are trained and scored on.
+            device: From `repro.distributed.initialise`.
 
         Returns:
             One trial for each training; they differ in their seeds alone.
 
         Raises:
-            UserError: settings do not fit, or a full schedule would take too long on this CPU.
+            UserError: Settings do not fit, or a full schedule would take too long on this CPU.
         """
         from downstream.detection.config import as_yaml
         from downstream.detection.trial import Trial
@@ -190,7 +190,7 @@ def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Summarises the scores of all trials.
 
     Args:
-        scores: from `carry_out`, of each trial.
+        scores: From `carry_out`, of each trial.
 
     Returns:
         For each AP the mean over the trials; of several trials also the sample standard deviation (`bbox_AP_std`) and
@@ -232,8 +232,8 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     """Trains and scores one trial, or reads what it scored; `scores.json` is written last.
 
     Args:
-        trial: what to train.
-        backbone: what the detector is built on.
+        trial: What to train.
+        backbone: What the detector is built on.
         settings: `evaluate_only` and `high_pass_input` are used.
 
     Returns:
@@ -241,7 +241,7 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
         unless the scores were read.
 
     Raises:
-        UserError: only evaluation is asked for and nothing is trained, or a checkpoint does not fit.
+        UserError: Only evaluation is asked for and nothing is trained, or a checkpoint does not fit.
     """
     from downstream.detection.evaluation import evaluate_detector
     from downstream.detection.model import build_detector
@@ -290,10 +290,10 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
     Args:
         task: `voc07+12` or `coco`.
         run: `detection.scene_objects` and `machine.workers` are used.
-        target: the task's own data set, or built-in scenes.
+        target: The task's own data set, or built-in scenes.
 
     Raises:
-        UserError: the task cannot be done on this data set, or its root is broken.
+        UserError: The task cannot be done on this data set, or its root is broken.
     """
     from downstream.detection.data import open_coco, open_voc
     from downstream.detection.drawn import open_scenes
@@ -321,7 +321,7 @@ def require_detectron2() -> None:
     """Checks that detectron2 is installed, without importing it.
 
     Raises:
-        UserError: it is not; says how to get it.
+        UserError: It is not; says how to get it.
     """
     if importlib.util.find_spec("detectron2") is None:
         raise UserError(
@@ -357,10 +357,10 @@ def refuse_endless(cfg: Any, trials: int) -> None:
 
     Args:
         cfg: detectron2's config of one training, a `CfgNode`.
-        trials: how many trainings there are to be.
+        trials: How many trainings there are to be.
 
     Raises:
-        UserError: it would take longer than `PATIENCE_HOURS`.
+        UserError: It would take longer than `PATIENCE_HOURS`.
     """
     from downstream.detection.estimate import seconds_per_image
 

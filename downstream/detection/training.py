@@ -37,15 +37,15 @@ def train(trial: Trial, model: GeneralizedRCNN) -> Cost:
     """Trains a detector to the end of its schedule, from wherever its newest checkpoint left off.
 
     Args:
-        trial: what to train.
-        model: built from the backbone; it holds the trained weights afterwards, as `trial.final` does.
+        trial: What to train.
+        model: Built from the backbone; it holds the trained weights afterwards, as `trial.final` does.
 
     Returns:
         What it took.
 
     Raises:
-        DivergenceError: a loss or weight was not finite.
-        UserError: a checkpoint is of another training.
+        DivergenceError: A loss or weight was not finite.
+        UserError: A checkpoint is of another training.
     """
     cfg, solver = trial.cfg, trial.cfg.SOLVER
     optimizer = build_optimizer(cfg, model)
@@ -122,8 +122,8 @@ def estimate_norms(trial: Trial, model: GeneralizedRCNN) -> None:
     same on every rank afterwards, as are all other buffers.
 
     Args:
-        trial: what was trained; nothing happens where its config does not ask for it.
-        model: with its final weights.
+        trial: What was trained; nothing happens where its config does not ask for it.
+        model: With its final weights.
     """
     precise, start = trial.cfg.TEST.PRECISE_BN, trial.cfg.SOLVER.MAX_ITER
     if not precise.ENABLED:
@@ -158,11 +158,11 @@ class SeedRegions(HookBase):
     """Seeds each step by its number, so that a resumed training samples as an undisturbed one."""
 
     def __init__(self, seed: int) -> None:
-        """Seed from the trial's `seed`."""
+        """Seeds from the trial's `seed`."""
         self.seed = seed
 
     def before_step(self) -> None:
-        """Seed torch's generators; this does not wait for the device."""
+        """Seeds torch's generators; this does not wait for the device."""
         seed_regions(self.seed, self.trainer.iter)
 
 
@@ -170,18 +170,18 @@ class Reporter(HookBase):
     """Writes losses to `metrics.jsonl`, moves the bar, and keeps the run's status true; rank 0 only."""
 
     def __init__(self, trial: Trial, bars: ProgressBars) -> None:
-        """Report on a trial; `bars` begin with its first step."""
+        """Reports on a trial; `bars` begin with its first step."""
         self.trial, self.bars, self._last_entry, self._moved_at = trial, bars, 0.0, 0.0
 
     def before_train(self) -> None:
-        """Say in the status that the training runs."""
+        """Says in the status that the training runs."""
         self._logged_at, self._logged_step = time.monotonic(), self.trainer.iter
         name, steps = f"{self.trial.task} trial {self.trial.index}", self.trainer.max_iter
         self._bar = self.bars.add_task(name, total=steps, completed=self.trainer.iter, unit="steps", summary=True)
         self._set_status(self.trainer.iter)
 
     def after_step(self) -> None:
-        """Write a line of metrics every `log_every` steps; detectron2 counts steps from 0."""
+        """Writes a line of metrics every `log_every` steps; detectron2 counts steps from 0."""
         step, now = self.trainer.iter + 1, time.monotonic()
         is_last, is_logged = step == self.trainer.max_iter, step % self.trial.machine.log_every == 0
         if now - self._last_entry > HEARTBEAT_SECONDS or is_last:

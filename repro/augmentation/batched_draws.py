@@ -13,8 +13,8 @@ def draw_boxes(sizes: NDArray[np.int64], scale_min: float, streams: BatchedStrea
 
     Args:
         sizes: B×2, height and width of the images in pixels.
-        scale_min: smallest share of the area.
-        streams: the samples' own.
+        scale_min: Smallest share of the area.
+        streams: The samples' own.
 
     Returns:
         B×4: top, left, height and width in pixels of the image.
@@ -43,8 +43,8 @@ def draw_views(streams: BatchedStreams, settings: AugmentationSettings) -> NDArr
     """Draws all but the crops of a batch of views as `draws.draw_view` does.
 
     Args:
-        streams: the samples' own.
-        settings: probabilities and strengths.
+        streams: The samples' own.
+        settings: Probabilities and strengths.
 
     Returns:
         B×9, rows of `Draw.row`.

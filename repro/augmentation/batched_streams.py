@@ -35,9 +35,9 @@ class BatchedStreams:
         """Starts the streams `stream(seed, purpose, names[0][b], names[1][b], ...)`.
 
         Args:
-            seed: of the run.
-            purpose: what the streams are for.
-            names: further whole numbers, B each, 0 to 2**32 - 1.
+            seed: Of the run.
+            purpose: What the streams are for.
+            names: Further whole numbers, B each, 0 to 2**32 - 1.
         """
         words = [*_words(seed), *_words(purpose), *(name.astype(np.uint32) for name in names)]
         first, second, third, fourth = _seed_state(words)
@@ -64,7 +64,7 @@ class BatchedStreams:
 
         Args:
             high: B numbers or one, 1 to 2**32 - 1.
-            where: which streams draw; what stands where none did is arbitrary.
+            where: Which streams draw; what stands where none did is arbitrary.
         """
         bounds = np.broadcast_to(np.asarray(high, np.uint64), self._place.shape)
         drawing = bounds > 1  # where there is no choice, nothing is drawn

@@ -22,15 +22,15 @@ def gaussian_matrix(size: int, kernel: int, sigma: Tensor) -> Tensor:
     """Returns the matrix that blurs a line of pixels, with reflection at both ends.
 
     Args:
-        size: pixels of the line, more than `kernel // 2`.
-        kernel: taps, odd.
-        sigma: standard deviation in pixels, of any shape S.
+        size: Pixels of the line, more than `kernel // 2`.
+        kernel: Taps, odd.
+        sigma: Standard deviation in pixels, of any shape S.
 
     Returns:
         S×size×size; each row sums to 1.
 
     Raises:
-        ValueError: the line is too short to reflect, or the kernel is even.
+        ValueError: The line is too short to reflect, or the kernel is even.
     """
     radius = kernel // 2
     if kernel % 2 == 0 or radius >= size:
@@ -51,9 +51,9 @@ def box_matrix(size: int, reach: int, sigma: Tensor) -> Tensor:
     (Gwosdek et al. 2011, equations 7 to 14; libImaging/BoxBlur.c). Each time the pixel at the border is repeated.
 
     Args:
-        size: pixels of the line.
-        reach: pixels that a box may reach to each side, at least `box_reach` of the largest sigma.
-        sigma: standard deviation in pixels, more than 0, of any shape S.
+        size: Pixels of the line.
+        reach: Pixels that a box may reach to each side, at least `box_reach` of the largest sigma.
+        sigma: Standard deviation in pixels, more than 0, of any shape S.
 
     Returns:
         S×size×size; each row sums to 1.
@@ -92,14 +92,14 @@ def gaussian_blur(images: Tensor, kernel: int, sigma: float | Tensor) -> Tensor:
 
     Args:
         images: B×C×H×W floats.
-        kernel: taps, odd.
-        sigma: standard deviation in pixels; a number, or one for each image (B).
+        kernel: Taps, odd.
+        sigma: Standard deviation in pixels; a number, or one for each image (B).
 
     Returns:
         B×C×H×W.
 
     Raises:
-        ValueError: an even number of taps, or images too small to be reflected at the border.
+        ValueError: An even number of taps, or images too small to be reflected at the border.
     """
     sigmas = sigma if isinstance(sigma, Tensor) else torch.full((), float(sigma), device=images.device)
     return _blur(images, lambda size: gaussian_matrix(size, kernel, sigmas), kernel // 2)
@@ -112,8 +112,8 @@ def box_blur(images: Tensor, sigma: Tensor, sigma_max: float) -> Tensor:
 
     Args:
         images: B×C×H×W floats.
-        sigma: standard deviation in pixels of each image (B), more than 0.
-        sigma_max: at least the largest of them; on the host, so that the length of the kernel is known there.
+        sigma: Standard deviation in pixels of each image (B), more than 0.
+        sigma_max: At least the largest of them; on the host, so that the length of the kernel is known there.
 
     Returns:
         B×C×H×W.

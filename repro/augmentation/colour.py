@@ -23,8 +23,8 @@ def blend_(images: Tensor, factor: Tensor, grey_weight: Tensor, mean_weight: Ten
     Args:
         images: B×3×H×W in 0..1; changed.
         factor: B×1×1×1, as are the weights.
-        grey_weight: of each pixel's luma.
-        mean_weight: of the image's mean luma. Both weights may be negative: a factor above 1 leaves less than no grey.
+        grey_weight: Of each pixel's luma.
+        mean_weight: Of the image's mean luma. Both weights may be negative: a factor above 1 leaves less than no grey.
     """
     grey = luma(images)
     mean = grey.mean((1, 2, 3), keepdim=True).mul_(mean_weight)

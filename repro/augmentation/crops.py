@@ -24,10 +24,10 @@ def resized_crop(
     As torchvision's `resized_crop` does to an image of PIL's, which RandomResizedCrop calls.
 
     Args:
-        image: any size and mode.
-        box: the part to keep, within the image.
-        size: side of the result in pixels.
-        interpolation: of the resizing.
+        image: Any size and mode.
+        box: The part to keep, within the image.
+        size: Side of the result in pixels.
+        interpolation: Of the resizing.
     """
     # Cropped first: with PIL's own `box` alone, it would blend in pixels from outside it.
     cut = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
@@ -44,11 +44,11 @@ def random_crop(
     """Crops an image to a random box and resizes that (`draw_box`, `resized_crop`).
 
     Args:
-        image: any size.
-        size: side of the result in pixels.
-        scale_min: smallest share of the area.
-        rng: the sample's stream.
-        interpolation: of the resizing.
+        image: Any size.
+        size: Side of the result in pixels.
+        scale_min: Smallest share of the area.
+        rng: The sample's stream.
+        interpolation: Of the resizing.
 
     Returns:
         A square of `size` pixels a side.

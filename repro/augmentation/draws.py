@@ -49,8 +49,8 @@ def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:
     """Draws all but the crop of MoCo v2's augmentation (released main_moco.py:247-259).
 
     Args:
-        rng: the sample's stream, after the view's box was drawn from it.
-        settings: probabilities and strengths.
+        rng: The sample's stream, after the view's box was drawn from it.
+        settings: Probabilities and strengths.
 
     Returns:
         What happens to the view, drawn whether it happens or not, but for the blur: only a view that is blurred draws

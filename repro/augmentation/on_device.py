@@ -37,8 +37,8 @@ def apply_on_device(
     Args:
         images: B×3×H×W in 0..1, on any device; left as they are.
         rows: B×9, rows of `Draw.row`; on the host, or on the images' device.
-        settings: what the draws were drawn from; says how to blur.
-        compiled: whether `torch.compile` is to fuse the steps, which takes most of their time on a GPU to memory and
+        settings: What the draws were drawn from; says how to blur.
+        compiled: Whether `torch.compile` is to fuse the steps, which takes most of their time on a GPU to memory and
             back; the first call then takes long.
 
     Returns:

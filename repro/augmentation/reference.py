@@ -11,7 +11,7 @@ def apply_reference(image: Image.Image, draw: Draw) -> Image.Image:
 
     Args:
         image: RGB, of any size; left as it is.
-        draw: of the view.
+        draw: Of the view.
 
     Returns:
         An image of the same size, rounded to 8 bits after each change, as PIL does.

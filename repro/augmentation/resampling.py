@@ -35,7 +35,7 @@ def resample(windows: Tensor, heights: Tensor, widths: Tensor, size: int, interp
         heights: B, rows of each part, 1 to L.
         widths: B, columns of each part, 1 to L.
         size: S, side of the results in pixels.
-        interpolation: the filter.
+        interpolation: The filter.
 
     Returns:
         B×3×S×S floats, whole numbers in 0..255.
@@ -86,7 +86,7 @@ def _weights(lengths: Tensor, size: int, longest: int, interpolation: Interpolat
         lengths: B, pixels of each line, 1 to `longest`.
         size: S, pixels of the resized lines.
         longest: L.
-        interpolation: the filter.
+        interpolation: The filter.
 
     Returns:
         B×2S×L: whole numbers in single precision. S rows count 2**-10 each, and S more 2**-22.

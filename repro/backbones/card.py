@@ -47,11 +47,11 @@ def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: 
     The tests load the weights with the Python that stands in it.
 
     Args:
-        folder: the run's; its provenance and results are told.
-        run: the one that made the backbone.
-        target: the library whose way of loading is shown.
-        facts: what `salmask.json` holds.
-        licence: name of the weights' licence.
+        folder: The run's; its provenance and results are told.
+        run: The one that made the backbone.
+        target: The library whose way of loading is shown.
+        facts: What `salmask.json` holds.
+        licence: Name of the weights' licence.
     """
     rows = latest(read(folder.results)[0]) if is_file(folder.results) else []
     terms = _DATA_TERMS.get(facts.dataset, "the terms of the data set that was learned from")

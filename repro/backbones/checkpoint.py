@@ -30,7 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a dictionary of tensors and plain values from a file of `torch.save`, never code.
 
     Raises:
-        UserError: as of `load_safely`, or the file holds something else than a dictionary.
+        UserError: As of `load_safely`, or the file holds something else than a dictionary.
     """
     return require_dictionary(load_safely(path), path)
 
@@ -49,7 +49,7 @@ def load_safely(path: Path) -> Any:
     """Reads whatever a file of `torch.save` holds, but never code (`weights_only`).
 
     Raises:
-        UserError: the file is missing, torn, has a bit that changed since it was written, or holds what could run code.
+        UserError: The file is missing, torn, has a bit that changed since it was written, or holds what could run code.
     """
     require_file(path)
     _verify_bits(path)
@@ -68,7 +68,7 @@ def require_file(path: Path) -> None:
     """Refuses a pipe or a device in a file's place, which a reader would wait for.
 
     Raises:
-        UserError: it is neither a file nor a folder, of which reading says more, nor missing.
+        UserError: It is neither a file nor a folder, of which reading says more, nor missing.
     """
     if is_odd(path):
         raise UserError(f"checkpoint {path} is no regular file", mend="check the path")
@@ -81,7 +81,7 @@ def _verify_bits(path: Path) -> None:
     older versions of torch are no archives and carry none.
 
     Raises:
-        UserError: a part of the archive does not have its checksum.
+        UserError: A part of the archive does not have its checksum.
     """
     if not is_file(path):
         return
@@ -103,7 +103,7 @@ def not_finite(state: Mapping[str, Any]) -> list[str]:
     """Returns the names of the tensors that hold a number that is not finite; waits for the device.
 
     Args:
-        state: a state dict; what is no tensor of floating-point numbers in it is passed over.
+        state: A state dict; what is no tensor of floating-point numbers in it is passed over.
     """
     tensors = {
         name: value
@@ -139,11 +139,11 @@ def require_sound(state: Mapping[str, Tensor], path: Path) -> None:
     """Refuses weights that no training leaves behind: such a network computes numbers, but nobody's.
 
     Args:
-        state: floating-point tensors by the names that the file has for them; counters may stand among them.
-        path: of the file, for the message.
+        state: Floating-point tensors by the names that the file has for them; counters may stand among them.
+        path: Of the file, for the message.
 
     Raises:
-        UserError: values are NaN or infinite, or a running variance is negative; it names the first tensor, and counts.
+        UserError: Values are NaN or infinite, or a running variance is negative; it names the first tensor, and counts.
     """
     unsound = []
     for name, tensor in state.items():
@@ -189,12 +189,12 @@ def save_backbone(
     """Writes a backbone in torchvision's keys, without `fc`.
 
     Args:
-        path: file to write, atomically.
-        state: state dict of a torchvision ResNet; entries of `fc` are left out.
+        path: File to write, atomically.
+        state: State dict of a torchvision ResNet; entries of `fc` are left out.
         arch: torchvision's name of the network.
-        input_filter: see `Backbone`.
-        run_id: the run that trained it.
-        width: base planes of the network.
+        input_filter: See `Backbone`.
+        run_id: The run that trained it.
+        width: Base planes of the network.
     """
     content = {
         "format": BACKBONE_FORMAT,
@@ -213,11 +213,11 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     """Reads a backbone written by `save_backbone`.
 
     Args:
-        path: the `backbone.pth` to read.
-        arch: the architecture that it must have; by default any.
+        path: The `backbone.pth` to read.
+        arch: The architecture that it must have; by default any.
 
     Raises:
-        UserError: the file is torn, no backbone, of another architecture, or holds values that are not finite.
+        UserError: The file is torn, no backbone, of another architecture, or holds values that are not finite.
     """
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
@@ -246,11 +246,11 @@ def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
     """Reads the backbone of a finished run, which must be this run's: a number that it is worth goes by its name.
 
     Args:
-        run: as its folder has it.
-        folder: of the run, with its `backbone.pth`.
+        run: As its folder has it.
+        folder: Of the run, with its `backbone.pth`.
 
     Raises:
-        UserError: the backbone is damaged, or another run's.
+        UserError: The backbone is damaged, or another run's.
     """
     path = folder.backbone
     backbone = load_backbone(path, arch=run.encoder.arch)
@@ -289,7 +289,7 @@ def _require_trained(state: Mapping[str, Tensor], path: Path) -> None:
     """Refuses weights that no training ends with: all zero, or whole numbers.
 
     Raises:
-        UserError: names the file and the tensors.
+        UserError: Names the file and the tensors.
     """
     weights = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     if whole := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:

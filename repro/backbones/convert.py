@@ -37,14 +37,14 @@ def to_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
     there by their endings where the file says `matching_heuristics`.
 
     Args:
-        state: weights under torchvision's keys, without any prefix; `fc.*` is left out.
+        state: Weights under torchvision's keys, without any prefix; `fc.*` is left out.
 
     Returns:
         The same values under detectron2's keys, in the order of `state`; `num_batches_tracked` is kept, which only
         trainable norms (`BN`, `SyncBN`) hold.
 
     Raises:
-        UserError: a key belongs to no such ResNet (all are listed), or there is none.
+        UserError: A key belongs to no such ResNet (all are listed), or there is none.
     """
     # All keys that fit no rule are told at once: which they are shows what kind of file it is.
     converted, unmatched = {}, []

@@ -38,18 +38,18 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
     """Writes a run's backbone for another library, with its card.
 
     Args:
-        folder: the folder of a finished run.
-        target: the library to write for.
-        out: folder to write: the weights, `README.md` (the card), `salmask.json` (`Facts`) and `run.yaml`, without the
+        folder: The folder of a finished run.
+        target: The library to write for.
+        out: Folder to write: the weights, `README.md` (the card), `salmask.json` (`Facts`) and `run.yaml`, without the
             paths of the machine that trained it.
-        licence: the weights' licence, as Hugging Face names licences; `other` where nothing is said.
-        force: whether to replace the export that is there; nothing else is ever replaced.
+        licence: The weights' licence, as Hugging Face names licences; `other` where nothing is said.
+        force: Whether to replace the export that is there; nothing else is ever replaced.
 
     Returns:
         The path of the file of weights.
 
     Raises:
-        UserError: the run is not finished, its backbone is another run's, the library cannot build its network, or the
+        UserError: The run is not finished, its backbone is another run's, the library cannot build its network, or the
             folder is there already or cannot be written.
     """
     run = folder.load()
@@ -110,7 +110,7 @@ def _require_buildable(target: Library, backbone: Backbone) -> None:
     """Refuses a backbone that the library has no network for.
 
     Raises:
-        UserError: names torchvision where it has the network.
+        UserError: Names torchvision where it has the network.
     """
     arch = backbone.arch
     if backbone.width != BASE_WIDTH:

@@ -59,14 +59,14 @@ def input_filter_beside(weights: Path, state: Mapping[str, Tensor]) -> InputFilt
     A file in torchvision's format has room for nothing but weights, so that it cannot say so itself.
 
     Args:
-        weights: file that the state was read from.
-        state: backbone in torchvision's keys, without `fc`.
+        weights: File that the state was read from.
+        state: Backbone in torchvision's keys, without `fc`.
 
     Returns:
         The filter; None where the file lies in no export, or is not what was exported there.
 
     Raises:
-        UserError: the export's `FACTS_FILE` is damaged.
+        UserError: The export's `FACTS_FILE` is damaged.
     """
     path = weights.with_name(FACTS_FILE)
     if not is_file(path):

@@ -37,10 +37,10 @@ class ForeignBackbone:
     """A backbone out of somebody else's checkpoint.
 
     Attributes:
-        state: every entry of torchvision's state dict but `fc`, floating-point ones in single precision.
-        prefix: what the full names of its tensors in the file began with.
-        left_out: full names of the tensors that are no part of the backbone: head, queue, momentum encoder, ...
-        input_filter: what the file says that the network was trained on; empty where it says nothing.
+        state: Every entry of torchvision's state dict but `fc`, floating-point ones in single precision.
+        prefix: What the full names of its tensors in the file began with.
+        left_out: Full names of the tensors that are no part of the backbone: head, queue, momentum encoder, ...
+        input_filter: What the file says that the network was trained on; empty where it says nothing.
     """
 
     state: State
@@ -60,7 +60,7 @@ class _Network:
     """A ResNet in a file.
 
     Attributes:
-        prefix: what the full names of its tensors begin with.
+        prefix: What the full names of its tensors begin with.
         names: torchvision's name -> full name, of everything behind the prefix.
     """
 
@@ -76,14 +76,14 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
     queues and whatever else lies beside is left out; what would make it another network is refused.
 
     Args:
-        path: a file of `torch.save`, or `.safetensors`.
+        path: A file of `torch.save`, or `.safetensors`.
         arch: torchvision's name of the network.
-        prefix: what the full names begin with, or the end of that, `TOP` for nothing; empty: the only ResNet is taken,
+        prefix: What the full names begin with, or the end of that, `TOP` for nothing; empty: the only ResNet is taken,
             momentum encoders apart. Beside a student its teacher is none of these, so that one must be named.
-        width: base planes of the network.
+        width: Base planes of the network.
 
     Raises:
-        UserError: the file cannot be read, it is open which network is meant, the network does not fit or is one of
+        UserError: The file cannot be read, it is open which network is meant, the network does not fit or is one of
             timm's that has the same tensors, or its values cannot be (NaN, a negative variance); the error says which.
     """
     file = read_tensors(path)
@@ -174,7 +174,7 @@ def _choose(networks: Sequence[_Network], prefix: str, tensors: Mapping[str, Ten
     """Returns the network that is to be evaluated.
 
     Raises:
-        UserError: there is no ResNet, none behind the prefix, or several.
+        UserError: There is no ResNet, none behind the prefix, or several.
     """
     if not networks:
         raise UserError(

@@ -16,8 +16,8 @@ def build_resnet(arch: str, outputs: int, width: int = BASE_WIDTH) -> nn.Module:
 
     Args:
         arch: torchvision's name of the network.
-        outputs: of its last layer.
-        width: base planes, see `resnet_of_width`.
+        outputs: Of its last layer.
+        width: Base planes, see `resnet_of_width`.
 
     Raises:
         UserError: torchvision has no ResNet of this name, or its groups do not divide so few planes.
@@ -36,12 +36,12 @@ def resnet_of_width(arch: str, width: int, outputs: int = 1000) -> nn.Module:
 
     Args:
         arch: torchvision's name of the network.
-        width: base planes; 64 builds torchvision's own network, the same weights from the same random state.
-        outputs: of the last layer.
+        width: Base planes; 64 builds torchvision's own network, the same weights from the same random state.
+        outputs: Of the last layer.
 
     Raises:
         ValueError: torchvision does not know the name.
-        UserError: the groups of a ResNeXt do not divide so few planes.
+        UserError: The groups of a ResNeXt do not divide so few planes.
     """
     if width == BASE_WIDTH:
         return get_model(arch, weights=None, num_classes=outputs)
@@ -65,11 +65,11 @@ def planned_resnet(arch: str, width: int) -> nn.Module:
 
     Args:
         arch: torchvision's name of the network.
-        width: base planes.
+        width: Base planes.
 
     Raises:
         ValueError: torchvision does not know the name.
-        UserError: the groups of a ResNeXt do not divide so few planes.
+        UserError: The groups of a ResNeXt do not divide so few planes.
     """
     with torch.device("meta"):
         return resnet_of_width(arch, width)

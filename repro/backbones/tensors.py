@@ -49,7 +49,7 @@ def read_tensors(path: Path) -> CheckpointFile:
     values beside the weights) are read as empty stand-ins: their classes are neither imported nor called.
 
     Raises:
-        UserError: the file cannot be read, names what could run code, or holds no tensors by name.
+        UserError: The file cannot be read, names what could run code, or holds no tensors by name.
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
@@ -72,11 +72,11 @@ def flatten(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     """Returns the tensors of nested dictionaries under their full names, in the order of the file.
 
     Args:
-        content: of a checkpoint.
-        path: of the file, for errors.
+        content: Of a checkpoint.
+        path: Of the file, for errors.
 
     Raises:
-        UserError: two tensors have one name.
+        UserError: Two tensors have one name.
     """
     tensors: dict[str, Tensor] = {}
     # A stack and no recursion, and each dictionary once: a file can nest deeper than Python's calls, and in circles.

@@ -39,8 +39,8 @@ def batch_norm(batch: int, size: int) -> list[dict[str, Any]]:
     """Times a ResNet-18's forward and backward pass in bf16 with four batch-norm groups, both ways, beside one group.
 
     Args:
-        batch: images, a multiple of 4.
-        size: pixels a side.
+        batch: Images, a multiple of 4.
+        size: Pixels a side.
 
     Returns:
         A row for each memory layout: the milliseconds with one group, and how many times as long each way of splitting

@@ -25,14 +25,14 @@ class BareStep:
         """Builds the network and its batch.
 
         Args:
-            arch: a torchvision ResNet.
-            width: its base planes.
-            size: pixels a side of the images.
-            batch: images of a step.
-            device: where it is trained.
+            arch: A torchvision ResNet.
+            width: Its base planes.
+            size: Pixels a side of the images.
+            batch: Images of a step.
+            device: Where it is trained.
 
         Raises:
-            UserError: there is no such network.
+            UserError: There is no such network.
         """
         self.network = build_resnet(arch, CLASSES, width).to(device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(self.network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)

@@ -62,9 +62,9 @@ def build(
     """Builds the commands of this room.
 
     Args:
-        rows: the methods that can be measured, which this room does not know; called when a command needs them.
-        measure_on_node: times rows on a node of a cluster, which this room does not know either.
-        subjects: of `bench scale`, which rooms above have made; called when the command runs.
+        rows: The methods that can be measured, which this room does not know; called when a command needs them.
+        measure_on_node: Times rows on a node of a cluster, which this room does not know either.
+        subjects: Of `bench scale`, which rooms above have made; called when the command runs.
     """
     app = typer.Typer(
         cls=CommandGroup,

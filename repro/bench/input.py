@@ -44,9 +44,9 @@ def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, 
     """Times decoding alone, and the whole way from a file to two views, on one core.
 
     Args:
-        size: side of the views in pixels.
-        count: photographs a round.
-        photographs: a folder with JPEGs; None: built-in ones of 500×375 pixels.
+        size: Side of the views in pixels.
+        count: Photographs a round.
+        photographs: A folder with JPEGs; None: built-in ones of 500×375 pixels.
 
     Returns:
         What the photographs are, the device, and a row for each rival: images a CPU second, milliseconds an image by
@@ -54,7 +54,7 @@ def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, 
         from Pillow's pixels.
 
     Raises:
-        UserError: the folder cannot be read, or holds no JPEG.
+        UserError: The folder cannot be read, or holds no JPEG.
     """
     with tempfile.TemporaryDirectory() as folder, one_thread():
         if photographs is None:
@@ -165,9 +165,9 @@ class ViewMakers:
         """Prepares to make views.
 
         Args:
-            images: the photographs.
-            caches: the same, decoded, by their shorter side.
-            size: side of the views in pixels.
+            images: The photographs.
+            caches: The same, decoded, by their shorter side.
+            size: Side of the views in pixels.
         """
         self.images, self.caches, self.size = images, caches, size
         self.reference = self._ours(images, Resizer.pil)
@@ -222,9 +222,9 @@ def augmenters(size: int, count: int, device: torch.device) -> list[Rival]:
     """Returns the ways from a crop to a view: jitter, grey, blur and flip, as MoCo v2 draws them.
 
     Args:
-        size: side of the views in pixels.
-        count: photographs a round; a view counts as one.
-        device: where ours are changed.
+        size: Side of the views in pixels.
+        count: Photographs a round; a view counts as one.
+        device: Where ours are changed.
     """
     settings = AugmentationSettings()
     draws = [draw_view(stream(0, Purpose.view, 0, index), settings) for index in range(VIEWS)]

@@ -29,7 +29,7 @@ def masking(batch: int, size: int) -> list[dict[str, Any]]:
 
     Args:
         batch: images.
-        size: pixels a side, a multiple of 7.
+        size: Pixels a side, a multiple of 7.
 
     Returns:
         For each way the milliseconds by the wall's clock and on the processor, how many times as long the loop takes,
@@ -96,8 +96,8 @@ def mask_in_a_loop(images: Tensor, foregrounds: Tensor, settings: MaskingSetting
     Args:
         images: B×3×S×S, normalised.
         foregrounds: B×g×g, boolean; g divides S.
-        settings: how often the mask is focal, and how often patches are hidden in all channels alike.
-        mode: the rates and the noise of a positive view or of a hard negative.
+        settings: How often the mask is focal, and how often patches are hidden in all channels alike.
+        mode: The rates and the noise of a positive view or of a hard negative.
 
     Returns:
         B×3×S×S.

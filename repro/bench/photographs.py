@@ -18,8 +18,8 @@ def write_photographs(folder: Path, count: int) -> tuple[FileImages, str]:
     """Writes JPEGs of 500×375 pixels: parts of scikit-learn's two photographs, or scenes where that is missing.
 
     Args:
-        folder: where they go.
-        count: how many.
+        folder: Where they go.
+        count: How many.
 
     Returns:
         The files, and what they show.

@@ -57,9 +57,9 @@ def compare_with_plain_moco(run: Run, device: torch.device, rounds: int = ROUNDS
     """Times training steps of MoCo v2 on views of noise: forward, backward, optimizer, momentum encoder and queue.
 
     Args:
-        run: encoder, queue, batch-norm groups, size of the views, batch and optimizer are used.
-        device: where to train.
-        rounds: steps of each that count.
+        run: Encoder, queue, batch-norm groups, size of the views, batch and optimizer are used.
+        device: Where to train.
+        rounds: Steps of each that count.
 
     Returns:
         A row for each rival: its milliseconds by the wall's clock and on the processor, and their share of the plain

@@ -27,8 +27,8 @@ class ResidentViews:
 
         Args:
             images: decoded.
-            size: side of the views in pixels.
-            device: where they are to lie.
+            size: Side of the views in pixels.
+            device: Where they are to lie.
         """
         self.images, self.size, self.device = images, size, device
         self.settings = AugmentationSettings()

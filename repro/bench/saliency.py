@@ -21,8 +21,8 @@ def saliency(scenes: Scenes, size: int) -> list[dict[str, Any]]:
     """Measures how well the foreground covers the main object, on whole scenes without augmentation.
 
     Args:
-        scenes: an opened `Scenes`; its pictures are size×size.
-        size: pixels a side.
+        scenes: An opened `Scenes`; its pictures are size×size.
+        size: Pixels a side.
 
     Returns:
         A row a map: mean intersection over union with the object's mask, precision and recall over pixels, and the

@@ -52,10 +52,10 @@ def agreement(run: Run, images: Images, *, views: int, sides: Sequence[int] = SI
     """Measures how far foregrounds from maps of whole images agree with those of the views themselves.
 
     Args:
-        run: whose localizer, views and augmentation are used.
-        images: any; the true objects are known if they are a `Scenes`.
-        views: how many views are compared at least; an image is cropped anew as often as it takes.
-        sides: of the whole images.
+        run: Whose localizer, views and augmentation are used.
+        images: Any; the true objects are known if they are a `Scenes`.
+        views: How many views are compared at least; an image is cropped anew as often as it takes.
+        sides: Of the whole images.
 
     Returns:
         A row a map. `IoU` is that of its foreground with the exact one, found in the view as training shows it, and in
@@ -135,8 +135,8 @@ def compare_foregrounds(cells: Mapping[str, Tensor], objects: Sequence[Tensor]) 
     """Compares foregrounds of the same views cell by cell.
 
     Args:
-        cells: by what found them, foregrounds N×g×g; `SHOWN` and `PLAIN` are among them.
-        objects: the true objects n×g×g in parts, which may be known of the first views only, or of none.
+        cells: By what found them, foregrounds N×g×g; `SHOWN` and `PLAIN` are among them.
+        objects: The true objects n×g×g in parts, which may be known of the first views only, or of none.
 
     Returns:
         The rows of `agreement`, that of as many cells at random behind those of the foregrounds.
@@ -173,9 +173,9 @@ def sources(run: Run, images: Scenes, grades: Sequence[str] = GRADES) -> list[Ro
     """Measures how well the foreground of each source covers the true object, in views as training crops them.
 
     Args:
-        run: a row that masks; its localizer, views and grid are used.
-        images: the scenes.
-        grades: the sources beside the run's network.
+        run: A row that masks; its localizer, views and grid are used.
+        images: The scenes.
+        grades: The sources beside the run's network.
 
     Returns:
         A row a source: `mean IoU` with the true mask of the main object, `precision`, `recall`, `gamma` and the number

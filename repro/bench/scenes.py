@@ -13,11 +13,11 @@ def scenes(size: int, cutouts: Path | None, count: int = 64, *, grounds: int = 0
     """Times drawing scenes beside reading the same ones from a cache file.
 
     Args:
-        size: pixels a side.
-        cutouts: folder of RGBA cut-outs; None for drawn shapes.
-        count: scenes a round.
-        grounds: textures that all grounds are pieces of; 0: each scene has a texture of its own.
-        members: objects of each class; 0: one file, or an outline and a pattern.
+        size: Pixels a side.
+        cutouts: Folder of RGBA cut-outs; None for drawn shapes.
+        count: Scenes a round.
+        grounds: Textures that all grounds are pieces of; 0: each scene has a texture of its own.
+        members: Objects of each class; 0: one file, or an outline and a pattern.
 
     Returns:
         What kind of scenes were timed, the milliseconds for one drawn and for one read, and their ratio.

@@ -35,16 +35,16 @@ def measure_start(run: Run, build: str, rounds: int) -> list[dict[str, Any]]:
     """Starts a training several times, each in a process of its own, and times its stages.
 
     Args:
-        run: what to train, for one epoch of two steps at least.
+        run: What to train, for one epoch of two steps at least.
         build: `MODULE:FUNCTION` that makes what is trained.
-        rounds: how many processes; their medians count.
+        rounds: How many processes; their medians count.
 
     Returns:
         A row for each stage, and one for all of them up to the end of the first step: seconds on the processor, of all
         threads of the process, and by the clock on the wall.
 
     Raises:
-        UserError: the training is refused, ended before its first epoch did, or has a single step in it.
+        UserError: The training is refused, ended before its first epoch did, or has a single step in it.
     """
     times = [_start(run, build) for _ in range(rounds)]
     until_first_step = STAGES[: STAGES.index("first step") + 1]

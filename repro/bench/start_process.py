@@ -27,11 +27,11 @@ def main(folder: Path, build: str) -> None:
     """Trains for an epoch in this process, and prints the times of its stages as one line of JSON.
 
     Args:
-        folder: of the run, whose settings lie there.
+        folder: Of the run, whose settings lie there.
         build: `MODULE:FUNCTION` that makes what is trained.
 
     Raises:
-        UserError: the run is refused, by its settings or for its data.
+        UserError: The run is refused, by its settings or for its data.
     """
     clock = StageClock()
     build_learner = _import(build, clock)

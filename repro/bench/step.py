@@ -38,8 +38,8 @@ class StepTimer(Hook):
         """Sets the stopwatch.
 
         Args:
-            warm_up: steps that do not count, at least one.
-            steps: steps that do.
+            warm_up: Steps that do not count, at least one.
+            steps: Steps that do.
         """
         self.warm_up, self.steps = warm_up, steps
         self.seconds = 0.0
@@ -66,16 +66,16 @@ def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurem
     """Trains for a few steps in a temporary folder, and times them.
 
     Args:
-        run: what to train; its images are decoded, augmented and masked as in a real training.
-        build: makes what is trained.
-        warm_up: steps that do not count, at least one.
-        steps: steps that do.
+        run: What to train; its images are decoded, augmented and masked as in a real training.
+        build: Makes what is trained.
+        warm_up: Steps that do not count, at least one.
+        steps: Steps that do.
 
     Returns:
         The rates over all processes, and how large a checkpoint and a backbone are.
 
     Raises:
-        UserError: data or settings do not fit.
+        UserError: Data or settings do not fit.
     """
     device = initialise(run.machine.device)
     images = open_data(run, "train")
@@ -119,9 +119,9 @@ def forward_rate(encoder: nn.Module, size: int, device: torch.device) -> float:
     """Measures how many images a second pass through a frozen network, in the fastest of a few rounds.
 
     Args:
-        encoder: on the device; it is left in evaluation mode.
-        size: pixels a side of the images, which are noise.
-        device: where the encoder is.
+        encoder: On the device; it is left in evaluation mode.
+        size: Pixels a side of the images, which are noise.
+        device: Where the encoder is.
     """
     encoder.eval()
     images = torch.randn(FORWARD_BATCH, 3, size, size, device=device)

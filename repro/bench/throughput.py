@@ -74,11 +74,11 @@ def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
     """Appends measurements to a file, which is made where there is none.
 
     Args:
-        path: of JSON lines.
-        measurements: they win over earlier ones of the same kind.
+        path: Of JSON lines.
+        measurements: They win over earlier ones of the same kind.
 
     Raises:
-        UserError: the file cannot be written to.
+        UserError: The file cannot be written to.
     """
     lines = "".join(json.dumps(asdict(measurement)) + "\n" for measurement in measurements)
     try:

@@ -30,8 +30,8 @@ def seconds_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = RO
     """Times several functions round by round, each once a round.
 
     Args:
-        rivals: by name, what is timed; called `rounds + 1` times each.
-        rounds: how many rounds count.
+        rivals: By name, what is timed; called `rounds + 1` times each.
+        rounds: How many rounds count.
 
     Returns:
         For each name the medians of its seconds.

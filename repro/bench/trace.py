@@ -21,13 +21,13 @@ def write_trace(step: Callable[[], object], title: str, path: Path, *, on_gpu: b
     """Traces some steps, and appends a table of their kernels to a text file.
 
     Args:
-        step: makes one step; it must have been warmed up.
-        title: of the table.
-        path: of the file; it need not exist.
-        on_gpu: whether the step's kernels are a GPU's.
+        step: Makes one step; it must have been warmed up.
+        title: Of the table.
+        path: Of the file; it need not exist.
+        on_gpu: Whether the step's kernels are a GPU's.
 
     Raises:
-        UserError: the file cannot be written to.
+        UserError: The file cannot be written to.
     """
     activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiler:

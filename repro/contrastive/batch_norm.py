@@ -85,8 +85,8 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
     """Replaces every BatchNorm2d of a network, in place, by a SplitBatchNorm of the same settings and weights.
 
     Args:
-        network: is changed; names in its state dict stay as they are.
-        splits: number of groups.
+        network: Is changed; names in its state dict stay as they are.
+        splits: Number of groups.
 
     Returns:
         The same network.
@@ -123,7 +123,7 @@ def set_statistics(network: nn.Module, statistics: Tensor) -> None:
     """Gives a network other `own_statistics`.
 
     Args:
-        network: is changed.
+        network: Is changed.
         statistics: N numbers, as `gather_statistics` returned them for a network of this architecture.
     """
     own = own_statistics(network)
@@ -142,7 +142,7 @@ def joint_statistics(network: nn.Module) -> Iterator[None]:
     changes nothing of the training.
 
     Args:
-        network: is changed.
+        network: Is changed.
     """
     if world_size() == 1 or not (of_ranks := gather_statistics(network)):
         yield
@@ -192,7 +192,7 @@ def sync_batch_norm(network: nn.Module) -> nn.Module:
     """Lets every batch norm of a network span all processes: by torch's own on GPUs, by ours where the backend is gloo.
 
     Args:
-        network: may be changed in place; names in its state dict stay as they are.
+        network: May be changed in place; names in its state dict stay as they are.
 
     Returns:
         The network to use.

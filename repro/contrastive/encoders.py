@@ -10,8 +10,8 @@ def build_encoder(arch: str, dim: int, width: int = BASE_WIDTH) -> nn.Module:
 
     Args:
         arch: torchvision's name of the network.
-        dim: number of dimensions of the embedding.
-        width: base planes, see `repro.backbones.resnet.resnet_of_width`.
+        dim: Number of dimensions of the embedding.
+        width: Base planes, see `repro.backbones.resnet.resnet_of_width`.
 
     Returns:
         A network that maps images B×3×H×W to embeddings B×dim, which are not normalised yet.

@@ -17,12 +17,12 @@ class LossModel(BaseModel):
         within a call of the model.
 
         Args:
-            inputs: what `losses` takes, where the data preprocessor makes a sequence.
-            mode: only "loss"; mmengine's other modes predict.
-            named_inputs: what `losses` takes by name, where the data preprocessor makes a dictionary.
+            inputs: What `losses` takes, where the data preprocessor makes a sequence.
+            mode: Only "loss"; mmengine's other modes predict.
+            named_inputs: What `losses` takes by name, where the data preprocessor makes a dictionary.
 
         Raises:
-            ValueError: the mode is another.
+            ValueError: The mode is another.
         """
         if mode != "loss":
             raise ValueError(f"{type(self).__name__} is only trained; mode '{mode}' is not one of its own")

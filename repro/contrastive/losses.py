@@ -27,8 +27,8 @@ def info_nce(
         key: B×C, unit length, the positives; in MoCo without gradient, as are queue and hard negatives.
         queue: C×K, unit length, the negatives that all queries share.
         hard_negative: B×C, unit length, each query's own; none for plain MoCo.
-        temperature: t, positive.
-        hard_negative_weight: rho, 0 or more; multiplies the hard negative's similarity within the exponent, so that a
+        temperature: T, positive.
+        hard_negative_weight: Rho, 0 or more; multiplies the hard negative's similarity within the exponent, so that a
             rho of 2 is no second copy of the term, but half its temperature.
 
     Returns:
@@ -64,9 +64,9 @@ def nt_xent(
         query: B×C, unit length.
         key: B×C, unit length; key[i] is the other view of query[i]'s image.
         hard_negative: B×C, unit length, each image's own; none for plain SimCLR. Nobody else's negative.
-        temperature: t, positive.
-        hard_negative_weight: rho, as in `info_nce`.
-        anchor: who meets the hard negative: queries alone, as in MoCo, or keys as well.
+        temperature: T, positive.
+        hard_negative_weight: Rho, as in `info_nce`.
+        anchor: Who meets the hard negative: queries alone, as in MoCo, or keys as well.
 
     Returns:
         The mean over the 2B anchors in nats, a scalar.

@@ -44,16 +44,16 @@ class MoCo(ContrastiveModel):
         """Builds both encoders and the queue.
 
         Args:
-            arch: a torchvision ResNet.
-            dim: number of dimensions of the embedding.
-            width: base planes of the ResNet.
-            queue: number of negatives K, a multiple of the global batch.
-            momentum: m of the key encoder.
-            temperature: t of `info_nce`.
-            hard_negative_weight: rho of `info_nce`.
-            bn_splits: number of batch-norm groups on each device.
-            seed: of the permutations of ShuffleBN; the same on every rank.
-            data_preprocessor: turns a batch of the loader into `Views`.
+            arch: A torchvision ResNet.
+            dim: Number of dimensions of the embedding.
+            width: Base planes of the ResNet.
+            queue: Number of negatives K, a multiple of the global batch.
+            momentum: M of the key encoder.
+            temperature: T of `info_nce`.
+            hard_negative_weight: Rho of `info_nce`.
+            bn_splits: Number of batch-norm groups on each device.
+            seed: Of the permutations of ShuffleBN; the same on every rank.
+            data_preprocessor: Turns a batch of the loader into `Views`.
         """
         super().__init__(data_preprocessor=data_preprocessor)
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
@@ -85,7 +85,7 @@ class MoCo(ContrastiveModel):
         """Makes one step: computes the loss of the views, and puts the new keys into the queue.
 
         Args:
-            views: query, key and, where there is one, hard negative; B×3×H×W each. Where one hard negative serves a
+            views: Query, key and, where there is one, hard negative; B×3×H×W each. Where one hard negative serves a
                 whole batch-norm group (the released code), there are as many as groups of this process.
 
         Returns:
@@ -116,9 +116,9 @@ class MoCo(ContrastiveModel):
         """Returns `info_nce` of embeddings B×dim against the queue as it is now, a scalar.
 
         Args:
-            query: unit length; the only one through which a gradient flows.
-            key: unit length, of the same images in the same order.
-            hard_negative: unit length, one for each query; none for plain MoCo.
+            query: Unit length; the only one through which a gradient flows.
+            key: Unit length, of the same images in the same order.
+            hard_negative: Unit length, one for each query; none for plain MoCo.
         """
         return info_nce(
             query,
@@ -151,7 +151,7 @@ class MoCo(ContrastiveModel):
 
         Args:
             images: N×3×H×W, this process's.
-            stream: number of the shuffle in this step; each has an order of its own.
+            stream: Number of the shuffle in this step; each has an order of its own.
 
         Returns:
             N×dim, unit length, in single precision and in the order of `images`.
@@ -174,7 +174,7 @@ def build(run: Run, preprocessor: nn.Module | None) -> MoCo:
 
     Args:
         run: `encoder`, `moco` and `seed` are used.
-        preprocessor: turns a batch of the loader into `Views`.
+        preprocessor: Turns a batch of the loader into `Views`.
 
     Raises:
         UserError: torchvision has no such ResNet, or the processes cannot share the batch-norm groups.

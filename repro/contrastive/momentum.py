@@ -15,9 +15,9 @@ class MomentumEncoder(nn.Module):
         """Starts as a copy of the encoder.
 
         Args:
-            encoder: the one to follow.
-            network: of the same architecture; takes over the encoder's parameters and buffers.
-            momentum: m, 0.999 in the paper.
+            encoder: The one to follow.
+            network: Of the same architecture; takes over the encoder's parameters and buffers.
+            momentum: M, 0.999 in the paper.
         """
         super().__init__()
         network.load_state_dict(encoder.state_dict())

@@ -32,10 +32,10 @@ class Shuffles:
         graph may have written other things there, a few kernels before.
 
         Args:
-            step: number of the step, from 0.
-            stream: number of the shuffle in this step.
-            count: images to shuffle.
-            device: where the orders are wanted.
+            step: Number of the step, from 0.
+            stream: Number of the shuffle in this step.
+            count: Images to shuffle.
+            device: Where the orders are wanted.
 
         Returns:
             2×count, whole numbers.

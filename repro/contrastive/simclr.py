@@ -37,15 +37,15 @@ class SimCLR(ContrastiveModel):
         """Builds the encoder; where there are several processes, its batch norm spans them.
 
         Args:
-            arch: a torchvision ResNet.
-            dim: number of dimensions of the embedding.
-            width: base planes of the ResNet.
-            temperature: t of `nt_xent`.
-            hard_negative_weight: rho of `nt_xent`.
-            hard_negative_anchor: whether the query alone is told from its hard negative, or the key as well.
-            hard_negative_stopgrad: whether to embed hard negatives without a gradient. By default they have one, as
+            arch: A torchvision ResNet.
+            dim: Number of dimensions of the embedding.
+            width: Base planes of the ResNet.
+            temperature: T of `nt_xent`.
+            hard_negative_weight: Rho of `nt_xent`.
+            hard_negative_anchor: Whether the query alone is told from its hard negative, or the key as well.
+            hard_negative_stopgrad: Whether to embed hard negatives without a gradient. By default they have one, as
                 keys have here; MoCo's have none because its momentum encoder has none.
-            data_preprocessor: turns a batch of the loader into `Views`.
+            data_preprocessor: Turns a batch of the loader into `Views`.
         """
         super().__init__(data_preprocessor=data_preprocessor)
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
@@ -60,7 +60,7 @@ class SimCLR(ContrastiveModel):
         """Returns the loss of one step, over the joint batch of all processes and the same on each.
 
         Args:
-            views: query, key and, where there is one, hard negative; B×3×H×W each.
+            views: Query, key and, where there is one, hard negative; B×3×H×W each.
 
         Returns:
             `loss`, a scalar.
@@ -78,9 +78,9 @@ class SimCLR(ContrastiveModel):
         """Returns `nt_xent` over the joint batch of all processes, of embeddings B×dim each, unit length.
 
         Args:
-            query: embeddings of the queries.
-            key: embeddings of their keys.
-            hard_negative: at most one tensor, the embeddings of each image's hard negative.
+            query: Embeddings of the queries.
+            key: Embeddings of their keys.
+            hard_negative: At most one tensor, the embeddings of each image's hard negative.
         """
         # Stacked, so that one collective gathers two or three views. With their gradients: an embedding is a negative
         # of every process's anchors, and each of these has a part in its gradient.
@@ -100,7 +100,7 @@ def build(run: Run, preprocessor: nn.Module | None) -> SimCLR:
 
     Args:
         run: `encoder` and `simclr` are used.
-        preprocessor: turns a batch of the loader into `Views`.
+        preprocessor: Turns a batch of the loader into `Views`.
 
     Raises:
         UserError: torchvision has no such ResNet.

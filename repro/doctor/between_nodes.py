@@ -46,7 +46,7 @@ def check_between_nodes(place: Path) -> Iterator[Diagnosis]:
     """Yields what holds between the nodes of a job; nothing where it has only one.
 
     Args:
-        place: folder where sweeps go; the nodes are to share it.
+        place: Folder where sweeps go; the nodes are to share it.
     """
     nodes = told_by_all(node_name())
     if len(set(nodes)) < 2:

@@ -72,7 +72,7 @@ def _needs(data: str, root: str, of_sweep: Callable[[], Needs | None]) -> Needs 
     """Returns what must be there: of a sweep, or the data set that is named; None: nothing in particular.
 
     Raises:
-        UserError: a root, and nothing says of which data set.
+        UserError: A root, and nothing says of which data set.
     """
     if (needs := of_sweep()) is not None:
         return needs

@@ -21,7 +21,7 @@ class Needs:
         """Returns the needs that were written as JSON.
 
         Raises:
-            TypeError, KeyError, ValueError: they are none.
+            TypeError, KeyError, ValueError: They are none.
         """
         data = tuple((str(name), str(root)) for name, root in content["data"])
         return cls(data, tuple(LocalizerWeights(**weights) for weights in content["weights"]))

@@ -90,8 +90,8 @@ def _together(place: Path, findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]
     """Yields what all processes of the job find out together: whether they meet, and what holds between their nodes.
 
     Args:
-        place: folder where sweeps go.
-        findings: what this process found by itself.
+        place: Folder where sweeps go.
+        findings: What this process found by itself.
     """
     try:
         device = initialise("auto", patience=MEETING_SECONDS)

@@ -18,8 +18,8 @@ def check_weights(weights: LocalizerWeights, *, needed: bool) -> Diagnosis:
     Nothing is downloaded.
 
     Args:
-        weights: of a localizer.
-        needed: whether a run is going to fail without them; else that they are not there is only worth a note.
+        weights: Of a localizer.
+        needed: Whether a run is going to fail without them; else that they are not there is only worth a note.
     """
     check, mend = str(weights), _mend(weights)
     try:

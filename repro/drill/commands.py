@@ -32,7 +32,7 @@ def build(main: Main) -> typer.Typer:
     """Returns the command `salmask drill`.
 
     Args:
-        main: the `salmask` command itself, which the drill calls in processes of its own.
+        main: The `salmask` command itself, which the drill calls in processes of its own.
     """
     app = typer.Typer(add_completion=False)
 
@@ -77,12 +77,12 @@ def _drill_machine(main: Main, folder: str, *, points: int, inputs: int, seed: i
     """Makes faults on this machine, and bad inputs; ends with 1 where a point does not hold.
 
     Args:
-        main: the `salmask` command.
-        folder: where to work; empty: where temporary files go.
-        points: of each kind of fault.
-        inputs: bad inputs to try, about; 0: none.
-        seed: of the bad inputs.
-        as_json: whether JSON is printed.
+        main: The `salmask` command.
+        folder: Where to work; empty: where temporary files go.
+        points: Of each kind of fault.
+        inputs: Bad inputs to try, about; 0: none.
+        seed: Of the bad inputs.
+        as_json: Whether JSON is printed.
     """
     from repro.drill.faults import Row, all_held, faults
     from repro.drill.inputs import inputs as bad_inputs

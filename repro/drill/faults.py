@@ -73,7 +73,7 @@ class TinyRun:
         """Makes the run that the others are compared with.
 
         Raises:
-            RuntimeError: it does not work even undisturbed; the message is its last line.
+            RuntimeError: It does not work even undisturbed; the message is its last line.
         """
         out = self.place / "undisturbed"
         for command in (self.pretrain, self.evaluate):
@@ -104,8 +104,8 @@ class TinyRun:
         """Repeats the pretraining and the evaluation; returns what is not as in the undisturbed run, or empty text.
 
         Args:
-            out: folder of the run.
-            may_refuse: whether a line with a mend will do as well.
+            out: Folder of the run.
+            may_refuse: Whether a line with a mend will do as well.
         """
         for command in (self.pretrain, self.evaluate):
             words = command(out)
@@ -325,9 +325,9 @@ def faults(main: Main, place: Path, points: int) -> Iterator[Row]:
     """Yields a row for each kind of fault, once its points are tried.
 
     Args:
-        main: the `salmask` command.
-        place: an empty folder to work in.
-        points: how many points of each kind are tried, where there are more.
+        main: The `salmask` command.
+        place: An empty folder to work in.
+        points: How many points of each kind are tried, where there are more.
     """
     training = TinyRun(main, place)
     training.begin()

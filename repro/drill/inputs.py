@@ -69,7 +69,7 @@ def in_time() -> Iterator[None]:
     """Ends the block where it takes longer than `SECONDS`.
 
     Raises:
-        HangError: it did.
+        HangError: It did.
     """
 
     def end(_: int, __: FrameType | None) -> None:
@@ -88,8 +88,8 @@ def try_input(read: Callable[[], object], place: Path) -> str:
     """Returns what went wrong with an input; empty where it was read, or refused in one line, and nothing was written.
 
     Args:
-        read: reads it.
-        place: a folder below which nothing may be written.
+        read: Reads it.
+        place: A folder below which nothing may be written.
     """
     before = sorted(place.rglob("*"))
     try:
@@ -165,9 +165,9 @@ def files(place: Path, draw: random.Random, count: int) -> Iterator[Row]:
     """Changes each kind of file of ours that is read back, and reads it.
 
     Args:
-        place: an empty folder to work in.
-        draw: of what is changed.
-        count: of changes to all kinds, about.
+        place: An empty folder to work in.
+        draw: Of what is changed.
+        count: Of changes to all kinds, about.
     """
     with tempfile.TemporaryDirectory() as spare:
         kinds = own_files(Path(spare))
@@ -192,9 +192,9 @@ def inputs(place: Path, count: int, seed: int) -> Iterator[Row]:
     """Yields a row for each kind of bad input, once all of it is tried.
 
     Args:
-        place: an empty folder to work in.
-        count: of all inputs, about.
-        seed: of what they are.
+        place: An empty folder to work in.
+        count: Of all inputs, about.
+        seed: Of what they are.
     """
     draw = random.Random(seed)
     yield settings(place, draw, count // 3)

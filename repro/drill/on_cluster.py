@@ -71,10 +71,10 @@ class ClusterDrill:
         """Tries all promises, and leaves nothing behind.
 
         Args:
-            wait: seconds after which what is not over is judged as it stands.
+            wait: Seconds after which what is not over is judged as it stands.
 
         Raises:
-            UserError: there is no Slurm here, or it refuses the jobs.
+            UserError: There is no Slurm here, or it refuses the jobs.
         """
         if trouble := snapshot().trouble:
             raise UserError(trouble, mend=LOGIN_NODE)

@@ -36,7 +36,7 @@ def own_files(place: Path) -> dict[str, OwnFile]:
     """Returns a right file of each kind, by its name.
 
     Args:
-        place: a folder to make some of them in.
+        place: A folder to make some of them in.
     """
     return {
         **_of_a_run(place),

@@ -67,11 +67,11 @@ def run(main: Main, words: Sequence[str], folder: Path, strike: Strike | None = 
     """Carries a command out in a process of its own.
 
     Args:
-        main: the command.
-        words: its command line, without its name.
-        folder: file events below it count.
-        strike: what happens to the process.
-        seconds: after which it is killed.
+        main: The command.
+        words: Its command line, without its name.
+        folder: File events below it count.
+        strike: What happens to the process.
+        seconds: After which it is killed.
     """
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as output:

@@ -114,10 +114,10 @@ def judge(name: str, promise: Promise, story: Story, reference: Story | None) ->
     """Returns whether a promise held, and what was seen.
 
     Args:
-        name: of the promise.
-        promise: what is promised.
-        story: what was seen of its run.
-        reference: the run that nothing befell; None: this is it.
+        name: Of the promise.
+        promise: What is promised.
+        story: What was seen of its run.
+        reference: The run that nothing befell; None: this is it.
     """
     last = story.seen[-1] if story.seen else {"state": State.queued, "note": "it was not seen"}
     now = f"{last['state']}, {last['note']}" if last["note"] else str(last["state"])

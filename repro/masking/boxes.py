@@ -24,10 +24,10 @@ class Box:
         """Places a box anywhere inside each of `count` images (random_mask_hp.py:28-38).
 
         Args:
-            count: number of images B.
-            image: their height and width in pixels.
-            share: side of the box as a share of the image's, 0..1.
-            generator: on the device where the boxes are wanted.
+            count: Number of images B.
+            image: Their height and width in pixels.
+            share: Side of the box as a share of the image's, 0..1.
+            generator: On the device where the boxes are wanted.
 
         Returns:
             The boxes, each place as likely as any other, those at the image's edges included.

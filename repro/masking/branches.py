@@ -27,11 +27,11 @@ class SaliencyMasking:
         """Reads the settings of a run that masks.
 
         Args:
-            settings: strategy, branch and rates; the strategy is not `none`.
-            fidelity: where to do as the released code does instead of the paper.
-            group_size: images of a batch-norm group, which stands for the share of one of the paper's GPUs: what the
+            settings: Strategy, branch and rates; the strategy is not `none`.
+            fidelity: Where to do as the released code does instead of the paper.
+            group_size: Images of a batch-norm group, which stands for the share of one of the paper's GPUs: what the
                 released code does once for its whole batch, it does on each GPU. A batch of fewer images is one group.
-            library: who computes the strategy's filter on a CPU.
+            library: Who computes the strategy's filter on a CPU.
         """
         one_for_all = fidelity.hard_negative is Source.released
         # The released code hands image 0's hard negative to every query of a GPU's batch (main_moco.py:362,375).
@@ -64,10 +64,10 @@ class SaliencyMasking:
 
         Args:
             query: B×3×H×W, normalised, as is `key`.
-            key: the other view of the same images.
+            key: The other view of the same images.
             query_foreground: B×g×g, boolean; g divides H and W. None only where `needs_query_foreground` is False.
-            key_foreground: likewise, of the key.
-            generator: of all that is drawn, on the batch's device.
+            key_foreground: Likewise, of the key.
+            generator: Of all that is drawn, on the batch's device.
 
         Returns:
             The network's inputs, B×3×H×W each; one hard negative for each `hard_negative_serves` images, or none.

@@ -18,7 +18,7 @@ def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> T
 
     Args:
         images: B×3×H×W, normalised, H and W at least 6.
-        library: who blurs on a CPU.
+        library: Who blurs on a CPU.
 
     Returns:
         B×3×H×W in normalised units, of mean about 0 and of a standard deviation of some .1 to .5 on photographs.
@@ -37,7 +37,7 @@ def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) ->
 
     Args:
         images: B×3×H×W, normalised, H and W at least 16.
-        library: who blurs on a CPU.
+        library: Who blurs on a CPU.
 
     Returns:
         B×3×H×W, in the units of the images.

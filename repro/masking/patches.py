@@ -47,9 +47,9 @@ def patch_counts(
     Args:
         foreground: B×g×g, boolean.
         ratio: B, the alpha of each image.
-        mode: whether background is masked.
-        fidelity: whether rounding, cap, negative counts and single patches are the paper's or the released code's.
-        capped: whether the released code's cap applies; it has one for high-pass only.
+        mode: Whether background is masked.
+        fidelity: Whether rounding, cap, negative counts and single patches are the paper's or the released code's.
+        capped: Whether the released code's cap applies; it has one for high-pass only.
 
     Returns:
         Two tensors B, whole numbers from 0 to the number of cells of the stratum.
@@ -84,9 +84,9 @@ def draw_patches(foreground: Tensor, counts: tuple[Tensor, Tensor], channels: in
 
     Args:
         foreground: B×g×g, boolean.
-        counts: numbers of patches in the foreground and in the background, B each.
-        channels: number C of independent draws for each image.
-        generator: of what is drawn, on the batch's device.
+        counts: Numbers of patches in the foreground and in the background, B each.
+        channels: Number C of independent draws for each image.
+        generator: Of what is drawn, on the batch's device.
 
     Returns:
         B×C×g×g, true where masked.
@@ -120,10 +120,10 @@ def draw_counts(
 
     Args:
         foreground: B×g×g, boolean.
-        mode: the range of the share, and whether background is masked.
-        fidelity: see `patch_counts`.
-        generator: of what is drawn, on the batch's device.
-        capped: see `patch_counts`.
+        mode: The range of the share, and whether background is masked.
+        fidelity: See `patch_counts`.
+        generator: Of what is drawn, on the batch's device.
+        capped: See `patch_counts`.
 
     Returns:
         Two tensors B, as `draw_patches` takes them.
@@ -139,7 +139,7 @@ def as_many_at_random(cells: Tensor, generator: Generator) -> Tensor:
 
     Args:
         cells: B×g×g, boolean.
-        generator: of what is drawn, on the same device.
+        generator: Of what is drawn, on the same device.
 
     Returns:
         B×g×g, boolean.

@@ -38,8 +38,8 @@ class MaskingStrategy(Protocol):
             clean: `self.clean(views)`, B×3×H×W; left as it is.
             views: B×3×H×W, normalised.
             foreground: B×g×g of the views, boolean; g divides H and W.
-            mode: how strongly to mask.
-            generator: of what is drawn, on the batch's device.
+            mode: How strongly to mask.
+            generator: Of what is drawn, on the batch's device.
 
         Returns:
             The masked inputs, B×3×H×W.
@@ -175,9 +175,9 @@ def fill_with_noise(
         clean: B×C×H×W, on the host; left as it is.
         patches: B×C×g×g, true where masked; of no focal image.
         focal: B, true for images of which all but a window, or a box, is masked.
-        box: the window or the box of each image.
-        mode: a query is masked outside its window, a hard negative inside its box; and how strong the noise is.
-        generator: of the noise.
+        box: The window or the box of each image.
+        mode: A query is masked outside its window, a hard negative inside its box; and how strong the noise is.
+        generator: Of the noise.
 
     Returns:
         B×C×H×W.
@@ -217,10 +217,10 @@ def build_strategy(
     """Builds the masking strategy that `settings` name, which is not `none`.
 
     Args:
-        settings: strategy and rates.
-        fidelity: where to do as the released code does instead of the paper.
-        group_size: images of a batch-norm group, see `HighPass`; by default the whole batch.
-        library: who computes the strategy's filter on a CPU.
+        settings: Strategy and rates.
+        fidelity: Where to do as the released code does instead of the paper.
+        group_size: Images of a batch-norm group, see `HighPass`; by default the whole batch.
+        library: Who computes the strategy's filter on a CPU.
     """
     if settings.strategy is Strategy.high_pass:
         ways = (settings.focal_probability, settings.spatial_share)

@@ -46,7 +46,7 @@ def variants(run: Run) -> dict[str, Run]:
     A run that is none of the three, with single switches of `fidelity`, stands first under its own name.
 
     Raises:
-        UserError: the run masks no patches.
+        UserError: The run masks no patches.
     """
     if run.masking.strategy in (Strategy.none, Strategy.learned):
         what = "nothing" if run.masking.strategy is Strategy.none else "with an occlusion network that training makes"
@@ -177,9 +177,9 @@ class _Observations:
         """Measures a batch.
 
         Args:
-            stages: the batch on its way to the network, by variant.
-            masks: which pixels are hidden, B×3×H×W by variant and view.
-            objects: the true objects, B×H×W by augmented view; empty where they are not known.
+            stages: The batch on its way to the network, by variant.
+            masks: Which pixels are hidden, B×3×H×W by variant and view.
+            objects: The true objects, B×H×W by augmented view; empty where they are not known.
         """
         for variant, view, mask in _by_view(masks):
             # By the paper's map for every variant: one at random has no map, and the released one is what is in doubt.
@@ -202,14 +202,14 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
     """Masks the first images that training would see, with every variant.
 
     Args:
-        run: a row that masks patches; its views, localizer and rates are used.
-        images: the data set; the true objects are known if it is a `Scenes`.
-        count: how many images are measured; all where there are fewer.
-        gallery_images: how many of them the gallery shows, at most `BATCH`.
-        device: where the views are made.
+        run: A row that masks patches; its views, localizer and rates are used.
+        images: The data set; the true objects are known if it is a `Scenes`.
+        count: How many images are measured; all where there are fewer.
+        gallery_images: How many of them the gallery shows, at most `BATCH`.
+        device: Where the views are made.
 
     Raises:
-        UserError: the run masks no patches, or its localizer cannot be had.
+        UserError: The run masks no patches, or its localizer cannot be had.
     """
     compared = variants(run)
     makers = {name: build_view_maker(variant, device, images) for name, variant in compared.items()}
@@ -237,8 +237,8 @@ def hidden_pixels(stages: Stages, maker: ViewMaker) -> dict[str, Tensor]:
     """Compares a batch's inputs with what they would be without masks.
 
     Args:
-        stages: the batch on its way to the network.
-        maker: what made it.
+        stages: The batch on its way to the network.
+        maker: What made it.
 
     Returns:
         For each masked view what is hidden of it, B×3×H×W, boolean. The released code's hard negatives are of the first

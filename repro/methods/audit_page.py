@@ -21,7 +21,7 @@ def draw_frequencies(frequencies: Mapping[str, Tensor]) -> bytes:
     """Draws how often each cell of the grid is foreground, in percent.
 
     Args:
-        frequencies: by the name of a map, g×g in 0..1; each is a panel.
+        frequencies: By the name of a map, g×g in 0..1; each is a panel.
 
     Returns:
         A PNG.

@@ -58,7 +58,7 @@ def build(rows: Callable[[], Rows]) -> typer.Typer:
     """Builds the commands of this room.
 
     Args:
-        rows: the methods, which this room does not know; called when a command needs them.
+        rows: The methods, which this room does not know; called when a command needs them.
     """
     app = typer.Typer(add_completion=False)
     methods = typer.Typer(cls=_NameIsShow, invoke_without_command=True)
@@ -245,11 +245,11 @@ def load_or_resolve(name: str, resolve: Resolve) -> Run:
     """Returns the run of a run's folder, or of a row.
 
     Args:
-        name: path of a run's folder, or else the name of a row.
-        resolve: makes the run of a row.
+        name: Path of a run's folder, or else the name of a row.
+        resolve: Makes the run of a row.
 
     Raises:
-        UserError: it is neither.
+        UserError: It is neither.
     """
     folder = RunFolder(Path(name))
     return folder.load() if is_file(folder.run_yaml) else resolve(name)
@@ -266,14 +266,14 @@ def measure_costs(
     """Measures what a step of each run costs, and of its baseline, the row that is named after its framework.
 
     Args:
-        runs: made with these layers of settings.
-        layers: settings of the baselines too, so that both are of one scale.
-        room: makes runs and what they train.
-        rounds: steps of each that are timed; 0 leaves time out.
-        with_bound: whether to time a bare classifier's step in turn with them.
+        runs: Made with these layers of settings.
+        layers: Settings of the baselines too, so that both are of one scale.
+        room: Makes runs and what they train.
+        rounds: Steps of each that are timed; 0 leaves time out.
+        with_bound: Whether to time a bare classifier's step in turn with them.
 
     Raises:
-        UserError: settings that do not fit each other.
+        UserError: Settings that do not fit each other.
     """
     from repro.distributed import initialise
     from repro.methods.cost import measure
@@ -291,12 +291,12 @@ def trace_rows(runs: Sequence[Run], room: Rows, path: Path) -> None:
     """Appends the kernels of each run's step to a text file; a step whose trace fails is named, and costs no other.
 
     Args:
-        runs: whose steps can be made: they were measured before.
-        room: makes what they train.
-        path: of the file.
+        runs: Whose steps can be made: they were measured before.
+        room: Makes what they train.
+        path: Of the file.
 
     Raises:
-        UserError: the file cannot be written to.
+        UserError: The file cannot be written to.
     """
     from repro.distributed import initialise
     from repro.methods.cost import trace

@@ -119,12 +119,12 @@ class Step:
         """Builds what the row trains, and loads its batch: decoding is no part of the step.
 
         Args:
-            run: the row; `optimization.batch` images make the batch.
-            build: makes what the row trains.
-            device: where it is trained.
+            run: The row; `optimization.batch` images make the batch.
+            build: Makes what the row trains.
+            device: Where it is trained.
 
         Raises:
-            UserError: settings that do not fit each other.
+            UserError: Settings that do not fit each other.
         """
         self.method, self.batch = run.method, run.optimization.batch
         self.learner = build(with_random_localizer(run), _images_for(run), device)
@@ -213,18 +213,18 @@ def measure(
     """Measures what a step of a row and of its baseline costs; they are timed in turn.
 
     Args:
-        run: the row; `optimization.batch` images a step.
-        baseline: the row without masking.
-        build: makes what they train.
-        device: where they are trained.
-        rounds: steps of each that are timed, after one that warms up; 0 leaves time out.
-        with_bound: whether to time the bare step of `repro.bench.bound` in turn with them.
+        run: The row; `optimization.batch` images a step.
+        baseline: The row without masking.
+        build: Makes what they train.
+        device: Where they are trained.
+        rounds: Steps of each that are timed, after one that warms up; 0 leaves time out.
+        with_bound: Whether to time the bare step of `repro.bench.bound` in turn with them.
 
     Returns:
         The cost of the row and that of its baseline.
 
     Raises:
-        UserError: settings that do not fit each other.
+        UserError: Settings that do not fit each other.
     """
     baseline_step = Step(baseline, build, device)
     rivals = {"baseline": baseline_step}
@@ -263,13 +263,13 @@ def trace(run: Run, build: Build, device: torch.device, path: Path) -> None:
     The step is built anew, so that a row can be traced when its numbers are out: a profiler is apt to fail.
 
     Args:
-        run: the row; `optimization.batch` images a step.
-        build: makes what is trained.
-        device: where it is trained.
-        path: of the file; it need not exist.
+        run: The row; `optimization.batch` images a step.
+        build: Makes what is trained.
+        device: Where it is trained.
+        path: Of the file; it need not exist.
 
     Raises:
-        UserError: settings that do not fit each other, or a file that cannot be written to.
+        UserError: Settings that do not fit each other, or a file that cannot be written to.
     """
     step = Step(run, build, device)
     step()  # in which optimizers make their state
@@ -311,8 +311,8 @@ def count_passes(modules: Mapping[str, nn.Module], batch: int) -> Iterator[Passe
     that reaches a network's output.
 
     Args:
-        modules: what to look for networks in, by name; under the empty name, networks are called by their own names.
-        batch: images that make a whole pass.
+        modules: What to look for networks in, by name; under the empty name, networks are called by their own names.
+        batch: Images that make a whole pass.
 
     Yields:
         The passes, which grow as the block runs.

@@ -43,6 +43,6 @@ def write_symptoms(path: Path, symptoms: Sequence[Symptom]) -> None:
     """Writes a `health.json`.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: It cannot be written.
     """
     write_json(path, [asdict(symptom) for symptom in symptoms])

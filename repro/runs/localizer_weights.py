@@ -66,7 +66,7 @@ class LocalizerWeights:
         """Returns whether a file does not hold them: cut off, or another one. Told of torchvision's alone, by its hash.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: It cannot be read.
         """
         if self.network != "resnet50":
             return False
@@ -88,8 +88,8 @@ def weights_named(network: str, weights: str) -> LocalizerWeights | None:
     """Returns the weights of a localizer; None where they are installed, or random.
 
     Args:
-        network: as `localizer.network` names it.
-        weights: as `localizer.weights` does.
+        network: As `localizer.network` names it.
+        weights: As `localizer.weights` does.
     """
     if network == "efficientnet-lite0" or (weights == "random" and network != "checkpoint"):
         return None

@@ -54,7 +54,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Returns the rows of a file of metrics, which a run may still be writing; none where there is no such file.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: It cannot be read.
     """
     if not exists(path):
         return []

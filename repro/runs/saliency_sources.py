@@ -51,7 +51,7 @@ class SaliencySource:
         """Reads a source as settings have it, for example `network` or `truth-dilated-2`.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: There is none of that name.
         """
         name, number = text, ""
         if match := re.fullmatch(r"(.+)-([1-9]\d?)", text):

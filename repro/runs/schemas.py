@@ -62,11 +62,11 @@ class Schema:
         """Returns the content of a file, which has this schema; further fields, of later versions, may stand in it.
 
         Args:
-            content: what the file holds, or one of several such contents.
-            path: the file, for the message.
+            content: What the file holds, or one of several such contents.
+            path: The file, for the message.
 
         Raises:
-            UserError: names the file and its first wrong field.
+            UserError: Names the file and its first wrong field.
         """
         if not isinstance(content, dict):
             raise UserError(f"{path} holds a {type(content).__name__}, not fields by name", mend=self.mend)
@@ -82,7 +82,7 @@ class Schema:
         """Reads a JSON file of this schema.
 
         Raises:
-            UserError: it cannot be read, or its content is another.
+            UserError: It cannot be read, or its content is another.
         """
         return self.verify(read_json(path, self.mend), path)
 
@@ -90,7 +90,7 @@ class Schema:
         """Reads a JSON file that holds a list of contents of this schema.
 
         Raises:
-            UserError: it cannot be read, or its content is another.
+            UserError: It cannot be read, or its content is another.
         """
         entries = read_json(path, self.mend)
         if not isinstance(entries, list):
@@ -102,11 +102,11 @@ def read_json(path: Path, mend: str) -> Any:
     """Reads a small JSON file of ours.
 
     Args:
-        path: the file.
-        mend: what a person can do where it cannot be read.
+        path: The file.
+        mend: What a person can do where it cannot be read.
 
     Raises:
-        UserError: it is missing, no regular file, too large, or no JSON.
+        UserError: It is missing, no regular file, too large, or no JSON.
     """
     with reading(path, mend):
         return json.loads(read_regular(path, LARGEST_BYTES).decode())

@@ -19,8 +19,8 @@ def crop_maps(maps: Tensor, boxes: Tensor, sizes: Tensor, flips: Tensor, grid: i
         boxes: B×4, top, left, height and width of each view in its image's pixels, before it was resized.
         sizes: B×2, height and width of each image in pixels.
         flips: B, boolean, whether the view was flipped from left to right.
-        grid: cells a side of a view.
-        exact: whether a view's cell is the mean over just its area, as for the true mask of an object; otherwise cells
+        grid: Cells a side of a view.
+        exact: Whether a view's cell is the mean over just its area, as for the true mask of an object; otherwise cells
             are weighted by a triangle around its centre, see `SMOOTHING`.
 
     Returns:

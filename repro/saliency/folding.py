@@ -21,7 +21,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     any more, and whose `forward` torch.fx can trace.
 
     Args:
-        network: is changed, and put in eval mode.
+        network: Is changed, and put in eval mode.
 
     Returns:
         The same network.

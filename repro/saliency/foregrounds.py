@@ -28,8 +28,8 @@ class Foregrounds(Protocol):
 
         Args:
             views: B×3×H×W, augmented and normalised.
-            batch: of `TwoViews` or `ViewDraws`, which the views were made from.
-            name: which of its views they are, `query` or `key`.
+            batch: Of `TwoViews` or `ViewDraws`, which the views were made from.
+            name: Which of its views they are, `query` or `key`.
 
         Returns:
             B×g×g, boolean, on the views' device.
@@ -131,10 +131,10 @@ def crop_batch(maps: Tensor, batch: Mapping[str, Any], name: str, grid: int, *, 
 
     Args:
         maps: N×G×G, of all images.
-        batch: of `TwoViews` or `ViewDraws`.
-        name: which of its views, `query` or `key`.
-        grid: cells a side of a view.
-        exact: see `crop_maps`.
+        batch: Of `TwoViews` or `ViewDraws`.
+        name: Which of its views, `query` or `key`.
+        grid: Cells a side of a view.
+        exact: See `crop_maps`.
 
     Returns:
         B×grid×grid, on the maps' device.

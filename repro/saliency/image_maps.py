@@ -61,9 +61,9 @@ def network_maps(settings: LocalizerSettings, images: Images, seed: int) -> MapS
     reads foreground off it compares cells with each other alone.
 
     Args:
-        settings: which network, and the side of the images that it sees.
-        images: of the data set.
-        seed: of random weights.
+        settings: Which network, and the side of the images that it sees.
+        images: Of the data set.
+        seed: Of random weights.
     """
     side = settings.image_side
     identity: dict[str, Any] = {"network": settings.network, "weights": settings.sha256 or settings.weights}
@@ -93,16 +93,16 @@ def load_maps(source: MapSource, images: Images, device: torch.device, *, worker
     others have written meanwhile.
 
     Args:
-        source: of the maps.
-        images: of the data set; nothing is kept where their fingerprint is empty.
-        device: where maps are computed, and where they are returned.
-        workers: processes that load images.
+        source: Of the maps.
+        images: Of the data set; nothing is kept where their fingerprint is empty.
+        device: Where maps are computed, and where they are returned.
+        workers: Processes that load images.
 
     Returns:
         N×G×G in half precision; on the CPU in the memory of a file that all processes share.
 
     Raises:
-        UserError: an image cannot be read, or the localizer cannot be had.
+        UserError: An image cannot be read, or the localizer cannot be had.
     """
     fingerprint = images.fingerprint()
     file = MapFile(map_path(source.identity, fingerprint) if fingerprint else None, len(images), source.grid)

@@ -32,9 +32,9 @@ class Localizer(nn.Module):
         """Freezes a network.
 
         Args:
-            network: maps B×3×H×W to the activations of its last stage, B×D×h×w.
-            mean: mean of each channel that was subtracted from the network's training images, with pixels in 0..1.
-            std: standard deviation of each channel that these were divided by.
+            network: Maps B×3×H×W to the activations of its last stage, B×D×h×w.
+            mean: Mean of each channel that was subtracted from the network's training images, with pixels in 0..1.
+            std: Standard deviation of each channel that these were divided by.
         """
         super().__init__()
         # Depthwise convolution is three times faster in this layout, on CPUs too.
@@ -50,11 +50,11 @@ class Localizer(nn.Module):
         """Makes sure that the network's grid is the one that patches are drawn on; networks differ in how they round.
 
         Args:
-            side: of what the network sees, in pixels.
-            setting: where the side comes from, for the error.
+            side: Of what the network sees, in pixels.
+            setting: Where the side comes from, for the error.
 
         Raises:
-            UserError: the activations of a side×side view have another shape, or the network takes no such view.
+            UserError: The activations of a side×side view have another shape, or the network takes no such view.
         """
         cells = grid_of(side)
         try:
@@ -92,7 +92,7 @@ def grid_of(crop: int) -> int:
     """Returns the number of cells a side of the activations of a crop×crop view; a patch is one cell.
 
     Raises:
-        UserError: the crop is no multiple of the grid, so that patches would not tile it.
+        UserError: The crop is no multiple of the grid, so that patches would not tile it.
     """
     # Rounded up, as networks do whose convolutions pad.
     cells = -(-max(crop, MIN_GRID * STRIDE) // STRIDE)

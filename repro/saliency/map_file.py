@@ -39,8 +39,8 @@ def map_path(identity: Mapping[str, Any], fingerprint: str) -> Path:
     """Returns the file of the maps of one source and data set.
 
     Args:
-        identity: what tells the source of the maps from another; JSON values.
-        fingerprint: of the images.
+        identity: What tells the source of the maps from another; JSON values.
+        fingerprint: Of the images.
     """
     content = json.dumps({**identity, "images": fingerprint, "format": _FORMAT}, sort_keys=True)
     words = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(map(str, identity.values()))).strip("-")[:60]
@@ -59,9 +59,9 @@ class MapFile:
         """Opens the file, and makes it with its folder if it is not there.
 
         Args:
-            path: the file; None keeps the maps in memory.
-            count: number N of maps.
-            grid: cells a side G of each.
+            path: The file; None keeps the maps in memory.
+            count: Number N of maps.
+            grid: Cells a side G of each.
         """
         self.count, self.grid, self.path = count, grid, path
         self._unwritten: dict[int, Maps] = {}

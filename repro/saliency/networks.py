@@ -26,17 +26,17 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
     Args:
         network: `resnet50` (torchvision's; the paper's), `efficientnet-lite0` (weights installed with salmask, no
             download), `timm/NAME`, or `checkpoint` (one of our own backbones, named by `weights`).
-        weights: for `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` gives an untrained
+        weights: For `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` gives an untrained
             network of any kind but `checkpoint`; otherwise unused.
-        seed: seed of random weights; the same one gives the same network in every process.
-        sha256: hex digits of the hash of the checkpoint's content; empty where it is not known.
+        seed: Seed of random weights; the same one gives the same network in every process.
+        sha256: Hex digits of the hash of the checkpoint's content; empty where it is not known.
 
     Returns:
         The network up to its last stage, frozen. With the paper's weights it has seen the labels of ImageNet-1K, those
         of ImageNet-100 among them (`docs/fidelity.md`, B17).
 
     Raises:
-        UserError: an unknown network or weights, or weights that cannot be had here or are not those of the hash.
+        UserError: An unknown network or weights, or weights that cannot be had here or are not those of the hash.
     """
     # Also where trained weights follow: building a network draws initial ones, and must not move the stream of a run.
     with torch.random.fork_rng(devices=[]):

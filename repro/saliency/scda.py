@@ -27,8 +27,8 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
 
     Args:
         activations: B×D×h×w, of a frozen network.
-        relax: how many standard deviations below the mean still count.
-        row_sorted: whether to do as the released code does (localize.py:83-87), which sorts each row of the map before
+        relax: How many standard deviations below the mean still count.
+        row_sorted: Whether to do as the released code does (localize.py:83-87), which sorts each row of the map before
             reading it, and so pushes the foreground of every row to the right.
 
     Returns:

@@ -24,15 +24,15 @@ def build_foregrounds(run: Run, device: torch.device, images: Images | None) -> 
     """Makes what tells foreground from background in the views of a run that masks.
 
     Args:
-        run: its localizer, and whether it uses one.
-        device: where the views are.
-        images: of the data set; only maps of whole images need them, which are computed here where they are missing.
+        run: Its localizer, and whether it uses one.
+        device: Where the views are.
+        images: Of the data set; only maps of whole images need them, which are computed here where they are missing.
 
     Returns:
         What does so for masked views, and for keys that become hard negatives: one and the same, or two.
 
     Raises:
-        UserError: the localizer cannot be had, its grid does not fit the views, or the images have no true masks.
+        UserError: The localizer cannot be had, its grid does not fit the views, or the images have no true masks.
     """
     if not run.guided:
         everywhere = Everywhere(grid_of(run.data.crop))
@@ -46,12 +46,12 @@ def map_source(run: Run, images: Images, source: SaliencySource) -> MapSource:
     """Returns what makes the maps of whole images of a run.
 
     Args:
-        run: whose localizer it is.
-        images: of the data set.
-        source: the network, or one of true masks; those that are inverted or at random begin with the truth.
+        run: Whose localizer it is.
+        images: Of the data set.
+        source: The network, or one of true masks; those that are inverted or at random begin with the truth.
 
     Raises:
-        UserError: the images have no true masks.
+        UserError: The images have no true masks.
     """
     if not source.needs_masks:
         return network_maps(run.localizer, images, run.seed)
@@ -63,7 +63,7 @@ def _with_masks(images: Images, source: SaliencySource, run: Run) -> Scenes:
     """Returns the images as such that have true masks.
 
     Raises:
-        UserError: they have none.
+        UserError: They have none.
     """
     if isinstance(images, Scenes):
         return images

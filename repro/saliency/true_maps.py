@@ -23,8 +23,8 @@ def true_maps(source: SaliencySource, scenes: Scenes) -> MapSource:
     """Returns the true masks of scenes as a source of maps, changed as the source says.
 
     Args:
-        source: of the kinds that change the mask, or `truth` itself.
-        scenes: the images.
+        source: Of the kinds that change the mask, or `truth` itself.
+        scenes: The images.
     """
     return MapSource(
         {"source": str(source), "cells": CELLS}, CELLS, TrueMaps(source, scenes), lambda _: lambda maps: maps
@@ -49,8 +49,8 @@ def changed(mask: Mask, source: SaliencySource, index: int) -> Mask:
 
     Args:
         mask: S×S, with at least one pixel.
-        source: which change, and by how many cells of the image.
-        index: of the image, which has a direction of its own to be shifted into.
+        source: Which change, and by how many cells of the image.
+        index: Of the image, which has a direction of its own to be shifted into.
 
     Returns:
         S×S, with at least one pixel too.

@@ -24,11 +24,11 @@ class BackgroundWriter:
         """Copies a snapshot to the host, and lets the thread save it once the one before is saved.
 
         Args:
-            content: tensors and plain values, nested in dictionaries, lists and tuples.
-            save: writes it; called in the thread.
+            content: Tensors and plain values, nested in dictionaries, lists and tuples.
+            save: Writes it; called in the thread.
 
         Raises:
-            UserError: the snapshot before could not be written.
+            UserError: The snapshot before could not be written.
         """
         self.wait()
         self._pending = self._thread.submit(save, copied_to_host(content))
@@ -37,7 +37,7 @@ class BackgroundWriter:
         """Waits until everything is written.
 
         Raises:
-            UserError: it could not be.
+            UserError: It could not be.
         """
         if self._pending is None:
             return

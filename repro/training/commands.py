@@ -26,9 +26,9 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
     """Builds the command `salmask pretrain`.
 
     Args:
-        resolve: returns the run of a method; handed in, as this room knows no methods.
-        carry_out: carries the pretraining out in this process.
-        methods: returns the names of the methods, for completion.
+        resolve: Returns the run of a method; handed in, as this room knows no methods.
+        carry_out: Carries the pretraining out in this process.
+        methods: Returns the names of the methods, for completion.
     """
     app = typer.Typer(add_completion=False)
 

@@ -13,7 +13,7 @@ def compile_step(model: nn.Module) -> None:
     between. The rest of a step is little work, and partly drawn from generators that the compiler does not know.
 
     Args:
-        model: on its device and in its memory layout; before DDP wraps it.
+        model: On its device and in its memory layout; before DDP wraps it.
     """
     for module in model.modules():
         if isinstance(module, ResNet):

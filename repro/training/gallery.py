@@ -52,7 +52,7 @@ def draw_gallery(stages: Stages, path: Path) -> None:
     that a method does not have are left out.
 
     Args:
-        stages: what happened to the batch.
+        stages: What happened to the batch.
         path: PNG, written atomically.
     """
     columns = [("query view", stages.query)]
@@ -72,7 +72,7 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
     """Draws columns of pictures side by side, one row for each image.
 
     Args:
-        columns: title and pictures B×3×H×W in 0..1, of the same images in each.
+        columns: Title and pictures B×3×H×W in 0..1, of the same images in each.
 
     Returns:
         The content of a PNG.
@@ -103,7 +103,7 @@ def spread(pictures: Tensor, rows: int, step: int) -> Tensor:
     Args:
         pictures: N×3×H×W.
         rows: B, of which every `step`-th takes a picture: N is B / step, rounded up.
-        step: images of a group.
+        step: Images of a group.
 
     Returns:
         B×3×H×W.

@@ -149,7 +149,7 @@ class FiniteGuard(Hook):
         """Raises an error if any step so far was bad on any rank; waits for the device, and is a collective.
 
         Raises:
-            DivergenceError: the gradient or a loss of a step was not finite; it names the first such step.
+            DivergenceError: The gradient or a loss of a step was not finite; it names the first such step.
         """
         if self._first_bad is None:
             return
@@ -294,7 +294,7 @@ class MetricsFile(BaseVisBackend):
         """Appends the scalars of a step as one line; what is no number is left out.
 
         Raises:
-            UserError: the file cannot be written to, or the disk is full.
+            UserError: The file cannot be written to, or the disk is full.
         """
         values = {k: float(v) for k, v in scalar_dict.items() if isinstance(v, int | float | Tensor) and k != "step"}
         try:
@@ -309,14 +309,14 @@ def forget_after(path: Path, step: int) -> int:
     """Drops the metrics of steps that a resumed run will make again, and lines that nobody can read.
 
     Args:
-        path: of a file of metrics, one JSON object with a `step` on each line; it need not exist.
-        step: the last one whose metrics stay.
+        path: Of a file of metrics, one JSON object with a `step` on each line; it need not exist.
+        step: The last one whose metrics stay.
 
     Returns:
         The number of lines that stay.
 
     Raises:
-        UserError: the file cannot be read, or not be written.
+        UserError: The file cannot be read, or not be written.
     """
     if not exists(path):
         return 0

@@ -58,15 +58,15 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     """Makes the learner of a contrastive framework, plain or with the paper's masking.
 
     Args:
-        run: of a framework that the core knows.
-        images: to train on.
-        device: where the model goes.
+        run: Of a framework that the core knows.
+        images: To train on.
+        device: Where the model goes.
 
     Returns:
         The learner, its model on the device with the weights that the run's seed gives.
 
     Raises:
-        UserError: the run is of a kind that only `baselines` knows, or does not fit the data, the localizer or the
+        UserError: The run is of a kind that only `baselines` knows, or does not fit the data, the localizer or the
             number of processes.
     """
     if not FRAMEWORKS[run.framework].model or run.masking.strategy is Strategy.learned:
@@ -98,11 +98,11 @@ def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
     """Builds the contrastive model of a run, with fresh weights, on the CPU.
 
     Args:
-        run: of a contrastive framework.
-        preprocessor: turns a batch of the loader into `Views`.
+        run: Of a contrastive framework.
+        preprocessor: Turns a batch of the loader into `Views`.
 
     Raises:
-        UserError: the settings do not fit the number of processes.
+        UserError: The settings do not fit the number of processes.
     """
     # The table of frameworks holds its models' names instead of the functions, as it is read where there is no torch.
     build: Callable[[Run, ViewMaker | None], ContrastiveModel] = pkgutil.resolve_name(FRAMEWORKS[run.framework].model)
@@ -113,15 +113,15 @@ def build_view_maker(run: Run, device: torch.device, images: Images | None = Non
     """Puts the augmentation, localizer and masking of a run together, on the device.
 
     Args:
-        run: whose views are made.
-        device: where they are made.
-        images: that they are made of; needed only where the localizer sees whole images, which it does here.
+        run: Whose views are made.
+        device: Where they are made.
+        images: That they are made of; needed only where the localizer sees whole images, which it does here.
 
     Returns:
         What turns a batch of the loader into the network's inputs, on the device.
 
     Raises:
-        UserError: the localizer cannot be had, or the grid does not divide the crop.
+        UserError: The localizer cannot be had, or the grid does not divide the crop.
     """
     foregrounds, hard_foregrounds = build_foregrounds(run, device, images) if run.masks else (None, None)
     return ViewMaker(

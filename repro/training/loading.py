@@ -33,15 +33,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         """Plans the epochs.
 
         Args:
-            count: number of images.
-            batch: images of a step, over all ranks.
-            seed: of the order in which they come.
-            drop_last: leave out of each epoch what does not fill a batch. Otherwise the last batch is smaller; where
+            count: Number of images.
+            batch: Images of a step, over all ranks.
+            seed: Of the order in which they come.
+            drop_last: Leave out of each epoch what does not fill a batch. Otherwise the last batch is smaller; where
                 the ranks cannot share it evenly, images from the epoch's beginning fill it up, as in torch's
                 DistributedSampler.
 
         Raises:
-            UserError: there are fewer images than a batch holds, or the ranks cannot share a batch evenly.
+            UserError: There are fewer images than a batch holds, or the ranks cannot share a batch evenly.
         """
         if drop_last and batch > count:
             raise UserError(
@@ -77,10 +77,10 @@ def fingerprint_of(*parts: Images) -> str:
     """Returns what tells the images of a training from those of another; a collective, the same on every rank.
 
     Args:
-        parts: what is trained on, and what is scored on.
+        parts: What is trained on, and what is scored on.
 
     Raises:
-        UserError: a file has gone since its folder was read.
+        UserError: A file has gone since its folder was read.
     """
     # Rank 0 alone: of 10^5 files on a network file system it takes minutes.
     return decided_by_first(lambda: " ".join(part.fingerprint() for part in parts))
@@ -159,9 +159,9 @@ def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> L
     Workers neither draw nor keep random numbers of their own, so their number changes no batch.
 
     Args:
-        dataset: its items are named as `batches` names them. One that makes whole batches has a `collate` of its own.
-        batches: yields the names of each batch's items.
-        workers: number of processes; with 0 the main process reads.
+        dataset: Its items are named as `batches` names them. One that makes whole batches has a `collate` of its own.
+        batches: Yields the names of each batch's items.
+        workers: Number of processes; with 0 the main process reads.
     """
     return Loader(
         dataset,

@@ -34,11 +34,11 @@ def require_memory(run: Run, device: torch.device) -> None:
     """Refuses a run that surely takes more memory than its device has.
 
     Args:
-        run: to be trained.
+        run: To be trained.
         device: where.
 
     Raises:
-        UserError: names the settings that take the most, what they take, and what there is.
+        UserError: Names the settings that take the most, what they take, and what there is.
     """
     parts = least_bytes(run)
     needed, available = sum(parts.values()), total_memory(device)

@@ -22,8 +22,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizationSe
     main_moco.py). LARS see `build_lars`.
 
     Args:
-        parameters: what to train.
-        settings: optimizer, rate, momentum, weight decay.
+        parameters: What to train.
+        settings: Optimizer, rate, momentum, weight decay.
     """
     if settings.optimizer is Optimizer.lars:
         return build_lars(parameters, settings.lr, settings.momentum, settings.weight_decay, settings.lars_eta)
@@ -39,11 +39,11 @@ def build_lars(
     under momentum. Biases and the scales of norms, all of one dimension, follow plain SGD without weight decay.
 
     Args:
-        parameters: what to train.
-        lr: learning rate; also the most that the layer-wise rate may be (their `clip_lr`).
-        momentum: of SGD.
+        parameters: What to train.
+        lr: Learning rate; also the most that the layer-wise rate may be (their `clip_lr`).
+        momentum: Of SGD.
         weight_decay: wd.
-        eta: trust coefficient.
+        eta: Trust coefficient.
 
     Returns:
         The optimizer, with a group of matrices and kernels and one of what has one dimension, where there are such.
@@ -66,9 +66,9 @@ def build_schedulers(
     """Builds the course of an optimizer's learning rate: a linear warm-up, if any, then a cosine to 0 or tenfold steps.
 
     Args:
-        optimizer: its learning rate is the highest of the course.
-        settings: epochs, warm-up, schedule, and whether the rate changes with each epoch or each step.
-        steps_per_epoch: number of batches that the loader gives.
+        optimizer: Its learning rate is the highest of the course.
+        settings: Epochs, warm-up, schedule, and whether the rate changes with each epoch or each step.
+        steps_per_epoch: Number of batches that the loader gives.
 
     Returns:
         The schedulers, to be stepped together.

@@ -51,9 +51,9 @@ def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, devic
     """Returns the optimizer in mmengine's wrapper for this precision; fp16 comes with a loss scaler.
 
     Args:
-        optimizer: of weights in single precision, whatever the passes are in.
-        precision: of the forward and backward pass.
-        device: of the model.
+        optimizer: Of weights in single precision, whatever the passes are in.
+        precision: Of the forward and backward pass.
+        device: Of the model.
     """
     if precision is Precision.fp32:
         return OptimWrapper(optimizer)
@@ -68,9 +68,9 @@ def wrap_optimizers(
     """Returns what a model's `train_step` is given: one optimizer's wrapper, or an `OptimWrapperDict` of several.
 
     Args:
-        optimizers: by name; each has a loss scaler of its own where there is one.
-        precision: of all forward and backward passes.
-        device: of the model.
+        optimizers: By name; each has a loss scaler of its own where there is one.
+        precision: Of all forward and backward passes.
+        device: Of the model.
     """
     wrappers = {name: wrap_optimizer(optimizer, precision, device) for name, optimizer in optimizers.items()}
     return OptimWrapperDict(**wrappers) if len(wrappers) > 1 else next(iter(wrappers.values()))

@@ -55,8 +55,8 @@ class Augmenter(BaseDataPreprocessor):
         """Lets views be cropped from images on the device, where batches are those of `ViewDraws`.
 
         Args:
-            resident: the images that the batches name.
-            size: side of a view in pixels.
+            resident: The images that the batches name.
+            size: Side of a view in pixels.
         """
         self._resident = (resident, size)
 
@@ -76,8 +76,8 @@ class Augmenter(BaseDataPreprocessor):
         """Returns augmented images.
 
         Args:
-            batch: of a `RandomViews` or a `ViewDraws`, on the host.
-            name: of the view.
+            batch: Of a `RandomViews` or a `ViewDraws`, on the host.
+            name: Of the view.
 
         Returns:
             B×3×S×S in 0..1, on the device. Where the loader has applied the draws with PIL, only the range changes.
@@ -120,13 +120,13 @@ class ViewMaker(Augmenter):
         """Assembles the steps.
 
         Args:
-            seed: of the run.
-            augmentation: what the loader drew from, and who applies it.
-            masking: what masks the views; none for plain contrastive learning.
-            foregrounds: tells where the objects are; none where nothing is masked.
-            hard_foregrounds: tells where those are that hard negatives lose; other ones only where the key itself is
+            seed: Of the run.
+            augmentation: What the loader drew from, and who applies it.
+            masking: What masks the views; none for plain contrastive learning.
+            foregrounds: Tells where the objects are; none where nothing is masked.
+            hard_foregrounds: Tells where those are that hard negatives lose; other ones only where the key itself is
                 not masked. None: the same.
-            channels_last: whether the network's inputs have their channels last in memory.
+            channels_last: Whether the network's inputs have their channels last in memory.
         """
         super().__init__(augmentation)
         self.seed, self.masking = seed, masking

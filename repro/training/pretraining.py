@@ -49,14 +49,14 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
     """Carries a run's pretraining out, or goes on with it; a finished one is left as it is.
 
     Args:
-        run: what to train.
-        folder: the run's folder; `backbone.pth` there is the result.
-        device: this process's, from `repro.distributed.initialise`.
-        build: makes the learner, that is, the model with its optimizers and data.
+        run: What to train.
+        folder: The run's folder; `backbone.pth` there is the result.
+        device: This process's, from `repro.distributed.initialise`.
+        build: Makes the learner, that is, the model with its optimizers and data.
 
     Raises:
-        UserError: data, settings or an earlier checkpoint do not fit.
-        DivergenceError: a gradient or loss was not finite.
+        UserError: Data, settings or an earlier checkpoint do not fit.
+        DivergenceError: A gradient or loss was not finite.
     """
     if work := prepare_pretraining(run, folder, device, build):
         work()
@@ -71,13 +71,13 @@ def prepare_pretraining(
     folder is touched.
 
     Args:
-        run: what to train.
-        folder: the run's folder.
-        device: this process's, from `repro.distributed.initialise`.
-        build: makes the learner.
+        run: What to train.
+        folder: The run's folder.
+        device: This process's, from `repro.distributed.initialise`.
+        build: Makes the learner.
 
     Raises:
-        UserError: data or settings do not fit.
+        UserError: Data or settings do not fit.
     """
     if is_pretrained(folder):
         log.info("%s is pretrained already", folder.path)
@@ -133,10 +133,10 @@ def is_pretrained(folder: RunFolder) -> bool:
     Rank 0 decides by what it sees. Where it sees the backbone, every rank has seen it too before this returns.
 
     Args:
-        folder: the run's.
+        folder: The run's.
 
     Raises:
-        UserError: a rank does not come to see what rank 0 sees.
+        UserError: A rank does not come to see what rank 0 sees.
     """
     is_there = decided_by_first(lambda: folder.pretrained)
     if is_there:
@@ -168,7 +168,7 @@ def open_data(run: Run, split: Split) -> Images:
     """Opens the images of one split of a run's data set: the original ones, or those that were decoded before.
 
     Raises:
-        UserError: the data set is unknown, its root missing or broken, or it is not cached at the run's side.
+        UserError: The data set is unknown, its root missing or broken, or it is not cached at the run's side.
     """
     data = run.data
     images = open_images(data.dataset, split, root_of(run, data.dataset), data.scenes)
@@ -183,12 +183,12 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
     Whatever can be refused cheaply is refused here, before anything is built.
 
     Args:
-        run: whose batch, seed and precision count.
-        images: to train on.
-        device: this process's.
+        run: Whose batch, seed and precision count.
+        images: To train on.
+        device: This process's.
 
     Raises:
-        UserError: batch or precision do not fit the data, the device or the number of processes.
+        UserError: Batch or precision do not fit the data, the device or the number of processes.
     """
     settings = run.optimization
     if settings.precision is Precision.fp16 and device.type == "cpu":
@@ -213,15 +213,15 @@ def with_resident_images(learner: Learner, run: Run, device: torch.device) -> Le
     """Moves a learner's images into the device's memory, and lets its views be cropped there.
 
     Args:
-        learner: its data set is not changed; its data preprocessor is.
-        run: how many processes decode, and a name for the error.
-        device: where the images go.
+        learner: Its data set is not changed; its data preprocessor is.
+        run: How many processes decode, and a name for the error.
+        device: Where the images go.
 
     Returns:
         The learner with a data set that hands out draws alone.
 
     Raises:
-        UserError: they do not fit, or the learner does not see random views.
+        UserError: They do not fit, or the learner does not see random views.
     """
     views, maker = learner.dataset, learner.model.data_preprocessor
     if not (isinstance(views, RandomViews) and isinstance(maker, Augmenter)):
@@ -237,14 +237,14 @@ def build_training(
     """Puts together the training that mmengine's Runner drives.
 
     Args:
-        run: what is trained, and how.
-        folder: the run's, which takes checkpoints, metrics, logs and gallery.
-        learner: its model is on the device.
-        batches: which images each step sees.
-        device: this process's.
+        run: What is trained, and how.
+        folder: The run's, which takes checkpoints, metrics, logs and gallery.
+        learner: Its model is on the device.
+        batches: Which images each step sees.
+        device: This process's.
 
     Raises:
-        UserError: the images are to lie on the device, and do not fit or cannot be cropped there.
+        UserError: The images are to lie on the device, and do not fit or cannot be cropped there.
     """
     if run.machine.resident:
         learner = with_resident_images(learner, run, device)

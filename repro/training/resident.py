@@ -52,11 +52,11 @@ class ResidentImages:
         """Reserves the memory.
 
         Args:
-            sizes: of the images.
-            device: where they go.
+            sizes: Of the images.
+            device: Where they go.
 
         Raises:
-            UserError: they do not fit.
+            UserError: They do not fit.
         """
         self.sizes = sizes
         lengths = 3 * sizes.prod(1)
@@ -83,15 +83,15 @@ class ResidentImages:
         """Decodes all images, each in one of the ranks, and copies them to the device of every rank.
 
         Args:
-            images: of the training split.
-            device: where they go.
-            workers: decoding processes of this rank; with 0 it decodes by itself.
+            images: Of the training split.
+            device: Where they go.
+            workers: Decoding processes of this rank; with 0 it decodes by itself.
 
         Returns:
             The images, the same bytes on every rank.
 
         Raises:
-            UserError: an image is broken, or they do not fit into the device's memory.
+            UserError: An image is broken, or they do not fit into the device's memory.
         """
         resident = cls(read_sizes(images, workers), device)
         began = time.monotonic()
@@ -114,7 +114,7 @@ class ResidentImages:
             index: B, of the images.
             boxes: B×4, top, left, height and width in pixels.
             size: S, side of the crops in pixels.
-            interpolation: of the resizing.
+            interpolation: Of the resizing.
 
         Returns:
             B×3×S×S floats, whole numbers in 0..255, on the device.
@@ -142,7 +142,7 @@ class ResidentImages:
 
         Args:
             boxes: B×4.
-            order: of the views, those of the longest boxes first; none where all windows are to be of one size.
+            order: Of the views, those of the longest boxes first; none where all windows are to be of one size.
         """
         longest = [] if order is None else boxes[order, 2:].amax(1).tolist()
         start = 0
@@ -211,11 +211,11 @@ def read_sizes(images: Images, workers: int) -> Sizes:
     """Returns the sizes of images, from their headers where these tell.
 
     Args:
-        images: of any kind.
-        workers: reading processes; with 0 this one reads by itself.
+        images: Of any kind.
+        workers: Reading processes; with 0 this one reads by itself.
 
     Raises:
-        UserError: an image is broken.
+        UserError: An image is broken.
     """
     if isinstance(images, CachedImages):
         arrays = images.arrays()

@@ -65,14 +65,14 @@ class SaveCheckpoint(Hook):
         """Prepares to save.
 
         Args:
-            folder: where the checkpoints go.
-            run_id: the run that they belong to.
-            every: steps between two checkpoints of an epoch.
-            guard: is asked before each checkpoint whether all numbers so far were finite.
-            info: knows the numbers of the steps since the last line of the log.
-            health: the run's record of what went wrong, if it keeps one.
-            saves: whether to save at all; a process that is asked to stop ends after its step in any case.
-            data: fingerprint of the images; empty where the checkpoints do not hold it.
+            folder: Where the checkpoints go.
+            run_id: The run that they belong to.
+            every: Steps between two checkpoints of an epoch.
+            guard: Is asked before each checkpoint whether all numbers so far were finite.
+            info: Knows the numbers of the steps since the last line of the log.
+            health: The run's record of what went wrong, if it keeps one.
+            saves: Whether to save at all; a process that is asked to stop ends after its step in any case.
+            data: Fingerprint of the images; empty where the checkpoints do not hold it.
         """
         self.data = data
         self.folder, self.run_id, self.every, self.guard, self.info = folder, run_id, every, guard, info
@@ -107,7 +107,7 @@ class SaveCheckpoint(Hook):
         """Waits until the last checkpoint is on the disk; to be called however the training ends.
 
         Raises:
-            UserError: it cannot be written, or the disk is full; the earlier checkpoints are untouched.
+            UserError: It cannot be written, or the disk is full; the earlier checkpoints are untouched.
         """
         self._writer.wait()
 
@@ -155,12 +155,12 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
     """Writes a training's checkpoint of a step, then removes all but the newest `CHECKPOINTS_KEPT`.
 
     Args:
-        folder: of the training's checkpoints.
-        step: number of steps made.
-        content: tensors and plain values alone, as `read_checkpoint` reads nothing else.
+        folder: Of the training's checkpoints.
+        step: Number of steps made.
+        content: Tensors and plain values alone, as `read_checkpoint` reads nothing else.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk is full; the earlier checkpoints are untouched.
+        UserError: The folder cannot be written to, or the disk is full; the earlier checkpoints are untouched.
     """
     # In this order: at every moment there are whole checkpoints on the disk, whenever the process is killed.
     write_atomically(folder / f"step_{step:08d}.pth", lambda file: torch.save(content, file))
@@ -195,8 +195,8 @@ def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
     """Returns, in words, which checkpoint a training that diverged can go back to.
 
     Args:
-        folder: of the training's checkpoints.
-        health: where the training recorded what went wrong; what had by that step is told as well.
+        folder: Of the training's checkpoints.
+        health: Where the training recorded what went wrong; what had by that step is told as well.
     """
     paths = checkpoints(folder)
     if not paths:
@@ -214,15 +214,15 @@ def newest_checkpoint(
     Rank 0 finds it, and all ranks read that one. Temporary files that a killed process left are removed on the way.
 
     Args:
-        folder: of the training's checkpoints.
-        check: is given the content and the path of the newest readable checkpoint, and raises a UserError where it
+        folder: Of the training's checkpoints.
+        check: Is given the content and the path of the newest readable checkpoint, and raises a UserError where it
             belongs to another training.
 
     Returns:
         The path and the content, or nothing where the folder holds no checkpoint.
 
     Raises:
-        UserError: there are checkpoints and none can be read, `check` refuses the newest readable one, or what has a
+        UserError: There are checkpoints and none can be read, `check` refuses the newest readable one, or what has a
             checkpoint's name is no file.
     """
     here: list[dict[str, Any]] = []
@@ -270,16 +270,16 @@ def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
     """Puts a runner where its newest readable checkpoint left off.
 
     Args:
-        runner: built, not yet trained.
-        folder: of the training's checkpoints.
-        run_id: the run that the checkpoints must belong to.
-        data: fingerprint of the images, which must be those of the checkpoints, where these hold one; empty: any.
+        runner: Built, not yet trained.
+        folder: Of the training's checkpoints.
+        run_id: The run that the checkpoints must belong to.
+        data: Fingerprint of the images, which must be those of the checkpoints, where these hold one; empty: any.
 
     Returns:
         The step to go on from; 0 where there is no checkpoint.
 
     Raises:
-        UserError: a checkpoint belongs to another run, or to other images, or none can be read.
+        UserError: A checkpoint belongs to another run, or to other images, or none can be read.
     """
 
     def check(content: dict[str, Any], path: Path) -> None:
@@ -307,7 +307,7 @@ def _refuse_impossible(runner: Any, content: dict[str, Any], path: Path) -> None
     """Refuses a checkpoint of a step that this training does not have, or of weights that none ends with.
 
     Raises:
-        UserError: names the file, and what is wrong with it.
+        UserError: Names the file, and what is wrong with it.
     """
     step, epoch = content["step"], content["epoch"]
     if step > runner.max_iters or epoch != step // len(runner.train_dataloader):

@@ -186,9 +186,9 @@ class Training:
         """Trains from wherever the newest checkpoint left off to the end.
 
         Raises:
-            DivergenceError: a gradient or loss was not finite.
-            UserError: a checkpoint does not fit, or none can be read.
-            SystemExit: the process was asked to stop; the checkpoint to go on from is saved.
+            DivergenceError: A gradient or loss was not finite.
+            UserError: A checkpoint does not fit, or none can be read.
+            SystemExit: The process was asked to stop; the checkpoint to go on from is saved.
         """
         guard, info = FiniteGuard(self.machine.log_every), RuntimeInfo(self.machine.log_every)
         health = self.folder.health if self.task == PRETRAIN else None

@@ -42,8 +42,8 @@ class StepGraph:
         """Prepares to capture.
 
         Args:
-            model: on a GPU; its `before_replay` and its data preprocessor's do what a step does on the host.
-            wrapper: of the one optimizer.
+            model: On a GPU; its `before_replay` and its data preprocessor's do what a step does on the host.
+            wrapper: Of the one optimizer.
         """
         assert isinstance(model.data_preprocessor, Augmenter)
         self.model, self.preprocessor, self.wrapper = model, model.data_preprocessor, wrapper
@@ -57,7 +57,7 @@ class StepGraph:
         """Makes one step.
 
         Args:
-            batch: the loader's, on the host; as large at every step.
+            batch: The loader's, on the host; as large at every step.
 
         Returns:
             What `train_step` returns, the scalars to log, on the device.

@@ -50,10 +50,10 @@ def load_batch(
     """Loads a batch as training's first epoch does, and the true objects in its views.
 
     Args:
-        run: whose crops and augmentation are drawn.
-        images: the data set.
-        indices: of the images.
-        device: where the objects go.
+        run: Whose crops and augmentation are drawn.
+        images: The data set.
+        indices: Of the images.
+        device: Where the objects go.
 
     Returns:
         The batch of `TwoViews`, and by the names of its views the objects B×H×W, boolean, after the same crops and
@@ -83,11 +83,11 @@ def measure_foregrounds(
     """Measures how well foregrounds cover the main objects in the views that training sees first.
 
     Args:
-        run: whose crops and augmentation are drawn.
-        maker: of a run that masks; what tells its foregrounds is measured.
-        images: the scenes.
-        device: where the views are.
-        count: the first so many images, or all where there are fewer.
+        run: Whose crops and augmentation are drawn.
+        maker: Of a run that masks; what tells its foregrounds is measured.
+        images: The scenes.
+        device: Where the views are.
+        count: The first so many images, or all where there are fewer.
 
     Returns:
         For the `query`, which is masked by it, and the `hard negative`, which is made from the key: `mean IoU`,

@@ -23,7 +23,7 @@ class ViewDraws(Dataset[dict[str, Any]]):
         """Takes over what is drawn.
 
         Args:
-            views: names the views, their settings and the seed; none of its images is read.
+            views: Names the views, their settings and the seed; none of its images is read.
             sizes: N×2, height and width of the images in pixels.
         """
         self.names, self.settings, self.seed = views.names, views.settings, views.seed

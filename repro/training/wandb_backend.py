@@ -25,7 +25,7 @@ def require_wandb() -> None:
     """Checks that the package is installed, without importing it.
 
     Raises:
-        UserError: it is not.
+        UserError: It is not.
     """
     if importlib.util.find_spec("wandb") is None:
         raise UserError(
@@ -44,11 +44,11 @@ class WandbFiles(BaseVisBackend):
         """Names the run; it begins with the first scalars.
 
         Args:
-            folder: that its files go to.
-            run_id: of the run.
-            name: as W&B lists it.
-            group: the sweep.
-            settings: of the run, flat.
+            folder: That its files go to.
+            run_id: Of the run.
+            name: As W&B lists it.
+            group: The sweep.
+            settings: Of the run, flat.
         """
         super().__init__(save_dir=str(folder))
         self._begin_with = {"id": run_id, "name": name, "group": group, "config": dict(settings)}

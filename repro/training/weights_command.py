@@ -57,7 +57,7 @@ def _fetch(weights: LocalizerWeights, source: Path | None) -> str:
     """Sees to it that the weights are there whole; returns how.
 
     Raises:
-        UserError: they cannot be had, or are not those.
+        UserError: They cannot be had, or are not those.
     """
     if weights.network == "resnet50" and weights.weights not in FILES_OF_RESNET50:
         from repro.saliency.networks import build_localizer

@@ -70,7 +70,7 @@ class FamilyVerdict:
 
 
 def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
-    """Roll verdicts up to the sentences that they belong to, one for each setting of ours.
+    """Rolls verdicts up to the sentences that they belong to, one for each setting of ours.
 
     A sentence about the whole is decided by the mean of its differences: seed by seed over all comparisons with two
     pairs of runs or more, then a paired t-test over the seeds that all of these have.

@@ -18,7 +18,7 @@ The interval is symmetric, nearly so where images judge: half of it says where i
 
 
 def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
-    """Print each sentence in each setting: its verdict, its mean, and how its comparisons came out."""
+    """Prints each sentence in each setting: its verdict, its mean, and how its comparisons came out."""
     settings = letters(verdicts)
     rows = [
         [
@@ -40,7 +40,7 @@ def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
 
 
 def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], console: Console) -> None:
-    """Print each comparison: where, by which protocol and of which sweeps, and how it came out.
+    """Prints each comparison: where, by which protocol and of which sweeps, and how it came out.
 
     Args:
         verdicts: What `judge` returns.

@@ -148,7 +148,7 @@ class Verdict:
 def judge(
     frame: pd.DataFrame | None, *, spread: SpreadOf = SpreadOf.sentence, task: str = "", metric: str = ""
 ) -> list[Verdict]:
-    """Hold every question against the runs at hand.
+    """Holds every question against the runs at hand.
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
     their runs differ in settings in which their rows do not. Where all of these runs have predictions of the same
@@ -190,7 +190,7 @@ def judge(
 
 
 def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: SpreadOf) -> list[Verdict]:
-    """Hold every question against measured columns; see `judge`.
+    """Holds every question against measured columns; see `judge`.
 
     Args:
         measured: By table: columns, what was measured in each, and its predictions, if any.
@@ -282,7 +282,7 @@ def _compare(
     predictions: ColumnPredictions | None,
     spreads: SharedSpreads,
 ) -> Verdict:
-    """Pair the two methods of a question by seed; what that means is decided when all comparisons are known."""
+    """Pairs the two methods of a question by seed; what that means is decided when all comparisons are known."""
     claim = question.claim
     if column is None:
         return Verdict(question, UNDECIDED, paired({}, {}), column, None, margin(), spread_of=spreads.spread_of)
@@ -338,7 +338,7 @@ def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
-    """Correct the p values within each sentence and setting, and come to an outcome for each verdict."""
+    """Corrects the p values within each sentence and setting, and comes to an outcome for each verdict."""
     p_values: dict[tuple[str, ...], dict[tuple[Any, ...], float]] = {}
     for verdict in undecided:
         if verdict.comparison.p is not None:

@@ -36,7 +36,7 @@ ENOUGH_SEEDS = 3
 
 
 def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> pd.DataFrame:
-    """Read every `results.jsonl` below some folders.
+    """Reads every `results.jsonl` below some folders.
 
     A run that was evaluated twice has two rows for the same measurement: the one that started later is kept, which for
     rows of one file is the lower line.
@@ -62,7 +62,7 @@ def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str =
 def collect_runs(
     runs: Sequence[RunRecord], origin: str = "the given runs", *, every_folder: bool = False
 ) -> pd.DataFrame:
-    """Read the results of run folders that are known already.
+    """Reads the results of run folders that are known already.
 
     Args:
         runs: What `find_runs` returns.
@@ -97,7 +97,7 @@ def collect_runs(
 
 
 def _with_sweeps_as_called(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """Name each row's sweep as its folder is called: one name, by which pages and commands know it."""
+    """Names each row's sweep as its folder is called: one name, by which pages and commands know it."""
     sweep_of = {run.path_of_rows: run.sweep for run in runs}
     paths = frame["path"].cat.remove_unused_categories().cat
     sweeps = pd.Series([sweep_of[path] for path in paths.categories], dtype="category")
@@ -105,7 +105,7 @@ def _with_sweeps_as_called(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd
 
 
 def _with_imported_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the rows of weights from elsewhere the names of rows of their own."""
+    """Gives the rows of weights from elsewhere the names of rows of their own."""
     names = frame[["method", "framework"]].drop_duplicates()
     renamed = {pair: method_name(*pair) for pair in names.itertuples(index=False, name=None)}
     if all(name == method for (method, _), name in renamed.items()):
@@ -125,7 +125,7 @@ def _with_evaluation_scales(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """Add how each run stands to its method's row, and set the scale anew by it.
+    """Adds how each run stands to its method's row, and sets the scale anew by it.
 
     The recorded scale is as complete as the code that wrote it; of a run whose settings are not there it is all there
     is. That of the evaluation is recorded alone, as no run tells on how much data a detector was trained.
@@ -196,7 +196,7 @@ def refuse_mixed(
     *,
     mend: str = "name one sweep with --sweep, or give a narrower path",
 ) -> None:
-    """Refuse rows that would be averaged although they are of different recipes, or are of the same seed.
+    """Refuses rows that would be averaged although they are of different recipes, or are of the same seed.
 
     Args:
         frame: Rows of one task and metric, or several metrics of the same runs.
@@ -216,7 +216,7 @@ def refuse_mixed(
 
 
 def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str, mend: str) -> None:
-    """Raise a UserError that names the first two rows that agree in the keys; none where there are no rivals."""
+    """Raises a UserError that names the first two rows that agree in the keys; none where there are no rivals."""
     if rivals.empty:
         return
     first = rivals.iloc[0]
@@ -230,7 +230,7 @@ def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str, mend: str) -> N
 
 
 def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
-    """Say in what the runs of two rows differ, as their folders tell."""
+    """Says in what the runs of two rows differ, as their folders tell."""
     first_run, second_run = (RunRecord(Path(row["path"]).parent).run for row in (first, second))
     if first_run is None or second_run is None:
         return ", whose run.yaml is not there to tell the difference" if first["recipe"] != second["recipe"] else ""
@@ -243,7 +243,7 @@ def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
 
 
 def seeds_by_cell(frame: pd.DataFrame) -> "pd.Series[int]":
-    """Count the seeds behind each cell.
+    """Counts the seeds behind each cell.
 
     Args:
         frame: What `collect` returns.
@@ -255,7 +255,7 @@ def seeds_by_cell(frame: pd.DataFrame) -> "pd.Series[int]":
 
 
 def export(frame: pd.DataFrame, path: Path) -> None:
-    """Write the long table whole, or leave what was there.
+    """Writes the long table whole, or leaves what was there.
 
     Args:
         frame: What `collect` returns.

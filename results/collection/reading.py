@@ -34,7 +34,7 @@ class _File:
 
 
 def read_table(paths: Sequence[Path]) -> tuple[pa.Table, list[str]]:
-    """Read result files.
+    """Reads result files.
 
     Args:
         paths: Files of `repro.runs.records`.
@@ -64,7 +64,7 @@ def read_table(paths: Sequence[Path]) -> tuple[pa.Table, list[str]]:
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[list[_File]]:
-    """Read the files, and yield them in batches of about `BATCH_BYTES` in their order."""
+    """Reads the files, and yields them in batches of about `BATCH_BYTES` in their order."""
     batch: list[_File] = []
     size = 0
     for path in paths:
@@ -83,7 +83,7 @@ def _batches(paths: Sequence[Path]) -> Iterator[list[_File]]:
 
 
 def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
-    """Parse files that hold nothing but good records of this schema; None where any holds anything else."""
+    """Parses files that hold nothing but good records of this schema; None where any holds anything else."""
     filled = [file for file in files if file.content]
     if not filled:
         return _empty()
@@ -130,7 +130,7 @@ def _from_rows(rows: Sequence[tuple[object, ...]], path: Path) -> pa.Table:
 
 
 def _with_paths(table: pa.Table, paths: Sequence[Path], counts: Sequence[int]) -> pa.Table:
-    """Add the column `path`, of which each path stands in as many rows as its count says, and encodes the texts."""
+    """Adds the column `path`, of which each path stands in as many rows as its count says, and encodes the texts."""
     columns = [column.dictionary_encode() if pa.types.is_string(column.type) else column for column in table.columns]
     indices = pa.array(np.repeat(np.arange(len(paths), dtype=np.int32), counts))
     path = pa.DictionaryArray.from_arrays(indices, pa.array([str(path) for path in paths], pa.string()))

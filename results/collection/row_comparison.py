@@ -39,7 +39,7 @@ class RowComparison:
 
     @classmethod
     def of(cls, run: Run | None, recipe: Recipe | None) -> "RowComparison":
-        """Compare a run with its method's row.
+        """Compares a run with its method's row.
 
         Args:
             run: The run; None where its `run.yaml` cannot be read.

@@ -200,7 +200,7 @@ def by_path_of_rows(runs: Iterable[RunRecord]) -> dict[str, RunRecord]:
 
 
 def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> list[RunRecord]:
-    """List the run folders below the given ones, each once, sorted by path.
+    """Lists the run folders below the given ones, each once, sorted by path.
 
     Args:
         roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
@@ -228,7 +228,7 @@ def listed(roots: Sequence[Path]) -> str:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Yield the run folders below a folder, or the folder itself."""
+    """Yields the run folders below a folder, or the folder itself."""
     if not is_folder(root):
         mend = "give a run folder, or one above it: of a sweep, the one that its launch printed"
         raise UserError(f"no folder {root}", mend=mend)
@@ -244,7 +244,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    """Stop at a folder that cannot be listed: a table that lacks its runs would not show it."""
+    """Stops at a folder that cannot be listed: a table that lacks its runs would not show it."""
     raise UserError(
         f"cannot look into {error.filename}: {error.strerror}",
         mend="change its permissions or give a narrower path",

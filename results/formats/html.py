@@ -8,7 +8,7 @@ from results.formats.layout import Table
 
 
 def page(template: str, *, extras: Sequence[str] = (), **content: Any) -> str:
-    """Fill a template of this room.
+    """Fills a template of this room.
 
     Args:
         template: Name of a file in `results/formats/templates`.

@@ -14,7 +14,7 @@ STYLES = {1: "bold", 2: "italic"}
 
 
 def print_on_terminal(table: Table, console: Console) -> None:
-    """Print a table on a terminal; no cell is broken, whatever its width, and the notes stand below."""
+    """Prints a table on a terminal; no cell is broken, whatever its width, and the notes stand below."""
     if table.watermark:
         console.print(Text(table.watermark, style="bold"))
     console.print(Text(table.title))

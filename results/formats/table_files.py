@@ -36,7 +36,7 @@ FORMATS: Mapping[str, Callable[[Table], str]] = {".md": markdown, ".tex": latex,
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """Write a table in every format; each file is replaced as a whole or left as it was.
+    """Writes a table in every format; each file is replaced as a whole or left as it was.
 
     Args:
         table: What to write.

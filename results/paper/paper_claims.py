@@ -167,7 +167,7 @@ def _family(entry: Mapping[str, Any]) -> Family:
 
 
 def _pairs(family: Family, entry: Mapping[str, Any]) -> Iterator[Claim]:
-    """Yield the comparisons of a family's pairs in every column of its tables."""
+    """Yields the comparisons of a family's pairs in every column of its tables."""
     for table in entry.get("tables", ()):
         for group in published(table).groups:
             for metric in group.metrics:
@@ -176,7 +176,7 @@ def _pairs(family: Family, entry: Mapping[str, Any]) -> Iterator[Claim]:
 
 
 def _rankings(family: Family, entry: Mapping[str, Any]) -> Iterator[Claim]:
-    """Yield the comparisons of a family's rankings: each row with the next one of its list."""
+    """Yields the comparisons of a family's rankings: each row with the next one of its list."""
     for table, rankings in entry.get("rankings", {}).items():
         groups = {group.name: group for group in published(table).groups}
         for ranking in rankings:

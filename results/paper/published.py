@@ -124,7 +124,7 @@ class Published:
         return self.rows | self.unpublished_rows
 
     def ranks(self) -> dict[tuple[str, str, str], int]:
-        """Rank the published cells within each block and column.
+        """Ranks the published cells within each block and column.
 
         Returns:
             1 for the best and 2 for the second best, by the keys of `values`; other cells have no entry.
@@ -153,7 +153,7 @@ def has_row(paper: Published, method: str) -> bool:
 
 
 def ranks(values: Iterable[float]) -> dict[float, int]:
-    """Tell which value is the best and which the second best.
+    """Tells which value is the best and which the second best.
 
     Args:
         values: The values that compete, with repetitions.
@@ -276,7 +276,7 @@ def _load(
     metrics: tuple[str, ...] = (),
     groups: tuple[PublishedGroup, ...],
 ) -> Published:
-    """Read a table's CSV; without a title of its own for other tasks it keeps its title."""
+    """Reads a table's CSV; without a title of its own for other tasks it keeps its title."""
     with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     rows = {line["row"]: _row(line) for line in lines}

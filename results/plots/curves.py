@@ -19,7 +19,7 @@ Series = dict[tuple[str, str], dict[str, dict[float, float]]]
 
 
 def curves(material: Material) -> Figure:
-    """Draw training curves: a line for the mean over seeds, a band from the lowest to the highest."""
+    """Draws training curves: a line for the mean over seeds, a band from the lowest to the highest."""
     courses = [
         # Losses of frameworks have scales of their own, by the number of their negatives or classes.
         *((f"pretraining loss, {name}", "step", series) for name, series in _loss_by_framework(material.runs).items()),

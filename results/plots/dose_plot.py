@@ -23,7 +23,7 @@ APART = 0.035
 
 
 def saliency_dose(material: Material) -> Figure:
-    """Draw accuracy against the IoU of the foreground with the true object, a point for each source."""
+    """Draws accuracy against the IoU of the foreground with the true object, a point for each source."""
     task, metric = material.task or table1().task, material.metric or table1().metrics[0]
     drawn = [] if material.frame is None else panels_of(material.frame, material.runs, task, metric)
     if not drawn:
@@ -63,14 +63,14 @@ def saliency_dose(material: Material) -> Figure:
 
 
 def _draw_line(axes: Axes, colour: str, line: Slope, points: Sequence[Point]) -> None:
-    """Draw the straight line from the least to the greatest IoU."""
+    """Draws the straight line from the least to the greatest IoU."""
     ious = [point.means[0] for point in points]
     ends = np.array([min(ious), max(ious)])
     axes.plot(ends, line.intercept + line.rise * ends, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
 
 
 def _name_sources(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
-    """Write the sources' names above the panel, each once, with a line to the points of all roles that have it."""
+    """Writes the sources' names above the panel, each once, with a line to the points of all roles that have it."""
     ious: dict[str, list[float]] = {}
     for point in points:
         ious.setdefault(point.source, []).append(point.means[0])
@@ -88,7 +88,7 @@ def _name_sources(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
 
 
 def _draw_points(axes: Axes, role: str, marker: str, colour: str, points: Sequence[Point]) -> None:
-    """Draw the points of one role with their intervals."""
+    """Draws the points of one role with their intervals."""
     x, y = zip(*(point.means for point in points), strict=True)
     across = [half_width(point.iou) for point in points]
     along = [half_width(point.values) for point in points]

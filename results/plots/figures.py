@@ -49,7 +49,7 @@ MOST_SECONDS_IN_MINUTES = 2 * 3600
 
 
 def scatter(material: Material) -> Figure:
-    """Draw published against measured, a point for each cell of tables 1 and 2; on the line they agree."""
+    """Draws published against measured, a point for each cell of tables 1 and 2; on the line they agree."""
     tables = [material.table(name) for name in ("table1", "table2") if material.has(name)]
     if not tables:
         raise NothingToDrawError("no result belongs into a table of the paper", mend="evaluate a run first")
@@ -84,7 +84,7 @@ def scatter(material: Material) -> Figure:
 
 
 def bars(material: Material) -> Figure:
-    """Draw Table 1 as bars: the mean with its standard deviation, the published number as a line across the bar."""
+    """Draws Table 1 as bars: the mean with its standard deviation, the published number as a line across the bar."""
     records = material.table("table1")
     titles = list(dict.fromkeys(records["panel"]))
     figure, grid = stacked([int((records["panel"] == title).sum()) for title in titles], 0.3, room=0.3)
@@ -116,7 +116,7 @@ def _starred(line: Mapping[Any, Any]) -> str:
 
 
 def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> None:
-    """Draw the bar of a line: the mean, its whisker, the published number across it, and the mean as text behind."""
+    """Draws the bar of a line: the mean, its whisker, the published number across it, and the mean as text behind."""
     style, dark = look(line["row"]), ink(theme)
     error = 0.0 if pd.isna(line["std"]) else line["std"]
     axes.barh(
@@ -133,7 +133,7 @@ def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> No
 
 
 def branches(material: Material) -> Figure:
-    """Draw Table 3: accuracy by masked branch, measured beside the paper's."""
+    """Draws Table 3: accuracy by masked branch, measured beside the paper's."""
     records = material.table("table3")
     paper = published("table3")
     masked_methods = [row.method for row in paper.every_row.values() if row.branch in BRANCHES]
@@ -159,7 +159,7 @@ def branches(material: Material) -> Figure:
 
 
 def compute(material: Material) -> Figure:
-    """Draw accuracy against the time that pretraining took, a point for each run."""
+    """Draws accuracy against the time that pretraining took, a point for each run."""
     records = material.table("table1")
     # A run without a recorded time has no point; nothing tells where it would be.
     runs = {run.run.id: run for run in material.runs if run.run and run.training_seconds}
@@ -201,7 +201,7 @@ LARGEST_PICTURE = 256 * 2**20
 
 
 def gallery(material: Material) -> Figure:
-    """Draw what the networks see: the first gallery of each method that has one."""
+    """Draws what the networks see: the first gallery of each method that has one."""
     pictures = first_galleries(material.runs, lambda run, path: shrunk(path, 760, 1000))
     if not pictures:
         raise NothingToDrawError("no run has a gallery yet", mend="start one")
@@ -239,7 +239,7 @@ def first_galleries(runs: Sequence[RunRecord], load: Callable[[RunRecord, Path],
 
 
 def shrunk(path: Path, width: int, height: int) -> Image.Image:
-    """Load a picture no larger than a page can show it.
+    """Loads a picture no larger than a page can show it.
 
     Args:
         path: A gallery, which may be very long.
@@ -284,7 +284,7 @@ PLOTS: Mapping[str, Plot] = {
 
 
 def require_plot(name: str) -> None:
-    """Refuse a name that no plot has.
+    """Refuses a name that no plot has.
 
     Args:
         name: What was asked for.
@@ -297,7 +297,7 @@ def require_plot(name: str) -> None:
 
 
 def draw(name: str, material: Material, suffix: str) -> bytes:
-    """Draw a plot as the content of a file.
+    """Draws a plot as the content of a file.
 
     Args:
         name: One of `PLOTS`.
@@ -324,7 +324,7 @@ def draw(name: str, material: Material, suffix: str) -> bytes:
 
 
 def save(name: str, material: Material, folder: Path) -> list[Path]:
-    """Write a plot as SVG and PNG.
+    """Writes a plot as SVG and PNG.
 
     Args:
         name: One of `PLOTS`.
@@ -356,7 +356,7 @@ def _values_by_run(material: Material, line: Mapping[Any, Any]) -> dict[str, flo
 
 
 def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: str, metric: str, theme: Theme) -> None:
-    """Draw a line for each block, a strategy and a reading, through its branches.
+    """Draws a line for each block, a strategy and a reading, through its branches.
 
     Args:
         axes: Where to.

@@ -124,7 +124,7 @@ def _of_column(
 
 
 def forest(material: Material) -> Figure:
-    """Draw each masking's difference to its framework without masking, paired by seed, with its 95 % interval."""
+    """Draws each masking's difference to its framework without masking, paired by seed, with its 95 % interval."""
     drawn = [] if material.frame is None else effects(material.frame, task=material.task, metric=material.metric)
     if not drawn:
         others = _tasks_that_both_have(material)
@@ -153,7 +153,7 @@ def _tasks_that_both_have(material: Material) -> list[str]:
 
 
 def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) -> None:
-    """Draw a line for each effect, the first one at the top, and its numbers behind."""
+    """Draws a line for each effect, the first one at the top, and its numbers behind."""
     low, high = _range(effects_of_panel)
     for position, effect in enumerate(effects_of_panel):
         mean, style = effect.comparison.mean or 0.0, look(effect.method)
@@ -191,7 +191,7 @@ def _tick(theme: Theme, *, compares: bool) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, drawn: Sequence[Effect], theme: Theme) -> None:
-    """Say what of the signs that are drawn stands for what."""
+    """Says what of the signs that are drawn stands for what."""
     signs: dict[str, dict[str, Any]] = {}
     if any(effect.clear for effect in drawn):
         signs["the interval holds no zero"] = {"marker": "o"}

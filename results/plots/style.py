@@ -151,7 +151,7 @@ def surface(theme: Theme) -> str:
 
 @contextmanager
 def themed(theme: Theme) -> Iterator[None]:
-    """Draw in a theme while the context lasts; backgrounds are transparent, so that a page shows through."""
+    """Draws in a theme while the context lasts; backgrounds are transparent, so that a page shows through."""
     settings: Mapping[str, Any] = {
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same plot everywhere
         "font.size": 9.5,
@@ -188,7 +188,7 @@ def themed(theme: Theme) -> Iterator[None]:
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Lay out panels in two columns.
+    """Lays out panels in two columns.
 
     Args:
         count: The number of panels.
@@ -207,7 +207,7 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def stacked(rows: Sequence[int], height: float, *, room: float) -> tuple[Figure, list[Axes]]:
-    """Lay out panels below one another, each as high as the rows that it shows, so that all rows are equally thick.
+    """Lays out panels below one another, each as high as the rows that it shows, so that all rows are equally thick.
 
     Args:
         rows: The number of rows of each panel.
@@ -244,7 +244,7 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def legend(figure: Figure, note: str) -> None:
-    """Draw one legend for all panels, below them, where the figure grows by as much as it takes.
+    """Draws one legend for all panels, below them, where the figure grows by as much as it takes.
 
     Args:
         figure: The figure with all panels drawn.

@@ -17,7 +17,7 @@ LONGEST_LIST = 4
 
 
 def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
-    """List the doubts, the gravest first, one line each.
+    """Lists the doubts, the gravest first, one line each.
 
     Args:
         runs: The run folders at hand.
@@ -47,7 +47,7 @@ def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
 
 
 def _of_settings(frame: pd.DataFrame) -> Iterator[str]:
-    """Yield in which settings runs are not their methods' rows, the methods that share them in one line."""
+    """Yields in which settings runs are not their methods' rows, the methods that share them in one line."""
     methods: dict[str, set[str]] = {}
     for row in frame[["method", "departures"]].drop_duplicates().to_dict("records"):
         comparison = row["departures"]

@@ -41,7 +41,7 @@ class Gallery:
 
 
 def embed(runs: Sequence[RunRecord]) -> dict[str, list[Gallery]]:
-    """Embed the runs' galleries, the first one of each method and sweep before any second one.
+    """Embeds the runs' galleries, the first one of each method and sweep before any second one.
 
     Args:
         runs: The run folders at hand.

@@ -38,7 +38,7 @@ class Headline:
 def headline(
     families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tables: Sequence[Table], judged_by: str = ""
 ) -> Headline:
-    """Sum the page up.
+    """Sums the page up.
 
     Args:
         families: What `judge_families` returns.

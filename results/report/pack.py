@@ -74,7 +74,7 @@ def pack(
     checkpoints: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Write the artifact, whole or not at all.
+    """Writes the artifact, whole or not at all.
 
     Args:
         path: A `.zip`.
@@ -118,7 +118,7 @@ def pack(
 
 
 def check(path: Path) -> int:
-    """Verify an artifact: every file is there, unchanged, and no other beside.
+    """Verifies an artifact: every file is there, unchanged, and no other beside.
 
     Args:
         path: What `pack` wrote.
@@ -180,7 +180,7 @@ def _contents(
     *,
     checkpoints: bool,
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of every file but the manifest, one at a time: never more than one lies in memory."""
+    """Yields name and content of every file but the manifest, one at a time: never more than one lies in memory."""
     task, metric = judged  # by which evaluation and measure
     backbone = ", backbone" if checkpoints else ""
     made_by = {"version": metadata.version("salmask"), "count": counted(len(runs), "run")}
@@ -281,7 +281,7 @@ def _bill_of_materials() -> str:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Add a file without the time and the rights that this machine would give it."""
+    """Adds a file without the time and the rights that this machine would give it."""
     entry = zipfile.ZipInfo(name, _EPOCH)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = (0o755 if name.endswith(".sh") else 0o644) << 16  # the upper half is Unix's mode

@@ -79,7 +79,7 @@ def build(
     metric: str = "",
     progress: Any = None,
 ) -> str:
-    """Make the page.
+    """Makes the page.
 
     The same runs give the same page, byte by byte, wherever their folders lie.
 
@@ -143,7 +143,7 @@ def build(
 def write(
     path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str, task: str = "", metric: str = ""
 ) -> None:
-    """Write the page, whole or not at all.
+    """Writes the page, whole or not at all.
 
     Args:
         path: The file.
@@ -160,7 +160,7 @@ def write(
 
 
 def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
-    """Refuse two folders of one name: the page and the archive would show one for the other."""
+    """Refuses two folders of one name: the page and the archive would show one for the other."""
     for name, number in Counter(run.name for run in runs).items():
         if number > 1:
             first, *others, last = (str(run.path) for run in runs if run.name == name)

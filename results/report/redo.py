@@ -64,7 +64,7 @@ salmask() {{
 
 
 def commands(run: RunRecord) -> list[str]:
-    """Write down what to type to make a run and its results again, from any folder.
+    """Writes down what to type to make a run and its results again, from any folder.
 
     Args:
         run: The run's folder.
@@ -91,7 +91,7 @@ def commands(run: RunRecord) -> list[str]:
 
 
 def script(runs: Sequence[RunRecord], name: str = "redo.sh") -> str:
-    """Write the script that makes all runs of an artifact again.
+    """Writes the script that makes all runs of an artifact again.
 
     Args:
         runs: The runs, whose `run.yaml` lie in `runs/NAME/` beside the script.

@@ -52,7 +52,7 @@ class Entry:
 def entries(
     runs: Sequence[RunRecord], frame: pd.DataFrame | None, galleries: Mapping[str, Sequence[Gallery]]
 ) -> list[Entry]:
-    """List the runs in the order of their names.
+    """Lists the runs in the order of their names.
 
     Args:
         runs: The run folders at hand.

@@ -145,7 +145,7 @@ class Comparison:
 
 
 def pooled_spread(values: Iterable[Mapping[Any, float]]) -> Spread | None:
-    """Estimate the spread of a difference from all rows that were run with the same seeds.
+    """Estimates the spread of a difference from all rows that were run with the same seeds.
 
     A value is taken for its row's mean, plus what its seed does to all rows alike, plus noise of one size for all; the
     noise is what the least-squares fit of the first two leaves. Of two rows alone this is the paired t-test's spread.
@@ -162,7 +162,7 @@ def pooled_spread(values: Iterable[Mapping[Any, float]]) -> Spread | None:
 
 
 def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
-    """Tell which rows may share a spread: all but those that scatter far more than the others, as a diverged one does.
+    """Tells which rows may share a spread: all but those that scatter far more than the others, as a diverged one does.
 
     A row is left out where the squares that it adds to those of the others are more than the same noise explains, by
     an F test at 5 % over all rows; then the next one, while there are three.
@@ -213,7 +213,7 @@ def _unexplained(values: Sequence[Mapping[Any, float]]) -> tuple[float, int]:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float], spread: Spread | None = None) -> Comparison:
-    """Pair two methods by seed.
+    """Pairs two methods by seed.
 
     Args:
         first: Seed -> value in percent.
@@ -240,7 +240,7 @@ def p_text(p: float, digits: int = 3) -> str:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Correct p values by Holm's step-down method: the chance of any false alarm among all stays below the level.
+    """Corrects p values by Holm's step-down method: the chance of any false alarm among all stays below the level.
 
     Args:
         ps: Raw p values.
@@ -257,7 +257,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(comparison: Comparison, difference: float, *, level: float = LEVEL) -> int | None:
-    """Tell how many seeds it takes to tell a difference from none with 80 % power, at the spread seen so far.
+    """Tells how many seeds it takes to tell a difference from none with 80 % power, at the spread seen so far.
 
     Args:
         comparison: Supplies the spread, its own or the pooled one.

@@ -36,7 +36,7 @@ def significance(values: Mapping[int, float], without_masking: Mapping[int, floa
 def clear_ranks(
     rows: Sequence[Mapping[int, float]], alike: Callable[[int, int], bool] = lambda _first, _second: True
 ) -> list[int]:
-    """Rank rows by their means, as far as their seeds tell them apart.
+    """Ranks rows by their means, as far as their seeds tell them apart.
 
     Args:
         rows: Of each row that competes, seed -> value in percent.

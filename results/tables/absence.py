@@ -98,7 +98,7 @@ def reason(
     runs: Sequence[BegunRun],
     otherwise: Collection[tuple[str, str]] = (),
 ) -> str:
-    """Say why a cell is empty.
+    """Says why a cell is empty.
 
     Args:
         method: The method of its row.
@@ -165,7 +165,7 @@ def _settings_but_the_seed(run: RunRecord) -> str:
 
 
 def unfinished(method: str, column: Column, runs: Sequence[BegunRun]) -> Counter[str]:
-    """Count the states of a method's runs that belong into a column and lack its number.
+    """Counts the states of a method's runs that belong into a column and lack its number.
 
     Args:
         method: The method of the row.

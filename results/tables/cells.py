@@ -26,7 +26,7 @@ def cell_records(
     runs: Sequence[RunRecord],
     every_result: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Lay out one line per row, column group and metric: the numbers that every format prints.
+    """Lays out one line per row, column group and metric: the numbers that every format prints.
 
     Args:
         rows: The table's rows.

@@ -163,7 +163,7 @@ class Column:
 
 
 def find_columns(frame: pd.DataFrame, paper: Published, metric: str, *, every: bool) -> list[Column]:
-    """List a table's columns in the paper's order, data sets that the paper does not have last.
+    """Lists a table's columns in the paper's order, data sets that the paper does not have last.
 
     Args:
         frame: Results of the table's task.

@@ -40,7 +40,7 @@ class CellAddress:
 
     @classmethod
     def parse(cls, text: str) -> "CellAddress":
-        """Read the address of a cell.
+        """Reads the address of a cell.
 
         Raises:
             UserError: It has another form, or names something that the table does not have.
@@ -73,7 +73,7 @@ class CellAddress:
 def explain(
     text: str, frame: pd.DataFrame | None, runs: Sequence[RunRecord], *, task: str = "", metric: str = ""
 ) -> dict[str, Any]:
-    """Tell what is behind a cell of a table.
+    """Tells what is behind a cell of a table.
 
     Args:
         text: `TABLE:METHOD:DATASET[:METRIC]`, for example `table1:mocov2+ours-hp:imagenet100`.
@@ -164,7 +164,7 @@ def _with_common_facts(column: Mapping[str, Any]) -> dict[str, Any]:
 def _measured(
     address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord], lacking: Sequence[BegunRun]
 ) -> list[dict[str, Any]]:
-    """Tell of each column that the cell may stand in what it shows, and by which runs."""
+    """Tells of each column that the cell may stand in what it shows, and by which runs."""
     metric = address.metric if address.table.metrics else ""
     results = select_results(frame, address.table, metric)
     records = by_path_of_rows(runs)
@@ -204,7 +204,7 @@ def _rows_of_cell(address: CellAddress, column: Column, results: pd.DataFrame) -
 
 
 def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord]) -> dict[str, Any]:
-    """Tell what is known of a row of results and of its run; `records` are the run folders by their `results.jsonl`."""
+    """Tells what is known of a row of results and of its run; `records` are the runs by `path_of_rows`."""
     # The folder of the row's file, where the rows were not collected from the run folders at hand.
     run = records.get(row["path"], RunRecord(Path(row["path"]).parent))
     return {
@@ -219,7 +219,7 @@ def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord]) -> dict[st
 
 
 def describe(run: RunRecord) -> dict[str, Any]:
-    """Tell what a run's folder tells about it.
+    """Tells what a run's folder tells about it.
 
     Args:
         run: The folder.
@@ -244,7 +244,7 @@ def describe(run: RunRecord) -> dict[str, Any]:
 
 
 def changed(run: RunRecord) -> dict[str, str]:
-    """Tell what a run changed of its method's recipe.
+    """Tells what a run changed of its method's recipe.
 
     Args:
         run: The folder.

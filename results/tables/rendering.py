@@ -53,7 +53,7 @@ def render(
     task: str = "",
     references: bool = False,
 ) -> Table:
-    """Set our numbers beside the paper's.
+    """Sets our numbers beside the paper's.
 
     Every combination of data set, split, protocol, fidelity and scale among the results becomes a column group: the
     published value, the measured mean ± sample standard deviation over (n) seeds, and the difference in points. No
@@ -129,7 +129,7 @@ def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError
 
 
 def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[PublishedRow]:
-    """List the rows by block; a method that the paper does not have stands last in its framework's block."""
+    """Lists the rows by block; a method that the paper does not have stands last in its framework's block."""
     frameworks = frameworks_of(results)
     started_methods = {*frameworks, *started}
     known_rows = paper.every_row
@@ -208,7 +208,7 @@ def _legend(only: Only) -> str:
 
 
 def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
-    """Say what each column group holds, and how it differs from the others of its data set."""
+    """Says what each column group holds, and how it differs from the others of its data set."""
     notes = []
     for number, column in enumerate(columns, start=1):
         if column.planned:
@@ -236,7 +236,7 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
 def _group(
     column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str], *, alone: bool
 ) -> ColumnGroup:
-    """Head a column group, with what to know of the published numbers and of the differences.
+    """Heads a column group, with what to know of the published numbers and of the differences.
 
     Args:
         column: The column.

@@ -62,7 +62,7 @@ def asked_of(paper: Published, task: str, metric: str) -> tuple[str, str]:
 
 
 def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.DataFrame:
-    """Select the results that a table shows.
+    """Selects the results that a table shows.
 
     Args:
         frame: What `results.collection.collect.collect` returns.
@@ -162,7 +162,7 @@ def _measures(frame: pd.DataFrame) -> str:
 
 
 def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:
-    """Refuse an evaluation or a measure that there is none of: a page would say of everything that it was not run.
+    """Refuses an evaluation or a measure that there is none of: a page would say of everything that it was not run.
 
     Args:
         frame: What `results.collection.collect.collect` returns; None where nothing was evaluated.

@@ -48,7 +48,7 @@ class SweepPair:
 
 
 def sweep_pairs(frame: pd.DataFrame | None) -> list[SweepPair]:
-    """Compare each two sweeps that measured the same methods in the same tasks.
+    """Compares each two sweeps that measured the same methods in the same tasks.
 
     Args:
         frame: The results, as `results.collection.collect.collect` returns them; None where nothing was evaluated.

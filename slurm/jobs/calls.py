@@ -36,7 +36,7 @@ def private_folder(path: Path) -> Path:
     """Makes a folder that only its owner may look into, and returns its path.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: It cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +50,11 @@ def write_calls(folder: Path, calls: Mapping[int, Call | NodeProbe | NodeBench])
     """Writes what the jobs of a submission are to do.
 
     Args:
-        folder: of the submission; made, private to its owner.
-        calls: by the jobs' numbers in their array; 0 of a single job.
+        folder: Of the submission; made, private to its owner.
+        calls: By the jobs' numbers in their array; 0 of a single job.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: The folder cannot be made or written to.
     """
     (kind,) = {kind for kind, type_ in KINDS.items() for call in calls.values() if isinstance(call, type_)}
     content = {"kind": kind, "calls": {str(index): asdict(call) for index, call in calls.items()}}
@@ -65,11 +65,11 @@ def read_call(folder: Path, index: int) -> Call | NodeProbe | NodeBench:
     """Reads what a job is to do.
 
     Args:
-        folder: of the submission.
-        index: the job's number in its array; 0 of a single job.
+        folder: Of the submission.
+        index: The job's number in its array; 0 of a single job.
 
     Raises:
-        UserError: the file cannot be read, or somebody else may have written it.
+        UserError: The file cannot be read, or somebody else may have written it.
     """
     for path in (folder, folder / CALLS):
         _refuse_foreign(path)
@@ -92,7 +92,7 @@ def refuse_foreign_sweep(sweep: Path) -> None:
     """Refuses to hand anything over of a sweep that somebody else made, that anybody may write to, or that is a copy.
 
     Raises:
-        UserError: it is such a one.
+        UserError: It is such a one.
     """
     status = sweep.stat()
     if status.st_uid != os.geteuid():
@@ -111,7 +111,7 @@ def refuse_copied_sweep(sweep: Path) -> None:
     """Refuses to act on the jobs of a folder's ledger where it is a copy: they are the original's.
 
     Raises:
-        UserError: it is one.
+        UserError: It is one.
     """
     original = copied_from(sweep)
     if original is not None and exists(sweep / LEDGER):

@@ -81,9 +81,9 @@ def cause_of(text: str, memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
     """Returns in one line why a job ended, with the mend; empty where its log does not tell.
 
     Args:
-        text: the end of its log.
-        memory_gigabytes: that it had asked for; 0: none in particular.
-        minutes: its time limit; 0: none in particular.
+        text: The end of its log.
+        memory_gigabytes: That it had asked for; 0: none in particular.
+        minutes: Its time limit; 0: none in particular.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for cause in CAUSES:
@@ -105,9 +105,9 @@ def cause_of_ranks(texts: Mapping[int, str], memory_gigabytes: float = 0.0, minu
     """Returns why a job of several processes ended, and which of them, `rank 1 on n7 was killed`.
 
     Args:
-        texts: by rank, the end of what it printed; with Slurm the first one's holds what srun says of the others.
-        memory_gigabytes: as of `cause_of`.
-        minutes: as of `cause_of`.
+        texts: By rank, the end of what it printed; with Slurm the first one's holds what srun says of the others.
+        memory_gigabytes: As of `cause_of`.
+        minutes: As of `cause_of`.
 
     Returns:
         One line; empty where no log tells of another cause than the loss of a process.

@@ -51,8 +51,8 @@ class Call:
         """Carries the task out; asked to stop, it saves a checkpoint, goes back to the queue and ends.
 
         Raises:
-            UserError: it has begun too often, or cannot be carried out.
-            SystemExit: the process was asked to stop.
+            UserError: It has begun too often, or cannot be carried out.
+            SystemExit: The process was asked to stop.
         """
         self._refuse_to_begin_for_ever()
         try:
@@ -71,7 +71,7 @@ class Call:
         """Returns the call that was written as JSON.
 
         Raises:
-            TypeError, KeyError: it is none.
+            TypeError, KeyError: It is none.
         """
         return cls(**{**content, "folder": Path(content["folder"]), "tables": tuple(content["tables"])})
 
@@ -112,7 +112,7 @@ def go_back() -> NoReturn:
     would kill rank 0 in mid-sentence (`--kill-on-bad-exit`).
 
     Raises:
-        SystemExit: always; with status 1 where Slurm does not take the job back.
+        SystemExit: Always; with status 1 where Slurm does not take the job back.
     """
     # A preemption sends USR2 and TERM within a moment. Were the process to end before scontrol has answered, the job
     # would be over, and not go on.
@@ -126,7 +126,7 @@ def _requeue() -> None:
     """Asks Slurm to take the job back, again and again: the controller that preempts many jobs at once is busy.
 
     Raises:
-        SystemExit: it does not.
+        SystemExit: It does not.
     """
     words, told = ["scontrol", "requeue", slurm_job()], ""
     deadline = time.monotonic() + REQUEUE_PATIENCE_SECONDS
@@ -147,7 +147,7 @@ def preempted() -> bool:
     time is over, and has the time of that. Where Slurm does not answer, the job stays ended, as it was asked to.
 
     Raises:
-        SystemExit: this is another rank, which waits for nothing and does not end the first one by a failure.
+        SystemExit: This is another rank, which waits for nothing and does not end the first one by a failure.
     """
     _stop_listening()
     if not is_first_rank():

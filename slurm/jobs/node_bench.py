@@ -28,7 +28,7 @@ class NodeBench:
         """Returns the call that was written as JSON.
 
         Raises:
-            TypeError, KeyError: it is none.
+            TypeError, KeyError: It is none.
         """
         paths = tuple(Path(path) for path in content["runs"])
         return cls(**{**content, "runs": paths, "report": Path(content["report"])})
@@ -37,7 +37,7 @@ class NodeBench:
         """Times each row, and writes what was measured.
 
         Raises:
-            UserError: data or settings do not fit.
+            UserError: Data or settings do not fit.
         """
         from repro.runs.reading import load
 

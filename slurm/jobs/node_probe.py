@@ -33,7 +33,7 @@ class NodeProbe:
         """Returns the probe that was written as JSON.
 
         Raises:
-            TypeError, KeyError: it is none.
+            TypeError, KeyError: It is none.
         """
         paths = {name: Path(content[name]) for name in ("place", "report")}
         return cls(**{**content, **paths, "needs": Needs.parse(content["needs"])})

@@ -30,7 +30,7 @@ def write_order(run: Run, folder: RunFolder, task: str) -> None:
     """Writes what a job is to do into its run's folder.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: The folder cannot be written to.
     """
     write_text(order_file(folder, task), run.to_yaml())
 
@@ -39,7 +39,7 @@ def read_order(folder: RunFolder, task: str) -> Run:
     """Reads what a job is to do.
 
     Raises:
-        UserError: the file is missing, broken, or was written by a version with other settings.
+        UserError: The file is missing, broken, or was written by a version with other settings.
     """
     from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
 
@@ -50,7 +50,7 @@ def ordered_run(folder: RunFolder, task: str) -> Run:
     """Reads what a job is to do; where no launcher ordered it, the run as its pretraining was made.
 
     Raises:
-        UserError: neither file is there, or the file cannot be read.
+        UserError: Neither file is there, or the file cannot be read.
     """
     return read_order(folder, task) if order_file(folder, task).is_file() else folder.load()
 
@@ -62,7 +62,7 @@ def write_report_order(sweep: Path, tables: Sequence[str]) -> None:
     there is none, and a retry would make a report of no tables.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: The folder cannot be written to.
     """
     content = {"tables": list(tables), "sweep": str(sweep.resolve())}
     if content != _report_order(sweep):

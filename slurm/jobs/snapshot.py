@@ -43,12 +43,12 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
     """Copies the code that runs, unless the same state was copied before.
 
     Args:
-        sweep_folder: the copy goes below it.
-        allow_dirty: also take a work tree that was edited since its commit.
-        tree: a checkout; default: the one that this code runs from.
+        sweep_folder: The copy goes below it.
+        allow_dirty: Also take a work tree that was edited since its commit.
+        tree: A checkout; default: the one that this code runs from.
 
     Raises:
-        UserError: the work tree was edited and that was not allowed, or it is no checkout.
+        UserError: The work tree was edited and that was not allowed, or it is no checkout.
     """
     tree = tree or CODE_ROOT
     try:
@@ -125,7 +125,7 @@ def _refuse_other_code(target: Path, tar: tarfile.TarFile) -> None:
     Python's own copies of what it imported go: it would run one in place of the source without looking at that.
 
     Raises:
-        UserError: a file of the copy is another one, is missing, or is none of the commit's.
+        UserError: A file of the copy is another one, is missing, or is none of the commit's.
     """
     for cache in target.rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)  # a job may be writing to it
@@ -177,8 +177,8 @@ def _git(tree: Path, *words: str, environment: Mapping[str, str] | None = None) 
     """Returns what git prints.
 
     Raises:
-        UserError: it fails.
-        OSError: there is no git on this machine.
+        UserError: It fails.
+        OSError: There is no git on this machine.
     """
     ended = subprocess.run(
         ["git", *words], cwd=tree, capture_output=True, check=False, env={**os.environ, **(environment or {})}

@@ -58,19 +58,19 @@ def launch_here(
     """Runs what is missing on this machine, `parallel` jobs at a time, and waits.
 
     Args:
-        graph: the sweep.
-        cluster: a profile with the executor `local` or `debug`.
-        program: the names of what the jobs carry out.
-        parallel: jobs at a time, where no `gpus` are named.
-        console: for progress.
-        gpus: the devices to share out, one for each process of a job; one that is named twice takes two. None: every
+        graph: The sweep.
+        cluster: A profile with the executor `local` or `debug`.
+        program: The names of what the jobs carry out.
+        parallel: Jobs at a time, where no `gpus` are named.
+        console: For progress.
+        gpus: The devices to share out, one for each process of a job; one that is named twice takes two. None: every
             job sees those of this process.
 
     Returns:
         What was done, what had been, and what failed; a failed pretraining fails what builds on it.
 
     Raises:
-        UserError: the root of a data set is not set, missing or empty; a job has more processes than there are `gpus`;
+        UserError: The root of a data set is not set, missing or empty; a job has more processes than there are `gpus`;
             or the sweep is somebody else's.
     """
     finished = graph.finished()

@@ -99,13 +99,13 @@ def start(folder: Path, call: Call, processes: int = 1, gpus: Sequence[str] = ()
     """Starts a job on this machine.
 
     Args:
-        folder: of its submission; made, private to its owner. `call` is written there, and what the job prints.
-        call: what the job is to do.
-        processes: how many ranks.
-        gpus: the devices that it is to see, as CUDA_VISIBLE_DEVICES names them; none: those that the launcher sees.
+        folder: Of its submission; made, private to its owner. `call` is written there, and what the job prints.
+        call: What the job is to do.
+        processes: How many ranks.
+        gpus: The devices that it is to see, as CUDA_VISIBLE_DEVICES names them; none: those that the launcher sees.
 
     Raises:
-        UserError: the folder cannot be written to. Then, and where a signal comes, no rank is left behind.
+        UserError: The folder cannot be written to. Then, and where a signal comes, no rank is left behind.
     """
     write_calls(folder, {0: call})
     environment = _environment(gpus)
@@ -130,8 +130,8 @@ def ended_on_exit(running: Callable[[], Iterable[LocalJob]], console: Console) -
     """Ends jobs when the block ends early, by Ctrl-C, TERM or HUP, and waits until they have saved a checkpoint.
 
     Args:
-        running: returns the jobs that run, asked when the block ends.
-        console: told that it waits.
+        running: Returns the jobs that run, asked when the block ends.
+        console: Told that it waits.
     """
     with exits_on_term():
         try:
@@ -199,12 +199,12 @@ def chosen_devices(gpus: str, cluster: Cluster | None, parallel: int) -> tuple[s
     """Returns the GPUs to share out on this machine.
 
     Args:
-        gpus: as `--gpus` gives them; empty: not given.
-        cluster: the profile to launch on.
-        parallel: as `--parallel` gives it.
+        gpus: As `--gpus` gives them; empty: not given.
+        cluster: The profile to launch on.
+        parallel: As `--parallel` gives it.
 
     Raises:
-        UserError: it is no list of devices, or another option excludes it.
+        UserError: It is no list of devices, or another option excludes it.
     """
     if not gpus:
         return ()
@@ -224,8 +224,8 @@ def free_devices(all_devices: Sequence[str], taken: Iterable[str]) -> list[str]:
     """Returns the devices that no job holds, in their order.
 
     Args:
-        all_devices: those of the launch; one that is named twice takes two jobs.
-        taken: those that jobs hold, of this launch or another; one that several hold comes as often.
+        all_devices: Those of the launch; one that is named twice takes two jobs.
+        taken: Those that jobs hold, of this launch or another; one that several hold comes as often.
     """
     free = list(all_devices)
     for name in taken:

@@ -21,8 +21,8 @@ class SlurmsShare:
         """Asks nothing yet.
 
         Args:
-            ledger: of the sweep.
-            console: told where no Slurm is at hand to be asked.
+            ledger: Of the sweep.
+            console: Told where no Slurm is at hand to be asked.
         """
         self._ledger, self._console = ledger, console
         self._silent_until = -math.inf  # on the monotonic clock
@@ -31,10 +31,10 @@ class SlurmsShare:
         """Returns which jobs it has.
 
         Args:
-            keys: of the jobs that are asked about.
+            keys: Of the jobs that are asked about.
 
         Raises:
-            UserError: there is a Slurm, and it does not answer.
+            UserError: There is a Slurm, and it does not answer.
         """
         wanted = set(keys)
         sent = [
@@ -63,7 +63,7 @@ class SlurmsShare:
         Then it is asked again after a while only: a question may take a minute, in which nothing else here is minded.
 
         Args:
-            keys: as of `look`.
+            keys: As of `look`.
         """
         if time.monotonic() < self._silent_until:
             return None

@@ -39,7 +39,7 @@ def accounted(jobs: Collection[Job]) -> dict[Job, Accounted]:
     """Returns what jobs used; nothing of those that the accounting does not know, or without any accounting.
 
     Args:
-        jobs: their names, with their ids, `812` or `812_3`.
+        jobs: Their names, with their ids, `812` or `812_3`.
     """
     # Whole arrays: a few short ids instead of hundreds.
     arrays = sorted({array_of(job) for _, job in jobs})[-IDS_A_CALL:]

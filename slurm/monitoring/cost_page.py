@@ -15,8 +15,8 @@ def cost_page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[Spending
     """Returns everything that `salmask status --cost` shows.
 
     Args:
-        targets: the sweeps, or runs of them.
-        tables: what the jobs of each used.
+        targets: The sweeps, or runs of them.
+        tables: What the jobs of each used.
     """
     blocks: list[RenderableType] = []
     for target, jobs in zip(targets, tables, strict=True):

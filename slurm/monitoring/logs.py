@@ -32,8 +32,8 @@ def error_tails(folder: Path, job: str) -> dict[int, str]:
     """Returns the end of what each process of a job printed as errors, by its number, ascending.
 
     Args:
-        folder: of the job's submission; there submitit writes `JOB_PROCESS_log.err`, with `812_3` for JOB in an array.
-        job: its id.
+        folder: Of the job's submission; there submitit writes `JOB_PROCESS_log.err`, with `812_3` for JOB in an array.
+        job: Its id.
     """
     tails = {int(path.name.split("_")[-2]): tail(path) for path in folder.glob(f"{job}_*_log.err")}
     return dict(sorted(tails.items()))
@@ -43,9 +43,9 @@ def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
     """Returns what the newest attempt at a run has printed: each process's errors (where trainings log) and output.
 
     Args:
-        ledger: of the sweep.
-        folder: of the run, relative to the sweep's.
-        task: only of this one; empty: of the submission made last.
+        ledger: Of the sweep.
+        folder: Of the run, relative to the sweep's.
+        task: Only of this one; empty: of the submission made last.
 
     Returns:
         Submitit's files; where no launcher started the run, the newest log in its own folder.
@@ -63,9 +63,9 @@ def newest_submission(ledger: Ledger, folder: str, task: str = "") -> Submission
     """Returns the job of a run that was handed over last; one that has not begun counts only where no other has.
 
     Args:
-        ledger: of the sweep.
-        folder: of the run, relative to the sweep's.
-        task: only of this one; empty: of any.
+        ledger: Of the sweep.
+        folder: Of the run, relative to the sweep's.
+        task: Only of this one; empty: of any.
     """
     entries = [e for e in ledger.submissions() if e.folder == folder and task in ("", e.task) and e.job]
     with_logs = [entry for entry in entries if any((ledger.logs / entry.submission).glob(f"{entry.job}_*_log.*"))]
@@ -80,9 +80,9 @@ def follow(
     Slurm appends to the same files when a job is put back in the queue; a job that is handed over anew has others.
 
     Args:
-        files: which ones; asked again and again.
-        lines: how many of the end of each file that is there at the start; later ones are told whole.
-        ended: whether nothing more will come; None: do not wait at all.
+        files: Which ones; asked again and again.
+        lines: How many of the end of each file that is there at the start; later ones are told whole.
+        ended: Whether nothing more will come; None: do not wait at all.
 
     Yields:
         Files, each with a piece of text that ends with a line.

@@ -59,7 +59,7 @@ class SweepProgress:
 
 
 def progress(sweep: Path, table: Sequence[JobRow], queue: QueueSnapshot, *, every: float) -> SweepProgress:
-    """Sum up what the jobs of a sweep are doing.
+    """Sums up what the jobs of a sweep are doing.
 
     Args:
         sweep: The sweep's folder.

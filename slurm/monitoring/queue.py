@@ -120,8 +120,8 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     """Asks Slurm: `squeue` once, and `sacct` once where `ended` names jobs that squeue no longer lists.
 
     Args:
-        ended: ids of jobs of which it would be good to know how they ended, if they did.
-        user: whose queue, several names with commas; empty: one's own.
+        ended: Ids of jobs of which it would be good to know how they ended, if they did.
+        user: Whose queue, several names with commas; empty: one's own.
     """
     if not shutil.which("squeue"):
         return QueueSnapshot(trouble="there is no squeue on this machine", absent=True)
@@ -145,7 +145,7 @@ def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
     """Returns the jobs of these names that the accounting knows, by id; none where there is no accounting.
 
     Args:
-        names: of submissions; of many the newest 500 are asked for.
+        names: Of submissions; of many the newest 500 are asked for.
     """
     if not names or not shutil.which("sacct"):
         return {}
@@ -159,7 +159,7 @@ def parse_squeue(line: str) -> Iterator[QueuedJob]:
     """Yields the jobs of a line of `squeue`; none in a broken line.
 
     Args:
-        line: the fields `SQUEUE_FIELDS`, each followed by `|`.
+        line: The fields `SQUEUE_FIELDS`, each followed by `|`.
     """
     cells = cells_of(line.strip().removesuffix("|"), len(SQUEUE_FIELDS))
     if not cells:
@@ -174,7 +174,7 @@ def parse_sacct(line: str) -> Iterator[QueuedJob]:
     """Yields the jobs of a line of `sacct`; none in a broken line.
 
     Args:
-        line: the fields `SACCT_FIELDS`, separated by `|`.
+        line: The fields `SACCT_FIELDS`, separated by `|`.
     """
     cells = cells_of(line.strip(), len(SACCT_FIELDS))
     if not cells:
@@ -212,8 +212,8 @@ def scancel(jobs: Sequence[str], *, name: str = "") -> str:
     """Cancels jobs, in one call; returns what Slurm objected to, empty where it did not.
 
     Args:
-        jobs: their ids; none: nothing is called.
-        name: that each must have to be cancelled, where squeue did not say whose the ids are; empty: any.
+        jobs: Their ids; none: nothing is called.
+        name: That each must have to be cancelled, where squeue did not say whose the ids are; empty: any.
     """
     filters = [f"--name={name}"] if name else []
     return _ask(["scancel", *filters, *jobs], ANSWER_SECONDS).trouble if jobs else ""
@@ -233,7 +233,7 @@ def process_of(submission: str) -> str:
     """Returns the id of the process here that carries out a submission; empty where there is none, or no Linux.
 
     Args:
-        submission: its name, which is that of the folder that the process was started with.
+        submission: Its name, which is that of the folder that the process was started with.
     """
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         process = command.parent.name

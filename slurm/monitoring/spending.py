@@ -97,8 +97,8 @@ def spendings(ledger: Ledger, table: Sequence[JobRow]) -> list[Spending]:
     """Returns what each job of a sweep used that has used anything.
 
     Args:
-        ledger: of the sweep.
-        table: its jobs, as `salmask status` has them.
+        ledger: Of the sweep.
+        table: Its jobs, as `salmask status` has them.
     """
     newest = ledger.newest()
     earlier: dict[Key, list[Job]] = {}

@@ -98,11 +98,11 @@ def judge(
     job that was started by hand. The order of the questions says whom to believe.
 
     Args:
-        sweep: the sweep's folder.
-        status: what the job's process wrote last; None: nothing.
-        entry: the submission made last; None: no launcher knows of the job.
-        queue: from `slurm.monitoring.queue.snapshot`.
-        now: the time, in seconds since the epoch.
+        sweep: The sweep's folder.
+        status: What the job's process wrote last; None: nothing.
+        entry: The submission made last; None: no launcher knows of the job.
+        queue: From `slurm.monitoring.queue.snapshot`.
+        now: The time, in seconds since the epoch.
     """
     job = queue.find(entry) if entry else None
     live = queue.live(entry) if entry else None

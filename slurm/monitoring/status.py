@@ -111,9 +111,9 @@ def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
     """Returns the state of every job of a sweep.
 
     Args:
-        ledger: of the sweep.
-        queue: from `slurm.monitoring.queue.snapshot`.
-        now: the time, in seconds since the epoch.
+        ledger: Of the sweep.
+        queue: From `slurm.monitoring.queue.snapshot`.
+        now: The time, in seconds since the epoch.
     """
     read_results = cache(rows_of)
     return [row(ledger.sweep, job, queue, now, read_results) for job in jobs_of(ledger)]
@@ -125,11 +125,11 @@ def row(
     """Returns the state of one job; see `rows`.
 
     Args:
-        sweep: the sweep's folder.
-        job: of it.
-        queue: as of `rows`.
-        now: as of `rows`.
-        read_results: reads a run's `results.jsonl`; for callers that look at several tasks of a run.
+        sweep: The sweep's folder.
+        job: Of it.
+        queue: As of `rows`.
+        now: As of `rows`.
+        read_results: Reads a run's `results.jsonl`; for callers that look at several tasks of a run.
     """
     folder, task, entry = job
     name = RunName.of(sweep / folder)
@@ -147,7 +147,7 @@ def _judged(
     """Returns a row with what its job is doing, or found.
 
     Raises:
-        UserError: a file or folder that it stands in cannot be read.
+        UserError: A file or folder that it stands in cannot be read.
     """
     task = row.task
     look = _look_at(sweep, row.folder, task, read_results)
@@ -172,10 +172,10 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
     """Returns whether the result of a job is there: its files decide.
 
     Args:
-        sweep: the sweep's folder.
-        folder: of the run, relative to the sweep's.
-        task: of the job.
-        entry: the submission made last; None: no launcher knows of it.
+        sweep: The sweep's folder.
+        folder: Of the run, relative to the sweep's.
+        task: Of the job.
+        entry: The submission made last; None: no launcher knows of it.
     """
     return _look_at(sweep, folder, task, rows_of).finished(task, entry)
 
@@ -184,11 +184,11 @@ def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSna
     """Returns whether a job gives signs of life, whoever started it: a launcher, one on another machine, or a person.
 
     Args:
-        sweep: the sweep's folder.
-        key: of the job.
-        sent: as `Ledger.newest_sent` has it. An intent in its place would hide how the job before it ended.
-        queue: as of `rows`.
-        now: as of `rows`.
+        sweep: The sweep's folder.
+        key: Of the job.
+        sent: As `Ledger.newest_sent` has it. An intent in its place would hide how the job before it ended.
+        queue: As of `rows`.
+        now: As of `rows`.
     """
     folder, task = key
     status, _ = status_of(RunFolder(sweep / folder), task)
@@ -238,8 +238,8 @@ def may_change(table: Sequence[JobRow], queue: QueueSnapshot) -> bool:
     """Returns whether anything is under way, as far as that can be known: a queue that is silent may answer again.
 
     Args:
-        table: jobs, from `rows`.
-        queue: what they were judged by.
+        table: Jobs, from `rows`.
+        queue: What they were judged by.
     """
     waited_for = LIVE | {State.unknown} if queue.trouble and not queue.absent else LIVE
     return any(row.state in waited_for for row in table)

@@ -33,9 +33,9 @@ def page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[JobRow]], que
     """Returns everything that `salmask status` shows to people.
 
     Args:
-        targets: the sweeps, or runs of them.
-        tables: the rows of each.
-        queue: that they were judged by.
+        targets: The sweeps, or runs of them.
+        tables: The rows of each.
+        queue: That they were judged by.
     """
     blocks: list[RenderableType] = []
     for target, table in zip(targets, tables, strict=True):

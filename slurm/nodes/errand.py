@@ -31,13 +31,13 @@ def send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Pa
     """Submits a job that is of no sweep, and returns its id.
 
     Args:
-        call: what it does.
-        batch: its name and what it asks for.
-        cluster: its profile.
-        folder: of its files.
+        call: What it does.
+        batch: Its name and what it asks for.
+        cluster: Its profile.
+        folder: Of its files.
 
     Raises:
-        UserError: there is no Slurm here, it refuses the job, or does not answer.
+        UserError: There is no Slurm here, it refuses the job, or does not answer.
     """
     queue = snapshot()
     if queue.trouble:
@@ -86,8 +86,8 @@ def last_words(job: str, folder: Path) -> str:
     """Returns why a job ended, by what it printed.
 
     Args:
-        job: its id.
-        folder: of its submission.
+        job: Its id.
+        folder: Of its submission.
     """
     return (
         cause_of_ranks(error_tails(folder, job))

@@ -31,14 +31,14 @@ def probe(
     """Sends a job with what the profile asks for a pretraining, and returns what it found.
 
     Args:
-        cluster: a profile with the executor `slurm`.
-        program: whose `examine` the job carries out.
-        needs: data sets and weights that must be there; None: the weights of the paper's localizer.
-        nodes: that the job asks for; 0: as many as the profile says.
-        wait: seconds; then the job is cancelled, and why it waited is a finding.
+        cluster: A profile with the executor `slurm`.
+        program: Whose `examine` the job carries out.
+        needs: Data sets and weights that must be there; None: the weights of the paper's localizer.
+        nodes: That the job asks for; 0: as many as the profile says.
+        wait: Seconds; then the job is cancelled, and why it waited is a finding.
 
     Raises:
-        UserError: there is no Slurm here, it refuses the job, or does not answer.
+        UserError: There is no Slurm here, it refuses the job, or does not answer.
     """
     if cluster.executor != "slurm":
         raise UserError(f"'{cluster.name}' runs on this machine", mend="salmask doctor, without --cluster")

@@ -35,15 +35,15 @@ def bench_on_node(
     """Sends a job that times rows, waits for it, and returns what it measured.
 
     Args:
-        cluster: name of a profile with the executor `slurm`, or its file.
-        runs: the rows, with their settings.
-        program: what times one, as `slurm.jobs.program` names it.
-        steps: that count.
-        warm_up: steps before them.
-        wait: seconds; then the job is cancelled.
+        cluster: Name of a profile with the executor `slurm`, or its file.
+        runs: The rows, with their settings.
+        program: What times one, as `slurm.jobs.program` names it.
+        steps: That count.
+        warm_up: Steps before them.
+        wait: Seconds; then the job is cancelled.
 
     Raises:
-        UserError: there is no Slurm here, it refuses the job or does not start it in time, or the job fails.
+        UserError: There is no Slurm here, it refuses the job or does not start it in time, or the job fails.
     """
     from slurm.nodes.errand import last_words, send, wait_for_report  # submitit takes a second to import
     from slurm.submission.batches import Batch, submission_name

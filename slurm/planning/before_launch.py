@@ -15,11 +15,11 @@ def check_tables(graph: Graph, known: Iterable[str]) -> None:
     """Finds a table that there is not.
 
     Args:
-        graph: the sweep.
-        known: names of all tables.
+        graph: The sweep.
+        known: Names of all tables.
 
     Raises:
-        UserError: the sweep's report would render one of another name.
+        UserError: The sweep's report would render one of another name.
     """
     known = list(known)
     for table in graph.tables:
@@ -31,10 +31,10 @@ def check_folder(folder: Path) -> None:
     """Finds a place that can be no folder, or a name that no batch script can hold: it stands in options of sbatch.
 
     Args:
-        folder: of the sweep; it need not be there.
+        folder: Of the sweep; it need not be there.
 
     Raises:
-        UserError: a part of its path is a file, holds a line's end or such, or what Slurm takes for a pattern.
+        UserError: A part of its path is a file, holds a line's end or such, or what Slurm takes for a pattern.
     """
     for part in (folder, *folder.parents):
         if exists(part):
@@ -55,15 +55,15 @@ def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = Fal
     """Finds a missing root before hours are spent on the pretraining.
 
     Args:
-        graph: the sweep.
-        finished: keys of the jobs that are done.
-        on_nodes: whether the jobs run on other machines, which may see folders that this one does not.
+        graph: The sweep.
+        finished: Keys of the jobs that are done.
+        on_nodes: Whether the jobs run on other machines, which may see folders that this one does not.
 
     Returns:
         With `on_nodes` a line for each root that is not to be seen from here; else nothing.
 
     Raises:
-        UserError: nothing says where a data set is; or it is missing or empty, and the jobs run here.
+        UserError: Nothing says where a data set is; or it is missing or empty, and the jobs run here.
     """
     looked_for: set[tuple[str, str]] = set()
     unseen = []

@@ -51,7 +51,7 @@ class Job:
         """Whether the job's result is there, where the rows of its folder were read already.
 
         Args:
-            results: every row of the run's `results.jsonl`; a pretraining goes by its backbone and ignores them.
+            results: Every row of the run's `results.jsonl`; a pretraining goes by its backbone and ignores them.
         """
         if self.task == PRETRAIN:
             return self.folder.pretrained
@@ -127,7 +127,7 @@ class Graph:
         keeps other launchers away.
 
         Args:
-            read_results: reads a run's `results.jsonl`; default: `rows_of`. For callers that read the same files
+            read_results: Reads a run's `results.jsonl`; default: `rows_of`. For callers that read the same files
                 for something else and keep what they read.
         """
         read_results = read_results or rows_of
@@ -170,12 +170,12 @@ def make_graph(sweep_folder: Path, jobs: Sequence[Job], tables: Sequence[str]) -
     """Makes a graph of jobs whose order can be kept, each folder's pretraining first.
 
     Args:
-        sweep_folder: the folder that every run's folder is below.
-        jobs: in any order of the runs; what is named twice, by two sweeps that are included in one, is done once.
-        tables: names of the tables that the report renders.
+        sweep_folder: The folder that every run's folder is below.
+        jobs: In any order of the runs; what is named twice, by two sweeps that are included in one, is done once.
+        tables: Names of the tables that the report renders.
 
     Raises:
-        UserError: one evaluation is named twice, by different protocols.
+        UserError: One evaluation is named twice, by different protocols.
     """
     # Of equal jobs the first one counts, settings and place in the order.
     distinct: dict[tuple[Path, str], Job] = {}

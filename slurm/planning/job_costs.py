@@ -88,7 +88,7 @@ def survey(graph: Graph) -> tuple[frozenset[Key], Evidence]:
     """Reads what a plan goes by, each results file once: it says both what is done and how long it took.
 
     Args:
-        graph: the sweep.
+        graph: The sweep.
 
     Returns:
         The keys of the jobs that are done; and what was measured in the sweep, in those beside it, by the user's
@@ -105,9 +105,9 @@ def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], S
     """Reads the runs below some sweeps' folders, and the file of `salmask bench step`.
 
     Args:
-        sweeps: folders; of several runs of a kind the one that comes first counts.
-        steps: the file of `salmask bench step`.
-        read_results: reads a run's `results.jsonl`.
+        sweeps: Folders; of several runs of a kind the one that comes first counts.
+        steps: The file of `salmask bench step`.
+        read_results: Reads a run's `results.jsonl`.
     """
     runs: dict[Kind, tuple[float, int, str]] = {}
     start_ups: dict[Kind, float] = {}
@@ -172,10 +172,10 @@ def estimate(
     """Returns the cost of every job.
 
     Args:
-        graph: the sweep.
-        cluster: says how many GPUs a job holds; None: one.
-        evidence: what was measured.
-        finished: keys of the jobs that are done, which cost nothing.
+        graph: The sweep.
+        cluster: Says how many GPUs a job holds; None: one.
+        evidence: What was measured.
+        finished: Keys of the jobs that are done, which cost nothing.
     """
     if cluster is not None and cluster.executor == "slurm":
         on_gpu = cluster.resources.gpus > 0
@@ -189,8 +189,8 @@ def with_plan(graph: Graph, cluster: Cluster) -> Graph:
     """Returns the graph with what its jobs are expected to take, for the ledger to keep beside what they took.
 
     Args:
-        graph: the sweep.
-        cluster: where it goes.
+        graph: The sweep.
+        cluster: Where it goes.
     """
     try:
         finished, evidence = survey(graph)
@@ -293,8 +293,8 @@ def of_known_cost(graph: Graph, costs: Mapping[Key, JobCost]) -> tuple[Graph, di
     """Returns the runs of which every job has a known cost.
 
     Args:
-        graph: the sweep.
-        costs: from `estimate`.
+        graph: The sweep.
+        costs: From `estimate`.
 
     Returns:
         The graph that is left, and the pretrainings of what was left out, by the cost that nobody knows.
@@ -314,9 +314,9 @@ def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) 
     A run that does not fit is left out with everything after it, so that the methods keep equally many seeds but one.
 
     Args:
-        graph: the sweep.
-        costs: from `estimate`, all of them known (`of_known_cost`).
-        gpu_hours: the budget.
+        graph: The sweep.
+        costs: From `estimate`, all of them known (`of_known_cost`).
+        gpu_hours: The budget.
 
     Returns:
         The graph that is left, and `METHOD sSEED` of what was left out.
@@ -338,9 +338,9 @@ def wall_seconds(graph: Graph, costs: Mapping[Key, JobCost], slots: int) -> floa
     """Returns how long a sweep takes in seconds, each job started as soon as it can be; unknown jobs take no time.
 
     Args:
-        graph: the sweep.
-        costs: of each job.
-        slots: jobs at a time; 0: all of them.
+        graph: The sweep.
+        costs: Of each job.
+        slots: Jobs at a time; 0: all of them.
     """
     # A simulation: each slot is the time at which it is free again, and the earliest free slot takes the next job.
     free = [0.0] * (slots or max(1, len(graph.jobs)))

@@ -17,8 +17,8 @@ def needs_of(graph: Graph, finished: Collection[Key] = ()) -> Needs:
     """Returns what the jobs of a sweep read besides their own files.
 
     Args:
-        graph: the sweep.
-        finished: keys of jobs that are done, and need nothing.
+        graph: The sweep.
+        finished: Keys of jobs that are done, and need nothing.
     """
     data: dict[tuple[str, str], None] = {}
     weights: dict[LocalizerWeights, None] = {}
@@ -37,13 +37,13 @@ def needs_of_sweep(name: str, resolve: Resolve, *, data: str = "", root: str = "
     """Returns what a sweep needs, by its name.
 
     Args:
-        name: of the sweep, or its file.
-        resolve: turns a method and layers of settings into a Run.
-        data: the data set of its pretrainings; empty: as the sweep says.
-        root: root of that data set; empty: where lists say.
+        name: Of the sweep, or its file.
+        resolve: Turns a method and layers of settings into a Run.
+        data: The data set of its pretrainings; empty: as the sweep says.
+        root: Root of that data set; empty: where lists say.
 
     Raises:
-        UserError: there is no such sweep, or it cannot be carried out.
+        UserError: There is no such sweep, or it cannot be carried out.
     """
     sweep = load(name)
     return needs_of(expand(sweep, RUNS / sweep.name, resolve, command_settings(None, data=data, root=root)))
@@ -55,11 +55,11 @@ def missing_weights(graph: Graph, finished: Collection[Key]) -> list[str]:
     That is no error: nodes may see another cache, or have a network and download them.
 
     Args:
-        graph: the sweep.
-        finished: keys of the jobs that are done.
+        graph: The sweep.
+        finished: Keys of the jobs that are done.
 
     Raises:
-        UserError: a checkpoint of ours that a job is to read is not there.
+        UserError: A checkpoint of ours that a job is to read is not there.
     """
     lines = []
     for weights in needs_of(graph, finished).weights:

@@ -56,8 +56,8 @@ class Reference:
         """Returns the rate of a row, and in what it was timed otherwise than `kind` says; None: nobody timed it.
 
         Args:
-            kind: of the run.
-            on_gpu: whether a GPU is asked for: its figures come first, then those of others.
+            kind: Of the run.
+            on_gpu: Whether a GPU is asked for: its figures come first, then those of others.
         """
         same = self._by_work.get(kind[:SAME_WORK])
         if not same:
@@ -75,8 +75,8 @@ class Reference:
         """Returns seconds, device and source of an evaluation; None: nobody timed it.
 
         Args:
-            key: task, data set, protocol, network and crop.
-            on_gpu: as of `step`.
+            key: Task, data set, protocol, network and crop.
+            on_gpu: As of `step`.
         """
         same = [(seconds, device, source) for other, seconds, device, source in self.evaluations if other == key]
         return min(same, key=lambda figures: figures[1].startswith(NVIDIA) != on_gpu, default=None)

@@ -79,7 +79,7 @@ def load(name: str) -> Sweep:
     """Reads a sweep by name, or from a YAML file.
 
     Raises:
-        UserError: there is none of that name, or the file is broken.
+        UserError: There is none of that name, or the file is broken.
     """
     path = _path(name)
     return Sweep(path.stem, tuple(_parts(path, ())))
@@ -98,8 +98,8 @@ def _parts(path: Path, including: tuple[Path, ...]) -> list[Part]:
     """Reads the parts of a file, and those of the files that it includes.
 
     Args:
-        path: the file.
-        including: the files on the way to it, which it may not include again: it would never end.
+        path: The file.
+        including: The files on the way to it, which it may not include again: it would never end.
     """
     content = read_yaml(path)
     if path.resolve() in including:
@@ -201,13 +201,13 @@ def narrowed(sweep: Sweep, methods: Sequence[str], seeds: Sequence[int], tasks: 
     A sweep of one part takes methods, seeds and tasks that it does not have as well; of several, each keeps its own.
 
     Args:
-        sweep: what is narrowed.
-        methods: names of methods; none: all that it has.
-        seeds: none: all that it has.
-        tasks: names of tasks; none: all that it has.
+        sweep: What is narrowed.
+        methods: Names of methods; none: all that it has.
+        seeds: None: all that it has.
+        tasks: Names of tasks; none: all that it has.
 
     Raises:
-        UserError: no part of several has them.
+        UserError: No part of several has them.
     """
     if len(sweep.parts) == 1:
         (single,) = sweep.parts
@@ -242,13 +242,13 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
     """Returns every job of a sweep, pretrainings before what builds on them.
 
     Args:
-        sweep: what to run.
-        out: folder of the sweep.
-        resolve: turns a method and layers of settings into a Run.
-        overrides: over the sweep's settings.
+        sweep: What to run.
+        out: Folder of the sweep.
+        resolve: Turns a method and layers of settings into a Run.
+        overrides: Over the sweep's settings.
 
     Raises:
-        UserError: an unknown method, task, data set or setting; or one that a sweep would pass over.
+        UserError: An unknown method, task, data set or setting; or one that a sweep would pass over.
     """
     jobs = []
     for part in sweep.parts:

@@ -38,7 +38,7 @@ def partitions() -> list[SlurmPartition]:
     """Asks sinfo.
 
     Raises:
-        UserError: there is none, or it does not answer.
+        UserError: There is none, or it does not answer.
     """
     if not shutil.which("sinfo"):
         raise UserError("there is no sinfo on this machine", mend=LOGIN_NODE)
@@ -77,11 +77,11 @@ def first_profile(kinds: Sequence[SlurmPartition], name: str = "") -> str:
     """Returns a profile for one GPU a job, as the text of its file.
 
     Args:
-        kinds: from `partitions`.
-        name: of the partition; empty: the default one if it has GPUs, else the first that has some.
+        kinds: From `partitions`.
+        name: Of the partition; empty: the default one if it has GPUs, else the first that has some.
 
     Raises:
-        UserError: there is no such partition, or none has GPUs.
+        UserError: There is no such partition, or none has GPUs.
     """
     if name and name not in {kind.name for kind in kinds}:
         raise UserError(f"no partition '{name}'", mend=nearest(name, dict.fromkeys(kind.name for kind in kinds)))

@@ -201,7 +201,7 @@ def load(name: str) -> Cluster:
     """Reads a profile by name, or from a YAML file, and checks it whole.
 
     Raises:
-        UserError: there is none of that name, or the file is broken.
+        UserError: There is none of that name, or the file is broken.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -215,7 +215,7 @@ def load_named(name: str) -> Cluster:
     A sweep from elsewhere could name a file that comes with it, whose lines of `setup` a launch would run.
 
     Raises:
-        UserError: there is none of that name, or its file is broken.
+        UserError: There is none of that name, or its file is broken.
     """
     profiles = available()
     if name not in profiles:

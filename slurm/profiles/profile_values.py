@@ -66,7 +66,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """Returns what a profile's file says: each value text, None, or a list or mapping of such.
 
     Raises:
-        UserError: the file is missing, too long, no YAML, holds a key twice, or is no mapping.
+        UserError: The file is missing, too long, no YAML, holds a key twice, or is no mapping.
     """
     try:
         content = read_regular(path, LARGEST_FILE)
@@ -86,12 +86,12 @@ def text(where: str, key: str, value: Any) -> str:
     """Returns a value that is one line of text, with the launcher's variables in place of their names.
 
     Args:
-        where: the file, for the error.
-        key: the setting's name, for the error.
-        value: what stands there.
+        where: The file, for the error.
+        key: The setting's name, for the error.
+        value: What stands there.
 
     Raises:
-        UserError: it is nothing, a list or a mapping; it holds a control character, or a variable that is not set.
+        UserError: It is nothing, a list or a mapping; it holds a control character, or a variable that is not set.
     """
     return _expanded(where, key, one_word_or_line(where, key, value))
 
@@ -113,7 +113,7 @@ def names(where: str, key: str, value: Any) -> str:
     """Returns `a,b` for `a,b` and for the list `[a, b]`, as Slurm writes several partitions or nodes.
 
     Raises:
-        UserError: as of `text`.
+        UserError: As of `text`.
     """
     if isinstance(value, list):
         return ",".join(text(where, key, name) for name in value)
@@ -124,7 +124,7 @@ def lines(where: str, key: str, value: Any) -> tuple[str, ...]:
     """Returns a list of lines of shell, which may name variables of the node.
 
     Raises:
-        UserError: it is no list of texts.
+        UserError: It is no list of texts.
     """
     if not isinstance(value, list) or not all(isinstance(line, str) and line for line in value):
         mend = f"for example `{key}: [module load cuda]`"
@@ -138,7 +138,7 @@ def words(where: str, key: str, value: Any) -> tuple[str, ...]:
     """Returns a list of options such as `--mpi=pmix`.
 
     Raises:
-        UserError: it is no list, or one of them begins otherwise.
+        UserError: It is no list, or one of them begins otherwise.
     """
     options = [text(where, key, option) for option in (value if isinstance(value, list) else [value])]
     for option in options:
@@ -151,7 +151,7 @@ def whole_number(where: str, key: str, value: Any) -> int:
     """Returns a whole number, 0 or more.
 
     Raises:
-        UserError: it is none, or absurdly large.
+        UserError: It is none, or absurdly large.
     """
     number = _number(where, key, value)
     if number < 0:
@@ -163,7 +163,7 @@ def any_number(where: str, key: str, value: Any) -> int:
     """Returns a whole number, which may be negative.
 
     Raises:
-        UserError: it is none, or absurdly large.
+        UserError: It is none, or absurdly large.
     """
     return _number(where, key, value)
 
@@ -179,7 +179,7 @@ def gigabytes(where: str, key: str, value: Any) -> float:
     """Returns a number of gigabytes; 0 asks for nothing.
 
     Raises:
-        UserError: it is none.
+        UserError: It is none.
     """
     written = text(where, key, value)
     try:
@@ -198,7 +198,7 @@ def minutes(where: str, key: str, value: Any) -> int:
     `DAYS-HOURS:MINUTES:SECONDS`: `30:00` is half an hour, and `1-0` a day.
 
     Raises:
-        UserError: it is none of them, or less than a minute.
+        UserError: It is none of them, or less than a minute.
     """
     written = text(where, key, value)
     seconds = _seconds(written)
@@ -236,7 +236,7 @@ def gpus(where: str, key: str, value: Any) -> tuple[str, int]:
     """Returns the type of GPU that is asked for (empty: any) and how many: `a100:4` or `4`.
 
     Raises:
-        UserError: it is neither.
+        UserError: It is neither.
     """
     written = text(where, key, value)
     match = _GPUS.fullmatch(written)
@@ -280,7 +280,7 @@ def options(where: str, key: str, value: Any) -> tuple[tuple[str, str], ...]:
     """Returns other options of sbatch by their long names; one without a value is empty: `{exclusive: ""}`.
 
     Raises:
-        UserError: it is no mapping, or a name is none of a long option.
+        UserError: It is no mapping, or a name is none of a long option.
     """
     if not isinstance(value, dict):
         raise UserError(f"{where}: {key} is a mapping of sbatch's options", mend="for example {mail-type: FAIL}")

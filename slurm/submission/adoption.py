@@ -25,8 +25,8 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
     """Returns the queue, once it is certain what became of each submission that a killed launcher had begun.
 
     Args:
-        ledger: of the sweep.
-        tell: told that, and for what, it waits.
+        ledger: Of the sweep.
+        tell: Told that, and for what, it waits.
 
     Raises:
         SilentSlurmError: Slurm does not answer.
@@ -61,8 +61,8 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
     """Writes down the ids of jobs that went out although their launcher was killed.
 
     Args:
-        ledger: of the sweep; completed.
-        queue: from `settled_queue`, under the launch lock: else a launch that is under way looks like a killed one.
+        ledger: Of the sweep; completed.
+        queue: From `settled_queue`, under the launch lock: else a launch that is under way looks like a killed one.
     """
     if found := found_again(ledger, queue):
         ledger.submitted(found)
@@ -72,8 +72,8 @@ def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
     """Returns the jobs of which the ledger has no id and the queue one, with that.
 
     Args:
-        ledger: of the sweep.
-        queue: the queue.
+        ledger: Of the sweep.
+        queue: The queue.
     """
     found = []
     for name, entries in _half_done(ledger).items():
@@ -93,7 +93,7 @@ def adopt_local(ledger: Ledger) -> None:
     """Writes down the ids of jobs on this machine whose launcher was killed between their start and its line.
 
     Args:
-        ledger: of the sweep; completed.
+        ledger: Of the sweep; completed.
     """
     begun = [
         entry

@@ -53,7 +53,7 @@ class Batch:
         job of an array alone, waits `afterok` for that one. What has a parent without an id is left out.
 
         Args:
-            submitted: ids of what went out in this launch.
+            submitted: Ids of what went out in this launch.
         """
         if not self.parents:
             return [replace(self, indices=tuple(range(len(self.keys))) if len(self.keys) > 1 else ())]
@@ -79,8 +79,8 @@ class Batch:
         """Returns Slurm's id of one of the jobs.
 
         Args:
-            key: of the job.
-            submission_id: what sbatch answered: the id of the job, or of the array.
+            key: Of the job.
+            submission_id: What sbatch answered: the id of the job, or of the array.
         """
         return f"{submission_id}_{self.indices[self.keys.index(key)]}" if self.indices else submission_id
 
@@ -88,7 +88,7 @@ class Batch:
         """Returns the ids that each job waits for.
 
         Args:
-            submitted: ids of what went out in this launch.
+            submitted: Ids of what went out in this launch.
         """
         ids = self._ids(submitted)
         if self.kind == "afterany":
@@ -100,8 +100,8 @@ class Batch:
         """Returns sbatch's `--dependency`, for example `aftercorr:811`; empty where nothing is waited for.
 
         Args:
-            submitted: ids of what went out in this launch.
-            behind: ids of the jobs that must have ended, however, before any of these begins.
+            submitted: Ids of what went out in this launch.
+            behind: Ids of the jobs that must have ended, however, before any of these begins.
         """
         own = self._awaited(submitted)
         ended = [*dict.fromkeys(split_id(job)[0] for job in behind)]
@@ -132,7 +132,7 @@ class Batch:
         """Returns an array as two, for a Slurm that takes fewer jobs at once.
 
         Raises:
-            ValueError: it is a single job.
+            ValueError: It is a single job.
         """
         return self.split(len(self.keys) // 2)
 
@@ -140,10 +140,10 @@ class Batch:
         """Returns an array as two.
 
         Args:
-            number: how many jobs the first one has.
+            number: How many jobs the first one has.
 
         Raises:
-            ValueError: one of them would have none.
+            ValueError: One of them would have none.
         """
         if not 0 < number < len(self.keys):
             raise ValueError(f"{self.name} has {len(self.keys)} jobs, and cannot be split after {number}")
@@ -185,13 +185,13 @@ def plan_batches(
     """Yields what is to go out, in an order in which every job comes after what it waits for.
 
     Args:
-        graph: the sweep.
-        cluster: says what each task asks for.
-        limit: the most jobs of an array.
-        live: what is on its way since an earlier launch.
-        wanted: keys of the jobs to go out, each of whose parents is done, on its way, or among them; None: all that is
+        graph: The sweep.
+        cluster: Says what each task asks for.
+        limit: The most jobs of an array.
+        live: What is on its way since an earlier launch.
+        wanted: Keys of the jobs to go out, each of whose parents is done, on its way, or among them; None: all that is
             neither done nor on its way.
-        report: whether the report goes out although no job does.
+        report: Whether the report goes out although no job does.
     """
     if wanted is None:
         finished = graph.finished()

@@ -44,7 +44,7 @@ class Outcome:
 
         Args:
             earlier: Slurm's ids of that.
-            graph: the sweep.
+            graph: The sweep.
         """
         submitted = {**earlier, **self.submitted}
         live, skipped = ([job for job in jobs if graph.key(job) not in submitted] for jobs in (self.live, self.skipped))
@@ -62,13 +62,13 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Cal
     """Writes a job's order into its run's folder, and returns what its process is to call.
 
     Args:
-        graph: the sweep.
-        key: of the job, or of the sweep's report.
-        attempts: how often the job may begin.
-        program: the names of what jobs carry out.
+        graph: The sweep.
+        key: Of the job, or of the sweep's report.
+        attempts: How often the job may begin.
+        program: The names of what jobs carry out.
 
     Raises:
-        UserError: the folder cannot be written to, or holds another run.
+        UserError: The folder cannot be written to, or holds another run.
     """
     job = graph.by_key.get(key)
     if job is None:  # the report is no job of the graph, which has no run for it
@@ -85,11 +85,11 @@ def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, afte
     """Returns the ledger's line for a job, as it is before the job has an id.
 
     Args:
-        graph: the sweep.
-        cluster: the profile by which the job goes out.
-        submission: name of what is handed over at once, which the job is part of.
-        key: of the job, or of the sweep's report.
-        after: ids of the jobs that it waits for.
+        graph: The sweep.
+        cluster: The profile by which the job goes out.
+        submission: Name of what is handed over at once, which the job is part of.
+        key: Of the job, or of the sweep's report.
+        after: Ids of the jobs that it waits for.
     """
     job = graph.by_key.get(key)
     resources = cluster.resources_of(key[1])

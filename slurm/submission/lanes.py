@@ -46,7 +46,7 @@ class Weights:
         """Keeps a plan.
 
         Args:
-            planned: seconds of each job of which they are known.
+            planned: Seconds of each job of which they are known.
         """
         known = [seconds for (_, task), seconds in planned.items() if task != PRETRAIN]
         self._planned = planned
@@ -68,10 +68,10 @@ def in_lanes(
     """Returns batches with their lanes and how many of each run at a time.
 
     Args:
-        batches: to go out, in an order in which every job comes after what it waits for.
-        throttle: jobs of the sweep at a time; 0: no limit, and no lanes.
-        live: what is queued or running since earlier launches.
-        planned: seconds that jobs are planned to take.
+        batches: To go out, in an order in which every job comes after what it waits for.
+        throttle: Jobs of the sweep at a time; 0: no limit, and no lanes.
+        live: What is queued or running since earlier launches.
+        planned: Seconds that jobs are planned to take.
     """
     batches = list(batches)
     working = [batch for batch in batches if batch.task != REPORT]
@@ -95,7 +95,7 @@ def jobs_by_lane(live: Iterable[Submission]) -> dict[str, list[str]]:
     """Returns the ids of the jobs of each lane that are queued or running.
 
     Args:
-        live: what is, since earlier launches.
+        live: What is, since earlier launches.
     """
     jobs: dict[str, list[str]] = {}
     for entry in live:
@@ -108,8 +108,8 @@ def behind(batch: Batch, lanes: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns the ids of the jobs that must have ended before a batch begins: of its lane; for a report, of all.
 
     Args:
-        batch: that goes out.
-        lanes: ids by lane, of all that is in.
+        batch: That goes out.
+        lanes: Ids by lane, of all that is in.
     """
     if batch.task == REPORT:
         return [job for name, jobs in lanes.items() if name not in ("", EARLIER) for job in jobs]

@@ -59,17 +59,17 @@ def submit(
     """Hands what is missing to Slurm and returns.
 
     Args:
-        graph: the sweep.
-        cluster: a profile with the executor `slurm`.
-        take_code: copies the code for the jobs.
-        program: the names of what the jobs carry out.
-        console: for what is told.
-        replace_old: cancel what is queued or running with other settings than the sweep has now.
-        again: keys of what an earlier call had no room for; then nothing else goes out, whatever became of it since,
+        graph: The sweep.
+        cluster: A profile with the executor `slurm`.
+        take_code: Copies the code for the jobs.
+        program: The names of what the jobs carry out.
+        console: For what is told.
+        replace_old: Cancel what is queued or running with other settings than the sweep has now.
+        again: Keys of what an earlier call had no room for; then nothing else goes out, whatever became of it since,
             and one job is tried before many are. None: all that is missing goes out.
-        cancels: how many calls of `salmask cancel` the sweep had seen as the call began that this is part of; what is
+        cancels: How many calls of `salmask cancel` the sweep had seen as the call began that this is part of; what is
             cancelled since does not go out. None: as many as now.
-        report: whether the report is asked for, also where it was rendered already.
+        report: Whether the report is asked for, also where it was rendered already.
 
     Returns:
         What is in, and what Slurm did not take.
@@ -198,9 +198,9 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
     """Yields what `submit` would hand to sbatch if nothing of the sweep were queued: (name, script) in order.
 
     Args:
-        graph: the sweep.
-        cluster: a profile with the executor `slurm`.
-        code: folder of the code that the jobs would import; it need not be there.
+        graph: The sweep.
+        cluster: A profile with the executor `slurm`.
+        code: Folder of the code that the jobs would import; it need not be there.
     """
     ids: dict[Key, str] = {}
     lanes: dict[str, list[str]] = {}
@@ -292,10 +292,10 @@ def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive:
     """Returns whether a job stands in the queue for a parent that has ended without what the job builds on.
 
     Args:
-        entry: of the job.
-        graph: the sweep.
-        queue: the queue.
-        alive: ids of the jobs of which what is built on comes, or may be there.
+        entry: Of the job.
+        graph: The sweep.
+        queue: The queue.
+        alive: Ids of the jobs of which what is built on comes, or may be there.
     """
     job = queue.find(entry)
     if job is None or not job.waiting or not entry.job:

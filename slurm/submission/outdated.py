@@ -18,8 +18,8 @@ def outdated(graph: Graph, live: Mapping[Key, Submission]) -> list[Submission]:
     that is not the one of its settings any more.
 
     Args:
-        graph: the sweep.
-        live: what is queued or running, by the job's key.
+        graph: The sweep.
+        live: What is queued or running, by the job's key.
     """
     of_seeds = {_method_and_seed(folder): folder for folder, _ in graph.by_key}
     old = []

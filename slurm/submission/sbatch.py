@@ -37,7 +37,7 @@ class SlurmExecutor(submitit.SlurmExecutor):
         """Returns what sbatch gets.
 
         Args:
-            indices: the numbers of the jobs in their array; none of a single job.
+            indices: The numbers of the jobs in their array; none of a single job.
         """
         if indices:
             self.parameters["map_count"] = len(indices)  # as submitit's own submission of an array does it
@@ -51,11 +51,11 @@ def script_of(batch: Batch, cluster: Cluster, folder: Path, *, dependency: str =
     """Returns the script of a batch.
 
     Args:
-        batch: what is submitted.
-        cluster: its profile.
-        folder: of the submission; absolute, since the job may begin in another folder.
-        dependency: what sbatch is told to wait for; empty: nothing.
-        code: where the job imports our code from; None: where it finds it.
+        batch: What is submitted.
+        cluster: Its profile.
+        folder: Of the submission; absolute, since the job may begin in another folder.
+        dependency: What sbatch is told to wait for; empty: nothing.
+        code: Where the job imports our code from; None: where it finds it.
     """
     executor = SlurmExecutor(folder=folder, python=batch.resources.python or None)
     executor.update_parameters(**_parameters(batch, cluster, dependency, code))

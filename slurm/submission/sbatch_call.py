@@ -71,14 +71,14 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
     """Hands a script to sbatch and returns the id that Slurm gave the job, or the array.
 
     Args:
-        script: the script's path.
-        name: of the job, which no other one has.
-        known_ids: ids that cannot be this job's, since they are of earlier ones.
-        inherited: file descriptors that sbatch keeps open: a lock, which then outlives a launcher that is killed.
+        script: The script's path.
+        name: Of the job, which no other one has.
+        known_ids: Ids that cannot be this job's, since they are of earlier ones.
+        inherited: File descriptors that sbatch keeps open: a lock, which then outlives a launcher that is killed.
 
     Raises:
         RefusedError: Slurm did not take it.
-        UnclearError: it may have been taken, or not; the name tells it later.
+        UnclearError: It may have been taken, or not; the name tells it later.
     """
     complaint = ""
     for wait in (0.0, *WAITS):
@@ -120,7 +120,7 @@ def parse_id(output: str) -> str:
     """Returns the id in the answer of `sbatch --parsable`, whatever a site prints besides; empty where it has none.
 
     Args:
-        output: what sbatch printed: `812`, `812;cluster`, or, of a wrapper that drops the option, its usual sentence.
+        output: What sbatch printed: `812`, `812;cluster`, or, of a wrapper that drops the option, its usual sentence.
     """
     lines = [line.strip() for line in output.splitlines()]
     ids = [match.group(1) for line in lines if (match := _ID.fullmatch(line) or _SENTENCE.search(line))]
@@ -174,8 +174,8 @@ def _end_others(name: str, job: str) -> None:
     """Ends what an earlier try has submitted after all: a busy controller came to it after the queue was asked for it.
 
     Args:
-        name: of the submission.
-        job: the id that counts.
+        name: Of the submission.
+        job: The id that counts.
     """
     scancel(sorted({array_of(other.job) for other in snapshot().named(name) if other.live} - {job}))
 

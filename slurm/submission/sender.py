@@ -139,7 +139,7 @@ class Sender:
 
         Raises:
             RefusedError: Slurm did not take it.
-            UnclearError: nobody knows whether it did.
+            UnclearError: Nobody knows whether it did.
         """
         submitted = self.outcome.submitted
         dependency = batch.dependency(submitted, behind(batch, self.lanes))
@@ -178,11 +178,11 @@ def script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, depe
     """Returns what sbatch is handed for a batch.
 
     Args:
-        batch: as it goes out.
-        graph: the sweep.
-        cluster: a profile with the executor `slurm`.
-        code: folder of the code that the jobs import; None: what they find.
-        dependency: as `Batch.dependency` has it.
+        batch: As it goes out.
+        graph: The sweep.
+        cluster: A profile with the executor `slurm`.
+        code: Folder of the code that the jobs import; None: what they find.
+        dependency: As `Batch.dependency` has it.
     """
     folder = Ledger(graph.sweep_folder.resolve()).logs / batch.name
     return script_of(batch, cluster, folder, dependency=dependency, code=code)

@@ -25,11 +25,11 @@ def sbatch_says(resources: Resources, cluster: Cluster) -> Answer:
     """Asks `sbatch --test-only`, which submits nothing; where there is no sbatch, that is the answer.
 
     Args:
-        resources: what the job asks for.
-        cluster: its profile.
+        resources: What the job asks for.
+        cluster: Its profile.
 
     Raises:
-        UserError: there is an sbatch, and this machine belongs to no cluster.
+        UserError: There is an sbatch, and this machine belongs to no cluster.
     """
     if not shutil.which("sbatch"):
         return Answer(accepted=True, words="as far as can be told without sbatch, which is not on this machine")

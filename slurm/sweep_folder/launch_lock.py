@@ -27,15 +27,15 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
     at work; what else it left is `slurm.submission.adoption`'s.
 
     Args:
-        sweep_folder: the sweep's folder; made if it is not there.
-        wait: seconds to wait for it.
+        sweep_folder: The sweep's folder; made if it is not there.
+        wait: Seconds to wait for it.
 
     Yields:
         The file descriptor of the lock that sbatch is to inherit.
 
     Raises:
-        BusySweepError: another launch does not end.
-        UserError: the folder cannot be written to.
+        BusySweepError: Another launch does not end.
+        UserError: The folder cannot be written to.
     """
     with (
         held(

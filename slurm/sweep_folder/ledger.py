@@ -110,9 +110,9 @@ class Submission:
         """Returns the file of what the job printed.
 
         Args:
-            sweep: the sweep's folder.
+            sweep: The sweep's folder.
             stream: `out` or `err`.
-            rank: the number of the process, of several.
+            rank: The number of the process, of several.
         """
         return sweep / LOGS / self.submission / f"{self.job}_{rank}_log.{stream}"
 
@@ -148,7 +148,7 @@ class Ledger:
         """Returns every job that ever went out or was about to, oldest first, each with all that is known of it.
 
         Raises:
-            UserError: the file is there and cannot be read.
+            UserError: The file is there and cannot be read.
         """
         looks: tuple[int, ...] = ()
         with suppress(OSError):  # which reading it tells
@@ -167,7 +167,7 @@ class Ledger:
         """Returns the submission of each job that was made last.
 
         Raises:
-            UserError: the file is there and cannot be read.
+            UserError: The file is there and cannot be read.
         """
         return {entry.key: entry for entry in self.submissions()}
 
@@ -175,7 +175,7 @@ class Ledger:
         """Returns the submission of each job that a scheduler, or this machine, took last: what only was to go is none.
 
         Raises:
-            UserError: the file is there and cannot be read.
+            UserError: The file is there and cannot be read.
         """
         return {entry.key: entry for entry in self.submissions() if entry.job}
 
@@ -183,7 +183,7 @@ class Ledger:
         """Writes down what is about to be handed over.
 
         Raises:
-            UserError: the file cannot be written to.
+            UserError: The file cannot be written to.
         """
         self._append(replace(entry, job="") for entry in entries)
 
@@ -191,7 +191,7 @@ class Ledger:
         """Writes down what was handed over, with the ids that the scheduler gave it.
 
         Raises:
-            UserError: the file cannot be written to.
+            UserError: The file cannot be written to.
         """
         self._append(entries)
 
@@ -199,11 +199,11 @@ class Ledger:
         """Writes down what the scheduler did not take, so that nobody looks for it.
 
         Args:
-            entries: as of `intend`.
-            words: the scheduler's.
+            entries: As of `intend`.
+            words: The scheduler's.
 
         Raises:
-            UserError: the file cannot be written to.
+            UserError: The file cannot be written to.
         """
         self._append(replace(entry, job="", refused=words) for entry in entries)
 
@@ -211,10 +211,10 @@ class Ledger:
         """Writes down what a person took back: the scheduler may forget it, or never have kept it.
 
         Args:
-            entries: as the ledger holds them.
+            entries: As the ledger holds them.
 
         Raises:
-            UserError: the file cannot be written to.
+            UserError: The file cannot be written to.
         """
         when = now()
         self._append(replace(entry, cancelled=when) for entry in entries)
@@ -223,10 +223,10 @@ class Ledger:
         """Writes down what was taken out for a sweep of other settings, and that nobody is to hand over again.
 
         Args:
-            entries: as the ledger holds them.
+            entries: As the ledger holds them.
 
         Raises:
-            UserError: the file cannot be written to.
+            UserError: The file cannot be written to.
         """
         when = now()
         self._append(replace(entry, superseded=when) for entry in entries)
@@ -235,10 +235,10 @@ class Ledger:
         """Writes down that a person cancels a run or the whole sweep, also what no scheduler has: a launch heeds it.
 
         Args:
-            folder: of the run, relative to the sweep's; empty: of the whole sweep.
+            folder: Of the run, relative to the sweep's; empty: of the whole sweep.
 
         Raises:
-            UserError: the file cannot be written to.
+            UserError: The file cannot be written to.
         """
         self._append_text(self.sweep / CANCELS, json.dumps({"time": now(), "folder": folder}) + "\n")
 
@@ -248,7 +248,7 @@ class Ledger:
         Their number tells that, and not their times: the clocks of two machines differ.
 
         Raises:
-            UserError: the file is there and cannot be read.
+            UserError: The file is there and cannot be read.
         """
         wishes = []
         for line in self._lines(self.sweep / CANCELS):
@@ -260,8 +260,8 @@ class Ledger:
         """Returns which jobs were cancelled since there had been so many `take_back`.
 
         Args:
-            number: how long `taken_back` was then.
-            keys: of the jobs that are asked about.
+            number: How long `taken_back` was then.
+            keys: Of the jobs that are asked about.
         """
         folders = set(self.taken_back()[number:])
         return {key for key in keys if "" in folders or key[0] in folders}

@@ -22,10 +22,10 @@ def minding(sweep_folder: Path) -> Iterator[None]:
     Where the file system knows no locks the block runs without, and what waits in it looks as if nobody minded it.
 
     Args:
-        sweep_folder: the sweep's folder, which is there.
+        sweep_folder: The sweep's folder, which is there.
 
     Raises:
-        OSError: the lock's file cannot be written.
+        OSError: The lock's file cannot be written.
     """
     with (sweep_folder / LOCAL_LOCK).open("a+b") as file, locked(file.fileno(), shared=True):
         yield
@@ -35,7 +35,7 @@ def is_minded(sweep_folder: Path) -> bool:
     """Returns whether a launcher holds the lock; of two that look at once neither takes the other for one.
 
     Args:
-        sweep_folder: the sweep's folder.
+        sweep_folder: The sweep's folder.
     """
     try:
         # A look has the lock for a moment, in which another one would be refused. They take turns by the lock on the
@@ -57,11 +57,11 @@ def starting(sweep_folder: Path, wait: float = math.inf) -> Iterator[None]:
     What a launcher looks at and starts within it, the next one finds; what is cancelled is found running, or not begun.
 
     Args:
-        sweep_folder: the sweep's folder, which is there.
-        wait: seconds to wait for it; a launcher has it for a moment.
+        sweep_folder: The sweep's folder, which is there.
+        wait: Seconds to wait for it; a launcher has it for a moment.
 
     Raises:
-        UserError: it was not to be had in that time, or its file cannot be written.
+        UserError: It was not to be had in that time, or its file cannot be written.
     """
     try:
         file = (sweep_folder / LOCAL_START_LOCK).open("ab")

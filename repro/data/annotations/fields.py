@@ -91,7 +91,7 @@ class Fields:
     """The fields of one entry; every fault among them is collected, so that a person mends all at once."""
 
     def __init__(self, get: Callable[[str], Any], quote: Callable[[str], str]) -> None:
-        """Read an entry.
+        """Reads an entry.
 
         Args:
             get: Returns the value of a field; None where the entry has none.
