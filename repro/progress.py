@@ -128,7 +128,7 @@ class ProgressBars(Progress):
         told = (_counted(task, share=True), _rate(task), _left(task), str(task.fields.get("note", "")))
         words = ", ".join(word for word in told if word) or f"under way for {clock_time(task.elapsed or 0)}"
         line = f"{task.description}: {words}"
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
 
 class _Words(ProgressColumn):
@@ -256,7 +256,7 @@ class Opening:
             elapsed, what = time.monotonic() - began, self._what
             if what and elapsed >= FIRST_LINE_SECONDS and (what != told or elapsed >= due):
                 told, due = what, elapsed + LINE_SECONDS / 2
-                console.print(f"{what} … ({elapsed:.0f} s)", highlight=False, soft_wrap=True)
+                console.print(f"{what} … ({elapsed:.0f} s)", soft_wrap=True)
 
 
 OPENING = Opening()

@@ -21,7 +21,8 @@ class Console(rich.console.Console):
     """rich's console, which shows what a terminal would obey as its code; rich's own colours stay what they are.
 
     A `[` in a text is a bracket: paths and the names of classes have them, and rich would take `[/]` for markup, with a
-    traceback. What is to be coloured is a `rich.text.Text`.
+    traceback. Nor are numbers and paths in a text coloured by what rich takes them for. What is to be coloured is a
+    `rich.text.Text`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -30,7 +31,7 @@ class Console(rich.console.Console):
         Args:
             options: Of rich's.
         """
-        super().__init__(**{"markup": False, **options})
+        super().__init__(**{"markup": False, "highlight": False, **options})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yields the segments of something to be printed, each with all of its text visible."""

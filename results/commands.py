@@ -76,7 +76,7 @@ def table(
     if frame is not None and not task:
         task = measured_task(frame, name, metric) or ""
         if fuller := fuller_task(frame, name, metric):
-            Console(stderr=True).print(fuller, highlight=False, soft_wrap=True)
+            Console(stderr=True).print(fuller, soft_wrap=True)
     references = frame is not None and has_both(frame)
     content = render(
         name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task, references=references
@@ -116,13 +116,13 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
         task = measured_task(frame, name)
         if task is None:
             measured = ", ".join(sorted(frame["task"].unique()))
-            console.print(f"no {name}: nothing of what was measured ({measured}) stands in it", highlight=False)
+            console.print(f"no {name}: nothing of what was measured ({measured}) stands in it")
         else:
             content = render(name, frame, runs=runs, task=task, references=has_both(frame))
             _print_table(content, console)
             _write_table(content, sweep_folder / "tables", console)
     for gallery in (gallery for run in runs for gallery in run.galleries):
-        console.print(f"  {gallery}", soft_wrap=True, highlight=False)
+        console.print(f"  {gallery}", soft_wrap=True)
 
 
 def collect(
@@ -145,7 +145,7 @@ def collect(
     frame = collect_results(roots_of(runs), context.obj, sweep=sweep)
     warn(frame, console)
     export(frame, out)
-    console.print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs in {out}", soft_wrap=True, highlight=False)
+    console.print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs in {out}", soft_wrap=True)
 
 
 def claims(
@@ -192,7 +192,7 @@ def claims(
     print_verdicts(listed_verdicts, letters(families), console)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in count(verdicts).items())
     notes = [f"Comparisons: {counts}.", judged_by(task, metric), method_note(verdicts), NOTE]
-    console.print(" ".join(filter(None, notes)), highlight=False, soft_wrap=not console.is_terminal)
+    console.print(" ".join(filter(None, notes)), soft_wrap=not console.is_terminal)
 
 
 def plot(
@@ -228,7 +228,7 @@ def plot(
     task = judged_task(frame, task, metric)
     material = Material(records, frame, "dark" if dark else "light", task, metric)
     if judged := judged_by(task, metric):
-        console.print(judged, highlight=False)
+        console.print(judged)
     for plot_name in PLOTS if name == "all" else [name]:
         try:
             with doing(f"drawing {plot_name}"):
@@ -238,7 +238,7 @@ def plot(
                 raise
             console.print(f"{plot_name}: left out, {reason.note}", soft_wrap=True)
         else:
-            console.print("\n".join(str(path) for path in paths), highlight=False, soft_wrap=True)
+            console.print("\n".join(str(path) for path in paths), soft_wrap=True)
 
 
 def explain(
@@ -357,7 +357,7 @@ def _print_table(table: "Table", console: Console) -> None:
     if console.is_terminal:
         print_on_terminal(table, console)
     else:
-        console.print(markdown(table), highlight=False, soft_wrap=True)
+        console.print(markdown(table), soft_wrap=True)
 
 
 def _write_table(table: "Table", folder: Path, console: Console) -> None:
@@ -365,4 +365,4 @@ def _write_table(table: "Table", folder: Path, console: Console) -> None:
     from results.formats.table_files import write
 
     for path in write(table, folder):
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+        console.print(f"  {path}", soft_wrap=True)

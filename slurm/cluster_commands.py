@@ -36,9 +36,9 @@ def check(
     console = Console()
     print_table(_table(cluster), console)
     limits = f"jobs begin {cluster.attempts} times at most, warned {cluster.signal_seconds} s before their time limit"
-    console.print(f"sweeps go to {folder}; {limits}", soft_wrap=True, highlight=False)
+    console.print(f"sweeps go to {folder}; {limits}", soft_wrap=True)
     if cluster.executor != "slurm":
-        console.print(f"no Slurm: jobs run here ({cluster.executor})", highlight=False)
+        console.print(f"no Slurm: jobs run here ({cluster.executor})")
         return
     from slurm.submission.trial import sbatch_says  # submitit takes a second, which a broken profile need not wait for
 
@@ -47,7 +47,7 @@ def check(
         answer = sbatch_says(resources, cluster)
         refused = refused or not answer.accepted
         mark = "ok" if answer.accepted else "REFUSED"
-        console.print(f"{mark}: {tasks}: {answer.words}", soft_wrap=True, highlight=False)
+        console.print(f"{mark}: {tasks}: {answer.words}", soft_wrap=True)
     if refused:
         raise UserError(
             f"sbatch takes no such jobs of '{cluster.name}'", mend="the profile; `sinfo` shows what there is"

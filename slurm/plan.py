@@ -103,7 +103,7 @@ def print_plan(plan: SweepPlan, console: Console) -> None:
     """
 
     def tell(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     done_count = sum(key in plan.finished for key in plan.graph.by_key)
     tell(_headline(plan.graph, done_count))

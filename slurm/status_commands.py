@@ -145,7 +145,7 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
     printed_last: Path | None = None
     for path, text in follow(lambda: log_files(ledger, folder, task), lines, ended=ended if following else None):
         if path != printed_last:
-            Console().print(f"==> {path} <==", style="bold", highlight=False, soft_wrap=True)
+            Console().print(f"==> {path} <==", style="bold", soft_wrap=True)
             printed_last = path
         say(text, end="")
 

@@ -203,7 +203,7 @@ class SweepCall:
             time.sleep(FEED_SECONDS)
 
     def _tell(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False)
+        self.console.print(text, soft_wrap=True)
 
     def _run_here(self, graph: Graph, cluster: Cluster) -> None:
         from slurm.local.launch import launch_here

@@ -75,7 +75,7 @@ def list_datasets(as_json: Json = False) -> None:
         for entry in DATASETS.values()
     ]
     print_table(TextTable(("name", "classes", "root", "what", "where"), lines, right=("classes",)), console)
-    console.print(f"To set a root: {how_to_set_root('NAME')}.", soft_wrap=True, highlight=False)
+    console.print(f"To set a root: {how_to_set_root('NAME')}.", soft_wrap=True)
 
 
 @app.command()
@@ -251,13 +251,13 @@ def _print_report(report: Report, per_class: bool) -> None:
     if per_class:
         print_table(_per_class(report), console)
     for problem in report.problems:
-        console.print(Text(problem.kind, "red"), f"{problem.path}: {problem.message}", highlight=False)
+        console.print(Text(problem.kind, "red"), f"{problem.path}: {problem.message}")
     for warning in report.warnings:
-        console.print(Text("warning", "yellow"), warning, highlight=False)
+        console.print(Text("warning", "yellow"), warning)
     kinds = Counter(problem.kind for problem in report.problems)
     summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
     depth = "every image decoded" if report.decoded else "images not decoded (--quick)"
-    console.print(f"{summary}; {depth}", highlight=False)
+    console.print(f"{summary}; {depth}")
 
 
 def _per_class(report: Report) -> TextTable:

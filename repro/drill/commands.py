@@ -98,7 +98,7 @@ def _drill_machine(main: Main, folder: str, *, points: int, inputs: int, seed: i
         made = faults(main, place / "faults", points)
         for row in chain(made, bad_inputs(place / "inputs", inputs, seed) if inputs else ()):
             rows.append(row)
-            console.print(f"{row.kind}: {row.held} of {row.tried}", highlight=False)
+            console.print(f"{row.kind}: {row.held} of {row.tried}")
     total = Row("all", "", sum(row.tried for row in rows), sum(row.held for row in rows))
     report(as_json, [vars(row) for row in [*rows, total]])
     if not all_held(rows):

@@ -36,7 +36,7 @@ def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
     lines = [f"{family.id}: {family.says} ({family.source})" for family in sentences]
     lines += [f"{letter}: {setting}" for setting, letter in settings.items()]
     for line in ["", *lines, ""]:
-        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+        console.print(line, soft_wrap=not console.is_terminal)
 
 
 def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], console: Console) -> None:

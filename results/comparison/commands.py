@@ -86,7 +86,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
             _print(comparison, console)
         warn(frame, console)
         if out is not None:
-            console.print(str(out), highlight=False, soft_wrap=True)
+            console.print(str(out), soft_wrap=True)
 
     return app
 
@@ -192,7 +192,7 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         print_table(TextTable(heads, class_rows, right=heads[1:], title="By class, the ends:"), console)
         console.print()
     for line in [*(["; ".join(flipped) + " (by most seeds)."] if flipped else []), *comparison.notes]:
-        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+        console.print(line, soft_wrap=not console.is_terminal)
     console.print()
 
 

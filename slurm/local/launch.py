@@ -312,7 +312,7 @@ class _Here:
 
     def _say(self, what: Text, about: str) -> None:
         """Prints a line: what happened, and to what."""
-        self.console.print(what, about, soft_wrap=True, highlight=False)
+        self.console.print(what, about, soft_wrap=True)
 
     def _reason(self, job: Job, process: LocalJob | None) -> str:
         """Returns why a job has no result."""

@@ -54,7 +54,7 @@ class SlurmsShare:
             raise UserError(what, mend="the same again when Slurm answers")
         # A sweep that was carried from a cluster to another machine; what runs there holds its own folders there.
         words = f"{number} of these jobs went out to Slurm, of which there is none here: they are started here"
-        self._console.print(words, soft_wrap=True, highlight=False)
+        self._console.print(words, soft_wrap=True)
         return set()
 
     def look_again(self, keys: Iterable[Key]) -> set[Key] | None:

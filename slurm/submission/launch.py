@@ -88,7 +88,7 @@ def submit(
     asked_again = frozenset(again or ())
 
     def tell(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
+        console.print(text, soft_wrap=True)
 
     with launch_lock(graph.sweep_folder) as descriptor:
         refuse_foreign_sweep(graph.sweep_folder)
