@@ -36,7 +36,7 @@ class Task(Protocol):
     """Whoever measures: a module with these functions, or an object with these methods."""
 
     def check(self, run: Run, target: Target, backbone: Backbone) -> None:
-        """Refuse, with a UserError, what can be known to fail before anything is written; called on every rank."""
+        """Refuses, with a UserError, what can be known to fail before anything is written; called on every rank."""
         ...
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:

@@ -3,7 +3,7 @@
 import atexit
 import os
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
@@ -12,11 +12,13 @@ from repro.workers import outlive_signals, timeout
 
 
 class Loader(DataLoader[Any]):
-    """A loader whose processes leave signals to the main one, and end in good order when that ends.
+    """A loader whose processes leave signals to the main one, and end in good order when they or that one end.
 
-    torch ends them when the iterator is collected. At the end of a program it may not have been: a training's runner
-    and its loop refer to each other, and an error keeps the frames that it came through. multiprocessing would then
-    send TERM to the processes, which outlive it for half a minute, and wait.
+    torch ends them when the iterator is collected: it puts a `None` into the queue of each. What does not end so is
+    sent TERM, which these processes outlive for half a minute, and is waited for. Twice that would be so. At the end of
+    a program the iterator may not have been collected: a training's runner and its loop refer to each other, and an
+    error keeps the frames that it came through. And where Python finds it as part of such a circle, its queues are of
+    the circle too, and are closed before it can put anything into them; so they are held here for longer.
     """
 
     def __init__(self, dataset: Dataset[Any], *, workers: int, **options: Any) -> None:
@@ -35,21 +37,30 @@ class Loader(DataLoader[Any]):
         """Begins to read; with `persistent_workers` the iterator is always the same."""
         iterator = super().__iter__()
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            _READING.add(iterator)
+            _let_go_of_queues()
+            _QUEUES[ref(iterator)] = iterator._index_queues
         return iterator
 
     def check_worker_number_rationality(self) -> None:
         """Does not warn of more processes than cores, as torch does in two lines: `machine.workers` is chosen."""
 
 
-_READING: WeakSet[_MultiProcessingDataLoaderIter] = WeakSet()
+_QUEUES: dict["ref[_MultiProcessingDataLoaderIter]", list[Any]] = {}
+"""Of each reading the queues by which its processes are told to end."""
+
+
+def _let_go_of_queues() -> None:
+    """Forgets the queues of readings that are over; not as they end, which is when they are needed."""
+    for iterator in [iterator for iterator in _QUEUES if iterator() is None]:
+        del _QUEUES[iterator]
 
 
 def _end_processes() -> None:
-    for iterator in list(_READING):
-        iterator._shutdown_workers()
+    for reference in list(_QUEUES):
+        if (iterator := reference()) is not None:
+            iterator._shutdown_workers()
 
 
 # Last registered is first called: before torch notes that the program ends, from when on it ends no process any more.
 atexit.register(_end_processes)
-os.register_at_fork(after_in_child=_READING.clear)  # they are the parent's to end
+os.register_at_fork(after_in_child=_QUEUES.clear)  # they are the parent's to end

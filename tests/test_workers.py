@@ -1,5 +1,6 @@
 """A loader's processes: no temporary folder is too long for them, and a killed one is one line with its cause."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from training_samples import TINY, refused, words
 
 from repro import workers
 from repro.errors import UserError
+from repro.loader import Loader
 from repro.runs.folder import RunFolder
 from repro.scenes.dataset import Scenes
 from repro.workers import deaths_told, use_short_sockets
@@ -100,6 +103,18 @@ def test_processes_of_readings_that_were_left_end_before_the_program(end: str, c
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout.split()) == (code, [str(3 * more_than_cores), "0"]), ended.stderr
     assert "UserWarning" not in ended.stderr
+
+
+def test_processes_of_a_reading_that_python_finds_in_a_circle_end_with_it() -> None:
+    """An error leaves a training so: its queues were closed first, and whoever ran next waited half a minute."""
+    others = {child.pid for child in multiprocessing.active_children()}
+    circle: list[Any] = [iter(Loader(torch.arange(8), workers=1))]
+    circle.append(circle)
+    next(circle[0])
+    assert len({child.pid for child in multiprocessing.active_children()} - others) == 1
+    del circle
+    gc.collect()
+    assert {child.pid for child in multiprocessing.active_children()} <= others
 
 
 class Slow(Dataset[torch.Tensor]):
