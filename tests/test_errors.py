@@ -4,10 +4,11 @@ import copy
 import pickle
 
 import pytest
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from repro.data.roots import RootNotSetError
 from repro.errors import LONGEST_LIST, UserError, nearest, one_line, shortened
+from repro.loader import Loader
 
 
 def test_an_error_is_one_line_with_its_mend() -> None:
@@ -54,7 +55,7 @@ class Refusing(Dataset[int]):
 )
 def test_of_an_error_in_a_loaders_worker_only_the_message_is_told(error: Exception, line: str) -> None:
     with pytest.raises(type(error)) as caught:
-        list(DataLoader(Refusing(error), num_workers=1))
+        list(Loader(Refusing(error), workers=1))
     assert "Original Traceback" in str(caught.value)
     assert one_line(caught.value) == line
 

@@ -132,7 +132,7 @@ class Slow(Dataset[torch.Tensor]):
 def test_a_signal_to_the_whole_group_leaves_the_workers_to_their_main_process(number: int) -> None:
     """Slurm's scancel and `kill -TERM -GROUP` reach every process; the training still makes its step, and saves."""
     others = {child.pid for child in multiprocessing.active_children()}  # of trainings that earlier tests made fail
-    loader = DataLoader(Slow(), num_workers=2, worker_init_fn=workers.outlive_signals)
+    loader = Loader(Slow(), workers=2)
     batches = iter(loader)
     values = [float(next(batches)), float(next(batches))]  # one of each: both have begun, and left the signals aside
     own = [child for child in multiprocessing.active_children() if child.pid not in others]
