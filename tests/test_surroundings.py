@@ -15,10 +15,11 @@ import pytest
 import torch
 from image_samples import write_image
 
+from repro.clutter import is_clutter
 from repro.data.folders import FolderImages, class_folders
 from repro.data.roots import find_root
 from repro.errors import UserError
-from repro.files import append_lines, is_clutter, new_folder, write_atomically
+from repro.files import append_lines, new_folder, write_atomically
 from repro.runs import provenance
 from results.collection.runs import RunRecord
 from slurm.profiles import profile

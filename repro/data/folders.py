@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from repro.clutter import is_clutter
 from repro.data import images
 from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, reason_of
 from repro.data.jpeg import Pixels
 from repro.errors import shortened
-from repro.files import is_clutter
 from repro.presence import is_folder
 
 FOLDER_FOR_EACH_CLASS = "put the images into one folder for each class"

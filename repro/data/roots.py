@@ -6,10 +6,11 @@ from pathlib import Path
 
 import platformdirs
 
+from repro.clutter import is_clutter
 from repro.data.catalogue import DATASETS, Dataset, find_dataset
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, nearest
-from repro.files import is_clutter, read_regular, reading
+from repro.files import read_regular, reading
 from repro.presence import exists, is_folder
 from repro.runs.run import Run
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
+from repro.clutter import is_clutter
 from repro.errors import UserError
-from repro.files import is_clutter
 from repro.presence import is_folder
 from repro.scenes.textures import Bytes, Floats, backdrop, blend, planes, value_noise
 

@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 import yaml
 
+from repro.clutter import is_clutter
 from repro.errors import UserError, nearest
-from repro.files import is_clutter, read_regular
+from repro.files import read_regular
 from repro.presence import exists, is_folder
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.health import Symptom, read_symptoms

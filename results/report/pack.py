@@ -12,8 +12,9 @@ from typing import IO
 
 import pandas as pd
 
+from repro.clutter import is_clutter
 from repro.errors import UserError, one_line
-from repro.files import is_clutter, write_atomically
+from repro.files import write_atomically
 from repro.presence import exists, is_file
 from repro.quantities import counted, size_text
 from repro.runs.folder import TASK_FOLDERS

@@ -24,9 +24,9 @@ from typing import Any
 
 import platformdirs
 
+from repro.clutter import is_clutter
 from repro.data.catalogue import DATASETS
 from repro.errors import UserError, nearest
-from repro.files import is_clutter
 from repro.paths import CODE_ROOT
 from repro.runs.evaluation import PROTOCOLS, task_and_dataset
 from repro.runs.status import PRETRAIN
