@@ -363,7 +363,7 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
         sync_folder(target.parent)
     except OSError as error:
         if is_of_a_full_disk(error):
-            written = sum(file.stat().st_size for file in Path(temporary).rglob("*")) if temporary else 0
+            written = folder_size(Path(temporary)) if temporary else 0
             reason = _full_disk_reason(target.parent, f"{size_text(written)} of it were written")
             raise UserError(f"cannot write {target}: {reason}", mend="free some space there") from error
         mend = "name a folder that can be written to"
