@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from launch_samples import CLUSTER, graph_for, launch
 from stand_in_slurm import StandInSlurm
-from test_launch_faults import CLUSTER, graph_for, launch
 
 from repro.doctor.needs import Needs
 from repro.drill import on_cluster

@@ -12,10 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from launch_samples import CLUSTER, graph_for, launch
+from launch_samples import CLUSTER, REFUSED, all_once, graph_for, launch
 from rich.console import Console
 from stand_in_slurm import StandInSlurm
-from test_launch_faults import REFUSED, all_once
 from training_samples import salmask
 
 from repro.jobs import PROGRAM

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launch_samples import CLUSTER, graph_for, launch
+from launch_samples import CLUSTER, REFUSED, all_once, graph_for, launch
+from places import SUPPORT
 from rich.console import Console
 from stand_in_slurm import StandInSlurm
 from training_samples import TINY
@@ -21,28 +22,14 @@ from yaml_samples import write_yaml
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from slurm.nodes.probe import probe
-from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster, Resources
 from slurm.submission.adoption import SETTLING_SECONDS, settled_queue
 from slurm.submission.launch import submit
 from slurm.submission.sender import NO_PARENT
 from slurm.sweep_folder.ledger import REPORT, Ledger, Submission
 
-REFUSED = "fail:Batch job submission failed: Invalid qos specification"
 SLOW = "fail:Batch job submission failed: Socket timed out on send/recv operation"
 LIMIT = "QOSMaxSubmitJobPerUserLimit"
-
-
-def all_once(graph: Graph, stand_in: StandInSlurm) -> bool:
-    """Whether each job, and the report, is queued once, by the ledger's ids and names."""
-    newest = Ledger(graph.sweep_folder).newest()
-    names = {line.split("|")[0]: line.split("|")[1] for line in stand_in.queue}
-    expected = {*map(graph.key, graph.jobs), graph.report}
-    return (
-        set(newest) == expected
-        and Counter(entry.job for entry in newest.values()) == Counter(stand_in.ids)
-        and all(names[entry.job] == entry.submission for entry in newest.values())
-    )
 
 
 def test_an_sbatch_that_fails_now_and_then_is_tried_again(stand_in: StandInSlurm, tmp_path: Path) -> None:
@@ -183,14 +170,14 @@ def test_sbatch_gets_nothing_of_the_job_that_it_is_called_in(
 KILLED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_launch_faults import graph_for, launch
+sys.path.insert(0, {support!r})
+from launch_samples import graph_for, launch
 launch(graph_for(Path({place!r})))
 """
 
 
 def start_launch(place: Path) -> "subprocess.Popen[bytes]":
-    code = KILLED.format(tests=str(Path(__file__).parent), place=str(place))
+    code = KILLED.format(support=str(SUPPORT), place=str(place))
     return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 
 

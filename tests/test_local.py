@@ -1,6 +1,5 @@
 """Jobs on this machine: processes that are started from text, share GPUs out, stop and go on."""
 
-import json
 import os
 import pickle
 import signal
@@ -11,9 +10,10 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from local_samples import HERE_CLUSTER, graph_of, launched, programs, seen, told
+from places import SUPPORT
 from rich.console import Console
 from training_samples import refused, tiny
 from waiting import wait_until
@@ -24,80 +24,14 @@ from repro.runs.status import Status
 from slurm.jobs.calls import read_call
 from slurm.jobs.job import Call
 from slurm.local import launch as local
-from slurm.local.launch import launch_here
 from slurm.local.processes import LocalJob, chosen_devices
-from slurm.monitoring.queue import QueueSnapshot
-from slurm.monitoring.status import rows
-from slurm.planning.graph import Graph, Job, make_graph
+from slurm.planning.graph import Job, make_graph
 from slurm.profiles.profile import Cluster, Resources
 from slurm.status_commands import cancel
 from slurm.sweep_folder.ledger import Ledger
 from slurm.sweep_folder.local_lock import starting
 
-HERE_CLUSTER = Cluster("local", executor="local")
-PROGRAMS = """
-import json, os, signal, sys, time
-from pathlib import Path
-from repro.runs.folder import RunFolder
-
-ABOVE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-         "TORCHELASTIC_USE_AGENT_STORE")
-
-def record(run, path, task, *, wait):
-    names = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", *ABOVE)
-    content = {name: os.environ.get(name) for name in names} | {"begun": time.time()}
-    if os.environ.get("BUSY"):
-        time.sleep(float(os.environ["BUSY"]))
-    content["ended"] = time.time()
-    rank = os.environ.get("RANK", "0")
-    (Path(path) / f"seen-{task}-{rank}.json").write_text(json.dumps(content))
-    if rank == "0":
-        RunFolder(Path(path)).backbone.write_text("x")
-
-def lose_one(run, path, task, *, wait):
-    folder = RunFolder(Path(path))
-    if os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(1)
-    with folder.attempt(task):
-        raise RuntimeError("[../gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:2")
-
-def last(run, path, task, *, wait):
-    from repro.runs.stopping import STOP
-    STOP.install()
-    with RunFolder(Path(path)).attempt(task):
-        time.sleep(60)
-"""
-
-
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of programs for jobs, which takes no torch."""
-    place = tmp_path / "code"
-    place.mkdir()
-    (place / "job_programs.py").write_text(PROGRAMS)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), *sys.path]))
-    return place
-
-
-def graph_of(place: Path, seeds: int) -> Graph:
-    runs = [tiny(changes={"seed": seed}) for seed in range(seeds)]
-    return make_graph(place, [Job(run, RunFolder.of(run, place), "pretrain") for run in runs], ())
-
-
-def seen(graph: Graph, rank: int = 0) -> list[dict[str, Any]]:
-    return [json.loads((job.folder.path / f"seen-pretrain-{rank}.json").read_text()) for job in graph.jobs]
-
-
-def told(graph: Graph) -> list[tuple[str, str]]:
-    """What `salmask status` tells of each job."""
-    return [(row.state.value, row.note) for row in rows(Ledger(graph.sweep_folder), QueueSnapshot(), time.time())]
-
-
-def launched(graph: Graph, function: str, cluster: Cluster = HERE_CLUSTER, **options: Any) -> Any:
-    program = replace(PROGRAM, task=f"job_programs:{function}")
-    console = Console(stderr=True)
-    return launch_here(graph, cluster, program, console=console, **{"parallel": 1, **options})
+__all__ = ["programs"]
 
 
 def test_one_run_a_gpu_and_never_two(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +154,8 @@ def test_a_launcher_that_is_asked_to_stop_ends_its_jobs_and_waits(
 def start_elsewhere(place: Path, device: str, function: str) -> "subprocess.Popen[bytes]":
     """Another launcher of the sweep, with one GPU."""
     lines = [
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})",
-        "from pathlib import Path; import test_local as t",
+        f"import sys; sys.path.insert(0, {str(SUPPORT)!r})",
+        "from pathlib import Path; import local_samples as t",
         f"t.launched(t.graph_of(Path({str(place)!r}), 3), {function!r}, gpus=({device!r},))",
     ]
     code = "; ".join(lines)

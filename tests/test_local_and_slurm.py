@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_samples import HERE_CLUSTER, graph_of, launched, programs
 from rich.console import Console
 from sweep_samples import FakeSlurm
-from test_local import HERE_CLUSTER, graph_of, launched, programs
 from training_samples import refused, tiny
 
 from repro.errors import UserError

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import shlex
 import sys
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ import annotation_kinds
 import pytest
 import typer
 import yaml
+from page_samples import commands_in, words_of
 
 from baselines import METHODS
 from examples.study.tables import cell_of
@@ -35,23 +35,6 @@ MEASURED = "examples/study/runs"
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def commands_in(text: str) -> list[str]:
-    """The lines that a reader may copy: of code blocks, and in the text; without what is left out (… or |)."""
-    lines = []
-    for block in re.findall(r"^```(?:bash|console|)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        lines += block.replace("\\\n", " ").splitlines()
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    lines += re.findall(r"`((?:salmask|make|torchrun) [^`]+)`", prose.replace("\n", " "))
-    stripped = [re.sub(r"\s+#\s.*", "", line).strip() for line in lines]
-    return [line for line in stripped if "…" not in line and not re.search(r"\|", line)]
-
-
-def words_of(line: str) -> list[str] | None:
-    """The words after `salmask`; None where the line is of another program."""
-    line = line.replace("torchrun --nproc-per-node 4 -m repro.cli", "salmask")
-    return shlex.split(line)[1:] if line.split()[:1] == ["salmask"] else None
 
 
 @cache

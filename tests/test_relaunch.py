@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launch_samples import CLUSTER, graph_for, launch
+from launch_samples import CLUSTER, all_once, graph_for, launch
 from rich.console import Console
 from stand_in_slurm import StandInSlurm
-from test_launch_faults import all_once
 from training_samples import salmask
 
 from repro.errors import UserError

@@ -7,11 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from usage_samples import used, written
 from waiting import wait_until
 
 from repro.runs.resource_usage import USAGE, Usage, memories_of, total, usage_of, words
@@ -47,18 +47,6 @@ usage.FIRST_SECONDS = 0.05
 with usage.usage_recorded(Path(sys.argv[1]), "linear", usage.UsageMeter()):
     time.sleep(60)
 """
-
-
-def used(**changes: object) -> Usage:
-    values = {"begun": 1.0, "seconds": 10.0, "cpu_seconds": 5.0, "memory": 100, "cores": 4, "host": "n1"}
-    return Usage(**{**values, **changes})  # type: ignore[arg-type]
-
-
-def written(folder: Path, task: str, *ranks: list[Usage]) -> None:
-    (folder / USAGE).mkdir(parents=True, exist_ok=True)
-    for rank, usages in enumerate(ranks):
-        content = json.dumps([asdict(usage) for usage in usages])
-        (folder / USAGE / f"{task}.{rank}.json").write_text(content, encoding="utf-8")
 
 
 def test_children_that_live_count_with_their_memory_and_cpu() -> None:

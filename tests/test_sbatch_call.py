@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from launch_samples import all_once, graph_for, launch
 from stand_in_slurm import StandInSlurm
-from test_launch_faults import all_once, graph_for, launch
 
 from slurm.submission.sbatch_call import Refusal, classify, parse_id
 from slurm.sweep_folder.ledger import Ledger

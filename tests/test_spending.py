@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from run_samples import RESULT
 from sweep_samples import FakeSlurm, Sweep
-from test_resource_usage import used, written
 from training_samples import TINY, refused, salmask, tiny
+from usage_samples import used, written
 
 from baselines import resolve
 from repro.bench.throughput import kind_of

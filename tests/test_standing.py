@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from presence_samples import close
 from sweep_samples import NOW as NOW_HERE
 from sweep_samples import Sweep
-from test_status import close
 from training_samples import salmask
 
 import repro

@@ -4,17 +4,15 @@ import json
 import os
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from json_rows import write_rows
+from presence_samples import close
 from run_samples import RESULT
 from sweep_samples import ELSEWHERE, GONE, HERE, NOW, RUN, SILENT, Sweep, queue_of
 from training_samples import tiny
 
-from repro import presence
-from repro.errors import UserError
 from repro.runs.detection import VOC
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import append
@@ -29,18 +27,6 @@ from slurm.sweep_folder.ledger import Ledger
 from slurm.targets import runs_of, sweeps
 
 PENDING = {"start": None}
-
-
-def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the file system refuse to tell what is in a folder, as one of mode 000 does to anybody but root."""
-    mode = presence._mode
-
-    def refuse(path: Path) -> int:
-        if folder in path.parents:
-            raise UserError(f"{path} cannot be looked at (Permission denied)")
-        return mode(path)
-
-    monkeypatch.setattr(presence, "_mode", refuse)
 
 
 # ------------------------------------------------------------------------------------------------ what a job is doing

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from image_samples import make_folder_root, write_image
-from test_pages import commands_in, words_of
+from page_samples import commands_in, words_of
 from training_samples import salmask
 
 ROOT = Path(__file__).parents[1]
