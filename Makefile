@@ -48,7 +48,7 @@ drill: $(READY) ## Faults made for real with a tiny run, at many points, and a t
 	@$(BIN)/salmask drill --points 40 --inputs 1000
 
 fuzz: $(READY) ## The properties of the tests with a thousand examples each, drawn anew; for every night
-	@$(BIN)/python -m pytest tests/test_*_properties.py tests/test_records.py tests/test_collecting.py --hypothesis-profile nightly --timeout 3600
+	@$(BIN)/python -m pytest $$(find tests -name "test_*_properties.py") tests/repro/runs/test_records.py tests/results/test_collecting.py --hypothesis-profile nightly --timeout 3600
 
 audit: ## Known holes in the locked packages, by pip-audit; needs a network
 	@PYTHON=$(PYTHON) bash tools/audit.sh

@@ -43,6 +43,9 @@ for distribution in metadata.distributions():
 LINK
 fi
 "$place/bin/python" -m pytest -n "${TEST_PROCESSES:-auto}" --maxprocesses 4 --dist loadfile "$@" \
-  tests/test_run.py tests/test_records.py tests/test_collecting.py tests/test_tables.py tests/test_plots.py tests/test_profiles.py tests/test_images.py \
-  tests/test_checkpoint.py tests/test_masking.py tests/test_moco.py tests/test_logistic.py tests/test_cli.py \
-  tests/test_settings_properties.py tests/test_own_file_properties.py tests/test_export.py
+  tests/repro/runs/test_run.py tests/repro/runs/test_records.py tests/repro/runs/test_settings_properties.py \
+  tests/repro/data/test_images.py tests/repro/backbones/test_checkpoint.py tests/repro/backbones/test_export.py \
+  tests/repro/masking/test_masking.py tests/repro/contrastive/test_moco.py \
+  tests/repro/drill/test_own_file_properties.py tests/repro/test_cli.py tests/downstream/test_logistic.py \
+  tests/results/test_collecting.py tests/results/test_tables.py tests/results/test_plots.py \
+  tests/slurm/test_profiles.py

@@ -38,7 +38,7 @@ class NoiseArea(StrEnum):
 class FilterLibrary(StrEnum):
     """Who computes the filters of the masking strategies on a CPU: torch, or OpenCV, which sums in another order.
 
-    The two depart by rounding alone, `tests/test_filters.py` says how far. A GPU filters with torch, whichever it is.
+    The two depart by rounding alone, `test_filters.py` says how far. A GPU filters with torch, whichever it is.
     """
 
     torch = "torch"
@@ -78,7 +78,7 @@ class Backend(StrEnum):
     """Who applies the drawn augmentation: batched on the device, or PIL image by image in the workers.
 
     The crop is PIL's for both. PIL cuts to 8 bits after each step, the device never does. How far a pixel of the device
-    departs from PIL's is measured in `tests/test_views.py` on synthetic pictures of smooth areas and edges and on white
+    departs from PIL's is measured in `test_views.py` on synthetic pictures of smooth areas and edges and on white
     noise; no photographs were measured. In levels of 255, as root mean square and at most, by the step: flip 0; grey
     .29, .53; brightness .56, 1.0; contrast .55, 1.2; saturation .57, 1.2; hue 1.8, 17, as PIL's HSV has 8 bits a
     channel; blur see `Blur`. With all steps, on the pictures without noise: 1.8 as root mean square.

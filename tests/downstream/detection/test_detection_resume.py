@@ -1,0 +1,230 @@
+"""Detectors resume in the same bits, and a checkpoint that must not be gone on from is never taken."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detection_samples import begin, data_of, detection_words, planned, prepared, trained_detector
+from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.modeling import GeneralizedRCNN
+from json_rows import read_rows
+from places import ROOT
+from training_samples import assert_same, salmask, with_random_backbone
+from waiting import wait_until
+
+from downstream.detection.cost import Cost
+from downstream.detection.resume import Saver, Stopwatch, load_trained, restore
+from downstream.detection.task import carry_out, quiet_detectron2
+from downstream.detection.training import train
+from downstream.detection.trial import Trial
+from repro.errors import UserError
+from repro.runs.detection import COCO, VOC
+from repro.runs.stopping import STOP
+from repro.training.hooks import DivergenceError
+from repro.training.resume import checkpoints
+
+
+@pytest.fixture(scope="module")
+def undisturbed(voc_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    run, folder = prepared(tmp_path_factory.mktemp("undisturbed"))
+    return trained_detector(*planned(run, folder, data_of(VOC, voc_root)))
+
+
+class StopBefore(HookBase):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_step(self) -> None:
+        if self.trainer.iter + 1 == self.step:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_training_ends_in_the_same_bits(
+    undisturbed: dict[str, Any], voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = prepared(tmp_path)
+    trial, backbone = planned(run, folder, data_of(VOC, voc_root))
+    model = begin(trial, backbone)
+    register = SimpleTrainer.register_hooks
+    with monkeypatch.context() as patched:
+        patched.setattr(SimpleTrainer, "register_hooks", lambda self, hooks: register(self, [StopBefore(4), *hooks]))
+        with quiet_detectron2(), pytest.raises(KeyboardInterrupt):
+            train(trial, model)
+    assert [path.name for path in checkpoints(trial.path)] == ["step_00000002.pth"]
+    torch.rand(3)  # what else drew numbers has no say
+    content = trained_detector(trial, backbone)
+    assert_same(content["model"], undisturbed["model"])
+    assert not checkpoints(trial.path)
+    lines = read_rows(trial.path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(line["total_loss"] > 0 and line["lr"] > 0 for line in lines)
+
+
+def saver_of(trial: Trial, model: GeneralizedRCNN) -> tuple[Saver, torch.optim.Optimizer, Any]:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    return Saver(trial, trial.identity(), model, optimizer, scheduler, Stopwatch(5.0)), optimizer, scheduler
+
+
+def save(saver: Saver, step: int) -> None:
+    saver.trainer = type("At", (), {"iter": step - 1, "max_iter": 9})()
+    saver.after_step()
+
+
+def test_weights_that_are_not_finite_are_never_saved(voc_root: Path, tmp_path: Path) -> None:
+    run, folder = prepared(tmp_path, {"machine.checkpoint_every": 1})
+    trial, backbone = planned(run, folder, data_of(VOC, voc_root))
+    model = begin(trial, backbone)
+    saver, _, _ = saver_of(trial, model)
+    save(saver, 1)
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[0] = torch.nan
+    with pytest.raises(DivergenceError, match=r"a weight of step 2 is not finite; the checkpoint of step 1 is kept"):
+        save(saver, 2)
+    assert [path.name for path in checkpoints(trial.path)] == ["step_00000001.pth"]
+
+
+def test_a_training_that_is_asked_to_stop_saves_the_step_it_is_at(
+    voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """USR2 comes between two checkpoints: the detector goes on from this step, and not from the last of them."""
+    run, folder = prepared(tmp_path, {"machine.checkpoint_every": 10**6})
+    trial, backbone = planned(run, folder, data_of(VOC, voc_root))
+    saver, _, _ = saver_of(trial, begin(trial, backbone))
+    save(saver, 2)
+    assert checkpoints(trial.path) == []
+    monkeypatch.setattr(STOP, "signal", int(signal.SIGUSR2))
+    with pytest.raises(SystemExit) as end:
+        save(saver, 3)
+    assert end.value.code == 128 + signal.SIGUSR2
+    assert [path.name for path in checkpoints(trial.path)] == ["step_00000003.pth"]
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path: Path) -> None:
+    run, folder = prepared(tmp_path, {"machine.checkpoint_every": 1})
+    trial, backbone = planned(run, folder, data_of(VOC, voc_root))
+    model = begin(trial, backbone)
+    saver, optimizer, scheduler = saver_of(trial, model)
+    for step in (1, 2):
+        save(saver, step)
+    newest = checkpoints(trial.path)[0]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    (trial.path / ".step_00000003.pth.x").write_bytes(b"torn")
+    step, seconds = restore(trial, model, optimizer, scheduler)
+    assert (step, seconds >= 5.0) == (1, True)
+    assert not list(trial.path.glob(".step_*"))
+    for path in checkpoints(trial.path):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; mend: delete the folder"):
+        restore(trial, model, optimizer, scheduler)
+
+
+def test_a_checkpoint_of_other_data_is_refused(voc_root: Path, tmp_path: Path) -> None:
+    run, folder = prepared(tmp_path)
+    data = data_of(VOC, voc_root)
+    trial, backbone = planned(run, folder, data)
+    model = begin(trial, backbone)
+    torch.save({**trial.identity(), "model": model.state_dict(), "seconds": 1.0}, trial.final)
+    assert load_trained(trial, model) == Cost(1.0, None)
+    trial_on_less = replace(trial, data=replace(data, train=data.train[:-1]))
+    message = r"is of another training: its train_data is .* to start anew, or restore the data"
+    with pytest.raises(UserError, match=message):
+        load_trained(trial_on_less, model)
+
+
+def mended(root: Path, folder: Path) -> Path:
+    """A copy of VOC in which the first object to score on is difficult."""
+    shutil.copytree(root, folder)
+    year = folder / "VOC2007"
+    path = year / "Annotations" / f"{(year / 'ImageSets/Main/test.txt').read_text().split()[0]}.xml"
+    path.write_text(path.read_text().replace("<difficult>0", "<difficult>1", 1))
+    return folder
+
+
+def test_annotations_to_score_on_are_no_part_of_what_was_trained(voc_root: Path, tmp_path: Path) -> None:
+    """Where one is corrected, the detector is scored again, and not trained again."""
+    run, folder = prepared(tmp_path / "runs")
+    original, corrected = data_of(VOC, voc_root), data_of(VOC, mended(voc_root, tmp_path / "VOCdevkit"))
+    trial, backbone = planned(run, folder, original)
+    content = {**trial.identity(), "model": begin(trial, backbone).state_dict()}
+    torch.save({**content, "seconds": 7.0, "peak_memory_gib": 99.0}, trial.final)
+    stamp = trial.final.stat().st_mtime_ns
+    with quiet_detectron2():
+        scores = carry_out(trial, backbone, run.detection)
+    assert trial.recorded_scores() == scores
+    trial_corrected = replace(trial, data=corrected)
+    assert trial_corrected.recorded_scores() == {}
+    with quiet_detectron2():
+        again = carry_out(trial_corrected, backbone, run.detection)
+    assert trial.final.stat().st_mtime_ns == stamp
+    assert again["training_seconds"] == scores["training_seconds"] == 7.0
+    assert again["peak_memory_gib"] == scores["peak_memory_gib"] == 99.0  # not that of scoring
+    assert trial_corrected.recorded_scores() == again
+    assert trial.recorded_scores() == {}
+
+
+def test_what_an_older_version_trained_and_scored_is_known(voc_root: Path, tmp_path: Path) -> None:
+    """It wrote one fingerprint of all images, those to score on among them."""
+    run, folder = prepared(tmp_path)
+    data = data_of(VOC, voc_root)
+    trial, backbone = planned(run, folder, data)
+    model = begin(trial, backbone)
+    identity = {"run_id": run.id, "trial": 0, "data": data.fingerprint}
+    torch.save({**identity, "model": model.state_dict(), "seconds": 1.0}, trial.final)
+    trial.scores.write_text(json.dumps({**identity, "scores": {"bbox_AP": 5.0}}))
+    assert load_trained(trial, model) == Cost(1.0, None)
+    assert trial.recorded_scores() == {"bbox_AP": 5.0}
+    on_less = replace(trial, data=replace(data, test=data.test[:-1]))
+    assert on_less.recorded_scores() == {}
+    with pytest.raises(UserError, match=rf"its data is {data.fingerprint}, not [0-9a-f]+; mend: delete"):
+        load_trained(on_less, model)
+
+
+CHILD = """
+import sys
+from repro.cli import main
+sys.argv = ["salmask", "eval", {folder!r}, "--task", "voc07+12", *{words!r}]
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_training_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """kill -9 at any moment after the first checkpoint."""
+    changes = {"detection.iterations": 12, "machine.checkpoint_every": 2}
+    run, undisturbed = prepared(tmp_path / "undisturbed", changes)
+    killed = with_random_backbone(run, tmp_path / "killed")
+    settings = [*detection_words(), *(f"{key}={value}" for key, value in changes.items())]
+    assert salmask("eval", str(undisturbed.path), "--task", VOC, *settings).code == 0
+    script = CHILD.format(folder=str(killed.path), words=settings)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
+    detection_folder = killed.path / "detection"
+    wait_until(lambda: list(detection_folder.glob("*/trial0/step_*.pth")), "a checkpoint", seconds=240, every=0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(detection_folder.glob("*/trial0/step_*.pth"))
+    assert not list(detection_folder.glob("*/trial0/model_final.pth"))
+    assert salmask("eval", str(killed.path), "--task", VOC, *settings).code == 0
+    detectors = [
+        torch.load(next(folder.path.glob("detection/*/trial0/model_final.pth")), weights_only=True)["model"]
+        for folder in (undisturbed, killed)
+    ]
+    assert_same(*detectors)
+
+
+def test_what_was_trained_before_masks_counted_is_known(coco_root: Path, tmp_path: Path) -> None:
+    run, folder = prepared(tmp_path)
+    data = data_of(COCO, coco_root)
+    trial, _ = planned(run, folder, data)
+    older = {**trial.identity(), "train_data": data.train_fingerprint_of_boxes}
+    assert older != trial.identity()
+    assert trial.difference(older) == ""
+    assert trial.difference({**older, "train_data": "0"}).startswith("its train_data is 0, not ")

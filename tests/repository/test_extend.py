@@ -1,0 +1,72 @@
+"""The examples of docs/extend.md, carried out as they stand there."""
+
+import ast
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from image_samples import write_image
+from places import DOCS
+from training_samples import CPU, tiny, with_random_backbone
+
+import baselines
+from baselines import TABLE1, ablations
+from downstream import tasks
+from downstream.features import FeatureStore, labels_of
+from downstream.measurement import Target
+from repro.data import catalogue
+from repro.runs.comparison import departures
+from repro.runs.sections import ScenesSettings
+
+PAGE = DOCS / "extend.md"
+METHOD, DATASET, TASK = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_method_is_a_row_in_which_one_thing_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((name, ablation),) = eval(f"{{{METHOD}}}", dict(vars(ablations))).items()
+    assert name not in ablations.ON_THE_HEADLINE
+    monkeypatch.setitem(baselines.METHODS, "example", TABLE1[ablation.row].but(ablation.settings))
+    run, original = baselines.resolve("example"), baselines.resolve(ablation.row)
+    assert (run.masking.ratio_min, run.masking.ratio_max) == (0.02, 0.1)
+    assert {departure.what for departure in departures(run, original)} == {"masking.ratio_min", "masking.ratio_max"}
+
+
+def test_the_data_set_opens_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = eval(DATASET, dict(vars(catalogue)))
+    monkeypatch.setitem(catalogue.DATASETS, entry.name, entry)
+    for split, count in (("train", 3), ("val", 1)):
+        for wnid in ("n01440764", "n02102040"):
+            for number in range(count):
+                write_image(tmp_path / split / wnid / f"{number}.jpg", number)
+    train, val = (catalogue.open_images("imagenette", split, tmp_path, ScenesSettings()) for split in ("train", "val"))
+    assert (len(train), len(val), list(train.classes)) == (6, 2, ["n01440764", "n02102040"])
+
+
+def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny()
+    folder = with_random_backbone(run, tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(ast.parse(TASK), str(PAGE), "exec"), names)
+    target = Target("scenes", None, run.data.scenes)
+    # Carried out as the tasks of `TASKS` are, so that the page's one has all that is called of a task.
+    monkeypatch.setitem(sys.modules, "class_means", types.SimpleNamespace(**names))
+    monkeypatch.setattr(tasks, "TASKS", {"knn": "class_means"})
+    assert tasks.prepare_evaluation(run, folder, "knn", CPU) is not None
+    rows = names["measure"](run, folder, target, CPU)
+    top1 = {row.metric: row.value for row in rows}["top1"]
+    assert {row.protocol for row in rows} == {"class-means-v1"}
+    # Image by image, in numpy.
+    store = FeatureStore.of(run, folder, torch.device("cpu"), "means")
+    train, val = target.open_both()
+    fitted, scored = store(train).astype(float), store(val).astype(float)
+    means = np.stack([fitted[labels_of(train) == label].mean(0) for label in range(len(train.classes))])
+    hits = [
+        int(np.linalg.norm(means - feature, axis=1).argmin() == label)
+        for feature, label in zip(scored, labels_of(val), strict=True)
+    ]
+    assert top1 == pytest.approx(100 * np.mean(hits))

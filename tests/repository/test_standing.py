@@ -1,0 +1,163 @@
+"""What a newcomer meets first: version, help, the next steps, and the files that say on what terms."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from places import ROOT
+from presence_samples import close
+from sweep_samples import NOW as NOW_HERE
+from sweep_samples import Sweep
+from training_samples import salmask
+
+import repro
+from repro import cli
+from repro.lazy_commands import LazyGroup
+from slurm.next_steps import standing
+
+NOW = 1_000_000.0
+
+
+def test_the_version_stands_in_one_place() -> None:
+    ended = salmask("--version")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.fullmatch(rf"salmask {re.escape(repro.__version__)} \(commit ([0-9a-f]{{7}}|unknown)\)\n", ended.out)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "repro.__version__"}
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (repro.__version__, project["project"]["license"])
+    assert f"## {repro.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_short_help_is_help() -> None:
+    for words in ([], ["table"], ["methods", "diff"]):
+        assert salmask(*words, "-h").out == salmask(*words, "--help").out != ""
+
+
+def test_every_command_stands_under_a_heading() -> None:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, LazyGroup)
+    panels = [entry.panel for entry in group.table.values()]
+    assert None not in panels
+    assert len([panel for i, panel in enumerate(panels) if panel not in panels[:i]]) == 5
+    # Typer shows headings in the order of their first command: commands of one heading stand together.
+    assert panels == sorted(panels, key=panels.index)
+
+
+def write_run(folder: Path, **status: Any) -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.yaml").write_text("method: mocov2\n")
+    (folder / "status.json").write_text(json.dumps({"task": "pretrain", "heartbeat": NOW, **status}))
+
+
+@pytest.mark.parametrize(
+    ("states", "sentence", "first"),
+    [
+        ([], "There are no runs yet.", "salmask sweep demo --local"),
+        (["done", "done"], "Runs in runs/mine: 2 done.", "salmask table table1 --runs runs/mine"),
+        (["done", "failed"], "Runs in runs/mine: 1 stopped, 1 done.", "salmask status runs/mine"),
+        (
+            ["running", "failed", "done"],
+            "Runs in runs/mine: 1 in progress, 1 stopped, 1 done.",
+            "salmask status runs/mine --watch",
+        ),
+    ],
+)
+def test_the_next_steps_follow_from_the_folders(
+    states: list[str], sentence: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for seed, state in enumerate(states):
+        write_run(Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}", state=state)
+    here = standing(NOW + 10)
+    assert (here.sentence, here.steps[0].command, len(here.steps)) == (sentence, first, 5)
+
+
+def test_a_run_that_fell_silent_is_not_in_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("runs/mine/mocov2/s0-abcdef0"), state="running")
+    assert standing(NOW + 119).sentence == "Runs in runs/mine: 1 in progress."
+    assert standing(NOW + 121).sentence == "Runs in runs/mine: 1 stopped."
+
+
+def test_what_is_no_run_or_cannot_be_read_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine/mocov2").mkdir(parents=True)
+    Path("runs/mine/jobs.jsonl").touch()
+    assert standing(NOW).sentence == "There are no runs yet."
+    write_run(Path("runs/mine/mocov2/s0-abcdef0"), state="done")
+    Path("runs/mine/mocov2/s0-abcdef0/status-linear.json").write_text("torn")
+    assert standing(NOW).sentence == "Runs in runs/mine: 1 stopped."
+
+
+def test_imported_weights_without_results_are_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They had no pretraining here, and `salmask retry` has nothing to hand over."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/imported/random/s0-abcdef0")
+    folder.mkdir(parents=True)
+    for name in ("run.yaml", "backbone.pth"):
+        (folder / name).touch()
+    assert standing(NOW).sentence == "Runs in runs/imported: 1 done."
+
+
+def test_a_run_that_is_closed_to_this_user_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        write_run(Path(f"runs/mine/mocov2/s{seed}-abcdef{seed}"), state="done")
+    close(Path("runs/mine/mocov2/s0-abcdef0"), monkeypatch)
+    assert standing(NOW).sentence == "Runs in runs/mine: 1 done."
+
+
+@pytest.mark.parametrize(("cancelled", "state"), [(False, "handed over"), (True, "stopped")])
+def test_what_was_handed_over_and_has_not_begun_is_not_stopped(
+    sweep: Sweep, runs: Path, cancelled: bool, state: str
+) -> None:
+    entry = sweep.submitted()
+    sweep.says("failed", age=4000)
+    if cancelled:
+        sweep.ledger.cancelled([entry])
+    here = standing(NOW_HERE)
+    assert here.sentence == f"Runs in runs/table1: 1 {state}."
+    assert here.steps[0].command == f"salmask status runs/table1{'' if cancelled else ' --watch'}"
+    sweep.says("done", age=5)
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 done."
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "done"])
+def test_steps_can_be_copied_into_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Path("runs/my sweep")
+    run = place / "mocov2" / "s0-abcdef0"
+    write_run(run, state=state)
+    for step in standing(NOW + 10).steps:
+        words = shlex.split(step.command)
+        assert not {"runs/my", "sweep"} & set(words)
+        assert "runs" not in step.command or {str(place), str(run)} & set(words)
+
+
+def test_salmask_alone_shows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = salmask()
+    assert ended.code == 0
+    assert ended.out.startswith("There are no runs yet. Next:\n\n  salmask sweep demo --local ")
+    assert len(re.findall(r"^  salmask ", ended.out, re.MULTILINE)) == 5
+
+
+def test_hooks_before_a_commit_are_the_linters_of_ci() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    tools = [hook["entry"].removeprefix(".venv/bin/").replace(" --force-exclude", "") for hook in hooks]
+    lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    in_make = [line.removeprefix("\t@$(BIN)/") for line in lint.splitlines()[1:]]
+    assert [tool.split()[:2] for tool in tools] == [
+        [word for word in line.split() if word not in (".", "--check")] for line in in_make
+    ]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["test"]["steps"]]

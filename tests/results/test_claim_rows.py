@@ -1,0 +1,128 @@
+"""What `salmask claims` prints: each comparison once, with sweep, protocol and metric; the same on a terminal."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from places import REPRODUCED
+from training_samples import refused, salmask
+
+from repro.runs.records import append, read
+from results.claims.families import FamilyVerdict
+from results.claims.verdict_tables import letters
+from results.paper.paper_claims import families
+from results.statistics.paired import paired
+
+RECORDED = REPRODUCED / "cpu-112px"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    for method in ("mocov2", "mocov2+ours-hp", "mocov2+ours-blur", "simclr", "simclr+ours-hp"):
+        shutil.copytree(RECORDED / method, root / "cpu-112px" / method)
+    return root
+
+
+def comparisons(runs: Path, *options: str) -> list[dict[str, object]]:
+    content = json.loads(salmask("claims", "--runs", str(runs), "--json", *options).out)
+    rows: list[dict[str, object]] = content["comparisons"]
+    return rows
+
+
+def test_no_comparison_stands_twice_and_each_names_its_sweep_and_protocol(runs: Path) -> None:
+    # By kNN the runs were measured twice, with two k: two columns of one title.
+    rows = comparisons(runs, "--task", "knn")
+    names = [tuple(row[name] for name in ("better", "worse", "where", "protocol", "fidelity", "scale")) for row in rows]
+    assert len(names) == len(set(names)) == 2 * 4
+    assert {row["protocol"] for row in rows} == {"knn-v1[k=20]", "knn-v1[k=200]"}
+    assert {row["sweeps"] for row in rows} == {"cpu-112px"}
+    assert {row["metric"] for row in rows} == {"top1"}
+
+
+def test_two_protocols_are_two_settings_and_count_each_comparison_once(runs: Path) -> None:
+    """Sentences averaged both numbers of neighbours, and corrected for them together."""
+    content = json.loads(salmask("claims", "--runs", str(runs), "--task", "knn", "--json").out)
+    (first, second) = [row for row in content["sentences"] if row["claim"] == "ours-beats-baseline"]
+    assert [row["setting"].split(", TINY")[0] for row in (first, second)] == [
+        "scenes-cutouts, knn-v1[k=200]",
+        "scenes-cutouts, knn-v1[k=20]",
+    ]
+    for row in (first, second):
+        assert (row["compared"], row["not_run"]) == (3, 69)
+        its = [line for line in content["comparisons"] if f", {line['protocol']}, " in row["setting"]]
+        beaten = [line["difference"] for line in its if line["worse"] in ("mocov2", "simclr")]
+        assert row["difference"] == pytest.approx(sum(beaten) / 3)
+    logistic = json.loads(salmask("claims", "--runs", str(runs), "--task", "logistic", "--json").out)
+    assert not any("logreg" in row["setting"] for row in logistic["sentences"])
+
+
+def test_another_metric_is_judged_where_it_is_asked_for(runs: Path) -> None:
+    top1, top5 = comparisons(runs), comparisons(runs, "--metric", "top5")
+    assert [(row["better"], row["worse"]) for row in top1] == [(row["better"], row["worse"]) for row in top5]
+    assert {row["metric"] for row in top5} == {"top5"}
+    assert [row["difference"] for row in top1] != [row["difference"] for row in top5]
+    assert all("top5" in str(row["where"]) for row in top5)
+    assert "Judged by top5" in salmask("claims", "--runs", str(runs), "--metric", "top5").out
+
+
+def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) -> None:
+    shown = salmask("claims", "--runs", str(runs)).out
+    assert "| MoCo v2 + ours (high-pass) > MoCo v2 " in shown
+    (setting,) = [line for line in shown.splitlines() if line.startswith("A: ")]
+    assert "TINY" in setting
+    assert "ours-beats-baseline: saliency-guided masking is better than" in shown
+
+
+@pytest.mark.parametrize(
+    "words", [["claims"], ["explain", "table1:mocov2:coco"], ["plot", "all"], ["report"], ["pack"]]
+)
+def test_a_folder_without_runs_is_refused_and_nothing_written(words: list[str], tmp_path: Path) -> None:
+    """The page of none was written, and 191 claims were not run."""
+    (tmp_path / "empty").mkdir()
+    out = ["--out", str(tmp_path / "out")] if words[0] in ("plot", "report", "pack") else []
+    line = refused(*words, "--runs", str(tmp_path / "empty"), *out)
+    assert line == f"no run folder below {tmp_path / 'empty'}; mend: give a folder with runs"
+    assert not list((tmp_path / "empty").iterdir())
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("words", [["table"], ["claims"], ["plot", "bars"], ["report"], ["pack"]])
+def test_a_task_or_metric_that_there_is_none_of_is_refused(runs: Path, words: list[str]) -> None:
+    for option, name, meant in (("task", "logistik", "logistic"), ("metric", "top-1", "top1")):
+        line = refused(*words, "--runs", str(runs), f"--{option}", name)
+        assert f"no {option} '{name}'; mend: did you mean '{meant}'?" in line
+    assert not list(runs.glob("*.*"))
+
+
+def test_settings_have_letters_beyond_z() -> None:
+    settings = [FamilyVerdict(families()[0], f"{place:02}", {}, "", paired({}, {}), 0, None) for place in range(28)]
+    assert [*letters(settings).values()][-3:] == ["Z", "AA", "AB"]
+
+
+def test_a_metric_in_the_address_and_another_as_an_option_are_refused(runs: Path) -> None:
+    cell = "table1:mocov2:scenes-cutouts"
+    told = json.loads(salmask("explain", cell, "--runs", str(runs), "--metric", "top5", "--json").out)
+    assert told == json.loads(salmask("explain", f"{cell}:top5", "--runs", str(runs), "--json").out) | {"cell": cell}
+    line = refused("explain", f"{cell}:top1", "--runs", str(runs), "--metric", "top5")
+    assert "names another metric than --metric top5" in line
+    assert "exclude each other" in refused("claims", "--runs", str(runs), "--pooled", "--paired")
+
+
+@pytest.mark.parametrize("command", ["claims", "report", "pack", "plot"])
+def test_a_measure_that_no_evaluation_gave_is_refused(runs: Path, command: str) -> None:
+    """Every sentence was "not run", as an evaluation was chosen that does not give it."""
+    words = [command, *(["forest"] if command == "plot" else []), "--runs", str(runs / "cpu-112px" / "mocov2")]
+    line = refused(*words, "--task", "knn", "--metric", "top1_best")
+    assert "no result is top1_best by knn; mend: give one that was measured: knn (top1, top5, mean_per_class); " in line
+
+
+def test_the_evaluation_is_one_that_gives_the_measure(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    for results in (tmp_path / "runs").rglob("results.jsonl"):
+        rows = read(results)[0]
+        results.unlink()
+        append(results, [row for row in rows if row.task != "linear" or row.metric == "top1"])
+    top5 = comparisons(tmp_path / "runs", "--metric", "top5")
+    assert {(row["metric"], row["protocol"]) for row in top5} == {("top5", "logreg-v1")}

@@ -1,0 +1,386 @@
+"""Claims are judged by hand-checkable statistics; one pair of runs never decides, and the data are the paper's."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from places import REPRODUCED
+from scipy import stats
+from table_samples import frame_of, rows_of
+
+from results.claims.families import SINGLY, families_as_frame, judge_families
+from results.claims.spreads import SpreadOf
+from results.claims.verdict_frame import as_frame
+from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
+from results.collection.collect import collect
+from results.paper.paper_claims import Origin, claims, families, margin, questions
+from results.paper.published import PAPER, published
+from results.statistics.paired import Comparison, holm, paired, seeds_needed
+
+
+def seeds_of(values: dict[str, list[float]], **changes: str) -> pd.DataFrame:
+    """One run per method and value, with seeds from 0."""
+    return frame_of(*(row for method, column in values.items() for row in rows_of(method, column, **changes)))
+
+
+def verdict(
+    frame: pd.DataFrame,
+    better: str = "mocov2+ours-hp",
+    worse: str = "mocov2",
+    spread: SpreadOf = SpreadOf.sentence,
+) -> pd.Series:
+    """The line of `as_frame` on the statement about two rows of Table 1."""
+    lines = as_frame(judge(frame, spread=spread)).query("better == @better and worse == @worse")
+    return lines[lines["table"] == "table1"].iloc[0]
+
+
+# --- the data
+
+
+def test_the_rankings_are_the_best_and_second_best_of_the_published_tables() -> None:
+    rankings = [claim for claim in claims() if claim.family.source == Origin.colour]
+    assert all(claim.published > 0 for claim in rankings)
+    claimed = {(claim.table, claim.better, claim.group, claim.metric) for claim in rankings}
+    expected = set()
+    for table in ("table1", "table2"):
+        paper = published(table)
+        metrics = {(group.name, printed): ours for group in paper.groups for ours, printed in group.metrics.items()}
+        for (method, group, printed), rank in paper.ranks().items():
+            assert rank in (1, 2)
+            expected.add((table, method, group, metrics[group, printed]))
+    assert claimed == expected
+
+
+def test_each_family_has_its_comparisons() -> None:
+    assert Counter(claim.family.id for claim in claims()) == {
+        "ours-beats-baseline": 2 * 3 * (3 + 9),  # frameworks, strategies, columns of tables 1 and 2
+        "ours-beats-other-masking": 2 * 2 * (3 + 9),
+        "high-pass-is-best": 2 * 2 * (3 + 9),
+        "query-beats-both": 3,
+        "both-beats-key": 3,
+        "best-and-second-best": 2 * (6 + 18),
+    }
+    assert {(claim.better, claim.worse) for claim in claims() if claim.table == "table3"} == {
+        pair
+        for strategy in ("hp", "blur", "mean")
+        for pair in pairwise(f"mocov2+ours-{strategy}{branch}-no-hard-negative" for branch in ("", "@both", "@key"))
+    }
+
+
+def test_every_family_says_where_it_comes_from() -> None:
+    for family in families():
+        assert family.says
+        assert family.reading
+        # Words of the paper's only where it is the paper that speaks.
+        assert bool(family.quote) == (family.source is Origin.abstract), family.id
+    sources = {family.id: family.source for family in families()}
+    assert sources["high-pass-is-best"] is Origin.reading
+    assert sources["query-beats-both"] is Origin.cell
+    assert not next(family for family in families() if family.source is Origin.colour).decided_by_mean
+
+
+def test_what_the_papers_own_numbers_contradict_is_listed() -> None:
+    computed = {
+        family.id: {
+            (claim.table, claim.group, claim.metric, claim.better, claim.worse, claim.published)
+            for claim in claims()
+            if claim.family == family and claim.published <= 0
+        }
+        for family in families()
+    }
+    content = yaml.safe_load((PAPER / "claims.yaml").read_text(encoding="utf-8"))
+    listed = {
+        family["id"]: {tuple(entry) for entry in family["contradicted_by_the_paper"]} for family in content["families"]
+    }
+    assert listed == computed
+    assert {family: len(entries) for family, entries in computed.items() if entries} == {
+        "ours-beats-baseline": 1,
+        "ours-beats-other-masking": 11,
+        "high-pass-is-best": 3,
+    }
+    assert sum(claim.family.source is not Origin.colour for claim in claims()) == 174
+
+
+def test_high_pass_has_as_many_largest_cells_as_the_file_says() -> None:
+    largest = 0
+    for table in ("table1", "table2"):
+        values = published(table).values
+        for framework in ("mocov2", "simclr"):
+            for column in dict.fromkeys(key[1:] for key in values):
+                cells = {name: values[f"{framework}+ours-{name}", *column] for name in ("hp", "blur", "mean")}
+                largest += cells["hp"] == max(cells.values()) and list(cells.values()).count(cells["hp"]) == 1
+    (reading,) = (family.reading for family in families() if family.id == "high-pass-is-best")
+    assert f"in {largest} of the 24 columns" in reading
+    of_table_3 = published("table3").values
+    third = {name: of_table_3[f"mocov2+ours-{name}-no-hard-negative", "not_stated_on_poster", ""] for name in cells}
+    assert min(third, key=third.__getitem__) == "hp"
+
+
+def test_claims_that_exclude_each_other_are_one_question() -> None:
+    (question,) = (
+        question
+        for question in questions()
+        if (question.claim.group, question.claim.metric) == ("COCO_detection", "bbox_AP")
+        and {question.claim.better, question.claim.worse} == {"simclr+adios", "simclr+ours-hp"}
+    )
+    assert [claim.family.id for claim in question.claims] == ["ours-beats-other-masking", "best-and-second-best"]
+    assert question.claim.better == "simclr+ours-hp"
+    assert question.claim.published == -0.31
+    assert question.others == "best-and-second-best (reversed)"
+    keys = [
+        (question.claim.table, question.claim.group, question.claim.metric, frozenset((claim.better, claim.worse)))
+        for question in questions()
+        for claim in question.claims[:1]
+    ]
+    assert len(keys) == len(set(keys)) == 191
+    assert sum(len(question.claims) for question in questions()) == len(claims()) == 222
+
+
+# --- the statistics
+
+
+def test_the_interval_is_students_by_hand() -> None:
+    comparison = paired({0: 70.0, 1: 72.0, 2: 71.0, 7: 9.0}, {0: 68.0, 1: 69.0, 2: 70.0, 8: 9.0})
+    assert comparison.differences == (2.0, 3.0, 1.0)
+    assert comparison.unpaired == 2
+    assert comparison.mean == 2.0
+    half = 4.302653 * 1.0 / math.sqrt(3)  # t(0.975, 2) × sample std of (2, 3, 1) / √n
+    interval = comparison.interval()
+    assert interval == pytest.approx((2 - half, 2 + half), abs=1e-5)
+    assert comparison.p == pytest.approx(stats.ttest_rel([70.0, 72.0, 71.0], [68.0, 69.0, 70.0]).pvalue)
+
+
+def test_holm_is_the_published_example() -> None:
+    # Holm 1979: 4 × 0.005, then at least as much as before × the number left
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm_below_the_level() -> None:
+    draws = np.random.default_rng(0).uniform(size=(4000, 20))
+    alarms = sum(min(holm(list(row))) < 0.05 for row in draws) / len(draws)
+    assert alarms == pytest.approx(0.05, abs=0.012)
+
+
+def test_the_number_of_seeds_needed_has_the_power_it_promises() -> None:
+    seeds = seeds_needed(Comparison((0.0, 2.0, 1.0)), 1.0)  # spread 1, effect 1
+    assert seeds == 10
+    draws = np.random.default_rng(0).normal(1.0, 1.0, size=(2000, seeds))
+    assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.04)
+    assert seeds_needed(Comparison((0.0,)), 1.0) is None
+
+
+# --- the verdicts
+
+
+def test_one_run_each_supports_nothing_however_large_the_difference() -> None:
+    verdicts = judge(seeds_of({"mocov2": [10.0], "mocov2+ours-hp": [90.0]}))
+    one_run = {SUPPORTED: 0, TIE: 0, CONTRADICTED: 0, UNDECIDED: 1, NOT_RUN: len(verdicts) - 1}
+    assert count(verdicts) == one_run
+    assert verdict(seeds_of({"mocov2": [10.0], "mocov2+ours-hp": [90.0]}))["n"] == 1
+
+
+def test_a_clear_difference_is_supported_and_its_reverse_contradicted() -> None:
+    low, high = [68.1, 68.4, 67.9], [73.5, 74.0, 73.2]
+    line = verdict(seeds_of({"mocov2": low, "mocov2+ours-hp": high}))
+    assert line["verdict"] == SUPPORTED
+    assert line["n"] == 3
+    assert line["difference"] == pytest.approx(5.4333, abs=1e-3)
+    assert 0 < line["low"] < line["difference"] < line["high"]
+    assert line["published"] == 5.58
+    assert verdict(seeds_of({"mocov2": high, "mocov2+ours-hp": low}))["verdict"] == CONTRADICTED
+
+
+def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
+    close = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [70.1, 70.2, 70.05]})
+    assert verdict(close)["verdict"] == TIE
+    scattered = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [65.0, 75.0, 71.0]})
+    assert verdict(scattered)["verdict"] == UNDECIDED
+    assert "seeds would show" in verdict(seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [64.0, 66.0]}))["why"]
+
+
+def test_pairs_without_a_spread_decide_nothing() -> None:
+    line = verdict(seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [65.0, 66.0]}))
+    assert line["verdict"] == UNDECIDED
+    assert line["why"] == "all pairs differ by the same amount: no spread to judge by"
+
+
+def test_a_borderline_difference_is_no_longer_supported_among_many_comparisons() -> None:
+    pair = {"mocov2": [70.0, 70.0, 70.0], "mocov2+ours-hp": [72.0, 72.5, 73.3]}
+    alone = verdict(seeds_of(pair), spread=SpreadOf.pair)
+    assert alone["verdict"] == SUPPORTED
+    more = {name: [70.0, 71.5, 70.4 + number] for number, name in enumerate(("mocov2+mscn", "mocov2+adios"))}
+    more |= {"mocov2+ours-blur": [69.0, 71.0, 70.5], "mocov2+ours-mean": [70.9, 69.0, 71.5]}
+    among = verdict(seeds_of(pair | more), spread=SpreadOf.pair)
+    assert among["difference"] == alone["difference"]
+    assert among["p_corrected"] > alone["p_corrected"]
+    assert among["verdict"] == UNDECIDED
+    assert among["why"].startswith("alone it would count (p = 0.021), among the 3 ")
+    assert among["low_corrected"] < 0 < among["low"] < among["high"] < among["high_corrected"]
+
+
+def test_a_comparison_that_two_families_ask_about_counts_once() -> None:
+    verdicts = judge(seeds_of({"mocov2+ours-hp": [60.0, 61.0, 62.5], "mocov2+ours-blur": [50.0, 52.0, 51.0]}))
+    (tested,) = (item for item in verdicts if item.p is not None)
+    assert [claim.family.id for claim in tested.question.claims] == ["high-pass-is-best", "best-and-second-best"]
+    assert "here at most 1)" in method_note(verdicts)
+    assert tested.p == tested.comparison.p
+
+
+def test_p_is_the_same_whatever_else_was_run() -> None:
+    """Neither another setting of the same rows nor runs for another sentence change a number of a verdict."""
+    pairs = {"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [72.0, 72.5, 73.3]}
+    frame = seeds_of(pairs)
+    elsewhere = seeds_of(
+        {"mocov2": [10.0, 11.0, 12.5], "mocov2+ours-hp": [13.0, 12.0, 12.6]}, dataset="scenes", scale="resnet18"
+    )
+    other_sentence = seeds_of({"mocov2+mscn": [70.0, 71.5, 70.4], "mocov2+adios": [69.0, 71.5, 70.0]})
+    alone = verdict(frame)
+    both = as_frame(judge(pd.concat([frame, elsewhere, other_sentence], ignore_index=True)))
+    here = both[(both["claim"] == alone["claim"]) & (both["n"] > 0) & (both["scale"] == "")].iloc[0]
+    for name in ("p", "p_corrected", "low_corrected", "high_corrected", "verdict", "why"):
+        assert here[name] == alone[name], name
+    whole = families_as_frame(judge_families(judge(pd.concat([frame, elsewhere], ignore_index=True))))
+    of_sentence = whole[(whole["claim"] == "ours-beats-baseline") & (whole["setting"] == "the paper's data")].iloc[0]
+    assert of_sentence["p"] == sentences(frame).loc["ours-beats-baseline", "p"]
+
+
+def test_tiny_runs_are_judged_but_named() -> None:
+    frame = seeds_of({"mocov2": [10.0, 11.0], "mocov2+ours-hp": [20.0, 22.0]}, dataset="scenes", scale="resnet18")
+    line = verdict(frame)
+    assert line["where"] == "scenes (TINY)"
+    assert line["scale"] == "resnet18"
+
+
+def test_without_any_run_every_question_is_listed() -> None:
+    verdicts = judge(None)
+    assert len(verdicts) == len(questions())
+    assert {item.outcome for item in verdicts} == {NOT_RUN}
+    assert margin() == 1.0
+    assert {item.outcome for item in judge_families(verdicts)} == {NOT_RUN}
+
+
+# --- the sentences
+
+
+def sentences(frame: pd.DataFrame | None, spread: SpreadOf = SpreadOf.pair) -> pd.DataFrame:
+    """The lines of `families_as_frame` by the family's id."""
+    return families_as_frame(judge_families(judge(frame, spread=spread))).set_index("claim")
+
+
+def reproduced(
+    spread: float, *, effect: float = 1.0, draw: int = 0, tables: Sequence[str] = ("table1", "table2")
+) -> pd.DataFrame:
+    """Three seeds of every row with the published values, and noise; the gains over the framework times `effect`."""
+    noise = np.random.default_rng(draw)
+    rows = []
+    for paper in map(published, tables):
+        places = {(group.name, name): (group, ours) for group in paper.groups for ours, name in group.metrics.items()}
+        for (method, name, printed), value in paper.values.items():
+            group, metric = places[name, printed]
+            base = paper.values.get((method.split("+")[0], name, printed), value)
+            values = base + effect * (value - base) + noise.normal(0, spread, 3)
+            task = paper.task or group.dataset
+            rows += rows_of(method, list(values), dataset=group.dataset, metric=metric, task=task)
+    return frame_of(*rows)
+
+
+def test_the_mean_over_a_family_is_taken_seed_by_seed_by_hand() -> None:
+    frame = seeds_of(
+        {"mocov2": [60.0, 61.0, 62.0], "mocov2+ours-hp": [62.0, 64.0, 66.0], "mocov2+ours-blur": [61.0, 60.0, 63.0]}
+    )
+    line = sentences(frame).loc["ours-beats-baseline"]
+    assert (line["setting"], line["compared"], line["scope"]) == ("the paper's data", 2, "on 2 of 72")
+    differences = [(2.0 + 1.0) / 2, (3.0 - 1.0) / 2, (4.0 + 1.0) / 2]
+    assert line["difference"] == pytest.approx(np.mean(differences))
+    assert line["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert line["published"] == pytest.approx((5.58 + 4.28) / 2)
+    assert line["n"] == 3
+    assert line["not_run"] == 70
+
+
+def test_a_family_is_decided_where_its_pairs_are_not() -> None:
+    frame = reproduced(0.3)
+    lines = sentences(frame)
+    assert dict(lines["verdict"]) == {
+        "ours-beats-baseline": SUPPORTED,
+        "ours-beats-other-masking": SUPPORTED,
+        "high-pass-is-best": SUPPORTED,
+        "query-beats-both": NOT_RUN,
+        "both-beats-key": NOT_RUN,
+        "best-and-second-best": SINGLY,
+    }
+    assert lines["scope"].eq("").all()
+    assert lines["compared"].to_list() == [72, 48, 48, 0, 0, 0]
+    first = lines.loc["ours-beats-baseline"]
+    assert first["difference"] == pytest.approx(first["published"], abs=0.2)
+    assert first["supported"] + first["tie"] + first["contradicted"] + first["undecided"] == 72
+    assert first["supported"] < 36  # the correction for 72 comparisons leaves few of them
+    # By the spread that the sentence's rows share, nearly all of those that are there.
+    assert sentences(frame, SpreadOf.sentence).loc["ours-beats-baseline", "supported"] > 40
+    reversed_runs = reproduced(0.3, effect=-1.0)
+    assert sentences(reversed_runs).loc["ours-beats-baseline", "verdict"] == CONTRADICTED
+
+
+def test_without_an_effect_false_alarms_are_rare() -> None:
+    frames = [reproduced(0.3, effect=0.0, draw=draw, tables=["table1"]) for draw in range(20)]
+    alarms = pd.DataFrame([sentences(frame)["verdict"].isin([SUPPORTED, CONTRADICTED]) for frame in frames])
+    # Each sentence by itself: they are not corrected for one another. The chance of more at 5 % is 0.3 % for each.
+    assert alarms.sum().max() <= 4
+    assert (alarms.sum() > 0).any()
+
+
+def test_a_reversed_claim_counts_the_other_way_round() -> None:
+    runs = {"simclr+ours-hp": [30.0, 30.1, 29.9], "simclr+adios": [40.0, 40.2, 39.8]}
+    frame = seeds_of(runs, dataset="coco", metric="bbox_AP", task="coco", framework="simclr")
+    lines = sentences(frame)
+    assert lines.loc["ours-beats-other-masking", "contradicted"] == 1
+    assert lines.loc["best-and-second-best", "supported"] == 1
+    assert lines.loc["best-and-second-best", "verdict"] == SINGLY
+
+
+def test_settings_are_never_averaged() -> None:
+    pair = {"mocov2": [10.0, 11.0, 12.0], "mocov2+ours-hp": [20.0, 22.0, 21.5]}
+    tiny = [seeds_of(pair, dataset="scenes", scale=scale) for scale in ("resnet18", "resnet50, 64 px")]
+    frame = pd.concat([seeds_of(pair), *tiny], ignore_index=True)
+    lines = sentences(frame).loc["ours-beats-baseline"]
+    assert lines["setting"].to_list() == [
+        "scenes, TINY: resnet18",
+        "scenes, TINY: resnet50, 64 px",
+        "the paper's data",
+    ]
+    assert lines["compared"].to_list() == [1, 1, 1]
+
+
+def test_the_measures_of_one_column_are_comparisons_of_their_own() -> None:
+    pair = {"mocov2": [30.0, 30.4, 30.1], "mocov2+ours-hp": [31.0, 31.9, 31.2]}
+    results = [
+        row
+        for gain, metric in enumerate(("bbox_AP", "bbox_AP50", "bbox_AP75"))
+        for method, values in pair.items()
+        for row in rows_of(
+            method,
+            [v + gain * n * (method != "mocov2") for n, v in enumerate(values)],
+            task="coco",
+            dataset="coco",
+            protocol="coco-mrcnn-c4-2x-v1",
+            metric=metric,
+        )
+    ]
+    lines = as_frame(judge(frame_of(*results), spread=SpreadOf.pair))
+    lines = lines.query("better == 'mocov2+ours-hp' and worse == 'mocov2' and n == 3")
+    assert len(set(lines["p"])) == 3
+    assert lines["p_corrected"].to_list() == pytest.approx(holm(lines["p"].to_list()))
+
+
+def test_untrained_networks_are_no_runs_of_the_method_whose_name_they_have() -> None:
+    trained = collect([REPRODUCED / "cpu-112px"])
+    both = collect([REPRODUCED / "cpu-112px", REPRODUCED / "cpu-112px-untrained"])
+    assert len(both) > len(trained)
+    assert judge(both, task="logistic") == judge(trained, task="logistic")

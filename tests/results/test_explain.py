@@ -1,0 +1,133 @@
+"""A number is traced to its runs, their settings, code, data and logs; what names no cell is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from places import EXAMPLES
+from run_samples import begun, finished, of_method
+
+from baselines import resolve
+from repro.errors import UserError
+from repro.runs.detection import VOC
+from repro.runs.reading import build, read_yaml
+from repro.runs.records import append, read
+from results.collection.collect import collect_runs
+from results.collection.runs import RunRecord, find_runs
+from results.report.redo import commands
+from results.tables.explain import explain, with_common_facts
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[RunRecord]:
+    for seed, value in ((0, 68.0), (1, 70.0)):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value}, moco__queue=32768)
+    begun(tmp_path / "full", build([of_method("mocov2"), {"seed": 2, "moco.queue": 32768}]))
+    return find_runs([tmp_path], resolve)
+
+
+def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) -> None:
+    content = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
+    assert content["published"] == 68.22
+    (column,) = content["measured"]
+    assert column["measured"] == "69.00 ± 1.41 (2)"
+    assert column["protocol"] == "linear-moco-v1"
+    assert (column["scale"], column["departs from the paper in"]) == ("queue 32768", "queue 32768 (paper: 65536)")
+    first, second = column["runs"]
+    assert [first["seed"], second["seed"]] == [0, 1]
+    assert [first["value"], second["value"]] == [68.0, 70.0]
+    assert first["differs from the recipe in"]["moco.queue"] == "65536 -> 32768"
+    assert first["trained at"] == ["0123456789abcdef0123456789abcdef01234567"]
+    assert first["data"] == {"train": "75656031161e"}
+    assert first["device"] == "NVIDIA H100"
+    assert first["pretraining took"] == "50 s"
+    assert Path(first["logs"][0]).read_text().startswith("step 10")
+    assert Path(first["configuration"]).is_file()
+    assert content["runs without a result"] == [f"full/mocov2/s2-{runs[-1].run.id if runs[-1].run else ''}: running"]
+
+
+def test_without_the_rows_nothing_is_said_to_be_as_in_the_paper(tmp_path: Path, runs: list[RunRecord]) -> None:
+    runs = find_runs([tmp_path])
+    (column,) = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)["measured"]
+    assert column["departs from the paper in"] == "settings not compared with the method's row"
+    assert column["runs"][0]["differs from the recipe in"] == {}
+
+
+def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
+    content = explain("table1:simclr:caltech101", collect_runs(runs), runs)
+    assert content["published"] == 78.20
+    assert [column["measured"] for column in content["measured"]] == ["not run"]
+
+
+def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -> None:
+    begun(tmp_path / "full", build([of_method("mocov2")]))
+    for cell in ("table1:mocov2:imagenet100", "table2:mocov2:coco"):
+        content = explain(cell, None, find_runs([tmp_path], resolve))
+        assert content["measured"] == []
+        assert len(content["runs without a result"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("table1:mocov2", "names no cell; mend: write TABLE:METHOD:DATASET"),
+        ("table9:mocov2:imagenet100", "no table 'table9'"),
+        ("table1:mocov:imagenet100", "did you mean 'mocov2'"),
+        ("table1:mocov2:imagenet10", "did you mean 'imagenet100'"),
+        ("table1:mocov2:foo", "one of imagenet100, caltech101, flowers102, scenes$"),
+        ("table1:mocov2:imagenet100:top", "no metric 'top' in table1"),
+        ("table1:mocov2:scenes:top", "no metric 'top' in table1"),  # not: no data set
+        ("table1:mocov2:scene:top5", "did you mean 'scenes'"),
+        ("table2:mocov2:coco:box_AP50", "did you mean 'bbox_AP50'"),
+        ("table2:mocov2:imagenet100", "no data set 'imagenet100' in table2"),  # classified, and never detected on
+    ],
+)
+def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, message: str) -> None:
+    knn = find_runs([EXAMPLES / "demo"], resolve)  # of scenes, whose table is by another evaluation than the paper's
+    with pytest.raises(UserError, match=message):
+        explain(name, collect_runs([*runs, *knn]), [*runs, *knn])
+
+
+def test_runs_that_no_table_averages_are_not_averaged_here(tmp_path: Path) -> None:
+    for seed, rate in ((0, 0.03), (1, 0.06)):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, optimization__lr=rate)
+    runs = find_runs([tmp_path], resolve)
+    with pytest.raises(UserError, match=r"different recipes.*0\.0[36].*0\.0[36]"):
+        explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
+
+
+def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2+ours-hp", 3, {("imagenet100", "top1"): 70.0}, optimization__epochs=7)
+    comment, settings, checkout, pretrain, probe = commands(RunRecord(folder.path))
+    run = folder.load()
+    assert comment == "# code: commit 0123456789abcdef0123456789abcdef01234567"
+    assert settings == "# run.yaml: every setting of the run, as its folder has it"
+    assert checkout.endswith("git checkout --quiet 0123456789abcdef0123456789abcdef01234567")
+    assert pretrain == (
+        "PYTHONPATH=. python -m repro.cli pretrain mocov2+ours-hp --config run.yaml --out again/full --root DIR"
+    )
+    assert resolve("mocov2+ours-hp", read_yaml(folder.run_yaml)).id == run.id
+    evaluate = f"PYTHONPATH=. python -m repro.cli eval again/full/{run.folder}"
+    assert probe == f"{evaluate} --task linear --root imagenet100=DIR"
+
+    (row,) = read(folder.results)[0]
+    detection = replace(row, task=VOC, dataset=VOC, protocol=run.detection.protocol(VOC, 8).name, metric="bbox_AP")
+    append(folder.results, [detection])  # its batch follows from the devices: no other setting
+    assert commands(RunRecord(folder.path))[4:] == [
+        f"{evaluate} --task linear,{VOC} --root imagenet100=DIR --root voc07+12=DIR"
+    ]
+    append(folder.results, [replace(row, protocol="linear-moco-v1[epochs=3]")])
+    assert commands(RunRecord(folder.path))[4] == (
+        "# measured with other settings of the evaluation: linear-moco-v1[epochs=3]"
+    )
+
+
+def test_what_all_seeds_share_is_told_once(runs: list[RunRecord]) -> None:
+    content = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
+    (column,) = with_common_facts(content)["measured"]
+    shared = column["all 2 runs"]
+    assert shared["device"] == "NVIDIA H100"
+    assert all(run.keys().isdisjoint(shared) for run in column["runs"])
+    assert [run["seed"] for run in column["runs"]] == [0, 1]
+    (whole,) = content["measured"]
+    assert [{**shared, **run} for run in column["runs"]] == whole["runs"]

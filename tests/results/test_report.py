@@ -1,0 +1,398 @@
+"""The report is one page that needs nothing, shows names as text, and works in a browser, also on a phone."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from browser import CHROMIUM, browser
+from browser import Page as Tab
+from PIL import Image
+from places import REPRODUCED
+from run_samples import begun, finished, of_method, renamed
+
+from baselines import resolve
+from repro.errors import UserError
+from repro.runs.reading import build as build_run
+from repro.runs.records import append, read
+from results.claims.families import judge_families
+from results.claims.verdicts import judge
+from results.collection.collect import collect_runs
+from results.collection.runs import RunRecord, find_runs
+from results.report.checklist import checklist
+from results.report.doubts import doubts
+from results.report.galleries import embed
+from results.report.headline import headline
+from results.report.page import build
+from results.tables.references import classes_of
+from results.tables.rendering import render
+from results.tables.selection import judged_task
+from results.tables.sweep_pairs import sweep_pairs
+
+STYLE = "getComputedStyle(document.body)"
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
+    root = tmp_path_factory.mktemp("runs")
+    for number, method in enumerate(("mocov2", "mocov2+ours-hp", "mocov2+evil")):
+        for seed in range(3):
+            folder = finished(root, method, seed, {("imagenet100", "top1"): 60.0 + 4 * number + seed / (number + 1)})
+            if method == "mocov2+evil":
+                folder = renamed(folder, f"mocov2+{EVIL}")
+    (folder.logs / "first" / "first.log").write_text(f"a line\n{EVIL} & <script>alert(2)</script>\n")
+    failed = begun(root / "full", build_run([of_method("mocov2+ours-blur")]))
+    failed.set_status("failed", error=f"out of memory {EVIL}")
+    return find_runs([root], resolve)
+
+
+@pytest.fixture(scope="module")
+def page(runs: list[RunRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(build(runs, collect_runs(runs), title=f"A report {EVIL}"), encoding="utf-8")
+    return path
+
+
+def test_the_page_needs_nothing_beside_it(page: Path) -> None:
+    text = page.read_text()
+    assert set(re.findall(r'(?:src|srcset|href)="([a-z]+:|#)', text)) == {"data:", "#"}
+    assert not re.search(r"url\(|@import|<link(?! rel=\"icon\" href=\"data:,\")", text)
+    assert "default-src &#39;none&#39;" in text
+
+
+def test_a_name_or_a_log_line_with_html_shows_as_text(page: Path) -> None:
+    text = page.read_text()
+    assert "<img src=x" not in text
+    assert "<script>alert" not in text
+    assert text.count("&lt;img src=x onerror=alert(1)&gt;") > 10
+    assert "&lt;script&gt;alert(2)" in text
+
+
+def test_warnings_come_first_and_name_what_is_wrong(runs: list[RunRecord], page: Path) -> None:
+    lines = doubts(runs, collect_runs(runs))
+    assert any("1 run failed: full/mocov2+ours-blur" in line for line in lines)
+    text = page.read_text()
+    places = [text.index(mark) for mark in ('id="verdict"', "Read this first", 'id="tables"', 'id="claims"')]
+    assert places == sorted(places)
+    assert doubts([], None)[0].startswith("no run has been evaluated")
+
+
+def test_tiny_single_and_uncommitted_results_are_doubted(tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 60.0}, data__dataset="scenes", encoder__arch="resnet18")
+    runs = find_runs([tmp_path], resolve)
+    frame = collect_runs(runs).assign(dirty=True)
+    text = "\n".join(doubts(runs, frame))
+    assert "TINY MODE – scenes (10 classes, 1024 images), resnet18" in text
+    assert "fewer than 3 seeds behind 1 cell: mocov2" in text
+    assert "measured with uncommitted changes" in text
+
+
+def test_the_checklist_is_filled_in_from_the_runs(runs: list[RunRecord]) -> None:
+    frame = collect_runs(runs)
+    answers = {item.question: item for item in checklist(runs, frame, judge(frame))}
+    assert answers["All settings are given"].answer == "partly"  # those of the stranger's name are refused
+    assert answers["Error bars and significance are reported"].answer == "yes"
+    completeness = answers["Complete: every run that was begun is finished"]
+    assert completeness.answer == "partly"
+    assert completeness.evidence.startswith("9 of 10 runs finished; not: full/mocov2+ours-blur")
+    assert answers["Compute is given for each experiment"].evidence.endswith("8 min in all on NVIDIA H100")
+    nothing = {item.question: item.answer for item in checklist([], None, judge(None))}
+    assert nothing["All settings are given"] == "no"
+
+
+def test_without_any_run_the_page_shows_the_paper() -> None:
+    text = build([], None)
+    assert "73.80" in text
+    assert "no run has been evaluated" in text
+    assert "No run folder was found." in text
+
+
+def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: list[RunRecord]) -> None:
+    frame = collect_runs(runs)
+    families = judge_families(judge(frame))
+    told = headline(families, frame, [render("table1", frame, runs=runs)])
+    assert told.asked.startswith("is it so that saliency-guided masking is better than the framework")
+    assert told.scale.startswith("settings of 3 runs unknown. 9 runs of 3 methods, 3 seeds.")
+    ours = [run for run in runs if run.run is not None]
+    known = collect_runs([run for run in ours if run.state == "done"])
+    assert headline(judge_families(judge(known)), known, []).scale.startswith("the paper's. 6 runs of 2 methods")
+    assert told.outcome == "supported"
+    # Seeds 0 to 2 differ by 4 + s / 2 − s, 4 − s / 2: 4, 3.5 and 3.
+    assert told.result.startswith("+3.50 points (95 % +2.26 … +4.74) where the paper has +5.58, mean of 1 comparison")
+    assert told.result.endswith("0 of 2 published numbers are met within ±1 points")
+    nothing = headline(judge_families(judge(None)), None, [])
+    assert (nothing.outcome, nothing.asked) == ("not run", "nothing yet: no run has been evaluated")
+
+
+def test_of_two_methods_without_a_seed_in_common_the_page_says_so(tmp_path: Path) -> None:
+    """It said that no sentence of the paper is about them."""
+    for seed, method in enumerate(("mocov2", "mocov2+ours-hp")):
+        finished(tmp_path, method, seed, {("imagenet100", "top1"): 60.0})
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    asked = headline(judge_families(judge(frame)), frame, []).asked
+    assert asked.endswith("none compares two methods at hand that were measured alike with one seed")
+
+
+@pytest.mark.parametrize(("more", "which"), [((), "the first of the 2 with most"), ((2,), "the one with most")])
+def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: tuple[int, ...], which: str) -> None:
+    """Of two with as many comparisons, the one that comes first in the alphabet was called the one with most."""
+    for epochs, seeds in ((6, (0, 1)), (3, (0, 1, *more))):
+        for seed in seeds:
+            for method, value in (("mocov2", 60.0), ("mocov2+ours-hp", 64.0)):
+                sweep = {"sweep": f"of{epochs}", "optimization__epochs": epochs}
+                finished(tmp_path, method, seed, {("imagenet100", "top1"): value + seed * epochs}, **sweep)
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    told = headline(judge_families(judge(frame)), frame, [])
+    assert told.scale.endswith(f"Of 2 settings {which} comparisons is told of here.")
+
+
+@pytest.mark.parametrize("methods", [("mocov2",), ("mocov2", "mocov2+ours-hp")])
+def test_runs_of_another_size_do_not_belie_the_verdict(tmp_path: Path, methods: tuple[str, ...]) -> None:
+    """Its scale was that of all runs at hand: beside a smoke run, full-size ones were called tiny."""
+    for seed in range(3):
+        for method, value in (("mocov2", 60.0), ("mocov2+ours-hp", 64.0)):
+            finished(tmp_path, method, seed, {("imagenet100", "top1"): value + seed})
+    for method in methods:
+        finished(tmp_path, method, 0, {("imagenet100", "top1"): 20.0}, sweep="smoke", optimization__epochs=6)
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    told = headline(judge_families(judge(frame)), frame, [])
+    others = "1 run of 1 other size" if len(methods) == 1 else "2 runs of 1 other size"
+    assert told.scale.startswith(f"the paper's. 6 runs of 2 methods, 3 seeds; also at hand: {others}.")
+
+
+def test_an_untrained_network_decides_nothing_about_the_others(tmp_path: Path) -> None:
+    """Nor by what is judged, nor how many seeds the checklist and the doubts tell of."""
+    untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 9.0}, **untrained)
+    for seed in range(3):
+        results = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed}).results
+        rows = read(results)[0]
+        results.unlink()
+        append(results, [replace(row, task="knn", protocol="knn-v1") for row in rows])
+    runs = find_runs([tmp_path], resolve)
+    frame = collect_runs(runs)
+    assert judged_task(frame) == "knn"
+    answers = {item.question: item for item in checklist(runs, frame, judge(frame))}
+    assert answers["Error bars and significance are reported"].evidence.startswith("3 to 3 seeds a cell")
+    assert not any(doubt.startswith("fewer than 3 seeds") for doubt in doubts(runs, frame))
+
+
+def test_chance_and_the_untrained_network_are_the_last_rows(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"data__dataset": "scenes", "encoder__arch": "resnet18", "sweep": "small"}
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 60.0}, **small)
+    untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
+    finished(tmp_path, "mocov2", 0, {("scenes", "top1"): 31.0}, **{**small, **untrained})
+    finished(tmp_path, "mocov2", 1, {("scenes", "top1"): 35.0}, **{**small, **untrained, "data__crop": 64})
+    runs = find_runs([tmp_path], resolve)
+    table = render("table1", collect_runs(runs), runs=runs, only="measured", references=True)
+    assert [(line.label, [cell.text for cell in line.cells]) for line in table.blocks[-1]] == [
+        ("chance", ["10.00"]),  # one of the ten classes of drawn scenes
+        ("untrained network (MoCo v2)", ["31.00 (1)"]),  # of the same views: the other one saw smaller images
+    ]
+    assert [(each.seed, each.value) for each in table.blocks[-1][1].cells[0].behind] == [(0, 31.0)]
+    assert [classes_of(name, None) for name in ("imagenet100", "caltech101", "flowers102", "folder")] == [
+        *(100, 101, 102),
+        None,
+    ]
+    assert (
+        len(render("table1", collect_runs(runs), runs=runs, only="measured").groups) == 3
+    )  # each in a column of its own
+
+
+def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) -> None:
+    for seed in range(3):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed}, sweep="one")
+        finished(
+            tmp_path, "mocov2", seed, {("imagenet100", "top1"): 62.0 + 2 * seed}, sweep="two", optimization__lr=1.0
+        )
+    finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep="two")
+    runs = find_runs([tmp_path], resolve)
+    (pair,) = sweep_pairs(collect_runs(runs))
+    assert (pair.first, pair.second, pair.settings) == ("one", "two", {"optimization.lr": "0.015 → 1.0"})
+    (line,) = pair.lines
+    assert (line.label, line.first, line.second) == ("MoCo v2", "61.00 ± 1.00 (3)", "64.00 ± 2.00 (3)")
+    assert line.comparison.differences == (2.0, 3.0, 4.0)
+    assert sweep_pairs(None) == []
+
+
+def test_two_sweeps_are_compared_by_each_protocol_that_both_have(tmp_path: Path) -> None:
+    """By kNN with two numbers of neighbours one of them was told, that which comes first in the alphabet."""
+    for sweep, more in (("one", 0.0), ("two", 2.0)):
+        settings: dict[str, Any] = {"sweep": sweep, "optimization__lr": 0.1 + more}
+        results = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0 + more}, **settings).results
+        (row,) = read(results)[0]
+        results.unlink()
+        measured = [(f"knn-v1[k={k}]", row.value - k / 100) for k in (20, 200, *([5] if more else []))]
+        append(results, [replace(row, task="knn", protocol=protocol, value=value) for protocol, value in measured])
+    (pair,) = sweep_pairs(collect_runs(find_runs([tmp_path], resolve)))
+    assert [(line.measure, line.first, line.second) for line in pair.lines] == [
+        ("imagenet100, knn-v1[k=20]", "59.80 (1)", "61.80 (1)"),
+        ("imagenet100, knn-v1[k=200]", "58.00 (1)", "60.00 (1)"),
+    ]
+
+
+def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
+    """They were averaged, as no table does."""
+    for sweep, rates in (("one", (0.03, 0.03)), ("two", (0.06, 0.03))):
+        for seed, rate in enumerate(rates):
+            finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
+    runs = find_runs([tmp_path], resolve)
+    assert sweep_pairs(collect_runs(runs)) == []
+    for sweep, rate in (("one", 0.5), ("two", 0.7)):
+        finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
+    runs = find_runs([tmp_path], resolve)
+    (pair,) = sweep_pairs(collect_runs(runs))
+    assert ([line.label for line in pair.lines], pair.settings) == (
+        ["SimCLR"],
+        {"optimization.lr": "0.5 → 0.7"},  # not one of the two rates of a method that is left out
+    )
+
+
+@pytest.mark.parametrize("key", ["protocol", "split"])
+def test_what_tables_keep_apart_is_no_number_of_a_sweep(tmp_path: Path, key: str) -> None:
+    """Seeds that were measured unlike each other were averaged, under the words of the first."""
+    for sweep, values in (("one", ("a", "a")), ("two", ("b", "c"))):
+        for seed, value in enumerate(values):
+            results = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep).results
+            (row,) = read(results)[0]
+            results.unlink()
+            append(results, [replace(row, **{key: f"{getattr(row, key)}[{value}=1]"})])
+    runs = find_runs([tmp_path], resolve)
+    assert sweep_pairs(collect_runs(runs)) == []
+
+
+def test_a_gallery_lets_the_page_show_through_its_margins_and_nothing_else(tmp_path: Path) -> None:
+    pixels = np.full((60, 50, 3), 255, np.uint8)
+    pixels[4:8, 6:12] = 0  # a title
+    pixels[14:34, 5:22] = pixels[14:34, 28:45] = (200, 30, 60)
+    pixels[38:58, 5:22] = pixels[38:58, 28:45] = (20, 90, 160)
+    pixels[40:50, 6:20] = 255  # white within an image
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    Image.fromarray(pixels).save(folder.gallery / "masks.png")
+    ((gallery,),) = embed(find_runs([tmp_path], resolve)).values()
+    kind, _, content = gallery.uri.partition(",")
+    assert kind == "data:image/webp;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as file:
+        shown = np.asarray(file.convert("RGBA"))
+    opaque = shown[..., 3] == 255
+    assert opaque[14:34, 5:22].all()
+    assert opaque[38:58, 5:22].all()
+    assert opaque[4:8, 6:12].all()
+    assert opaque.sum() == 4 * 20 * 17 + 4 * 6  # the four images and the title, and no pixel of the margins
+    assert np.abs(shown[20, 10, :3].astype(int) - (200, 30, 60)).max() < 12
+    assert np.abs(shown[5, 8, :3].astype(int) - 128).max() < 12
+
+
+def test_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    for root in ("a", "b"):
+        finished(tmp_path / root, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    runs = find_runs([tmp_path], resolve)
+    with pytest.raises(UserError, match="have one name; mend: give one of them"):
+        build(runs, None)
+    for root in ("c", "d"):
+        finished(tmp_path / root, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    with pytest.raises(UserError, match=r"/a/full/\S*, \S*/b/full/\S* and 2 more have one name; mend: give one"):
+        build(find_runs([tmp_path], resolve), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+def test_cells_open_runs_words_filter_and_galleries_open(page: Path, tmp_path: Path) -> None:
+    shown = "[...document.querySelectorAll('{}')].filter((item) => item.checkVisibility()).length"
+    with browser(tmp_path / "profile") as tab:
+        tab.open(page, width=390, height=844)
+        box = "document.querySelector('#verdict').getBoundingClientRect()"
+        left, right, bottom = (tab.evaluate(f"{box}.{side}") for side in ("left", "right", "bottom"))
+        assert 0 <= left < right <= 390
+        assert bottom < 844
+
+        tab.open(page)
+        tab.evaluate("document.querySelector('#table1 a.cell').click()")
+        assert tab.evaluate("document.querySelector('#opened').open") is True
+        rows = "[...document.querySelectorAll('#opened-content > .scroll tbody tr')].map((row) => row.innerText)"
+        values = [re.split(r"\s+", row)[:2] for row in tab.evaluate(rows)]
+        assert values == [["0", "60.00"], ["1", "61.00"], ["2", "62.00"]]
+        inside = tab.evaluate("document.querySelector('#opened-content details.run').innerText")
+        for part in ("full/mocov2/s0-", "Differs from the method", "Make it again", "step 20 loss 7.6", "masks.png"):
+            assert part in inside
+        tab.evaluate("document.querySelector('#opened-content a.picture').click()")
+        assert tab.evaluate("document.querySelector('#opened-picture').open") is True
+        assert tab.evaluate("document.querySelector('#opened-picture img').naturalWidth") == 40  # its own size
+        tab.evaluate("document.querySelectorAll('dialog').forEach((dialog) => dialog.close())")
+
+        assert tab.evaluate(shown.format("details.run")) == 10
+        _enter(tab, "#filter", "OURS-HP s1", "input")
+        assert tab.evaluate(shown.format("details.run")) == 1
+        assert tab.evaluate("document.querySelector('#hits').value").startswith("2 of ")  # the run and its gallery
+        _enter(tab, "#filter", "", "input")
+        _enter(tab, "[data-by=state]", "failed", "change")
+        assert tab.evaluate(shown.format("details.run")) == 1
+        saved = tab.evaluate("document.querySelector('#data a').href")
+        table = pd.read_csv(io.BytesIO(base64.b64decode(saved.partition(",")[2])))
+        assert sorted(table["seed"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert tab.problems == []
+
+
+@pytest.mark.slow  # draws every plot of 39 runs twice
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+def test_the_39_recorded_runs_print_on_at_most_20_pages(tmp_path: Path) -> None:
+    runs = find_runs([REPRODUCED / "cpu-112px"], resolve)
+    assert len(runs) == 39
+    (tmp_path / "report.html").write_text(build(runs, collect_runs(runs)), encoding="utf-8")
+    with browser(tmp_path / "profile") as tab:
+        tab.open(tmp_path / "report.html")
+        assert 5 < len(re.findall(rb"/Type\s*/Page\b", tab.pdf())) <= 20
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+def test_the_page_works_in_a_browser(page: Path, tmp_path: Path) -> None:
+    column = '[...document.querySelectorAll("#table1 tbody:nth-of-type(2) tr")].map((row) => row.cells[0].innerText)'
+    published = 'document.querySelectorAll("#table1 .heads th")[1]'
+    width = "[document.documentElement.scrollWidth, innerWidth]"
+    with browser(tmp_path / "profile") as tab:
+        tab.open(page)
+        as_printed = tab.evaluate(column)
+        assert as_printed[:2] == ["MoCo v2", "MoCo v2 + MSCN"]
+        tab.evaluate(f'{published}.querySelector("button").click()')
+        assert tab.evaluate(f"{published}.ariaSort") == "descending"
+        assert tab.evaluate(column)[:2] == ["MoCo v2 + ours (high-pass)", "MoCo v2 + ours (strong blur)"]
+        tab.evaluate(f'{published}.querySelector("button").click()')
+        assert tab.evaluate(column)[0] == "MoCo v2 + ADIOS"  # blocks stay together, a row of no number is last
+        assert tab.evaluate(column)[-1] == f"MoCo v2 + {EVIL}"
+        tab.evaluate(f'{published}.querySelector("button").click()')
+        assert tab.evaluate(column) == as_printed
+
+        log = 'document.querySelector("#run-0 pre")'
+        assert tab.evaluate(f"{log}.checkVisibility()") is False
+        tab.evaluate('document.querySelector("#run-0 summary").click()')
+        assert tab.evaluate(f"{log}.checkVisibility()") is True
+
+        missing = "[...document.images].filter((image) => !image.complete || !image.naturalWidth).length"
+        for dark in (False, True):
+            tab.open(page, width=390, height=844, dark=dark)
+            tab.evaluate('for (const entry of document.querySelectorAll("details")) entry.open = true')
+            overflow, inner = tab.evaluate(width)
+            assert (overflow, inner) == (390, 390)
+            assert tab.evaluate(missing) == 0
+        background, ink = tab.evaluate(f"[{STYLE}.backgroundColor, {STYLE}.color]")
+        assert _lightness(background) < 60
+        assert _lightness(ink) > 200
+        assert tab.pdf().startswith(b"%PDF")
+        assert tab.problems == []
+        inject = "const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s)"
+        tab.evaluate(f"{{ {inject} }}")
+        assert tab.evaluate("window.ran") is None  # the page's policy admits its own script alone
+
+
+def _enter(tab: Tab, selector: str, value: str, event: str) -> None:
+    field = f"document.querySelector('{selector}')"
+    tab.evaluate(f"{field}.value = '{value}', {field}.dispatchEvent(new Event('{event}'))")
+
+
+def _lightness(colour: str) -> float:
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3

@@ -1,0 +1,209 @@
+"""A sweep whose jobs are begun on this machine and with Slurm: nothing runs twice, nothing is left behind."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_samples import HERE_CLUSTER, graph_of, launched
+from rich.console import Console
+from sweep_samples import FakeSlurm
+from training_samples import refused, tiny
+
+from repro.errors import UserError
+from repro.jobs import PROGRAM
+from repro.runs.folder import RunFolder
+from slurm.local import launch as local
+from slurm.local import processes
+from slurm.monitoring.queue import QueueSnapshot
+from slurm.planning.graph import Graph, Job, make_graph
+from slurm.profiles.profile import Cluster, Resources
+from slurm.sweep_folder.ledger import Ledger, Submission
+
+
+def with_evaluations(place: Path) -> Graph:
+    """Two runs, each pretrained and evaluated."""
+    runs = [tiny(changes={"seed": seed}) for seed in range(2)]
+    return make_graph(
+        place, [Job(run, RunFolder.of(run, place), task) for run in runs for task in ("pretrain", "knn")], ()
+    )
+
+
+def sent_to_slurm(graph: Graph, job: Job | None = None) -> Submission:
+    """A job of a sweep, its first one, handed over to Slurm by another launch."""
+    job = job or graph.jobs[0]
+    folder, task = graph.key(job)
+    entry = Submission("sweep-pretrain-812", "slurm", "mine", job.run.id, folder, task)
+    ledger = Ledger(graph.sweep_folder)
+    ledger.intend([entry])
+    ledger.submitted([replace(entry, job="812")])
+    return entry
+
+
+def test_what_slurm_has_is_left_to_it_with_what_builds_on_it(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = with_evaluations(tmp_path / "sweep")
+    entry = sent_to_slurm(graph)
+    slurm.says("squeue", f"812|{entry.submission}|PENDING|Priority|N/A|NONE||gpu|")
+    outcome = launched(graph, "record")
+    assert [job.name for job in outcome.live] == [graph.jobs[0].name]
+    assert outcome.unsent == {graph.key(graph.jobs[1]): "its pretraining is with Slurm"}
+    begun = {entry.key for entry in Ledger(graph.sweep_folder).submissions() if entry.executor == "local" and entry.job}
+    assert begun == {graph.key(graph.jobs[2]), graph.key(graph.jobs[3])}
+    # The job left the queue without a result: the same command takes it over.
+    slurm.says("squeue")
+    again = launched(graph, "record")
+    assert again.live == []
+    assert (graph.jobs[0].folder.path / "seen-pretrain-0.json").exists()
+
+
+def test_a_slurm_that_is_silent_is_no_reason_to_run_a_job_twice(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = graph_of(tmp_path / "sweep", 1)
+    sent_to_slurm(graph)
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    with pytest.raises(UserError, match="1 of these jobs went out to Slurm, which does not say whether it has them"):
+        launched(graph, "record")
+    assert not (graph.jobs[0].folder.path / "seen-pretrain-0.json").exists()
+
+
+def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("slurm.local.slurms_share.snapshot", lambda: QueueSnapshot(trouble="there is no squeue"))
+    monkeypatch.setattr("slurm.local.slurms_share.shutil.which", lambda name: None)
+    graph = graph_of(tmp_path / "sweep", 1)
+    sent_to_slurm(graph)
+    assert len(launched(graph, "record").done) == 1
+    assert "of which there is none here: they are started here" in capsys.readouterr().err
+
+
+def test_a_job_whose_id_cannot_be_written_down_does_not_go_on_alone(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up between the start of a process and the line of the ledger that tells its id."""
+    started: list[processes.LocalJob] = []
+
+    def start(*arguments: Any) -> processes.LocalJob:
+        started.append(processes.start(*arguments))
+        return started[0]
+
+    def refuse(ledger: Ledger, entries: object) -> None:
+        raise UserError("cannot write jobs.jsonl: No space left on device")
+
+    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(Ledger, "submitted", refuse)
+    with pytest.raises(UserError, match="No space left"):
+        launched(graph_of(tmp_path / "sweep", 1), "last")
+    assert started[0].ranks[0].poll() is not None
+
+
+def test_of_several_ranks_none_is_left_where_one_cannot_begin(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks: list[subprocess.Popen[bytes]] = []
+    begin = processes._start_rank
+
+    def start_rank(folder: Path, rank: int, environment: dict[str, str], group: int) -> "subprocess.Popen[bytes]":
+        if rank == 1:
+            raise UserError("cannot start a job: Cannot allocate memory")
+        ranks.append(begin(folder, rank, environment, group))
+        return ranks[0]
+
+    monkeypatch.setattr(processes, "_start_rank", start_rank)
+    two = Cluster("local", executor="local", resources=Resources(processes=2))
+    with pytest.raises(UserError, match="Cannot allocate memory"):
+        launched(graph_of(tmp_path / "sweep", 1), "last", two)
+    assert ranks[0].wait(timeout=20) < 0  # killed: nobody would wait for it
+
+
+def test_the_number_of_a_launcher_that_ended_may_be_anybodys(tmp_path: Path) -> None:
+    """The debug executor runs in its launcher, of whose words nothing is known: the process must be old enough."""
+    of_a_launcher = Submission(
+        "sweep-pretrain-0c1d2e3f", "debug", "debug", "", "mocov2/s0", "pretrain", job=str(os.getpid())
+    )
+    assert QueueSnapshot().live(of_a_launcher)
+    before_this_process = replace(of_a_launcher, time="2026-01-01T00:00:00+00:00")
+    assert QueueSnapshot().live(before_this_process) is False
+
+
+def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_of(tmp_path / "sweep", 2)
+    graph.sweep_folder.mkdir()
+    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, (), Console(quiet=True))
+    here._queue_up()
+    entry = sent_to_slurm(graph)
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    monkeypatch.setattr("slurm.local.slurms_share.SILENT_SECONDS", 0.0)
+    assert [job for job, _ in here._startable()] == [graph.jobs[1]]  # of the other nobody knows
+    assert here.waiting == list(graph.jobs)
+    (slurm.place / "squeue.err").unlink()
+    slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|")
+    assert [job for job, _ in here._startable()] == [graph.jobs[1]]
+    assert (here.waiting, here.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
+
+
+def test_a_silent_slurm_is_asked_once_in_a_while_for_all_that_went_to_it(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    """In each round it was asked for each job, up to a minute each, in which nothing else here was minded."""
+    graph = graph_of(tmp_path / "sweep", 3)
+    graph.sweep_folder.mkdir()
+    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 3, (), Console(quiet=True))
+    here._queue_up()
+    for job in graph.jobs[:2]:
+        sent_to_slurm(graph, job=job)
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    for _ in range(2):
+        assert [job for job, _ in here._startable()] == [graph.jobs[2]]
+    assert len(slurm.calls) == 1
+
+
+@pytest.mark.parametrize("launched_there", [False, True])
+def test_what_runs_elsewhere_is_waited_for_and_not_started_here(
+    programs: Path, tmp_path: Path, launched_there: bool
+) -> None:
+    """Started by hand, or by the launcher of another machine on a shared disk."""
+    graph = graph_of(tmp_path / "sweep", 2)
+    job, ledger = graph.jobs[0], Ledger(graph.sweep_folder)
+    job.folder.prepare(job.run)
+    job.folder.set_status("running", host="elsewhere")
+    folder, task = graph.key(job)
+    there = Submission("sweep-pretrain-1", "local", "local", "", folder, task, job="77", host="elsewhere")
+    if launched_there:
+        ledger.submitted([there])
+    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, (), Console(quiet=True))
+    here._queue_up()
+    assert (ledger.newest()[there.key] == there) is launched_there
+    assert [job for job, _ in here._startable()] == [graph.jobs[1]]
+    assert here.waiting == list(graph.jobs)
+    job.folder.set_status("failed")
+    assert [job for job, _ in here._startable()] == list(graph.jobs)
+
+
+def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
+    programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ledger names them by id and name: `cancel` ended them, and `retry` took them for its own."""
+    graph = graph_of(tmp_path / "sweep", 1)
+    launched(graph, "record")
+    shutil.copytree(tmp_path / "sweep", tmp_path / "copy")
+    line = f"{tmp_path / 'copy'} is a copy of {tmp_path / 'sweep'}, whose jobs its jobs.jsonl names; mend: use "
+    with pytest.raises(UserError) as refusal:
+        launched(graph_of(tmp_path / "copy", 1), "record")
+    assert str(refusal.value).startswith(line)
+    assert refused("cancel", str(tmp_path / "copy")).startswith(line)
+    (tmp_path / "copy" / "jobs.jsonl").unlink()
+    assert len(launched(graph_of(tmp_path / "copy", 1), "record").skipped) == 1
+    # What was moved is no copy, and from another path it is the same folder.
+    (tmp_path / "sweep").rename(tmp_path / "moved")
+    assert len(launched(graph_of(tmp_path / "moved", 2), "record").done) == 1
+    (tmp_path / "other").symlink_to(tmp_path / "moved")
+    assert len(launched(graph_of(tmp_path / "other", 2), "record").skipped) == 2

@@ -1,0 +1,204 @@
+"""What a launch copies for its jobs, and what in a checkout is no code."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from places import ROOT
+from training_samples import files_below
+
+from repro.errors import UserError
+from repro.runs import provenance
+from repro.runs.provenance import SNAPSHOT
+from slurm.jobs.snapshot import PACKAGES, take
+
+CODE = {".py", ".yaml", ".csv", ".j2", ".css", ".js", ".txt", ".md", ".json"}
+MOST_BYTES = 3_000_000
+
+in_a_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not in a git checkout")
+
+
+def git_here(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@in_a_checkout
+def test_a_snapshot_has_nothing_but_code(tmp_path: Path) -> None:
+    snapshot = take(tmp_path, allow_dirty=True, tree=ROOT)
+    files = [path for path in snapshot.path.rglob("*") if path.is_file() and path.name != ".source.json"]
+    assert {path.relative_to(snapshot.path).parts[0] for path in files} == set(PACKAGES)
+    kinds = Counter(path.suffix for path in files)
+    assert set(kinds) <= CODE, kinds
+    assert not [path for path in files if path.name in ("run.yaml", "metrics.jsonl", "results.jsonl")]
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+
+
+@in_a_checkout
+@pytest.mark.parametrize(
+    "written",
+    [
+        "runs/table1/mocov2/s0-45df9c0eca/run.yaml",
+        "tables/table1.md",
+        "plots/curves.svg",
+        "report.html",
+        "artifact.zip",
+        "results.parquet",
+        "examples/demo/tables/table1.html",
+        "examples/reproduced/cpu-112px/report.html",
+        "examples/reproduced/cpu-112px/plots/curves.png",
+    ],
+)
+def test_what_commands_write_into_a_checkout_is_ignored(written: str) -> None:
+    assert git_here("check-ignore", "--quiet", written).returncode == 0
+
+
+@in_a_checkout
+def test_no_file_of_the_repository_is_ignored() -> None:
+    assert git_here("ls-files", "--cached", "--ignored", "--exclude-standard").stdout == ""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A git checkout of a package."""
+    checkout = tmp_path / "tree"
+    (checkout / "repro").mkdir(parents=True)
+    (checkout / "repro" / "code.py").write_text("VALUE = 1\n")
+    (checkout / ".gitignore").write_text("ignored\n")
+    git(checkout, "init", "-q")
+    commit(checkout)
+    return checkout
+
+
+def git(checkout: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=checkout, check=True, capture_output=True)
+
+
+def commit(checkout: Path) -> None:
+    git(checkout, "add", ".")
+    git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "words")
+
+
+def test_jobs_run_a_copy_of_the_commit(tree: Path, tmp_path: Path) -> None:
+    (tree / "ignored").touch()
+    snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    assert snapshot.path == (tmp_path / "sweep" / "code" / snapshot.commit[:12]).resolve()
+    assert files_below(snapshot.path) == {"repro/code.py", SNAPSHOT}
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 1\n"
+    process = subprocess.run(
+        [sys.executable, "-c", "from repro.code import VALUE; print(VALUE)"],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(snapshot.path), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout.strip() == "1", process.stderr
+
+
+def test_what_lies_beside_the_packages_is_no_edit_of_the_code(tree: Path, tmp_path: Path) -> None:
+    (tree / "report.html").write_text("a page that a command wrote")
+    (tree / "plots").mkdir()
+    (tree / "plots" / "curves.svg").write_text("<svg/>")
+    snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    assert not snapshot.dirty
+    assert sorted(path.name for path in snapshot.path.iterdir()) == [".source.json", "repro"]
+
+
+def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    (tree / "repro" / "new.py").write_text("NEW = 1\n")
+    with pytest.raises(UserError, match=r"2 files in .* \(repro/code\.py, repro/new\.py\)"):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    assert not (tmp_path / "sweep").exists()
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+    assert snapshot.dirty
+    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 2\n"
+    assert (snapshot.path / "repro" / "new.py").exists()
+    difference = snapshot.path.with_name(f"{snapshot.path.name}.diff").read_text()
+    assert "+VALUE = 2" in difference
+    assert "+NEW = 1" in difference
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=tree, capture_output=True, text=True, check=True)
+    assert status.stdout.splitlines() == [" M repro/code.py", "?? repro/new.py"]  # the index is as it was
+    assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
+
+
+def test_edited_code_is_recorded_where_its_repository_may_not_be_written_to(tree: Path, tmp_path: Path) -> None:
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    before = files_below(tree / ".git" / "objects")
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 2\n"
+    assert files_below(tree / ".git" / "objects") == before
+
+
+def test_what_git_does_not_take_is_told_in_its_words(tree: Path, tmp_path: Path) -> None:
+    (tree / "repro" / "other").mkdir()
+    git(tree / "repro" / "other", "init", "-q")
+    with pytest.raises(
+        UserError, match=r"^git add in .*/tree failed: .*'repro/other/' does not have a commit.*; mend: "
+    ):
+        take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+
+
+def test_what_lies_beside_the_packages_is_not_taken_with_an_edit(tree: Path, tmp_path: Path) -> None:
+    (tree / "baselines").mkdir()
+    (tree / "baselines" / "old.py").touch()
+    commit(tree)
+    (tree / "baselines" / "old.py").unlink()
+    (tree / "baselines").rmdir()
+    (tree / "results").mkdir()  # holds nothing that git knows
+    (tree / "results" / "ignored").touch()
+    (tree / "token.txt").write_text("a key of nobody's business\n")
+    (tree / ".gitignore").write_text("ignored\nmore\n")
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+    difference = snapshot.path.with_name(f"{snapshot.path.name}.diff").read_text()
+    assert [line.split()[-1] for line in difference.splitlines() if line.startswith("diff --git")] == [
+        "b/baselines/old.py",
+        "b/repro/code.py",
+    ]
+    hashed = subprocess.run(["git", "hash-object", "token.txt"], cwd=tree, capture_output=True, text=True, check=True)
+    kept = subprocess.run(["git", "cat-file", "-e", hashed.stdout.strip()], cwd=tree, capture_output=True, check=False)
+    assert kept.returncode != 0
+
+
+def test_a_copy_that_came_from_elsewhere_is_not_used(tree: Path, tmp_path: Path) -> None:
+    copy = take(tmp_path / "sweep", allow_dirty=False, tree=tree).path
+    (copy / "repro" / "__pycache__").mkdir()
+    (copy / "repro" / "__pycache__" / "code.cpython-311.pyc").write_bytes(b"planted")
+    assert take(tmp_path / "sweep", allow_dirty=False, tree=tree).path == copy
+    assert not (copy / "repro" / "__pycache__").exists()
+    for name, content in (("sitecustomize.py", "import os"), ("repro/code.py", "VALUE = 3\n")):
+        before = (copy / name).read_text() if (copy / name).exists() else None
+        (copy / name).write_text(content)
+        with pytest.raises(UserError, match=rf"{name} is not as it was committed, .*; mend: remove "):
+            take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+        (copy / name).unlink()
+        if before is not None:
+            (copy / name).write_text(before)
+    assert take(tmp_path / "sweep", allow_dirty=False, tree=tree).path == copy
+
+
+def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = take(tree / "ignored", allow_dirty=False, tree=tree)
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    commit(tree)  # the checkout around the copy has moved on
+    monkeypatch.setattr(provenance, "__file__", str(snapshot.path / "repro" / "runs" / "provenance.py"))
+    assert provenance.source() == provenance.CodeState(snapshot.commit, dirty=False)
+    content = json.loads((snapshot.path / SNAPSHOT).read_text())
+    assert content == {"commit": snapshot.commit, "dirty": False}
+
+
+def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) -> None:
+    for package in ("repro", "baselines", "downstream", "results", "slurm"):
+        (tmp_path / "tree" / package).mkdir(parents=True)
+        (tmp_path / "tree" / package / "__init__.py").write_text(f"# {package}\n")
+    with pytest.raises(UserError, match="is no git checkout, so the commit that jobs run could not be told; mend: "):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tmp_path / "tree")
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
+    assert (snapshot.commit, snapshot.dirty) == ("unknown", True)
+    assert (snapshot.path / "slurm" / "__init__.py").exists()
