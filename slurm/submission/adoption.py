@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
+from repro.errors import UserError
 from slurm.jobs.calls import indices_of
 from slurm.monitoring.queue import QueueSnapshot, SilentSlurmError, array_of, named_in_accounting, process_of, snapshot
 from slurm.sweep_folder.ledger import Ledger, Submission
@@ -63,6 +64,9 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
     Args:
         ledger: Of the sweep; completed.
         queue: From `settled_queue`, under the launch lock: else a launch that is under way looks like a killed one.
+
+    Raises:
+        UserError: As of `found_again`.
     """
     if found := found_again(ledger, queue):
         ledger.submitted(found)
@@ -74,6 +78,9 @@ def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
     Args:
         ledger: Of the sweep.
         queue: The queue.
+
+    Raises:
+        UserError: The ledger has not all the intents that an array was made of.
     """
     found = []
     for name, entries in _half_done(ledger).items():
@@ -84,7 +91,11 @@ def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
         # which stand in the order of the intents.
         first = array_of(queued[0].job)
         indices = indices_of(ledger.logs / name)
-        ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices or range(len(entries))]
+        indices = indices or list(range(len(entries)))
+        if len(indices) != len(entries):
+            what = f"{ledger.path} has lost lines of {name}, so that jobs of {first} cannot be told apart"
+            raise UserError(what, mend=f"scancel {first}, then the same again")
+        ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices]
         found += [replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)]
     return found
 

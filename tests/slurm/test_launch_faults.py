@@ -21,9 +21,10 @@ from yaml_samples import write_yaml
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
+from slurm.monitoring.queue import snapshot
 from slurm.nodes.probe import probe
 from slurm.profiles.profile import Cluster, Resources
-from slurm.submission.adoption import SETTLING_SECONDS, settled_queue
+from slurm.submission.adoption import SETTLING_SECONDS, found_again, settled_queue
 from slurm.submission.launch import submit
 from slurm.submission.sender import NO_PARENT
 from slurm.sweep_folder.ledger import REPORT, Ledger, Submission
@@ -227,6 +228,21 @@ def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
     submitted = Counter(task for _, task in outcome.submitted)
     # What is over without a backbone goes out again; what waits does not.
     assert submitted == {"linear": 4, REPORT: 1, **({"pretrain": 4} if where == "accounting" else {})}
+
+
+def test_jobs_of_an_array_that_cannot_be_told_apart_are_nobodys_to_guess(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    """The launcher was killed before it wrote an id down, and a line of its intents has been damaged since."""
+    graph = graph_for(tmp_path)
+    launch(graph)
+    ledger = Ledger(graph.sweep_folder)
+    name = ledger.submissions()[0].submission
+    intents = [line for line in ledger.path.read_text().splitlines(keepends=True) if json.loads(line)["job"] == ""]
+    ledger.path.write_text("".join(["{torn\n", *intents[1:]]))
+    for call in (lambda: launch(graph), lambda: found_again(Ledger(graph.sweep_folder), snapshot())):
+        with pytest.raises(UserError, match=f"has lost lines of {name}, .* cannot be told apart; mend: scancel 101,"):
+            call()
 
 
 def test_an_intent_of_the_future_keeps_nobody_for_ever(
