@@ -162,14 +162,16 @@ def claims(
 ) -> None:
     """Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.
 
-    First the sentences, each with its source; then the comparisons that they consist of.
+    First the sentences, each with its source; then the comparisons that they consist of; then what each part of the
+    method adds, where rows without the part were run.
 
     Example: salmask claims --runs runs/table1
     """
     from results.claims.families import NOTE, families_as_frame, judge_families
+    from results.claims.parts import parts, parts_as_frame
     from results.claims.spreads import SpreadOf
     from results.claims.verdict_frame import as_frame
-    from results.claims.verdict_tables import letters, print_families, print_verdicts
+    from results.claims.verdict_tables import letters, print_families, print_parts, print_verdicts
     from results.claims.verdicts import count, judge, method_note
     from results.tables.selection import judged_by, judged_task, refuse_unknown
 
@@ -183,13 +185,19 @@ def claims(
     verdicts = judge(frame, spread=spread, task=task, metric=metric)
     families = judge_families(verdicts)
     listed_verdicts = [verdict for verdict in verdicts if every or verdict.told]
+    of_method = parts(frame, task=task, metric=metric)
     if as_json:
-        frames = {"sentences": families_as_frame(families), "comparisons": as_frame(listed_verdicts)}
+        frames = {
+            "sentences": families_as_frame(families),
+            "comparisons": as_frame(listed_verdicts),
+            "parts": parts_as_frame(of_method),
+        }
         records = {name: json.loads(table.to_json(orient="records")) for name, table in frames.items()}
         say_json(records)
         return
     print_families(families, console)
     print_verdicts(listed_verdicts, letters(families), console)
+    print_parts(of_method, console)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in count(verdicts).items())
     notes = [f"Comparisons: {counts}.", judged_by(task, metric), method_note(verdicts), NOTE]
     console.print(" ".join(filter(None, notes)), soft_wrap=not console.is_terminal)

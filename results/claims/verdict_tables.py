@@ -7,6 +7,7 @@ from repro.runs.labels import label
 from repro.terminal import Console
 from repro.text_tables import TextTable, print_table
 from results.claims.families import FamilyVerdict, setting_of
+from results.claims.parts import PARTS_NOTE, MethodPart
 from results.claims.verdicts import NOT_RUN, OUTCOMES, Verdict
 from results.statistics.paired import Comparison, p_text
 
@@ -69,6 +70,29 @@ def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], con
     ]
     heads = ("verdict", "claim", "where", "in", "protocol", "sweep", *NUMBERS, "judged by", "why")
     print_table(TextTable(heads, rows, right=NUMBERS), console)
+
+
+def print_parts(parts: Sequence[MethodPart], console: Console) -> None:
+    """Prints what each part of a method adds; nothing where no two rows tell."""
+    if not parts:
+        return
+    numbers = ("adds", *NUMBERS[2:])
+    for place, of_place in groupby(parts, _place_of_part):
+        rows = [
+            [
+                label(part.method),
+                part.part + (f" (and {', '.join(part.unlike)})" if part.unlike else ""),
+                *_numbers(part.comparison, None, part.comparison.p)[1:],
+            ]
+            for part in of_place
+        ]
+        print_table(TextTable(("method", "part", *numbers), rows, numbers, place), console)
+    console.print(PARTS_NOTE, soft_wrap=not console.is_terminal)
+    console.print()
+
+
+def _place_of_part(part: MethodPart) -> str:
+    return ", ".join(filter(None, [part.where, part.column.protocol, part.column.scale]))
 
 
 def _place(verdict: Verdict, settings: Mapping[str, str]) -> str:

@@ -137,11 +137,12 @@ def branches(material: Material) -> Figure:
     records = material.table("table3")
     paper = published("table3")
     masked_methods = [row.method for row in paper.every_row.values() if row.branch in BRANCHES]
-    if not records["row"].isin(masked_methods).any():
+    masked = records[records["row"].isin(masked_methods)]
+    if masked.empty:
         raise NothingToDrawError(
             "no result of a masked branch", mend="run mocov2+ours-hp, and with masking.branch=key or both"
         )
-    titles = list(dict.fromkeys(records["panel"]))
+    titles = list(dict.fromkeys(masked["panel"]))  # a column of rows that mask none of the branches has no line to draw
     figure, grid = panels(1 + len(titles), 2.7)
     group = paper.groups[0].name
     values = {method: (paper.values[method, group, ""], 0.0) for method in paper.rows}

@@ -1,4 +1,4 @@
-"""The verdict on top of the page: what was asked, at what scale, and what came out."""
+"""The verdict on top of the page: what was asked, at what scale, what came out, and by which part of the method."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import pandas as pd
 
 from repro.quantities import counted
 from results.claims.families import FamilyVerdict
+from results.claims.parts import MethodPart, parts_in_words
 from results.claims.verdicts import NOT_RUN, OUTCOMES
 from results.collection.row_comparison import ALTERED, TINY
 from results.formats.layout import Table
@@ -20,23 +21,29 @@ MOST_NAMES = 4
 
 @dataclass(frozen=True)
 class Headline:
-    """The three lines.
+    """The lines.
 
     Attributes:
         asked: Which sentences of the paper the runs speak to.
         scale: On what data, in what size, with how many runs.
         outcome: The verdict on the first of the sentences, one of `results.claims.verdicts.OUTCOMES`.
         result: Its numbers, and how the other sentences and the tables came out.
+        by_part: What each part of the method adds in the same setting; empty where no two rows tell.
     """
 
     asked: str
     scale: str
     outcome: str
     result: str
+    by_part: str = ""
 
 
 def headline(
-    families: Sequence[FamilyVerdict], frame: pd.DataFrame | None, tables: Sequence[Table], judged_by: str = ""
+    families: Sequence[FamilyVerdict],
+    frame: pd.DataFrame | None,
+    tables: Sequence[Table],
+    judged_by: str = "",
+    parts: Sequence[MethodPart] = (),
 ) -> Headline:
     """Sums the page up.
 
@@ -45,6 +52,7 @@ def headline(
         frame: The results; None where nothing was evaluated.
         tables: The page's tables, whose differences to the published numbers are counted.
         judged_by: The sentence of `results.tables.selection.judged_by`.
+        parts: What `results.claims.parts.parts` returns.
     """
     if frame is None:
         return Headline(
@@ -66,7 +74,7 @@ def headline(
     asked = f"is it so that {first.family.says}{more}? {judged_by}".rstrip()
     rest = Counter(verdict.outcome for verdict in others)
     others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
-    parts = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]
+    numbers = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]
     which = (
         "the one with most comparisons"
         if len(richest) == 1
@@ -74,7 +82,9 @@ def headline(
     )
     elsewhere = f" Of {len(settings)} settings {which} is told of here." if len(settings) > 1 else ""
     scale = _scale_of_setting(families, chosen, without_untrained(frame)) + elsewhere
-    return Headline(asked, scale, first.outcome, "; ".join(filter(None, parts)) + _met(tables))
+    own = {column.key for verdict in families if verdict.setting == chosen for column in verdict.columns}
+    by_part = parts_in_words([part for part in parts if part.column.key in own])
+    return Headline(asked, scale, first.outcome, "; ".join(filter(None, numbers)) + _met(tables), by_part)
 
 
 def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from repro.errors import UserError
 from repro.files import write_text
 from repro.html import data_uri
 from repro.quantities import duration_text
+from repro.runs.labels import label
 from results.claims.families import NOTE, SINGLY, judge_families
+from results.claims.parts import PARTS_NOTE, parts
 from results.claims.verdict_tables import letters
 from results.claims.verdicts import (
     CONTRADICTED,
@@ -103,6 +105,7 @@ def build(
     task = judged_task(frame, task, metric)
     verdicts = judge(frame, task=task, metric=metric)
     families = judge_families(verdicts)
+    of_method = parts(frame, task=task, metric=metric)
     pictures, left_out = _plots(runs, frame, task, metric)
     tables = _tables(runs, frame)
     galleries = embed(runs)
@@ -111,10 +114,13 @@ def build(
         "report.html.j2",
         extras=("report",),
         p_text=p_text,
+        label=label,
         title=title,
         date=_newest(runs, frame),
         version=metadata.version("salmask"),
-        headline=headline(families, frame, tables, judged_by(task, metric)),
+        headline=headline(families, frame, tables, judged_by(task, metric), of_method),
+        parts=of_method,
+        parts_note=PARTS_NOTE,
         warnings=[_without_places(doubt, runs) for doubt in doubts(runs, frame)],
         few=FEW_DOUBTS,
         facts=_facts(runs, frame),

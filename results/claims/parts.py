@@ -1,0 +1,147 @@
+"""What each part of the paper's method adds: a row beside itself without the part.
+
+The paper's sentences are about whole methods. A row that leads its framework may owe that to any of its parts, to the
+high-pass filter as well as to what is masked; its tables have no row that tells.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from repro.runs.labels import CHANGES, label
+from repro.runs.method_name import MethodName
+from results.paper.published import published
+from results.statistics.paired import Comparison, paired
+from results.tables.columns import Column
+from results.tables.references import without_untrained
+from results.tables.selection import ValuesByCell, measured_columns
+
+PARTS: Mapping[str, str] = {
+    "no-masks": "masks and hard negative",
+    "random": "saliency",
+    "no-hard-negative": "hard negative",
+}
+"""What a row lacks whose name ends so -> the part."""
+PARTS_NOTE = (
+    "What each part adds: the row with it minus the row without, in points, by the seeds that both have; 95 % "
+    "intervals and p of paired t-tests, not corrected for their number. The paper has no such rows."
+)
+"""What stands above or below the parts, wherever they are shown."""
+_TABLES = ("table1", "table2")
+
+
+@dataclass(frozen=True)
+class MethodPart:
+    """What a part of a method adds, in one of our columns.
+
+    Attributes:
+        method: The row with the part.
+        without: The row without it.
+        part: Its words, and what stands in its place: `saliency, not patches at random`.
+        column: Our column that both were measured in.
+        metric: The metric's printed name; empty where the table leaves it open.
+        comparison: With − without, seed by seed, in points.
+        unlike: Settings in which the two rows' runs differ although the rows do not; the difference is theirs too.
+    """
+
+    method: str
+    without: str
+    part: str
+    column: Column
+    metric: str
+    comparison: Comparison
+    unlike: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Our column, with the metric's printed name."""
+        return f"{self.column.title} {self.metric}".rstrip()
+
+
+def parts(frame: pd.DataFrame | None, *, task: str = "", metric: str = "") -> list[MethodPart]:
+    """Returns what each part adds, in the order of the tables, their columns, the rows' names and `PARTS`.
+
+    Args:
+        frame: What `results.collection.collect.collect` returns; None where nothing was run.
+        task: Another evaluation than the paper's linear probe.
+        metric: Another measure than the task's first.
+
+    Raises:
+        UserError: Runs that exclude each other.
+    """
+    if frame is None:
+        return []
+    trained = without_untrained(frame)
+    return [
+        part
+        for name in _TABLES
+        for column, cells in measured_columns(trained, published(name), task=task, metric=metric)
+        for part in _of_column(column, cells)
+    ]
+
+
+def _of_column(column: Column, cells: ValuesByCell) -> list[MethodPart]:
+    """Returns the parts in a column, by its first metric alone: AP50 and AP75 follow AP."""
+    metric, printed_name = column.metrics[0]
+    values = {method: by_seed for (method, its), by_seed in cells.items() if its == metric}
+    pairs = [
+        (method, without, change)
+        for without in values
+        if (change := MethodName.parse(without).change) in PARTS
+        if (method := without.replace(f"-{change}", "", 1)) in values
+    ]
+    order = list(PARTS)
+    found = []
+    for method, without, change in sorted(pairs, key=lambda pair: (pair[0], order.index(pair[2]))):
+        comparison = paired(values[method], values[without])
+        if comparison.n:
+            unlike = tuple(column.comparisons[method].altered_unlike(column.comparisons[without]))
+            found.append(MethodPart(method, without, _words(change), column, printed_name, comparison, unlike))
+    return found
+
+
+def _words(change: str) -> str:
+    return PARTS[change] + (f", not {CHANGES[change]}" if change in CHANGES else "")
+
+
+def parts_in_words(found: Sequence[MethodPart]) -> str:
+    """Returns what each part adds in the first column that tells, as the report's headline has it.
+
+    Args:
+        found: What `parts` returns, or some of it.
+    """
+    of_first = [part for part in found if part.column == found[0].column]
+    words = []
+    for name in dict.fromkeys(part.part for part in of_first):
+        rows = [f"{label(part.method)} {_difference(part.comparison)}" for part in of_first if part.part == name]
+        words.append(f"{name}: {', '.join(rows)}")
+    return "; ".join(words)
+
+
+def _difference(comparison: Comparison) -> str:
+    interval = comparison.interval()
+    spread = f" ({interval[0]:+.2f} … {interval[1]:+.2f})" if interval else ""
+    return f"{comparison.mean:+.2f}{spread}"
+
+
+def parts_as_frame(found: Sequence[MethodPart]) -> pd.DataFrame:
+    """Returns the parts as data, one line each."""
+    return pd.DataFrame(
+        {
+            "method": part.method,
+            "without": part.without,
+            "part": part.part,
+            "where": part.where,
+            "protocol": part.column.protocol,
+            "fidelity": part.column.fidelity,
+            "scale": part.column.scale,
+            "n": part.comparison.n,
+            "difference": part.comparison.mean,
+            "low": (part.comparison.interval() or (None, None))[0],
+            "high": (part.comparison.interval() or (None, None))[1],
+            "p": part.comparison.p,
+            "unlike": ", ".join(part.unlike),
+        }
+        for part in found
+    )

@@ -1,0 +1,109 @@
+"""What each part of the paper's method adds: rows beside themselves without it."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import EXAMPLES
+from run_samples import finished
+from scipy import stats
+from table_samples import frame_of, rows_of
+from training_samples import salmask
+
+from baselines import METHODS, resolve
+from baselines.ablations import ABLATIONS
+from results.claims.families import judge_families
+from results.claims.parts import PARTS, PARTS_NOTE, parts, parts_in_words
+from results.claims.verdicts import judge
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.report import page
+from results.report.headline import headline
+
+WITH, WITHOUT = (70.0, 73.0, 71.0), (71.5, 73.5, 73.0)
+
+
+def test_a_part_adds_the_row_with_it_minus_the_row_without() -> None:
+    frame = frame_of(
+        *rows_of("mocov2", (60.0, 61.0, 62.0)),
+        *rows_of("mocov2+ours-hp", WITH),
+        *rows_of("mocov2+ours-hp-no-masks", WITHOUT),
+        *rows_of("mocov2+ours-hp-random", (69.0,)),  # one seed
+        *rows_of("mocov2+ours-hp-rho1", (10.0, 20.0, 30.0)),  # lacks nothing
+        *rows_of("mocov2+ours-blur-no-hard-negative", (50.0,)),  # beside which there is no row with it
+        *rows_of("simclr+ours-hp@both", (50.0, 51.0)),
+        *rows_of("simclr+ours-hp@both-no-hard-negative", (48.0, 50.0)),
+    )
+    found = {(part.method, part.part): part for part in parts(frame)}
+    assert list(found) == [
+        ("mocov2+ours-hp", "masks and hard negative, not filter alone"),
+        ("mocov2+ours-hp", "saliency, not patches at random"),
+        ("simclr+ours-hp@both", "hard negative"),
+    ]
+    masks, saliency, hard_negative = found.values()
+    difference = np.subtract(WITH, WITHOUT)
+    assert masks.comparison.mean == pytest.approx(difference.mean())
+    assert masks.comparison.p == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
+    assert (saliency.comparison.mean, saliency.comparison.n, saliency.comparison.interval()) == (1.0, 1, None)
+    assert hard_negative.comparison.differences == (2.0, 1.0)
+    low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
+    assert parts_in_words(list(found.values())[:2]) == (
+        f"masks and hard negative, not filter alone: MoCo v2 + ours (high-pass) {difference.mean():+.2f} "
+        f"({low:+.2f} … {high:+.2f}); saliency, not patches at random: MoCo v2 + ours (high-pass) +1.00"
+    )
+
+
+def test_every_part_is_an_ablation_of_the_rows() -> None:
+    lacking = [name for name, ablation in ABLATIONS.items() if name.removeprefix(f"{ablation.row}-") in PARTS]
+    assert len(lacking) == 2 * len(PARTS)  # of MoCo v2 and SimCLR
+    assert all(re.sub(rf"-({'|'.join(PARTS)})$", "", name) in METHODS for name in lacking)
+
+
+def test_parts_are_of_one_column_and_of_runs_altered_alike(tmp_path: Path) -> None:
+    for seed in range(2):
+        finished(tmp_path, "mocov2+ours-hp", seed, {("imagenet100", "top1"): 70.0 + seed, ("caltech101", "top1"): 80.0})
+        changes = {"optimization__lr": 0.5}
+        finished(tmp_path, "mocov2+ours-hp-no-masks", seed, {("imagenet100", "top1"): 72.0 - seed}, **changes)
+    (part,) = parts(collect_runs(find_runs([tmp_path], resolve)))
+    assert part.where == "ImageNet-100"
+    assert part.comparison.differences == (-2.0, 0.0)
+    assert part.unlike == ("optimization.lr",)
+
+
+def test_nothing_is_said_where_no_two_rows_tell() -> None:
+    assert parts(None) == []
+    assert parts(frame_of(*rows_of("mocov2+ours-hp", WITH))) == []
+    assert parts_in_words([]) == ""
+
+
+def test_the_page_says_by_which_part_its_verdict_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that leads its framework by its filter alone was "supported", and no more was said."""
+    values = {"mocov2": 60.0, "mocov2+ours-hp": 64.0, "mocov2+ours-hp-no-masks": 66.0}
+    for seed in range(3):
+        for method, value in values.items():
+            top1 = value + seed + (0.1 * seed if method == "mocov2+ours-hp" else 0.0)
+            finished(tmp_path, method, seed, {("imagenet100", "top1"): top1})
+    runs = find_runs([tmp_path], resolve)
+    frame = collect_runs(runs)
+    told = headline(judge_families(judge(frame)), frame, [], parts=parts(frame))
+    assert told.outcome == "supported"
+    assert told.by_part.startswith("masks and hard negative, not filter alone: MoCo v2 + ours (high-pass) -1.90 (")
+    monkeypatch.setattr(page, "_plots", lambda *_: ([], []))
+    text = page.build(runs, frame)
+    assert f"<dt>Parts add</dt><dd>{told.by_part}" in text
+    assert re.search(r'<h3>Parts</h3>\s*<p class="quiet">What each part adds', text)
+    assert "Parts</" not in page.build([], None)
+
+
+def test_claims_print_parts_and_have_them_as_json() -> None:
+    """The study: with MoCo v2, masks and hard negative cost 1.8 points of what the filter alone has."""
+    call = ("claims", "--task", "logistic", "--runs", str(EXAMPLES / "study" / "runs"))
+    row = "| MoCo v2 + ours (high-pass) | masks and hard negative, not filter alone | -1.85 |   0.85 |   5 | 0.004 |"
+    printed = salmask(*call).out
+    assert row in printed
+    assert PARTS_NOTE in printed
+    first, *others = json.loads(salmask(*call, "--json").out)["parts"]
+    assert (first["method"], first["without"]) == ("mocov2+ours-hp", "mocov2+ours-hp-no-masks")
+    assert (first["difference"], first["n"], len(others)) == (pytest.approx(-1.85), 5, 5)
