@@ -38,7 +38,7 @@ class MethodPart:
     Attributes:
         method: The row with the part.
         without: The row without it.
-        part: Its words, and what stands in its place: `saliency, not patches at random`.
+        part: Its words, and what stands in its place: `saliency over patches at random`.
         column: Our column that both were measured in.
         metric: The metric's printed name; empty where the table leaves it open.
         comparison: With − without, seed by seed, in points.
@@ -102,7 +102,7 @@ def _of_column(column: Column, cells: ValuesByCell) -> list[MethodPart]:
 
 
 def _words(change: str) -> str:
-    return PARTS[change] + (f", not {CHANGES[change]}" if change in CHANGES else "")
+    return PARTS[change] + (f" over {CHANGES[change]}" if change in CHANGES else "")
 
 
 def parts_in_words(found: Sequence[MethodPart]) -> str:

@@ -21,6 +21,7 @@ from repro.runs.folder import TASK_FOLDERS
 from repro.runs.predictions import PREDICTIONS
 from repro.text_tables import escaped
 from results.claims.families import families_as_frame, judge_families
+from results.claims.parts import parts, parts_as_frame
 from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import judge
 from results.collection.collect import export_bytes
@@ -202,9 +203,13 @@ def _contents(
         yield "data/results.csv", export_bytes(packed, ".csv")
         yield "data/results.parquet", export_bytes(packed, ".parquet")
     verdicts = judge(frame, task=task, metric=metric)
-    yield "data/claims.json", as_frame(verdicts).to_json(orient="records", indent=1).encode()
-    sentences = families_as_frame(judge_families(verdicts))
-    yield "data/sentences.json", sentences.to_json(orient="records", indent=1).encode()
+    judged_frames = {
+        "claims": as_frame(verdicts),
+        "sentences": families_as_frame(judge_families(verdicts)),
+        "parts": parts_as_frame(parts(frame, task=task, metric=metric)),
+    }
+    for name, data in judged_frames.items():
+        yield f"data/{name}.json", data.to_json(orient="records", indent=1).encode()
     for file in sorted(PAPER.iterdir()):
         yield f"data/paper/{file.name}", file.read_bytes()
     yield "environment.txt", _environment().encode()

@@ -50,7 +50,7 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
         names = archive.namelist()
         archive.extractall(tmp_path)
     assert {"README.md", "report.html", "environment.txt", "sbom.json", "redo.sh", MANIFEST} <= set(names)
-    assert {"data/claims.json", "data/sentences.json"} <= set(names)
+    assert {"data/claims.json", "data/sentences.json", "data/parts.json"} <= set(names)
     assert {f"tables/table{n}{suffix}" for n in (1, 2, 3) for suffix in (".md", ".tex", ".csv", ".html")} <= set(names)
     assert {"plots/bars.svg", "plots/bars.png", "plots/gallery.png"} <= set(names)
     for run in runs:

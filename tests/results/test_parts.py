@@ -38,8 +38,8 @@ def test_a_part_adds_the_row_with_it_minus_the_row_without() -> None:
     )
     found = {(part.method, part.part): part for part in parts(frame)}
     assert list(found) == [
-        ("mocov2+ours-hp", "masks and hard negative, not filter alone"),
-        ("mocov2+ours-hp", "saliency, not patches at random"),
+        ("mocov2+ours-hp", "masks and hard negative over filter alone"),
+        ("mocov2+ours-hp", "saliency over patches at random"),
         ("simclr+ours-hp@both", "hard negative"),
     ]
     masks, saliency, hard_negative = found.values()
@@ -50,8 +50,8 @@ def test_a_part_adds_the_row_with_it_minus_the_row_without() -> None:
     assert hard_negative.comparison.differences == (2.0, 1.0)
     low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
     assert parts_in_words(list(found.values())[:2]) == (
-        f"masks and hard negative, not filter alone: MoCo v2 + ours (high-pass) {difference.mean():+.2f} "
-        f"({low:+.2f} … {high:+.2f}); saliency, not patches at random: MoCo v2 + ours (high-pass) +1.00"
+        f"masks and hard negative over filter alone: MoCo v2 + ours (high-pass) {difference.mean():+.2f} "
+        f"({low:+.2f} … {high:+.2f}); saliency over patches at random: MoCo v2 + ours (high-pass) +1.00"
     )
 
 
@@ -89,7 +89,7 @@ def test_the_page_says_by_which_part_its_verdict_came_out(tmp_path: Path, monkey
     frame = collect_runs(runs)
     told = headline(judge_families(judge(frame)), frame, [], parts=parts(frame))
     assert told.outcome == "supported"
-    assert told.by_part.startswith("masks and hard negative, not filter alone: MoCo v2 + ours (high-pass) -1.90 (")
+    assert told.by_part.startswith("masks and hard negative over filter alone: MoCo v2 + ours (high-pass) -1.90 (")
     monkeypatch.setattr(page, "_plots", lambda *_: ([], []))
     text = page.build(runs, frame)
     assert f"<dt>Parts add</dt><dd>{told.by_part}" in text
@@ -100,7 +100,7 @@ def test_the_page_says_by_which_part_its_verdict_came_out(tmp_path: Path, monkey
 def test_claims_print_parts_and_have_them_as_json() -> None:
     """The study: with MoCo v2, masks and hard negative cost 1.8 points of what the filter alone has."""
     call = ("claims", "--task", "logistic", "--runs", str(EXAMPLES / "study" / "runs"))
-    row = "| MoCo v2 + ours (high-pass) | masks and hard negative, not filter alone | -1.85 |   0.85 |   5 | 0.004 |"
+    row = "| MoCo v2 + ours (high-pass) | masks and hard negative over filter alone | -1.85 |   0.85 |   5 | 0.004 |"
     printed = salmask(*call).out
     assert row in printed
     assert PARTS_NOTE in printed
