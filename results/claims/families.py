@@ -17,8 +17,8 @@ from results.tables.columns import Column
 SINGLY = "each by itself"
 """In place of a verdict, where there is no sentence about the whole."""
 NOTE = (
-    "A sentence about the whole is decided by the t-test on the mean of its differences, seed by seed: one test for "
-    "each sentence and setting, whose p is not corrected for the other sentences."
+    "A sentence as a whole is decided by a t-test on the mean of its differences, seed by seed: one test for each "
+    "sentence and setting, not corrected for the other sentences."
 )
 """How a sentence is decided; stands behind `results.claims.verdicts.method_note`."""
 

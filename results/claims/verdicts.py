@@ -11,7 +11,6 @@ from results.claims.spreads import TESTS, SharedSpreads, SpreadOf
 from results.paper.paper_claims import Claim, Question, margin, questions
 from results.paper.published import TABLES, published
 from results.statistics.paired import (
-    IMAGES_TEST,
     LEVEL,
     Comparison,
     holm,
@@ -251,19 +250,22 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
     test = TESTS[verdicts[0].spread_of if verdicts else SpreadOf.sentence]
     compared = [verdict for verdict in verdicts if verdict.comparison.n > 1]
     by_images = sum(verdict.comparison.by_images is not None for verdict in compared)
-    instead = (
-        f" (where all of its runs have predictions of the same images, {by_images} of {len(compared)} comparisons "
-        f"here, {IMAGES_TEST} in its place: the row says so)"
+    images = (
+        f"{by_images} of {len(compared)} comparisons here have predictions of the same images from all of their runs: "
+        "there a bootstrap over seeds and images replaces the t-test, and the row says so."
         if by_images
         else ""
     )
-    return (
-        f"{test}{instead} over the comparisons of one sentence that could be tested in one setting (data, fidelity, "
-        f"scale, and protocol where several measured the same; here at most {tested}), level {LEVEL:g}: what was run "
-        "for other sentences or in other settings changes no p. Intervals are 95 % each, the corrected ones 95 % for "
-        f"these together (Bonferroni). Tie: the interval lies within ±{margin():g} points. One pair of runs "
-        "never decides anything."
-    )
+    sentences = [
+        test,
+        images,
+        "P values are corrected by Holm for the comparisons of one sentence that could be tested in one setting: data, "
+        "fidelity and scale, and the protocol where several measured the same. Here these are at most "
+        f"{tested}; what was run for other sentences or in other settings changes no p. The level is {LEVEL:g}.",
+        "Intervals are 95 % each, the corrected ones 95 % for all of these together (Bonferroni).",
+        f"Tie: the interval lies within ±{margin():g} points. One pair of runs never decides anything.",
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def _fits(claim: Claim, column: Column) -> bool:

@@ -56,7 +56,7 @@ class Effect:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval holds no zero."""
+        """Whether the interval excludes zero."""
         interval = self.comparison.interval()
         return interval is not None and not interval[0] <= 0 <= interval[1]
 
@@ -194,9 +194,9 @@ def _legend(figure: Figure, drawn: Sequence[Effect], theme: Theme) -> None:
     """Says what of the signs that are drawn stands for what."""
     signs: dict[str, dict[str, Any]] = {}
     if any(effect.clear for effect in drawn):
-        signs["the interval holds no zero"] = {"marker": "o"}
+        signs["the interval excludes zero"] = {"marker": "o"}
     if not all(effect.clear for effect in drawn):
-        signs["it holds zero, or there is none (one seed)"] = {"marker": "o", "markerfacecolor": surface(theme)}
+        signs["it includes zero, or there is none (one seed)"] = {"marker": "o", "markerfacecolor": surface(theme)}
     for compares, words in ((True, "published"), (False, "published, for orientation: not the paper's setting")):
         if any(effect.published is not None and effect.compares is compares for effect in drawn):
             tick = _tick(theme, compares=compares)

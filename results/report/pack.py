@@ -55,7 +55,7 @@ Made by salmask {version} from {count}. Start with `report.html`, which needs no
 | everything on one page, warnings first | `report.html` |
 | the paper's tables with the measured numbers beside, as Markdown, LaTeX, CSV and HTML | `tables/` |
 | plots, as SVG and PNG | `plots/` |
-| every result as one long table, and the paper's claims and sentences with their tests, and what each part of the method adds | `data/` |
+| every result as one long table; the paper's claims and sentences with their tests; what each part adds | `data/` |
 | of each run: settings, provenance, state, metrics, results, predictions, logs, galleries{checkpoints} | `runs/` |
 | installed packages of the machine that packed; the same as a bill of materials | `environment.txt`, `sbom.json` |
 | what makes each run again, with the code of its commit | `redo.sh` |

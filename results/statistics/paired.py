@@ -9,19 +9,17 @@ from scipy import stats
 
 from repro.quantities import counted
 
-PAIR_TEST = "Two-sided paired t-test on the seeds that both methods have, p values after Holm"
+PAIR_TEST = "Each comparison is a two-sided paired t-test on the seeds that both methods have."
 """The test by the seeds of two rows alone, as pages name it."""
 SENTENCE_TEST = (
-    "Two-sided t-test on the seeds that both methods have, with the spread of all rows that the sentence compares in "
-    "the same column (residuals of row + seed of its framework; a row that spreads unlike the others is judged by its "
-    "own pairs), p values after Holm"
+    "Each comparison is a two-sided t-test on the seeds that both methods have. Its spread is pooled over all rows "
+    "that the sentence compares in the column (residuals of row + seed within each framework); a row that spreads "
+    "unlike the others is judged by its own pairs."
 )
 """The test where the rows of a sentence share their spread, as pages name it."""
-IMAGES_TEST = "a bootstrap over seeds and images (`results.statistics.imagewise`)"
-"""The test where predictions are at hand, as pages name it."""
 POOLED_TEST = (
-    "Two-sided t-test on the seeds that both methods have, with the spread of all rows of their framework that were "
-    "run in the same setting (residuals of row + seed; it takes them to spread alike), p values after Holm"
+    "Each comparison is a two-sided t-test on the seeds that both methods have. Its spread is pooled over all rows "
+    "of the framework in the same setting (residuals of row + seed), which assumes that they spread alike."
 )
 """The test where the spread is pooled, as pages name it."""
 LEVEL = 0.05

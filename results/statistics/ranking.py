@@ -7,7 +7,7 @@ import numpy as np
 
 from results.statistics.paired import paired
 
-LEGEND = "where the 95 % interval of its lead over the next, paired by seed, holds no zero"
+LEGEND = "where the 95 % interval of its lead over the next, paired by seed, excludes zero"
 """When a measured number is bold or marked as the second best, as legends say it."""
 
 
@@ -15,7 +15,7 @@ SIGNS = {"better": "†", "worse": "‡"}
 """How a measured number stands to its framework's without masking -> its mark in every format."""
 SIGNIFICANCE = (
     f"{SIGNS['better']} better, {SIGNS['worse']} worse than the framework without masking: the 95 % interval of the "
-    "difference, paired by seed, holds no zero (not corrected for the number of rows; one seed is never marked)"
+    "difference, paired by seed, excludes zero (not corrected for the number of rows; one seed is never marked)"
 )
 """What the marks say, as legends say it."""
 

@@ -51,7 +51,10 @@ def test_images_and_seeds_judge_what_compare_judges(root: Path) -> None:
     assert verdict.p == comparison.p  # the only comparison of its sentence here
     line = as_frame([verdict]).iloc[0]
     assert (line["by"], line["n"]) == ("3 seeds, 800 images", 3)
-    assert f"1 of 1 comparisons here, {SAYS_SO}" in method_note([verdict])
+    assert (
+        f"1 of 1 comparisons here have predictions of the same images from all of their runs: there {SAYS_SO}"
+        in method_note([verdict])
+    )
 
 
 def test_both_directions_of_a_claim_are_one_test(root: Path) -> None:

@@ -229,7 +229,7 @@ def test_a_comparison_that_two_families_ask_about_counts_once() -> None:
     verdicts = judge(seeds_of({"mocov2+ours-hp": [60.0, 61.0, 62.5], "mocov2+ours-blur": [50.0, 52.0, 51.0]}))
     (tested,) = (item for item in verdicts if item.p is not None)
     assert [claim.family.id for claim in tested.question.claims] == ["high-pass-is-best", "best-and-second-best"]
-    assert "here at most 1)" in method_note(verdicts)
+    assert "Here these are at most 1;" in method_note(verdicts)
     assert tested.p == tested.comparison.p
 
 

@@ -80,7 +80,7 @@ def test_significance_is_that_of_the_gap_to_the_framework_without_masking() -> N
     base = by_seed(60.0, 61.0, 62.1)
     assert significance(by_seed(70.0, 71.2, 72.0), base) == "better"
     assert significance(by_seed(50.0, 51.2, 52.0), base) == "worse"
-    assert significance(by_seed(70.0, 61.2, 58.0), base) == ""  # its interval holds zero
+    assert significance(by_seed(70.0, 61.2, 58.0), base) == ""  # its interval includes zero
     assert significance(by_seed(90.0), by_seed(60.0)) == ""  # one seed
     assert significance(by_seed(65.0, 66.0, 67.1), base) == ""  # all pairs differ alike: no spread
 
@@ -109,7 +109,7 @@ def test_a_mark_stands_in_every_format_and_its_meaning_in_one_line_below() -> No
     assert "74.07 ± 1.01 (3)** †" in texts[".md"]
     assert r"$^{\dagger}$" in texts[".tex"]
     assert "</b><sup>†</sup>" in texts[".html"]
-    assert all(text.count("holds no zero") >= 1 for suffix, text in texts.items() if suffix != ".csv")
+    assert all(text.count("excludes zero") >= 1 for suffix, text in texts.items() if suffix != ".csv")
     rows = {line.split(",")[2]: line for line in csv(table).splitlines()[1:]}
     assert ",better" in rows["mocov2+ours-hp"]
     assert ",worse" in rows["mocov2+mscn"]
