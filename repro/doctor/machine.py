@@ -1,9 +1,7 @@
-"""What is wrong with this machine: packages, devices, weights, disk and data roots."""
+"""What is wrong with this machine: devices, weights, disk and data roots."""
 
-import importlib
 import shutil
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,22 +16,12 @@ from repro.errors import UserError
 from repro.runs.localizer_weights import PAPERS_WEIGHTS
 from repro.saliency.networks import build_localizer
 
-PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "mmengine": "mmengine-lite",
-    "timm": "timm",
-    "submitit": "submitit",
-    "pandas": "pandas",
-    "matplotlib": "matplotlib",
-}
-"""Module -> distribution that brings it."""
 FREE_GIB = 5
 """Room for the checkpoints of a few runs, each of about 400 MiB at the paper's scale."""
 
 
 def examine(needs: Needs | None = None) -> list[Diagnosis]:
-    """Checks everything; nothing is changed and nothing downloaded.
+    """Checks everything but the packages; nothing is changed and nothing downloaded.
 
     Args:
         needs: What must be there; None: all data sets and the paper's localizer are looked for, and none is missed.
@@ -41,14 +29,7 @@ def examine(needs: Needs | None = None) -> list[Diagnosis]:
     Returns:
         One diagnosis for each check, in the order in which they are printed.
     """
-    checks: tuple[Callable[[], Iterator[Diagnosis]], ...] = (
-        check_packages,
-        _detectron2,
-        check_devices,
-        _installed_weights,
-        _disk,
-    )
-    findings = [finding for check in checks for finding in check()]
+    findings = [*check_devices(), *_installed_weights(), *_disk()]
     if needs is None:
         return [*findings, check_weights(PAPERS_WEIGHTS, needed=False), *check_needs(Needs(weights=()))]
     return [*findings, *check_needs(needs)]
@@ -64,29 +45,6 @@ def check_needs(needs: Needs) -> Iterator[Diagnosis]:
         yield check_weights(weights, needed=True)
     for name, root in needs.data or ((name, "") for name in DATASETS):
         yield check_data(name, Path(root) if root else None, needed=bool(needs.data))
-
-
-def check_packages() -> Iterator[Diagnosis]:
-    """Yields whether each package that training needs can be imported, and in which version."""
-    for module, distribution in PACKAGES.items():
-        try:
-            # Imported, not only looked for: a torch and a torchvision that do not fit each other fail here.
-            importlib.import_module(module)
-            yield Diagnosis(module, "ok", metadata.version(distribution))
-        except ImportError as error:
-            yield Diagnosis(module, "wrong", f"cannot be imported: {error}", "make setup")
-
-
-def _detectron2() -> Iterator[Diagnosis]:
-    """Yields whether detectron2 is there, and whether its compiled operations are."""
-    try:
-        module = importlib.import_module("detectron2")
-    except ImportError:
-        yield Diagnosis("detectron2", "note", "not installed; only detection and segmentation need it", "make setup")
-        return
-    compiled = importlib.util.find_spec("detectron2._C") is not None
-    kind = "built from source" if compiled else "pure Python (no deformable convolution, no rotated boxes)"
-    yield Diagnosis("detectron2", "ok", f"{module.__version__}, {kind}")
 
 
 def check_devices() -> Iterator[Diagnosis]:

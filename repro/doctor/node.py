@@ -18,8 +18,9 @@ from repro.cores import usable_cores
 from repro.distributed import initialise, rank, world_size
 from repro.doctor.between_nodes import check_between_nodes, node_name, told_by_all
 from repro.doctor.diagnosis import Diagnosis
-from repro.doctor.machine import FREE_GIB, check_devices, check_needs, check_packages
+from repro.doctor.machine import FREE_GIB, check_devices, check_needs
 from repro.doctor.needs import Needs
+from repro.doctor.packages import check_packages
 from repro.errors import UserError, one_line
 
 WRITTEN_MIB = 256

@@ -1,6 +1,8 @@
 """`salmask doctor` says what is wrong with a machine, its weights and its data."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from training_samples import (
 )
 
 from repro.data.catalogue import DATASETS
+from repro.doctor import packages
 from repro.doctor.machine import check_data
 
 
@@ -52,3 +55,31 @@ def test_doctor_finds_a_root_wrong_that_cannot_serve(tmp_path: Path, dataset: st
     assert found in diagnosis.found
     assert diagnosis.mend
     assert check_data(dataset, tmp_path, needed=False).verdict == "ok"
+
+
+def test_doctor_names_the_packages_that_are_not_there_instead_of_failing_by_them() -> None:
+    # In a process of its own, in which nothing is imported yet. None in the place of a module: it cannot be imported.
+    code = (
+        "import sys; from repro import cli; from repro.doctor.packages import PACKAGES\n"
+        "sys.modules.update(dict.fromkeys([*PACKAGES, 'detectron2']))\n"
+        "sys.argv[1:] = ['doctor', '--json']; cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    findings = {finding["check"]: finding for finding in json.loads(ended.stdout)}
+    assert {check for check, finding in findings.items() if finding["verdict"] == "wrong"} == set(packages.PACKAGES)
+    assert findings["torch"]["mend"] == "make setup"
+    assert findings["detectron2"]["verdict"] == "note"
+    assert "not checked" in findings["all else"]["found"]
+
+
+@pytest.mark.parametrize("kind", ["OSError", "RuntimeError", "ImportError"])
+def test_a_package_that_fails_as_it_is_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "broken_package.py").write_text(f"raise {kind}('no libcudart')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(packages, "PACKAGES", {"broken_package": "pip"})
+    finding = next(packages.check_packages())
+    assert finding.verdict == "wrong"
+    assert finding.found == "cannot be imported: no libcudart"
