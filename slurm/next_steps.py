@@ -145,12 +145,23 @@ def _mend(folder: Path) -> Sequence[NextStep]:
 
 def _read(folder: Path) -> Sequence[NextStep]:
     sweep, run = _words(folder)
+    table = f"salmask table table1 --runs {sweep}"
+    if not any(RunFolder(path).results.exists() for path in runs_of(folder)):  # a table would be refused
+        return (
+            NextStep(
+                f"salmask eval {run} --task knn", "evaluate the newest backbone by nearest neighbours: the fastest"
+            ),
+            NextStep(f"salmask eval {run} --task logistic", "by logistic regression"),
+            NextStep(f"salmask eval {run} --task linear", "by the paper's linear probe"),
+            NextStep(table, "then: the paper's table with these numbers beside"),
+            NextStep(f"salmask report --runs {sweep}", "then: all of it as one page"),
+        )
     return (
-        NextStep(f"salmask table table1 --runs {sweep}", "the paper's table with these numbers beside"),
+        NextStep(table, "the paper's table with these numbers beside"),
         NextStep(f"salmask claims --runs {sweep}", "what these runs say to the paper's claims"),
         NextStep(f"salmask report --runs {sweep}", "all of it as one page"),
-        NextStep(f"salmask eval {run} --task knn", "measure a backbone in another way"),
-        NextStep(f"salmask export {run} --to torchvision", "take a backbone elsewhere"),
+        NextStep(f"salmask eval {run} --task knn", "evaluate a backbone by another task"),
+        NextStep(f"salmask pack --runs {sweep}", "one archive of results, settings and pages, to pass on"),
     )
 
 
