@@ -13,7 +13,6 @@ import typer
 
 from repro.console import AsJson, completion, show_log
 from repro.data.catalogue import DATASETS, find_dataset
-from repro.data.options import Settings
 from repro.data.roots import root_of
 from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
@@ -48,6 +47,10 @@ Words = Annotated[
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+ProbeSettings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings of the probe, for example probe.epochs=20."),
+]
 Tasks = Annotated[
     str,
     typer.Option(
@@ -62,7 +65,7 @@ DatasetName = Annotated[
     typer.Option(
         "--data",
         metavar="DATASET",
-        help="Default: what the run was pretrained on.",
+        help="Data set; default: the one that the run was pretrained on.",
         autocompletion=completion(lambda: DATASETS),
     ),
 ]
@@ -73,16 +76,21 @@ Roots = Annotated[
 Root = Annotated[str, typer.Option("--root", metavar="DIR", help="Root of the data set.")]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option("--checkpoint", metavar="FILE", help="Evaluate weights from elsewhere; `random`: fresh ones."),
+    typer.Option("--checkpoint", metavar="FILE", help="Evaluate weights from elsewhere; `random`: untrained ones."),
 ]
 Arch = Annotated[str, typer.Option(help="With --checkpoint: torchvision's name of the network.")]
 Name = Annotated[str, typer.Option(help="With --checkpoint: what tables call it; default: the file's.")]
-Prefix = Annotated[str, typer.Option(help="With --checkpoint: which of its networks, by what its keys begin with.")]
-HighPass = Annotated[bool, typer.Option("--high-pass", help="With --checkpoint: trained on high-passed images.")]
-Again = Annotated[
-    bool, typer.Option("--again", help="Measure once more what is recorded without predictions; its rows stay, too.")
+Prefix = Annotated[str, typer.Option(help="With --checkpoint: prefix of the keys of the network to take.")]
+HighPass = Annotated[
+    bool, typer.Option("--high-pass", help="With --checkpoint: the weights were trained on high-passed images.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="With --checkpoint: folder of the sweep.")]
+Again = Annotated[
+    bool, typer.Option("--again", help="Measure again what was recorded without predictions; old rows are kept.")
+]
+Out = Annotated[
+    Path,
+    typer.Option("--out", metavar="DIR", help="With --checkpoint: folder below which the run's own folder is made."),
+]
 
 
 def build(carry_out: CarryOut) -> typer.Typer:
@@ -152,7 +160,7 @@ def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
     """Adds `salmask probe`; its docstring is what `--help` shows."""
 
     @app.command()
-    def probe(folder: RunPath, settings: Settings = None, root: Root = "", as_json: AsJson = False) -> None:
+    def probe(folder: RunPath, settings: ProbeSettings = None, root: Root = "", as_json: AsJson = False) -> None:
         """Evaluate a finished run by linear probing on its own data: short for `salmask eval RUN --task linear`.
 
         Example: salmask probe runs/table1/mocov2/s0-45df9c0eca --root /data/imagenet

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
 
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
-OneTask = Annotated[str, typer.Option(help="Tables 1 and 3: by another evaluation, logistic, knn, semi-1, ...")]
-OneMetric = Annotated[str, typer.Option(help="Tables 1 and 3: top1 (last epoch), top1_best, top5, mean_per_class.")]
+OneTask = Annotated[str, typer.Option(help="Tables 1 and 3: by this evaluation: linear, logistic, knn, semi-1, ...")]
+OneMetric = Annotated[
+    str, typer.Option(help="Tables 1 and 3: top1 (last epoch, the default), top1_best, top5, mean_per_class.")
+]
 
 
 def table_names() -> Iterable[str]:
@@ -42,8 +44,15 @@ def table(
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
-    every: Annotated[bool, typer.Option("--all", help="The paper's whole layout: also what was not run.")] = False,
-    only: Annotated[str, typer.Option(metavar="measured|paper|diff", help="Show one of the three alone.")] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="All rows and columns of the paper's table, also those not run.")
+    ] = False,
+    only: Annotated[
+        str,
+        typer.Option(
+            metavar="measured|paper|diff", help="Show the measured numbers, the paper's, or their difference alone."
+        ),
+    ] = "",
     metric: OneMetric = "",
     task: OneTask = "",
     out: Annotated[
@@ -154,8 +163,10 @@ def claims(
     *,
     sweep: OneSweep = "",
     every: Annotated[bool, typer.Option("--all", help="Also claims that nothing was run for.")] = False,
-    pooled: Annotated[bool, typer.Option("--pooled", help="Judge by the spread of all rows of a framework.")] = False,
-    paired: Annotated[bool, typer.Option("--paired", help="Judge each two rows by their own spread alone.")] = False,
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="Test by the pooled spread of all rows of a framework.")
+    ] = False,
+    paired: Annotated[bool, typer.Option("--paired", help="Test each pair of rows by its own spread alone.")] = False,
     task: OneTask = "",
     metric: OneMetric = "",
     as_json: AsJson = False,
@@ -216,7 +227,7 @@ def plot(
     sweep: OneSweep = "",
     task: OneTask = "",
     metric: OneMetric = "",
-    dark: Annotated[bool, typer.Option("--dark", help="For a dark page or slide.")] = False,
+    dark: Annotated[bool, typer.Option("--dark", help="Colours for a dark background.")] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write it.")] = Path("plots"),
 ) -> None:
     """Draw a plot from recorded runs, as SVG and PNG.
@@ -313,7 +324,7 @@ def pack(
     ] = None,
     task: OneTask = "",
     metric: OneMetric = "",
-    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also the backbones.")] = False,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Pack the backbones, too.")] = False,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "",
     out: Annotated[Path, typer.Option("--out", metavar="FILE", dir_okay=False, help="Where to write it.")] = Path(
         "artifact.zip"

@@ -56,9 +56,12 @@ def check(
 
 @app.command("make")
 def make(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the profile.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new profile.")],
     *,
-    partition: Annotated[str, typer.Option(metavar="NAME", help="Default: the default one, if it has GPUs.")] = "",
+    partition: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Partition of the jobs; default: the cluster's default one, if it has GPUs."),
+    ] = "",
 ) -> None:
     """Write a first profile from what sinfo says, for you to look through.
 

@@ -40,7 +40,9 @@ def methods_option(method_names: Callable[[], Iterable[str]]) -> Any:
 SweepName = Annotated[
     str,
     typer.Argument(
-        metavar="SWEEP", help="demo, table1, table2, all … or a YAML file.", autocompletion=completion(_sweeps)
+        metavar="SWEEP",
+        help="demo, table1, table2, table3, ablations, all … or a YAML file.",
+        autocompletion=completion(_sweeps),
     ),
 ]
 ClusterName = Annotated[
@@ -52,13 +54,17 @@ ClusterName = Annotated[
         autocompletion=completion(available),
     ),
 ]
-Local = Annotated[bool, typer.Option("--local", help="Run here, in processes of their own, and wait.")]
+Local = Annotated[
+    bool, typer.Option("--local", help="Run the jobs on this machine, each in a process of its own, and wait.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Run in this process, one job after the other.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Show jobs, cost and time, and run nothing.")]
 ShowScripts = Annotated[
     bool, typer.Option("--dry-run", help="Show the scripts that sbatch would get, and submit nothing.")
 ]
-Budget = Annotated[float, typer.Option("--budget-gpu-hours", min=0, help="Leave out what does not fit; 0: no limit.")]
+Budget = Annotated[
+    float, typer.Option("--budget-gpu-hours", min=0, help="Leave out the runs that would exceed it; 0: no limit.")
+]
 Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Only these seeds.")]
 Tasks = Annotated[
     str,
@@ -68,14 +74,21 @@ Tasks = Annotated[
 ]
 Parallel = Annotated[int, typer.Option(min=1, help="Jobs at a time (--local, --plan).")]
 Gpus = Annotated[
-    str, typer.Option(metavar="0,1,2,3", help="Share these GPUs out here, one to each run; in the place of --parallel.")
+    str, typer.Option(metavar="0,1,2,3", help="Run on these GPUs of this machine, one run on each at a time.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/SWEEP.")]
-Feed = Annotated[bool, typer.Option("--feed", help="Stay, and hand over what Slurm has no room for as room comes.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Folder of the sweep; default: SWEEP below runs/ or the profile's scratch."
+    ),
+]
+Feed = Annotated[bool, typer.Option("--feed", help="Stay, and submit what Slurm has no room for as soon as it has.")]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Cancel what is queued or running with other settings, and submit it anew.")
 ]
-AllowDirty = Annotated[bool, typer.Option("--allow-dirty", help="Submit edited code, recording the difference.")]
+AllowDirty = Annotated[
+    bool, typer.Option("--allow-dirty", help="Submit code with uncommitted changes; they are recorded.")
+]
 
 # ---------------------------------------------------------------------------------------- of what looks after the jobs
 
@@ -86,13 +99,16 @@ SweepOrRun = Annotated[
     str, typer.Argument(metavar="SWEEP|RUN", help="Name or folder of a sweep; a run's folder, METHOD/sSEED or id.")
 ]
 OneRun = Annotated[str, typer.Argument(metavar="RUN", help="Its folder, METHOD/sSEED, or the beginning of its id.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Look again and again, until nothing is under way.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Look again and again until no job is queued or running.")]
 Every = Annotated[float, typer.Option(min=FASTEST_SECONDS, help="Seconds between two looks.")]
 Cost = Annotated[
-    bool, typer.Option("--cost", help="What it cost instead, beside what was asked for and planned; by method.")
+    bool,
+    typer.Option("--cost", help="Show what the jobs cost, beside what was asked for and planned, summed by method."),
 ]
-Task = Annotated[str, typer.Option(help="Of this task; default: of the one that was submitted last.")]
-Following = Annotated[bool, typer.Option("--follow", "-f", help="Go on, also across requeues.")]
-Lines = Annotated[int, typer.Option("--lines", "-n", min=0, help="Of the end of each file.")]
-Failed = Annotated[bool, typer.Option("--failed", help="Only what failed or died, not what was cancelled.")]
-SameCluster = Annotated[str, typer.Option(metavar="NAME|FILE", help="Profile; default: the one of last time.")]
+Task = Annotated[str, typer.Option(help="The log of this task; default: of the one submitted last.")]
+Following = Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what is added, across requeues too.")]
+Lines = Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines from the end of each file.")]
+Failed = Annotated[
+    bool, typer.Option("--failed", help="Only what failed or died, not what was cancelled or interrupted.")
+]
+SameCluster = Annotated[str, typer.Option(metavar="NAME|FILE", help="Profile; default: the one of the last launch.")]

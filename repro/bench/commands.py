@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # torch is imported when a command runs: `--help` answers at once.
 
-BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Images.")]
-GroupedBatchSize = Annotated[int, typer.Option("--batch", min=8, help="Images; a multiple of 4.")]
+BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Images a batch.")]
+GroupedBatchSize = Annotated[int, typer.Option("--batch", min=8, help="Images a batch; a multiple of 4.")]
 Side = Annotated[int, typer.Option("--size", min=32, help="Pixels a side.")]
 GridSide = Annotated[int, typer.Option("--size", min=28, help="Pixels a side; a multiple of 7.")]
 SceneSide = Annotated[int, typer.Option("--size", min=64, max=512, help="Pixels a side.")]
@@ -31,15 +31,13 @@ SceneCount = Annotated[int, typer.Option("--count", min=1, help="Scenes.")]
 Cutouts = Annotated[Path | None, typer.Option("--cutouts", metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")]
 PoolSize = Annotated[int, typer.Option("--grounds", min=0, help="As data.scenes.grounds.")]
 Members = Annotated[int, typer.Option("--members", min=0, help="As data.scenes.members.")]
-Steps = Annotated[
-    int | None, typer.Option("--steps", min=1, help="Steps that count; default: 20, with --rivals 7 of each.")
-]
-WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before them.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Timed steps; default: 20, with --rivals 7 of each.")]
+WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before those that are timed.")]
 Rivals = Annotated[
     bool, typer.Option("--rivals", help="Time a MoCo v2 step on noise beside the code written plainly; no data needed.")
 ]
 OnNode = Annotated[
-    str, typer.Option("--cluster", metavar="NAME|FILE", help="On a node, by a job as the profile asks for it.")
+    str, typer.Option("--cluster", metavar="NAME|FILE", help="Measure on a node of this cluster, by a job.")
 ]
 WaitMinutes = Annotated[float, typer.Option("--wait", min=1, help="Minutes to wait for that job.")]
 MeasureOnNode = Callable[..., "list[StepMeasurement]"]
@@ -47,7 +45,13 @@ MeasureOnNode = Callable[..., "list[StepMeasurement]"]
 SALIENCY_TABLES = ("maps", "agreement", "sources")
 """What `salmask bench saliency` measures; the first one where none is named."""
 Record = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", dir_okay=False, help="Where plans look by default.")
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        dir_okay=False,
+        help="File of the measurements; default: where `salmask sweep --plan` looks.",
+    ),
 ]
 
 
@@ -331,12 +335,13 @@ def _add_scale(app: typer.Typer, subjects: "Callable[[], Sequence[Subject]]") ->
     @app.command("scale")
     def bench_scale(
         names: Annotated[
-            list[str] | None, typer.Argument(metavar="[SUBJECT]...", help="Default: all; a wrong name lists them.")
+            list[str] | None,
+            typer.Argument(metavar="[SUBJECT]...", help="What to measure; default: all. A wrong name lists them."),
         ] = None,
         fraction: Annotated[
-            float, typer.Option("--fraction", min=0, max=1, help="Of the largest sizes; smaller ones are quicker.")
+            float, typer.Option("--fraction", min=0, max=1, help="Measure up to this share of the largest sizes.")
         ] = 1.0,
-        rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count, after one to warm up.")] = 3,
+        rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed rounds, after one to warm up.")] = 3,
         as_json: AsJson = False,
     ) -> None:
         """Measure how costs grow with size, each with its exponent: plans, status, collecting, masking, bytes sent.

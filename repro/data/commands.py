@@ -37,7 +37,8 @@ Name = Annotated[
     typer.Argument(metavar="NAME", help=f"One of: {', '.join(DATASETS)}.", autocompletion=completion(lambda: DATASETS)),
 ]
 Root = Annotated[
-    Path | None, typer.Option("--root", metavar="DIR", help="Its folder; default: as `salmask data list` shows.")
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Root of the data set; default: as `salmask data list` shows."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -84,7 +85,7 @@ def verify(
     *,
     root: Root = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not decode the images.")] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Show the images of every class.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show how many images each class has.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one for each core.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -110,7 +111,9 @@ def cache(
     name: Name,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Of scenes, for example data.scenes.train_count=4096."),
+        typer.Argument(
+            metavar="[KEY.SUB=VALUE]...", help="Settings of scenes, for example data.scenes.train_count=4096."
+        ),
     ] = None,
     *,
     side: Annotated[int, typer.Option(min=32, help="Short side of the decoded images in pixels.")] = 256,
@@ -120,7 +123,9 @@ def cache(
         typer.Option("--to", metavar="DIR", help="Folder of decoded images; default: $SALMASK_CACHE/pixels."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; default: one for each core.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Compare all checksums, and mend what is damaged.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare all checksums, and decode again what is damaged.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Decode the training images once, for all runs here with data.cached_side; can be stopped and repeated.
@@ -172,7 +177,8 @@ def prepare(
         ),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Where to; default: $SALMASK_DATA/NAME or data.yaml.")
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="Folder to unpack into; default: $SALMASK_DATA/NAME or data.yaml."),
     ] = None,
 ) -> None:
     """Unpack what a data set needs from its archives; can be stopped and repeated.
@@ -200,7 +206,7 @@ def export_scenes(
     classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 20,
     size: Annotated[int, typer.Option(min=64, max=512, help="Pixels a side.")] = 224,
     objects: Annotated[int, typer.Option(min=1, help="The most objects on a scene.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the scenes.")] = 0,
     cutouts: Annotated[Path | None, typer.Option(metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Drawing processes.")] = 1,
 ) -> None:

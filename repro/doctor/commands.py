@@ -35,10 +35,14 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
         root: DataRoot = "",
         *,
         cluster: Annotated[
-            str, typer.Option("--cluster", metavar="NAME|FILE", help="Check a node instead: submits a short job.")
+            str,
+            typer.Option(
+                "--cluster", metavar="NAME|FILE", help="Check a node of this cluster instead, by a short job."
+            ),
         ] = "",
         sweep: Annotated[
-            str, typer.Option("--sweep", metavar="NAME|FILE", help="What this sweep needs must be there.")
+            str,
+            typer.Option("--sweep", metavar="NAME|FILE", help="Require all data and weights that this sweep needs."),
         ] = "",
         nodes: Annotated[
             int | None,

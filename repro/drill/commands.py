@@ -17,12 +17,12 @@ from repro.terminal import Console
 
 Inputs = Annotated[int, typer.Option(min=0, help="Bad inputs to try, about.")]
 OnCluster = Annotated[
-    str, typer.Option("--cluster", metavar="NAME|FILE", help="Try there, with tiny jobs, what befalls jobs.")
+    str, typer.Option("--cluster", metavar="NAME|FILE", help="Try interruptions of tiny jobs on this cluster instead.")
 ]
 By = Annotated[
     str,
     typer.Option(
-        "--by", metavar="NAME|FILE", help="Profile whose jobs preempt: one is sent to the node of a tiny job."
+        "--by", metavar="NAME|FILE", help="Profile whose jobs may preempt: one is sent to the node of a tiny job."
     ),
 ]
 Wait = Annotated[float, typer.Option(min=1, help="Minutes, with --cluster; what is not over is judged as it stands.")]
@@ -43,7 +43,7 @@ def build(main: Main) -> typer.Typer:
         folder: Annotated[
             str, typer.Option("--in", metavar="DIR", help="Where to work, for example the disk that runs lie on.")
         ] = "",
-        seed: Annotated[int, typer.Option(min=0, help="Of the bad inputs.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, help="Random seed of the bad inputs.")] = 0,
         cluster: OnCluster = "",
         by: By = "",
         wait: Wait = 20.0,

@@ -28,13 +28,21 @@ if TYPE_CHECKING:
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
 
 BatchSize = Annotated[int, typer.Option("--batch", min=4, help="Images a step; a multiple of 4.")]
-Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Steps of each that are timed; 0: none.")]
-Tiny = Annotated[bool, typer.Option("--tiny", help="ResNet-18 at 64 px: seconds on a CPU, other ratios.")]
-Bound = Annotated[bool, typer.Option("--bound", help="Beside a bare, compiled classifier's step.")]
-Trace = Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Append where the time goes, by kernel.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Steps to time of each row; 0: count FLOPs only.")]
+Tiny = Annotated[
+    bool,
+    typer.Option("--tiny", help="ResNet-18 at 64 px: takes seconds on a CPU; its ratios are not those of full size."),
+]
+Bound = Annotated[bool, typer.Option("--bound", help="Time a bare, compiled classifier's step beside it.")]
+Trace = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="FILE", help="Append a profile to this file: where the time goes, by kernel."),
+]
 ImageCount = Annotated[int, typer.Option("--count", min=2, help="Images to measure.")]
 GalleryImages = Annotated[int, typer.Option("--show", min=1, max=32, help="Images in the gallery.")]
-AuditFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/audit/METHOD.")]
+AuditFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the page; default: runs/audit/METHOD.")
+]
 
 
 _AUDIT_COLUMNS = """\

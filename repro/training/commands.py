@@ -47,7 +47,10 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
         data: DataName = "",
         root: DataRoot = "",
         out: Annotated[
-            Path, typer.Option("--out", metavar="DIR", help="Folder of the sweep that the run belongs to.")
+            Path,
+            typer.Option(
+                "--out", metavar="DIR", help="Folder below which the run's own folder is made: METHOD/sSEED-ID."
+            ),
         ] = Path("runs/adhoc"),
         as_json: AsJson = False,
     ) -> None:

@@ -21,11 +21,11 @@ AGAIN = "salmask data weights where there is a network, or with --from FILE"
 def data_weights(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[localizer.KEY=VALUE]...", help="Of another localizer than the paper's ResNet-50."),
+        typer.Argument(metavar="[localizer.KEY=VALUE]...", help="Another localizer than the paper's ResNet-50."),
     ] = None,
     *,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Downloaded elsewhere; of ResNet-50.")
+        Path | None, typer.Option("--from", metavar="FILE", help="File downloaded elsewhere; of ResNet-50 only.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

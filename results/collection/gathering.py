@@ -16,7 +16,10 @@ from results.collection.runs import RunRecord, find_runs, listed
 if TYPE_CHECKING:
     import pandas as pd
 
-Roots = Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR", help="Runs or sweeps; repeatable.")]
+Roots = Annotated[
+    list[Path] | None,
+    typer.Option("--runs", metavar="DIR", help="Folder with runs or sweeps; repeatable; default: runs."),
+]
 
 
 def roots_of(runs: list[Path] | None) -> list[Path]:

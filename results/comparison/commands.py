@@ -33,8 +33,10 @@ CLASSES_SHOWN = 5
 
 First = Annotated[str, typer.Argument(metavar="A", help="A method, SWEEP/METHOD, a sweep, or a run (folder or id).")]
 Second = Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")]
-TaskName = Annotated[str, typer.Option("--task", help="By another evaluation than linear: logistic, knn, semi-1, ...")]
-Metric = Annotated[str, typer.Option("--metric", help="top1 (last epoch), top1_best, top5, mean_per_class.")]
+TaskName = Annotated[str, typer.Option("--task", help="By this evaluation: linear, logistic, knn, semi-1, ...")]
+Metric = Annotated[
+    str, typer.Option("--metric", help="top1 (last epoch, the default), top1_best, top5, mean_per_class.")
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", dir_okay=False, help="Also write a page with the images that flip."),

@@ -141,6 +141,14 @@ def test_the_pages_show_many_commands_and_wrong_ones_are_told() -> None:
     assert problem_of(["sweep", "tables"]) == "no sweep tables"
 
 
+def test_help_names_no_option_that_the_command_lacks() -> None:
+    for name in cli.COMMANDS:
+        for command in (loaded(name), *getattr(loaded(name), "commands", {}).values()):
+            options = {option for parameter in command.params for option in parameter.opts}
+            words = re.sub(r"`[^`]+`", "", " ".join(parameter.help or "" for parameter in command.params))
+            assert set(re.findall(r"(?<![\w-])--[a-z-]+", words)) <= options, command.name
+
+
 @pytest.mark.parametrize("page", [*SHOWN, ROOT / "CHANGELOG.md"], ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)):
