@@ -13,17 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
+from repro.data.errors import reason_of
 from repro.errors import UserError, shortened
 from repro.files import write_atomically
-from repro.presence import is_file, is_odd
+from repro.presence import is_folder, is_odd
 from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
+from repro.runs.network_names import RESNETS
 from repro.runs.run import Run
 from repro.runs.schemas import BACKBONE
 
 BACKBONE_FORMAT = 1
 """Version of the layout of `backbone.pth`."""
 _GIVE = BACKBONE.mend
+_BEGINNING = 64
+"""Bytes of a file that are looked at before it is read."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -51,12 +55,10 @@ def load_safely(path: Path) -> Any:
     Raises:
         UserError: The file is missing, torn, has a bit that changed since it was written, or holds what could run code.
     """
-    require_file(path)
+    beginning_of(path)
     _verify_bits(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"checkpoint {path} does not exist", mend="check the path") from None
     except Exception as error:  # a torn file surfaces as any of half a dozen types
         raise UserError(
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint",
@@ -64,14 +66,24 @@ def load_safely(path: Path) -> Any:
         ) from error
 
 
-def require_file(path: Path) -> None:
-    """Refuses a pipe or a device in a file's place, which a reader would wait for.
+def beginning_of(path: Path) -> bytes:
+    """Returns the first bytes of a file, which tell its format.
 
     Raises:
-        UserError: It is neither a file nor a folder, of which reading says more, nor missing.
+        UserError: It is missing, may not be read, or is none: a folder, or a pipe or a device, which a reader would
+            wait for.
     """
+    if is_folder(path):
+        raise UserError(f"checkpoint {path} is a folder", mend="name a file in it")
     if is_odd(path):
         raise UserError(f"checkpoint {path} is no regular file", mend="check the path")
+    try:
+        with path.open("rb") as file:
+            return file.read(_BEGINNING)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist", mend="check the path") from None
+    except (OSError, ValueError) as error:  # the latter of a name that no file system can have
+        raise UserError(f"checkpoint {path} cannot be read: {reason_of(error)}", mend="check the path") from error
 
 
 def _verify_bits(path: Path) -> None:
@@ -83,8 +95,6 @@ def _verify_bits(path: Path) -> None:
     Raises:
         UserError: A part of the archive does not have its checksum.
     """
-    if not is_file(path):
-        return
     try:
         if not zipfile.is_zipfile(path):  # which raises where the archive's last bytes are damaged
             return
@@ -135,34 +145,63 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def require_floats(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses tensors that no network is made of: of whole or complex numbers, quantised, sparse, nested, or empty.
+
+    Args:
+        state: Weights by the names that the file has for them; counters may stand among them.
+        path: Of the file, for the message.
+
+    Raises:
+        UserError: Counts those tensors, and names the first ones.
+    """
+    other = [
+        name
+        for name, tensor in state.items()
+        # Without numbers (on the meta device) are tensors of a network that was saved before it had any.
+        if not name.endswith("num_batches_tracked")
+        and (not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta)
+    ]
+    if other:
+        raise UserError(
+            f"checkpoint {path} holds weights that are no floating-point numbers: {shortened(other, 3)}",
+            mend="save them as plain tensors of such, or give another file",
+        )
+
+
 def require_sound(state: Mapping[str, Tensor], path: Path) -> None:
     """Refuses weights that no training leaves behind: such a network computes numbers, but nobody's.
 
     Args:
-        state: Floating-point tensors by the names that the file has for them; counters may stand among them.
+        state: Tensors in single precision by the names that the file has for them; counters may stand among them.
         path: Of the file, for the message.
 
     Raises:
-        UserError: Values are NaN or infinite, or a running variance is negative; it names the first tensor, and counts.
+        UserError: Values are NaN or infinite, a running variance is negative, or a layer's weights are all zero; it
+            names the first tensor, and counts.
     """
-    unsound = []
-    for name, tensor in state.items():
-        values = tensor.detach()
-        # One pass decides, and NaN survives it; only what is unsound is looked at again, to count.
-        if values.is_floating_point() and values.numel():
-            least, largest = (extreme.item() for extreme in values.aminmax())
-            if math.isfinite(least) and math.isfinite(largest) and not (name.endswith("running_var") and least < 0):
-                continue
-        faults = (("NaN or infinite", ~torch.isfinite(values)), ("negative", values < 0))
-        for fault, where in faults if name.endswith("running_var") else faults[:1]:
-            if count := int(where.sum()):
-                unsound.append(f"{name}: {count} of {values.numel()} values are {fault}")
+    faults = ((name, _fault(name, tensor.detach())) for name, tensor in state.items())
+    unsound = [f"{name}: {fault}" for name, fault in faults if fault]
     if unsound:
         more = f", and {len(unsound) - 1} more tensors are like it" if len(unsound) > 1 else ""
         raise UserError(
             f"checkpoint {path} holds weights that cannot be used: {unsound[0]}{more}",
             mend="take an earlier checkpoint of that training, or copy the file anew",
         )
+
+
+def _fault(name: str, values: Tensor) -> str:
+    """Returns what is wrong with a tensor of weights; empty where nothing is, and of counters."""
+    if not (values.is_floating_point() and values.numel()):
+        return ""
+    # One pass decides, and NaN survives it; only what is unsound is looked at again, to count.
+    least, largest = (extreme.item() for extreme in values.aminmax())
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        return f"{int((~values.isfinite()).sum())} of {values.numel()} values are NaN or infinite"
+    if name.endswith("running_var") and least < 0:
+        return f"{int((values < 0).sum())} of {values.numel()} values are negative"
+    # Of a layer that sees something; biases, and the scales that some recipes begin at zero, may be nothing but zeros.
+    return f"its {values.numel()} values are all zero" if values.ndim > 1 and least == largest == 0 else ""
 
 
 @dataclass(frozen=True)
@@ -228,17 +267,19 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     width = content.get("width", BASE_WIDTH)
     network, features = _headless(content["arch"], width, path)
     for name, tensor in content["state_dict"].items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: a name of its weights is {type(name).__name__}, not a text", mend=_GIVE)
         if not isinstance(tensor, Tensor):
             raise UserError(f"{path}: '{name}' of its weights is {type(tensor).__name__}, not a tensor", mend=_GIVE)
+    # `load_state_dict` takes whole numbers for weights, and drops the imaginary part of complex ones.
+    require_floats(content["state_dict"], path)
     try:
         network.load_state_dict(content["state_dict"])
     except RuntimeError as error:
         raise UserError(
             f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}", mend=_GIVE
         ) from error
-    # After the names and shapes, of which `load_state_dict` says more; it takes whole numbers for weights.
-    _require_trained(content["state_dict"], path)
-    require_sound(content["state_dict"], path)
+    require_sound(network.state_dict(), path)
     return Backbone(network, content["arch"], InputFilter(content["input_filter"]), features, content["run_id"], width)
 
 
@@ -271,29 +312,11 @@ def _headless(arch: str, width: int, path: Path) -> tuple[nn.Module, int]:
     Returns:
         The network, and the number of its features. `path` is for errors.
     """
-    try:
-        network = planned_resnet(arch, width)
-    except ValueError:
-        raise UserError(
-            f"{path} holds a '{arch}', which this torchvision does not know",
-            mend="use the torchvision that it was trained with",
-        ) from None
+    if arch not in RESNETS:
+        raise UserError(f"{path} holds a '{arch}', which is no ResNet of torchvision's", mend=_GIVE)
+    network = planned_resnet(arch, width)
     head = network.fc
     assert isinstance(head, nn.Linear)
     features = head.in_features
     network.fc = nn.Identity()
     return network.to_empty(device="cpu"), features
-
-
-def _require_trained(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses weights that no training ends with: all zero, or whole numbers.
-
-    Raises:
-        UserError: Names the file and the tensors.
-    """
-    weights = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    if whole := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
-        raise UserError(f"{path}: weights of whole numbers: {shortened(whole, 3)}", mend=_GIVE)
-    # Of a layer that sees something; biases, and the scales that some recipes begin at zero, may be nothing but zeros.
-    if dead := [name for name, tensor in weights.items() if tensor.ndim > 1 and not any(tensor.aminmax())]:
-        raise UserError(f"{path}: weights that are all zero: {shortened(dead, 3)}", mend=_GIVE)

@@ -12,10 +12,11 @@ import torchvision
 from torch import Tensor
 from torchvision.models import list_models
 
-from repro.backbones.checkpoint import require_sound
+from repro.backbones.checkpoint import require_floats, require_sound
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.backbones.tensors import plain_name, read_tensors
-from repro.errors import UserError, shortened
+from repro.errors import UserError, nearest, shortened
+from repro.runs.network_names import RESNETS
 
 State = dict[str, Tensor]
 
@@ -84,7 +85,8 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
 
     Raises:
         UserError: The file cannot be read, it is open which network is meant, the network does not fit or is one of
-            timm's that has the same tensors, or its values cannot be (NaN, a negative variance); the error says which.
+            timm's that has the same tensors, or its values cannot be (whole numbers, NaN, a negative variance, zeros
+            alone); the error says which.
     """
     file = read_tensors(path)
     expected = _expected(arch, width)
@@ -96,11 +98,12 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
         if name.endswith("num_batches_tracked")
     }
     given = {name: file.tensors[full] for name, full in network.names.items() if name in expected}
+    require_floats({network.names[name]: tensor for name, tensor in given.items()}, path)
     backbone = {**counters, **given}
     if misfit := _misfit(network, backbone, expected):
         raise UserError(f"{path} does not fit a {arch}: {misfit}", mend=_other_arch(network, file.tensors))
     _require_arch(file.facts.get("arch", ""), arch, path)
-    # Checkpoints in half precision are read as well; whole numbers, the counters, stay what they are.
+    # Checkpoints in half precision are read as well; the counters stay the whole numbers that they are.
     given_values = {name: backbone[name] for name in expected}
     state = {name: value.float() if value.is_floating_point() else value for name, value in given_values.items()}
     # In single precision, which double precision may overflow; by the file's own names, which a person can look up.
@@ -136,12 +139,11 @@ def _expected(arch: str, width: int) -> State:
     """Returns torchvision's state dict of an architecture without `fc`: names and shapes, on the meta device.
 
     Raises:
-        UserError: torchvision does not know the architecture.
+        UserError: torchvision has no ResNet of this name, or its groups do not divide so few planes.
     """
-    try:
-        state = planned_resnet(arch, width).state_dict()
-    except ValueError:
-        raise UserError(f"--arch {arch}: this torchvision does not know it", mend="resnet50, for example") from None
+    if arch not in RESNETS:
+        raise UserError(f"--arch {arch} is no ResNet of torchvision's", mend=nearest(arch, RESNETS))
+    state = planned_resnet(arch, width).state_dict()
     return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
 
 
@@ -247,7 +249,7 @@ def _other_arch(network: _Network, tensors: Mapping[str, Tensor]) -> str:
     given = {name: tensors[full] for name, full in network.names.items() if _body(name)}
     width = len(given["conv1.weight"]) if "conv1.weight" in given else BASE_WIDTH
     fitting = []
-    for arch in list_models(torchvision.models, include="*resne*"):
+    for arch in RESNETS:
         try:
             expected = _expected(arch, width)
         except UserError:  # the groups of a ResNeXt do not divide so few planes

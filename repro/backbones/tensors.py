@@ -13,15 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.backbones.checkpoint import load_safely, require_dictionary, require_file
+from repro.backbones.checkpoint import beginning_of, load_safely, require_dictionary
 from repro.errors import UserError, one_line, shortened
-from repro.presence import is_file
 
 _COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
 """What torch.compile puts into the names of a network, or of a part of one."""
 
 _PICKLE = b"\x80"
 """How a pickle begins, of any protocol that is in use."""
+_ARCHIVE = b"PK"
+"""How zip archives begin, which files of `torch.save` are."""
+_SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
+"""How `.safetensors` files begin: the length of a header in JSON, and the header."""
 _TORCH_BEFORE_1_6 = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 """How files of `torch.save` began before they were zip archives: with a pickle too."""
 _OF_SCRIPTS = "constants.pkl"
@@ -51,8 +54,11 @@ def read_tensors(path: Path) -> CheckpointFile:
     Raises:
         UserError: The file cannot be read, names what could run code, or holds no tensors by name.
     """
-    if path.suffix == ".safetensors":
+    beginning = beginning_of(path)
+    # By its content, and not by its name, since either kind of file is met under the endings of the other.
+    if _SAFETENSORS.match(beginning):
         return _read_safetensors(path)
+    _require_torch(path, beginning)
     content = _read_torch(path)
     tensors = flatten(content, path)
     if not tensors:
@@ -100,7 +106,6 @@ def _read_safetensors(path: Path) -> CheckpointFile:
     """Reads a `.safetensors` file, or raises a UserError."""
     from safetensors import SafetensorError, safe_open
 
-    require_file(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {plain_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -133,8 +138,6 @@ class _StandInDict:
 
 def _read_torch(path: Path) -> dict[str, Any]:
     """Reads a file of `torch.save` with stand-ins for objects of unknown classes, or raises a UserError."""
-    require_file(path)
-    _refuse_other_formats(path)
     unknown = _unknown_classes(path)
     stand_ins = [(_StandInDict if name == "collections.defaultdict" else _StandIn, name) for name in unknown]
     try:
@@ -164,13 +167,15 @@ def _read_torch(path: Path) -> dict[str, Any]:
     return require_dictionary(content, path)
 
 
-def _refuse_other_formats(path: Path) -> None:
+def _require_torch(path: Path, beginning: bytes) -> None:
     """Raises a UserError for what `torch.save` did not write, but is often met under the same endings."""
-    if not is_file(path):
-        return  # of which reading says more
-    with path.open("rb") as file:
-        beginning = file.read(len(_TORCH_BEFORE_1_6))
-    if beginning.startswith(_PICKLE) and beginning != _TORCH_BEFORE_1_6:
+    if beginning and not beginning.startswith((_ARCHIVE, _PICKLE)):
+        text = beginning[:15].decode("ascii", "replace")
+        raise UserError(
+            f"checkpoint {path} cannot be read: it begins with {text!r}, as no file of torch.save or safetensors does",
+            mend="download it anew, or unpack it: it may be a web page, a pointer of Git LFS or an archive",
+        )
+    if beginning.startswith(_PICKLE) and not beginning.startswith(_TORCH_BEFORE_1_6):
         raise UserError(
             f"checkpoint {path} is a pickle and no file of torch.save (detectron2's are); it is not read, as it could "
             "run code",

@@ -96,6 +96,15 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "none.pth")
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"backbone.pth cannot be read: Permission denied; mend: check the path"):
+        read_checkpoint(saved)
+
+
 class Payload:
     def __init__(self, target: str) -> None:
         self.target = target

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,11 @@ def test_safetensors_are_read_with_what_their_metadata_say(images: Tensor, tmp_p
     with torch.no_grad():
         torch.testing.assert_close(own_features(backbone.state, images), features(resnet, images))
     assert backbone.input_filter == "high_pass"
-    (tmp_path / "y.safetensors").write_bytes(b"torn")
+    (tmp_path / "y.safetensors").write_bytes(path.read_bytes()[:10_000])
     with pytest.raises(UserError, match=r"y\.safetensors cannot be read"):
         read_foreign(tmp_path / "y.safetensors", "resnet18")
+    renamed = path.rename(tmp_path / "pytorch_model.bin")
+    assert torch.equal(read_foreign(renamed, "resnet18").state["bn1.bias"], backbone.state["bn1.bias"])
 
 
 def test_half_precision_and_files_of_old_torch_are_read(images: Tensor, tmp_path: Path) -> None:
@@ -148,7 +151,9 @@ def test_what_does_not_fit_is_listed_with_the_network_that_does(tmp_path: Path) 
     with pytest.raises(UserError, match=r"mend: --arch resnet34 encoder\.width=32$"):
         read_foreign(narrow, "resnet34")
     assert read_foreign(narrow, "resnet34", width=32).state["conv1.weight"].shape[0] == 32
-    with pytest.raises(UserError, match=r"--arch resnet19: this torchvision does not know it"):
+    with pytest.raises(
+        UserError, match=r"--arch resnet19 is no ResNet of torchvision's; mend: did you mean 'resnet18'"
+    ):
         read_foreign(path, "resnet19")
     with pytest.raises(UserError, match=r"holds no ResNet behind 'middle\.', but behind 'module\.'; mend: name one"):
         read_foreign(path, "resnet18", "middle.")
@@ -194,6 +199,54 @@ def test_values_that_no_training_leaves_are_refused(
     state["module.layer3.0.bn1.bias"][:] = float("nan")
     with pytest.raises(UserError, match="and 1 more tensors are like it"):
         read_foreign(saved({"state_dict": state}, tmp_path / "x.pth"), "resnet18")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: (100 * tensor).to(torch.int8),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: torch.nested.nested_tensor([tensor[0], tensor[1, :1]]),
+    ],
+    ids=["whole numbers", "complex", "sparse", "meta", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse", "ignore:The PyTorch API of nested tensors")
+def test_tensors_that_no_network_is_made_of_are_refused(change: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    """Some ended in a traceback; whole numbers were adopted as a run, which then nothing could read."""
+    state = network(1).state_dict()
+    state["conv1.weight"] = change(state["conv1.weight"])
+    with pytest.raises(UserError, match=r"weights that are no floating-point numbers: 1 \(conv1\.weight\); mend: save"):
+        read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
+
+
+def test_weights_that_are_all_zero_are_not_adopted(tmp_path: Path) -> None:
+    state = {f"module.{name}": torch.zeros_like(value) for name, value in network(1).state_dict().items()}
+    with pytest.raises(UserError, match=r"module\.conv1\.weight: its 9408 values are all zero, and 19 more tensors"):
+        read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_what_was_saved_in_a_checkpoints_place_is_told_by_its_beginning(name: str, tmp_path: Path) -> None:
+    """The advice was to trust it, and to read it without any care."""
+    path = tmp_path / name
+    for content, shown in (
+        (b"<!DOCTYPE html>\n<html><title>404</title></html>", "'<!DOCTYPE html>'"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "'version https:/'"),
+        (b"\x1f\x8b\x08\x00", "'\\x1f"),
+        (bytes(100), "'\\x00"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=re.escape(f"{name} cannot be read: it begins with {shown}")) as refused:
+            read_foreign(path, "resnet18")
+        assert refused.value.mend.startswith("download it anew, or unpack it")
+    path.unlink()
+    with pytest.raises(UserError, match=f"{name} does not exist; mend: check the path"):
+        read_foreign(path, "resnet18")
+    path.mkdir()
+    with pytest.raises(UserError, match=f"{name} is a folder; mend: name a file in it"):
+        read_foreign(path, "resnet18")
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "tv_resnet18", "resnet18.a1_in1k", "our own", "gluon_resnet18_v1b"])
