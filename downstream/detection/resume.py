@@ -11,15 +11,35 @@ from torch import nn
 
 from downstream.detection.cost import Cost
 from downstream.detection.trial import Trial
-from repro.backbones.checkpoint import read_checkpoint
+from repro.backbones.checkpoint import not_finite, read_checkpoint
 from repro.distributed import rank
-from repro.errors import UserError
+from repro.errors import UserError, one_line, shortened
+from repro.runs.schemas import Field, Schema
 from repro.runs.stopping import STOP
 from repro.training.hooks import DivergenceError
 from repro.training.resume import kept_checkpoint, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
 log = logging.getLogger("salmask")
+_TRAINED = Schema(
+    {
+        "model": Field(dict),
+        "seconds": Field(float, low=0),
+        "peak_memory_gib": Field(float, low=0, required=False),  # older versions wrote none
+    },
+    mend="remove it: the detector is trained again",
+)
+"""`model_final.pth` of a trial; what else stands in it, and in a checkpoint, tells whose it is."""
+_CHECKPOINT = Schema(
+    {
+        "model": Field(dict),
+        "optimizer": Field(dict),
+        "scheduler": Field(dict),
+        "step": Field(int, low=1),
+        "seconds": Field(float, low=0),
+    },
+    mend="remove it: the training goes on from the one before",
+)
 
 
 class Stopwatch:
@@ -88,7 +108,7 @@ class Saver(HookBase):
     def _save(self, step: int) -> None:
         content: dict[str, Any] = {name: owner.state_dict() for name, owner in self.stateful.items()}
         # The trainer looks at losses only, and a weight may turn infinite in the step that follows a finite loss.
-        if not all(bool(value.isfinite().all()) for value in content["model"].values()):
+        if not_finite(content["model"]):
             raise divergence(self.trial, f"a weight of step {step} is not finite;")
         content |= {**self.identity, "step": step, "seconds": self.clock.seconds()}
         save_checkpoint(self.trial.path, step, content)
@@ -109,14 +129,29 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
     Raises:
         UserError: A checkpoint is of another training, or none can be read.
     """
-    newest = newest_checkpoint(trial.path, lambda content, path: require_same(content, trial, path))
+
+    def check(content: dict[str, Any], path: Path) -> None:
+        require_same(content, trial, path)
+        _CHECKPOINT.verify(content, path)
+
+    newest = newest_checkpoint(trial.path, check)
     if newest is None:
         return 0, 0.0
     path, content = newest
     for name, owner in (("model", model), ("optimizer", optimizer), ("scheduler", scheduler)):
-        owner.load_state_dict(content[name])
+        _load(owner, content[name], path, _CHECKPOINT.mend)
     log.info("resumed from %s at step %d", path, content["step"])
     return int(content["step"]), float(content["seconds"])
+
+
+def _load(owner: Any, state: dict[str, Any], path: Path, mend: str) -> None:
+    """Gives a model, an optimizer or a scheduler its state, or raises a UserError where it is none of such a one."""
+    if bad := not_finite(state):
+        raise UserError(f"{path}: weights that are not finite: {shortened(bad, 3)}", mend=mend)
+    try:
+        owner.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{path} does not fit its training: {one_line(error)[:200]}", mend=mend) from error
 
 
 def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
@@ -148,9 +183,10 @@ def load_trained(trial: Trial, model: nn.Module) -> Cost:
         What the training took.
 
     Raises:
-        UserError: The file is torn, or of another training.
+        UserError: The file is torn, of another training, or holds no detector that was trained.
     """
     content = read_checkpoint(trial.final)
     require_same(content, trial, trial.final)
-    model.load_state_dict(content["model"])
+    _TRAINED.verify(content, trial.final)
+    _load(model, content["model"], trial.final, _TRAINED.mend)
     return Cost(float(content["seconds"]), content.get("peak_memory_gib"))

@@ -1,10 +1,12 @@
 """Detectors resume in the same bits, and a checkpoint that must not be gone on from is never taken."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,39 @@ def test_a_checkpoint_of_other_data_is_refused(voc_root: Path, tmp_path: Path) -
     message = r"is of another training: its train_data is .* to start anew, or restore the data"
     with pytest.raises(UserError, match=message):
         load_trained(trial_on_less, model)
+
+
+NOT_TRAINED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "has no field 'model'": lambda content: content.pop("model"),
+    "has no field 'seconds'": lambda content: content.pop("seconds"),
+    "does not fit its training: Error": lambda content: content["model"].pop("backbone.stem.conv1.weight"),
+    "weights that are not finite: 1 (backbone.stem.conv1.weight)": lambda content: content["model"][
+        "backbone.stem.conv1.weight"
+    ].fill_(torch.nan),
+}
+
+
+def test_a_file_that_holds_no_trained_detector_is_one_line(voc_root: Path, tmp_path: Path) -> None:
+    """Some ended in a traceback, and NaN in an AP of 0."""
+    run, folder = prepared(tmp_path, {"machine.checkpoint_every": 1})
+    trial, backbone = planned(run, folder, data_of(VOC, voc_root))
+    model = begin(trial, backbone)
+    saver, optimizer, scheduler = saver_of(trial, model)
+    save(saver, 1)
+    (checkpoint,) = checkpoints(trial.path)
+    whole = checkpoint.read_bytes()
+    for said, change in NOT_TRAINED.items():
+        checkpoint.write_bytes(whole)
+        content = torch.load(checkpoint, weights_only=True)
+        change(content)
+        for path in (checkpoint, trial.final):
+            torch.save(content, path)
+        with pytest.raises(UserError, match=re.escape(said)) as refused:
+            restore(trial, model, optimizer, scheduler)
+        assert refused.value.mend == "remove it: the training goes on from the one before"
+        with pytest.raises(UserError, match=re.escape(said)) as refused:
+            load_trained(trial, model)
+        assert refused.value.mend == "remove it: the detector is trained again"
 
 
 def mended(root: Path, folder: Path) -> Path:
