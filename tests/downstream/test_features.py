@@ -66,6 +66,16 @@ def test_high_passed_backbones_see_high_passed_images(tmp_path: Path) -> None:
     assert np.linalg.norm(plain - filtered) / np.linalg.norm(plain) > 0.1
 
 
+def test_channels_last_in_memory_change_features_by_rounding_alone(tmp_path: Path) -> None:
+    """`machine.channels_last` reached fine-tuning alone, where a probe is all forward passes of the same network."""
+    val = open_data(RUN, "val")
+    plain = store_of(with_random_backbone(RUN, tmp_path / "plain"))(val)
+    last = tiny(changes={"machine.channels_last": True})
+    store = store_of(with_random_backbone(last, tmp_path / "last"), last)
+    assert store.backbone.network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(store(val), plain, rtol=1e-3, atol=1e-4 * np.abs(plain).max())
+
+
 def test_a_pool_is_seen_once_and_its_parts_are_rows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     val = open_data(RUN, "val")
