@@ -120,14 +120,21 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
     """Checks what can be known before the probe is trained.
 
     Args:
-        run: With any settings.
+        run: `probe` and `seed` are used.
         target: The data set.
         backbone: Any will do.
 
     Raises:
-        UserError: The data set is missing or broken.
+        UserError: The data set is missing or broken, or the processes cannot share a batch evenly.
     """
-    paper_like(target, seed=0)
+    train, _, _ = paper_like(target, seed=0)
+    _batches(run, train)
+
+
+def _batches(run: Run, train: Images) -> EpochBatches:
+    """Plans the epochs of a probe, or raises a UserError where the processes cannot share a batch evenly."""
+    # The last, smaller batch is trained on too, as in main_lincls.py: a frozen backbone needs no statistics of it.
+    return EpochBatches(len(train), run.probe.batch, run.seed, drop_last=False)
 
 
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
@@ -203,13 +210,11 @@ def build_training(
     groups = [{"params": list(head.parameters()), "lr": lr} for head, lr in zip(model.heads, rates, strict=True)]
     optimizer = torch.optim.SGD(groups, rates[0], momentum=settings.momentum, weight_decay=settings.weight_decay)
     milestones = [round(0.6 * settings.epochs), round(0.8 * settings.epochs)]  # 60 and 80 of the protocol's 100
-    # The last, smaller batch is trained on too, as in main_lincls.py: a frozen backbone needs no statistics of it.
-    batches = EpochBatches(len(train), settings.batch, run.seed, drop_last=False)
     return Training(
         task=store.task,
         run_id=run.id,
         model=model,
-        loader=make_loader(RandomCrops(train, run.data.crop, run.seed), batches, machine.workers),
+        loader=make_loader(RandomCrops(train, run.data.crop, run.seed), _batches(run, train), machine.workers),
         optimizers={"main": optimizer},
         schedulers={"main": [MultiStepLR(optimizer, milestones=milestones, gamma=0.1, by_epoch=True)]},
         epochs=settings.epochs,

@@ -10,7 +10,7 @@ import pytest
 from json_rows import read_rows
 from training_samples import CPU, on_two_processes, salmask, tiny, with_random_backbone
 
-from downstream import epoch_scores, finetune
+from downstream import epoch_scores, finetune, linear
 from downstream.commands import table_of
 from downstream.finetune import FineTuning
 from downstream.measurement import Target
@@ -104,6 +104,16 @@ def test_a_batch_that_processes_cannot_share_is_refused(
     with pytest.raises(UserError) as refusal:
         on_processes(monkeypatch, count, batch, tmp_path)
     assert (refusal.value.what, refusal.value.mend) == (what, mend)
+
+
+def test_a_probe_that_processes_cannot_share_is_refused_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was refused after the tasks before it, and after the features of all scored images."""
+    monkeypatch.setattr(loading, "world_size", lambda: 3)
+    run = tiny(changes={"probe.batch": 16})
+    with pytest.raises(UserError, match=r"a batch of 16 cannot be shared by 3 processes"):
+        linear.check(run, Target("scenes", None, run.data.scenes), backbone=None)
 
 
 def scores_of_rank(number: int, place: Path) -> dict[str, Any]:
