@@ -1,17 +1,18 @@
 """MoCo's detection settings as a detectron2 config, scaled linearly to the devices at hand."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
+from repro.backbones.convert import DETECTRON2_RESNETS
 from repro.errors import UserError
 from repro.runs.detection import IMAGES_PER_DEVICE, REFERENCE_BATCH, DetectionHead, DetectionSettings
 
 CONFIGS = Path(__file__).parent / "configs"
 """Folder of the YAML files that a config is merged from."""
-DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
-"""Backbones that a detector can be built on, with detectron2's `RESNETS.DEPTH`."""
 NARROW = (18, 34)
 """Depths of ResNets with basic blocks, whose stages are four times narrower than those of bottleneck blocks."""
 
@@ -42,17 +43,16 @@ class Scaling:
         )
 
 
-def depth_of(arch: str) -> int:
-    """Returns detectron2's `RESNETS.DEPTH` of a backbone, by torchvision's name.
+def resnet_of(arch: str) -> Mapping[str, Any]:
+    """Returns what `MODEL.RESNETS` says of a backbone, by torchvision's name.
 
     Raises:
         UserError: No detector can be built on it.
     """
-    if arch not in DEPTHS:
-        raise UserError(
-            f"no detector can be built on a {arch}", mend=f"a run with encoder.arch one of {', '.join(DEPTHS)}"
-        )
-    return DEPTHS[arch]
+    if arch not in DETECTRON2_RESNETS:
+        known = ", ".join(DETECTRON2_RESNETS)
+        raise UserError(f"no detector can be built on a {arch}", mend=f"a run with encoder.arch one of {known}")
+    return DETECTRON2_RESNETS[arch]
 
 
 def batch_on(settings: DetectionSettings, devices: int) -> int:
@@ -135,17 +135,15 @@ def build_config(
     Raises:
         UserError: No detector can be built on this backbone, or the devices cannot share the batch.
     """
-    depth = depth_of(arch)
+    resnet = resnet_of(arch)
     cfg = get_cfg()
     # Each file wins over those before it: what all trainings have in common, then the detector, then the schedule.
     for name in ("transfer", f"head_{settings.head.value}", schedule):
         cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
     norm = norm_of(devices)
     cfg.MODEL.DEVICE = device
+    cfg.MODEL.RESNETS.update(resnet)
     cfg.MODEL.RESNETS.NORM = norm
-    cfg.MODEL.RESNETS.DEPTH = depth
-    if depth in NARROW:  # 256 otherwise; detectron2 refuses basic blocks with another width than 64
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     if settings.head is DetectionHead.fpn:
         cfg.MODEL.FPN.NORM = norm
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes

@@ -69,9 +69,9 @@ class DetectionTask:
                 f"no detector can be built on a {run.encoder.network}",
                 mend=f"a run with encoder.width={BASE_WIDTH}",
             )
-        from downstream.detection.config import batch_on, depth_of
+        from downstream.detection.config import batch_on, resnet_of
 
-        depth_of(backbone.arch)
+        resnet_of(backbone.arch)
         batch_on(run.detection, world_size())
         _require_boxes(self.name, target)
 

@@ -1,12 +1,12 @@
 """The card of an exported backbone: how to load it, what it was trained on and how, what it scored, its licence."""
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from repro.backbones.convert import DETECTRON2_RESNETS
 from repro.backbones.facts import Facts
 from repro.backbones.library import Library
 from repro.presence import exists, is_file
@@ -17,20 +17,6 @@ from repro.runs.run import Run
 from repro.runs.schemas import ATTEMPT
 from repro.runs.sections import Framework
 from repro.text_tables import as_code, escaped
-
-_BOTTLENECK = {"RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False}
-RESNETS: dict[str, Mapping[str, Any]] = {
-    "resnet18": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
-    "resnet34": {"DEPTH": 34, "RES2_OUT_CHANNELS": 64},
-    "resnet50": {"DEPTH": 50, **_BOTTLENECK},
-    "resnet101": {"DEPTH": 101, **_BOTTLENECK},
-    "resnet152": {"DEPTH": 152, **_BOTTLENECK},
-    "resnext50_32x4d": {"DEPTH": 50, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4, **_BOTTLENECK},
-    "resnext101_32x8d": {"DEPTH": 101, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 8, **_BOTTLENECK},
-    "wide_resnet50_2": {"DEPTH": 50, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
-    "wide_resnet101_2": {"DEPTH": 101, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
-}
-"""What `MODEL.RESNETS` must say for detectron2 to build the network, by torchvision's name of it."""
 
 _DATA_TERMS = {
     "imagenet100": "ImageNet's terms of access: non-commercial research and education",
@@ -64,7 +50,7 @@ def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: 
         resized=round(facts.crop * 256 / 224),
         pixel_mean=[round(255 * value, 3) for value in facts.mean],
         pixel_std=[round(255 * value, 3) for value in facts.std],
-        resnets=RESNETS.get(facts.arch, {}),
+        resnets=DETECTRON2_RESNETS.get(facts.arch, {}),
         settings=_settings(run),
         data=_data(run, folder),
         rows=[row for row in rows if row.run_id == run.id],

@@ -1,4 +1,4 @@
-"""The keys of a ResNet's weights as detectron2 names them: a pure function from state dict to state dict.
+"""A torchvision ResNet as detectron2 builds it, and its weights under the names that detectron2 has for them.
 
 torchvision's ResNet with 3×3 strides (`STRIDE_IN_1X1: False`) and detectron2's are one network under two sets of names.
 Same rules as MoCo's detection/convert-pretrain-to-detectron2.py:21-37, which lets what it does not know pass silently.
@@ -7,11 +7,26 @@ No torch: values of any type are carried over as they are.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from repro.errors import UserError, shortened
 
 Value = TypeVar("Value")
+
+_BOTTLENECK = {"RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False}
+DETECTRON2_RESNETS: dict[str, Mapping[str, Any]] = {
+    "resnet18": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
+    "resnet34": {"DEPTH": 34, "RES2_OUT_CHANNELS": 64},
+    "resnet50": {"DEPTH": 50, **_BOTTLENECK},
+    "resnet101": {"DEPTH": 101, **_BOTTLENECK},
+    "resnet152": {"DEPTH": 152, **_BOTTLENECK},
+    "resnext50_32x4d": {"DEPTH": 50, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4, **_BOTTLENECK},
+    "resnext101_32x8d": {"DEPTH": 101, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 8, **_BOTTLENECK},
+    "resnext101_64x4d": {"DEPTH": 101, "NUM_GROUPS": 64, "WIDTH_PER_GROUP": 4, **_BOTTLENECK},
+    "wide_resnet50_2": {"DEPTH": 50, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
+    "wide_resnet101_2": {"DEPTH": 101, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
+}
+"""What `MODEL.RESNETS` must say for detectron2 to build the network, by torchvision's name of it."""
 
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _HEAD = "fc."

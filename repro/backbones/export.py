@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from repro.backbones.card import RESNETS, render
+from repro.backbones.card import render
 from repro.backbones.checkpoint import Backbone, load_backbone_of, weights_digest
-from repro.backbones.convert import to_detectron2
+from repro.backbones.convert import DETECTRON2_RESNETS, to_detectron2
 from repro.backbones.facts import FACTS_FILE, Facts
 from repro.backbones.library import Library
 from repro.backbones.resnet import BASE_WIDTH
@@ -118,7 +118,7 @@ def _require_buildable(target: Library, backbone: Backbone) -> None:
             f"{target} builds no {arch} of width {backbone.width}", mend=f"a run with encoder.width={BASE_WIDTH}"
         )
     if target is Library.detectron2:
-        architectures: Sequence[str] = list(RESNETS)
+        architectures: Sequence[str] = list(DETECTRON2_RESNETS)
     elif target is Library.torchvision:
         architectures = [arch]
     else:

@@ -12,14 +12,24 @@ from torchvision.models import get_model
 from torchvision.transforms.v2 import functional as tvf
 
 from downstream.adoption import adopt
-from downstream.detection.model import build_detector, check_detector, detector_key, is_pretrained, load_weights
+from downstream.detection.config import build_config
+from downstream.detection.model import (
+    build_detector,
+    build_network,
+    check_detector,
+    detector_key,
+    is_pretrained,
+    load_weights,
+)
 from repro.backbones.checkpoint import load_backbone
 from repro.backbones.convert import to_detectron2
+from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.runs.detection import DetectionHead, DetectionSettings
 from repro.runs.folder import RunFolder
+from repro.runs.network_names import RESNETS
 from repro.runs.run import Run
 
 
@@ -137,6 +147,17 @@ def test_a_backbone_of_another_depth_is_refused() -> None:
         build_detector(cfg, backbone_of("resnet18"), high_passed=False)
     with pytest.raises(UserError, match=r"no detector can be built on a vgg16"):
         config(arch="vgg16")
+
+
+@pytest.mark.parametrize("arch", RESNETS)
+def test_every_resnet_of_torchvisions_has_a_detector(arch: str) -> None:
+    """By names and shapes, on the meta device; ResNeXts and wide ones were refused."""
+    settings, unbuilt = DetectionSettings(), {"classes": 2, "mask_format": "polygon", "devices": 1, "device": "meta"}
+    cfg, _ = build_config(settings, schedule="voc_24k", arch=arch, **unbuilt)
+    state = planned_resnet(arch, BASE_WIDTH).state_dict()
+    with torch.device("meta"):
+        model = build_network(cfg)
+    assert load_weights(model, state) == len([key for key in state if not key.startswith("fc.")])
 
 
 def test_every_weight_has_its_place() -> None:

@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as tvf
 from training_samples import OURS, files_below, refused, salmask, tiny
 
 from downstream.adoption import adopt
-from repro.backbones.card import RESNETS
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
+from repro.backbones.convert import DETECTRON2_RESNETS
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.masking.filters import high_pass
@@ -388,7 +388,7 @@ def test_bad_input_is_one_clear_line(plain: RunFolder, tmp_path: Path, monkeypat
     unfinished.backbone.write_bytes(plain.backbone.read_bytes())
     line = refused("export", str(unfinished.path), "--to", "timm")
     assert f"is of run {plain.load().id}, and run.yaml describes run {unfinished.load().id}" in line
-    monkeypatch.delitem(RESNETS, "resnet18")
+    monkeypatch.delitem(DETECTRON2_RESNETS, "resnet18")
     line = refused("export", str(plain.path), "--to", "detectron2", "--out", str(tmp_path / "out"))
     assert line == "detectron2 builds no 'resnet18'; mend: --to torchvision, which made it"
     assert not (tmp_path / "out").exists()
