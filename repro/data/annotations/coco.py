@@ -119,6 +119,9 @@ def survey_folder(root: Path, splits: Sequence[str] = SPLITS) -> CocoSurvey:
     Args:
         root: The COCO folder.
         splits: The splits to look at.
+
+    Raises:
+        UserError: A folder of images cannot be listed.
     """
     survey = CocoSurvey()
     # Of both splits, whichever are asked for: annotations of the wrong one are told by where their images lie.
@@ -155,7 +158,7 @@ def survey_root(root: Path) -> Survey:
     """Surveys both splits, as `salmask data verify` asks for it; see `survey_folder`.
 
     Raises:
-        UserError: The folder is none of COCO's.
+        UserError: The folder is none of COCO's, or a folder of images cannot be listed.
     """
     require_coco(root)
     survey = survey_folder(root)

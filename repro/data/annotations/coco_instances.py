@@ -4,7 +4,6 @@ This is the one reader: the verification, the training and the scoring get what 
 """
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from repro.data.annotations import fields
 from repro.data.annotations.fields import Fields
-from repro.data.annotations.findings import BrokenFileError
+from repro.data.annotations.findings import BrokenFileError, content_of
 from repro.data.annotations.masks import Mask, has_pixels, read_mask
-from repro.data.errors import reason_of
-from repro.errors import UserError
-from repro.files import read_regular
 from repro.garbage import collection_paused
 
 Entry = TypeVar("Entry")  # what an entry of one of the file's lists is read as
@@ -79,13 +75,7 @@ def read_instances(path: Path) -> Instances:
     # A file holds a million small objects without a circle among them: looking for one takes twice as long as reading.
     with collection_paused():
         try:
-            content = json.loads(read_regular(path, sys.maxsize))
-        except FileNotFoundError:
-            raise BrokenFileError(path, "the file of annotations is missing") from None
-        except OSError as error:
-            raise BrokenFileError(path, reason_of(error)) from error
-        except UserError as error:
-            raise BrokenFileError(path, "no regular file") from error
+            content = json.loads(content_of(path, missing="the file of annotations is missing"))
         except (ValueError, RecursionError) as error:
             raise BrokenFileError(path, f"broken JSON ({error})") from error
         faults: list[str] = []

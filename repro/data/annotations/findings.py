@@ -4,6 +4,7 @@
 training refuses with them.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from repro.data.errors import PathError
+from repro.data.errors import PathError, reason_of
 from repro.data.images import Fault, FaultKind, find_header_fault
+from repro.errors import UserError
+from repro.files import read_regular
 
 FindingKind = Literal[
     "missing-split",
@@ -169,13 +172,39 @@ def repetitions(names: Iterable[str]) -> list[str]:
     return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
+def content_of(path: Path, *, missing: str = "No such file or directory") -> bytes:
+    """Reads a file of annotations.
+
+    Args:
+        path: The file.
+        missing: What is wrong where it is not there.
+
+    Raises:
+        BrokenFileError: It is missing, cannot be read, or is a pipe or alike.
+    """
+    try:
+        return read_regular(path, sys.maxsize)
+    except FileNotFoundError:
+        raise BrokenFileError(path, missing) from None
+    except OSError as error:
+        raise BrokenFileError(path, reason_of(error)) from error
+    except UserError as error:
+        raise BrokenFileError(path, "no regular file") from error
+
+
 def listing(folder: Path) -> frozenset[str]:
-    """Returns the names in a folder; none where it is missing or unreadable.
+    """Returns the names in a folder; none where it is missing.
 
     Looking a name up in this set costs nothing; a call of `stat` for each of 10^5 images would take minutes on a file
     system over the network.
+
+    Raises:
+        UserError: It cannot be listed.
     """
     try:
         return frozenset(path.name for path in folder.iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+    except OSError as error:
+        # Of nothing in it, all of it would seem to be missing, and no archive mends that.
+        raise PathError(folder, reason_of(error), mend="make it readable") from error

@@ -7,13 +7,13 @@ one reader of them: verification, training and scoring get what it returns.
 
 import itertools
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from repro.clutter import is_clutter
 from repro.data.annotations import fields
 from repro.data.annotations.fields import Fields
 from repro.data.annotations.findings import (
@@ -23,12 +23,12 @@ from repro.data.annotations.findings import (
     FindingKind,
     Survey,
     box_fault,
+    content_of,
     listing,
     repetitions,
 )
-from repro.data.errors import PathError, reason_of
-from repro.errors import UserError, shortened
-from repro.files import read_regular
+from repro.data.errors import PathError
+from repro.errors import shortened
 from repro.presence import is_folder
 
 CLASSES = (
@@ -193,6 +193,9 @@ def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> VocSur
     Args:
         folder: The kit's folder, from `find_devkit`.
         sets: The sets to look at.
+
+    Raises:
+        UserError: A folder cannot be listed.
     """
     survey = VocSurvey(class_names(folder))
     ids: dict[ImageSet, tuple[str, ...]] = {}
@@ -217,7 +220,7 @@ def survey_root(root: Path) -> Survey:
     """Surveys all that VOC07+12 detection needs, as `salmask data verify` asks for it; see `survey_devkit`.
 
     Raises:
-        UserError: There is no kit.
+        UserError: There is no kit, or a folder of it cannot be listed.
     """
     survey = survey_devkit(find_devkit(root))
     if survey.classes != CLASSES:
@@ -232,26 +235,26 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
     Kits that `repro.data.annotations.scenes_export` wrote have other classes than VOC. The lists tell them without a
     look into every annotation.
+
+    Raises:
+        UserError: The folder of lists cannot be read.
     """
     ending = "_trainval.txt"
-    names = sorted(
-        name.removesuffix(ending) for name in listing(folder / "VOC2007/ImageSets/Main") if name.endswith(ending)
-    )
-    return tuple(names) or CLASSES
+    lists = [name for name in listing(folder / "VOC2007/ImageSets/Main") if not is_clutter(name)]
+    return tuple(sorted(name.removesuffix(ending) for name in lists if name.endswith(ending))) or CLASSES
 
 
 def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
     """Reads the names of a set's images, without suffix, as `ImageSets/Main/SPLIT.txt` lists them.
 
     Raises:
-        BrokenFileError: The list is missing, empty, or lists something else than names.
+        BrokenFileError: The list is missing, empty, cannot be read, or lists something else than names.
     """
     path = folder / f"VOC{image_set.year}" / "ImageSets" / "Main" / f"{image_set.split}.txt"
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "the list of images is missing" if isinstance(error, FileNotFoundError) else "cannot be read as text"
-        raise BrokenFileError(path, reason) from error
+        lines = content_of(path, missing="the list of images is missing").decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise BrokenFileError(path, "cannot be read as text") from error
     ids = tuple(line.strip() for line in lines if line.strip())
     if not ids:
         raise BrokenFileError(path, "lists no image")
@@ -267,14 +270,11 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         BrokenFileError: It is missing, broken, or lacks what detection needs.
     """
+    content = content_of(path)
     try:
-        tree = ElementTree.fromstring(read_regular(path, sys.maxsize))
+        tree = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: an encoding that nobody knows
         raise BrokenFileError(path, f"broken XML ({error})") from error
-    except UserError as error:
-        raise BrokenFileError(path, "no regular file") from error
-    except OSError as error:
-        raise BrokenFileError(path, reason_of(error)) from error
     size = _fields_of(tree)
     width, height = size.read("size/width", fields.positive), size.read("size/height", fields.positive)
     faults, objects = size.faults, []

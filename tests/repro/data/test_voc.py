@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,12 @@ def test_without_lists_of_classes_they_are_vocs_twenty(root: Path) -> None:
     assert "is none of the 20 classes" in refusal(root)
 
 
+def test_what_a_mac_leaves_beside_the_lists_is_no_class(root: Path) -> None:
+    classes = voc.class_names(root / "VOCdevkit")
+    (root / f"VOCdevkit/VOC2007/ImageSets/Main/._{classes[0]}_trainval.txt").touch()
+    assert voc.class_names(root / "VOCdevkit") == classes
+
+
 def test_wrong_roots_are_named(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert refusal(tmp_path / "empty").startswith(f"{tmp_path}/empty: holds neither VOCdevkit nor VOC2007 and VOC2012")
@@ -112,7 +119,21 @@ def test_a_missing_list_is_a_missing_split(root: Path) -> None:
     assert "'000005 -1' is no name of an image" in refusal(root)
     test.unlink()
     assert refusal(root).startswith(f"{test}: the list of images is missing")
+    os.mkfifo(test)  # would be waited for
+    assert refusal(root).startswith(f"{test}: no regular file")
     assert voc.check_layout(root, voc.TRAIN)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_called_empty(root: Path) -> None:
+    images = root / "VOCdevkit/VOC2007/JPEGImages"
+    images.rename(root / "elsewhere")
+    images.symlink_to(images)  # which nobody can list, root neither
+    assert refusal(root) == f"{images}: Too many levels of symbolic links; mend: make it readable"
+    (problem,) = verify("voc07+12", root, workers=1).problems
+    assert (problem.kind, problem.message) == (
+        "unusable",
+        "VOCdevkit/VOC2007/JPEGImages: Too many levels of symbolic links; mend: make it readable",
+    )
 
 
 def test_annotations_of_the_other_split_alone(root: Path) -> None:
