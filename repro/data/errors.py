@@ -1,5 +1,6 @@
 """Errors about one file or folder of a data set."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -32,6 +33,26 @@ def is_broken_link(path: Path | str) -> bool:
     """Whether a link lies at a path, and nothing where it leads."""
     # `os.path`, as 10^5 files are known by their texts.
     return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH114, PTH110  # pathlib's raise where os's tell
+
+
+def refuse_circle(error: OSError) -> None:
+    """Refuses links that lead in a circle; what else may be wrong with a folder is left to who lists it.
+
+    Args:
+        error: What listing a folder, or looking at something in it, raised.
+
+    Raises:
+        PathError: Of the link, which alone is to be removed, whichever folder was listed through it.
+    """
+    if error.errno != errno.ELOOP or error.filename is None:
+        return
+    path, passed = Path(error.filename), set[str]()
+    for place in (*reversed(path.parents), path):
+        real = os.path.realpath(place)
+        # Where a link's circle holds no folder, its real path is a link still.
+        if place.is_symlink() and (real in passed or os.path.islink(real)):  # noqa: PTH114  # `realpath` gives texts
+            raise PathError(place, "a link that leads back to where it is", mend="remove the link") from error
+        passed.add(real)
 
 
 def reason_of(error: BaseException) -> str:

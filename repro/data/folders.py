@@ -12,7 +12,7 @@ from PIL import Image
 
 from repro.clutter import is_clutter
 from repro.data import images
-from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, reason_of
+from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, reason_of, refuse_circle
 from repro.data.jpeg import Pixels
 from repro.errors import shortened
 from repro.presence import is_folder
@@ -216,6 +216,7 @@ def class_folders(folder: Path, *, mend: str) -> list[str]:
             visible = [entry for entry in entries if not is_clutter(entry.name, folder=entry.is_dir())]
             names = sorted(entry.name for entry in visible if entry.is_dir())
     except OSError as error:
+        refuse_circle(error)
         layout = f"expected {folder.name}/CLASS/IMAGE in the data root"
         raise PathError(folder, f"{error.strerror}; {layout}", mend=mend) from error
     if not names:
@@ -239,7 +240,7 @@ def files_below(folder: Path | str) -> tuple[list[str], list[str]]:
     What counts is the name's ending; files that systems and editors leave are neither.
 
     Raises:
-        UserError: The folder cannot be read.
+        UserError: The folder cannot be read, or links in it lead in a circle.
     """
     files: list[str] = []
     others: list[str] = []
@@ -258,6 +259,7 @@ def files_below(folder: Path | str) -> tuple[list[str], list[str]]:
                         continue
                     (files if _ending(entry.name) in images.EXTENSIONS else others).append(below + entry.name)
         except OSError as error:
+            refuse_circle(error)
             path = Path(folder, below)
             raise PathError(path, f"{error.strerror}", mend="make it readable or remove it") from error
     return sorted(files), sorted(others)

@@ -8,7 +8,7 @@ import platformdirs
 
 from repro.clutter import is_clutter
 from repro.data.catalogue import DATASETS, Dataset, find_dataset
-from repro.data.errors import PathError, reason_of
+from repro.data.errors import PathError, reason_of, refuse_circle
 from repro.errors import UserError, nearest
 from repro.files import read_regular, reading
 from repro.presence import exists, is_folder
@@ -158,6 +158,7 @@ def _usable(folder: Path, entry: Dataset, source: str) -> Path:
         with os.scandir(folder) as entries:
             empty = all(is_clutter(entry.name, folder=entry.is_dir()) for entry in entries)
     except OSError as error:
+        refuse_circle(error)
         raise PathError(folder, f"{reason_of(error)} {origin}", mend="name an existing folder") from error
     if empty:
         raise PathError(folder, f"the folder is empty {origin}", mend=entry.mend)

@@ -6,7 +6,7 @@ Folders of classes, published parts, annotated images and drawn scenes are check
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path, PurePath
 
@@ -178,7 +178,9 @@ def _count_split(report: Report, entry: Dataset, root: Path, split: Split, prese
         if name not in present_names:
             report.add("missing-class", folder, "the class folder is missing")
             continue
-        class_files = list(_files_below(report, split, folder, left_out))
+        class_files = _files_below(report, split, folder, left_out)
+        if class_files is None:
+            continue
         counts[name] = len(class_files)
         if not class_files:
             report.add("empty-class", folder, "the class folder has no image")
@@ -196,8 +198,8 @@ def _count_left_out(report: Report, where: str, names: Sequence[str]) -> None:
         report.warnings.append(f"{where}: {len(names)} files are left out, as they do not end as images do: {kinds}")
 
 
-def _files_below(report: Report, split: Split, folder: Path, left_out: list[str]) -> Iterator[File]:
-    """Yields the image files of a class; a folder that cannot be read is a problem, and yields none.
+def _files_below(report: Report, split: Split, folder: Path, left_out: list[str]) -> list[File] | None:
+    """Returns the image files of a class; None, and a problem, where its folder cannot be read.
 
     Args:
         report: The report that gets the problems.
@@ -209,9 +211,9 @@ def _files_below(report: Report, split: Split, folder: Path, left_out: list[str]
         names, others = folders.files_below(folder)
     except UserError as error:
         report.add_error("unreadable", folder, error)
-        return
+        return None
     left_out += others
-    yield from stat_all(report, split, [f"{folder}/{name}" for name in names], repeat(folder.name))
+    return list(stat_all(report, split, [f"{folder}/{name}" for name in names], repeat(folder.name)))
 
 
 def _check_cutouts(report: Report, deep: bool, workers: int, progress: ProgressBars) -> None:

@@ -11,7 +11,7 @@ from repro.data.commands import app
 from repro.data.folders import FolderImages
 from repro.data.imagenet import class_list
 from repro.data.images import decode, inspect
-from repro.data.roots import config_file
+from repro.data.roots import config_file, find_root
 from repro.data.verification.checks import verify
 from repro.errors import UserError
 
@@ -71,6 +71,35 @@ def test_a_broken_link_is_named_as_one(folder_root: Path) -> None:
     assert (problem.path, problem.message) == (str(link), "a link to nothing")
     with pytest.raises(UserError, match=rf"^{link}: a link to nothing; mend: remove it$"):
         FolderImages(folder_root, "train").fingerprint()
+
+
+@pytest.mark.parametrize("target", ["again", "..", "../zebra"])
+def test_of_links_in_a_circle_the_link_is_named_and_not_the_class_that_holds_it(folder_root: Path, target: str) -> None:
+    link = folder_root / "train/ant/again"
+    link.symlink_to(target)
+    if target == "../zebra":
+        (folder_root / "train/zebra/back").symlink_to("../ant")
+        link /= "back"
+    (problem, *_) = verify("folder", folder_root, workers=1).problems
+    reason = "a link that leads back to where it is; mend: remove the link"
+    assert (problem.kind, problem.path) == ("unreadable", str(folder_root / "train/ant"))
+    assert problem.message == f"{link.relative_to(folder_root / 'train/ant')}: {reason}"
+    with pytest.raises(UserError, match=rf"^{link}: {reason}$"):
+        FolderImages(folder_root, "train")
+    assert "empty-class" not in {problem.kind for problem in verify("folder", folder_root, deep=False).problems}
+
+
+def test_a_link_to_itself_beside_the_classes_or_the_splits_is_named(folder_root: Path) -> None:
+    for folder, open_it in (
+        (folder_root / "train", lambda: FolderImages(folder_root, "train")),
+        (folder_root / "train/ant", lambda: find_root("folder", folder_root / "train/ant")),
+    ):
+        for path in folder.glob("*.png"):
+            path.unlink()
+        link = folder / "me"
+        link.symlink_to("me")
+        with pytest.raises(UserError, match=rf"^{link}: a link that leads back to where it is; mend: remove the link$"):
+            open_it()
 
 
 def test_files_that_nobody_reads_are_counted_by_their_endings(folder_root: Path) -> None:
