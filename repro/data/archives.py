@@ -32,6 +32,9 @@ TORN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAErr
 DOWNLOAD_AGAIN = "download it again and repeat (what is finished is kept)"
 """The mend of an archive that is torn or incomplete."""
 
+MAKE_READABLE = "make it readable and repeat"
+"""The mend of an archive that the system does not let be read."""
+
 
 def preparing(root: Path) -> AbstractContextManager[None]:
     """Holds the lock under which a root is prepared, for the length of a `with` block.
@@ -100,9 +103,16 @@ def locate_all(given: Sequence[Path], sources: Mapping[str, str], dataset: str) 
 
 
 def md5_of(file: Path) -> str:
-    """Returns a file's MD5, 32 hex digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+    """Returns a file's MD5, 32 hex digits.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise PathError(file, reason_of(error), mend=MAKE_READABLE) from error
 
 
 def has_all(given: Sequence[Path], names: Iterable[str]) -> bool:
@@ -123,7 +133,7 @@ def check_md5(file: Path, md5: str, *, mend: str = "download it again") -> None:
         mend: What a person can do about another file.
 
     Raises:
-        UserError: It is another file.
+        UserError: It is another file, or cannot be read.
     """
     actual = md5_of(file)
     if actual != md5:

@@ -126,7 +126,6 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
         archive = given or fetch(URL, root, ARCHIVES["caltech-101.zip"])
         if given is not None:
             check_md5(given, ARCHIVES[given.name])
-        target.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             with blaming(archive, target.parent):
                 # As a stream ("r|gz"): each step back in a member of a zip file would begin it anew.

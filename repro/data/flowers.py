@@ -122,16 +122,16 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
     # lock, which makes the root: who named the wrong files finds nothing new on disk.
     paths = locate_all(archives, {name: urls[name] for name in pending()}, "flowers102") if archives else {}
     with preparing(root):
-        base.mkdir(parents=True, exist_ok=True)
         for name in pending():
             source = paths[name] if archives else fetch(urls[name], root, checksums[name])
             if archives:
                 check_md5(source, checksums[name])
-            if name == ARCHIVE:
-                with blaming(source, base), tarfile.open(source, "r|gz") as archive:
-                    unpack_folder(archive, IMAGES, base / IMAGES, source=source)
-            else:
-                _copy(source, base / name)
+            with blaming(source, base):
+                if name == ARCHIVE:
+                    with tarfile.open(source, "r|gz") as archive:
+                        unpack_folder(archive, IMAGES, base / IMAGES, source=source)
+                else:
+                    _copy(source, base / name)
     open_pool(root)
 
 

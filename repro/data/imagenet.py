@@ -16,6 +16,7 @@ from typing import IO
 
 from repro.data.archives import (
     DOWNLOAD_AGAIN,
+    MAKE_READABLE,
     TORN,
     blaming,
     has_all,
@@ -111,6 +112,10 @@ def _validation_labels(devkit: Path) -> dict[str, str]:
         wnid_of = {int(number): str(wnid) for number, wnid in zip(leaves["ILSVRC2012_ID"], leaves["WNID"], strict=True)}
         truth = [wnid_of[int(line)] for line in contents[_GROUND_TRUTH].split()]
     except (*TORN, OSError, MatReadError, ValueError, KeyError, IndexError, TypeError) as error:
+        if (
+            isinstance(error, OSError) and error.errno
+        ):  # the system's own: those of readers of torn files have no number
+            raise PathError(devkit, reason_of(error), mend=MAKE_READABLE) from error
         raise PathError(
             devkit, f"not a whole ILSVRC2012 devkit ({reason_of(error)})", mend="download it again"
         ) from error

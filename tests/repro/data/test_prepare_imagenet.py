@@ -312,6 +312,18 @@ def test_missing_and_wrong_archives_are_named_before_anything_is_written(archive
     assert not root.exists()
 
 
+def test_a_devkit_that_may_not_be_read_need_not_be_downloaded_again(
+    archives: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tarfile, "open", refuse)
+    with pytest.raises(UserError, match=rf"{DEVKIT_ARCHIVE}: Permission denied; mend: make it readable and repeat$"):
+        prepare_imagenet100([archives], root)
+    assert not root.exists()
+
+
 def test_what_is_whole_needs_no_archive(archives: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imagenet, "VAL_EACH", VAL_EACH)
     prepare_imagenet100([archives], root)

@@ -1,6 +1,9 @@
 """`salmask data prepare` for Caltech-101 and Flowers-102: from archives, interrupted, damaged, hostile, downloaded."""
 
+import errno
+import hashlib
 import io
+import os
 import shutil
 import tarfile
 from collections import Counter
@@ -12,7 +15,8 @@ import pytest
 from transfer_samples import CALTECH, caltech_images, caltech_zip, flower_archives, recognise_miniatures, tar_gz
 from typer.testing import CliRunner
 
-from repro.data import archives, caltech
+from repro.data import archives, caltech, flowers
+from repro.data.annotations.archives import COCO_ARCHIVES, VOC_ARCHIVES
 from repro.data.caltech import prepare_caltech101
 from repro.data.catalogue import DATASETS
 from repro.data.commands import app
@@ -112,6 +116,39 @@ def test_a_mistyped_archive_leaves_nothing_behind(tmp_path: Path, dataset: str) 
         outcome = CliRunner().invoke(app, arguments)
         assert isinstance(outcome.exception, UserError)
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("dataset", ["caltech101", "flowers102", "voc07+12", "coco"])
+def test_an_archive_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    names = {
+        "caltech101": ["caltech-101.zip"],
+        "flowers102": ["102flowers.tgz", "imagelabels.mat", "setid.mat"],
+        "voc07+12": [archive.name for archive in VOC_ARCHIVES],
+        "coco": [archive.name for archive in COCO_ARCHIVES],
+    }[dataset]
+    for name in names:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
+    arguments = ["prepare", dataset, "--from", str(tmp_path), "--root", str(tmp_path / "root")]
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, UserError)
+    assert str(error) == f"{tmp_path}/{names[0]}: Permission denied; mend: make it readable and repeat"
+
+
+@pytest.mark.parametrize("dataset", ["caltech101", "flowers102"])
+def test_a_file_in_the_place_of_the_folder_is_named(downloads: Path, tmp_path: Path, dataset: str) -> None:
+    place = tmp_path / "root" / {"caltech101": caltech.FOLDER, "flowers102": flowers.FOLDER}[dataset]
+    place.parent.mkdir()
+    place.touch()
+    prepare = DATASETS[dataset].prepare
+    assert prepare is not None
+    with pytest.raises(UserError, match=rf"^{place}.*: Not a directory; mend: "):
+        prepare([downloads], tmp_path / "root")
 
 
 def test_the_older_archive_of_caltech_will_do(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
