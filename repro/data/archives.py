@@ -233,9 +233,13 @@ def write_member_atomically(path: Path, size: int, open_stream: Callable[[], IO[
     if path.is_file() and path.stat().st_size == size:
         return
     unfinished = path.with_name(f".{path.name}.part")
-    with open_stream() as stream:
-        write_member(unfinished, stream, size, synced=synced)
-    unfinished.replace(path)
+    try:
+        with open_stream() as stream:
+            write_member(unfinished, stream, size, synced=synced)
+        unfinished.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # after the rename there is nothing of this name any more
+            unfinished.unlink()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from repro.data.archives import (
     write_member_atomically,
 )
 from repro.data.downloads import fetch
+from repro.data.folders import folder_above
 from repro.errors import UserError
 from repro.progress import BYTES, ProgressBars, doing
 
@@ -55,7 +56,7 @@ class Archive:
 
 
 def _is_of_voc(path: PurePosixPath) -> bool:
-    return len(path.parts) > 2 and path.parts[0] == "VOCdevkit" and path.parts[2] in _VOC_FOLDERS
+    return len(path.parts) > 2 and path.parts[0] == voc.DEVKIT and path.parts[2] in _VOC_FOLDERS
 
 
 def _is_coco_image(path: PurePosixPath) -> bool:
@@ -89,14 +90,15 @@ def prepare_voc(archives: Sequence[Path], root: Path) -> None:
     Args:
         archives: The three tar files of `voc.ARCHIVES`, or folders with them; none: download them into `root`. Not
             needed where the data set is whole.
-        root: The folder to unpack into; made where it does not exist.
+        root: The folder to unpack into, or `VOCdevkit` in it; made where it does not exist.
 
     Raises:
         UserError: An archive is missing, torn or another one, there is no network, the disk is full, the root cannot be
             written to, or another process is preparing it.
     """
     expected = {str(image_set): count for image_set, count in voc.EXPECTED.items()}
-    _prepare(VOC_ARCHIVES, "voc07+12", archives, root, lambda: _is_whole(voc.survey_root, root, expected))
+    above = folder_above(root, voc.DEVKIT)
+    _prepare(VOC_ARCHIVES, "voc07+12", archives, root, above, lambda: _is_whole(voc.survey_root, root, expected))
 
 
 def prepare_coco(archives: Sequence[Path], root: Path) -> None:
@@ -112,12 +114,18 @@ def prepare_coco(archives: Sequence[Path], root: Path) -> None:
     Raises:
         UserError: As `prepare_voc` does.
     """
-    _prepare(COCO_ARCHIVES, "coco", archives, root, lambda: _is_whole(coco.survey_root, root, coco.EXPECTED))
+    _prepare(COCO_ARCHIVES, "coco", archives, root, root, lambda: _is_whole(coco.survey_root, root, coco.EXPECTED))
 
 
 def _prepare(
-    archives: Sequence[Archive], dataset: str, given: Sequence[Path], root: Path, is_whole: Callable[[], bool]
+    archives: Sequence[Archive],
+    dataset: str,
+    given: Sequence[Path],
+    root: Path,
+    above: Path,
+    is_whole: Callable[[], bool],
 ) -> None:
+    """Unpacks archives, given or downloaded into `root`, so that their members lie below `above`."""
     names = {archive.name: archive.url for archive in archives}
     # What is whole needs no archive. Of archives that are given each member is compared, which finds torn images too.
     if not has_all(given, names) and is_whole():
@@ -129,7 +137,7 @@ def _prepare(
         paths = {archive: _checked(archive, root, located.get(archive.name)) for archive in archives}
         for archive, path in paths.items():
             with blaming(path, root), _members(path, archive) as members:
-                _unpack_all(members, root, archive.name)
+                _unpack_all(members, above, archive.name)
         os.sync()  # 10^5 small files: flushing each of them would take longer than unpacking
 
 

@@ -73,6 +73,9 @@ IMAGE_SETS = TRAIN + TEST
 EXPECTED: Mapping[ImageSet, int] = dict(zip(IMAGE_SETS, (5_011, 11_540, 4_952), strict=True))
 """Images of each set (host.robots.ox.ac.uk/pascal/VOC, the development kits' tables)."""
 
+DEVKIT = "VOCdevkit"
+"""The folder in which each archive holds its year's."""
+
 ARCHIVES: Mapping[ImageSet, str] = dict(
     zip(
         IMAGE_SETS,
@@ -175,7 +178,7 @@ def find_devkit(root: Path) -> Path:
         UserError: Neither does.
     """
     # One year is enough to tell a kit: which years are missing, the survey says with the archive to unpack.
-    for folder in (root / "VOCdevkit", root):
+    for folder in (root / DEVKIT, root):
         if any(is_folder(folder / f"VOC{year}") for year in (2007, 2012)):
             return folder
     if is_folder(root / "JPEGImages"):

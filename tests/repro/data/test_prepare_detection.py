@@ -1,9 +1,13 @@
+import errno
 import hashlib
 import io
+import os
+import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import pytest
 from scene_samples import copied
@@ -124,6 +128,33 @@ def test_it_goes_on_where_it_was_stopped(
     assert salmask(*arguments).code == 0
     assert content(root / "VOCdevkit") == content(voc_kit)
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_the_kit_itself_may_be_named(tars: Path, voc_kit: Path, tmp_path: Path) -> None:
+    kit = tmp_path / "VOCdevkit"
+    copied(voc_kit / "VOC2007", kit / "VOC2007")
+    outcome = salmask("data", "prepare", "voc07+12", "--from", str(tars), "--root", str(kit))
+    assert outcome.code == 0, outcome.err
+    assert content(kit) == content(voc_kit)
+    assert voc.find_devkit(kit) == kit
+
+
+def test_a_full_disk_keeps_no_half_of_a_file(
+    zips: Path, coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfileobj
+
+    def fill(source: IO[bytes], target: IO[bytes]) -> None:
+        target.write(source.read(10))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", fill)
+    arguments = ("data", "prepare", "coco", "--from", str(zips), "--root", str(tmp_path / "root"))
+    assert "the disk is full" in refused(*arguments)
+    assert not content(tmp_path / "root")
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
+    assert salmask(*arguments).code == 0
+    assert content(tmp_path / "root") == content(coco_folder)
 
 
 def test_missing_torn_and_foreign_archives_are_named(tars: Path, zips: Path, tmp_path: Path) -> None:
