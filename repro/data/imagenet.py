@@ -112,9 +112,8 @@ def _validation_labels(devkit: Path) -> dict[str, str]:
         wnid_of = {int(number): str(wnid) for number, wnid in zip(leaves["ILSVRC2012_ID"], leaves["WNID"], strict=True)}
         truth = [wnid_of[int(line)] for line in contents[_GROUND_TRUTH].split()]
     except (*TORN, OSError, MatReadError, ValueError, KeyError, IndexError, TypeError) as error:
-        if (
-            isinstance(error, OSError) and error.errno
-        ):  # the system's own: those of readers of torn files have no number
+        # The system's own: the errors of those who read torn files have no number.
+        if isinstance(error, OSError) and error.errno:
             raise PathError(devkit, reason_of(error), mend=MAKE_READABLE) from error
         raise PathError(
             devkit, f"not a whole ILSVRC2012 devkit ({reason_of(error)})", mend="download it again"
