@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,13 +20,13 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 class Server(ThreadingHTTPServer):
     """Serves `CONTENT`, and breaks off as it is told to."""
 
-    daemon_threads = True
+    daemon_threads = False  # closing waits for them: what a thread of an ended test prints would be the next one's
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[str | None] = []
         self.bytes_a_connection = len(CONTENT)
-        self.ranges, self.silent = True, False
+        self.ranges, self.silent, self.ended = True, False, threading.Event()
 
     @property
     def url(self) -> str:
@@ -40,7 +39,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(self.headers["Range"])
         if self.server.silent:
-            time.sleep(2)
+            self.server.ended.wait()
+            return
         start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-")) if self.server.ranges else 0
         if start >= len(CONTENT):
             self.send_error(416)
@@ -59,6 +59,7 @@ def server() -> Iterator[Server]:
     with Server() as served:
         threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
         yield served
+        served.ended.set()
         served.shutdown()
 
 
