@@ -1,6 +1,7 @@
 """A page over HTTP for who is at this machine: on the loopback alone, read-only, at an address that holds a token."""
 
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -69,6 +70,11 @@ class PageServer(ThreadingHTTPServer):
             if not self._page or time.monotonic() - self._made > self._every:
                 self._page, self._made = self._make_page().encode(), time.monotonic()
             return self._page
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Prints what went wrong with a request; a browser that left before it had all of its page is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,25 @@ def test_the_page_is_served_here_alone_and_by_its_token() -> None:
     with serving(PageServer(lambda: f"page {next(pages)}", every=0)) as other:
         assert other.path != server.path
         assert [ask(other, other.path)[1] for _ in range(2)] == ["page 1", "page 2"]
+
+
+def test_a_reader_who_leaves_is_no_traceback_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    def page() -> str:
+        asked.set()
+        gone.wait(10)
+        return "x" * 10_000_000
+
+    server = PageServer(page)
+    server.daemon_threads = False  # closing waits for the answer
+    with serving(server):
+        reader = socket.create_connection(("127.0.0.1", server.server_port))
+        reader.sendall(f"GET {server.path} HTTP/1.0\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+        assert asked.wait(10)
+        reader.close()
+        gone.set()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture
