@@ -229,6 +229,7 @@ class FineTuning:
             machine=machine,
             device=device,
             data=fingerprint_of(train, val),
+            when_diverged="a lower finetune.lr",
             hooks=[ScoreNetwork(val, run.data.crop, settings.batch, machine.workers)],
         )
 

@@ -225,6 +225,7 @@ def build_training(
         machine=machine,
         device=device,
         data=fingerprint_of(train, val),
+        when_diverged="lower rates in probe.lr_grid" if settings.lr_grid else "a lower probe.lr",
         hooks=[ScoreHeads(features, labels, settings.metric_endings)],
     )
 

@@ -84,6 +84,13 @@ def restore_window(runner: Any, window: Mapping[str, Any]) -> None:
             runner.message_hub.update_scalar(name, float(number))
 
 
+WHEN_DIVERGED = (
+    "a lower optimization.lr (with ADIOS also adios.lr), a longer optimization.warmup_share, or "
+    "optimization.precision=fp32 or bf16"
+)
+"""The mend of a pretraining whose numbers are not finite."""
+
+
 class DivergenceError(UserError):
     """A gradient or loss was not finite, so that the training cannot go on."""
 
@@ -102,9 +109,14 @@ class FiniteGuard(Hook):
 
     priority = "HIGH"  # before the logger and the checkpoint
 
-    def __init__(self, every: int) -> None:
-        """Reads the verdict every so many steps; at each where one process is on a CPU, and reading is free."""
-        self.every = every
+    def __init__(self, every: int, mend: str = WHEN_DIVERGED) -> None:
+        """Reads the verdict every so many steps; at each where one process is on a CPU, and reading is free.
+
+        Args:
+            every: Steps between two readings.
+            mend: What a person can do where numbers are not finite.
+        """
+        self.every, self.mend = every, mend
         self.kept: Callable[[], str] = lambda: "no checkpoint is written"
         """What is there to go back to, as the error says it; whoever writes checkpoints knows."""
         self._first_bad: Tensor | None = None
@@ -156,7 +168,7 @@ class FiniteGuard(Hook):
         if bad := [step for step in gather(self._first_bad.unsqueeze(0)).tolist() if step >= 0]:
             raise DivergenceError(
                 f"the gradient or loss of step {min(bad) + 1} is not finite; {self.kept()}",
-                mend="a lower optimization.lr (with ADIOS also adios.lr), or optimization.precision=fp32 or bf16",
+                mend=self.mend,
             )
 
     def _check_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -126,7 +126,7 @@ class SaveCheckpoint(Hook):
         if bad := not_finite(state):
             raise DivergenceError(
                 f"weights after step {step} are not finite ({shortened(bad, 3)}); {self.kept()}",
-                mend="a lower optimization.lr (with ADIOS also adios.lr), or a longer optimization.warmup_share",
+                mend=self.guard.mend,
             )
         # Collectives, so every rank takes part, also those that write nothing.
         rank_generators, window = gather_generators(), self.info.window(runner)

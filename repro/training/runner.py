@@ -28,7 +28,16 @@ from repro.runs.sections import MachineSettings
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
 from repro.training.feed import Feed
-from repro.training.hooks import DataWait, FiniteGuard, Heartbeat, MetricsFile, RuntimeInfo, Throughput, forget_after
+from repro.training.hooks import (
+    WHEN_DIVERGED,
+    DataWait,
+    FiniteGuard,
+    Heartbeat,
+    MetricsFile,
+    RuntimeInfo,
+    Throughput,
+    forget_after,
+)
 from repro.training.precision import wrap_optimizers
 from repro.training.resume import SaveCheckpoint, restore
 from repro.training.step_bar import StepBar
@@ -179,6 +188,8 @@ class Training:
     """Hooks of this training alone."""
     more_writers: Sequence[BaseVisBackend] = ()
     """What gets its scalars besides `metrics.jsonl` and TensorBoard; on rank 0."""
+    when_diverged: str = WHEN_DIVERGED
+    """The mend where its numbers are not finite: which settings of its own to change."""
     saves: bool = True
     """Whether checkpoints are saved; a training that is only timed saves none."""
 
@@ -190,7 +201,7 @@ class Training:
             UserError: A checkpoint does not fit, or none can be read.
             SystemExit: The process was asked to stop; the checkpoint to go on from is saved.
         """
-        guard, info = FiniteGuard(self.machine.log_every), RuntimeInfo(self.machine.log_every)
+        guard, info = FiniteGuard(self.machine.log_every, self.when_diverged), RuntimeInfo(self.machine.log_every)
         health = self.folder.health if self.task == PRETRAIN else None
         every = self.machine.checkpoint_every
         saver = SaveCheckpoint(

@@ -28,6 +28,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.protocols import FinetuneSettings
 from repro.runs.records import Result, read
 from repro.runs.run import Run
+from repro.training.hooks import DivergenceError
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import open_data
 from repro.training.runner import Training
@@ -154,6 +155,13 @@ def test_a_share_of_the_labels_is_the_same_for_every_run(tmp_path: Path) -> None
     loader = training(with_random_backbone(RUN, tmp_path), task="semi-10").loader
     assert len(loader.dataset) == 8
     assert isinstance(loader.batch_sampler, EpochBatches)
+
+
+def test_a_training_that_diverges_names_the_setting_of_its_own(tmp_path: Path) -> None:
+    """It named optimization.lr, which an evaluation refuses: with it, it would be another run."""
+    run = tiny(changes={**CHANGES, "finetune.lr": 1e30})
+    with pytest.raises(DivergenceError, match=r"is not finite; .*mend: a lower finetune\.lr$"):
+        training(with_random_backbone(run, tmp_path), run).run()
 
 
 def test_few_labels_are_one_batch_and_the_rate_follows(tmp_path: Path) -> None:
