@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from mmengine.model import BaseDataPreprocessor
 from PIL import Image
 from torch import Tensor
@@ -70,7 +71,8 @@ def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int
     """
     share = LoaderSubset(CentralCrops(images, size), share_of_rank(len(images)))
     per_rank = max(1, batch // world_size())
-    return Loader(share, workers=workers, batch_size=per_rank)
+    # Pinned, as a training's batches are: from other memory `normalise` could not copy beside the computation.
+    return Loader(share, workers=workers, batch_size=per_rank, pin_memory=torch.cuda.is_available())
 
 
 class BackboneInput(BaseDataPreprocessor):

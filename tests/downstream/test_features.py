@@ -9,6 +9,7 @@ from torchvision import transforms
 from training_samples import CPU, OURS, tiny, with_random_backbone
 
 from downstream import features
+from downstream.crops import central_crops_of_rank
 from downstream.features import FeatureStore
 from repro.backbones.checkpoint import Backbone, load_backbone, save_backbone
 from repro.data.folders import FolderImages
@@ -64,6 +65,11 @@ def test_high_passed_backbones_see_high_passed_images(tmp_path: Path) -> None:
     plain = store_of(with_random_backbone(RUN, tmp_path / "plain"))(val)
     filtered = store_of(with_random_backbone(RUN, tmp_path / "hp", "high_pass"))(val)
     assert np.linalg.norm(plain - filtered) / np.linalg.norm(plain) > 0.1
+
+
+def test_crops_can_be_copied_to_a_gpu_beside_its_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert central_crops_of_rank(open_data(RUN, "val"), 32, batch=4, workers=0).pin_memory
 
 
 def test_channels_last_in_memory_change_features_by_rounding_alone(tmp_path: Path) -> None:
