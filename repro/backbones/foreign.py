@@ -98,7 +98,6 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
         if name.endswith("num_batches_tracked")
     }
     given = {name: file.tensors[full] for name, full in network.names.items() if name in expected}
-    require_floats({network.names[name]: tensor for name, tensor in given.items()}, path)
     backbone = {**counters, **given}
     if misfit := _misfit(network, backbone, expected):
         raise UserError(f"{path} does not fit a {arch}: {misfit}", mend=_other_arch(network, file.tensors))
@@ -176,7 +175,7 @@ def _choose(networks: Sequence[_Network], prefix: str, tensors: Mapping[str, Ten
     """Returns the network that is to be evaluated.
 
     Raises:
-        UserError: There is no ResNet, none behind the prefix, or several.
+        UserError: There is no ResNet, none behind the prefix, or several, or it is not made of floating-point numbers.
     """
     if not networks:
         raise UserError(
@@ -190,6 +189,8 @@ def _choose(networks: Sequence[_Network], prefix: str, tensors: Mapping[str, Ten
         raise UserError(
             f"{path} holds no ResNet behind '{prefix}', but behind {prefixes}", mend="name one of these with --prefix"
         )
+    for network in candidates:  # before they are compared, which tensors of other kinds are not
+        require_floats({full: tensors[full] for name, full in network.names.items() if _body(name)}, path)
     # Some libraries save a network under two names (OpenSelfSup's `backbone.` is its `encoder_q.0.`).
     different = [
         network

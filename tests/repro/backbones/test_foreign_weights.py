@@ -219,6 +219,9 @@ def test_tensors_that_no_network_is_made_of_are_refused(change: Callable[[Tensor
     state["conv1.weight"] = change(state["conv1.weight"])
     with pytest.raises(UserError, match=r"weights that are no floating-point numbers: 1 \(conv1\.weight\); mend: save"):
         read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
+    # Nor are they compared with those of the same network under another name.
+    with pytest.raises(UserError, match=r"no floating-point numbers: 1 \(a\.conv1\.weight\)"):
+        read_foreign(saved({"a": state, "b": state}, tmp_path / "x.pth"), "resnet18")
 
 
 def test_weights_that_are_all_zero_are_not_adopted(tmp_path: Path) -> None:
