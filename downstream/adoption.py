@@ -19,7 +19,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.limits import METHOD_NAME
 from repro.runs.reading import build
 from repro.runs.run import Run
-from repro.terminal import is_first_process, say
+from repro.terminal import say
 
 RANDOM = "random"
 """In place of a checkpoint: weights that never saw an image."""
@@ -59,7 +59,7 @@ def adopt(
     out: Path,
     check: Callable[[Run], None] = lambda _: None,
 ) -> tuple[Run, RunFolder]:
-    """Makes the folder of an external run, or returns the one that is there.
+    """Makes the folder of an external run, or returns the one that is there; to be called in one process alone.
 
     Its identity is the weights themselves: a digest of the backbone's tensors, with the architecture and the input
     filter. What trained them is unknown, so tables show such rows as `imported weights`, in a column of their own.
@@ -160,7 +160,5 @@ def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> 
         input_filter=imported.input_filter,
         run_id=run.id,
     )
-    # Printed and not logged: a command sets up its log when the evaluation begins, which is later.
-    if is_first_process():
-        taken = f"{len(foreign.state)} tensors behind '{foreign.prefix}'; left out: {foreign.parts_left_out}"
-        say(f"{path}: {f'fresh weights of {run.encoder.arch}' if imported.origin == RANDOM else taken}", err=True)
+    taken = f"{len(foreign.state)} tensors behind '{foreign.prefix}'; left out: {foreign.parts_left_out}"
+    say(f"{path}: {f'fresh weights of {run.encoder.arch}' if imported.origin == RANDOM else taken}", err=True)

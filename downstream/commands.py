@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -137,14 +137,14 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
             chosen = evaluations(task, data, run)
             roots = _roots(root or [], chosen)
         else:
-            from downstream.adoption import adopt
-
             settings = _settings_alone(words or [])
             # What can be wrong with tasks and roots is found before the weights are copied.
-            chosen = evaluations(task, data, reading.build([settings]))
+            wanted = reading.build([settings])
+            chosen = evaluations(task, data, wanted)
             roots = _roots(root or [], chosen)
-            run, folder = adopt(
-                checkpoint,
+            run, folder = _adopted(
+                wanted,
+                path=checkpoint,
                 arch=arch,
                 name=name,
                 prefix=prefix,
@@ -178,6 +178,27 @@ def _finished_run(words: Sequence[str]) -> tuple[Run, RunFolder]:
         raise UserError("no run is named", mend="name its folder first, or weights with --checkpoint FILE")
     folder = RunFolder(Path(words[0]))
     return with_settings(folder.load(), parse_overrides(words[1:])), folder
+
+
+def _adopted(wanted: Run, *, out: Path, **options: Any) -> tuple[Run, RunFolder]:
+    """Adopts weights from elsewhere: of several processes the first one does, and the others wait for the folder.
+
+    Args:
+        wanted: With the settings of the machine.
+        out: Folder of the sweep.
+        options: The others of `downstream.adoption.adopt`.
+    """
+    show_log()
+    with OPENING.shown(shown=is_first_process()):
+        OPENING.say("importing torch")
+        from downstream.adoption import adopt
+        from repro.distributed import await_file, decided_by_first, initialise
+
+        initialise(wanted.machine.device)
+    run = decided_by_first(lambda: adopt(**options, out=out)[0])
+    folder = RunFolder.of(run, out)
+    await_file(folder.backbone)
+    return run, folder
 
 
 def _settings_alone(words: Sequence[str]) -> Mapping[str, object]:

@@ -10,7 +10,7 @@ import pytest
 from json_rows import read_rows
 from training_samples import CPU, on_two_processes, salmask, tiny, with_random_backbone
 
-from downstream import epoch_scores, finetune, linear
+from downstream import commands, epoch_scores, finetune, linear
 from downstream.commands import table_of
 from downstream.finetune import FineTuning
 from downstream.measurement import Target
@@ -18,6 +18,8 @@ from downstream.partitions import standard
 from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
+from repro.runs.folder import RunFolder
+from repro.runs.run import Run
 from repro.terminal import is_first_process
 from repro.training import loading
 from repro.training.runner import Training
@@ -35,6 +37,25 @@ def test_two_processes_print_one_answer(tmp_path: Path) -> None:
     assert read_rows(folder.results) == rows
     again = subprocess.run([*TORCHRUN, *command], capture_output=True, text=True, check=False)
     assert again.stdout == salmask(*command).out
+
+
+def test_the_first_process_adopts_weights_and_the_others_take_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each did, into one folder, whose provenance then told of as many attempts, or lost one."""
+    folder = with_random_backbone(tiny(), tmp_path)
+    adopted: list[dict[str, Any]] = []
+
+    def adopt(**options: Any) -> tuple[Run, RunFolder]:
+        adopted.append(options)
+        return folder.load(), folder
+
+    monkeypatch.setattr("downstream.adoption.adopt", adopt)
+    assert commands._adopted(tiny(), out=tmp_path, path=Path("random"))[0] == tiny()
+    assert adopted == [{"path": Path("random"), "out": tmp_path}]
+    monkeypatch.setattr("repro.distributed.decided_by_first", lambda _: tiny())  # as on every other rank
+    assert commands._adopted(tiny(), out=tmp_path, path=Path("random"))[1].path == folder.path
+    assert len(adopted) == 1
 
 
 @pytest.mark.parametrize(
