@@ -116,10 +116,10 @@ def print_plan(plan: SweepPlan, console: Console) -> None:
 def _to_do(plan: SweepPlan, done_count: int) -> str:
     """Returns what is to do: `2.0 GPU-hours, 1.2 GiB on disk, 3 h with 4 jobs at a time`."""
     if len(plan.unknown) == len(plan.graph.jobs) - done_count > 0:
-        return "nobody knows what it costs"
+        return "its cost is unknown"
     # Figures from elsewhere leave the input out, and a faster precision or card may be in them.
     least = "at least " if plan.unknown or any(cost.reference for _, cost in plan.jobs) else ""
-    disk = f"{least}{size_text(plan.disk)} on disk" if plan.disk else "nobody knows how much on disk"
+    disk = f"{least}{size_text(plan.disk)} on disk" if plan.disk else "unknown space on disk"
     slots = plan.slots
     at_a_time = "all at once" if not slots else "one job at a time" if slots == 1 else f"{slots} jobs at a time"
     wall = duration_text(plan.wall_seconds)

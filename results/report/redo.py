@@ -152,7 +152,7 @@ def _code_notes(run: RunRecord) -> list[str]:
     commit = _commit(run)
     notes = [f"code: commit {commit}"]
     if commit == UNKNOWN:
-        notes = ["code: nobody recorded the commit, so that of the checkout is taken"]
+        notes = ["code: no commit was recorded, so that of the checkout is used"]
     if run.last_attempt.get("dirty"):
         notes.append("the code had changes that no commit holds")
     return notes

@@ -29,7 +29,7 @@ def cost_page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[Spending
 
 def _total(jobs: Sequence[Spending]) -> str:
     if not jobs:
-        return "nothing was used yet, or nobody wrote it down"
+        return "nothing was used yet, or its use was not recorded"
     gpu_hours = sum(job.gpu_hours for job in jobs)
     cpu_hours = sum(job.cpu_hours for job in jobs if not job.gpus)
     hours = [f"{gpu_hours:.2f} GPU-hours"] if gpu_hours else []

@@ -131,7 +131,7 @@ class _Costs:
         """GPU-hours spent and planned, and of how many jobs nobody knows the cost."""
         left = sum(cost.gpu_hours or 0.0 for cost in self.to_do.values())
         unknown = len(self.rows) - len(self.to_do) + sum(cost.seconds is None for cost in self.to_do.values())
-        some = f", without {counted(unknown, 'job')} whose cost nobody measured" if unknown else ""
+        some = f", without {counted(unknown, 'job')} whose cost is unknown" if unknown else ""
         return f"{self.spent:.2f} GPU-hours spent of {self.spent + left:.2f} planned{some}."
 
     @property

@@ -213,7 +213,7 @@ def _cost(job: Job, cluster: Cluster | None, evidence: Evidence) -> JobCost:
 def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> JobCost:
     images, kind = train_images(run), kind_of(run)
     if images is None:
-        return JobCost(None, gpus, None, f"nobody knows how many images {run.data.dataset} has", "--root")
+        return JobCost(None, gpus, None, f"how many images {run.data.dataset} has is unknown", "--root")
     if kind in evidence.runs:
         rate, size, name = evidence.runs[kind]
         seconds = run.optimization.epochs * images / rate + evidence.start_ups.get(kind, 0.0)

@@ -108,7 +108,7 @@ def test_time_left_and_gpu_hours_follow_from_the_paces(sweep: Path) -> None:
     # Done: 100 steps of 0.5 s and a probe of 600 s; running: 10 steps of 36 s, and 90 more.
     spent, left = (50 + 600 + 360) / 3600, 3240 / 3600
     assert state.hours == (
-        f"{spent:.2f} GPU-hours spent of {spent + left:.2f} planned, without 1 job whose cost nobody measured."
+        f"{spent:.2f} GPU-hours spent of {spent + left:.2f} planned, without 1 job whose cost is unknown."
     )
     rows = {(row.run, row.task): row for row in state.jobs}
     assert rows["mocov2 s1", "pretrain"].left == "54 min"
