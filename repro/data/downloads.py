@@ -86,8 +86,7 @@ def _download(url: str, file: IO[bytes], tell: Callable[[int, int | None], None]
                 return  # there is no more; the checksum will tell whether all is there
             reason = str(error)
         except _CUT as error:
-            cause = error.reason if isinstance(error, URLError) else error
-            reason = reason_of(cause) if isinstance(cause, BaseException) else cause
+            reason = reason_of(error)
         if file.tell() <= size:
             again = "repeat, which goes on where it was cut, or " if size else ""
             raise UserError(f"cannot download {url} ({reason})", mend=again + _ELSEWHERE)

@@ -59,6 +59,9 @@ def reason_of(error: BaseException) -> str:
     """Returns in one line why something failed.
 
     An error of the operating system is reduced to its bare reason ("No space left on device"): callers name the file
-    themselves, and `str(error)` would name it a second time, with a number.
+    themselves, and `str(error)` would name it a second time, with a number. So is one that urllib has wrapped.
     """
+    cause = getattr(error, "reason", None)  # of a URLError; those of others are texts
+    if isinstance(cause, OSError):
+        error = cause
     return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)

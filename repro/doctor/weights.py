@@ -4,6 +4,7 @@ import http.client
 import os
 import urllib.request
 
+from repro.data.errors import reason_of
 from repro.doctor.diagnosis import Diagnosis
 from repro.errors import UserError, one_line
 from repro.runs.localizer_weights import FILES_OF_RESNET50, HUB_FILES, LocalizerWeights
@@ -94,4 +95,4 @@ def _trouble_of(address: str) -> str:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ANSWER_SECONDS):
             return ""
     except (OSError, http.client.HTTPException) as error:
-        return one_line(error)
+        return reason_of(error)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from repro.backbones.checkpoint import load_backbone
+from repro.data.errors import reason_of
 from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream_seed
@@ -86,7 +87,7 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
         return get_model(arch, weights=weights)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the weights {weights} of {arch} cannot be downloaded ({error})",
+            f"the weights {weights} of {arch} cannot be downloaded ({reason_of(error)})",
             mend=(
                 f"salmask data weights where there is a network and {folder / 'checkpoints'} is seen, or with --from "
                 "FILE; else localizer.network=efficientnet-lite0"
