@@ -27,6 +27,9 @@ SEEN_SECONDS = 20.0
 SLOW_SECONDS = 3.0
 """A rename that takes longer to be seen is worth a note: statuses are told late, and ranks wait for files."""
 
+LOCKS_BETWEEN_NODES = "mount it with locks that hold between nodes (NFSv4; Lustre: flock, not localflock)"
+"""The mend of a file system whose locks cannot be relied upon."""
+
 
 def node_name() -> str:
     """Returns the node's name as Slurm has it, else the machine's: two nodes of a test may be one machine."""
@@ -106,7 +109,6 @@ def _lock(file: Path, watcher: int, nodes: Sequence[str]) -> Diagnosis:
     _on(0, lambda: _close(held))
     afterwards = _on(watcher, lambda: _can_lock(file))
     pair = f"{nodes[0]} and {nodes[watcher]}"
-    mend = "mount it with locks that hold between nodes (NFSv4; Lustre: flock, not localflock)"
     if isinstance(taken, str):
         found = f"none on {file.parent} ({taken}): only heartbeats keep two jobs apart"
     elif while_held is False and afterwards is True:
@@ -115,7 +117,7 @@ def _lock(file: Path, watcher: int, nodes: Sequence[str]) -> Diagnosis:
         found = f"{nodes[watcher]} gets a lock that {nodes[0]} holds: only heartbeats keep two jobs apart"
     else:
         found = f"a lock on {file.parent} is not free after it was given back, between {pair} ({afterwards})"
-    return Diagnosis(check, "note", found, mend)
+    return Diagnosis(check, "note", found, LOCKS_BETWEEN_NODES)
 
 
 def _on(number: int, act: Callable[[], Any]) -> Any:

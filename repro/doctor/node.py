@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from repro.cores import usable_cores
 from repro.distributed import initialise, rank, world_size
-from repro.doctor.between_nodes import check_between_nodes, node_name, told_by_all
+from repro.doctor.between_nodes import LOCKS_BETWEEN_NODES, check_between_nodes, node_name, told_by_all
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.machine import FREE_GIB, check_devices, check_needs
 from repro.doctor.needs import Needs
@@ -64,11 +64,11 @@ def _gpus_of_job(requested: int) -> Iterator[Diagnosis]:
     if torch.cuda.is_available():
         yield Diagnosis("driver", "ok", f"{driver or 'unknown'}; {built}")
     elif requested and driver:
-        mend = "load a newer driver's node by the profile's constraint, or install a torch for that driver"
+        mend = "nodes with a newer driver, by the profile's constraint; or a torch that is built for this driver"
         yield Diagnosis("driver", "wrong", f"{driver}, which {built} cannot use", mend)
     elif requested:
         mend = "the profile's gpus, gres or partition: the node has no GPU, or does not show it"
-        yield Diagnosis("driver", "wrong", f"no GPU, although {requested} were asked for", mend)
+        yield Diagnosis("driver", "wrong", f"no GPU, although the job asked for {requested}", mend)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     if requested and torch.cuda.is_available() and count > requested:
@@ -174,7 +174,6 @@ def _shared_memory() -> Iterator[Diagnosis]:
 
 def _writing(folder: Path) -> Iterator[Diagnosis]:
     """Yields how fast and how full a folder is, and whether its locks and its clock can be relied upon."""
-    mend = "the profile's scratch: a folder that the nodes share and that you may write to"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
@@ -189,15 +188,20 @@ def _writing(folder: Path) -> Iterator[Diagnosis]:
             skew = abs(Path(file.name).stat().st_mtime - time.time())
             locks = _locks(file.fileno())
     except OSError as error:
+        mend = "the profile's scratch: a folder that the nodes share and that you may write to"
         yield Diagnosis("writing", "wrong", f"{folder}: {error.strerror}", mend)
         return
     free = shutil.disk_usage(folder).free / 2**30
-    verdict = "wrong" if free < FREE_GIB else "note" if speed < SLOW_MIB_PER_SECOND else "ok"
-    yield Diagnosis(
-        "writing", verdict, f"{speed:.0f} MiB/s to {folder}, {free:.0f} GiB free", "" if verdict == "ok" else mend
-    )
+    found = f"{speed:.0f} MiB/s to {folder}, {free:.0f} GiB free"
+    if free < FREE_GIB:
+        mend = f"free at least {FREE_GIB} GiB there, or name another folder as the profile's scratch"
+        yield Diagnosis("writing", "wrong", found, mend)
+    elif speed < SLOW_MIB_PER_SECOND:
+        yield Diagnosis("writing", "note", f"{found}, which is slow", "a faster file system as the profile's scratch")
+    else:
+        yield Diagnosis("writing", "ok", found)
     if not locks:
-        yield Diagnosis("locks", "note", f"none on {folder}: only heartbeats keep two jobs apart", mend)
+        yield Diagnosis("locks", "note", f"none on {folder}: only heartbeats keep two jobs apart", LOCKS_BETWEEN_NODES)
     if skew > 30:
         yield Diagnosis("clock", "wrong", f"{skew:.0f} s from the file server's", "tell the administrators (NTP)")
 

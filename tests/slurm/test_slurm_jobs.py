@@ -246,7 +246,7 @@ def test_the_doctor_finds_that_a_node_has_not_what_a_job_or_a_sweep_needs(
     assert "driver" in found, wrong_findings(found.values())
     if torch.cuda.is_available():
         pytest.skip("this node has a GPU")
-    assert found["driver"]["found"] == "no GPU, although 1 were asked for"
+    assert found["driver"]["found"] == "no GPU, although the job asked for 1"
     assert found["driver"]["mend"].startswith("the profile's gpus, gres or partition")
 
 

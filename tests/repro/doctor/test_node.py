@@ -1,0 +1,46 @@
+"""What the doctor says of a node, as a job on it sees it: each finding has a mend of its own."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from repro.doctor import node
+from repro.doctor.machine import FREE_GIB
+
+
+@pytest.fixture(autouse=True)
+def little_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "WRITTEN_MIB", 1)
+
+
+def test_a_disk_that_is_nearly_full_is_to_be_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+    (finding,) = node._writing(tmp_path)
+    assert finding.verdict == "wrong"
+    assert finding.mend.startswith(f"free at least {FREE_GIB} GiB")
+
+
+def test_a_slow_folder_wants_a_faster_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
+    monkeypatch.setattr(node, "SLOW_MIB_PER_SECOND", 1e9)
+    (finding,) = node._writing(tmp_path)
+    assert finding.verdict == "note"
+    assert finding.found.endswith("which is slow")
+    assert "faster" in finding.mend
+
+
+def test_a_folder_without_locks_is_to_be_mounted_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
+    monkeypatch.setattr(node, "_locks", lambda _: False)
+    *_, finding = node._writing(tmp_path)
+    assert (finding.check, finding.verdict) == ("locks", "note")
+    assert "mount" in finding.mend
+
+
+def test_a_folder_that_cannot_be_written_to_is_another_scratch(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (finding,) = node._writing(tmp_path / "file")
+    assert finding.verdict == "wrong"
+    assert "you may write to" in finding.mend
