@@ -215,11 +215,13 @@ def export_scenes(
     Example: salmask data export-scenes --as voc --out data/scenes-voc --cutouts /usr/share/tuxpaint/stamps
     """
     from repro.data.annotations.scenes_export import write_coco, write_voc
+    from repro.runs.stopping import exits_on_term
     from repro.scenes.dataset import Scenes
 
     draw = partial(Scenes, classes=classes, size=size, seed=seed, objects=objects, cutouts=cutouts)
     write = {"voc": write_voc, "coco": write_coco}[layout]
-    write(out, draw("train", count=train), draw("val", count=test), workers=workers)
+    with exits_on_term():  # through what removes the unfinished folder
+        write(out, draw("train", count=train), draw("val", count=test), workers=workers)
     say(f"{train} + {test} scenes of {classes} classes in {out}")
 
 

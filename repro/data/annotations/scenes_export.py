@@ -3,14 +3,11 @@
 The same scenes give the same files. A folder appears under its name only when all of it is written.
 """
 
-import contextlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from repro.data.annotations import coco, voc
+from repro.data.processes import work_all
 from repro.errors import UserError
 from repro.files import new_folder
 from repro.progress import ProgressBars
@@ -28,7 +26,7 @@ from repro.scenes.dataset import Scenes
 JPEG_QUALITY = 95  # and full resolution of colour: edges stay where the masks say they are
 
 _SHARE_OF_2007 = voc.EXPECTED[voc.TRAIN[0]] / sum(voc.EXPECTED[image_set] for image_set in voc.TRAIN)
-_CHUNK = 16  # scenes handed to a drawing process at a time: few messages, and the progress bar still moves
+_CHUNK = 16  # scenes handed to a drawing process at a time: the progress bar still moves
 
 
 _Annotation = TypeVar("_Annotation")
@@ -244,30 +242,22 @@ def _write_all(
 
     Returns:
         What `write` returned for each scene, in order.
+
+    Raises:
+        UserError: A drawing process was killed.
     """
-    task = progress.add_task(title, total=len(indices), unit="scenes")
-    chunks = [
-        (indices[start : start + _CHUNK], names[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)
-    ]
-    annotations: list[_Annotation] = []
-    outcomes: Iterable[list[_Annotation]]
-    with contextlib.ExitStack() as stack:
-        if workers > 1 and len(chunks) > 1:
-            # Not forked: the copy would hold whatever state other threads, of torch or of a notebook, are in.
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
-            outcomes = pool.map(partial(_write_chunk, write), chunks)
-        else:
-            outcomes = map(partial(_write_chunk, write), chunks)
-        for outcome in outcomes:
-            annotations += outcome
-            progress.advance(task, len(outcome))
-    return annotations
+    return work_all(
+        partial(_write_chunk, write),
+        list(zip(indices, names, strict=True)),
+        workers=workers,
+        chunk=_CHUNK,
+        name="drawing",
+        advance=partial(progress.advance, progress.add_task(title, total=len(indices), unit="scenes")),
+    )
 
 
-def _write_chunk(
-    write: Callable[[int, str], _Annotation], chunk: tuple[Sequence[int], Sequence[str]]
-) -> list[_Annotation]:
-    return [write(index, name) for index, name in zip(*chunk, strict=True)]
+def _write_chunk(write: Callable[[int, str], _Annotation], numbered: Sequence[tuple[int, str]]) -> list[_Annotation]:
+    return [write(index, name) for index, name in numbered]
 
 
 def _require_same_classes(train: Scenes, test: Scenes) -> None:

@@ -1,27 +1,25 @@
 """Checks of many files at once: which are empty, which stand in two splits, and whether each decodes."""
 
-import contextlib
 import hashlib
 import os
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 
 from repro.data import images
 from repro.data.errors import LINK_TO_NOTHING, is_broken_link, reason_of
+from repro.data.processes import work_all
 from repro.data.verification.report import Report
-from repro.errors import UserError, shortened
+from repro.errors import shortened
 from repro.progress import ProgressBars
 
-_CHUNK = 32  # images handed to a decoding process at a time: far fewer messages than images, and still even work
-
+_CHUNK = 32  # images handed to a decoding process at a time
 
 _BEGINNING_BYTES = 1 << 12
 """How many of a file's first bytes tell most images of one size apart."""
@@ -188,37 +186,29 @@ def check_decoding(
         UserError: A decoding process was killed.
     """
     task = progress.add_task("decoding", total=len(paths), unit="images")
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    sizes_of = [[sizes.get(path) for path in chunk] for chunk in chunks]
+    inspections = work_all(
+        _inspect_all,
+        [(path, sizes.get(path)) for path in paths],
+        workers=workers,
+        chunk=_CHUNK,
+        name="decoding",
+        advance=partial(progress.advance, task),
+    )
     # What another check could not read would not decode either; one problem for each file is enough.
     unreadable = {problem.path for problem in report.problems if problem.kind == "unreadable"}
     turned = 0
-    with contextlib.ExitStack() as stack:
-        outcomes: Iterable[list[images.Inspection]]
-        if workers > 1 and len(chunks) > 1:
-            # Not forked: the copy would hold whatever state other threads, of torch or of a notebook, are in.
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
-            outcomes = pool.map(_inspect_all, chunks, sizes_of)
-        else:
-            outcomes = map(_inspect_all, chunks, sizes_of)
-        try:
-            for chunk, inspections in zip(chunks, outcomes, strict=True):
-                progress.advance(task, len(chunk))
-                for path, inspection in zip(chunk, inspections, strict=True):
-                    turned += inspection.turned and path not in sizes
-                    if inspection.fault is not None and path not in unreadable:
-                        report.add(inspection.fault.kind, path, inspection.fault.reason)
-        except BrokenProcessPool as error:
-            message = "a decoding process was killed, perhaps for memory"
-            raise UserError(message, mend="repeat with --workers 1") from error
+    for path, inspection in zip(paths, inspections, strict=True):
+        turned += inspection.turned and path not in sizes
+        if inspection.fault is not None and path not in unreadable:
+            report.add(inspection.fault.kind, path, inspection.fault.reason)
     if turned:  # of classified images; those with boxes are turned, as detectron2 turns them
         message = f"{turned} images have an EXIF orientation, which is not applied: they are used as they are stored"
         report.warnings.append(f"{message}, as by torchvision")
 
 
-def _inspect_all(paths: Sequence[str], sizes: Sequence[tuple[int, int] | None]) -> list[images.Inspection]:
-    """Inspects each file: the work of one decoding process for one chunk."""
+def _inspect_all(files: Sequence[tuple[str, tuple[int, int] | None]]) -> list[images.Inspection]:
+    """Inspects each file, of which a path and perhaps a size are given: the work of one decoding process."""
     with warnings.catch_warnings():
         # Pillow warns of odd metadata on the terminal of every process; what matters here is whether pixels come out.
         warnings.simplefilter("ignore")
-        return [images.inspect(path, size) for path, size in zip(paths, sizes, strict=True)]
+        return [images.inspect(path, size) for path, size in files]
