@@ -50,6 +50,7 @@ DAMAGE = (
     KeyError,
     EOFError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

@@ -218,7 +218,7 @@ def _read(folder: Path, path: Path, longest: int) -> _Cutout | None:
             rgba = image.convert("RGBA")
     except Image.DecompressionBombError:  # Pillow does not open pictures of over 178 million pixels
         return None
-    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a broken chunk
+    except Exception as error:  # whatever the file is, each of Pillow's decoders has errors of its own
         message = f"cut-out {folder / path}: not a readable PNG ({error})"
         raise UserError(message, mend="replace or remove it") from error
     alpha = rgba.getchannel("A").point(lambda value: 255 * (value >= 128))

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_samples import BAD_IMAGES, bad_image, write_image
-from PIL import Image
+from PIL import Image, features
 
 from repro.data import images, jpeg
 from repro.errors import UserError
+from repro.scenes.cutouts import Cutouts
 
 
 def test_cmyk_becomes_the_colour_that_was_meant(tmp_path: Path) -> None:
@@ -77,6 +78,20 @@ def test_a_bad_image_is_refused_in_one_line_that_names_it(tmp_path: Path, what: 
     fault = images.inspect(path).fault
     assert fault is not None
     assert fault.kind == kind
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_torn_avif_under_another_name_is_refused_as_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"  # as pages hand them out, whatever they call them
+    image = Image.new("RGBA", (64, 64), (200, 30, 30, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 64, 20))
+    image.save(path, format="AVIF")
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(UserError, match=rf"^{path}: the image cannot be decoded \(Failed to decode"):
+        images.decode(path)
+    assert images.inspect(path).fault
+    with pytest.raises(UserError, match=rf"^cut-out {path}: not a readable PNG \(Failed to decode"):
+        Cutouts(tmp_path, 1, longest=64)
 
 
 def test_a_missing_image_is_refused_by_name(tmp_path: Path) -> None:
