@@ -2,18 +2,19 @@
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from repro.clutter import is_clutter
 from repro.errors import UserError
-from repro.presence import is_folder
+from repro.presence import is_file, is_folder
 from repro.scenes.textures import Bytes, Floats, backdrop, blend, planes, value_noise
 
 _SKIPPED_FOLDERS = frozenset({"symbols", "cartoon"})
@@ -65,8 +66,8 @@ class Cutouts:
         names: The name of each class: the path in the folder, without a file's suffix.
 
     Raises:
-        UserError: The folder is missing, a file cannot be read, or there are fewer cut-outs, or folders with enough of
-            them, than classes.
+        UserError: The folder is missing, a file or a folder in it cannot be read, or there are fewer cut-outs, or
+            folders with enough of them, than classes.
     """
 
     def __init__(self, folder: Path, classes: int, *, longest: int, members: int = 0, held_out: bool = False) -> None:
@@ -187,16 +188,21 @@ def _folders(cutouts: Sequence[_Cutout], least: int) -> dict[str, list[_Cutout]]
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Returns the PNG files that their paths do not rule out, sorted by relative path."""
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() == ".png" and path.is_file())
-    return sorted((path for path in files if not _is_ruled_out(path)), key=Path.as_posix)
+    """Returns the PNG files that their paths do not rule out, sorted by relative path.
 
+    Raises:
+        UserError: A folder cannot be read: without its files, others would be taken.
+    """
 
-def _is_ruled_out(path: Path) -> bool:
-    """Returns whether a relative path is of no cut-out, whatever the file holds."""
-    *folders, name = path.parts
-    left_behind = is_clutter(name) or any(is_clutter(part, folder=True) for part in folders)
-    return left_behind or path.stem.endswith(_DUPLICATE_ENDINGS) or not _SKIPPED_FOLDERS.isdisjoint(folders)
+    def refuse(error: OSError) -> NoReturn:
+        raise UserError(f"cut-outs {error.filename}: {error.strerror}", mend="make it readable or remove it") from error
+
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not is_clutter(name, folder=True)]
+        files += [Path(place, name) for name in names if name.lower().endswith(".png") and not is_clutter(name)]
+    usable = (path for path in files if not path.stem.endswith(_DUPLICATE_ENDINGS) and is_file(path))
+    return sorted((path.relative_to(folder) for path in usable), key=Path.as_posix)
 
 
 def _read(folder: Path, path: Path, longest: int) -> _Cutout | None:

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import itertools
 import os
@@ -65,6 +66,23 @@ def test_a_scene_depends_on_seed_split_and_index_alone() -> None:
     assert again.targets[:30] == scenes.targets
     assert digest(scenes, [7]) != digest(scenes, [8])
     assert digest(scenes, [7]) != digest(Scenes("train", count=30, seed=4), [7])
+
+
+def test_a_folder_of_cut_outs_that_cannot_be_read_is_not_left_out(
+    stamps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def closed(path: str) -> object:
+        if path == f"{stamps}/b":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=rf"^cut-outs {stamps}/b: Permission denied; mend: make it readable"):
+        Scenes("train", count=4, classes=3, cutouts=stamps)
+    (stamps / "b").rename(stamps / "lost+found")  # nobody's cut-outs
+    assert Scenes("train", count=4, classes=3, cutouts=stamps).classes == ("a/disc", "a/wide", "c/d/tall")
 
 
 def test_another_process_draws_the_same_scenes_and_needs_no_torch() -> None:
