@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from repro.data.archives import TORN, blaming, check_md5, locate, preparing, unpack_folder
-from repro.data.downloads import fetch
+from repro.data.archives import TORN, blaming, locate, preparing, unpack_folder
+from repro.data.downloads import obtain
 from repro.data.errors import PathError, reason_of
 from repro.data.folders import FileImages, class_folders, files_below, folder_above
 from repro.data.subsets import Subset, divide
@@ -123,9 +123,7 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
     with preparing(root):
         if is_folder(target):  # another process has made it meanwhile
             return
-        archive = given or fetch(URL, root, ARCHIVES["caltech-101.zip"])
-        if given is not None:
-            check_md5(given, ARCHIVES[given.name])
+        archive = obtain(URL, root, ARCHIVES[given.name if given else "caltech-101.zip"], given)
         with ExitStack() as stack:
             with blaming(archive, target.parent):
                 # As a stream ("r|gz"): each step back in a member of a zip file would begin it anew.

@@ -10,7 +10,7 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from repro.data.archives import blaming, md5_of
+from repro.data.archives import blaming, check_md5, md5_of
 from repro.data.errors import reason_of
 from repro.errors import UserError
 from repro.files import sync_folder
@@ -23,6 +23,25 @@ _CHUNK_BYTES = 1 << 20
 _CUT = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 """What a network raises; any other OSError is the disk's."""
 _ELSEWHERE = "download it elsewhere and give it with --from FILE"
+
+
+def obtain(url: str, folder: Path, md5: str, given: Path | None) -> Path:
+    """Returns a published file, given or downloaded, once it is known to be that one.
+
+    Args:
+        url: Where it is published.
+        folder: The folder that it is downloaded to.
+        md5: The published file's MD5, 32 hex digits.
+        given: The file that a person gave; None: download it.
+
+    Raises:
+        UserError: It is another file or cannot be read, or as `fetch` does.
+    """
+    if given is None:
+        return fetch(url, folder, md5)
+    with doing(f"{given.name}: checksum"):
+        check_md5(given, md5)
+    return given
 
 
 def fetch(url: str, folder: Path, md5: str) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repro.data.archives import blaming, check_md5, locate_all, md5_of, preparing, unpack_folder
-from repro.data.downloads import fetch
+from repro.data.downloads import obtain
 from repro.data.errors import PathError
 from repro.data.folders import FileImages, folder_above, image_files
 from repro.data.subsets import Subset, apportion, divide, sizes
@@ -123,9 +123,7 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
     paths = locate_all(archives, {name: urls[name] for name in pending()}, "flowers102") if archives else {}
     with preparing(root):
         for name in pending():
-            source = paths[name] if archives else fetch(urls[name], root, checksums[name])
-            if archives:
-                check_md5(source, checksums[name])
+            source = obtain(urls[name], root, checksums[name], paths.get(name))
             with blaming(source, base):
                 if name == ARCHIVE:
                     with tarfile.open(source, "r|gz") as archive:

@@ -14,14 +14,13 @@ from repro.data.annotations import coco, voc
 from repro.data.annotations.findings import Survey
 from repro.data.archives import (
     blaming,
-    check_md5,
     has_all,
     locate_all,
     open_member,
     preparing,
     write_member_atomically,
 )
-from repro.data.downloads import fetch
+from repro.data.downloads import obtain
 from repro.data.folders import folder_above
 from repro.errors import UserError
 from repro.progress import BYTES, ProgressBars, doing
@@ -134,20 +133,11 @@ def _prepare(
     located = locate_all(given, names, dataset) if given else {}
     with preparing(root):
         # All checksums before the first member is written: a foreign archive must not leave half a data set.
-        paths = {archive: _checked(archive, root, located.get(archive.name)) for archive in archives}
+        paths = {archive: obtain(archive.url, root, archive.md5, located.get(archive.name)) for archive in archives}
         for archive, path in paths.items():
             with blaming(path, root), _members(path, archive) as members:
                 _unpack_all(members, above, archive.name)
         os.sync()  # 10^5 small files: flushing each of them would take longer than unpacking
-
-
-def _checked(archive: Archive, root: Path, given: Path | None) -> Path:
-    """Returns the path of a published archive, given or downloaded; raises a UserError for another one."""
-    if given is None:
-        return fetch(archive.url, root, archive.md5)
-    with doing(f"{archive.name}: checksum"):
-        check_md5(given, archive.md5)
-    return given
 
 
 def _is_whole(survey_root: Callable[[Path], Survey], root: Path, expected: Mapping[str, int]) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from scene_samples import copied
 from training_samples import files_below, refused, salmask
 
+from repro.data import downloads
 from repro.data.annotations import archives as detection_archives
 from repro.data.annotations import coco, voc
 from repro.data.annotations.archives import COCO_ARCHIVES, VOC_ARCHIVES, Archive
@@ -92,7 +93,7 @@ def test_what_is_whole_needs_no_archive(
     def download(*_: object) -> None:
         raise UserError("it is downloaded")
 
-    monkeypatch.setattr(detection_archives, "fetch", download)
+    monkeypatch.setattr(downloads, "fetch", download)
     module, source = {"voc07+12": (voc, voc_kit), "coco": (coco, coco_folder)}[dataset]
     monkeypatch.setattr(module, "EXPECTED", module.survey_root(source).images)
     root = copied(source, tmp_path / "root")

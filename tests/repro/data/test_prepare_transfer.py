@@ -247,7 +247,7 @@ def test_a_download_is_unpacked_like_a_given_archive(
         fetched.append((url, md5))
         return downloads / url.rpartition("/")[2]
 
-    monkeypatch.setattr(caltech, "fetch", download)
+    monkeypatch.setattr("repro.data.downloads.fetch", download)
     prepare_caltech101([], tmp_path / "root")
     assert fetched == [(caltech.URL, caltech.ARCHIVES["caltech-101.zip"])]
     assert sizes(caltech.open_pool(tmp_path / "root")) == [33, 31, 36]
