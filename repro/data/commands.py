@@ -183,7 +183,8 @@ def prepare(
 ) -> None:
     """Unpack what a data set needs from its archives; can be stopped and repeated.
 
-    Checksums are those that torchvision knows. Without --from, what needs no account is downloaded.
+    Without --from, what needs no account is downloaded. Archives are compared with their published checksums, except
+    ImageNet's, which are too long for that: `salmask data verify` decodes their images.
 
     Example: salmask data prepare imagenet100 --from ~/downloads --root /data/imagenet100
     """
