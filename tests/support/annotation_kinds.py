@@ -61,7 +61,10 @@ VOC_KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no size": (object_of_voc("<size>(.|\n)*?</size>", ""), "<size><width> is missing; <size><height> is missing"),
     "another encoding": (object_of_voc("^", '<?xml version="1.0" encoding="klingon"?>'), "broken XML"),
     "all difficult": (all_difficult, "every object of test is difficult"),
-    "a blank line in a list": (list_of_voc(lambda names: [names[0], "", *names[1:]]), ""),
+    "a list with a byte order mark and a blank line": (
+        list_of_voc(lambda names: ["\ufeff" + names[0], "", *names[1:]]),
+        "",
+    ),
     "a name twice in a list": (list_of_voc(lambda names: [*names, names[0]]), "lists images more than once: 1 ("),
     "a name twice in a training list": (
         list_of_voc(lambda names: [*names, names[0]], "trainval"),

@@ -255,7 +255,8 @@ def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
     """
     path = folder / f"VOC{image_set.year}" / "ImageSets" / "Main" / f"{image_set.split}.txt"
     try:
-        lines = content_of(path, missing="the list of images is missing").decode().split("\n")
+        # With the mark that some editors put before a text: by it the first name would be that of no image.
+        lines = content_of(path, missing="the list of images is missing").decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise BrokenFileError(path, "cannot be read as text") from error
     ids = tuple(line.strip() for line in lines if line.strip())
