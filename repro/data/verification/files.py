@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ class File:
 
 
 def stat_all(report: Report, split: str, paths: Iterable[str], labels: Iterable[str] = repeat("")) -> Iterator[File]:
-    """Yields the files of a split; those that cannot be looked at are reported instead.
+    """Yields the files of a split; what is none, or cannot be looked at, is reported instead.
 
     Args:
         report: The report that gets the problems.
@@ -58,8 +59,11 @@ def stat_all(report: Report, split: str, paths: Iterable[str], labels: Iterable[
             status = os.stat(path)  # noqa: PTH116  # a Path for each of 10^5 files costs more than the stat
         except OSError as error:
             report.add("unreadable", path, LINK_TO_NOTHING if is_broken_link(path) else reason_of(error))
-        else:
+            continue
+        if stat.S_ISREG(status.st_mode):
             yield File(split, path, status.st_size, (status.st_dev, status.st_ino), label)
+        else:
+            report.add("unreadable", path, "no regular file")
 
 
 def check_files(

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,13 @@ def test_a_broken_link_is_named_as_one(folder_root: Path) -> None:
     assert (problem.path, problem.message) == (str(link), "a link to nothing")
     with pytest.raises(UserError, match=rf"^{link}: a link to nothing; mend: remove it$"):
         FolderImages(folder_root, "train").fingerprint()
+
+
+def test_a_pipe_is_no_empty_image(folder_root: Path) -> None:
+    os.mkfifo(folder_root / "train/ant/pipe.png")
+    (problem,) = verify("folder", folder_root, workers=1).problems
+    assert (problem.kind, problem.path) == ("unreadable", str(folder_root / "train/ant/pipe.png"))
+    assert problem.message == "no regular file"
 
 
 @pytest.mark.parametrize("target", ["again", "..", "../zebra"])
