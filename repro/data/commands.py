@@ -13,7 +13,7 @@ from rich.text import Text
 from repro.console import completion
 from repro.cores import usable_cores
 from repro.data.catalogue import DATASETS, Dataset, find_dataset, open_images
-from repro.data.pixel_cache import cache_root
+from repro.data.pixel_cache import LONGEST_SIDE, cache_root
 from repro.data.pixel_cache_writer import cache_images
 from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
 from repro.data.verification.checks import verify as verify_dataset
@@ -116,7 +116,9 @@ def cache(
         ),
     ] = None,
     *,
-    side: Annotated[int, typer.Option(min=32, help="Short side of the decoded images in pixels.")] = 256,
+    side: Annotated[
+        int, typer.Option(min=32, max=LONGEST_SIDE, help="Short side of the decoded images in pixels.")
+    ] = 256,
     root: Root = None,
     to: Annotated[
         Path | None,

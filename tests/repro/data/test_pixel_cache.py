@@ -315,6 +315,12 @@ def test_the_command_says_the_size_first_and_what_it_did_as_json(data: Path, tmp
     assert "to be written" not in again.err
 
 
+def test_a_side_that_no_image_has_is_refused_and_not_cached(data: Path, tmp_path: Path) -> None:
+    words = ("data", "cache", "folder", "--side", str(10**20), "--root", str(data), "--to", str(tmp_path / "caches"))
+    assert "65535" in refused(*words)
+    assert not (tmp_path / "caches").exists()
+
+
 def test_annotated_images_cannot_be_cached(tmp_path: Path) -> None:
     (tmp_path / "VOCdevkit").mkdir()
     (tmp_path / "VOCdevkit" / "x").touch()
