@@ -118,8 +118,7 @@ def _receive(url: str, file: IO[bytes], tell: Callable[[int, int | None], None])
         if response.status != HTTPStatus.PARTIAL_CONTENT:  # it sends all of it
             file.truncate(0)
             file.seek(0)
-        length = response.headers["Content-Length"]
-        total = None if length is None else file.tell() + int(length)
+        total = None if response.length is None else file.tell() + response.length
         while chunk := response.read(_CHUNK_BYTES):
             file.write(chunk)
             tell(file.tell(), total)

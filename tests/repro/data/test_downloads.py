@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[str | None] = []
         self.bytes_a_connection = len(CONTENT)
         self.ranges, self.silent, self.ended = True, False, threading.Event()
+        self.length: str | None = None  # which it says; None: the right one
 
     @property
     def url(self) -> str:
@@ -46,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if self.server.ranges else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("Content-Length", self.server.length or str(len(CONTENT) - start))
         self.end_headers()
         self.wfile.write(CONTENT[start : start + self.server.bytes_a_connection])
 
@@ -72,6 +73,12 @@ def test_a_download_that_is_cut_goes_on(server: Server, tmp_path: Path) -> None:
     assert list((tmp_path / "new").iterdir()) == [path]
     fetch(server.url, tmp_path / "new", MD5)
     assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("length", ["many", "-1"])
+def test_a_length_that_is_none_is_as_if_the_server_said_nothing(server: Server, tmp_path: Path, length: str) -> None:
+    server.length = length
+    assert fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("there", [4000, len(CONTENT)])
