@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from repro.errors import UserError, one_line
+from repro.errors import UserError, memory_shortage, one_line
 from repro.lazy_commands import LazyCommand, lazy_app
 from repro.terminal import say
 from repro.usage import UsageError, as_user_error, shows_help
@@ -366,6 +366,8 @@ def _carry_out() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
+        if shortage := memory_shortage(error):
+            _end(f"salmask: {shortage}", 1)
         with tempfile.NamedTemporaryFile("wb", prefix="salmask-", suffix=".txt", delete=False) as file:
             # A name in it may be no UTF-8, and is then told byte by byte.
             file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))

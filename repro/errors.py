@@ -52,6 +52,17 @@ def one_line(error: BaseException) -> str:
     return visible(" ".join(text.split())) or type(error).__name__
 
 
+def memory_shortage(error: BaseException) -> str:
+    """Returns what is wrong, and the mend, where an error means that memory was full; empty for any other."""
+    text = one_line(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which nobody who prints errors should wait for
+        mend = "a smaller batch, the same batch on more GPUs (torchrun), or a GPU with more memory"
+        return with_mend(f"the GPU's memory was full ({text.partition('. ')[0]})", mend)
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:  # the latter: a RuntimeError of torch's
+        return with_mend(f"main memory was full ({text})", "a smaller batch, fewer machine.workers, or more memory")
+    return ""
+
+
 LONGEST_LIST = 20
 """Names that a message lists at most."""
 

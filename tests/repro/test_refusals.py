@@ -4,9 +4,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from training_samples import files_below, refused, tiny, with_random_backbone, words
 
 from repro import cli
@@ -97,21 +99,45 @@ def test_ctrl_c_while_python_ends_the_process_is_no_traceback() -> None:
     assert (process.returncode, errors) == (130, b"")
 
 
-def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(**_: object) -> None:
-        raise KeyError("weight")
+@pytest.fixture
+def ended_by(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Exception], str]:
+    """Returns the one line in which the command ends, with status 1, by an error."""
 
-    monkeypatch.setattr(cli, "app", fail)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert ended.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    def line_of(error: Exception) -> str:
+        def fail(**_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "app", fail)
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert ended.value.code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return line_of
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "the GPU's memory was full (CUDA out"),
+        (MemoryError(), "main memory was full"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "main memory was full"),
+    ],
+)
+def test_full_memory_is_no_fault_of_our_own(ended_by: Callable[[Exception], str], error: Exception, what: str) -> None:
+    line = ended_by(error)
+    assert line.startswith(f"salmask: {what}")
+    assert "mend: a smaller batch" in line
+    assert "report" not in line
+
+
+def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(ended_by: Callable[[Exception], str]) -> None:
+    line = ended_by(KeyError("weight"))
     assert line.startswith("salmask: a fault of salmask's own, KeyError: 'weight'; please report it with ")
     kept = Path(line.split("report it with ")[1].split(", its")[0])
     text = kept.read_text()
