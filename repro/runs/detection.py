@@ -61,7 +61,7 @@ class DetectionSettings:
     high_pass_input: bool = False  # whether backbones trained on high-passed images see such here too
     batch: int = 0  # images a step over all devices; 0: two for each device, 16 at most
     iterations: int = 0  # steps; 0: the schedule's, scaled to the batch
-    base_lr: float = 0.02  # of a batch of 16; scaled to the batch
+    base_lr: float = 0.02  # learning rate of a batch of 16; scaled to the batch
     min_size: int = 0  # short side in pixels, for training and test; 0: the protocol's
     rois: int = 0  # regions of an image that the heads are trained on; 0: 512
     scene_objects: int = 3  # the most objects on a built-in scene

@@ -83,7 +83,7 @@ class ProbeSettings:
     epochs: int = 100  # passes over the training images
     batch: int = 256  # images a step
     lr: float = 30.0  # at the start; a tenth of it from 60 % of the epochs on, a hundredth from 80 %
-    momentum: float = 0.9  # of SGD
+    momentum: float = 0.9  # momentum of SGD
     weight_decay: float = 0.0  # L2 penalty
     lr_grid: tuple[float, ...] = ()  # a classifier for each, instead of `lr`; the best on the scored images counts
     splits: int = 3  # drawn splits that a number is the mean of, where the data set has none of its own
@@ -119,11 +119,11 @@ def metric_without_rate(name: str) -> str:
 class LogisticSettings:
     """L2 logistic regression on pooled features, protocol `logreg-v1` (Kornblith et al. 2019, appendix A.4)."""
 
-    l2_low: float = 1e-6  # of the grid of regularisation weights, evenly spaced by their logarithms
-    l2_high: float = 1e5  # the other end of the grid
+    l2_low: float = 1e-6  # smallest regularisation weight of the grid, which is evenly spaced by logarithms
+    l2_high: float = 1e5  # largest regularisation weight of the grid
     values: int = 45  # how many weights the grid has
-    iterations: int = 1000  # of L-BFGS for each value
-    splits: int = 3  # as of `ProbeSettings`
+    iterations: int = 1000  # iterations of L-BFGS for each value
+    splits: int = 3  # random splits, as in `probe.splits`
 
     def protocol(self, dataset: str) -> EvaluationProtocol:
         """Returns the protocol on a data set, with its departures."""
@@ -135,7 +135,7 @@ class KnnSettings:
     """Weighted nearest neighbours on pooled features, protocol `knn-v1` (Wu et al. 2018, section 3.4)."""
 
     neighbours: tuple[int, ...] = (20, 200)  # one protocol for each
-    temperature: float = 0.07  # that similarities are divided by before they weigh votes
+    temperature: float = 0.07  # similarities are divided by it before they weigh votes
 
     def __post_init__(self) -> None:
         """Turns `neighbours` into a tuple of whole numbers; YAML knows lists only."""
@@ -161,7 +161,7 @@ class FinetuneSettings:
 
     epochs: int = 0  # 0: 30, and 60 with one percent of the labels
     batch: int = 256  # images a step
-    lr: float = 0.05  # of a batch of 256; scaled to the batch
+    lr: float = 0.05  # learning rate of a batch of 256; scaled to the batch
     momentum: float = 0.9  # Nesterov's
     weight_decay: float = 0.0  # L2 penalty
 

@@ -70,7 +70,7 @@ class ScenesSettings:
     size: int = 96  # side of a scene in pixels
     train_count: int = 1024  # scenes to learn from
     val_count: int = 512  # scenes to be measured on
-    seed: int = 0  # of the drawing; seeds of the run leave the data as it is
+    seed: int = 0  # random seed of the drawing; the run's own seed does not change the data
     # Textures that all scenes' grounds are pieces of; 0: each scene has a texture that no other has.
     grounds: int = added(0, absent=0)
     context: float = added(0.0, absent=0.0)  # the probability that a scene's ground is one of its class's own
@@ -112,17 +112,17 @@ class AugmentationSettings:
     crop_scale_min: float = 0.2  # smallest share of the image's area in a crop; the largest is all of it
     interpolation: Interpolation = added(Interpolation.bilinear, absent=Interpolation.bilinear)
     resizer: Resizer = added(Resizer.pil, absent=Resizer.pil)
-    brightness: float = 0.4  # a factor is drawn up to so far from 1
-    contrast: float = 0.4  # likewise
-    saturation: float = 0.4  # likewise
+    brightness: float = 0.4  # largest change of the factor from 1, in either direction
+    contrast: float = 0.4  # the same
+    saturation: float = 0.4  # the same
     hue: float = 0.1  # largest turn of the hues, either way, as a share of the colour circle
-    jitter_probability: float = 0.8  # that a view's brightness, contrast, saturation and hue are changed
-    grey_probability: float = 0.2  # that a view loses its colours
-    blur_probability: float = 0.5  # that a view is blurred
-    blur_sigma_min: float = 0.1  # of the blur's Gaussian, in pixels of the view; drawn between the two
-    blur_sigma_max: float = 2.0  # the largest one
-    flip_probability: float = 0.5  # that a view is mirrored, left to right
-    blur: Blur = added(Blur.gaussian, absent=Blur.gaussian)  # of `backend=device`
+    jitter_probability: float = 0.8  # probability that a view's brightness, contrast, saturation and hue change
+    grey_probability: float = 0.2  # probability that a view becomes grey
+    blur_probability: float = 0.5  # probability that a view is blurred
+    blur_sigma_min: float = 0.1  # smallest standard deviation of the blur, in pixels of the view; drawn uniformly
+    blur_sigma_max: float = 2.0  # largest standard deviation of the blur
+    flip_probability: float = 0.5  # probability that a view is mirrored, left to right
+    blur: Blur = added(Blur.gaussian, absent=Blur.gaussian)  # kind of blur with `backend=device`
 
     @property
     def blur_taps(self) -> int:
@@ -138,11 +138,11 @@ class LocalizerSettings:
     # Of torchvision's ResNet-50; "random"; or the path of a checkpoint, for which its content counts.
     weights: str = field(default="IMAGENET1K_V2", metadata={"unless": "sha256"})
     relax: float = 0.6  # foreground: activation >= mean - relax * std
-    sha256: str = added("", absent="")  # of the checkpoint, see `repro.runs.reading.pinned`
+    sha256: str = added("", absent="")  # hash of the checkpoint, see `repro.runs.reading.pinned`
     map: MapOf = added(MapOf.view, absent=MapOf.view)
-    source: str = added("network", absent="network")  # of foreground, see `repro.runs.saliency_sources`
-    hard_negative_source: str = added("", absent="")  # of what hard negatives are masked by; empty: the same
-    image_side: int = added(256, absent=256)  # of whole images, in pixels: see `salmask bench saliency agreement`
+    source: str = added("network", absent="network")  # of the foreground; docs/saliency.md lists all
+    hard_negative_source: str = added("", absent="")  # of the hard negatives' foreground; empty: the same
+    image_side: int = added(256, absent=256)  # side of whole images in pixels: see `salmask bench saliency agreement`
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,13 @@ class MaskingSettings:
     branch: Branch = Branch.query
     hard_negative: bool = True  # whether a copy of the key that loses much of its object is a negative
     ratio_min: float = 0.05  # share of a view's patches that is masked; drawn for each image between the two
-    ratio_max: float = 0.25  # the largest share
+    ratio_max: float = 0.25  # the largest share of a view
     hard_ratio_min: float = 0.4  # share of the foreground's patches that a hard negative loses; drawn likewise
-    hard_ratio_max: float = 0.7  # the largest share
-    focal_probability: float = 0.2  # high-pass only, as are the next two
-    spatial_share: float = 0.3  # of what is not focal; the rest is channel-wise
-    noise_std: float = 0.18  # of the noise in high-passed patches, in standard deviations of the normalised image
-    hard_noise_std: float = 0.14  # the same in a hard negative
+    hard_ratio_max: float = 0.7  # the largest share of the foreground
+    focal_probability: float = 0.2  # share of focal masks, which ignore saliency; high-pass only, as are the next four
+    spatial_share: float = 0.3  # share of spatial masks among those that are not focal; the rest is channel-wise
+    noise_std: float = 0.18  # standard deviation of the noise in masked patches, in units of the normalised image
+    hard_noise_std: float = 0.14  # the same, in a hard negative
     noise_area: NoiseArea = added(NoiseArea.view, absent=NoiseArea.view)
 
 
@@ -202,7 +202,7 @@ class EncoderSettings:
     """The network that is trained."""
 
     arch: str = size("resnet50", _is_shallower)  # a ResNet of torchvision
-    dim: int = 128  # of the embedding
+    dim: int = 128  # dimensions of the embedding
     # Base planes: of the stem and the first stage, doubled at each further one; 64 is torchvision's network.
     width: int = added(64, absent=64, smaller=operator.lt)
 
@@ -218,7 +218,7 @@ class MocoSettings:
 
     momentum: float = 0.999  # share of the key encoder that a step leaves as it was
     queue: int = size(65536)  # keys of earlier batches, which are the negatives
-    temperature: float = 0.2  # that similarities are divided by
+    temperature: float = 0.2  # similarities are divided by it
     hard_negative_weight: float = 2.0  # the paper's rho
     bn_splits: int = 4  # batch-norm groups of one global batch: 4 x 32, as on the paper's 4 GPUs
 
@@ -230,7 +230,7 @@ class SimclrSettings:
     Batch norm is synchronised over devices: its groups are whole global batches, one for each view.
     """
 
-    temperature: float = 0.2  # that similarities are divided by
+    temperature: float = 0.2  # similarities are divided by it
     hard_negative_weight: float = 2.0  # rho, as on MoCo; it weighs more among 510 negatives than among 65,536
     hard_negative_anchor: Anchor = Anchor.query
     hard_negative_stopgrad: bool = False  # whether no gradient flows through the hard negative's embedding
@@ -254,13 +254,13 @@ class AdiosSettings:
     - `mocov2+adios` follows no script, as there is none: MoCo v2's batch 128, SGD at 0.015 and views, no warm-up.
     """
 
-    masks: int = 4  # that the occlusion network draws of an image; together they cover it
+    masks: int = 4  # masks that the occlusion network draws of an image; together they cover it
     single: bool = True  # one random mask for each image and step (ADIOS-s); otherwise all of them (ADIOS)
-    base_filters: int = 8  # of the occlusion network, a U-Net
+    base_filters: int = 8  # filters of the occlusion network's first stage, a U-Net
     norm: Norm = Norm.group
-    lr: float = 0.49876  # of the occlusion network
-    momentum: float = 0.9  # of its optimiser
-    weight_decay: float = 1e-4  # of its optimiser
+    lr: float = 0.49876  # learning rate of the occlusion network
+    momentum: float = 0.9  # momentum of its optimiser
+    weight_decay: float = 1e-4  # L2 penalty in its optimiser
     alpha_sparsity: float = 0.75  # penalty on masks that hide nothing or everything
     alpha_entropy: float = 0.0  # weight of the entropy over the masks' sizes
 
@@ -270,16 +270,16 @@ class OptimizationSettings:
     """How the encoder is optimised."""
 
     epochs: int = size(200)  # passes over the training images
-    batch: int = size(128)  # over all devices
+    batch: int = size(128)  # images a step, over all devices
     lr: float = 0.015  # highest learning rate, as it is: not scaled by the batch
-    momentum: float = 0.9  # of the optimiser
+    momentum: float = 0.9  # momentum of the optimiser
     weight_decay: float = 1e-4  # L2 penalty in the optimiser
     precision: Precision = Precision.fp32  # fp32: on a GPU with convolutions in TF32, which is torch's default
     optimizer: Optimizer = added(Optimizer.sgd, absent=Optimizer.sgd)
     lars_eta: float = added(0.02, absent=0.02)  # trust coefficient (solo-learn)
     schedule: Schedule = added(Schedule.cosine, absent=Schedule.cosine)
-    step_share: float = added(0.3, absent=0.3)  # of the epochs between two steps of `steps`
-    warmup_share: float = added(0.0, absent=0.0)  # of the epochs, over which the rate rises linearly
+    step_share: float = added(0.3, absent=0.3)  # share of the epochs between two steps of `schedule=steps`
+    warmup_share: float = added(0.0, absent=0.0)  # share of the epochs in which the learning rate rises linearly
     interval: Interval = added(Interval.epoch, absent=Interval.epoch)
 
 
@@ -299,18 +299,18 @@ class MachineSettings:
     That is so on one kind of device. What each attempt had stands in its entry of `provenance.json`.
     """
 
-    data_root: str = ""  # of the data set; empty: $SALMASK_DATA or ~/.config/salmask/data.yaml
+    data_root: str = ""  # root of the data set; empty: $SALMASK_DATA or ~/.config/salmask/data.yaml
     device: str = "auto"  # "auto", "cpu" or "cuda"
     workers: int = 4  # decoding processes for each device
     data_cache: str = ""  # folder of decoded images; empty: $SALMASK_CACHE/pixels, or the user's cache folder
-    log_every: int = 20  # steps
-    checkpoint_every: int = 500  # steps; the end of an epoch is always kept
+    log_every: int = 20  # steps between two log lines
+    checkpoint_every: int = 500  # steps between two checkpoints; the end of an epoch is always kept
     monitor_images: int = 256  # images that are looked at after each epoch, at most a quarter of all; 0: none
     on_collapse: OnCollapse = OnCollapse.warn  # weights that explode, features that collapse: said, or the run's end
-    channels_last: bool = False  # images and features lie in memory as NHWC; rounds otherwise
-    compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds otherwise
+    channels_last: bool = False  # images and features lie in memory as NHWC; rounds differently
+    compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds differently
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph
-    filter_library: FilterLibrary = FilterLibrary.torch  # of masking on a CPU; cv2 is faster, and rounds otherwise
+    filter_library: FilterLibrary = FilterLibrary.torch  # for masking on a CPU; cv2 is faster, and rounds differently
     wandb: bool = False  # also writes a pretraining's scalars for Weights & Biases, off-line unless $WANDB_MODE=online
     resident: bool = False  # the training images lie in the device's memory, and views are cropped there
 
@@ -323,9 +323,9 @@ class RunSettings:
     importing what it is called by.
     """
 
-    method: str = outside_identity("mocov2")  # a name; what it means stands in the other fields
+    method: str = outside_identity("mocov2")  # name of the method; the other settings say what it is
     framework: Framework = Framework.mocov2
-    seed: int = 0  # of weights, order and views
+    seed: int = 0  # random seed of initial weights, order of images, and views
     data: DataSettings = field(default_factory=DataSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     localizer: LocalizerSettings = field(default_factory=LocalizerSettings)
