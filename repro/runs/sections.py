@@ -140,8 +140,8 @@ class LocalizerSettings:
     relax: float = 0.6  # foreground: activation >= mean - relax * std
     sha256: str = added("", absent="")  # hash of the checkpoint, see `repro.runs.reading.pinned`
     map: MapOf = added(MapOf.view, absent=MapOf.view)
-    source: str = added("network", absent="network")  # of the foreground; docs/saliency.md lists all
-    hard_negative_source: str = added("", absent="")  # of the hard negatives' foreground; empty: the same
+    source: str = added("network", absent="network")  # where the foreground comes from; docs/saliency.md lists all
+    hard_negative_source: str = added("", absent="")  # the same for hard negatives; empty: as `source`
     image_side: int = added(256, absent=256)  # side of whole images in pixels: see `salmask bench saliency agreement`
 
 
