@@ -268,7 +268,7 @@ def test_a_group_of_commands_has_an_example_too() -> None:
 
 def test_the_help_breaks_no_line_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    (status,) = [line for line in salmask("--help").out.splitlines() if "Status at the end: 0 done" in line]
+    (status,) = [line for line in salmask("--help").out.splitlines() if "Exit status: 0 done" in line]
     assert "Slurm had no room for all" in status
     monkeypatch.setenv("COLUMNS", "60")
     assert "--budget-gpu-hours" in salmask("sweep", "--help").out
