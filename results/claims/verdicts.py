@@ -240,8 +240,14 @@ def outcome_of(comparison: Comparison, p: float | None) -> str:
 
 
 def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Returns how many verdicts come to each of `OUTCOMES`, in their order, zeros included."""
-    return {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in OUTCOMES}
+    """Returns how many verdicts come to each of `OUTCOMES`, in their order, zeros included.
+
+    Of what was not run the questions are counted, and those that no column answers: one that a column answers was run,
+    in however many others it was not.
+    """
+    answered = {verdict.question for verdict in verdicts if verdict.outcome != NOT_RUN}
+    counts = {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in OUTCOMES}
+    return counts | {NOT_RUN: len({verdict.question for verdict in verdicts} - answered)}
 
 
 def method_note(verdicts: Sequence[Verdict]) -> str:

@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from places import REPRODUCED
+from places import EXAMPLES, REPRODUCED
 from training_samples import refused, salmask
 
 from repro.runs.records import append, read
 from results.claims.families import FamilyVerdict
 from results.claims.verdict_tables import letters
-from results.paper.paper_claims import families
+from results.claims.verdicts import NOT_RUN, count, judge
+from results.collection.collect import collect
+from results.paper.paper_claims import families, questions
 from results.statistics.paired import paired
 
 RECORDED = REPRODUCED / "cpu-112px"
@@ -126,3 +128,11 @@ def test_the_evaluation_is_one_that_gives_the_measure(runs: Path, tmp_path: Path
         append(results, [row for row in rows if row.task != "linear" or row.metric == "top1"])
     top5 = comparisons(tmp_path / "runs", "--metric", "top5")
     assert {(row["metric"], row["protocol"]) for row in top5} == {("top5", "logreg-v1")}
+
+
+def test_a_question_that_one_column_answers_was_run() -> None:
+    """Runs of another fidelity have a column of their own, in which the same questions were "not run" once more."""
+    verdicts = judge(collect([EXAMPLES / "study" / "runs"]), task="logistic")
+    counts = count(verdicts)
+    assert sum(counts.values()) == len(questions()) < len(verdicts)
+    assert counts[NOT_RUN] == len(questions()) - 16
