@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
-from repro.backbones.facts import input_filter_beside
+from repro.backbones.facts import input_filter_beside, input_filter_of_run
 from repro.backbones.foreign import TOP, ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
 from repro.distributed import seeded_weights
@@ -92,10 +92,10 @@ def adopt(
     wanted = build([settings])
     width = wanted.encoder.width
     foreign = untrained(arch, wanted.seed, width) if fresh else read_foreign(path, arch, prefix, width)
-    own_filter = foreign.input_filter or (None if fresh else input_filter_beside(path, foreign.state))
+    own_filter = foreign.input_filter or (None if fresh else _filter_on_record(path, foreign))
     imported = {
         "weights": weights_digest(foreign.state),
-        # A backbone of our own, exported or not, says itself what it was trained on, which wins over the option.
+        # Of weights of our own it is on record what they were trained on, which wins over the option.
         "input_filter": own_filter or input_filter,
         "origin": RANDOM if fresh else str(path.resolve()),
     }
@@ -108,6 +108,11 @@ def adopt(
         check(run)
         _fill(folder, run, foreign, path)
     return run, folder
+
+
+def _filter_on_record(path: Path, foreign: ForeignBackbone) -> InputFilter | None:
+    """Returns what weights of our own were trained on, by what lies beside them; None of those of others."""
+    return input_filter_beside(path, foreign.state) or input_filter_of_run(path, foreign.run_id)
 
 
 def _external_run(

@@ -1,5 +1,6 @@
-"""What an export says of its weights, in a file beside them, and how it is read back."""
+"""What lies beside weights of ours and says what they are: the file of an export, or the run's folder."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,14 @@ from pathlib import Path
 from torch import Tensor
 
 from repro.backbones.checkpoint import weights_digest
+from repro.errors import UserError
 from repro.presence import is_file
 from repro.runs.choices import InputFilter
+from repro.runs.folder import RunFolder
 from repro.runs.schemas import EXPORT
 
+_RUN_ID = re.compile(r"[0-9a-f]{10}")
+"""How an id of ours looks, which tells it from those that other libraries write under this name."""
 FACTS_FILE = "salmask.json"
 """Name of the file of `Facts`; that it is there is what tells an export from any other folder."""
 
@@ -73,3 +78,30 @@ def input_filter_beside(weights: Path, state: Mapping[str, Tensor]) -> InputFilt
         return None
     facts = EXPORT.read(path)
     return InputFilter(facts["input_filter"]) if facts["sha256"] == weights_digest(state) else None
+
+
+def input_filter_of_run(checkpoint: Path, run_id: str) -> InputFilter | None:
+    """Returns what the network of a checkpoint of ours was trained on, by the run's folder that it lies in.
+
+    A `backbone.pth` says so itself; a checkpoint that a training goes on from says only whose it is.
+
+    Args:
+        checkpoint: File that the weights were read from.
+        run_id: The run that it says that it is of; empty where it says nothing.
+
+    Returns:
+        The filter; None where the file is of no run of ours.
+
+    Raises:
+        UserError: It is of one, and lies in no folder of that run.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        return None
+    for parent in checkpoint.resolve().parents:
+        folder = RunFolder(parent)
+        if is_file(folder.run_yaml) and (run := folder.load()).id == run_id:
+            return run.input_filter
+    raise UserError(
+        f"{checkpoint} is a checkpoint of run {run_id}, and lies in no folder of it, which tells what it must see",
+        mend="name it where it was written, or give the run's backbone.pth",
+    )

@@ -42,12 +42,14 @@ class ForeignBackbone:
         prefix: What the full names of its tensors in the file began with.
         left_out: Full names of the tensors that are no part of the backbone: head, queue, momentum encoder, ...
         input_filter: What the file says that the network was trained on; empty where it says nothing.
+        run_id: The run that the file says that it is of; empty where it says nothing.
     """
 
     state: State
     prefix: str
     left_out: tuple[str, ...]
     input_filter: str = ""
+    run_id: str = ""
 
     @property
     def parts_left_out(self) -> str:
@@ -113,6 +115,7 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
         network.prefix,
         tuple(name for name in file.tensors if name not in used),
         file.facts.get("input_filter", ""),
+        file.facts.get("run_id", ""),
     )
 
 

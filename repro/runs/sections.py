@@ -355,6 +355,13 @@ class RunSettings:
         return self.masks and self.masking.guidance is Guidance.saliency
 
     @property
+    def input_filter(self) -> InputFilter:
+        """What the network sees of an image, in training and ever after."""
+        if self.framework is Framework.external:
+            return self.imported.input_filter
+        return InputFilter.high_pass if self.masking.strategy is Strategy.high_pass else InputFilter.none
+
+    @property
     def saliency_sources(self) -> tuple[SaliencySource, SaliencySource]:
         """Where the foreground of masked views and that of hard negatives comes from."""
         source = SaliencySource.parse(self.localizer.source)

@@ -21,7 +21,7 @@ from repro.files import write_json
 from repro.presence import exists
 from repro.progress import OPENING
 from repro.runs.cautions import queue_caution
-from repro.runs.choices import InputFilter, Precision, Strategy
+from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
 from repro.runs.reading import FOLDERS, flat
@@ -116,13 +116,12 @@ def _train(
 
 def _save_encoder(run: Run, folder: RunFolder, encoder: nn.Module) -> None:
     """Writes the encoder of a run as its `backbone.pth`."""
-    high_passed = run.masking.strategy is Strategy.high_pass
     save_backbone(
         folder.backbone,
         encoder.state_dict(),
         arch=run.encoder.arch,
         width=run.encoder.width,
-        input_filter=InputFilter.high_pass if high_passed else InputFilter.none,
+        input_filter=run.input_filter,
         run_id=run.id,
     )
 

@@ -10,7 +10,7 @@ import torch
 from json_rows import read_rows
 from torch import Tensor
 from torchvision.models import get_model
-from training_samples import CPU, files_below, refused, salmask, tiny, with_random_backbone
+from training_samples import CPU, OURS, files_below, refused, salmask, tiny, with_random_backbone
 from transfer_samples import make_caltech, make_flowers
 
 from downstream.commands import TABLE1, evaluations
@@ -349,6 +349,21 @@ def test_our_own_backbone_says_itself_what_it_was_trained_on(tmp_path: Path) -> 
     (backbone,) = (tmp_path / "runs").rglob("backbone.pth")
     assert load_backbone(backbone).input_filter == "high_pass"
     assert backbone.parent.parent.name == "backbone"
+
+
+def test_a_checkpoint_of_a_training_sees_what_its_run_was_trained_on(tmp_path: Path) -> None:
+    """One of a run on high-passed images was measured on others, at chance, and nothing told."""
+    folder = with_random_backbone(tiny(OURS), tmp_path / "own", "high_pass")
+    state = load_backbone(folder.backbone).network.state_dict()
+    content = {"format": 1, "run_id": folder.load().id, "model": disguised(state, "encoder.")}
+    (folder.path / "checkpoints").mkdir()
+    checkpoint = saved(content, folder.path / "checkpoints/step_00000001.pth")
+    assert salmask(*imported(checkpoint, tmp_path / "runs", "--task", "knn")).code == 0
+    (backbone,) = (tmp_path / "runs").rglob("backbone.pth")
+    assert load_backbone(backbone).input_filter == "high_pass"
+    line = refused(*imported(checkpoint.rename(tmp_path / "step.pth"), tmp_path / "others", "--task", "knn"))
+    assert f"step.pth is a checkpoint of run {folder.load().id}, and lies in no folder of it" in line
+    assert not (tmp_path / "others").exists()
 
 
 def test_rows_of_another_run_do_not_count_as_done(folder: RunFolder) -> None:
