@@ -46,6 +46,7 @@ DAMAGE = (
     SyntaxError,
     ValueError,
     TypeError,
+    AttributeError,
     IndexError,
     KeyError,
     EOFError,

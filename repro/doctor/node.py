@@ -74,6 +74,9 @@ def _gpus_of_job(requested: int) -> Iterator[Diagnosis]:
     if requested and torch.cuda.is_available() and count > requested:
         mend = "nothing, where nodes are yours alone; else the profile's gres: jobs see each other's GPUs"
         yield Diagnosis("GPUs", "note", f"{count} are visible ({visible}), {requested} asked for", mend)
+    elif torch.cuda.is_available() and count < requested:
+        mend = "the profile's gpus or gres, or the node's setting of CUDA_VISIBLE_DEVICES"
+        yield Diagnosis("GPUs", "wrong", f"{count} of {requested} that the job asked for are visible ({visible})", mend)
     yield from check_devices()
 
 

@@ -1,4 +1,5 @@
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_a_torn_avif_under_another_name_is_refused_as_any_other(tmp_path: Path) 
     assert images.inspect(path).fault
     with pytest.raises(UserError, match=rf"^cut-out {path}: not a readable PNG \(Failed to decode"):
         Cutouts(tmp_path, 1, longest=64)
+
+
+def test_a_broken_spider_image_is_refused_as_any_other(tmp_path: Path) -> None:
+    path, file = tmp_path / "a.png", io.BytesIO()
+    Image.new("F", (4, 4)).save(file, format="SPIDER")  # to a path, Pillow would take all of its ending for SPIDER's
+    content = file.getvalue()
+    path.write_bytes(content[:104] + struct.pack("<f", 2.0) + content[108:])  # the second of a stack that there is not
+    with pytest.raises(UserError, match=rf"^{path}: the image cannot be decoded \(.*stkoffset"):
+        images.decode(path)
 
 
 def test_a_missing_image_is_refused_by_name(tmp_path: Path) -> None:

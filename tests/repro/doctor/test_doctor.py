@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_samples import (
-    salmask,
-)
+from training_samples import salmask
 
 from repro.data.catalogue import DATASETS
 from repro.doctor import packages

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from repro.doctor import node
 from repro.doctor.machine import FREE_GIB
@@ -44,3 +45,15 @@ def test_a_folder_that_cannot_be_written_to_is_another_scratch(tmp_path: Path) -
     (finding,) = node._writing(tmp_path / "file")
     assert finding.verdict == "wrong"
     assert "you may write to" in finding.mend
+
+
+@pytest.mark.parametrize(("seen", "verdict"), [(1, "wrong"), (2, ""), (4, "note")])
+def test_a_job_sees_as_many_gpus_as_it_asked_for(seen: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(node, "check_devices", lambda: [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    _, *findings = node._gpus_of_job(2)
+    assert [finding.verdict for finding in findings] == ([verdict] if verdict else [])
+    if seen == 1:
+        assert findings[0].found == "1 of 2 that the job asked for are visible (0)"
