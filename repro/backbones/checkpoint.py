@@ -58,7 +58,9 @@ def load_safely(path: Path) -> Any:
     beginning_of(path)
     _verify_bits(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Opened here: what torch opens itself it reads by the ending of its name, whatever it holds.
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn file surfaces as any of half a dozen types
         raise UserError(
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint",
@@ -264,8 +266,6 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     BACKBONE.verify(content, path)
     if arch and content["arch"] != arch:
         raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")
-    width = content.get("width", BASE_WIDTH)
-    network, features = _headless(content["arch"], width, path)
     for name, tensor in content["state_dict"].items():
         if not isinstance(name, str):
             raise UserError(f"{path}: a name of its weights is {type(name).__name__}, not a text", mend=_GIVE)
@@ -273,6 +273,11 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
             raise UserError(f"{path}: '{name}' of its weights is {type(tensor).__name__}, not a tensor", mend=_GIVE)
     # `load_state_dict` takes whole numbers for weights, and drops the imaginary part of complex ones.
     require_floats(content["state_dict"], path)
+    width, stem = content.get("width", BASE_WIDTH), content["state_dict"].get("conv1.weight")
+    if stem is not None and stem.shape[:1] != (width,):  # before a network of whatever width is built
+        misfit = f"size mismatch for conv1.weight, {[*stem.shape]} at width {width}"
+        raise UserError(f"{path} does not fit a {content['arch']}: {misfit}", mend=_GIVE)
+    network, features = _headless(content["arch"], width, path)
     try:
         network.load_state_dict(content["state_dict"])
     except RuntimeError as error:

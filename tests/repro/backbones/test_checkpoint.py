@@ -59,6 +59,8 @@ def test_a_narrow_backbone_carries_its_width(tmp_path: Path) -> None:
     # Read as the width that it does not have, it is refused and not half loaded.
     with pytest.raises(UserError, match=r"does not fit a resnet18: size mismatch for conv1.weight"):
         load_backbone(broken(path, tmp_path / "x.pth", width=64))
+    with pytest.raises(UserError, match=r"size mismatch for conv1.weight, \[8, 3, 7, 7\] at width 1099511627776"):
+        load_backbone(broken(path, tmp_path / "x.pth", width=2**40))
 
 
 def broken(saved: Path, path: Path, **changes: Any) -> Path:

@@ -230,6 +230,13 @@ def test_weights_that_are_all_zero_are_not_adopted(tmp_path: Path) -> None:
         read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
 
 
+def test_what_torch_saved_is_read_whatever_the_ending_of_its_name(tmp_path: Path) -> None:
+    """By `.safetensors` torch read another format, and the file was called torn."""
+    state = network(1).state_dict()
+    read = read_foreign(saved(state, tmp_path / "x.safetensors"), "resnet18").state
+    assert all(torch.equal(value, state[name]) for name, value in read.items())
+
+
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_what_was_saved_in_a_checkpoints_place_is_told_by_its_beginning(name: str, tmp_path: Path) -> None:
     """The advice was to trust it, and to read it without any care."""
