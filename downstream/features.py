@@ -25,7 +25,6 @@ from repro.errors import UserError
 from repro.files import reading, write_atomically
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.run import Run
-from repro.training.memory_layout import lay_out_network
 
 log = logging.getLogger("salmask")
 VERSION = 1
@@ -67,7 +66,7 @@ class FeatureStore:
         """Makes the store of a finished run's backbone, which is read from its file and frozen.
 
         Args:
-            run: `encoder.arch`, `data.crop` and `machine` are used.
+            run: `encoder.arch`, `data.crop` and `machine.workers` are used.
             folder: Of the run, with its `backbone.pth`.
             device: Where features are computed.
             task: In whose status the progress is told.
@@ -78,8 +77,6 @@ class FeatureStore:
         backbone = load_backbone_of(run, folder)
         digest = weights_digest(backbone.network.state_dict())
         backbone.network.to(device).eval().requires_grad_(False)
-        # A probe spends its time in this network's forward passes: with channels last, two thirds of it on a CPU.
-        lay_out_network(backbone.network, channels_last=run.machine.channels_last)
         return cls(backbone, digest, run.data.crop, folder, device, run.machine.workers, task)
 
     def __call__(self, images: Images) -> Features:

@@ -72,14 +72,12 @@ def test_crops_can_be_copied_to_a_gpu_beside_its_computation(monkeypatch: pytest
     assert central_crops_of_rank(open_data(RUN, "val"), 32, batch=4, workers=0).pin_memory
 
 
-def test_channels_last_in_memory_change_features_by_rounding_alone(tmp_path: Path) -> None:
-    """`machine.channels_last` reached fine-tuning alone, where a probe is all forward passes of the same network."""
+def test_the_memory_layout_of_a_training_changes_no_bit_of_its_features(tmp_path: Path) -> None:
+    """Rounded in another order, two of the demo's thousand images change sides: recorded numbers would not be met."""
     val = open_data(RUN, "val")
     plain = store_of(with_random_backbone(RUN, tmp_path / "plain"))(val)
     last = tiny(changes={"machine.channels_last": True})
-    store = store_of(with_random_backbone(last, tmp_path / "last"), last)
-    assert store.backbone.network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_allclose(store(val), plain, rtol=1e-3, atol=1e-4 * np.abs(plain).max())
+    assert np.array_equal(store_of(with_random_backbone(last, tmp_path / "last"), last)(val), plain)
 
 
 def test_a_pool_is_seen_once_and_its_parts_are_rows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
