@@ -1,7 +1,7 @@
 """What each part of the paper's method adds: a row beside itself without the part.
 
 The paper's sentences are about whole methods. A row that leads its framework may owe that to any of its parts, to the
-high-pass filter as well as to what is masked; its tables have no row that tells.
+high-pass filter as well as to what is masked, and its tables make no comparison that tells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ PARTS: Mapping[str, str] = {
 """What a row lacks whose name ends so -> the part."""
 PARTS_NOTE = (
     "What each part adds: the row with it minus the row without, in points, by the seeds that both have; 95 % "
-    "intervals and p of paired t-tests, not corrected for their number. The paper has no such rows."
+    "intervals and p of paired t-tests, not corrected for their number. The paper compares no such rows."
 )
 """What stands above or below the parts, wherever they are shown."""
 _TABLES = ("table1", "table2")
