@@ -154,7 +154,8 @@ def collect(
     frame = collect_results(roots_of(runs), context.obj, sweep=sweep)
     warn(frame, console)
     export(frame, out)
-    console.print(f"{len(frame)} rows of {frame['run_id'].nunique()} runs in {out}", soft_wrap=True)
+    many = counted(frame["run_id"].nunique(), "run")
+    console.print(f"{counted(len(frame), 'row')} of {many} in {out}", soft_wrap=True)
 
 
 def claims(

@@ -179,7 +179,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
         say_json(content)
     else:
         verb = "would cancel" if dry_run else "cancelled"
-        say(f"{verb} {len(outcome.jobs)} jobs{': ' if outcome.jobs else ''}{', '.join(outcome.jobs)}")
+        say(f"{verb} {counted(len(outcome.jobs), 'job')}{': ' if outcome.jobs else ''}{', '.join(outcome.jobs)}")
         for process in outcome.elsewhere:
             say(f"started on another machine, end it there: {process}")
     if outcome.trouble:

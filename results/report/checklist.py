@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from repro.quantities import duration_text
+from repro.quantities import counted, duration_text
 from results.claims.verdicts import CONTRADICTED, SUPPORTED, Verdict, count
 from results.collection.collect import ENOUGH_SEEDS, seeds_by_cell
 from results.collection.runs import RunRecord
@@ -102,10 +102,11 @@ def _spread(frame: pd.DataFrame | None) -> Item:
     question = "Error bars and significance are reported"
     if frame is None:
         return Item("NeurIPS 7", question, "no", "no result yet")
-    seeds = seeds_by_cell(without_untrained(frame))
-    fewest, most = int(seeds.min()), int(seeds.max())
+    by_cell = seeds_by_cell(without_untrained(frame))
+    fewest, most = int(by_cell.min()), int(by_cell.max())
     answer = "yes" if fewest >= ENOUGH_SEEDS else "partly" if most > 1 else "no"
-    evidence = f"{fewest} to {most} seeds a cell; sample standard deviations, paired 95 % intervals, p after Holm"
+    seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    evidence = f"{seeds} a cell; sample standard deviations, paired 95 % intervals, p after Holm"
     return Item("NeurIPS 7", question, answer, evidence)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.paths import CODE_ROOT
+from repro.quantities import counted
 from repro.runs.stopping import GRACE_SECONDS, exits_on_term
 from repro.terminal import Console
 from slurm.ask import outside_of_any_job
@@ -141,9 +142,8 @@ def ended_on_exit(running: Callable[[], Iterable[LocalJob]], console: Console) -
             for job in left:
                 job.stop()
             if left:
-                console.print(
-                    f"ending {len(left)} jobs, each saves a checkpoint first; the same command goes on from them"
-                )
+                jobs = counted(len(left), "job")
+                console.print(f"ending {jobs}, each saves a checkpoint first; the same command goes on from them")
             deadline = time.monotonic() + KILL_SECONDS + POLL_SECONDS
             try:
                 while not all(job.ended() for job in left) and time.monotonic() < deadline:

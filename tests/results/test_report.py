@@ -179,7 +179,7 @@ def test_an_untrained_network_decides_nothing_about_the_others(tmp_path: Path) -
     frame = collect_runs(runs)
     assert judged_task(frame) == "knn"
     answers = {item.question: item for item in checklist(runs, frame, judge(frame))}
-    assert answers["Error bars and significance are reported"].evidence.startswith("3 to 3 seeds a cell")
+    assert answers["Error bars and significance are reported"].evidence.startswith("3 seeds a cell")
     assert not any(doubt.startswith("fewer than 3 seeds") for doubt in doubts(runs, frame))
 
 

@@ -49,8 +49,8 @@ def test_of_an_array_that_a_killed_launcher_left_a_run_loses_its_own_job_alone(
         each.submitted(job="", submission="killed-launcher")
         each.folder.prepare(each.run)
     slurm.says("squeue", *(f"812_{number}|killed-launcher|RUNNING|None|1|N/A|n1|gpu|" for number in range(2)))
-    assert salmask("cancel", str(second.folder.path), "--dry-run").out == "would cancel 1 jobs: 812_1\n"
-    assert salmask("cancel", str(second.folder.path)).out == "cancelled 1 jobs: 812_1\n"
+    assert salmask("cancel", str(second.folder.path), "--dry-run").out == "would cancel 1 job: 812_1\n"
+    assert salmask("cancel", str(second.folder.path)).out == "cancelled 1 job: 812_1\n"
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_1"]
     assert [(e.job, bool(e.cancelled)) for e in sweep.ledger.submissions()] == [("812_0", False), ("812_1", True)]
     assert salmask("cancel", "table1").out == "cancelled 2 jobs: 812_0, 812_1\n"
@@ -60,7 +60,7 @@ def test_jobs_are_cancelled_also_where_their_results_cannot_be_read(slurm: FakeS
     sweep.submitted("linear", job="813")
     sweep.folder.results.mkdir()
     slurm.says("squeue", "813|sweep-linear-813|RUNNING|None|1|N/A|n1|gpu|")
-    assert salmask("cancel", "table1").out == "cancelled 1 jobs: 813\n"
+    assert salmask("cancel", "table1").out == "cancelled 1 job: 813\n"
 
 
 def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
@@ -73,7 +73,7 @@ def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep
         "813|notebook|RUNNING|None|1|N/A|n1|gpu|",
         "814_1|sweep-knn-814_1|RUNNING|None|1|N/A|n1|gpu|",
     )
-    assert salmask("cancel", "table1").out == "cancelled 1 jobs: 814_1\n"
+    assert salmask("cancel", "table1").out == "cancelled 1 job: 814_1\n"
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 814_1"]
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     sweep.folder.prepare(sweep.run)
@@ -113,7 +113,7 @@ def test_jobs_are_cancelled_also_where_launches_cannot_be_kept_away(
     else:
         (sweep.place / CANCELS).mkdir()
         cancelled = salmask("cancel", "table1")
-    assert (cancelled.code, cancelled.out) == (0, "cancelled 1 jobs: 812_0\n")
+    assert (cancelled.code, cancelled.out) == (0, "cancelled 1 job: 812_0\n")
     assert cancelled.err.endswith(": `salmask cancel` once more ends what it may still hand over\n")
     assert cancelled.err.count("\n") == 1
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_0"]
@@ -158,7 +158,7 @@ def test_cancelling_a_local_job_asks_its_process_to_stop(sweep: Sweep, runs: Pat
         done.submitted(job="4709", executor="local", submission="done", host=ELSEWHERE)
         outcome = salmask("cancel", "table1")
         assert outcome.out.splitlines() == [
-            f"cancelled 1 jobs: {process.pid}",
+            f"cancelled 1 job: {process.pid}",
             f"started on another machine, end it there: {ELSEWHERE}: 4711",
         ]
         assert process.wait(10) == -signal.SIGTERM

@@ -226,7 +226,7 @@ def test_what_is_cancelled_between_the_look_and_the_start_is_ended_or_not_begun(
         process = here._start(job, gpus)
     thread.join()
     wait_until(process.ended, "the job ends")
-    assert f"cancelled 1 jobs: {process.id}" in capsys.readouterr().out
+    assert f"cancelled 1 job: {process.id}" in capsys.readouterr().out
     here.running.clear()
     here.waiting.remove(job)
     assert here._startable() == []
@@ -248,7 +248,7 @@ def test_a_job_whose_launcher_was_killed_before_it_wrote_its_id_down_is_found(
         reader = subprocess.Popen(["tail", "-f", process.folder / "calls.json"], process_group=0)
         if found_by == "cancel":
             cancel(str(graph.sweep_folder))
-            assert f"cancelled 1 jobs: {process.id}" in capsys.readouterr().out
+            assert f"cancelled 1 job: {process.id}" in capsys.readouterr().out
             wait_until(process.ended, "the job ends")
         else:
             local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))._queue_up()
