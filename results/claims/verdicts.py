@@ -254,6 +254,7 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
     """Returns the sentences that say how the verdicts were reached."""
     tested = max((verdict.tested for verdict in verdicts), default=0)
     test = TESTS[verdicts[0].spread_of if verdicts else SpreadOf.sentence]
+    here = f"Here these are at most {tested}" if tested else "Here none could be"
     compared = [verdict for verdict in verdicts if verdict.comparison.n > 1]
     by_images = sum(verdict.comparison.by_images is not None for verdict in compared)
     images = (
@@ -266,8 +267,8 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
         test,
         images,
         "P values are corrected by Holm for the comparisons of one sentence that could be tested in one setting: data, "
-        "fidelity and scale, and the protocol where several measured the same. Here these are at most "
-        f"{tested}; what was run for other sentences or in other settings changes no p. The level is {LEVEL:g}.",
+        f"fidelity and scale, and the protocol where several measured the same. {here}; what was run for other "
+        f"sentences or in other settings changes no p. The level is {LEVEL:g}.",
         "Intervals are 95 % each, the corrected ones 95 % for all of these together (Bonferroni).",
         f"Tie: the interval lies within ±{margin():g} points. One pair of runs never decides anything.",
     ]

@@ -233,6 +233,10 @@ def test_a_comparison_that_two_families_ask_about_counts_once() -> None:
     assert tested.p == tested.comparison.p
 
 
+def test_the_note_counts_no_comparisons_where_one_seed_tests_none() -> None:
+    assert "Here none could be;" in method_note(judge(seeds_of({"mocov2": [60.0], "mocov2+ours-hp": [65.0]})))
+
+
 def test_p_is_the_same_whatever_else_was_run() -> None:
     """Neither another setting of the same rows nor runs for another sentence change a number of a verdict."""
     pairs = {"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [72.0, 72.5, 73.3]}
