@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from repro.files import write_text
-from repro.presence import is_file
+from repro.presence import exists
 from repro.terminal import say
 from results.collection.collect import collect_runs
 from results.collection.row_comparison import Recipe
@@ -51,7 +51,7 @@ def build(recipe: Recipe) -> typer.Typer:
             (table,), queue = look([target])
             state = progress(target.sweep, table, queue, every=every)
             runs = find_runs([target.sweep], recipe)
-            evaluated = any(is_file(run.folder.results) for run in runs)
+            evaluated = any(exists(run.folder.results) for run in runs)
             frame = collect_runs(runs) if evaluated else None
             return build_page(runs, frame, title=f"salmask: {target.sweep.resolve().name}", progress=state), state
 

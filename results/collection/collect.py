@@ -9,7 +9,7 @@ import pandas as pd
 
 from repro.errors import UserError
 from repro.files import write_atomically
-from repro.presence import is_file
+from repro.presence import exists
 from repro.quantities import counted
 from repro.runs.comparison import difference
 from repro.runs.departures import scale_of_both
@@ -54,7 +54,7 @@ def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str =
         its run; ordered by path and line. `attrs["warnings"]` holds one line per kind of trouble.
 
     Raises:
-        UserError: A root is missing, or no result was found below any.
+        UserError: A root is missing, no result was found below any, or a file of results cannot be read.
     """
     return collect_runs(find_runs(roots, recipe, sweep=sweep), listed(roots))
 
@@ -74,9 +74,9 @@ def collect_runs(
         What `collect` returns.
 
     Raises:
-        UserError: None of them holds a result.
+        UserError: None of them holds a result, or a file of results cannot be read.
     """
-    paths = [run.folder.results for run in runs if is_file(run.folder.results)]
+    paths = [run.folder.results for run in runs if exists(run.folder.results)]
     if not paths:
         raise UserError(f"no {RESULTS} below {origin}", mend="give a folder in which a run has been evaluated")
     table, warnings = read_table(paths)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from repro.errors import UserError
-from repro.presence import is_file
+from repro.presence import exists
 from repro.progress import doing
 from repro.terminal import Console
 from results.collection.row_comparison import Recipe
@@ -52,7 +52,7 @@ def gather(
         runs = find_runs(roots, recipe, sweep=sweep)
         if not runs:
             raise UserError(f"no run folder below {listed(roots)}", mend="give a folder with runs")
-        evaluated = any(is_file(run.folder.results) for run in runs)
+        evaluated = any(exists(run.folder.results) for run in runs)
         frame = collect_runs(runs, listed(roots)) if evaluated else None
     warn(frame, console)
     return runs, frame

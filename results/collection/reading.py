@@ -1,5 +1,6 @@
 """The reader of result files into one Arrow table: whole files at the speed of a parser, damaged ones line by line."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from repro.errors import UserError
+from repro.files import read_regular
 from repro.runs.records import ADDED, FIELDS, SCHEMA, Result, read_rows
 
 BATCH_BYTES = 32 * 2**20
@@ -69,7 +71,7 @@ def _batches(paths: Sequence[Path]) -> Iterator[list[_File]]:
     size = 0
     for path in paths:
         try:
-            file = _File(path, path.read_bytes())
+            file = _File(path, read_regular(path, sys.maxsize))
         except OSError as error:
             mend = "check the path and its permissions"
             raise UserError(f"cannot read {path}: {error.strerror}", mend=mend) from error

@@ -109,6 +109,16 @@ def test_nothing_to_collect_says_what_to_give(tmp_path: Path) -> None:
         collect([tmp_path])
 
 
+def test_results_that_are_no_file_are_told_and_no_run_is_left_out_for_it(tmp_path: Path) -> None:
+    save(tmp_path, *runs(1.0, 2.0))
+    path = sorted(tmp_path.rglob("results.jsonl"))[0]
+    path.unlink()
+    path.mkdir()
+    (path.parent / "run.yaml").touch()  # by which the folder is a run's
+    with pytest.raises(UserError, match=r"results\.jsonl is no regular file; mend: put a file in its place"):
+        collect([tmp_path])
+
+
 def test_one_sweep_can_be_chosen(tmp_path: Path) -> None:
     save(tmp_path, *runs(1.0, 2.0), replace(RESULT, sweep="other", value=3.0))
     assert list(collect([tmp_path], sweep="other")["value"]) == [3.0]
