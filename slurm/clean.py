@@ -4,6 +4,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,8 +117,9 @@ def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) ->
         for path in sorted(run_folder.path.glob(".lock*")):
             yield _leftover(path, "locks of a finished run")
     for path in sorted(run_folder.path.rglob(".*")):
-        if path.is_file() and is_temporary(path) and now - path.stat().st_mtime > TORN_SECONDS:
-            yield _leftover(path, "half written by a process that was killed")
+        with suppress(FileNotFoundError):  # whoever writes it, by hand, has given it its name meanwhile
+            if path.is_file() and is_temporary(path) and now - path.stat().st_mtime > TORN_SECONDS:
+                yield _leftover(path, "half written by a process that was killed")
 
 
 def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, State]) -> Iterator[Leftover]:

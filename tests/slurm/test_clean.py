@@ -111,6 +111,19 @@ def test_cleaning_waits_for_a_launch(
     assert before <= files_below(sweep.place)
 
 
+def test_what_is_renamed_while_it_is_looked_at_is_no_leftover(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_leftovers(sweep)
+    torn = sweep.folder.path / ".run.yaml.abcd_123"
+
+    def renamed(path: Path) -> bool:
+        if path == torn:
+            path.rename(sweep.folder.path / "notes.txt")
+        return path.name == torn.name
+
+    monkeypatch.setattr(clean, "is_temporary", renamed)
+    assert torn not in [item.path for item in leftovers(sweep.ledger, GONE)]
+
+
 def test_what_cannot_be_removed_is_one_line(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
