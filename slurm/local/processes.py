@@ -1,6 +1,7 @@
 """Processes of this machine that carry a job out, one for each rank, in a process group of their own."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -185,10 +186,12 @@ def _log(folder: Path, job: str, rank: int, stream: str) -> Path:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    # Below the ports that Linux gives to connections: one of those could take it before rank 0 has imported torch.
+    while True:
+        port = random.randrange(20000, 32768)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))
+            return port
 
 
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+")
