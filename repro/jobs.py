@@ -68,7 +68,7 @@ def _carry_out(
     # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
     # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
     with imports_unwalked():
-        from repro.distributed import initialise, rank
+        from repro.distributed import initialise, rank, world_size
 
     device = initialise(run.machine.device)
     # A command is refused before its folder is touched, and reads what is measured without a trace. A job's folder is
@@ -79,7 +79,7 @@ def _carry_out(
     # Of several ranks only the first one holds the folder and tells its status; each tells what it uses.
     with (
         folder.attempt(task, wait=wait) if rank() == 0 else nullcontext(),
-        usage_recorded(folder.path, task, meter, rank()),
+        usage_recorded(folder.path, task, meter, rank(), world_size()),
         deaths_told(),
     ):
         work = prepared or _prepare(run, folder, task, device, root, again=again)

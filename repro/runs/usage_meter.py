@@ -76,14 +76,15 @@ class UsageMeter:
 
 
 @contextmanager
-def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0) -> Iterator[None]:
-    """Writes down what this process uses during the block, and tells it where that ends well.
+def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0, processes: int = 1) -> Iterator[None]:
+    """Writes down what this process uses during the block; the first one tells it where that ends well.
 
     Args:
         folder: Of the run; of the sweep, for its report.
         task: What is carried out.
         meter: Has counted since the process began with the task.
         rank: The number of this process, of several.
+        processes: How many there are.
     """
     path = usage_file(folder, task, rank)
     earlier = [asdict(usage) for usage in attempts_of(path)]
@@ -111,7 +112,9 @@ def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0) ->
         with writing:
             write(usage)
     # Not where it failed: the line of the error is the last one.
-    log.info("%s used %s", task, words(total([[usage]])))
+    if rank == 0:
+        which = f", the first of {processes} processes" if processes > 1 else ""
+        log.info("%s used %s%s", task, words(total([[usage]])), which)
 
 
 def _waits() -> Iterator[float]:

@@ -122,6 +122,16 @@ def test_a_file_that_cannot_be_read_is_nobodys_fault(tmp_path: Path, spoil: Call
     assert usage_of(tmp_path, "knn") is not None
 
 
+def test_of_several_processes_one_tells_what_it_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "salmask")
+    for rank in (1, 0):
+        with usage_recorded(tmp_path, "knn", UsageMeter(), rank, 2):
+            pass
+    (line,) = caplog.messages
+    assert line.startswith("knn used ")
+    assert line.endswith("cores, the first of 2 processes")
+
+
 def test_the_drivers_word_on_a_gpu_is_found_by_its_name() -> None:
     output = "GPU-aa-1, 97\nGPU-bb-2, [N/A]\n"
     assert busy_share(output, "aa-1") == 0.97
