@@ -9,7 +9,7 @@ from repro.console import AsJson, report
 from repro.data.options import DataName, DataRoot
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
-from repro.doctor.packages import check_packages
+from repro.doctor.packages import check_packages_first
 from repro.errors import UserError
 from repro.paths import absolute
 
@@ -72,14 +72,12 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
 
 
 def _of_this_machine(needs: Needs | None) -> list[Diagnosis]:
-    """Returns what is found here; where a package cannot be imported, that alone, since all other checks need them."""
-    packages = list(check_packages())
-    if any(diagnosis.verdict == "wrong" for diagnosis in packages):
-        mend = "the same command again, once the packages can be imported"
-        return [*packages, Diagnosis("all else", "note", "not checked: it needs these packages", mend)]
-    from repro.doctor.machine import examine
+    def examined() -> list[Diagnosis]:
+        from repro.doctor.machine import examine
 
-    return [*packages, *examine(needs)]
+        return examine(needs)
+
+    return check_packages_first(examined)
 
 
 def _needs(data: str, root: str, of_sweep: Callable[[], Needs | None]) -> Needs | None:

@@ -20,7 +20,6 @@ from repro.doctor.between_nodes import LOCKS_BETWEEN_NODES, check_between_nodes,
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.machine import FREE_GIB, check_devices, check_needs
 from repro.doctor.needs import Needs
-from repro.doctor.packages import check_packages
 from repro.errors import UserError, one_line
 
 WRITTEN_MIB = 256
@@ -50,7 +49,7 @@ def examine_node(place: Path, *, gpus: int, cpus: int, needs: Needs) -> list[Dia
         What this process found, and what the first ones of other nodes did not find in order. Only the first process of
         a node checks what is the same for all on it: the folder, weights and data.
     """
-    findings = [*check_packages(), Diagnosis("node", "ok", f"{node_name()}, {sys.executable}")]
+    findings = [Diagnosis("node", "ok", f"{node_name()}, {sys.executable}")]
     findings += [*_gpus_of_job(gpus), *_cores_of_job(cpus), *_scheduler(), *_shared_memory()]
     if os.environ.get("SLURM_LOCALID", "0") == "0":
         findings += [*_writing(place), *check_needs(needs)]

@@ -5,7 +5,7 @@ This module imports none of them, as it is what looks where one may be missing.
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 from repro.doctor.diagnosis import Diagnosis
@@ -23,7 +23,21 @@ PACKAGES = {
 """Module -> distribution that brings it."""
 
 
-def check_packages() -> Iterator[Diagnosis]:
+def check_packages_first(rest: Callable[[], list[Diagnosis]], *, mend: str = "make setup") -> list[Diagnosis]:
+    """Returns what is found; where a package cannot be imported, that alone, since all other checks need them.
+
+    Args:
+        rest: The other checks.
+        mend: What makes a package that is missing importable.
+    """
+    packages = [*_each_package(mend), _detectron2()]
+    if all(diagnosis.verdict != "wrong" for diagnosis in packages):
+        return [*packages, *rest()]
+    again = "the same command again, once the packages can be imported"
+    return [*packages, Diagnosis("all else", "note", "not checked: it needs these packages", again)]
+
+
+def _each_package(mend: str) -> Iterator[Diagnosis]:
     """Yields whether each package that training needs can be imported, and in which version."""
     for module, distribution in PACKAGES.items():
         try:
@@ -31,8 +45,7 @@ def check_packages() -> Iterator[Diagnosis]:
             importlib.import_module(module)
             yield Diagnosis(module, "ok", metadata.version(distribution))
         except Exception as error:  # a missing library is an OSError, versions that do not fit are a RuntimeError
-            yield Diagnosis(module, "wrong", f"cannot be imported: {one_line(error)}", "make setup")
-    yield _detectron2()
+            yield Diagnosis(module, "wrong", f"cannot be imported: {one_line(error)}", mend)
 
 
 def _detectron2() -> Diagnosis:

@@ -1,12 +1,15 @@
 """What the job of `salmask doctor --cluster` does on its node; `slurm.nodes.probe` sends it there."""
 
 import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
+from repro.doctor.packages import check_packages_first
 from repro.files import write_json
 from slurm.jobs.job import is_first_rank
 
@@ -40,7 +43,14 @@ class NodeProbe:
 
     def __call__(self) -> None:
         """Examines the node, and writes what was found."""
-        findings = pkgutil.resolve_name(self.program)(self.place, gpus=self.gpus, cpus=self.cpus, needs=self.needs)
+
+        def examined() -> list[Diagnosis]:
+            examine = pkgutil.resolve_name(self.program)
+            findings: list[Diagnosis] = examine(self.place, gpus=self.gpus, cpus=self.cpus, needs=self.needs)
+            return findings
+
+        mend = f"the profile's setup or python: {sys.executable} does not find it on the node"
+        findings = check_packages_first(examined, mend=mend)
         # Every process takes part, since whether they find each other is part of it; one of them reports.
         if is_first_rank():
             write_json(self.report, [asdict(finding) for finding in findings])

@@ -1,7 +1,9 @@
 """Jobs that belong to no sweep: nobody's job is left in the queue."""
 
+import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +74,16 @@ def test_a_look_at_a_node_does_not_come_again_for_ever(
             signal.signal(number, handler)
     assert len(looked) == 2
     assert "gave up after 3 requeues; mend: " in capsys.readouterr().err
+
+
+def test_a_node_that_lacks_packages_reports_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at the node needs them too: of its traceback only that there was no report was told."""
+    monkeypatch.setattr("repro.doctor.packages.PACKAGES", {"missing_a": "a", "missing_b": "b"})
+    NodeProbe(tmp_path, tmp_path / "report.json", 0, 1, "missing_a:examine", Needs())()
+    *packages, _, rest = json.loads((tmp_path / "report.json").read_text())
+    assert [(row["check"], row["verdict"]) for row in packages] == [("missing_a", "wrong"), ("missing_b", "wrong")]
+    assert packages[0]["mend"] == f"the profile's setup or python: {sys.executable} does not find it on the node"
+    assert rest["found"] == "not checked: it needs these packages"
 
 
 def test_where_slurm_is_silent_a_drill_keeps_its_folder_and_names_its_jobs(

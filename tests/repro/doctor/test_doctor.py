@@ -78,6 +78,6 @@ def test_a_package_that_fails_as_it_is_loaded_is_named(
     (tmp_path / "broken_package.py").write_text(f"raise {kind}('no libcudart')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(packages, "PACKAGES", {"broken_package": "pip"})
-    finding = next(packages.check_packages())
+    finding, *_ = packages.check_packages_first(list)
     assert finding.verdict == "wrong"
     assert finding.found == "cannot be imported: no libcudart"
