@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from repro.errors import UserError, with_mend
+from repro.files import is_of_a_full_disk
 from repro.progress import suggest
 from repro.quantities import counted
 from repro.runs.status import PRETRAIN
@@ -190,8 +191,9 @@ class SweepCall:
                     again=unsent,
                     cancels=cancels,
                 )
-            except (SilentSlurmError, BusySweepError) as error:
-                if unsent is None:
+            except UserError as error:
+                passes = isinstance(error, SilentSlurmError | BusySweepError) or is_of_a_full_disk(error)
+                if unsent is None or not passes:
                     raise
                 self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")
             else:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import write_text
+from repro.files import is_of_a_full_disk, write_text
 from slurm.jobs.calls import write_calls
 from slurm.jobs.program import Program
 from slurm.jobs.snapshot import CodeSnapshot
@@ -54,7 +54,7 @@ class Sender:
     refused: UserError | None = None
     """The first refusal that waiting does not mend."""
     full: str = ""
-    """Slurm's words for that there is no more room; then nothing more is tried."""
+    """Slurm's words for that there is no more room, or that the disk is full; then nothing more is tried."""
     known_ids: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -96,6 +96,12 @@ class Sender:
             self.full = str(error)
             self._keep(batch, self.full)
             self.tell(f"{batch.name}: Slurm does not answer ({error}); the next launch looks whether it is in")
+        except UserError as error:
+            if not is_of_a_full_disk(error):
+                raise
+            # What is in stays in, and waiting may mend it. Where the id alone was not written, the next launch finds it.
+            self.full = error.what
+            self._keep(batch, self.full)
         else:
             self.outcome.submitted |= ids
             self.others_are_in = True
@@ -140,6 +146,7 @@ class Sender:
         Raises:
             RefusedError: Slurm did not take it.
             UnclearError: Nobody knows whether it did.
+            UserError: A file cannot be written.
         """
         submitted = self.outcome.submitted
         dependency = batch.dependency(submitted, behind(batch, self.lanes))
@@ -155,12 +162,16 @@ class Sender:
         ]
         calls = [prepare_call(self.graph, key, self.cluster.attempts, self.program) for key in batch.keys]
         folder = self.ledger.logs / batch.name
-        write_calls(folder, dict(zip(batch.indices or (0,), calls, strict=True)))
-        write_text(folder / SCRIPT, text)
-        # The intent comes before sbatch: a launcher that is killed between the two leaves a name to look for
-        # (`slurm.submission.adoption`). The other way round it would leave jobs that nobody knows of, and the next
-        # launch would submit them again.
-        self.ledger.intend(entries)
+        try:
+            write_calls(folder, dict(zip(batch.indices or (0,), calls, strict=True)))
+            write_text(folder / SCRIPT, text)
+            # The intent comes before sbatch: a launcher that is killed between the two leaves a name to look for
+            # (`slurm.submission.adoption`). The other way round it would leave jobs that nobody knows of, and the next
+            # launch would submit them again.
+            self.ledger.intend(entries)
+        except UserError:
+            shutil.rmtree(folder, ignore_errors=True)  # no line of the ledger names it
+            raise
         try:
             job = submit_script(folder / SCRIPT, batch.name, self.known_ids, inherited=[self.descriptor])
         except RefusedError as error:

@@ -1,5 +1,6 @@
 """`--feed`: what never went is handed over as there is room, what went stays as it is, and a refusal ends it."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from rich.console import Console
 from stand_in_slurm import StandInSlurm
 from training_samples import salmask
 
+from repro.errors import UserError
 from repro.jobs import PROGRAM
 from slurm.jobs.snapshot import CodeSnapshot
 from slurm.planning.graph import Graph
@@ -206,6 +208,53 @@ def test_a_silent_queue_between_two_rounds_does_not_end_it(
         stand_in.tell("squeue_troubles", "Unable to contact slurm controller")
 
     assert not Feeding(graph, monkeypatch).call(hiccup, nothing).unsent
+    assert all_once(graph, stand_in)
+
+
+def test_a_full_disk_between_two_rounds_does_not_end_it(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path, seeds=2)
+    stand_in.tell("room", "2")
+
+    def write(*_: object) -> None:
+        raise UserError("cannot write", mend="free some space") from OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as disk:
+
+        def fill(writer: str) -> None:
+            stand_in.tell("room", "100")
+            disk.undo()
+            disk.setattr(writer, write)
+
+        fill_later = partial(fill, "slurm.submission.launch.write_report_order")
+        assert (
+            not Feeding(graph, monkeypatch)
+            .call(partial(fill, "slurm.submission.sender.write_text"), fill_later, disk.undo)
+            .unsent
+        )
+    assert all_once(graph, stand_in)
+    ledger = Ledger(graph.sweep_folder)
+    assert {path.name for path in ledger.logs.iterdir()} == {entry.submission for entry in ledger.newest().values()}
+
+
+def test_on_a_full_disk_what_went_out_is_told(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the id that has no room the next launch asks Slurm."""
+    graph = graph_for(tmp_path, seeds=1)
+
+    def append(_: Ledger, entries: object) -> None:
+        raise UserError("cannot write", mend="free some space") from OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr(Ledger, "submitted", append)
+        outcome = launch(graph)
+    assert outcome.has_room_later
+    assert outcome.unsent_words == "3 jobs not submitted (2: cannot write; 1: what it builds on is not in)"
+    assert stand_in.ids == ["101"]
+    monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)
+    launch(graph)
     assert all_once(graph, stand_in)
 
 
