@@ -66,10 +66,12 @@ class Fault:
     Attributes:
         kind: What is wrong, for counting.
         reason: What is wrong, for reading; no path in it.
+        mend: What a person can do about it.
     """
 
     kind: FaultKind
     reason: str
+    mend: str = "replace or delete it"
 
 
 def decode(path: Path | str) -> Image.Image:
@@ -85,7 +87,7 @@ def decode(path: Path | str) -> Image.Image:
         An image of mode RGB with both sides of at least `SMALLEST_SIDE` pixels.
 
     Raises:
-        UserError: The file is missing, empty, damaged, or smaller than `SMALLEST_SIDE` pixels.
+        UserError: The file is missing, not readable, empty, damaged, or smaller than `SMALLEST_SIDE` pixels.
     """
     return _sound(path, _decode_image)
 
@@ -109,7 +111,8 @@ def read_size(path: Path | str) -> tuple[int, int]:
         path: An image file of any format that Pillow reads.
 
     Raises:
-        UserError: The file is missing, empty or smaller than `SMALLEST_SIDE` pixels, or its header is damaged.
+        UserError: The file is missing, not readable, empty or smaller than `SMALLEST_SIDE` pixels, or its header is
+            damaged.
     """
     return _sound(path, lambda image, stream: image.size)
 
@@ -208,7 +211,7 @@ def _sound(path: Path | str, read: _Read[_T]) -> _T:
         # A plain `UserError`: a loader's worker hands it over as text, which no other class could be made of.
         raise UserError(
             f"{path}: {outcome.reason}",
-            mend="replace or delete it (`salmask data verify NAME` lists every such file)",
+            mend=f"{outcome.mend} (`salmask data verify NAME` lists every such file)",
         )
     return outcome
 
@@ -232,10 +235,17 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
                         f"{width}×{height} pixels are too small to crop; {SMALLEST_SIDE}×{SMALLEST_SIDE} is the least",
                     )
                 return read(image, stream)
-    except UnidentifiedImageError:  # an `OSError` too, so it stands before the others
-        return Fault("unreadable", "not an image, or its header is damaged")
     except DAMAGE as error:
-        return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
+        return _fault_of(error)
+
+
+def _fault_of(error: BaseException) -> Fault:
+    """Returns what an error of opening or decoding an image file says of it."""
+    if isinstance(error, UnidentifiedImageError):
+        return Fault("unreadable", "not an image, or its header is damaged")
+    if isinstance(error, PermissionError):  # the file itself may be sound
+        return Fault("unreadable", f"the image cannot be read ({reason_of(error)})", mend="make it readable")
+    return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
 
 
 def open_at_once(path: str, flags: int) -> int:

@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -107,6 +109,18 @@ def test_a_broken_spider_image_is_refused_as_any_other(tmp_path: Path) -> None:
 def test_a_missing_image_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.png.*No such file"):
         images.decode(tmp_path / "gone.png")
+
+
+def test_an_image_without_permission_is_to_be_made_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image(tmp_path / "closed.png", 1)
+
+    def closed(*_: object, **__: object) -> int:  # as a file of mode 000 is to anybody but root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "open", closed)
+    with pytest.raises(UserError, match=r"closed\.png: the image cannot be read \(Permission denied\)") as caught:
+        images.decode(path)
+    assert caught.value.mend.startswith("make it readable")
 
 
 def jpeg_bytes(seed: int, mode: str = "RGB", **options: object) -> bytes:
