@@ -1,11 +1,13 @@
 """Objects cut out of photographs: a folder of PNG files with alpha, a class being a file or a folder of them."""
 
+import functools
 import hashlib
 import io
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -84,24 +86,29 @@ class Cutouts:
             raise UserError(f"cut-outs {folder}: no such folder", mend=_MEND)
         if classes < 1:
             raise UserError(f"classes={classes} is out of range", mend="choose 1 at least")
-        usable = [cutout for path in _candidates(folder) if (cutout := _read(folder, path, longest)) is not None]
+        usable = [path for path in _candidates(folder) if _is_cutout(folder / path)]
         if len(usable) < classes:
             raise UserError(f"cut-outs {folder}: {len(usable)} usable PNG files found, {classes} needed", mend=_MEND)
-        if not members:
-            self._lenders = _spread(usable, classes)
-            self._classes = [[cutout] for cutout in self._lenders]
-            self.names = tuple(cutout.name for cutout in self._lenders)
-            return
-        held_out_count = max(members // 4, 1)
-        folders = _folders(usable, members + held_out_count)
-        if len(folders) < classes:
-            message = f"cut-outs {folder}: {len(folders)} folders with {members + held_out_count} usable PNG files of "
-            raise UserError(f"{message}their own, {classes} needed", mend=f"fewer classes or members, or {_MEND}")
-        self.names = tuple(_spread(list(folders), classes))
-        chosen = [_spread(folders[name], members + held_out_count) for name in self.names]
-        # The same ones in both splits, whose grounds are of one pool.
-        self._lenders = [cutout for cutouts in chosen for cutout in cutouts[:members]]
-        self._classes = [cutouts[members:] if held_out else cutouts[:members] for cutouts in chosen]
+        if members:
+            held_out_count = max(members // 4, 1)
+            folders = _folders(usable, members + held_out_count)
+            if len(folders) < classes:
+                message = f"cut-outs {folder}: {len(folders)} folders with {members + held_out_count} usable PNG files "
+                raise UserError(
+                    f"{message}of their own, {classes} needed", mend=f"fewer classes or members, or {_MEND}"
+                )
+            self.names = tuple(_spread(list(folders), classes))
+            chosen = [_spread(folders[name], members + held_out_count) for name in self.names]
+            # The same ones in both splits, whose grounds are of one pool.
+            lenders = [path for paths in chosen for path in paths[:members]]
+            shown = [paths[members:] if held_out else paths[:members] for paths in chosen]
+        else:
+            lenders = _spread(usable, classes)
+            shown = [[path] for path in lenders]
+            self.names = tuple(map(_name, lenders))
+        cutouts = {path: _read(folder, path, longest) for path in chain(lenders, *shown)}
+        self._lenders = [cutouts[path] for path in lenders]
+        self._classes = [[cutouts[path] for path in paths] for paths in shown]
 
     def identity(self) -> list[str]:
         """Returns what tells this set of objects from another: each file's name and its SHA-256."""
@@ -179,65 +186,101 @@ def _spread(items: Sequence[_Item], number: int) -> list[_Item]:
     return [items[k * len(items) // number] for k in range(number)]
 
 
-def _folders(cutouts: Sequence[_Cutout], least: int) -> dict[str, list[_Cutout]]:
-    """Returns the cut-outs by their folder, sorted; only of folders with so many, not counting those of subfolders."""
-    folders: dict[str, list[_Cutout]] = {}
-    for cutout in cutouts:
-        folders.setdefault(cutout.name.rpartition("/")[0], []).append(cutout)
-    return {name: folders[name] for name in sorted(folders) if name and len(folders[name]) >= least}
+def _folders(files: Sequence[Path], least: int) -> dict[str, list[Path]]:
+    """Returns the files by their folder, sorted; only of folders with so many, not counting those of subfolders."""
+    folders: dict[str, list[Path]] = {}
+    for path in files:
+        folders.setdefault(path.parent.as_posix(), []).append(path)
+    return {name: folders[name] for name in sorted(folders) if name != "." and len(folders[name]) >= least}
+
+
+def _name(path: Path) -> str:
+    return path.with_suffix("").as_posix()
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Returns the PNG files that their paths do not rule out, sorted by relative path.
+    """Returns the PNG files that their paths do not rule out, in linked folders too, sorted by relative path.
 
     Raises:
-        UserError: A folder cannot be read: without its files, others would be taken.
+        UserError: A folder cannot be read, as without its files others would be taken, or links lead in a circle.
     """
 
     def refuse(error: OSError) -> NoReturn:
         raise UserError(f"cut-outs {error.filename}: {error.strerror}", mend="make it readable or remove it") from error
 
     files: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=refuse):
+    passed = {os.fspath(folder): {os.path.realpath(folder)}}  # the real folders on the way to each
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not is_clutter(name, folder=True)]
+        for name in folders:
+            below = os.path.join(place, name)  # noqa: PTH118  # as `os.walk` spells it
+            real = os.path.realpath(below)
+            if real in passed[place]:
+                message = f"cut-outs {below}: a link that leads back to where it is"
+                raise UserError(message, mend="remove the link")
+            passed[below] = passed[place] | {real}
         files += [Path(place, name) for name in names if name.lower().endswith(".png") and not is_clutter(name)]
     usable = (path for path in files if not path.stem.endswith(_DUPLICATE_ENDINGS) and is_file(path))
     return sorted((path.relative_to(folder) for path in usable), key=Path.as_posix)
 
 
-def _read(folder: Path, path: Path, longest: int) -> _Cutout | None:
-    """Decodes one file; None where it is no cut-out.
+def _is_cutout(path: Path) -> bool:
+    """Returns whether a file is a cut-out; what is not is left out.
+
+    Raises:
+        UserError: The file is no readable PNG.
+    """
+    status = path.stat()
+    return _holds_cutout(path.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache  # each split of a data set looks at the whole folder, of which few files may be taken
+def _holds_cutout(path: Path, size: int, changed: int) -> bool:
+    """Decodes a file to see whether it is a cut-out; its size and time of change tell a new file of the same name."""
+    rgba = _cropped(path)
+    if rgba is None:
+        return False
+    probe = rgba.getchannel("A")
+    probe.thumbnail((_PROBE_SIDE, _PROBE_SIDE), Image.Resampling.BOX)
+    return bool(np.count_nonzero(np.asarray(probe) >= _PROBE_ALPHA) >= _LEAST_OPAQUE)
+
+
+def _read(folder: Path, path: Path, longest: int) -> _Cutout:
+    """Reads a file that is a cut-out."""
+    rgba = _cropped(folder / path)
+    if rgba is None:
+        raise UserError(f"cut-out {folder / path}: changed while it was read", mend="start again")
+    rgba.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return _Cutout(_name(path), np.asarray(rgba), hashlib.sha256((folder / path).read_bytes()).hexdigest())
+
+
+def _cropped(path: Path) -> Image.Image | None:
+    """Decodes a file and crops it to its object; None where it has none.
 
     Raises:
         UserError: The file is no readable PNG.
     """
     try:
-        content = (folder / path).read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what it warns of is left out below
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(path.read_bytes()))
         with image:
             if min(image.size) < _LEAST_SIDE or not image.has_transparency_data:
                 return None
             if image.width * image.height > _MOST_PIXELS:
                 return None
             rgba = image.convert("RGBA")
+    except PermissionError as error:  # of a file that may be sound
+        raise UserError(f"cut-out {path}: {error.strerror}", mend="make it readable or remove it") from error
     except Image.DecompressionBombError:  # Pillow does not open pictures of over 178 million pixels
         return None
     except Exception as error:  # whatever the file is, each of Pillow's decoders has errors of its own
-        message = f"cut-out {folder / path}: not a readable PNG ({error})"
-        raise UserError(message, mend="replace or remove it") from error
+        raise UserError(f"cut-out {path}: not a readable PNG ({error})", mend="replace or remove it") from error
     alpha = rgba.getchannel("A").point(lambda value: 255 * (value >= 128))
     box = alpha.getbbox()
     if box is None or np.asarray(alpha).mean() > 255 * _MOST_OPAQUE:
         return None
-    rgba = rgba.crop(box)
-    probe = rgba.getchannel("A")
-    probe.thumbnail((_PROBE_SIDE, _PROBE_SIDE), Image.Resampling.BOX)
-    if np.count_nonzero(np.asarray(probe) >= _PROBE_ALPHA) < _LEAST_OPAQUE:
-        return None
-    rgba.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return _Cutout(path.with_suffix("").as_posix(), np.asarray(rgba), hashlib.sha256(content).hexdigest())
+    return rgba.crop(box)
 
 
 def _magnified(rng: np.random.Generator, pixels: Bytes, side: int) -> Floats:

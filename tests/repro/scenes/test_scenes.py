@@ -85,6 +85,38 @@ def test_a_folder_of_cut_outs_that_cannot_be_read_is_not_left_out(
     assert Scenes("train", count=4, classes=3, cutouts=stamps).classes == ("a/disc", "a/wide", "c/d/tall")
 
 
+def test_a_cut_out_without_permission_is_to_be_made_readable(stamps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    with pytest.raises(UserError, match=r"\.png: Permission denied; mend: make it readable or remove it$"):
+        Scenes("train", count=4, classes=3, cutouts=stamps)
+
+
+def test_cut_outs_are_found_in_linked_folders(stamps: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (stamps / "b").rename(elsewhere / "b")
+    (stamps / "b").symlink_to(elsewhere / "b")
+    assert Scenes("train", count=4, classes=4, cutouts=stamps).classes == tuple(STAMPS)
+    (stamps / "b/back").symlink_to(stamps)
+    with pytest.raises(UserError, match=r"b/back: a link that leads back to where it is; mend: remove the link$"):
+        Scenes("train", count=4, classes=4, cutouts=stamps)
+
+
+def test_a_file_that_is_no_cut_out_is_decoded_once_for_all_splits(
+    stamps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.stem) or read(path))
+    for split in ("train", "val"):
+        Scenes(split, count=4, classes=2, cutouts=stamps)
+    assert (opened.count("opaque"), opened.count("small")) == (1, 1)
+    write_stamp(stamps / "opaque.png", box=(5, 5, 60, 60))
+    assert "opaque" in Scenes("train", count=4, classes=5, cutouts=stamps).classes
+
+
 def test_another_process_draws_the_same_scenes_and_needs_no_torch() -> None:
     program = (
         "import hashlib, sys, numpy as np\n"
