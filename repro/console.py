@@ -7,7 +7,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from repro.errors import visible
+from repro.errors import visible, visible_in_line
 from repro.terminal import say, say_json
 from repro.text_tables import TextTable, print_table
 
@@ -27,7 +27,7 @@ def report(as_json: bool, content: Any) -> None:
         say_json(content)
     elif isinstance(content, dict):
         for key, value in content.items():
-            say(visible(f"{key}: {value}"))
+            say(visible_in_line(f"{key}: {value}"))
     else:
         _print_rows(content)
 
@@ -67,7 +67,7 @@ def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
         return
     heads = list(rows[0])
     numbers = [head for head in heads if all(isinstance(row[head], int | float | None) for row in rows)]
-    cells = [["–" if value is None else visible(str(value)) for value in row.values()] for row in rows]
+    cells = [["–" if value is None else visible_in_line(str(value)) for value in row.values()] for row in rows]
     print_table(TextTable(heads, cells, right=numbers))
 
 

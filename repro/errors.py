@@ -35,6 +35,11 @@ def visible(text: str) -> str:
     return UNSEEN.sub(lambda letter: letter[0].encode("unicode_escape").decode(), text)
 
 
+def visible_in_line(text: str) -> str:
+    """Returns a text as `visible` does, with tabs and newlines as codes too: names of files may hold any letter."""
+    return visible(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
 def with_mend(what: str, mend: str) -> str:
     """Returns what is wrong and what a person can do about it, in one line; without a mend the former alone."""
     return f"{what}; mend: {mend}" if mend else what
@@ -49,7 +54,8 @@ def one_line(error: BaseException) -> str:
         text = text.splitlines()[-1]
         if isinstance(error, UserError):  # of other errors the kind says as much as the message
             text = text.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
-    return visible(" ".join(text.split())) or type(error).__name__
+    # Blanks within a line stand as they are: paths have them, and are to be copied.
+    return visible(" ".join(filter(None, (line.strip() for line in text.splitlines())))) or type(error).__name__
 
 
 def memory_shortage(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from repro.data.pixel_cache_writer import cache_images
 from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
-from repro.errors import UserError, visible
+from repro.errors import UserError, visible_in_line
 from repro.lazy_commands import CommandGroup
 from repro.runs.reading import build, command_settings, flat
 from repro.runs.sections import ScenesSettings
@@ -69,7 +69,7 @@ def list_datasets(as_json: Json = False) -> None:
         (
             entry.name,
             "as set" if entry.classes is None else str(len(entry.classes)),
-            visible(locations[entry.name].root or locations[entry.name].short),
+            visible_in_line(locations[entry.name].root or locations[entry.name].short),
             entry.title,
             entry.layout,
         )
@@ -257,14 +257,14 @@ def _print_report(report: Report, per_class: bool) -> None:
         counts = sorted(report.counts[split].values())
         spread = f"{counts[0]} to {counts[-1]}, median {median(counts):g}" if counts else "–"
         rows.append((split, str(len(counts)), str(report.total(split)), spread))
-    title = visible(f"{report.name} {report.root or ''}".strip())
+    title = visible_in_line(f"{report.name} {report.root or ''}".strip())
     print_table(TextTable(heads, rows, right=("classes", "images"), title=title), console)
     if per_class:
         print_table(_per_class(report), console)
     for problem in report.problems:
-        console.print(Text(problem.kind, "red"), f"{problem.path}: {problem.message}")
+        console.print(Text(problem.kind, "red"), visible_in_line(f"{problem.path}: {problem.message}"))
     for warning in report.warnings:
-        console.print(Text("warning", "yellow"), warning)
+        console.print(Text("warning", "yellow"), visible_in_line(warning))
     kinds = Counter(problem.kind for problem in report.problems)
     summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
     depth = "every image decoded" if report.decoded else "images not decoded (--quick)"
@@ -274,5 +274,5 @@ def _print_report(report: Report, per_class: bool) -> None:
 def _per_class(report: Report) -> TextTable:
     """Returns the images of every class, one column for each split."""
     names = sorted({name for counts in report.counts.values() for name in counts})
-    rows = [(visible(name), *(str(counts.get(name, 0)) for counts in report.counts.values())) for name in names]
+    rows = [(visible_in_line(name), *(str(counts.get(name, 0)) for counts in report.counts.values())) for name in names]
     return TextTable(("class", *report.counts), rows, right=tuple(report.counts))

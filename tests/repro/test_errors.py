@@ -63,6 +63,7 @@ def test_of_an_error_in_a_loaders_worker_only_the_message_is_told(error: Excepti
 def test_a_message_of_several_lines_becomes_one_and_no_message_the_errors_kind() -> None:
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(AssertionError()) == "AssertionError"
+    assert one_line(UserError("/my  photos\n/a.png: truncated")) == "/my  photos /a.png: truncated"
 
 
 def test_an_unknown_name_is_answered_with_all_names_and_the_nearest() -> None:

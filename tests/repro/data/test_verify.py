@@ -155,6 +155,15 @@ def test_a_quick_look_decodes_nothing_but_still_finds_what_sizes_tell(folder_roo
     assert not report.decoded
 
 
+def test_a_name_of_two_lines_is_shown_in_one(folder_root: Path) -> None:
+    (folder_root / "train/ant/a\tb\nno problems.png").touch()
+    (folder_root / "val/a\n9 images").mkdir()
+    said = CliRunner().invoke(app, ["verify", "folder", "--root", str(folder_root), "--per-class"]).output
+    lines = said.splitlines()
+    assert f"zero-byte {folder_root}/train/ant/a\\tb\\nno problems.png: the file is empty (0 bytes)" in lines
+    assert not [line for line in lines if line.startswith(("no problems", "9 images"))]
+
+
 def test_several_processes_find_what_one_finds(folder_root: Path) -> None:
     for index in range(60):
         write_image(folder_root / "train/ant" / f"more{index}.png", 200 + index, size=(4, 4))
