@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, also after a crash or where the disk is full."""
+"""Files that are whole or not there, also after a crash or where the disk is full."""
 
 import contextlib
 import errno
@@ -177,11 +177,11 @@ def _full_disk(path: Path, write: Callable[[IO[bytes]], object]) -> UserError:
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         write(cast(IO[bytes], counter))
     missing = f"free {size_text(counter.count - free)} there" if counter.count > free else "free some space there"
-    reason = _full_disk_reason(path.parent, f"{size_text(counter.count)} are to be written")
+    reason = full_disk_reason(path.parent, f"{size_text(counter.count)} are to be written")
     return UserError(f"cannot write {path}: {reason}", mend=missing)
 
 
-def _full_disk_reason(folder: Path, size: str) -> str:
+def full_disk_reason(folder: Path, size: str) -> str:
     """Returns that the disk of a folder is full, with the size of what is or was written there, and what is free."""
     free = shutil.disk_usage(folder).free
     return f"the disk of {folder} is full, or its quota ({size}, {size_text(free)} are free)"
@@ -242,7 +242,7 @@ def append_lines(path: Path, payload: bytes) -> None:
         except OSError as error:
             _take_back(file.fileno(), payload[:count])
             if is_of_a_full_disk(error):
-                reason = _full_disk_reason(path.parent, f"{size_text(len(payload))} are to be written")
+                reason = full_disk_reason(path.parent, f"{size_text(len(payload))} are to be written")
                 raise OSError(error.errno, reason) from error
             raise
     if is_new:
@@ -325,62 +325,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically."""
     write_atomically(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
-
-
-@contextlib.contextmanager
-def new_folder(target: Path, *, force: bool = False, mend: str = "name another folder, or remove it") -> Iterator[Path]:
-    """Yields a folder to fill, which takes the target's name once it is filled, and goes if it is not.
-
-    Args:
-        target: Must not exist, or be an empty folder.
-        force: Whether to replace the folder that is there, once the new one is whole.
-        mend: What to do about a folder that is there.
-
-    Yields:
-        The folder to write to, beside the target.
-
-    Raises:
-        UserError: The target is there, or cannot be written to.
-    """
-    temporary = ""
-    try:
-        if target.is_symlink():  # it could be replaced by no folder
-            raise UserError(f"{target} is a link", mend="name the folder that it leads to, or another one")
-        if target.exists() and not target.is_dir():
-            raise UserError(f"{target} is a file", mend="name a folder")
-        if not force and target.exists() and any(target.iterdir()):
-            raise UserError(f"{target} exists already", mend=mend)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target and not in /tmp: only within one file system is a rename a single step.
-        temporary = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        Path(temporary).chmod(0o755)
-        yield Path(temporary)
-        os.sync()  # thousands of small files: one by one would take longer than writing them
-        if force and target.exists():
-            _take_the_place(Path(temporary), target)
-        else:
-            Path(temporary).replace(target)  # over an empty folder too, as rename(2) allows
-        sync_folder(target.parent)
-    except OSError as error:
-        if is_of_a_full_disk(error):
-            written = folder_size(Path(temporary)) if temporary else 0
-            reason = _full_disk_reason(target.parent, f"{size_text(written)} of it were written")
-            raise UserError(f"cannot write {target}: {reason}", mend="free some space there") from error
-        mend = "name a folder that can be written to"
-        raise UserError(f"cannot write {target}: {error.strerror or error}", mend=mend) from error
-    finally:
-        if temporary:  # after the rename there is nothing of this name any more
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _take_the_place(new: Path, target: Path) -> None:
-    """Gives a whole folder the name of another one, which goes only then; where that fails, the other one stays."""
-    # Not removed first: half of it may be gone before an error, such as a file that is open on a network file system.
-    aside = new.with_name(f"{new.name}.old")
-    try:
-        target.rename(aside)
-        new.rename(target)
-    finally:
-        if not target.exists():
-            aside.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)

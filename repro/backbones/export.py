@@ -20,7 +20,7 @@ from repro.backbones.library import Library
 from repro.backbones.resnet import BASE_WIDTH
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
-from repro.files import new_folder
+from repro.new_folders import new_folder
 from repro.presence import is_file, is_folder
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of

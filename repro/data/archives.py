@@ -246,9 +246,10 @@ def write_member_atomically(path: Path, size: int, open_stream: Callable[[], IO[
 def whole_folder(target: Path) -> Iterator[Path]:
     """Makes a folder to fill, which takes the target's name once it is filled, and goes if it is not.
 
-    Unlike `repro.files.new_folder` it counts on being alone (under the lock of `preparing`): its temporary folder has a
-    fixed name, so that what a killed process left behind is found and removed. Files must be flushed by who writes
-    them, as `write_member` does; the names are made durable here, first those in the folder, then the folder's own.
+    Unlike `repro.new_folders.new_folder` it counts on being alone (under the lock of `preparing`): its temporary folder
+    has a fixed name, so that what a killed process left behind, on any machine, is found and removed. Files must be
+    flushed by who writes them, as `write_member` does; the names are made durable here, first those in the folder, then
+    the folder's own.
 
     Args:
         target: The folder's name in the end; it must not exist.

@@ -18,7 +18,8 @@ from io import BytesIO
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import new_folder, write_atomically
+from repro.files import write_atomically
+from repro.new_folders import new_folder
 from repro.paths import CODE_ROOT
 from repro.runs.provenance import SNAPSHOT
 

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -20,7 +21,8 @@ from repro.clutter import is_clutter
 from repro.data.folders import FolderImages, class_folders
 from repro.data.roots import find_root
 from repro.errors import UserError
-from repro.files import append_lines, new_folder, write_atomically
+from repro.files import append_lines, write_atomically
+from repro.new_folders import new_folder
 from repro.runs import provenance
 from results.collection.runs import RunRecord
 from slurm.profiles import profile
@@ -172,6 +174,24 @@ def test_a_full_disk_is_said_of_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert full.value.what == f"cannot write {tmp_path}/out: the disk of {tmp_path} is full, or its quota {sizes}"
     assert full.value.mend == "free some space there"
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_of_a_folder_goes_and_what_another_fills_stays(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    if (child := os.fork()) == 0:
+        with new_folder(target) as folder:
+            (folder / "half").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = tmp_path.iterdir()
+    with new_folder(target) as filled:
+        assert not left.exists()
+        with new_folder(target) as other:
+            assert other != filled
+            (other / "whole").touch()
+        assert filled.exists()
+        (target / "whole").unlink()
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_lines_that_another_node_added_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

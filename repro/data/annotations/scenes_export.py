@@ -19,7 +19,7 @@ from PIL import Image
 from repro.data.annotations import coco, voc
 from repro.data.processes import work_all
 from repro.errors import UserError
-from repro.files import new_folder
+from repro.new_folders import new_folder
 from repro.progress import ProgressBars
 from repro.scenes.dataset import Scenes
 
