@@ -1,21 +1,14 @@
 """The `salmask` command. Everything it does is a call into the rooms; nobody imports it."""
 
-import io
-import os
-import signal
-import sys
-import tempfile
-import traceback
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from repro.errors import UserError, memory_shortage, one_line
+from repro.ending import carry_out
 from repro.lazy_commands import LazyCommand, lazy_app
 from repro.terminal import say
-from repro.usage import UsageError, as_user_error, shows_help
 
 # Each function below loads a room when one of its commands is called, and hands it what it may not look up itself:
 # the launcher and the tables know no methods, the methods' room knows none of the competitors.
@@ -291,12 +284,6 @@ COMMANDS = {
 TRAINERS = ("pretrain", "sweep", "eval", "probe", "retry")
 """The commands that leave checkpoints to go on from when they are interrupted."""
 
-INTERRUPTED = 130
-"""The status after Ctrl-C, as a shell has it: 128 and the number of the signal."""
-
-CLOSED_PIPE = 141
-"""The status where nobody reads the output any more, as in `| head`: 128 and the number of SIGPIPE."""
-
 HELP = """Saliency-guided masking for contrastive learning: train, evaluate, and get the paper's tables back.
 
 Without a command: the next steps from where you stand. Each command has an example in its own --help.
@@ -334,64 +321,8 @@ app = lazy_app(COMMANDS, help=HELP, callback=_begin)
 
 
 def main() -> None:
-    """Runs the command; bad input ends in one line and status 2, Ctrl-C in one and status 130, a bug in one and 1."""
-    try:
-        _carry_out()
-    finally:
-        # All is said and saved. While Python joins threads and ends the process, Ctrl-C would be a traceback.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-
-
-def _carry_out() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8: what it cannot show
-            # is substituted. Files are written as UTF-8 all the same.
-            stream.reconfigure(errors="replace")
-    try:
-        # Not standalone: typer would print errors of its own, in boxes. It answers with the status.
-        status = app(prog_name="salmask", standalone_mode=False)
-    except UserError as error:
-        _end(f"salmask: {one_line(error)}", 2)
-    except UsageError as error:
-        if not shows_help(error):
-            _end(f"salmask: {one_line(as_user_error(error, sys.argv[1:], _settings_named))}", 2)
-        status = 0
-    except SystemExit as end:
-        # Both typer and rich turn a closed pipe into status 1, which means that something failed.
-        if not isinstance(end.__context__, BrokenPipeError):
-            raise
-        _drop_output()
-        sys.exit(CLOSED_PIPE)
-    except (KeyboardInterrupt, typer.Abort):
-        status = INTERRUPTED
-    except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
-        if shortage := memory_shortage(error):
-            _end(f"salmask: {shortage}", 1)
-        with tempfile.NamedTemporaryFile("wb", prefix="salmask-", suffix=".txt", delete=False) as file:
-            # A name in it may be no UTF-8, and is then told byte by byte.
-            file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
-        kind = f"{type(error).__name__}: {one_line(error)}"
-        _end(f"salmask: a fault of salmask's own, {kind}; please report it with {file.name}, its traceback", 1)
-    if status == INTERRUPTED:  # what typer answers to Ctrl-C
-        command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
-        goes_on = "; the same command goes on from the last checkpoint" if command in TRAINERS else ""
-        _end(f"salmask: interrupted{goes_on}", INTERRUPTED)
-    if status:
-        sys.exit(status)
-
-
-def _drop_output() -> None:
-    """Sends what is still to be written nowhere: else Python would complain of the closed pipe as it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.__stdout__, sys.__stderr__):
-        if stream is not None:
-            os.dup2(nowhere, stream.fileno())
-
-
-def _end(line: str, status: int) -> NoReturn:
-    say(line, err=True)
-    sys.exit(status)
+    """Runs the command, and ends the process as `HELP` says."""
+    carry_out(app, settings_named=_settings_named, resumable=TRAINERS)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from command_samples import commands
 from training_samples import refused, salmask
 
-from repro import cli
+from repro.ending import INTERRUPTED
 from repro.runs.reading import command_settings
 
 
@@ -139,5 +139,5 @@ def test_ctrl_c_in_a_command_that_trains_nothing(monkeypatch: pytest.MonkeyPatch
         ended = salmask("methods")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert (ended.code, ended.err.count("\n")) == (cli.INTERRUPTED, 1)
+    assert (ended.code, ended.err.count("\n")) == (INTERRUPTED, 1)
     assert ended.err.startswith("salmask: interrupted")

@@ -1,0 +1,93 @@
+"""How the process of a command ends: its status, and its last line."""
+
+import io
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import typer
+
+from repro.errors import UserError, memory_shortage, one_line
+from repro.terminal import say
+from repro.usage import UsageError, as_user_error, shows_help
+
+INTERRUPTED = 130
+"""The status after Ctrl-C, as a shell has it: 128 and the number of the signal."""
+
+CLOSED_PIPE = 141
+"""The status where nobody reads the output any more, as in `| head`: 128 and the number of SIGPIPE."""
+
+
+def carry_out(
+    app: Callable[..., Any], *, settings_named: Callable[[str], Sequence[str]], resumable: Sequence[str]
+) -> None:
+    """Runs a command; bad input ends in one line and status 2, Ctrl-C in one and status 130, a bug in one and 1.
+
+    Args:
+        app: The command line, a typer.
+        settings_named: Returns the settings whose last part has a name: what may have been meant by a wrong option.
+        resumable: The commands that leave checkpoints to go on from when they are interrupted.
+    """
+    try:
+        _carry_out(app, settings_named, resumable)
+    finally:
+        # All is said and saved. While Python joins threads and ends the process, Ctrl-C would be a traceback.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+
+
+def _carry_out(
+    app: Callable[..., Any], settings_named: Callable[[str], Sequence[str]], resumable: Sequence[str]
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8: what it cannot show
+            # is substituted. Files are written as UTF-8 all the same.
+            stream.reconfigure(errors="replace")
+    try:
+        # Not standalone: typer would print errors of its own, in boxes. It answers with the status.
+        status = app(prog_name="salmask", standalone_mode=False)
+    except UserError as error:
+        _end(f"salmask: {one_line(error)}", 2)
+    except UsageError as error:
+        if not shows_help(error):
+            _end(f"salmask: {one_line(as_user_error(error, sys.argv[1:], settings_named))}", 2)
+        status = 0
+    except SystemExit as end:
+        # Both typer and rich turn a closed pipe into status 1, which means that something failed.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        _drop_output()
+        sys.exit(CLOSED_PIPE)
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
+        if shortage := memory_shortage(error):
+            _end(f"salmask: {shortage}", 1)
+        with tempfile.NamedTemporaryFile("wb", prefix="salmask-", suffix=".txt", delete=False) as file:
+            # A name in it may be no UTF-8, and is then told byte by byte.
+            file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
+        kind = f"{type(error).__name__}: {one_line(error)}"
+        _end(f"salmask: a fault of salmask's own, {kind}; please report it with {file.name}, its traceback", 1)
+    if status == INTERRUPTED:  # what typer answers to Ctrl-C
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        goes_on = "; the same command goes on from the last checkpoint" if command in resumable else ""
+        _end(f"salmask: interrupted{goes_on}", INTERRUPTED)
+    if status:
+        sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Sends what is still to be written nowhere: else Python would complain of the closed pipe as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+
+
+def _end(line: str, status: int) -> NoReturn:
+    say(line, err=True)
+    sys.exit(status)
