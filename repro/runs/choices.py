@@ -1,16 +1,16 @@
-"""The values that settings choose from."""
+"""The values that settings choose from; each is written as it is named."""
 
-from enum import StrEnum
+from enum import StrEnum, auto
 
 
 class Strategy(StrEnum):
     """What stands where a patch was masked; `learned` masks are drawn by a network that is trained too (ADIOS)."""
 
-    none = "none"
-    high_pass = "high_pass"
-    strong_blur = "strong_blur"
-    mean_fill = "mean_fill"
-    learned = "learned"
+    none = auto()
+    high_pass = auto()
+    strong_blur = auto()
+    mean_fill = auto()
+    learned = auto()
 
 
 FILTER_TAPS = {Strategy.high_pass: 11, Strategy.strong_blur: 31}
@@ -20,8 +20,8 @@ FILTER_TAPS = {Strategy.high_pass: 11, Strategy.strong_blur: 31}
 class InputFilter(StrEnum):
     """What a backbone sees of normalised images: themselves, or what the high-pass filter leaves of them."""
 
-    none = "none"
-    high_pass = "high_pass"
+    none = auto()
+    high_pass = auto()
 
 
 class NoiseArea(StrEnum):
@@ -31,8 +31,8 @@ class NoiseArea(StrEnum):
     whole view, whichever it is: that is faster there than to find out how many pixels are masked.
     """
 
-    view = "view"
-    masked = "masked"
+    view = auto()
+    masked = auto()
 
 
 class FilterLibrary(StrEnum):
@@ -41,37 +41,37 @@ class FilterLibrary(StrEnum):
     The two depart by rounding alone, `test_filters.py` says how far. A GPU filters with torch, whichever it is.
     """
 
-    torch = "torch"
-    cv2 = "cv2"
+    torch = auto()
+    cv2 = auto()
 
 
 class Guidance(StrEnum):
     """Whether patches are drawn by saliency stratum or uniformly."""
 
-    saliency = "saliency"
-    random = "random"
+    saliency = auto()
+    random = auto()
 
 
 class MapOf(StrEnum):
     """What the localizer sees: each view, as the paper has it, or the whole image once, of which views are cropped."""
 
-    view = "view"
-    image = "image"
+    view = auto()
+    image = auto()
 
 
 class Branch(StrEnum):
     """The view that is masked (the paper's Table 3)."""
 
-    query = "query"
-    key = "key"
-    both = "both"
+    query = auto()
+    key = auto()
+    both = auto()
 
 
 class Source(StrEnum):
     """Which of the two is followed where the authors' published equations and their released code differ."""
 
-    paper = "paper"
-    released = "released"
+    paper = auto()
+    released = auto()
 
 
 class Backend(StrEnum):
@@ -84,8 +84,8 @@ class Backend(StrEnum):
     channel; blur see `Blur`. With all steps, on the pictures without noise: 1.8 as root mean square.
     """
 
-    device = "device"
-    reference = "reference"
+    device = auto()
+    reference = auto()
 
 
 class Blur(StrEnum):
@@ -98,58 +98,58 @@ class Blur(StrEnum):
     alone, .6 and at most 3, also on white noise.
     """
 
-    gaussian = "gaussian"
-    box = "box"
+    gaussian = auto()
+    box = auto()
 
 
 class Interpolation(StrEnum):
     """How the pixels of a crop are computed when it is resized."""
 
-    bilinear = "bilinear"
-    bicubic = "bicubic"
+    bilinear = auto()
+    bicubic = auto()
 
 
 class Resizer(StrEnum):
     """What resizes a crop: Pillow, or torch, which is faster and rounds one pixel in twenty the other way."""
 
-    pil = "pil"
-    torch = "torch"
+    pil = auto()
+    torch = auto()
 
 
 class Anchor(StrEnum):
     """The views whose embeddings meet the hard negative in SimCLR's loss."""
 
-    query = "query"
-    both = "both"
+    query = auto()
+    both = auto()
 
 
 class Optimizer(StrEnum):
     """SGD with momentum; `lars` scales each layer's step by the ratio of its norm and its gradient's."""
 
-    sgd = "sgd"
-    lars = "lars"
+    sgd = auto()
+    lars = auto()
 
 
 class Schedule(StrEnum):
     """How the learning rate falls after the warm-up: along a cosine to 0, or by a tenth at each step."""
 
-    cosine = "cosine"
-    steps = "steps"
+    cosine = auto()
+    steps = auto()
 
 
 class Interval(StrEnum):
     """How often the learning rate is set anew along its schedule."""
 
-    epoch = "epoch"
-    step = "step"
+    epoch = auto()
+    step = auto()
 
 
 class Norm(StrEnum):
     """Normalisation inside the occlusion network (ADIOS)."""
 
-    group = "group"
-    instance = "instance"
-    none = "none"
+    group = auto()
+    instance = auto()
+    none = auto()
 
 
 class Precision(StrEnum):
@@ -159,13 +159,13 @@ class Precision(StrEnum):
     each attempt's entry of `provenance.json` tells (`repro.training.precision.arithmetic`).
     """
 
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+    fp32 = auto()
+    bf16 = auto()
+    fp16 = auto()
 
 
 class OnCollapse(StrEnum):
     """What becomes of a training whose weights explode or whose features collapse."""
 
-    warn = "warn"
-    stop = "stop"
+    warn = auto()
+    stop = auto()

@@ -29,18 +29,17 @@ _FOREGROUND = re.compile(r"(|hard-|query-)by-(.+)")
 _WHOSE = {"": "foreground", "hard-": "hard negatives", "query-": "query"}
 
 
-def label(method: str, *, branch: str = "") -> str:
+def label(method: str) -> str:
     """Returns how a method is printed.
 
     Args:
         method: Its name, `FRAMEWORK[+MASKING][@BRANCH][-CHANGE]`.
-        branch: The branch that it masks, to be said where the name leaves it out because it is the usual one.
 
     Returns:
         `MoCo v2 + ours (high-pass), key masked, no hard negative` of `mocov2+ours-hp@key-no-hard-negative`; a name of
         another form, as a method of somebody's own may have, as it is.
     """
-    return ", ".join(label_parts(method, branch=branch))
+    return ", ".join(label_parts(method))
 
 
 def change_label(method: str) -> str:
@@ -57,7 +56,7 @@ def label_parts(method: str, *, branch: str = "") -> tuple[str, ...]:
 
     Args:
         method: Its name.
-        branch: As of `label`.
+        branch: The branch that it masks, to be said where the name leaves it out because it is the usual one.
     """
     return tuple(filter(None, _parts(method, branch)))
 

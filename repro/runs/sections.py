@@ -9,7 +9,7 @@ import math
 import operator
 import re
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import StrEnum, auto
 
 from repro.runs.choices import (
     Anchor,
@@ -45,10 +45,10 @@ class Framework(StrEnum):
     else it is stands in `repro.runs.frameworks`.
     """
 
-    mocov2 = "mocov2"
-    simclr = "simclr"
-    supervised = "supervised"
-    external = "external"
+    mocov2 = auto()
+    simclr = auto()
+    supervised = auto()
+    external = auto()
 
 
 def _is_drawn(dataset: str) -> bool:

@@ -34,8 +34,8 @@ def test_names_become_words() -> None:
         "supervised": "Supervised",
     }
     assert label("mocov2+ours-hp@key-no-hard-negative") == "MoCo v2 + ours (high-pass), key masked, no hard negative"
-    assert label("mocov2+ours-blur", branch="query") == "MoCo v2 + ours (strong blur), query masked"
-    assert label("mocov2+ours-hp@both", branch="query") == "MoCo v2 + ours (high-pass), both masked"
+    assert label_parts("mocov2+ours-blur", branch="query") == ("MoCo v2 + ours (strong blur)", "query masked")
+    assert label_parts("mocov2+ours-hp@both", branch="query") == ("MoCo v2 + ours (high-pass)", "both masked")
     assert label("mocov2+ours-hp-ratio0.25-0.45") == "MoCo v2 + ours (high-pass), 25 to 45 % masked"
     assert label("mocov2+ours-hp-released-saliency-map") == "MoCo v2 + ours (high-pass), released saliency map"
     assert label("mocov2+ours-hp-hard-by-truth-shifted-2").endswith("hard negatives by truth-shifted-2")
