@@ -154,8 +154,7 @@ def judge(
     images, the images judge with the seeds (`results.statistics.imagewise`), else a t-test over the seeds of both. A
     claim is *supported* or *contradicted* where the test, corrected by Holm for the number of different comparisons of
     its sentence that could be tested in its setting (data, fidelity, scale, and protocol where several measured the
-    same),
-    finds a difference: runs for another sentence or in another setting change no p. It is a *tie* where the 95 %
+    same), finds a difference: runs for another sentence or in another setting change no p. It is a *tie* where the 95 %
     interval lies within the margin; it is *not run* where no seed is there for both, else *undecided*. One pair of runs
     never decides anything.
 
@@ -333,9 +332,7 @@ def _measured_by_several(columns: Iterable[Column]) -> set[tuple[str, ...]]:
 
 
 def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
-    """What verdicts share that are corrected together: their sentence, whose data, fidelity and scale they are of.
-
-    And the protocol, where several measured the same.
+    """What verdicts share that are corrected together: sentence, data, fidelity, scale, and protocol where several are.
 
     A question that several sentences ask counts with the first of them.
     """
