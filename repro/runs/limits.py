@@ -13,7 +13,7 @@ from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.network_names import LOCALIZERS, RESNETS, is_localizer
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
 from repro.runs.saliency_sources import SaliencySource
-from repro.runs.sections import Framework, RunSettings
+from repro.runs.sections import Framework, LocalizerSettings, RunSettings
 
 LIMITS: Mapping[str, Limit] = {
     "seed": NOT_NEGATIVE,
@@ -300,6 +300,16 @@ def _localizer_problems(run: RunSettings) -> Iterator[Problem]:
         )
     if not is_localizer(localizer.network):
         yield Problem(f"localizer.network={localizer.network} is unknown", mend=nearest(localizer.network, LOCALIZERS))
+    # Those of any other network come with it, or are random; the default is a name of the ResNet-50's.
+    if localizer.network not in ("resnet50", "checkpoint") and localizer.weights not in (
+        LocalizerSettings.weights,
+        "random",
+    ):
+        yield Problem(
+            f"localizer.weights={localizer.weights} plays no part with localizer.network={localizer.network}, which has "
+            "its own",
+            mend="leave it out; localizer.network=checkpoint reads a file",
+        )
     if localizer.sha256 and localizer.network != "checkpoint":
         yield Problem(
             f"localizer.sha256 is a checkpoint's, and localizer.network={localizer.network} is none",

@@ -217,6 +217,10 @@ def test_changing_the_default_of_an_added_field_changes_no_meaning() -> None:
             ["data.crop=5", "augmentation.blur_probability=0", "masking.strategy=high_pass"],
             "data.crop=5 is too small for masking.strategy=high_pass, which reaches 5 pixels",
         ),
+        (
+            ["localizer.network=efficientnet-lite0", "localizer.weights=mine.pth"],
+            "localizer.weights=mine.pth plays no part with localizer.network=efficientnet-lite0, which has its own",
+        ),
         (["machine.device=gpu"], "machine.device=gpu is unknown; mend: one of auto, cpu, cuda"),
         (["machine.checkpoint_every=0"], "machine.checkpoint_every=0 is out of range; mend: 1 or more"),
     ],
