@@ -221,13 +221,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, no YAML, or no mapping.
     """
+    readable = "name a text file that can be read"
     try:
         content = parse_yaml(read_regular(path, LONGEST_TEXT).decode())
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist", mend="name an existing file") from None
+    except UserError as error:  # of a folder, which nobody is to remove for having named it
+        raise UserError(f"config file {error.what}", mend=readable) from error
     except (OSError, UnicodeDecodeError) as error:
-        mend = "name a text file that can be read"
-        raise UserError(f"config file {path} cannot be read: {error}", mend=mend) from error
+        raise UserError(f"config file {path} cannot be read: {error}", mend=readable) from error
     except RecursionError as error:
         raise UserError(f"config file {path} is nested too deeply", mend="write `key: value`") from error
     except yaml.YAMLError as error:

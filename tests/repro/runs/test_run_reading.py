@@ -231,3 +231,8 @@ def test_a_broken_config_file_is_named(tmp_path: Path, content: bytes | None, me
     assert message in str(caught.value)
     assert caught.value.mend
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_a_config_files_place_is_not_to_be_removed(tmp_path: Path) -> None:
+    line = f"config file {tmp_path} is no regular file; mend: name a text file that can be read"
+    assert message_of(lambda: load(tmp_path)) == line
