@@ -99,7 +99,7 @@ class Sender:
         except UserError as error:
             if not is_of_a_full_disk(error):
                 raise
-            # What is in stays in, and waiting may mend it. Where the id alone was not written, the next launch finds it.
+            # Waiting may mend it. A job that is in, and whose id alone could not be written, is found by its intent.
             self.full = error.what
             self._keep(batch, self.full)
         else:
