@@ -210,16 +210,24 @@ class _Look:
         """Returns whether the result is there; arguments as of the function of this name."""
         if task == PRETRAIN:
             return self.run_folder.pretrained
-        # A report that was handed over again is to be rendered again: the word of an earlier one does not count.
-        says_so = self.status is not None and self.status.state == "done" and not before(self.status, entry)
         if task == REPORT:
-            return says_so
+            return self._is_rendered(entry)
         # Rows of the task may be of another protocol than the ones that were asked for, whatever its status says: that
         # may be of an evaluation by hand. Where nobody asked, any will do.
         if entry is None or not entry.protocols:
             return bool(self.results)
         rows = _asked_for(self.results, self.run_folder, task, entry)
         return is_complete(task_and_dataset(task)[0], rows, entry.protocols)
+
+    def _is_rendered(self, entry: Submission | None) -> bool:
+        """Returns whether a report is there; where it was handed over again, the word of an earlier one does not count.
+
+        The job's id tells which one it is of, also where the clock of its node is slow.
+        """
+        if self.status is None or self.status.state != "done":
+            return False
+        by_its_job = entry is not None and bool(entry.job) and self.status.job == entry.job
+        return by_its_job or not before(self.status, entry)
 
 
 def _look_at(sweep: Path, folder: str, task: str, read_results: ReadResults) -> _Look:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,17 @@ def test_a_report_that_alone_is_lost_goes_out_again(stand_in: StandInSlurm, tmp_
     RunFolder(graph.sweep_folder).set_status("done", task=REPORT)
     assert launch(graph).submitted == {}
     assert set(launch(graph, report=True).submitted) == {graph.report}
+
+
+def test_a_report_of_a_node_whose_clock_is_slow_is_made_once(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path, seeds=1)
+    launch(graph)
+    report = Ledger(graph.sweep_folder).newest()[graph.report].job
+    stand_in.change(lambda line: None if line.startswith(f"{report}|") else line)
+    RunFolder(graph.sweep_folder).set_status("done", task=REPORT, job=report, heartbeat=time.time() - 300)
+    assert launch(graph).submitted == {}
+    RunFolder(graph.sweep_folder).set_status("done", task=REPORT, job="99", heartbeat=time.time() - 300)
+    assert set(launch(graph).submitted) == {graph.report}
 
 
 def test_a_report_that_is_retried_goes_out_and_waits_for_all_that_is_under_way(
