@@ -15,6 +15,7 @@ Between the attempts of one Slurm job nobody waits: Slurm ends an attempt before
 """
 
 import logging
+import math
 import os
 import socket
 import time
@@ -34,6 +35,8 @@ WATCHED_SECONDS = 75.0
 what a file was before."""
 RETRY_SECONDS = 1.0
 """Time between two tries at a lock that is waited for."""
+TELL_SECONDS = 3.0
+"""After which a person is told of a wait, and whom it is for."""
 
 
 log = logging.getLogger("salmask")
@@ -81,6 +84,7 @@ def held(
     holder: Callable[[], Holder | None] = lambda: None,
     wait: float = 0.0,
     watch: bool = True,
+    waiting: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
     """Holds a lock file during the block, or refuses; the lock goes with the process, however it ends.
 
@@ -91,13 +95,14 @@ def held(
         holder: Returns who holds the lock according to its files, asked at each try; None: nobody says so.
         wait: Seconds to wait for the lock.
         watch: Whether to wait until it is known that a silent holder on another machine is dead; else it is alive.
+        waiting: Called once, after `TELL_SECONDS` of a wait.
 
     Raises:
         UserError: Another process holds the lock, or it cannot be made.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file_lock = _acquire(lock, holder, time.monotonic() + wait, watch=watch)
+        file_lock = _acquire(lock, holder, wait, watch=watch, waiting=waiting)
     except OSError as error:
         raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}", mend=unwritable) from error
     if file_lock is None:
@@ -109,16 +114,19 @@ def held(
 
 
 def _acquire(
-    lock: Path, holder: Callable[[], Holder | None], deadline: float, *, watch: bool
+    lock: Path, holder: Callable[[], Holder | None], wait: float, *, watch: bool, waiting: Callable[[], object]
 ) -> filelock.FileLock | None:
     """Returns the lock on the newest generation's file, held; None where somebody else had it until the deadline.
 
     Args:
         lock: Path of the first generation's file.
         holder: As of `held`.
-        deadline: When to give up, on the monotonic clock; there is one try at least.
+        wait: As of `held`; there is one try at least.
         watch: As of `held`.
+        waiting: As of `held`.
     """
+    deadline = time.monotonic() + wait
+    told_at = time.monotonic() + TELL_SECONDS
     made_here = -1  # the generation whose file this process made, once it has taken over
     signs = _SignsOfLife()
     while True:
@@ -147,6 +155,9 @@ def _acquire(
             file_lock.release()
         if time.monotonic() >= deadline and not (watch and signs.awaited):
             return None
+        if time.monotonic() >= told_at:
+            told_at = math.inf
+            waiting()
         time.sleep(RETRY_SECONDS)
 
 

@@ -1,8 +1,6 @@
 """The locks of launchers that run a sweep's jobs on this machine: one minds them, and one alone starts some."""
 
-import fcntl
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import BinaryIO
 from repro.errors import UserError
 from repro.files import locked
 from slurm.sweep_folder.ledger import LEDGER, LOCAL_LOCK, LOCAL_START_LOCK
+from slurm.sweep_folder.signed_lock import is_free, signed_lock, until_free
 
 POLL_SECONDS = 0.05
 
@@ -45,7 +44,7 @@ def is_minded(sweep_folder: Path) -> bool:
             locked(ledger.fileno()),
             _opened(sweep_folder / LOCAL_LOCK) as file,
         ):
-            return not _taken(file)
+            return not is_free(file.fileno())
     except OSError:
         return False
 
@@ -63,28 +62,13 @@ def starting(sweep_folder: Path, wait: float = math.inf) -> Iterator[None]:
     Raises:
         UserError: It was not to be had in that time, or its file cannot be written.
     """
-    try:
-        file = (sweep_folder / LOCAL_START_LOCK).open("ab")
-    except OSError as error:
-        raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend="its permissions") from error
-    deadline = time.monotonic() + wait
-    with file:
-        while not _taken(file):
-            if time.monotonic() > deadline:
-                raise UserError(f"a launch of {sweep_folder} here is still starting jobs", mend="wait for it")
-            time.sleep(POLL_SECONDS)
+    lock = sweep_folder / LOCAL_START_LOCK
+
+    def taken() -> UserError:
+        return UserError(f"a launch of {sweep_folder} here is still starting jobs", mend=until_free(lock))
+
+    with signed_lock(lock, wait=wait, every=POLL_SECONDS, taken=taken):
         yield
-
-
-def _taken(file: BinaryIO) -> bool:
-    """Returns whether the lock on a file is ours now; as if it were, where the file system knows no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from sweep_samples import GONE, HERE, Sweep
+from waiting import wait_until
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
@@ -61,6 +63,48 @@ def test_a_lock_that_cannot_be_opened_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / ".sbatch.lock").mkdir()
     with pytest.raises(UserError, match=r"cannot write to .*: Is a directory; mend: choose another --out"):
         launch_lock(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("lock", "signed", "what"),
+    [
+        (".launch.lock", ".sbatch.lock", "another launch of {} is still submitting"),
+        (".sbatch.lock", ".sbatch.lock", "an sbatch of an earlier launch of {} is still at work"),
+        (".local-start.lock", ".local-start.lock", "a launch of {} here is still starting jobs"),
+    ],
+)
+def test_a_lock_that_a_dead_machine_left_is_told_and_can_be_removed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lock: str,
+    signed: str,
+    what: str,
+) -> None:
+    for module in ("repro.runs.lock", "slurm.sweep_folder.signed_lock"):
+        monkeypatch.setattr(f"{module}.TELL_SECONDS", 0.0)
+    monkeypatch.setattr("repro.runs.lock.RETRY_SECONDS", 0.01)
+    take = starting if signed == ".local-start.lock" else launch_lock
+    monkeypatch.setattr(socket, "gethostname", lambda: "login1")
+    with take(tmp_path):
+        pass
+    monkeypatch.setattr(socket, "gethostname", lambda: "login2")
+    left = os.open(tmp_path / lock, os.O_RDWR)
+    FLOCK(left, fcntl.LOCK_EX)  # for ever
+    held_by = f"process {os.getpid()} on login1, at work since 20"
+
+    def remove() -> None:
+        wait_until(lambda: bool(caplog.messages), "a word on who has it", every=0.01)
+        assert caplog.messages[0].startswith(f"{what.format(tmp_path)}; mend: wait for {held_by}")
+        for path in caplog.messages[0].rpartition("if that machine died: rm ")[2].split():
+            Path(path).unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        removed = pool.submit(remove)
+        with take(tmp_path, 20.0):
+            assert (tmp_path / signed).read_text().startswith(f"process {os.getpid()} on login2, ")
+        removed.result()
+    os.close(left)
 
 
 def test_on_nfs_what_waits_for_a_launcher_is_queued(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,103 @@
+"""A lock on a sweep's folder that says who has it, to whoever waits for it.
+
+A network file system may keep the lock of a machine that died. Nothing shows from another machine that it did, so that
+nobody takes over; but a person can look, and remove the file.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from repro.errors import UserError
+from repro.files import read_regular
+from repro.runs.lock import TELL_SECONDS
+from repro.runs.provenance import now
+
+LONGEST_NAME = 1000
+
+log = logging.getLogger("salmask")
+
+
+@contextmanager
+def signed_lock(path: Path, *, wait: float, every: float, taken: Callable[[], UserError]) -> Iterator[int]:
+    """Holds a lock during the block; where the file system knows no locks the block runs without.
+
+    Args:
+        path: Of the lock's file, in a folder that is there.
+        wait: Seconds to wait for it.
+        every: Seconds between two tries.
+        taken: Returns what is raised where another process has it for all that time.
+
+    Yields:
+        The file's descriptor. Who inherits it holds the lock too, until the last of them ends.
+
+    Raises:
+        UserError: It was not to be had, or its file cannot be opened.
+    """
+    began, is_told = time.monotonic(), False
+    # Opened anew at each try: the file may have been removed, of a machine that died.
+    while (descriptor := _taken(path)) is None:
+        waited = time.monotonic() - began
+        if waited > wait:
+            raise taken()
+        if waited > TELL_SECONDS and not is_told:
+            log.warning("%s", taken())
+            is_told = True
+        time.sleep(every)
+    try:
+        _sign(descriptor)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def until_free(lock: Path, *files: Path) -> str:
+    """Returns what to do about a lock that somebody has: `wait for process 12 on login1, at work since …`.
+
+    Args:
+        lock: The file that was signed.
+        files: Others that are held along with it.
+    """
+    holder = ""
+    with suppress(OSError, UserError):
+        holder = read_regular(lock, LONGEST_NAME).decode(errors="replace").strip()
+    return f"wait for {holder or 'it'}; if that machine died: rm {' '.join(map(str, (lock, *files)))}"
+
+
+def _taken(path: Path) -> int | None:
+    """Returns the open file of a lock that is ours now; None where it is another's."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:  # of a colleague, in a folder that a group shares
+        raise UserError(f"cannot write to {path.parent}: {error.strerror}", mend="choose another --out") from error
+    if is_free(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def is_free(descriptor: int) -> bool:
+    """Returns whether the lock on a file is ours now; as if it were, where the file system knows no locks."""
+    try:
+        # On the descriptor, and not by the process: it is free when the last that inherited it has ended.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sign(descriptor: int) -> None:
+    """Writes down in a lock's file who has it, unless it says so already; a full disk is no reason not to have it."""
+    name = f"process {os.getpid()} on {socket.gethostname()}, at work since ".encode()
+    with suppress(OSError):
+        if not os.pread(descriptor, LONGEST_NAME, 0).startswith(name):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, name + now().encode() + b"\n", 0)
+            os.fsync(descriptor)  # NFS shows others only what was sent
