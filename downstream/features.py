@@ -25,6 +25,7 @@ from repro.errors import UserError
 from repro.files import reading, write_atomically
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.run import Run
+from repro.training.memory_layout import lay_out_network
 
 log = logging.getLogger("salmask")
 VERSION = 1
@@ -50,6 +51,7 @@ class FeatureStore:
         device: Where features are computed.
         workers: Decoding processes of this rank.
         task: In whose status the progress is told.
+        channels_last: Whether the network lies in memory as NHWC, which rounds its features differently.
     """
 
     backbone: Backbone
@@ -59,10 +61,13 @@ class FeatureStore:
     device: torch.device
     workers: int
     task: str
+    channels_last: bool = False
     _last_pool: dict[str, Features] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, run: Run, folder: RunFolder, device: torch.device, task: str) -> "FeatureStore":
+    def of(
+        cls, run: Run, folder: RunFolder, device: torch.device, task: str, *, channels_last: bool = False
+    ) -> "FeatureStore":
         """Makes the store of a finished run's backbone, which is read from its file and frozen.
 
         Args:
@@ -70,6 +75,7 @@ class FeatureStore:
             folder: Of the run, with its `backbone.pth`.
             device: Where features are computed.
             task: In whose status the progress is told.
+            channels_last: Of the task's protocol; the training's `machine.channels_last` has no part in it.
 
         Raises:
             UserError: The backbone is damaged, or another run's.
@@ -77,7 +83,8 @@ class FeatureStore:
         backbone = load_backbone_of(run, folder)
         digest = weights_digest(backbone.network.state_dict())
         backbone.network.to(device).eval().requires_grad_(False)
-        return cls(backbone, digest, run.data.crop, folder, device, run.machine.workers, task)
+        lay_out_network(backbone.network, channels_last=channels_last)
+        return cls(backbone, digest, run.data.crop, folder, device, run.machine.workers, task, channels_last)
 
     def __call__(self, images: Images) -> Features:
         """Returns the features N×D of N images, read from their file where there is one; called on every rank.
@@ -133,6 +140,8 @@ class FeatureStore:
             self.backbone.input_filter,
             self.crop,
             images.fingerprint(),
+            # Named only where it is not the reference's, so that files of before the setting are found.
+            *(["channels_last"] if self.channels_last else []),
         )
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 

@@ -59,7 +59,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     partition = standard(target, seed=0)
     _require_neighbours(run, target, partition)
     train, test = partition.train, partition.scored
-    store = FeatureStore.of(run, folder, device, "knn")
+    store = FeatureStore.of(run, folder, device, "knn", channels_last=run.knn.channels_last)
     bank, queries = (torch.from_numpy(store(images)).to(device) for images in (train, test))
     bank_labels, labels = (torch.from_numpy(labels_of(images)).to(device) for images in (train, test))
     rows = []

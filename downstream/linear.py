@@ -157,7 +157,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     seeds = split_seeds(target.dataset, run.probe.splits)
     # One store for all splits: the backbone is read once, and a pool's features serve every split of it.
     evaluation = Evaluation("linear", target.dataset)
-    store = FeatureStore.of(run, folder, device, evaluation.name(run))
+    store = FeatureStore.of(run, folder, device, evaluation.name(run), channels_last=run.probe.channels_last)
     split_scores, split_predictions, split = [], [], ""
     for seed in seeds:
         train, val, split = paper_like(target, seed)

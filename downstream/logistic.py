@@ -92,7 +92,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
     """
     partitions = _partitions(run, target)
     protocol = run.logistic.protocol(target.dataset).name
-    store = FeatureStore.of(run, folder, device, "logistic")
+    store = FeatureStore.of(run, folder, device, "logistic", channels_last=run.logistic.channels_last)
     split_values, split_predictions = [], []
     for seed, partition in enumerate(partitions):
         fits_file = folder.path / "logistic" / f"{target.dataset}-{protocol}-split{seed}.npz"

@@ -87,6 +87,7 @@ class ProbeSettings:
     weight_decay: float = 0.0  # L2 penalty
     lr_grid: tuple[float, ...] = ()  # a classifier for each, instead of `lr`; the best on the scored images counts
     splits: int = 3  # drawn splits that a number is the mean of, where the data set has none of its own
+    channels_last: bool = False  # the frozen backbone computes with NHWC in memory: faster, and rounds differently
 
     def __post_init__(self) -> None:
         """Turns `lr_grid` into a tuple of floats; YAML knows lists only, and whole numbers among them."""
@@ -124,6 +125,7 @@ class LogisticSettings:
     values: int = 45  # how many weights the grid has
     iterations: int = 1000  # iterations of L-BFGS for each value
     splits: int = 3  # random splits, as in `probe.splits`
+    channels_last: bool = False  # as in `probe.channels_last`
 
     def protocol(self, dataset: str) -> EvaluationProtocol:
         """Returns the protocol on a data set, with its departures."""
@@ -136,6 +138,7 @@ class KnnSettings:
 
     neighbours: tuple[int, ...] = (20, 200)  # one protocol for each
     temperature: float = 0.07  # similarities are divided by it before they weigh votes
+    channels_last: bool = False  # as in `probe.channels_last`
 
     def __post_init__(self) -> None:
         """Turns `neighbours` into a tuple of whole numbers; YAML knows lists only."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def lay_out_network(network: nn.Module, *, channels_last: bool) -> None:
-    """Moves the weights of a network's convolutions to the layout that `machine.channels_last` asks for, in place.
+    """Moves the weights of a network's convolutions to the layout that a setting asks for, in place.
 
     To be called before DDP wraps the network: its buckets take over the strides that the weights have then.
     """
@@ -17,5 +17,5 @@ def lay_out_network(network: nn.Module, *, channels_last: bool) -> None:
 
 
 def lay_out_images(images: Tensor, *, channels_last: bool) -> Tensor:
-    """Returns images B×3×H×W in the layout that `machine.channels_last` asks for; a copy only where it differs."""
+    """Returns images B×3×H×W in the layout that a setting asks for; a copy only where it differs."""
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from training_samples import CPU, OURS, tiny, with_random_backbone
 from downstream import features
 from downstream.crops import central_crops_of_rank
 from downstream.features import FeatureStore
+from downstream.tasks import evaluate
 from repro.backbones.checkpoint import Backbone, load_backbone, save_backbone
 from repro.data.folders import FolderImages
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.subsets import Subset
 from repro.errors import UserError
 from repro.masking.filters import high_pass
+from repro.runs.evaluation import PROTOCOLS
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.training.pretraining import open_data
@@ -24,8 +27,8 @@ from repro.training.pretraining import open_data
 RUN = tiny()
 
 
-def store_of(folder: RunFolder, run: Run = RUN) -> FeatureStore:
-    return FeatureStore.of(run, folder, CPU, "knn")
+def store_of(folder: RunFolder, run: Run = RUN, *, channels_last: bool = False) -> FeatureStore:
+    return FeatureStore.of(run, folder, CPU, "knn", channels_last=channels_last)
 
 
 def direct(backbone: Backbone, size: int = 32) -> np.ndarray:
@@ -78,6 +81,38 @@ def test_the_memory_layout_of_a_training_changes_no_bit_of_its_features(tmp_path
     plain = store_of(with_random_backbone(RUN, tmp_path / "plain"))(val)
     last = tiny(changes={"machine.channels_last": True})
     assert np.array_equal(store_of(with_random_backbone(last, tmp_path / "last"), last)(val), plain)
+
+
+def test_channels_last_in_memory_change_features_by_rounding_alone_and_are_kept_apart(tmp_path: Path) -> None:
+    folder, val = with_random_backbone(RUN, tmp_path), open_data(RUN, "val")
+    plain, last = store_of(folder), store_of(folder, channels_last=True)
+    assert last.backbone.network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    departures = np.linalg.norm(last(val) - plain(val), axis=1) / np.linalg.norm(plain(val), axis=1)
+    assert departures.max() < 1e-5
+    # A measurement in one layout must not find the features of the other.
+    assert plain.name(val) != last.name(val)
+    assert plain.digest == last.digest
+
+
+@pytest.mark.parametrize(("task", "section"), [("linear", "probe"), ("logistic", "logistic"), ("knn", "knn")])
+def test_channels_last_is_asked_for_by_a_setting_that_the_protocol_names(
+    task: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`machine.channels_last` trains a network so, and has no part in how its features are measured."""
+    folder, asked = with_random_backbone(RUN, tmp_path), []
+
+    def no_store(*_: Any, channels_last: bool) -> None:
+        asked.append(channels_last)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FeatureStore, "of", no_store)
+    for setting, named in (("machine.channels_last", False), (f"{section}.channels_last", True)):
+        run = tiny(changes={setting: True, "knn.neighbours": [5]})
+        (protocol,) = PROTOCOLS[task](run, "scenes")
+        assert ("channels_last=1" in protocol.departures.split(",")) == named
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run, folder, task, CPU)
+    assert asked == [False, True]
 
 
 def test_a_pool_is_seen_once_and_its_parts_are_rows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
