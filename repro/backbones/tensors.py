@@ -59,7 +59,7 @@ def read_tensors(path: Path) -> CheckpointFile:
     if _SAFETENSORS.match(beginning):
         return _read_safetensors(path)
     _require_torch(path, beginning)
-    content = _read_torch(path)
+    content = _with_joint_statistics(_read_torch(path), path)
     tensors = flatten(content, path)
     if not tensors:
         entries = shortened(sorted(map(str, content)))
@@ -67,6 +67,40 @@ def read_tensors(path: Path) -> CheckpointFile:
             f"checkpoint {path} holds no tensors by name; its entries: {entries}", mend="name a file with a state dict"
         )
     return CheckpointFile(tensors, {key: value for key, value in content.items() if isinstance(value, str)})
+
+
+def _with_joint_statistics(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Gives a training's checkpoint of ours the running statistics that its backbone would be written with.
+
+    Several processes keep statistics of their own (`repro.contrastive.batch_norm.own_statistics`). The model has rank
+    0's, and `statistics` holds a vector for each rank; what is evaluated is their mean.
+
+    Args:
+        content: Of any checkpoint.
+        path: Of the file, for errors.
+
+    Raises:
+        UserError: There are such vectors, and the first one is not of this model.
+    """
+    model, of_ranks = content.get("model"), content.get("statistics")
+    is_ours = {"run_id", "world_size"} <= content.keys()
+    if not (is_ours and isinstance(model, Mapping) and isinstance(of_ranks, list)):
+        return content
+    joint, place, size = dict(model), 0, -1
+    if of_ranks and all(isinstance(v, Tensor) and v.ndim == 1 and v.shape == of_ranks[0].shape for v in of_ranks):
+        first, mean, size = of_ranks[0], torch.stack(of_ranks).mean(0), len(of_ranks[0])
+        for name, own in model.items():
+            # Norms that span the processes have no part in the vectors; the model's own numbers, rank 0's, tell which.
+            if isinstance(own, Tensor) and name.endswith((".running_mean", ".running_var")):
+                end = place + own.numel()
+                if torch.equal(first[place:end], own):
+                    joint[name], place = mean[place:end], end
+    if place != size:
+        raise UserError(
+            f"checkpoint {path}: the running statistics of its processes do not fit its weights",
+            mend="give another checkpoint of the training, or the run's backbone.pth",
+        )
+    return {**content, "model": joint}
 
 
 def plain_name(name: str) -> str:

@@ -127,6 +127,22 @@ def test_safetensors_are_read_with_what_their_metadata_say(images: Tensor, tmp_p
     assert torch.equal(read_foreign(renamed, "resnet18").state["bn1.bias"], backbone.state["bn1.bias"])
 
 
+def test_the_running_statistics_of_a_trainings_processes_are_joined(tmp_path: Path) -> None:
+    """As they are in the backbone that it ends with; the norms of another part are the same on each process."""
+    state = resnet_of_width("resnet18", 4).state_dict()
+    own = [value for name, value in state.items() if "running_" in name]
+    ranks = [torch.cat(own), torch.cat(own) + 2]
+    model = {"mask.norm.running_mean": torch.full((4,), 0.5)} | {f"encoder_q.{k}": v for k, v in state.items()}
+    content = {"run_id": "a run", "world_size": 2, "model": model, "statistics": ranks}
+    read = read_foreign(saved(content, tmp_path / "x.pth"), "resnet18", width=4).state
+    for name in read:
+        torch.testing.assert_close(read[name], state[name] + ("running_" in name), msg=name)
+    for vectors in ([ranks[1], ranks[0]], [ranks[0], ranks[1][1:]], [row[1:] for row in ranks], [], ["text"]):
+        path = saved({**content, "statistics": vectors}, tmp_path / "y.pth")
+        with pytest.raises(UserError, match=r"y\.pth: the running statistics of its processes do not fit its weights"):
+            read_foreign(path, "resnet18", width=4)
+
+
 def test_half_precision_and_files_of_old_torch_are_read(images: Tensor, tmp_path: Path) -> None:
     state = network(0).state_dict()
     old = saved({"state_dict": state}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)

@@ -22,6 +22,7 @@ from training_samples import (
 )
 
 from repro.backbones.checkpoint import read_checkpoint
+from repro.backbones.foreign import read_foreign
 from repro.contrastive.losses import info_nce
 from repro.contrastive.moco import MoCo
 from repro.distributed import (
@@ -350,6 +351,17 @@ def test_a_backbone_has_the_running_statistics_of_all_processes(
     ranks: Sequence[dict[str, Any]], place: Path, alone: RunFolder
 ) -> None:
     assert_same_statistics(RunFolder(place / "plain"), alone)
+
+
+def test_a_checkpoint_of_two_processes_is_adopted_with_the_running_statistics_of_both(
+    ranks: Sequence[dict[str, Any]], place: Path
+) -> None:
+    """Its model has rank 0's, and the backbone that a training ends with those of all."""
+    folder = RunFolder(place / "plain")
+    exported = read_checkpoint(folder.backbone)["state_dict"]
+    adopted = read_foreign(checkpoints(folder.checkpoints)[0], "resnet18", "encoder_q", width=4).state
+    assert adopted.keys() == exported.keys()
+    assert [name for name, value in adopted.items() if not torch.equal(value, exported[name])] == []
 
 
 def test_one_process_goes_on_with_the_running_statistics_of_two(
