@@ -29,6 +29,13 @@ _TORCH_BEFORE_1_6 = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 """How files of `torch.save` began before they were zip archives: with a pickle too."""
 _OF_SCRIPTS = "constants.pkl"
 """A part of TorchScript's archives, by which torch itself knows them."""
+_OF_NUMPY = ".npy"
+"""What the names of all parts of NumPy's archives end in."""
+_ARRAYS_AS_TENSORS = (
+    "if you trust it, save them as tensors: torch.save({{name: torch.as_tensor(array) for name, array in "
+    "arrays.items()}}, NEW), where arrays is {}"
+)
+"""The mend of a file of NumPy's arrays, but for how these are read."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,12 @@ def read_tensors(path: Path) -> CheckpointFile:
     tensors = flatten(content, path)
     if not tensors:
         entries = shortened(sorted(map(str, content)))
+        # NumPy's class was read as a stand-in; what the file would have called to make one tells that it was there.
+        if any(name.startswith("numpy.") and name.endswith("._reconstruct") for name in _unknown_classes(path)):
+            raise UserError(
+                f"checkpoint {path} holds arrays of NumPy, which are not read, and no tensors; its entries: {entries}",
+                mend=_ARRAYS_AS_TENSORS.format("torch.load(FILE, weights_only=False), or the part of it that has them"),
+            )
         raise UserError(
             f"checkpoint {path} holds no tensors by name; its entries: {entries}", mend="name a file with a state dict"
         )
@@ -218,10 +231,15 @@ def _require_torch(path: Path, beginning: bytes) -> None:
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            is_script = any(PurePosixPath(name).name == _OF_SCRIPTS for name in archive.namelist())
+            names = archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile):
         return  # no archive, or a damaged one, of which reading says more
-    if is_script:
+    if names and all(name.endswith(_OF_NUMPY) for name in names):
+        raise UserError(
+            f"checkpoint {path} is an archive of NumPy's arrays (.npz), which are not read",
+            mend=_ARRAYS_AS_TENSORS.format("numpy.load(FILE)"),
+        )
+    if any(PurePosixPath(name).name == _OF_SCRIPTS for name in names):
         raise UserError(
             f"checkpoint {path} is a program of TorchScript, which is not run",
             mend="if you trust it, save its weights alone: torch.save(torch.jit.load(FILE).state_dict(), NEW)",

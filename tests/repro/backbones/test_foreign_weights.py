@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from foreign_cases import ACCEPTED, AMBIGUOUS
@@ -301,6 +302,24 @@ def test_what_torch_save_did_not_write_is_refused_by_its_own_name(tmp_path: Path
     pickled.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": trained.conv1.weight.detach().numpy()}}))
     with pytest.raises(UserError, match=r"is a pickle and no file of torch\.save .*mend: .*--to torchvision"):
         read_foreign(pickled, "resnet18")
+
+
+@pytest.mark.parametrize("kind", ["torch.save", "nested", "npz"])
+def test_arrays_of_numpy_are_called_so_with_a_mend_that_works(kind: str, tmp_path: Path) -> None:
+    path, state = tmp_path / "x.pth", resnet_of_width("resnet18", 4).state_dict()
+    arrays = {name: value.numpy() for name, value in state.items()}
+    if kind == "npz":
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+    else:
+        saved({"state_dict": arrays, "epoch": 3} if kind == "nested" else arrays, path)
+    with pytest.raises(UserError, match=r"x\.pth (holds arrays of NumPy|is an archive of NumPy's arrays)") as refused:
+        read_foreign(path, "resnet18", width=4)
+    save, _, load = refused.value.mend.partition("save them as tensors: ")[2].partition(", where arrays is ")
+    read = eval(load.partition(", or ")[0], {"torch": torch, "numpy": np, "FILE": path})
+    new = tmp_path / "new.pth"
+    exec(save, {"torch": torch, "arrays": read["state_dict"] if kind == "nested" else read, "NEW": new})
+    assert torch.equal(read_foreign(new, "resnet18", width=4).state["conv1.weight"], state["conv1.weight"])
 
 
 def test_a_head_that_is_left_out_may_hold_anything(tmp_path: Path) -> None:
