@@ -9,9 +9,10 @@ linear probe's (bilinear, 256/224); Kornblith's is bicubic and 224/224.
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -214,7 +215,7 @@ def fit_path(
         key: Names what the fits are made from. A file with another key is ignored.
         tell: Called with the number of fits that are made.
     """
-    path = restored_fits(fits_file, key, weights)
+    path = restored_fits(fits_file, key, weights, train)
     labels = torch.from_numpy(held_out[1])
     for index in range(len(path.scores), len(weights)):
         model, converged = fit(*train, weights[index], iterations, start=path)
@@ -287,20 +288,39 @@ def save_fits(fits_file: Path, key: str, weights: Floats, path: RegularisationPa
     write_atomically(fits_file, lambda file: np.savez(file, allow_pickle=False, **content))
 
 
-def restored_fits(fits_file: Path, key: str, weights: Floats) -> RegularisationPath:
-    """Reads the fits that were made from the same key and weights; none where the file has others or is damaged."""
+def restored_fits(fits_file: Path, key: str, weights: Floats, train: tuple[Features, Labels]) -> RegularisationPath:
+    """Reads the fits that were made from the same key and weights; none where the file has others or is damaged.
+
+    Args:
+        fits_file: From `save_fits`.
+        key: As of `fit_path`.
+        weights: As of `fit_path`.
+        train: What the fits must be of.
+    """
     if not fits_file.exists():
         return RegularisationPath()
     try:
         with reading(fits_file, "remove it"), np.load(fits_file, allow_pickle=False) as content:
             if str(content["key"]) != key or not np.array_equal(content["weights"], weights):
                 return RegularisationPath()
-            return RegularisationPath(
-                tuple(content["scores"].tolist()),
-                tuple(content["converged"].tolist()),
-                content["coefficients"],
-                content["intercepts"],
-            )
+            return _fits_of(content, len(weights), *train)
     except UserError as error:
         log.warning("%s; its fits are made anew", error.what)
         return RegularisationPath()
+
+
+def _fits_of(content: Mapping[str, Any], most: int, features: Features, labels: Labels) -> RegularisationPath:
+    """Returns the fits of a file, or raises a ValueError where they cannot be of these features and `most` weights."""
+    accuracies, converged = tuple(content["scores"].tolist()), tuple(content["converged"].tolist())
+    coefficients, intercepts = content["coefficients"], content["intercepts"]
+    classes, width = len(np.unique(labels)), features.shape[1]
+    rows = classes if classes > 2 else 1
+    if not (
+        1 <= len(accuracies) == len(converged) <= most
+        and all(0 <= accuracy <= 100 for accuracy in accuracies)
+        and (coefficients.shape, intercepts.shape) == ((rows, width), (rows,))
+        and np.isfinite(coefficients).all()
+        and np.isfinite(intercepts).all()
+    ):
+        raise ValueError(f"it holds no fits of {classes} classes by {width} features and {most} weights")
+    return RegularisationPath(accuracies, converged, coefficients, intercepts)

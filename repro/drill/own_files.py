@@ -180,15 +180,18 @@ def _of_evaluations(place: Path) -> dict[str, OwnFile]:
 
     features = io.BytesIO()
     np.save(features, np.ones((3, 4), np.float32))
-    path = RegularisationPath((0.5, 0.75), (True, False), np.ones((2, 3)), np.ones(2))
+    path = RegularisationPath((0.5, 0.75), (True, False), np.ones((1, 3)), np.ones(1))
     save_fits(place / "fits.npz", "key", np.ones(2), path)
+    train = np.ones((2, 3), np.float32), np.array([0, 1])
     artifact, table = io.BytesIO(), b"method,value\nmocov2,50\n" * 9
     with zipfile.ZipFile(artifact, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("data/results.csv", table)
         archive.writestr(MANIFEST, f"{_SHA(table).hexdigest()}  data/results.csv\n")
     return {
         "features.npy": OwnFile(features.getvalue(), lambda path: read_features(path, 3, 4)),
-        "fits.npz": OwnFile((place / "fits.npz").read_bytes(), lambda path: restored_fits(path, "key", np.ones(2))),
+        "fits.npz": OwnFile(
+            (place / "fits.npz").read_bytes(), lambda path: restored_fits(path, "key", np.ones(2), train)
+        ),
         "artifact.zip": OwnFile(artifact.getvalue(), check),
     }
 

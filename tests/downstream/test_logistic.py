@@ -1,6 +1,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,35 @@ def test_an_interrupted_path_goes_on_to_the_same_numbers(tmp_path: Path) -> None
     (tmp_path / "b.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:300])
     repeated, new_fits = run(tmp_path / "b.npz")
     assert (new_fits, repeated.scores) == (6, undisturbed.scores)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"scores": np.full(3, 50.0), "converged": np.ones(3, bool)},  # more fits than weights
+        {"converged": np.ones(2, bool)},
+        {"scores": np.array([np.nan])},
+        {"scores": np.array([250.0])},
+        {"coefficients": np.zeros((4, 5))},
+        {"coefficients": np.full((4, 9), np.nan)},
+        {"intercepts": np.zeros(3)},
+    ],
+)
+def test_fits_that_cannot_be_of_these_features_are_made_anew(
+    damage: dict[str, NDArray[Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, held_out, weights, fits_file = blobs(80, 0), blobs(60, 1), grid(1e-1, 1e1, 2), tmp_path / "fits.npz"
+
+    def path() -> logistic.RegularisationPath:
+        return fit_path(train, held_out, weights, classes=4, iterations=500, fits_file=fits_file, key="k")
+
+    undisturbed = path()
+    with np.load(fits_file) as content:
+        first = {**content, "scores": content["scores"][:1], "converged": content["converged"][:1]}
+    np.savez(fits_file, **{**first, **damage})
+    assert path().scores == undisturbed.scores
+    assert f"{fits_file} cannot be read (ValueError: it holds no fits of" in caplog.text
+    assert "; its fits are made anew" in caplog.text
 
 
 def test_fits_that_do_not_converge_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
