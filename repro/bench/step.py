@@ -118,6 +118,8 @@ FORWARD_ROUNDS = 5
 def forward_rate(encoder: nn.Module, size: int, device: torch.device) -> float:
     """Measures how many images a second pass through a frozen network, in the fastest of a few rounds.
 
+    Never compiled, whatever the training is: neither is the network of an evaluation, of whose rate this is a measure.
+
     Args:
         encoder: On the device; it is left in evaluation mode.
         size: Pixels a side of the images, which are noise.
@@ -126,12 +128,13 @@ def forward_rate(encoder: nn.Module, size: int, device: torch.device) -> float:
     encoder.eval()
     images = torch.randn(FORWARD_BATCH, 3, size, size, device=device)
     fastest = math.inf
-    for _ in range(FORWARD_ROUNDS):
-        wait_for_device()
-        start = time.perf_counter()
-        encoder(images)
-        wait_for_device()
-        fastest = min(fastest, time.perf_counter() - start)
+    with torch.compiler.set_stance("force_eager"):
+        for _ in range(FORWARD_ROUNDS):
+            wait_for_device()
+            start = time.perf_counter()
+            encoder(images)
+            wait_for_device()
+            fastest = min(fastest, time.perf_counter() - start)
     return FORWARD_BATCH / fastest
 
 

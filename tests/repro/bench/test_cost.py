@@ -14,6 +14,8 @@ from torchvision.models import get_model
 from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
+from repro.backbones.resnet import build_resnet
+from repro.bench.step import forward_rate
 from repro.bench.timing import Seconds, timed_in_turn
 from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
 from repro.runs.run import Run
@@ -164,6 +166,19 @@ def test_rows_are_timed_in_turn() -> None:
     order: list[str] = []
     timed_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
     assert order == ["a", "b"] * 4
+
+
+def test_a_network_that_is_evaluated_is_never_a_compiled_one() -> None:
+    traced: list[int] = []
+
+    def trace(graph: Any, inputs: Any) -> Any:
+        traced.append(len(inputs))
+        return graph.forward
+
+    network = build_resnet("resnet18", 4, 4)
+    network.compile(backend=trace)
+    assert forward_rate(network, 32, CPU) > 0
+    assert not traced
 
 
 def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
