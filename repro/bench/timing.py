@@ -18,7 +18,7 @@ def timed_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = ROUN
 
 
 class Seconds(NamedTuple):
-    """What a function takes."""
+    """What a call of a function takes."""
 
     wall: float
     """By the clock on the wall, which counts what others do on a shared machine too."""
@@ -26,15 +26,19 @@ class Seconds(NamedTuple):
     """Of all of this process's threads on their cores."""
 
 
-def seconds_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, Seconds]:
-    """Times several functions round by round, each once a round.
+def seconds_in_turn(
+    rivals: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, calls: int = 1
+) -> dict[str, Seconds]:
+    """Times several functions round by round.
 
     Args:
-        rivals: By name, what is timed; called `rounds + 1` times each.
-        rounds: How many rounds count.
+        rivals: By name, what is timed.
+        rounds: How many rounds count, after one that warms up.
+        calls: Of each function a round, one after the other. Only before the first and after the last of them the
+            device is waited for: between them the host may be ahead of it, as it is in a training.
 
     Returns:
-        For each name the medians of its seconds.
+        For each name the medians of the seconds of a call.
     """
     walls: dict[str, list[float]] = {name: [] for name in rivals}
     cpus: dict[str, list[float]] = {name: [] for name in rivals}
@@ -42,11 +46,12 @@ def seconds_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = RO
         for name, run in rivals.items():
             wait_for_device()
             wall, cpu = time.perf_counter(), time.process_time()
-            run()
+            for _ in range(calls):
+                run()
             wait_for_device()
             if number:  # round 0 warms up: it pays for allocations, and for cuDNN's choice of algorithms
-                walls[name].append(time.perf_counter() - wall)
-                cpus[name].append(time.process_time() - cpu)
+                walls[name].append((time.perf_counter() - wall) / calls)
+                cpus[name].append((time.process_time() - cpu) / calls)
     return {name: Seconds(statistics.median(walls[name]), statistics.median(cpus[name])) for name in rivals}
 
 

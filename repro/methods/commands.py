@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
 
 BatchSize = Annotated[int, typer.Option("--batch", min=4, help="Images a step; a multiple of 4.")]
-Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Steps to time of each row; 0: count FLOPs only.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Times to time each row; 0: count FLOPs only.")]
 Tiny = Annotated[
     bool,
     typer.Option("--tiny", help="ResNet-18 at 64 px: takes seconds on a CPU; its ratios are not those of full size."),

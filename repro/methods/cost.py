@@ -6,9 +6,10 @@ down by hand.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from repro.runs.limits import LIMITS
 from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
 from repro.training.compilation import compile_step
+from repro.training.feed import Feed
 from repro.training.learner import Build
 from repro.training.precision import wrap_optimizers
 from repro.training.preprocess import ViewMaker
@@ -41,6 +43,9 @@ TINY: Mapping[str, Any] = {
     "localizer.network": "efficientnet-lite0",
 }
 """Settings at which a CPU takes seconds for what takes minutes at the paper's."""
+
+IN_A_ROW = 5
+"""Steps that a GPU makes of a row before another row's turn: all but the first are queued while it is at work."""
 
 
 class Noise:
@@ -128,9 +133,11 @@ class Step:
         """
         self.method, self.batch = run.method, run.optimization.batch
         self.learner = build(with_random_localizer(run), _images_for(run), device)
-        self.items = default_collate([self.learner.dataset[0, index] for index in range(self.batch)])
+        items = default_collate([self.learner.dataset[0, index] for index in range(self.batch)])
         if device.type == "cuda":  # as the loader hands batches over
-            self.items = {name: value.pin_memory() for name, value in self.items.items()}
+            items = {name: value.pin_memory() for name, value in items.items()}
+        # The images cross to the device beside the step before, as in a training.
+        self._batches = Feed(device).batches(repeat(items))
         self.wrapper = wrap_optimizers(self.learner.optimizers, run.optimization.precision, device)
         self.learner.model.train()
         self._machine, self._device = run.machine, device
@@ -138,10 +145,11 @@ class Step:
 
     def __call__(self) -> None:
         """Makes one step."""
+        batch = next(self._batches)
         if self._graph is None:
-            self.learner.model.train_step(self.items, self.wrapper)
+            self.learner.model.train_step(batch, self.wrapper)
         else:
-            self._graph(self.items)
+            self._graph(batch)
 
     def speed_up(self) -> None:
         """Compiles and captures the step as the run's machine settings ask for it, as a training does at its start.
@@ -217,7 +225,7 @@ def measure(
         baseline: The row without masking.
         build: Makes what they train.
         device: Where they are trained.
-        rounds: Steps of each that are timed, after one that warms up; 0 leaves time out.
+        rounds: Times that each is timed, for one step or on a GPU `IN_A_ROW`; 0 leaves time out.
         with_bound: Whether to time the bare step of `repro.bench.bound` in turn with them.
 
     Returns:
@@ -237,7 +245,8 @@ def measure(
             step.speed_up()
         encoder, size = run.encoder, run.data.crop
         bare = BareStep(encoder.arch, encoder.width, size, run.optimization.batch, device) if with_bound else None
-        seconds = seconds_in_turn(rivals if bare is None else {**rivals, "bound": bare}, rounds)
+        timed: Mapping[str, Callable[[], object]] = rivals if bare is None else {**rivals, "bound": bare}
+        seconds = seconds_in_turn(timed, rounds, IN_A_ROW if device.type == "cuda" else 1)
         costs = {
             name: replace(
                 cost,

@@ -16,7 +16,7 @@ from training_samples import CPU, refused, salmask
 from baselines import build_learner, resolve
 from repro.backbones.resnet import build_resnet
 from repro.bench.step import forward_rate
-from repro.bench.timing import Seconds, timed_in_turn
+from repro.bench.timing import Seconds, seconds_in_turn, timed_in_turn
 from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
 from repro.runs.run import Run
 from repro.training.step_graph import EAGER_STEPS
@@ -168,6 +168,16 @@ def test_rows_are_timed_in_turn() -> None:
     assert order == ["a", "b"] * 4
 
 
+def test_several_calls_in_a_row_wait_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    clock = iter(range(100))
+    monkeypatch.setattr("repro.bench.timing.wait_for_device", lambda: order.append("wait"))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock) * 12.0)
+    seconds = seconds_in_turn({"a": lambda: order.append("a")}, 1, calls=3)
+    assert order == ["wait", *["a"] * 3, "wait"] * 2
+    assert seconds["a"].wall == 4  # of one call
+
+
 def test_a_network_that_is_evaluated_is_never_a_compiled_one() -> None:
     traced: list[int] = []
 
@@ -203,7 +213,7 @@ def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.Monkey
     # What is compiled is another test's business, on a GPU; here the steps themselves are timed by a clock of ours.
     monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
     clocks = Seconds(2.0, 1.0), Seconds(8.0, 1.5), Seconds(1.0, 0.5)
-    monkeypatch.setattr("repro.methods.cost.seconds_in_turn", lambda rivals, _: dict(zip(rivals, clocks, strict=True)))
+    monkeypatch.setattr("repro.methods.cost.seconds_in_turn", lambda rivals, *_: dict(zip(rivals, clocks, strict=True)))
     run = small("mocov2+ours-hp")
     ours, plain = measure(run, small("mocov2"), build_learner, CPU, rounds=1, with_bound=True)
     bare = small("supervised")
