@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR, _ParamScheduler
-from timm.optim import Lars
 from torch import nn
 
 from repro.runs.choices import Interval, Optimizer, Schedule
@@ -48,6 +47,8 @@ def build_lars(
     Returns:
         The optimizer, with a group of matrices and kernels and one of what has one dimension, where there are such.
     """
+    from timm.optim import Lars  # a quarter of a second to import, for which no other optimizer waits
+
     trainable = list(parameters)  # read twice
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim != 1], "weight_decay": weight_decay, "always_adapt": True},
