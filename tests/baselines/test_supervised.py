@@ -121,9 +121,9 @@ def test_the_loss_goes_down_on_a_fixed_batch() -> None:
 
 def test_a_finished_run_is_a_backbone_without_its_classifier(undisturbed: RunFolder) -> None:
     backbone = load_backbone(undisturbed.backbone, arch="resnet18")
-    assert (backbone.input_filter, backbone.features, backbone.run_id) == ("none", 512, tiny("supervised").id)
+    assert (backbone.input_filter, backbone.features, backbone.run_id) == ("none", 64, tiny("supervised").id)
     state = newest(undisturbed.checkpoints)["model"]
-    assert state["encoder.fc.weight"].shape == (8, 512)
+    assert state["encoder.fc.weight"].shape == (8, 64)
     assert {name.partition(".")[0] for name in state} == {"encoder"}
     for name, tensor in backbone.network.state_dict().items():
         assert torch.equal(tensor, state[f"encoder.{name}"]), name

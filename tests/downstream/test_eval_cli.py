@@ -345,7 +345,7 @@ def test_fresh_weights_are_called_so(tmp_path: Path) -> None:
 
 def test_our_own_backbone_says_itself_what_it_was_trained_on(tmp_path: Path) -> None:
     folder = with_random_backbone(tiny(), tmp_path / "own", "high_pass")
-    assert salmask(*imported(folder.backbone, tmp_path / "runs", "--task", "knn")).code == 0
+    assert salmask(*imported(folder.backbone, tmp_path / "runs", "--task", "knn", "encoder.width=8")).code == 0
     (backbone,) = (tmp_path / "runs").rglob("backbone.pth")
     assert load_backbone(backbone).input_filter == "high_pass"
     assert backbone.parent.parent.name == "backbone"
@@ -358,10 +358,12 @@ def test_a_checkpoint_of_a_training_sees_what_its_run_was_trained_on(tmp_path: P
     content = {"format": 1, "run_id": folder.load().id, "model": disguised(state, "encoder.")}
     (folder.path / "checkpoints").mkdir()
     checkpoint = saved(content, folder.path / "checkpoints/step_00000001.pth")
-    assert salmask(*imported(checkpoint, tmp_path / "runs", "--task", "knn")).code == 0
+    assert salmask(*imported(checkpoint, tmp_path / "runs", "--task", "knn", "encoder.width=8")).code == 0
     (backbone,) = (tmp_path / "runs").rglob("backbone.pth")
     assert load_backbone(backbone).input_filter == "high_pass"
-    line = refused(*imported(checkpoint.rename(tmp_path / "step.pth"), tmp_path / "others", "--task", "knn"))
+    line = refused(
+        *imported(checkpoint.rename(tmp_path / "step.pth"), tmp_path / "others", "--task", "knn", "encoder.width=8")
+    )
     assert f"step.pth is a checkpoint of run {folder.load().id}, and lies in no folder of it" in line
     assert not (tmp_path / "others").exists()
 

@@ -145,7 +145,7 @@ def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:
     state = load_backbone(folder.backbone).network.state_dict()
     state["layer4.1.bn2.running_var"][0] += 1e-6
     nudged = with_random_backbone(RUN, tmp_path / "b")
-    save_backbone(nudged.backbone, state, arch="resnet18", input_filter="none", run_id=RUN.id)
+    save_backbone(nudged.backbone, state, arch="resnet18", width=8, input_filter="none", run_id=RUN.id)
     paths = [
         store.path(val),
         store.path(train),
@@ -222,7 +222,7 @@ def test_weights_that_are_not_finite_are_refused_before_any_image(tmp_path: Path
     folder = with_random_backbone(RUN, tmp_path)
     state = load_backbone(folder.backbone).network.state_dict()
     state["layer4.1.bn2.running_var"][:2] = -1.0
-    save_backbone(folder.backbone, state, arch="resnet18", input_filter="none", run_id=RUN.id)
+    save_backbone(folder.backbone, state, arch="resnet18", width=8, input_filter="none", run_id=RUN.id)
     with pytest.raises(UserError, match=r"layer4\.1\.bn2\.running_var: 2 of \d+ values are negative"):
         store_of(folder)
 
@@ -232,7 +232,7 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -
     state = load_backbone(folder.backbone).network.state_dict()
     state["conv1.weight"] *= 1e30  # finite as it stands; what it computes is not
     state["bn1.weight"] *= 1e30
-    save_backbone(folder.backbone, state, arch="resnet18", input_filter="none", run_id=RUN.id)
+    save_backbone(folder.backbone, state, arch="resnet18", width=8, input_filter="none", run_id=RUN.id)
     val = open_data(RUN, "val")
     with pytest.raises(UserError, match=f"the features of {len(val)} of {len(val)} images, image 0 first, are NaN"):
         store_of(folder)(val)

@@ -33,6 +33,7 @@ DETECTION: Mapping[str, Any] = {
     "data.scenes.classes": 4,
     "data.scenes.train_count": 10,
     "data.scenes.val_count": 6,
+    "encoder.width": 64,  # no detector is built on a narrower network
     "detection.iterations": 4,
     "detection.min_size": 64,
     "detection.rois": 8,

@@ -43,6 +43,7 @@ TINY: dict[str, Any] = {
     "data.scenes.val_count": 24,
     "encoder.arch": "resnet18",
     "encoder.dim": 16,
+    "encoder.width": 8,
     "localizer.network": "efficientnet-lite0",
     "moco.queue": 32,
     "moco.bn_splits": 2,

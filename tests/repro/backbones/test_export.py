@@ -18,6 +18,7 @@ from training_samples import OURS, files_below, refused, salmask, tiny
 from downstream.adoption import adopt
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
 from repro.backbones.convert import DETECTRON2_RESNETS
+from repro.backbones.resnet import BASE_WIDTH
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.masking.filters import high_pass
@@ -33,8 +34,8 @@ CROP = 64
 
 def trained(out: Path, method: str = "mocov2", **changes: Any) -> RunFolder:
     """A finished run whose every weight and running statistic is its own."""
-    settings = {"data.crop": CROP, **{name.replace("__", "."): value for name, value in changes.items()}}
-    run = tiny(method, settings)
+    given = {name.replace("__", "."): value for name, value in changes.items()}
+    run = tiny(method, {"data.crop": CROP, "encoder.width": BASE_WIDTH, **given})
     folder = begun(out, run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -65,7 +65,7 @@ def test_each_attempt_records_its_machines_settings_and_torchs_switches(undistur
 
 def test_a_finished_run_holds_the_query_encoder_as_its_backbone(undisturbed: RunFolder) -> None:
     backbone = load_backbone(undisturbed.backbone, arch="resnet18")
-    assert (backbone.input_filter, backbone.features, backbone.run_id) == ("high_pass", 512, tiny(OURS).id)
+    assert (backbone.input_filter, backbone.features, backbone.run_id) == ("high_pass", 64, tiny(OURS).id)
     weights = newest(undisturbed.checkpoints)["model"]
     for name, tensor in backbone.network.state_dict().items():
         assert torch.equal(tensor, weights[f"encoder_q.{name}"]), name
