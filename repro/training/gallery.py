@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.utils.data import default_collate
-from torchvision.utils import make_grid
+from torchvision.transforms.v2.functional import to_pil_image
 
 from repro.distributed import rank
 from repro.files import write_atomically
@@ -19,6 +20,9 @@ from repro.training.resume import unwrapped
 
 IMAGES = 8
 """Images of the data set that a gallery shows, from the first on."""
+
+PICTURE_SIDE, GAP, TITLE_HEIGHT = 161, 4, 33
+"""Of a gallery, in pixels."""
 
 
 class MaskGallery(Hook):
@@ -77,21 +81,18 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
     Returns:
         The content of a PNG.
     """
-    # Here, as a run that goes on draws nothing.
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    rows = len(columns[0][1])
-    # A `Figure` of its own instead of pyplot's: no global state, no display, nothing to close in a long training.
-    with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(1.5 * len(columns), 1.5 * rows + 0.3), layout="constrained")
-        for axes, (title, images) in zip(figure.subplots(1, len(columns)), columns, strict=True):
-            column = make_grid(images.clamp(0, 1), nrow=1, padding=2, pad_value=1.0)
-            axes.imshow(column.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-            axes.axis("off")
-            axes.set_title(title)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
+    rows, step = len(columns[0][1]), PICTURE_SIDE + GAP
+    sheet = Image.new("RGB", (step * len(columns), TITLE_HEIGHT + step * rows), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TITLE_HEIGHT * 0.42)
+    for column, (title, images) in enumerate(columns):
+        draw.text((step * (column + 0.5), TITLE_HEIGHT / 2), title, "black", font, anchor="mm")
+        for row, image in enumerate(images.clamp(0, 1).cpu()):
+            # Enlarged ones show their pixels.
+            filter_ = Image.Resampling.NEAREST if image.shape[-1] < PICTURE_SIDE else Image.Resampling.BOX
+            picture = to_pil_image(image).resize((PICTURE_SIDE, PICTURE_SIDE), filter_)
+            sheet.paste(picture, (step * column + GAP // 2, TITLE_HEIGHT + step * row))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "png")
     return buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -153,6 +154,13 @@ class DeviceRunner(Runner):
         return MMDistributedDataParallel(module=module, device_ids=device_ids, broadcast_buffers=False)
 
 
+class _Scalars(Visualizer):
+    """mmengine's writer of scalars, without the figure for pictures that it makes: importing Matplotlib takes long."""
+
+    def _initialize_fig(self, fig_cfg: Any) -> tuple[Any, Any, Any]:
+        return None, SimpleNamespace(get_dpi=lambda: 0), None
+
+
 @dataclass
 class Training:
     """A training: what is trained, how, and where its files go."""
@@ -260,7 +268,7 @@ class Training:
                 StepBar(self.task, log_every, bars),
                 *self.hooks,
             ],
-            visualizer=Visualizer(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
+            visualizer=_Scalars(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
             # Means since the last log line for all but learning rates, throughput and waits, which are of the moment;
             # mmengine's own pattern covers losses alone.
             log_processor=LogProcessor(log_every, mean_pattern=r"^(?!.*(lr|images_per_second|data_wait)$)"),

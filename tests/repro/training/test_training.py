@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Mapping
 from math import cos, pi
 from pathlib import Path
@@ -34,7 +35,7 @@ from repro.training.hooks import DivergenceError, RuntimeInfo
 from repro.training.learner import build_view_maker
 from repro.training.precision import Bf16OptimWrapper, arithmetic, wrap_optimizer
 from repro.training.preprocess import ViewMaker
-from repro.training.pretraining import open_data
+from repro.training.pretraining import open_data, pretrain
 from repro.training.resume import checkpoints
 
 
@@ -115,8 +116,18 @@ def test_the_gallery_has_a_column_for_every_stage(undisturbed: RunFolder, tmp_pa
     with Image.open(path) as picture:
         picture.load()
         assert picture.format == "PNG"
-        assert picture.size == (165 * columns, 1353)  # 1.5 inches a column and for each of 8 images, 110 dots an inch
+        assert picture.size == (165 * columns, 1353)
         assert picture.convert("L").getextrema()[0] < 100  # not a white sheet
+
+
+def test_a_training_and_its_gallery_wait_for_no_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("", ".figure", ".backends", ".backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, f"matplotlib{module}", None)  # to import it is an error
+    run = tiny(OURS, {"masking.guidance": "random", "optimization.epochs": 1})
+    folder = RunFolder.of(run, tmp_path)
+    with folder.attempt("pretrain"):
+        pretrain(run, folder, CPU)
+    assert (folder.gallery / "masks.png").exists()
 
 
 @pytest.fixture
