@@ -57,7 +57,9 @@ def table(
     task: OneTask = "",
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Also write it there, as Markdown, LaTeX, CSV and HTML."),
+        typer.Option(
+            "--out", metavar="DIR", file_okay=False, help="Also write it there, as Markdown, LaTeX, CSV and HTML."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -229,7 +231,9 @@ def plot(
     task: OneTask = "",
     metric: OneMetric = "",
     dark: Annotated[bool, typer.Option("--dark", help="Colours for a dark background.")] = False,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write it.")] = Path("plots"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Where to write it.")] = Path(
+        "plots"
+    ),
 ) -> None:
     """Draw a plot from recorded runs, as SVG and PNG.
 

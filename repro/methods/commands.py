@@ -41,7 +41,8 @@ Trace = Annotated[
 ImageCount = Annotated[int, typer.Option("--count", min=2, help="Images to measure.")]
 GalleryImages = Annotated[int, typer.Option("--show", min=1, max=32, help="Images in the gallery.")]
 AuditFolder = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the page; default: runs/audit/METHOD.")
+    Path | None,
+    typer.Option("--out", metavar="DIR", file_okay=False, help="Folder of the page; default: runs/audit/METHOD."),
 ]
 
 

@@ -306,8 +306,8 @@ def _localizer_problems(run: RunSettings) -> Iterator[Problem]:
         "random",
     ):
         yield Problem(
-            f"localizer.weights={localizer.weights} plays no part with localizer.network={localizer.network}, which has "
-            "its own",
+            f"localizer.weights={localizer.weights} plays no part with localizer.network={localizer.network}, "
+            "which has its own",
             mend="leave it out; localizer.network=checkpoint reads a file",
         )
     if localizer.sha256 and localizer.network != "checkpoint":

@@ -176,6 +176,13 @@ def test_a_full_disk_is_said_of_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_cannot_be_written_is_named_once_and_not_by_its_temporary_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as refused:
+        write_atomically(tmp_path / "file/x/a.html", lambda file: file.write(b""))
+    assert refused.value.what == f"cannot write {tmp_path}/file/x/a.html: Not a directory"
+
+
 def test_what_a_killed_process_left_of_a_folder_goes_and_what_another_fills_stays(tmp_path: Path) -> None:
     target = tmp_path / "out"
     if (child := os.fork()) == 0:
