@@ -21,8 +21,8 @@ from repro.runs.sections import ScenesSettings
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
 
-Opener = Callable[[Split, Path | None, ScenesSettings], Images]
-"""Opens a split of a data set, given its root (None where it has none) and the settings of the built-in scenes."""
+Opener = Callable[["Dataset", Split, Path | None, ScenesSettings], Images]
+"""Opens a split of a data set, given its entry, its root (None where it has none) and the built-in scenes' settings."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class Dataset:
     survey: Callable[[Path], Survey] | None = None
     find: Callable[[Path], object] | None = None
 
+    def images(self, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+        """Opens a split; see `open_images`, which keeps scenes once they are drawn."""
+        return self.open(self, split, root, scenes)
+
 
 def find_dataset(name: str) -> Dataset:
     """Returns the entry of a data set.
@@ -90,7 +94,7 @@ def open_images(dataset: str, split: Split, root: Path | None, scenes: ScenesSet
         UserError: The name is unknown, the root is missing, or it lacks the split or a class.
     """
     entry = find_dataset(dataset)
-    images = entry.open(split, root if entry.needs_root else None, scenes)
+    images = entry.images(split, root if entry.needs_root else None, scenes)
     # Here rather than in the openers: whoever draws scenes to look at them (`data verify`) wants them drawn anew.
     if isinstance(images, Scenes):
         images.keep(scenes_cache())
@@ -114,7 +118,7 @@ def require_usable(dataset: str, root: Path) -> None:
         entry.parts(root)
     elif not entry.generated:
         for split in SPLITS:
-            entry.open(split, root, ScenesSettings())
+            entry.images(split, root, ScenesSettings())
 
 
 def required_root(root: Path | None) -> Path:
@@ -128,34 +132,30 @@ def required_root(root: Path | None) -> Path:
     return root
 
 
-def _open_imagenet100(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    entry = DATASETS["imagenet100"]
-    return FolderImages(required_root(root), split, classes=entry.classes, mend=entry.mend)
+def _open_folder(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    root, classes = required_root(root), entry.classes
+    if classes is None:
+        # The training classes number the labels of both splits: a class that val lacks must not shift the others.
+        classes = tuple(class_folders(root / "train", mend=entry.mend))
+        extra = sorted(set(class_folders(root / split, mend=entry.mend)) - set(classes))
+        if extra:
+            reason = f"{shortened(extra)} class folders are not in train"
+            raise PathError(root / split, reason, mend="add or remove them")
+    return FolderImages(root, split, classes=classes, mend=entry.mend)
 
 
-def _open_folder(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    # The training classes number the labels of both splits: a class that val lacks must not shift the others.
-    root, mend = required_root(root), DATASETS["folder"].mend
-    classes = class_folders(root / "train", mend=mend)
-    extra = sorted(set(class_folders(root / split, mend=mend)) - set(classes))
-    if extra:
-        reason = f"{shortened(extra)} class folders are not in train"
-        raise PathError(root / split, reason, mend="add or remove them")
-    return FolderImages(root, split, classes=classes, mend=mend)
-
-
-def _open_caltech(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+def _open_caltech(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
     # No split was ever published: one draw, always the same, stands for it.
     fit, held_out, rest = caltech.split(caltech.open_pool(required_root(root)), seed=0)
     return join(fit, held_out) if split == "train" else rest
 
 
-def _open_flowers(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+def _open_flowers(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
     train, val, _ = flowers.official(required_root(root))
     return train if split == "train" else val
 
 
-def _open_annotated(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+def _open_annotated(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
     # An entry like any other, so that it can be prepared and verified; detection reads its files on its own.
     raise UserError(
         "images with annotated objects have no one class to learn or to score",
@@ -163,11 +163,11 @@ def _open_annotated(split: Split, root: Path | None, scenes: ScenesSettings) -> 
     )
 
 
-def _open_cutouts(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    return _open_scenes(split, required_root(root), scenes)
+def _open_cutouts(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+    return _open_scenes(entry, split, required_root(root), scenes)
 
 
-def _open_scenes(split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
+def _open_scenes(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
     return Scenes.by_settings(split, scenes, cutouts=root)
 
 
@@ -178,7 +178,7 @@ DATASETS: dict[str, Dataset] = {
             name="imagenet100",
             title="ImageNet-100 (CMC's 100 classes of ImageNet-1k)",
             layout="an ordinary ImageNet-1k root, train/WNID/*.JPEG and val/WNID/*.JPEG; only the 100 classes are read",
-            open=_open_imagenet100,
+            open=_open_folder,
             classes=imagenet.class_list(),
             # The training count as the literature on this class list gives it.
             expected={"train": 126_689, "val": imagenet.VAL_EACH * len(imagenet.class_list())},

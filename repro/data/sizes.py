@@ -1,4 +1,4 @@
-"""How many images a data set has, as far as that is known without reading any."""
+"""How many images a data set has, as far as that is known without decoding any."""
 
 import functools
 from pathlib import Path
@@ -15,17 +15,18 @@ def train_images(run: Run) -> int | None:
     """Returns the images of an epoch; None where that is not known."""
     if run.data.drawn:
         return run.data.scenes.train_count
-    if run.data.dataset == "folder":
-        try:
-            return _images_below(root_of(run, "folder"))
-        except UserError:  # no root, or none of that layout: whoever trains on it is told
-            return None
-    return published_train_images(run.data.dataset)
+    dataset = run.data.dataset
+    if published := published_train_images(dataset):
+        return published
+    try:
+        return _images_below(dataset, root_of(run, dataset))
+    except UserError:  # no root, or none of that layout: whoever trains on it is told
+        return None
 
 
 @functools.cache  # a plan asks for each job, and to list 10^5 files takes a moment
-def _images_below(root: Path | None) -> int:
-    return len(open_images("folder", "train", root, ScenesSettings()))
+def _images_below(dataset: str, root: Path | None) -> int:
+    return len(open_images(dataset, "train", root, ScenesSettings()))
 
 
 def published_train_images(dataset: str) -> int | None:

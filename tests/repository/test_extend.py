@@ -20,6 +20,8 @@ from downstream import tasks
 from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Target
 from repro.data import catalogue
+from repro.data.sizes import train_images
+from repro.errors import UserError
 from repro.runs.comparison import departures
 from repro.runs.sections import ScenesSettings
 
@@ -45,6 +47,10 @@ def test_the_data_set_opens_its_folders(tmp_path: Path, monkeypatch: pytest.Monk
                 write_image(tmp_path / split / wnid / f"{number}.jpg", number)
     train, val = (catalogue.open_images("imagenette", split, tmp_path, ScenesSettings()) for split in ("train", "val"))
     assert (len(train), len(val), list(train.classes)) == (6, 2, ["n01440764", "n02102040"])
+    # A plan counts its images, and who names a wrong folder is told the entry's own mend.
+    assert train_images(tiny(changes={"data.dataset": "imagenette", "machine.data_root": str(tmp_path)})) == 6
+    with pytest.raises(UserError, match=r"mend: unpack its archive, and name the folder by --root$"):
+        catalogue.open_images("imagenette", "train", tmp_path / "val", ScenesSettings())
 
 
 def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,8 +234,8 @@ def _check_scenes(report: Report, entry: Dataset) -> None:
     """Checks that a sample of drawn scenes is the same at each drawing, and that the splits share no scene."""
     where = report.name if report.root is None else str(report.root)
     try:
-        first = {split: entry.open(split, report.root, _SAMPLE) for split in SPLITS}
-        again = {split: entry.open(split, report.root, _SAMPLE) for split in SPLITS}
+        first = {split: entry.images(split, report.root, _SAMPLE) for split in SPLITS}
+        again = {split: entry.images(split, report.root, _SAMPLE) for split in SPLITS}
         digests = {split: _pixel_digests(report, where, split, first[split], again[split]) for split in SPLITS}
     except UserError as error:
         report.add("unusable", where, error.what, error.mend)

@@ -230,7 +230,7 @@ def test_scenes_that_are_drawn_differently_each_time_are_found(monkeypatch: pyte
         name="drifting",
         title="",
         layout="",
-        open=lambda split, root, scenes: Drifting(),
+        open=lambda entry, split, root, scenes: Drifting(),
         needs_root=False,
         generated=True,
     )
