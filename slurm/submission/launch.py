@@ -124,7 +124,7 @@ def submit(
         tell(f"left out: {counted(len(jobs), 'job')}, cancelled before going out")
     if sender.refused and not (outcome.submitted or found.live or found.outside):
         raise sender.refused
-    return _concluded(outcome, graph, found, is_full=bool(sender.full))
+    return _concluded(outcome, graph, found, is_full=bool(sender.stopped or sender.full))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ NO_PARENT = "what it builds on is not in"
 TakeCode = Callable[[], CodeSnapshot | None]
 """Returns what the jobs import; None: what they find. It is called under the launch lock, if anything goes out."""
 
+Pool = tuple[str, str, str]
+"""(Partition, account, QOS): Slurm limits by these how many jobs may be queued, and tasks may have their own."""
+
 
 @dataclass(kw_only=True)
 class Sender:
@@ -53,8 +56,10 @@ class Sender:
     for each of its jobs."""
     refused: UserError | None = None
     """The first refusal that waiting does not mend."""
-    full: str = ""
-    """Slurm's words for that there is no more room, or that the disk is full; then nothing more is tried."""
+    stopped: str = ""
+    """Why nothing more is tried: Slurm is silent, or the disk is full."""
+    full: dict[Pool, str] = field(default_factory=dict)
+    """Slurm's words for that there is no more room; then nothing more of the pool is tried."""
     known_ids: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -81,8 +86,8 @@ class Sender:
     def _send_part(self, batch: Batch) -> None:
         if self._is_cancelled(batch):
             return
-        if self.full:
-            self._keep(batch, self.full)
+        if reason := self.stopped or self.full.get(_pool(batch)):
+            self._keep(batch, reason)
             return
         if 0 < self.at_once < len(batch.keys):
             self._send_parts(batch.split(self.at_once))
@@ -93,15 +98,15 @@ class Sender:
             self._divide(batch, error)
         except UnclearError as error:
             # Nobody knows whether it is in. It stays an intent, which the next launch looks for before anything else.
-            self.full = str(error)
-            self._keep(batch, self.full)
+            self.stopped = str(error)
+            self._keep(batch, self.stopped)
             self.tell(f"{batch.name}: Slurm does not answer ({error}); the next launch looks whether it is in")
         except UserError as error:
             if not is_of_a_full_disk(error):
                 raise
             # Waiting may mend it. A job that is in, and whose id alone could not be written, is found by its intent.
-            self.full = error.what
-            self._keep(batch, self.full)
+            self.stopped = error.what
+            self._keep(batch, self.stopped)
         else:
             self.outcome.submitted |= ids
             self.others_are_in = True
@@ -126,7 +131,7 @@ class Sender:
             return
         self._keep(batch, str(error))
         if limited:
-            self.full = str(error)
+            self.full[_pool(batch)] = str(error)
         elif self.refused is None:
             mend = f"the profile of '{self.cluster.name}'"
             self.refused = UserError(f"sbatch refused {batch.name}: {error}", mend=mend)
@@ -183,6 +188,11 @@ class Sender:
         self.lanes.setdefault(batch.lane, []).append(job)
         self.ledger.submitted([replace(entry, job=ids[entry.key]) for entry in entries])
         return ids
+
+
+def _pool(batch: Batch) -> Pool:
+    asked = batch.resources
+    return asked.partition, asked.account, asked.qos
 
 
 def script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, dependency: str) -> str:

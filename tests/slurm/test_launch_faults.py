@@ -115,6 +115,16 @@ def test_at_a_limit_what_has_room_goes_out_and_the_rest_later(stand_in: StandInS
     }
 
 
+def test_a_limit_of_one_qos_keeps_no_jobs_of_another(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """Evaluations on a CPU partition waited until all pretrainings were in, which one by one takes days."""
+    graph = graph_for(tmp_path, seeds=2)
+    stand_in.tell("faults", f"fail:{LIMIT}", "ok", f"fail:{LIMIT}")
+    cluster = replace(CLUSTER, tasks={"linear": replace(CLUSTER.resources, qos="cpu")})
+    outcome = submit(graph, cluster, lambda: None, PROGRAM, Console(quiet=True))
+    assert sorted(task for _, task in outcome.submitted) == ["linear", "pretrain"]
+    assert outcome.has_room_later
+
+
 def test_arrays_that_are_too_long_for_slurm_are_split(stand_in: StandInSlurm, tmp_path: Path) -> None:
     graph = graph_for(tmp_path, seeds=5)
     stand_in.tell("max_array", "2")
