@@ -1,11 +1,16 @@
 """A single job that belongs to no sweep: sent, waited for by its report, and what it said where there is none."""
 
+import json
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from repro.errors import UserError, with_mend
 from repro.files import write_text
 from repro.paths import CODE_ROOT
+from repro.progress import doing
+from repro.quantities import duration_text
 from repro.runs.stopping import exits_on_term
 from repro.terminal import say
 from slurm.ask import LOGIN_NODE
@@ -27,7 +32,46 @@ REPORT_SECONDS = 30.0
 """After the end of a job, for its report to come through the file system."""
 
 
-def send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Path) -> str:
+class NoReportError(UserError):
+    """The job did not start, or ended without a report."""
+
+
+def carried_out(
+    call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Path, wait: float
+) -> tuple[list[dict[str, Any]], str]:
+    """Submits a job that is of no sweep, waits for its report, and returns that and where it was made.
+
+    Args:
+        call: What it does.
+        batch: Its name and what it asks for.
+        cluster: Its profile.
+        folder: Of its files; removed once the report is read.
+        wait: Seconds; then the job is cancelled.
+
+    Raises:
+        NoReportError: It did not start in time, was not through, or ended without a report.
+        UserError: There is no Slurm here, it refuses the job, or does not answer.
+    """
+    start = time.monotonic()
+    job = _send(call, batch, cluster, folder)
+    with doing(f"job {job}: queued"):
+        queued = wait_for_report(job, call.report, start + wait)
+    if call.report.exists():
+        content = json.loads(call.report.read_text(encoding="utf-8"))
+        shutil.rmtree(folder, ignore_errors=True)  # the job may still be writing its last line
+        where = f"job {job}{f' on {queued.nodes}' if queued and queued.nodes else ''}"
+        return content, f"{where}, there and back in {time.monotonic() - start:.0f} s"
+    longer = "wait longer (--wait), or ask for less in the profile"
+    if queued is not None and queued.waiting:
+        raise NoReportError(f"job {job} did not start within {duration_text(wait)}: {queued.reason}", mend=longer)
+    if queued is not None and queued.live:
+        raise NoReportError(f"job {job} was not through after {duration_text(wait)}, and was cancelled", mend=longer)
+    state = f"{queued.state} {queued.reason}".strip() if queued else "Slurm no longer knows it"
+    mend = f"see {folder}; its node needs this folder and this Python, from a file system that it shares"
+    raise NoReportError(f"job {job} left no report ({state}): {_last_words(job, folder)}", mend=mend)
+
+
+def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Path) -> str:
     """Submits a job that is of no sweep, and returns its id.
 
     Args:
@@ -82,7 +126,7 @@ def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None
     return latest
 
 
-def last_words(job: str, folder: Path) -> str:
+def _last_words(job: str, folder: Path) -> str:
     """Returns why a job ended, by what it printed.
 
     Args:

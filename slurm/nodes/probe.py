@@ -1,20 +1,15 @@
 """Whether a cluster can do what we will ask of it: one short job with a profile's resources, and what it found."""
 
-import json
-import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.errors import UserError
-from repro.progress import doing
 from repro.runs.status import PRETRAIN
 from slurm.jobs.node_probe import NodeProbe
 from slurm.jobs.program import Program
-from slurm.monitoring.queue import QueuedJob
-from slurm.nodes.errand import last_words, send, wait_for_report
+from slurm.nodes.errand import NoReportError, carried_out
 from slurm.profiles.profile import Cluster
 from slurm.submission.batches import Batch, submission_name
 
@@ -53,23 +48,8 @@ def probe(
     call = NodeProbe(
         sweeps_folder, folder / "report.json", resources.gpus, resources.cpus, program.examine, needs or Needs()
     )
-    start = time.monotonic()
-    job = send(call, batch, cluster, folder)
-    with doing(f"job {job}: queued"):
-        queued = wait_for_report(job, call.report, start + wait)
-    return _findings(job, queued, call.report, folder, time.monotonic() - start)
-
-
-def _findings(job: str, queued: QueuedJob | None, report: Path, folder: Path, seconds: float) -> list[Diagnosis]:
-    if report.exists():
-        content = [Diagnosis(**row) for row in json.loads(report.read_text(encoding="utf-8"))]
-        shutil.rmtree(folder, ignore_errors=True)  # the job may still be writing its last line
-        where = f"job {job} on {queued.nodes}" if queued and queued.nodes else f"job {job}"
-        return [Diagnosis("job", "ok", f"{where}, there and back in {seconds:.0f} s"), *content]
-    if queued is not None and queued.live and queued.waiting:
-        mend = "wait longer (--wait), or ask for less in the profile"
-        return [Diagnosis("job", "wrong", f"job {job} did not start within {seconds:.0f} s: {queued.reason}", mend)]
-    last = last_words(job, folder)
-    state = f"{queued.state} {queued.reason}".strip() if queued else "Slurm no longer knows it"
-    mend = f"see {folder}; its node needs this folder and this Python, from a file system that it shares"
-    return [Diagnosis("job", "wrong", f"job {job} left no report ({state}): {last}", mend)]
+    try:
+        content, where = carried_out(call, batch, cluster, folder, wait)
+    except NoReportError as error:
+        return [Diagnosis("job", "wrong", error.what, error.mend)]
+    return [Diagnosis("job", "ok", where), *(Diagnosis(**row) for row in content)]

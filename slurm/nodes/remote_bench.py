@@ -1,8 +1,5 @@
 """`salmask bench step --cluster NAME`: sends a job that times rows on a node, and reads what it measured."""
 
-import json
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +7,6 @@ from pathlib import Path
 from repro.bench.throughput import StepMeasurement
 from repro.errors import UserError
 from repro.files import write_text
-from repro.progress import doing
-from repro.quantities import duration_text
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from slurm.jobs.node_bench import NodeBench
@@ -45,7 +40,7 @@ def bench_on_node(
     Raises:
         UserError: There is no Slurm here, it refuses the job or does not start it in time, or the job fails.
     """
-    from slurm.nodes.errand import last_words, send, wait_for_report  # submitit takes a second to import
+    from slurm.nodes.errand import carried_out  # submitit takes a second to import
     from slurm.submission.batches import Batch, submission_name
 
     profile = load(cluster)
@@ -59,17 +54,7 @@ def bench_on_node(
     profile = replace(profile, signal_seconds=min(profile.signal_seconds, 60))
     orders = tuple(folder / f"row-{number}.yaml" for number in range(len(runs)))
     call = NodeBench(orders, folder / "report.json", steps, warm_up, program)
-    start = time.monotonic()
     for path, run in zip(orders, runs, strict=True):
         write_text(path, run.to_yaml())
-    job = send(call, Batch(name, "step", ((".", "step"),), resources), profile, folder)
-    with doing(f"job {job}: queued"):
-        queued = wait_for_report(job, call.report, start + wait)
-    if call.report.exists():
-        content = json.loads(call.report.read_text(encoding="utf-8"))
-        shutil.rmtree(folder, ignore_errors=True)  # the job may still be writing its last line
-        return [StepMeasurement(**{**row, "kind": tuple(row["kind"])}) for row in content]
-    if queued is not None and queued.waiting:
-        what = f"job {job} did not start within {duration_text(wait)}: {queued.reason}"
-        raise UserError(what, mend="wait longer (--wait), or ask for less in the profile")
-    raise UserError(f"job {job} measured nothing: {last_words(job, folder)}", mend=f"see {folder}")
+    content, _ = carried_out(call, Batch(name, "step", ((".", "step"),), resources), profile, folder, wait)
+    return [StepMeasurement(**{**row, "kind": tuple(row["kind"])}) for row in content]

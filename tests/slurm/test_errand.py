@@ -18,8 +18,11 @@ from repro.drill.on_cluster import ClusterDrill
 from repro.drill.stories import Story
 from slurm import start
 from slurm.jobs.calls import write_calls
+from slurm.jobs.node_bench import NodeBench
 from slurm.jobs.node_probe import NodeProbe
-from slurm.nodes.errand import wait_for_report
+from slurm.monitoring.queue import QueuedJob
+from slurm.nodes.errand import NoReportError, carried_out, wait_for_report
+from slurm.submission.batches import Batch
 
 QUEUED = "812|doctor|PENDING|Priority|N/A|N/A||low|"
 SILENT = "Unable to contact slurm controller"
@@ -56,6 +59,17 @@ def test_a_job_of_which_slurm_never_said_anything_is_cancelled_and_named(
     wait_for_report("812", tmp_path / "report.json", 0.0)
     assert stand_in.calls("scancel") == ["scancel 812"]
     assert "job 812 may be left in the queue: scancel: error: Unable to contact" in capsys.readouterr().err
+
+
+def test_a_job_that_runs_longer_than_it_is_waited_for_is_told_as_such(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told to have printed nothing."""
+    monkeypatch.setattr("slurm.nodes.errand.wait_for_report", lambda *_: QueuedJob("101", "bench", "RUNNING"))
+    batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
+    call = NodeBench((), tmp_path / "report.json", 2, 1, "a:b")
+    with pytest.raises(NoReportError, match=r"^job 101 was not through after 15 min, and was cancelled; mend: wait"):
+        carried_out(call, batch, CLUSTER, tmp_path / "bench", 900)
 
 
 def test_a_look_at_a_node_does_not_come_again_for_ever(

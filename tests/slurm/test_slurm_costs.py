@@ -110,5 +110,5 @@ def test_a_row_is_timed_on_a_node_and_plans_go_by_it(
     assert plan["jobs"][0]["seconds"] == pytest.approx(3 * 20 / measured.images_per_second, abs=0.06)  # told in tenths
     broken = salmask(*bench, *settings, "data.dataset=folder", "machine.data_root=/nowhere")
     assert broken.code == 2
-    assert "measured nothing: " in broken.err
+    assert "left no report (FAILED " in broken.err
     assert "/nowhere" in broken.err.partition("mend: see ")[0], broken.err
