@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
+from repro.backbones.checkpoint import Backbone, backbone_from, load_backbone, save_backbone, weights_digest
 from repro.backbones.facts import input_filter_beside, input_filter_of_run
 from repro.backbones.foreign import TOP, ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
@@ -57,7 +57,7 @@ def adopt(
     input_filter: InputFilter,
     settings: Mapping[str, Any],
     out: Path,
-    check: Callable[[Run], None] = lambda _: None,
+    check: Callable[[Run, Backbone], None] = lambda *_: None,
 ) -> tuple[Run, RunFolder]:
     """Makes the folder of an external run, or returns the one that is there; to be called in one process alone.
 
@@ -73,7 +73,8 @@ def adopt(
         input_filter: What the weights were trained on.
         settings: Of the evaluation, of `data.crop`, `encoder.width` and `seed`.
         out: Folder of the sweep.
-        check: Raises a UserError where nothing can be done with the run; called before its folder is made.
+        check: Given the run and its backbone, raises a UserError where nothing can be done with them; called before
+            the folder is made.
 
     Returns:
         The run, with the settings, and its folder with `run.yaml` and `backbone.pth`.
@@ -105,7 +106,7 @@ def adopt(
     if folder.pretrained:
         _require_same_weights(folder, run, path)
     else:
-        check(run)
+        check(run, _backbone(run, foreign, path))
         _fill(folder, run, foreign, path)
     return run, folder
 
@@ -126,6 +127,14 @@ def _external_run(
     if meaningless:
         raise UserError(f"{meaningless[0]} says nothing about weights from elsewhere", mend="leave it out")
     return run
+
+
+def _backbone(run: Run, foreign: ForeignBackbone, path: Path) -> Backbone:
+    """Builds the backbone of an external run out of its weights; `path` is for errors."""
+    encoder, input_filter = run.encoder, run.imported.input_filter
+    return backbone_from(
+        foreign.state, path, arch=encoder.arch, input_filter=input_filter, run_id=run.id, width=encoder.width
+    )
 
 
 def _require_same_weights(folder: RunFolder, run: Run, path: Path) -> None:

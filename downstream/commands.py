@@ -6,6 +6,7 @@ torch is imported only when a command runs, so that `--help` answers at once.
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,6 @@ import typer
 
 from repro.console import AsJson, completion, show_log
 from repro.data.catalogue import DATASETS, find_dataset
-from repro.data.roots import root_of
 from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
 from repro.progress import OPENING, suggest
@@ -151,7 +151,7 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
                 input_filter=InputFilter.high_pass if high_pass else InputFilter.none,
                 settings=settings,
                 out=out,
-                check=lambda run: _require_roots(run, chosen, roots),
+                roots={evaluation: _root_of(evaluation, roots) for evaluation in chosen},
             )
         _evaluate_all(run, folder, chosen, roots, carry_out, again=again, as_json=as_json)
 
@@ -180,22 +180,27 @@ def _finished_run(words: Sequence[str]) -> tuple[Run, RunFolder]:
     return with_settings(folder.load(), parse_overrides(words[1:])), folder
 
 
-def _adopted(wanted: Run, *, out: Path, **options: Any) -> tuple[Run, RunFolder]:
+def _adopted(
+    wanted: Run, *, out: Path, roots: Mapping[Evaluation, Path | None], **options: Any
+) -> tuple[Run, RunFolder]:
     """Adopts weights from elsewhere: of several processes the first one does, and the others wait for the folder.
 
     Args:
         wanted: With the settings of the machine.
         out: Folder of the sweep.
+        roots: Of each evaluation's data set; no folder is made where one of these cannot begin.
         options: The others of `downstream.adoption.adopt`.
     """
     show_log()
     with OPENING.shown(shown=is_first_process()):
         OPENING.say("importing torch")
         from downstream.adoption import adopt
+        from downstream.tasks import check_tasks
         from repro.distributed import await_file, decided_by_first, initialise
 
         initialise(wanted.machine.device)
-    run = decided_by_first(lambda: adopt(**options, out=out)[0])
+    check = partial(check_tasks, roots=roots)
+    run = decided_by_first(lambda: adopt(**options, out=out, check=check)[0])
     folder = RunFolder.of(run, out)
     await_file(folder.backbone)
     return run, folder
@@ -356,12 +361,6 @@ def _metric_and_value(row: Result) -> str:
 def _root_of(evaluation: Evaluation, roots: Mapping[str, Path]) -> Path | None:
     """Returns the root that `--root` gave for an evaluation's data set, by its name or for the only one."""
     return roots.get(evaluation.dataset, roots.get(""))
-
-
-def _require_roots(run: Run, evaluations: Iterable[Evaluation], roots: Mapping[str, Path]) -> None:
-    """Raises a UserError where the root of an evaluation's data set is missing."""
-    for evaluation in evaluations:
-        root_of(run, evaluation.dataset, _root_of(evaluation, roots))
 
 
 def _check_all(

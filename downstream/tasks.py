@@ -145,9 +145,22 @@ def check_evaluations(
     if not pending:
         return
     _require_pretrained(folder)
-    backbone = load_backbone_of(run, folder)
-    for evaluation in pending:
-        _checked(run, evaluation, roots[evaluation], backbone)
+    check_tasks(run, load_backbone_of(run, folder), {evaluation: roots[evaluation] for evaluation in pending})
+
+
+def check_tasks(run: Run, backbone: Backbone, roots: Mapping[Evaluation, Path | None]) -> None:
+    """Refuses a backbone with evaluations one of which cannot begin, whatever is recorded of them.
+
+    Args:
+        run: With the settings of the evaluations.
+        backbone: The run's.
+        roots: As of `check_evaluations`.
+
+    Raises:
+        UserError: The data set of one is not there, or its task's `check` refuses settings, data or backbone.
+    """
+    for evaluation, root in roots.items():
+        _checked(run, evaluation, root, backbone)
 
 
 def _checked(run: Run, evaluation: Evaluation, root: Path | None, backbone: Backbone) -> tuple[Task, Target]:

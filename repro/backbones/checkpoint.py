@@ -277,15 +277,41 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     if stem is not None and stem.shape[:1] != (width,):  # before a network of whatever width is built
         misfit = f"size mismatch for conv1.weight, {[*stem.shape]} at width {width}"
         raise UserError(f"{path} does not fit a {content['arch']}: {misfit}", mend=_GIVE)
-    network, features = _headless(content["arch"], width, path)
+    return backbone_from(
+        content["state_dict"],
+        path,
+        arch=content["arch"],
+        input_filter=InputFilter(content["input_filter"]),
+        run_id=content["run_id"],
+        width=width,
+    )
+
+
+def backbone_from(
+    state: Mapping[str, Tensor], path: Path, *, arch: str, input_filter: InputFilter, run_id: str, width: int
+) -> Backbone:
+    """Builds a backbone of weights in torchvision's keys, without `fc`.
+
+    Args:
+        state: The weights.
+        path: Of the file that they were read from, for errors.
+        arch: torchvision's name of the network.
+        input_filter: See `Backbone`.
+        run_id: The run that they are of.
+        width: Base planes of the network.
+
+    Raises:
+        UserError: The weights do not fit the network, or no training leaves such values.
+    """
+    network, features = _headless(arch, width, path)
     try:
-        network.load_state_dict(content["state_dict"])
+        network.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"{path} does not fit a {content['arch']}: {str(error).splitlines()[1].strip()[:200]}", mend=_GIVE
+            f"{path} does not fit a {arch}: {str(error).splitlines()[1].strip()[:200]}", mend=_GIVE
         ) from error
     require_sound(network.state_dict(), path)
-    return Backbone(network, content["arch"], InputFilter(content["input_filter"]), features, content["run_id"], width)
+    return Backbone(network, arch, input_filter, features, run_id, width)
 
 
 def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:

@@ -328,6 +328,7 @@ def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) ->
         (["--task", "lineer", "--data", "scenes"], "unknown task 'lineer'; mend: did you mean 'linear'?"),
         (["--task", "knn@scene"], "unknown data set 'scene'; mend: did you mean 'scenes'?"),
         (["--task", "knn@flowers102"], "no root set for data set 'flowers102'; mend: give --root DIR"),
+        (["--task", "knn", "knn.neighbours=[99]"], "knn.neighbours=99, but scenes has only 20 training images; mend: "),
         (["--task", "table1", "--root", "."], "--root .: several data sets are evaluated on; mend: --root DATASET=DIR"),
     ],
 )

@@ -51,10 +51,10 @@ def test_the_first_process_adopts_weights_and_the_others_take_its_folder(
         return folder.load(), folder
 
     monkeypatch.setattr("downstream.adoption.adopt", adopt)
-    assert commands._adopted(tiny(), out=tmp_path, path=Path("random"))[0] == tiny()
-    assert adopted == [{"path": Path("random"), "out": tmp_path}]
+    assert commands._adopted(tiny(), out=tmp_path, roots={}, path=Path("random"))[0] == tiny()
+    assert [(options["path"], options["out"]) for options in adopted] == [(Path("random"), tmp_path)]
     monkeypatch.setattr("repro.distributed.decided_by_first", lambda _: tiny())  # as on every other rank
-    assert commands._adopted(tiny(), out=tmp_path, path=Path("random"))[1].path == folder.path
+    assert commands._adopted(tiny(), out=tmp_path, roots={}, path=Path("random"))[1].path == folder.path
     assert len(adopted) == 1
 
 
