@@ -55,7 +55,11 @@ class EvaluationProtocol:
 def _value_text(value: Any) -> str:
     if isinstance(value, tuple):
         return "+".join(map(_value_text, value))  # no comma, which stands between departures
-    return value if isinstance(value, str) else f"{value:g}"
+    if isinstance(value, str):
+        return value
+    text = f"{value:g}"
+    # Of six digits two settings may share one text: they would share their protocol, and so rows and checkpoints.
+    return text if float(text) == value else repr(value)
 
 
 def _departures(settings: Any, *without: str) -> Iterator[tuple[str, Any]]:
@@ -105,7 +109,7 @@ class ProbeSettings:
     @property
     def metric_endings(self) -> list[str]:
         """What follows the metrics' names of each classifier: nothing for a single one, `@lr=10` in a grid."""
-        return [f"{_RATE_MARK}{lr:g}" for lr in self.lr_grid] or [""]
+        return [f"{_RATE_MARK}{_value_text(lr)}" for lr in self.lr_grid] or [""]
 
 
 _RATE_MARK = "@lr="

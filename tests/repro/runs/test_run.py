@@ -21,7 +21,7 @@ from repro.runs.departures import scale_of
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import added, identity, outside_identity
 from repro.runs.limits import LIMITS
-from repro.runs.protocols import ProbeSettings
+from repro.runs.protocols import LogisticSettings, ProbeSettings
 from repro.runs.reading import build, keys, parse_overrides
 from repro.runs.run import Run
 from repro.runs.sections import (
@@ -264,6 +264,15 @@ def test_replacing_changes_a_copy_and_a_run_itself_never_changes() -> None:
 def test_the_probes_protocol_names_every_departure() -> None:
     assert ProbeSettings().protocol().name == "linear-moco-v1"
     assert ProbeSettings(epochs=20, lr=1.5).protocol().name == "linear-moco-v1[epochs=20,lr=1.5]"
+
+
+def test_settings_that_six_digits_cannot_tell_apart_are_protocols_of_their_own() -> None:
+    """A probe at one rate was read as that of another, which lay in the same folder."""
+    rates = (0.3, 0.30000001, 0.3000001)
+    assert [ProbeSettings(lr=lr).protocol().departures for lr in rates] == ["lr=0.3", "lr=0.30000001", "lr=0.3000001"]
+    assert ProbeSettings(lr_grid=rates).metric_endings == ["@lr=0.3", "@lr=0.30000001", "@lr=0.3000001"]
+    assert LogisticSettings(iterations=1234567).protocol("").departures == "iterations=1234567"
+    assert LogisticSettings(l2_low=1e-7, iterations=1000000).protocol("").departures == "l2_low=1e-07,iterations=1e+06"
 
 
 def test_the_defaults_are_the_papers_recipe_and_a_smaller_run_says_in_what() -> None:
