@@ -5,17 +5,15 @@ Tests of the same things on a CPU stand beside what they test. Run them alone wi
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from contrastive_samples import draws, pixels
+from gpu_samples import GPU, NEEDS_GPU, on_gpu, trained
 from json_rows import read_rows
-from mmengine.hooks import Hook
 from torch import Tensor
 from training_samples import (
     CPU,
@@ -36,20 +34,15 @@ from repro.augmentation.resampling import resample
 from repro.distributed import initialise
 from repro.runs.choices import Interpolation
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
 from repro.runs.sections import AugmentationSettings
-from repro.training.feed import Feed
 from repro.training.hooks import DivergenceError
-from repro.training.loading import make_loader
-from repro.training.precision import wrap_optimizers
-from repro.training.pretraining import open_data, plan_batches
+from repro.training.pretraining import open_data
 from repro.training.resident import ResidentImages
 from repro.training.resume import checkpoints
 from repro.training.stop_agreement import StopAgreement, ask_all
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = NEEDS_GPU
 
-GPU = torch.device("cuda", 0)
 PRECISIONS = ("fp32", "bf16", "fp16")
 FAST = "simclr+ours-hp"
 TRAINABLE = [
@@ -59,20 +52,8 @@ TRAINABLE = [
 ]
 
 
-def on_gpu(method: str = "mocov2", **changes: Any) -> Run:
-    """Released code leaves an image alone, which needs larger views."""
-    usual = {"machine.device": "cuda", "localizer.weights": "random", "data.crop": 64 if "released" in method else 32}
-    return tiny(method, usual | {key.replace("__", "."): value for key, value in changes.items()})
-
-
 def losses(folder: RunFolder) -> list[float]:
     return [row["loss"] for row in read_rows(folder.metrics)]
-
-
-def trained(run: Run, path: Path, device: torch.device, *hooks: Hook) -> RunFolder:
-    folder = RunFolder(path)
-    make_training(run, folder, *hooks, device=device).run()
-    return folder
 
 
 @pytest.fixture
@@ -200,30 +181,6 @@ def test_the_state_of_the_loss_scaler_is_resumed(tmp_path: Path) -> None:
     assert_same_training(folder.checkpoints, whole.checkpoints)
 
 
-# Waiting for the device
-
-
-@pytest.fixture
-def no_waiting() -> Iterator[None]:
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.usefixtures("no_waiting")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("method", [*TABLE1, "mocov2+ours-hp-released", "simclr+adios-all-masks"])
-def test_a_step_never_waits_for_the_device(method: str, precision: str) -> None:
-    run = on_gpu(method, optimization__precision=precision, machine__channels_last=True)
-    images = open_data(run, "train")
-    learner = build_learner(run, images, GPU)
-    wrapper = wrap_optimizers(learner.optimizers, run.optimization.precision, GPU)
-    batches = list(make_loader(learner.dataset, plan_batches(run, images, GPU), 0))
-    for batch in batches:  # optimizers make their state in the first steps
-        learner.model.train_step(batch, wrapper)
-    torch.cuda.set_sync_debug_mode("error")
-    learner.model.train_step(batches[0], wrapper)
-
-
 # What watches
 
 
@@ -303,45 +260,6 @@ def test_commands_that_ask_the_gpu(command: tuple[str, ...], monkeypatch: pytest
     ended = salmask(*command, *kept)
     assert ended.code == 0, ended.err
     assert torch.cuda.get_device_name() in ended.out + ended.err
-
-
-def test_images_of_a_batch_cross_beside_the_step_and_arrive_as_they_are() -> None:
-    run = on_gpu(machine__workers=1)
-    images = open_data(run, "train")
-    learner = build_learner(run, images, CPU)
-
-    def loader() -> Any:
-        return make_loader(learner.dataset, plan_batches(run, images, CPU), run.machine.workers)
-
-    feed = Feed(GPU)
-    arrived = []
-    for batch in feed.batches(loader()):
-        assert batch["query"].device == batch["key"].device == GPU
-        assert {batch[name].device for name in ("query_draw", "key_draw", "epoch", "index")} == {CPU}
-        torch.cuda._sleep(20_000_000)  # a step, in cycles
-        arrived.append({name: value.to(CPU, copy=True) for name, value in batch.items()})
-    assert feed.waited() > 0  # for the first batch, whose process had to start
-    for ours, expected in zip(arrived, loader(), strict=True):
-        assert all(torch.equal(ours[name], expected[name]) for name in expected)
-
-
-def test_what_the_host_waits_while_the_gpu_is_busy_is_no_wait() -> None:
-    def batches(seconds: float) -> Iterator[dict[str, Any]]:
-        for _ in range(4):
-            time.sleep(seconds)
-            yield {"query": torch.zeros(1, 3, 8, 8)}
-
-    def waited(seconds: float) -> float:
-        feed = Feed(GPU)
-        for number, _ in enumerate(feed.batches(batches(seconds))):
-            if not number:
-                torch.cuda.synchronize()
-                feed.waited()  # nothing is queued before the first batch
-            torch.cuda._sleep(1_000_000_000)  # half a second of an H100's
-        return feed.waited()
-
-    assert waited(0.02) < 0.01
-    assert waited(2.0) > 3.0
 
 
 @pytest.mark.parametrize("interpolation", list(Interpolation))

@@ -48,6 +48,9 @@ FAST = (
 )
 """Settings of a fast step; the first two are those of a plain one."""
 
+WAITS = ("test_a_step_never_waits_for_the_device", "test_nothing_of_a_training_waits_between_two_lines_of_the_log")
+"""Tests of a GPU that a step makes the host wait for nothing."""
+
 WARM_UP, COUNTED = 10, 20
 """Steps of the training on real data that do not count, and that do."""
 
@@ -85,13 +88,14 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
     salmask = ("-m", "repro.cli")
     test = ("-m", "pytest", "-p", "no:cacheprovider")
     study = folder.with_name(f"{folder.name}-runs")
-    cost = (*salmask, "methods", "cost", "--json", "--batch", str(batch), "--rounds", str(rounds))
+    cost = (*salmask, "methods", "cost", "--json", "--batch", str(batch))
+    timed = (*cost, "--rounds", str(rounds))
     trace = ("--trace", str(folder / "trace.txt"))
     return [
-        # A row each, so that none waits for another or is lost with it. Without the fast switches first: what those
-        # bring is told beside them, and nothing is compiled or captured that might fail.
-        *(Step(f"plain {row}", (*cost, row, *FAST[:2]), 2, "benches.jsonl") for row in ("supervised", "mocov2")),
-        *(Step(row, (*cost, row, "--bound", *trace, *FAST), 5, "benches.jsonl") for row in ("supervised", "mocov2")),
+        # The goals first, and with limits that let a call of ten minutes judge most. A row each, so that none waits for
+        # another or is lost with it. The trace is made when the numbers are out.
+        Step("supervised", (*timed, "supervised", "--bound", *FAST), 3.5, "benches.jsonl"),
+        Step("mocov2", (*timed, "mocov2", "--bound", *trace, *FAST), 4, "benches.jsonl"),
         # The same step fed by real images, which the loader's workers draw and the device's memory keeps: so many that
         # all of its steps lie within one epoch.
         Step(
@@ -102,16 +106,25 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
                 *(f"optimization.batch={batch}", "machine.workers=12", "data.scenes.size=256"),
                 *(f"data.scenes.train_count={(WARM_UP + COUNTED + 2) * batch}", "machine.resident=true", *FAST),
             ),
-            5,
+            3.5,
             "benches.jsonl",
         ),
+        Step("waits", (*test, *(f"tests/test_gpu_waiting.py::{name}" for name in WAITS), "-v"), 2, "tests.txt"),
+        Step("maps cached", (*timed, "mocov2+ours-hp", "localizer.map=image", *FAST), 4, "benches.jsonl"),
         Step(
             "compiled and replayed",
             (*test, "tests/test_gpu.py::test_compiled_encoders_depart_by_rounding[mocov2]", "-m", "slow"),
-            5,
+            3,
             "tests.txt",
         ),
-        Step("tests", (*test, "tests/test_gpu.py", "--durations=10"), 6, "tests.txt"),
+        # Without the fast switches: what those bring is told beside them, and nothing is compiled or captured.
+        *(Step(f"plain {row}", (*timed, row, *FAST[:2]), 2, "benches.jsonl") for row in ("supervised", "mocov2")),
+        # Beside MoCo v2's trace: the same kernels, each less often.
+        Step("supervised, traced", (*cost, "supervised", "--rounds", "1", *trace, *FAST), 2, "benches.jsonl"),
+        # Each test with a line of its own: what a stopped one has told remains.
+        Step(
+            "tests", (*test, "tests/test_gpu.py", "tests/test_gpu_waiting.py", "-v", "--durations=10"), 6, "tests.txt"
+        ),
         Step("masking", (*salmask, "bench", "masking", "--json"), 2, "benches.jsonl"),
         Step("input", (*salmask, "bench", "input", "--json"), 3, "benches.jsonl"),
         # One seed of the registered study (examples/study); its runs stay there, the table tells of them.
