@@ -24,10 +24,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gpu_steps import Step, missing_packages, steps
+from gpu_steps import ROOT, Step, fault_of_command, missing_packages, steps
 from sessions import GRACE_SECONDS, run_in_session
 
-ROOT = Path(__file__).resolve().parent.parent
 NO_GPU = "no GPU"
 CODE = ("repro", "baselines", "downstream", "results", "slurm", "tests", "tools")
 """Folders whose programs and settings make a report's numbers."""
@@ -309,6 +308,8 @@ def begin(options: argparse.Namespace) -> Report:
     if missing:
         named = ", ".join(f"{package} ({why})" for package, why in missing.items())
         raise RefusedError(f"{sys.executable} cannot import {named}; mend: pip install them, or carry their wheels")
+    if fault := fault_of_command(environment()):
+        raise RefusedError(f"{sys.executable} cannot run salmask ({fault}); mend: pip install it, or carry its wheel")
     import torch
 
     if not torch.cuda.is_available() and not options.without_gpu:

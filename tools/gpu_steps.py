@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -182,3 +183,19 @@ def missing_packages(environment: Mapping[str, str]) -> dict[str, str]:
     if len(reasons) < len(names):
         reasons[names[len(reasons)]] = f"importing it ended Python with status {ended.returncode}"
     return {MODULES[name]: why for name, why in reasons.items() if why}
+
+
+def fault_of_command(environment: Mapping[str, str]) -> str:
+    """Returns why the command line of the steps does not run; empty where it does.
+
+    Its libraries import more of what they need when a command is called than when they are imported.
+
+    Args:
+        environment: That of the steps.
+    """
+    words = (sys.executable, "-m", "repro.cli", "methods", "show", "mocov2", "--json")
+    ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False)
+    if not ended.returncode:
+        return ""
+    told = ended.stderr.strip().splitlines()
+    return told[-1] if told else f"status {ended.returncode}"

@@ -39,6 +39,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Fake H100")
     monkeypatch.setattr(module, "describe_commit", lambda: "0123456789ab, code 01234567")
     monkeypatch.setattr(module, "missing_packages", lambda _: {})
+    monkeypatch.setattr(module, "fault_of_command", lambda _: "")
     monkeypatch.setattr("sessions.GRACE_SECONDS", 1.0)
     monkeypatch.setattr(module, "GRACE_SECONDS", 1.0)
     return module
@@ -319,6 +320,7 @@ def test_a_report_that_is_stopped_takes_its_step_along(number: signal.Signals, t
         # Whoever starts the tests in a shell's background has SIGINT ignored, and so has what they start.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "report.missing_packages = lambda _: {}\n"
+        "report.fault_of_command = lambda _: ''\n"
         f"report.steps = lambda *_: [report.Step('study', {(launcher, str(pid), 'heeds')}, 1, 'study.txt')]\n"
         "sys.exit(report.main())"
     )
@@ -359,6 +361,15 @@ def test_packages_are_imported_and_not_only_found(monkeypatch: pytest.MonkeyPatc
     }
 
 
+def test_the_command_is_called_and_not_only_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    fault_of_command = importlib.import_module("gpu_steps").fault_of_command
+    assert fault_of_command({**os.environ, "PYTHONPATH": str(ROOT)}) == ""
+    (tmp_path / "typer.py").write_text("import its_other_half")
+    told = fault_of_command({**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
+    assert "No module named 'its_other_half'" in told
+
+
 def test_what_is_missing_is_said_at_once(
     report: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -366,6 +377,9 @@ def test_what_is_missing_is_said_at_once(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run(report, monkeypatch, *out) == 2
     assert "there is no GPU here; mend: " in capsys.readouterr().err
+    monkeypatch.setattr(report, "fault_of_command", lambda _: "No module named 'half'")
+    assert run(report, monkeypatch, "--without-gpu", *out) == 2
+    assert "cannot run salmask (No module named 'half'); mend: " in capsys.readouterr().err
     monkeypatch.setattr(report, "missing_packages", lambda _: {"such-package": "ImportError: no"})
     assert run(report, monkeypatch, *out) == 2
     assert "cannot import such-package (ImportError: no); mend: " in capsys.readouterr().err
