@@ -22,6 +22,7 @@ from downstream.measurement import Target
 from repro.data import catalogue
 from repro.data.sizes import train_images
 from repro.errors import UserError
+from repro.runs import evaluation
 from repro.runs.comparison import departures
 from repro.runs.sections import ScenesSettings
 
@@ -64,8 +65,10 @@ def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch
     monkeypatch.setattr(tasks, "TASKS", {"knn": "class_means"})
     assert tasks.prepare_evaluation(run, folder, "knn", CPU) is not None
     rows = names["measure"](run, folder, target, CPU)
+    ((line,),) = [re.findall(r"`(\"class-means\": lambda .*)`", PAGE.read_text())]
+    (protocol,) = eval(f"{{{line}}}", dict(vars(evaluation)))["class-means"](run, "scenes")
+    assert {row.protocol for row in rows} == {protocol.name}
     top1 = {row.metric: row.value for row in rows}["top1"]
-    assert {row.protocol for row in rows} == {"class-means-v1"}
     # Image by image, in numpy.
     store = FeatureStore.of(run, folder, torch.device("cpu"), "means")
     train, val = target.open_both()
