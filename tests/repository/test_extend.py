@@ -65,7 +65,7 @@ def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch
     monkeypatch.setattr(tasks, "TASKS", {"knn": "class_means"})
     assert tasks.prepare_evaluation(run, folder, "knn", CPU) is not None
     rows = names["measure"](run, folder, target, CPU)
-    ((line,),) = [re.findall(r"`(\"class-means\": lambda .*)`", PAGE.read_text())]
+    (line,) = re.findall(r'`("class-means": lambda [^`]*)`', PAGE.read_text())
     (protocol,) = eval(f"{{{line}}}", dict(vars(evaluation)))["class-means"](run, "scenes")
     assert {row.protocol for row in rows} == {protocol.name}
     top1 = {row.metric: row.value for row in rows}["top1"]
