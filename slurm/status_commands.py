@@ -87,12 +87,12 @@ def status(
             console.print(page(targets, tables, queue), soft_wrap=not console.is_terminal)
     elif console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            for tables, queue in _looks(targets, every):
+            for tables, queue in _looks(targets, every, at_once=True):
                 live.update(page(targets, tables, queue), refresh=True)
     else:
         # A page that is drawn over is nothing for a pipe: a line for whatever has changed, flushed as it comes.
         changes = Changes()
-        for tables, queue in _looks(targets, every):
+        for tables, queue in _looks(targets, every, at_once=False):
             for line in changes.lines(targets, tables, queue):
                 say(line)
 
@@ -110,11 +110,18 @@ def _show_costs(targets: Sequence[SweepTarget], *, as_json: bool, alone: bool) -
     console.print(cost_page(targets, costs), soft_wrap=not console.is_terminal)
 
 
-def _looks(targets: Sequence[SweepTarget], every: float) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
-    """Yields what a look finds, again and again, until nothing is under way."""
+def _looks(
+    targets: Sequence[SweepTarget], every: float, *, at_once: bool
+) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
+    """Yields what a look finds, again and again, until nothing is under way.
+
+    Only the first look tells `at_once` what the files do: after it, a job that Slurm is slow to tell of would be
+    unknown, and known again, at each look.
+    """
     while True:
-        for tables, queue in views(targets):
+        for tables, queue in views(targets) if at_once else [look(targets)]:
             yield tables, queue
+        at_once = False
         if not any(may_change(table, queue) for table in tables):
             return
         time.sleep(every)

@@ -126,6 +126,7 @@ def test_without_a_squeue_nobody_waits_for_its_answer(
 def test_watching_in_a_pipe_tells_each_change_in_a_line(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("slurm.status_commands.PATIENCE_SECONDS", 0.0)  # an answer that takes longer changes nothing
     sweep.submitted()
     sweep.submitted("linear", job="813")
     running = f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|"
