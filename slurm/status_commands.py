@@ -14,7 +14,7 @@ from rich.live import Live
 from repro.console import AsJson
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
-from repro.errors import UserError, with_mend
+from repro.errors import UserError
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
 from slurm.cancel import cancel as cancel_jobs
@@ -299,7 +299,7 @@ def build(program: Program) -> typer.Typer:
         outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty, gpus=gpus)
         say(f"{counted(len(outcome.submitted) + len(outcome.done), 'job')} handed over, {len(outcome.failed)} failed")
         if outcome.unsent:
-            say(with_mend(outcome.unsent_words, "the same again later"))
+            say(outcome.unsent_told("the same again later"))
         if outcome.failed or outcome.unsent or unclear:
             raise typer.Exit(1)
 

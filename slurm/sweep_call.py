@@ -145,9 +145,7 @@ class SweepCall:
                 "--replace cancels and submits anew"
             )
         if outcome.unsent:
-            later = "the same again later, or with --feed, which stays until all are in"
-            mend = later if outcome.has_room_later else "the profile, or what it builds on, then the same again"
-            self._tell(with_mend(outcome.unsent_words, mend))
+            self._tell(outcome.unsent_told("the same again later, or with --feed, which stays until all are in"))
         self._say_submitted(outcome)
         if outcome.unsent:
             raise typer.Exit(1)

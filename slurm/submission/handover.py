@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from repro.errors import with_mend
 from repro.quantities import counted
 from repro.runs.status import PRETRAIN
 from slurm.jobs.job import Call
@@ -56,6 +57,11 @@ class Outcome:
         reasons = Counter(self.unsent.values())
         listed = "; ".join(f"{number}: {reason}" for reason, number in reasons.items())
         return f"{counted(len(self.unsent), 'job')} not submitted ({listed})" if self.unsent else ""
+
+    def unsent_told(self, later: str) -> str:
+        """Returns `unsent_words` with the mend, which is `later` where waiting helps."""
+        mend = later if self.has_room_later else "the profile, or what it builds on, then the same again"
+        return with_mend(self.unsent_words, mend)
 
 
 def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Call:

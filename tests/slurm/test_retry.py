@@ -59,6 +59,16 @@ def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
     )
 
 
+def test_what_waiting_does_not_mend_is_not_to_be_tried_again_as_it_is(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.submitted(cluster="slurm")
+    refusal = Outcome(submitted={("a", "pretrain"): "1"}, unsent={(sweep.key, "pretrain"): "Invalid qos"})
+    monkeypatch.setattr(retry, "relaunch", lambda *_, **__: refusal)
+    last = salmask("retry", "table1").out.splitlines()[-1]
+    assert last == "1 job not submitted (1: Invalid qos); mend: the profile, or what it builds on, then the same again"
+
+
 def test_retry_names_the_profile_that_it_cannot_find(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     sweep.submitted(cluster="nowhere")
     assert refused("retry", "table1").endswith("or name the profile that the sweep was launched by: --cluster FILE")
