@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slurm.monitoring.queue import IDS_A_CALL, SACCT_SECONDS, array_of, cells_of, expand, lines_of
+from slurm.monitoring.queue import SACCT_SECONDS, cells_of, expand, lines_of, newest_arrays
 
 FIELDS: tuple[str, ...] = (
     *("JobID", "JobName", "ElapsedRaw", "TotalCPU", "AllocCPUS", "AllocTRES", "NNodes"),
@@ -41,8 +41,7 @@ def accounted(jobs: Collection[Job]) -> dict[Job, Accounted]:
     Args:
         jobs: Their names, with their ids, `812` or `812_3`.
     """
-    # Whole arrays: a few short ids instead of hundreds.
-    arrays = sorted({array_of(job) for _, job in jobs})[-IDS_A_CALL:]
+    arrays = newest_arrays(job for _, job in jobs)
     if not arrays or not shutil.which("sacct"):
         return {}
     words = ["sacct", "--allusers", "--duplicates", "--noheader", "--parsable2", f"--jobs={','.join(arrays)}"]

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -131,8 +131,7 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     words = ["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns]
     reply = _ask(words, ANSWER_SECONDS)
     jobs = {job.job: job for line in reply.output.splitlines() for job in parse_squeue(line)}
-    # sacct is asked for whole arrays: a few short ids instead of hundreds.
-    unlisted = sorted({array_of(job) for job in ended if job not in jobs}, key=_number)[-IDS_A_CALL:]
+    unlisted = newest_arrays(job for job in ended if job not in jobs)
     if unlisted and not reply.trouble and shutil.which("sacct"):
         words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
         lines = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
@@ -281,6 +280,15 @@ def _is_as_old(entry: Submission) -> bool:
     except (OSError, StopIteration, ValueError, IndexError):
         return True  # no Linux as we know it: the id is all there is
     return began <= datetime.fromisoformat(entry.time).timestamp() + ROUNDING_SECONDS
+
+
+def newest_arrays(jobs: Iterable[str]) -> list[str]:
+    """Returns the ids that sacct is asked for: whole arrays, a few short ids instead of hundreds.
+
+    Args:
+        jobs: Ids, `812` or `812_3`.
+    """
+    return sorted({array_of(job) for job in jobs}, key=_number)[-IDS_A_CALL:]
 
 
 def array_of(job: str) -> str:

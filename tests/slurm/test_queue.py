@@ -8,6 +8,7 @@ import pytest
 from sweep_samples import ELSEWHERE, GONE, HERE, FakeSlurm, Sweep
 
 from slurm.ask import ask, outside_of_any_job
+from slurm.monitoring.accounting import accounted
 from slurm.monitoring.queue import QueuedJob, expand, parse_sacct, parse_squeue, snapshot
 from slurm.submission.batches import submission_name
 
@@ -53,6 +54,17 @@ def test_arrays_are_written_out() -> None:
     assert expand("812_[0-2,7%2]") == ["812_0", "812_1", "812_2", "812_7"]
     assert expand("812_[0-2,...]") == ["812_[0-2,...]"]
     assert [job.job for job in parse_sacct("8_[1-2]|x|PENDING|0:0|Unknown|Unknown||gpu")] == ["8_1", "8_2"]
+
+
+def test_of_too_many_jobs_the_accounting_is_asked_for_the_newest(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sorted as text, 1000 comes before 999."""
+    monkeypatch.setattr("slurm.monitoring.queue.IDS_A_CALL", 1)
+    snapshot(["999", "1000_3"])
+    accounted([("a", "999"), ("b", "1000_3")])
+    asked = [call for call in slurm.calls if call.startswith("sacct")]
+    assert ["--jobs=1000" in call.split() for call in asked] == [True, True]
 
 
 def test_the_queue_is_asked_once_and_accounting_only_for_what_has_left_it(slurm: FakeSlurm) -> None:
