@@ -142,7 +142,7 @@ def _refuse_other_code(target: Path, tar: tarfile.TarFile) -> None:
 
 
 def _copy_packages(tree: Path, sweep_folder: Path, *, allow_dirty: bool) -> CodeSnapshot:
-    """Copies an installation without git, under a name made from the content of its modules."""
+    """Copies an installation without git, under a name made from its files: tables and settings are among them."""
     if not allow_dirty:
         raise UserError(
             f"{tree} is no git checkout, so the commit that jobs run could not be told",
@@ -150,8 +150,10 @@ def _copy_packages(tree: Path, sweep_folder: Path, *, allow_dirty: bool) -> Code
         )
     digest = hashlib.sha256()
     for package in PACKAGES:
-        for path in sorted((tree / package).rglob("*.py")):
-            digest.update(path.read_bytes())
+        for path in sorted((tree / package).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(tree)}\0{path.stat().st_size}\0".encode())
+                digest.update(path.read_bytes())
     target = sweep_folder / CODE / f"unknown-{digest.hexdigest()[:12]}"
     if not target.exists():
         with new_folder(target) as folder:

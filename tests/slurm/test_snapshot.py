@@ -202,3 +202,9 @@ def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) 
     snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
     assert (snapshot.commit, snapshot.dirty) == ("unknown", True)
     assert (snapshot.path / "slurm" / "__init__.py").exists()
+    (tmp_path / "tree" / "slurm" / "__pycache__").mkdir()
+    (tmp_path / "tree" / "slurm" / "__pycache__" / "a.pyc").touch()
+    assert take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree").path == snapshot.path
+    (tmp_path / "tree" / "results" / "claims.yaml").touch()
+    edited = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
+    assert (edited.path / "results" / "claims.yaml").exists()  # it was not: the report was made by the old claims
