@@ -19,7 +19,7 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.stopping import SIGNALS, STOP
-from repro.terminal import say
+from repro.terminal import is_first_process, say
 from slurm.ask import ask
 from slurm.jobs.orders import read_order
 from slurm.sweep_folder.ledger import REPORT
@@ -95,14 +95,9 @@ class Call:
         """Writes down that a job does not go back to the queue although it has more to do; returns why."""
         mend = "look at the logs, then salmask retry, or raise attempts in the profile"
         reason = UserError(what, mend=mend)
-        if is_first_rank():
+        if is_first_process():
             RunFolder(self.folder).set_status("failed", task=self.task, error=str(reason))
         return reason
-
-
-def is_first_rank() -> bool:
-    """Returns whether this is the first process of its Slurm step, or the only one, as in a batch script."""
-    return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
 def go_back() -> NoReturn:
@@ -117,7 +112,7 @@ def go_back() -> NoReturn:
     # A preemption sends USR2 and TERM within a moment. Were the process to end before scontrol has answered, the job
     # would be over, and not go on.
     _stop_listening()
-    if is_first_rank():
+    if is_first_process():
         _requeue()
     raise SystemExit(0)
 
@@ -150,7 +145,7 @@ def preempted() -> bool:
         SystemExit: This is another rank, which waits for nothing and does not end the first one by a failure.
     """
     _stop_listening()
-    if not is_first_rank():
+    if not is_first_process():
         raise SystemExit(0)
     shown = ask(["scontrol", "show", "job", slurm_job()], seconds=PREEMPTED_SECONDS).output
     fields = dict(word.partition("=")[::2] for word in shown.split())

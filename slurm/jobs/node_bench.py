@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.files import write_json
-from slurm.jobs.job import is_first_rank
+from repro.terminal import is_first_process
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,5 @@ class NodeBench:
         measure = pkgutil.resolve_name(self.program)
         measured = [measure(load(path), warm_up=self.warm_up, steps=self.steps) for path in self.runs]
         # Every process takes part in a step; one of them reports.
-        if is_first_rank():
+        if is_first_process():
             write_json(self.report, [asdict(measurement) for measurement in measured])

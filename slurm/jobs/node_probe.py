@@ -11,7 +11,7 @@ from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.doctor.packages import check_packages_first
 from repro.files import write_json
-from slurm.jobs.job import is_first_rank
+from repro.terminal import is_first_process
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,5 @@ class NodeProbe:
         mend = f"the profile's setup or python: {sys.executable} does not find it on the node"
         findings = check_packages_first(examined, mend=mend)
         # Every process takes part, since whether they find each other is part of it; one of them reports.
-        if is_first_rank():
+        if is_first_process():
             write_json(self.report, [asdict(finding) for finding in findings])
