@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from repro.errors import UserError, one_line
+from repro.file_locks import locked
 from repro.presence import is_file, is_odd
 from repro.quantities import size_text
 
@@ -256,23 +256,6 @@ def _take_back(descriptor: int, written: bytes) -> None:
     place = os.fstat(descriptor).st_size - len(written)
     if place >= 0 and os.pread(descriptor, len(written), place) == written:
         os.ftruncate(descriptor, place)
-
-
-@contextlib.contextmanager
-def locked(descriptor: int, *, shared: bool = False) -> Iterator[None]:
-    """Keeps other processes out of an open file within the block; not where the file system knows no locks.
-
-    Args:
-        descriptor: The file's; open for writing, and for a shared lock for reading, which NFS asks for.
-        shared: Whether others may hold a shared lock too.
-    """
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def write_at(descriptor: int, content: bytes | memoryview, place: int) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import folder_size, full_disk_reason, is_of_a_full_disk, locked, sync_folder
+from repro.file_locks import locked
+from repro.files import folder_size, full_disk_reason, is_of_a_full_disk, sync_folder
 from repro.quantities import size_text
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 import filelock
 
 from repro.errors import UserError
+from repro.file_locks import TELL_SECONDS
 
 STALE_SECONDS = 120.0
 """A holder that gave no sign of life for so long is dead; signs come every `repro.runs.folder.BEAT_SECONDS`."""
@@ -35,8 +36,6 @@ WATCHED_SECONDS = 75.0
 what a file was before."""
 RETRY_SECONDS = 1.0
 """Time between two tries at a lock that is waited for."""
-TELL_SECONDS = 3.0
-"""After which a person is told of a wait, and whom it is for."""
 
 
 log = logging.getLogger("salmask")

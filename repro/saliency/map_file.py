@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repro.files import CHECKSUM_BYTES, checksum, locked, write_at
+from repro.file_locks import locked
+from repro.files import CHECKSUM_BYTES, checksum, write_at
 from repro.paths import cache_home
 
 CHUNK = 64

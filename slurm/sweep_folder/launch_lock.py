@@ -5,8 +5,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.file_locks import log
 from repro.runs.lock import held
-from slurm.sweep_folder.signed_lock import log, signed_lock, until_free
+from slurm.sweep_folder.signed_lock import signed_lock, until_free
 
 LAUNCHING_SECONDS = 600.0
 """How long a launch waits for another one of the same sweep to be through; sbatch may take seconds for each batch."""

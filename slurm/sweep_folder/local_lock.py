@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from repro.errors import UserError
-from repro.files import locked
+from repro.file_locks import locked
 from slurm.sweep_folder.ledger import LEDGER, LOCAL_LOCK, LOCAL_START_LOCK
 from slurm.sweep_folder.signed_lock import is_free, signed_lock, until_free
 

@@ -5,7 +5,6 @@ nobody takes over; but a person can look, and remove the file.
 """
 
 import fcntl
-import logging
 import os
 import socket
 import time
@@ -14,13 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.file_locks import TELL_SECONDS, log
 from repro.files import read_regular
-from repro.runs.lock import TELL_SECONDS
 from repro.runs.provenance import now
 
 LONGEST_NAME = 1000
-
-log = logging.getLogger("salmask")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from slurm.monitoring.states import State
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
 from slurm.sweep_folder.launch_lock import launch_lock
-from slurm.sweep_folder.ledger import LOCAL_LOCK
+from slurm.sweep_folder.ledger import CANCELS, LOCAL_LOCK, Ledger
 from slurm.sweep_folder.local_lock import starting
 
 FLOCK = fcntl.flock
@@ -105,6 +105,25 @@ def test_a_lock_that_a_dead_machine_left_is_told_and_can_be_removed(
             assert (tmp_path / signed).read_text().startswith(f"process {os.getpid()} on login2, ")
         removed.result()
     os.close(left)
+
+
+def test_a_wait_for_the_ledgers_lock_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("repro.file_locks.TELL_SECONDS", 0.0)
+    ledger = Ledger(tmp_path)
+    ledger.take_back("")
+    left = os.open(tmp_path / CANCELS, os.O_RDWR)
+    FLOCK(left, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(ledger.take_back, "a")
+        try:
+            wait_until(lambda: bool(caplog.messages), "a word on the lock", every=0.01)
+        finally:
+            os.close(left)
+        written.result()
+    assert caplog.messages[0].startswith(f"{tmp_path / CANCELS}: another process has its lock, and is waited for; if")
+    assert ledger.taken_back() == ["", "a"]
 
 
 def test_on_nfs_what_waits_for_a_launcher_is_queued(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
