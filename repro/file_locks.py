@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +52,7 @@ def _tell_of_lock(descriptor: int) -> None:
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
     log.warning(
         "%s: another process has its lock, and is waited for; if the machine of that died: Ctrl-C, then "
-        "cp -p %s %s.new && mv %s.new %s",
-        *[path] * 5,
+        "cp -p %s %s && mv %s %s",
+        path,
+        *map(shlex.quote, (path, f"{path}.new", f"{path}.new", path)),
     )
