@@ -52,25 +52,31 @@ class Changes:
         """Begins with nothing told."""
         self._told: dict[tuple[Path, str, str], tuple[str, str]] = {}
         self._summaries: dict[Path, str] = {}
+        self._trouble = ""
 
     def lines(
         self, targets: Sequence[SweepTarget], tables: Sequence[Sequence[JobRow]], queue: QueueSnapshot
     ) -> list[str]:
-        """Returns what has changed since the last call, each line with the time; arguments as of `page`."""
+        """Returns what has changed since the last call, each line with the time; arguments as of `page`.
+
+        While Slurm does not answer, nothing has changed for a job of which it alone could tell.
+        """
         lines = []
         for target, table in zip(targets, tables, strict=True):
             for row in table:
                 key, word = (target.sweep, row.folder, row.task), (row.state.value, _tenths(row))
-                if self._told.get(key) != word:
+                is_unsaid = queue.trouble and row.state is State.unknown and key in self._told
+                if self._told.get(key) != word and not is_unsaid:
                     self._told[key] = word
                     parts = [row.state.value, row.job, _progress(row), _result(row), _note(row)]
                     lines.append(f"{row.task} {row.run}: {', '.join(part for part in parts if part)}")
             summary = _summary(target, table)
-            if self._summaries.get(target.sweep) != summary:
+            if self._summaries.get(target.sweep) != summary and not (queue.trouble and target.sweep in self._summaries):
                 self._summaries[target.sweep] = summary
                 lines.append(summary)
-        if queue.trouble:
+        if queue.trouble and queue.trouble != self._trouble:
             lines.append(f"Slurm does not answer: {queue.trouble}")
+        self._trouble = queue.trouble
         clock = time.strftime("%H:%M:%S")
         return [f"{clock} {line}" for line in lines]
 

@@ -142,7 +142,10 @@ def test_watching_in_a_pipe_tells_each_change_in_a_line(
             return
         looks.append(1)
         sweep.says("running", age=NOW - time.time(), step=30 + len(looks), steps=100)  # no line: within the same tenth
+        if len(looks) == 1:
+            slurm.fails("squeue", "down")
         if len(looks) == 3:
+            (slurm.place / "squeue.err").unlink()
             sweep.folder.backbone.touch()
             slurm.says("squeue", "813|sweep-linear-813|CANCELLED|None|1|1||gpu|")
 
@@ -152,6 +155,7 @@ def test_watching_in_a_pipe_tells_each_change_in_a_line(
         "pretrain mocov2 s0: running, 812, 30 % (30/100)",
         "linear mocov2 s0: queued, 813, Dependency: waits for the job that it builds on",
         "runs/table1: 1 running, 1 queued",
+        "Slurm does not answer: squeue: down",
         "pretrain mocov2 s0: done, 812",
         "linear mocov2 s0: cancelled, 813",
         "runs/table1: 1 done, 1 cancelled",
