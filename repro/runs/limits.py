@@ -76,7 +76,7 @@ LIMITS: Mapping[str, Limit] = {
     "logistic.values": COUNT,
     "logistic.iterations": COUNT,
     "logistic.splits": COUNT,
-    "knn.temperature": POSITIVE,
+    "knn.temperature": Limit(low=0.002),  # a vote is exp(1 / T) at most, and below 0.0014 no finite number
     "finetune.epochs": NOT_NEGATIVE,
     "finetune.batch": Limit(low=2),
     "finetune.lr": POSITIVE,

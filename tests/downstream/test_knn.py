@@ -60,6 +60,14 @@ def test_near_neighbours_outvote_many_far_ones() -> None:
     assert vote(query, bank, labels, 2, 4, 10.0).argmax() == 1
 
 
+def test_the_lowest_temperature_that_is_allowed_is_of_finite_votes() -> None:
+    """Below, votes were infinite and classes with a near neighbour tied, whichever was nearest."""
+    features = torch.eye(3)
+    assert vote(features, features, torch.arange(3), 3, 3, 0.002).isfinite().all()
+    with pytest.raises(UserError, match=r"knn\.temperature=0\.0001 is out of range; mend: 0\.002 or more"):
+        tiny(changes={"knn.temperature": 0.0001})
+
+
 def test_each_k_is_a_protocol_with_rows_of_its_own(tmp_path: Path) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     rows = evaluate(RUN, folder, "knn", CPU)
