@@ -55,6 +55,15 @@ def refuse_circle(error: OSError) -> None:
         passed.add(real)
 
 
+READABLE = "make it readable"
+"""What to do about a file or folder without permission, which may be whole."""
+
+
+def mend_of(error: OSError, otherwise: str) -> str:
+    """Returns what to do about a folder that cannot be listed: to give permission, or else what mends its layout."""
+    return READABLE if isinstance(error, PermissionError) else otherwise
+
+
 def reason_of(error: BaseException) -> str:
     """Returns in one line why something failed.
 

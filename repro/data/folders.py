@@ -12,7 +12,7 @@ from PIL import Image
 
 from repro.clutter import is_clutter
 from repro.data import images
-from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, reason_of, refuse_circle
+from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, mend_of, reason_of, refuse_circle
 from repro.data.jpeg import Pixels
 from repro.errors import shortened
 from repro.presence import is_folder
@@ -218,7 +218,7 @@ def class_folders(folder: Path, *, mend: str) -> list[str]:
     except OSError as error:
         refuse_circle(error)
         layout = f"expected {folder.name}/CLASS/IMAGE in the data root"
-        raise PathError(folder, f"{error.strerror}; {layout}", mend=mend) from error
+        raise PathError(folder, f"{error.strerror}; {layout}", mend=mend_of(error, mend)) from error
     if not names:
         reason = "the images lie flat, without class folders" if visible else "the folder is empty"
         raise PathError(folder, reason, mend=mend)

@@ -17,7 +17,7 @@ from typing import IO, Literal, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from repro.data.errors import reason_of
+from repro.data.errors import READABLE, reason_of
 from repro.data.jpeg import Pixels, decode_jpeg
 from repro.errors import UserError
 
@@ -244,7 +244,7 @@ def _fault_of(error: BaseException) -> Fault:
     if isinstance(error, UnidentifiedImageError):
         return Fault("unreadable", "not an image, or its header is damaged")
     if isinstance(error, PermissionError):  # the file itself may be sound
-        return Fault("unreadable", f"the image cannot be read ({reason_of(error)})", mend="make it readable")
+        return Fault("unreadable", f"the image cannot be read ({reason_of(error)})", mend=READABLE)
     return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
 
 

@@ -8,7 +8,7 @@ import platformdirs
 
 from repro.clutter import is_clutter
 from repro.data.catalogue import DATASETS, Dataset, find_dataset
-from repro.data.errors import PathError, reason_of, refuse_circle
+from repro.data.errors import PathError, mend_of, reason_of, refuse_circle
 from repro.errors import UserError, nearest
 from repro.files import read_regular, reading
 from repro.presence import exists, is_folder
@@ -159,7 +159,9 @@ def _usable(folder: Path, entry: Dataset, source: str) -> Path:
             empty = all(is_clutter(entry.name, folder=entry.is_dir()) for entry in entries)
     except OSError as error:
         refuse_circle(error)
-        raise PathError(folder, f"{reason_of(error)} {origin}", mend="name an existing folder") from error
+        raise PathError(
+            folder, f"{reason_of(error)} {origin}", mend=mend_of(error, "name an existing folder")
+        ) from error
     if empty:
         raise PathError(folder, f"the folder is empty {origin}", mend=entry.mend)
     return folder

@@ -1,12 +1,16 @@
 """Where a data set is looked up, and what is said where it is not."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from yaml_samples import write_yaml
 
+from repro.data.catalogue import open_images
 from repro.data.roots import ROOT_VARIABLE, config_file, find_root, new_root
 from repro.errors import UserError
+from repro.runs.sections import ScenesSettings
 
 
 def write_data_yaml(content: object) -> Path:
@@ -87,3 +91,20 @@ def test_a_new_root_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     assert new_root("imagenet100", None) == tmp_path / "imagenet100"
     assert new_root("imagenet100", tmp_path / "b") == tmp_path / "b"
+
+
+@pytest.mark.parametrize("closed", ["", "train"])
+def test_a_folder_without_permission_is_to_be_made_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    (tmp_path / "train/ant").mkdir(parents=True)
+    scan = os.scandir
+
+    def scandir(path: Path | str) -> object:  # as of a folder of mode 000, to anybody but root
+        if Path(path) == tmp_path / closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"Permission denied.*; mend: make it readable$"):
+        open_images("folder", "train", find_root("folder", tmp_path), ScenesSettings())
