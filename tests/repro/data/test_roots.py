@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from yaml_samples import write_yaml
@@ -100,11 +101,12 @@ def test_a_folder_without_permission_is_to_be_made_readable(
     (tmp_path / "train/ant").mkdir(parents=True)
     scan = os.scandir
 
-    def scandir(path: Path | str) -> object:  # as of a folder of mode 000, to anybody but root
-        if Path(path) == tmp_path / closed:
+    def scandir(path: Any = ".") -> object:  # as of a folder of mode 000, to anybody but root
+        if str(path) == str(tmp_path / closed):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(UserError, match=r"Permission denied.*; mend: make it readable$"):
         open_images("folder", "train", find_root("folder", tmp_path), ScenesSettings())
+    monkeypatch.undo()
