@@ -38,8 +38,8 @@ ENOUGH_SEEDS = 3
 def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> pd.DataFrame:
     """Reads every `results.jsonl` below some folders.
 
-    A run that was evaluated twice has two rows for the same measurement: the one that started later is kept, which for
-    rows of one file is the lower line.
+    A run that was evaluated twice has two rows for the same measurement: of one file the lower line is kept, of several
+    files the one that started later.
 
     Args:
         roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
@@ -158,31 +158,24 @@ def _scale(comparison: RowComparison, recorded: str, of_evaluation: str) -> str:
 
 
 def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) -> pd.DataFrame:
-    """Returns the row that started last of each measurement; what is left out is added to the warnings."""
-    frame, again = _latest(frame, [*MEASUREMENT, "path"])
-    if len(again):
+    """Returns the last row of each measurement; what is left out is added to the warnings."""
+    # Of one file the lower line is the later one, as everybody else reads it; the clocks of two nodes may differ.
+    is_again = frame.duplicated([*MEASUREMENT, "path"], keep="last")
+    if is_again.any():
+        frame, again = frame[~is_again].reset_index(drop=True), frame[is_again]
         same = f"same {', '.join(MEASUREMENT)}"
         warnings.append(f"{counted(len(again), 'row')} measured again later ({same}), left out: {_first(again)}")
     if every_folder:
         return frame
-    frame, elsewhere = _latest(frame, MEASUREMENT)
-    if len(elsewhere):
+    if frame.duplicated(MEASUREMENT).any():
+        latest = frame.sort_values("started", kind="stable").drop_duplicates(MEASUREMENT, keep="last").index
+        frame, elsewhere = frame.loc[latest.sort_values()].reset_index(drop=True), frame.drop(latest)
         runs = elsewhere["run_id"].nunique()
         warnings.append(
             f"{counted(runs, 'run')} in several folders, of which the later measurement counts; "
             f"{counted(len(elsewhere), 'row')} left out: {_first(elsewhere)}"
         )
     return frame
-
-
-def _latest(frame: pd.DataFrame, measurement: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the rows that started last, and those that others of the same measurement came after."""
-    if not frame.duplicated(measurement).any():
-        return frame, frame[:0]
-    # Stable: of rows that started in the same second the lower line is the later one. `sort_index` then gives the
-    # order of paths and lines back.
-    latest = frame.sort_values("started", kind="stable").drop_duplicates(measurement, keep="last").sort_index()
-    return latest.reset_index(drop=True), frame.loc[frame.index.difference(latest.index)]
 
 
 def _first(rows: pd.DataFrame) -> str:

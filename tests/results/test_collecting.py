@@ -15,7 +15,7 @@ from run_samples import finished
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.provenance import SNAPSHOT
-from repro.runs.records import FIELDS, Result, append, read
+from repro.runs.records import FIELDS, Result, append, latest, read
 from results.bench import collecting
 from results.collection.collect import collect, collect_runs, export, refuse_mixed
 from results.collection.runs import find_runs
@@ -63,6 +63,13 @@ def test_a_measurement_made_again_replaces_the_earlier_one_and_is_said_once(tmp_
     (warning,) = frame.attrs["warnings"]
     assert warning.startswith("2 rows measured again later")
     assert first.run_id in warning
+
+
+def test_of_one_file_the_lower_line_counts_whatever_its_nodes_clock_said(tmp_path: Path) -> None:
+    save(tmp_path, RESULT, replace(RESULT, value=5.0, started="2020-01-01T00:00:00Z"))
+    frame = collect([tmp_path])
+    path = frame["path"][0]
+    assert list(frame["value"]) == [5.0] == [result.value for result in latest(read(Path(path))[0])]
 
 
 def test_the_later_measurement_wins_across_files_whatever_their_names(tmp_path: Path) -> None:
