@@ -22,8 +22,8 @@ from slurm.sweep_folder.local_lock import is_minded
 
 CLOCKS_SECONDS = 5.0
 """By how much the clocks of two machines of a cluster may differ."""
-
-
+HIDDEN_SECONDS = 90.0
+"""For so long a network file system may hide a new file: the 60 s of NFS, and what clocks differ by."""
 BY_US = "by salmask cancel"
 SUPERSEDED = "taken out by --replace: the sweep has other settings now"
 
@@ -63,8 +63,10 @@ SILENT_BY_RIGHT: Mapping[str, tuple[State, str]] = {
     "SUSPENDED": _SUSPENDED,
     "STOPPED": _SUSPENDED,
     "CONFIGURING": (State.starting, "its nodes are made ready"),
+    "COMPLETED": (State.starting, "it ended well, its files do not show here yet"),
 }
-"""Slurm's words for a job that has nodes and whose processes cannot give a sign of life, with what it is doing."""
+"""Slurm's words for a job that has nodes, or had them a moment ago, and whose processes cannot give a sign of life, and
+what it is doing."""
 
 REASONS: Mapping[str, tuple[str, str]] = {
     "Resources": ("waits for free resources", ""),
@@ -113,7 +115,8 @@ def judge(
     # started the job by hand.
     if status is not None and (before(status, entry) or _before_its_start(status, job)) and not _alive(status, now):
         status = None
-    if live:
+    is_hidden = just_completed(job, now) and (status is None or status.state == "done")
+    if live or is_hidden:
         return _on_a_node(status, job, now)
     # From here on nobody who can be asked knows of a living process, and yet one may give signs of life: it was started
     # by hand. Signs from before the job's end are its own last ones and prove nothing.
@@ -283,6 +286,11 @@ def _of_another(status: Status, job: QueuedJob) -> bool:
 def before(status: Status, entry: Submission | None) -> bool:
     """Returns whether a status is older than the submission."""
     return entry is not None and status.heartbeat < datetime.fromisoformat(entry.time).timestamp() - CLOCKS_SECONDS
+
+
+def just_completed(job: QueuedJob | None, now: float) -> bool:
+    """Returns whether a job ended well by Slurm's word, but so lately that its files may not show here yet."""
+    return job is not None and job.state == "COMPLETED" and job.end is not None and now - job.end < HIDDEN_SECONDS
 
 
 def _before_its_start(status: Status, job: QueuedJob | None) -> bool:

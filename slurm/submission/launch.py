@@ -21,6 +21,7 @@ from slurm.jobs.calls import refuse_foreign_sweep
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
 from slurm.monitoring.queue import PARENT_FAILED, QueueSnapshot, SilentSlurmError, scancel
+from slurm.monitoring.states import just_completed
 from slurm.monitoring.status import finished as is_finished
 from slurm.monitoring.status import is_under_way
 from slurm.planning.graph import Graph
@@ -36,8 +37,6 @@ from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
 
 MAX_ARRAY = 1000
 """Jobs in an array where Slurm does not say."""
-HIDDEN_SECONDS = 90.0
-"""For so long a network file system may hide a new file: the 60 s of NFS, and what clocks differ by."""
 OUTSIDE = "it runs outside of Slurm"
 PARENT_OUTSIDE = "what it builds on runs outside of Slurm, which cannot wait for it"
 Tell = Callable[[str], object]
@@ -277,13 +276,8 @@ def _report_is_due(graph: Graph, ledger: Ledger, there: Collection[Key]) -> bool
 
 def _just_over(graph: Graph, ledger: Ledger, queue: QueueSnapshot) -> dict[Key, Submission]:
     """Returns the jobs that ended well by Slurm's word, but so lately that their files may not show here yet."""
-    since = time.time() - HIDDEN_SECONDS
-    over = [
-        entry
-        for entry in ledger.submissions()
-        if (queued := queue.find(entry)) is not None
-        if queued.state == "COMPLETED" and queued.end is not None and queued.end > since
-    ]
+    now = time.time()
+    over = [entry for entry in ledger.submissions() if just_completed(queue.find(entry), now)]
     # What measured by other protocols than are asked for now is none of the sweep's jobs any more.
     return {e.key: e for e in over if (job := graph.by_key.get(e.key)) is None or job.protocols == e.protocols}
 

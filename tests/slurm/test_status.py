@@ -129,6 +129,8 @@ def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job:
         ({"state": "interrupted", "step": 3}, GONE, "interrupted", "goes on from its last checkpoint when started"),
         ({"state": "interrupted"}, queue_of("CANCELLED", "by 0", end=-2), "cancelled", "by 0"),
         ({"state": "done"}, GONE, "failed", "it says that it is done, but its result is not there"),
+        ({"state": "done"}, queue_of("COMPLETED", end=-80), "starting", "on n3, it ended well, its files do not show"),
+        ({"state": "done"}, queue_of("COMPLETED", end=-99), "failed", "it says that it is done, but its result is not"),
     ],
 )
 def test_what_a_job_said_at_its_end_is_told(
