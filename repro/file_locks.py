@@ -50,9 +50,9 @@ def _tell_of_lock(descriptor: int) -> None:
     path = "a file"
     with suppress(OSError):  # no Linux
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    old, new = map(shlex.quote, (path, f"{path}.new"))
     log.warning(
-        "%s: another process has its lock, and is waited for; if the machine of that died: Ctrl-C, then "
-        "cp -p %s %s && mv %s %s",
+        "%s: another process has its lock, and is waited for; if the machine of that died: Ctrl-C, then %s",
         path,
-        *map(shlex.quote, (path, f"{path}.new", f"{path}.new", path)),
+        f"cp -p {old} {new} && mv {new} {old}",
     )

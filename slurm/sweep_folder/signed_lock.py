@@ -6,6 +6,7 @@ nobody takes over; but a person can look, and remove the file.
 
 import fcntl
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def until_free(lock: Path, *files: Path) -> str:
     holder = ""
     with suppress(OSError, UserError):
         holder = read_regular(lock, LONGEST_NAME).decode(errors="replace").strip()
-    return f"wait for {holder or 'it'}; if that machine died: rm {' '.join(map(str, (lock, *files)))}"
+    return f"wait for {holder or 'it'}; if that machine died: rm {shlex.join(map(str, (lock, *files)))}"
 
 
 def _taken(path: Path) -> int | None:

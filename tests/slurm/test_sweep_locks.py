@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shlex
 import socket
 import threading
 import time
@@ -81,28 +82,30 @@ def test_a_lock_that_a_dead_machine_left_is_told_and_can_be_removed(
     signed: str,
     what: str,
 ) -> None:
+    place = tmp_path / "a sweep"
+    place.mkdir()
     for module in ("repro.runs.lock", "slurm.sweep_folder.signed_lock"):
         monkeypatch.setattr(f"{module}.TELL_SECONDS", 0.0)
     monkeypatch.setattr("repro.runs.lock.RETRY_SECONDS", 0.01)
     take = starting if signed == ".local-start.lock" else launch_lock
     monkeypatch.setattr(socket, "gethostname", lambda: "login1")
-    with take(tmp_path):
+    with take(place):
         pass
     monkeypatch.setattr(socket, "gethostname", lambda: "login2")
-    left = os.open(tmp_path / lock, os.O_RDWR)
+    left = os.open(place / lock, os.O_RDWR)
     FLOCK(left, fcntl.LOCK_EX)  # for ever
     held_by = f"process {os.getpid()} on login1, at work since 20"
 
     def remove() -> None:
         wait_until(lambda: bool(caplog.messages), "a word on who has it", every=0.01)
-        assert caplog.messages[0].startswith(f"{what.format(tmp_path)}; mend: wait for {held_by}")
-        for path in caplog.messages[0].rpartition("if that machine died: rm ")[2].split():
+        assert caplog.messages[0].startswith(f"{what.format(place)}; mend: wait for {held_by}")
+        for path in shlex.split(caplog.messages[0].rpartition("if that machine died: rm ")[2]):
             Path(path).unlink()
 
     with ThreadPoolExecutor(1) as pool:
         removed = pool.submit(remove)
-        with take(tmp_path, 20.0):
-            assert (tmp_path / signed).read_text().startswith(f"process {os.getpid()} on login2, ")
+        with take(place, 20.0):
+            assert (place / signed).read_text().startswith(f"process {os.getpid()} on login2, ")
         removed.result()
     os.close(left)
 
