@@ -9,7 +9,8 @@ from typing import Any
 
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
-from repro.doctor.packages import check_packages_first
+from repro.doctor.packages import PACKAGES, check_packages_first
+from repro.errors import UserError
 from repro.files import write_json
 from repro.terminal import is_first_process
 
@@ -42,7 +43,11 @@ class NodeProbe:
         return cls(**{**content, **paths, "needs": Needs.parse(content["needs"])})
 
     def __call__(self) -> None:
-        """Examines the node, and writes what was found."""
+        """Examines the node, and writes what was found.
+
+        Raises:
+            UserError: This is not the process that reports, and it cannot take part.
+        """
 
         def examined() -> list[Diagnosis]:
             examine = pkgutil.resolve_name(self.program)
@@ -54,3 +59,7 @@ class NodeProbe:
         # Every process takes part, since whether they find each other is part of it; one of them reports.
         if is_first_process():
             write_json(self.report, [asdict(finding) for finding in findings])
+        elif missing := [finding for finding in findings if finding.check in PACKAGES and finding.verdict == "wrong"]:
+            # The first process would wait for this one, and not know why: the end of one ends the others.
+            names = ", ".join(finding.check for finding in missing)
+            raise UserError(f"{names}: {missing[0].found}", mend=missing[0].mend)

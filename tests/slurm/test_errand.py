@@ -16,6 +16,7 @@ from repro.doctor.needs import Needs
 from repro.drill import on_cluster
 from repro.drill.on_cluster import ClusterDrill
 from repro.drill.stories import Story
+from repro.errors import UserError
 from slurm import start
 from slurm.jobs.calls import write_calls
 from slurm.jobs.node_bench import NodeBench
@@ -92,8 +93,14 @@ def test_a_look_at_a_node_does_not_come_again_for_ever(
 
 def test_a_node_that_lacks_packages_reports_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The look at the node needs them too: of its traceback only that there was no report was told."""
-    monkeypatch.setattr("repro.doctor.packages.PACKAGES", {"missing_a": "a", "missing_b": "b"})
-    NodeProbe(tmp_path, tmp_path / "report.json", 0, 1, "missing_a:examine", Needs())()
+    for module in ("repro.doctor.packages", "slurm.jobs.node_probe"):
+        monkeypatch.setattr(f"{module}.PACKAGES", {"missing_a": "a", "missing_b": "b"})
+    probe = NodeProbe(tmp_path, tmp_path / "report.json", 0, 1, "missing_a:examine", Needs())
+    monkeypatch.setenv("SLURM_PROCID", "1")  # on another node, maybe: the first process would wait for it
+    with pytest.raises(UserError, match=r"^missing_a, missing_b: cannot be imported: No module named 'missing_a'"):
+        probe()
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    probe()
     *packages, _, rest = json.loads((tmp_path / "report.json").read_text())
     assert [(row["check"], row["verdict"]) for row in packages] == [("missing_a", "wrong"), ("missing_b", "wrong")]
     assert packages[0]["mend"] == f"the profile's setup or python: {sys.executable} does not find it on the node"
