@@ -150,27 +150,38 @@ def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origi
         UserError: A key is unknown (the nearest right one is named), or a value is of a wrong type.
     """
     changes: dict[str, Any] = {}
-    types = keys(Run)
     for layer in layers:
-        tree = nested(layer)
-        _check_keys(tree, types, origin)
-        for dotted, value in flat(tree):
-            # OmegaConf would take what they name for the value.
-            if any("${" in str(item) or item == "???" for item in (value if isinstance(value, list) else [value])):
-                raise UserError(f"{origin}: {dotted}={value} refers to another value", mend="write the value itself")
-            is_empty = isinstance(value, Mapping)  # what stands in any other mapping has keys of its own
-            # OmegaConf would read True as 1 and 7 as True.
-            if is_empty or isinstance(value, bool) is not (types[dotted] is bool):
-                raise _wrong_type(origin, dotted, value, types[dotted])
-            items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-            if any(type(item) is int and abs(item) >= 10**_LONGEST_NUMBER for item in items):
-                mend = f"a number of {_LONGEST_NUMBER} digits at most"
-                raise UserError(f"{origin}: {dotted} has too many digits", mend=mend)
-            try:
-                changes[dotted] = _typed(value, types[dotted])
-            except OmegaConfBaseException as error:
-                raise _wrong_type(origin, dotted, value, types[dotted]) from error
+        changes |= _typed_settings(layer, origin)
     return _with_values(base or Run(), nested(changes))
+
+
+def _typed_settings(layer: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Returns the settings of a layer by their dotted keys, each of its type.
+
+    Raises:
+        UserError: A key is unknown, or a value is of a wrong type.
+    """
+    typed: dict[str, Any] = {}
+    types = keys(Run)
+    tree = nested(layer)
+    _check_keys(tree, types, origin)
+    for dotted, value in flat(tree):
+        # OmegaConf would take what they name for the value.
+        if any("${" in str(item) or item == "???" for item in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{origin}: {dotted}={value} refers to another value", mend="write the value itself")
+        is_empty = isinstance(value, Mapping)  # what stands in any other mapping has keys of its own
+        # OmegaConf would read True as 1 and 7 as True.
+        if is_empty or isinstance(value, bool) is not (types[dotted] is bool):
+            raise _wrong_type(origin, dotted, value, types[dotted])
+        items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        if any(type(item) is int and abs(item) >= 10**_LONGEST_NUMBER for item in items):
+            mend = f"a number of {_LONGEST_NUMBER} digits at most"
+            raise UserError(f"{origin}: {dotted} has too many digits", mend=mend)
+        try:
+            typed[dotted] = _typed(value, types[dotted])
+        except OmegaConfBaseException as error:
+            raise _wrong_type(origin, dotted, value, types[dotted]) from error
+    return typed
 
 
 @functools.cache
@@ -241,6 +252,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mend = "write lines such as `seed: 1`"
         raise UserError(f"config file {path} holds no settings of the form `key: value`", mend=mend)
     return {str(key): value for key, value in content.items()}
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Returns the settings of a person's YAML file, each of which there is, and of its type.
+
+    Raises:
+        UserError: Names the file: it is missing, no YAML, or holds an unknown key or a value of a wrong type.
+    """
+    settings = read_yaml(path)
+    # Whether the values fit together is another question: a row and the command line have more of them.
+    _typed_settings(settings, f"config file {path}")
+    return settings
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:

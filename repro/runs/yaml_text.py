@@ -4,6 +4,7 @@ YAML 1.1 takes `010` for eight, `1:30` for ninety and `1e-3` for a text. Here `1
 texts, of which the setting they are for makes what it needs: `010` is the seed ten, or the name 010.
 """
 
+import io
 import re
 import sys
 from typing import Any
@@ -50,6 +51,12 @@ class _SettingsLoader(_SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+class _Text(io.StringIO):
+    """A text that YAML's errors call so, with the place in it, and not `<unicode string>`."""
+
+    name = "the text"
+
+
 class _SettingsDumper(_SafeDumper):
     """PyYAML's safe dumper; it quotes a text that this module's loader, or any other, would take for a number."""
 
@@ -74,7 +81,7 @@ def parse_yaml(text: str) -> Any:
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"it has {len(text)} characters, where {LONGEST_TEXT} are the most")
     try:
-        content = yaml.load(text, Loader=_SettingsLoader)
+        content = yaml.load(_Text(text), Loader=_SettingsLoader)
     except yaml.scanner.ScannerError as error:
         if error.problem == _LIBYAMLS_LIMIT:
             raise RecursionError(error.problem) from error

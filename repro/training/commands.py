@@ -11,7 +11,7 @@ from repro.console import AsJson, completion, report
 from repro.data.options import DataName, DataRoot, Settings
 from repro.progress import suggest
 from repro.runs.folder import RunFolder
-from repro.runs.reading import command_settings, read_yaml
+from repro.runs.reading import command_settings, read_settings
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.terminal import is_first_process
@@ -60,7 +60,7 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
 
         On 4 GPUs: torchrun --nproc-per-node 4 -m repro.cli pretrain mocov2+ours-hp --root /data/imagenet
         """
-        layers = [read_yaml(config)] if config else []
+        layers = [read_settings(config)] if config else []
         run = resolve(method, *layers, command_settings(settings, data=data, root=root))
         folder = RunFolder.of(run, out)
         carry_out(run, folder.path, PRETRAIN)

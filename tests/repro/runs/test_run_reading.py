@@ -11,7 +11,7 @@ from error_samples import message_of, refusal
 
 from repro.errors import UserError
 from repro.runs.choices import Strategy
-from repro.runs.reading import build, keys, load, parse_overrides, read_yaml
+from repro.runs.reading import build, keys, load, parse_overrides, read_settings, read_yaml
 from repro.runs.run import Run
 
 
@@ -231,6 +231,18 @@ def test_a_broken_config_file_is_named(tmp_path: Path, content: bytes | None, me
     assert message in str(caught.value)
     assert caught.value.mend
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_a_file_are_blamed_on_it_and_not_asked_whether_they_fit_together(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("sed: 1")
+    assert (
+        message_of(lambda: read_settings(path)) == f"config file {path}: unknown key 'sed'; mend: did you mean 'seed'?"
+    )
+    path.write_text("seed: {")
+    assert '"the text", line 1, column' in message_of(lambda: read_settings(path))
+    path.write_text("optimization.batch: 100")  # which the queue alone would have to follow
+    assert read_settings(path) == {"optimization.batch": 100}
 
 
 def test_a_folder_in_a_config_files_place_is_not_to_be_removed(tmp_path: Path) -> None:
