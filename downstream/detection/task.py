@@ -20,6 +20,7 @@ from downstream.detection.cost import peak_memory_gib
 from downstream.measurement import Measurement, Target
 from repro.backbones.checkpoint import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
+from repro.data.annotations import coco, voc
 from repro.data.splits import SPLITS
 from repro.distributed import await_file, decided_by_first, rank, world_size
 from repro.errors import UserError
@@ -74,6 +75,13 @@ class DetectionTask:
         resnet_of(backbone.arch)
         batch_on(run.detection, world_size())
         _require_boxes(self.name, target)
+        if target.dataset == self.name:
+            assert target.root is not None
+            # All that it holds is read when it is opened, which takes minutes.
+            if self.name == VOC:
+                voc.find_devkit(target.root)
+            else:
+                coco.require_coco(target.root)
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
         """Trains and scores detectors on a finished run's backbone.

@@ -15,9 +15,10 @@ from training_samples import CPU, files_below
 from downstream.detection.data import open_coco, open_voc
 from downstream.detection.task import DetectionTask, open_data, refuse_endless, require_detectron2
 from downstream.measurement import Target
+from repro.backbones.checkpoint import load_backbone
 from repro.data.annotations import voc
 from repro.errors import UserError
-from repro.runs.detection import VOC, DetectionSettings
+from repro.runs.detection import COCO, VOC, DetectionSettings
 
 
 def test_other_classes_are_not_taken_for_the_real_thing(voc_root: Path, coco_root: Path) -> None:
@@ -37,6 +38,16 @@ def test_broken_data_are_refused_before_anything_is_written(voc_root: Path, tmp_
     with pytest.raises(UserError, match=r"voc07\+12 cannot be done on imagenet100, which has no boxes"):
         open_data(VOC, run, Target("imagenet100", None, run.data.scenes))
     assert files_below(folder.path) == before
+
+
+@pytest.mark.parametrize(("task", "message"), [(VOC, "holds neither VOCdevkit"), (COCO, "holds neither annotations/")])
+def test_another_folder_than_the_data_sets_is_refused_before_any_task_begins(
+    task: str, message: str, tmp_path: Path
+) -> None:
+    """It was when the data were opened: after the tasks before this one, and after weights had been adopted."""
+    run, folder = prepared(tmp_path)
+    with pytest.raises(UserError, match=message):
+        DetectionTask(task).check(run, Target(task, tmp_path, run.data.scenes), load_backbone(folder.backbone))
 
 
 def test_a_class_without_a_test_object_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
