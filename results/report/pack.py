@@ -210,7 +210,7 @@ def _contents(
     }
     for name, data in judged_frames.items():
         yield f"data/{name}.json", data.to_json(orient="records", indent=1).encode()
-    for file in sorted(PAPER.iterdir()):
+    for file in sorted(filter(Path.is_file, PAPER.iterdir())):  # beside Python's own folder of bytecode
         yield f"data/paper/{file.name}", file.read_bytes()
     yield "environment.txt", _environment().encode()
     yield "sbom.json", _bill_of_materials().encode()

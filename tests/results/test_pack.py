@@ -23,6 +23,7 @@ from repro.cli import app
 from repro.errors import UserError
 from results.collection.collect import collect_runs
 from results.collection.runs import RunRecord, find_runs
+from results.paper.published import PAPER
 from results.report.pack import MANIFEST, check, pack
 from results.report.page import build
 from results.report.redo import script
@@ -40,8 +41,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
 
 @pytest.fixture(scope="module")
 def artifact(runs: list[RunRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("artifact") / "artifact.zip"
-    pack(path, runs, collect_runs(runs), title="A title")
+    place = tmp_path_factory.mktemp("artifact")
+    path, paper = place / "artifact.zip", shutil.copytree(PAPER, place / "paper")
+    (paper / "__pycache__").mkdir(exist_ok=True)  # as Python leaves one
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("results.report.pack.PAPER", paper)
+        pack(path, runs, collect_runs(runs), title="A title")
     return path
 
 
