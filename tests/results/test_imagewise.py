@@ -91,7 +91,7 @@ def test_without_an_effect_five_in_a_hundred_are_false_alarms(
         luck: Points that whole runs differ by.
         other: Share of images that are as hard for the second method as other ones are for the first.
     """
-    monkeypatch.setattr(imagewise, "REPLICATES", 2000)
+    monkeypatch.setattr(imagewise, "REPLICATES", 1000)
     rng, alarms = np.random.default_rng(7), 0
     for name in range(2000):
         chances = rng.beta(0.7, 0.3, 500)

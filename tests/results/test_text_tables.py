@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import EXAMPLES
 from rich.console import Console
+from training_samples import salmask
 
 from repro.text_tables import TextTable, markdown_table, print_table
 from results.formats.layout import Cell, ColumnGroup, Line
@@ -59,9 +60,8 @@ def on_terminal(commands: list[list[str]]) -> list[str]:
 
 
 def in_pipe(commands: list[list[str]]) -> list[str]:
-    """What the same commands print into a pipe."""
-    call = [sys.executable, "-c", CALLS, json.dumps(commands)]
-    return subprocess.run(call, capture_output=True, text=True, check=True).stdout.split("=====\n")[1:]
+    """What the same commands print where no terminal is."""
+    return [salmask(*command).out for command in commands]
 
 
 def cells_of(markdown: str) -> list[str]:

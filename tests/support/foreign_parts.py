@@ -4,6 +4,8 @@ The networks are torchvision's, small, and their batch norms have seen something
 shows.
 """
 
+import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,11 @@ class Layout:
 
 def network(seed: int, arch: str = "resnet18") -> ResNet:
     """A ResNet with random weights and statistics."""
+    return copy.deepcopy(_drawn(seed, arch))
+
+
+@functools.cache
+def _drawn(seed: int, arch: str) -> ResNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         resnet = get_model(arch, weights=None)

@@ -1,9 +1,11 @@
-"""`torchrun` with two processes: one run, which resumes in the same bits."""
+"""`torchrun` with two processes: one run, which two processes resume in the same bits."""
 
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from json_rows import read_rows
@@ -15,6 +17,8 @@ from training_samples import (
     copied,
     files_below,
     newest,
+    on_two_processes,
+    salmask,
     tiny,
     words,
 )
@@ -43,6 +47,7 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str
     out = tmp_path_factory.mktemp("torchrun")
     process = torchrun(out, words(SHARED))
     assert process.returncode == 0, process.stderr
+    assert process.stdout.count("backbone: ") == 1
     return RunFolder.of(tiny(OURS, SHARED), out), process.stderr
 
 
@@ -65,15 +70,19 @@ def test_two_processes_make_one_run(shared_run: tuple[RunFolder, str]) -> None:
     assert (status.state, status.attempt) == ("done", 1)
 
 
+def resumed(rank: int, place: Path) -> dict[str, Any]:
+    return asdict(salmask("pretrain", OURS, "--out", str(place), *words(SHARED)))
+
+
 def test_a_run_of_two_processes_resumes_bit_by_bit(shared_run: tuple[RunFolder, str], tmp_path: Path) -> None:
     whole, _ = shared_run
     folder = copied(whole, RunFolder.of(tiny(OURS, SHARED), tmp_path).path)
     folder.backbone.unlink()
     checkpoints(folder.checkpoints)[0].unlink()
     assert newest(folder.checkpoints)["step"] == 5  # within the last epoch
-    process = torchrun(tmp_path, words(SHARED))
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.count("backbone: ") == 1
+    first, second = on_two_processes(resumed, tmp_path)
+    assert (first["code"], second["code"]) == (0, 0), (first, second)
+    assert (first["out"].count("backbone: "), second["out"]) == (1, "")
     assert_same_training(folder.checkpoints, whole.checkpoints)
     assert_same(read_checkpoint(folder.backbone), read_checkpoint(whole.backbone))
     rows = read_rows(folder.metrics)
