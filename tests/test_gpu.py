@@ -232,7 +232,7 @@ def test_evaluations_run_on_the_gpu(tmp_path: Path) -> None:
     quick = ("probe.epochs=1", "logistic.values=2", "knn.neighbours=[5]", "finetune.epochs=1")
     numbers = {}
     for device in ("cpu", "cuda"):
-        folder = with_random_backbone(tiny(), tmp_path / device)
+        folder = with_random_backbone(tiny("mocov2", {"encoder.width": 64}), tmp_path / device)
         arguments = ("eval", str(folder.path), *quick, f"machine.device={device}")
         ended = salmask(*arguments, "--task", "linear,logistic,knn,finetune", "--json")
         assert ended.code == 0, ended.err
@@ -243,7 +243,7 @@ def test_evaluations_run_on_the_gpu(tmp_path: Path) -> None:
 
 def test_a_detector_is_fine_tuned_on_the_gpu(tmp_path: Path) -> None:
     pytest.importorskip("detectron2")
-    folder = with_random_backbone(tiny(), tmp_path)
+    folder = with_random_backbone(tiny("mocov2", {"encoder.width": 64}), tmp_path)
     small = ("detection.iterations=4", "detection.min_size=64", "detection.rois=8", "detection.trials=1")
     tasks = ("--task", "voc07+12,coco", "--data", "scenes")
     ended = salmask("eval", str(folder.path), "machine.device=cuda", *small, *tasks, "--json")
