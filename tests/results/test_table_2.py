@@ -86,10 +86,10 @@ def test_each_task_has_its_metrics(evaluated: Evaluated) -> None:
 def test_rows_name_protocol_data_and_scale(evaluated: Evaluated) -> None:
     protocols = {row.task: (row.protocol, row.dataset, row.split) for row in evaluated.rows}
     assert protocols == {
-        VOC: ("voc-frcnn-c4-24k-v1[batch=2,iterations=4,min_size=64,rois=8,trials=1]", "scenes", "test"),
-        COCO: ("coco-mrcnn-c4-2x-v1[batch=2,iterations=4,min_size=64,rois=8]", "scenes", "val2017"),
+        VOC: ("voc-frcnn-c4-24k-v1[batch=2,iterations=4,min_size=32,rois=8,trials=1]", "scenes", "test"),
+        COCO: ("coco-mrcnn-c4-2x-v1[batch=2,iterations=4,min_size=32,rois=8]", "scenes", "val2017"),
     }
-    assert all("detection of 4 iterations, 64 px, 8 regions" in row.scale for row in evaluated.rows)
+    assert all("detection of 4 iterations, 32 px, 8 regions" in row.scale for row in evaluated.rows)
 
 
 @pytest.mark.parametrize("task", [VOC, COCO])

@@ -35,7 +35,7 @@ DETECTION: Mapping[str, Any] = {
     "data.scenes.val_count": 6,
     "encoder.width": 64,  # no detector is built on a narrower network
     "detection.iterations": 4,
-    "detection.min_size": 64,
+    "detection.min_size": 32,
     "detection.rois": 8,
     "detection.trials": 1,
     "machine.checkpoint_every": 2,

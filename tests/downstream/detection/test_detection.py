@@ -107,5 +107,5 @@ def test_the_config_is_kept_beside_the_checkpoints(voc_root: Path, tmp_path: Pat
     cfg = get_cfg()
     cfg.merge_from_file(str(trial.path.parent / "config.yaml"))
     assert yaml.safe_load(cfg.dump()) == yaml.safe_load(trial.cfg.dump())
-    assert trial.path.parent.name == "scenes-voc-frcnn-c4-24k-v1[batch=2,iterations=4,min_size=64,rois=8]"
+    assert trial.path.parent.name == "scenes-voc-frcnn-c4-24k-v1[batch=2,iterations=4,min_size=32,rois=8]"
     assert json.loads(json.dumps(trial.identity()))["run_id"] == run.id
