@@ -4,6 +4,7 @@ Tests are many small computations, on cores that others share. What a fixture ma
 so that a test that needs no torch does not wait for it.
 """
 
+import gc
 import os
 import signal
 import time
@@ -33,6 +34,12 @@ settings.register_profile(
     "nightly", max_examples=1000, deadline=None, print_blob=True, suppress_health_check=_SLOW_MACHINES
 )
 settings.load_profile("default")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected by now stays: no search for garbage in any test is to walk through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
