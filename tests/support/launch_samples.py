@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from stand_in_slurm import StandInSlurm
-from training_samples import TINY
+from tiny_runs import TINY
 
 from baselines import resolve
 from repro.jobs import PROGRAM

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from training_samples import tiny
+from tiny_runs import tiny
 
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder

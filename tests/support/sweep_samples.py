@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from run_samples import RESULT
-from training_samples import tiny
+from tiny_runs import tiny
 
 from repro.runs.folder import RunFolder
 from repro.runs.records import append

@@ -15,9 +15,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from mmengine.hooks import Hook
+from tiny_runs import EPOCH, OURS, STEPS, TINY, tiny, words  # noqa: F401  # asked for together with what trains them
 from torch.utils.data import default_collate
 
-from baselines import build_learner, resolve
+from baselines import build_learner
 from repro import cli
 from repro.backbones.checkpoint import save_backbone
 from repro.contrastive.encoders import build_encoder
@@ -33,42 +34,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 CPU = torch.device("cpu")
-OURS = "mocov2+ours-hp"
-TINY: dict[str, Any] = {
-    "data.dataset": "scenes",
-    "data.crop": 32,
-    "data.scenes.classes": 8,
-    "data.scenes.size": 64,
-    "data.scenes.train_count": 20,
-    "data.scenes.val_count": 24,
-    "encoder.arch": "resnet18",
-    "encoder.dim": 16,
-    "encoder.width": 8,
-    "localizer.network": "efficientnet-lite0",
-    "moco.queue": 32,
-    "moco.bn_splits": 2,
-    "optimization.epochs": 3,
-    "optimization.batch": 8,
-    "optimization.lr": 0.03,
-    "probe.epochs": 5,
-    "probe.batch": 16,
-    "machine.workers": 0,
-    "machine.device": "cpu",
-    "machine.log_every": 1,
-    "machine.checkpoint_every": 1,
-}
-EPOCH = 2
-"""Steps of an epoch: 20 images in batches of 8, four left out."""
-STEPS = 6
-
-
-def tiny(method: str = "mocov2", changes: Mapping[str, Any] | None = None) -> Run:
-    return resolve(method, {**TINY, **(changes or {})})
-
-
-def words(changes: Mapping[str, Any] | None = None) -> list[str]:
-    """The settings of `tiny` as a command line has them."""
-    return [f"{key}={value}" for key, value in {**TINY, **(changes or {})}.items()]
 
 
 def with_random_backbone(run: Run, out: Path, input_filter: str = "none") -> RunFolder:
