@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.presence import is_file
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
+from repro.runs.records import read
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import before
 from slurm.monitoring.status import status_of
@@ -160,12 +162,24 @@ def _read(folder: Path) -> Sequence[NextStep]:
         NextStep(table, "the paper's table with these numbers beside"),
         NextStep(f"salmask claims --runs {sweep}", "what these runs say to the paper's claims"),
         NextStep(f"salmask report --runs {sweep}", "all of it as one page"),
-        NextStep(f"salmask eval {run} --task knn", "evaluate a backbone by another task"),
+        NextStep(f"salmask eval {run} --task {_not_measured(folder)}", "evaluate the newest backbone by another task"),
         NextStep(f"salmask pack --runs {sweep}", "one archive of results, settings and pages, to pass on"),
     )
 
 
+def _not_measured(folder: Path) -> str:
+    """Returns a task that a sweep's newest run was not evaluated by, the fastest first."""
+    results = RunFolder(_newest(folder)).results
+    measured: set[str] = set()
+    with suppress(UserError):  # of what cannot be read, evaluating tells
+        measured = {row.task for row in read(results)[0]} if is_file(results) else measured
+    return next((task for task in ("knn", "logistic", "linear") if task not in measured), "finetune")
+
+
+def _newest(folder: Path) -> Path:
+    return max(runs_of(folder), key=lambda path: path.stat().st_mtime)
+
+
 def _words(folder: Path) -> tuple[str, str]:
     """Returns a sweep's folder and that of its newest run, as a shell reads them."""
-    newest = max(runs_of(folder), key=lambda path: path.stat().st_mtime)
-    return shlex.quote(str(folder)), shlex.quote(str(newest))
+    return shlex.quote(str(folder)), shlex.quote(str(_newest(folder)))

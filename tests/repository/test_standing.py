@@ -12,6 +12,7 @@ import typer
 import yaml
 from places import ROOT
 from presence_samples import close
+from record_samples import record, write_records
 from sweep_samples import NOW as NOW_HERE
 from sweep_samples import Sweep
 from training_samples import salmask
@@ -93,6 +94,18 @@ def test_where_something_was_evaluated_the_table_is_next(tmp_path: Path, monkeyp
     first, *others = [step.command for step in standing(NOW + 10).steps]
     assert first == "salmask table table1 --runs runs/mine"
     assert not [step for step in others if " export " in step]  # a narrow backbone, as of the demo, fits no library
+
+
+def test_another_task_is_one_that_the_newest_run_was_not_evaluated_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("runs/mine/mocov2/s0-abcdef0"), state="done")
+    results = Path("runs/mine/mocov2/s0-abcdef0/results.jsonl")
+    for measured, following in (([], "knn"), (["knn"], "logistic"), (["knn", "linear", "logistic"], "finetune")):
+        write_records(results, *(record(task=task) for task in measured))
+        (step,) = [step.command for step in standing(NOW + 10).steps if " eval " in step.command]
+        assert step == f"salmask eval runs/mine/mocov2/s0-abcdef0 --task {following}"
 
 
 def test_a_run_that_fell_silent_is_not_in_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
