@@ -319,7 +319,11 @@ def load(path: Path) -> Run:
     Raises:
         UserError: The file is missing, broken, or was written by a version with other keys.
     """
-    return build([read_yaml(path)], origin=str(path))
+    try:
+        settings = read_yaml(path)
+    except UserError as error:  # a file of ours, which nobody is to write by hand
+        raise UserError(error.what, mend="put it back as it was written") from error
+    return build([settings], origin=str(path))
 
 
 def pinned(run: Run) -> Run:
