@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import get_model
 from training_samples import CPU, refused, salmask
 
 from baselines import build_learner, resolve
-from repro.backbones.resnet import build_resnet
+from repro.backbones.resnet import build_resnet, resnet_of_width
 from repro.bench.step import forward_rate
 from repro.bench.timing import Seconds, seconds_in_turn, timed_in_turn
 from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
@@ -25,6 +24,7 @@ SMALL: dict[str, Any] = {
     "data.crop": 64,
     "encoder.arch": "resnet18",
     "encoder.dim": 16,
+    "encoder.width": 8,
     "moco.queue": 64,
     "moco.bn_splits": 2,
     "optimization.batch": 4,
@@ -93,7 +93,7 @@ def multiply_adds(network: nn.Module, image: Tensor) -> int:
 
 
 def test_flops_are_twice_the_multiply_adds_of_each_layer() -> None:
-    network, image = get_model("resnet18", weights=None, num_classes=100).eval(), torch.randn(1, 3, 64, 64)
+    network, image = resnet_of_width("resnet18", 8, 100).eval(), torch.randn(1, 3, 64, 64)
     by_hand = 2 * multiply_adds(network, image)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
@@ -101,12 +101,12 @@ def test_flops_are_twice_the_multiply_adds_of_each_layer() -> None:
     # A step of the supervised row is one pass forward and about two backward: by the weights, and by the input, which
     # the first layer does not need.
     measured_cost = cost("supervised")
-    first = 2 * 64 * 32 * 32 * 3 * 7 * 7
+    first = 2 * 8 * 32 * 32 * 3 * 7 * 7
     assert measured_cost.flops == pytest.approx(3 * by_hand - first, rel=1e-3)
 
 
 def test_parameters_are_those_of_the_networks() -> None:
-    measured_cost, encoder = cost("mocov2+ours-hp"), get_model("resnet18", weights=None, num_classes=16)
+    measured_cost, encoder = cost("mocov2+ours-hp"), resnet_of_width("resnet18", 8, 16)
     width = encoder.fc.in_features
     encoder.fc = nn.Sequential(nn.Linear(width, width), nn.Linear(width, 16))
     size = sum(parameter.numel() for parameter in encoder.parameters())
