@@ -292,7 +292,7 @@ def _source_problems(run: RunSettings) -> Iterator[Problem]:
 
 def _localizer_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields what is wrong with the localizer's network, and with what it sees."""
-    localizer = run.localizer
+    localizer, default = run.localizer, LocalizerSettings.weights
     if localizer.image_side % 32:
         yield Problem(
             f"localizer.image_side={localizer.image_side} is no multiple of 32",
@@ -300,11 +300,11 @@ def _localizer_problems(run: RunSettings) -> Iterator[Problem]:
         )
     if not is_localizer(localizer.network):
         yield Problem(f"localizer.network={localizer.network} is unknown", mend=nearest(localizer.network, LOCALIZERS))
+    if localizer.network == "checkpoint" and not localizer.sha256 and localizer.weights in (default, "random"):
+        mend = "localizer.weights=RUN/backbone.pth of a finished run"
+        yield Problem("localizer.network=checkpoint without a file", mend=mend)
     # Those of any other network come with it, or are random; the default is a name of the ResNet-50's.
-    if localizer.network not in ("resnet50", "checkpoint") and localizer.weights not in (
-        LocalizerSettings.weights,
-        "random",
-    ):
+    if localizer.network not in ("resnet50", "checkpoint") and localizer.weights not in (default, "random"):
         yield Problem(
             f"localizer.weights={localizer.weights} plays no part with localizer.network={localizer.network}, "
             "which has its own",

@@ -86,6 +86,7 @@ def assert_nothing_is_written(out: Path) -> None:
             [OURS, "localizer.network=checkpoint", "localizer.weights=none.pth"],
             "localizer.weights=none.pth cannot be read (No such file or directory); mend: the backbone.pth of a ",
         ),
+        ([OURS, "localizer.network=checkpoint"], "localizer.network=checkpoint without a file; mend: localizer.weigh"),
     ],
 )
 def test_settings_that_cannot_be_right_make_nothing(out: Path, arguments: list[str], phrase: str) -> None:
