@@ -142,6 +142,8 @@ class FeatureStore:
             images.fingerprint(),
             # Named only where it is not the reference's, so that files of before the setting are found.
             *(["channels_last"] if self.channels_last else []),
+            # A row tells which device measured it: its features are not to be another's, which rounds otherwise.
+            *([self.device.type] if self.device.type != "cpu" else []),
         )
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
