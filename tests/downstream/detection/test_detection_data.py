@@ -17,6 +17,7 @@ from downstream.detection.data import (
     TrainingImages,
     coco_records,
     make_train_loader,
+    map_record,
     voc_records,
 )
 from downstream.detection.drawn import open_scenes
@@ -184,3 +185,15 @@ def test_augmentation_is_a_function_of_seed_step_and_index(voc_root: Path, tmp_p
     images = TrainingImages(data.train, mapper, 5)
     pictures = {images[step, 0]["image"].numpy().tobytes() for step in range(8)}
     assert len(pictures) == 2  # flipped or not; there is one size only
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [(PermissionError(13, "Permission denied"), "make it readable"), (OSError(5, "torn"), "replace it")],
+)
+def test_an_image_that_cannot_be_read_is_named_with_what_mends_it(error: OSError, mend: str) -> None:
+    def mapper(_: Any) -> Any:
+        raise error  # as root, nobody is refused a file
+
+    with pytest.raises(UserError, match=rf"^a\.jpg: cannot be read \(.*\); mend: {mend} \(`salmask data verify`"):
+        map_record(mapper, {"file_name": "a.jpg"})
