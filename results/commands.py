@@ -71,10 +71,12 @@ def table(
     Example: salmask table table1 --runs runs/table1
     """
     from results.collection.collect import collect_runs
+    from results.paper.published import published
     from results.tables.references import has_both
     from results.tables.rendering import render
     from results.tables.selection import fuller_task, measured_task, refuse_unknown
 
+    published(name)  # refuses a name before thousands of runs are read
     console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
     roots = roots_of(runs)
     # The paper's numbers alone need no run, not even a folder of runs.
@@ -279,10 +281,11 @@ def explain(
 
     Example: salmask explain table1:mocov2+ours-hp:imagenet100
     """
+    from results.tables.explain import CellAddress, with_common_facts
     from results.tables.explain import explain as explain_cell
-    from results.tables.explain import with_common_facts
     from results.tables.selection import refuse_unknown
 
+    CellAddress.parse(cell)  # refuses what names no cell before thousands of runs are read
     records, frame = gather(roots_of(runs), context.obj, sweep, Console(stderr=as_json))
     refuse_unknown(frame, task)  # a metric of detection is one of the table's alone
     content = explain_cell(cell, frame, records, task=task, metric=metric)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from run_samples import begun, finished
 from table_samples import frame_of, markdown_rows, rows_of
-from training_samples import salmask
+from training_samples import refused, salmask
 
 from baselines import resolve
 from repro.errors import UserError
@@ -45,6 +45,11 @@ def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path)
     console = Console(record=True, width=200)
     show_tables(("table3",), tmp_path / "s", console, resolve)
     assert "no table3: nothing of what was measured (linear) stands in it" in console.export_text()
+
+
+def test_a_misspelt_table_is_said_before_missing_runs(tmp_path: Path) -> None:
+    for words in (["table", "tabel1"], ["explain", "tabel1:mocov2:scenes"]):
+        assert refused(*words, "--runs", str(tmp_path)).startswith("no table 'tabel1'; mend: did you mean 'table1'?")
 
 
 @pytest.mark.parametrize("task", ["logistic", "linear"])
