@@ -74,7 +74,7 @@ def test_a_training_on_your_own_images(here: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_from_foreign_weights_to_table_2(here: Path) -> None:
     pytest.importorskip("detectron2")
-    _, measured, table, _, _ = carried_out("study-foreign-weights.md", {})
+    _, measured, table, _ = carried_out("study-foreign-weights.md", {})
     assert {"bbox_AP50", "mask_AP50"} <= set(measured.split())
     assert "TINY MODE" in table
     assert re.search(r"^\| mine ", table, re.MULTILINE)
