@@ -26,7 +26,7 @@ from torch.utils.data import Dataset, Sampler
 from downstream.detection.ground_truth import CocoGroundTruth, VocGroundTruth, encoded_mask, register
 from repro.data import images
 from repro.data.annotations import coco, voc
-from repro.data.errors import READABLE
+from repro.data.errors import mend_of
 from repro.distributed import rank, world_size
 from repro.errors import UserError, one_line
 from repro.loader import Loader
@@ -279,10 +279,9 @@ def map_record(mapper: DatasetMapper, record: Record) -> Record:
         if not isinstance(error, _OF_IMAGES) and images.inspect(record["file_name"]).fault is None:
             raise
         reason = "its size is not what its annotation says" if isinstance(error, SizeMismatchError) else one_line(error)
-        mend = READABLE if isinstance(error, PermissionError) else "replace it"
         raise UserError(
             f"{record['file_name']}: cannot be read ({reason})",
-            mend=f"{mend} (`salmask data verify` lists every such file)",
+            mend=f"{mend_of(error, 'replace it')} (`salmask data verify` lists every such file)",
         ) from error
     return mapped
 

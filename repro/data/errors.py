@@ -59,8 +59,8 @@ READABLE = "make it readable"
 """What to do about a file or folder without permission, which may be whole."""
 
 
-def mend_of(error: OSError, otherwise: str) -> str:
-    """Returns what to do about a folder that cannot be listed: to give permission, or else what mends its layout."""
+def mend_of(error: BaseException, otherwise: str) -> str:
+    """Returns what to do about a file or folder that cannot be read: to give permission, or else what mends it."""
     return READABLE if isinstance(error, PermissionError) else otherwise
 
 

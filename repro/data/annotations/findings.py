@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from repro.data.errors import PathError, reason_of
+from repro.data.errors import READABLE, PathError, reason_of
 from repro.data.images import Fault, FaultKind, find_header_fault
 from repro.errors import UserError
 from repro.files import read_regular
@@ -207,4 +207,4 @@ def listing(folder: Path) -> frozenset[str]:
         return frozenset()
     except OSError as error:
         # Of nothing in it, all of it would seem to be missing, and no archive mends that.
-        raise PathError(folder, reason_of(error), mend="make it readable") from error
+        raise PathError(folder, reason_of(error), mend=READABLE) from error
