@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from annotation_kinds import COCO_KINDS, TRAIN, VAL, VOC_KINDS, maskless_image, object_of_coco, object_of_voc
-from detection_samples import data_of, planned, prepared, scenes_as
+from detection_samples import data_of, narrow, planned, prepared, scenes_as
 from detectron2.data import DatasetMapper
 from detectron2.evaluation import inference_on_dataset
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
@@ -108,14 +108,7 @@ class Bench:
 def bench(task: str, folder: Path) -> Bench:
     root = scenes_as("voc" if task == VOC else "coco", folder / "data", train=4, test=2)
     run, run_folder = prepared(folder / "runs", {"detection.min_size": 32, "detection.rois": 4})
-    cfg = planned(run, run_folder, data_of(task, root), task)[0].cfg.clone()
-    cfg.defrost()
-    # What becomes of annotations does not hang on how wide the network is.
-    cfg.MODEL.RESNETS.DEPTH = 50  # detectron2 builds no narrow one of 18
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
-    cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
+    cfg = narrow(planned(run, run_folder, data_of(task, root), task)[0].cfg)
     torch.manual_seed(0)
     return Bench(task, root, cfg, build_network(cfg).train())
 
