@@ -47,7 +47,7 @@ def preparing(root: Path) -> AbstractContextManager[None]:
     """
     return held(
         root / ".salmask-prepare.lock",
-        taken=UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
+        taken=lambda: UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
         unwritable="name a folder that can be written with --root",
     )
 

@@ -156,7 +156,7 @@ def writing(target: Path, *, wait: float) -> AbstractContextManager[None]:
     """
     return held(
         target.with_name(f".{target.name}.lock"),
-        taken=BusyError(f"{target}: another process is writing this cache", mend="wait until it has finished"),
+        taken=lambda: BusyError(f"{target}: another process is writing this cache", mend="wait until it has finished"),
         unwritable="name a folder that can be written with --to, or set $SALMASK_CACHE",
         wait=wait,
     )

@@ -299,7 +299,7 @@ class RunFolder:
         """
         lock = held(
             self._lock_file(task),
-            taken=UserError(f"{self.path} is in use by another process", mend="wait for it, or stop it"),
+            taken=lambda: UserError(f"{self.path} is in use by another process", mend="wait for it, or stop it"),
             unwritable="choose another --out",
             holder=lambda: self._holder(task),
             wait=wait,
@@ -359,7 +359,10 @@ class RunFolder:
 
     def _is_free(self, task: str) -> bool:
         """Returns whether nobody carries a task out at this moment."""
-        taken = UserError(f"{task} is being carried out")
+
+        def taken() -> UserError:
+            return UserError(f"{task} is being carried out")
+
         try:
             holder = partial(self._holder, task)
             with held(self._lock_file(task), taken=taken, unwritable="", holder=holder, watch=False):

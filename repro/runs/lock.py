@@ -78,7 +78,7 @@ def job_id() -> str:
 def held(
     lock: Path,
     *,
-    taken: UserError,
+    taken: Callable[[], UserError],
     unwritable: str,
     holder: Callable[[], Holder | None] = lambda: None,
     wait: float = 0.0,
@@ -89,7 +89,7 @@ def held(
 
     Args:
         lock: Path of the lock file; its folder is made if it is not there.
-        taken: What is raised where another process holds the lock.
+        taken: Returns what is raised where another process holds the lock.
         unwritable: The mend where the folder cannot be written to.
         holder: Returns who holds the lock according to its files, asked at each try; None: nobody says so.
         wait: Seconds to wait for the lock.
@@ -105,7 +105,7 @@ def held(
     except OSError as error:
         raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}", mend=unwritable) from error
     if file_lock is None:
-        raise taken
+        raise taken()
     try:
         yield
     finally:

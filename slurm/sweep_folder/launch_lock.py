@@ -1,7 +1,7 @@
 """The lock under which a sweep's folder is looked at and changed: by a launch, and by `salmask clean` and `cancel`."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from repro.errors import UserError
@@ -46,17 +46,14 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
         what = f"an sbatch of an earlier launch of {sweep_folder} is still at work"
         return BusySweepError(what, mend=until_free(of_sbatch))
 
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(
-                held(
-                    of_launch,
-                    taken=BusySweepError(""),
-                    unwritable="choose another --out",
-                    wait=wait,
-                    waiting=lambda: log.warning("%s", busy()),
-                )
-            )
-        except BusySweepError:
-            raise busy() from None  # which tells who has it by now
-        yield stack.enter_context(signed_lock(of_sbatch, wait=wait, every=POLL_SECONDS, taken=sbatch_is_busy))
+    with (
+        held(
+            of_launch,
+            taken=busy,
+            unwritable="choose another --out",
+            wait=wait,
+            waiting=lambda: log.warning("%s", busy()),
+        ),
+        signed_lock(of_sbatch, wait=wait, every=POLL_SECONDS, taken=sbatch_is_busy) as descriptor,
+    ):
+        yield descriptor

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from repro.errors import UserError
 from repro.file_locks import locked
 from slurm.sweep_folder.ledger import LEDGER, LOCAL_LOCK, LOCAL_START_LOCK
-from slurm.sweep_folder.signed_lock import is_free, signed_lock, until_free
+from slurm.sweep_folder.signed_lock import signed_lock, try_lock, until_free
 
 POLL_SECONDS = 0.05
 
@@ -44,7 +44,7 @@ def is_minded(sweep_folder: Path) -> bool:
             locked(ledger.fileno()),
             _opened(sweep_folder / LOCAL_LOCK) as file,
         ):
-            return not is_free(file.fileno())
+            return not try_lock(file.fileno())
     except OSError:
         return False
 

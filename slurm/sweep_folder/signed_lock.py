@@ -39,7 +39,7 @@ def signed_lock(path: Path, *, wait: float, every: float, taken: Callable[[], Us
     """
     began, is_told = time.monotonic(), False
     # Opened anew at each try: the file may have been removed, of a machine that died.
-    while (descriptor := _taken(path)) is None:
+    while (descriptor := _open_locked(path)) is None:
         waited = time.monotonic() - began
         if waited > wait:
             raise taken()
@@ -67,22 +67,24 @@ def until_free(lock: Path, *files: Path) -> str:
     return f"wait for {holder or 'it'}; if that machine died: rm {shlex.join(map(str, (lock, *files)))}"
 
 
-def _taken(path: Path) -> int | None:
+def _open_locked(path: Path) -> int | None:
     """Returns the open file of a lock that is ours now; None where it is another's."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:  # of a colleague, in a folder that a group shares
         raise UserError(f"cannot write to {path.parent}: {error.strerror}", mend="choose another --out") from error
-    if is_free(descriptor):
+    if try_lock(descriptor):
         return descriptor
     os.close(descriptor)
     return None
 
 
-def is_free(descriptor: int) -> bool:
-    """Returns whether the lock on a file is ours now; as if it were, where the file system knows no locks."""
+def try_lock(descriptor: int) -> bool:
+    """Takes the lock on a file if it is free, and returns whether it is ours; so where the file system knows no locks.
+
+    The lock lasts until the descriptor, and all that were inherited from it, are closed.
+    """
     try:
-        # On the descriptor, and not by the process: it is free when the last that inherited it has ended.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

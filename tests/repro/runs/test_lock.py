@@ -31,7 +31,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hold(lock: Path, holder: Callable[[], Holder | None] = lambda: None, wait: float = 0.0) -> list[str]:
     """The lock files that are there while we hold it."""
-    with held(lock, taken=UserError("it is taken"), unwritable="elsewhere", holder=holder, wait=wait):
+    with held(lock, taken=lambda: UserError("it is taken"), unwritable="elsewhere", holder=holder, wait=wait):
         return sorted(path.name for path in lock.parent.iterdir())
 
 
@@ -153,7 +153,7 @@ def take(lock: Path, results: "multiprocessing.Queue[str]", go: "multiprocessing
     stale = Holder("elsewhere", 1, time.time() - OLD)
     go.wait()
     try:
-        with held(lock, taken=UserError("taken"), unwritable="", holder=lambda: stale):
+        with held(lock, taken=lambda: UserError("taken"), unwritable="", holder=lambda: stale):
             results.put("had it")
             time.sleep(2)
     except UserError:
@@ -180,7 +180,7 @@ def test_who_only_asks_whether_a_lock_is_free_watches_nobody(lock: Path) -> None
     began = time.monotonic()
     with (
         pytest.raises(UserError, match="it is taken"),
-        held(lock, taken=UserError("it is taken"), unwritable="", holder=holder(ago=OLD), watch=False),
+        held(lock, taken=lambda: UserError("it is taken"), unwritable="", holder=holder(ago=OLD), watch=False),
     ):
         pytest.fail("nobody knows whether it is dead")
     assert time.monotonic() - began < 0.4
