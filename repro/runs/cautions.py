@@ -18,7 +18,8 @@ def queue_caution(run: RunSettings, images: int | None) -> str:
     if run.framework is not Framework.mocov2 or not images or run.moco.queue < LARGE_QUEUE * images:
         return ""
     share = run.moco.queue / images
+    epochs = f"{share:.2g}" if share < 10 else f"{share:,.0f}"
     return (
-        f"moco.queue={run.moco.queue} is {share:.0%} of the {images} training images: keys of an image from up to "
-        f"{share:.2g} epochs ago are negatives of its own query"
+        f"moco.queue={run.moco.queue} is {share:,.0%} of the {images} training images: keys of an image from up to "
+        f"{epochs} epochs ago are negatives of its own query"
     )

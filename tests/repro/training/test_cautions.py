@@ -19,6 +19,12 @@ def test_the_papers_own_queue_is_over_half_of_the_images() -> None:
     assert not queue_caution(resolve("mocov2", {"moco.queue": 16384}), 126_689)
 
 
+def test_a_queue_of_thousands_of_epochs_is_said_in_digits() -> None:
+    line = queue_caution(resolve("mocov2"), 5)
+    assert "is 1,310,720% of the 5 training images" in line
+    assert "up to 13,107 epochs ago" in line
+
+
 @pytest.mark.parametrize(
     ("queue", "images", "said"), [(32, 64, True), (32, 65, False), (32, 20, True), (32, None, False)]
 )
