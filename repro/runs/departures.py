@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from repro.quantities import counted
+
 
 @dataclass(frozen=True)
 class Departure:
@@ -24,6 +26,8 @@ class Departure:
 
     def __str__(self) -> str:
         """Returns what is here, `64 px` or `optimization.lr=0.3`."""
+        if self.what == EPOCHS:
+            return counted(self.here, "epoch")
         return FORMATS.get(self.what, f"{self.what}={{}}").format(value_text(self.here))
 
     @property
@@ -32,13 +36,13 @@ class Departure:
         return str(self) if self.paper is None else f"{self} (paper: {value_text(self.paper)})"
 
 
-DATA, DETECTION = "data.dataset", "detection"
+DATA, EPOCHS, DETECTION = "data.dataset", "optimization.epochs", "detection"
 FORMATS: Mapping[str, str] = {
     DATA: "{}",
     "encoder.arch": "{}",
     "encoder.width": "width {}",
     "data.crop": "{} px",
-    "optimization.epochs": "{} epochs",
+    EPOCHS: "{} epochs",  # and "1 epoch"
     "optimization.batch": "batch {}",
     "moco.queue": "queue {}",
     DETECTION: "detection of {}",

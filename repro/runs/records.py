@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from repro.errors import UserError
 from repro.files import append_lines, read_regular
+from repro.quantities import counted
 
 SCHEMA = 1
 """Version of the records' layout."""
@@ -278,5 +279,5 @@ def _field(record: dict[str, Any], name: str, kind: type) -> Any:
 
 def _warning(path: Path, trouble: str, numbers: list[int]) -> str:
     """Returns one warning for all lines of a file with the same trouble, naming the first of them."""
-    more = f" (and {len(numbers) - 1} more lines)" if len(numbers) > 1 else ""
+    more = f" (and {counted(len(numbers) - 1, 'more line')})" if len(numbers) > 1 else ""
     return f"{path}:{numbers[0]}: {trouble}{more}"

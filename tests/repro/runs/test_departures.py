@@ -140,6 +140,7 @@ def test_every_line_about_parts_speaks_of_a_setting() -> None:
     [
         ({"optimization.epochs": 400}, "ALTERED: 400 epochs"),
         ({"optimization.epochs": 100}, "TINY: 100 epochs"),
+        ({"optimization.epochs": 1}, "TINY: 1 epoch"),
         ({"optimization.batch": 256}, "ALTERED: batch 256"),
         ({"optimization.precision": "bf16"}, "ALTERED: optimization.precision=bf16"),
         ({"moco.bn_splits": 1}, "ALTERED: moco.bn_splits=1"),

@@ -145,7 +145,7 @@ def test_a_missing_field_is_named_but_an_old_file_without_schema_is_read(path: P
 
 def test_lines_that_are_json_but_no_record_are_skipped(path: Path) -> None:
     path.write_text("[1, 2]\n\n17\n")
-    assert read(path) == ([], [f"{path}:1: not a JSON object; skipped (and 1 more lines)"])
+    assert read(path) == ([], [f"{path}:1: not a JSON object; skipped (and 1 more line)"])
 
 
 def test_an_unknown_field_is_ignored_and_said_once_for_many_lines(path: Path) -> None:
