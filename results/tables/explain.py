@@ -190,7 +190,8 @@ def _measured(
                 "protocol": protocol,
                 "fidelity": fidelity,
                 "scale": scale,
-                "departs from the paper in": "" if comparison is None else str(comparison) or "nothing",
+                # A method without runs here departs in nothing that could be told.
+                **({} if comparison is None else {"departs from the paper in": str(comparison) or "nothing"}),
                 "runs": [_behind(row, records) for row in rows.to_dict("records")],
             }
         )

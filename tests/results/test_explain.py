@@ -57,6 +57,7 @@ def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
     content = explain("table1:simclr:caltech101", collect_runs(runs), runs)
     assert content["published"] == 78.20
     assert [column["measured"] for column in content["measured"]] == ["not run"]
+    assert "departs from the paper in" not in content["measured"][0]  # it said: in ''
 
 
 def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -> None:
