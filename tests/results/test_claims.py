@@ -20,7 +20,7 @@ from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDEC
 from results.collection.collect import collect
 from results.paper.paper_claims import Origin, claims, families, margin, questions
 from results.paper.published import PAPER, published
-from results.statistics.paired import Comparison, holm, paired, seeds_needed
+from results.statistics.paired import Comparison, Spread, holm, paired, seeds_needed
 
 
 def seeds_of(values: dict[str, list[float]], **changes: str) -> pd.DataFrame:
@@ -169,8 +169,10 @@ def test_holm_keeps_the_chance_of_any_false_alarm_below_the_level() -> None:
 
 
 def test_the_number_of_seeds_needed_has_the_power_it_promises() -> None:
-    seeds = seeds_needed(Comparison((0.0, 2.0, 1.0)), 1.0)  # spread 1, effect 1
+    seeds = seeds_needed(Comparison((0.0, 4.0, 2.0)), 2.0)  # an effect of one spread, which is 2
     assert seeds == 10
+    assert seeds_needed(Comparison((0.0, 9.0), spread=Spread(2.0, 8)), 2.0) == seeds
+    assert seeds_needed(Comparison((0.0, 4.0, 2.0)), 0.1) is None  # more than anybody is told to run
     draws = np.random.default_rng(0).normal(1.0, 1.0, size=(2000, seeds))
     assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.04)
     assert seeds_needed(Comparison((0.0,)), 1.0) is None

@@ -17,7 +17,7 @@ from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import NOT_RUN, SUPPORTED, count, judge, method_note
 from results.collection.collect import collect
 from results.paper.published import published
-from results.statistics.paired import LEVEL, paired, pooled_spread, spreading_alike
+from results.statistics.paired import LEVEL, Spread, paired, pooled_spread, spreading_alike
 
 TRIALS = 2000
 
@@ -39,6 +39,10 @@ def test_of_two_rows_it_is_the_paired_t_test() -> None:
     assert own.interval() == pytest.approx((low, high), rel=1e-9)
 
 
+def test_a_spread_of_other_rows_does_not_judge_a_single_pair() -> None:
+    assert paired({0: 60.0}, {0: 50.0}, Spread(1.0, 8)).p is None
+
+
 def test_of_complete_rows_it_is_the_residual_of_a_randomised_block_design() -> None:
     values = np.random.default_rng(0).normal(20, 2, (5, 4))
     residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
@@ -52,6 +56,7 @@ def test_a_row_alone_and_rows_without_a_seed_in_common_have_no_spread() -> None:
     assert pooled_spread([]) is None
     assert pooled_spread([{0: 1.0, 1: 2.0}]) is None
     assert pooled_spread([{0: 1.0, 1: 2.0}, {2: 1.0, 3: 4.0}]) is None
+    assert pooled_spread([{0: 1.0, 1: 2.0}, {0: 3.0, 1: 4.0}]) is None  # rows and seeds explain everything
     # A third row with both seeds of the first adds one degree of freedom; what the second has alone adds none.
     spread = pooled_spread([{0: 1.0, 1: 2.0}, {2: 1.0, 3: 4.0}, {0: 3.0, 1: 5.0}])
     assert spread is not None
