@@ -121,7 +121,7 @@ class HeadToHead:
     def _why_undecided(self) -> str:
         """Why there is no spread to judge by."""
         if self.imagewise:
-            return "both say the same of every image"
+            return "the difference varies with neither seeds nor images"
         return "the seeds of either are all alike" if self.difference.of_seeds else "one run each and no predictions"
 
     @property

@@ -54,15 +54,17 @@ def test_of_seeds_alone_it_is_students_t_test_of_two_samples() -> None:
     assert (difference.of_seeds, difference.of_images) == (True, False)
 
 
-def test_one_run_each_is_judged_by_its_images_and_without_them_by_nothing() -> None:
+def test_of_one_run_each_it_is_students_t_test_of_paired_images_and_without_them_nothing() -> None:
     rng = np.random.default_rng(1)
-    first, second = runs(rng, np.full(2000, 0.75), 1), runs(rng, np.full(2000, 0.65), 1)
+    first, second = runs(rng, np.full(500, 0.75), 1), runs(rng, np.full(500, 0.71), 1)
     difference = difference_of(first, second, 4)
-    assert not difference.of_seeds
-    exact = mcnemar(first[0], second[0]).p
-    assert difference.p is not None
-    assert difference.p < 0.001
-    assert exact < 0.001
+    test = stats.ttest_rel(100.0 * first[0], 100.0 * second[0])
+    assert (difference.of_seeds, difference.of_images) == (False, True)
+    assert difference.p == pytest.approx(test.pvalue, abs=0.003)
+    assert difference.interval() == pytest.approx(test.confidence_interval(), abs=0.2)
+    assert difference.freedom == pytest.approx(499)
+    # Of so many degrees of freedom the quantiles are the normal distribution's: 1.96 and 0.84.
+    assert difference.smallest == pytest.approx((1.96 + 0.84) * difference.mean / test.statistic, rel=0.01)
     nothing = difference_of_seeds([70.0], [60.0], 5)
     assert (nothing.p, nothing.interval(), nothing.smallest) == (None, None, None)
     assert nothing.p_of_equivalence(10.0, 1.0) is None

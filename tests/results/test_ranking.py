@@ -31,6 +31,9 @@ def by_seed(*values: float) -> dict[int, float]:
         ([by_seed(60.0, 61.0, 62.1), by_seed(70.0, 71.2, 72.0), by_seed(40.0, 41.1, 42.0)], [2, 1, 0]),
         ([by_seed(60.0, 61.0, 62.1), by_seed(70.0, 71.2, 72.0), by_seed(60.1, 60.8, 62.0)], [0, 1, 0]),
         ([by_seed(70.1, 71.0, 72.1), by_seed(70.0, 71.2, 72.0), by_seed(40.0, 41.1, 42.0)], [0, 0, 0]),
+        # The third is of no rank, however far it leads a fourth.
+        ([by_seed(40.0, 40.1), by_seed(60.0, 60.3), by_seed(50.0, 50.2), by_seed(30.0, 30.0)], [0, 1, 2, 0]),
+        ([by_seed(60.0, 61.0, 62.1), by_seed(59.0, 60.1, 61.0)], [1, 0]),  # 0.75 … 1.25 points: not much, but clear
         ([by_seed(70.0, 71.2), {5: 60.0, 6: 60.3}], [0, 0]),  # no seed in common
         ([], []),
     ],
