@@ -11,6 +11,7 @@ from repro.files import read_regular
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of, scale_of_both
 from repro.runs.evaluation import task_and_dataset
+from repro.runs.run_name import RunName
 from repro.runs.yaml_text import LONGEST_TEXT
 from results.collection.collect import KEYS
 from results.collection.runs import RunRecord
@@ -164,7 +165,7 @@ def _settings_but_the_seed(run: RunRecord) -> str:
     return "\n".join(line for line in lines if not line.startswith(("#", "seed:")))
 
 
-def unfinished(method: str, column: Column, runs: Sequence[BegunRun]) -> Counter[str]:
+def unfinished(method: str, column: Column, runs: Sequence[BegunRun], measured: Collection[str] = ()) -> Counter[str]:
     """Counts the states of a method's runs that belong into a column and lack its number.
 
     Args:
@@ -172,8 +173,10 @@ def unfinished(method: str, column: Column, runs: Sequence[BegunRun]) -> Counter
         column: The column, of which fidelity and scale decide, and of runs that were measured otherwise its task and
             data set; what was not measured has no split or protocol.
         runs: What `lacking_a_number` returns.
+        measured: Ids of runs that have the number. One that was begun in another folder, too, lacks none.
     """
-    states = (run.state_in(column) for run in runs if run.record.method == method)
+    lacking = (run for run in runs if run.record.method == method and RunName.of(run.record.path).id not in measured)
+    states = (run.state_in(column) for run in lacking)
     return Counter(state for state in states if state)
 
 

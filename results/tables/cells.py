@@ -58,7 +58,8 @@ def cell_records(
                     why = reason(row.method, column, metric, results, lacking, otherwise.get(metric, ()))
                     record |= {"measured": why, "missing": ""}
                 else:
-                    record["missing"] = missing_seeds(unfinished(row.method, column, lacking))
+                    states = unfinished(row.method, column, lacking, set(cell["run_id"]))
+                    record["missing"] = missing_seeds(states)
                 record["warned"] = "" if cell is None else _warned_of(cell, warned)
                 lines.append(record)
                 values.append({} if cell is None else _by_seed(cell))

@@ -69,6 +69,15 @@ def test_a_mean_over_the_surviving_seeds_says_so(tmp_path: Path) -> None:
     assert "further runs of it have no result: 2 failed" in markdown(table)
 
 
+def test_a_run_that_has_its_number_is_not_missing_where_another_sweep_has_it_too(tmp_path: Path) -> None:
+    """Tables 1 and 3 share rows: a launch of the second made each number of the first a mean over survivors."""
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    begun(tmp_path / "table3", build([of_method("mocov2"), {"seed": 0}]))
+    begun(tmp_path / "table3", build([of_method("mocov2"), {"seed": 1}]))
+    table = render("table1", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve))
+    assert "further runs of it have no result: 1 running" in markdown(table)
+
+
 def test_a_detector_that_failed_is_told_in_the_column_of_tiny_ones(tmp_path: Path) -> None:
     """Its pretraining alone was held against the scale of pretraining and detector."""
     for method, seed in (("mocov2", 1), ("mocov2+ours-hp", 0)):
