@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from repro.quantities import counted
 from repro.runs.departures import scale_of
 from results.claims.verdicts import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
 from results.collection.row_comparison import ALTERED
@@ -66,7 +67,8 @@ class FamilyVerdict:
             return "no sentence about the whole"
         if not self.compared:
             return "no comparison has two pairs of runs"
-        return f"mean over {self.compared} of {total} comparisons, {self.comparison.n} seeds that all of them have"
+        seeds = counted(self.comparison.n, "seed")
+        return f"mean over {self.compared} of {total} comparisons, {seeds} that all of them have"
 
 
 def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:

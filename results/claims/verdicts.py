@@ -15,6 +15,7 @@ from results.statistics.paired import (
     Comparison,
     holm,
     paired,
+    points_text,
     seeds_needed,
 )
 from results.tables.columns import Column
@@ -122,7 +123,7 @@ class Verdict:
         return {
             SUPPORTED: "the difference is there after correction",
             CONTRADICTED: "the difference is there after correction, the other way round",
-            TIE: f"the interval lies within ±{self.margin:g} points",
+            TIE: f"the interval lies within ±{points_text(self.margin)}",
         }.get(self.outcome) or self._why_undecided()
 
     def _why_undecided(self) -> str:
@@ -132,7 +133,7 @@ class Verdict:
         # Bonferroni's level: stricter than Holm's at every step but the first, so the number is rather too high.
         images = self.comparison.by_images
         seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1)) if images is None else None
-        more = f"; about {seeds} seeds would show {size:g} points at this spread" if seeds else ""
+        more = f"; about {seeds} seeds would show {points_text(size)} at this spread" if seeds else ""
         if images is not None and images.smallest is not None:
             more = f"; alone these seeds and images could show {images.smallest:.2f} points"
         low, high = self.comparison.interval() or (0.0, 0.0)
@@ -141,7 +142,7 @@ class Verdict:
                 f"alone it would count (p = {self.comparison.p:.3f}), among the {self.tested} comparisons of its "
                 f"sentence it does not{more}"
             )
-        return f"the interval holds no difference as well as more than {self.margin:g} points{more}"
+        return f"the interval holds no difference as well as more than {points_text(self.margin)}{more}"
 
 
 def judge(
@@ -269,7 +270,7 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
         f"fidelity and scale, and the protocol where several measured the same. {here}; what was run for other "
         f"sentences or in other settings changes no p. The level is {LEVEL:g}.",
         "Intervals are 95 % each, the corrected ones 95 % for all of these together (Bonferroni).",
-        f"Tie: the interval lies within ±{margin():g} points. One pair of runs never decides anything.",
+        f"Tie: the interval lies within ±{points_text(margin())}. One pair of runs never decides anything.",
     ]
     return " ".join(filter(None, sentences))
 

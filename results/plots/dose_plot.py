@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from repro.quantities import counted
 from repro.runs.labels import label
 from results.paper.published import table1
 from results.plots.dose import BOTH, CONFIDENCE, HARD, QUERY, Point, Slope, panels_of, slope
@@ -56,8 +57,8 @@ def saliency_dose(material: Material) -> Figure:
         axes.set_ylim(low - 0.14 * (high - low), high)
         axes.text(0.02, 0.02, "\n".join(slopes), transform=axes.transAxes, fontsize=6.5, color=ink(material.theme))
     counts = sorted({len(point.values) for panel in drawn for point in panel.points})
-    seeds = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    note = f"mean of {seeds} seeds; bars: 95 % intervals; slopes: of the line through the sources, 95 %"
+    seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]}–{counts[-1]} seeds"
+    note = f"mean of {seeds}; bars: 95 % intervals; slopes: of the line through the sources, 95 %"
     legend(figure, note + material.warning)
     return figure
 

@@ -146,7 +146,7 @@ def _reproduced(frame: pd.DataFrame | None) -> Item:
         evidence = "no run at the paper's scale with its settings; tiny and altered runs show that the code works"
         return Item("ACM Reproduced", question, "no", evidence)
     # Never more than "partly": whether a difference still counts as reproduced is for a person to say.
-    evidence = f"{full_runs} runs at the paper's scale with its settings; the differences are in the tables"
+    evidence = f"{counted(full_runs, 'run')} at the paper's scale with its settings; the differences are in the tables"
     return Item("ACM Reproduced", question, "partly", evidence)
 
 

@@ -13,6 +13,7 @@ from results.claims.verdicts import NOT_RUN, OUTCOMES
 from results.collection.row_comparison import ALTERED, TINY
 from results.formats.layout import Table
 from results.paper.paper_claims import margin
+from results.statistics.paired import points_text
 from results.tables.references import without_untrained
 
 MOST_NAMES = 4
@@ -161,4 +162,4 @@ def _met(tables: Sequence[Table]) -> str:
     if differences.empty:
         return ""
     close = int((differences.abs() <= margin()).sum())
-    return f"; {close} of {len(differences)} published numbers are met within ±{margin():g} points"
+    return f"; {close} of {len(differences)} published numbers are met within ±{points_text(margin())}"

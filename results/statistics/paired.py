@@ -237,6 +237,11 @@ def p_text(p: float, digits: int = 3) -> str:
     return f"< {least:.{digits}f}" if p < least / 2 else f"{p:.{digits}f}"
 
 
+def points_text(points: float) -> str:
+    """Returns percentage points for people, `1 point` or `0.5 points`."""
+    return f"{points:g} point{'' if points == 1 else 's'}"
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Corrects p values by Holm's step-down method: the chance of any false alarm among all stays below the level.
 

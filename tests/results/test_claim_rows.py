@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from places import EXAMPLES, REPRODUCED
+from table_samples import frame_of, rows_of
 from training_samples import refused, salmask
 
+from repro.runs.departures import Departure
 from repro.runs.records import append, read
-from results.claims.families import FamilyVerdict
+from results.claims.families import SINGLY, FamilyVerdict, judge_families
 from results.claims.verdict_tables import letters
-from results.claims.verdicts import NOT_RUN, count, judge
+from results.claims.verdicts import NOT_RUN, UNDECIDED, count, judge
 from results.collection.collect import collect
 from results.paper.paper_claims import families, questions
 from results.statistics.paired import paired
@@ -96,6 +98,24 @@ def test_a_task_or_metric_that_there_is_none_of_is_refused(runs: Path, words: li
         line = refused(*words, "--runs", str(runs), f"--{option}", name)
         assert f"no {option} '{name}'; mend: did you mean '{meant}'?" in line
     assert not list(runs.glob("*.*"))
+
+
+def test_what_does_not_decide_a_sentence_is_said() -> None:
+    rows = [*rows_of("mocov2", (60.0, 61.0, 62.2)), *rows_of("mocov2+ours-hp", (63.0, 64.1))]
+    blur = rows_of("mocov2+ours-blur", (64.1, 65.0, 66.3))[1:]
+    told = [verdict for verdict in judge_families(judge(frame_of(*rows, *blur))) if verdict.setting]
+    assert {verdict.family.id: (verdict.outcome, verdict.why) for verdict in told} == {
+        "ours-beats-baseline": (UNDECIDED, "mean over 2 of 72 comparisons, 1 seed that all of them have"),
+        "high-pass-is-best": (UNDECIDED, "no comparison has two pairs of runs"),
+        "best-and-second-best": (SINGLY, "no sentence about the whole"),
+    }
+
+
+def test_a_setting_names_what_all_of_its_runs_altered() -> None:
+    rows = [*rows_of("mocov2", (60.0,), scale="64 px"), *rows_of("mocov2+ours-hp", (63.0,), scale="64 px")]
+    departures = [Departure("data.crop", 64, 224), Departure("optimization.lr", 0.3, 0.015, smaller=False)]
+    (setting,) = letters(judge_families(judge(frame_of(*rows, departures=departures))))
+    assert setting == "the paper's data, TINY: 64 px, ALTERED: optimization.lr=0.3"
 
 
 def test_settings_have_letters_beyond_z() -> None:

@@ -202,6 +202,7 @@ def test_a_clear_difference_is_supported_and_its_reverse_contradicted() -> None:
 def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
     close = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [70.1, 70.2, 70.05]})
     assert verdict(close)["verdict"] == TIE
+    assert verdict(close)["why"] == "the interval lies within ±1 point"
     scattered = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [65.0, 75.0, 71.0]})
     assert verdict(scattered)["verdict"] == UNDECIDED
     assert "seeds would show" in verdict(seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [64.0, 66.0]}))["why"]

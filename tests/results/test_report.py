@@ -125,7 +125,7 @@ def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: l
     assert told.outcome == "supported"
     # Seeds 0 to 2 differ by 4 + s / 2 − s, 4 − s / 2: 4, 3.5 and 3.
     assert told.result.startswith("+3.50 points (95 % +2.26 … +4.74) where the paper has +5.58, mean of 1 comparison")
-    assert told.result.endswith("0 of 2 published numbers are met within ±1 points")
+    assert told.result.endswith("0 of 2 published numbers are met within ±1 point")
     nothing = headline(judge_families(judge(None)), None, [])
     assert (nothing.outcome, nothing.asked) == ("not run", "nothing yet: no run has been evaluated")
 
