@@ -175,16 +175,18 @@ def judge(
     Raises:
         UserError: Runs that exclude each other.
     """
+    if frame is None:
+        return judge_columns({table: [] for table in TABLES}, spread)
     # An untrained network is the row below all others, and no run of the method whose name it has.
-    frame = None if frame is None else without_untrained(frame)
-    measured: dict[str, list[MeasuredColumn]] = {}
-    for table in TABLES:
-        columns = [] if frame is None else measured_columns(frame, published(table), task=task, metric=metric)
-        alone = spread is not SpreadOf.sentence or frame is None
-        measured[table] = [
-            (column, values, None if alone or frame is None else ColumnPredictions(column, frame))
-            for column, values in columns
+    trained = without_untrained(frame)
+    by_images = spread is SpreadOf.sentence
+    measured: dict[str, list[MeasuredColumn]] = {
+        table: [
+            (column, values, ColumnPredictions(column, trained) if by_images else None)
+            for column, values in measured_columns(trained, published(table), task=task, metric=metric)
         ]
+        for table in TABLES
+    }
     return judge_columns(measured, spread)
 
 
