@@ -120,7 +120,7 @@ def test_appending_after_a_torn_line_starts_a_line_of_its_own(path: Path, tail: 
         ({"method": None}, "field 'method' is NoneType, not str; skipped"),
         ({"started": "2026-22-11"}, "started is '2026-22-11', not an ISO 8601 time; skipped"),
         ({"started": "2026-W22-1"}, "started is '2026-W22-1', not an ISO 8601 time; skipped"),  # Python reads it
-        ({"seed": 10**30}, "seed is a number of more than 64 bits; skipped"),
+        ({"seed": 2**63}, "seed is a number of more than 64 bits; skipped"),
         ({"value": 10**400}, "value is inf, not a finite number; skipped"),
         ({"device": "gpu\ud800"}, "device is 'gpu\\ud800', which is no Unicode text; skipped"),
     ],
@@ -134,9 +134,9 @@ def test_a_line_that_cannot_be_used_is_skipped_with_file_and_line(
     assert warnings == [f"{path}:2: {reason}"]
 
 
-def test_a_missing_field_is_named_but_an_old_file_without_schema_is_read(path: Path) -> None:
+def test_a_missing_field_is_named_but_an_old_file_without_the_newer_ones_is_read(path: Path) -> None:
     short, old = record(), record()
-    del short["metric"], old["schema"]
+    del short["metric"], old["schema"], old["predictions"], old["evaluation_scale"]
     write_records(path, short, old)
     results, warnings = read(path)
     assert results == [RESULT]
@@ -156,9 +156,9 @@ def test_an_unknown_field_is_ignored_and_said_once_for_many_lines(path: Path) ->
 
 
 def test_a_record_in_another_order_with_a_whole_number_is_the_same_record(path: Path) -> None:
-    write_records(path, dict(reversed(record(value=41, duration_s=3).items())))
+    write_records(path, dict(reversed(record(value=41, duration_s=3, predictions="predictions/all.parquet").items())))
     (result,), warnings = read(path)
-    assert result == replace(RESULT, value=41.0, duration_s=3.0)
+    assert result == replace(RESULT, value=41.0, duration_s=3.0, predictions="predictions/all.parquet")
     assert type(result.value) is float
     assert warnings == []
 
