@@ -72,8 +72,8 @@ def patch_counts(
             back = torch.where(back < 0, cells - size + back, back)
     else:
         back = torch.round(cells * ratio * (1 - size / cells)).long()
-    # Only released counts leave this range: below 0, and with the cap beyond what background there is.
-    front, back = front.clamp(min=0).minimum(size), back.clamp(min=0).minimum(cells - size)
+    # Only released counts leave the range: below 0, and with the cap beyond what background there is.
+    back = back.clamp(min=0).minimum(cells - size)
     if fidelity.single_patch is Source.released:  # it skips a stratum of exactly one cell, whatever the count
         front, back = front.where(size != 1, 0), back.where(cells - size != 1, 0)
     return front, back

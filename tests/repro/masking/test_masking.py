@@ -101,6 +101,9 @@ def test_b5_caps_the_foreground_share_for_high_pass_only() -> None:
     # From .56 on only: between .55 and it nothing is cut, which shows on a finer grid.
     fine, ratio = maps([100, 100], grid=10), torch.tensor([0.556, 0.564])
     assert patch_counts(fine, ratio, HARD, released, capped=True)[0].tolist() == [56, 55]
+    # What the cap takes from the foreground, a query's background gains, and there may be less of it: 46 - 27 of 3.
+    counts = FidelitySettings(cap=Source.released, counts=Source.released)
+    assert [n.item() for n in patch_counts(maps([46]), torch.tensor([0.95]), POSITIVE, counts, capped=True)] == [27, 3]
 
 
 def test_b6_leaves_the_whole_deficit_to_the_background() -> None:
