@@ -120,6 +120,14 @@ def test_the_mask_ratio_is_uniform_over_its_range_and_drawn_for_each_image() -> 
         assert distance < 0.5 / 49 / (high - low) + 0.03
 
 
+@pytest.mark.parametrize(("strategy", "most"), [(HighPass, 27), (MeanFill, 34)])
+def test_b5_the_released_cap_is_on_high_passed_views_alone(strategy: type[HighPass | MeanFill], most: int) -> None:
+    # .55 and .7 of 49 cells; of a focal view far less is hidden in whole patches.
+    capped = strategy(FidelitySettings(cap=Source.released))
+    changed = masked_by(capped, torch.ones(200, 7, 7, dtype=torch.bool), HARD, size=14) != UNTOUCHED
+    assert per_cell(changed)[:, 0].all(-1).sum((1, 2)).max() == most
+
+
 def branches(changed: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
     """Focal, spatial and channel-wise images, recognised from which pixels changed; `window` pixels are focal."""
     alike = (changed == changed[:, :1]).all(3).all(2).all(1)
