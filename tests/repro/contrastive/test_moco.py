@@ -189,7 +189,10 @@ def test_a_checkpoint_holds_queue_position_and_steps(tmp_path: Path) -> None:
     assert torch.equal(model.queue.keys, resumed.queue.keys)
 
 
-def test_mixed_precision_hands_full_precision_unit_vectors_to_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("splits", [1, 2])
+def test_mixed_precision_hands_full_precision_unit_vectors_to_the_loss(
+    monkeypatch: pytest.MonkeyPatch, splits: int
+) -> None:
     handed: list[Tensor] = []
 
     def spy(*args: Tensor, **settings: float) -> Tensor:
@@ -197,7 +200,7 @@ def test_mixed_precision_hands_full_precision_unit_vectors_to_the_loss(monkeypat
         return info_nce(*args, **settings)
 
     monkeypatch.setattr(repro.contrastive.moco, "info_nce", spy)
-    model = moco()
+    model = moco(bn_splits=splits)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(Views(images(0), images(1), images(2)))["loss"]
     assert loss.dtype == torch.float32

@@ -388,7 +388,8 @@ def test_the_generators_seed_decides_everything(fidelity: FidelitySettings) -> N
     assert not torch.equal(first.query, other.query)
 
 
-def test_masking_draws_from_its_generator_only() -> None:
+@pytest.mark.parametrize("area", list(NoiseArea))
+def test_masking_draws_from_its_generator_only(area: NoiseArea) -> None:
     before = torch.get_rng_state()
-    masked_views(strategy=Strategy.high_pass)
+    masked_views(strategy=Strategy.high_pass, noise_area=area)
     assert torch.equal(torch.get_rng_state(), before)
