@@ -257,6 +257,8 @@ def _evaluation_problems(run: RunSettings) -> Iterator[Problem]:
         for item in items:
             if not limit.allows(item):
                 yield Problem(f"{key} holds {item:g}, which is out of range", mend=f"{limit}")
+            elif items.count(item) > 1:  # both would be measured, under one name
+                yield Problem(f"{key} holds {item:g} twice", mend="take one out")
     if not run.knn.neighbours:
         yield Problem("knn.neighbours is empty", mend="knn.neighbours=[20,200]")
     if (run.framework is Framework.external) is not bool(run.imported.weights):

@@ -176,6 +176,8 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
         (["data.crop=64"], "only settings of machine and of evaluations (probe, logistic, knn, finetune, detection)"),
         (["knn.neighbors=[5]"], "unknown key 'knn.neighbors'; mend: did you mean 'knn.neighbours'?"),
         (["probe.lr_grid=[30,-1]"], "probe.lr_grid holds -1, which is out of range; mend: more than 0"),
+        (["probe.lr_grid=[30,1,30.0]"], "probe.lr_grid holds 30 twice; mend: take one out"),
+        (["knn.neighbours=[5,5]"], "knn.neighbours holds 5 twice; mend: take one out"),
         (["logistic.l2_low=10", "logistic.l2_high=1"], "logistic.l2_low=10 is larger than logistic.l2_high=1"),
     ],
 )
