@@ -7,6 +7,7 @@ features depend on, so that a changed backbone, data set, crop or filter finds n
 import hashlib
 import json
 import logging
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +91,8 @@ class FeatureStore:
         """Returns the features N×D of N images, read from their file where there is one; called on every rank.
 
         Raises:
-            UserError: Features are NaN or infinite, or there is no image.
+            UserError: Features are NaN or infinite, there is no image, or this rank cannot read the file that rank 0
+                reads.
         """
         # The whole pool is computed for any part of it: the parts of several splits then share one file.
         if isinstance(images, Subset):
@@ -115,6 +117,9 @@ class FeatureStore:
         if decided_by_first(is_whole) and found is None:  # on the other ranks
             await_file(path)
             found = read_features(path, len(images), self.backbone.features)
+            if found is None:  # without the other ranks it would compute for ever
+                what = f"rank {rank()} on {socket.gethostname()} cannot read {path}, which rank 0 reads"
+                raise UserError(what, mend=f"see what that node has of it, or remove {path}")
         return found
 
     def _make(self, images: Images) -> Features:

@@ -203,6 +203,19 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
     assert np.array_equal(np.load(path), expected)
 
 
+def test_a_rank_that_cannot_read_the_first_ones_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It computed, and waited for ranks that did not."""
+    folder = with_random_backbone(RUN, tmp_path)
+    store, val = store_of(folder), open_data(RUN, "val")
+    store.path(val).parent.mkdir()
+    store.path(val).write_bytes(b"torn")
+    monkeypatch.setattr(features, "decided_by_first", lambda _: True)  # as on every other rank
+    with pytest.raises(UserError, match=f"rank 0 on .* cannot read {store.path(val)}, which rank 0 reads; mend: see"):
+        store(val)
+
+
 def test_a_stop_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     images = open_data(RUN, "val")
