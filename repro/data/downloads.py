@@ -66,11 +66,16 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
         if is_file(path) and md5_of(path) == md5:
             return path
     folder.mkdir(parents=True, exist_ok=True)
-    with blaming(url, folder), unfinished.open("ab") as file, ProgressBars() as progress:
-        task = progress.add_task(f"downloading {path.name}", total=None, unit=BYTES)
-        _download(url, file, lambda size, total: progress.update(task, completed=size, total=total))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with blaming(url, folder), unfinished.open("ab") as file, ProgressBars() as progress:
+            task = progress.add_task(f"downloading {path.name}", total=None, unit=BYTES)
+            _download(url, file, lambda size, total: progress.update(task, completed=size, total=total))
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        if is_file(unfinished) and not unfinished.stat().st_size:  # nothing came that could be gone on with
+            unfinished.unlink()
+        raise
     with doing(f"{path.name}: checksum"):
         actual = md5_of(unfinished)
     if actual != md5:
