@@ -15,12 +15,15 @@ from repro.file_locks import locked
 from repro.files import folder_size, full_disk_reason, is_of_a_full_disk, sync_folder
 from repro.quantities import size_text
 
+_UNFINISHED, _ASIDE = ".part", ".old"
+"""How the names of temporary folders end: of one that is being filled, and of one that is being replaced."""
+
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, force: bool = False, mend: str = "name another folder, or remove it") -> Iterator[Path]:
     """Yields a folder to fill, which takes the target's name once it is filled, and goes if it is not.
 
-    What a killed process of this machine left of such a folder goes, too.
+    What a killed process of this machine left of such a folder goes, too, and what it was about to replace comes back.
 
     Args:
         target: Must not exist, or be an empty folder.
@@ -37,6 +40,7 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
     try:
         if target.is_symlink():  # it could be replaced by no folder
             raise UserError(f"{target} is a link", mend="name the folder that it leads to, or another one")
+        _undo_killed_swap(target)
         if target.exists() and not target.is_dir():
             raise UserError(f"{target} is a file", mend="name a folder")
         if not force and target.exists() and any(target.iterdir()):
@@ -48,7 +52,8 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
         yield Path(temporary)
         os.sync()  # thousands of small files: one by one would take longer than writing them
         if force and target.exists():
-            _take_the_place(Path(temporary), target)
+            with _alone_beside(target):
+                _take_the_place(Path(temporary), target)
         else:
             Path(temporary).replace(target)  # over an empty folder too, as rename(2) allows
         sync_folder(target.parent)
@@ -71,20 +76,45 @@ def _begin(target: Path) -> tuple[str, int]:
     Returns:
         The folder, and a descriptor that holds its lock until it is closed, by whatever ends the process.
     """
+    prefix = _prefix(target)
+    with _alone_beside(target):  # or another process might find the folder before its lock is held
+        for left in target.parent.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
+            _remove_unlocked(left)
+        temporary = tempfile.mkdtemp(prefix=prefix, suffix=_UNFINISHED, dir=target.parent)
+        lock = os.open(temporary, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # of a file system without locks, on which nothing is removed either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return temporary, lock
+
+
+def _prefix(target: Path) -> str:
+    """Returns how the names of a target's temporary folders begin."""
     # The machine is part of the name, as one of another machine may be locked where this one sees no lock.
-    prefix, suffix = f".{target.name}.{socket.gethostname()}.", ".part"
+    return f".{target.name}.{socket.gethostname()}."
+
+
+@contextlib.contextmanager
+def _alone_beside(target: Path) -> Iterator[None]:
+    """Keeps other processes of this machine from the names of temporary folders beside a target."""
     place = os.open(target.parent, os.O_RDONLY)
     try:
-        with locked(place):  # or another process might find the folder before its lock is held
-            for left in target.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
-                _remove_unlocked(left)
-            temporary = tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=target.parent)
-            lock = os.open(temporary, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # of a file system without locks, on which nothing is removed either
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            return temporary, lock
+        with locked(place):
+            yield
     finally:
         os.close(place)
+
+
+def _undo_killed_swap(target: Path) -> None:
+    """Gives back the folder that a killed process had set aside, or removes it where the new one had its name."""
+    asides = f"{glob.escape(_prefix(target))}*{_ASIDE}"
+    if not any(target.parent.glob(asides)):
+        return
+    with _alone_beside(target):
+        for aside in target.parent.glob(asides):
+            if target.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.rename(target)
 
 
 def _remove_unlocked(folder: Path) -> None:
@@ -101,7 +131,7 @@ def _remove_unlocked(folder: Path) -> None:
 def _take_the_place(new: Path, target: Path) -> None:
     """Gives a whole folder the name of another one, which goes only then; where that fails, the other one stays."""
     # Not removed first: half of it may be gone before an error, such as a file that is open on a network file system.
-    aside = new.with_name(f"{new.name}.old")
+    aside = new.with_suffix(_ASIDE)
     try:
         target.rename(aside)
         new.rename(target)

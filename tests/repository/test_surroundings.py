@@ -250,6 +250,33 @@ def test_of_a_folder_that_is_replaced_the_old_one_or_the_new_one_is_there(
     rmtree(target)
 
 
+@pytest.mark.parametrize("killed_in", ["rmtree", "rename"])
+def test_what_a_killed_process_was_about_to_replace_comes_back_or_goes(tmp_path: Path, killed_in: str) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "of").write_text("old")
+    if (child := os.fork()) == 0:
+        renames = iter(range(9))
+
+        def rename(source: Path, place: Path) -> None:
+            if killed_in == "rename" and next(renames) == 1:  # the new folder, after the old one has made room
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.replace(source, place)
+
+        Path.rename = rename  # type: ignore[assignment, method-assign]  # as it is called here
+        shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]  # likewise
+        with new_folder(target, force=True) as folder:
+            (folder / "of").write_text("new")
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(UserError, match="exists already"), new_folder(target):
+        pytest.fail("it was begun")
+    assert (target / "of").read_text() == ("new" if killed_in == "rmtree" else "old")
+    with new_folder(target, force=True):
+        pass
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_link_is_replaced_by_no_folder(tmp_path: Path) -> None:
     (tmp_path / "place").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "place")
